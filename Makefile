@@ -1,0 +1,53 @@
+# Everything that a developer or CI runs. `make run` is all that a first look needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run test lint format lock bench-quick bench soak clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## Install Penstock into .venv, in the versions that were tested
+
+install-dev: $(VENV)/.installed-dev ## Install what lint, tests and benchmarks need as well
+
+run: install ## Start the gateway on localhost:9092, data under ./data
+	@exec $(BIN)/penstock serve
+
+test: ## Install what the tests need, then run every suite
+	@scripts/test
+
+lint: install-dev ## ruff, mypy --strict, import contracts
+	@scripts/lint
+
+format: install-dev ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Resolve the dependencies of pyproject.toml anew
+	@scripts/lock
+
+bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that server too
+	$(BIN)/python -m bench.quick $(if $(BASELINE),--baseline $(BASELINE))
+
+bench: install-dev ## Measure at length
+	$(BIN)/python -m bench.quick --rounds 20 $(if $(BASELINE),--baseline $(BASELINE))
+
+soak: install-dev ## The fault suites, for hours instead of minutes
+	SOAK=1 $(BIN)/pytest tests/faults
+
+clean: ## Remove what was installed and built; data stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache compat_tests/node/node_modules compat_tests/java/target
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements.lock pyproject.toml scripts/install
+	@scripts/install "$(PYTHON)" requirements.lock
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml scripts/install
+	@scripts/install "$(PYTHON)" requirements-dev.lock
+	@touch $(VENV)/.installed $@

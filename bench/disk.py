@@ -1,0 +1,74 @@
+"""The disk's own figures, in the same run as the servers': a synced log cannot be faster than it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1 << 20
+BIG_WRITES: Final = 128
+SMALL_WRITES: Final = 200
+SMALL_BYTES: Final = 4096
+READ_BYTES_PER_CALL: Final = 4 * MIB
+
+
+class NotADisk(Exception):
+    """The directory lies in memory: a sync there costs nothing and measures nothing."""
+
+
+def require_disk(directory: Path) -> None:
+    """Refuse tmpfs and its like."""
+    kind = subprocess.run(
+        ["stat", "-f", "-c", "%T", str(directory)], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if kind in {"tmpfs", "ramfs"}:
+        raise NotADisk(f"{directory} is {kind}: set BENCH_DIR to a directory on a disk")
+
+
+def synced_writes(directory: Path) -> tuple[float, float]:
+    """MB/s of 1 MiB writes and µs of a 4 KiB write, each followed by fdatasync, preallocated."""
+    path = directory / "disk.probe"
+    block = os.urandom(MIB)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC)
+    try:
+        os.posix_fallocate(descriptor, 0, BIG_WRITES * MIB)
+        os.fsync(descriptor)
+        big_s = _timed_writes(descriptor, block, BIG_WRITES)
+        small_s = _timed_writes(descriptor, block[:SMALL_BYTES], SMALL_WRITES)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    return BIG_WRITES * MIB / big_s / 1e6, small_s / SMALL_WRITES * 1e6
+
+
+def _timed_writes(descriptor: int, block: bytes, count: int) -> float:
+    started = time.perf_counter()
+    for number in range(count):
+        os.pwrite(descriptor, block, number * len(block))
+        os.fdatasync(descriptor)
+    return time.perf_counter() - started
+
+
+def forget_cached(directory: Path) -> None:
+    """Drop the directory's clean pages from the page cache, so that a read meets the disk."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def read_rate(paths: list[Path]) -> float:
+    """MB/s of a plain sequential read of these files, uncached."""
+    total = 0
+    started = time.perf_counter()
+    buffer = bytearray(READ_BYTES_PER_CALL)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                total += count
+    return total / (time.perf_counter() - started) / 1e6

@@ -1,0 +1,71 @@
+"""The load generator: builds `load/load.c` once and runs it.
+
+Keeps: a run whose records were not all acknowledged is an error, never a sample.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+BUILD: Final = ROOT / "build" / "bench"
+SOURCE: Final = Path(__file__).resolve().parent / "load" / "load.c"
+RUN_SECONDS_MAX: Final = 90
+
+# A queue deep enough that the generator never waits for the application thread: its own default
+# of 100,000 records is less than one sync's worth of 100-byte records.
+PRODUCER: Final = {"queue.buffering.max.messages": "500000"}
+
+
+class LoadFailed(Exception):
+    """The load was not carried out in full, so it measured nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run did. Latencies only when they were asked for."""
+
+    records: int
+    seconds: float
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        return self.records / self.seconds
+
+
+def build() -> Path:
+    """The generator's path; compiles it when it is missing or older than its source."""
+    binary = BUILD / "load"
+    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        subprocess.run([str(SOURCE.parent / "install.sh")], check=True)
+        command = ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(SOURCE), "-lrdkafka"]
+        subprocess.run(command, check=True)
+    return binary
+
+
+def run(mode: str, bootstrap: str, topic: str, **options: object) -> Load:
+    """One run of the generator. Options are its own, or librdkafka's with `_` for `.`."""
+    arguments = [f"bootstrap={bootstrap}", f"topic={topic}"]
+    if mode == "produce":
+        arguments += [f"{key}={value}" for key, value in PRODUCER.items()]
+    own = {"seconds_max", "from_offset"}
+    for name, value in options.items():
+        arguments.append(f"{name if name in own else name.replace('_', '.')}={value}")
+    command = [str(build()), mode, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS_MAX)
+    except subprocess.TimeoutExpired as late:
+        raise LoadFailed(f"{' '.join(command)}: not done in {RUN_SECONDS_MAX} s") from late
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LoadFailed(f"{mode} {topic}: {last} ({done.stdout.strip()})")
+    outcome = json.loads(done.stdout)
+    del outcome["failed"]  # none: the exit status says so
+    return Load(**outcome)

@@ -1,0 +1,88 @@
+"""Rows of figures: gathered sample by sample, compared pair by pair, written as JSON and a table.
+
+Keeps: sample i of one system and sample i of another were taken one right after the other, so the
+ratio is the median of the pairs' ratios and a disk that changes its mood between pairs cancels out.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Results:
+    """Samples by (system, workload), in the order in which they first came."""
+
+    def __init__(self, ratio_to: str | None) -> None:
+        self._ratio_to = ratio_to
+        self._samples: dict[tuple[str, str], tuple[str, list[float]]] = {}
+        self.failures: list[str] = []
+
+    def add(self, system: str, workload: str, unit: str, value: float) -> None:
+        self._samples.setdefault((system, workload), (unit, []))[1].append(round(value, 3))
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "system": system,
+                "workload": workload,
+                "unit": unit,
+                "samples": samples,
+                "median": round(statistics.median(samples), 3),
+                "ratio": self._ratio(system, workload, samples),
+                "ratio_to": self._compared_with(system, workload),
+            }
+            for (system, workload), (unit, samples) in self._samples.items()
+        ]
+
+    def _compared_with(self, system: str, workload: str) -> str | None:
+        if system == self._ratio_to or (self._ratio_to, workload) not in self._samples:
+            return None
+        return self._ratio_to
+
+    def _ratio(self, system: str, workload: str, samples: list[float]) -> float | None:
+        other = self._compared_with(system, workload)
+        if other is None:
+            return None
+        pairs = zip(samples, self._samples[other, workload][1], strict=False)
+        return round(statistics.median(mine / theirs for mine, theirs in pairs), 3)
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"rows": self.rows(), "failures": self.failures}, indent=1) + "\n")
+
+    def show(self) -> None:
+        """The table, by workload, on stdout."""
+        table = Table(title="penstock bench-quick", title_justify="left")
+        for name in ("workload", "system", "unit"):
+            table.add_column(name)
+        for name in ("median", "lowest", "highest", "n", "ratio"):
+            table.add_column(name, justify="right")
+        for row in _by_workload(self.rows()):
+            samples = row["samples"]
+            figures = (row["median"], min(samples), max(samples))
+            table.add_row(
+                row["workload"],
+                row["system"],
+                row["unit"],
+                *(f"{figure:,.0f}" if figure >= 100 else f"{figure:,.2f}" for figure in figures),
+                str(len(samples)),
+                "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            )
+        console = Console(width=130)
+        console.print(table)
+        for failure in self.failures:
+            console.print(f"failed: {failure}", markup=False)
+
+
+def _by_workload(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["workload"], []).append(row)
+    return [row for group in grouped.values() for row in group]

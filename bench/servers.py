@@ -1,0 +1,150 @@
+"""The servers that are measured, each a process of its own with its data on the real disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import psutil
+from confluent_kafka.admin import AdminClient, NewTopic
+
+READY_SECONDS_MAX: Final = 60
+STOP_SECONDS_MAX: Final = 30
+POLL_S: Final = 0.002
+CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+class StartFailed(Exception):
+    """The server did not come up."""
+
+
+class Server(Protocol):
+    """One running server."""
+
+    bootstrap: str
+    name: str
+
+    def create_topic(self, topic: str, partitions: int) -> None: ...
+    def cpu_seconds(self) -> float: ...
+    def stop(self) -> None: ...
+
+
+class _Process:
+    """What every measured process has: CPU time, memory, an end."""
+
+    def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._output = (directory / "output.log").open("ab")
+        self.started_at = time.perf_counter()
+        self.process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+        )
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
+
+    def rss_mb(self) -> float:
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
+
+    def stop(self) -> None:
+        """Ask it to end; insist after a while."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, by: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(by)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS_MAX)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._output.close()
+
+    def _failed(self, why: str) -> StartFailed:
+        self.kill()
+        tail = (self.directory / "output.log").read_text(errors="replace")[-2000:]
+        return StartFailed(f"{why}\n{tail}")
+
+
+class Penstock(_Process):
+    """The gateway as an operator starts it, with one listener and nothing else changed."""
+
+    name = "penstock"
+
+    def __init__(self, directory: Path, settings: dict[str, object] | None = None) -> None:
+        ready = directory / "ready.json"
+        ready.unlink(missing_ok=True)
+        command = [str(Path(sys.executable).parent / "penstock"), "serve"]
+        command += ["--listen", "127.0.0.1:0", "--http", "off", "--ready-file", str(ready)]
+        command += ["--data-dir", str(directory / "data")]
+        for key, value in (settings or {}).items():
+            command += ["--set", f"{key}={value}"]
+        super().__init__(command, directory, {})
+        self.ready = self._await_ready(ready)
+        self.ready_seconds = time.perf_counter() - self.started_at
+        self.bootstrap: str = self.ready["kafka"][0]
+
+    def _await_ready(self, ready: Path) -> dict[str, Any]:
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while not ready.exists():
+            if self.process.poll() is not None:
+                raise self._failed(f"penstock ended with {self.process.returncode} at start")
+            if time.monotonic() > deadline:
+                raise self._failed(f"penstock not ready in {READY_SECONDS_MAX} s")
+            time.sleep(POLL_S)
+        state: dict[str, Any] = json.loads(ready.read_text())
+        return state
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(READY_SECONDS_MAX)
+
+
+class Baseline(_Process):
+    """A server in one Python file, `PORT=… NPART=… python FILE WALFILE`, that creates topics itself."""
+
+    def __init__(self, file: Path, directory: Path, partitions: int) -> None:
+        self.name = file.stem
+        port = _free_port()
+        environment = {"PORT": str(port), "NPART": str(partitions)}
+        super().__init__([sys.executable, str(file), str(directory / "wal")], directory, environment)
+        self.bootstrap = f"127.0.0.1:{port}"
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while not _accepts(port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise self._failed(f"{file.name} does not accept connections")
+            time.sleep(POLL_S)
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Nothing to do: every topic that is asked for is there."""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

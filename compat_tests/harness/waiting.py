@@ -1,0 +1,24 @@
+"""Waiting without sleeping blindly: every wait has a condition, a deadline and a word on what was missing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PAUSE = threading.Event()  # never set: waiting on it is how a poll yields the processor
+
+
+def until(condition: Callable[[], T], *, within_s: float, what: str, every_s: float = 0.05) -> T:
+    """Return the condition's first truthy result, or fail naming what never became true."""
+    deadline = time.monotonic() + within_s
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"after {within_s:g} s still not: {what} (last: {result!r})")
+        _PAUSE.wait(every_s)

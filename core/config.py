@@ -1,0 +1,35 @@
+"""What the store can be told: one frozen object, filled by whoever runs it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+MIB = 1024 * 1024
+
+
+class SyncMode(enum.Enum):
+    """When an append counts as durable."""
+
+    GROUP = "group"  # synced to disk, many appends in one sync
+    INTERVAL = "interval"  # written to the operating system; synced every interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """Sizes in bytes, times in milliseconds unless the name says otherwise."""
+
+    container_ids: tuple[int, ...] = (0,)
+    sync_mode: SyncMode = SyncMode.GROUP
+    sync_interval_ms: int = 50
+    log_file_bytes: int = 64 * MIB
+    log_file_entries_max: int = 500_000  # bounds the index of the open file: 24 bytes an entry
+    cache_bytes: int = 256 * MIB
+    index_cache_bytes: int = 32 * MIB
+    checkpoint_interval_ms: int = 10_000
+    checkpoint_log_bytes: int = 256 * MIB
+    retention_check_interval_ms: int = 300_000
+    writer_expiration_ms: int = 86_400_000
+    log_reader_threads: int = 4
+    rocksdb_cache_bytes: int = 8 * MIB
+    rocksdb_write_buffer_bytes: int = 8 * MIB

@@ -1,0 +1,368 @@
+"""A container: the owner of slots. One durable log, one applied state, one cache; all changes go through here.
+
+**Invariants**
+
+- Nothing is visible (`durable_end`, tables, streams) before the log has reported it durable, and then in log order.
+- `_pending` holds one element for each frame that is queued and not yet reported, in LSN order.
+- Everything runs on the event loop, without an await between look and change; the log's thread only reports.
+- After a storage failure every waiter hears of it and nothing is acknowledged any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from crc32c import crc32c
+
+from core.cache import TailCache
+from core.clock import Clock
+from core.config import StoreConfig
+from core.errors import OutOfRange, StorageFailure, StorageFull, UnknownStream
+from core.index import SlotColumns
+from core.log.durable_log import DurableLog, LogFile
+from core.log.format import (
+    APPEND_OVERHEAD,
+    APPEND_REST,
+    FRAME_HEADER_SIZE,
+    FRAME_PREFIX,
+    KIND_APPEND,
+    Buffer,
+)
+from core.log.records import Delete, Operation, Put, Trim, encode_update
+from core.metadata import Metadata
+from core.reader import Reader
+from core.slot import Slot
+from core.stream import Stream, StreamState, decode_stream
+from core.tables import Table
+from core.writers import Duplicate, new_batch
+
+logger = logging.getLogger(__name__)
+
+STREAMS_TABLE: Final = "streams"
+CONTAINER_TABLE: Final = "container"
+EPOCH_KEY: Final = b"epoch"
+
+COPY_MAX: Final = 16 * 1024
+"""Entries up to this size are copied behind their frame header: one buffer to write, and the cache does not keep the
+request's buffer alive. Larger ones are written from where they were received."""
+
+UNINDEXED_FILES_MAX: Final = 8
+"""Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
+
+
+class AppendWaiter(Protocol):
+    """Who wants to know what became of an append; called on the event loop."""
+
+    def appended(self) -> None:
+        """It is durable."""
+
+    def append_failed(self, error: StorageFailure) -> None:
+        """Its outcome is unknown: storage failed before it was reported durable."""
+
+
+@dataclass(slots=True)
+class _Update:
+    """An update record on its way: what to apply, whom to tell."""
+
+    operations: Sequence[Operation]
+    future: asyncio.Future[None]
+
+
+class Container:
+    """One container. Made by the store, filled by recovery, then started."""
+
+    def __init__(
+        self,
+        container_id: int,
+        directory: Path,
+        config: StoreConfig,
+        clock: Clock,
+        metadata: Metadata,
+        stream_changed: Callable[[Container, int, StreamState | None], Stream | None],
+    ) -> None:
+        self.id = container_id
+        self.directory = directory
+        self.config = config
+        self.clock = clock
+        self.metadata = metadata
+        self.epoch = 0
+        self.streams: dict[int, Stream] = {}
+        self.tables: dict[str, Table] = {}
+        self.cache = TailCache(config.cache_bytes)
+        self.log = DurableLog(directory, container_id, config, clock, self)
+        self.reader = Reader(self, config)
+        self.files: list[LogFile] = []  # complete ones, oldest first
+        self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
+        self.dirty_slots: list[Slot] = []
+        self.dirty_tables: set[tuple[str, bytes]] = set()
+        self.dead_streams: list[int] = []  # their keys are still in the applied state
+        self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
+        self.unindexed: list[LogFile] = []
+        self.appended_bytes = 0  # since the start, for the operator
+        self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
+        self._stream_changed = stream_changed
+        self._applied_lsn = 0
+        self._pending: deque[tuple[Slot | None, int, int, AppendWaiter | _Update | None]] = deque()
+        self._late: deque[tuple[int, AppendWaiter]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id} epoch {self.epoch} {len(self.streams)} streams, {len(self._pending)} pending>"
+
+    @property
+    def applied_lsn(self) -> int:
+        """What streams, slots and tables reflect."""
+        return self._applied_lsn
+
+    async def start(self, next_lsn: int, epoch: int) -> None:
+        """Begin to take appends. Raises StorageFailure."""
+        self.epoch = epoch
+        self._applied_lsn = next_lsn - 1
+        await self.log.start(next_lsn, epoch)
+        await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")))
+
+    # Appends
+
+    def check_writer(self, slot: Slot, writer_id: int, epoch: int, sequence: int, count: int) -> Duplicate | None:
+        """Whether an idempotent writer's batch is the next one (None) or there already.
+
+        Raises StaleWriterEpoch, SequenceGap.
+        """
+        state = slot.writers.get(writer_id) if slot.writers is not None else None
+        return None if state is None else state.check(writer_id, epoch, sequence, count)
+
+    def append(
+        self,
+        slot: Slot,
+        payload: Buffer,
+        count: int,
+        timestamp: int,
+        waiter: AppendWaiter | None = None,
+        writer_id: int = -1,
+        writer_epoch: int = -1,
+        sequence: int = -1,
+    ) -> int:
+        """Queue an entry of `count` sequence numbers; returns the first, which is `slot.end` as it was.
+
+        The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
+        is durable. Raises StorageFull, StorageFailure: then nothing has changed.
+        """
+        log = self.log
+        size = APPEND_OVERHEAD + len(payload)
+        if log.position + size > log.append_limit or log.entries >= self.config.log_file_entries_max:
+            self._make_room(size)
+        base, lsn, position = slot.end, log.next_lsn, log.position
+        stream = slot.stream
+        rest = APPEND_REST.pack(
+            lsn,
+            log.synced_lsn,
+            log.file_id,
+            KIND_APPEND,
+            0,
+            0,
+            slot.segment_id,
+            stream.state.id,
+            slot.number,
+            base,
+            count,
+            self.epoch,
+            timestamp,
+            writer_id,
+            sequence,
+            writer_epoch,
+            0,
+        )
+        prefix = FRAME_PREFIX.pack(size - FRAME_HEADER_SIZE, crc32c(payload, crc32c(rest)))
+        if size <= COPY_MAX:
+            frame = b"".join((prefix, rest, payload))
+            log.open.append(frame)
+            payload = memoryview(frame)[APPEND_OVERHEAD:]
+        else:
+            payload = _without_waste(payload)
+            log.open += (prefix + rest, payload)
+        log.position = position + size
+        log.next_lsn = lsn + 1
+        log.entries += 1
+        if not log.kick_scheduled:
+            log.kick()
+
+        length = len(payload)
+        columns = slot.columns[-1] if slot.columns else None
+        if columns is None or columns.file is not log.file:
+            columns = self._begin_columns(slot, log.file)
+        columns.base.append(base)
+        columns.position.append(position)
+        columns.length.append(length)
+        columns.timestamp.append(timestamp)
+        columns.payload.append(payload)
+        columns.total += length
+        columns.end = slot.end = end = base + count
+        slot.total_bytes += length
+        self.cache.added(columns, len(columns.payload) - 1, length)
+        if not slot.epochs or slot.epochs[-1][0] != self.epoch:
+            slot.epochs.append((self.epoch, base))
+        if writer_id >= 0:
+            batch = new_batch(writer_epoch, sequence, base, count, timestamp)
+            slot.record_writer(writer_id, batch, self.clock.wall_ms())
+        self._pending.append((slot, end, length, waiter))
+        return base
+
+    def when_durable(self, waiter: AppendWaiter) -> None:
+        """Tell the waiter once all that is queued now is durable (a duplicate whose original is on its way)."""
+        if self.log.failure is not None:
+            waiter.append_failed(self.log.failure)
+        elif not self._pending:
+            waiter.appended()
+        else:
+            self._late.append((self.log.next_lsn - 1, waiter))
+
+    def _make_room(self, size: int) -> None:
+        if len(self.unindexed) >= UNINDEXED_FILES_MAX:
+            raise StorageFull("the index of complete log files could not be written; see the log for the reason")
+        self.log.make_room(size)
+
+    def _begin_columns(self, slot: Slot, file: LogFile) -> SlotColumns:
+        columns = SlotColumns(file, slot.end, slot.total_bytes)
+        slot.columns.append(columns)
+        self.file_columns.setdefault(file.first_lsn, []).append((slot, columns))
+        return columns
+
+    # Updates
+
+    async def update(self, *operations: Operation) -> None:
+        """Log some operations as one record; returns when they are durable and applied.
+
+        Raises StorageFull, StorageFailure.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lsn = self.log.append_update(encode_update(operations))
+        self._pending.append((None, lsn, 0, _Update(operations, future)))
+        await future
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Make the outcomes of a durable update record visible. Applying it again changes nothing."""
+        for operation in operations:
+            if isinstance(operation, Trim):
+                self._apply_trim(operation)
+                continue
+            table = self.tables.get(operation.table)
+            if table is None:
+                table = self.tables[operation.table] = Table(operation.table)
+            self.dirty_tables.add((operation.table, operation.key))
+            if isinstance(operation, Put):
+                table.entries[operation.key] = operation.value
+            else:
+                table.entries.pop(operation.key, None)
+            if operation.table == STREAMS_TABLE:
+                self._apply_stream(operation)
+
+    def _apply_stream(self, operation: Put | Delete) -> None:
+        stream_id = int.from_bytes(operation.key, "big")
+        state = decode_stream(operation.value) if isinstance(operation, Put) else None
+        stream = self._stream_changed(self, stream_id, state)
+        if state is not None and stream is not None:
+            self.streams[stream_id] = stream
+            for slot in stream.written_slots():
+                slot.segment_id = stream.segment_id_of(slot.number)
+        elif (gone := self.streams.pop(stream_id, None)) is not None:
+            gone.deleted = True
+            self.dead_streams.append(stream_id)
+            for slot in gone.written_slots():
+                slot.changed()
+
+    def _apply_trim(self, trim: Trim) -> None:
+        stream = self.streams.get(trim.stream_id)
+        if stream is None:
+            return
+        slot = stream.slot(trim.slot)
+        if trim.start > slot.start:
+            slot.start, slot.start_bytes = trim.start, trim.bytes_before
+            self.mark_dirty(slot)
+            slot.changed()
+
+    def mark_dirty(self, slot: Slot) -> None:
+        """The slot's durable state changed since the last checkpoint."""
+        if not slot.dirty:
+            slot.dirty = True
+            self.dirty_slots.append(slot)
+
+    async def truncate_slot(self, slot: Slot, offset: int) -> int:
+        """See `Slot.truncate_before`."""
+        if not 0 <= offset <= slot.durable_end:
+            raise OutOfRange(offset, slot.start, slot.durable_end)
+        if offset > slot.start:
+            before = await self.reader.bytes_before(slot, offset)
+            if slot.stream.deleted:
+                raise UnknownStream(slot.stream.name)
+            await self.update(Trim(slot.stream.id, slot.number, offset, before))
+        return slot.start
+
+    def make_slot(self, stream: Stream, number: int) -> Slot:
+        return Slot(self, stream, number)
+
+    # What the log reports
+
+    def log_durable(self, lsn: int) -> None:
+        pending = self._pending
+        for _ in range(lsn - self._applied_lsn):
+            slot, end, size, waiter = pending.popleft()
+            self._applied_lsn += 1
+            if slot is None:
+                assert isinstance(waiter, _Update)
+                self.apply(waiter.operations)
+                if not waiter.future.done():
+                    waiter.future.set_result(None)
+                continue
+            slot.durable_end = end
+            self.appended_bytes += size
+            if not slot.dirty:
+                slot.dirty = True
+                self.dirty_slots.append(slot)
+            if slot.watchers is not None:
+                for watcher in list(slot.watchers):
+                    watcher.slot_appended(slot, size)
+            if waiter is not None:
+                _tell(waiter)  # type: ignore[arg-type]
+        while self._late and self._late[0][0] <= lsn:
+            _tell(self._late.popleft()[1])
+
+    def log_rolled(self, old: LogFile) -> None:
+        self.files.append(old)
+        self.unindexed.append(old)
+        self.rolled.set()
+
+    def log_failed(self, error: StorageFailure) -> None:
+        pending, self._pending = self._pending, deque()
+        late, self._late = self._late, deque()
+        for slot, _, _, waiter in pending:
+            if isinstance(waiter, _Update):
+                if not waiter.future.done():
+                    waiter.future.set_exception(error)
+            elif waiter is not None:
+                waiter.append_failed(error)
+            if slot is not None:
+                slot.changed()
+        for _, late_waiter in late:
+            late_waiter.append_failed(error)
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+
+def _without_waste(payload: Buffer) -> Buffer:
+    """The payload, copied if it would keep a buffer of more than twice its size alive as long as it is cached."""
+    if isinstance(payload, memoryview) and memoryview(payload.obj).nbytes > 2 * len(payload):
+        return bytes(payload)
+    return payload
+
+
+def _tell(waiter: AppendWaiter) -> None:
+    """One waiter's fault must not keep the news from all others."""
+    try:
+        waiter.appended()
+    except Exception:
+        logger.exception("an append was durable, but telling so failed", extra={"waiter": repr(waiter)})

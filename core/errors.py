@@ -1,0 +1,110 @@
+"""Every error that the store raises, each with what its caller must do about it."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+
+
+class ErrorKind(enum.Enum):
+    """What the caller must do, not what broke."""
+
+    RETRY = enum.auto()  # nothing was lost; the same call may be sent again
+    INVALID = enum.auto()  # the call itself is wrong; sending it again changes nothing
+    FENCED = enum.auto()  # another owner has the container; drop it, never retry
+    CORRUPT = enum.auto()  # stored bytes fail their checks; stop serving the range
+    FAILED = enum.auto()  # storage failed under us; the process must end, a restart recovers
+
+
+class StoreError(Exception):
+    """Base of the store's errors; `kind` says what to do."""
+
+    kind: ErrorKind = ErrorKind.INVALID
+
+
+class StreamExists(StoreError):
+    """A stream of that name is there already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stream {name!r} exists already")
+        self.name = name
+
+
+class UnknownStream(StoreError):
+    """No such stream, or it has been deleted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stream {name!r} does not exist")
+        self.name = name
+
+
+class OutOfRange(StoreError):
+    """A sequence number outside of what a slot holds."""
+
+    def __init__(self, offset: int, start: int, end: int) -> None:
+        super().__init__(f"offset {offset} lies outside of [{start}, {end}]")
+        self.offset, self.start, self.end = offset, start, end
+
+
+class StaleWriterEpoch(StoreError):
+    """The writer's epoch is behind one that this slot has already seen."""
+
+    def __init__(self, writer_id: int, epoch: int, current: int) -> None:
+        super().__init__(f"writer {writer_id} came with epoch {epoch}, the slot knows {current}")
+        self.writer_id, self.epoch, self.current = writer_id, epoch, current
+
+
+class SequenceGap(StoreError):
+    """A writer's sequence does not follow the last one appended."""
+
+    def __init__(self, writer_id: int, expected: int, got: int) -> None:
+        super().__init__(f"writer {writer_id} came with sequence {got}, expected {expected}")
+        self.writer_id, self.expected, self.got = writer_id, expected, got
+
+
+class StorageFull(StoreError):
+    """No room for the next log file; reads go on, writes may be tried again."""
+
+    kind = ErrorKind.RETRY
+
+
+class StorageFailure(StoreError):
+    """A write or sync failed: the log is poisoned and acknowledges nothing further."""
+
+    kind = ErrorKind.FAILED
+
+
+class StoreClosed(StoreError):
+    """The store is stopping or has stopped."""
+
+    kind = ErrorKind.RETRY
+
+
+class Corrupt(StoreError):
+    """Stored bytes fail their checks. Names the file, the position and what to do."""
+
+    kind = ErrorKind.CORRUPT
+
+    def __init__(self, path: Path, position: int, why: str, advice: str) -> None:
+        super().__init__(f"{path} at byte {position}: {why}. {advice}")
+        self.path, self.position, self.why = path, position, why
+
+
+class CorruptLog(Corrupt):
+    """The durable log holds damage below a position that was acknowledged as synced."""
+
+
+class CorruptState(StoreError):
+    """The applied state (RocksDB) contradicts the log."""
+
+    kind = ErrorKind.CORRUPT
+
+
+class AlreadyLocked(StoreError):
+    """Another process owns the data directory."""
+
+    kind = ErrorKind.FENCED
+
+    def __init__(self, path: Path, owner: str) -> None:
+        super().__init__(f"{path} is in use by {owner}; stop that process or use another directory")
+        self.path, self.owner = path, owner

@@ -1,0 +1,329 @@
+"""What a container does in the background: sidecars, checkpoints, truncation. One task, one thread for what blocks.
+
+**Invariants**
+
+- The applied state is written from values that were durable, and only after the log is synced up to them.
+- P is committed after every value that was dirty at P was written, and then flushed; a failure makes all of it dirty
+  again and RocksDB is opened anew, so nothing that was not flushed is ever taken for flushed.
+- A log file goes only when it lies wholly behind P, its rows are indexed, and every slot in it starts behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from core.config import MIB
+from core.container import STREAMS_TABLE
+from core.errors import Corrupt, StorageFailure
+from core.index import BlockRef, read_directory, sidecar_path, write_sidecar
+from core.log.durable_log import LogFile, LogPosition
+from core.log.files import drop_ballast, free_bytes, give_up
+from core.metadata import BATCH_OPERATIONS, block_key, slot_item, table_item, table_key
+from core.slot import Slot
+
+if TYPE_CHECKING:
+    from core.container import Container
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+CAPTURE_SLOTS: Final = 200
+"""Slots that are encoded in one turn of the event loop: about a millisecond."""
+
+REOPEN_ROOM_BYTES: Final = 4 * MIB
+"""Room that RocksDB is given before it is opened anew: once closed, it must open, or nothing old can be read."""
+
+COLUMNS_KEPT_MAX: Final = 4
+"""Complete files whose rows stay in memory beside the open one's: as many as the tail cache can hold, but not more than
+this, whatever the sizes are. An entry leaves the cache with its row."""
+
+
+@dataclass(slots=True)
+class _Values:
+    """What one checkpoint writes: values, keys without a value, and the keys of streams that are gone.
+
+    The last leave together with P: replay from an older P may come to records of a stream that only make sense while
+    the slots of that stream are known.
+    """
+
+    puts: list[tuple[bytes, bytes]] = field(default_factory=list)
+    deletes: list[bytes] = field(default_factory=list)
+    gone: list[bytes] = field(default_factory=list)
+
+
+class Maintenance:
+    """The background side of one container."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"metadata-{container.id}")
+        self._position = container.metadata.position() or LogPosition(0, 1, 0)
+        self._refs_unflushed: list[BlockRef] = []
+        self._blocker: tuple[int, int, int, int] | None = None  # file, stream, slot, end: what keeps the oldest file
+        self._task: asyncio.Task[None] | None = None
+        self._bytes_at_checkpoint = 0
+        self._stale = False  # a write of RocksDB failed: it must be opened anew
+        self._lock = asyncio.Lock()
+
+    @property
+    def position(self) -> LogPosition:
+        """P: what the applied state on disk reflects."""
+        return self._position
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"maintenance-{self._container.id}")
+
+    async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
+        """Run something that blocks, in the metadata thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    async def stop(self) -> None:
+        """End the task. The log may still be written to."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def close(self, *, clean: bool) -> None:
+        """After the log was closed: index its last file and commit everything, so that nothing is left to replay."""
+        container = self._container
+        if clean:
+            last = container.log.file
+            if last.file_id:
+                last.end_lsn, last.size = container.log.next_lsn, container.log.position
+                container.log_rolled(last)
+                await self.in_thread(_truncate, last)
+            await self.index_files()
+            await self.checkpoint(clean=not container.unindexed)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self) -> None:
+        container, config = self._container, self._container.config
+        loop = asyncio.get_running_loop()
+        due = loop.time() + config.checkpoint_interval_ms / 1000
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, min(due - loop.time(), 1.0))):
+                    await container.rolled.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self.index_files()
+                grown = container.log.stats.bytes_written - self._bytes_at_checkpoint
+                if loop.time() >= due or grown >= config.checkpoint_log_bytes:
+                    due = loop.time() + config.checkpoint_interval_ms / 1000
+                    await self.checkpoint()
+                    await self.truncate()
+            except StorageFailure as failure:  # the process is ending
+                if not container.failed.done():
+                    container.failed.set_result(failure)
+                return
+            except Exception:
+                logger.exception("background work failed and will be tried again", extra={"container": container.id})
+                await asyncio.sleep(1.0)
+
+    # Sidecars
+
+    async def index_files(self) -> None:
+        """Write the sidecars that are due; rows of older files leave memory."""
+        container = self._container
+        container.rolled.clear()
+        if not await self._is_writable():
+            return
+        for file in list(container.unindexed):
+            columns = [
+                (slot.stream.id, slot.number, rows)
+                for slot, rows in container.file_columns.get(file.first_lsn, ())
+                if not slot.stream.deleted
+            ]
+            try:
+                refs = await self.in_thread(write_sidecar, file, columns)
+            except OSError as error:
+                logger.error("index sidecar not written, will be tried again", extra={"error": str(error)})
+                await asyncio.sleep(1.0)
+                return
+            try:
+                await self.in_thread(container.metadata.register, refs)
+            except Exception as error:
+                logger.error("index rows not written, will be tried again", extra={"error": str(error)})
+                self._stale = True
+                return
+            self._refs_unflushed += refs
+            file.indexed = True
+            container.unindexed.remove(file)
+        self._drop_columns()
+
+    def _drop_columns(self) -> None:
+        container = self._container
+        complete = [file for file in container.files if file.first_lsn in container.file_columns]
+        config = container.config
+        kept = max(1, min(COLUMNS_KEPT_MAX, config.cache_bytes // config.log_file_bytes))
+        for file in complete[: max(0, len(complete) - kept)]:
+            if not file.indexed:
+                break
+            for slot, columns in container.file_columns.pop(file.first_lsn):
+                slot.columns.remove(columns)
+                columns.payload = []
+
+    # Checkpoints
+
+    async def checkpoint(self, *, clean: bool = False) -> None:
+        """Bring the applied state on disk up to what is durable now. A failure is logged and tried again later.
+
+        Raises StorageFailure when the log is poisoned.
+        """
+        async with self._lock:
+            await self._checkpoint(clean)
+
+    async def _checkpoint(self, clean: bool) -> None:
+        container = self._container
+        position = container.log.durable_position
+        self._bytes_at_checkpoint = container.log.stats.bytes_written
+        if (position.lsn <= self._position.lsn and not clean) or not await self._is_writable():
+            return
+        slots, container.dirty_slots = container.dirty_slots, []
+        tables, container.dirty_tables = container.dirty_tables, set()
+        # A slot's value may have reached the disk before its stream's, and the log has brought the stream back since.
+        dead, container.dead_streams = [s for s in container.dead_streams if s not in container.streams], []
+        refs, self._refs_unflushed = self._refs_unflushed, []
+        try:
+            values = await self._capture(slots, tables)
+            if not clean:
+                await container.log.synced(container.applied_lsn)
+            await self.in_thread(self._write_checkpoint, position, values, dead, clean)
+            self._position = position
+        except StorageFailure:
+            raise
+        except asyncio.CancelledError:  # the store is closing: its last checkpoint takes all of this on
+            self._undo(slots, tables, dead, refs)
+            raise
+        except Exception as error:
+            logger.error("checkpoint failed and will be tried again", extra={"error": str(error)})
+            self._undo(slots, tables, dead, refs)
+            self._stale = True
+
+    async def _capture(self, slots: list[Slot], tables: set[tuple[str, bytes]]) -> _Values:
+        container, values = self._container, _Values()
+        for start in range(0, len(slots), CAPTURE_SLOTS):
+            for slot in slots[start : start + CAPTURE_SLOTS]:
+                slot.dirty = False
+                if not slot.stream.deleted:
+                    values.puts.append(slot_item(slot.stream.id, slot.number, container.applied_lsn, slot.encode()))
+            await asyncio.sleep(0)
+        for name, key in tables:
+            value = container.tables[name].get(key)
+            if value is not None:
+                values.puts.append(table_item(name, key, container.applied_lsn, value))
+            elif name == STREAMS_TABLE:
+                values.gone.append(table_key(name, key))
+            else:
+                values.deletes.append(table_key(name, key))
+        return values
+
+    def _write_checkpoint(self, position: LogPosition, values: _Values, dead: list[int], clean: bool) -> None:
+        metadata = self._container.metadata
+        for start in range(0, len(values.puts), BATCH_OPERATIONS):
+            metadata.write(values.puts[start : start + BATCH_OPERATIONS])
+        for start in range(0, len(values.deletes), BATCH_OPERATIONS):
+            metadata.write((), values.deletes[start : start + BATCH_OPERATIONS])
+        metadata.commit(position, values.gone, clean=clean)
+        # After P: what a crash brings back of these is forgotten again by the next start.
+        for stream_id in dead:
+            metadata.forget_stream(stream_id)
+
+    def _undo(self, slots: list[Slot], tables: set[tuple[str, bytes]], dead: list[int], refs: list[BlockRef]) -> None:
+        container = self._container
+        for slot in slots:
+            container.mark_dirty(slot)
+        container.dirty_tables |= tables
+        container.dead_streams += dead
+        self._refs_unflushed += refs
+
+    async def _is_writable(self) -> bool:
+        """Whether RocksDB takes writes. After a failed one it is opened anew; until there is room, it is only read.
+
+        Raises StorageFailure when it cannot be opened.
+        """
+        if self._stale and await self.in_thread(self._reopen):
+            self._stale = False
+        return not self._stale
+
+    def _reopen(self) -> bool:
+        directory, metadata = self._container.directory, self._container.metadata
+        if free_bytes(directory) < REOPEN_ROOM_BYTES:
+            drop_ballast(directory)
+            if free_bytes(directory) < REOPEN_ROOM_BYTES:
+                logger.error("no room for the applied state: free some disk space", extra={"directory": str(directory)})
+                return False
+        try:
+            metadata.reopen()
+            metadata.register(self._refs_unflushed)
+        except Exception as error:
+            raise StorageFailure(f"the applied state cannot be written any more: {error}") from error
+        return True
+
+    # Truncation
+
+    async def truncate(self) -> int:
+        """Give up log files that nobody needs; returns how many."""
+        given_up = 0
+        container = self._container
+        while container.files:
+            file = container.files[0]
+            dead: bool = await self.in_thread(self._is_dead, file)
+            if not dead:
+                break
+            del container.files[0]
+            for slot, columns in container.file_columns.pop(file.first_lsn, ()):
+                slot.columns.remove(columns)
+                columns.payload = []
+            await self.in_thread(self._give_up, file)
+            logger.info("log file truncated", extra={"file": file.path.name, "bytes": file.size})
+            given_up += 1
+        return given_up
+
+    def _is_dead(self, file: LogFile) -> bool:
+        if not file.indexed or file.end_lsn > self._position.lsn + 1:
+            return False
+        if self._blocker is not None and self._blocker[0] == file.first_lsn:
+            _, stream_id, number, end = self._blocker
+            start = self._start_of(stream_id, number)
+            if start is not None and start < end:
+                return False
+        self._blocker = None
+        try:
+            refs = read_directory(file)
+        except (Corrupt, OSError) as error:
+            logger.error("log file kept, its index cannot be read", extra={"error": str(error)})
+            return False
+        for ref in refs:
+            start = self._start_of(ref.stream_id, ref.slot)
+            if start is not None and start < ref.end:
+                self._blocker = file.first_lsn, ref.stream_id, ref.slot, ref.end
+                return False
+        return True
+
+    def _start_of(self, stream_id: int, number: int) -> int | None:
+        stream = self._container.streams.get(stream_id)
+        return None if stream is None or stream.deleted else stream.slot(number).start
+
+    def _give_up(self, file: LogFile) -> None:
+        refs = read_directory(file)
+        keys = [block_key(ref) for ref in refs]
+        for start in range(0, len(keys), BATCH_OPERATIONS):
+            self._container.metadata.write((), keys[start : start + BATCH_OPERATIONS])
+        # The sidecar goes last: one without its file is swept at the next start, a file without it would be read anew.
+        give_up(file.path, self._container.directory)
+        sidecar_path(file.path).unlink(missing_ok=True)
+
+
+def _truncate(file: LogFile) -> None:
+    """Give back the room that a finished file did not use."""
+    os.truncate(file.path, file.size)

@@ -1,0 +1,297 @@
+"""Start: the applied state plus the log from P on give back what was durable.
+
+Order: load tables, streams and slots as of the last checkpoint; read the log files, of which only those without
+a sidecar or with frames after P are scanned; apply what lies after P; cut a torn tail; write missing index rows.
+
+**Invariant**: recovery changes nothing that a second recovery would need: it may be killed at every step. Before the
+tail is cut nothing on disk is touched, so a start that is refused leaves the data as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.errors import Corrupt, CorruptLog, CorruptState
+from core.index import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
+from core.log.durable_log import LogFile, LogPosition
+from core.log.files import LOG_SUFFIX
+from core.log.format import (
+    APPEND_BODY,
+    APPEND_OVERHEAD,
+    FILE_HEADER_SIZE,
+    FRAME_HEADER_SIZE,
+    KIND_APPEND,
+    SLOT_OF_APPEND,
+    SLOT_POSITION,
+    BadFrame,
+)
+from core.log.records import Delete, Put, decode_update
+from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
+from core.writers import new_batch
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.slot import Slot
+
+logger = logging.getLogger(__name__)
+
+_ADVICE: Final = "Keep a copy of the data directory, then restore it from a backup"
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What was found."""
+
+    next_lsn: int
+    epoch: int
+    replayed_bytes: int
+    clean: bool
+
+
+def recover(container: Container) -> Recovered:
+    """Fill an empty container from its directory. Blocks; nothing else may use the container meanwhile.
+
+    Raises CorruptLog, CorruptState.
+    """
+    return _Recovery(container).run()
+
+
+class _Target:
+    """A slot that entries are read into: rows where its file has no sidecar, state where it lies beyond P."""
+
+    __slots__ = ("_columns", "_slot")
+
+    def __init__(self, slot: Slot | None, columns: SlotColumns | None) -> None:
+        self._slot = slot  # None: its stream is gone
+        self._columns = columns
+
+    def append(self, frame: ScannedFrame, new: bool, now_ms: int) -> None:
+        """Take in an append frame. The innermost loop of a start. Raises BadFrame."""
+        slot, columns = self._slot, self._columns
+        if slot is None:
+            return
+        position = frame.position
+        (_, _, _, base, count, epoch, timestamp, writer_id, sequence, writer_epoch, _) = APPEND_BODY.unpack_from(
+            frame.data, position + FRAME_HEADER_SIZE
+        )
+        length = frame.end - position - APPEND_OVERHEAD
+        if length < 0:
+            raise BadFrame("append is cut off")
+        if columns is not None:
+            columns.base.append(base)
+            columns.position.append(position)
+            columns.length.append(length)
+            columns.timestamp.append(timestamp)
+            columns.end = base + count
+        if not new or base < slot.end:
+            return
+        if base > slot.end:
+            raise BadFrame(f"{slot!r} misses the entries before offset {base}")
+        slot.end = slot.durable_end = base + count
+        slot.total_bytes += length
+        if not slot.epochs or slot.epochs[-1][0] != epoch:
+            slot.epochs.append((epoch, base))
+        if writer_id >= 0:
+            slot.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
+        if not slot.dirty:
+            slot.container.mark_dirty(slot)
+
+
+class _Recovery:
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._applied = LogPosition(0, 1, FILE_HEADER_SIZE)
+        self._newest_value_lsn = 0
+        self._replayed_bytes = 0
+        self._indexed_lsn = container.metadata.indexed_lsn()
+        self._newest_epoch = -1
+        self._unregistered: list[BlockRef] = []
+
+    def run(self) -> Recovered:
+        container = self._container
+        self._applied = container.metadata.position() or self._applied
+        self._load_tables()
+        self._load_slots()
+        files = open_log_files(container.directory)
+        self._newest_epoch = max((file.epoch for file in files), default=-1)
+        self._check_beginning(files)
+        for file in files:
+            self._read_file(file, newest=file is files[-1])
+        end_lsn = files[-1].end_lsn if files else self._applied.lsn + 1
+        self._check_end(end_lsn)
+        self._settle_bytes_before(files)
+        begun = self._settle_files(files)
+        epoch, clean = self._epoch(end_lsn, begun)
+        return Recovered(end_lsn, epoch, self._replayed_bytes, clean)
+
+    # The applied state
+
+    def _load_tables(self) -> None:
+        puts: dict[str, list[Put]] = {}
+        for table, key, lsn, value in self._container.metadata.tables():
+            self._newest_value_lsn = max(self._newest_value_lsn, lsn)
+            puts.setdefault(table, []).append(Put(table, key, value))
+        for operations in puts.values():
+            self._container.apply(operations)
+        self._container.dirty_tables.clear()
+
+    def _load_slots(self) -> None:
+        streams = self._container.streams
+        for stream_id, number, lsn, state in self._container.metadata.slots():
+            self._newest_value_lsn = max(self._newest_value_lsn, lsn)
+            stream = streams.get(stream_id)
+            if stream is None:
+                if not self._container.dead_streams or self._container.dead_streams[-1] != stream_id:
+                    self._container.dead_streams.append(stream_id)
+                continue
+            if number < stream.slot_count:  # else it has grown after P: the log holds all of the slot
+                stream.slot(number).decode(state)
+
+    # The log
+
+    def _check_beginning(self, files: list[LogFile]) -> None:
+        wanted = self._applied.lsn + 1
+        directory = self._container.directory
+        if not files and self._applied.lsn:
+            raise CorruptState(f"{directory} holds no log, but the applied state reflects LSN {wanted - 1}. {_ADVICE}")
+        if files and files[0].first_lsn > wanted:
+            raise CorruptLog(files[0].path, 0, f"the log begins here, but LSN {wanted} is needed", _ADVICE)
+
+    def _check_end(self, end_lsn: int) -> None:
+        newest = max(self._newest_value_lsn, self._applied.lsn)
+        if newest >= end_lsn:
+            raise CorruptState(
+                f"the applied state in {self._container.directory} reflects LSN {newest}, but the log ends before "
+                f"LSN {end_lsn}: the end of the log was lost. {_ADVICE}"
+            )
+
+    def _read_file(self, file: LogFile, *, newest: bool) -> None:
+        try:
+            following = file.end_lsn
+            refs = read_directory(file)
+        except (FileNotFoundError, Corrupt) as error:
+            if isinstance(error, Corrupt):
+                logger.warning("index sidecar is built again", extra={"reason": str(error)})
+            self._scan(file, newest=newest)
+            return
+        if not newest and file.end_lsn != following:
+            raise CorruptLog(file.path, 0, f"ends at LSN {file.end_lsn}, the next file begins at {following}", _ADVICE)
+        if file.end_lsn > self._applied.lsn + 1:
+            self._scan(file, newest=False)  # a file with a sidecar was complete, so its end is known
+        if file.end_lsn > self._applied.lsn + 1 or file.first_lsn > self._indexed_lsn:
+            self._unregistered += (ref for ref in refs if ref.stream_id in self._container.streams)
+
+    def _scan(self, file: LogFile, *, newest: bool) -> None:
+        logger.info("reading log file", extra={"file": file.path.name, "from_lsn": file.first_lsn})
+        rows: dict[tuple[int, int], SlotColumns] | None = None if file.indexed else {}
+        slots: dict[tuple[int, int], _Target] = {}
+        applied_lsn = self._applied.lsn
+        now_ms = self._container.clock.wall_ms()
+        start = FILE_HEADER_SIZE if file.first_lsn > applied_lsn else None
+        for frame in scan(file, newest=newest):
+            if start is None and frame.lsn > applied_lsn:
+                start = frame.position
+            try:
+                if frame.kind == KIND_APPEND:
+                    key = SLOT_OF_APPEND.unpack_from(frame.data, frame.position + SLOT_POSITION)
+                    target = slots.get(key)
+                    if target is None:
+                        target = slots[key] = self._target(file, key, rows)
+                    target.append(frame, frame.lsn > applied_lsn, now_ms)
+                elif frame.lsn > applied_lsn:
+                    operations = decode_update(frame.body)
+                    self._container.apply(operations)
+                    if any(isinstance(op, Put | Delete) and op.table == STREAMS_TABLE for op in operations):
+                        slots.clear()  # streams came, grew or went
+            except BadFrame as error:
+                raise CorruptLog(file.path, frame.position, str(error), _ADVICE) from error
+        for columns in (rows or {}).values():
+            columns.payload = [None] * len(columns)
+            columns.total = sum(columns.length)
+        if start is not None:
+            self._replayed_bytes += file.size - start
+
+    def _target(self, file: LogFile, key: tuple[int, int], rows: dict[tuple[int, int], SlotColumns] | None) -> _Target:
+        """Where the entries of a slot go, while one file is read."""
+        stream = self._container.streams.get(key[0])
+        if stream is None:
+            return _Target(None, None)
+        try:
+            slot = stream.slot(key[1])
+        except IndexError as error:
+            raise BadFrame(str(error)) from error
+        if rows is not None and key not in rows:
+            rows[key] = SlotColumns(file, slot.end, 0)
+            slot.columns.append(rows[key])
+            self._container.file_columns.setdefault(file.first_lsn, []).append((slot, rows[key]))
+        return _Target(slot, None if rows is None else rows[key])
+
+    # Afterwards
+
+    def _settle_bytes_before(self, files: list[LogFile]) -> None:
+        """Rows were built without knowing what lies before them: count back from what follows, or the slot's total."""
+        container = self._container
+        left = sum(not file.indexed for file in files)
+        before: dict[tuple[int, int], int] = {}
+        for file in reversed(files):
+            if not left:
+                break
+            if file.indexed:
+                before.update({(ref.stream_id, ref.slot): ref.bytes_before for ref in read_directory(file)})
+                continue
+            left -= 1
+            for slot, rows in container.file_columns.get(file.first_lsn, ()):
+                key = slot.stream.id, slot.number
+                rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
+
+    def _settle_files(self, files: list[LogFile]) -> bool:
+        """From here on the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
+        container = self._container
+        begun = False
+        if files:
+            cut = cut_tail(files[-1])
+            if cut:
+                logger.info("cut the unused end of the log", extra={"file": files[-1].path.name, "bytes": cut})
+            if files[-1].end_lsn == files[-1].first_lsn:
+                begun = True
+                files.pop()  # the file that is begun next takes its name and so replaces it
+        container.metadata.register(self._unregistered)
+        self._build_missing_sidecars(files)
+        container.files = files
+        container.unindexed = [file for file in files if not file.indexed]
+        self._sweep_sidecars()
+        return begun
+
+    def _build_missing_sidecars(self, files: list[LogFile]) -> None:
+        """Only rows of the newest files may stay in memory: readers take them to follow all that sidecars hold."""
+        container = self._container
+        newest_indexed = max((index for index, file in enumerate(files) if file.indexed), default=0)
+        for file in files[:newest_indexed]:
+            if file.indexed:
+                continue
+            columns = container.file_columns.pop(file.first_lsn, [])
+            refs = write_sidecar(file, [(slot.stream.id, slot.number, rows) for slot, rows in columns])
+            container.metadata.register(refs)
+            for slot, rows in columns:
+                slot.columns.remove(rows)
+            file.indexed = True
+
+    def _sweep_sidecars(self) -> None:
+        directory = self._container.directory
+        for path in directory.glob(f"*{SIDECAR_SUFFIX}"):
+            if not path.with_suffix(LOG_SUFFIX).exists():
+                path.unlink()
+
+    def _epoch(self, end_lsn: int, begun: bool) -> tuple[int, bool]:
+        """The leader epoch to serve with: one more than any before, unless the last stop was clean.
+
+        Files say their epoch as well: the record that raised it may be lost when the log was synced by intervals.
+        """
+        table = self._container.tables.get(CONTAINER_TABLE)
+        before = int.from_bytes(table.get(EPOCH_KEY) or b"", "big") if table is not None else -1
+        before = max(before, self._newest_epoch)
+        clean = self._container.metadata.clean_lsn() == end_lsn - 1 and not begun
+        return (before if clean and before >= 0 else before + 1), clean

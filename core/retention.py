@@ -1,0 +1,119 @@
+"""Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
+
+Entries leave one by one from the front: those whose largest timestamp is older than `retention_ms`, and those without
+which the slot still holds `retention_bytes`. Streams that are compacted only are never trimmed.
+
+**Invariant**: nothing leaves because the wall clock jumped. A jump forward is believed only after it has stood for
+`HOLD_AFTER_JUMP_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from core.clock import Clock
+from core.errors import StorageFailure, StoreError
+from core.slot import Slot
+from core.stream import StreamPolicy
+
+if TYPE_CHECKING:
+    from core.container import Container
+
+logger = logging.getLogger(__name__)
+
+JUMP_MS: Final = 600_000
+"""The wall clock may gain this much on the monotonic one between two looks before it counts as a jump."""
+HOLD_AFTER_JUMP_S: Final = 3600.0
+SLOTS_PER_STEP: Final = 100
+"""Slots that one step in a thread looks at, and that one log record trims at the most."""
+
+
+class RetentionClock:
+    """The wall clock, minus jumps forward that are not an hour old.
+
+    `known_ms` is a time that has been: what the clock is ahead of it at the start may be a stop or a jump, and is
+    treated as a jump.
+    """
+
+    def __init__(self, clock: Clock, known_ms: int | None = None) -> None:
+        self._clock = clock
+        self._wall_ms = clock.wall_ms() if known_ms is None else known_ms
+        self._monotonic_s = clock.monotonic_s()
+        self._jumped_ms = 0
+        self._hold_until_s = 0.0
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, for comparing with entries' timestamps."""
+        wall, monotonic = self._clock.wall_ms(), self._clock.monotonic_s()
+        gained = (wall - self._wall_ms) - int((monotonic - self._monotonic_s) * 1000)
+        self._wall_ms, self._monotonic_s = wall, monotonic
+        if abs(gained) > JUMP_MS:
+            self._jumped_ms = max(0, self._jumped_ms + gained)
+            self._hold_until_s = monotonic + HOLD_AFTER_JUMP_S
+            logger.warning("the clock jumped, or the store stood still", extra={"jump_ms": gained})
+        elif self._jumped_ms and monotonic >= self._hold_until_s:
+            self._jumped_ms = 0
+        return wall - self._jumped_ms
+
+
+class Retention:
+    """Applies the streams' policies in one container."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        begun_ms = (file.created_ms for file in container.files)
+        self._now = RetentionClock(container.clock, max(begun_ms, default=None))
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"retention-{self._container.id}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._container.config.retention_check_interval_ms / 1000)
+            try:
+                await self.enforce()
+            except StorageFailure:
+                return  # the log is poisoned: the process is ending
+            except StoreError as error:
+                logger.warning("retention will be tried again", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("retention failed and will be tried again")
+
+    async def enforce(self) -> int:
+        """Move starts as far as the policies say; returns how many slots moved. Raises StoreError."""
+        now_ms = self._now.now_ms()
+        moved = 0
+        for stream in list(self._container.streams.values()):
+            slots = [slot for slot in stream.written_slots() if slot.start < slot.stable_end]
+            for start in range(0, len(slots), SLOTS_PER_STEP):
+                moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now_ms)
+            for slot in list(stream.written_slots()):
+                if slot.forget_writers(now_ms - self._container.config.writer_expiration_ms):
+                    self._container.mark_dirty(slot)
+        return moved
+
+    async def _trim(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> int:
+        if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0):
+            return 0
+        trims = await self._container.reader.retained(slots, policy, now_ms)
+        live = [trim for trim in trims if trim.stream_id in self._container.streams]
+        if live:
+            await self._container.update(*live)
+        return len(live)
+
+
+def expires(policy: StreamPolicy, timestamp: int, rest_bytes: int, now_ms: int) -> bool:
+    """Whether an entry leaves: its largest timestamp, and the slot's bytes without it and what is older."""
+    if policy.retention_ms >= 0 and 0 <= timestamp < now_ms - policy.retention_ms:
+        return True
+    return policy.retention_bytes >= 0 and rest_bytes >= policy.retention_bytes

@@ -1,0 +1,223 @@
+"""A slot: the dense sequence numbers of one Kafka partition, what is durable of it, and who waits for it.
+
+**Invariants**
+
+- ``start <= stable_end <= durable_end <= end``. `end` is what the next append gets, `durable_end` what readers see.
+- Everything here changes on the event loop only, without an await between look and change.
+- What is saved at a checkpoint is what was durable: in-flight appends are left out of it.
+
+A slot's value in the applied state, little-endian (preceded by the LSN that it reflects):
+
+    u8 version (1), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
+    u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
+    u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
+    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Protocol
+
+from core.errors import CorruptState
+from core.index import SlotColumns
+from core.writers import WriterBatch, WriterState
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.reader import StoredEntry
+    from core.stream import Stream
+
+STATE_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<BqqQQH")
+_EPOCH: Final = struct.Struct("<iq")
+_COUNT: Final = struct.Struct("<I")
+_WRITER: Final = struct.Struct("<qhqB")
+_BATCH: Final = struct.Struct("<hiiqIq")
+
+
+class SlotWatcher(Protocol):
+    """Who wants to hear of a slot, on the event loop: a waiting fetch or a fetch session."""
+
+    def slot_appended(self, slot: Slot, size: int) -> None:
+        """`size` more bytes are durable."""
+
+    def slot_changed(self, slot: Slot) -> None:
+        """The slot was deleted, trimmed, or lost its storage."""
+
+
+class Slot:
+    """One slot of one stream."""
+
+    __slots__ = (
+        "columns",
+        "container",
+        "dirty",
+        "durable_end",
+        "end",
+        "epochs",
+        "number",
+        "segment_id",
+        "start",
+        "start_bytes",
+        "stream",
+        "total_bytes",
+        "watchers",
+        "writers",
+    )
+
+    def __init__(self, container: Container, stream: Stream, number: int) -> None:
+        self.container = container
+        self.stream = stream
+        self.number = number
+        self.segment_id = stream.segment_id_of(number)
+        self.start = 0
+        self.end = 0
+        self.durable_end = 0
+        self.total_bytes = 0  # ever appended
+        self.start_bytes = 0  # of those, before `start`
+        self.columns: list[SlotColumns] = []  # newest last
+        self.epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
+        self.writers: dict[int, WriterState] | None = None
+        self.watchers: dict[SlotWatcher, None] | None = None
+        self.dirty = False
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.stream.name}-{self.number} [{self.start}, {self.durable_end}/{self.end})>"
+
+    @property
+    def stable_end(self) -> int:
+        """Kafka's last stable offset: nothing before it belongs to an open transaction."""
+        return self.durable_end
+
+    @property
+    def leader_epoch(self) -> int:
+        """What Metadata advertises and new entries carry."""
+        return self.container.epoch
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all entries from `start` on."""
+        return self.total_bytes - self.start_bytes
+
+    def watch(self, watcher: SlotWatcher) -> None:
+        if self.watchers is None:
+            self.watchers = {}
+        self.watchers[watcher] = None
+
+    def unwatch(self, watcher: SlotWatcher) -> None:
+        """Stop hearing; does nothing for one who did not watch."""
+        if self.watchers is not None:
+            self.watchers.pop(watcher, None)
+            if not self.watchers:
+                self.watchers = None
+
+    def changed(self) -> None:
+        """Tell all watchers to look again."""
+        for watcher in list(self.watchers or ()):
+            watcher.slot_changed(self)
+
+    def record_writer(self, writer_id: int, batch: WriterBatch, now_ms: int) -> None:
+        """Remember a writer's batch, so that it is known when it comes again."""
+        if self.writers is None:
+            self.writers = {}
+        state = self.writers.get(writer_id)
+        if state is None:
+            state = self.writers[writer_id] = WriterState(batch.epoch, now_ms)
+        state.record(batch, now_ms)
+
+    def forget_writers(self, last_use_before_ms: int) -> int:
+        """Drop writers that were not heard of since; returns how many."""
+        if not self.writers:
+            return 0
+        expired = [w for w, state in self.writers.items() if state.last_use_ms < last_use_before_ms]
+        for writer_id in expired:
+            del self.writers[writer_id]
+        return len(expired)
+
+    def end_of_epoch(self, epoch: int) -> tuple[int, int]:
+        """The largest known epoch not above `epoch`, and where it ends; (-1, -1) when unknown (KIP-320)."""
+        if epoch < 0 or epoch > self.leader_epoch:
+            return -1, -1
+        if epoch == self.leader_epoch or not self.epochs:  # never written: nothing was lost either
+            return epoch, self.durable_end
+        if epoch < self.epochs[0][0]:
+            return epoch, self.epochs[0][1]
+        known = max(index for index, (own, _) in enumerate(self.epochs) if own <= epoch)
+        end = self.epochs[known + 1][1] if known + 1 < len(self.epochs) else self.durable_end
+        return self.epochs[known][0], end
+
+    def epoch_at(self, offset: int) -> int:
+        """The leader epoch in which the entry at `offset` was appended, or would be."""
+        if offset >= self.durable_end:
+            return self.leader_epoch
+        return max((own for own, first in self.epochs if first <= offset), default=self.leader_epoch)
+
+    async def truncate_before(self, offset: int) -> int:
+        """Move the start up to `offset`, durably; returns the start. Raises OutOfRange beyond `durable_end`."""
+        return await self.container.truncate_slot(self, offset)
+
+    async def entry_at_time(self, timestamp_ms: int, offset: int = 0) -> StoredEntry | None:
+        """The first entry, from the one that holds `offset` on, whose largest timestamp is at or after a time."""
+        return await self.container.reader.entry_at_time(self, timestamp_ms, offset)
+
+    async def entry_with_max_timestamp(self) -> StoredEntry | None:
+        """The first entry with the largest timestamp of all."""
+        return await self.container.reader.entry_with_max_timestamp(self)
+
+    # Saving and loading
+
+    def encode(self) -> bytes:
+        """What is durable of this slot."""
+        durable = self.durable_end
+        unsaved = sum(self._lengths_from(durable))
+        epochs = [e for e in self.epochs if e[1] < durable]
+        parts = [
+            _HEAD.pack(STATE_VERSION, self.start, durable, self.total_bytes - unsaved, self.start_bytes, len(epochs))
+        ]
+        parts += [_EPOCH.pack(*e) for e in epochs]
+        writers = [
+            (writer_id, state, batches)
+            for writer_id, state in (self.writers or {}).items()
+            if (batches := [b for b in state.batches if b.base < durable])
+        ]
+        parts.append(_COUNT.pack(len(writers)))
+        for writer_id, state, batches in writers:
+            parts.append(_WRITER.pack(writer_id, batches[-1].epoch, state.last_use_ms, len(batches)))
+            parts += [_BATCH.pack(*batch) for batch in batches]
+        return b"".join(parts)
+
+    def _lengths_from(self, offset: int) -> Iterator[int]:
+        for columns in reversed(self.columns):
+            for row in range(len(columns) - 1, -1, -1):
+                if columns.base[row] < offset:
+                    return
+                yield columns.length[row]
+
+    def decode(self, value: bytes) -> None:
+        """Take over a saved state. Raises CorruptState."""
+        try:
+            version, start, end, total, before, epochs = _HEAD.unpack_from(value)
+            if version != STATE_VERSION:
+                raise CorruptState(f"slot state version {version} is newer than this release")
+            position = _HEAD.size
+            self.start, self.end, self.durable_end = start, end, end
+            self.total_bytes, self.start_bytes = total, before
+            self.epochs = [_EPOCH.unpack_from(value, position + i * _EPOCH.size) for i in range(epochs)]
+            position += epochs * _EPOCH.size
+            (writers,) = _COUNT.unpack_from(value, position)
+            position += _COUNT.size
+            if writers:
+                self.writers = {}
+            for _ in range(writers):
+                writer_id, epoch, last_use, count = _WRITER.unpack_from(value, position)
+                position += _WRITER.size
+                state = WriterState(epoch, last_use)
+                for _ in range(count):
+                    state.batches.append(WriterBatch(*_BATCH.unpack_from(value, position)))
+                    position += _BATCH.size
+                assert self.writers is not None
+                self.writers[writer_id] = state
+        except struct.error as error:
+            raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error

@@ -1,0 +1,275 @@
+"""The store: streams by name over the containers that hold them. What the gateway talks to.
+
+**Invariants**: a name belongs to one live stream at most, also while its creation is on its way to the log; a stream's
+slots, tables and records live in the container that the stream names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Self
+from uuid import UUID, uuid4
+
+from core.clock import Clock, SystemClock
+from core.config import StoreConfig
+from core.container import STREAMS_TABLE, Container
+from core.errors import AlreadyLocked, StorageFailure, StoreClosed, StreamExists, UnknownStream
+from core.log.files import make_directory
+from core.log.records import Operation
+from core.maintenance import Maintenance
+from core.metadata import Metadata
+from core.recovery import Recovered, recover
+from core.retention import Retention
+from core.stream import Stream, StreamPolicy, StreamState, new_stream
+from core.tables import Delete, Put, Table
+
+logger = logging.getLogger(__name__)
+
+PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
+
+HOME_CONTAINER: Final = 0
+"""Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
+_NEXT_STREAM: Final = b"next stream id"
+
+
+class Streams:
+    """All live streams."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Stream] = {}
+        self._by_uuid: dict[UUID, Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(list(self._by_name.values()))
+
+    def get(self, name: str) -> Stream | None:
+        return self._by_name.get(name)
+
+    def by_uuid(self, uuid: UUID) -> Stream | None:
+        return self._by_uuid.get(uuid)
+
+    def add(self, stream: Stream) -> None:
+        self._by_name[stream.name] = stream
+        self._by_uuid[stream.uuid] = stream
+
+    def remove(self, stream: Stream) -> None:
+        self._by_name.pop(stream.name, None)
+        self._by_uuid.pop(stream.uuid, None)
+
+
+class Store:
+    """One process' containers. Open with `Store.open`, end with `close`."""
+
+    def __init__(self, directory: Path, config: StoreConfig, policy_for: PolicyFor, clock: Clock) -> None:
+        self.directory = directory
+        self.config = config
+        self.clock = clock
+        self.streams = Streams()
+        self.containers: dict[int, Container] = {}
+        self.replayed_bytes = 0
+        self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
+        self._policy_for = policy_for
+        self._creating: set[str] = set()
+        self._maintenance: dict[int, Maintenance] = {}
+        self._retention: dict[int, Retention] = {}
+        self._lock_fd = -1
+        self._next_stream_id = 1
+
+    def __repr__(self) -> str:
+        return f"<Store {self.directory} {len(self.streams)} streams in {len(self.containers)} containers>"
+
+    @classmethod
+    async def open(
+        cls, directory: Path, config: StoreConfig, policy_for: PolicyFor, clock: Clock | None = None
+    ) -> Self:
+        """Recover and start. Raises AlreadyLocked, CorruptLog, CorruptState, StorageFailure."""
+        store = cls(directory, config, policy_for, clock or SystemClock())
+        try:
+            store._lock()
+            for container_id in config.container_ids:
+                await store._open_container(container_id)
+        except BaseException:
+            await store.close(clean=False)
+            raise
+        store._next_stream_id = max((stream.id for stream in store.streams), default=0) + 1
+        highest = store.table(STREAMS_TABLE + ".ids").get(_NEXT_STREAM)
+        store._next_stream_id = max(store._next_stream_id, int.from_bytes(highest or b"", "big"))
+        return store
+
+    def _lock(self) -> None:
+        make_directory(self.directory)
+        path = self.directory / "lock"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(fd, 100, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise AlreadyLocked(self.directory, f"process {owner or 'unknown'}") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    async def _open_container(self, container_id: int) -> None:
+        directory = self.directory / f"container-{container_id}"
+        log_directory = directory / "log"
+        metadata_directory = directory / "metadata"
+        for needed in (directory, log_directory, metadata_directory):
+            await asyncio.to_thread(make_directory, needed)
+        metadata = await asyncio.to_thread(Metadata, metadata_directory, self.config)
+        container = Container(container_id, log_directory, self.config, self.clock, metadata, self._stream_changed)
+        self.containers[container_id] = container
+        maintenance = self._maintenance[container_id] = Maintenance(container)
+        recovered: Recovered = await asyncio.to_thread(recover, container)
+        self.replayed_bytes += recovered.replayed_bytes
+        logger.info(
+            "container recovered",
+            extra={
+                "container": container_id,
+                "clean": recovered.clean,
+                "replayed_bytes": recovered.replayed_bytes,
+                "epoch": recovered.epoch,
+                "streams": len(container.streams),
+            },
+        )
+        await container.start(recovered.next_lsn, recovered.epoch)
+        container.failed.add_done_callback(self._container_failed)
+        maintenance.start()
+        self._retention[container_id] = Retention(container)
+
+    def start_retention(self) -> None:
+        """Apply the streams' policies from now on: once `policy_for` knows every default, not before."""
+        for retention in self._retention.values():
+            retention.start()
+
+    def _container_failed(self, failed: asyncio.Future[StorageFailure]) -> None:
+        if not self.failed.done() and not failed.cancelled():
+            self.failed.set_result(failed.result())
+
+    async def close(self, *, clean: bool = True) -> None:
+        """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        for retention in self._retention.values():
+            await retention.stop()
+        for container_id, container in self.containers.items():
+            maintenance = self._maintenance.get(container_id)
+            if maintenance is not None:
+                await maintenance.stop()
+            await container.log.close()
+            if maintenance is not None:
+                await maintenance.close(clean=clean and container.log.failure is None)
+            await asyncio.to_thread(container.reader.close)
+            await asyncio.to_thread(container.metadata.close)
+        self.containers.clear()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    @property
+    def home(self) -> Container:
+        """The container that keeps tables and the ids of streams. Raises StoreClosed after a stop."""
+        container = self.containers.get(self.config.container_ids[HOME_CONTAINER])
+        if container is None:
+            raise StoreClosed("the store has been closed")
+        return container
+
+    # Streams
+
+    async def create_stream(self, name: str, *, slots: int, config: Mapping[str, str] | None = None) -> Stream:
+        """Make a stream; it is durable when this returns.
+
+        Raises StreamExists (also while another call makes it), ValueError for less than one slot, StoreError.
+        """
+        if slots < 1:
+            raise ValueError(f"a stream has at least one slot, not {slots}")
+        if name in self._creating or self.streams.get(name) is not None:
+            raise StreamExists(name)
+        container = self.home
+        stream_id = self._next_stream_id
+        self._next_stream_id += 1
+        state = new_stream(
+            stream_id=stream_id,
+            name=name,
+            uuid=uuid4(),
+            slots=slots,
+            created_ms=self.clock.wall_ms(),
+            container=container.id,
+            config=config or {},
+        )
+        self._creating.add(name)
+        try:
+            # The next id is logged too: the id of a deleted stream must never come back.
+            await container.update(
+                _put(state), Put(STREAMS_TABLE + ".ids", _NEXT_STREAM, (stream_id + 1).to_bytes(4, "big"))
+            )
+        finally:
+            self._creating.discard(name)
+        return container.streams[stream_id]
+
+    async def update_stream(self, stream: Stream, *, config: Mapping[str, str]) -> None:
+        """Replace a stream's configuration, durably. Raises UnknownStream, StoreError."""
+        await self._change(stream, lambda state: state.configured(config))
+
+    async def grow_stream(self, stream: Stream, slots: int) -> None:
+        """Give a stream more slots, durably. Raises UnknownStream, ValueError when that is no growth, StoreError."""
+        await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms()))
+
+    async def delete_stream(self, stream: Stream) -> None:
+        """Delete a stream, durably. Raises UnknownStream, StoreError."""
+        async with stream.changing:
+            if stream.deleted:
+                raise UnknownStream(stream.name)
+            await self._container_of(stream).update(Delete(STREAMS_TABLE, stream.id.to_bytes(4, "big")))
+
+    async def _change(self, stream: Stream, changed: Callable[[StreamState], StreamState]) -> None:
+        # Each change starts from the outcome of the one before: a record holds the whole state.
+        async with stream.changing:
+            if stream.deleted:
+                raise UnknownStream(stream.name)
+            await self._container_of(stream).update(_put(changed(stream.state)))
+
+    def refresh_policies(self) -> None:
+        """Ask for every stream's policy again (a default changed)."""
+        for stream in self.streams:
+            stream.policy = self._policy_for(stream.config)
+
+    def _container_of(self, stream: Stream) -> Container:
+        return self.containers[stream.state.container]
+
+    def _stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
+        stream = container.streams.get(stream_id)
+        if state is None:
+            if stream is not None:
+                self.streams.remove(stream)
+        elif stream is None:
+            stream = Stream(state, self._policy_for(state.config), container.make_slot)
+            self.streams.add(stream)
+        else:
+            stream.state = state
+            stream.policy = self._policy_for(state.config)
+        return stream
+
+    # Tables
+
+    def table(self, name: str) -> Table:
+        """A table's applied state; empty when nothing was ever put."""
+        tables = self.home.tables
+        if name not in tables:
+            tables[name] = Table(name)
+        return tables[name]
+
+    async def update(self, *operations: Put | Delete) -> None:
+        """Change tables by one atomic record; durable and applied when this returns. Raises StoreError."""
+        changes: tuple[Operation, ...] = operations
+        await self.home.update(*changes)
+
+
+def _put(state: StreamState) -> Put:
+    return Put(STREAMS_TABLE, state.id.to_bytes(4, "big"), state.encode())

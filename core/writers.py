@@ -1,0 +1,92 @@
+"""Writer state: what makes an append of an idempotent writer happen once.
+
+Per slot and writer id: the epoch, and the last five batches with their sequences, offset and timestamp. Pure
+state, no I/O. After Kafka's ProducerStateManager (KIP-98, KIP-360).
+
+**Invariant**: the batches of a writer are in append order. A client has at most five requests in flight, so a batch
+that it may still send again is among the five.
+
+Sequences count records and wrap from 2^31 - 1 to 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from core.errors import SequenceGap, StaleWriterEpoch
+
+BATCHES_KEPT: Final = 5
+SEQUENCE_MAX: Final = 2**31 - 1
+
+
+class WriterBatch(NamedTuple):
+    """One appended batch of a writer."""
+
+    epoch: int
+    first_sequence: int
+    last_sequence: int
+    base: int  # sequence number of the slot: Kafka's offset
+    records: int
+    timestamp: int  # the largest in it, ms
+
+
+def new_batch(epoch: int, first_sequence: int, base: int, records: int, timestamp: int) -> WriterBatch:
+    """A batch of `records` sequence numbers."""
+    return WriterBatch(epoch, first_sequence, sequence_after(first_sequence, records - 1), base, records, timestamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The batch is there already, at `base`."""
+
+    base: int
+    end: int
+    timestamp: int
+
+
+class WriterState:
+    """What one slot knows of one writer."""
+
+    __slots__ = ("batches", "epoch", "last_use_ms")
+
+    def __init__(self, epoch: int, last_use_ms: int) -> None:
+        self.epoch = epoch
+        self.last_use_ms = last_use_ms
+        self.batches: list[WriterBatch] = []
+
+    def record(self, batch: WriterBatch, now_ms: int) -> None:
+        """A batch was appended."""
+        self.epoch = batch.epoch
+        self.last_use_ms = now_ms
+        self.batches.append(batch)
+        if len(self.batches) > BATCHES_KEPT:
+            del self.batches[0]
+
+    def check(self, writer_id: int, epoch: int, first_sequence: int, count: int) -> Duplicate | None:
+        """None when the batch is the next one, Duplicate when it is there already.
+
+        Raises StaleWriterEpoch, SequenceGap.
+        """
+        if epoch != self.epoch:
+            if epoch < self.epoch:
+                raise StaleWriterEpoch(writer_id, epoch, self.epoch)
+            if first_sequence != 0:
+                raise SequenceGap(writer_id, 0, first_sequence)
+            return None
+        last_sequence = sequence_after(first_sequence, count - 1)
+        batches = self.batches
+        newest = batches[-1] if batches else None
+        expected = sequence_after(newest.last_sequence, 1) if newest and newest.epoch == epoch else 0
+        if first_sequence == expected:
+            return None
+        for batch in batches:
+            if batch.epoch == epoch and batch.first_sequence == first_sequence and batch.last_sequence == last_sequence:
+                return Duplicate(batch.base, batch.base + batch.records, batch.timestamp)
+        raise SequenceGap(writer_id, expected, first_sequence)
+
+
+def sequence_after(sequence: int, count: int) -> int:
+    """The sequence `count` records after this one, with Kafka's wrap."""
+    following = sequence + count
+    return following if following <= SEQUENCE_MAX else following - SEQUENCE_MAX - 1

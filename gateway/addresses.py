@@ -1,0 +1,114 @@
+"""Addresses to listen on, as an operator writes them: `HOST:PORT[=ADVERTISED_HOST[:PORT]]`.
+
+Keeps: a Kafka listener always has an address that a client can dial; a wildcard host needs one
+spelled out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final, Self
+
+PORT_MAX: Final = 65_535
+_HOST_PORT: Final = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^\[\]:=,/\s]+)):(?P<port>\d{1,5})")
+_HOST: Final = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^\[\]:=,/\s]+))(?::(?P<port>\d{1,5}))?")
+_PROTOCOL: Final = "PLAINTEXT://"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """One address to bind, and what clients that use it are told to connect to."""
+
+    host: str
+    port: int
+    advertised_host: str | None = None
+    advertised_port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `HOST:PORT[=ADVERTISED_HOST[:PORT]]`; IPv6 literals stand in brackets."""
+        bound, _, advertised = text.removeprefix(_PROTOCOL).partition("=")
+        match = _HOST_PORT.fullmatch(bound.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is not HOST:PORT (an IPv6 address stands in brackets)")
+        host, port = _host(match, text), _port(match, text)
+        if not advertised:
+            if "=" in text:
+                raise ValueError(f"{text!r} has nothing after '='")
+            return cls(host, port)
+        target = _HOST.fullmatch(advertised.strip())
+        if target is None:
+            raise ValueError(f"{advertised!r} is not ADVERTISED_HOST[:PORT]")
+        advertised_port = _port(target, text) if target["port"] else None
+        if advertised_port == 0:
+            raise ValueError(f"{text!r} advertises port 0, which no client can dial")
+        if _is_wildcard(_host(target, text)):
+            raise ValueError(f"{text!r} advertises a wildcard, which no client can dial")
+        return cls(host, port, _host(target, text), advertised_port)
+
+    @property
+    def wildcard(self) -> bool:
+        """It binds every interface, so it names no address that a client could dial."""
+        return _is_wildcard(self.host)
+
+    @property
+    def loopback(self) -> bool:
+        """Only this machine can reach it."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        bound = host_port(self.host, self.port)
+        if self.advertised_host is None:
+            return bound
+        if self.advertised_port is None:
+            return f"{bound}={bracketed(self.advertised_host)}"
+        return f"{bound}={host_port(self.advertised_host, self.advertised_port)}"
+
+
+def parse_kafka_listener(text: str) -> ListenAddress:
+    """A listener for Kafka's protocol: clients are sent back to it, so it must be an address."""
+    address = ListenAddress.parse(text)
+    if address.wildcard and address.advertised_host is None:
+        raise ValueError(
+            f"{text!r} listens on every interface, and a client must be told one address to come "
+            f"back to: say which, as {address}=HOST or {address}=HOST:PORT"
+        )
+    return address
+
+
+def bracketed(host: str) -> str:
+    """The host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def host_port(host: str, port: int) -> str:
+    """`HOST:PORT`, or `[HOST]:PORT` for an IPv6 address."""
+    return f"{bracketed(host)}:{port}"
+
+
+def _host(match: re.Match[str], text: str) -> str:
+    literal = match["literal"]
+    if literal is None:
+        return match["host"]
+    try:
+        return str(ipaddress.IPv6Address(literal))
+    except ValueError as exc:
+        raise ValueError(f"{text!r}: {literal!r} is no IPv6 address") from exc
+
+
+def _port(match: re.Match[str], text: str) -> int:
+    port = int(match["port"])
+    if port > PORT_MAX:
+        raise ValueError(f"{text!r}: ports end at {PORT_MAX}")
+    return port
+
+
+def _is_wildcard(host: str) -> bool:
+    return host in ("*", "0.0.0.0", "::", "0")

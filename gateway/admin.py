@@ -1,0 +1,91 @@
+"""What several administrative APIs share: permissions shown, resources named, repeats found.
+
+Keeps: without authentication everybody may do everything that applies to a resource, and that is
+what clients are told when they ask.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Any, Final, TypeVar
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import OutOfRange, StoreError, UnknownStream
+from core.slot import Slot
+from core.stream import Stream
+from gateway.refusals import Refusal
+
+_T = TypeVar("_T", bound=Hashable)
+
+NOT_ASKED: Final = -(2**31)
+"""Authorized operations that were not asked for."""
+
+
+MESSAGE_CHARS_MAX: Final = 1_000
+"""Names and values that a client sent are quoted to it, and could be as long as a string can be."""
+
+
+def _bits(*operations: int) -> int:
+    return sum(1 << operation for operation in operations)
+
+
+# Kafka's AclOperation: READ 3, WRITE 4, CREATE 5, DELETE 6, ALTER 7, DESCRIBE 8, CLUSTER_ACTION 9,
+# DESCRIBE_CONFIGS 10, ALTER_CONFIGS 11, IDEMPOTENT_WRITE 12.
+TOPIC_OPERATIONS: Final = _bits(3, 4, 5, 6, 7, 8, 10, 11)
+CLUSTER_OPERATIONS: Final = _bits(5, 7, 8, 9, 10, 11, 12)
+
+
+class ResourceType(enum.IntEnum):
+    """Kafka's ConfigResource.Type."""
+
+    TOPIC = 2
+    BROKER = 4
+    BROKER_LOGGER = 8
+    CLIENT_METRICS = 16
+    GROUP = 32
+
+
+def repeated(items: Iterable[_T]) -> set[_T]:
+    """Those that are there more than once."""
+    return {item for item, times in Counter(items).items() if times > 1}
+
+
+def leader_epoch_of(stream: Stream) -> int:
+    """The epoch of the container that leads a topic's partitions."""
+    return stream.slot(0).leader_epoch
+
+
+def slot_of(stream: Stream | None, partition: int) -> Slot | None:
+    """A partition's slot, if there is such a partition."""
+    if stream is None or not 0 <= partition < stream.slot_count:
+        return None
+    return stream.slot(partition)
+
+
+def epoch_error(slot: Slot, current_leader_epoch: int) -> ErrorCode:
+    """KIP-320: what a client hears that knows another leader epoch; -1 means it knows none."""
+    if current_leader_epoch in (-1, slot.leader_epoch):
+        return ErrorCode.none
+    if current_leader_epoch < slot.leader_epoch:
+        return ErrorCode.fenced_leader_epoch
+    return ErrorCode.unknown_leader_epoch
+
+
+def storage_code(error: StoreError) -> ErrorCode:
+    """The code for a partition that the store could not serve."""
+    if isinstance(error, OutOfRange):
+        return ErrorCode.offset_out_of_range
+    if isinstance(error, UnknownStream):
+        return ErrorCode.unknown_topic_or_partition
+    return ErrorCode.kafka_storage_error
+
+
+def told(refusal: Refusal | None) -> dict[str, Any]:
+    """The fields of a response that say whether something went well."""
+    if refusal is None:
+        return {"error_code": ErrorCode.none, "error_message": None}
+    message = refusal.message
+    return {"error_code": refusal.code, "error_message": message and message[:MESSAGE_CHARS_MAX]}

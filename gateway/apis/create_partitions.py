@@ -1,0 +1,65 @@
+"""CreatePartitions (key 37), versions 0-3.
+
+Keeps: a topic only grows, and every partition keeps its number, offsets and records. Assignments
+are checked as far as they can be wrong in themselves, and otherwise accepted.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import repeated, told
+from gateway.apis import Api, RequestContext
+from gateway.apis.create_topics import replicas_refused
+from gateway.refusals import Refusal
+from gateway.topics import check_growth
+from gateway.wire.message import Message
+
+
+async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    twice = repeated(topic.name for topic in request.topics)
+    outcomes: dict[str, Refusal | None] = {}
+    wanted: dict[str, int] = {}
+    for topic in request.topics:
+        if topic.name in twice:
+            outcomes[topic.name] = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
+            continue
+        try:
+            _check_assignments(ctx, topic)
+            wanted[topic.name] = topic.count
+        except Refusal as refused:
+            outcomes[topic.name] = refused
+    outcomes |= await ctx.broker.topics.grow(wanted, request.validate_only)
+    return {"results": [{"name": name, **told(outcome)} for name, outcome in outcomes.items()]}
+
+
+def _check_assignments(ctx: RequestContext, topic: Message) -> None:
+    """Kafka looks at the topic and the count first."""
+    if topic.assignments is None:
+        return
+    stream = ctx.broker.topics.existing(topic.name)
+    check_growth(stream, topic.count)
+    added = topic.count - stream.slot_count
+    if added != len(topic.assignments):
+        raise Refusal(
+            ErrorCode.invalid_replica_assignment,
+            f"Attempted to add {added} additional partition(s), but only "
+            f"{len(topic.assignments)} assignment(s) were specified.",
+        )
+    why = replicas_refused([assignment.broker_ids for assignment in topic.assignments])
+    if why is not None:
+        raise Refusal(ErrorCode.invalid_replica_assignment, why)
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {"results": [{"name": topic.name, "error_code": code} for topic in request.topics]}
+
+
+API: Final = Api(
+    key=37,
+    name="CreatePartitions",
+    versions=range(4),
+    handle=create_partitions,
+    error_response=_error_response,
+)

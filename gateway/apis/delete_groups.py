@@ -1,0 +1,33 @@
+"""DeleteGroups (key 42), versions 0-2: groups without members go, with all their offsets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+
+async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    group_ids = list(dict.fromkeys(request.groups_names))
+    errors = await asyncio.gather(*map(ctx.broker.groups.delete_group, group_ids))
+    return {
+        "results": [
+            {"group_id": group_id, "error_code": error} for group_id, error in zip(group_ids, errors, strict=True)
+        ]
+    }
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    return {"results": [{"group_id": group_id, "error_code": error} for group_id in request.groups_names]}
+
+
+API: Final = Api(
+    key=42,
+    name="DeleteGroups",
+    versions=range(3),
+    handle=delete_groups,
+    error_response=error_response,
+)

@@ -1,0 +1,80 @@
+"""DeleteRecords (key 21), versions 0-2: move a partition's log start up.
+
+Keeps: the answer is sent once the new start is durable, so it survives a crash. -1 means the high
+watermark. A topic that is only compacted refuses (POLICY_VIOLATION), as Kafka's.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from gateway.admin import slot_of, storage_code
+from gateway.apis import Api, RequestContext
+from gateway.topic_configs import config_of
+from gateway.topics import INTERNAL
+from gateway.wire.message import Message
+
+HIGH_WATERMARK: Final = -1
+AT_ONCE: Final = 500
+"""Partitions that wait for the log together: they share syncs."""
+
+
+async def delete_records(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    # As in Kafka, what is said last of a partition counts.
+    wanted = {(t.name, p.partition_index): p.offset for t in request.topics for p in t.partitions}
+    items = list(wanted.items())
+    results: dict[str, list[dict[str, Any]]] = {topic.name: [] for topic in request.topics}
+    for first in range(0, len(items), AT_ONCE):
+        some = items[first : first + AT_ONCE]
+        answers = await asyncio.gather(*(_delete(ctx, *where, offset) for where, offset in some))
+        for ((name, partition), _), (start, code) in zip(some, answers, strict=True):
+            results[name].append(_result(partition, start, code))
+    return {"topics": [{"name": name, "partitions": done} for name, done in results.items()]}
+
+
+async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -> tuple[int, ErrorCode]:
+    """The partition's new start, or -1 and why not."""
+    if name in INTERNAL:
+        return -1, ErrorCode.invalid_topic_exception
+    stream = ctx.broker.topics.get(name)
+    slot = slot_of(stream, partition)
+    if stream is None or slot is None:
+        return -1, ErrorCode.unknown_topic_or_partition
+    config = config_of(stream)
+    if config.compact and not config.delete:
+        return -1, ErrorCode.policy_violation
+    wanted = slot.durable_end if offset == HIGH_WATERMARK else offset
+    if not 0 <= wanted <= slot.durable_end:
+        return -1, ErrorCode.offset_out_of_range
+    try:
+        return await slot.truncate_before(wanted), ErrorCode.none
+    except StoreError as failed:
+        return -1, storage_code(failed)
+
+
+def _result(partition: int, start: int, code: int) -> dict[str, Any]:
+    return {"partition_index": partition, "low_watermark": start, "error_code": code}
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "topics": [
+            {
+                "name": topic.name,
+                "partitions": [_result(p.partition_index, -1, code) for p in topic.partitions],
+            }
+            for topic in request.topics
+        ]
+    }
+
+
+API: Final = Api(
+    key=21,
+    name="DeleteRecords",
+    versions=range(3),
+    handle=delete_records,
+    error_response=_error_response,
+)

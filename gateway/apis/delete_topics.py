@@ -1,0 +1,118 @@
+"""DeleteTopics (key 20), versions 1-6; v6 also by id (KIP-516).
+
+Keeps: a topic is answered as deleted once that is durable; its id never comes back.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from core.stream import Stream
+from gateway.admin import repeated, told
+from gateway.apis import Api, RequestContext
+from gateway.refusals import Refusal
+from gateway.wire.message import Message
+
+IDS_FROM: Final = 6
+DISABLED_CODE_FROM: Final = 3
+"""First version that knows TOPIC_DELETION_DISABLED."""
+
+Asked = tuple[str | None, UUID | None]
+
+_NAMED_TWICE: Final = Refusal(
+    ErrorCode.invalid_request, "The provided topic name maps to an ID that was already supplied."
+)
+
+
+async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    asked = _asked(request, ctx.version)
+    refused = _refused_alone(asked)
+    if not ctx.broker.config.delete_topic_enable:
+        refused = dict.fromkeys(asked, _disabled(ctx.version))
+    found: dict[Asked, Stream] = {}
+    for each in asked:
+        if each not in refused:
+            name, topic_id = each
+            topics = ctx.broker.topics
+            stream = topics.get(name) if name is not None else topics.by_uuid(topic_id)
+            if stream is None:
+                refused[each] = _unknown(name)
+            else:
+                found[each] = stream
+    twice = _twice_named(found)
+    outcomes = await ctx.broker.topics.delete(found.values())
+    answers = [_answer(*each, refusal) for each, refusal in refused.items()]
+    answers += [_answer(stream.name, stream.uuid, _NAMED_TWICE) for stream in twice]
+    answers += [
+        _answer(stream.name, stream.uuid, outcome) for stream, outcome in zip(found.values(), outcomes, strict=True)
+    ]
+    return {"responses": answers}
+
+
+def _asked(request: Message, version: int) -> list[Asked]:
+    if version >= IDS_FROM:
+        return [(topic.name, topic.topic_id) for topic in request.topics]
+    return [(name, None) for name in request.topic_names]
+
+
+def _refused_alone(asked: list[Asked]) -> dict[Asked, Refusal]:
+    """What is wrong whatever topics there are."""
+    refused: dict[Asked, Refusal] = {}
+    for each in asked:
+        name, topic_id = each
+        why = None
+        if name is None and topic_id is None:
+            why = "Neither topic name nor id were specified."
+        elif name is not None and topic_id is not None:
+            why = "You may not specify both topic name and topic id."
+        if why is not None:
+            refused[each] = Refusal(ErrorCode.invalid_request, why)
+    for each in repeated(asked):
+        if each not in refused:
+            what = "id" if each[0] is None else "name"
+            refused[each] = Refusal(ErrorCode.invalid_request, f"Duplicate topic {what}.")
+    return refused
+
+
+def _twice_named(found: dict[Asked, Stream]) -> list[Stream]:
+    """Topics that are named by their name and by their id, taken out of what is found."""
+    twice = repeated(stream.uuid for stream in found.values())
+    named = {each: stream for each, stream in found.items() if stream.uuid in twice}
+    for each in named:
+        del found[each]
+    return list({stream.uuid: stream for stream in named.values()}.values())
+
+
+def _disabled(version: int) -> Refusal:
+    if version < DISABLED_CODE_FROM:
+        return Refusal(ErrorCode.invalid_request, "Topic deletion is disabled.")
+    return Refusal(ErrorCode.topic_deletion_disabled, "Topic deletion is disabled.")
+
+
+def _unknown(name: str | None) -> Refusal:
+    if name is None:
+        return Refusal(ErrorCode.unknown_topic_id, "This server does not host this topic ID.")
+    return Refusal(ErrorCode.unknown_topic_or_partition, "This server does not host this topic-partition.")
+
+
+def _answer(name: str | None, topic_id: UUID | None, outcome: Refusal | None) -> dict[str, Any]:
+    return {"name": name, "topic_id": topic_id, **told(outcome)}
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "responses": [
+            {"name": name, "topic_id": topic_id, "error_code": code} for name, topic_id in _asked(request, version)
+        ]
+    }
+
+
+API: Final = Api(
+    key=20,
+    name="DeleteTopics",
+    versions=range(1, 7),
+    handle=delete_topics,
+    error_response=_error_response,
+)

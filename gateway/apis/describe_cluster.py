@@ -1,0 +1,67 @@
+"""DescribeCluster (key 60), versions 0-2.
+
+v1 asks for a kind of endpoint (KIP-919): this one is a broker's. v2 tells fenced brokers apart, of
+which there are none.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import CLUSTER_OPERATIONS, NOT_ASKED
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+BROKERS: Final = 1
+CONTROLLERS: Final = 2
+
+
+async def describe_cluster(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if request.endpoint_type == CONTROLLERS:
+        return _refused(
+            ErrorCode.mismatched_endpoint_type,
+            "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER",
+        )
+    if request.endpoint_type != BROKERS:
+        return _refused(
+            ErrorCode.unsupported_endpoint_type,
+            f"Unsupported endpoint type {request.endpoint_type}",
+        )
+    listener = ctx.connection.listener
+    broker = ctx.broker
+    return {
+        "endpoint_type": BROKERS,
+        "cluster_id": broker.cluster_id,
+        "controller_id": broker.node_id,
+        "brokers": [
+            {
+                "broker_id": broker.node_id,
+                "host": listener.advertised_host,
+                "port": listener.advertised_port,
+                "is_fenced": False,
+            }
+        ],
+        "cluster_authorized_operations": (
+            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
+        ),
+    }
+
+
+def _refused(code: int, message: str | None = None) -> Mapping[str, Any]:
+    return {
+        "error_code": code,
+        "error_message": message,
+        "endpoint_type": BROKERS,
+        "controller_id": -1,
+        "cluster_authorized_operations": NOT_ASKED,
+    }
+
+
+API: Final = Api(
+    key=60,
+    name="DescribeCluster",
+    versions=range(3),
+    handle=describe_cluster,
+    error_response=lambda request, version, code: _refused(code),
+)

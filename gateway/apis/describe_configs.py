@@ -1,0 +1,139 @@
+"""DescribeConfigs (key 32), versions 1-4; v3 adds types and documentation (KIP-569).
+
+Keeps: every config of a resource is told, with its default, where its value comes from and what
+else would set it. Groups and client metrics have no configs of their own here: they are described
+as Kafka describes one that has none set, without entries.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import ResourceType, told
+from gateway.apis import Api, RequestContext
+from gateway.broker_configs import DescribedConfig
+from gateway.config_keys import ConfigType
+from gateway.refusals import Refusal
+from gateway.topics import check_name
+from gateway.wire.message import Message
+
+LOGGER_SOURCE: Final = 6
+UNKNOWN_TYPE: Final = 0
+
+
+async def describe_configs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return {"results": [_describe(ctx, request, resource) for resource in request.resources]}
+
+
+def _describe(ctx: RequestContext, request: Message, resource: Message) -> dict[str, Any]:
+    named = {
+        "resource_type": resource.resource_type,
+        "resource_name": resource.resource_name,
+    }
+    try:
+        if resource.resource_type == ResourceType.BROKER_LOGGER:
+            entries = [_root_logger(ctx, resource.resource_name)]
+        else:
+            wanted = _wanted(_configs(ctx, resource), resource.configuration_keys)
+            entries = [_entry(request, config) for config in wanted]
+    except Refusal as refused:
+        return {**named, **told(refused)}
+    return {**named, "error_code": ErrorCode.none, "error_message": "", "configs": entries}
+
+
+def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig]:
+    name: str = resource.resource_name
+    topics = ctx.broker.topics
+    described: Iterator[DescribedConfig]
+    match resource.resource_type:
+        case ResourceType.TOPIC:
+            check_name(name)
+            stream = topics.get(name)
+            if stream is None:
+                raise Refusal(ErrorCode.unknown_topic_or_partition, "")
+            described = topics.configs.describe_topic(stream.config)
+        case ResourceType.BROKER if not name:
+            described = topics.configs.describe_cluster()
+        case ResourceType.BROKER:
+            _check_node(ctx, name)
+            described = topics.configs.describe_node()
+        case ResourceType.CLIENT_METRICS | ResourceType.GROUP as kind:
+            if not name:
+                what = "Group" if kind == ResourceType.GROUP else "Client metrics subscription"
+                raise Refusal(ErrorCode.invalid_request, f"{what} name must not be empty")
+            described = iter(())
+        case unknown:
+            raise Refusal(ErrorCode.invalid_request, f"Unsupported resource type: {unknown}")
+    return described
+
+
+def _check_node(ctx: RequestContext, name: str) -> None:
+    if not name.removeprefix("-").isascii() or not name.removeprefix("-").isdigit():
+        raise Refusal(ErrorCode.invalid_request, f"Broker id must be an integer, but it is: {name}")
+    if int(name) != ctx.broker.node_id:
+        raise Refusal(
+            ErrorCode.invalid_request,
+            f"Unexpected broker id, expected {ctx.broker.node_id} or empty string, but received {name}",
+        )
+
+
+def _wanted(configs: Iterable[DescribedConfig], keys: list[str] | None) -> Iterator[DescribedConfig]:
+    """An empty list of keys means all of them too."""
+    return (config for config in configs if not keys or config.name in keys)
+
+
+def _entry(request: Message, config: DescribedConfig) -> dict[str, Any]:
+    secret = config.type is ConfigType.PASSWORD
+    entry: dict[str, Any] = {
+        "name": config.name,
+        "value": None if secret else config.value,
+        "read_only": config.read_only,
+        "config_source": config.source,
+        "is_sensitive": secret,
+        "config_type": config.type,
+        "documentation": config.doc if request.include_documentation else None,
+    }
+    if request.include_synonyms:
+        entry["synonyms"] = [
+            {"name": synonym.name, "value": None if secret else synonym.value, "source": synonym.source}
+            for synonym in config.synonyms
+        ]
+    return entry
+
+
+def _root_logger(ctx: RequestContext, name: str) -> dict[str, Any]:
+    if not name:
+        raise Refusal(ErrorCode.invalid_request, "Broker id must not be empty")
+    _check_node(ctx, name)
+    return {
+        "name": "root",
+        "value": ctx.broker.config.logging_level.upper(),
+        "read_only": True,
+        "config_source": LOGGER_SOURCE,
+        "is_sensitive": False,
+        "config_type": UNKNOWN_TYPE,
+        "documentation": "",
+    }
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "results": [
+            {
+                "error_code": code,
+                "resource_type": resource.resource_type,
+                "resource_name": resource.resource_name,
+            }
+            for resource in request.resources
+        ]
+    }
+
+
+API: Final = Api(
+    key=32,
+    name="DescribeConfigs",
+    versions=range(1, 5),
+    handle=describe_configs,
+    error_response=_error_response,
+)

@@ -1,0 +1,87 @@
+"""DescribeGroups (key 15), versions 0-6: state, members and assignments of groups.
+
+v3 tells authorized operations when asked, v4 (KIP-345) instance ids. A group that does not exist is
+described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.groups.group import Group
+from gateway.groups.roster import Member
+from gateway.groups.states import GroupState
+from gateway.wire.message import Message
+
+NOT_FOUND_FROM: Final = 6
+#: Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: without ACLs, all there are.
+ALL_GROUP_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
+NOT_ASKED: Final = -(2**31)
+
+
+async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    is_asked = request.include_authorized_operations
+    operations = ALL_GROUP_OPERATIONS if is_asked else NOT_ASKED
+    described = []
+    for group_id in dict.fromkeys(request.groups):  # a group named twice is described once
+        group = ctx.broker.groups.get(group_id)
+        if group is not None:
+            described.append(_described(group) | {"authorized_operations": operations})
+        elif ctx.version >= NOT_FOUND_FROM:
+            described.append(_unknown(group_id, ErrorCode.group_id_not_found))
+        else:
+            dead = _unknown(group_id, ErrorCode.none)
+            described.append(dead | {"authorized_operations": operations})
+    return {"groups": described}
+
+
+def _described(group: Group) -> dict[str, Any]:
+    # While members come and go, what they sent belongs to no generation: Kafka keeps it to itself.
+    protocol = group.protocol_name if group.state is GroupState.STABLE else None
+    return {
+        "error_code": ErrorCode.none,
+        "group_id": group.group_id,
+        "group_state": group.state.value,
+        "protocol_type": group.protocol_type or "",
+        "protocol_data": protocol or "",
+        "members": [_member(member, protocol) for member in group.roster],
+    }
+
+
+def _member(member: Member, protocol: str | None) -> dict[str, Any]:
+    return {
+        "member_id": member.member_id,
+        "group_instance_id": member.instance_id,
+        "client_id": member.client_id,
+        "client_host": member.client_host,
+        "member_metadata": member.metadata(protocol),
+        "member_assignment": member.assignment,
+    }
+
+
+def _unknown(group_id: str, error: int) -> dict[str, Any]:
+    return {
+        "error_code": error,
+        "error_message": f"Group {group_id} not found." if error else None,
+        "group_id": group_id,
+        "group_state": GroupState.DEAD.value,
+        "authorized_operations": NOT_ASKED,
+    }
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    answer = {"error_code": error, "group_state": "", "authorized_operations": NOT_ASKED}
+    return {"groups": [{"group_id": group_id, **answer} for group_id in request.groups]}
+
+
+API: Final = Api(
+    key=15,
+    name="DescribeGroups",
+    versions=range(7),
+    handle=describe_groups,
+    error_response=error_response,
+)

@@ -1,0 +1,110 @@
+"""DescribeTopicPartitions (key 75), version 0: topics page by page (KIP-966).
+
+Keeps: topics come in the order of their names, so that a cursor (topic, partition) says exactly
+what is still to come, whatever was created or deleted meanwhile.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.stream import Stream
+from gateway.admin import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.apis import Api, RequestContext
+from gateway.refusals import Refusal
+from gateway.topics import INTERNAL, check_name
+from gateway.wire.message import Message
+
+PARTITIONS_MAX: Final = 2_000
+"""Partitions in one response, whatever the client asks for: Kafka's max.request.partition.size.limit."""
+
+
+async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    cursor = request.cursor
+    names = {topic.name for topic in request.topics}
+    if cursor is not None and (cursor.partition_index < 0 or (names and cursor.topic_name not in names)):
+        return _error_response(request, ctx.version, ErrorCode.invalid_request)
+    first_name = cursor.topic_name if cursor is not None else ""
+    every = names or {stream.name for stream in ctx.broker.topics}
+    left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
+    entries: list[dict[str, Any]] = []
+    for name in sorted(name for name in every if name >= first_name):
+        if not left:
+            return _page(entries, name, 0)
+        first = cursor.partition_index if cursor is not None and name == first_name else 0
+        stream = ctx.broker.topics.get(name)
+        if stream is None:
+            entries.append(_unknown(name))
+            continue
+        end = min(stream.slot_count, first + left)
+        entries.append(_known(ctx.broker.node_id, stream, range(first, end)))
+        left -= max(0, end - first)
+        if end < stream.slot_count:
+            return _page(entries, name, end)
+    return {"topics": entries, "next_cursor": None}
+
+
+def _page(entries: list[dict[str, Any]], topic: str, partition: int) -> Mapping[str, Any]:
+    return {
+        "topics": entries,
+        "next_cursor": {"topic_name": topic, "partition_index": partition},
+    }
+
+
+def _unknown(name: str) -> dict[str, Any]:
+    code = ErrorCode.unknown_topic_or_partition
+    try:
+        check_name(name)
+    except Refusal as refused:
+        code = refused.code
+    return {
+        "error_code": code,
+        "name": name,
+        "is_internal": name in INTERNAL,
+        "topic_authorized_operations": TOPIC_OPERATIONS,
+    }
+
+
+def _known(node_id: int, stream: Stream, partitions: range) -> dict[str, Any]:
+    leader_epoch = leader_epoch_of(stream)
+    return {
+        "error_code": ErrorCode.none,
+        "name": stream.name,
+        "topic_id": stream.uuid,
+        "is_internal": stream.name in INTERNAL,
+        "partitions": [
+            {
+                "error_code": ErrorCode.none,
+                "partition_index": index,
+                "leader_id": node_id,
+                "leader_epoch": leader_epoch,
+                "replica_nodes": [node_id],
+                "isr_nodes": [node_id],
+                "eligible_leader_replicas": [],
+                "last_known_elr": [],
+                "offline_replicas": [],
+            }
+            for index in partitions
+        ],
+        "topic_authorized_operations": TOPIC_OPERATIONS,
+    }
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "topics": [
+            {"error_code": code, "name": topic.name, "topic_authorized_operations": NOT_ASKED}
+            for topic in request.topics
+        ],
+        "next_cursor": None,
+    }
+
+
+API: Final = Api(
+    key=75,
+    name="DescribeTopicPartitions",
+    versions=range(1),
+    handle=describe_topic_partitions,
+    error_response=_error_response,
+)

@@ -1,0 +1,320 @@
+"""Fetch (key 1), versions 4-18. Answers at once from memory where it can, waits without a task.
+
+Keeps: the first partition that has anything returns at least one whole batch, whatever the limits (KIP-74); nothing
+at or beyond the high watermark is returned, nor beyond the last stable offset to read_committed; what a client gets
+for a partition is what was produced, byte for byte. Sessions: KIP-227. Topic ids: KIP-516, from version 13.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from core.errors import OutOfRange, StoreError
+from gateway.apis import Api
+from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
+from gateway.wire.codec import request_codec
+from gateway.wire.responses import FetchedPartition, encode_fetch_response
+
+if TYPE_CHECKING:
+    from core.log.format import Buffer
+    from core.reader import ReadResult
+    from core.slot import Slot
+    from core.stream import Stream
+    from gateway.broker import Broker
+    from gateway.connection import Connection
+    from gateway.response_slot import ResponseSlot
+    from gateway.wire.headers import RequestHeader
+    from gateway.wire.message import Message
+
+logger = logging.getLogger(__name__)
+
+# Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
+OFFSET_OUT_OF_RANGE: Final = 1
+UNKNOWN_TOPIC_OR_PARTITION: Final = 3
+NOT_LEADER_OR_FOLLOWER: Final = 6
+KAFKA_STORAGE_ERROR: Final = 56
+FENCED_LEADER_EPOCH: Final = 74
+UNKNOWN_LEADER_EPOCH: Final = 75
+UNKNOWN_TOPIC_ID: Final = 100
+
+KEY: Final = 1
+JOIN_BELOW: Final = 4096
+"""Entries that are smaller than this on average are copied together: cheaper than a buffer for each."""
+SESSIONS_SINCE: Final = 7
+TOPIC_IDS_SINCE: Final = 13
+READ_COMMITTED: Final = 1
+
+
+class _Fetch:
+    """One Fetch request on its way."""
+
+    __slots__ = (
+        "broker",
+        "committed",
+        "connection",
+        "deadline_s",
+        "done",
+        "full",
+        "max_bytes",
+        "min_bytes",
+        "reply",
+        "results",
+        "session",
+        "size",
+        "timer",
+        "urgent",
+        "version",
+        "waited",
+        "wanted",
+    )
+
+    def __init__(self, connection: Connection, version: int, request: Message, reply: ResponseSlot) -> None:
+        broker: Broker = connection.broker
+        self.broker = broker
+        self.connection = connection
+        self.version = version
+        self.reply = reply
+        self.done = False
+        self.max_bytes: int = min(request.max_bytes, broker.config.fetch_max_bytes)
+        self.min_bytes: int = min(request.min_bytes, self.max_bytes)
+        self.committed = request.isolation_level == READ_COMMITTED
+        self.wanted = FetchSet()
+        self.session: FetchSession | None = None
+        self.full = True  # every partition is answered, not only those with news
+        self.waited = request.max_wait <= 0
+        self.deadline_s = request.max_wait / 1000
+        self.timer: asyncio.TimerHandle | None = None
+        self.results: dict[Target, FetchedPartition] = {}
+        self.size = 0  # bytes of records
+        self.urgent = False  # a partition has an error: answer now
+
+    # What is asked for
+
+    def read_request(self, request: Message) -> None:
+        """Find the partitions, in a session or not. Raises SessionError."""
+        with_ids = self.version >= TOPIC_IDS_SINCE
+        sessions = self.broker.fetch_sessions
+        session_id, epoch = request.session_id, request.session_epoch
+        if self.version < SESSIONS_SINCE or epoch == FINAL_EPOCH:
+            sessions.remove(session_id)
+        elif epoch == INITIAL_EPOCH:
+            sessions.remove(session_id)
+            self.session = sessions.create(with_ids) if request.topics else None
+        else:
+            self.session = sessions.take(session_id, epoch, with_ids)
+            self.full = False
+        if self.session is not None:
+            self.wanted = self.session
+        self._read_partitions(request, with_ids)
+        if self.session is not None:
+            self.session.watch()
+
+    def _read_partitions(self, request: Message, with_ids: bool) -> None:
+        wanted = self.wanted
+        for topic in request.forgotten_topics_data:
+            key = topic.topic_id if with_ids else topic.topic
+            for index in topic.partitions:
+                wanted.remove(key, index)
+        for topic in request.topics:
+            key = topic.topic_id if with_ids else topic.topic
+            for partition in topic.partitions:
+                target = wanted.targets.get((key, partition.partition))
+                if target is None:
+                    target = Target(key, partition.partition)
+                    target.find_slot(self.stream)
+                target.offset = partition.fetch_offset
+                target.max_bytes = partition.partition_max_bytes
+                target.leader_epoch = partition.current_leader_epoch
+                wanted.put(target)
+
+    def stream(self, topic: TopicKey) -> Stream | None:
+        if isinstance(topic, str):
+            return self.broker.topics.get(topic)
+        return None if topic is None else self.broker.topics.by_uuid(topic)
+
+    # Evaluation
+
+    def run(self) -> None:
+        """Look at the partitions that may have news, then answer or wait."""
+        if self.done:
+            return
+        if self.connection.output_room() <= 0:
+            self.connection.when_output_room(self.run)
+            return
+        todo = list(self.wanted.dirty)
+        self.wanted.find_slots(self.stream, todo)
+        for place, target in enumerate(todo):
+            if not self._look(target):
+                task = asyncio.ensure_future(self._run_cold(todo[place:]))
+                task.add_done_callback(self._cold_done)
+                return
+        self._decide()
+
+    def _look(self, target: Target) -> bool:
+        """Evaluate one partition from memory; False when it must be read from disk."""
+        self._forget(target)
+        slot = target.slot
+        code = _refusal(target)
+        if code or slot is None:
+            self._fail(target, code)
+            return True
+        end = slot.stable_end if self.committed else slot.durable_end
+        room = self._room(target)
+        if target.offset >= end:
+            self.wanted.dirty.pop(target, None)
+            self._add(target, slot, None)
+        elif room <= 0 and self.size:
+            self._add(target, slot, None)
+        else:
+            found = slot.container.reader.cached(slot, target.offset, end, room, not self.size)
+            if found is None:
+                return False
+            self._add(target, slot, found)
+        return True
+
+    def _room(self, target: Target) -> int:
+        return min(target.max_bytes, self.max_bytes - self.size)
+
+    async def _run_cold(self, todo: list[Target]) -> None:
+        for target in todo:
+            if not self._look(target):
+                await self._look_on_disk(target)
+        self._decide()
+
+    async def _look_on_disk(self, target: Target) -> None:
+        slot = target.slot
+        assert slot is not None
+        end = slot.stable_end if self.committed else slot.durable_end
+        try:
+            found = await slot.container.reader.read(
+                slot, target.offset, end, self._room(target), at_least_one=not self.size
+            )
+        except OutOfRange:
+            self._fail(target, OFFSET_OUT_OF_RANGE)
+        except (StoreError, OSError) as error:
+            logger.error("partition cannot be read", extra={"partition": repr(slot), "error": str(error)})
+            self._fail(target, KAFKA_STORAGE_ERROR)
+        else:
+            self._add(target, slot, found)
+
+    def _cold_done(self, task: asyncio.Future[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("fetch failed", exc_info=task.exception())
+            self._finish()
+            self.reply.close("a fetch failed; the gateway's log says why")
+
+    def _forget(self, target: Target) -> None:
+        """What an earlier look found is looked up anew."""
+        old = self.results.pop(target, None)
+        if old is not None:
+            self.size -= old[7]
+
+    def _fail(self, target: Target, code: int) -> None:
+        self.results[target] = (target.index, code, -1, -1, -1, None, (), 0)
+        self.urgent = True
+
+    def _add(self, target: Target, slot: Slot, found: ReadResult | None) -> None:
+        parts: Sequence[Buffer] = ()
+        size = 0
+        if found is not None:
+            parts, size = found.parts, found.size
+            if len(parts) > 1 and size < len(parts) * JOIN_BELOW:
+                parts = (b"".join(parts),)
+        self.size += size
+        aborted: list[tuple[int, int]] | None = [] if self.committed else None
+        end, stable = slot.durable_end, slot.stable_end
+        self.results[target] = (target.index, 0, end, stable, slot.start, aborted, parts, size)
+
+    # Waiting and answering
+
+    def _decide(self) -> None:
+        if self.waited or self.urgent or self.size >= self.min_bytes or not self.wanted.targets:
+            self._answer()
+            return
+        if self.timer is None:
+            self.timer = asyncio.get_running_loop().call_later(self.deadline_s, self._time_is_up)
+            self.connection.on_close(self._finish)
+            self.broker.fetch_sessions.waiting[self._time_is_up] = None
+        self.wanted.wait(self.min_bytes - self.size, self.run)
+
+    def _time_is_up(self) -> None:
+        self.waited = True
+        self.wanted.stop_waiting()
+        self.run()
+
+    def _finish(self) -> None:
+        """Nothing more will happen to this request."""
+        self.done = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.connection.forget_on_close(self._finish)
+            self.broker.fetch_sessions.waiting.pop(self._time_is_up, None)
+        if self.session is None:
+            self.wanted.close()
+        else:
+            self.wanted.stop_waiting()
+
+    def _answer(self) -> None:
+        if self.done:
+            return
+        self._finish()
+        topics: dict[TopicKey, list[FetchedPartition]] = {}
+        dirty = self.wanted.dirty
+        for target, result in self.results.items():
+            _, code, end, _, start, _, _, size = result
+            if self.full or size or code or end != target.sent_end or start != target.sent_start:
+                topics.setdefault(target.topic, []).append(result)
+                target.sent_end, target.sent_start = end, start
+            if size and target in dirty:
+                # It may have more: its turn comes again, after all others.
+                del dirty[target]
+                dirty[target] = None
+        self.broker.metrics.fetched_bytes += self.size
+        session_id = 0 if self.session is None else self.session.id
+        self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+
+
+def _refusal(target: Target) -> int:
+    """Kafka's error code for a partition that cannot be read from, else 0."""
+    slot = target.slot
+    if slot is None or slot.stream.deleted:
+        return UNKNOWN_TOPIC_OR_PARTITION if isinstance(target.topic, str) else UNKNOWN_TOPIC_ID
+    if target.leader_epoch >= 0 and target.leader_epoch != slot.leader_epoch:
+        return FENCED_LEADER_EPOCH if target.leader_epoch < slot.leader_epoch else UNKNOWN_LEADER_EPOCH
+    if not slot.start <= target.offset <= slot.end:
+        return OFFSET_OUT_OF_RANGE
+    return 0
+
+
+def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
+    """Answer a Fetch, now or when there is enough. Raises MalformedRequest."""
+    version = header.api_version
+    request = request_codec(KEY, version).decode(body)
+    if request.replica_id >= 0 or request.replica_state.replica_id >= 0:
+        reply.send(_refuse_replica(version, request))
+        return
+    running = _Fetch(connection, version, request, reply)
+    try:
+        running.read_request(request)
+    except SessionError as error:
+        reply.send(encode_fetch_response(version, [], error_code=error.error_code))
+        return
+    running.run()
+
+
+def _refuse_replica(version: int, request: Message) -> list[Any]:
+    """Nobody replicates from here: a fetch that says it is a replica's must not move anything."""
+    topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
+        (
+            topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,
+            [(p.partition, NOT_LEADER_OR_FOLLOWER, -1, -1, -1, None, (), 0) for p in topic.partitions],
+        )
+        for topic in request.topics
+    ]
+    return list(encode_fetch_response(version, topics))
+
+
+API: Final = Api(key=KEY, name="Fetch", versions=range(4, 19), handle_raw=fetch)

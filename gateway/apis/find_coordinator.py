@@ -1,0 +1,56 @@
+"""FindCoordinator (key 10), versions 0-6: which broker keeps a group, or a transaction.
+
+v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups. We keep all groups
+and all transactions ourselves; share groups are off, which Kafka answers with INVALID_REQUEST.
+Clients are sent back to the listener that they came by.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+BATCHED_FROM: Final = 4
+NO_NODE: Final[Mapping[str, Any]] = {"node_id": -1, "host": "", "port": -1}
+
+
+class KeyType(enum.IntEnum):
+    GROUP = 0
+    TRANSACTION = 1
+
+
+async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if request.key_type not in (KeyType.GROUP, KeyType.TRANSACTION):
+        return error_response(request, ctx.version, ErrorCode.invalid_request)
+    listener = ctx.connection.listener
+    node = {
+        "error_code": ErrorCode.none,
+        "node_id": ctx.broker.node_id,
+        "host": listener.advertised_host,
+        "port": listener.advertised_port,
+    }
+    if ctx.version < BATCHED_FROM:
+        return node
+    return {"coordinators": [{"key": key, **node} for key in request.coordinator_keys]}
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    answer = {"error_code": error, "error_message": ErrorCode(error).name, **NO_NODE}
+    if version < BATCHED_FROM:
+        return answer
+    return {"coordinators": [{"key": key, **answer} for key in request.coordinator_keys]}
+
+
+API: Final = Api(
+    key=10,
+    name="FindCoordinator",
+    versions=range(7),
+    handle=find_coordinator,
+    error_response=error_response,
+)

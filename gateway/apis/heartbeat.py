@@ -1,0 +1,32 @@
+"""Heartbeat (key 12), versions 0-4: a member is alive, and hears whether it must join again.
+
+v3 (KIP-345) knows static members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+
+async def heartbeat(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    error = ctx.broker.groups.heartbeat(
+        request.group_id, request.member_id, request.group_instance_id, request.generation_id
+    )
+    return {"error_code": error}
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    return {"error_code": error}
+
+
+API: Final = Api(
+    key=12,
+    name="Heartbeat",
+    versions=range(5),
+    handle=heartbeat,
+    error_response=error_response,
+)

@@ -1,0 +1,52 @@
+"""LeaveGroup (key 13), versions 0-5: members go, or are put out by an administrator.
+
+v3 (KIP-345) takes several members, by id or by instance id, each with its own error; before that
+the one member's error is the response's. v5 (KIP-800) brings reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.groups.messages import LeavingMember
+from gateway.wire.message import Message
+
+BATCHED_FROM: Final = 3
+
+
+async def leave_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if ctx.version < BATCHED_FROM:
+        leaving = [LeavingMember(request.member_id, None, None)]
+    else:
+        leaving = [
+            LeavingMember(member.member_id, member.group_instance_id, member.reason) for member in request.members
+        ]
+    error, errors = ctx.broker.groups.leave(request.group_id, leaving)
+    if ctx.version < BATCHED_FROM:
+        return {"error_code": error or errors[0]}
+    return {
+        "error_code": error,
+        "members": [
+            {
+                "member_id": member.member_id,
+                "group_instance_id": member.instance_id,
+                "error_code": member_error,
+            }
+            for member, member_error in zip(leaving, errors, strict=False)
+        ],
+    }
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    return {"error_code": error}
+
+
+API: Final = Api(
+    key=13,
+    name="LeaveGroup",
+    versions=range(6),
+    handle=leave_group,
+    error_response=error_response,
+)

@@ -1,0 +1,40 @@
+"""ListConfigResources (key 74), versions 0-1: names that can be described (KIP-714, KIP-1142).
+
+v0 is about client metrics only, of which there are none.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import ResourceType
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+ANY_TYPE_FROM: Final = 1
+
+
+async def list_config_resources(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    known = {kind.value for kind in ResourceType}
+    asked = set(request.resource_types) or known
+    if ctx.version < ANY_TYPE_FROM:
+        asked = {ResourceType.CLIENT_METRICS.value}
+    if asked - known:
+        return {"error_code": ErrorCode.unsupported_version}
+    node = str(ctx.broker.node_id)
+    found = [(node, kind) for kind in (ResourceType.BROKER, ResourceType.BROKER_LOGGER)]
+    if ResourceType.TOPIC in asked:
+        found += [(stream.name, ResourceType.TOPIC) for stream in ctx.broker.topics]
+    return {
+        "config_resources": [{"resource_name": name, "resource_type": kind} for name, kind in found if kind in asked]
+    }
+
+
+API: Final = Api(
+    key=74,
+    name="ListConfigResources",
+    versions=range(2),
+    handle=list_config_resources,
+    error_response=lambda request, version, code: {"error_code": code},
+)

@@ -1,0 +1,46 @@
+"""ListGroups (key 16), versions 0-5: all groups of this broker.
+
+v4 (KIP-518) filters by state, v5 (KIP-848) by type; both ignore case. All our groups are classic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+CLASSIC: Final = "classic"
+
+
+async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    states = {state.strip().lower() for state in request.states_filter}
+    types = {kind.strip().lower() for kind in request.types_filter}
+    if types and CLASSIC not in types:
+        return {"groups": []}
+    return {
+        "groups": [
+            {
+                "group_id": group.group_id,
+                "protocol_type": group.protocol_type or "",
+                "group_state": group.state.value,
+                "group_type": CLASSIC,
+            }
+            for group in ctx.broker.groups
+            if not states or group.state.lower() in states
+        ]
+    }
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    return {"error_code": error}
+
+
+API: Final = Api(
+    key=16,
+    name="ListGroups",
+    versions=range(6),
+    handle=list_groups,
+    error_response=error_response,
+)

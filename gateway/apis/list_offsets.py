@@ -1,0 +1,211 @@
+"""ListOffsets (key 2), versions 1-11.
+
+v2 adds isolation levels, v4 leader epochs (KIP-320), v7 the largest timestamp (KIP-734), v8 the
+earliest local offset (KIP-405), v9 the last tiered one (KIP-1005), v10 a time-out, v11 the earliest
+that waits for tiering (KIP-1023). A special timestamp of a later version gets UNSUPPORTED_VERSION.
+
+Keeps: a look-up by time answers the first record at or after it, never an earlier one. What is
+answered is visible: below the high watermark, for read_committed below the last stable offset.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from core.reader import StoredEntry
+from core.slot import Slot
+from gateway.admin import epoch_error, repeated, slot_of, storage_code
+from gateway.apis import Api, RequestContext
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.message import Message
+from gateway.wire.record_batch import read_header
+from gateway.wire.records import iter_records
+
+LATEST, EARLIEST, MAX_TIMESTAMP = -1, -2, -3
+EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING = -4, -5, -6
+SINCE: Final = {
+    LATEST: 1,
+    EARLIEST: 1,
+    MAX_TIMESTAMP: 7,
+    EARLIEST_LOCAL: 8,
+    LATEST_TIERED: 9,
+    EARLIEST_PENDING: 11,
+}
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
+
+SEARCHES_AT_ONCE: Final = 32
+"""Look-ups by time of one request that hold a batch in memory at the same time."""
+OPENED_INLINE_BYTES_MAX: Final = 64 * 1024
+"""Larger batches are opened in a thread: their records may be many, and are read in Python."""
+
+
+class Found(NamedTuple):
+    """What a question about a partition is answered with."""
+
+    offset: int = -1
+    timestamp: int = -1
+    leader_epoch: int = -1
+    code: ErrorCode = ErrorCode.none
+
+
+NOTHING: Final = Found()
+
+
+async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    searches = asyncio.Semaphore(SEARCHES_AT_ONCE)
+    topics = (_topic(ctx, request, topic, searches) for topic in request.topics)
+    return {"topics": await asyncio.gather(*topics)}
+
+
+async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: asyncio.Semaphore) -> dict[str, Any]:
+    twice = repeated(partition.partition_index for partition in topic.partitions)
+    stream = ctx.broker.topics.get(topic.name)
+    answers: dict[int, Found] = {}
+    awaited: dict[int, Awaitable[Found]] = {}
+    for asked in topic.partitions:
+        index = asked.partition_index
+        slot = slot_of(stream, index)
+        if index in twice:
+            answers[index] = Found(code=ErrorCode.invalid_request)
+        elif slot is None:
+            answers[index] = Found(code=ErrorCode.unknown_topic_or_partition)
+        else:
+            answer = _answer(ctx, request, asked, slot, searches)
+            if isinstance(answer, Found):
+                answers[index] = answer
+            else:
+                awaited[index] = answer
+    answers |= zip(awaited, await asyncio.gather(*awaited.values()), strict=True)
+    return {
+        "name": topic.name,
+        "partitions": [_result(index, found) for index, found in answers.items()],
+    }
+
+
+def _answer(
+    ctx: RequestContext,
+    request: Message,
+    asked: Message,
+    slot: Slot,
+    searches: asyncio.Semaphore,
+) -> Found | Awaitable[Found]:
+    """At once where memory knows the answer."""
+    if code := epoch_error(slot, asked.current_leader_epoch):
+        return Found(code=code)
+    if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
+        return Found(code=ErrorCode.invalid_request)
+    if asked.timestamp < 0 and ctx.version < SINCE.get(asked.timestamp, ctx.version + 1):
+        return Found(code=ErrorCode.unsupported_version)
+    end = slot.stable_end if request.isolation_level == READ_COMMITTED else slot.durable_end
+    match asked.timestamp:
+        case -1:
+            return Found(end, leader_epoch=slot.leader_epoch)
+        case -2 | -4:  # nothing is tiered yet: what is there is local
+            return Found(slot.start, leader_epoch=slot.epoch_at(slot.start))
+        case -5 | -6:
+            return NOTHING
+        case -3:
+            return _searched(searches, lambda: _with_max_timestamp(slot, end))
+        case timestamp:
+            return _searched(searches, lambda: _at_time(slot, timestamp, end))
+
+
+async def _searched(searches: asyncio.Semaphore, search: Callable[[], Awaitable[Found]]) -> Found:
+    async with searches:
+        try:
+            return await search()
+        except StoreError as failed:
+            return Found(code=storage_code(failed))
+
+
+async def _with_max_timestamp(slot: Slot, end: int) -> Found:
+    entry = await slot.entry_with_max_timestamp()
+    if entry is None:
+        return NOTHING
+    return _visible(slot, end, await _opened(slot, entry, _largest))
+
+
+async def _at_time(slot: Slot, timestamp: int, end: int) -> Found:
+    """A batch's largest timestamp may be that of a record before the start, or be made up: go on."""
+    offset = slot.start
+    while (entry := await slot.entry_at_time(timestamp, offset)) is not None:
+        found = await _opened(slot, entry, lambda records: _first_from(records, timestamp))
+        if found is not None:
+            return _visible(slot, end, found)
+        offset = entry.first + entry.count
+    return NOTHING
+
+
+Stamp = tuple[int, int]
+"""A record's timestamp and offset."""
+
+
+async def _opened(slot: Slot, entry: StoredEntry, choose: Callable[[list[Stamp]], Stamp | None]) -> Stamp | None:
+    """The record of a batch that is chosen, among those that were not deleted."""
+    if len(entry.payload) <= OPENED_INLINE_BYTES_MAX:
+        return choose(_stamps(entry, slot.start))
+    return await asyncio.to_thread(lambda: choose(_stamps(entry, slot.start)))
+
+
+def _stamps(entry: StoredEntry, start: int) -> list[Stamp]:
+    """Of a batch that cannot be opened (its producer sent nonsense) its first record stands for all."""
+    header = read_header(entry.payload)
+    first = (header.max_timestamp, max(entry.first, start))
+    if header.is_log_append_time:
+        return [first]
+    try:
+        return [(r.timestamp, r.offset) for r in iter_records(entry.payload) if r.offset >= start]
+    except InvalidBatch:
+        return [first]
+
+
+def _first_from(stamps: list[Stamp], timestamp: int) -> Stamp | None:
+    return next((stamp for stamp in stamps if stamp[0] >= timestamp), None)
+
+
+def _largest(stamps: list[Stamp]) -> Stamp | None:
+    """The first of those with the largest timestamp."""
+    return max(stamps, key=lambda stamp: stamp[0], default=None)
+
+
+def _visible(slot: Slot, end: int, stamp: Stamp | None) -> Found:
+    if stamp is None or stamp[1] >= end:
+        return NOTHING
+    timestamp, offset = stamp
+    return Found(offset, timestamp, slot.epoch_at(offset))
+
+
+def _result(index: int, found: Found) -> dict[str, Any]:
+    return {
+        "partition_index": index,
+        "error_code": found.code,
+        "timestamp": found.timestamp,
+        "offset": found.offset,
+        "leader_epoch": found.leader_epoch,
+    }
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "topics": [
+            {
+                "name": topic.name,
+                "partitions": [
+                    _result(partition.partition_index, Found(code=ErrorCode(code))) for partition in topic.partitions
+                ],
+            }
+            for topic in request.topics
+        ]
+    }
+
+
+API: Final = Api(
+    key=2,
+    name="ListOffsets",
+    versions=range(1, 12),
+    handle=list_offsets,
+    error_response=_error_response,
+)

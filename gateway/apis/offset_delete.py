@@ -1,0 +1,67 @@
+"""OffsetDelete (key 47), version 0: forget offsets of topics that a group no longer reads (KIP-496)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.groups.group import Group
+from gateway.wire.message import Message
+
+
+async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    groups = ctx.broker.groups
+    error = groups.check_offset_delete(request.group_id)
+    if error:
+        return error_response(request, ctx.version, error)
+    group = groups.get(request.group_id)
+    errors = {
+        (topic.name, partition.partition_index): _check(ctx, group, topic.name, partition)
+        for topic in request.topics
+        for partition in topic.partitions
+    }
+    places = [place for place, error in errors.items() if not error]
+    error = await groups.delete_offsets(request.group_id, places)
+    if error:
+        return error_response(request, ctx.version, error)
+    return {
+        "error_code": ErrorCode.none,
+        "topics": [
+            {
+                "name": topic.name,
+                "partitions": [
+                    {
+                        "partition_index": partition.partition_index,
+                        "error_code": errors[topic.name, partition.partition_index],
+                    }
+                    for partition in topic.partitions
+                ],
+            }
+            for topic in request.topics
+        ],
+    }
+
+
+def _check(ctx: RequestContext, group: Group, name: str, partition: Message) -> ErrorCode:
+    stream = ctx.broker.topics.get(name)
+    if stream is None or not 0 <= partition.partition_index < stream.slot_count:
+        return ErrorCode.unknown_topic_or_partition
+    if group.is_subscribed_to(name):
+        return ErrorCode.group_subscribed_to_topic
+    return ErrorCode.none
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    return {"error_code": error}
+
+
+API: Final = Api(
+    key=47,
+    name="OffsetDelete",
+    versions=range(1),
+    handle=offset_delete,
+    error_response=error_response,
+)

@@ -1,0 +1,122 @@
+"""OffsetFetch (key 9), versions 1-10: how far consumers of a group have come.
+
+v2 takes null for all topics, v5 brings leader epochs (KIP-320), v7 RequireStable (KIP-447), v8
+several groups at once (KIP-709), v9 member ids (KIP-848; they mean nothing to classic groups), v10
+topic ids.
+
+Keeps: every partition that was asked for is answered; one without an offset has -1 and no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.groups.persistence import NO_EPOCH, CommittedOffset, OffsetKey
+from gateway.wire.message import Message
+
+GROUP_ERROR_FROM: Final = 2
+GROUPS_FROM: Final = 8
+TOPIC_IDS_FROM: Final = 10
+NO_OFFSET: Final = CommittedOffset(-1, NO_EPOCH, "", -1)
+
+
+async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if ctx.version < GROUPS_FROM:
+        return await _fetch_group(ctx, request, request.require_stable)
+    answers = []
+    fetched_whole: set[str] = set()
+    for group in request.groups:
+        if group.topics is None:
+            # A short request must not make an endless answer: all of a group is told once.
+            if group.group_id in fetched_whole:
+                continue
+            fetched_whole.add(group.group_id)
+        answer = await _fetch_group(ctx, group, request.require_stable)
+        answers.append({"group_id": group.group_id, **answer})
+    return {"groups": answers}
+
+
+async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool) -> dict[str, Any]:
+    """One group's answer; before v8 the request itself is the only group."""
+    by_id = ctx.version >= TOPIC_IDS_FROM
+    if require_stable:
+        await ctx.broker.groups.settle(group.group_id)
+    if group.topics is None:
+        return {"error_code": ErrorCode.none, "topics": _all_topics(ctx, group.group_id, by_id)}
+    answer = _topic_by_id if by_id else _topic_by_name
+    topics = [answer(ctx, group.group_id, topic) for topic in group.topics]
+    return {"error_code": ErrorCode.none, "topics": topics}
+
+
+def _all_topics(ctx: RequestContext, group_id: str, by_id: bool) -> list[dict[str, Any]]:
+    topics = []
+    for name, partitions in ctx.broker.groups.offsets(group_id).items():
+        identity: dict[str, Any] = {"name": name}
+        if by_id:
+            stream = ctx.broker.topics.get(name)
+            if stream is None:
+                continue  # being deleted, and its offsets with it
+            identity = {"topic_id": stream.uuid}
+        answered = [_partition(index, committed) for index, committed in partitions.items()]
+        topics.append({**identity, "partitions": answered})
+    return topics
+
+
+def _topic_by_name(ctx: RequestContext, group_id: str, topic: Message) -> dict[str, Any]:
+    return {"name": topic.name, "partitions": _partitions(ctx, group_id, topic.name, topic)}
+
+
+def _topic_by_id(ctx: RequestContext, group_id: str, topic: Message) -> dict[str, Any]:
+    stream = ctx.broker.topics.by_uuid(topic.topic_id)
+    if stream is None:
+        unknown = [_partition(index, NO_OFFSET, ErrorCode.unknown_topic_id) for index in topic.partition_indexes]
+        return {"topic_id": topic.topic_id, "partitions": unknown}
+    partitions = _partitions(ctx, group_id, stream.name, topic)
+    return {"topic_id": topic.topic_id, "partitions": partitions}
+
+
+def _partitions(ctx: RequestContext, group_id: str, name: str, topic: Message) -> list[dict[str, Any]]:
+    offset = ctx.broker.groups.offset
+    return [
+        _partition(index, offset(OffsetKey(group_id, name, index)) or NO_OFFSET) for index in topic.partition_indexes
+    ]
+
+
+def _partition(index: int, committed: CommittedOffset, error: int = ErrorCode.none) -> dict[str, Any]:
+    return {
+        "partition_index": index,
+        "committed_offset": committed.offset,
+        "committed_leader_epoch": committed.leader_epoch,
+        "metadata": committed.metadata,
+        "error_code": error,
+    }
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    if version >= GROUPS_FROM:
+        failed = {"topics": [], "error_code": error}
+        return {"groups": [{"group_id": group.group_id, **failed} for group in request.groups]}
+    if version >= GROUP_ERROR_FROM:
+        return {"topics": [], "error_code": error}
+    return {
+        "topics": [
+            {
+                "name": topic.name,
+                "partitions": [_partition(index, NO_OFFSET, error) for index in topic.partition_indexes],
+            }
+            for topic in request.topics
+        ]
+    }
+
+
+API: Final = Api(
+    key=9,
+    name="OffsetFetch",
+    versions=range(1, 11),
+    handle=offset_fetch,
+    error_response=error_response,
+)

@@ -1,0 +1,203 @@
+"""Produce (key 0), versions 3-13. The hot path: no task, no await; the answer leaves when the log has synced.
+
+Keeps: a partition is answered without error only after its entry is durable, or because it is a duplicate of one
+that is; entries of one slot are appended in the order in which requests arrived. One batch a partition, magic 2
+(KIP-98); the batch's bytes stay the client's own, save base offset and leader epoch, which its CRC does not cover,
+and save topics that ask for LogAppendTime or another codec.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull
+from core.writers import Duplicate
+from gateway.apis import Api
+from gateway.batches import adapt_batch
+from gateway.topic_configs import TopicConfig, config_of
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.produce_request import decode_produce
+from gateway.wire.record_batch import LENGTH_PREFIX_BYTES, TRANSACTIONAL, ZSTD, validate_batch
+from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
+
+if TYPE_CHECKING:
+    from core.slot import Slot
+    from core.stream import Stream
+    from gateway.broker import Broker
+    from gateway.connection import Connection
+    from gateway.metrics import Metrics
+    from gateway.response_slot import ResponseSlot
+    from gateway.wire.headers import RequestHeader
+
+# Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
+UNKNOWN_TOPIC_OR_PARTITION: Final = 3
+NOT_ENOUGH_REPLICAS: Final = 19
+INVALID_REQUIRED_ACKS: Final = 21
+OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45
+INVALID_PRODUCER_EPOCH: Final = 47
+INVALID_TXN_STATE: Final = 48
+TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Final = 53
+KAFKA_STORAGE_ERROR: Final = 56
+UNSUPPORTED_COMPRESSION_TYPE: Final = 76
+UNKNOWN_TOPIC_ID: Final = 100
+
+_PREFIX: Final = struct.Struct(">qii")
+"""Base offset, batch length, leader epoch: the part of a batch that the broker writes."""
+
+ZSTD_SINCE: Final = 7
+
+
+class _Request:
+    """One Produce request on its way: what each partition will be answered, and how many appends are not durable."""
+
+    __slots__ = ("acks", "failed", "outstanding", "reply", "topics", "version")
+
+    def __init__(self, reply: ResponseSlot, version: int, acks: int) -> None:
+        self.reply = reply
+        self.version = version
+        self.acks = acks
+        self.outstanding = 1  # this request's own hold, until all of it was looked at
+        self.failed = False
+        self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
+
+    def appended(self) -> None:
+        self.outstanding -= 1
+        if not self.outstanding:
+            self._answer()
+
+    def append_failed(self, error: StorageFailure) -> None:
+        self.failed = True
+        self.appended()
+
+    def _answer(self) -> None:
+        if self.failed:
+            self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+        if self.acks:
+            self.reply.send([encode_produce_response(self.version, self.topics)])
+        elif any(partition[1] for _, partitions in self.topics for partition in partitions):
+            code = next(p[1] for _, partitions in self.topics for p in partitions if p[1])
+            self.reply.close(f"a Produce with acks=0 was refused with error {code}")
+        else:
+            self.reply.none()
+
+
+def _storage_failed(partition: ProducedPartition) -> ProducedPartition:
+    return partition if partition[1] else (partition[0], KAFKA_STORAGE_ERROR, -1, -1, -1)
+
+
+def produce(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
+    """Append every batch of a request; answer once all are durable. Raises MalformedRequest."""
+    version = header.api_version
+    transactional_id, acks, _, topics = decode_produce(body, version)
+    broker: Broker = connection.broker
+    request = _Request(reply, version, acks)
+    refused = 0
+    if acks not in (-1, 0, 1):
+        refused = INVALID_REQUIRED_ACKS
+    elif transactional_id is not None:
+        refused = TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    now_ms = time.time_ns() // 1_000_000
+    for topic, partitions in topics:
+        results: list[ProducedPartition] = []
+        request.topics.append((topic, results))
+        stream = _stream(broker, topic)
+        for index, records in partitions:
+            if refused:
+                results.append((index, refused, -1, -1, -1))
+            elif stream is None:
+                code = UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID
+                results.append((index, code, -1, -1, -1))
+            else:
+                results.append(_append(request, stream, index, records, now_ms, broker.metrics))
+    request.appended()
+
+
+def _stream(broker: Broker, topic: TopicKey) -> Stream | None:
+    if isinstance(topic, str):
+        return broker.topics.get(topic)
+    return None if topic is None else broker.topics.by_uuid(topic)
+
+
+def _append(
+    request: _Request, stream: Stream, index: int, records: memoryview | None, now_ms: int, metrics: Metrics
+) -> ProducedPartition:
+    """Append one partition's batch, or say why not."""
+    try:
+        slot = stream.slot(index)
+    except IndexError:
+        return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
+    config = config_of(stream)
+    try:
+        batch = validate_batch(records, config.max_message_bytes)
+        assert records is not None
+        if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
+            raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
+        if batch.attributes & TRANSACTIONAL:
+            raise InvalidBatch(INVALID_TXN_STATE, "the partition is in no transaction of this producer")
+        append_time = -1
+        if _needs_care(config, batch.attributes, batch.max_timestamp, now_ms):
+            batch, records = adapt_batch(batch, records, config, now_ms)
+            if config.timestamp_type_append:
+                append_time = now_ms
+        if batch.producer_id >= 0:
+            duplicate = slot.container.check_writer(
+                slot, batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.record_count
+            )
+            if duplicate is not None:
+                return _duplicate(request, slot, index, duplicate, config)
+        base = slot.end
+        _PREFIX.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, slot.container.epoch)
+        slot.container.append(
+            slot,
+            records,
+            batch.record_count,
+            batch.max_timestamp,
+            request,
+            batch.producer_id,
+            batch.producer_epoch,
+            batch.base_sequence,
+        )
+    except InvalidBatch as error:
+        return index, error.error_code, -1, -1, slot.start, error.record_errors, error.reason
+    except SequenceGap as gap:
+        return index, OUT_OF_ORDER_SEQUENCE_NUMBER, -1, -1, slot.start, [], str(gap)
+    except StaleWriterEpoch as stale:
+        return index, INVALID_PRODUCER_EPOCH, -1, -1, slot.start, [], str(stale)
+    except StorageFull as full:
+        # Retriable in every client, and says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
+        return index, NOT_ENOUGH_REPLICAS, -1, -1, slot.start, [], str(full)
+    except StorageFailure as failure:
+        return index, KAFKA_STORAGE_ERROR, -1, -1, slot.start, [], str(failure)
+    request.outstanding += 1
+    metrics.produced_batches += 1
+    metrics.produced_records += batch.record_count
+    metrics.produced_bytes += len(records)
+    return index, 0, base, append_time, slot.start
+
+
+def _needs_care(config: TopicConfig, attributes: int, max_timestamp: int, now_ms: int) -> bool:
+    """Whether anything but the common case: as sent, timestamps in bounds, keys of no interest."""
+    return (
+        config.compact
+        or config.timestamp_type_append
+        or (config.codec is not None and config.codec != attributes & 7)
+        or attributes & 8 != 0
+        or max_timestamp > now_ms + config.after_max_ms
+        or config.before_max_ms < now_ms
+    )
+
+
+def _duplicate(
+    request: _Request, slot: Slot, index: int, duplicate: Duplicate, config: TopicConfig
+) -> ProducedPartition:
+    """Answer as the original was, once that is durable."""
+    if duplicate.end > slot.durable_end:
+        request.outstanding += 1
+        slot.container.when_durable(request)
+    append_time = duplicate.timestamp if config.timestamp_type_append else -1
+    return index, 0, duplicate.base, append_time, slot.start
+
+
+API: Final = Api(key=0, name="Produce", versions=range(3, 14), handle_raw=produce, advertise_from=0)

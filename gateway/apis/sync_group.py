@@ -1,0 +1,54 @@
+"""SyncGroup (key 14), versions 0-5: a member asks for its assignment; the leader brings them all.
+
+v3 (KIP-345) knows static members; from v5 (KIP-559) the client says which protocol it means, and
+must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.groups.messages import SyncRequest
+from gateway.wire.message import Message
+
+PROTOCOL_NAMED_FROM: Final = 5
+
+
+async def sync_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    is_named = request.protocol_type is not None and request.protocol_name is not None
+    if ctx.version >= PROTOCOL_NAMED_FROM and not is_named:
+        return error_response(request, ctx.version, ErrorCode.inconsistent_group_protocol)
+    result = await ctx.broker.groups.sync(
+        request.group_id,
+        SyncRequest(
+            member_id=request.member_id,
+            instance_id=request.group_instance_id,
+            generation=request.generation_id,
+            protocol_type=request.protocol_type,
+            protocol_name=request.protocol_name,
+            assignments=tuple((share.member_id, bytes(share.assignment)) for share in request.assignments),
+        ),
+    )
+    return {
+        "error_code": result.error,
+        "protocol_type": result.protocol_type,
+        "protocol_name": result.protocol_name,
+        "assignment": result.assignment,
+    }
+
+
+def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
+    return {"error_code": error, "assignment": b""}
+
+
+API: Final = Api(
+    key=14,
+    name="SyncGroup",
+    versions=range(6),
+    handle=sync_group,
+    error_response=error_response,
+)

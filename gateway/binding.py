@@ -1,0 +1,144 @@
+"""From an address to bound sockets.
+
+Keeps: one address has one port, on every family that its host has here (`localhost` is 127.0.0.1 and
+::1). Sockets are bound before anything else starts, so that a taken port is known at once, and listen
+only when there is something to answer with: whoever can connect is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.addresses import ListenAddress, host_port
+
+BACKLOG: Final = 1024
+"""Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that
+reconnects at once comes in one round."""
+FREE_PORT_TRIES: Final = 32
+"""Port 0 on two families: the port found free on the first may be taken on the second."""
+
+
+class CannotListen(Exception):
+    """An address is not ours to listen on; `taken` when somebody else does."""
+
+    def __init__(self, address: str, error: OSError) -> None:
+        self.taken = error.errno == errno.EADDRINUSE
+        why = "another process listens there" if self.taken else str(error.strerror or error)
+        super().__init__(f"cannot listen on {address}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One address, bound: the sockets, the port that it got, and what clients are told."""
+
+    sockets: tuple[socket.socket, ...]
+    host: str
+    port: int
+    advertised_host: str
+    advertised_port: int
+    loopback: bool
+
+    @property
+    def advertised(self) -> str:
+        return host_port(self.advertised_host, self.advertised_port)
+
+    def close(self) -> None:
+        for bound in self.sockets:
+            bound.close()
+
+    def __str__(self) -> str:
+        return host_port(self.host, self.port)
+
+
+def bind(address: ListenAddress) -> Binding:
+    """Bind every family of one address. Raises CannotListen."""
+    try:
+        sockets = _bind_families(_targets(address.host), address.port)
+    except OSError as exc:
+        raise CannotListen(host_port(address.host, address.port), exc) from exc
+    port = int(sockets[0].getsockname()[1])
+    return Binding(
+        sockets=tuple(sockets),
+        host=address.host,
+        port=port,
+        advertised_host=address.advertised_host or address.host,
+        advertised_port=address.advertised_port or port,
+        loopback=address.loopback,
+    )
+
+
+def bind_all(addresses: Sequence[ListenAddress]) -> list[Binding]:
+    """Bind all of them or none."""
+    bindings: list[Binding] = []
+    try:
+        for address in addresses:
+            bindings.append(bind(address))
+    except CannotListen:
+        for binding in bindings:
+            binding.close()
+        raise
+    return bindings
+
+
+def _targets(host: str) -> list[tuple[socket.AddressFamily, str]]:
+    """What a host means here, IPv4 first, each address once."""
+    if host == "*":
+        return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
+    if host.lower() == "localhost":
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    targets = {(family, str(target[0])) for family, _, _, _, target in found}
+    return sorted(targets, key=lambda target: target[0] != socket.AF_INET)
+
+
+def _bind_families(targets: Sequence[tuple[socket.AddressFamily, str]], port: int) -> list[socket.socket]:
+    for attempt in range(FREE_PORT_TRIES):
+        try:
+            return _bind_once(targets, port)
+        except OSError as exc:
+            last_try = port != 0 or attempt == FREE_PORT_TRIES - 1
+            if exc.errno != errno.EADDRINUSE or last_try:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _bind_once(targets: Sequence[tuple[socket.AddressFamily, str]], port: int) -> list[socket.socket]:
+    """Bind one port on every target; a family that this machine lacks is left out, if another is
+    there."""
+    with contextlib.ExitStack() as undo:
+        sockets: list[socket.socket] = []
+        missing: OSError | None = None
+        for family, host in targets:
+            try:
+                bound = _bind_one(family, host, port)
+            except OSError as exc:
+                if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = exc
+                continue
+            undo.callback(bound.close)
+            sockets.append(bound)
+            port = int(bound.getsockname()[1])
+        if not sockets:
+            raise missing or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+        undo.pop_all()
+        return sockets
+
+
+def _bind_one(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound

@@ -1,0 +1,197 @@
+"""One broker: every service, made in the order in which they need one another, ended in reverse.
+
+Keeps: clients are served only when everything below them is recovered, and hear the end of what they
+asked before what answers it goes. Handlers reach services through this object's attributes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from core.clock import Clock, SystemClock
+from core.container import Container
+from core.store import Store
+from gateway.apis import Registry, discover
+from gateway.binding import BACKLOG, Binding, CannotListen
+from gateway.broker_configs import BrokerConfigs
+from gateway.config import Config
+from gateway.datadir import DataDirectory
+from gateway.dispatch import Dispatcher
+from gateway.fetch_sessions import FetchSessions
+from gateway.groups import GroupCoordinator
+from gateway.metrics import Metrics
+from gateway.producers import ProducerIds
+from gateway.server import Server, ServerLimits
+from gateway.topics import Topics
+
+if TYPE_CHECKING:
+    from gateway.http.exposition import Exposition
+    from gateway.http.server import HttpServer
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S: Final = 5.0
+"""For requests under way at a stop; a fetch or a join may wait much longer, and is cut off."""
+ABANDON_GRACE_S: Final = 0.5
+"""After a storage failure: time for its error to reach the producers that wait."""
+
+HTTP_DELAY_S_MAX: Final = 0.5
+"""The HTTP server costs a fifth of the time to be ready; a recovery longer than this is watched by it."""
+
+
+class Broker:
+    """What handlers find behind `ctx.broker`."""
+
+    store: Store
+    topics: Topics
+    producers: ProducerIds
+    groups: GroupCoordinator
+    fetch_sessions: FetchSessions
+    apis: Registry
+
+    def __init__(
+        self,
+        config: Config,
+        data: DataDirectory,
+        kafka: Sequence[Binding],
+        http: Binding | None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config
+        self.node_id = config.node_id
+        self.cluster_id = data.cluster_id
+        self.clock = clock or SystemClock()
+        self.metrics = Metrics()
+        self.phase = "starting"
+        self._data = data
+        self._kafka = kafka
+        self._http_binding = http
+        self._http: HttpServer | None = None
+        self._http_start: asyncio.Task[None]
+        self._serving = asyncio.Event()
+        self._server: Server | None = None
+        self._exposition: Exposition | None = None
+
+    def __repr__(self) -> str:
+        return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "serving"
+
+    @property
+    def healthy(self) -> bool:
+        return self.phase != "failed"
+
+    # Start and stop
+
+    async def start(self) -> None:
+        """Recover and serve. Raises what the store raises when it cannot be opened."""
+        self.phase = "recovering"
+        self._http_start = asyncio.create_task(self._start_http(), name="http-start")
+        configs = BrokerConfigs(self.config)
+        self.store = await Store.open(self._data.store, self.config.store_config(), configs.policy_for, self.clock)
+        self.topics = Topics(self.config, self.store, configs)
+        self.store.start_retention()  # the broker's dynamic configs are known now
+        self.producers = ProducerIds(self.store)
+        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
+        self.fetch_sessions = FetchSessions(self.config.max_incremental_fetch_session_cache_slots)
+        self.groups.load()
+        await self.groups.start()
+        self.apis = discover()
+        self._server = Server(_limits(self.config), Dispatcher(self, self.apis, self.metrics), self.metrics)
+        self._offer_gauges(self._server)
+        try:
+            await self._server.start(self._kafka)
+        except OSError as exc:
+            raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        self.phase = "serving"
+        self._serving.set()
+
+    async def stop(self) -> None:
+        """End cleanly: the next start has nothing to replay."""
+        self.phase = "stopping"
+        if self._server is not None:
+            # Together: fetches and members of groups wait for others, and are answered by the end of these.
+            await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
+        await self.store.close()
+        await self._stop_http()
+
+    async def abandon(self) -> None:
+        """The storage failed: tell those who wait, and touch the disk no more."""
+        self.phase = "failed"
+        if self._server is not None:
+            await self._server.stop(ABANDON_GRACE_S)
+
+    # HTTP and metrics
+
+    async def _start_http(self) -> None:
+        if self._http_binding is None:
+            return
+        for bound in self._http_binding.sockets:
+            bound.listen(BACKLOG)  # who comes early waits, and is not refused
+        try:
+            await self._build_http(self._http_binding)
+        except Exception:
+            logger.exception("the HTTP server did not start; Kafka clients are served without it")
+
+    async def _build_http(self, binding: Binding) -> None:
+        """Let Kafka clients in first, unless that takes long: then people want to see why."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
+        await asyncio.to_thread(importlib.import_module, "gateway.http.server")
+        from gateway.http.app import build
+        from gateway.http.server import HttpServer
+
+        self._http = HttpServer(build(self, self._expose), binding.sockets)
+        await self._http.start()
+
+    async def _stop_http(self) -> None:
+        self._serving.set()
+        await self._http_start
+        if self._http is not None:
+            await self._http.stop()
+
+    def _expose(self) -> Exposition:
+        if self._exposition is None:
+            from gateway.http.exposition import Exposition
+
+            names = {api.key: api.name for api in discover()}
+            self._exposition = Exposition(self.metrics, names)
+        return self._exposition
+
+    def _offer_gauges(self, server: Server) -> None:
+        """Tell the metrics where the sizes of bounded things can be read."""
+        metrics, store = self.metrics, self.store
+        metrics.memory("requests being received", lambda: server.receive_budget.used)
+        metrics.memory("requests being handled", lambda: server.request_budget.used)
+        metrics.memory("responses", lambda: server.output_budget.used)
+        for container in store.containers.values():
+            _offer_container_gauges(metrics, container)
+        metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
+        metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
+        metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+
+
+def _offer_container_gauges(metrics: Metrics, container: Container) -> None:
+    metrics.memory(f"tail cache {container.id}", lambda: container.cache.used)
+    metrics.memory(f"index cache {container.id}", lambda: container.reader.index_cache_used)
+    metrics.log_syncs[container.id] = container.log.stats
+
+
+def _limits(config: Config) -> ServerLimits:
+    return ServerLimits(
+        request_bytes_max=config.socket_request_max_bytes,
+        queued_request_bytes_max=config.queued_max_request_bytes,
+        queued_response_bytes_max=config.queued_max_response_bytes,
+        connections_max=config.max_connections,
+        connections_per_ip_max=config.max_connections_per_ip,
+        idle_ms=config.connections_max_idle_ms,
+        receive_progress_ms=config.connections_receive_timeout_ms,
+        first_request_ms=config.connections_first_request_timeout_ms,
+    )

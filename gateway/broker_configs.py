@@ -1,0 +1,269 @@
+"""The broker's configuration as clients see and change it, and the topic defaults it makes.
+
+Four layers, strongest first: set for this node, set for the cluster (both at run time, kept in table
+`brokerconfig`), given at start, default. Topic configs lie above all of them.
+
+Keeps: what is in effect is what the table says; a change is checked as a whole, made durable, and
+only then taken over. Table `brokerconfig`: key = entity ("" for the cluster, else the node id in
+decimal), a zero byte, the config's name; value = its text; all UTF-8.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import dropwhile
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from core.tables import Delete, Put, Table
+from gateway.admin import ResourceType
+from gateway.broker_keys import BrokerKey, broker_keys
+from gateway.config import Config
+from gateway.config_keys import ConfigKey, ConfigSource, ConfigType, ConfigValue
+from gateway.refusals import InvalidConfig, Refusal
+from gateway.topic_configs import (
+    TOPIC_KEYS,
+    TopicConfig,
+    check_names,
+    check_together,
+    topic_config,
+)
+
+logger = logging.getLogger(__name__)
+
+TABLE: Final = "brokerconfig"
+CLUSTER: Final = ""
+ENTRIES_MAX: Final = 1_000
+"""Configs that one entity may have set: Kafka keeps unknown names too, and it must end somewhere."""
+PARSED_MAX: Final = 4_096
+"""Different sets of overrides whose parsed form is shared; more are parsed anew each time."""
+
+
+_KEEP_EVERYTHING: Final[Mapping[str, ConfigValue]] = {
+    "cleanup.policy": (),
+    "retention.bytes": -1,
+    "retention.ms": -1,
+}
+"""What decides over deletion and cannot be read deletes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SynonymValue:
+    """One place that sets a config."""
+
+    name: str
+    value: str | None
+    source: ConfigSource
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedConfig:
+    """One config as DescribeConfigs tells it."""
+
+    name: str
+    value: str | None
+    type: ConfigType
+    source: ConfigSource
+    read_only: bool
+    doc: str
+    synonyms: list[SynonymValue] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The layers below topics, at one moment."""
+
+    node: str
+    keys: Mapping[str, BrokerKey]
+    set_at_run_time: Mapping[str, Mapping[str, str]]
+    """By entity: the cluster, and this node."""
+
+    def values(self, names: list[str]) -> Iterator[SynonymValue]:
+        """Every place that sets one of the names, strongest first."""
+        for entity, source in ((self.node, ConfigSource.NODE), (CLUSTER, ConfigSource.CLUSTER)):
+            for name in names:
+                if name in self.set_at_run_time[entity]:
+                    yield SynonymValue(name, self.set_at_run_time[entity][name], source)
+        for name in names:
+            if self.keys[name].static is not None:
+                yield SynonymValue(name, self.keys[name].static, ConfigSource.STATIC)
+        for name in names:
+            if self.keys[name].key.default is not None:
+                yield SynonymValue(name, self.keys[name].key.default, ConfigSource.DEFAULT)
+
+    def synonyms(self, names: list[str], first: str) -> list[SynonymValue]:
+        """Those places as DescribeConfigs lists them: from the first that sets `first` on."""
+        return list(dropwhile(lambda value: value.name != first, self.values(names)))
+
+    def topic_default(self, key: ConfigKey) -> str:
+        """What a topic without an override has."""
+        by_name = {synonym.name: synonym for synonym in key.synonyms}
+        for value in self.values(list(by_name)):
+            return by_name[value.name].convert(str(value.value))
+        assert key.default is not None, "a topic config without synonyms has a default of its own"
+        return key.default
+
+    def topic_defaults(self) -> dict[str, ConfigValue]:
+        """All topic configs as a topic without overrides has them. Raises InvalidConfig."""
+        return {name: key.parse(self.topic_default(key)) for name, key in TOPIC_KEYS.items()}
+
+
+class BrokerConfigs:
+    """All layers of one broker."""
+
+    def __init__(self, config: Config) -> None:
+        self.node = str(config.node_id)
+        self.keys: Mapping[str, BrokerKey] = broker_keys(config)
+        self._parsed: dict[frozenset[tuple[str, str]], TopicConfig] = {}
+        self._use({CLUSTER: {}, self.node: {}})
+
+    def _use(self, set_at_run_time: Mapping[str, Mapping[str, str]]) -> None:
+        self._layers = Layers(self.node, self.keys, set_at_run_time)
+        self._defaults = self._layers.topic_defaults()
+        self._parsed.clear()
+
+    # Topics
+
+    def policy_for(self, overrides: Mapping[str, str]) -> TopicConfig:
+        """The parsed form of overrides that were accepted once; for the store and for Produce."""
+        known = frozenset(overrides.items())
+        found = self._parsed.get(known)
+        if found is None:
+            found = topic_config(self._defaults | self._readable(overrides))
+            if len(self._parsed) >= PARSED_MAX:
+                self._parsed.clear()
+            self._parsed[known] = found
+        return found
+
+    def _readable(self, overrides: Mapping[str, str]) -> dict[str, ConfigValue]:
+        """Parsed overrides, without those that this release knows no more or not yet."""
+        values: dict[str, ConfigValue] = {}
+        for name, text in overrides.items():
+            try:
+                check_names({name: text})
+                values[name] = TOPIC_KEYS[name].parse(text)
+            except InvalidConfig as refused:
+                logger.warning("a stored topic config is left out: %s", refused.message)
+                if name in _KEEP_EVERYTHING:
+                    values[name] = _KEEP_EVERYTHING[name]
+        return values
+
+    def check_topic(self, overrides: Mapping[str, str | None]) -> dict[str, str]:
+        """The overrides, if a topic may have all of them. Raises InvalidConfig."""
+        if nulls := [name for name, text in overrides.items() if text is None]:
+            raise InvalidConfig(f"Null value not supported for topic configs: {','.join(nulls)}")
+        texts = {name: text for name, text in overrides.items() if text is not None}
+        check_names(texts)
+        parsed = {name: TOPIC_KEYS[name].parse(text) for name, text in texts.items()}
+        check_together(self._defaults | parsed)
+        return texts
+
+    def describe_topic(self, overrides: Mapping[str, str]) -> Iterator[DescribedConfig]:
+        """Every topic config with its value, where it comes from and what else would set it."""
+        for name, key in TOPIC_KEYS.items():
+            names = [synonym.name for synonym in key.synonyms]
+            below = self._layers.synonyms(names, names[0]) if names else []
+            if name in overrides:
+                below.insert(0, SynonymValue(name, overrides[name], ConfigSource.TOPIC))
+            source = below[0].source if below else ConfigSource.DEFAULT
+            text = overrides.get(name, self._layers.topic_default(key))
+            yield DescribedConfig(name, text, key.type, source, False, key.doc, below)
+
+    # The broker itself
+
+    def describe_node(self) -> Iterator[DescribedConfig]:
+        """Every config of this broker."""
+        for name, entry in self.keys.items():
+            # Kafka shows a family of keys (hours, minutes, ms) each with its own value only.
+            shown = next(self._layers.values([name]), None)
+            family = self._layers.synonyms(self._family(name), name)
+            source = family[0].source if family else ConfigSource.DEFAULT
+            text = shown.value if shown else None
+            yield DescribedConfig(name, text, entry.key.type, source, not entry.dynamic, entry.key.doc, family)
+
+    def describe_cluster(self) -> Iterator[DescribedConfig]:
+        """What has been set for all brokers at run time."""
+        for name, text in sorted(self.current(CLUSTER).items()):
+            synonym = SynonymValue(name, text, ConfigSource.CLUSTER)
+            entry = self.keys.get(name)
+            # As Kafka: what we do not know may be a secret.
+            kind, doc = (entry.key.type, entry.key.doc) if entry else (ConfigType.PASSWORD, "")
+            yield DescribedConfig(name, text, kind, synonym.source, entry is None or not entry.dynamic, doc, [synonym])
+
+    def current(self, entity: str) -> Mapping[str, str]:
+        """What has been set at run time for the cluster or for this node."""
+        return self._layers.set_at_run_time[entity]
+
+    def is_list(self, resource_type: int, name: str) -> bool:
+        """Whether APPEND and SUBTRACT make sense for a config of a topic or broker."""
+        key = self._key(resource_type, name)
+        return key is not None and key.type is ConfigType.LIST
+
+    def default_of(self, resource_type: int, name: str) -> str:
+        """What a config is without an override on the resource: where APPEND and SUBTRACT start."""
+        key = self._key(resource_type, name)
+        if resource_type == ResourceType.TOPIC and key is not None:
+            return self._layers.topic_default(key)
+        return (key and key.default) or ""
+
+    def _key(self, resource_type: int, name: str) -> ConfigKey | None:
+        if resource_type == ResourceType.TOPIC:
+            return TOPIC_KEYS.get(name)
+        entry = self.keys.get(name)
+        return entry.key if entry else None
+
+    def check_broker(self, entity: str, wanted: Mapping[str, str | None]) -> dict[str, str]:
+        """The configs, if an entity may have all of them. Raises Refusal: INVALID_REQUEST, as Kafka."""
+        texts = {name: text for name, text in wanted.items() if text is not None}
+        fixed = [name for name in wanted if name in self.keys and not self.keys[name].dynamic]
+        if fixed:
+            raise _bad(f"Cannot update these configs dynamically: [{', '.join(fixed)}]")
+        if len(wanted) > ENTRIES_MAX:
+            raise _bad(f"No more than {ENTRIES_MAX} configs can be set for a broker")
+        try:
+            for name, text in texts.items():
+                if name in self.keys:
+                    self.keys[name].key.parse(text)
+            changed = {**self._layers.set_at_run_time, entity: texts}
+            check_together(Layers(self.node, self.keys, changed).topic_defaults())
+        except InvalidConfig as refused:
+            raise _bad(refused.message) from refused
+        return texts
+
+    def operations(self, entity: str, wanted: Mapping[str, str]) -> list[Put | Delete]:
+        """What turns the stored configs of an entity into the wanted ones."""
+        now = self.current(entity)
+        gone = [Delete(TABLE, _table_key(entity, name)) for name in now if name not in wanted]
+        return gone + [
+            Put(TABLE, _table_key(entity, name), text.encode())
+            for name, text in wanted.items()
+            if now.get(name) != text
+        ]
+
+    def take_over(self, table: Table) -> None:
+        """Make the durable state of the table the one in effect."""
+        fresh: dict[str, dict[str, str]] = {CLUSTER: {}, self.node: {}}
+        for key, value in table.items():
+            entity, _, name = key.decode().partition("\0")
+            if entity in fresh:  # another node's configs are not ours
+                fresh[entity][name] = value.decode()
+        self._use(fresh)
+
+    def _family(self, name: str) -> list[str]:
+        """The keys that set the same thing, finest first; only the key itself where it is alone."""
+        for key in TOPIC_KEYS.values():
+            names = [synonym.name for synonym in key.synonyms]
+            if name in names:
+                return names
+        return [name]
+
+
+def _table_key(entity: str, name: str) -> bytes:
+    return f"{entity}\0{name}".encode()
+
+
+def _bad(message: str | None) -> Refusal:
+    return Refusal(ErrorCode.invalid_request, message)

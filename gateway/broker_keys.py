@@ -1,0 +1,148 @@
+"""Every broker configuration that DescribeConfigs shows: Penstock's own keys and Kafka's.
+
+Keeps: a key is dynamic only if setting it at run time does here what it does in Kafka, or does
+nothing in either sense that an operator could miss: the defaults of topics are dynamic; keys that
+tune Kafka's threads are accepted and say that they have no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.addresses import host_port
+from gateway.config import Config, describe
+from gateway.config_keys import ConfigKey, ConfigType, at_least, between
+from gateway.topic_configs import NO_EFFECT, TOPIC_KEYS
+
+_TYPES: Final[Mapping[str, ConfigType]] = {
+    "boolean": ConfigType.BOOLEAN,
+    "int": ConfigType.INT,
+    "long": ConfigType.LONG,
+    "double": ConfigType.DOUBLE,
+    "string": ConfigType.STRING,
+    "list": ConfigType.LIST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerKey:
+    """A broker's key, whether it can be set at run time, and what it was started with."""
+
+    key: ConfigKey
+    dynamic: bool
+    static: str | None = None
+    """From file, environment or flag."""
+
+
+def broker_keys(config: Config) -> dict[str, BrokerKey]:
+    """All keys of a broker that runs with that configuration."""
+    found = {entry.key.name: entry for entry in _kafka_only()}
+    found |= {entry.key.name: entry for entry in _told(config)}
+    own = {entry.key.name: entry for entry in _own(config)}
+    for entry in _topic_defaults():
+        name = entry.key.name
+        own[name] = _merged(own[name], entry) if name in own else entry
+    return dict(sorted((found | own).items()))
+
+
+def _merged(own: BrokerKey, kafka: BrokerKey) -> BrokerKey:
+    """Our value and words with Kafka's type and check."""
+    key = ConfigKey(own.key.name, kafka.key.type, own.key.default, own.key.doc, kafka.key.check)
+    return BrokerKey(key, kafka.dynamic, own.static)
+
+
+def _own(config: Config) -> Iterator[BrokerKey]:
+    """Penstock's configuration: read-only at run time."""
+    for row in describe(config):
+        name, explicit = str(row["key"]), row["source"] != "default"
+        if name == "listeners":
+            value: str | None = _listeners(config)
+            default = value
+        else:
+            value, default = _text(row["value"]), _text(row["default"])
+        key = ConfigKey(name, _TYPES[str(row["type"])], default, str(row["doc"]))
+        yield BrokerKey(key, False, value if explicit else None)
+
+
+def _topic_defaults() -> Iterator[BrokerKey]:
+    """The broker's side of topic configs: the first synonym of each can be set at run time."""
+    for topic_key in TOPIC_KEYS.values():
+        for place, synonym in enumerate(topic_key.synonyms):
+            single = len(topic_key.synonyms) == 1
+            key = ConfigKey(
+                synonym.name,
+                topic_key.type if synonym.factor == 1 else ConfigType.INT,
+                topic_key.default if single else _UNIT_DEFAULTS.get(synonym.name),
+                f"Default of the topic config {topic_key.name}. {topic_key.doc}",
+                topic_key.check if single else None,
+            )
+            yield BrokerKey(key, dynamic=place == 0)
+
+
+_UNIT_DEFAULTS: Final[Mapping[str, str]] = {
+    "log.retention.hours": "168",
+    "log.roll.hours": "168",
+    "log.roll.jitter.hours": "0",
+    "log.flush.scheduler.interval.ms": str(2**63 - 1),
+}
+"""Where several keys set one topic config, only the coarsest has a default."""
+
+
+def _kafka_only() -> Iterator[BrokerKey]:
+    """Kafka's run-time keys that scripts set and that tune what Penstock does not have."""
+    for name, kind, default in (
+        ("background.threads", ConfigType.INT, "10"),
+        ("log.cleaner.backoff.ms", ConfigType.LONG, "15000"),
+        ("log.cleaner.dedupe.buffer.size", ConfigType.LONG, "134217728"),
+        ("log.cleaner.io.buffer.size", ConfigType.INT, "524288"),
+        ("log.cleaner.threads", ConfigType.INT, "1"),
+        ("num.io.threads", ConfigType.INT, "8"),
+        ("num.network.threads", ConfigType.INT, "3"),
+        ("num.recovery.threads.per.data.dir", ConfigType.INT, "2"),
+        ("num.replica.fetchers", ConfigType.INT, "1"),
+    ):
+        doc = f"Tunes Kafka's own threads and buffers. {NO_EFFECT}."
+        yield BrokerKey(ConfigKey(name, kind, default, doc, at_least(0)), dynamic=True)
+    for name in (
+        "follower.replication.throttled.rate",
+        "leader.replication.throttled.rate",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+    ):
+        doc = f"Bytes per second for copying replicas. {NO_EFFECT}, which copies none."
+        key = ConfigKey(name, ConfigType.LONG, str(2**63 - 1), doc, between(0, 2**63 - 1))
+        yield BrokerKey(key, dynamic=True)
+
+
+def _told(config: Config) -> Iterator[BrokerKey]:
+    """Kafka's static keys that tools read, answered from what Penstock has in their place."""
+    for name, kind, value, doc in (
+        ("advertised.listeners", ConfigType.LIST, _advertised(config), "See listeners."),
+        ("broker.id", ConfigType.INT, str(config.node_id), "Kafka's older name of node.id."),
+        ("log.dirs", ConfigType.LIST, str(config.data_dir), "Where data lies: data.dir."),
+        ("offsets.topic.replication.factor", ConfigType.SHORT, "1", f"{NO_EFFECT}."),
+    ):
+        yield BrokerKey(ConfigKey(name, kind, value, doc), dynamic=False)
+
+
+def _listeners(config: Config) -> str:
+    return ",".join(f"PLAINTEXT://{host_port(at.host, at.port)}" for at in config.listeners)
+
+
+def _advertised(config: Config) -> str:
+    return ",".join(
+        f"PLAINTEXT://{host_port(at.advertised_host or at.host, at.advertised_port or at.port)}"
+        for at in config.listeners
+    )
+
+
+def _text(value: object) -> str | None:
+    """A value of our configuration as Kafka writes it."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)

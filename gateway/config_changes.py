@@ -1,0 +1,126 @@
+"""Changing the configs of topics and brokers: what AlterConfigs and IncrementalAlterConfigs share.
+
+Keeps: a resource changes as a whole or not at all; what is wrong with one leaves the others alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import ResourceType, repeated, told
+from gateway.apis import RequestContext
+from gateway.broker_configs import CLUSTER
+from gateway.refusals import Refusal
+from gateway.topics import Change, check_name
+from gateway.wire.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A topic or broker as a request names it."""
+
+    type: int
+    name: str
+
+
+Changes = Mapping[Resource, Change]
+Outcomes = dict[Resource, Refusal | None]
+
+
+async def alter(
+    ctx: RequestContext,
+    request: Message,
+    check: Callable[[Message], None],
+    change_of: Callable[[Message, Resource], Change],
+) -> Mapping[str, Any]:
+    """Make the changes of a request, checked by `check`, each what `change_of` makes of it."""
+    asked = [Resource(r.resource_type, r.resource_name) for r in request.resources]
+    twice = repeated(asked)
+    outcomes: Outcomes = {}
+    changes: dict[Resource, Change] = {}
+    for resource, message in zip(asked, request.resources, strict=True):
+        try:
+            if resource in twice:
+                raise bad("Each resource must appear at most once.")
+            if repeated(config.name for config in message.configs):
+                raise bad("Error due to duplicate config keys")
+            check(message)
+            _check_resource(ctx, resource)
+            changes[resource] = change_of(message, resource)
+        except Refusal as refused:
+            outcomes[resource] = refused
+    outcomes |= await _apply(ctx, changes, request.validate_only)
+    return {
+        "responses": [
+            {
+                **told(outcomes[resource]),
+                "resource_type": resource.type,
+                "resource_name": resource.name,
+            }
+            for resource in asked
+        ]
+    }
+
+
+def _check_resource(ctx: RequestContext, resource: Resource) -> None:
+    if resource.type == ResourceType.TOPIC:
+        if not resource.name:
+            raise bad("Default topic resources are not allowed.")
+        check_name(resource.name)
+    elif resource.type != ResourceType.BROKER:
+        raise bad(f"Unknown resource type {resource.type}")
+    elif resource.name != CLUSTER:
+        _check_node(ctx.broker.node_id, resource.name)
+
+
+def _check_node(node_id: int, name: str) -> None:
+    try:
+        named = int(name)
+    except ValueError:
+        raise bad(f"Node id must be an integer, but it is: {name}") from None
+    if named != node_id:
+        raise bad(f"Unexpected broker id, expected {node_id}, but received {name}")
+
+
+async def _apply(ctx: RequestContext, changes: Changes, validate_only: bool) -> Outcomes:
+    topics = ctx.broker.topics
+    of_topics = {r.name: c for r, c in changes.items() if r.type == ResourceType.TOPIC}
+    done = await topics.configure(of_topics, validate_only)
+    outcomes: Outcomes = {Resource(ResourceType.TOPIC, name): outcome for name, outcome in done.items()}
+    for resource, change in changes.items():
+        if resource.type == ResourceType.BROKER:
+            entity = CLUSTER if resource.name == CLUSTER else topics.configs.node
+            try:
+                await topics.configure_broker(entity, change, validate_only)
+                outcomes[resource] = None
+            except Refusal as refused:
+                outcomes[resource] = refused
+    return outcomes
+
+
+def check_no_nulls(configs: Sequence[Message]) -> None:
+    """Raises Refusal when a config that needs a value has none."""
+    if nulls := [config.name for config in configs if config.value is None]:
+        raise bad(f"Null value not supported for : {', '.join(nulls)}")
+
+
+def bad(message: str) -> Refusal:
+    return Refusal(ErrorCode.invalid_request, message)
+
+
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    """The answer when something unexpected happened."""
+    return {
+        "responses": [
+            {
+                "error_code": code,
+                "resource_type": resource.resource_type,
+                "resource_name": resource.resource_name,
+            }
+            for resource in request.resources
+        ]
+    }

@@ -1,0 +1,71 @@
+"""What a field of the configuration's model takes, in words and in plain values."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from gateway.addresses import ListenAddress
+
+INT_MAX: Final = 2**31 - 1
+
+
+def plain(value: object, field: FieldInfo) -> object:
+    """A value as JSON and TOML know it, in the form in which it may be given."""
+    if isinstance(value, tuple):
+        return [plain(item, field) for item in value]
+    if value is None and field.annotation == ListenAddress | None:
+        return "off"
+    return str(value) if isinstance(value, Path | ListenAddress) else value
+
+
+def type_name(field: FieldInfo) -> str:
+    """Kafka's name for the type of a key."""
+    options = [option for option in _options(field) if option is not type(None)]
+    if bool in options:
+        return "boolean"
+    if int in options:
+        _, high = _bounds(field)
+        return "int" if high is not None and high <= INT_MAX else "long"
+    if float in options:
+        return "double"
+    return "list" if typing.get_origin(field.annotation) is tuple else "string"
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a key takes, in words."""
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["allowed"])
+    choices = [
+        choice
+        for option in _options(field)
+        if typing.get_origin(option) is Literal
+        for choice in typing.get_args(option)
+    ]
+    if choices:
+        return ", ".join(choices)
+    if (name := type_name(field)) == "boolean":
+        return "true, false"
+    low, high = _bounds(field)
+    return name if low is None else f"{name} from {low} to {high}"
+
+
+def document(field: FieldInfo) -> str:
+    return f"{field.description} Allowed: {allowed(field)}."
+
+
+def _options(field: FieldInfo) -> tuple[object, ...]:
+    """The alternatives of a field's type: (int, None) for `int | None`."""
+    if typing.get_origin(field.annotation) in (Literal, tuple):
+        return (field.annotation,)
+    return typing.get_args(field.annotation) or (field.annotation,)
+
+
+def _bounds(field: FieldInfo) -> tuple[Any, Any]:
+    low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
+    high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+    return low, high

@@ -1,0 +1,99 @@
+"""Where configuration comes from: a TOML file, the environment, flags.
+
+Keeps: every value that was given carries the name of its source, so that a message about it can
+say where to look. Nothing is checked here; keys and values are judged by `gateway.config`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ENVIRONMENT_PREFIX: Final = "PENSTOCK_"
+
+# Kubernetes and Docker put the addresses of services into the environment of their neighbours:
+# one named "penstock" yields PENSTOCK_PORT=tcp://..., which is no configuration.
+_SERVICE_LINK: Final = re.compile(
+    r"PENSTOCK_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)"
+)
+_BARE_DOTTED_KEY: Final = re.compile(r"^([ \t]*)([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)(?=[ \t]*=)", re.M)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message says what to change, one problem per line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as somebody wrote it, and where."""
+
+    value: object
+    source: str
+
+
+Layer = Mapping[str, Given]
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """`PENSTOCK_LOG_SYNC_MODE=group` gives `log.sync.mode`."""
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "."): Given(value, f"environment {name}")
+        for name, value in environ.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name)
+    }
+
+
+def assignments_layer(assignments: Sequence[str]) -> Layer:
+    """`--set KEY=VALUE`, the last one of a key wins."""
+    layer: dict[str, Given] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError([f"--set {assignment}: must be KEY=VALUE"])
+        layer[key.strip()] = Given(value.strip(), "--set")
+    return layer
+
+
+def file_layer(path: Path) -> Layer:
+    """A TOML file: `log.sync.mode`, `"log.sync.mode"` and `mode` under `[log.sync]` are one key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError([f"--config {path}: cannot be read: {exc.strerror}"]) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError([f"--config {path}: is not UTF-8 text: {exc}"]) from exc
+    layer: dict[str, Given] = {}
+    for key, value in _flattened(_parsed(path, text), ""):
+        if key in layer:
+            raise ConfigError([f"{path}: {key} is given twice, in two spellings"])
+        layer[key] = Given(value, f"file {path}")
+    return layer
+
+
+def _parsed(path: Path, text: str) -> dict[str, object]:
+    """The file's tables. Kafka has keys that begin other keys (`max.connections` and
+    `max.connections.per.ip`), which TOML takes for a value that is also a table: read as quoted
+    keys they can stand side by side."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        try:
+            return tomllib.loads(_BARE_DOTTED_KEY.sub(r'\1"\2"', text))
+        except tomllib.TOMLDecodeError:
+            raise ConfigError([f"{path}: is not TOML: {exc}"]) from exc
+
+
+def _flattened(table: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,358 @@
+"""One client's connection: requests are started in order, answers leave in the same order.
+
+Invariants:
+- Nothing is read while any reason in `blocked` stands: too many requests in flight here, the bytes of
+  all requests at their bound, a peer that does not take its answers, a throttled client, a stop.
+- Whatever the peer sends ends in answers, or in one log line and a closed connection.
+- Every byte that waits for the socket is charged to the output budget once the socket has refused it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from gateway.receiver import Receiver
+from gateway.response_slot import Part, ResponseSlot
+
+if TYPE_CHECKING:
+    from gateway.binding import Binding
+    from gateway.server import Server
+
+logger = logging.getLogger(__name__)
+
+JOIN_BYTES_MAX: Final = 32 * 1024
+"""Answers are joined into one write up to this size: copying costs less than many buffers."""
+
+# Why a connection is not read:
+IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING = (1 << bit for bit in range(6))
+REASONS: Final = {
+    IN_FLIGHT: "in-flight-limit",
+    REQUEST_BYTES: "request-bytes",
+    RECEIVE_BYTES: "receive-bytes",
+    OUTPUT: "peer-does-not-read",
+    MUTED: "muted",
+    STOPPING: "stopping",
+}
+
+
+class Connection(asyncio.BufferedProtocol):
+    """See the module. Handlers use: broker, peer_host, peer_port, listener, client_software_name and
+    _version, closed, mute, output_room, when_output_room, on_close, forget_on_close."""
+
+    __slots__ = (
+        "_close_callbacks",
+        "_flushing",
+        "_held_bytes",
+        "_mute_handle",
+        "_output_bytes",
+        "_output_waiters",
+        "_server",
+        "_transport",
+        "active_s",
+        "blocked",
+        "broker",
+        "client_field",
+        "client_id",
+        "client_software_name",
+        "client_software_version",
+        "closed",
+        "half_closed",
+        "listener",
+        "peer_host",
+        "peer_port",
+        "receiver",
+        "requests",
+        "slots",
+        "starting",
+        "tasks",
+        "unsent_seen",
+    )
+
+    def __init__(self, server: "Server", listener: "Binding") -> None:
+        self._server = server
+        self.broker: Any = server.dispatcher.broker
+        self.listener = listener
+        self.receiver = Receiver(server, self)
+        self.peer_host = "?"
+        self.peer_port = 0
+        self.client_software_name: str | None = None
+        self.client_software_version: str | None = None
+        self.closed = False
+        self.half_closed = False
+        self.blocked = 0  # reasons, see above
+        self.slots: deque[ResponseSlot] = deque()  # requests not answered, or whose turn has not come
+        self.requests = 0
+        self.starting = 0  # handler tasks that did not begin yet
+        self.tasks = 0  # handler tasks that did not end yet
+        self.active_s = server.now_s
+        self.unsent_seen = 0  # by the sweep, to see whether the peer takes anything
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
+        self._flushing = False
+        self._held_bytes = 0  # of answers whose turn has not come
+        self._output_bytes = 0  # charged to the output budget
+        self._output_waiters: list[Callable[[], None]] = []
+        self._close_callbacks: dict[Callable[[], None], None] = {}
+        self._mute_handle: asyncio.TimerHandle | None = None
+        self.client_field = b"\xff\xff"  # the client id as it stands in a header: length and text
+        self.client_id: str | None = None
+
+    def __repr__(self) -> str:
+        software = f" {self.client_software_name}/{self.client_software_version}"
+        reasons = ",".join(name for flag, name in REASONS.items() if self.blocked & flag)
+        state = "closed" if self.closed else f"paused({reasons})" if reasons else "reading"
+        return (
+            f"<Connection {self.peer_host}:{self.peer_port}{software if self.client_software_name else ''} "
+            f"{state} requests={self.requests} in_flight={len(self.slots)} "
+            f"receiving={self.receiver!r} unsent={self._output_bytes}>"
+        )
+
+    # --- Life ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # With a low and high mark of 0 we hear of every write that the socket did not take at once.
+        self._transport.set_write_buffer_limits(high=0, low=0)
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.peer_host, self.peer_port = peer[0], peer[1]
+        refusal = self._server.opened(self)
+        if refusal is not None:
+            self.refuse(refusal)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        for slot in self.slots:
+            self.release(slot.charge)
+            slot.charge = 0
+        self.slots.clear()
+        self.receiver.drop()
+        self._server.output_budget.release(self._output_bytes)
+        self._output_bytes = self._held_bytes = 0
+        if self._mute_handle is not None:
+            self._mute_handle.cancel()
+        callbacks = [*self._close_callbacks, *self._output_waiters]
+        self._close_callbacks.clear()
+        self._output_waiters.clear()
+        for callback in callbacks:
+            callback()
+        self._server.lost(self)
+
+    def refuse(self, reason: str) -> None:
+        """Close because of what the peer did or what we could not do for it: one log line."""
+        if not self.closed:
+            peer = f"{self.peer_host}:{self.peer_port}"
+            logger.warning("connection closed: %s", reason, extra={"peer": peer, "client": self.client_id})
+            self.close()
+
+    def close(self) -> None:
+        """Close now. Answers that are due are still handed to the socket; what it does not take at
+        once is lost."""
+        if self.closed:
+            return
+        self._write_due()
+        self.closed = True
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call back once when the connection is gone."""
+        self._close_callbacks[callback] = None
+
+    def forget_on_close(self, callback: Callable[[], None]) -> None:
+        self._close_callbacks.pop(callback, None)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.slots)
+
+    # --- Requests in --------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.receiver.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        server = self._server
+        server.metrics.received_bytes += nbytes
+        self.active_s = server.now_s
+        self.receiver.add(nbytes)
+
+    def eof_received(self) -> bool:
+        """A peer that only stopped sending still gets the answers that are due."""
+        self.half_closed = True
+        return bool(self.slots)
+
+    def start(self, frame: bytearray, size: int) -> None:
+        """A whole request is here, and nothing stands in its way."""
+        server = self._server
+        self.requests += 1
+        server.request_budget.used += size
+        server.dispatcher.dispatch(self, frame, size)
+        limits = server.limits
+        if len(self.slots) >= limits.in_flight_requests_max or self.tasks >= limits.tasks_max:
+            self._block(IN_FLIGHT)
+
+    def charge(self, size: int) -> None:
+        """More bytes of the request budget, for what a request became when it was decoded."""
+        self._server.request_budget.charge(size)
+
+    def release(self, size: int) -> None:
+        self._server.request_budget.release(size)
+
+    # --- Pausing ------------------------------------------------------------------------------
+
+    def _block(self, reason: int) -> None:
+        if not self.blocked and not self.closed:
+            self._transport.pause_reading()
+        self.blocked |= reason
+
+    def _unblock(self, reason: int) -> None:
+        if not self.blocked & reason or self.closed:
+            return
+        self.blocked &= ~reason
+        if self.blocked:
+            return
+        self.receiver.resume()  # what had arrived already comes first
+        if not (self.blocked or self.closed or self.half_closed):
+            self._transport.resume_reading()
+
+    def wait_for_request_bytes(self) -> None:
+        """The bytes of all requests in flight are at their bound."""
+        self._block(REQUEST_BYTES)
+        self._server.request_budget.wait(self._request_bytes_free)
+
+    def _request_bytes_free(self) -> None:
+        self._unblock(REQUEST_BYTES)
+
+    def wait_for_receive_bytes(self) -> None:
+        """The bytes of all incomplete requests are at their bound."""
+        self._block(RECEIVE_BYTES)
+        self._server.receive_budget.wait(self._receive_bytes_free)
+
+    def _receive_bytes_free(self) -> None:
+        if self.closed:
+            return
+        if self.receiver.admitted():
+            self._unblock(RECEIVE_BYTES)
+        else:
+            self._server.receive_budget.wait(self._receive_bytes_free)
+
+    def mute(self, duration_ms: int) -> None:
+        """Throttle: start nothing further of this client for so long; what it asked is answered."""
+        if self.closed or duration_ms <= 0:
+            return
+        if self._mute_handle is not None:
+            self._mute_handle.cancel()
+        self._block(MUTED)
+        self._mute_handle = self._server.loop.call_later(duration_ms / 1000, self._unblock, MUTED)
+
+    def stop_reading(self) -> None:
+        """For a clean stop: begin nothing new."""
+        self._block(STOPPING)
+
+    def task_ended(self) -> None:
+        self.tasks -= 1
+        if self.blocked & IN_FLIGHT:
+            self._check_in_flight()
+
+    def _check_in_flight(self) -> None:
+        limits = self._server.limits
+        few = len(self.slots) <= limits.in_flight_requests_max * 3 // 4
+        if few and self.tasks < limits.tasks_max:
+            self._unblock(IN_FLIGHT)
+
+    # --- Answers out --------------------------------------------------------------------------
+
+    def answered(self, slot: ResponseSlot) -> None:
+        """Called by the slot. Its answer leaves when all before it have left."""
+        self._server.request_budget.release(slot.charge)
+        slot.charge = 0
+        if self.closed:
+            return
+        if slot is not self.slots[0]:
+            if slot.size:
+                self._held_bytes += slot.size
+                self._account_output()
+        elif not self._flushing:
+            self._flushing = True
+            self._server.flush_soon(self)
+
+    def flush(self) -> None:
+        """Send the answers that are due; begin what waited for that."""
+        self._flushing = False
+        if self.closed:
+            return
+        self._write_due()
+        if self._held_bytes or self._output_bytes:
+            self._held_bytes = sum(slot.size for slot in self.slots)
+            self._account_output()
+        if self.blocked & IN_FLIGHT:
+            self._check_in_flight()
+        if self.half_closed and not self.slots and not self.closed:
+            self._transport.close()
+
+    def _write_due(self) -> None:
+        """Hand every answer at the head of the line to the socket, in one write."""
+        slots = self.slots
+        out: list[Part] = []
+        size = 0
+        while slots and (parts := slots[0].parts) is not None:
+            out += parts
+            size += slots.popleft().size
+        if not out:
+            return
+        self._server.metrics.sent_bytes += size
+        self.active_s = self._server.now_s
+        if size <= JOIN_BYTES_MAX:
+            self._transport.write(b"".join(out))
+        else:
+            self._transport.writelines(out)
+
+    # --- Answers that the peer does not take --------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The socket did not take all: count what is left."""
+        self._account_output()
+
+    def resume_writing(self) -> None:
+        self._account_output()
+
+    def _account_output(self) -> None:
+        unsent = 0 if self.closed else self._transport.get_write_buffer_size() + self._held_bytes
+        change = unsent - self._output_bytes
+        self._output_bytes = unsent
+        budget = self._server.output_budget
+        if change > 0:
+            budget.charge(change)
+        elif change:
+            budget.release(-change)
+        if unsent > self._server.limits.connection_output_bytes_max or (unsent and budget.exhausted):
+            self._block(OUTPUT)
+        elif not unsent:
+            self._unblock(OUTPUT)
+            waiters, self._output_waiters = self._output_waiters, []
+            for callback in waiters:
+                callback()
+
+    def output_room(self) -> int:
+        """How many bytes an answer that is made now may have. 0: make none, `when_output_room`.
+
+        A large answer (Fetch) asks before it reads anything, because everything that a slow or
+        silent peer does not take stays in our memory."""
+        return 0 if self.blocked & OUTPUT else self._server.output_budget.room
+
+    def when_output_room(self, callback: Callable[[], None]) -> None:
+        """Call back once, when output_room() may have grown or the connection is gone."""
+        if self.closed:
+            self._server.loop.call_soon(callback)
+        elif self.blocked & OUTPUT:
+            self._output_waiters.append(callback)
+        else:
+            self._server.output_budget.wait(callback)
+
+    def unsent_bytes(self) -> int:
+        """What is left of the bytes that were given to the socket."""
+        return 0 if self.closed else self._transport.get_write_buffer_size()

@@ -1,0 +1,194 @@
+"""The data directory: whose it is, which cluster it belongs to, which format it has.
+
+Keeps: one process at a time owns a directory; its cluster id never changes; a directory whose format
+is newer than this release is refused, never guessed at. `penstock.json` is replaced as a whole or
+not at all.
+
+    {"cluster_id": "<22 characters>", "format": 1, "needs_release": "0.1.0", "written_by": "0.1.0"}
+
+`format` is the layout of everything below the directory, `needs_release` the first release that reads it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from core.errors import AlreadyLocked
+
+IDENTITY_FILE: Final = "penstock.json"
+STORE_DIRECTORY: Final = "store"
+LOCK_FILE: Final = "penstock.lock"
+
+FORMAT: Final = 1
+"""The layout that this release writes. Formats are never reused; all older ones are read."""
+NEEDS_RELEASE: Final = "0.1.0"
+"""The first release that reads FORMAT."""
+
+IDENTITY_BYTES_MAX: Final = 64 * 1024
+CLUSTER_ID_CHARS: Final = 22
+
+
+class NewerFormat(Exception):
+    """A later release has written this directory."""
+
+    def __init__(self, directory: Path, written: int, release: str) -> None:
+        super().__init__(
+            f"{directory} has data format {written}, this release reads up to {FORMAT}: use Penstock {release} or later"
+        )
+
+
+class BadIdentity(Exception):
+    """penstock.json cannot be what Penstock wrote."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: {why}. The data beside it is not touched; put the file back from a backup")
+
+
+class UnusableDirectory(Exception):
+    """The directory cannot be made or entered."""
+
+    def __init__(self, directory: Path, error: OSError) -> None:
+        super().__init__(f"data.dir {directory} cannot be used: {error.strerror}")
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """An owned directory; released when the process ends or `release` is called."""
+
+    path: Path
+    cluster_id: str
+    _lock: int
+
+    @property
+    def store(self) -> Path:
+        """Where the segment store keeps its files."""
+        return self.path / STORE_DIRECTORY
+
+    @classmethod
+    def acquire(cls, path: Path, release: str) -> Self:
+        """Make the directory if need be, own it, and read or write its identity."""
+        path = path.absolute()
+        try:
+            _make_directory(path)
+            lock = _lock(path / LOCK_FILE)
+        except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise  # the disk's fault, not the configuration's
+            raise UnusableDirectory(path, exc) from exc
+        try:
+            return cls(path, _identity(path, release), lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def release(self) -> None:
+        """Let another process have it."""
+        os.close(self._lock)
+
+
+def new_cluster_id() -> str:
+    """A random UUID as Kafka writes it: URL-safe base64, 22 characters, no leading dash."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a crash leaves the old content or the new, and the new one lasts."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory last."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make_directory(path: Path) -> None:
+    """Like `mkdir -p`, with every new name synced in its parent."""
+    missing = [path, *path.parents]
+    missing = missing[: next(i for i, part in enumerate(missing) if part.exists())]
+    for part in reversed(missing):
+        part.mkdir(exist_ok=True)
+        sync_directory(part.parent)
+
+
+def _lock(path: Path) -> int:
+    """Take the directory's lock, and leave the owner's pid in it for whoever comes second."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.closing(os.fdopen(fd)) as file:
+            owner = file.read(32).strip()
+        named = f"process {owner}" if owner.isdecimal() else "another process"
+        raise AlreadyLocked(path.parent, named) from None
+    except OSError:
+        os.close(fd)
+        raise
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _identity(directory: Path, release: str) -> str:
+    """The cluster id, from the file or new."""
+    path = directory / IDENTITY_FILE
+    try:
+        with path.open("rb") as file:
+            raw = file.read(IDENTITY_BYTES_MAX + 1)
+    except FileNotFoundError:
+        if (directory / STORE_DIRECTORY).exists():
+            raise BadIdentity(path, "is missing") from None
+        identity = {
+            "cluster_id": new_cluster_id(),
+            "format": FORMAT,
+            "needs_release": NEEDS_RELEASE,
+            "written_by": release,
+        }
+        write_atomically(path, json.dumps(identity, indent=2).encode() + b"\n")
+        return str(identity["cluster_id"])
+    except OSError as exc:
+        raise UnusableDirectory(directory, exc) from exc
+    return _parsed_identity(path, raw)
+
+
+def _parsed_identity(path: Path, raw: bytes) -> str:
+    try:
+        identity = json.loads(raw)
+    except ValueError as exc:
+        raise BadIdentity(path, f"is not JSON ({exc})") from exc
+    if not isinstance(identity, dict):
+        raise BadIdentity(path, "is not a JSON object")
+    written = identity.get("format")
+    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+        raise BadIdentity(path, f"format is {written!r}, no number from 1 on")
+    if written > FORMAT:
+        raise NewerFormat(path.parent, written, str(identity.get("needs_release", "a newer one")))
+    cluster_id = identity.get("cluster_id")
+    if not isinstance(cluster_id, str) or len(cluster_id) != CLUSTER_ID_CHARS:
+        raise BadIdentity(path, "cluster_id is not a string of 22 characters")
+    return cluster_id

@@ -1,0 +1,271 @@
+"""From a request's bytes to the handler that answers it.
+
+A route is what is known about one (API, version): its codecs, made at first use, and its latency
+counters. Invariant: every request that got a slot is answered, or its connection is closed with a
+log line, whatever the handler does.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from core.errors import StorageFailure
+from gateway.apis import Api, Registry, RequestContext
+from gateway.metrics import Metrics
+from gateway.response_slot import ResponseSlot
+from gateway.wire.codec import Codec, request_codec, response_codec
+from gateway.wire.errors import MalformedRequest
+from gateway.wire.headers import (
+    FIXED,
+    HEADER_TAGS_MAX,
+    RequestHeader,
+    decode_client_id,
+    response_header_is_flexible,
+)
+from gateway.wire.message import Message
+from gateway.wire.primitives import skip_tags
+
+if TYPE_CHECKING:
+    from gateway.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+ELEMENT_BYTES: Final = 200
+"""What one decoded element is charged with: about the memory of a small Message."""
+CLIENT_FIELD_END_MAX: Final = 256
+"""A client id that ends behind this is not remembered: an idle connection should hold nothing large."""
+UNKNOWN_SERVER_ERROR: Final = -1
+KAFKA_STORAGE_ERROR: Final = 56
+
+_fixed = FIXED.unpack_from
+_new_header = tuple.__new__
+
+
+class Route:
+    """One version of one API."""
+
+    __slots__ = (
+        "answers",
+        "api",
+        "flexible_answer",
+        "flexible_request",
+        "latency",
+        "name",
+        "raw",
+        "requests",
+        "version",
+    )
+
+    def __init__(self, api: Api, version: int, metrics: Metrics) -> None:
+        self.api = api
+        self.version = version
+        self.name = api.name
+        self.raw = api.handle_raw
+        self.requests: Codec = request_codec(api.key, version)
+        self.answers: Codec = response_codec(api.key, version)
+        self.flexible_request = self.requests.flexible
+        self.flexible_answer = response_header_is_flexible(api.key, self.answers.flexible)
+        self.latency = metrics.latency(api.key)
+
+
+def _read_header(connection: "Connection", frame: bytearray, flexible: bool) -> tuple[str | None, int]:
+    """The client id, which the connection remembers if it is short, and where the body begins."""
+    client_id, position = decode_client_id(frame)
+    if client_id is not None and position <= CLIENT_FIELD_END_MAX:
+        connection.client_field, connection.client_id = bytes(frame[8:position]), client_id
+    if flexible:
+        position = skip_tags(memoryview(frame), position, len(frame), [HEADER_TAGS_MAX], "header.tags")
+    return client_id, position
+
+
+class Dispatcher:
+    """Finds the route of each request and starts its handler, in order of arrival."""
+
+    def __init__(self, broker: Any, apis: Registry, metrics: Metrics) -> None:
+        self.broker = broker
+        self.apis = apis
+        self.metrics = metrics
+        self._routes: dict[int, Route] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher {len(self.apis)} APIs, {len(self._tasks)} handlers running>"
+
+    def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None:
+        """Start the request in `frame`; `charge` bytes of the request budget are released with its
+        answer."""
+        if len(frame) < FIXED.size:
+            self._refuse(connection, charge, f"a request of {len(frame)} bytes")
+            return
+        key, version, correlation_id, id_length = _fixed(frame)
+        route = self._routes.get((key << 16) + version)
+        if route is None:
+            route = self._new_route(connection, key, version, correlation_id, charge)
+            if route is None:
+                return
+        field = connection.client_field
+        position = 8 + len(field)
+        if (
+            id_length == len(field) - 2
+            and frame.startswith(field, 8)
+            and (not route.flexible_request or (position < len(frame) and not frame[position]))
+        ):
+            client_id = connection.client_id  # the same as in the request before, as it always is
+            position += route.flexible_request
+        else:
+            try:
+                client_id, position = _read_header(connection, frame, route.flexible_request)
+            except MalformedRequest as error:
+                self._refuse(connection, charge, str(error))
+                return
+        body = memoryview(frame)[position:]
+        header = _new_header(RequestHeader, (key, version, correlation_id, client_id))
+        slot = ResponseSlot(connection, route, correlation_id, charge)
+        connection.slots.append(slot)
+        if route.raw is None:
+            self._start_task(connection, route, header, body, slot)
+        elif connection.starting:
+            connection.starting += 1
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
+        else:
+            self._call_raw(connection, route, header, body, slot)
+
+    def _call_raw_later(
+        self,
+        connection: "Connection",
+        route: Route,
+        header: RequestHeader,
+        body: memoryview,
+        slot: ResponseSlot,
+    ) -> None:
+        connection.starting -= 1
+        if not connection.closed:
+            self._call_raw(connection, route, header, body, slot)
+
+    def _call_raw(
+        self,
+        connection: "Connection",
+        route: Route,
+        header: RequestHeader,
+        body: memoryview,
+        slot: ResponseSlot,
+    ) -> None:
+        assert route.raw is not None
+        try:
+            route.raw(connection, header, body, slot)
+        except MalformedRequest as error:
+            slot.close(f"malformed: {error}")
+        except Exception:
+            self._failed(route, f"a request of {len(body)} bytes", connection)
+            if not slot.answered:
+                slot.close("the handler failed")
+
+    def _start_task(
+        self,
+        connection: "Connection",
+        route: Route,
+        header: RequestHeader,
+        body: memoryview,
+        slot: ResponseSlot,
+    ) -> None:
+        try:
+            request, elements = route.requests.decode_counted(body)
+        except MalformedRequest as error:
+            slot.close(f"malformed: {error}")
+            return
+        extra = elements * ELEMENT_BYTES
+        slot.charge += extra
+        connection.charge(extra)
+        context = RequestContext(
+            self.broker,
+            header.api_version,
+            header.correlation_id,
+            header.client_id,
+            connection,
+            self.apis,
+        )
+        connection.starting += 1
+        connection.tasks += 1
+        task = asyncio.get_running_loop().create_task(self._handle(context, route, request, slot))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, context: RequestContext, route: Route, request: Message, slot: ResponseSlot) -> None:
+        connection = context.connection
+        connection.starting -= 1
+        handle = route.api.handle
+        assert handle is not None
+        try:
+            answer = route.answers.encode(await handle(context, request))
+        except asyncio.CancelledError:  # a stop does not wait for ever
+            slot.none()
+            connection.close()
+            raise
+        except Exception as error:
+            self._failed(route, repr(request), connection)
+            self._answer_error(route, request, slot, error)
+        else:
+            slot.send((answer,))
+        finally:
+            connection.task_ended()
+
+    def _answer_error(self, route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
+        respond = route.api.error_response
+        if respond is None:
+            slot.close("the handler failed")
+            return
+        code = KAFKA_STORAGE_ERROR if isinstance(error, StorageFailure) else UNKNOWN_SERVER_ERROR
+        try:
+            answer: Mapping[str, Any] = respond(request, route.version, code)
+            body = route.answers.encode(answer)
+        except Exception:
+            logger.exception("%s v%d: no error response", route.name, route.version)
+            slot.close("the handler failed")
+            return
+        slot.send((body,))
+
+    def _failed(self, route: Route, request: str, connection: "Connection") -> None:
+        self.metrics.request_failed(route.api.key)
+        logger.exception(
+            "%s v%d failed",
+            route.name,
+            route.version,
+            extra={"peer": f"{connection.peer_host}:{connection.peer_port}", "request": request},
+        )
+
+    def _new_route(
+        self, connection: "Connection", key: int, version: int, correlation_id: int, charge: int
+    ) -> Route | None:
+        """The route at its first use; None when the request has been answered or refused instead."""
+        api = self.apis.get(key)
+        if api is None:
+            self._refuse(connection, charge, f"API key {key} is not served")
+            return None
+        if version in api.versions:
+            route = self._routes[(key << 16) + version] = Route(api, version, self.metrics)
+            return route
+        if api.unsupported_version is None:
+            versions = f"{api.versions.start} to {api.versions.stop - 1}"
+            reason = f"{api.name} v{version} is not served, only {versions}"
+            self._refuse(connection, charge, reason)
+            return None
+        oldest = Route(api, api.versions.start, self.metrics)
+        slot = ResponseSlot(connection, oldest, correlation_id, charge)
+        connection.slots.append(slot)
+        slot.send((response_codec(key, 0).encode(api.unsupported_version()),))
+        return None
+
+    def _refuse(self, connection: "Connection", charge: int, reason: str) -> None:
+        connection.release(charge)
+        connection.refuse(reason)
+
+    async def finish(self, grace_s: float) -> None:
+        """Wait for the handlers that run; cancel those that take longer."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=grace_s)

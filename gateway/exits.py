@@ -1,0 +1,16 @@
+"""How the process ends, for whoever started it."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """Part of the command's interface: numbers are never given another meaning."""
+
+    CLEAN = 0
+    UNEXPECTED = 1  # a defect of Penstock: the log has a traceback
+    CONFIGURATION = 2
+    TAKEN = 3  # another process has the data directory or the port
+    CORRUPT = 4  # stored bytes fail their checks; nothing was changed
+    STORAGE = 5  # a write or sync failed, or the disk is full at start

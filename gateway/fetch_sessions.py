@@ -1,0 +1,219 @@
+"""What a fetch reads from, and incremental fetch sessions (KIP-227).
+
+A `FetchSet` is the partitions of one fetch. A session keeps its set between requests and hears from its slots which of
+them have something new, so that a fetch looks at those alone: a consumer of 10,000 partitions costs what its traffic
+costs. A fetch without a session uses a set of its own and watches slots only if it has to wait.
+
+**Invariants**
+
+- A partition of a session that is not in `dirty` has nothing that its client does not know: no data beyond its fetch
+  offset, no moved high watermark or log start, no error.
+- A set that watches is in its slots' watchers exactly once, and leaves them when it is closed.
+- Sessions are at most `max_sessions`; the one that was idle longest makes room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from core.slot import Slot
+    from core.stream import Stream
+
+TopicKey = str | UUID | None
+
+SESSION_NOT_FOUND: Final = 70
+INVALID_SESSION_EPOCH: Final = 71
+SESSION_TOPIC_ID_ERROR: Final = 106
+
+INITIAL_EPOCH: Final = 0
+FINAL_EPOCH: Final = -1
+EPOCH_MAX: Final = 2**31 - 1
+
+
+class SessionError(Exception):
+    """The request does not fit its session; carries Kafka's error code."""
+
+    def __init__(self, error_code: int) -> None:
+        super().__init__(f"fetch session error {error_code}")
+        self.error_code = error_code
+
+
+class Target:
+    """One partition of a fetch: where to read, and what the client was last told."""
+
+    __slots__ = ("index", "leader_epoch", "max_bytes", "offset", "sent_end", "sent_start", "slot", "topic")
+
+    def __init__(self, topic: TopicKey, index: int) -> None:
+        self.topic = topic
+        self.index = index
+        self.slot: Slot | None = None
+        self.offset = 0
+        self.max_bytes = 0
+        self.leader_epoch = -1
+        self.sent_end = -1
+        self.sent_start = -1
+
+    def find_slot(self, stream_of: Callable[[TopicKey], Stream | None]) -> None:
+        """Look the slot up, again if the topic it belonged to is gone."""
+        if self.slot is not None and not self.slot.stream.deleted:
+            return
+        stream = stream_of(self.topic)
+        try:
+            self.slot = None if stream is None else stream.slot(self.index)
+        except IndexError:
+            self.slot = None
+
+
+class FetchSet:
+    """The partitions of a fetch; watches their slots while it must."""
+
+    def __init__(self) -> None:
+        self.targets: dict[tuple[TopicKey, int], Target] = {}
+        self.dirty: dict[Target, None] = {}  # in the order in which they are to be looked at
+        self._by_slot: dict[Slot, Target] = {}
+        self._watching = False
+        self._wanted = 0  # bytes still missing until the waiter wakes
+        self._wake: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def put(self, target: Target) -> None:
+        """Add a partition, or have a known one looked at again."""
+        self.targets[target.topic, target.index] = target
+        self.dirty[target] = None
+        self._bind(target)
+
+    def remove(self, topic: TopicKey, index: int) -> None:
+        target = self.targets.pop((topic, index), None)
+        if target is not None:
+            self.dirty.pop(target, None)
+            self._unbind(target)
+
+    def find_slots(self, stream_of: Callable[[TopicKey], Stream | None], targets: Iterable[Target]) -> None:
+        """Bring the slots of some partitions up to date: topics come and go."""
+        for target in targets:
+            if target.slot is None or target.slot.stream.deleted:
+                self._unbind(target)
+                target.find_slot(stream_of)
+                self._bind(target)
+
+    def _bind(self, target: Target) -> None:
+        if self._watching and target.slot is not None:
+            self._by_slot[target.slot] = target
+            target.slot.watch(self)
+
+    def _unbind(self, target: Target) -> None:
+        if target.slot is not None and self._by_slot.pop(target.slot, None) is not None:
+            target.slot.unwatch(self)
+
+    def watch(self) -> None:
+        """Hear from all slots from now on."""
+        if not self._watching:
+            self._watching = True
+            for target in self.targets.values():
+                self._bind(target)
+
+    def close(self) -> None:
+        """Hear from no slot any more; whoever waits is not woken."""
+        self._wake = None
+        self._watching = False
+        for slot in self._by_slot:
+            slot.unwatch(self)
+        self._by_slot.clear()
+
+    # Waiting
+
+    def wait(self, wanted: int, wake: Callable[[], None]) -> None:
+        """Call `wake` once, when `wanted` more bytes are there or a partition changed."""
+        self.watch()
+        self._wanted = wanted
+        self._wake = wake
+
+    def stop_waiting(self) -> None:
+        self._wake = None
+
+    def slot_appended(self, slot: Slot, size: int) -> None:
+        self._news(slot, size)
+
+    def slot_changed(self, slot: Slot) -> None:
+        self._news(slot, self._wanted)
+
+    def _news(self, slot: Slot, size: int) -> None:
+        target = self._by_slot.get(slot)
+        if target is None:
+            return  # the set was closed while the slot was telling its watchers
+        self.dirty[target] = None
+        self._wanted -= size
+        if self._wanted <= 0 and self._wake is not None:
+            # Not at once: the rest of the group that became durable just now should be there too.
+            asyncio.get_running_loop().call_soon(self._wake)
+            self._wake = None
+
+
+class FetchSession(FetchSet):
+    """A set that outlives its request."""
+
+    def __init__(self, session_id: int, uses_topic_ids: bool) -> None:
+        super().__init__()
+        self.id = session_id
+        self.uses_topic_ids = uses_topic_ids
+        self.epoch = 1  # what the next request must carry
+
+    def __repr__(self) -> str:
+        return (
+            f"<FetchSession {self.id} epoch {self.epoch} {len(self.targets)} partitions, {len(self.dirty)} to look at>"
+        )
+
+
+class FetchSessions:
+    """All sessions of the broker, and the fetches that wait, with a session or without."""
+
+    def __init__(self, max_sessions: int) -> None:
+        self._max_sessions = max_sessions
+        self._sessions: OrderedDict[int, FetchSession] = OrderedDict()  # least recently used first
+        self.waiting: dict[Callable[[], None], None] = {}  # for each fetch that waits: what answers it now
+
+    async def stop(self) -> None:
+        """Answer every fetch that waits, with what there is: a stop does not wait for long polls."""
+        for answer in list(self.waiting):
+            answer()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def create(self, uses_topic_ids: bool) -> FetchSession | None:
+        """A new session; None when sessions are turned off."""
+        if self._max_sessions < 1:
+            return None
+        while len(self._sessions) >= self._max_sessions:
+            self._sessions.popitem(last=False)[1].close()
+        session_id = secrets.randbelow(2**31 - 1) + 1
+        while session_id in self._sessions:
+            session_id = secrets.randbelow(2**31 - 1) + 1
+        session = self._sessions[session_id] = FetchSession(session_id, uses_topic_ids)
+        return session
+
+    def take(self, session_id: int, epoch: int, uses_topic_ids: bool) -> FetchSession:
+        """The session that an incremental request continues. Raises SessionError."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise SessionError(SESSION_NOT_FOUND)
+        if session.epoch != epoch:
+            raise SessionError(INVALID_SESSION_EPOCH)
+        if session.uses_topic_ids != uses_topic_ids:
+            raise SessionError(SESSION_TOPIC_ID_ERROR)
+        session.epoch = 1 if epoch == EPOCH_MAX else epoch + 1
+        self._sessions.move_to_end(session_id)
+        return session
+
+    def remove(self, session_id: int) -> None:
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            session.close()

@@ -1,0 +1,89 @@
+"""Who may do what in a group: checks in Kafka's order, each with the error that it gives.
+
+Keeps: reads the group, changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.messages import NO_MEMBER_ID, JoinRequest, SyncRequest
+from gateway.groups.roster import Roster
+from gateway.groups.states import GroupState
+
+if TYPE_CHECKING:
+    from gateway.groups.group import Group
+
+
+def has_room_for(group: Group, member_id: str, max_size: int) -> bool:
+    """May this one join, as far as group.max.size goes?"""
+    roster = group.roster
+    if group.state in (GroupState.EMPTY, GroupState.DEAD):
+        return True
+    if group.state is GroupState.PREPARING_REBALANCE:
+        # Who joins last of a group that is too large is the one to go.
+        member = roster.get(member_id)
+        has_joined = member is not None and member.awaits_join
+        return has_joined or roster.joined_count < max_size
+    return member_id in roster or len(roster) < max_size
+
+
+def supports(group: Group, request: JoinRequest) -> bool:
+    """Has the member a protocol in common with all others, of the group's type?"""
+    names = {protocol.name for protocol in request.protocols}
+    if group.is_empty:
+        return bool(request.protocol_type and names)
+    return group.protocol_type == request.protocol_type and group.roster.supports_any(names)
+
+
+def check_member(roster: Roster, member_id: str, instance_id: str | None) -> ErrorCode:
+    """Is this the member that it says, and still the one for its instance?"""
+    if instance_id is not None:
+        current_id = roster.static_id(instance_id)
+        if current_id is None:
+            return ErrorCode.unknown_member_id
+        if current_id != member_id:
+            return ErrorCode.fenced_instance_id
+    return ErrorCode.none if member_id in roster else ErrorCode.unknown_member_id
+
+
+def check_member_now(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+    """Is it a member of the present generation?"""
+    if group.state is GroupState.DEAD:
+        return ErrorCode.coordinator_not_available
+    error = check_member(group.roster, member_id, instance_id)
+    if error is ErrorCode.none and generation != group.generation:
+        return ErrorCode.illegal_generation
+    return error
+
+
+def check_sync(group: Group, request: SyncRequest) -> ErrorCode:
+    """May this member have its assignment?"""
+    error = check_member_now(group, request.member_id, request.instance_id, request.generation)
+    if error is not ErrorCode.none:
+        return error
+    # KIP-559: a client that names the protocol must mean the one that was chosen.
+    named = ((request.protocol_type, group.protocol_type), (request.protocol_name, group.protocol_name))
+    if any(None not in (said, chosen) and said != chosen for said, chosen in named):
+        return ErrorCode.inconsistent_group_protocol
+    if group.state is GroupState.PREPARING_REBALANCE:
+        return ErrorCode.rebalance_in_progress
+    return ErrorCode.none
+
+
+def is_managed_outside(group: Group, generation: int) -> bool:
+    """A commit of an administrator, or of a consumer that assigns by itself, while nobody else is here."""
+    return generation < 0 and group.is_empty
+
+
+def check_commit(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+    """May this member commit offsets?"""
+    if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
+        return ErrorCode.unknown_member_id
+    error = check_member_now(group, member_id, instance_id, generation)
+    if error is ErrorCode.none and group.state is GroupState.COMPLETING_REBALANCE:
+        # It has had the answer to its join, so it knows what to do with this.
+        return ErrorCode.rebalance_in_progress
+    return error

@@ -1,0 +1,425 @@
+"""The group coordinator: a thin asyncio shell around the groups' state machines.
+
+Keeps: groups decide (`group.py`, `offsets.py`), the journal writes, the shell only carries out. Each
+input is one synchronous step: nothing is awaited between reading a group and changing it. One timer
+wakes for the earliest of all deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from core.clock import Clock
+from gateway.config import Config
+from gateway.groups.deadlines import Deadlines
+from gateway.groups.group import Group, GroupRules
+from gateway.groups.journal import GroupJournal, TableStore
+from gateway.groups.messages import (
+    NO_MEMBER_ID,
+    Alarm,
+    Answer,
+    Effect,
+    Instant,
+    JoinRequest,
+    JoinResult,
+    LeavingMember,
+    Store,
+    SyncRequest,
+    SyncResult,
+    Transitioned,
+)
+from gateway.groups.offsets import CommittedOffsets, metadata_units
+from gateway.groups.persistence import (
+    KEY_TEXT_BYTES_MAX,
+    NO_EXPIRY,
+    CommittedOffset,
+    OffsetKey,
+    decode_group,
+)
+from gateway.groups.retention_clock import RetentionClock
+from gateway.groups.states import GroupState
+
+if TYPE_CHECKING:
+    from core.stream import Stream
+    from gateway.topics import Topics
+
+MINUTE_MS: Final = 60_000
+NO_RETENTION: Final = -1
+TIMESTAMP_MS_MAX: Final = 2**63 - 1
+#: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
+OFFSETS_PER_SWEEP_STEP: Final = 1_000
+
+_log: Final = logging.getLogger(__name__)
+
+
+class OffsetCommit(NamedTuple):
+    """One partition of an OffsetCommit."""
+
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int
+    metadata: str
+
+
+class GroupCoordinator:
+    """All groups of this node. Versions of APIs are known in gateway/apis only."""
+
+    def __init__(self, config: Config, store: TableStore, clock: Clock, topics: Topics) -> None:
+        self._config = config
+        self._clock = clock
+        self._topics = topics
+        self._retention_clock = RetentionClock(clock)
+        self._retention_ms = config.offsets_retention_minutes * MINUTE_MS
+        self._rules = GroupRules(
+            initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
+            max_size=config.group_max_size,
+            new_id=lambda: str(uuid.uuid4()),
+        )
+        self._groups: dict[str, Group] = {}
+        self._deadlines: Deadlines[Alarm] = Deadlines()
+        self._offsets = CommittedOffsets()
+        self._journal = GroupJournal(store, self._offsets)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
+        self._sweeper: asyncio.Task[None] | None = None
+        self._is_active = False
+
+    def __repr__(self) -> str:
+        return f"GroupCoordinator({len(self._groups)} groups, {len(self._deadlines)} deadlines)"
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self._groups.values())
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def get(self, group_id: str) -> Group | None:
+        return self._groups.get(group_id)
+
+    # Life
+
+    def load(self) -> None:
+        """Take up what the store holds. Raises UnreadableRecord."""
+        self._offsets.load(self._journal.offsets())
+        for group_id, stored in self._journal.groups():
+            group = self._create(group_id)
+            self._carry_out(group, group.restore(decode_group(stored), self._now()))
+        for group_id in self._offsets.group_ids():
+            if group_id not in self._groups:
+                self._create(group_id)
+
+    async def start(self) -> None:
+        """Begin to serve: deadlines run, offsets of topics that are gone go too."""
+        self._is_active = True
+        self._topics.on_deletion(self._topic_deleted)
+        for topic in self._offsets.topic_names():
+            if self._topics.get(topic) is None:
+                self._drop_topic(topic)
+        self._sweeper = asyncio.create_task(self._sweep_for_ever())
+        self._set_timer()
+        _log.info("groups loaded", extra={"groups": len(self._groups)})
+
+    async def stop(self) -> None:
+        """Send everybody away who waits; return when all that was submitted is stored."""
+        self._is_active = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for group in self._groups.values():
+            self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
+        self._groups.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._journal.settle()
+
+    # Membership
+
+    async def join(self, group_id: str, request: JoinRequest) -> JoinResult:
+        """JoinGroup; may wait for as long as the members' rebalance time-out."""
+        config = self._config
+        timeout_ms = request.session_timeout_ms
+        error = self._check_group_id(group_id)
+        if error is ErrorCode.none and not (
+            config.group_min_session_timeout_ms <= timeout_ms <= config.group_max_session_timeout_ms
+        ):
+            error = ErrorCode.invalid_session_timeout
+        group = self._groups.get(group_id)
+        if error is ErrorCode.none and group is None and request.member_id != NO_MEMBER_ID:
+            error = ErrorCode.unknown_member_id
+        if error is not ErrorCode.none:
+            return JoinResult(error=error, member_id=request.member_id)
+        if group is None:
+            group = self._create(group_id)
+        waiter: asyncio.Future[JoinResult] = asyncio.get_running_loop().create_future()
+        self._carry_out(group, group.join(request, waiter, self._now()))
+        self._forget_if_unused(group)
+        return await waiter
+
+    async def sync(self, group_id: str, request: SyncRequest) -> SyncResult:
+        """SyncGroup; waits for the leader's assignment."""
+        group, error = self._find(group_id)
+        if group is None or group.is_empty:
+            return SyncResult(error=error or ErrorCode.unknown_member_id)
+        waiter: asyncio.Future[SyncResult] = asyncio.get_running_loop().create_future()
+        self._carry_out(group, group.sync(request, waiter, self._now()))
+        return await waiter
+
+    def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+        group, error = self._find(group_id)
+        if group is None:
+            return error
+        error = group.heartbeat(member_id, instance_id, generation, self._now())
+        self._set_timer()
+        return error
+
+    def leave(self, group_id: str, leaving: Sequence[LeavingMember]) -> tuple[ErrorCode, list[ErrorCode]]:
+        """The error of the whole request, and one for each who leaves."""
+        group, error = self._find(group_id)
+        if group is None:
+            if error is ErrorCode.unknown_member_id:
+                return ErrorCode.none, [error] * len(leaving)
+            return error, []
+        errors, effects = group.leave(leaving, self._now())
+        self._carry_out(group, effects)
+        return ErrorCode.none, errors
+
+    # Committed offsets
+
+    def admit_commit(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+        """May this member commit? Commits without a generation make a group if there is none."""
+        error = self._check_group_id(group_id, may_be_empty=True)
+        if error is not ErrorCode.none:
+            return error
+        group = self._groups.get(group_id)
+        if group is None:
+            if generation >= 0:
+                return ErrorCode.group_id_not_found
+            group = self._create(group_id)
+        error = group.admit_commit(member_id, instance_id, generation, self._now())
+        self._set_timer()
+        return error
+
+    async def commit(
+        self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
+    ) -> list[ErrorCode]:
+        """Store offsets that were admitted; returns when they are durable and visible."""
+        now_ms = self._retention_clock.stamp_ms()
+        expire_ms = NO_EXPIRY
+        if retention_ms != NO_RETENTION:
+            expire_ms = min(max(now_ms + retention_ms, 0), TIMESTAMP_MS_MAX)
+        changes: dict[OffsetKey, CommittedOffset | None] = {}
+        errors = []
+        for topic, partition, offset, leader_epoch, metadata in commits:
+            if metadata_units(metadata) > self._config.offset_metadata_max_bytes:
+                errors.append(ErrorCode.offset_metadata_too_large)
+                continue
+            errors.append(ErrorCode.none)
+            key = OffsetKey(group_id, topic, partition)
+            changes[key] = CommittedOffset(offset, leader_epoch, metadata, now_ms, expire_ms)
+        if not changes:
+            return errors
+        # The write goes on when the client does not wait for it.
+        stored = await asyncio.shield(self._journal.write_offsets(changes))
+        return [error or stored for error in errors]
+
+    def offset(self, key: OffsetKey) -> CommittedOffset | None:
+        """The offset that is durable now."""
+        return self._offsets.get(key)
+
+    def offsets(self, group_id: str) -> Mapping[str, Mapping[int, CommittedOffset]]:
+        """All offsets of a group that are durable now, by topic and partition."""
+        return self._offsets.of_group(group_id)
+
+    async def settle(self, group_id: str) -> None:
+        """Wait until what the group has committed so far is visible."""
+        if self._offsets.has_in_flight(group_id):
+            await self._journal.settle()
+
+    def check_offset_delete(self, group_id: str) -> ErrorCode:
+        """May offsets of this group be deleted one by one?"""
+        error = self._check_group_id(group_id)
+        group = self._groups.get(group_id)
+        if error is not ErrorCode.none:
+            return error
+        if group is None:
+            return ErrorCode.group_id_not_found
+        if not group.is_empty and not group.uses_consumer_protocol:
+            return ErrorCode.non_empty_group
+        return ErrorCode.none
+
+    async def delete_offsets(self, group_id: str, places: Collection[tuple[str, int]]) -> ErrorCode:
+        """Delete offsets that the group may lose; returns when they are gone for good."""
+        known = {(key.topic, key.partition): key for key in self._offsets.keys_of_group(group_id)}
+        changes = {known[place]: None for place in places if place in known}
+        if not changes:
+            return ErrorCode.none
+        return await asyncio.shield(self._journal.write_offsets(changes))
+
+    # Groups as a whole
+
+    async def delete_group(self, group_id: str) -> ErrorCode:
+        """Delete an empty group with its offsets; returns when it is gone for good."""
+        error = self._check_group_id(group_id, may_be_empty=True)
+        group = self._groups.get(group_id)
+        if error is not ErrorCode.none:
+            return error
+        if group is None:
+            return ErrorCode.group_id_not_found
+        if not group.is_empty:
+            return ErrorCode.non_empty_group
+        error = await asyncio.shield(self._delete(group))
+        if error is ErrorCode.none:
+            _log.info("group deleted", extra={"group": group_id})
+        return error
+
+    async def sweep(self) -> None:
+        """Delete offsets that have expired, then groups that have nothing left."""
+        looked_at = 0
+        for group in list(self._groups.values()):
+            for topic, partitions in list(self._offsets.topics(group.group_id).items()):
+                looked_at += len(partitions)
+                self._drop_expired(group, topic)
+                if looked_at >= OFFSETS_PER_SWEEP_STEP:
+                    looked_at = 0
+                    await asyncio.sleep(0)
+        await self._journal.settle()
+        for group in list(self._groups.values()):
+            if self._is_unused(group):
+                self._delete(group)
+
+    def expire_due(self) -> None:
+        """Fire every deadline that has passed; the timer calls this."""
+        now = self._now()
+        while (deadline := self._deadlines.pop_due(now.monotonic_s)) is not None:
+            group, fire = deadline.owner
+            self._carry_out(group, fire(now))
+
+    # Carrying out
+
+    def _carry_out(self, group: Group, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Answer(waiter, result):
+                    assert isinstance(waiter, asyncio.Future)
+                    if not waiter.done():  # the connection may be gone
+                        waiter.set_result(result)
+                case Store():
+                    self._store(group, effect)
+                case Transitioned():
+                    _report(group, effect)
+        self._set_timer()
+
+    def _store(self, group: Group, effect: Store) -> None:
+        write = self._journal.write_group(group.group_id, effect.record)
+
+        def stored(task: asyncio.Task[ErrorCode]) -> None:
+            error = ErrorCode.not_coordinator if task.cancelled() else task.result()
+            self._carry_out(group, effect.stored(error, self._now()))
+
+        write.add_done_callback(stored)
+
+    def _delete(self, group: Group) -> asyncio.Task[ErrorCode]:
+        keys = self._offsets.keys_of_group(group.group_id)
+        write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id)
+        write.add_done_callback(lambda _: self._forget_if_unused(group))
+        return write
+
+    def _topic_deleted(self, stream: Stream) -> None:
+        self._drop_topic(stream.name)
+
+    def _drop_topic(self, topic: str) -> None:
+        """Submit the deletion of a topic's offsets: whoever makes the topic anew comes after it."""
+        keys = self._offsets.keys_of_topic(topic)
+        if keys:
+            self._journal.write_offsets(dict.fromkeys(keys))
+
+    def _drop_expired(self, group: Group, topic: str) -> None:
+        now_ms = self._retention_clock.now_ms()
+        expired = self._offsets.expired(group, topic, now_ms, self._retention_ms)
+        if expired:
+            facts = {"group": group.group_id, "topic": topic, "offsets": len(expired)}
+            _log.info("committed offsets expired", extra=facts)
+            self._journal.write_offsets(dict.fromkeys(expired))
+
+    def _create(self, group_id: str) -> Group:
+        group = Group(group_id, self._rules, self._deadlines, self._now())
+        self._groups[group_id] = group
+        return group
+
+    def _is_unused(self, group: Group) -> bool:
+        """Nobody is in the group, and it has no offset, visible or on its way."""
+        is_known = self._groups.get(group.group_id) is group
+        return is_known and group.is_idle and not self._offsets.is_used(group.group_id)
+
+    def _forget_if_unused(self, group: Group) -> None:
+        """Drop a group that nothing speaks of any more, in memory or in the store."""
+        if self._is_unused(group) and not self._journal.holds_group(group.group_id):
+            self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
+            del self._groups[group.group_id]
+
+    def _find(self, group_id: str) -> tuple[Group | None, ErrorCode]:
+        """A group for its members: unknown groups have no members."""
+        error = self._check_group_id(group_id)
+        if error is not ErrorCode.none:
+            return None, error
+        return self._groups.get(group_id), ErrorCode.unknown_member_id
+
+    def _check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
+        if not self._is_active:
+            return ErrorCode.coordinator_not_available
+        if not group_id and not may_be_empty:
+            return ErrorCode.invalid_group_id
+        if len(group_id) > KEY_TEXT_BYTES_MAX // 4:  # four bytes is UTF-8's most per character
+            return ErrorCode.invalid_group_id
+        return ErrorCode.none
+
+    # Time
+
+    def _now(self) -> Instant:
+        return Instant(self._clock.monotonic_s(), self._retention_clock.stamp_ms())
+
+    def _set_timer(self) -> None:
+        """See to it that the timer fires no later than the earliest deadline."""
+        next_s = self._deadlines.next_s()
+        if next_s is None or next_s >= self._timer_s or not self._is_active:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = next_s
+        delay_s = max(next_s - self._clock.monotonic_s(), 0)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        self.expire_due()
+        self._set_timer()
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.offsets_retention_check_interval_ms / 1_000)
+            await self.sweep()
+
+
+def _report(group: Group, event: Transitioned) -> None:
+    """One line per rebalance, and one when a group has lost its last member."""
+    facts = {
+        "group": group.group_id,
+        "generation": event.generation,
+        "members": event.member_count,
+        "reason": event.reason,
+    }
+    match event.after:
+        case GroupState.STABLE:
+            _log.info("group rebalanced", extra=facts)
+        case GroupState.EMPTY:
+            _log.info("group is empty", extra=facts)
+        case _:
+            _log.debug("group is now %s", event.after, extra=facts)

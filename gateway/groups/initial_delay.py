@@ -1,0 +1,41 @@
+"""How long the first rebalance of an empty group waits: a delay that each newcomer extends.
+
+Keeps: all in all it never waits longer than the members' rebalance time-out.
+"""
+
+from __future__ import annotations
+
+
+class InitialDelay:
+    """Begins with the first member's join; inactive in all later rebalances."""
+
+    def __init__(self) -> None:
+        self.is_active = False
+        self._step_ms = 0
+        self._delay_ms = 0
+        self._remaining_ms = 0
+        self._has_newcomers = False
+
+    def begin(self, step_ms: int, rebalance_timeout_ms: int) -> int:
+        """Returns how long to wait at first."""
+        self.is_active = True
+        self._step_ms = self._delay_ms = step_ms
+        self._remaining_ms = max(rebalance_timeout_ms - step_ms, 0)
+        self._has_newcomers = False
+        return step_ms
+
+    def end(self) -> None:
+        self.is_active = False
+
+    def note_newcomer(self) -> None:
+        self._has_newcomers = True
+
+    def extend(self) -> int | None:
+        """The delay is over: how long to wait further; None when it has been long enough."""
+        if not self.is_active or not self._has_newcomers or not self._remaining_ms:
+            return None
+        self._has_newcomers = False
+        next_ms = min(self._step_ms, self._remaining_ms)
+        self._remaining_ms = max(self._remaining_ms - self._delay_ms, 0)
+        self._delay_ms = next_ms
+        return next_ms

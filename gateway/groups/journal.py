@@ -1,0 +1,151 @@
+"""The only writer of the tables "groups" and "offsets".
+
+Keeps: changes reach the log in the order in which they were submitted, which is when `write_…`
+returns; a change shows in `CommittedOffsets` when it is durable, whether or not its caller still
+waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import ErrorKind, StoreError
+from core.tables import Delete, Put, Table
+from gateway.groups.messages import GroupRecord
+from gateway.groups.offsets import CommittedOffsets
+from gateway.groups.persistence import (
+    GROUPS_TABLE,
+    OFFSETS_TABLE,
+    CommittedOffset,
+    OffsetKey,
+    encode_group,
+    encode_offset,
+    encode_offset_key,
+)
+
+#: One log record holds no more changes than this; a larger write becomes several records.
+CHANGES_PER_UPDATE_MAX: Final = 1_000
+#: A group larger than this is refused, as Kafka refuses one larger than a record may be.
+GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
+
+_Change: TypeAlias = "tuple[OffsetKey | None, Put | Delete]"
+
+_log: Final = logging.getLogger(__name__)
+
+
+class TableStore(Protocol):
+    """What the journal needs of core.store.Store."""
+
+    def table(self, name: str) -> Table: ...
+
+    async def update(self, *ops: Put | Delete) -> None: ...
+
+
+class GroupJournal:
+    """Writes groups and offsets; tells how that went as an error code for a group's clients."""
+
+    def __init__(self, store: TableStore, offsets: CommittedOffsets) -> None:
+        self._store = store
+        self._offsets = offsets
+        self._groups_table = store.table(GROUPS_TABLE)
+        self._offsets_table = store.table(OFFSETS_TABLE)
+        self._writes: set[asyncio.Task[ErrorCode]] = set()
+        self._groups_in_flight: Counter[str] = Counter()
+
+    def write_group(self, group_id: str, record: GroupRecord) -> asyncio.Task[ErrorCode]:
+        """Submit a group as it is to be after a restart."""
+        value = encode_group(record)
+        if len(value) > GROUP_BYTES_MAX:
+            return self._start(_failed(ErrorCode.unknown_server_error))
+        self._groups_in_flight[group_id] += 1
+        return self._start(self._land_group(group_id, value))
+
+    def write_offsets(
+        self, offsets: Mapping[OffsetKey, CommittedOffset | None], *, without_group: str | None = None
+    ) -> asyncio.Task[ErrorCode]:
+        """Submit offsets, None to delete one; with the last of them, perhaps delete a group."""
+        changes: list[_Change] = [_offset_change(key, value) for key, value in offsets.items()]
+        if without_group is not None:
+            changes.append((None, Delete(GROUPS_TABLE, without_group.encode())))
+        self._offsets.begin(offsets)
+        # Tasks start in the order in which they are made: parts stay in line with other writes.
+        parts = [
+            self._start(self._land(changes[start : start + CHANGES_PER_UPDATE_MAX]))
+            for start in range(0, len(changes), CHANGES_PER_UPDATE_MAX)
+        ]
+        return parts[0] if len(parts) == 1 else self._start(_first_failure(parts))
+
+    def groups(self) -> Iterator[tuple[str, bytes]]:
+        """What the table of groups holds, values not decoded."""
+        return ((key.decode(), value) for key, value in self._groups_table.items())
+
+    def holds_group(self, group_id: str) -> bool:
+        """Is the group stored, or about to be?"""
+        is_stored = self._groups_table.get(group_id.encode()) is not None
+        return is_stored or group_id in self._groups_in_flight
+
+    def offsets(self) -> Iterator[tuple[bytes, bytes]]:
+        """What the table of offsets holds, not decoded."""
+        return self._offsets_table.items()
+
+    async def settle(self) -> None:
+        """Wait until everything that has been submitted has ended."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
+
+    async def _land_group(self, group_id: str, value: bytes) -> ErrorCode:
+        try:
+            return await self._land([(None, Put(GROUPS_TABLE, group_id.encode(), value))])
+        finally:
+            self._groups_in_flight[group_id] -= 1
+            if not self._groups_in_flight[group_id]:
+                del self._groups_in_flight[group_id]
+
+    async def _land(self, changes: Sequence[_Change]) -> ErrorCode:
+        try:
+            await self._store.update(*(op for _, op in changes))
+        except StoreError as exc:
+            facts = {"error": str(exc), "changes": len(changes)}
+            _log.warning("group state was not stored", extra=facts)
+            return error_of(exc)
+        finally:
+            # What the table holds now: after a failure that is what it held before.
+            for key, op in changes:
+                if key is not None:
+                    self._offsets.finish(key, self._offsets_table.get(op.key))
+        return ErrorCode.none
+
+    def _start(self, write: Coroutine[Any, Any, ErrorCode]) -> asyncio.Task[ErrorCode]:
+        task = asyncio.create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return task
+
+
+def error_of(error: StoreError) -> ErrorCode:
+    """What a group's client is told: codes upon which every client looks for the coordinator again."""
+    if error.kind is ErrorKind.RETRY:
+        return ErrorCode.coordinator_not_available
+    return ErrorCode.not_coordinator
+
+
+def _offset_change(key: OffsetKey, committed: CommittedOffset | None) -> _Change:
+    encoded = encode_offset_key(key)
+    if committed is None:
+        return key, Delete(OFFSETS_TABLE, encoded)
+    return key, Put(OFFSETS_TABLE, encoded, encode_offset(committed))
+
+
+async def _failed(error: ErrorCode) -> ErrorCode:
+    return error
+
+
+async def _first_failure(parts: Sequence[asyncio.Task[ErrorCode]]) -> ErrorCode:
+    errors = await asyncio.gather(*parts)
+    return next((error for error in errors if error), ErrorCode.none)

@@ -1,0 +1,164 @@
+"""What goes into a group and what comes out: requests, results and effects, all immutable.
+
+Keeps: the state machine knows neither sockets nor tasks. A caller that waits is an opaque `Waiter`,
+answered by an `Answer`; what must be durable before the group goes on is a `Store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.states import GroupState
+
+if TYPE_CHECKING:
+    from gateway.groups.group import Group
+
+NO_GENERATION: Final = -1
+NO_MEMBER_ID: Final = ""
+NO_LEADER: Final = ""
+NO_ASSIGNMENT: Final = b""
+
+#: Whoever waits for an answer; the machine hands it back and never looks inside.
+Waiter: TypeAlias = object
+
+
+class Instant(NamedTuple):
+    """Now, on both clocks: time-outs run on the first, only stored timestamps use the second."""
+
+    monotonic_s: float
+    wall_ms: int
+
+
+class Protocol(NamedTuple):
+    """One assignment strategy that a member can take part in, with the member's data for it."""
+
+    name: str
+    metadata: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    client_host: str
+    protocol_type: str
+    protocols: tuple[Protocol, ...]  # in the member's order of preference
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    reason: str | None
+    requires_known_member_id: bool  # KIP-394: the first join only hands out an id
+    supports_skip_assignment: bool  # KIP-814: a returning static leader is told who it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRequest:
+    member_id: str
+    instance_id: str | None
+    generation: int
+    protocol_type: str | None
+    protocol_name: str | None
+    assignments: tuple[tuple[str, bytes], ...]
+
+
+class LeavingMember(NamedTuple):
+    """Who leaves: by id, by instance id, or by both."""
+
+    member_id: str
+    instance_id: str | None
+    reason: str | None
+
+
+class JoinedMember(NamedTuple):
+    """What the leader is told of a member."""
+
+    member_id: str
+    instance_id: str | None
+    metadata: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinResult:
+    error: ErrorCode = ErrorCode.none
+    member_id: str = NO_MEMBER_ID
+    generation: int = NO_GENERATION
+    protocol_type: str | None = None
+    protocol_name: str | None = None
+    leader: str = NO_LEADER
+    skip_assignment: bool = False
+    members: tuple[JoinedMember, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncResult:
+    error: ErrorCode = ErrorCode.none
+    protocol_type: str | None = None
+    protocol_name: str | None = None
+    assignment: bytes = NO_ASSIGNMENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRecord:
+    """A member as it is stored."""
+
+    member_id: str
+    instance_id: str | None
+    client_id: str
+    client_host: str
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    protocols: tuple[Protocol, ...]
+    assignment: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """A group as it is stored: one generation that became stable, or became empty."""
+
+    generation: int
+    state_since_ms: int
+    protocol_type: str | None
+    protocol_name: str | None
+    leader: str | None
+    members: tuple[MemberRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Effect: give `result` to the one who waits."""
+
+    waiter: Waiter
+    result: JoinResult | SyncResult
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Effect: make `record` durable, then say how that went and run what follows."""
+
+    record: GroupRecord
+    stored: Callable[[ErrorCode, Instant], list[Effect]]
+
+
+@dataclass(frozen=True, slots=True)
+class Transitioned:
+    """Effect, for logs and metrics: the group changed its state."""
+
+    before: GroupState
+    after: GroupState
+    generation: int
+    member_count: int
+    reason: str
+
+
+Effect: TypeAlias = "Answer | Store | Transitioned"
+
+
+class Alarm(NamedTuple):
+    """What a deadline stands for: run `fire` when it has passed, then do what it returns."""
+
+    group: Group
+    fire: Callable[[Instant], list[Effect]]

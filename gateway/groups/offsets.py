@@ -1,0 +1,158 @@
+"""Committed offsets: which are visible, which are on their way, which have expired.
+
+Keeps: an offset is visible only when its commit is durable, and what is visible is what the store's
+table holds, so it follows the order of the log; an offset with a commit on its way never expires.
+Decides only; the coordinator writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from gateway.groups.group import Group
+from gateway.groups.persistence import (
+    NO_EXPIRY,
+    CommittedOffset,
+    OffsetKey,
+    decode_offset,
+    decode_offset_key,
+    offset_times_ms,
+)
+from gateway.groups.states import GroupState
+
+_NO_TOPICS: Final[Mapping[str, Mapping[int, bytes]]] = {}
+_NONE_IN_FLIGHT: Final[Mapping[tuple[str, int], int]] = {}
+
+
+class CommittedOffsets:
+    """The visible offsets of all groups, by group, topic and partition.
+
+    Values are the table's own bytes, decoded when they are asked for: a million offsets then cost
+    their dictionary entries only.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[str, dict[int, bytes]]] = {}
+        #: Commits and deletions that have been sent to the log and are not known to be durable.
+        self._in_flight: dict[str, Counter[tuple[str, int]]] = {}
+
+    def load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take what the table held at the start. Raises UnreadableRecord."""
+        for key, value in entries:
+            decode_offset(value)  # what cannot be read stops the start, not a consumer
+            self._show(decode_offset_key(key), value)
+
+    def group_ids(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def topic_names(self) -> set[str]:
+        """All topics for which any group has an offset."""
+        return {topic for topics in self._groups.values() for topic in topics}
+
+    def topics(self, group_id: str) -> Mapping[str, Mapping[int, bytes]]:
+        return self._groups.get(group_id, _NO_TOPICS)
+
+    def get(self, key: OffsetKey) -> CommittedOffset | None:
+        value = self.topics(key.group_id).get(key.topic, {}).get(key.partition)
+        return None if value is None else decode_offset(value)
+
+    def of_group(self, group_id: str) -> dict[str, dict[int, CommittedOffset]]:
+        """All visible offsets of a group."""
+        return {
+            topic: {partition: decode_offset(value) for partition, value in partitions.items()}
+            for topic, partitions in self.topics(group_id).items()
+        }
+
+    # Changes on their way
+
+    def begin(self, keys: Iterable[OffsetKey]) -> None:
+        """These keys' new values are in the log's hands now."""
+        for group_id, topic, partition in keys:
+            self._in_flight.setdefault(group_id, Counter())[topic, partition] += 1
+
+    def finish(self, key: OffsetKey, value: bytes | None) -> None:
+        """One change of `key` has ended; `value` is what the table holds now."""
+        counts = self._in_flight[key.group_id]
+        counts[key.topic, key.partition] -= 1
+        if not counts[key.topic, key.partition]:
+            del counts[key.topic, key.partition]
+            if not counts:
+                del self._in_flight[key.group_id]
+        if value is None:
+            self._hide(key)
+        else:
+            self._show(key, value)
+
+    def has_in_flight(self, group_id: str) -> bool:
+        return group_id in self._in_flight
+
+    def is_used(self, group_id: str) -> bool:
+        """Has the group any offset, visible or on its way?"""
+        return group_id in self._groups or group_id in self._in_flight
+
+    # What to delete
+
+    def keys_of_group(self, group_id: str) -> list[OffsetKey]:
+        """All keys of a group that the table holds, or will once what is in flight has landed."""
+        visible = {
+            (topic, partition) for topic, partitions in self.topics(group_id).items() for partition in partitions
+        }
+        in_flight = self._in_flight.get(group_id, _NONE_IN_FLIGHT)
+        return [OffsetKey(group_id, *place) for place in sorted(visible | set(in_flight))]
+
+    def keys_of_topic(self, topic: str) -> list[OffsetKey]:
+        """The same, for one topic in all groups."""
+        return [
+            OffsetKey(group_id, topic, partition)
+            for group_id in self._groups.keys() | self._in_flight.keys()
+            for partition in self._partitions(group_id, topic)
+        ]
+
+    def expired(self, group: Group, topic: str, now_ms: int, retention_ms: int) -> list[OffsetKey]:
+        """The group's offsets of a topic whose time is up, as Kafka counts it."""
+        since_ms = 0
+        if group.protocol_type is not None:
+            if group.is_empty:
+                since_ms = group.state_since_ms
+            elif group.state is not GroupState.STABLE or group.subscribed_topics is None:
+                return []
+        if group.is_subscribed_to(topic):
+            return []
+        in_flight = self._in_flight.get(group.group_id, _NONE_IN_FLIGHT)
+        return [
+            OffsetKey(group.group_id, topic, partition)
+            for partition, value in self.topics(group.group_id).get(topic, {}).items()
+            if (topic, partition) not in in_flight and _expires_ms(value, since_ms, retention_ms) <= now_ms
+        ]
+
+    def _partitions(self, group_id: str, topic: str) -> set[int]:
+        in_flight = self._in_flight.get(group_id, _NONE_IN_FLIGHT)
+        partitions = {partition for name, partition in in_flight if name == topic}
+        return partitions | set(self.topics(group_id).get(topic, {}))
+
+    def _show(self, key: OffsetKey, value: bytes) -> None:
+        self._groups.setdefault(key.group_id, {}).setdefault(key.topic, {})[key.partition] = value
+
+    def _hide(self, key: OffsetKey) -> None:
+        topics = self._groups.get(key.group_id, {})
+        partitions = topics.get(key.topic, {})
+        if partitions.pop(key.partition, None) is not None and not partitions:
+            del topics[key.topic]
+            if not topics:
+                del self._groups[key.group_id]
+
+
+def _expires_ms(value: bytes, since_ms: int, retention_ms: int) -> int:
+    """When a stored offset expires, given since when its group has been empty."""
+    commit_ms, expire_ms = offset_times_ms(value)
+    if expire_ms != NO_EXPIRY:  # OffsetCommit v2-v4 named a retention of its own
+        return expire_ms
+    # A commit into a group that is empty already (an administrator's reset) counts from itself.
+    return max(since_ms, commit_ms) + retention_ms
+
+
+def metadata_units(metadata: str) -> int:
+    """Length as Kafka measures it: in UTF-16 code units."""
+    return len(metadata) if metadata.isascii() else len(metadata.encode("utf-16-le")) // 2

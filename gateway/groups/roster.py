@@ -1,0 +1,216 @@
+"""Who is in a group: members, their leader, their votes, static and pending ids.
+
+Keeps: each instance id belongs to one member at most; the leader is a member whenever there is one;
+`protocol_votes` counts, per protocol, the members that support it; `joined_count` counts those that
+wait for the answer to their join. Decides nothing and answers nobody: that is `group.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from gateway.groups.deadlines import Deadline
+from gateway.groups.messages import (
+    NO_ASSIGNMENT,
+    Alarm,
+    JoinedMember,
+    JoinRequest,
+    MemberRecord,
+    Protocol,
+    Waiter,
+)
+
+
+class Member:
+    """One member; its waiters are set while a JoinGroup or SyncGroup of it is unanswered."""
+
+    __slots__ = (
+        "assignment",
+        "client_host",
+        "client_id",
+        "instance_id",
+        "is_new",
+        "join_waiter",
+        "member_id",
+        "protocols",
+        "rebalance_timeout_ms",
+        "session",
+        "session_timeout_ms",
+        "sync_waiter",
+    )
+
+    session: Deadline[Alarm]  # set by the group, which is told when it expires
+
+    def __init__(self, member_id: str, joined: JoinRequest | MemberRecord) -> None:
+        self.member_id = member_id
+        self.instance_id = joined.instance_id
+        self.client_id = joined.client_id
+        self.client_host = joined.client_host
+        self.session_timeout_ms = joined.session_timeout_ms
+        self.rebalance_timeout_ms = joined.rebalance_timeout_ms
+        self.protocols = joined.protocols
+        self.assignment = joined.assignment if isinstance(joined, MemberRecord) else NO_ASSIGNMENT
+        self.join_waiter: Waiter | None = None
+        self.sync_waiter: Waiter | None = None
+        # It has never had an answer, so it knows no id and cannot send heartbeats.
+        self.is_new = False
+
+    def __repr__(self) -> str:
+        waits = "join" if self.join_waiter else "sync" if self.sync_waiter else "nothing"
+        return f"Member({self.member_id}, instance {self.instance_id}, waits for {waits})"
+
+    @property
+    def is_static(self) -> bool:
+        return self.instance_id is not None
+
+    @property
+    def awaits_join(self) -> bool:
+        return self.join_waiter is not None
+
+    @property
+    def satisfies_heartbeat(self) -> bool:
+        """Whoever waits for us is alive, as far as we let it show; new members can expire."""
+        return not self.is_new and (self.join_waiter is not None or self.sync_waiter is not None)
+
+    def protocol_names(self) -> set[str]:
+        return {protocol.name for protocol in self.protocols}
+
+    def metadata(self, protocol_name: str | None) -> bytes:
+        """The member's data for a protocol; empty when it does not know it."""
+        for name, metadata in self.protocols:
+            if name == protocol_name:
+                return metadata
+        return b""
+
+    def record(self, assignment: bytes) -> MemberRecord:
+        return MemberRecord(
+            member_id=self.member_id,
+            instance_id=self.instance_id,
+            client_id=self.client_id,
+            client_host=self.client_host,
+            session_timeout_ms=self.session_timeout_ms,
+            rebalance_timeout_ms=self.rebalance_timeout_ms,
+            protocols=self.protocols,
+            assignment=assignment,
+        )
+
+
+class Roster:
+    """The members of one group, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.leader_id: str | None = None
+        self.joined_count = 0
+        self.protocol_votes: Counter[str] = Counter()
+        #: Ids handed out by KIP-394 whose owners have not come back yet, with their expiry.
+        self.pending: dict[str, Deadline[Alarm]] = {}
+        self._members: dict[str, Member] = {}
+        self._static_ids: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __contains__(self, member_id: str) -> bool:
+        return member_id in self._members
+
+    def __getitem__(self, member_id: str) -> Member:
+        return self._members[member_id]
+
+    def get(self, member_id: str) -> Member | None:
+        return self._members.get(member_id)
+
+    def static_id(self, instance_id: str) -> str | None:
+        """The member id that an instance id stands for at present."""
+        return self._static_ids.get(instance_id)
+
+    @property
+    def all_joined(self) -> bool:
+        return self.joined_count == len(self._members) and not self.pending
+
+    @property
+    def rebalance_timeout_ms(self) -> int:
+        return max((member.rebalance_timeout_ms for member in self), default=0)
+
+    def add(self, member: Member) -> None:
+        """Let a member in; the first becomes the leader."""
+        assert member.member_id not in self._members, "a member joins once"
+        if member.instance_id is not None:
+            assert member.instance_id not in self._static_ids, "an instance is one member"
+            self._static_ids[member.instance_id] = member.member_id
+        self._members[member.member_id] = member
+        self.protocol_votes.update(member.protocol_names())
+        self.joined_count += member.awaits_join
+        if self.leader_id is None:
+            self.leader_id = member.member_id
+
+    def remove(self, member: Member) -> None:
+        """Let a member go; the one that came next leads in its place."""
+        assert member.join_waiter is None, "who waits is answered before it goes"
+        del self._members[member.member_id]
+        if member.instance_id is not None:
+            del self._static_ids[member.instance_id]
+        self._withdraw_votes(member)
+        if self.leader_id == member.member_id:
+            self.leader_id = next(iter(self._members), None)
+
+    def rename_static(self, member: Member, new_id: str) -> None:
+        """Give a static member another id (KIP-345); it keeps its votes and its lead."""
+        assert member.instance_id is not None, "only static members are replaced"
+        old_id = member.member_id
+        self._members[new_id] = self._members.pop(old_id)
+        self._static_ids[member.instance_id] = new_id
+        member.member_id = new_id
+        if self.leader_id == old_id:
+            self.leader_id = new_id
+
+    def set_protocols(self, member: Member, protocols: tuple[Protocol, ...]) -> None:
+        self._withdraw_votes(member)
+        member.protocols = protocols
+        self.protocol_votes.update(member.protocol_names())
+
+    def set_join_waiter(self, member: Member, waiter: Waiter | None) -> None:
+        self.joined_count += (waiter is not None) - member.awaits_join
+        member.join_waiter = waiter
+
+    def elect_joined_leader(self) -> bool:
+        """Make sure that the leader has joined; False when nobody has."""
+        if self.leader_id is None:
+            return False
+        if self._members[self.leader_id].awaits_join:
+            return True
+        joined = next((member for member in self if member.awaits_join), None)
+        if joined is None:
+            return False
+        self.leader_id = joined.member_id
+        return True
+
+    def supports_any(self, names: Collection[str]) -> bool:
+        """Is one of these protocols known to every member?"""
+        return any(self.protocol_votes[name] == len(self._members) for name in names)
+
+    def select_protocol(self) -> str:
+        """Each member votes for the first of its protocols that all know; the most votes win."""
+        votes: Counter[str] = Counter()
+        for member in self:
+            for name, _ in member.protocols:
+                if self.protocol_votes[name] == len(self._members):
+                    votes[name] += 1
+                    break
+        assert votes, "nobody is let in who has no protocol in common with the others"
+        return votes.most_common(1)[0][0]
+
+    def joined_members(self, protocol_name: str | None) -> tuple[JoinedMember, ...]:
+        """What the leader is told, to assign by."""
+        return tuple(
+            JoinedMember(member.member_id, member.instance_id, member.metadata(protocol_name)) for member in self
+        )
+
+    def _withdraw_votes(self, member: Member) -> None:
+        for name in member.protocol_names():
+            self.protocol_votes[name] -= 1
+            if not self.protocol_votes[name]:
+                del self.protocol_votes[name]

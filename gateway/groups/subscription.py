@@ -1,0 +1,47 @@
+"""Reads the topics out of a consumer's subscription, the only look we take at members' data.
+
+Keeps: bytes that are no subscription give None, never an exception; nothing is allocated by a
+declared count. Every version of ConsumerProtocolSubscription begins as version 0 does:
+
+    i16 version   i32 topic count   per topic: i16 length, UTF-8 name   (big-endian, then more)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+CONSUMER_PROTOCOL_TYPE: Final = "consumer"
+
+_HEAD: Final = struct.Struct(">hi")
+_LENGTH: Final = struct.Struct(">h")
+
+
+def subscribed_topics(subscriptions: Iterable[bytes]) -> frozenset[str] | None:
+    """All topics of these subscriptions; None when one of them cannot be read."""
+    topics: set[str] = set()
+    for subscription in subscriptions:
+        read = _read_topics(subscription)
+        if read is None:
+            return None
+        topics.update(read)
+    return frozenset(topics)
+
+
+def _read_topics(subscription: bytes) -> list[str] | None:
+    topics: list[str] = []
+    try:
+        _, count = _HEAD.unpack_from(subscription)
+        position = _HEAD.size
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(subscription, position)
+            position += _LENGTH.size
+            name = subscription[position : position + length]
+            if length < 0 or len(name) != length:
+                return None
+            topics.append(name.decode())
+            position += length
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return topics

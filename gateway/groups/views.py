@@ -1,0 +1,75 @@
+"""What members are told of their group, and what is stored of it.
+
+Keeps: reads the group, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gateway.groups.messages import NO_ASSIGNMENT, NO_LEADER, GroupRecord, JoinResult, SyncResult
+from gateway.groups.roster import Member
+from gateway.groups.subscription import subscribed_topics
+
+if TYPE_CHECKING:
+    from gateway.groups.group import Group
+
+
+def joined(group: Group, member: Member) -> JoinResult:
+    """The answer to a join that succeeded; the leader is told of all members."""
+    is_leader = group.roster.leader_id == member.member_id
+    return JoinResult(
+        member_id=member.member_id,
+        generation=group.generation,
+        protocol_type=group.protocol_type,
+        protocol_name=group.protocol_name,
+        leader=group.roster.leader_id or NO_LEADER,
+        members=group.roster.joined_members(group.protocol_name) if is_leader else (),
+    )
+
+
+def returned(group: Group, member: Member, leader_told: str) -> JoinResult:
+    """The answer to a static member that goes on with its assignment; a leader need not assign (KIP-814)."""
+    skips_assignment = leader_told == member.member_id
+    return JoinResult(
+        member_id=member.member_id,
+        generation=group.generation,
+        protocol_type=group.protocol_type,
+        protocol_name=group.protocol_name,
+        leader=leader_told,
+        skip_assignment=skips_assignment,
+        members=group.roster.joined_members(group.protocol_name) if skips_assignment else (),
+    )
+
+
+def synced(group: Group, member: Member) -> SyncResult:
+    return SyncResult(
+        protocol_type=group.protocol_type,
+        protocol_name=group.protocol_name,
+        assignment=member.assignment,
+    )
+
+
+def stored(group: Group, assignments: Mapping[str, bytes] | None) -> GroupRecord:
+    """The group as it will be with these assignments; None: as it is."""
+    return GroupRecord(
+        generation=group.generation,
+        state_since_ms=group.state_since_ms,
+        protocol_type=group.protocol_type,
+        protocol_name=group.protocol_name,
+        leader=group.roster.leader_id,
+        members=tuple(
+            member.record(
+                member.assignment if assignments is None else assignments.get(member.member_id, NO_ASSIGNMENT)
+            )
+            for member in group.roster
+        ),
+    )
+
+
+def subscriptions(group: Group) -> frozenset[str] | None:
+    """The topics that the members subscribe to; None where that is not known."""
+    if not group.uses_consumer_protocol:
+        return None
+    return subscribed_topics(member.metadata(group.protocol_name) for member in group.roster)

@@ -1,0 +1,138 @@
+"""The process's counters in Prometheus' words, made when somebody scrapes.
+
+Keeps: names and labels come from this code and from fixed lists (APIs, pools), never from clients, so
+the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    GCCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from core.log.durable_log import SYNC_BUCKETS_S
+from gateway import __version__
+from gateway.metrics import LATENCY_BOUNDS_S, Metrics
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+
+class Exposition:
+    """What `/metrics` answers."""
+
+    def __init__(self, metrics: Metrics, api_names: Mapping[int, str]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._registry.register(_GatewayCollector(metrics, api_names))
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _GatewayCollector(Collector):
+    def __init__(self, metrics: Metrics, api_names: Mapping[int, str]) -> None:
+        self._metrics = metrics
+        self._api_names = api_names
+
+    def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("penstock_build", "This release", {"version": __version__})
+        yield from self._requests()
+        yield from self._connections()
+        yield from self._throughput()
+        yield from self._log_syncs()
+        yield from self._gauges()
+
+    def _requests(self) -> Iterable[Metric]:
+        latency = HistogramMetricFamily(
+            "penstock_request_seconds",
+            "Time from a request's last byte to its response's first, by API",
+            labels=["api"],
+        )
+        for key, histogram in sorted(self._metrics.requests.items()):
+            buckets = _cumulative(LATENCY_BOUNDS_S, histogram.buckets)
+            latency.add_metric([self._name(key)], buckets, histogram.seconds)
+        yield latency
+        failures = CounterMetricFamily(
+            "penstock_request_failures", "Requests whose handler failed, by API", labels=["api"]
+        )
+        for key, count in sorted(self._metrics.request_failures.items()):
+            failures.add_metric([self._name(key)], count)
+        yield failures
+
+    def _connections(self) -> Iterable[Metric]:
+        metrics = self._metrics
+        yield GaugeMetricFamily("penstock_connections", "Connections open now", metrics.connections_open)
+        yield CounterMetricFamily("penstock_connections_accepted", "Connections taken", metrics.connections_accepted)
+        refused = CounterMetricFamily(
+            "penstock_connections_refused",
+            "Connections closed by the gateway, by reason",
+            labels=["reason"],
+        )
+        for reason, count in sorted(metrics.connections_refused.items()):
+            refused.add_metric([reason], count)
+        yield refused
+
+    def _throughput(self) -> Iterable[Metric]:
+        metrics = self._metrics
+        for name, doc, count in (
+            ("received_bytes", "Bytes read from clients", metrics.received_bytes),
+            ("sent_bytes", "Bytes written to clients", metrics.sent_bytes),
+            ("produced_batches", "Record batches appended", metrics.produced_batches),
+            ("produced_records", "Records appended", metrics.produced_records),
+            ("produced_bytes", "Bytes of record batches appended", metrics.produced_bytes),
+            ("fetched_bytes", "Bytes of record batches sent", metrics.fetched_bytes),
+        ):
+            yield CounterMetricFamily(f"penstock_{name}", doc, count)
+
+    def _log_syncs(self) -> Iterable[Metric]:
+        syncs = HistogramMetricFamily(
+            "penstock_log_sync_seconds", "Time of one sync of the durable log", labels=["container"]
+        )
+        written = CounterMetricFamily(
+            "penstock_log_written_bytes", "Bytes written to the durable log", labels=["container"]
+        )
+        for number, stats in sorted(self._metrics.log_syncs.items()):
+            buckets = _cumulative(SYNC_BUCKETS_S, stats.buckets)
+            syncs.add_metric([str(number)], buckets, stats.seconds)
+            written.add_metric([str(number)], stats.bytes_written)
+        yield syncs
+        yield written
+
+    def _gauges(self) -> Iterable[Metric]:
+        families: dict[str, GaugeMetricFamily] = {}
+        for gauge in self._metrics.gauges:
+            family = families.get(gauge.name)
+            if family is None:
+                names = [name for name, _ in gauge.labels]
+                family = families[gauge.name] = GaugeMetricFamily(gauge.name, gauge.doc, labels=names)
+            family.add_metric([value for _, value in gauge.labels], gauge.read())
+        yield from families.values()
+
+    def _name(self, api_key: int) -> str:
+        return self._api_names.get(api_key, str(api_key))
+
+
+def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Buckets as Prometheus wants them: each includes the ones below, the last is without bound."""
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

@@ -1,0 +1,91 @@
+"""Counters of the running gateway, cheap enough for every request.
+
+Keeps: counting is an integer addition on the event loop, no lock, no label look-up, no text. Names and
+labels are made at scrape time, in `gateway.http.exposition`; sizes that a component knows anyway are
+not counted twice but asked for then (`gauge`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from core.log.durable_log import SyncStats
+
+LATENCY_BUCKETS: Final = 21
+"""Bucket i counts up to 64 µs * 2^i: 64 µs to 67 s, one more holds the rest."""
+_FIRST_BUCKET_BITS: Final = 6
+
+LATENCY_BOUNDS_S: Final = tuple((1 << (_FIRST_BUCKET_BITS + i)) / 1e6 for i in range(LATENCY_BUCKETS))
+
+
+class LatencyHistogram:
+    """Time per request in buckets of powers of two."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = array("Q", bytes(8 * (LATENCY_BUCKETS + 1)))
+        self.seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        whole = int(seconds * 1e6) - 1 >> _FIRST_BUCKET_BITS
+        index = whole.bit_length() if whole > 0 else 0
+        self.buckets[index if index < LATENCY_BUCKETS else LATENCY_BUCKETS] += 1
+        self.seconds += seconds
+
+    @property
+    def count(self) -> int:
+        return sum(self.buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A number that somebody else keeps, read at scrape time."""
+
+    name: str
+    doc: str
+    labels: tuple[tuple[str, str], ...]
+    read: Callable[[], float]
+
+
+class Metrics:
+    """One process's counters. Handlers and connections add to its attributes directly."""
+
+    def __init__(self) -> None:
+        self.requests: dict[int, LatencyHistogram] = {}  # by API key
+        self.request_failures: dict[int, int] = {}  # by API key: handlers that raised
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.connections_open = 0
+        self.connections_accepted = 0
+        self.connections_refused: dict[str, int] = {}  # by reason: a word from our code
+        self.produced_batches = 0
+        self.produced_records = 0
+        self.produced_bytes = 0
+        self.fetched_bytes = 0
+        self.log_syncs: dict[int, SyncStats] = {}  # by container
+        self.gauges: list[Gauge] = []
+
+    def latency(self, api_key: int) -> LatencyHistogram:
+        """The histogram of an API, for a caller that keeps it."""
+        histogram = self.requests.get(api_key)
+        if histogram is None:
+            histogram = self.requests[api_key] = LatencyHistogram()
+        return histogram
+
+    def request_failed(self, api_key: int) -> None:
+        self.request_failures[api_key] = self.request_failures.get(api_key, 0) + 1
+
+    def connection_refused(self, reason: str) -> None:
+        self.connections_refused[reason] = self.connections_refused.get(reason, 0) + 1
+
+    def gauge(self, name: str, doc: str, read: Callable[[], float], **labels: str) -> None:
+        """Offer a number to whoever scrapes. All gauges of one name have the same label names."""
+        self.gauges.append(Gauge(name, doc, tuple(labels.items()), read))
+
+    def memory(self, pool: str, read: Callable[[], float]) -> None:
+        """Offer the bytes that a bounded pool holds now."""
+        self.gauge("penstock_memory_bytes", "Bytes held by a bounded pool", read, pool=pool)

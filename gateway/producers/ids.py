@@ -1,0 +1,56 @@
+"""Producer ids, handed out from blocks.
+
+Keeps: an id is never given twice, also across crashes: a block belongs to this process only once
+the log says that the next block begins after it. What is left of a block at a stop is lost, which
+costs nothing: there are 2^63 of them. Table `producerids`: b"next" -> u64 big-endian, the first id
+of the next block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Final
+
+from core.store import Store
+from core.tables import Put
+
+TABLE: Final = "producerids"
+_NEXT: Final = b"next"
+_ID: Final = struct.Struct(">Q")
+
+BLOCK_IDS: Final = 1_000
+"""As many as Kafka's: one synced write per thousand producers."""
+IDS_MAX: Final = 2**63 - 1
+
+
+class ProducerIds:
+    """Hands out ids for the whole broker."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._next = 0
+        self._end = 0  # of the block that is ours
+        self._claiming = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<ProducerIds next {self._next}, {self._end - self._next} left in the block>"
+
+    async def allocate(self) -> int:
+        """An id that nobody ever had. Raises StoreError when no block can be claimed."""
+        while self._next == self._end:
+            await self._claim()
+        allocated = self._next
+        self._next += 1
+        return allocated
+
+    async def _claim(self) -> None:
+        async with self._claiming:
+            if self._next != self._end:
+                return  # claimed by another call while this one waited
+            stored = self._store.table(TABLE).get(_NEXT)
+            first = 0 if stored is None else _ID.unpack(stored)[0]
+            end = first + BLOCK_IDS
+            assert end <= IDS_MAX, "a block a microsecond would last for 300 years"
+            await self._store.update(Put(TABLE, _NEXT, _ID.pack(end)))
+            self._next, self._end = first, end

@@ -1,0 +1,230 @@
+"""Bytes of one connection in, whole requests out, in order.
+
+Small requests are cut out of one scratch buffer that all connections share (the loop fills it and
+hands it over in one step, so it is never in use twice); a large one is received straight into its
+own buffer, which grows as bytes come, whatever length was declared.
+
+Invariants:
+- What is held for an incomplete request is at most twice what has arrived (or what this connection has
+  sent before in one request), and is charged to the receive budget. An idle connection holds nothing.
+- A request is handed on only while its connection is not blocked; what arrived meanwhile waits here.
+"""
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gateway.connection import Connection
+    from gateway.server import Server
+
+SCRATCH_BYTES: Final = 64 * 1024
+OWN_BUFFER_FROM_BYTES: Final = 32 * 1024
+"""A request of this size gets a buffer of its own, so that its bytes are copied at most in part."""
+TRUST_BYTES_MAX: Final = 1024 * 1024
+"""A connection gets a whole buffer at once for requests as large as it has sent before, up to this."""
+PROGRESS_BYTES: Final = 64 * 1024
+"""A request must arrive within a time; a large one may take that time for each so many bytes."""
+ROUTE_BYTES: Final = 8
+"""Length, API key and version: enough to know how large a request may be."""
+PRODUCE_KEY: Final = 0
+
+assert OWN_BUFFER_FROM_BYTES + ROUTE_BYTES < SCRATCH_BYTES, "a rest always leaves room to read into"
+
+_length: Final = struct.Struct(">i").unpack_from
+_length_key: Final = struct.Struct(">ih").unpack_from
+
+
+class Receiver:
+    """See the module. `since_s`: when the incomplete request began or last made progress worth the
+    name; 0 when there is none."""
+
+    __slots__ = (
+        "_connection",
+        "_frame",
+        "_frame_bytes",
+        "_received",
+        "_rest",
+        "_server",
+        "_trusted_bytes",
+        "since_s",
+    )
+
+    def __init__(self, server: "Server", connection: "Connection") -> None:
+        self._server = server
+        self._connection = connection
+        self._rest = b""  # what arrived and is no whole request, or must wait
+        self._frame: bytearray | None = None  # a large request's own buffer, without the length
+        self._frame_bytes = 0  # its declared length
+        self._received = 0
+        self._trusted_bytes = SCRATCH_BYTES
+        self.since_s = 0.0
+
+    def __repr__(self) -> str:
+        if self._frame is None:
+            return f"<Receiver holds {len(self._rest)} bytes>"
+        return f"<Receiver has {self._received} of {self._frame_bytes} bytes>"
+
+    @property
+    def holds_bytes(self) -> int:
+        return len(self._rest) if self._frame is None else len(self._frame)
+
+    # --- From the loop ------------------------------------------------------------------------
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes go. The rest of the scratch is put back in front of them."""
+        frame = self._frame
+        if frame is None:
+            rest, scratch = self._rest, self._server.scratch_view
+            if not rest:
+                return scratch
+            scratch[: len(rest)] = rest
+            return scratch[len(rest) :]
+        if self._received == len(frame):
+            self._grow(frame)
+        return memoryview(frame)[self._received :]
+
+    def add(self, count: int) -> None:
+        """So many bytes were put into the last `buffer()`."""
+        frame = self._frame
+        if frame is not None:
+            self._add_to_frame(frame, count)
+            return
+        rest = self._rest
+        if not rest:
+            self._take(self._server.scratch, count)
+            return
+        since_s, requests = self.since_s, self._connection.requests
+        self._drop_rest()
+        self._take(self._server.scratch, len(rest) + count)
+        if self._rest and self._connection.requests == requests:
+            self.since_s = since_s  # the same request, and still not all of it
+
+    def resume(self) -> None:
+        """Hand on what had to wait; called when nothing blocks the connection any more."""
+        frame, rest = self._frame, self._rest
+        if frame is not None:
+            if self._received == self._frame_bytes:
+                self._complete(frame)
+        elif rest:
+            self._drop_rest()
+            self._take(bytearray(rest), len(rest))
+        if self.since_s:
+            self.since_s = self._server.now_s  # the time that it was blocked does not count
+
+    def drop(self) -> None:
+        """The connection is gone."""
+        self._server.receive_budget.finished(self, self.holds_bytes)
+        self._frame, self._rest = None, b""
+
+    # --- Small requests -----------------------------------------------------------------------
+
+    def _take(self, buffer: bytearray, end: int) -> None:
+        """Start every whole request in buffer[:end]; keep what is left."""
+        connection = self._connection
+        budget = self._server.request_budget
+        position = 0
+        while end - position >= 4:
+            (size,) = _length(buffer, position)
+            stop = position + 4 + size
+            if stop > end or size < 0:
+                if not self._may_come(buffer, position, end, size):
+                    return
+                if size >= OWN_BUFFER_FROM_BYTES and end - position >= ROUTE_BYTES:
+                    self._begin_frame(buffer, position + 4, end, size)
+                    return
+                break
+            if budget.used >= budget.limit:
+                connection.wait_for_request_bytes()
+            if connection.blocked:
+                break
+            connection.start(buffer[position + 4 : stop], size)
+            if connection.closed:
+                return
+            position = stop
+        if position < end:
+            self._keep_rest(bytes(memoryview(buffer)[position:end]))
+
+    def _may_come(self, buffer: bytearray, position: int, end: int, size: int) -> bool:
+        """Refuses a request by its declared length."""
+        limits = self._server.limits
+        if 0 <= size <= limits.small_request_bytes_max:
+            return True
+        if size < 0 or size > limits.request_bytes_max:
+            self._connection.refuse(f"a request of {size} bytes, at most {limits.request_bytes_max} are read")
+            return False
+        if end - position < ROUTE_BYTES:
+            return True
+        _, key = _length_key(buffer, position)
+        if key == PRODUCE_KEY:
+            return True
+        self._connection.refuse(
+            f"a request of {size} bytes with API key {key}, "
+            f"only Produce may have more than {limits.small_request_bytes_max}"
+        )
+        return False
+
+    def _keep_rest(self, rest: bytes) -> None:
+        self._rest = rest
+        self.since_s = self._server.now_s
+        self._server.receive_budget.charge(len(rest))
+        if not self._connection.blocked:
+            self._admit_more()
+
+    def _drop_rest(self) -> None:
+        size = len(self._rest)
+        self._rest = b""
+        self.since_s = 0.0
+        self._server.receive_budget.finished(self, size)
+
+    # --- Large requests -----------------------------------------------------------------------
+
+    def _begin_frame(self, buffer: bytearray, start: int, end: int, size: int) -> None:
+        """A large request begins; its first bytes are here already."""
+        frame = bytearray(min(size, self._trusted_bytes))
+        have = end - start
+        frame[:have] = memoryview(buffer)[start:end]
+        self._frame, self._frame_bytes, self._received = frame, size, have
+        self.since_s = self._server.now_s
+        self._server.receive_budget.charge(len(frame))
+        self._admit_more()
+
+    def _add_to_frame(self, frame: bytearray, count: int) -> None:
+        before = self._received
+        self._received += count
+        if self._received // PROGRESS_BYTES > before // PROGRESS_BYTES:
+            self.since_s = self._server.now_s
+        if self._received == self._frame_bytes:
+            self._complete(frame)
+        elif self._received == len(frame):
+            self._admit_more()
+
+    def _grow(self, frame: bytearray) -> None:
+        """Twice the size, never more than declared: memory follows what has really arrived."""
+        more = min(self._frame_bytes, 2 * len(frame)) - len(frame)
+        self._server.receive_budget.charge(more)
+        frame += bytes(more)
+
+    def _complete(self, frame: bytearray) -> None:
+        budget = self._server.request_budget
+        if budget.used >= budget.limit:
+            self._connection.wait_for_request_bytes()  # and `resume` comes back here
+            return
+        size = self._frame_bytes
+        self._frame, self._frame_bytes, self._received = None, 0, 0
+        self.since_s = 0.0
+        if size > self._trusted_bytes:
+            self._trusted_bytes = min(size, TRUST_BYTES_MAX)
+        self._server.receive_budget.finished(self, len(frame))
+        self._connection.start(frame, size)
+
+    # --- The bound on all incomplete requests -------------------------------------------------
+
+    def _admit_more(self) -> None:
+        """Wait, when the incomplete requests of all connections have reached their bound."""
+        budget = self._server.receive_budget
+        if not budget.admits(self):
+            self._connection.wait_for_receive_bytes()
+
+    def admitted(self) -> bool:
+        """There was room: is it this connection's turn?"""
+        return self._server.receive_budget.admits(self)

@@ -1,0 +1,24 @@
+"""A request, or one item of it, that is refused: Kafka's error code and the words that say why.
+
+Keeps: whoever refuses chooses the code where the reason is known, so handlers only pass it on.
+"""
+
+from __future__ import annotations
+
+from kio.schema.errors import ErrorCode
+
+
+class Refusal(Exception):
+    """Carried from the check that failed to the response."""
+
+    def __init__(self, code: ErrorCode, message: str | None = None) -> None:
+        super().__init__(message or code.name)
+        self.code = code
+        self.message = message
+
+
+class InvalidConfig(Refusal):
+    """A configuration name or value that Kafka would not take."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.invalid_config, message)

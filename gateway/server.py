@@ -1,0 +1,198 @@
+"""The Kafka listeners: who may connect, what all connections may hold together, and when one is over.
+
+Invariant: whatever strangers do, memory stays within the limits' sum, and every connection that makes
+no progress ends: one sweep in turn over all of them finds requests that do not arrive, answers that
+are not taken, and connections that nobody uses. No connection has a timer of its own.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from gateway.binding import BACKLOG, Binding
+from gateway.budgets import Budget, ReceiveBudget
+from gateway.connection import Connection
+from gateway.dispatch import Dispatcher
+from gateway.metrics import Metrics
+from gateway.receiver import SCRATCH_BYTES
+
+logger = logging.getLogger(__name__)
+
+MIB: Final = 1024 * 1024
+SWEEP_SLICES: Final = 10
+"""A sweep visits all connections in so many ticks, so that none of them holds the loop for long."""
+STALLED_UNDER_PRESSURE_S: Final = 5.0
+"""When the bytes of answers are at their bound, a peer that took nothing for so long is closed."""
+HALF_CLOSED_S: Final = 1.0
+"""A peer that stopped sending may only want its last answers, but most are gone: wait so long."""
+STOP_POLL_S: Final = 0.01
+"""A stop looks again so often; an event would cost every request something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What connections may cost; INT_MAX-like values mean no limit."""
+
+    request_bytes_max: int = 100 * MIB  # socket.request.max.bytes
+    small_request_bytes_max: int = 16 * MIB  # of every API but Produce
+    queued_request_bytes_max: int = 256 * MIB  # half being received, half being handled
+    queued_response_bytes_max: int = 256 * MIB
+    connection_output_bytes_max: int = 1 * MIB  # answers not taken, before it is not read any more
+    in_flight_requests_max: int = 1_000  # per connection
+    tasks_max: int = 32  # per connection: handlers that run at a time (hot APIs do not count)
+    connections_max: int = 10_000
+    connections_per_ip_max: int = 2**31 - 1
+    idle_ms: int = 600_000  # -1: never
+    receive_progress_ms: int = 30_000  # for a request, or the next part of a large one, to arrive
+    first_request_ms: int = 60_000  # after connecting
+    sweep_ms: int = 1_000
+
+
+class Server:
+    """Accepts connections on bound sockets and keeps what they share."""
+
+    def __init__(self, limits: ServerLimits, dispatcher: Dispatcher, metrics: Metrics) -> None:
+        self.limits = limits
+        self.dispatcher = dispatcher
+        self.metrics = metrics
+        self.scratch = bytearray(SCRATCH_BYTES)
+        self.scratch_view = memoryview(self.scratch)
+        self.loop = asyncio.get_running_loop()
+        half = limits.queued_request_bytes_max // 2
+        self.receive_budget = ReceiveBudget(half, self.loop)
+        self.request_budget = Budget(half, self.loop)
+        self.output_budget = Budget(limits.queued_response_bytes_max, self.loop)
+        self.now_s = time.monotonic()
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[Connection, None] = {}
+        self._per_ip: dict[str, int] = {}
+        self._to_flush: list[Connection] = []
+        self._to_sweep: list[Connection] = []
+        self._sweep_handle: asyncio.TimerHandle | None = None
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Server {len(self._connections)} connections, receiving {self.receive_budget!r}, "
+            f"handling {self.request_budget!r}, sending {self.output_budget!r}>"
+        )
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Every open one; their repr says what state they are in."""
+        return tuple(self._connections)
+
+    # --- Start and stop -----------------------------------------------------------------------
+
+    async def start(self, bindings: Sequence[Binding]) -> None:
+        """Accept connections on these sockets from now on."""
+        for binding in bindings:
+            for bound in binding.sockets:
+                server = await self.loop.create_server(partial(Connection, self, binding), sock=bound, backlog=BACKLOG)
+                self._servers.append(server)
+        self._sweep()
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept and start nothing further, let what runs answer within the grace, then close."""
+        self._stopping = True
+        if self._sweep_handle is not None:
+            self._sweep_handle.cancel()
+        for server in self._servers:
+            server.close()
+        for connection in self._connections:
+            connection.stop_reading()
+        deadline = self.loop.time() + grace_s
+        while self._busy() and self.loop.time() < deadline:  # noqa: ASYNC110  see STOP_POLL_S
+            await asyncio.sleep(STOP_POLL_S)
+        await self.dispatcher.finish(max(0.0, deadline - self.loop.time()))
+        for connection in list(self._connections):
+            connection.close()
+        while self._connections and self.loop.time() < deadline + grace_s:  # noqa: ASYNC110
+            await asyncio.sleep(STOP_POLL_S)
+
+    def _busy(self) -> bool:
+        return any(c.in_flight or c.unsent_bytes() for c in self._connections)
+
+    # --- What connections tell us ---------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> str | None:
+        """Register a connection; the reason when it must be refused."""
+        host = connection.peer_host
+        self._connections[connection] = None
+        here = self._per_ip[host] = self._per_ip.get(host, 0) + 1
+        self.metrics.connections_accepted += 1
+        self.metrics.connections_open = len(self._connections)
+        if self._stopping:
+            return "stopping"
+        if len(self._connections) > self.limits.connections_max:
+            self.metrics.connection_refused("max.connections")
+            return f"max.connections={self.limits.connections_max} is reached"
+        if here > self.limits.connections_per_ip_max:
+            self.metrics.connection_refused("max.connections.per.ip")
+            return f"max.connections.per.ip={self.limits.connections_per_ip_max} is reached"
+        return None
+
+    def lost(self, connection: Connection) -> None:
+        if self._connections.pop(connection, self) is self:
+            return
+        left = self._per_ip[connection.peer_host] - 1
+        if left:
+            self._per_ip[connection.peer_host] = left
+        else:
+            del self._per_ip[connection.peer_host]
+        self.metrics.connections_open = len(self._connections)
+
+    def flush_soon(self, connection: Connection) -> None:
+        """One write per connection for all answers that became due in this turn of the loop."""
+        if not self._to_flush:
+            self.loop.call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
+
+    # --- Time-outs ------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self.now_s = time.monotonic()
+        if not self._to_sweep:
+            self._to_sweep = list(self._connections)
+        share = max(1, -(-len(self._connections) // SWEEP_SLICES))
+        due, self._to_sweep = self._to_sweep[:share], self._to_sweep[share:]
+        for connection in due:
+            if connection.closed:
+                continue
+            if connection.half_closed and self.now_s - connection.active_s > HALF_CLOSED_S:
+                connection.close()
+            elif (reason := self._overdue(connection)) is not None:
+                connection.refuse(reason)
+        tick_s = self.limits.sweep_ms / 1000 / SWEEP_SLICES
+        self._sweep_handle = self.loop.call_later(tick_s, self._sweep)
+
+    def _overdue(self, connection: Connection) -> str | None:
+        """Why this connection has to end now, if it has to."""
+        limits, now_s = self.limits, self.now_s
+        unsent = connection.unsent_bytes()
+        if unsent:
+            if unsent != connection.unsent_seen:
+                connection.unsent_seen = unsent
+                connection.active_s = now_s
+            elif self.output_budget.exhausted and (now_s - connection.active_s > STALLED_UNDER_PRESSURE_S):
+                return f"{unsent} bytes of answers are not taken, and others need the room"
+        if not connection.blocked:
+            since_s = connection.receiver.since_s
+            if since_s and (now_s - since_s) * 1000 > limits.receive_progress_ms:
+                return f"a request does not arrive within {limits.receive_progress_ms} ms"
+            waited_ms = (now_s - connection.active_s) * 1000
+            if not connection.requests and waited_ms > limits.first_request_ms:
+                return f"no request within {limits.first_request_ms} ms of connecting"
+        idle = limits.idle_ms >= 0 and (now_s - connection.active_s) * 1000 > limits.idle_ms
+        if idle and (unsent or not connection.in_flight):
+            return f"idle for connections.max.idle.ms={limits.idle_ms}"
+        return None

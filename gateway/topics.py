@@ -1,0 +1,399 @@
+"""Topics are streams, partitions are slots: creating, growing, configuring and deleting them.
+
+Keeps: definitions change one request at a time, so what a change was checked against is still true
+when it is made; a change is answered when it is durable. Reading a topic never waits for a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError, StreamExists, UnknownStream
+from core.store import Store
+from core.stream import Stream
+from gateway.broker_configs import CLUSTER, TABLE, BrokerConfigs
+from gateway.config import Config
+from gateway.refusals import Refusal
+
+logger = logging.getLogger(__name__)
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+Change = Callable[[Mapping[str, str]], Mapping[str, str | None]]
+"""Makes new configs from those that are set."""
+
+NAME_CHARS_MAX: Final = 249
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+
+INTERNAL: Final = frozenset({"__consumer_offsets", "__share_group_state", "__transaction_state"})
+"""Where Kafka keeps its own state. Penstock has none of them, but shows the names as Kafka does."""
+CLUSTER_METADATA: Final = "__cluster_metadata"
+
+PARTITIONS_PER_REQUEST_MAX: Final = 100_000
+"""One request may not make more than this: a response of Metadata about them is 4 MB."""
+CHANGES_AT_ONCE: Final = 500
+"""Definitions that wait for the log together: they share syncs, and each holds a few KB."""
+LOGGED_ONE_BY_ONE_MAX: Final = 20
+"""Topics of one request that are logged by name; formatting 10,000 lines would take a second."""
+AUTO_CREATIONS_MAX: Final = 1_000
+"""Topics being created because clients asked for them; further ones are asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTopic:
+    """A topic that passed every check."""
+
+    name: str
+    partitions: int
+    overrides: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTopic:
+    """A topic as a request describes it; -1 partitions mean the default."""
+
+    name: str
+    partitions: int = -1
+    overrides: Mapping[str, str | None] | None = None
+    refusal: Refusal | None = None
+    """What is known to be wrong with its replicas; its name and configs are looked at first."""
+
+
+class Topics:
+    """All topics of the broker. Look-ups are the store's own dictionaries."""
+
+    def __init__(self, config: Config, store: Store, configs: BrokerConfigs) -> None:
+        self.configs = configs
+        self._config = config
+        self._store = store
+        self._streams = store.streams
+        self.get: Callable[[str], Stream | None] = store.streams.get
+        self.by_uuid: Callable[[UUID], Stream | None] = store.streams.by_uuid
+        self._changing = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Any]] = set()  # so that none is collected before its end
+        self._alike: dict[str, int] = {}  # how many topics have a name that looks like this one
+        self._creations: dict[str, asyncio.Task[None]] = {}
+        self._deletion_hooks: list[Callable[[Stream], None]] = []
+        for stream in store.streams:
+            self._count_alike(stream.name, 1)
+        configs.take_over(store.table(TABLE))
+        store.refresh_policies()
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def on_deletion(self, hook: Callable[[Stream], None]) -> None:
+        """Call `hook` on the loop after a topic is gone. (Fetches hear of it from their slots.)"""
+        self._deletion_hooks.append(hook)
+
+    # Creating
+
+    async def create(
+        self, wanted: Sequence[WantedTopic], validate_only: bool = False
+    ) -> Sequence[NewTopic | Stream | Refusal]:
+        """Create topics, each on its own. What was only checked comes back as a NewTopic."""
+        return await self._to_the_end(self._create_all(wanted, validate_only))
+
+    async def _create_all(
+        self, wanted: Sequence[WantedTopic], validate_only: bool
+    ) -> Sequence[NewTopic | Stream | Refusal]:
+        plans = self._plan_all(wanted)
+        if validate_only:
+            return plans
+        outcomes = await _each(plans, self._create)
+        _log_each("created", [outcome for outcome in outcomes if isinstance(outcome, Stream)])
+        return outcomes
+
+    def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
+        plans: list[NewTopic | Refusal] = []
+        alike: dict[str, str] = {}
+        for topic in wanted:
+            try:
+                plan = self.plan(topic)
+                other = alike.setdefault(_looks_like(plan.name), plan.name)
+                if other != plan.name:
+                    raise _collision(plan.name, other)
+                plans.append(plan)
+            except Refusal as refused:
+                plans.append(refused)
+        return plans
+
+    def plan(self, wanted: WantedTopic) -> NewTopic:
+        """Check a new topic in the order in which Kafka does. Raises Refusal."""
+        check_name(wanted.name)
+        if wanted.name == CLUSTER_METADATA:
+            raise Refusal(
+                ErrorCode.invalid_request,
+                f"Creation of internal topic {CLUSTER_METADATA} is prohibited.",
+            )
+        self._check_free(wanted.name)
+        overrides = self.configs.check_topic(wanted.overrides or {})
+        if wanted.refusal is not None:
+            raise wanted.refusal
+        partitions = self._config.num_partitions if wanted.partitions == -1 else wanted.partitions
+        if partitions < 1:
+            raise Refusal(
+                ErrorCode.invalid_partitions,
+                "Number of partitions was set to an invalid non-positive value.",
+            )
+        return NewTopic(wanted.name, partitions, overrides)
+
+    def _check_free(self, name: str) -> None:
+        if self.get(name) is not None:
+            raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
+        if self._alike.get(_looks_like(name)):
+            other = next(s.name for s in self if _looks_like(s.name) == _looks_like(name))
+            raise _collision(name, other)
+
+    async def _create(self, plan: NewTopic) -> Stream:
+        stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
+        self._count_alike(plan.name, 1)
+        return stream
+
+    def auto_create(self, name: str) -> None:
+        """Begin to create a topic that a client asked for; it finds it when it asks again."""
+        if name in self._creations or len(self._creations) >= AUTO_CREATIONS_MAX:
+            return
+        task = asyncio.create_task(self._auto_create(name))
+        self._creations[name] = task
+        task.add_done_callback(lambda _: self._creations.pop(name, None))
+
+    async def _auto_create(self, name: str) -> None:
+        (outcome,) = await self.create([WantedTopic(name)])
+        if isinstance(outcome, Refusal) and outcome.code is not ErrorCode.topic_already_exists:
+            logger.warning(
+                "a topic could not be created for a client",
+                extra={"topic": name, "reason": outcome.message},
+            )
+
+    def may_be_created(self, name: str) -> bool:
+        """Whether a client that asks for this unknown topic makes it come into being."""
+        return self._config.auto_create_topics_enable and name not in INTERNAL | {CLUSTER_METADATA}
+
+    def check_creatable(self, name: str) -> None:
+        """Raises Refusal when a topic of that name could never come into being."""
+        check_name(name)
+        if self.get(name) is None:
+            self._check_free(name)
+
+    # Changing
+
+    async def grow(self, wanted: Mapping[str, int], validate_only: bool = False) -> dict[str, Refusal | None]:
+        """Give topics more partitions, each on its own."""
+        return await self._to_the_end(self._grow_all(wanted, validate_only))
+
+    async def _grow_all(self, wanted: Mapping[str, int], validate_only: bool) -> dict[str, Refusal | None]:
+        checked = [_attempt(self._plan_growth, name, count) for name, count in wanted.items()]
+        outcomes = checked if validate_only else await _each(checked, self._grow)
+        return dict(zip(wanted, map(_refusal_only, outcomes), strict=True))
+
+    def _plan_growth(self, name: str, count: int) -> tuple[Stream, int]:
+        stream = self.existing(name)
+        check_growth(stream, count)
+        return stream, count
+
+    async def _grow(self, growth: tuple[Stream, int]) -> None:
+        stream, count = growth
+        before = stream.slot_count
+        await self._store.grow_stream(stream, count)
+        logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
+
+    async def configure(
+        self,
+        changes: Mapping[str, Change],
+        validate_only: bool = False,
+    ) -> dict[str, Refusal | None]:
+        """Change topics' overrides: each function makes new ones from those that it is given."""
+        return await self._to_the_end(self._configure_all(changes, validate_only))
+
+    async def _configure_all(self, changes: Mapping[str, Change], validate_only: bool) -> dict[str, Refusal | None]:
+        checked = [_attempt(self._plan_config, name, change) for name, change in changes.items()]
+        outcomes = checked if validate_only else await _each(checked, self._configure)
+        return dict(zip(changes, map(_refusal_only, outcomes), strict=True))
+
+    def _plan_config(self, name: str, change: Change) -> tuple[Stream, dict[str, str]]:
+        """Kafka checks the values before it looks whether the topic exists."""
+        stream = self.get(name)
+        overrides = self.configs.check_topic(change(stream.config if stream else {}))
+        if stream is None:
+            raise Refusal(ErrorCode.unknown_topic_or_partition, f"The topic '{name}' does not exist.")
+        return stream, overrides
+
+    async def _configure(self, planned: tuple[Stream, dict[str, str]]) -> None:
+        stream, overrides = planned
+        if dict(stream.config) == overrides:
+            return
+        await self._store.update_stream(stream, config=overrides)
+        logger.info("topic configured", extra={"topic": stream.name, "configs": sorted(overrides)})
+
+    async def configure_broker(
+        self,
+        entity: str,
+        change: Change,
+        validate_only: bool = False,
+    ) -> None:
+        """Change what is set for the cluster or this node at run time. Raises Refusal."""
+        await self._to_the_end(self._configure_broker(entity, change, validate_only))
+
+    async def _configure_broker(self, entity: str, change: Change, validate_only: bool) -> None:
+        wanted = self.configs.check_broker(entity, change(self.configs.current(entity)))
+        operations = self.configs.operations(entity, wanted)
+        if validate_only or not operations:
+            return
+        try:
+            await self._store.update(*operations)
+        except StoreError as failed:
+            raise refusal_of(failed) from failed
+        self.configs.take_over(self._store.table(TABLE))
+        self._store.refresh_policies()
+        whose = "cluster" if entity == CLUSTER else entity
+        logger.info("broker configured", extra={"entity": whose, "configs": sorted(wanted)})
+
+    # Deleting
+
+    async def delete(self, streams: Iterable[Stream]) -> list[Refusal | None]:
+        """Delete topics, each on its own."""
+        return await self._to_the_end(self._delete_all(list(streams)))
+
+    async def _delete_all(self, streams: Sequence[Stream]) -> list[Refusal | None]:
+        outcomes = await _each(streams, self._delete)
+        _log_each("deleted", [stream for stream in streams if stream.deleted])
+        return outcomes
+
+    async def _delete(self, stream: Stream) -> None:
+        if stream.deleted:
+            raise UnknownStream(stream.name)
+        await self._store.delete_stream(stream)
+        self._count_alike(stream.name, -1)
+        for hook in self._deletion_hooks:
+            hook(stream)
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
+        """One change at a time; once begun it is finished, even if who asked for it has gone."""
+
+        async def in_turn() -> _T:
+            async with self._changing:
+                return await change
+
+        task = asyncio.create_task(in_turn())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    # Looking up
+
+    def existing(self, name: str) -> Stream:
+        """The topic of that name. Raises Refusal."""
+        stream = self.get(name)
+        if stream is None:
+            raise Refusal(ErrorCode.unknown_topic_or_partition)
+        return stream
+
+    def _count_alike(self, name: str, change: int) -> None:
+        look = _looks_like(name)
+        self._alike[look] = self._alike.get(look, 0) + change
+        if not self._alike[look]:
+            del self._alike[look]
+
+
+def check_name(name: str) -> None:
+    """Raises Refusal for what cannot be a topic's name."""
+    if not name:
+        why = "the empty string is not allowed"
+    elif name in (".", ".."):
+        why = f"'{name}' is not allowed"
+    elif len(name) > NAME_CHARS_MAX:
+        why = f"the length of '{name}' is longer than the max allowed length {NAME_CHARS_MAX}"
+    elif not _NAME.fullmatch(name):
+        why = f"'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+    else:
+        return
+    raise Refusal(ErrorCode.invalid_topic_exception, f"Topic name is invalid: {why}")
+
+
+def check_growth(stream: Stream, count: int) -> None:
+    """Raises Refusal when that number of partitions is not more than there are."""
+    now = stream.slot_count
+    if count == now:
+        raise Refusal(ErrorCode.invalid_partitions, f"Topic already has {now} partition(s).")
+    if count < now:
+        raise Refusal(
+            ErrorCode.invalid_partitions,
+            f"The topic {stream.name} currently has {now} partition(s); {count} would not be an increase.",
+        )
+    if count - now > PARTITIONS_PER_REQUEST_MAX:
+        raise too_many_partitions()
+
+
+def too_many_partitions() -> Refusal:
+    return Refusal(ErrorCode.policy_violation, "Excessively large number of partitions per request.")
+
+
+def refusal_of(error: StoreError) -> Refusal:
+    """What a client is told when the store could not make a change."""
+    if isinstance(error, StreamExists):
+        return Refusal(ErrorCode.topic_already_exists, f"Topic '{error.name}' already exists.")
+    if isinstance(error, UnknownStream):
+        return Refusal(ErrorCode.unknown_topic_or_partition, str(error))
+    return Refusal(ErrorCode.kafka_storage_error, str(error))
+
+
+def _collision(name: str, other: str) -> Refusal:
+    return Refusal(
+        ErrorCode.invalid_topic_exception,
+        f"Topic '{name}' collides with existing topic: {other}",
+    )
+
+
+def _looks_like(name: str) -> str:
+    """Names that differ only by `.` and `_` have the same metrics in Kafka, and so collide."""
+    return name.replace(".", "_")
+
+
+def _log_each(what: str, streams: Sequence[Stream]) -> None:
+    for stream in streams[:LOGGED_ONE_BY_ONE_MAX]:
+        extra = {"topic": stream.name, "partitions": stream.slot_count}
+        logger.info(f"topic {what}", extra=extra)
+    if further := len(streams[LOGGED_ONE_BY_ONE_MAX:]):
+        logger.info(f"further topics {what}", extra={"count": further})
+
+
+def _refusal_only(outcome: object) -> Refusal | None:
+    return outcome if isinstance(outcome, Refusal) else None
+
+
+def _attempt(check: Callable[[str, _A], _T], name: str, argument: _A) -> _T | Refusal:
+    try:
+        return check(name, argument)
+    except Refusal as refused:
+        return refused
+
+
+async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitable[_R]]) -> list[_R | Refusal]:
+    """Make changes together, so that they share syncs; each may fail alone."""
+
+    async def one(item: _T | Refusal) -> _R | Refusal:
+        if isinstance(item, Refusal):
+            return item
+        try:
+            return await change(item)
+        except StoreError as failed:
+            return refusal_of(failed)
+
+    outcomes: list[_R | Refusal] = []
+    for first in range(0, len(checked), CHANGES_AT_ONCE):
+        outcomes += await asyncio.gather(*map(one, checked[first : first + CHANGES_AT_ONCE]))
+    return outcomes

@@ -1,0 +1,138 @@
+"""Kafka's four codecs, with a hard bound on what comes out.
+
+Invariant: `decompress` never holds more than `bytes_max` of output (and the output of one smaller try),
+whatever the compressed bytes claim: the codecs write into a buffer that is given to them and stop at
+its end. Snappy's claimed length is compared with what the format can reach before it is believed.
+"""
+
+import struct
+from typing import Any, Final
+
+import cramjam
+
+from gateway.wire import record_batch
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.record_batch import CORRUPT_MESSAGE, GZIP, LZ4, MESSAGE_TOO_LARGE, SNAPPY, ZSTD
+
+Buffer = bytes | bytearray | memoryview
+
+FIRST_TRY_BYTES_MIN: Final = 64 * 1024
+FIRST_TRY_RATIO: Final = 8
+GROWTH: Final = 4
+BUFFER_IS_FULL: Final = "failed to write whole buffer"
+"""What cramjam says when the output does not fit; a test holds it to that."""
+
+# Java's snappy-java stream: this header, then blocks of raw snappy with their length in front.
+XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
+XERIAL_HEADER: Final = XERIAL_MAGIC + struct.pack(">ii", 1, 1)
+XERIAL_BLOCK_BYTES: Final = 32 * 1024
+SNAPPY_RATIO_MAX: Final = 22
+"""A copy of at most 64 bytes takes 3: no snappy block grows by more than 64 / 3."""
+
+# Java reads LZ4 frames of independent blocks only; cramjam's own writes dependent ones.
+LZ4_FRAME_HEADER: Final = bytes.fromhex("04224d18604082")
+"""Magic; version 1, independent blocks; blocks of 64 KiB; the checksum of these two bytes."""
+LZ4_BLOCK_BYTES: Final = 64 * 1024
+LZ4_STORED: Final = 1 << 31
+LZ4_END: Final = bytes(4)
+
+_I32: Final = struct.Struct(">i")
+_U32_LITTLE: Final = struct.Struct("<I")
+
+
+def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
+    """Raises InvalidBatch when the data is damaged or grows over the bound."""
+    try:
+        if codec == SNAPPY:
+            return _decompress_snappy(memoryview(data), bytes_max)
+        module = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}[codec]
+        return _decompress_bounded(module, data, bytes_max)
+    except cramjam.DecompressionError as error:
+        raise InvalidBatch(CORRUPT_MESSAGE, f"compressed records are damaged: {error}") from None
+
+
+def _decompress_bounded(module: Any, data: Buffer, bytes_max: int) -> bytearray:
+    size = min(bytes_max, max(FIRST_TRY_BYTES_MIN, FIRST_TRY_RATIO * len(data)))
+    while True:
+        out = bytearray(size)
+        try:
+            written = module.decompress_into(data, out)
+        except cramjam.DecompressionError as error:
+            if BUFFER_IS_FULL not in str(error):
+                raise
+        else:
+            del out[written:]
+            return out
+        if size >= bytes_max:
+            raise _too_large(bytes_max)
+        size = min(bytes_max, GROWTH * size)
+
+
+def _decompress_snappy(data: memoryview, bytes_max: int) -> bytearray:
+    out = bytearray()
+    if bytes(data[: len(XERIAL_MAGIC)]) != XERIAL_MAGIC:
+        _append_snappy_block(out, data, bytes_max)
+        return out
+    position, end = len(XERIAL_HEADER), len(data)
+    while position < end:
+        if end - position < _I32.size:
+            raise InvalidBatch(CORRUPT_MESSAGE, "a snappy block's length is cut short")
+        (length,) = _I32.unpack_from(data, position)
+        position += _I32.size
+        if not 0 < length <= end - position:
+            raise InvalidBatch(CORRUPT_MESSAGE, f"a snappy block of {length} bytes, {end - position} are left")
+        _append_snappy_block(out, data[position : position + length], bytes_max)
+        position += length
+    return out
+
+
+def _append_snappy_block(out: bytearray, block: memoryview, bytes_max: int) -> None:
+    claimed = cramjam.snappy.decompress_raw_len(block)
+    if claimed > SNAPPY_RATIO_MAX * len(block):
+        raise InvalidBatch(CORRUPT_MESSAGE, f"{len(block)} bytes of snappy claim to be {claimed}")
+    if len(out) + claimed > bytes_max:
+        raise _too_large(bytes_max)
+    piece = bytearray(claimed)
+    written = cramjam.snappy.decompress_raw_into(block, piece)
+    out += memoryview(piece)[:written]
+
+
+def _too_large(bytes_max: int) -> InvalidBatch:
+    return InvalidBatch(MESSAGE_TOO_LARGE, f"records grow to more than {bytes_max} bytes")
+
+
+def compress(codec: int, data: Buffer, level: int | None = None) -> bytes:
+    """As Kafka's own clients write it. Levels exist for gzip, lz4 (ignored here) and zstd."""
+    match codec:
+        case record_batch.NONE:
+            return bytes(data)
+        case record_batch.GZIP:
+            return bytes(cramjam.gzip.compress(data, 6 if level is None else level))
+        case record_batch.SNAPPY:
+            return _compress_snappy(memoryview(data))
+        case record_batch.LZ4:
+            return _compress_lz4(memoryview(data))
+        case record_batch.ZSTD:
+            return bytes(cramjam.zstd.compress(data, 3 if level is None else level))
+    raise ValueError(f"no codec {codec}")
+
+
+def _compress_snappy(data: memoryview) -> bytes:
+    pieces = [XERIAL_HEADER]
+    for start in range(0, len(data), XERIAL_BLOCK_BYTES):
+        block = bytes(cramjam.snappy.compress_raw(data[start : start + XERIAL_BLOCK_BYTES]))
+        pieces += [_I32.pack(len(block)), block]
+    return b"".join(pieces)
+
+
+def _compress_lz4(data: memoryview) -> bytes:
+    pieces = [LZ4_FRAME_HEADER]
+    for start in range(0, len(data), LZ4_BLOCK_BYTES):
+        plain = data[start : start + LZ4_BLOCK_BYTES]
+        block = bytes(cramjam.lz4.compress_block(plain, store_size=False))
+        if len(block) < len(plain):
+            pieces += [_U32_LITTLE.pack(len(block)), block]
+        else:
+            pieces += [_U32_LITTLE.pack(len(plain) | LZ4_STORED), bytes(plain)]
+    pieces.append(LZ4_END)
+    return b"".join(pieces)

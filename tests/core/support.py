@@ -1,0 +1,165 @@
+"""What the tests of the store share: a store in a directory, appends that wait, reads of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from core.clock import Clock, ManualClock
+from core.config import StoreConfig
+from core.container import Container
+from core.errors import StorageFailure
+from core.log.format import Buffer
+from core.maintenance import Maintenance
+from core.slot import Slot
+from core.store import Store
+from core.stream import Stream, StreamPolicy
+
+T = TypeVar("T")
+
+KIB: Final = 1024
+
+SMALL: Final = StoreConfig(
+    log_file_bytes=64 * KIB,
+    cache_bytes=127 * KIB,  # less than two files: rows of all but the newest two are read from sidecars
+    index_cache_bytes=64 * KIB,
+    checkpoint_interval_ms=3_600_000,
+    checkpoint_log_bytes=1 << 40,
+    retention_check_interval_ms=3_600_000,
+    log_reader_threads=2,
+    rocksdb_cache_bytes=KIB * KIB,
+    rocksdb_write_buffer_bytes=KIB * KIB,
+)
+"""Files roll after a few appends, and the background does nothing of its own accord: the test says when."""
+
+DEADLINE_S: Final = 20.0
+
+
+def policy_from(config: Mapping[str, str]) -> StreamPolicy:
+    """Streams of the tests say their policy in their configuration."""
+    return StreamPolicy(
+        retention_ms=int(config.get("retention_ms", -1)),
+        retention_bytes=int(config.get("retention_bytes", -1)),
+        compact="compact" in config,
+        delete="compact" not in config,
+    )
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """One event loop for one scenario; hangs end it."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(60):
+            return await main
+
+    return asyncio.run(bounded())
+
+
+async def open_store(directory: Path, config: StoreConfig = SMALL, clock: Clock | None = None) -> Store:
+    store = await Store.open(directory, config, policy_from, clock or ManualClock())
+    await maintenance_of(store).stop()  # the test says when
+    return store
+
+
+def with_size(log_file_bytes: int) -> StoreConfig:
+    return replace(SMALL, log_file_bytes=log_file_bytes)
+
+
+class Outcome:
+    """An append's waiter that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def appended(self) -> None:
+        self.future.set_result(None)
+
+    def append_failed(self, error: StorageFailure) -> None:
+        self.future.set_exception(error)
+
+
+def begin_append(
+    slot: Slot, payload: Buffer, count: int = 1, timestamp: int = 0, writer: tuple[int, int, int] = (-1, -1, -1)
+) -> tuple[int, Outcome]:
+    """Queue an append; `writer` is id, epoch, first sequence."""
+    outcome = Outcome()
+    return slot.container.append(slot, payload, count, timestamp, outcome, *writer), outcome
+
+
+async def append(
+    slot: Slot, payload: Buffer, count: int = 1, timestamp: int = 0, writer: tuple[int, int, int] = (-1, -1, -1)
+) -> int:
+    """Append and wait until it is durable; the first sequence number."""
+    base, outcome = begin_append(slot, payload, count, timestamp, writer)
+    await outcome.future
+    return base
+
+
+async def read_all(slot: Slot, start: int | None = None, max_bytes: int = 1 << 20) -> list[bytes]:
+    """All durable entries from `start` on."""
+    offset = slot.start if start is None else start
+    entries: list[bytes] = []
+    while offset < slot.durable_end:
+        found = await slot.container.reader.read(slot, offset, slot.durable_end, max_bytes, True)
+        assert found.end > offset
+        entries += map(bytes, found.parts)
+        offset = found.end
+    return entries
+
+
+def container_of(store: Store) -> Container:
+    return store.containers[0]
+
+
+def maintenance_of(store: Store) -> Maintenance:
+    return store._maintenance[0]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something holds."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.001)
+
+
+async def roll(store: Store, slot: Slot) -> list[bytes]:
+    """Append until the log begins its next file; what was appended."""
+    container, entries = container_of(store), []
+    first = container.log.file.first_lsn
+    while container.log.file.first_lsn == first:
+        entries.append(b"filler %6d " % slot.end + b"." * 4 * KIB)
+        await append(slot, entries[-1])
+        await until(lambda: container.log._spare is not None)
+    await until(lambda: container.files and container.files[-1].first_lsn == first)
+    return entries
+
+
+async def crash_copy(store: Store, target: Path) -> Path:
+    """What a kill at this moment would leave: a copy taken where RocksDB has nothing of its memory on disk."""
+    container = container_of(store)
+    await container.log.synced(container.log.next_lsn - 1)
+
+    def copy() -> None:
+        for path in sorted(store.directory.rglob("*")):
+            place = target / path.relative_to(store.directory)
+            if path.is_dir():
+                place.mkdir(parents=True, exist_ok=True)
+            elif path.name not in ("LOCK", "lock", "ballast") and path.suffix not in (".prepared", ".spare"):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, place)
+
+    await maintenance_of(store).in_thread(copy)
+    return target
+
+
+async def make(store: Store, name: str = "s", slots: int = 1, **config: object) -> Stream:
+    return await store.create_stream(name, slots=slots, config={k: str(v) for k, v in config.items()})
+
+
+def fast_directory() -> str | None:
+    """Memory where there is some: these tests ask what is written, not whether the disk keeps it."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

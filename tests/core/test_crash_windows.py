@@ -1,0 +1,138 @@
+"""What is on disk between any two steps brings back what was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.core.support import (
+    append,
+    container_of,
+    crash_copy,
+    maintenance_of,
+    make,
+    open_store,
+    read_all,
+    roll,
+    run,
+)
+
+
+def test_index_rows_lost_after_checkpoint(tmp_path: Path) -> None:
+    """A file that was indexed after the checkpoint that covers it can be read after a crash."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path / "a")
+        maintenance = maintenance_of(store)
+        await maintenance.stop()
+        stream = await make(store)
+        entries = await roll(store, stream.slot(0))
+        await maintenance.checkpoint()
+        await maintenance.index_files()
+
+        again = await open_store(await crash_copy(store, tmp_path / "b"))
+        recovered = again.streams.get("s")
+        assert recovered is not None
+        assert entries == await read_all(recovered.slot(0))
+
+        await again.close()
+        await store.close()
+
+    run(scenario())
+
+
+def test_stop_during_checkpoint(tmp_path: Path) -> None:
+    """A clean stop that interrupts a checkpoint saves what that one had taken on."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        stream = await make(store, slots=500)
+        for number in range(500):
+            await append(stream.slot(number), b"x") if number % 50 == 0 else stream.slot(number)
+        task = asyncio.create_task(maintenance_of(store).checkpoint())
+        maintenance_of(store)._task = task
+        await asyncio.sleep(0)
+        await store.close()
+
+        store = await open_store(tmp_path)
+        recovered = store.streams.get("s")
+        assert recovered is not None
+        assert [recovered.slot(number).end for number in range(0, 500, 50)] == [1] * 10
+        await store.close()
+
+    run(scenario())
+
+
+def test_damaged_sidecar_in_the_middle(tmp_path: Path) -> None:
+    """A sidecar that was deleted or damaged is built again; every way of reading finds what later files hold."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot = (await make(store)).slot(0)
+        entries: list[bytes] = []
+        for _ in range(4):
+            entries += await roll(store, slot)
+        size = slot.size_bytes
+        await store.close()
+        first = sorted((tmp_path / "container-0" / "log").glob("*.idx"))[0]
+        first.unlink()
+
+        store = await open_store(tmp_path)
+        stream = store.streams.get("s")
+        assert stream is not None
+        slot = stream.slot(0)
+        await maintenance_of(store).index_files()
+        assert entries == await read_all(slot)
+        assert await container_of(store).reader.bytes_before(slot, 3) == sum(map(len, entries[:3]))
+        assert [size] == [slot.size_bytes]
+        last = await slot.entry_with_max_timestamp()
+        assert last is not None
+        await store.close()
+
+    run(scenario())
+
+
+def test_stream_deleted_in_half_a_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint that was cut short after a stream's deletion leaves a log that can be replayed."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path / "a")
+        maintenance = maintenance_of(store)
+        await maintenance.stop()
+        stream = await make(store)
+        await append(stream.slot(0), b"before")
+        await maintenance.checkpoint()
+        await store.update_stream(stream, config={"retention_ms": "5"})
+        await append(stream.slot(0), b"after")
+        await store.delete_stream(stream)
+        metadata = container_of(store).metadata
+        commit = metadata.commit
+        metadata.commit = lambda *args, **kwargs: metadata._db.flush(True)  # type: ignore[method-assign]
+        await maintenance.checkpoint()
+        metadata.commit = commit  # type: ignore[method-assign]
+
+        again = await open_store(await crash_copy(store, tmp_path / "b"))
+        assert again.streams.get("s") is None
+        await again.close()
+        await store.close(clean=False)
+
+    run(scenario())
+
+
+def test_concurrent_changes_of_one_stream(tmp_path: Path) -> None:
+    """Growth and configuration that are asked for at once both happen; a stream deleted meanwhile stays deleted."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        stream = await make(store, slots=2)
+        await asyncio.gather(store.grow_stream(stream, 4), store.update_stream(stream, config={"retention_ms": "1"}))
+        assert (stream.slot_count, dict(stream.config)) == (4, {"retention_ms": "1"})
+
+        results = await asyncio.gather(
+            store.delete_stream(stream), store.update_stream(stream, config={}), return_exceptions=True
+        )
+        assert results[0] is None
+        assert store.streams.get("s") is None
+        await store.close()
+
+    run(scenario())

@@ -1,0 +1,89 @@
+"""Reading: what was appended comes back, whichever place serves it, within the limits that were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import CorruptLog
+from core.maintenance import COLUMNS_KEPT_MAX
+from tests.core.support import KIB, append, container_of, maintenance_of, make, open_store, read_all, roll, run
+
+
+def test_entry_too_large_for_what_is_left(tmp_path: Path) -> None:
+    """A read that may return nothing returns nothing when the first entry does not fit, from memory and from disk."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot = (await make(store)).slot(0)
+        await roll(store, slot)
+        await roll(store, slot)
+        await roll(store, slot)
+        await maintenance_of(store).index_files()
+        reader = container_of(store).reader
+        for offset in (0, slot.end - 1):
+            found = await reader.read(slot, offset, slot.durable_end, 10, False)
+            assert ([], 0, offset) == (found.parts, found.size, found.end)
+        for columns in slot.columns:
+            columns.payload[:] = [None] * len(columns.payload)
+        found = await reader.read(slot, slot.end - 1, slot.durable_end, 10, False)
+        assert ([], 0, slot.end - 1) == (found.parts, found.size, found.end)
+        await store.close()
+
+    run(scenario())
+
+
+def test_size_after_trim_to_the_end(tmp_path: Path) -> None:
+    """A slot that was trimmed up to its end holds zero bytes."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot = (await make(store)).slot(0)
+        await roll(store, slot)
+        await roll(store, slot)
+        await slot.truncate_before(slot.durable_end)
+        assert (slot.size_bytes, await read_all(slot)) == (0, [])
+        await store.close()
+
+    run(scenario())
+
+
+def test_missing_file_is_damage(tmp_path: Path) -> None:
+    """A log file or sidecar that vanished is reported as damage, never as data that has expired."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot = (await make(store)).slot(0)
+        for _ in range(COLUMNS_KEPT_MAX + 2):  # the first file's rows leave memory
+            await roll(store, slot)
+        await maintenance_of(store).index_files()
+        first = container_of(store).files[0].path
+        with_sidecar = first.with_suffix(".idx")
+        kept = with_sidecar.read_bytes()
+        with_sidecar.unlink()
+        with pytest.raises(CorruptLog):
+            await read_all(slot)
+        with_sidecar.write_bytes(kept)
+        first.unlink()
+        with pytest.raises(CorruptLog):
+            await read_all(slot)
+        await store.close(clean=False)
+
+    run(scenario())
+
+
+def test_cached_view_of_a_large_request(tmp_path: Path) -> None:
+    """An entry in the cache does not keep alive a receive buffer much larger than itself."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot = (await make(store)).slot(0)
+        request = bytearray(1024 * KIB)
+        await append(slot, memoryview(request)[100 : 100 + 20 * KIB])
+        held = slot.columns[-1].payload[-1]
+        assert held is not None
+        assert len(memoryview(held).obj) <= 40 * KIB
+        await store.close()
+
+    run(scenario())

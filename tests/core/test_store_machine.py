@@ -1,0 +1,396 @@
+"""The store against a plain model: whatever is done to it in whatever order, crashes among it, it holds what was
+acknowledged, once, in order, and nothing that was never sent."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from core.clock import ManualClock
+from core.container import Container
+from core.log.format import FILE_HEADER_SIZE
+from core.slot import Slot
+from core.store import Store
+from core.tables import Delete, Put
+from core.writers import Duplicate
+from tests.core.support import (
+    Outcome,
+    append,
+    begin_append,
+    container_of,
+    crash_copy,
+    fast_directory,
+    maintenance_of,
+    open_store,
+    policy_from,
+    read_all,
+    until,
+)
+
+pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
+
+NAMES: Final = ("a", "b", "c")
+CONFIGS: Final = ({}, {"retention_ms": "5000"}, {"retention_bytes": "9000"}, {"compact": "", "retention_ms": "1"})
+
+
+@dataclass
+class Entry:
+    base: int
+    count: int
+    timestamp: int
+    payload: bytes
+
+    @property
+    def end(self) -> int:
+        return self.base + self.count
+
+
+@dataclass
+class ModelSlot:
+    entries: list[Entry] = field(default_factory=list)
+    start: int = 0
+    sequences: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)  # writer: (first, count, base)
+
+    @property
+    def end(self) -> int:
+        return self.entries[-1].end if self.entries else 0
+
+    @property
+    def live(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.end > self.start]
+
+
+@dataclass
+class ModelStream:
+    slots: list[ModelSlot]
+    config: dict[str, str]
+    uuid: Any
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.home = Path(tempfile.mkdtemp(dir=fast_directory()))
+        self.places = itertools.count()
+        self.directory = self.home / "0"
+        self.clock = ManualClock()
+        self.streams: dict[str, ModelStream] = {}
+        self.table: dict[bytes, bytes] = {}
+        self.serial = itertools.count()
+        self.epoch = -1
+        self.store = self.run(self.open(self.directory))
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        async def bounded() -> T:
+            async with asyncio.timeout(30):
+                return await main
+
+        return self.runner.run(bounded())
+
+    async def open(self, directory: Path) -> Store:
+        return await open_store(directory, clock=self.clock)
+
+    def teardown(self) -> None:
+        self.restart_clean()
+        self.run(self.store.close())
+        self.runner.close()
+        shutil.rmtree(self.home)
+
+    @property
+    def container(self) -> Container:
+        return container_of(self.store)
+
+    @initialize(slots=st.integers(1, 3), config=st.sampled_from(CONFIGS))
+    def begin(self, slots: int, config: dict[str, str]) -> None:
+        self.create("a", slots, config)
+
+    # Streams
+
+    @rule(name=st.sampled_from(NAMES), slots=st.integers(1, 4), config=st.sampled_from(CONFIGS))
+    def create(self, name: str, slots: int, config: dict[str, str]) -> None:
+        if name in self.streams:
+            return
+        stream = self.run(self.store.create_stream(name, slots=slots, config=config))
+        self.streams[name] = ModelStream([ModelSlot() for _ in range(slots)], dict(config), stream.uuid)
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), more=st.integers(1, 3))
+    def grow(self, data: st.DataObject, more: int) -> None:
+        name, model = self.any_stream(data)
+        self.run(self.store.grow_stream(self.live(name), len(model.slots) + more))
+        model.slots += [ModelSlot() for _ in range(more)]
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), config=st.sampled_from(CONFIGS))
+    def configure(self, data: st.DataObject, config: dict[str, str]) -> None:
+        name, model = self.any_stream(data)
+        self.run(self.store.update_stream(self.live(name), config=config))
+        model.config = dict(config)
+
+    @precondition(lambda self: len(self.streams) > 1)
+    @rule(data=st.data(), in_flight=st.booleans())
+    def delete(self, data: st.DataObject, in_flight: bool) -> None:
+        name, _ = self.any_stream(data)
+
+        async def go() -> None:
+            stream = self.live(name)
+            outcome = begin_append(stream.slot(0), b"never seen again")[1] if in_flight else None
+            await self.store.delete_stream(stream)
+            if outcome is not None:
+                await outcome.future
+
+        self.run(go())
+        del self.streams[name]
+
+    # Entries
+
+    @precondition(lambda self: self.streams)
+    @rule(
+        data=st.data(),
+        count=st.integers(1, 12),
+        records=st.integers(1, 5),
+        size=st.sampled_from([1, 50, 900, 4000, 20_000]),
+        late=st.integers(-3000, 3000),
+    )
+    def append(self, data: st.DataObject, count: int, records: int, size: int, late: int) -> None:
+        """Several appends in one turn of the loop, to one or more slots."""
+        places = [self.any_slot(data) for _ in range(min(count, 3))]
+
+        async def go() -> None:
+            outcomes: list[Outcome] = []
+            for place, _ in zip(itertools.cycle(places), range(count), strict=False):
+                slot, model = place
+                outcomes.append(self.send(slot, model, records, size, late))
+            for outcome in outcomes:
+                await outcome.future
+            # Rolls happen where sizes say, not where threads do.
+            await until(lambda: self.container.log._spare is not None)
+
+        self.run(go())
+
+    def send(self, slot: Slot, model: ModelSlot, records: int, size: int, late: int) -> Outcome:
+        payload = b"%d;" % next(self.serial) + os.urandom(size)
+        timestamp = self.clock.wall_ms() + late
+        base, outcome = begin_append(slot, payload, records, timestamp)
+        assert base == model.end
+        model.entries.append(Entry(base, records, timestamp, payload))
+        return outcome
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), writer=st.integers(1, 2), count=st.integers(1, 3), again=st.integers(0, 4))
+    def append_once(self, data: st.DataObject, writer: int, count: int, again: int) -> None:
+        """An idempotent writer sends its next batch, then an earlier one of the last five again."""
+        slot, model = self.any_slot(data)
+        sent = model.sequences.setdefault(writer, [])
+        first = sent[-1][0] + sent[-1][1] if sent else 0
+        payload = b"%d;once" % next(self.serial)
+        assert self.container.check_writer(slot, writer, 0, first, count) is None
+        base = self.run(append(slot, payload, count, self.clock.wall_ms(), (writer, 0, first)))
+        assert base == model.end
+        model.entries.append(Entry(base, count, self.clock.wall_ms(), payload))
+        sent.append((first, count, base))
+        self.check_duplicate(slot, writer, sent[-min(again + 1, len(sent))])
+
+    def check_duplicate(self, slot: Slot, writer: int, batch: tuple[int, int, int]) -> None:
+        first, count, base = batch
+        found = self.container.check_writer(slot, writer, 0, first, count)
+        assert isinstance(found, Duplicate)
+        assert (base, base + count) == (found.base, found.end)
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), to_end=st.booleans())
+    def trim(self, data: st.DataObject, to_end: bool) -> None:
+        slot, model = self.any_slot(data)
+        offset = model.end if to_end else data.draw(st.integers(0, model.end))
+        assert max(offset, model.start) == self.run(slot.truncate_before(offset))
+        model.start = max(offset, model.start)
+
+    # Tables
+
+    @rule(keys=st.dictionaries(st.sampled_from([b"x", b"y", b"z", b"w" * 300]), st.binary(max_size=40), min_size=1))
+    def put(self, keys: dict[bytes, bytes]) -> None:
+        """One record changes several keys; an empty value stands for none."""
+        changes = [Put("t", k, v) if v else Delete("t", k) for k, v in keys.items()]
+        self.run(self.store.update(*changes))
+        self.table.update(keys)
+        self.table = {k: v for k, v in self.table.items() if v}
+
+    # The background
+
+    @rule()
+    def index(self) -> None:
+        self.run(maintenance_of(self.store).index_files())
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.run(maintenance_of(self.store).checkpoint())
+
+    @rule()
+    def truncate(self) -> None:
+        self.run(maintenance_of(self.store).truncate())
+
+    @rule(seconds=st.integers(0, 10))
+    def retain(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+        self.run(self.store._retention[0].enforce())
+        now = self.clock.wall_ms()
+        for stream in self.streams.values():
+            policy = policy_from(stream.config)
+            for slot in stream.slots:
+                live = slot.live
+                sizes = [len(entry.payload) for entry in live]
+                for index, entry in enumerate(live):
+                    old = policy.retention_ms >= 0 and entry.timestamp < now - policy.retention_ms
+                    more = policy.retention_bytes >= 0 and sum(sizes[index + 1 :]) >= policy.retention_bytes
+                    if not policy.delete or not (old or more):
+                        break
+                    slot.start = entry.end
+
+    @rule()
+    def forget_cache(self) -> None:
+        """The tail cache lost everything: reads go to the files."""
+        for _, columns in itertools.chain.from_iterable(self.container.file_columns.values()):
+            columns.payload[:] = [None] * len(columns.payload)
+
+    # Restarts
+
+    @rule()
+    def restart_clean(self) -> None:
+        epoch = self.container.epoch
+        self.run(self.store.close())
+        self.store = self.run(self.open(self.directory))
+        assert (0, epoch) == (self.store.replayed_bytes, self.container.epoch)
+        self.check()
+
+    @rule()
+    def restart_unclean(self) -> None:
+        """Ends without the last checkpoint; RocksDB may have written more than P says."""
+        epoch = self.container.epoch
+        self.run(self.store.close(clean=False))
+        self.store = self.run(self.open(self.directory))
+        assert self.container.epoch > epoch
+        self.check()
+
+    @rule(data=st.data(), in_flight=st.integers(0, 6), size=st.sampled_from([10, 500, 20_000]), kept=st.floats(0, 1))
+    def crash(self, data: st.DataObject, in_flight: int, size: int, kept: float) -> None:
+        """A kill: RocksDB's memory is gone, and of what was not synced a prefix is there."""
+        epoch = self.container.epoch
+        places = [self.any_slot(data) for _ in range(in_flight if self.streams else 0)]
+        ends: list[tuple[Path, int, ModelSlot]] = []
+
+        async def go() -> tuple[Path, Path, int]:
+            log = self.container.log
+            acknowledged = log.durable_position
+            for slot, model in places:
+                self.send(slot, model, 1, size, 0)
+                ends.append((log.file.path, log.position, model))
+            target = await crash_copy(self.store, self.home / f"{next(self.places)}-copy")
+            newest = log.file.path
+            least = acknowledged.position if acknowledged.file_lsn == log.file.first_lsn else FILE_HEADER_SIZE
+            await self.store.close(clean=False)
+            return target, newest, least
+
+        target, newest, least = self.run(go())
+        copy = target / "container-0" / "log" / newest.name
+        most = max([least, *(end for path, end, _ in ends if path == newest)])
+        cut = least + int(kept * (most - least))
+        with copy.open("r+b") as stream:
+            stream.truncate(max(cut, FILE_HEADER_SIZE))
+        for path, end, model in reversed(ends):
+            if path == newest and end > cut:
+                model.entries.pop()
+        shutil.rmtree(self.directory)
+        self.directory = target
+        self.store = self.run(self.open(target))
+        assert self.container.epoch > epoch
+        self.check()
+
+    # Looking
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), max_bytes=st.sampled_from([1, 1_000, 30_000]), at_least_one=st.booleans())
+    def read(self, data: st.DataObject, max_bytes: int, at_least_one: bool) -> None:
+        """Any offset, any limit."""
+        slot, model = self.any_slot(data)
+        offset = data.draw(st.integers(model.start, model.end))
+        found = self.run(self.container.reader.read(slot, offset, slot.durable_end, max_bytes, at_least_one))
+        wanted = [entry for entry in model.entries if entry.end > offset]
+        parts = [entry.payload for entry in wanted[: len(found.parts)]]
+        assert parts == list(map(bytes, found.parts))
+        assert sum(map(len, parts)) == found.size
+        assert (wanted[len(parts) - 1].end if parts else offset) == found.end
+        if wanted and at_least_one:
+            assert parts
+        assert found.size <= max_bytes or (at_least_one and len(parts) == 1)
+        if wanted and not at_least_one and not parts:
+            assert len(wanted[0].payload) > max_bytes
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data())
+    def look_by_time(self, data: st.DataObject) -> None:
+        slot, model = self.any_slot(data)
+        live = model.live
+        wanted = data.draw(st.sampled_from([0, self.clock.wall_ms(), *(e.timestamp + d for e in live for d in (0, 1))]))
+        found = self.run(slot.entry_at_time(wanted))
+        first = next((e for e in live if e.timestamp >= wanted), None)
+        assert (None if first is None else (first.base, first.count, first.timestamp, first.payload)) == (
+            None if found is None else (found.first, found.count, found.max_timestamp, found.payload)
+        )
+        newest = self.run(slot.entry_with_max_timestamp())
+        last = max(live, key=lambda e: (e.timestamp, -e.base), default=None)
+        assert (last and last.base) == (newest and newest.first)
+
+    @rule()
+    def check(self) -> None:
+        """Everything is as the model says."""
+        assert sorted(self.streams) == sorted(stream.name for stream in self.store.streams)
+        assert self.table == dict(self.store.table("t").items())
+        for name, model in self.streams.items():
+            stream = self.live(name)
+            assert (len(model.slots), model.config, model.uuid) == (stream.slot_count, stream.config, stream.uuid)
+            for number, expected in enumerate(model.slots):
+                self.check_slot(stream.slot(number), expected)
+
+    def check_slot(self, slot: Slot, model: ModelSlot) -> None:
+        assert (model.start, model.end, model.end) == (slot.start, slot.durable_end, slot.end)
+        live = model.live
+        assert sum(len(e.payload) for e in live) == slot.size_bytes
+        assert [e.payload for e in live] == self.run(read_all(slot, model.start))
+        epochs = [epoch for epoch, _ in slot.epochs]
+        assert sorted(set(epochs)) == epochs
+        for writer, sent in model.sequences.items():
+            for batch in sent[-5:]:
+                self.check_duplicate(slot, writer, batch)
+
+    def live(self, name: str) -> Any:
+        stream = self.store.streams.get(name)
+        assert stream is not None
+        return stream
+
+    def any_stream(self, data: st.DataObject) -> tuple[str, ModelStream]:
+        name = data.draw(st.sampled_from(sorted(self.streams)))
+        return name, self.streams[name]
+
+    def any_slot(self, data: st.DataObject) -> tuple[Slot, ModelSlot]:
+        name, model = self.any_stream(data)
+        number = data.draw(st.integers(0, len(model.slots) - 1))
+        return self.live(name).slot(number), model.slots[number]
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=int(os.environ.get("PENSTOCK_TEST_EXAMPLES", "12")), stateful_step_count=40)

@@ -1,0 +1,1 @@
+"""Faults against the real process: kills, power cuts, damaged and full disks, hoarders of memory."""

@@ -1,0 +1,17 @@
+"""What the fault tests share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def shadow() -> Iterator[Path]:
+    """Where the fault layer keeps its copies: in memory, so that copying does not slow the disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)

@@ -1,0 +1,29 @@
+"""What a power cut leaves: the tree in which nothing is there that no sync had promised.
+
+It is the worst state that POSIX allows: files as they were at their last sync, directories with the names that they
+had at theirs. `kill -9` is the best one: all that was written is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def rebuild(shadow: Path, directory: Path) -> None:
+    """Replace `directory` by what the shadow of FAULT_ROOT holds."""
+    shutil.rmtree(directory, ignore_errors=True)
+    _rebuild_directory(shadow, (shadow / "root").read_text(), directory)
+
+
+def _rebuild_directory(shadow: Path, key: str, directory: Path) -> None:
+    directory.mkdir()
+    names = shadow / key
+    for line in names.read_text().splitlines() if names.exists() else []:
+        child, name = line.split(" ", 1)
+        if child.startswith("d-"):
+            _rebuild_directory(shadow, child, directory / name)
+        elif (shadow / child).exists():
+            shutil.copyfile(shadow / child, directory / name)
+        else:
+            (directory / name).touch()  # the name was promised, the content never

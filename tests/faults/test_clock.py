@@ -1,0 +1,81 @@
+"""A wall clock that jumps: nothing is lost by it, no time-out hangs on it."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.faults.client import Connection, encode_batch
+from tests.faults.faultlayer import Faults
+from tests.faults.gateway_process import EAGER, Gateway
+from tests.faults.history import History, Value, check_history, read_outcome
+
+DAY_S: Final = 86_400
+P: Final = ("timed", 0)
+TOLERANT: Final = {  # records may look like tomorrow's when the broker's clock is behind
+    "retention.ms": str(3 * DAY_S * 1000),
+    "message.timestamp.after.max.ms": str(3 * DAY_S * 1000),
+}
+WAIT_MS: Final = 300
+WAIT_SECONDS_MAX: Final = 20.0
+
+
+def test_wall_clock_jumps(tmp_path: Path) -> None:
+    """Back a day, forward two, back again, each time with writes, commits, long polls and a restart."""
+    clock = tmp_path / "clock"
+    set_clock(clock, 0)
+    history = History()
+    writer = history.writer("w", P, idempotent=True)
+    with Gateway(tmp_path, EAGER) as gateway:
+        environment = Faults(gateway.data, clock=clock).environment()
+        gateway.start(environment)
+        with gateway.connect() as connection:
+            connection.create_topic(P[0], 1, TOLERANT)
+            identity = connection.init_producer_id()
+        for jump_s in (0, -DAY_S, DAY_S, -DAY_S, 0):
+            with gateway.connect() as connection:
+                set_clock(clock, jump_s)
+                for _ in range(20):
+                    first, writer.sent = writer.sent, writer.sent + 1
+                    batch = encode_batch([Value("w", 0, first).encode()], *identity, sequence=first)
+                    produced = connection.produce(*P, batch)
+                    assert produced.code == 0
+                    writer.acknowledged[first] = produced.offset
+                history.committing("g", P, writer.sent)
+                connection.commit_offset("g", *P, writer.sent)
+                history.committed("g", P, writer.sent)
+                assert WAIT_MS / 1000 <= long_poll_s(connection, writer.sent) < WAIT_SECONDS_MAX
+            gateway.kill()
+            gateway.start(environment)
+            with gateway.connect() as connection:
+                outcome = read_outcome(connection, [P], history)
+            assert check_history(history, outcome) == [], f"after a jump to {jump_s} s"
+            assert outcome.starts == {P: 0}
+
+
+def test_gateway_sees_the_clock_that_is_set(tmp_path: Path) -> None:
+    """The experiment itself: LogAppendTime follows the wall clock that the layer shows."""
+    clock = tmp_path / "clock"
+    set_clock(clock, -DAY_S)
+    with Gateway(tmp_path, EAGER) as gateway:
+        gateway.start(Faults(gateway.data, clock=clock).environment())
+        with gateway.connect() as connection:
+            connection.create_topic(P[0], 1, {"message.timestamp.type": "LogAppendTime"})
+            connection.produce(*P, encode_batch([b"x"]))
+            records = connection.fetch(*P, 0).records
+    (stamped_ms,) = struct.unpack_from(">q", records, 35)
+    assert abs(stamped_ms / 1000 - (time.time() - DAY_S)) < DAY_S / 24
+
+
+def set_clock(clock: Path, offset_s: int) -> None:
+    """In place: the process maps the file."""
+    with clock.open("r+b" if clock.exists() else "wb") as file:
+        file.write(struct.pack("<q", offset_s))
+
+
+def long_poll_s(connection: Connection, at: int) -> float:
+    begun = time.monotonic()
+    assert connection.fetch(*P, at, max_wait_ms=WAIT_MS).records == b""
+    return time.monotonic() - begun

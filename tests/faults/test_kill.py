@@ -1,0 +1,102 @@
+"""kill -9 under load, many times in a row, some while it recovers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.faults.client import Connection
+from tests.faults.gateway_process import EAGER, Ended, Gateway
+from tests.faults.history import History, check_history, read_outcome
+from tests.faults.load import (
+    BatchWriter,
+    Client,
+    Committer,
+    IdempotentWriter,
+    Load,
+    RealWriter,
+    TailReader,
+)
+from tests.faults.settings import SEED, scaled
+
+KILLS: Final = scaled(25, 1000)
+UP_SECONDS_MAX: Final = 0.9
+STARTING_KILL_SHARE: Final = 0.4
+PARTITIONS: Final = 4
+TOPIC: Final = "killed"
+
+
+def clients(gateway: Gateway, history: History) -> list[Client | RealWriter]:
+    """Two plain writers, two idempotent ones, a real one, two readers, two groups."""
+
+    def address() -> str:
+        return gateway.address
+
+    everywhere = [(TOPIC, number) for number in range(PARTITIONS)]
+    return [
+        BatchWriter("plain-a", address, history, everywhere, SEED),
+        BatchWriter("plain-b", address, history, everywhere[:1], SEED),
+        IdempotentWriter("sure-a", address, history, everywhere, SEED),
+        IdempotentWriter("sure-b", address, history, everywhere[:1], SEED),
+        RealWriter("real", gateway.address, history, everywhere[1], SEED),
+        TailReader(address, history, everywhere[0], SEED),
+        TailReader(address, history, everywhere[1], SEED),
+        Committer(address, history, everywhere[0], SEED),
+        Committer(address, history, everywhere[1], SEED),
+    ]
+
+
+@pytest.mark.timeout(170 if KILLS == 25 else 0)
+def test_killed_in_a_row_under_load(tmp_path: Path) -> None:
+    """Whatever was acknowledged is there once and in order, and idempotent producers just go on."""
+    dice = random.Random(SEED)
+    history = History()
+    killed_starting = 0
+    with Gateway(tmp_path, {**EAGER, "log.file.bytes": 4 << 20}) as gateway:
+        gateway.start()
+        with gateway.connect() as connection:
+            connection.create_topic(TOPIC, PARTITIONS)
+        with Load(clients(gateway, history)) as load:
+            for number in range(KILLS):
+                load.run_for(dice.random() * UP_SECONDS_MAX)
+                gateway.kill()
+                while dice.random() < STARTING_KILL_SHARE:
+                    killed_starting += kill_while_starting(gateway, dice)
+                gateway.start()
+                assert load.problems() == [], f"after kill {number + 1}, seed {SEED}"
+            load.drain()
+            assert load.problems() == [], f"seed {SEED}"
+        with gateway.connect() as connection:
+            assert found(connection, history) == [], f"seed {SEED}"
+        assert gateway.stop() == 0
+        gateway.start()
+        assert gateway.ready["replayed_bytes"] == 0
+        with gateway.connect() as connection:
+            assert found(connection, history) == [], f"after a clean stop, seed {SEED}"
+    print(
+        f"seed {SEED}: {gateway.starts} starts, {killed_starting} killed while starting, "
+        f"{history.acknowledged_count()} records acknowledged"
+    )
+    assert killed_starting > KILLS // 10
+    assert history.acknowledged_count() > 100 * KILLS
+
+
+def kill_while_starting(gateway: Gateway, dice: random.Random) -> bool:
+    """Start it, kill it at a random moment of the start; whether it was not ready yet."""
+    gateway.launch()
+    try:
+        gateway.await_ready(dice.random() * gateway.last_start_seconds)
+    except TimeoutError:
+        return True
+    except Ended as ended:
+        raise AssertionError(f"a start after a kill failed, seed {SEED}") from ended
+    gateway.kill()
+    return False
+
+
+def found(connection: Connection, history: History) -> list[str]:
+    partitions = [(TOPIC, number) for number in range(PARTITIONS)]
+    return check_history(history, read_outcome(connection, partitions, history))

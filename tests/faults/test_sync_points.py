@@ -1,0 +1,204 @@
+"""A kill at every sync point: before each fsync, fdatasync, rename and unlink of a short eventful life.
+
+Each point is tried on its own, counted over all threads, until a run ends without reaching it. What is left is
+started twice: as `kill -9` leaves it, with all that was written, and as a power cut does, with only what was synced.
+CI takes one point of each required kind, then, while its time lasts, the first and the last of every kind and every
+STRIDE-th of all; a soak takes all.
+"""
+
+from __future__ import annotations
+
+import collections
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.faults.faultlayer import SYNC_POINTS, Faults, Point, read_report
+from tests.faults.gateway_process import Ended, Gateway
+from tests.faults.power import rebuild
+from tests.faults.script import SETTINGS, Script
+from tests.faults.settings import SOAK
+
+STRIDE: Final = 1 if SOAK else 30
+AT_ONCE: Final = 2
+RECOVERY_BUDGET_S: Final = float("inf") if SOAK else 40.0
+BUDGET_S: Final = float("inf") if SOAK else 110.0  # what is not tried by then is left to the soak
+POINTS_MAX: Final = 2000
+KILLED: Final = -9
+
+Kind = tuple[tuple[str, ...], str | None]  # calls, glob over paths
+ANY: Final[Kind] = (SYNC_POINTS, None)
+LOG_WRITES: Final[Kind] = (("fdatasync",), "*.log")
+CRASH_AT_WRITE: Final = 36  # of about 45: topics were deleted, the log has been truncated
+
+REQUIRED: Final = {
+    "identity written",
+    "log written",
+    "log file prepared",
+    "log rolled",
+    "sidecar written",
+    "checkpoint",
+    "log truncated",
+}
+
+
+def kind_of(point: Point) -> str:
+    """What the gateway was doing there."""
+    path = Path(point.path)
+    if "penstock.json" in path.name:
+        return "identity written"
+    if path.parent.name == "metadata" or path.name == "metadata":
+        return "checkpoint"
+    if path.suffix == ".log":
+        return "log rolled" if point.call == "rename" else "log written"
+    if ".idx" in path.suffixes:
+        return "log truncated" if point.call == "unlink" else "sidecar written"
+    if path.suffix == ".spare":
+        return "log truncated" if point.call == "rename" else "log file prepared"
+    if path.suffix == ".prepared":
+        return "log file prepared"
+    return "directory synced" if point.call == "fsync" else f"{point.call} {path.name}"
+
+
+def in_order_of_worth(points: Sequence[Point]) -> list[int]:
+    """First one point of each required kind, then the edges of every kind and call, then every STRIDE-th."""
+    by_kind = collections.defaultdict(list)
+    for point in points:
+        by_kind[kind_of(point), point.call].append(point.number)
+    required = [numbers[len(numbers) // 2] for (kind, _), numbers in by_kind.items() if kind in REQUIRED]
+    edges = [number for numbers in by_kind.values() for number in (numbers[0], numbers[-1])]
+    strides = [point.number for point in points[::STRIDE]]
+    return list(dict.fromkeys(required + edges + strides))
+
+
+@pytest.mark.timeout(0 if SOAK else 600)
+def test_killed_at_every_sync_point(tmp_path: Path, shadow: Path) -> None:
+    """Wherever it is killed, the next start finds all that was acknowledged."""
+    unkilled = one_life(tmp_path / "unkilled", shadow / "unkilled", None)
+    assert unkilled.finished, "the unkilled run did not end well"
+    points = read_report(tmp_path / "unkilled" / "points")
+    assert {kind_of(point) for point in points} >= REQUIRED
+
+    hits: list[Point] = []
+    deadline = time.monotonic() + BUDGET_S
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for some in batched(sweep_numbers(points)):
+            results = list(pool.map(lambda number: killed_at(number, tmp_path, shadow), some))
+            hits += [hit for hit in results if hit is not None]
+            ended = SOAK and not any(results)
+            enough = {kind_of(hit) for hit in hits} >= REQUIRED and time.monotonic() > deadline
+            if ended or enough:
+                break
+
+    show(hits, len(points))
+    assert {kind_of(hit) for hit in hits} >= REQUIRED
+
+
+def sweep_numbers(points: Sequence[Point]) -> list[int]:
+    """In a soak all, until a run ends unkilled: the count differs from run to run."""
+    return list(range(1, POINTS_MAX)) if SOAK else in_order_of_worth(points)
+
+
+def batched(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for first in range(0, len(numbers), AT_ONCE):
+        yield numbers[first : first + AT_ONCE]
+
+
+def killed_at(number: int, tmp_path: Path, shadow: Path) -> Point | None:
+    """Run, be killed at the point, start again in both worlds; the point, None if it was not reached."""
+    place, copies = tmp_path / f"at-{number}", shadow / f"at-{number}"
+    script = one_life(place, copies, number)
+    if script.finished:
+        shutil.rmtree(place)
+        return None
+    # Another thread may still report its own call while the kill is on its way.
+    hit = next(point for point in read_report(place / "points") if point.number == number)
+    for world in worlds(place, copies):
+        with Gateway(world, SETTINGS) as gateway:
+            gateway.start()
+            found = script.copy().verify(gateway)
+            assert found == [], f"{world.name}, killed at {hit}"
+            assert gateway.stop() == 0
+    shutil.rmtree(place)
+    shutil.rmtree(copies)
+    return hit
+
+
+def one_life(place: Path, copies: Path, number: int | None, kind: Kind = ANY) -> Script:
+    """Start and run the script; killed before the call of this number."""
+    copies.mkdir()
+    calls, match = kind
+    with Gateway(place / "kept", SETTINGS) as gateway:
+        gateway.data.mkdir()
+        script = Script(gateway)
+        faults = Faults(gateway.data, calls, match, number, report=place / "points", shadow=copies)
+        try:
+            gateway.start(faults.environment())
+        except Ended as ended:
+            if ended.code != KILLED:
+                raise
+            return script
+        script.run()
+        if not script.finished and gateway.process is not None:
+            assert gateway.await_end() == KILLED, gateway.last_output()
+        return script
+
+
+def worlds(place: Path, copies: Path) -> Iterator[Path]:
+    """What `kill -9` leaves, then what a power cut does."""
+    cut = place / "cut"
+    cut.mkdir()
+    rebuild(copies, cut / "data")
+    yield place / "kept"
+    yield cut
+
+
+def show(hits: Sequence[Point], points: int) -> None:
+    counts = collections.Counter((kind_of(hit), hit.call) for hit in hits)
+    print(f"\n{len(hits)} of {points} sync points killed at:")
+    for (kind, call), count in sorted(counts.items()):
+        print(f"  {count:4}  {kind} ({call})")
+
+
+def recovery_numbers() -> list[int]:
+    """CI begins with every fourth point, so that its time reaches to the end of the start."""
+    everything = range(1, POINTS_MAX)
+    return list(everything) if SOAK else [number for first in (3, 1, 2, 4) for number in range(first, 24, 4)]
+
+
+@pytest.mark.timeout(0 if SOAK else 400)
+def test_recovery_killed_at_every_sync_point(tmp_path: Path, shadow: Path) -> None:
+    """A start that is killed at any point leaves what the next one recovers."""
+    script = one_life(tmp_path / "life", shadow / "life", CRASH_AT_WRITE, LOG_WRITES)
+    assert not script.finished
+    crashed = tmp_path / "life" / "kept" / "data"
+    hits: list[Point] = []
+    deadline = time.monotonic() + RECOVERY_BUDGET_S
+    for number in recovery_numbers():
+        place = tmp_path / f"start-{number}"
+        place.mkdir()
+        shutil.copytree(crashed, place / "data")
+        with Gateway(place, SETTINGS) as gateway:
+            faults = Faults(gateway.data, at=number, report=place / "points")
+            gateway.launch(faults.environment())
+            try:
+                gateway.await_ready()
+            except Ended as ended:
+                if ended.code != KILLED:
+                    raise
+            else:
+                if SOAK:
+                    break
+                continue
+            gateway.start()
+            assert script.copy().verify(gateway) == [], f"start killed at {number}"
+        hits.append(read_report(place / "points")[-1])
+        if time.monotonic() > deadline:
+            break
+    show(hits, len(hits))
+    assert len(hits) > 3

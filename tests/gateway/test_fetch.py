@@ -1,0 +1,419 @@
+"""Fetch: limits, waiting, errors, sessions (SEMANTICS 1-9)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.broker import Broker
+from gateway.wire.message import Message
+from tests.gateway.harness import FETCH, Client, batch, fetch_body, running_broker, split, values
+
+Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
+DELETE_TOPICS, DELETE_RECORDS = 20, 21
+
+
+def run(directory: Path, scenario: Scenario, *settings: str) -> None:
+    """Run a scenario against a broker of its own, with topic t of four partitions."""
+
+    async def main() -> None:
+        async with running_broker(directory, *settings) as broker:
+            client = await Client.connect(broker)
+            await client.create("t", 4)
+            await scenario(broker, client)
+            client.close()
+
+    asyncio.run(main())
+
+
+def partitions(answer: Message) -> dict[int, Message]:
+    """The partitions of an answer about one topic, by number."""
+    return {p.partition_index: p for topic in answer.responses for p in topic.partitions}
+
+
+def found(answer: Message) -> dict[int, list[tuple[int, bytes | None]]]:
+    """Partition to (offset, value), where there are any."""
+    read = {index: values(p.records) for index, p in partitions(answer).items()}
+    return {index: records for index, records in read.items() if records}
+
+
+@pytest.mark.parametrize("version", range(4, 19))
+def test_every_version_reads(tmp_path: Path, version: int) -> None:
+    """What was produced comes back, by name or by id, with high watermark and log start."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a", b"b"))
+        stream = broker.topics.get("t")
+        assert stream is not None
+        answer = await client.fetch(("t", 0, 0), version=version, ids={"t": stream.uuid})
+        one = partitions(answer)[0]
+
+        assert values(one.records) == [(0, b"a"), (1, b"b")]
+        assert (one.error_code, one.high_watermark, one.last_stable_offset) == (0, 2, 2)
+        assert one.aborted_transactions is None
+
+    run(tmp_path, scenario)
+
+
+def test_an_offset_inside_a_batch_returns_the_whole_batch(tmp_path: Path) -> None:
+    """The client skips what it has."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a", b"b", b"c"))
+        answer = await client.fetch(("t", 0, 2))
+
+        assert found(answer) == {0: [(0, b"a"), (1, b"b"), (2, b"c")]}
+
+    run(tmp_path, scenario)
+
+
+def test_the_first_batch_is_returned_whatever_the_limits(tmp_path: Path) -> None:
+    """One whole batch of the first partition that has any; from then on limits apply (KIP-74)."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        for index in range(3):
+            await client.produce("t", batch(b"x" * 1000), partition=index)
+            await client.produce("t", batch(b"y" * 1000), partition=index)
+        tiny = await client.fetch(("t", 3, 0), ("t", 0, 0), ("t", 1, 0), max_bytes=10, partition_max_bytes=10)
+        room = await client.fetch(("t", 0, 0), ("t", 1, 0), max_bytes=3_000, partition_max_bytes=10)
+
+        assert {i: len(split(p.records)) for i, p in partitions(tiny).items()} == {3: 0, 0: 1, 1: 0}
+        assert {i: len(split(p.records)) for i, p in partitions(room).items()} == {0: 1, 1: 0}
+
+    run(tmp_path, scenario)
+
+
+def test_at_the_end_there_is_nothing_and_no_error(tmp_path: Path) -> None:
+    """Empty records, never null; beyond the end, and before the start, OFFSET_OUT_OF_RANGE with -1 everywhere."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a"))
+        await client.produce("t", batch(b"b"))
+        trim = {"topics": [{"name": "t", "partitions": [{"partition_index": 0, "offset": 1}]}], "timeout": 1000}
+        assert (await client.ask(DELETE_RECORDS, 1, trim)).topics[0].partitions[0].low_watermark == 1
+        at_end = partitions(await client.fetch(("t", 0, 2)))[0]
+        beyond = partitions(await client.fetch(("t", 0, 3)))[0]
+        before = partitions(await client.fetch(("t", 0, 0)))[0]
+
+        assert (at_end.error_code, at_end.high_watermark, at_end.log_start_offset) == (0, 2, 1)
+        assert at_end.records is not None
+        assert len(at_end.records) == 0
+        for refused in (beyond, before):
+            assert (refused.error_code, refused.high_watermark, refused.log_start_offset) == (1, -1, -1)
+
+    run(tmp_path, scenario)
+
+
+def test_leader_epochs(tmp_path: Path) -> None:
+    """-1 is no check; lower is fenced (74), higher unknown (75); both answer at once."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        broker.store.home.epoch = 5
+        codes = [
+            partitions(await client.fetch(("t", 0, 0), leader_epoch=epoch, max_wait=0 if epoch in (-1, 5) else 9_000))[
+                0
+            ].error_code
+            for epoch in (-1, 4, 5, 6)
+        ]
+
+        assert codes == [0, 74, 0, 75]
+
+    run(tmp_path, scenario)
+
+
+def test_read_committed_gets_a_list_of_aborted_transactions(tmp_path: Path) -> None:
+    """Empty where there are none; read_uncommitted gets null."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a"))
+        committed = partitions(await client.fetch(("t", 0, 0), isolation_level=1))[0]
+
+        assert committed.aborted_transactions == []
+        assert values(committed.records) == [(0, b"a")]
+
+    run(tmp_path, scenario)
+
+
+def test_nobody_replicates_from_here(tmp_path: Path) -> None:
+    """A fetch that says it is a replica's is refused."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a"))
+        answer = await client.fetch(("t", 0, 0), replica_id=0)
+
+        assert (partitions(answer)[0].error_code, found(answer)) == (6, {})
+
+    run(tmp_path, scenario)
+
+
+def test_waiting_ends_with_data(tmp_path: Path) -> None:
+    """A fetch that waits is answered as soon as there is something, long before its time is up."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        other = await Client.connect(broker)
+        waiting = client.send(FETCH, 11, fetch_body([("t", 0, 0), ("t", 1, 0)], max_wait=15_000))
+        await other.produce("t", batch(b"a"), partition=1)
+        answer = await client.receive(waiting)
+
+        assert found(answer) == {1: [(0, b"a")]}
+        assert broker.topics.get("t").slot(0).watchers is None  # type: ignore[union-attr]
+        other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_waiting_ends_with_enough_bytes(tmp_path: Path) -> None:
+    """Less than min_bytes wakes nobody; what had gathered is all returned."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        other = await Client.connect(broker)
+        waiting = client.send(FETCH, 11, fetch_body([("t", 0, 0), ("t", 1, 0)], max_wait=15_000, min_bytes=2_000))
+        await other.produce("t", batch(b"x" * 700), partition=0)
+        await other.produce("t", batch(b"y" * 700), partition=1)
+        early = await other.fetch(("t", 0, 0))
+        await other.produce("t", batch(b"z" * 700), partition=0)
+        answer = await client.receive(waiting)
+
+        assert len(found(early)[0]) == 1
+        assert {index: len(records) for index, records in found(answer).items()} == {0: 2, 1: 1}
+        other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_waiting_ends_with_time(tmp_path: Path) -> None:
+    """When nothing comes, the answer is empty and without error."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        answer = await client.fetch(("t", 0, 0), max_wait=50)
+
+        assert (found(answer), partitions(answer)[0].error_code) == ({}, 0)
+
+    run(tmp_path, scenario)
+
+
+def test_waiting_ends_with_deletion(tmp_path: Path) -> None:
+    """A topic that goes while a fetch waits: UNKNOWN_TOPIC_OR_PARTITION, at once."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        other = await Client.connect(broker)
+        waiting = client.send(FETCH, 11, fetch_body([("t", 0, 0)], max_wait=15_000))
+        await other.ask(DELETE_TOPICS, 4, {"topic_names": ["t"], "timeout": 1000})
+        answer = await client.receive(waiting)
+
+        assert partitions(answer)[0].error_code == 3
+        other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_client_that_leaves_while_it_waits_leaves_nothing(tmp_path: Path) -> None:
+    """Its watchers are gone with the connection, not when its time is up."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        other = await Client.connect(broker)
+        other.send(FETCH, 11, fetch_body([("t", 0, 0)], max_wait=2**31 - 1))
+        slot = broker.topics.get("t").slot(0)  # type: ignore[union-attr]
+        await _until(lambda: slot.watchers is not None)
+        other.close()
+        await _until(lambda: slot.watchers is None)
+
+    run(tmp_path, scenario)
+
+
+def test_a_stop_answers_those_who_wait(tmp_path: Path) -> None:
+    """A long poll does not hold up a clean stop."""
+
+    async def main() -> Message:
+        async with running_broker(tmp_path) as broker:
+            client = await Client.connect(broker)
+            await client.create("t", 4)
+            waiting = client.send(FETCH, 11, fetch_body([("t", 0, 0)], max_wait=2**31 - 1))
+            await _until(lambda: bool(broker.fetch_sessions.waiting))
+        return await client.receive(waiting)
+
+    assert found(asyncio.run(asyncio.wait_for(main(), 4))) == {}
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110  what it waits for happens on this loop
+            await asyncio.sleep(0)
+
+
+class Session:
+    """A client's side of an incremental fetch session."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.id = 0
+        self.epoch = 0
+
+    async def fetch(self, *wanted: tuple[str, int, int], **options: Any) -> Message:
+        answer = await self._client.fetch(*wanted, session_id=self.id, session_epoch=self.epoch, **options)
+        if not answer.error_code:
+            self.id, self.epoch = answer.session_id, self.epoch + 1
+        return answer
+
+
+def test_a_session_answers_only_what_is_new(tmp_path: Path) -> None:
+    """The first answer names every partition; later ones only those with data or news."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session = Session(client)
+        first = await session.fetch(("t", 0, 0), ("t", 1, 0), ("t", 2, 0))
+        quiet = await session.fetch()
+        await client.produce("t", batch(b"a"), partition=1)
+        news = await session.fetch()
+        read_on = await session.fetch(("t", 1, 1))
+        await client.produce("t", batch(b"b"), partition=1)
+        more = await session.fetch()
+
+        assert session.id > 0
+        assert set(partitions(first)) == {0, 1, 2}
+        assert partitions(quiet) == {}
+        assert found(news) == {1: [(0, b"a")]}
+        assert partitions(read_on) == {}
+        assert found(more) == {1: [(1, b"b")]}
+
+    run(tmp_path, scenario)
+
+
+def test_a_session_returns_data_again_until_the_client_moves_on(tmp_path: Path) -> None:
+    """The server never guesses that a client has read what it was sent."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session = Session(client)
+        await client.produce("t", batch(b"a"))
+        answers = [found(await session.fetch(("t", 0, 0))), found(await session.fetch()), found(await session.fetch())]
+
+        assert answers == [{0: [(0, b"a")]}] * 3
+
+    run(tmp_path, scenario)
+
+
+def test_a_session_repeats_errors(tmp_path: Path) -> None:
+    """A partition with an error is in every answer, until the client changes it."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session = Session(client)
+        codes = [
+            partitions(await session.fetch(("t", 0, 9), ("t", 1, 0)))[0].error_code,
+            partitions(await session.fetch())[0].error_code,
+        ]
+        mended = await session.fetch(("t", 0, 0))
+
+        assert codes == [1, 1]
+        assert partitions(mended)[0].error_code == 0
+
+    run(tmp_path, scenario)
+
+
+def test_a_session_forgets_partitions(tmp_path: Path) -> None:
+    """A forgotten partition is not answered any more, and can come back."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session = Session(client)
+        await session.fetch(("t", 0, 0), ("t", 1, 0))
+        await client.produce("t", batch(b"a"), partition=0)
+        without = await session.fetch(forget=[("t", 0)])
+        back = await session.fetch(("t", 0, 0))
+
+        assert found(without) == {}
+        assert found(back) == {0: [(0, b"a")]}
+
+    run(tmp_path, scenario)
+
+
+def test_session_errors(tmp_path: Path) -> None:
+    """An unknown id is 70, a wrong epoch 71, ids mixed with names 106; epoch -1 ends a session."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session = Session(client)
+        await session.fetch(("t", 0, 0))
+        unknown = await client.fetch(session_id=session.id ^ 1, session_epoch=1)
+        wrong = await client.fetch(session_id=session.id, session_epoch=7)
+        mixed = await client.fetch(session_id=session.id, session_epoch=1, version=13)
+        await client.fetch(("t", 0, 0), session_id=session.id, session_epoch=-1)
+        ended = await client.fetch(session_id=session.id, session_epoch=1)
+
+        assert [a.error_code for a in (unknown, wrong, mixed, ended)] == [70, 71, 106, 70]
+        assert broker.topics.get("t").slot(0).watchers is None  # type: ignore[union-attr]
+
+    run(tmp_path, scenario)
+
+
+def test_sessions_are_bounded(tmp_path: Path) -> None:
+    """The session that was idle longest makes room."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        sessions = [Session(client) for _ in range(3)]
+        for session in sessions:
+            await session.fetch(("t", 0, 0))
+        codes = [(await session.fetch()).error_code for session in sessions]
+
+        assert codes == [70, 0, 0]
+        assert len(broker.fetch_sessions) == 2
+
+    run(tmp_path, scenario, "max.incremental.fetch.session.cache.slots=2")
+
+
+def test_a_session_turns_fairly(tmp_path: Path) -> None:
+    """With room for one batch an answer, every partition that has data gets its turn."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session = Session(client)
+        for index in range(4):
+            for _ in range(3):
+                await client.produce("t", batch(b"x" * 1000), partition=index)
+        seen = []
+        answer = await session.fetch(*(("t", index, 0) for index in range(4)), max_bytes=1)
+        for _ in range(8):
+            ((index, records),) = found(answer).items()
+            seen.append(index)
+            answer = await session.fetch(("t", index, records[-1][0] + 1), max_bytes=1)
+
+        assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+    run(tmp_path, scenario)
+
+
+def test_a_session_waits_and_wakes(tmp_path: Path) -> None:
+    """An incremental fetch waits like any other, for any partition of its session."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        session, other = Session(client), await Client.connect(broker)
+        await session.fetch(*(("t", index, 0) for index in range(4)))
+        waiting = asyncio.ensure_future(session.fetch(max_wait=15_000))
+        await other.produce("t", batch(b"a"), partition=3)
+
+        assert found(await waiting) == {3: [(0, b"a")]}
+        other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_what_left_memory_is_read_from_disk(tmp_path: Path) -> None:
+    """With next to no cache and small log files, every offset of every partition still reads the same."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        for n in range(400):
+            await client.produce("t", batch(b"%d-" % n + b"x" * 10_000), partition=n % 2)
+        read: dict[int, list[bytes | None]] = {0: [], 1: []}
+        while sum(map(len, read.values())) < 400:
+            answer = await client.fetch(("t", 0, len(read[0])), ("t", 1, len(read[1])), partition_max_bytes=60_000)
+            for index, records in found(answer).items():
+                assert [offset for offset, _ in records] == list(
+                    range(len(read[index]), len(read[index]) + len(records))
+                )
+                read[index] += [value for _, value in records]
+        heads = {index: [value.partition(b"-")[0] for value in all_ if value] for index, all_ in read.items()}
+
+        assert heads == {i: [b"%d" % n for n in range(i, 400, 2)] for i in (0, 1)}
+        assert len(broker.store.home.files) > 2
+
+    run(tmp_path, scenario, "log.cache.bytes=1048576", "log.file.bytes=1048576")

@@ -1,0 +1,97 @@
+"""The `penstock` command as a process, with whatever arguments a test wants."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+PENSTOCK: Final = str(Path(sys.executable).parent / "penstock")
+READY_WITHIN_S: Final = 30.0
+END_WITHIN_S: Final = 30.0
+
+
+def run(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [PENSTOCK, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=END_WITHIN_S,
+        check=False,
+        env={**os.environ, **(environ or {})},
+    )
+
+
+class Running:
+    """A `penstock serve` that was started; files `out` and `err` hold what it said."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.out, self.err = directory / "out", directory / "err"
+        self._ready_file = directory / "ready.json"
+        self._ready_file.unlink(missing_ok=True)
+        command = [PENSTOCK, "serve", "--ready-file", str(self._ready_file)]
+        command += ["--data-dir", str(directory / "data"), *arguments]
+        self.started_s = time.monotonic()
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=directory)
+
+    def ready(self) -> dict[str, Any]:
+        """What the ready file says, once it is there."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._ready_file.exists():
+            code = self.process.poll()
+            assert code is None, f"ended with {code}\n{self.err.read_text()}"
+            assert time.monotonic() < deadline, f"not ready\n{self.err.read_text()}"
+            time.sleep(0.002)
+        state: dict[str, Any] = json.loads(self._ready_file.read_text())
+        return state
+
+    def await_line(self, text: str) -> None:
+        """Return when a log line has this text."""
+        deadline = time.monotonic() + END_WITHIN_S
+        while text not in self.err.read_text():
+            assert time.monotonic() < deadline, f"no {text!r}\n{self.err.read_text()}"
+            time.sleep(0.002)
+
+    def end(self) -> int:
+        """The exit code, once it has ended by itself."""
+        return self.process.wait(END_WITHIN_S)
+
+    def terminate(self) -> int:
+        self.process.terminate()
+        return self.end()
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *arguments: str) -> Iterator[Running]:
+    """A gateway on free ports of 127.0.0.1; killed in the end, if the test has not ended it."""
+    if "--listen" not in arguments:
+        arguments = ("--listen", "127.0.0.1:0", *arguments)
+    if "--http" not in arguments:
+        arguments = ("--http", "off", *arguments)
+    running = Running(directory, *arguments)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+
+
+def http_get(address: str, path: str) -> tuple[int, str]:
+    """Status and body."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()

@@ -1,0 +1,266 @@
+"""Configuration: each source, their order, and what is said about each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.config import StoreConfig, SyncMode
+from gateway.config import FIELDS, Config, describe, load
+from gateway.config_layers import ConfigError, Given, environment_layer
+
+
+def loaded(
+    tmp_path: Path,
+    toml: str = "",
+    environ: dict[str, str] | None = None,
+    assignments: tuple[str, ...] = (),
+    flags: dict[str, Given] | None = None,
+) -> Config:
+    file = tmp_path / "penstock.toml"
+    file.write_text(toml)
+    return load(file, environ or {}, assignments, flags)
+
+
+def row(config: Config, key: str) -> dict[str, object]:
+    return next(row for row in describe(config) if row["key"] == key)
+
+
+def refusal(*assignments: str, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(None, environ or {}, assignments)
+    return str(caught.value)
+
+
+class TestSources:
+    def test_defaults(self) -> None:
+        """Without any source every key has its default, and says so."""
+        config = load(None, {})
+
+        assert config.num_partitions == 16
+        assert {row["source"] for row in describe(config)} == {"default"}
+
+    @pytest.mark.parametrize(
+        "toml",
+        [
+            'log.sync.mode = "interval"',
+            '"log.sync.mode" = "interval"',
+            '[log.sync]\nmode = "interval"',
+            '[log]\n"sync.mode" = "interval"',
+            'log = { sync = { mode = "interval" } }',
+        ],
+        ids=["dotted", "quoted", "table", "quoted in a table", "inline tables"],
+    )
+    def test_every_spelling_of_a_key_in_the_file(self, tmp_path: Path, toml: str) -> None:
+        """Dotted keys, quoted keys and tables are one and the same."""
+        config = loaded(tmp_path, toml)
+
+        assert config.log_sync_mode == "interval"
+        assert row(config, "log.sync.mode")["source"] == f"file {tmp_path / 'penstock.toml'}"
+
+    def test_keys_that_begin_other_keys(self, tmp_path: Path) -> None:
+        """Kafka's `max.connections` and `max.connections.per.ip` stand side by side, unquoted."""
+        config = loaded(tmp_path, "max.connections = 7\nmax.connections.per.ip = 3\n")
+
+        assert (config.max_connections, config.max_connections_per_ip) == (7, 3)
+
+    def test_environment(self) -> None:
+        """A key is upper case with underscores in the environment."""
+        config = load(None, {"PENSTOCK_LOG_SYNC_MODE": "interval", "HOME": "/root"})
+
+        assert config.log_sync_mode == "interval"
+        assert row(config, "log.sync.mode")["source"] == "environment PENSTOCK_LOG_SYNC_MODE"
+
+    def test_order(self, tmp_path: Path) -> None:
+        """Defaults < file < environment < --set < flags with a name of their own."""
+        toml = "num.partitions = 2\nnode.id = 2\ngroup.max.size = 2\nhttp.listen = 'off'"
+        environ = {"PENSTOCK_NODE_ID": "3", "PENSTOCK_GROUP_MAX_SIZE": "3"}
+        flags = {"http.listen": Given("127.0.0.1:5", "--http")}
+
+        config = loaded(tmp_path, toml, environ, ("group.max.size=4", "http.listen=[::1]:4"), flags)
+
+        assert (config.num_partitions, config.node_id, config.group_max_size) == (2, 3, 4)
+        assert str(config.http_listen) == "127.0.0.1:5"
+
+    def test_service_links_are_no_configuration(self) -> None:
+        """What Kubernetes puts into the environment for a service named penstock is left alone."""
+        links = {
+            "PENSTOCK_SERVICE_HOST": "10.0.0.1",
+            "PENSTOCK_SERVICE_PORT": "9092",
+            "PENSTOCK_SERVICE_PORT_KAFKA": "9092",
+            "PENSTOCK_PORT": "tcp://10.0.0.1:9092",
+            "PENSTOCK_PORT_9092_TCP": "tcp://10.0.0.1:9092",
+            "PENSTOCK_PORT_9092_TCP_PROTO": "tcp",
+            "PENSTOCK_HEADLESS_SERVICE_HOST": "10.0.0.2",
+        }
+
+        assert environment_layer(links) == {}
+
+    def test_every_key_can_come_from_the_environment(self) -> None:
+        """No key's environment name is taken for a service link, and each leads back to its key."""
+        environ = {f"PENSTOCK_{key.upper().replace('.', '_')}": "x" for key in FIELDS}
+
+        assert set(environment_layer(environ)) == set(FIELDS)
+
+
+class TestValues:
+    def test_lists_from_text_and_from_toml(self, tmp_path: Path) -> None:
+        """A list is written with commas, or as TOML's own."""
+        text = load(None, {"PENSTOCK_LISTENERS": "localhost:1, [::1]:2=example.org:3"})
+        toml = loaded(tmp_path, 'listeners = ["localhost:1", "[::1]:2=example.org:3"]')
+
+        assert text.listeners == toml.listeners
+        assert row(text, "listeners")["value"] == ["localhost:1", "[::1]:2=example.org:3"]
+
+    def test_http_off(self) -> None:
+        """`off` is a value like any other, and shown as it was given."""
+        config = load(None, {}, ["http.listen=off"])
+
+        assert config.http_listen is None
+        assert row(config, "http.listen")["value"] == "off"
+
+    @pytest.mark.parametrize(
+        ("assignments", "milliseconds"),
+        [
+            ((), 168 * 3_600_000),
+            (("log.retention.hours=1",), 3_600_000),
+            (("log.retention.hours=1", "log.retention.minutes=2"), 120_000),
+            (("log.retention.minutes=2", "log.retention.ms=3"), 3),
+            (("log.retention.hours=-1",), -1),
+            (("log.retention.ms=-1", "log.retention.hours=1"), -1),
+        ],
+    )
+    def test_retention_precedence(self, assignments: tuple[str, ...], milliseconds: int) -> None:
+        """Milliseconds win over minutes, minutes over hours; -1 is for ever."""
+        assert load(None, {}, assignments).retention_ms == milliseconds
+
+    def test_the_store_gets_its_part(self) -> None:
+        """The store's own configuration follows the keys."""
+        config = load(None, {}, ["log.sync.mode=interval", "log.cache.bytes=5242880"])
+
+        assert config.store_config().sync_mode is SyncMode.INTERVAL
+        assert config.store_config().cache_bytes == 5_242_880
+
+    def test_defaults_agree_with_the_store(self) -> None:
+        """The store's defaults are the ones that are documented here."""
+        assert Config().store_config() == StoreConfig()
+
+    def test_a_config_never_changes(self) -> None:
+        """Nobody can set a key behind the others' backs."""
+        with pytest.raises(ValueError, match="frozen"):
+            Config().num_partitions = 3  # type: ignore[misc]
+
+
+class TestRefusals:
+    def test_wrong_value(self) -> None:
+        """A message names the key, the value, where it came from and what is allowed."""
+        message = refusal(environ={"PENSTOCK_LOG_SYNC_MODE": "grup"})
+
+        assert message == ("log.sync.mode = 'grup' (environment PENSTOCK_LOG_SYNC_MODE): allowed: group, interval")
+
+    def test_unknown_key(self) -> None:
+        """A message about an unknown key names the nearest one and what that takes."""
+        message = refusal("num.partition=3")
+
+        assert "unknown key num.partition = '3' (--set)" in message
+        assert "nearest known key: num.partitions (int from 1 to 100000)" in message
+
+    @pytest.mark.parametrize(
+        ("assignment", "allowed"),
+        [
+            ("num.partitions=0", "int from 1 to 100000"),
+            ("num.partitions=many", "int from 1 to 100000"),
+            ("auto.create.topics.enable=perhaps", "true, false"),
+            ("log.retention.ms=-2", "long from -1 to 9223372036854775807"),
+            ("log.cleanup.policy=shred", "delete, compact, or both with a comma"),
+            ("compression.type=brotli", "producer, uncompressed, gzip, snappy, lz4, zstd"),
+            ("http.listen=9094", "HOST:PORT, off"),
+            ("listeners=", "at least one"),
+            ("group.min.session.timeout.ms=1800001", "at most group.max.session.timeout.ms"),
+        ],
+    )
+    def test_what_is_allowed(self, assignment: str, allowed: str) -> None:
+        """Each kind of key says in words what it takes."""
+        key, _, value = assignment.partition("=")
+
+        message = refusal(assignment)
+
+        assert message.startswith(f"{key} = ")
+        assert value in message
+        assert "(--set)" in message
+        assert allowed in message
+
+    def test_all_mistakes_at_once(self) -> None:
+        """Nobody has to start three times to find three mistakes."""
+        message = refusal("node.id=x", "num.partitions=y", "max.connections=z")
+
+        assert [line.partition(" ")[0] for line in message.splitlines()] == [
+            "node.id",
+            "max.connections",
+            "num.partitions",
+        ]
+
+    def test_booleans_are_no_numbers(self, tmp_path: Path) -> None:
+        """`true` for a number is a mistake, not 1."""
+        with pytest.raises(ConfigError, match=r"num\.partitions = True"):
+            loaded(tmp_path, "num.partitions = true")
+
+    def test_a_key_twice_in_two_spellings(self, tmp_path: Path) -> None:
+        """A file that gives a key twice is refused, however the key is spelt."""
+        with pytest.raises(ConfigError, match=r"node\.id is given twice"):
+            loaded(tmp_path, '"node.id" = 1\n[node]\nid = 2')
+
+    def test_not_toml(self, tmp_path: Path) -> None:
+        """A broken file is named with line and column."""
+        with pytest.raises(ConfigError, match=r"penstock\.toml: is not TOML: .*line 1"):
+            loaded(tmp_path, "num.partitions = = 3")
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        """A file that is not there is not silently left out."""
+        with pytest.raises(ConfigError, match="cannot be read: No such file"):
+            load(tmp_path / "absent.toml", {})
+
+    def test_not_an_assignment(self) -> None:
+        """--set wants KEY=VALUE."""
+        assert refusal("num.partitions") == "--set num.partitions: must be KEY=VALUE"
+
+    def test_wildcard_listener(self) -> None:
+        """A wildcard cannot be told to clients, so it needs an advertised host; the reason is told."""
+        message = refusal("listeners=0.0.0.0:9092")
+
+        assert "a client must be told one address to come back to" in message
+        assert "0.0.0.0:9092=HOST" in message
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "localhost",
+            "localhost:",
+            "localhost:x",
+            "localhost:65536",
+            "::1:9092",
+            "[zz]:9092",
+            "localhost:9092=",
+            "localhost:9092=a:b",
+            "localhost:9092=a:0",
+            "localhost:9092=0.0.0.0",
+            "[::]:9092",
+            "*:9092",
+            "SSL://localhost:9092",
+        ],
+    )
+    def test_addresses_that_are_none(self, text: str) -> None:
+        """What is no address, or none that a client could dial, is refused."""
+        assert f"listeners = {text!r}" in refusal(f"listeners={text}")
+
+
+def test_description_has_every_key_once() -> None:
+    """`penstock config --json` lists each key with exactly the promised facts."""
+    rows = json.loads(json.dumps(describe(Config())))
+
+    assert [row["key"] for row in rows] == list(FIELDS)
+    assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "doc")}
+    assert {row["type"] for row in rows} <= {"int", "long", "double", "boolean", "string", "list"}
+    assert all(len(row["doc"]) > 20 for row in rows)

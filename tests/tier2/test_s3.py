@@ -1,0 +1,477 @@
+"""What the S3 driver does when the server, the network or the configuration is at fault; with a real MinIO server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from tests.tier2.fault_proxy import CutAnswer, FaultProxy, LoseAnswer, Refuse, Trickle, slow_down
+from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
+from tier2.minio import S3Settings
+from tier2.retrying import RetryingStorage, RetryPolicy
+from tier2.s3 import S3Storage, cut
+from tier2.storage import (
+    AlreadyExists,
+    BucketNotFound,
+    Buffer,
+    Denied,
+    ErrorKind,
+    Misconfigured,
+    StorageError,
+    TimedOut,
+    Unavailable,
+)
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+PATIENT = RetryPolicy(attempts_max=200, first_backoff_s=0.05, backoff_max_s=0.1, deadline_s=30)
+
+
+@asynccontextmanager
+async def opened(settings: S3Settings) -> AsyncIterator[S3Storage]:
+    storage = await S3Storage.open(settings)
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+def open_error(settings: S3Settings) -> StorageError:
+    """What opening fails with."""
+
+    async def scenario() -> None:
+        async with opened(settings):
+            pass
+
+    with pytest.raises(StorageError) as error:
+        asyncio.run(scenario())
+    return error.value
+
+
+def bare(server: MinioServer) -> Minio:
+    return Minio(f"127.0.0.1:{server.port}", ROOT_USER, ROOT_PASSWORD, secure=False)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Pieces:
+    """Pseudo-random bytes, made while they are put."""
+
+    def __init__(self, pieces: int, fail_after: int | None = None) -> None:
+        self.pieces, self.fail_after = pieces, fail_after
+
+    def open(self) -> Iterator[Buffer]:
+        rng = random.Random(7)
+        for number in range(self.pieces):
+            if number == self.fail_after:
+                raise RuntimeError("the source has failed")
+            yield rng.randbytes(MIB)
+
+
+# Configuration
+
+
+def test_nobody_listens(bucket: str) -> None:
+    """A wrong endpoint is named, with the reason."""
+    port = unused_port()
+    settings = S3Settings(endpoint=f"http://127.0.0.1:{port}", bucket=bucket, access_key="a", secret_key="b")
+
+    error = open_error(settings)
+
+    assert error.kind is ErrorKind.RETRY  # it may come up yet
+    assert f"http://127.0.0.1:{port}" in str(error)
+    assert "refused" in str(error)
+
+
+def test_unknown_host(bucket: str) -> None:
+    """A host that does not exist is said to be unknown."""
+    settings = S3Settings(endpoint="http://nowhere.invalid:9000", bucket=bucket, access_key="a", secret_key="b")
+
+    assert "nowhere.invalid:9000: the host's name is not known" in str(open_error(settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [({"access_key": "nobody"}, "access key"), ({"secret_key": "wrong-4711"}, "secret key")],
+)
+def test_wrong_key(
+    minio: MinioServer, bucket: str, changes: dict[str, str], hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wrong credentials are said to be wrong, which of both, and appear nowhere."""
+    caplog.set_level(logging.DEBUG)
+    settings = minio.settings(bucket, **changes)
+
+    error = open_error(settings)
+
+    assert isinstance(error, Denied)
+    assert hint in str(error)
+    for secret in (settings.access_key, settings.secret_key):
+        assert secret not in str(error) + repr(error) + repr(settings) + caplog.text
+
+
+def test_region_that_differs(minio: MinioServer, bucket: str) -> None:
+    """A region that is not the server's is said to be wrong."""
+    error = open_error(minio.settings(bucket, region="mars-north-1"))
+
+    assert isinstance(error, Misconfigured)
+    assert "region" in str(error)
+
+
+def test_tls_where_there_is_none(minio: MinioServer, bucket: str) -> None:
+    """https to a server that speaks plain http is said to be a matter of TLS."""
+    error = open_error(minio.settings(bucket, endpoint=minio.endpoint.replace("http:", "https:")))
+
+    assert isinstance(error, Misconfigured)
+    assert "TLS" in str(error)
+
+
+def test_tls(tmp_path: Path, bucket: str) -> None:
+    """https works with a certificate that is vouched for, and is refused with one that is not."""
+    server = MinioServer(tmp_path, tls=True)
+    server.start()
+
+    async def scenario() -> None:
+        async with opened(server.settings(bucket, part_bytes=5 * MIB)) as storage:
+            await storage.put("k", Pieces(12))
+            assert await storage.get_range("k", 0, MIB) == next(Pieces(1).open())
+            with pytest.raises(AlreadyExists):
+                await storage.put_new("k", b"x")
+
+    try:
+        asyncio.run(scenario())
+        stranger = open_error(server.settings(bucket, ca_file=None))
+    finally:
+        server.kill()
+    assert isinstance(stranger, Misconfigured)
+    assert "certificate" in str(stranger)
+
+
+@pytest.mark.parametrize("name", ["a", "Has_Capitals", "x" * 64])
+def test_impossible_bucket(minio: MinioServer, name: str) -> None:
+    """A name that no bucket can have is refused by name."""
+    with pytest.raises(Misconfigured, match=name):
+        minio.settings(name)
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://x", "http://", "http://host/path", "http://u:p@host"])
+def test_impossible_endpoint(endpoint: str) -> None:
+    """An endpoint is a URL of a host; what else it holds is not repeated."""
+    with pytest.raises(Misconfigured) as error:
+        S3Settings(endpoint=endpoint, bucket="b")
+    assert "u:p" not in str(error.value)
+
+
+def test_no_s3_there(bucket: str) -> None:
+    """Another web server's answer is taken for what it is."""
+    with FaultProxy(0) as proxy:
+        proxy.fail_next("GET", Refuse(200, b"<html>hello</html>", "text/html"))
+        settings = S3Settings(endpoint=f"http://127.0.0.1:{proxy.port}", bucket=bucket, region="us-east-1")
+        first = open_error(settings)
+        proxy.fail_next("GET", Refuse(404, b"<html>nothing</html>", "text/html"))
+        second = open_error(settings)
+
+    assert isinstance(first, Misconfigured)
+    assert "endpoint" in str(first)
+    assert isinstance(second, Misconfigured)
+    assert "endpoint" in str(second)
+
+
+def test_bucket_is_created_and_missed(minio: MinioServer, bucket: str) -> None:
+    """A missing bucket is created at open; one that is deleted later is told from a missing object."""
+
+    async def scenario() -> None:
+        async with opened(minio.settings(bucket)) as storage:
+            await storage.put("k", b"x")
+            client = bare(minio)
+            client.remove_object(bucket, "a/prefix/k")
+            assert await storage.stat("k") is None
+            client.remove_bucket(bucket)
+            for call in (storage.get_range("k", 0, 1), storage.stat("k"), storage.put("k", b"y"), storage.delete("k")):
+                with pytest.raises(BucketNotFound, match=bucket):
+                    await call
+
+    asyncio.run(scenario())
+
+
+def test_prefix_keeps_neighbours_apart(minio: MinioServer, bucket: str) -> None:
+    """Objects lie below the prefix; what lies beside it is not seen."""
+
+    async def scenario() -> None:
+        async with opened(minio.settings(bucket)) as one, opened(minio.settings(bucket, prefix="a/prefix-2")) as two:
+            await one.put("k", b"1")
+            await two.put("k", b"2")
+            assert [info.key async for info in one.list("")] == ["k"]
+            assert await two.get_range("k", 0, 1) == b"2"
+        names = [found.object_name for found in bare(minio).list_objects(bucket, recursive=True)]
+        assert names == ["a/prefix-2/k", "a/prefix/k"]
+
+    asyncio.run(scenario())
+
+
+# Faults of server and network
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        slow_down(),
+        Refuse(503, b"<Error><Code>XMinioServerNotInitialized</Code></Error>"),
+        Refuse(429, b"too many", "text/plain"),
+        Refuse(503, b"<html>proxy</html>", "text/html"),
+        Refuse(502),
+        Refuse(500, b"<Error><Co"),
+        LoseAnswer(),
+    ],
+)
+def test_normal_life(minio: MinioServer, bucket: str, fault: Refuse | LoseAnswer) -> None:
+    """Overload, start-up and lost connections are RETRY, and are sent once only by the driver itself."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1")
+            async with opened(settings) as storage:
+                await storage.put("k", b"0123456789")
+                for method, call in (
+                    ("GET", lambda: storage.get_range("k", 0, 10)),
+                    ("PUT", lambda: storage.put("k", b"0123456789")),
+                ):
+                    before = len(proxy.requests)
+                    proxy.fail_next(method, fault)
+                    with pytest.raises(Unavailable):
+                        await call()
+                    assert len(proxy.requests) == before + 1
+                assert await storage.get_range("k", 0, 10) == b"0123456789"
+
+    asyncio.run(scenario())
+
+
+def test_answer_cut_in_mid_body(minio: MinioServer, bucket: str) -> None:
+    """A body that ends early is never taken for the range; the retrying store gets it whole."""
+    data = random.Random(3).randbytes(MIB)
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1")
+            async with opened(settings) as storage:
+                await storage.put("k", data)
+                proxy.fail_next("GET", CutAnswer(0), CutAnswer(1), CutAnswer(MIB - 1))
+                for _ in range(3):
+                    with pytest.raises(Unavailable):
+                        await storage.get_range("k", 0, MIB)
+                proxy.fail_next("GET", CutAnswer(1000), slow_down(), LoseAnswer())
+                retrying = RetryingStorage(storage, PATIENT, random.Random(1))
+                assert await retrying.get_range("k", 0, MIB) == data
+                assert retrying.counters.retries == 3
+
+    asyncio.run(scenario())
+
+
+def test_endpoint_that_ignores_ranges(minio: MinioServer, bucket: str) -> None:
+    """A whole object where a part was asked for is not read into memory, be it of the right length."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1")
+            async with opened(settings) as storage:
+                proxy.fail_next("GET", Refuse(200, b"0123456789", "application/octet-stream"))
+                with pytest.raises(Misconfigured, match="all of it"):
+                    await storage.get_range("k", 0, 10)
+
+    asyncio.run(scenario())
+
+
+def test_trickling_answer(minio: MinioServer, bucket: str) -> None:
+    """An answer that comes byte by byte ends at the deadline, and gives its thread back at once."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(
+                bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1", reads=1, read_timeout_s=0.5
+            )
+            async with opened(settings) as storage:
+                await storage.put("k", b"x" * 1000)
+                proxy.fail_next("GET", Trickle(0.05))
+                with pytest.raises(TimedOut):
+                    await storage.get_range("k", 0, 1000)
+                assert await storage.get_range("k", 0, 1000) == b"x" * 1000
+
+    asyncio.run(scenario())
+
+
+def test_lost_answers_of_puts_are_settled(minio: MinioServer, bucket: str) -> None:
+    """A put that happened without an answer is found by its token; a stranger's object is not taken for it."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1")
+            async with opened(settings) as storage:
+                retrying = RetryingStorage(storage, PATIENT, random.Random(2))
+                proxy.fail_next("PUT", LoseAnswer())
+                await retrying.put("chunk", b"data")
+                proxy.fail_next("PUT", LoseAnswer())
+                await retrying.put_new("fence", b"mine")
+                assert retrying.counters.settled == 2
+                assert sum("/chunk " in line and line.startswith("PUT") for line in proxy.requests) == 1
+                assert sum("/fence " in line and line.startswith("PUT") for line in proxy.requests) == 2
+
+                await storage.put_new("taken", b"theirs")
+                proxy.fail_next("PUT", slow_down())
+                with pytest.raises(AlreadyExists):
+                    await retrying.put_new("taken", b"mine")
+                assert await storage.get_range("taken", 0, 6) == b"theirs"
+
+    asyncio.run(scenario())
+
+
+def test_killed_and_restarted(own_minio: MinioServer, bucket: str) -> None:
+    """While the server is away calls end with RETRY; a retrying put waits, and goes through when it is back."""
+
+    async def scenario() -> None:
+        async with opened(own_minio.settings(bucket)) as storage:
+            await storage.put("before", b"x")
+            own_minio.kill()
+            with pytest.raises(Unavailable):
+                await storage.get_range("before", 0, 1)
+            retrying = RetryingStorage(storage, PATIENT, random.Random(4))
+            put = asyncio.create_task(retrying.put("during", Pieces(20)))
+            await asyncio.to_thread(own_minio.start)
+            stat = await put
+            assert stat.size == 20 * MIB
+            assert retrying.counters.retries > 0
+            assert await storage.get_range("before", 0, 1) == b"x"
+            assert await storage.get_range("during", 0, MIB) == next(Pieces(1).open())
+
+    asyncio.run(scenario())
+
+
+def test_paused_server(own_minio: MinioServer, bucket: str) -> None:
+    """A server that stands still holds a caller no longer than the deadline; hung reads leave writes their threads."""
+
+    async def scenario() -> None:
+        settings = own_minio.settings(bucket, read_timeout_s=0.3, write_timeout_s=0.6, io_timeout_s=1.0, reads=2)
+        async with opened(settings) as storage:
+            await storage.put("k", b"x")
+            own_minio.pause()
+            begin = time.monotonic()
+            reads = [storage.get_range("k", 0, 1) for _ in range(8)]
+            results = await asyncio.gather(*reads, storage.put("w", Pieces(12)), return_exceptions=True)
+            assert [type(result) for result in results] == [TimedOut] * 9
+            assert time.monotonic() - begin < 2
+            own_minio.resume()
+            retrying = RetryingStorage(storage, PATIENT, random.Random(5))
+            await retrying.put("w", b"y")
+            assert await retrying.get_range("k", 0, 1) == b"x"
+
+    asyncio.run(scenario())
+
+
+# Uploads in parts
+
+
+def test_uploads_in_bounded_memory(minio: MinioServer, bucket: str) -> None:
+    """A large body is never in memory as a whole."""
+
+    async def scenario() -> None:
+        async with opened(minio.settings(bucket, part_bytes=5 * MIB, parts_at_once=2)) as storage:
+            tracemalloc.start()
+            try:
+                stat = await storage.put("large", Pieces(96))
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert stat.size == 96 * MIB
+            assert peak < (2 + 3) * 5 * MIB + 2 * MIB
+
+    asyncio.run(scenario())
+
+
+def unfinished(server: MinioServer, bucket: str) -> int:
+    return len(bare(server)._list_multipart_uploads(bucket).uploads)
+
+
+def test_failed_upload_is_aborted(minio: MinioServer, bucket: str) -> None:
+    """When a body or a part fails, no part of it stays in the bucket."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(
+                bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1", part_bytes=5 * MIB
+            )
+            async with opened(settings) as storage:
+                with pytest.raises(RuntimeError):
+                    await storage.put("k", Pieces(20, fail_after=14))
+                proxy.fail_next("PUT", slow_down())
+                with pytest.raises(Unavailable):
+                    await storage.put("k", Pieces(20))
+                assert unfinished(minio, bucket) == 0
+                assert await storage.stat("k") is None
+
+    asyncio.run(scenario())
+
+
+def test_sweeps_old_uploads(minio: MinioServer, bucket: str) -> None:
+    """An upload that could not be aborted is, later; young ones and those beside the prefix are left alone."""
+
+    async def scenario() -> None:
+        async with opened(minio.settings(bucket)) as storage:
+            client = bare(minio)
+            client._create_multipart_upload(bucket, "a/prefix/left", {})
+            client._create_multipart_upload(bucket, "elsewhere", {})
+            assert unfinished(minio, bucket) == 2
+
+            assert await storage.sweep_uploads(older_than_s=3600) == 0
+            assert await storage.sweep_uploads(older_than_s=0) == 1
+            assert unfinished(minio, bucket) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [3], [4], [5], [8], [1, 2, 3, 4, 5], [9, 0, 1]])
+def test_cuts_into_parts(sizes: list[int]) -> None:
+    """Parts are full but for the last; none is empty unless all is."""
+    pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+
+    parts = list(cut(iter(pieces), 4))
+
+    assert b"".join(parts) == b"".join(pieces)
+    assert all(len(part) == 4 for part in parts[:-1])
+    assert len(parts[-1]) > 0 or parts == [b""]
+
+
+def test_close_lets_go_of_hung_calls(own_minio: MinioServer, bucket: str) -> None:
+    """Closing does not wait for a server that stands still, and further calls are refused."""
+
+    async def scenario() -> None:
+        storage = await S3Storage.open(own_minio.settings(bucket, io_timeout_s=0.5))
+        await storage.put("k", b"x")
+        own_minio.pause()
+        read = asyncio.create_task(storage.get_range("k", 0, 1))
+        await asyncio.sleep(0)
+        begin = time.monotonic()
+        await storage.close()
+        assert time.monotonic() - begin < 0.3
+        with pytest.raises(Unavailable):
+            await storage.get_range("k", 0, 1)
+        with pytest.raises(Unavailable):
+            await read
+        own_minio.resume()
+
+    asyncio.run(scenario())
+    assert threading.active_count() < 50

@@ -1,0 +1,350 @@
+"""The `minio` package, made fit for us: one request a call, in the calling thread, with typed errors.
+
+What the package leaves to us, and this module keeps true:
+
+- Pool, time-outs and retries are set here: a request is sent once, and whether it is sent again is decided above.
+- `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
+- A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
+- Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
+
+This is the only module that knows the package; its private calls are used in `S3Client` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.datatypes import Part
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
+
+from tier2 import s3_errors
+from tier2.pool import Deadline
+from tier2.storage import (
+    BucketNotFound,
+    Buffer,
+    Corrupt,
+    Denied,
+    Misconfigured,
+    ObjectStat,
+    StorageError,
+    TimedOut,
+    Unavailable,
+    check_key,
+)
+
+T = TypeVar("T")
+
+UPLOAD_PAGES_MAX: Final = 10
+"""Pages of unfinished uploads that one sweep looks at; the next sweep sees what is left."""
+PART_BYTES_MIN: Final = 5 << 20
+"""What S3 demands of every part but the last."""
+TOKEN_HEADER: Final = "x-amz-meta-penstock-put"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """Where the bucket is, who asks, and what bounds the driver's memory, threads and patience."""
+
+    endpoint: str  # http(s)://host[:port]
+    bucket: str
+    prefix: str = ""
+    region: str | None = None  # None: ask the server
+    access_key: str = field(default="", repr=False)
+    secret_key: str = field(default="", repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    reads: int = 8
+    writes: int = 4
+    part_bytes: int = 8 << 20
+    parts_at_once: int = 2  # of one put; memory is bounded by writes * (parts_at_once + 3) * part_bytes
+    connect_timeout_s: float = 5.0
+    io_timeout_s: float = 30.0  # for one answer, or to send one part
+    read_timeout_s: float = 30.0  # for one call
+    write_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        url = urlsplit(self.endpoint)
+        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query or url.username:
+            raise Misconfigured(f"an S3 endpoint is http(s)://host[:port], not {url.scheme}://{url.hostname}{url.path}")
+        try:
+            check_bucket_name(self.bucket, strict=True)
+        except ValueError as error:
+            raise Misconfigured(f"not a bucket's name: {self.bucket!r}") from error
+        if self.part_bytes < PART_BYTES_MIN:
+            raise Misconfigured(f"parts must have at least {PART_BYTES_MIN} bytes, not {self.part_bytes}")
+        if self.prefix:
+            try:
+                check_key(self.prefix.strip("/"))
+            except ValueError as error:
+                raise Misconfigured(f"not a prefix for keys: {self.prefix!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part of an upload that the server has."""
+
+    number: int
+    etag: str
+    size: int
+
+
+class S3Client:
+    """One bucket. Names are whole keys, with the prefix."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        url = urlsplit(settings.endpoint)
+        self._bucket = settings.bucket
+        self._endpoint = f"{url.scheme}://{url.netloc}"
+        self.place = f"bucket {settings.bucket!r} at {self._endpoint}"
+        self._http = _pool_manager(settings)
+        try:
+            self._minio = Minio(
+                url.netloc,
+                access_key=settings.access_key or None,
+                secret_key=settings.secret_key or None,
+                session_token=settings.session_token,
+                secure=url.scheme == "https",
+                region=settings.region,
+                http_client=self._http,
+            )
+            self._minio._base_url.virtual_style_flag = False
+        except ValueError as error:
+            raise Misconfigured(f"{self.place}: {error}") from error
+
+    def close(self) -> None:
+        self._http.clear()
+
+    # Bucket
+
+    def ensure_bucket(self, prefix: str) -> None:
+        """Ask for a listing, as only that is answered with a reason; create a bucket that is missing."""
+        try:
+            next(self.list(prefix, ""), None)
+        except S3Error as error:
+            if error.code != "NoSuchBucket":
+                raise
+            self._create_bucket()
+
+    def _create_bucket(self) -> None:
+        try:
+            self._minio.make_bucket(self._bucket)
+        except S3Error as error:
+            if error.code == "BucketAlreadyOwnedByYou":  # another process was faster
+                return
+            refused = self._storage_error(error, "")
+            if isinstance(refused, Denied):
+                raise Misconfigured(
+                    f"{self.place}: the bucket does not exist, and the credentials may not create it ({error.code})"
+                ) from error
+            raise refused from error
+
+    # Objects
+
+    def put(self, name: str, data: Buffer, token: str) -> ObjectStat:
+        return _stat_of(
+            self._minio._put_object(self._bucket, name, bytes(data), _token_header(token)), len(data), token
+        )
+
+    def put_if_absent(self, name: str, data: Buffer, token: str) -> ObjectStat:
+        """The conditional PUT: the header is signed with the rest, and the server refuses a second one with 412."""
+        headers: DictType = {"If-None-Match": "*", **_token_header(token)}
+        return _stat_of(self._minio._put_object(self._bucket, name, bytes(data), headers), len(data), token)
+
+    def get_range(self, name: str, key: str, start: int, length: int, deadline: Deadline) -> bytes:
+        response = self._minio.get_object(self._bucket, name, offset=start, length=length)
+        deadline.interrupt_with(lambda: _cut_short(response))
+        try:
+            total = response.headers.get("content-range", "").rpartition("/")[2]
+            if response.status != 206 or not total.isdigit():
+                raise Misconfigured(f"{self.place}: a part of {key!r} was asked for, but the endpoint sends all of it")
+            if int(total) < start + length:
+                raise Corrupt(key, int(total), f"ends here, but bytes up to {start + length} were expected")
+            data = response.read()
+            if len(data) != length:
+                deadline.check()
+                raise Unavailable(f"{self.place}: {len(data)} bytes of {key!r} came, {length} were asked for")
+            return data
+        finally:
+            deadline.interrupt_with(None)
+            response.close()  # has been read to its end, or is not worth reading on
+            response.release_conn()
+
+    def list(self, prefix: str, after: str) -> Iterator[tuple[str, int, int]]:
+        found = self._minio.list_objects(self._bucket, prefix, recursive=True, start_after=after or None)
+        while True:
+            with self._parsing():
+                info = next(found, None)
+            if info is None:
+                return
+            modified = int(info.last_modified.timestamp() * 1000) if info.last_modified else 0
+            yield str(info.object_name), info.size or 0, modified
+
+    def delete(self, name: str) -> None:
+        try:
+            self._minio.remove_object(self._bucket, name)
+        except S3Error as error:  # S3 says 204 for what is not there; some that speak it say 404
+            if error.code != "NoSuchKey":
+                raise
+
+    def stat(self, name: str) -> ObjectStat | None:
+        try:
+            found = self._minio.stat_object(self._bucket, name)
+        except S3Error as error:
+            if error.code != "NoSuchKey":
+                raise
+            # An answer to HEAD has no body: 404 may as well mean that the bucket is gone.
+            if not self._minio.bucket_exists(self._bucket):
+                raise BucketNotFound(f"{self.place}: the bucket does not exist") from error
+            return None
+        modified = int(found.last_modified.timestamp() * 1000) if found.last_modified else 0
+        token = (found.metadata or {}).get(TOKEN_HEADER, "")
+        return ObjectStat(size=found.size or 0, etag=found.etag or "", modified_ms=modified, token=token)
+
+    # Uploads in parts
+
+    def begin_upload(self, name: str, token: str) -> str:
+        with self._parsing():
+            return self._minio._create_multipart_upload(self._bucket, name, _token_header(token))
+
+    def upload_part(self, name: str, data: bytes, upload_id: str, number: int) -> SentPart:
+        etag = self._minio._upload_part(self._bucket, name, data, None, upload_id, number)
+        return SentPart(number, etag, len(data))
+
+    def complete_upload(self, name: str, upload_id: str, parts: Sequence[SentPart], token: str) -> ObjectStat:
+        result = self._minio._complete_multipart_upload(
+            self._bucket, name, upload_id, [Part(p.number, p.etag) for p in parts]
+        )
+        if not result.etag:  # S3 may answer 200 first, and fail then
+            raise Unavailable(f"{self.place}: the upload of {name!r} failed when it was completed")
+        size = sum(part.size for part in parts)
+        return ObjectStat(size=size, etag=result.etag, modified_ms=time.time_ns() // 1_000_000, token=token)
+
+    def abort_upload(self, name: str, upload_id: str) -> None:
+        try:
+            self._minio._abort_multipart_upload(self._bucket, name, upload_id)
+        except S3Error as error:
+            if error.code != "NoSuchUpload":  # somebody was faster, or it has been completed
+                raise
+
+    def sweep_uploads(self, prefix: str, before: float, deadline: Deadline) -> int:
+        """MinIO lists uploads of one exact key or of the whole bucket only, so the prefix is applied here."""
+        count, marker = 0, None
+        for _ in range(UPLOAD_PAGES_MAX):
+            with self._parsing():
+                page = self._minio._list_multipart_uploads(self._bucket, key_marker=marker)
+            for upload in page.uploads:
+                deadline.check()
+                name, begun = upload.object_name, upload.initiated_time
+                if name.startswith(prefix) and begun is not None and begun.timestamp() <= before:
+                    self.abort_upload(name, str(upload.upload_id))
+                    count += 1
+            marker = page.next_key_marker
+            if not page.is_truncated or not marker:
+                break
+        return count
+
+    # Errors
+
+    @contextlib.contextmanager
+    def _parsing(self) -> Iterator[None]:
+        """The package raises a bare ValueError when an answer is XML, but not what S3 answers."""
+        try:
+            yield
+        except ValueError as error:
+            why = "answered with something that is not S3's; is the endpoint right?"
+            raise Misconfigured(f"{self.place}: {why}") from error
+
+    def translated(self, key: str, call: Callable[[Deadline], T]) -> Callable[[Deadline], T]:
+        """The same call, raising StorageError only."""
+
+        def translated(deadline: Deadline) -> T:
+            try:
+                return call(deadline)
+            except (MinioException, HTTPError, OSError, ParseError, UnicodeDecodeError) as error:
+                deadline.check()
+                raise self._storage_error(error, key) from error
+
+        return translated
+
+    def _storage_error(self, error: Exception, key: str) -> StorageError:
+        match error:
+            case S3Error():
+                status = error.response.status
+                return s3_errors.storage_error(self.place, key, status, error.code or "", error.message or "")
+            case InvalidResponseError():
+                return s3_errors.foreign_answer(self.place, error._code, error._body or "")
+            case ServerError():
+                return s3_errors.foreign_answer(self.place, error.status_code, "")
+            case NameResolutionError():
+                return Unavailable(f"{self.place}: the host's name is not known")
+            case NewConnectionError():
+                return Unavailable(f"{self.place}: no connection ({error.__cause__ or error})")
+            case SSLError():
+                return Misconfigured(f"{self.place}: no TLS connection ({error})")
+            case TimeoutError():
+                return TimedOut(f"{self.place}: no answer in time ({type(error).__name__})")
+            case _:
+                return Unavailable(f"{self.place}: {type(error).__name__}: {error}")
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    """urllib3 leaves the time-out for connecting in force while the first request is sent."""
+
+    io_timeout_s: float = 30.0
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self.io_timeout_s)
+
+
+class _HTTPSConnection(urllib3.connection.HTTPSConnection):
+    io_timeout_s: float = 30.0
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self.io_timeout_s)
+
+
+def _pool_manager(settings: S3Settings) -> urllib3.PoolManager:
+    """One pool of connections, as many as there are threads, that sends each request once."""
+    manager = urllib3.PoolManager(
+        num_pools=2,
+        maxsize=settings.reads + settings.writes * (1 + settings.parts_at_once),
+        timeout=urllib3.Timeout(connect=settings.connect_timeout_s, read=settings.io_timeout_s),
+        retries=False,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=settings.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    )
+    plain = type("_Plain", (_HTTPConnection,), {"io_timeout_s": settings.io_timeout_s})
+    secure = type("_Secure", (_HTTPSConnection,), {"io_timeout_s": settings.io_timeout_s})
+    manager.pool_classes_by_scheme = {
+        "http": type("_Pool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("_TLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
+    return manager
+
+
+def _token_header(token: str) -> DictType:
+    return {TOKEN_HEADER: token} if token else {}
+
+
+def _stat_of(result: ObjectWriteResult, size: int, token: str) -> ObjectStat:
+    return ObjectStat(size=size, etag=result.etag or "", modified_ms=time.time_ns() // 1_000_000, token=token)
+
+
+def _cut_short(response: urllib3.BaseHTTPResponse) -> None:
+    """End a read that runs in another thread."""
+    with contextlib.suppress(Exception):
+        response.shutdown()

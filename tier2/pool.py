@@ -1,0 +1,112 @@
+"""Blocking calls with deadlines, in threads of their own.
+
+Invariant: a caller waits no longer than its deadline, and neither threads nor waiting calls grow without bound. A
+thread cannot be killed, so a call that hangs keeps its thread until its own time-out strikes; that is why reads and
+writes have a pool each. A call whose caller has given up is told so through its `Deadline`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from tier2.storage import TimedOut, Unavailable
+
+T = TypeVar("T")
+
+WAITING_PER_THREAD_MAX: Final = 64
+"""Calls that may wait for each thread: more would only time out."""
+
+
+class Deadline:
+    """When a blocking call must have ended; the call looks at it between steps."""
+
+    def __init__(self, what: str, timeout_s: float) -> None:
+        self._what = what
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+        self._lock = threading.Lock()
+        self._expired = False
+        self._interrupt: Callable[[], None] | None = None
+
+    def check(self) -> None:
+        """Raise TimedOut when there is no time left, or nobody waits any more."""
+        if self._expired or time.monotonic() >= self._end:
+            raise self.timed_out()
+
+    def timed_out(self) -> TimedOut:
+        return TimedOut(f"{self._what} took longer than {self._timeout_s:g} s")
+
+    def interrupt_with(self, interrupt: Callable[[], None] | None) -> None:
+        """What ends the step that begins now, at once if the deadline has passed; None when it is over."""
+        with self._lock:
+            self._interrupt = interrupt
+            if self._expired and interrupt is not None:
+                interrupt()
+
+    def expire(self) -> None:
+        """Called by whoever no longer waits, from any thread."""
+        with self._lock:
+            self._expired = True
+            if self._interrupt is not None:
+                self._interrupt()
+
+
+class BlockingPool:
+    """A fixed number of threads, and a bounded number of calls that wait for one."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._calls_max = threads * (1 + WAITING_PER_THREAD_MAX)
+        self._lock = threading.Lock()
+        self._active: set[Deadline] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<BlockingPool {self._name}: {len(self._active)} of {self._calls_max} calls>"
+
+    async def run(self, what: str, timeout_s: float, call: Callable[[Deadline], T]) -> T:
+        """Run `call` in a thread. Raises what it raises; TimedOut, Unavailable when there are too many."""
+        deadline = Deadline(what, timeout_s)
+        with self._lock:
+            if self._closed or len(self._active) >= self._calls_max:
+                why = "is closed" if self._closed else f"has {len(self._active)} calls in hand, too many"
+                raise Unavailable(f"{what}: {self._name} {why}")
+            future = self._executor.submit(_call, call, deadline)
+            self._active.add(deadline)
+        future.add_done_callback(lambda _: self._done(deadline))
+        waiting = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait({waiting}, timeout=timeout_s)
+            if waiting.cancelled():
+                raise Unavailable(f"{what}: {self._name} has been closed")
+            if waiting.done():
+                return waiting.result()
+            raise deadline.timed_out()
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+                deadline.expire()
+
+    def _done(self, deadline: Deadline) -> None:
+        with self._lock:
+            self._active.discard(deadline)
+
+    def close(self) -> None:
+        """Give up all calls; does not wait for those that hang."""
+        with self._lock:
+            self._closed = True
+            active = list(self._active)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for deadline in active:
+            deadline.expire()
+
+
+def _call(call: Callable[[Deadline], T], deadline: Deadline) -> T:
+    deadline.check()
+    return call(deadline)

@@ -1,0 +1,145 @@
+"""Sends calls again that may be sent again, and nothing else.
+
+Invariant: a put that failed without an answer is never reported as done, nor as "exists already", unless the object
+that is there is known to be its own. Each put carries a random token in the object's metadata; after a failure the
+token of what is there now settles what happened. A `put_new` whose first try went through unseen therefore succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tier2.storage import AlreadyExists, Buffer, Data, ObjectInfo, ObjectStat, Storage, TimedOut, Unavailable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and for how long; a pause is drawn from zero to a bound that doubles each time."""
+
+    attempts_max: int = 8
+    first_backoff_s: float = 0.05
+    backoff_max_s: float = 5.0
+    deadline_s: float = 180.0  # of one call with all its tries and pauses
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the wrapper has done since it was made."""
+
+    calls: int = 0
+    retries: int = 0
+    failures: int = 0  # calls that were given up
+    settled: int = 0  # puts that had happened, although the answer was lost
+
+
+class RetryingStorage:
+    """A Storage over another one; see the module's docstring."""
+
+    def __init__(self, inner: Storage, policy: RetryPolicy, rng: random.Random) -> None:
+        self._inner = inner
+        self._policy = policy
+        self._rng = rng
+        self.counters = Counters()
+
+    def __repr__(self) -> str:
+        return f"<RetryingStorage over {self._inner!r}: {self.counters}>"
+
+    async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+        token = token or self._new_token()
+        tried = False
+
+        async def attempt() -> ObjectStat:
+            nonlocal tried
+            if tried and (done := await self._own(key, token)) is not None:
+                return done
+            tried = True
+            return await self._inner.put(key, data, token=token)
+
+        return await self._retried(f"put of {key!r}", attempt)
+
+    async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
+        token = token or self._new_token()
+        tried = False
+
+        async def attempt() -> ObjectStat:
+            nonlocal tried
+            again, tried = tried, True
+            try:
+                return await self._inner.put_new(key, data, token=token)
+            except AlreadyExists:
+                if not again or (done := await self._own(key, token)) is None:
+                    raise
+                return done
+
+        return await self._retried(f"put of {key!r}", attempt)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        return await self._retried(f"read of {key!r}", lambda: self._inner.get_range(key, start, length))
+
+    async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Goes on behind the last key that was yielded; each key that comes makes all tries available again."""
+        failed = 0
+        while True:
+            try:
+                async for info in self._inner.list(prefix, after=after):
+                    after, failed = info.key, 0
+                    yield info
+                return
+            except Unavailable:
+                failed += 1
+                self.counters.retries += 1
+                if failed >= self._policy.attempts_max:
+                    self.counters.failures += 1
+                    raise
+            await self._pause(failed)
+
+    async def delete(self, key: str) -> None:
+        await self._retried(f"delete of {key!r}", lambda: self._inner.delete(key))
+
+    async def stat(self, key: str) -> ObjectStat | None:
+        return await self._retried(f"stat of {key!r}", lambda: self._inner.stat(key))
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    async def _own(self, key: str, token: str) -> ObjectStat | None:
+        """The object at `key` if it is what a put with this token has left."""
+        found = await self._inner.stat(key)
+        if found is None or found.token != token:
+            return None
+        self.counters.settled += 1
+        return found
+
+    async def _retried(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        self.counters.calls += 1
+        last: Unavailable | None = None
+        try:
+            async with asyncio.timeout(self._policy.deadline_s):
+                for number in range(1, self._policy.attempts_max + 1):
+                    try:
+                        return await attempt()
+                    except Unavailable as error:
+                        last = error
+                    if number < self._policy.attempts_max:
+                        self.counters.retries += 1
+                        await self._pause(number)
+        except TimeoutError:
+            self.counters.failures += 1
+            why = f"; the last try: {last}" if last else ""
+            raise TimedOut(f"{what} took longer than {self._policy.deadline_s:g} s{why}") from last
+        self.counters.failures += 1
+        assert last is not None, "a loop without a try"
+        raise last
+
+    async def _pause(self, failed: int) -> None:
+        bound = min(self._policy.backoff_max_s, self._policy.first_backoff_s * 2 ** (failed - 1))
+        await asyncio.sleep(self._rng.uniform(0, bound))
+
+    def _new_token(self) -> str:
+        return f"{self._rng.getrandbits(128):032x}"

@@ -1,0 +1,186 @@
+"""The object store as Penstock sees it: immutable bytes under keys, and errors that say what to do next.
+
+Invariants that every driver keeps, and that the contract tests hold it to:
+
+- A put is all or nothing: a reader sees the whole object or none, and once `put` has returned it is there.
+- `put_new` never replaces: of several writers of one key, exactly one succeeds.
+- `get_range` returns exactly the bytes asked for, or raises.
+- `list` yields keys in byte order. It is never the truth about what exists (metadata is), only a help to recover.
+- Each call ends by its deadline, and whatever hangs in reads takes nothing from writes.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+KEY_BYTES_MAX: Final = 512
+"""Longest key, bytes: S3 allows 1,024, of which the rest is left for the configured prefix."""
+
+PART_OF_KEY_BYTES_MAX: Final = 200
+"""Longest part of a key between slashes, bytes: a file name may have 255."""
+
+_KEY: Final = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
+
+
+class ErrorKind(enum.Enum):
+    """What the caller must do, not what broke."""
+
+    RETRY = enum.auto()  # may have happened or not; the same call may be sent again
+    NOT_FOUND = enum.auto()  # no such object; sending it again changes nothing
+    EXISTS = enum.auto()  # somebody has created the key already
+    DENIED = enum.auto()  # the credentials do not allow it; the operator must act
+    CORRUPT = enum.auto()  # stored bytes are not what was put; stop serving the range
+    CONFIG = enum.auto()  # endpoint, bucket or region are wrong; the operator must act
+
+
+class StorageError(Exception):
+    """Base of all errors of long-term storage; `kind` says what to do."""
+
+    kind: ClassVar[ErrorKind]
+
+
+class Unavailable(StorageError):
+    """The store cannot be reached, is overloaded, full or starting."""
+
+    kind = ErrorKind.RETRY
+
+
+class TimedOut(Unavailable):
+    """The deadline passed; what was asked for may still happen."""
+
+
+class ObjectNotFound(StorageError):
+    """There is no object of that key."""
+
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"object {key!r} does not exist")
+        self.key = key
+
+
+class AlreadyExists(StorageError):
+    """The key is taken."""
+
+    kind = ErrorKind.EXISTS
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"object {key!r} exists already")
+        self.key = key
+
+
+class Denied(StorageError):
+    """The credentials are wrong or may not do this."""
+
+    kind = ErrorKind.DENIED
+
+
+class Corrupt(StorageError):
+    """An object does not hold what was put. Names the key and the position."""
+
+    kind = ErrorKind.CORRUPT
+
+    def __init__(self, key: str, position: int, why: str) -> None:
+        super().__init__(f"object {key!r} at byte {position}: {why}")
+        self.key, self.position, self.why = key, position, why
+
+
+class Misconfigured(StorageError):
+    """Endpoint, bucket, region or directory cannot be right."""
+
+    kind = ErrorKind.CONFIG
+
+
+class BucketNotFound(Misconfigured):
+    """The bucket does not exist, or no longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One line of a listing."""
+
+    key: str
+    size: int
+    modified_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStat:
+    """What the store knows about one object. `token` is what its put was given, if that is still known."""
+
+    size: int
+    etag: str
+    modified_ms: int
+    token: str
+
+
+class Body(Protocol):
+    """Bytes that are made while they are put, and can be made again when a put is tried again."""
+
+    def open(self) -> Iterator[Buffer]:
+        """A pass over the same bytes from the beginning. Consumed in a worker thread, and may block."""
+        ...
+
+
+Data = Buffer | tuple[Buffer, ...] | list[Buffer] | Body
+
+
+class Storage(Protocol):
+    """What a driver offers. Keys are checked by `check_key`; all errors are `StorageError`."""
+
+    async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+        """Store an object, in place of what the key held. Holds a bounded part of `data` in memory."""
+        ...
+
+    async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
+        """Store a small object if the key is free; else raise AlreadyExists."""
+        ...
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`. Raises ObjectNotFound; Corrupt when the object is shorter."""
+        ...
+
+    def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Objects whose keys begin with `prefix` and come after `after`, in byte order, fetched page by page."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is removed already."""
+        ...
+
+    async def stat(self, key: str) -> ObjectStat | None:
+        """Size and identity, None when there is no such object."""
+        ...
+
+    async def close(self) -> None:
+        """Give up what is running and let go of threads and connections."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """The key itself, if it can be an S3 key and a relative path alike. ValueError: our own mistake."""
+    if len(key) > KEY_BYTES_MAX or not _KEY.fullmatch(key) or len(max(key.split("/"), key=len)) > PART_OF_KEY_BYTES_MAX:
+        raise ValueError(f"not a storage key: {key!r}")
+    return key
+
+
+def check_range(start: int, length: int) -> None:
+    """ValueError unless the range is one: our own mistake."""
+    if start < 0 or length < 1:
+        raise ValueError(f"not a range: {length} bytes from {start}")
+
+
+def open_data(data: Data) -> Iterator[Buffer]:
+    """A pass over the parts of `data`."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        yield data
+    elif isinstance(data, tuple | list):
+        yield from data
+    else:
+        yield from data.open()
