@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 class SyncMode(enum.Enum):
@@ -33,3 +34,16 @@ class StoreConfig:
     log_reader_threads: int = 4
     rocksdb_cache_bytes: int = 8 * MIB
     rocksdb_write_buffer_bytes: int = 8 * MIB
+
+    # Tiering; without effect where there is no long-term storage
+    chunk_bytes: int = 32 * MIB
+    chunk_age_ms: int = 300_000
+    log_max_bytes: int = 4 * GIB
+    tier2_uploads: int = 4  # at a time
+    tier2_verify_delay_ms: int = 60_000  # an object may be lost by the store that has just acknowledged it
+    tier2_abandoned_ms: int = 3_600_000  # how late an abandoned upload may still arrive
+    tier2_snapshot_interval_ms: int = 60_000
+    file_delete_delay_ms: int = 60_000  # objects that nothing refers to any more stay for late readers
+    tier2_cache_bytes: int = 64 * MIB
+    tier2_disk_cache_bytes: int = 0
+    tier2_read_ahead_bytes: int = 16 * MIB

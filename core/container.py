@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from crc32c import crc32c
 
@@ -39,8 +39,13 @@ from core.metadata import Metadata
 from core.reader import Reader
 from core.slot import Slot
 from core.stream import Stream, StreamState, decode_stream
-from core.tables import Table
+from core.tables import Table, new_table
+from core.tiering.catalog import Catalog
+from core.tiering.rows import RUNS_TABLE
 from core.writers import Duplicate, new_batch
+
+if TYPE_CHECKING:
+    from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +99,8 @@ class Container:
         self.epoch = 0
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
+        self.catalog = Catalog(self)
+        self.tier: Tier | None = None  # where there is long-term storage, once the store has been recovered
         self.cache = TailCache(config.cache_bytes)
         self.log = DurableLog(directory, container_id, config, clock, self)
         self.reader = Reader(self, config)
@@ -101,6 +108,8 @@ class Container:
         self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
         self.dirty_slots: list[Slot] = []
         self.dirty_tables: set[tuple[str, bytes]] = set()
+        self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
+        self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
         self.dead_streams: list[int] = []  # their keys are still in the applied state
         self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
         self.unindexed: list[LogFile] = []
@@ -250,16 +259,19 @@ class Container:
             if isinstance(operation, Trim):
                 self._apply_trim(operation)
                 continue
-            table = self.tables.get(operation.table)
-            if table is None:
-                table = self.tables[operation.table] = Table(operation.table)
+            self.table(operation.table).apply(operation)
             self.dirty_tables.add((operation.table, operation.key))
-            if isinstance(operation, Put):
-                table.entries[operation.key] = operation.value
-            else:
-                table.entries.pop(operation.key, None)
             if operation.table == STREAMS_TABLE:
                 self._apply_stream(operation)
+            elif operation.table == RUNS_TABLE and isinstance(operation, Put):
+                self.catalog.run_committed(operation)
+
+    def table(self, name: str) -> Table:
+        """A table's applied state; empty when nothing was ever put."""
+        table = self.tables.get(name)
+        if table is None:
+            table = self.tables[name] = new_table(name)
+        return table
 
     def _apply_stream(self, operation: Put | Delete) -> None:
         stream_id = int.from_bytes(operation.key, "big")
@@ -282,6 +294,7 @@ class Container:
         slot = stream.slot(trim.slot)
         if trim.start > slot.start:
             slot.start, slot.start_bytes = trim.start, trim.bytes_before
+            self.trimmed[slot] = None
             self.mark_dirty(slot)
             slot.changed()
 
@@ -290,6 +303,16 @@ class Container:
         if not slot.dirty:
             slot.dirty = True
             self.dirty_slots.append(slot)
+
+    def mark_untiered(self, slot: Slot) -> None:
+        """The slot has something that is in no chunk yet."""
+        slot.untiered = True
+        self.untiered[slot] = self.clock.monotonic_s()
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the log's files, as far as they are in use."""
+        return sum(file.size for file in self.files) + self.log.position
 
     async def truncate_slot(self, slot: Slot, offset: int) -> int:
         """See `Slot.truncate_before`."""
@@ -323,6 +346,8 @@ class Container:
             if not slot.dirty:
                 slot.dirty = True
                 self.dirty_slots.append(slot)
+            if not slot.untiered:
+                self.mark_untiered(slot)
             if slot.watchers is not None:
                 for watcher in list(slot.watchers):
                     watcher.slot_appended(slot, size)

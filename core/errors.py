@@ -94,6 +94,32 @@ class CorruptLog(Corrupt):
     """The durable log holds damage below a position that was acknowledged as synced."""
 
 
+class TierUnavailable(StoreError):
+    """Long-term storage cannot be reached just now; what lies there is not lost."""
+
+    kind = ErrorKind.RETRY
+
+
+class MissingChunk(StoreError):
+    """An object that the store refers to is gone from long-term storage."""
+
+    kind = ErrorKind.CORRUPT
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(f"object {key!r} is gone from long-term storage, with {what}. Put it back from a backup")
+        self.key = key
+
+
+class CorruptChunk(StoreError):
+    """An object in long-term storage does not hold what was put."""
+
+    kind = ErrorKind.CORRUPT
+
+    def __init__(self, key: str, position: int, why: str) -> None:
+        super().__init__(f"object {key!r} at byte {position}: {why}. Put the object back from a backup")
+        self.key, self.position, self.why = key, position, why
+
+
 class CorruptState(StoreError):
     """The applied state (RocksDB) contradicts the log."""
 

@@ -26,6 +26,7 @@ from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, block_key, slot_item, table_item, table_key
 from core.slot import Slot
+from core.tables import StoredTable
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -50,12 +51,13 @@ class _Values:
     """What one checkpoint writes: values, keys without a value, and the keys of streams that are gone.
 
     The last leave together with P: replay from an older P may come to records of a stream that only make sense while
-    the slots of that stream are known.
+    the slots of that stream are known. What RocksDB takes over of `stored` leaves memory afterwards.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     deletes: list[bytes] = field(default_factory=list)
     gone: list[bytes] = field(default_factory=list)
+    stored: dict[StoredTable, list[tuple[bytes, bytes | None]]] = field(default_factory=dict)
 
 
 class Maintenance:
@@ -199,6 +201,8 @@ class Maintenance:
                 await container.log.synced(container.applied_lsn)
             await self.in_thread(self._write_checkpoint, position, values, dead, clean)
             self._position = position
+            for table, saved in values.stored.items():
+                table.saved(saved)
         except StorageFailure:
             raise
         except asyncio.CancelledError:  # the store is closing: its last checkpoint takes all of this on
@@ -218,7 +222,10 @@ class Maintenance:
                     values.puts.append(slot_item(slot.stream.id, slot.number, container.applied_lsn, slot.encode()))
             await asyncio.sleep(0)
         for name, key in tables:
-            value = container.tables[name].get(key)
+            table = container.tables[name]
+            value = table.get(key)
+            if isinstance(table, StoredTable):
+                values.stored.setdefault(table, []).append((key, value))
             if value is not None:
                 values.puts.append(table_item(name, key, container.applied_lsn, value))
             elif name == STREAMS_TABLE:

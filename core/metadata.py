@@ -27,7 +27,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +51,9 @@ _CLEAN_KEY: Final = b"mclean"
 _INDEXED_KEY: Final = b"mindexed"
 BATCH_OPERATIONS: Final = 500
 """Operations of one write: a batch of 1,000 holds the GIL for several milliseconds."""
+
+KEY_BYTES_MAX: Final = 64
+"""No key of a table that is ever skipped is longer."""
 
 STALL_PAUSE_S: Final = 0.02
 STALL_RETRIES: Final = 1500
@@ -172,11 +175,56 @@ class Metadata:
             stream_id, slot = _SLOT.unpack_from(key, 1)
             yield stream_id, slot, _LSN.unpack_from(value)[0], value[8:]
 
-    def tables(self) -> Iterator[tuple[str, bytes, int, bytes]]:
-        """All saved table entries: table, key, LSN, value."""
-        for key, value in self._items(b"t"):
+    def tables(self, skipped: Collection[str] = ()) -> Iterator[tuple[str, bytes, int, bytes]]:
+        """All saved table entries: table, key, LSN, value. Skipped tables are not read through."""
+        with self._lock:
+            iterator = self._db.iter()
+        iterator.seek(b"t")
+        while iterator.valid() and (key := iterator.key()).startswith(b"t"):
             size = key[1]
-            yield key[2 : 2 + size].decode(), key[2 + size :], _LSN.unpack_from(value)[0], value[8:]
+            table = key[2 : 2 + size].decode()
+            if table in skipped:
+                iterator.seek(table_key(table, b"") + b"\xff" * KEY_BYTES_MAX)
+                continue
+            value = iterator.value()
+            yield table, key[2 + size :], _LSN.unpack_from(value)[0], value[8:]
+            iterator.next()
+
+    def table_value(self, table: str, key: bytes) -> bytes | None:
+        """A saved table entry's value."""
+        value = self._db.get(table_key(table, key))
+        return None if value is None else value[8:]
+
+    def table_items_from(self, table: str, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Saved entries of a table from the key `start` on, in order."""
+        name = table_key(table, b"")
+        with self._lock:
+            iterator = self._db.iter()
+        iterator.seek(name + start)
+        while iterator.valid() and (key := iterator.key()).startswith(name):
+            yield key[len(name) :], iterator.value()[8:]
+            iterator.next()
+
+    def table_items(
+        self, table: str, prefix: bytes, start: bytes = b"", hidden: Collection[bytes] = ()
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Saved entries of a table whose keys begin with `prefix`, in order, without those that are hidden.
+
+        Begins with the last one at or before `start`, if there is one.
+        """
+        name = table_key(table, b"")
+        full_prefix, skip = name + prefix, len(name)
+        with self._lock:
+            iterator = self._db.iter()
+        iterator.seek_for_prev(max(name + start, full_prefix))
+        while iterator.valid() and iterator.key().startswith(full_prefix) and iterator.key()[skip:] in hidden:
+            iterator.prev()
+        if not iterator.valid() or not iterator.key().startswith(full_prefix):
+            iterator.seek(full_prefix)
+        while iterator.valid() and (key := iterator.key()).startswith(full_prefix):
+            if key[skip:] not in hidden:
+                yield key[skip:], iterator.value()[8:]
+            iterator.next()
 
     def forget_stream(self, stream_id: int) -> int:
         """Delete what a deleted stream left; returns how many keys."""

@@ -30,6 +30,7 @@ from core.log.format import (
 )
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
+from core.tables import STORED_TABLES
 from core.writers import new_batch
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class _Recovery:
 
     def _load_tables(self) -> None:
         puts: dict[str, list[Put]] = {}
-        for table, key, lsn, value in self._container.metadata.tables():
+        for table, key, lsn, value in self._container.metadata.tables(skipped=STORED_TABLES):
             self._newest_value_lsn = max(self._newest_value_lsn, lsn)
             puts.setdefault(table, []).append(Put(table, key, value))
         for operations in puts.values():

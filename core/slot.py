@@ -3,13 +3,14 @@
 **Invariants**
 
 - ``start <= stable_end <= durable_end <= end``. `end` is what the next append gets, `durable_end` what readers see.
+- ``tiered_end <= stable_end``: what lies from `start` to there is in chunks.
 - Everything here changes on the event loop only, without an await between look and change.
 - What is saved at a checkpoint is what was durable: in-flight appends are left out of it.
 
 A slot's value in the applied state, little-endian (preceded by the LSN that it reflects):
 
     u8 version (1), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
-    u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
+    i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
     u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
     (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from core.stream import Stream
 
 STATE_VERSION: Final = 1
-_HEAD: Final = struct.Struct("<BqqQQH")
+_HEAD: Final = struct.Struct("<BqqQQqQH")
 _EPOCH: Final = struct.Struct("<iq")
 _COUNT: Final = struct.Struct("<I")
 _WRITER: Final = struct.Struct("<qhqB")
@@ -62,7 +63,10 @@ class Slot:
         "start",
         "start_bytes",
         "stream",
+        "tiered_bytes",
+        "tiered_end",
         "total_bytes",
+        "untiered",
         "watchers",
         "writers",
     )
@@ -77,6 +81,9 @@ class Slot:
         self.durable_end = 0
         self.total_bytes = 0  # ever appended
         self.start_bytes = 0  # of those, before `start`
+        self.tiered_end = 0
+        self.tiered_bytes = 0  # of all ever appended, before `tiered_end`
+        self.untiered = False  # the container knows that it has something to tier
         self.columns: list[SlotColumns] = []  # newest last
         self.epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
         self.writers: dict[int, WriterState] | None = None
@@ -100,6 +107,18 @@ class Slot:
     def size_bytes(self) -> int:
         """Bytes of all entries from `start` on."""
         return self.total_bytes - self.start_bytes
+
+    @property
+    def durable_bytes(self) -> int:
+        """Bytes of all entries that were ever durable."""
+        return self.total_bytes - sum(self._lengths_from(self.durable_end))
+
+    @property
+    def untiered_from(self) -> tuple[int, int]:
+        """The first sequence number that is in no chunk and not gone, and the bytes before it."""
+        if self.start >= self.tiered_end:
+            return self.start, self.start_bytes
+        return self.tiered_end, self.tiered_bytes
 
     def watch(self, watcher: SlotWatcher) -> None:
         if self.watchers is None:
@@ -171,10 +190,18 @@ class Slot:
     def encode(self) -> bytes:
         """What is durable of this slot."""
         durable = self.durable_end
-        unsaved = sum(self._lengths_from(durable))
         epochs = [e for e in self.epochs if e[1] < durable]
         parts = [
-            _HEAD.pack(STATE_VERSION, self.start, durable, self.total_bytes - unsaved, self.start_bytes, len(epochs))
+            _HEAD.pack(
+                STATE_VERSION,
+                self.start,
+                durable,
+                self.durable_bytes,
+                self.start_bytes,
+                self.tiered_end,
+                self.tiered_bytes,
+                len(epochs),
+            )
         ]
         parts += [_EPOCH.pack(*e) for e in epochs]
         writers = [
@@ -198,12 +225,13 @@ class Slot:
     def decode(self, value: bytes) -> None:
         """Take over a saved state. Raises CorruptState."""
         try:
-            version, start, end, total, before, epochs = _HEAD.unpack_from(value)
+            version, start, end, total, before, tiered_end, tiered_bytes, epochs = _HEAD.unpack_from(value)
             if version != STATE_VERSION:
                 raise CorruptState(f"slot state version {version} is newer than this release")
             position = _HEAD.size
             self.start, self.end, self.durable_end = start, end, end
             self.total_bytes, self.start_bytes = total, before
+            self.tiered_end, self.tiered_bytes = tiered_end, tiered_bytes
             self.epochs = [_EPOCH.unpack_from(value, position + i * _EPOCH.size) for i in range(epochs)]
             position += epochs * _EPOCH.size
             (writers,) = _COUNT.unpack_from(value, position)

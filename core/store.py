@@ -260,10 +260,7 @@ class Store:
 
     def table(self, name: str) -> Table:
         """A table's applied state; empty when nothing was ever put."""
-        tables = self.home.tables
-        if name not in tables:
-            tables[name] = Table(name)
-        return tables[name]
+        return self.home.table(name)
 
     async def update(self, *operations: Put | Delete) -> None:
         """Change tables by one atomic record; durable and applied when this returns. Raises StoreError."""

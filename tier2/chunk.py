@@ -84,7 +84,7 @@ class RunSource:
 
 
 class ChunkWriter:
-    """A `Body`: each `open` makes the whole chunk, part by part. Runs are sorted by (segment id, slot), none empty.
+    """A `Body`: each `open` makes the whole chunk, part by part. Runs are sorted by (stream id, segment id, slot), none empty.
 
     `index` and `size` are there when a pass has come to its end.
     """
@@ -102,7 +102,7 @@ class ChunkWriter:
         self._created_ms = created_ms
         self._sources = tuple(runs)
         self._block_bytes = block_bytes
-        keys = [(source.segment.id, source.slot) for source in self._sources]
+        keys = [(source.segment.stream.id, source.segment.id, source.slot) for source in self._sources]
         if keys != sorted(set(keys)):
             raise ValueError("runs are not sorted, or not one for each slot")
         self.index: ChunkIndex | None = None

@@ -30,7 +30,7 @@ Index: a head, three tables, then for each run its block CRCs, points and aborte
         0   u32  stream id    4   16s  UUID    20  u16  length of the name    22  u16  zero    24  name, UTF-8
     segments, for each, 16 bytes
         0   u64  segment id   8   u32  number of its stream in the table above   12  u32  generation
-    runs, sorted by (segment id, slot), 80 bytes for each
+    runs, sorted by (stream id, segment id, slot), 80 bytes for each
         0   u32  number of its segment in the table above    4   u32  slot
         8   i64  first sequence number                       16  i64  sequence number after the last
         24  i64  smallest timestamp of an entry, ms          32  i64  largest (-1 = none)
@@ -198,11 +198,14 @@ class ChunkIndex:
     block_bytes: int
     runs: Sequence[Run]
 
-    def run_of(self, segment_id: int, slot: int) -> Run | None:
-        found = bisect_right(self.runs, (segment_id, slot), key=lambda run: (run.segment.id, run.slot)) - 1
-        if found < 0 or (self.runs[found].segment.id, self.runs[found].slot) != (segment_id, slot):
-            return None
-        return self.runs[found]
+    def run_of(self, stream_id: int, segment_id: int, slot: int) -> Run | None:
+        wanted = (stream_id, segment_id, slot)
+        found = bisect_right(self.runs, wanted, key=_place_of) - 1
+        return self.runs[found] if found >= 0 and _place_of(self.runs[found]) == wanted else None
+
+
+def _place_of(run: Run) -> tuple[int, int, int]:
+    return run.segment.stream.id, run.segment.id, run.slot
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,7 @@ async def slot_in(directory: Path) -> Slot:
 
 def slot_state(slot: Slot) -> bytes:
     slot.start, slot.end, slot.durable_end, slot.total_bytes, slot.start_bytes = 10, 30, 25, 900, 300
+    slot.tiered_end, slot.tiered_bytes = 12, 340
     slot.epochs = [(0, 0), (2, 12), (5, 25)]
     slot.record_writer(77, new_batch(1, 2**31 - 2, 15, 5, 1_000), 2_000)
     slot.record_writer(77, new_batch(1, 3, 20, 5, 1_001), 2_001)
@@ -163,6 +164,7 @@ def test_slot_is_written_as_released(tmp_path: Path) -> None:
     again = run(slot_in(tmp_path / "b"))
     again.decode(golden("slot-v1.bin"))
     assert (again.start, again.end, again.durable_end, again.start_bytes) == (10, 25, 25, 300)
+    assert (again.tiered_end, again.tiered_bytes) == (12, 340)
     assert again.epochs == [(0, 0), (2, 12)]
     assert again.writers is not None
     assert [batch.base for batch in again.writers[77].batches] == [15, 20]

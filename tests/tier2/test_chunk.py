@@ -66,7 +66,7 @@ def test_round_trip(runs: list[list[Entry]], block: int, max_bytes: int, data: s
         reader = await Ranges(chunk).reader()
         await reader.verify()
         for slot, entries in enumerate(runs):
-            run = reader.index.run_of(5, slot)
+            run = reader.index.run_of(ORDERS.id, 5, slot)
             assert run is not None
             last = entries[-1].first + entries[-1].count
             offset = data.draw(st.integers(max(0, entries[0].first - 2), last))
@@ -122,8 +122,8 @@ def test_describes_itself() -> None:
     first = index.runs[0]
     assert (first.entries, first.min_timestamp, first.max_timestamp, first.leader_epoch) == (12, 1000, 1011, 11)
     assert [one.writer_id for one in first.aborted] == [4]
-    assert index.run_of(1 << 32 | 1, 1) is None
-    assert index.run_of(0, 0) is None
+    assert index.run_of(ORDERS.id, 1 << 32 | 1, 1) is None
+    assert index.run_of(0, 0, 0) is None
 
 
 def test_reads_with_few_requests() -> None:

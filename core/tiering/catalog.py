@@ -1,0 +1,166 @@
+"""Which chunks there are and what lies in them: look-ups over the tables that `core.tiering.rows` describes.
+
+Rows of runs and of verified chunks are in RocksDB, and in memory until the next checkpoint; chunks in any other state
+are few and in memory. Look-ups block, so they run in threads of their own: never behind a flush, a log read or a
+request to long-term storage.
+
+**Invariant**: what a look-up finds was the state at one moment after it began, of each row by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from core.log.records import Put
+from core.tables import GROUP_BYTES, StoredTable
+from core.tiering.rows import (
+    CHUNKS_TABLE,
+    PENDING_TABLE,
+    RUNS_TABLE,
+    ChunkRow,
+    RunRow,
+    chunk_row_key,
+    decode_chunk_row,
+    decode_run,
+    run_key,
+    slot_prefix,
+)
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from tier2.chunk_format import ChunkId
+
+_T = TypeVar("_T")
+
+THREADS: Final = 2
+
+
+class Catalog:
+    """The chunks of one container."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        # Made here, on the event loop: look-ups in threads only read the container's tables.
+        self._runs = self._stored(RUNS_TABLE)
+        self._chunks = self._stored(CHUNKS_TABLE)
+        self._pending = container.table(PENDING_TABLE)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"catalog-{container.id}")
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    async def run(self, function: Callable[..., _T], *args: object) -> _T:
+        """Run a blocking look-up in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    # Runs
+
+    async def run_at(self, stream_id: int, slot: int, offset: int) -> RunRow | None:
+        """The first run that ends behind `offset`."""
+        return await self.run(self.find_run, stream_id, slot, offset)
+
+    async def runs_from(self, stream_id: int, slot: int, offset: int) -> list[RunRow]:
+        """All runs that end behind `offset`, in order."""
+        return await self.run(lambda: list(self.iter_runs(stream_id, slot, offset)))
+
+    def find_run(self, stream_id: int, slot: int, offset: int) -> RunRow | None:
+        """See `run_at`. Blocks."""
+        return next(self.iter_runs(stream_id, slot, offset), None)
+
+    def iter_runs(self, stream_id: int, slot: int, offset: int) -> Iterator[RunRow]:
+        """See `runs_from`. Blocks."""
+        prefix = slot_prefix(stream_id, slot)
+        unsaved = self._runs.unsaved(prefix)
+        start = run_key(stream_id, slot, max(offset, 0))
+        saved = self._container.metadata.table_items(RUNS_TABLE, prefix, start, unsaved)
+        new = sorted((key, value) for key, value in unsaved.items() if value is not None)
+        for key, value in heapq.merge(saved, new):
+            row = decode_run(key, value)
+            if row.end > offset:
+                yield row
+
+    def run_committed(self, put: Put) -> None:
+        """A durable record has this row: what lies behind it is tiered. For the event loop, or recovery."""
+        row = decode_run(put.key, put.value)
+        stream = self._container.streams.get(row.stream_id)
+        if stream is None or row.slot >= stream.slot_count:
+            return
+        slot = stream.slot(row.slot)
+        if row.end > slot.tiered_end:
+            slot.tiered_end, slot.tiered_bytes = row.end, row.bytes_before + row.appended
+            self._container.mark_dirty(slot)
+
+    # Chunks
+
+    @property
+    def pending(self) -> list[ChunkRow]:
+        """Chunks in any state but verified, oldest first. For the event loop."""
+        entries = self._pending.entries
+        return [decode_chunk_row(key, value) for key, value in sorted(entries.items())]
+
+    def pending_chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
+        """A chunk in any state but verified."""
+        key = chunk_row_key(chunk_id)
+        value = self._pending.get(key)
+        return None if value is None else decode_chunk_row(key, value)
+
+    async def chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
+        """A chunk in any state."""
+        return await self.run(self.find_chunk, chunk_id)
+
+    def find_chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
+        """See `chunk`. Blocks."""
+        key = chunk_row_key(chunk_id)
+        unsaved = self._chunks.unsaved(key[:GROUP_BYTES])
+        value = unsaved[key] if key in unsaved else self._container.metadata.table_value(CHUNKS_TABLE, key)
+        return self.pending_chunk(chunk_id) if value is None else decode_chunk_row(key, value)
+
+    def iter_verified(self) -> Iterator[ChunkRow]:
+        """All verified chunks, in no order. Blocks."""
+        table = self._chunks
+        unsaved = {key: value for group in table.groups() for key, value in table.unsaved(group).items()}
+        for key, value in self._container.metadata.table_items(CHUNKS_TABLE, b"", b"", unsaved):
+            yield decode_chunk_row(key, value)
+        for key, new in unsaved.items():
+            if new is not None:
+                yield decode_chunk_row(key, new)
+
+    def iter_streams(self) -> Iterator[int]:
+        """The ids of all streams that have runs, deleted ones as well. Blocks."""
+        groups = {int.from_bytes(group[:4], "big") for group in self._runs.groups()}
+        saved: set[int] = set()
+        stream_id = -1
+        while (found := self._next_stream(stream_id)) is not None:
+            stream_id = found
+            saved.add(stream_id)
+        yield from sorted(saved | groups)
+
+    def _next_stream(self, after: int) -> int | None:
+        items = self._container.metadata.table_items_from(RUNS_TABLE, run_key(after + 1, 0, 0))
+        first = next(items, None)
+        return None if first is None else int.from_bytes(first[0][:4], "big")
+
+    def iter_stream_runs(self, stream_id: int) -> Iterator[RunRow]:
+        """All runs of a stream's slots. Blocks."""
+        prefix = stream_id.to_bytes(4, "big")
+        table = self._runs
+        unsaved = {
+            key: value
+            for group in table.groups()
+            if group.startswith(prefix)
+            for key, value in table.unsaved(group).items()
+        }
+        for key, value in self._container.metadata.table_items(RUNS_TABLE, prefix, b"", unsaved):
+            yield decode_run(key, value)
+        for key, new in unsaved.items():
+            if new is not None:
+                yield decode_run(key, new)
+
+    def _stored(self, name: str) -> StoredTable:
+        table = self._container.table(name)
+        assert isinstance(table, StoredTable)
+        return table
