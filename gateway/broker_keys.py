@@ -23,6 +23,7 @@ _TYPES: Final[Mapping[str, ConfigType]] = {
     "double": ConfigType.DOUBLE,
     "string": ConfigType.STRING,
     "list": ConfigType.LIST,
+    "password": ConfigType.PASSWORD,
 }
 
 

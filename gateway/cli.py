@@ -9,7 +9,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -47,6 +47,50 @@ Assignments = Annotated[
         help="Set any configuration key; `penstock config` lists them. May be given repeatedly.",
     ),
 ]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HOST:PORT[=ADVERTISED_HOST[:PORT]]",
+        help="Address for Kafka clients, and what they are told to connect to if that is "
+        "another one. May be given repeatedly: a client is told the address of the listener "
+        "that it used. Port 0 picks a free port, localhost means IPv4 and IPv6, an IPv6 "
+        "address stands in brackets. Default: localhost:9092.",
+        show_default=False,
+    ),
+]
+Http = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|off",
+        help="Address of /healthz, /readyz, /metrics and the API. Default: localhost:9094.",
+        show_default=False,
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where everything is kept; made if it is not there. Default: data.",
+        show_default=False,
+    ),
+]
+Tier2 = Annotated[
+    str | None,
+    typer.Option(
+        metavar="s3://BUCKET/PREFIX|file:PATH|off",
+        help="Long-term storage, where sealed chunks of the log go. Default: file, a directory in the data directory.",
+        show_default=False,
+    ),
+]
+Tier2Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="http(s)://HOST[:PORT] of MinIO or another S3 store. Credentials come from PENSTOCK_TIER2_ACCESS_KEY and "
+        "PENSTOCK_TIER2_SECRET_KEY, the configuration, a file, or the usual AWS names.",
+        show_default=False,
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,33 +112,11 @@ def penstock(
 @app.command()
 def serve(
     config: ConfigFile = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="HOST:PORT[=ADVERTISED_HOST[:PORT]]",
-            help="Address for Kafka clients, and what they are told to connect to if that is "
-            "another one. May be given repeatedly: a client is told the address of the listener "
-            "that it used. Port 0 picks a free port, localhost means IPv4 and IPv6, an IPv6 "
-            "address stands in brackets. Default: localhost:9092.",
-            show_default=False,
-        ),
-    ] = None,
-    http: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT|off",
-            help="Address of /healthz, /readyz and /metrics. Default: localhost:9094.",
-            show_default=False,
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where everything is kept; made if it is not there. Default: data.",
-            show_default=False,
-        ),
-    ] = None,
+    listen: Listen = None,
+    http: Http = None,
+    data_dir: DataDir = None,
+    tier2: Tier2 = None,
+    tier2_endpoint: Tier2Endpoint = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -107,7 +129,7 @@ def serve(
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
     gc.disable()  # until the gateway is ready: nearly everything that is made now stays
-    flags = _flags(listen, http, data_dir)
+    flags = _flags(listen=listen, http=http, data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = _load(config, assignments, flags)
 
     from gateway import process
@@ -173,18 +195,20 @@ def _load(file: Path | None, assignments: list[str] | None, flags: dict[str, Giv
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
 
 
-def _flags(listen: list[str] | None, http: str | None, data_dir: Path | None) -> dict[str, Given]:
-    """Configuration keys that have a flag of their own."""
+_FLAGS: Final = {
+    "listen": ("listeners", "--listen"),
+    "http": ("http.listen", "--http"),
+    "data_dir": ("data.dir", "--data-dir"),
+    "tier2": ("tier2", "--tier2"),
+    "tier2_endpoint": ("tier2.endpoint", "--tier2-endpoint"),
+}
+"""Configuration keys that have a flag of their own."""
+
+
+def _flags(**given: object) -> dict[str, Given]:
     from gateway.config_layers import Given
 
-    flags: dict[str, Given] = {}
-    if listen:
-        flags["listeners"] = Given(listen, "--listen")
-    if http is not None:
-        flags["http.listen"] = Given(http, "--http")
-    if data_dir is not None:
-        flags["data.dir"] = Given(data_dir, "--data-dir")
-    return flags
+    return {_FLAGS[name][0]: Given(value, _FLAGS[name][1]) for name, value in given.items() if value not in (None, [])}
 
 
 def _shown(value: object) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import typing
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from annotated_types import Ge, Le
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from gateway.addresses import ListenAddress
 
 INT_MAX: Final = 2**31 - 1
+HIDDEN: Final = "[hidden]"
+"""What is shown of a secret that is set."""
 
 
 def plain(value: object, field: FieldInfo) -> object:
@@ -20,7 +22,13 @@ def plain(value: object, field: FieldInfo) -> object:
         return [plain(item, field) for item in value]
     if value is None and field.annotation == ListenAddress | None:
         return "off"
-    return str(value) if isinstance(value, Path | ListenAddress) else value
+    if isinstance(value, SecretStr):
+        return HIDDEN
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def is_secret(field: FieldInfo) -> bool:
+    return SecretStr in _options(field)
 
 
 def type_name(field: FieldInfo) -> str:
@@ -33,6 +41,8 @@ def type_name(field: FieldInfo) -> str:
         return "int" if high is not None and high <= INT_MAX else "long"
     if float in options:
         return "double"
+    if SecretStr in options:
+        return "password"
     return "list" if typing.get_origin(field.annotation) is tuple else "string"
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from core.config import StoreConfig, SyncMode
+from gateway.broker_keys import broker_keys
 from gateway.config import FIELDS, Config, describe, load
+from gateway.config_keys import ConfigType
 from gateway.config_layers import ConfigError, Given, environment_layer
+from gateway.config_tiering import Bucket, Directory
 
 
 def loaded(
@@ -153,6 +156,52 @@ class TestValues:
             Config().num_partitions = 3  # type: ignore[misc]
 
 
+class TestLongTermStorage:
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ("s3://bucket", Bucket("bucket", "")),
+            ("s3://bucket/", Bucket("bucket", "")),
+            ("s3://bucket/a/prefix/", Bucket("bucket", "a/prefix")),
+            ("file:/var/lib/objects", Directory(Path("/var/lib/objects"))),
+            ("file:///var/lib/objects", Directory(Path("/var/lib/objects"))),
+            ("file:objects", Directory(Path("objects"))),
+            ("FILE", Directory()),
+            ("OFF", "off"),
+        ],
+    )
+    def test_places(self, text: str, place: object) -> None:
+        """A bucket with a prefix or without, a directory, nowhere."""
+        assert load(None, {}, [f"tier2={text}"]).tier2 == place
+
+    def test_default(self) -> None:
+        """Objects lie in the data directory unless another place is named."""
+        config = load(None, {}, ["data.dir=/somewhere"])
+
+        assert isinstance(config.tier2, Directory)
+        assert config.tier2.below(config.data_dir) == Path("/somewhere/tier2")
+
+    def test_places_can_be_given_back(self) -> None:
+        """What is shown of a place is how it is given."""
+        for text in ("s3://bucket", "s3://bucket/a/prefix", "file:/var/lib/objects", "file", "off"):
+            assert row(load(None, {}, [f"tier2={text}"]), "tier2")["value"] == text
+
+    def test_secrets_are_hidden(self) -> None:
+        """No listing, no repr and no text of a configuration shows a key or a secret."""
+        environ = {"PENSTOCK_TIER2_ACCESS_KEY": "me-myself", "PENSTOCK_TIER2_SECRET_KEY": "hunter2"}
+        config = load(None, environ, ["tier2=s3://bucket"])
+
+        shown = f"{config!r} {config} {describe(config)} {broker_keys(config)}"
+
+        assert "hunter2" not in shown
+        assert "me-myself" not in shown
+        assert row(config, "tier2.secret.key")["value"] == "[hidden]"
+
+    def test_clients_are_not_told_secrets(self) -> None:
+        """DescribeConfigs has a type of its own for them, whose values it leaves out."""
+        assert broker_keys(Config())["tier2.secret.key"].key.type is ConfigType.PASSWORD
+
+
 class TestRefusals:
     def test_wrong_value(self) -> None:
         """A message names the key, the value, where it came from and what is allowed."""
@@ -179,6 +228,16 @@ class TestRefusals:
             ("http.listen=9094", "HOST:PORT, off"),
             ("listeners=", "at least one"),
             ("group.min.session.timeout.ms=1800001", "at most group.max.session.timeout.ms"),
+            ("tier2=s3:bucket", "s3://BUCKET/PREFIX, file, file:PATH, off"),
+            ("tier2=s3://", "s3://BUCKET/PREFIX, file, file:PATH, off"),
+            ("tier2=ftp://host/path", "s3://BUCKET/PREFIX, file, file:PATH, off"),
+            ("tier2=file:", "s3://BUCKET/PREFIX, file, file:PATH, off"),
+            ("tier2=file:data/store", "no directory that Penstock uses for something else"),
+            ("tier2=file:data/store/container-0", "no directory that Penstock uses for something else"),
+            ("tier2=file:data", "no directory that Penstock uses for something else"),
+            ("log.max.bytes=268435455", "at least 4 times log.file.bytes, which is 67108864"),
+            ("tier2.read.ahead.bytes=67108865", "at most tier2.cache.bytes, which is 67108864"),
+            ("chunk.bytes=65535", "int from 65536 to 1073741824"),
         ],
     )
     def test_what_is_allowed(self, assignment: str, allowed: str) -> None:
@@ -191,6 +250,43 @@ class TestRefusals:
         assert value in message
         assert "(--set)" in message
         assert allowed in message
+
+    def test_a_chunk_leaves_room_in_the_log(self) -> None:
+        """The log takes more while a chunk is made of its half."""
+        message = refusal("log.file.bytes=1048576", "log.max.bytes=4194304", "chunk.bytes=2097153")
+
+        assert "chunk.bytes = 2097153 (--set): allowed: at most half of log.max.bytes, which is 4194304" in message
+
+    @pytest.mark.parametrize(
+        ("key", "missing"), [("tier2.access.key", "tier2.secret.key"), ("tier2.secret.key", "tier2.access.key")]
+    )
+    def test_half_a_pair_of_credentials(self, key: str, missing: str) -> None:
+        """A key without its secret, or the other way round, is a mistake; neither is quoted."""
+        message = refusal("tier2=s3://b", f"{key}=hunter2")
+
+        assert message == f"{key} is set (--set) and {missing} is not: they belong together"
+
+    @pytest.mark.parametrize(
+        "endpoint",
+        ["localhost:9000", "ftp://h", "http://", "http://h:x", "http://h:0", "http://h/path", "https://me:hunter2@h"],
+    )
+    def test_endpoints_that_are_none(self, endpoint: str) -> None:
+        """An endpoint is scheme, host and port; credentials in it are refused and not repeated."""
+        message = refusal("tier2=s3://b", f"tier2.endpoint={endpoint}")
+
+        assert message.startswith("tier2.endpoint (--set) is no address of an S3 store: allowed: http://HOST[:PORT]")
+        assert "hunter2" not in message
+
+    def test_an_endpoint_without_a_bucket(self) -> None:
+        """Whoever names an endpoint wants objects to go there: without a bucket they would not."""
+        assert "here tier2 = file (default)" in refusal("tier2.endpoint=http://h")
+
+    @pytest.mark.parametrize("key", ["tier2.secretkey", "tier2.secret", "tier2.accesskey", "tier2.token"])
+    def test_a_misspelt_secret(self, key: str) -> None:
+        """The value of an unknown key that sounds like a secret is not shown."""
+        message = refusal(environ={f"PENSTOCK_{key.upper().replace('.', '_')}": "hunter2"})
+
+        assert f"unknown key {key} = [hidden]" in message
 
     def test_all_mistakes_at_once(self) -> None:
         """Nobody has to start three times to find three mistakes."""
@@ -262,5 +358,5 @@ def test_description_has_every_key_once() -> None:
 
     assert [row["key"] for row in rows] == list(FIELDS)
     assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "doc")}
-    assert {row["type"] for row in rows} <= {"int", "long", "double", "boolean", "string", "list"}
+    assert {row["type"] for row in rows} <= {"int", "long", "double", "boolean", "string", "list", "password"}
     assert all(len(row["doc"]) > 20 for row in rows)

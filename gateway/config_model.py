@@ -1,0 +1,338 @@
+"""Every configuration key of Penstock: type, default, bounds, meaning.
+
+Keeps: a key is named as Kafka names it wherever Kafka has it; its attribute is the key with underscores for dots. The
+keys of long-term storage are in `gateway.config_tiering`; `gateway.config` fills and judges the whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from core.config import StoreConfig, SyncMode
+from gateway.addresses import ListenAddress, parse_kafka_listener
+from gateway.config_fields import INT_MAX, type_name
+from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
+
+Compression = Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]
+
+
+def _listener(value: object) -> ListenAddress:
+    return value if isinstance(value, ListenAddress) else parse_kafka_listener(str(value))
+
+
+def _http_address(value: object) -> ListenAddress | None:
+    if value is None or isinstance(value, ListenAddress):
+        return value
+    return None if str(value).strip().lower() == "off" else ListenAddress.parse(str(value))
+
+
+Listener = Annotated[ListenAddress, BeforeValidator(_listener)]
+HttpAddress = Annotated[ListenAddress | None, PlainValidator(_http_address)]
+
+
+class Config(TieringKeys, BaseSettings):
+    """One process's configuration. Made by `load`, told by `describe`."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=lambda attribute: attribute.replace("_", "."),
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+    )
+
+    # Where it listens and where data lies
+    listeners: tuple[Listener, ...] = Field(
+        (ListenAddress("localhost", 9092),),
+        min_length=1,
+        description="Addresses for Kafka clients, HOST:PORT[=ADVERTISED_HOST[:PORT]]. A client is "
+        "told the advertised address of the listener that it used. Port 0 picks a free port.",
+        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]], at least one, separated by commas"},
+    )
+    http_listen: HttpAddress = Field(
+        ListenAddress("localhost", 9094),
+        description="Address of the HTTP server (/healthz, /readyz, /metrics).",
+        json_schema_extra={"allowed": "HOST:PORT, off"},
+    )
+    data_dir: Path = Field(Path("data"), description="Directory that holds everything Penstock keeps.")
+    node_id: int = Field(1, ge=0, le=INT_MAX, description="The id that clients are told for this broker.")
+
+    # Connections and requests
+    max_connections: int = Field(
+        10_000, ge=1, le=INT_MAX, description="Connections at a time; further ones are closed."
+    )
+    max_connections_per_ip: int = Field(
+        INT_MAX, ge=1, le=INT_MAX, description="Connections at a time from one address."
+    )
+    connections_max_idle_ms: int = Field(
+        600_000,
+        ge=-1,
+        le=LONG_MAX,
+        description="A connection idle for this long is closed; -1 never.",
+    )
+    connections_first_request_timeout_ms: int = Field(
+        60_000,
+        ge=1,
+        le=INT_MAX,
+        description="A connection without a request for this long after it was made is closed.",
+    )
+    connections_receive_timeout_ms: int = Field(
+        30_000,
+        ge=1,
+        le=INT_MAX,
+        description="A connection is closed when the rest of a request does not come for this long.",
+    )
+    socket_request_max_bytes: int = Field(100 * MIB, ge=1, le=INT_MAX, description="Largest request that is read.")
+    fetch_max_bytes: int = Field(
+        55 * MIB, ge=1024, le=INT_MAX, description="Largest answer to a fetch, whatever the client asks for."
+    )
+    max_incremental_fetch_session_cache_slots: int = Field(
+        1_000, ge=0, le=1_000_000, description="Fetch sessions kept; the one idle for longest makes room."
+    )
+    queued_max_request_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Bound on the bytes of all requests being received or handled; connections are "
+        "not read while it is reached.",
+    )
+    queued_max_response_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Bound on the bytes of all responses that have not left their sockets.",
+    )
+
+    # The log
+    log_sync_mode: Literal["group", "interval"] = Field(
+        "group",
+        description="group: a write is synced to disk before it is acknowledged. interval: it is "
+        "acknowledged once the operating system has it, and synced every log.sync.interval.ms.",
+    )
+    log_sync_interval_ms: int = Field(
+        50, ge=1, le=HOUR_MS, description="Time between syncs with log.sync.mode=interval."
+    )
+    log_file_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        le=2 * GIB,
+        description="A log file of this size is closed and the next begun.",
+    )
+    log_file_entries_max: int = Field(
+        500_000,
+        ge=1_000,
+        le=INT_MAX,
+        description="Batches in a log file, after which the next is begun: bounds the index of the "
+        "open file, 24 bytes a batch.",
+    )
+    log_cache_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Memory for the newest records, from which reads at the tail are served.",
+    )
+    log_index_cache_bytes: int = Field(
+        32 * MIB, ge=MIB, le=LONG_MAX, description="Memory for the indexes of closed log files."
+    )
+    log_reader_threads: int = Field(4, ge=1, le=256, description="Threads that read records from log files.")
+    checkpoint_interval_ms: int = Field(
+        10_000,
+        ge=100,
+        le=DAY_MS,
+        description="Longest time between checkpoints while there is something to save.",
+    )
+    checkpoint_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Log written since the last checkpoint that starts the next.",
+    )
+    rocksdb_cache_bytes: int = Field(8 * MIB, ge=MIB, le=LONG_MAX, description="RocksDB's block cache.")
+    rocksdb_write_buffer_bytes: int = Field(8 * MIB, ge=MIB, le=GIB, description="RocksDB's write buffer.")
+
+    # Topics
+    num_partitions: int = Field(
+        16,
+        ge=1,
+        le=100_000,
+        description="Partitions of a new topic where its creator names no number.",
+    )
+    default_replication_factor: int = Field(
+        1,
+        ge=1,
+        le=32_767,
+        description="Accepted for Kafka's tools; a topic is always shown with one replica.",
+    )
+    auto_create_topics_enable: bool = Field(True, description="A topic is created when a client first asks for it.")
+    delete_topic_enable: bool = Field(True, description="Topics may be deleted.")
+    message_max_bytes: int = Field(
+        MIB + 12, ge=0, le=INT_MAX, description="Largest record batch, compressed as it was sent."
+    )
+    compression_type: Compression = Field(
+        "producer", description="Codec of new topics' batches; producer keeps what was sent."
+    )
+    log_cleanup_policy: str = Field(
+        "delete",
+        pattern=r"^(delete|compact|compact,delete|delete,compact)$",
+        description="What happens to old records of topics that do not say.",
+        json_schema_extra={"allowed": "delete, compact, or both with a comma"},
+    )
+    log_retention_ms: int | None = Field(
+        None,
+        ge=-1,
+        le=LONG_MAX,
+        description="Age at which records go; -1 never. Set, it wins over minutes and hours.",
+    )
+    log_retention_minutes: int | None = Field(
+        None,
+        ge=-1,
+        le=INT_MAX,
+        description="Age at which records go, in minutes. Set, it wins over hours.",
+    )
+    log_retention_hours: int = Field(168, ge=-1, le=INT_MAX, description="Age at which records go, in hours; -1 never.")
+    log_retention_bytes: int = Field(
+        -1,
+        ge=-1,
+        le=LONG_MAX,
+        description="Size of a partition from which its oldest records go; -1 unbounded.",
+    )
+    log_retention_check_interval_ms: int = Field(
+        300_000, ge=1, le=LONG_MAX, description="Time between two rounds of retention."
+    )
+    log_message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = Field(
+        "CreateTime", description="Whose clock stamps records: the producer's or the broker's."
+    )
+    log_message_timestamp_before_max_ms: int = Field(
+        LONG_MAX, ge=0, le=LONG_MAX, description="How far a record's timestamp may lie in the past."
+    )
+    log_message_timestamp_after_max_ms: int = Field(
+        HOUR_MS,
+        ge=0,
+        le=LONG_MAX,
+        description="How far a record's timestamp may lie in the future.",
+    )
+
+    # Producers
+    producer_id_expiration_ms: int = Field(
+        DAY_MS,
+        ge=1,
+        le=INT_MAX,
+        description="A producer id that wrote nothing for this long is forgotten.",
+    )
+
+    # Consumer groups
+    group_initial_rebalance_delay_ms: int = Field(
+        3_000,
+        ge=0,
+        le=INT_MAX,
+        description="How long the first rebalance of an empty group waits for more members.",
+    )
+    group_min_session_timeout_ms: int = Field(
+        6_000, ge=1, le=INT_MAX, description="Shortest session time-out that a member may ask for."
+    )
+    group_max_session_timeout_ms: int = Field(
+        1_800_000,
+        ge=1,
+        le=INT_MAX,
+        description="Longest session time-out that a member may ask for.",
+    )
+    group_max_size: int = Field(INT_MAX, ge=1, le=INT_MAX, description="Members that a group may have.")
+    offset_metadata_max_bytes: int = Field(
+        4_096,
+        ge=0,
+        le=INT_MAX,
+        description="Longest metadata that a consumer may commit with an offset.",
+    )
+    offsets_retention_minutes: int = Field(
+        10_080,
+        ge=1,
+        le=INT_MAX,
+        description="Committed offsets go this long after their group became empty.",
+    )
+    offsets_retention_check_interval_ms: int = Field(
+        600_000, ge=1, le=LONG_MAX, description="Time between two searches for expired offsets."
+    )
+
+    # What it says
+    logging_format: Literal["text", "json"] = Field("text", description="Form of the log lines on stderr.")
+    logging_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def retention_ms(self) -> int:
+        """Kafka's precedence: milliseconds over minutes over hours; negative is for ever."""
+        if self.log_retention_ms is not None:
+            return max(self.log_retention_ms, -1)
+        if self.log_retention_minutes is not None:
+            return max(self.log_retention_minutes * 60_000, -1)
+        return max(self.log_retention_hours * HOUR_MS, -1)
+
+    def store_config(self) -> StoreConfig:
+        """The part of it that the store needs, in the store's own names."""
+        return StoreConfig(
+            sync_mode=SyncMode(self.log_sync_mode),
+            sync_interval_ms=self.log_sync_interval_ms,
+            log_file_bytes=self.log_file_bytes,
+            log_file_entries_max=self.log_file_entries_max,
+            cache_bytes=self.log_cache_bytes,
+            index_cache_bytes=self.log_index_cache_bytes,
+            checkpoint_interval_ms=self.checkpoint_interval_ms,
+            checkpoint_log_bytes=self.checkpoint_bytes,
+            retention_check_interval_ms=self.log_retention_check_interval_ms,
+            writer_expiration_ms=self.producer_id_expiration_ms,
+            log_reader_threads=self.log_reader_threads,
+            rocksdb_cache_bytes=self.rocksdb_cache_bytes,
+            rocksdb_write_buffer_bytes=self.rocksdb_write_buffer_bytes,
+            chunk_bytes=self.chunk_bytes,
+            chunk_age_ms=self.chunk_age_ms,
+            log_max_bytes=self.log_max_bytes,
+            tier2_uploads=self.tier2_uploads,
+            tier2_verify_delay_ms=self.tier2_verify_delay_ms,
+            tier2_abandoned_ms=self.tier2_abandoned_ms,
+            tier2_snapshot_interval_ms=self.tier2_snapshot_interval_ms,
+            file_delete_delay_ms=self.file_delete_delay_ms,
+            tier2_cache_bytes=self.tier2_cache_bytes,
+            tier2_disk_cache_bytes=self.tier2_disk_cache_bytes,
+            tier2_read_ahead_bytes=self.tier2_read_ahead_bytes,
+        )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `gateway.config.load` hands over: it reads the layers, to remember each value's source."""
+        return (init_settings,)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _from_text(cls, value: object, info: ValidationInfo) -> object:
+        """Lists may be written with commas; true and false are never numbers."""
+        assert info.field_name is not None
+        name = type_name(cls.model_fields[info.field_name])
+        if name == "list" and isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        if name in ("int", "long") and isinstance(value, bool):
+            raise ValueError("not a number")
+        return value
+
+    @field_validator("logging_level", "logging_format", "log_sync_mode", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value

@@ -1,0 +1,201 @@
+"""The configuration keys of long-term storage: where it is, who asks, what bounds it.
+
+Keeps: a secret is a `SecretStr` from the moment it is read, so that no repr, message or listing shows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, Field, PlainValidator, SecretStr
+
+from gateway.config_fields import INT_MAX
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+SECOND_MS: Final = 1_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+LONG_MAX: Final = 2**63 - 1
+
+TIER2_DIRECTORY: Final = "tier2"
+"""Below the data directory: where `tier2 = file` keeps its objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """`s3://BUCKET/PREFIX`"""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """`file:PATH`, or `file` for one below the data directory."""
+
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return "file" if self.path is None else f"file:{self.path}"
+
+    def below(self, data_dir: Path) -> Path:
+        """The directory itself."""
+        return (data_dir / TIER2_DIRECTORY if self.path is None else self.path).absolute()
+
+
+Place: TypeAlias = Bucket | Directory | Literal["off"]
+
+
+def _place(value: object) -> Place:
+    if isinstance(value, Bucket | Directory):
+        return value
+    text = str(value).strip()
+    if text.lower() == "off":
+        return "off"
+    if text.lower() == "file":
+        return Directory()
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() == "file" and rest.removeprefix("//"):
+        return Directory(Path(rest.removeprefix("//")))
+    if colon and scheme.lower() == "s3" and rest.startswith("//"):
+        bucket, _, prefix = rest.removeprefix("//").partition("/")
+        if bucket:
+            return Bucket(bucket, prefix.strip("/"))
+    raise ValueError("it names no place")
+
+
+class TieringKeys(BaseModel):
+    """Keys that have no effect with `tier2 = off`, save that they must be valid."""
+
+    # Long-term storage: where it is and who asks
+    tier2: Annotated[Place, PlainValidator(_place)] = Field(
+        Directory(),
+        description="Where sealed chunks of the log go. s3://BUCKET/PREFIX: MinIO or any other store that speaks S3, "
+        "at tier2.endpoint. file:PATH: a directory; file: the directory tier2 below data.dir. off: the log keeps "
+        "everything.",
+        json_schema_extra={"allowed": "s3://BUCKET, s3://BUCKET/PREFIX, file, file:PATH, off"},
+    )
+    tier2_endpoint: str | None = Field(
+        None,
+        description="http(s)://HOST[:PORT] of the S3 store; https is TLS. Not set: Amazon's for tier2.region.",
+        json_schema_extra={"allowed": "http://HOST[:PORT], https://HOST[:PORT]"},
+    )
+    tier2_region: str | None = Field(
+        None,
+        description="Region of the bucket. Not set: AWS_REGION, then AWS_DEFAULT_REGION, else the store is asked.",
+    )
+    tier2_access_key: SecretStr | None = Field(
+        None,
+        description="Access key of the S3 store. Key and secret are looked for as a pair, and the first place that "
+        "has one wins: tier2.access.key with tier2.secret.key; tier2.credentials.file; AWS_ACCESS_KEY_ID with "
+        "AWS_SECRET_ACCESS_KEY and, if set, AWS_SESSION_TOKEN.",
+    )
+    tier2_secret_key: SecretStr | None = Field(
+        None, description="Secret that belongs to tier2.access.key. It is never shown or logged."
+    )
+    tier2_credentials_file: Path | None = Field(
+        None,
+        description="File with aws_access_key_id, aws_secret_access_key and perhaps aws_session_token in section "
+        "[penstock] or [default], as the aws command keeps it.",
+    )
+    tier2_ca_file: Path | None = Field(
+        None,
+        description="Certificates (PEM) that vouch for an https endpoint. Not set: SSL_CERT_FILE, else the usual ones.",
+    )
+
+    # Long-term storage: patience and width
+    tier2_start_timeout_ms: int = Field(
+        30 * SECOND_MS,
+        ge=0,
+        le=HOUR_MS,
+        description="How long a start waits for a storage that cannot be reached, or is starting itself.",
+    )
+    tier2_connect_timeout_ms: int = Field(
+        5 * SECOND_MS, ge=1, le=HOUR_MS, description="Longest time to connect to the S3 store."
+    )
+    tier2_io_timeout_ms: int = Field(
+        30 * SECOND_MS,
+        ge=1,
+        le=HOUR_MS,
+        description="Longest silence of the S3 store while an answer, or room for more bytes, is waited for.",
+    )
+    tier2_read_timeout_ms: int = Field(30 * SECOND_MS, ge=1, le=HOUR_MS, description="Longest time of one try to read.")
+    tier2_write_timeout_ms: int = Field(
+        120 * SECOND_MS, ge=1, le=HOUR_MS, description="Longest time of one try to write an object."
+    )
+    tier2_readers: int = Field(8, ge=1, le=256, description="Reads from long-term storage at a time.")
+    tier2_uploads: int = Field(
+        4, ge=1, le=64, description="Objects that are uploaded at a time; each may hold 40 MiB of memory."
+    )
+
+    # What moves, and when
+    chunk_bytes: int = Field(
+        32 * MIB,
+        ge=64 * KIB,
+        le=GIB,
+        description="Bytes of a segment that have not been moved yet, from which on they are.",
+    )
+    chunk_age_ms: int = Field(
+        300 * SECOND_MS,
+        ge=100,
+        le=7 * DAY_MS,
+        description="Age of the oldest byte of a segment that has not been moved yet, from which on it is, "
+        "however few there are.",
+    )
+    log_max_bytes: int = Field(
+        4 * GIB,
+        ge=4 * MIB,
+        le=LONG_MAX,
+        description="Bound on the log while long-term storage cannot take what must leave it: producers are slowed "
+        "down before, and refused at it until there is room.",
+    )
+    tier2_verify_delay_ms: int = Field(
+        60 * SECOND_MS,
+        ge=0,
+        le=DAY_MS,
+        description="The log behind a chunk goes when the object has been looked at once more this long after: a store "
+        "may lose in a power cut what it has just acknowledged.",
+    )
+    tier2_snapshot_interval_ms: int = Field(
+        60 * SECOND_MS,
+        ge=100,
+        le=DAY_MS,
+        description="Time between snapshots of the metadata in long-term storage, from which `penstock recover` "
+        "starts; group offsets that were committed since are not recovered.",
+    )
+    tier2_abandoned_ms: int = Field(
+        HOUR_MS,
+        ge=0,
+        le=DAY_MS,
+        description="How long after a crash an upload that was under way may still arrive, and be swept.",
+    )
+    file_delete_delay_ms: int = Field(
+        60 * SECOND_MS,
+        ge=0,
+        le=DAY_MS,
+        description="How long an object in long-term storage stays after nothing refers to it any more.",
+    )
+
+    # Reading back
+    tier2_cache_bytes: int = Field(
+        64 * MIB, ge=MIB, le=LONG_MAX, description="Memory for blocks that were read from long-term storage."
+    )
+    tier2_disk_cache_bytes: int = Field(
+        0,
+        ge=0,
+        le=LONG_MAX,
+        description="Disk below data.dir for blocks that were read from long-term storage; 0: none.",
+    )
+    tier2_read_ahead_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        le=INT_MAX,
+        description="How far a sequential reader is read ahead for; 0: not at all.",
+    )
