@@ -154,7 +154,7 @@ class Reader:
         wanted = self._stored_locations(slot, offset, end, max_bytes, at_least_one) if memory is None else memory
         if wanted is None:
             raise OutOfRange(offset, slot.start, slot.durable_end)
-        parts = self._payloads(slot, wanted)
+        parts = self.payloads(slot, wanted)
         return ReadResult(parts, sum(map(len, parts)), wanted[-1].end if wanted else offset)
 
     def _entry_disk(self, slot: Slot, memory: list[Location] | None, offset: int) -> StoredEntry:
@@ -164,7 +164,7 @@ class Reader:
         return self._entry(slot, wanted[0], wanted[0].end)
 
     def _entry(self, slot: Slot, location: Location, end: int) -> StoredEntry:
-        (payload,) = self._payloads(slot, [location])
+        (payload,) = self.payloads(slot, [location])
         # The newest row's end moves with an append that is under way.
         count = min(location.end, end) - location.base
         return StoredEntry(location.base, count, location.timestamp, bytes(payload))
@@ -181,12 +181,12 @@ class Reader:
 
     def _entry_at_time(self, slot: Slot, timestamp: int, offset: int) -> StoredEntry | None:
         start, end = max(slot.start, offset), slot.durable_end
-        for file_lsn, rows in self._all_rows(slot, start, lambda ref: ref.max_timestamp >= timestamp):
+        for file_lsn, rows in self.all_rows(slot, start, lambda ref: ref.max_timestamp >= timestamp):
             for row, stamp in enumerate(rows.timestamp):
                 if stamp >= timestamp and rows.row_end(row) > start:
                     if rows.base[row] >= end:
                         return None
-                    return self._entry(slot, _location(file_lsn, rows, row), end)
+                    return self._entry(slot, location_of(file_lsn, rows, row), end)
         return None
 
     def _entry_with_max_timestamp(self, slot: Slot) -> StoredEntry | None:
@@ -196,10 +196,10 @@ class Reader:
         def better(ref: BlockRef) -> bool:
             return best is None or ref.max_timestamp > best.timestamp
 
-        for file_lsn, rows in self._all_rows(slot, start, better):
+        for file_lsn, rows in self.all_rows(slot, start, better):
             for row, stamp in enumerate(rows.timestamp):
                 if rows.row_end(row) > start and rows.base[row] < end and (best is None or stamp > best.timestamp):
-                    best = _location(file_lsn, rows, row)
+                    best = location_of(file_lsn, rows, row)
         return None if best is None else self._entry(slot, best, end)
 
     def _retained(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> list[Trim]:
@@ -209,7 +209,7 @@ class Reader:
     def _retained_start(self, slot: Slot, policy: StreamPolicy, now_ms: int) -> Trim | None:
         start, end, total = slot.start, slot.stable_end, slot.total_bytes
         new_start, before = start, slot.start_bytes
-        for _, rows in self._all_rows(slot, start, lambda ref: True):
+        for _, rows in self.all_rows(slot, start, lambda ref: True):
             first = max(0, rows.row_of(new_start))
             before = rows.bytes_before + sum(rows.length[:first])
             for row in range(first, len(rows.base)):
@@ -223,10 +223,10 @@ class Reader:
                 new_start, before = rows.row_end(row), before + rows.length[row]
         return Trim(slot.stream.id, slot.number, new_start, before) if new_start > start else None
 
-    def _all_rows(
+    def all_rows(
         self, slot: Slot, start: int, wanted: Callable[[BlockRef], bool]
     ) -> Iterator[tuple[int, Rows | SlotColumns]]:
-        """The rows of a slot from `start` on, file by file, with the file's first LSN; skips blocks not wanted."""
+        """The rows of a slot from `start` on by file (its first LSN), without blocks that are not wanted. Blocks."""
         memory = list(slot.columns)
         border = memory[0].base[0] if memory and len(memory[0]) else slot.durable_end
         for ref in self._container.metadata.blocks_from(slot.stream.id, slot.number, start):
@@ -253,7 +253,7 @@ class Reader:
             size += rows.length[row]
             if size > min(max_bytes, READ_BYTES_MAX) and (found or not at_least_one):
                 break
-            found.append(_location(ref.file_lsn, rows, row))
+            found.append(location_of(ref.file_lsn, rows, row))
         return found
 
     def _rows(self, slot: Slot, ref: BlockRef) -> Rows:
@@ -273,7 +273,8 @@ class Reader:
             self._blocks.put(key, rows, len(block))
         return rows
 
-    def _payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
+    def payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
+        """The entries that lie there, checked. Blocks. Raises OutOfRange, CorruptLog."""
         parts: list[Buffer] = []
         start = 0
         while start < len(wanted):
@@ -347,12 +348,12 @@ def _locations(slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: 
             size += columns.length[row]
             if size > min(max_bytes, READ_BYTES_MAX) and (found or not at_least_one):
                 break
-            found.append(_location(columns.file.first_lsn, columns, row))
+            found.append(location_of(columns.file.first_lsn, columns, row))
         return found
     return None
 
 
-def _location(file_lsn: int, rows: Rows | SlotColumns, row: int) -> Location:
+def location_of(file_lsn: int, rows: Rows | SlotColumns, row: int) -> Location:
     return Location(
         file_lsn, rows.base[row], rows.row_end(row), rows.position[row], rows.length[row], rows.timestamp[row]
     )
