@@ -21,13 +21,15 @@ from gateway.wire.records import Record, build_batch, iter_records
 
 PRODUCE, FETCH, CREATE_TOPICS = 0, 1, 19
 ANSWER_SECONDS_MAX = 20
+# Log files are filled with zeros before use: small ones, so that a start writes little.
+SETTINGS = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=4194304")
 Part = bytes | bytearray | memoryview
 
 
 @asynccontextmanager
 async def running_broker(directory: Path, *settings: str) -> AsyncIterator[Broker]:
     """Start a broker on a free port of 127.0.0.1; stop it cleanly afterwards."""
-    config = load(environ={}, assignments=["group.initial.rebalance.delay.ms=0", *settings])
+    config = load(environ={}, assignments=[*SETTINGS, *settings])
     data = DataDirectory.acquire(directory, "0.1.0")
     broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None)
     await broker.start()

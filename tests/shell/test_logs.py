@@ -121,7 +121,7 @@ class TestStderr:
     def test_nobody_reads(self) -> None:
         """A full pipe on stderr stops neither the process nor its end."""
         code = (
-            "logs.setup('text', 'info')\n"
+            "logs.setup('text', 'info')\nlogs.FLUSH_S_MAX = 0.2\n"
             "for i in range(200): log.info('x' * 4096)\n"
             "print('done', flush=True)\nlogs.flush()"
         )
