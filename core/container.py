@@ -233,6 +233,11 @@ class Container:
     def _make_room(self, size: int) -> None:
         if len(self.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
+        if self.tier is not None and self.log_bytes + self.config.log_file_bytes > self.config.log_max_bytes:
+            raise StorageFull(
+                f"the log holds {self.log_bytes} bytes that are not in long-term storage yet, log.max.bytes is "
+                f"{self.config.log_max_bytes}: writes go on when long-term storage has caught up"
+            )
         self.log.make_room(size)
 
     def _begin_columns(self, slot: Slot, file: LogFile) -> SlotColumns:
@@ -360,6 +365,8 @@ class Container:
         self.files.append(old)
         self.unindexed.append(old)
         self.rolled.set()
+        if self.tier is not None:
+            self.tier.writer.wake()
 
     def log_failed(self, error: StorageFailure) -> None:
         pending, self._pending = self._pending, deque()

@@ -5,7 +5,8 @@
 - The applied state is written from values that were durable, and only after the log is synced up to them.
 - P is committed after every value that was dirty at P was written, and then flushed; a failure makes all of it dirty
   again and RocksDB is opened anew, so nothing that was not flushed is ever taken for flushed.
-- A log file goes only when it lies wholly behind P, its rows are indexed, and every slot in it starts behind it.
+- A log file goes only when it lies wholly behind P, its rows are indexed, and every slot in it starts behind it or is
+  there in chunks that have been verified.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, block_key, slot_item, table_item, table_key
 from core.slot import Slot
 from core.tables import StoredTable
+from core.tiering.tier import released_end
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -69,6 +71,7 @@ class Maintenance:
         self._position = container.metadata.position() or LogPosition(0, 1, 0)
         self._refs_unflushed: list[BlockRef] = []
         self._blocker: tuple[int, int, int, int] | None = None  # file, stream, slot, end: what keeps the oldest file
+        self._held: dict[tuple[int, int], int] | None = None  # see `Tier.held`; None without long-term storage
         self._task: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
         self._stale = False  # a write of RocksDB failed: it must be opened anew
@@ -284,8 +287,9 @@ class Maintenance:
         container = self._container
         while container.files:
             file = container.files[0]
+            self._held = container.tier.held() if container.tier is not None else None
             dead: bool = await self.in_thread(self._is_dead, file)
-            if not dead:
+            if not dead or (container.tier is not None and not container.tier.covers(file.end_lsn - 1)):
                 break
             del container.files[0]
             for slot, columns in container.file_columns.pop(file.first_lsn, ()):
@@ -318,8 +322,12 @@ class Maintenance:
         return True
 
     def _start_of(self, stream_id: int, number: int) -> int | None:
+        """Where a slot's entries begin that the log must keep; None when it is gone."""
         stream = self._container.streams.get(stream_id)
-        return None if stream is None or stream.deleted else stream.slot(number).start
+        if stream is None or stream.deleted:
+            return None
+        slot = stream.slot(number)
+        return slot.start if self._held is None else released_end(slot, self._held)
 
     def _give_up(self, file: LogFile) -> None:
         refs = read_directory(file)

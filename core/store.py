@@ -27,6 +27,7 @@ from core.recovery import Recovered, recover
 from core.retention import Retention
 from core.stream import Stream, StreamPolicy, StreamState, new_stream
 from core.tables import Delete, Put, Table
+from core.tiering.tier import LongTermStorage, Tier
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,14 @@ class Streams:
 class Store:
     """One process' containers. Open with `Store.open`, end with `close`."""
 
-    def __init__(self, directory: Path, config: StoreConfig, policy_for: PolicyFor, clock: Clock) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: StoreConfig,
+        policy_for: PolicyFor,
+        clock: Clock,
+        long_term: LongTermStorage | None = None,
+    ) -> None:
         self.directory = directory
         self.config = config
         self.clock = clock
@@ -77,6 +85,7 @@ class Store:
         self.replayed_bytes = 0
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._policy_for = policy_for
+        self._long_term = long_term
         self._creating: set[str] = set()
         self._maintenance: dict[int, Maintenance] = {}
         self._retention: dict[int, Retention] = {}
@@ -88,10 +97,18 @@ class Store:
 
     @classmethod
     async def open(
-        cls, directory: Path, config: StoreConfig, policy_for: PolicyFor, clock: Clock | None = None
+        cls,
+        directory: Path,
+        config: StoreConfig,
+        policy_for: PolicyFor,
+        clock: Clock | None = None,
+        long_term: LongTermStorage | None = None,
     ) -> Self:
-        """Recover and start. Raises AlreadyLocked, CorruptLog, CorruptState, StorageFailure."""
-        store = cls(directory, config, policy_for, clock or SystemClock())
+        """Recover and start. Without long-term storage everything stays in the log.
+
+        Raises AlreadyLocked, CorruptLog, CorruptState, StorageFailure.
+        """
+        store = cls(directory, config, policy_for, clock or SystemClock(), long_term)
         try:
             store._lock()
             for container_id in config.container_ids:
@@ -142,6 +159,9 @@ class Store:
         )
         await container.start(recovered.next_lsn, recovered.epoch)
         container.failed.add_done_callback(self._container_failed)
+        if self._long_term is not None:
+            container.tier = Tier(container, self._long_term)
+            await container.tier.start()
         maintenance.start()
         self._retention[container_id] = Retention(container)
 
@@ -162,10 +182,13 @@ class Store:
             maintenance = self._maintenance.get(container_id)
             if maintenance is not None:
                 await maintenance.stop()
+            if container.tier is not None:
+                await container.tier.stop()
             await container.log.close()
             if maintenance is not None:
                 await maintenance.close(clean=clean and container.log.failure is None)
             await asyncio.to_thread(container.reader.close)
+            await asyncio.to_thread(container.catalog.close)
             await asyncio.to_thread(container.metadata.close)
         self.containers.clear()
         if self._lock_fd >= 0:

@@ -61,7 +61,9 @@ SPARE_RETRY_S: Final = 1.0
 """How often a full disk is asked for room again."""
 
 CONTROL_RESERVE: Final = 64 * 1024
-"""Bytes at the end of a file's room that only updates may use: a full disk still takes trims and commits."""
+CONTROL_RESERVE_MAX: Final = 1024 * 1024
+"""Bytes at the end of a file's room that only updates may use: a full disk still takes trims and commits of chunks. A
+sixteenth of a file, within these bounds."""
 
 
 class LogFile:
@@ -167,7 +169,8 @@ class DurableLog:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         # Room beyond the size at which a file is rolled, for as long as the next one is not ready.
-        self._margin = max(config.log_file_bytes // 8, 2 * CONTROL_RESERVE)
+        self._reserve = max(CONTROL_RESERVE, min(CONTROL_RESERVE_MAX, config.log_file_bytes // 16))
+        self._margin = max(config.log_file_bytes // 8, 2 * self._reserve)
         self._allocate = config.log_file_bytes + self._margin
         self._spare: SpareFile | None = None
         self._disk_full = False
@@ -227,9 +230,11 @@ class DurableLog:
             raise self.failure
         if self._closing:
             raise StorageFull("the log is closing")
+        if control and self.position + size <= self.room - self._reserve:
+            return  # appends may have been refused: what frees the log is not to begin a file for each of them
         if self._spare is not None and self.position > FILE_HEADER_SIZE:
             self._roll()
-        reserve = 0 if control else CONTROL_RESERVE
+        reserve = 0 if control else self._reserve
         if self.position + size <= self.room - reserve:
             return
         if self._disk_full:

@@ -1,14 +1,31 @@
-"""A container's side of long-term storage: what the store is given, and the parts that use it."""
+"""A container's side of long-term storage: what the store is given, and the parts that use it, started and stopped.
+
+**Invariants**
+
+- Who changes rows of verified chunks holds `changing`, from look to change.
+- The log goes up to `released` only: what lies in chunks that were looked at twice, and in a metadata snapshot.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
+
+from core.tiering.collector import Collector
+from core.tiering.rows import ChunkState
+from core.tiering.storage_writer import StorageWriter
 
 if TYPE_CHECKING:
     from core.container import Container
+    from core.slot import Slot
     from tier2.chunk import EntryHeadOf
+    from tier2.chunk_format import ChunkId
     from tier2.storage import Storage
+
+THROTTLE_FROM: Final = 0.75
+"""How full the log is when producers are slowed down; they are refused when it is full."""
+THROTTLE_MAX_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +37,82 @@ class LongTermStorage:
     head_of: EntryHeadOf
 
 
+class SnapshotProgress(Protocol):
+    """How far metadata snapshots have come."""
+
+    covered_lsn: int
+
+    def request(self) -> None:
+        """One is wanted soon."""
+
+
 class Tier:
     """Long-term storage for one container."""
 
     def __init__(self, container: Container, long_term: LongTermStorage) -> None:
         self.container = container
         self.long_term = long_term
+        self.changing = asyncio.Lock()
+        self.writer = StorageWriter(container, long_term)
+        self.collector = Collector(self)
+        self.snapshots: SnapshotProgress | None = None
+        self._deletions: dict[ChunkId, int] = {}  # the LSN that a snapshot must cover
+
+    async def start(self) -> None:
+        """Begin to move data. Raises StoreError."""
+        await self.writer.start()
+        self.collector.start()
+
+    async def stop(self) -> None:
+        """End what runs in the background; the log may still be written to."""
+        await self.collector.stop()
+        await self.writer.stop()
+
+    # What may leave the log
+
+    def held(self) -> dict[tuple[int, int], int]:
+        """By stream and slot: from where on the log still backs chunks that were not looked at twice."""
+        held: dict[tuple[int, int], int] = {}
+        for row in self.container.catalog.pending:
+            if row.state is ChunkState.COMMITTED:
+                for run in row.runs:
+                    place = run.stream_id, run.slot
+                    held[place] = min(held.get(place, run.first), run.first)
+        return held
+
+    def covers(self, lsn: int) -> bool:
+        """Whether a snapshot in long-term storage reflects the log up to here; if not, one is asked for."""
+        if self.snapshots is None or self.snapshots.covered_lsn >= lsn:
+            return True
+        self.snapshots.request()
+        return False
+
+    # What may leave long-term storage
+
+    def deletion_logged(self, chunk_id: ChunkId) -> None:
+        """Nothing refers to the chunk any more, as of now."""
+        self._deletions[chunk_id] = self.container.applied_lsn
+
+    def snapshot_knows(self, chunk_id: ChunkId) -> bool:
+        """Whether a snapshot knows that nothing refers to the chunk."""
+        return self.covers(self._deletions.get(chunk_id, self.container.applied_lsn))
+
+    def chunk_deleted(self, chunk_id: ChunkId) -> None:
+        self._deletions.pop(chunk_id, None)
+
+    # How full the log is
+
+    @property
+    def throttle_ms(self) -> int:
+        """How long a producer is to be held up."""
+        config = self.container.config
+        share = self.container.log_bytes / config.log_max_bytes
+        if share <= THROTTLE_FROM:
+            return 0
+        return int(THROTTLE_MAX_MS * min(1.0, ((share - THROTTLE_FROM) / (1 - THROTTLE_FROM)) ** 2))
+
+
+def released_end(slot: Slot, held: dict[tuple[int, int], int]) -> int:
+    """Up to where the log need not hold the slot: deleted, or safe in chunks."""
+    tiered = held.get((slot.stream.id, slot.number), slot.tiered_end)
+    return max(slot.start, min(tiered, slot.tiered_end))

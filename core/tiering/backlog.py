@@ -1,0 +1,192 @@
+"""What of a slot is in no chunk yet, and how it is cut into chunks.
+
+A segment with much to tier is cut along the log: first what lies in its oldest files, so that these files come free
+first. What many slots have little of goes together, as much as fits into one chunk.
+
+**Invariants**: pieces end between entries and below what was durable when the cut was made; the pieces of a slot follow
+one another without a gap; no chunk gets more than `RUNS_MAX` pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from core.log.format import Buffer
+from core.reader import READ_BYTES_MAX, location_of
+from tier2.chunk import Entry
+
+if TYPE_CHECKING:
+    from core.index import Rows, SlotColumns
+    from core.reader import Reader
+    from core.slot import Slot
+
+RUNS_MAX: Final = 4000
+"""Pieces of one chunk: its commit, one record of the log, has some 180 bytes for each."""
+
+HURRY: Final = 2
+"""A segment's files are cut into several chunks when they hold more than this many times the size of one."""
+
+
+class Backlog(NamedTuple):
+    """A slot's stretch that waits: sequence numbers [first, end), and the bytes of the slot before it."""
+
+    slot: Slot
+    first: int
+    end: int
+    bytes_before: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one chunk takes of a slot."""
+
+    slot: Slot
+    first: int
+    end: int
+    bytes_before: int
+    size: int
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """How the runs of a chunk are sorted."""
+        return self.slot.stream.id, self.slot.segment_id, self.slot.number
+
+
+def cut_segment(reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, *, whole: bool) -> list[list[Piece]]:
+    """Chunks of about `chunk_bytes` from one segment's slots, oldest first. Blocks.
+
+    The rest, of less than a chunk, is taken only if `whole`.
+    """
+    by_file: dict[int, list[_Stretch]] = {}
+    for backlog in slots:
+        for stretch in _stretches(reader, backlog):
+            by_file.setdefault(stretch.file_lsn, []).append(stretch)
+    chunks: list[list[Piece]] = []
+    gathered: list[Piece] = []
+    for _, stretches in sorted(by_file.items()):
+        size = sum(stretch.size for stretch in stretches)
+        if size > HURRY * chunk_bytes:
+            if gathered:
+                chunks.append(gathered)
+                gathered = []
+            parts = -(-size // chunk_bytes)
+            chunks += ([piece for s in stretches for piece in s.part(n, parts)] for n in range(parts))
+            continue
+        gathered = _joined(gathered, [piece for s in stretches for piece in s.part(0, 1)])
+        if sum(piece.size for piece in gathered) >= chunk_bytes:
+            chunks.append(gathered)
+            gathered = []
+    if gathered and whole:
+        chunks.append(gathered)
+    return [some for chunk in chunks if chunk for some in _batched(sorted(chunk, key=lambda piece: piece.place))]
+
+
+def pack(slots: Iterable[Backlog], chunk_bytes: int) -> list[list[Piece]]:
+    """Chunks from what many slots have little of, each slot's whole."""
+    chunks: list[list[Piece]] = []
+    gathered: list[Piece] = []
+    size = 0
+    for backlog in slots:
+        gathered.append(Piece(*backlog))
+        size += backlog.size
+        if size >= chunk_bytes or len(gathered) >= RUNS_MAX:
+            chunks.append(sorted(gathered, key=lambda piece: piece.place))
+            gathered, size = [], 0
+    if gathered:
+        chunks.append(sorted(gathered, key=lambda piece: piece.place))
+    return chunks
+
+
+def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
+    """What a piece holds, from memory or the log. Blocks. Raises OutOfRange when it is gone, CorruptLog."""
+    slot = piece.slot
+    epoch = slot.epoch_at(piece.end - 1)
+    for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
+        if rows.base[0] >= piece.end:
+            return
+        for payload, row in _payloads(reader, piece, file_lsn, rows):
+            first = rows.base[row]
+            yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
+
+
+def _payloads(
+    reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns
+) -> Iterator[tuple[Buffer, int]]:
+    held = getattr(rows, "payload", None)
+    row, last = max(0, rows.row_of(piece.first)), len(rows.base)
+    while row < last and rows.base[row] < piece.end:
+        cached = held[row] if held else None
+        if cached is not None:
+            yield cached, row
+            row += 1
+            continue
+        begin, size = row, 0
+        while row < last and rows.base[row] < piece.end and size < READ_BYTES_MAX:
+            size += rows.length[row]
+            row += 1
+        found = reader.payloads(piece.slot, [location_of(file_lsn, rows, number) for number in range(begin, row)])
+        yield from zip(found, range(begin, row), strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A slot's rows in one log file, as far as they wait: `ends` and `sizes` of its entries."""
+
+    file_lsn: int
+    slot: Slot
+    first: int
+    bytes_before: int
+    ends: Sequence[int]
+    sizes: Sequence[int]
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    def part(self, number: int, parts: int) -> Iterator[Piece]:
+        """One of several parts with the same number of entries; none if there is no entry for it."""
+        begin, stop = (len(self.ends) * n // parts for n in (number, number + 1))
+        if begin < stop:
+            first = self.ends[begin - 1] if begin else self.first
+            before = self.bytes_before + sum(self.sizes[:begin])
+            yield Piece(self.slot, first, self.ends[stop - 1], before, sum(self.sizes[begin:stop]))
+
+
+def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
+    first, before = backlog.first, backlog.bytes_before
+    for file_lsn, rows in reader.all_rows(backlog.slot, first, lambda ref: True):
+        begin = max(0, rows.row_of(first))
+        ends: list[int] = []
+        for row in range(begin, len(rows.base)):
+            end = rows.row_end(row)
+            if end > backlog.end:
+                break
+            ends.append(end)
+        if not ends:
+            return
+        sizes = rows.length[begin : begin + len(ends)]
+        yield _Stretch(file_lsn, backlog.slot, first, before, ends, sizes)
+        first, before = ends[-1], before + sum(sizes)
+
+
+def _joined(earlier: list[Piece], later: list[Piece]) -> list[Piece]:
+    """Pieces of the same slots, one after the other, as one piece for each slot."""
+    known = {piece.slot: piece for piece in earlier}
+    for piece in later:
+        old = known.get(piece.slot)
+        known[piece.slot] = (
+            piece
+            if old is None
+            else Piece(piece.slot, old.first, piece.end, old.bytes_before, old.size + piece.size)
+        )
+    return list(known.values())
+
+
+def _batched(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    remaining = iter(pieces)
+    while some := list(islice(remaining, RUNS_MAX)):
+        yield some

@@ -1,0 +1,187 @@
+"""Removes what nobody needs any more from long-term storage: dead runs, then chunks without a live one, then objects.
+
+A run is dead when its slot starts behind it, or its stream is gone. A chunk goes when none of its runs is alive.
+
+**Invariants**
+
+- An object is deleted only after a durable record says that nothing refers to it, after `file_delete_delay_ms` for
+  those who read it just now, and after a metadata snapshot that knows of it has reached long-term storage.
+- Only keys that this store's own log has recorded are ever deleted: never what a listing shows.
+- An abandoned upload may arrive late: its key is deleted at once, and once more after `tier2_abandoned_ms`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from core.errors import StorageFailure, StoreError
+from core.log.records import Delete, Operation, Put
+from core.tiering.rows import (
+    CHUNKS_TABLE,
+    PENDING_TABLE,
+    RUNS_TABLE,
+    ChunkRow,
+    ChunkState,
+    RunRow,
+    chunk_key,
+)
+from tier2.storage import StorageError
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.slot import Slot
+    from core.tiering.tier import Tier
+    from tier2.chunk_format import ChunkId
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+SLOTS_PER_STEP: Final = 200
+RUNS_PER_RECORD: Final = 2000
+PAUSE_S: Final = 15.0
+
+
+class Collector:
+    """Garbage collection for one container."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._container: Container = tier.container
+        self._clock = tier.container.clock
+        self._delete_at: dict[ChunkId, float] = {}
+        self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
+        self._task: asyncio.Task[None] | None = None
+        self.deleted_objects = 0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"collector-{self._container.id}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        # What died before a crash is found by looking at everything once.
+        container = self._container
+        container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.written_slots())
+        streams_checked = -1
+        tick_s = min(TICK_S, container.config.file_delete_delay_ms / 4000)
+        while True:
+            try:
+                if streams_checked != len(container.streams):
+                    streams_checked = len(container.streams)
+                    await self._collect_streams()
+                await self._collect_slots()
+                await self._delete_objects()
+                await asyncio.sleep(tick_s)
+            except StorageFailure:
+                return  # the log is poisoned: the process is ending
+            except (StoreError, StorageError) as error:
+                streams_checked = -1
+                logger.warning("removal of chunks will be tried again", extra={"reason": str(error)})
+                await asyncio.sleep(PAUSE_S)
+            except Exception:
+                streams_checked = -1
+                logger.exception("removal of chunks failed and will be tried again")
+                await asyncio.sleep(PAUSE_S)
+
+    # Runs
+
+    async def _collect_slots(self) -> None:
+        container = self._container
+        while container.trimmed:
+            slots = list(container.trimmed)[:SLOTS_PER_STEP]
+            await self._remove(await container.catalog.run(self._dead_runs, slots))
+            for slot in slots:
+                container.trimmed.pop(slot, None)
+
+    def _dead_runs(self, slots: Sequence[Slot]) -> list[RunRow]:
+        dead: list[RunRow] = []
+        for slot in slots:
+            start = slot.start
+            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, -1):
+                if run.end > start:
+                    break
+                dead.append(run)
+        return dead
+
+    async def _collect_streams(self) -> None:
+        catalog = self._container.catalog
+        for stream_id in await catalog.run(lambda: list(catalog.iter_streams())):
+            if stream_id not in self._container.streams:
+                await self._remove(await catalog.run(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
+
+    async def _remove(self, dead: Sequence[RunRow]) -> None:
+        """Forget runs, and take them off their chunks."""
+        for start in range(0, len(dead), RUNS_PER_RECORD):
+            some = dead[start : start + RUNS_PER_RECORD]
+            async with self._tier.changing:
+                chunks = await self._without(some)
+                gone: list[Operation] = [Delete(RUNS_TABLE, run.key) for run in some]
+                await self._container.update(*gone, *chunks)
+
+    async def _without(self, runs: Iterable[RunRow]) -> list[Operation]:
+        """The rows of these runs' chunks, without the runs."""
+        by_chunk: dict[ChunkId, set[tuple[int, int, int]]] = {}
+        for run in runs:
+            by_chunk.setdefault(run.chunk, set()).add((run.stream_id, run.slot, run.first))
+        operations: list[Operation] = []
+        for chunk_id, gone in by_chunk.items():
+            row = await self._container.catalog.chunk(chunk_id)
+            if row is not None:
+                operations += without_runs(row, gone, self._clock.wall_ms())
+        return operations
+
+    # Objects
+
+    async def _delete_objects(self) -> None:
+        config, now = self._container.config, self._clock.monotonic_s()
+        for row in self._container.catalog.pending:
+            if row.state is ChunkState.DELETING:
+                await self._delete_unreferenced(row, now, config.file_delete_delay_ms / 1000)
+            elif row.state is ChunkState.ABANDONED:
+                await self._sweep(row, now, config.tier2_abandoned_ms / 1000)
+
+    async def _delete_unreferenced(self, row: ChunkRow, now: float, delay_s: float) -> None:
+        if row.id not in self._delete_at:
+            # What a snapshot covers from now on knows that nothing refers to the chunk.
+            self._delete_at[row.id] = now + delay_s
+            self._tier.deletion_logged(row.id)
+        if now >= self._delete_at[row.id] and self._tier.snapshot_knows(row.id):
+            await self._delete(row)
+
+    async def _sweep(self, row: ChunkRow, now: float, delay_s: float) -> None:
+        last_at = self._delete_at.setdefault(row.id, now + delay_s)
+        if now >= last_at:
+            await self._delete(row)
+        elif row.id not in self._swept:
+            await self._tier.long_term.storage.delete(chunk_key(row.id))
+            self._swept.add(row.id)
+
+    async def _delete(self, row: ChunkRow) -> None:
+        await self._tier.long_term.storage.delete(chunk_key(row.id))
+        await self._container.update(Delete(PENDING_TABLE, row.key))
+        self._delete_at.pop(row.id, None)
+        self._swept.discard(row.id)
+        self._tier.chunk_deleted(row.id)
+        self.deleted_objects += 1
+
+
+def without_runs(row: ChunkRow, gone: set[tuple[int, int, int]], now_ms: int) -> list[Operation]:
+    """What makes a chunk's row one without these runs (stream, slot, first); one without any run is to be deleted."""
+    left = tuple(run for run in row.runs if run[:3] not in gone)
+    live = sum(run.length for run in left)
+    if left:
+        changed = replace(row, runs=left, live_bytes=live)
+        return [Put(changed.table, changed.key, changed.encode())]
+    deleting = replace(row, runs=(), live_bytes=0, state=ChunkState.DELETING, changed_ms=now_ms)
+    operations: list[Operation] = [Put(PENDING_TABLE, deleting.key, deleting.encode())]
+    if row.state is ChunkState.VERIFIED:
+        operations.append(Delete(CHUNKS_TABLE, row.key))
+    return operations

@@ -1,0 +1,462 @@
+"""Moves entries from the log into chunks, in the background.
+
+A segment is due when it has `chunk_bytes` that are in no chunk. When something is older than `chunk_age_ms`, all that
+is at least half as old goes in one round, many slots in one object: so rounds by age cost at most two puts a minute
+times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or `RUNS_MAX` slots, however many slots there are. A log
+that is half full takes everything, every `PRESSURE_PAUSE_S`.
+
+**Invariants**
+
+- Order: intent logged, object put, object looked at, commit logged. A crash between leaves an intent that is abandoned.
+- Chunks of a slot are committed in the order of its sequence numbers, though several are uploaded at a time.
+- Nothing is put that the log has not synced.
+- What a chunk holds stays in the log until the chunk has been looked at once more, `tier2_verify_delay_ms` after its
+  commit or the start: a store may lose an object that it has just acknowledged. One that is missing then is put again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from core.errors import OutOfRange, StorageFailure, StorageFull, StoreError, TierUnavailable
+from core.log.records import OPERATIONS_MAX, Delete, Operation, Put
+from core.tiering.backlog import Backlog, Piece, cut_segment, entries, pack
+from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
+from tier2.chunk import ChunkWriter, Entry, RunSource
+from tier2.chunk_format import ChunkId, ChunkIndex, SegmentRef, StreamRef
+from tier2.storage import ObjectStat, StorageError
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.slot import Slot
+    from core.tiering.tier import LongTermStorage
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+PRESSURE: Final = 0.5
+"""How full the log is when age does not count any more."""
+PRESSURE_PAUSE_S: Final = 5.0
+SLICE_SLOTS: Final = 2000
+"""Slots that one turn of the event loop looks at: about a millisecond."""
+PAUSE_MAX_S: Final = 15.0
+COMPLAIN_EVERY_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the writer has done since the start, for the operator."""
+
+    chunks: int = 0
+    bytes: int = 0
+    failures: int = 0
+    put_again: int = 0
+    rounds: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Upload:
+    """One chunk on its way."""
+
+    pieces: Sequence[Piece]
+    before: Sequence[asyncio.Task[bool]]  # chunks that hold what precedes these pieces
+    replaces: ChunkRow | None = None  # a chunk whose object was lost
+
+
+class StorageWriter:
+    """The storage writer of one container."""
+
+    def __init__(self, container: Container, long_term: LongTermStorage) -> None:
+        self._container = container
+        self._long_term = long_term
+        self._config = container.config
+        self._clock = container.clock
+        self._wake = asyncio.Event()
+        self._room = asyncio.Semaphore(self._config.tier2_uploads)
+        self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
+        self._tasks: set[asyncio.Task[bool]] = set()
+        self._verify_at: dict[ChunkId, float] = {}
+        self._pressed_at = 0.0
+        self._complained_at = -COMPLAIN_EVERY_S
+        self._task: asyncio.Task[None] | None = None
+        self.counters = Counters()
+        self.last_error: str | None = None  # of long-term storage; None when the last call went well
+
+    def __repr__(self) -> str:
+        return f"<StorageWriter {self._container.id}: {len(self._tasks)} uploads, {self.counters}>"
+
+    @property
+    def uploading(self) -> int:
+        """Chunks that are on their way."""
+        return len(self._tasks)
+
+    async def start(self) -> None:
+        """Abandon what an earlier run left, then begin. Raises StoreError."""
+        now_ms = self._clock.wall_ms()
+        left = [
+            _put(replace(row, state=ChunkState.ABANDONED, changed_ms=now_ms))
+            for row in self._container.catalog.pending
+            if row.state is ChunkState.INTENT
+        ]
+        if left:
+            await self._container.update(*left)
+        for stream in self._container.streams.values():
+            for slot in stream.written_slots():
+                if slot.durable_end > slot.untiered_from[0] and not slot.untiered:
+                    self._container.mark_untiered(slot)
+        self._task = asyncio.create_task(self._run(), name=f"storage-writer-{self._container.id}")
+
+    async def stop(self) -> None:
+        """End; what is on its way is abandoned by the next start."""
+        tasks = [task for task in (self._task, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
+
+    def wake(self) -> None:
+        """Something may be due."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        tick_s = min(TICK_S, self._config.chunk_age_ms / 4000)
+        while True:
+            try:
+                async with asyncio.timeout(tick_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._plan()
+                await self._verify()
+            except StorageFailure:
+                return  # the log is poisoned: the process is ending
+            except StorageError as error:
+                self._failed(error, "chunks cannot be looked at")
+                await asyncio.sleep(tick_s)
+            except StoreError as error:
+                logger.warning("tiering will be tried again", extra={"reason": str(error)})
+                await asyncio.sleep(tick_s)
+            except Exception:
+                logger.exception("tiering failed and will be tried again")
+                await asyncio.sleep(PAUSE_MAX_S)
+
+    # What is due
+
+    async def _plan(self) -> None:
+        if len(self._tasks) >= 2 * self._config.tier2_uploads:
+            return
+        now, container = self._clock.monotonic_s(), self._container
+        pressed = container.log_bytes > PRESSURE * self._config.log_max_bytes
+        pressed = pressed and now >= self._pressed_at + PRESSURE_PAUSE_S
+        by_segment, oldest = await self._backlogs()
+        due = [
+            backlogs
+            for backlogs in by_segment.values()
+            if sum(backlog.size for backlog in backlogs) >= self._config.chunk_bytes
+        ]
+        for backlogs in due:
+            await self._start(backlogs, by_age=False)
+        age_s = self._config.chunk_age_ms / 1000
+        if not pressed and now - oldest < age_s:
+            return
+        if pressed:
+            self._pressed_at = now
+        self.counters.rounds += 1
+        rest = (backlog for backlogs in by_segment.values() if backlogs not in due for backlog in backlogs)
+        old = [b for b in rest if pressed or now - container.untiered.get(b.slot, now) >= age_s / 2]
+        await self._start(old, by_age=True)
+
+    async def _backlogs(self) -> tuple[dict[tuple[int, int], list[Backlog]], float]:
+        """What waits, by stream and segment, and since when the oldest of it does."""
+        container = self._container
+        now = self._clock.monotonic_s()
+        by_segment: dict[tuple[int, int], list[Backlog]] = {}
+        oldest = now
+        slots = list(container.untiered)
+        for start in range(0, len(slots), SLICE_SLOTS):
+            for slot in slots[start : start + SLICE_SLOTS]:
+                backlog = self._backlog(slot)
+                if backlog is None:
+                    if slot not in self._planned and container.untiered.pop(slot, None) is not None:
+                        slot.untiered = False
+                    continue
+                by_segment.setdefault((slot.stream.id, slot.segment_id), []).append(backlog)
+                oldest = min(oldest, container.untiered.get(slot, now))
+            await asyncio.sleep(0)
+        return by_segment, oldest
+
+    def _backlog(self, slot: Slot) -> Backlog | None:
+        if slot.stream.deleted:
+            return None
+        first, before = slot.untiered_from
+        planned = self._planned.get(slot)
+        if planned is not None and planned[0] > first:
+            first, before = planned[:2]
+        end = slot.stable_end
+        return Backlog(slot, first, end, before, slot.durable_bytes - before) if first < end else None
+
+    async def _start(self, backlogs: Sequence[Backlog], *, by_age: bool) -> None:
+        """Cut into chunks and begin to upload them."""
+        if not backlogs:
+            return
+        container, chunk_bytes = self._container, self._config.chunk_bytes
+        await container.log.synced(container.applied_lsn)
+        if by_age:
+            backlogs = sorted(backlogs, key=lambda b: (b.slot.stream.id, b.slot.segment_id, b.slot.number))
+            chunks = await container.catalog.run(pack, backlogs, chunk_bytes)
+        else:
+            chunks = await container.catalog.run(
+                lambda: cut_segment(container.reader, backlogs, chunk_bytes, whole=False)
+            )
+        now = self._clock.monotonic_s()
+        for pieces in chunks[: 2 * self._config.tier2_uploads]:
+            before = dict.fromkeys(self._planned[p.slot][2] for p in pieces if p.slot in self._planned)
+            task = asyncio.create_task(self._upload(_Upload(pieces, tuple(before))), name="chunk upload")
+            self._tasks.add(task)
+            for piece in pieces:
+                self._planned[piece.slot] = piece.end, piece.bytes_before + piece.size, task
+                if piece.slot in container.untiered:
+                    container.untiered[piece.slot] = now  # what is left came later
+            task.add_done_callback(self._upload_done)
+
+    def _upload_done(self, task: asyncio.Task[bool]) -> None:
+        self._tasks.discard(task)
+        for slot in [slot for slot, planned in self._planned.items() if planned[2] is task]:
+            del self._planned[slot]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a chunk was given up and will be made anew", exc_info=error)
+        self._wake.set()
+
+    # One chunk
+
+    async def _upload(self, upload: _Upload) -> bool:
+        """Put one chunk and commit it. False when it was given up: what it was to hold is cut anew."""
+        async with self._room:
+            chunk_id = await self._intend()
+            try:
+                writer, stat = await self._put(chunk_id, upload)
+            except (StoreError, ValueError) as error:
+                # What the log held was deleted meanwhile, or is damaged.
+                log = logger.info if isinstance(error, OutOfRange) else logger.error
+                log("a chunk was given up", extra={"chunk": chunk_key(chunk_id), "reason": str(error)})
+                await self._abandon(chunk_id)
+                return False
+        if upload.before and not all(await asyncio.gather(*upload.before, return_exceptions=True)):
+            await self._abandon(chunk_id)
+            return False
+        return await self._commit(chunk_id, upload, writer, stat)
+
+    async def _intend(self) -> ChunkId:
+        while True:
+            container = self._container
+            now_ms = self._clock.wall_ms()
+            chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
+            row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
+            try:
+                await container.update(_put(row))
+                return chunk_id
+            except StorageFull:
+                await asyncio.sleep(TICK_S)
+
+    async def _put(self, chunk_id: ChunkId, upload: _Upload) -> tuple[ChunkWriter, ObjectStat]:
+        """Put and look at it, as often as it takes. Raises StoreError when the entries cannot be read."""
+        storage, key = self._long_term.storage, chunk_key(chunk_id)
+        pause = 0.5
+        while True:
+            body = _Body(self._container, upload.pieces)
+            writer = ChunkWriter(chunk_id, self._long_term.cluster_id, self._clock.wall_ms(), body.sources())
+            try:
+                stat = await storage.put(key, writer)
+                seen = await storage.stat(key)
+                if seen is not None and seen.size == writer.size == stat.size:
+                    self.last_error = None
+                    return writer, stat
+                raise TierUnavailable(f"{key} was put with {stat.size} bytes and is not there: {seen}")
+            except (StorageError, TierUnavailable) as error:
+                if body.failure is not None:
+                    raise body.failure from error
+                self._failed(error, "a chunk could not be put and will be put again")
+            except Exception as error:
+                if body.failure is not None:
+                    raise body.failure from error
+                raise
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(PAUSE_MAX_S, pause * 2)
+
+    async def _commit(self, chunk_id: ChunkId, upload: _Upload, writer: ChunkWriter, stat: ObjectStat) -> bool:
+        index = writer.index
+        assert index is not None
+        while True:
+            now_ms = self._clock.wall_ms()
+            rows = [row for row in _run_rows(chunk_id, upload.pieces, index) if self._is_live(row)]
+            if not rows:
+                await self._abandon(chunk_id)
+                return True
+            chunk = ChunkRow(
+                id=chunk_id,
+                state=ChunkState.COMMITTED,
+                created_ms=index.created_ms,
+                changed_ms=now_ms,
+                size=writer.size,
+                etag=stat.etag,
+                live_bytes=sum(row.length for row in rows),
+                runs=tuple(row.listed for row in rows),
+            )
+            operations = [*_replaced(upload.replaces, now_ms), _put(chunk)]
+            operations += (Put(RUNS_TABLE, row.key, row.encode()) for row in rows)
+            try:
+                await self._container.update(*operations)
+                break
+            except StorageFull:
+                await asyncio.sleep(TICK_S)
+        self.counters.chunks += 1
+        self.counters.bytes += writer.size
+        self._verify_at[chunk_id] = self._clock.monotonic_s() + self._config.tier2_verify_delay_ms / 1000
+        return True
+
+    def _is_live(self, row: RunRow) -> bool:
+        stream = self._container.streams.get(row.stream_id)
+        return stream is not None and not stream.deleted and stream.slot(row.slot).start < row.end
+
+    async def _abandon(self, chunk_id: ChunkId) -> None:
+        now_ms = self._clock.wall_ms()
+        row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
+        try:
+            await self._container.update(_put(row))
+        except StorageFull:
+            return  # the next start abandons it
+
+    # Looking once more
+
+    async def _verify(self) -> None:
+        now = self._clock.monotonic_s()
+        delay_s = self._config.tier2_verify_delay_ms / 1000
+        due = [
+            row
+            for row in self._container.catalog.pending
+            if row.state is ChunkState.COMMITTED and self._verify_at.setdefault(row.id, now + delay_s) <= now
+        ]
+        whole: list[ChunkRow] = []
+        for row in due:
+            stat = await self._long_term.storage.stat(chunk_key(row.id))
+            if stat is not None and stat.size == row.size and stat.etag == row.etag:
+                whole.append(row)
+            else:
+                await self._put_again(row)
+        await self._confirm(whole)
+
+    async def _confirm(self, rows: Sequence[ChunkRow]) -> None:
+        now_ms = self._clock.wall_ms()
+        operations: list[Operation] = []
+        for seen in rows:
+            row = self._container.catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
+            if row is not None and row.state is ChunkState.COMMITTED:
+                verified = replace(row, state=ChunkState.VERIFIED, changed_ms=now_ms)
+                operations += (Delete(PENDING_TABLE, row.key), Put(CHUNKS_TABLE, row.key, verified.encode()))
+            self._verify_at.pop(seen.id, None)
+        for start in range(0, len(operations), OPERATIONS_MAX // 2):
+            await self._container.update(*operations[start : start + OPERATIONS_MAX // 2])
+
+    async def _put_again(self, row: ChunkRow) -> None:
+        """Its entries are still in the log: they go into another chunk, because readers know what was in this one."""
+        logger.warning(
+            "an object that was acknowledged is gone or has changed: it is put again",
+            extra={"chunk": chunk_key(row.id)},
+        )
+        pieces: list[Piece] = []
+        for run in row.runs:
+            stream = self._container.streams.get(run.stream_id)
+            found = await self._container.catalog.run_at(run.stream_id, run.slot, run.first)
+            if stream is None or found is None or found.chunk != row.id:
+                continue
+            slot = stream.slot(run.slot)
+            first = max(found.first, slot.start)
+            if first < found.end:
+                before = found.bytes_before if first == found.first else slot.start_bytes
+                pieces.append(Piece(slot, first, found.end, before, found.appended))
+        if pieces:  # else it is the collector's
+            pieces.sort(key=lambda piece: piece.place)
+            self.counters.put_again += 1
+            await self._upload(_Upload(pieces, (), row))
+
+    def _failed(self, error: Exception, what: str) -> None:
+        self.counters.failures += 1
+        self.last_error = str(error)
+        now = self._clock.monotonic_s()
+        if now >= self._complained_at + COMPLAIN_EVERY_S:
+            self._complained_at = now
+            logger.error(what, extra={"error": str(error)})
+
+
+class _Entries:
+    """A piece's entries, begun anew each time they are put."""
+
+    def __init__(self, container: Container, piece: Piece, body: _Body) -> None:
+        self._container = container
+        self._piece = piece
+        self._body = body
+
+    def __call__(self) -> Iterator[Entry]:
+        try:
+            yield from entries(self._container.reader, self._piece)
+        except Exception as error:
+            self._body.failure = error
+            raise
+
+
+class _Body:
+    """A chunk that is made while it is put. Remembers what went wrong in the log, apart from what did in storage."""
+
+    def __init__(self, container: Container, pieces: Sequence[Piece]) -> None:
+        self._container = container
+        self._pieces = pieces
+        self.failure: Exception | None = None
+
+    def sources(self) -> Iterator[RunSource]:
+        for piece in self._pieces:
+            stream = piece.slot.stream
+            segment = SegmentRef(
+                id=piece.slot.segment_id,
+                stream=StreamRef(id=stream.id, uuid=stream.uuid, name=stream.name),
+                generation=0,
+            )
+            yield RunSource(segment=segment, slot=piece.slot.number, entries=_Entries(self._container, piece, self))
+
+
+def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> Iterator[RunRow]:
+    for piece, run in zip(pieces, index.runs, strict=True):
+        yield RunRow(
+            stream_id=run.segment.stream.id,
+            slot=run.slot,
+            first=piece.first,
+            end=piece.end,
+            chunk=chunk_id,
+            segment_id=run.segment.id,
+            generation=run.segment.generation,
+            min_timestamp=run.min_timestamp,
+            max_timestamp=run.max_timestamp,
+            position=run.position,
+            length=run.length,
+            entries=run.entries,
+            leader_epoch=run.leader_epoch,
+            bytes_before=piece.bytes_before,
+            appended=run.length,
+        )
+
+
+def _put(row: ChunkRow) -> Put:
+    return Put(PENDING_TABLE, row.key, row.encode())
+
+
+def _replaced(row: ChunkRow | None, now_ms: int) -> Iterator[Operation]:
+    """What a chunk leaves that was lost: its rows go, and whatever may lie under its key."""
+    if row is not None:
+        yield from (Delete(RUNS_TABLE, run_key(run.stream_id, run.slot, run.first)) for run in row.runs)
+        yield _put(replace(row, state=ChunkState.DELETING, changed_ms=now_ms, live_bytes=0, runs=()))
