@@ -24,10 +24,13 @@ from gateway.datadir import DataDirectory
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
+from gateway.identity import Admission
+from gateway.long_term import open_storage, place_of
 from gateway.metrics import Metrics
 from gateway.producers import ProducerIds
 from gateway.server import Server, ServerLimits
 from gateway.topics import Topics
+from tier2.retrying import RetryingStorage
 
 if TYPE_CHECKING:
     from gateway.http.exposition import Exposition
@@ -76,6 +79,8 @@ class Broker:
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
+        self._storage: RetryingStorage | None = None
+        self._admission: Admission | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -89,6 +94,16 @@ class Broker:
         return self.phase != "failed"
 
     # Start and stop
+
+    async def open_long_term(self) -> None:
+        """Reach long-term storage, and see whose it is. Raises what says that it cannot be used."""
+        self._storage = await open_storage(self.config)
+        if self._storage is None:
+            return
+        self._admission = Admission(
+            self._storage, place_of(self.config), self._data.path, self.cluster_id, self._data.fresh
+        )
+        await self._admission.look()
 
     async def start(self) -> None:
         """Recover and serve. Raises what the store raises when it cannot be opened."""
@@ -120,6 +135,8 @@ class Broker:
             # Together: fetches and members of groups wait for others, and are answered by the end of these.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
         await self.store.close()
+        if self._storage is not None:
+            await self._storage.close()
         await self._stop_http()
 
     async def abandon(self) -> None:

@@ -66,6 +66,8 @@ class DataDirectory:
 
     path: Path
     cluster_id: str
+    fresh: bool
+    """It has never held a store."""
     _lock: int
 
     @property
@@ -85,7 +87,7 @@ class DataDirectory:
                 raise  # the disk's fault, not the configuration's
             raise UnusableDirectory(path, exc) from exc
         try:
-            return cls(path, _identity(path, release), lock)
+            return cls(path, _identity(path, release), not (path / STORE_DIRECTORY).exists(), lock)
         except BaseException:
             os.close(lock)
             raise

@@ -25,7 +25,7 @@ from typing import Any, Final
 import uvloop
 
 from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull
-from gateway import __version__, logs
+from gateway import __version__, logs, long_term
 from gateway.binding import Binding, CannotListen, bind_all
 from gateway.broker import Broker
 from gateway.config import Config
@@ -39,6 +39,8 @@ from gateway.datadir import (
 )
 from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
+from gateway.identity import DamagedIdentity, IdentityRefused
+from gateway.long_term import LongTermUnusable
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,11 @@ _EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (ConfigError, ExitCode.CONFIGURATION),
     (NewerFormat, ExitCode.CONFIGURATION),
     (UnusableDirectory, ExitCode.CONFIGURATION),
+    (LongTermUnusable, ExitCode.CONFIGURATION),
+    (IdentityRefused, ExitCode.CONFIGURATION),
     (AlreadyLocked, ExitCode.TAKEN),
     (BadIdentity, ExitCode.CORRUPT),
+    (DamagedIdentity, ExitCode.CORRUPT),
     (Corrupt, ExitCode.CORRUPT),
     (CorruptState, ExitCode.CORRUPT),
     (UnreadableRecord, ExitCode.CORRUPT),
@@ -137,10 +142,19 @@ async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
     stopping = _stop_signal()
     if ready_file is not None:
         _forget(ready_file)
+    long_term.check_settings(config)
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)})
     _warn_about_strangers(place)
     broker = Broker(config, place.data, place.kafka, place.http)
+    opening = asyncio.create_task(broker.open_long_term(), name="long-term-storage")
+    ends: list[asyncio.Future[Any]] = [opening, stopping]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not opening.done():  # it is away, and whoever started us will not wait for it
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        return ExitCode.CLEAN
+    opening.result()
     await broker.start()
     # What was made until now stays: the collector, off since the command began, need not look at it.
     gc.freeze()
@@ -149,7 +163,7 @@ async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
     if not stopping.done():
         _announce(broker, place, ready_file, time.monotonic() - started)
     failed = broker.store.failed
-    ends: list[asyncio.Future[Any]] = [stopping, failed]
+    ends = [stopping, failed]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         logger.critical("storage failed: %s", failed.result())

@@ -21,6 +21,9 @@ HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = 61
 assert HEADER.size == HEADER_BYTES
 
+_PLACE: Final = struct.Struct(">qi11xi8xq")
+"""Base offset, length, last offset delta, max timestamp: what the store asks of a batch that it reads."""
+
 LENGTH_PREFIX_BYTES: Final = 12
 """Base offset and batch length: what the batch length does not count."""
 CRC_COVERS_FROM: Final = 21
@@ -99,6 +102,16 @@ def read_header(batch: bytes | bytearray | memoryview, position: int = 0) -> Bat
     if len(batch) - position < HEADER_BYTES:
         raise InvalidBatch(CORRUPT_MESSAGE, f"{len(batch) - position} bytes are no batch header")
     return _new(BatchHeader, _unpack(batch, position))
+
+
+def entry_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
+    """First offset, offsets, largest timestamp and size of a stored batch: an `EntryHeadOf`.
+
+    Offsets are counted by the last one: compaction takes records out of a batch, never offsets. Raises struct.error
+    when it is cut off; whoever asks checks that the numbers make sense.
+    """
+    first, length, last_delta, newest = _PLACE.unpack_from(data, position)
+    return first, last_delta + 1, newest, length + LENGTH_PREFIX_BYTES
 
 
 def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 1) -> BatchHeader:

@@ -1,0 +1,101 @@
+"""Who asks the S3 store: a key, its secret, perhaps a session token, and where they were found.
+
+Places, the first that has a key wins, and key, secret and token always come from one place:
+
+1. `tier2.access.key` and `tier2.secret.key`, wherever these were set: flag, ``PENSTOCK_TIER2_ACCESS_KEY`` and
+   ``PENSTOCK_TIER2_SECRET_KEY``, configuration file
+2. the file that `tier2.credentials.file` names, section ``[penstock]``, else ``[default]``
+3. ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``, with ``AWS_SESSION_TOKEN``
+
+What was meant for Penstock alone wins over what the environment tells every program.
+
+Keeps: no repr and no message shows a secret, nor a key.
+"""
+
+from __future__ import annotations
+
+import configparser
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from gateway.config_layers import ConfigError
+from gateway.config_model import Config
+
+SECTIONS: Final = ("penstock", "default")
+REGION_NAMES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """One identity."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    source: str
+
+
+def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
+    """Those that win. Raises ConfigError when there are none, or half of a pair."""
+    if config.tier2_access_key is not None and config.tier2_secret_key is not None:
+        return Credentials(
+            access_key=config.tier2_access_key.get_secret_value(),
+            secret_key=config.tier2_secret_key.get_secret_value(),
+            source="tier2.access.key and tier2.secret.key",
+        )
+    if config.tier2_credentials_file is not None:
+        return _from_file(config.tier2_credentials_file)
+    access, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if access and secret:
+        token = environ.get("AWS_SESSION_TOKEN") or None
+        return Credentials(
+            access_key=access, secret_key=secret, session_token=token, source="environment AWS_ACCESS_KEY_ID"
+        )
+    if access or secret:
+        there, missing = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
+        if secret:
+            there, missing = missing, there
+        raise ConfigError([f"environment {there} is set and {missing} is not: they belong together"])
+    raise ConfigError(
+        [
+            f"tier2 = {config.tier2}: there are no credentials: set PENSTOCK_TIER2_ACCESS_KEY and "
+            "PENSTOCK_TIER2_SECRET_KEY, or tier2.credentials.file, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ]
+    )
+
+
+def find_region(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The configured region, else the one that all programs are told; None: ask the store."""
+    named = (environ.get(name) for name in REGION_NAMES)
+    return config.tier2_region or next((region for region in named if region), None)
+
+
+def _from_file(path: Path) -> Credentials:
+    # A parser's own message quotes the line that it does not understand: never passed on.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"tier2.credentials.file {path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"tier2.credentials.file {path}: is not UTF-8 text"]) from None
+    except configparser.Error as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        raise ConfigError([f"tier2.credentials.file {path}: is not a file of sections and keys{where}"]) from None
+    section = next((name for name in SECTIONS if parser.has_section(name)), None)
+    if section is None:
+        raise ConfigError([f"tier2.credentials.file {path}: has neither section [penstock] nor [default]"])
+    values = parser[section]
+    access, secret = values.get("aws_access_key_id"), values.get("aws_secret_access_key")
+    if not access or not secret:
+        missing = "aws_secret_access_key" if access else "aws_access_key_id"
+        raise ConfigError([f"tier2.credentials.file {path}: section [{section}] has no {missing}"])
+    return Credentials(
+        access_key=access,
+        secret_key=secret,
+        session_token=values.get("aws_session_token") or None,
+        source=f"tier2.credentials.file {path}",
+    )

@@ -1,0 +1,175 @@
+"""The identity object: whose chunks lie below a prefix of long-term storage, and in which format.
+
+It is the object ``identity.json``:
+
+    {"cluster_id": "<22 characters>", "format": 1, "needs_release": "0.1.0", "written_by": "0.1.0", "created_ms": 0}
+
+Keeps: nothing is put below a prefix, and nothing deleted there, before its identity is known to be ours. It is created
+with a put that never replaces, so of two gateways that begin on one prefix, one is refused. It is never changed
+and never removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from gateway import __version__
+from gateway.datadir import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
+from tier2.storage import AlreadyExists, Corrupt, Denied, ObjectNotFound, Storage, StorageError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+IDENTITY_KEY: Final = "identity.json"
+FORMAT: Final = 1
+"""The layout of all that lies below the prefix. Formats are never reused; all older ones are read."""
+NEEDS_RELEASE: Final = "0.1.0"
+"""The first release that reads FORMAT."""
+
+
+class IdentityRefused(Exception):
+    """This store must not use that prefix; the message says what can be done. Nothing there was changed."""
+
+
+class DamagedIdentity(Exception):
+    """The identity object cannot be what Penstock wrote."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(
+            f"{place}: object {IDENTITY_KEY} {why}. Nothing there was changed; put the object back from a backup"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose prefix it is."""
+
+    cluster_id: str
+    created_ms: int
+
+    def encode(self) -> bytes:
+        fields = {
+            "cluster_id": self.cluster_id,
+            "format": FORMAT,
+            "needs_release": NEEDS_RELEASE,
+            "written_by": __version__,
+            "created_ms": self.created_ms,
+        }
+        return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def decode_identity(place: str, data: bytes) -> Identity:
+    """Raises IdentityRefused when it is a later release's, DamagedIdentity."""
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise DamagedIdentity(place, f"is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise DamagedIdentity(place, "is not a JSON object")
+    written, cluster_id, created = fields.get("format"), fields.get("cluster_id"), fields.get("created_ms")
+    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+        raise DamagedIdentity(place, f"has format {written!r}, no number from 1 on")
+    if written > FORMAT:
+        release = fields.get("needs_release", "a newer one")
+        raise IdentityRefused(
+            f"{place} has format {written}, this release reads up to {FORMAT}: use Penstock {release} or later"
+        )
+    if not isinstance(cluster_id, str) or len(cluster_id) != CLUSTER_ID_CHARS:
+        raise DamagedIdentity(place, "names no cluster of 22 characters")
+    return Identity(cluster_id, created if isinstance(created, int) else 0)
+
+
+async def read_identity(storage: Storage, place: str) -> Identity | None:
+    """Whose prefix it is; None when it is nobody's. Raises IdentityRefused, DamagedIdentity, StorageError."""
+    try:
+        found = await storage.stat(IDENTITY_KEY)
+        if found is None:
+            return None
+        if not 0 < found.size <= IDENTITY_BYTES_MAX:
+            raise DamagedIdentity(place, f"has {found.size} bytes")
+        return decode_identity(place, await storage.get_range(IDENTITY_KEY, 0, found.size))
+    except ObjectNotFound:
+        return None
+    except Corrupt as error:
+        raise DamagedIdentity(place, error.why) from error
+
+
+async def create_identity(storage: Storage, place: str, cluster_id: str) -> Identity:
+    """Make the prefix ours; returns whose it is then. Raises IdentityRefused, DamagedIdentity, StorageError."""
+    ours = Identity(cluster_id, time.time_ns() // 1_000_000)
+    try:
+        await storage.put_new(IDENTITY_KEY, ours.encode())
+    except AlreadyExists:
+        logger.info("another process was faster to create the identity object", extra={"place": place})
+    # Read back even what we put ourselves: a store that ignores the condition has the last of two writers there.
+    found = await read_identity(storage, place)
+    if found is None:
+        raise IdentityRefused(f"{place}: object {IDENTITY_KEY} was put, and is not there. Is the prefix ours alone?")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One store's way to its prefix: `look` before it is opened, `admit` once it has been recovered."""
+
+    storage: Storage
+    place: str
+    data_dir: Path
+    cluster_id: str
+    fresh: bool
+    """The data directory has never held a store."""
+
+    async def look(self) -> None:
+        """Refuse what can be refused already. Raises IdentityRefused, DamagedIdentity."""
+        await self._asked(self._look)
+
+    async def _look(self) -> None:
+        found = await read_identity(self.storage, self.place)
+        if found is not None:
+            self._check(found)
+
+    async def admit(self, has_chunks: bool) -> None:
+        """Refuse, or make sure that the prefix is ours. Raises IdentityRefused, DamagedIdentity."""
+        await self._asked(lambda: self._admit(has_chunks))
+
+    async def _admit(self, has_chunks: bool) -> None:
+        found = await read_identity(self.storage, self.place)
+        if found is None:
+            if has_chunks:
+                raise IdentityRefused(
+                    f"{self.place} holds no object {IDENTITY_KEY}, but this store has chunks in long-term storage: "
+                    "it is another place, or has been emptied. Correct tier2, or put the objects back; to go on "
+                    "without what was in them, run `penstock tier2 init` with the same flags"
+                )
+            found = await create_identity(self.storage, self.place, self.cluster_id)
+        self._check(found)
+
+    def _check(self, found: Identity) -> None:
+        if found.cluster_id == self.cluster_id:
+            return
+        if self.fresh:
+            raise IdentityRefused(
+                f"{self.place} holds the data of cluster {found.cluster_id}, and {self.data_dir} is new. "
+                "To get that data back, run `penstock recover` with the same flags; to begin anew, name another prefix"
+            )
+        raise IdentityRefused(
+            f"{self.place} belongs to cluster {found.cluster_id}, {self.data_dir} to cluster {self.cluster_id}. "
+            "Name the prefix that belongs to this data directory; nothing there was changed"
+        )
+
+    async def _asked(self, question: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await question()
+        except Denied as error:
+            raise IdentityRefused(
+                f"{self.place}: {error}. Credentials must allow to get, put, list and delete what is below the prefix"
+            ) from error
+        except StorageError as error:
+            raise IdentityRefused(f"{self.place}: its identity cannot be read or written: {error}") from error

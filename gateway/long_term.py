@@ -1,0 +1,147 @@
+"""Opens long-term storage as it is configured, or says precisely why that cannot be.
+
+Keeps: a message names the place, what is wrong, and what to change; no message has a key or a secret in it. Opening
+takes no longer than `tier2.start.timeout.ms`, in which a store that is away or starting is asked again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from gateway.config_layers import ConfigError
+from gateway.config_model import Config
+from gateway.config_tiering import Bucket, Directory
+from tier2.filesystem import FilesystemSettings, FilesystemStorage
+from tier2.retrying import RetryingStorage, RetryPolicy
+from tier2.storage import Denied, Misconfigured, Storage, StorageError, TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    from tier2.minio import S3Settings
+
+logger = logging.getLogger(__name__)
+
+AGAIN_S: Final = 0.5
+"""Between two tries to reach a storage that is away."""
+TOLD_EVERY_S: Final = 10.0
+DISKS_FAULT: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+class LongTermUnusable(Exception):
+    """Long-term storage cannot be used as it is configured; the message says what to change."""
+
+
+def place_of(config: Config) -> str:
+    """Where it is, for messages."""
+    match config.tier2:
+        case Bucket() as place:
+            return f"{place} at {config.tier2_endpoint or 'Amazon'}"
+        case Directory() as place:
+            return f"{place.below(config.data_dir)}"
+        case off:
+            return off
+
+
+def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> None:
+    """Find out what is wrong without asking anybody. Raises ConfigError."""
+    if isinstance(config.tier2, Bucket):
+        _s3_settings(config, config.tier2, os.environ if environ is None else environ)
+
+
+async def open_storage(config: Config, environ: Mapping[str, str] | None = None) -> RetryingStorage | None:
+    """The storage, ready for use; None when it is off. Raises ConfigError, LongTermUnusable, OSError (a full disk)."""
+    environ = os.environ if environ is None else environ
+    match config.tier2:
+        case Bucket() as place:
+            # Here, as the package behind it takes a third of a second to import.
+            from gateway.credentials import find_credentials
+            from tier2.s3 import S3Storage
+
+            settings = _s3_settings(config, place, environ)
+            advice = (
+                f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
+                f"Correct the credentials, which are those of {find_credentials(config, environ).source}",
+            )
+            inner = await _opened(config, lambda: S3Storage.open(settings), advice)
+        case Directory() as place:
+            directory = FilesystemSettings(
+                directory=place.below(config.data_dir),
+                reads=config.tier2_readers,
+                writes=config.tier2_uploads,
+                read_timeout_s=config.tier2_read_timeout_ms / 1000,
+                write_timeout_s=config.tier2_write_timeout_ms / 1000,
+            )
+            advice = ("Name another directory", "Give this user the rights to read and write there")
+            inner = await _opened(config, lambda: FilesystemStorage.open(directory), advice)
+        case _:
+            return None
+    return RetryingStorage(inner, RetryPolicy(), random.Random())
+
+
+def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S3Settings:
+    from gateway.credentials import find_credentials, find_region
+    from tier2.minio import S3Settings
+
+    credentials = find_credentials(config, environ)
+    region = find_region(config, environ)
+    if config.tier2_ca_file is not None and not os.access(config.tier2_ca_file, os.R_OK):
+        raise ConfigError([f"tier2.ca.file = {config.tier2_ca_file}: is not there or cannot be read"])
+    try:
+        return S3Settings(
+            endpoint=config.tier2_endpoint or f"https://s3.{f'{region}.' if region else ''}amazonaws.com",
+            bucket=place.bucket,
+            prefix=place.prefix,
+            region=region,
+            access_key=credentials.access_key,
+            secret_key=credentials.secret_key,
+            session_token=credentials.session_token,
+            ca_file=str(config.tier2_ca_file) if config.tier2_ca_file else None,
+            reads=config.tier2_readers,
+            writes=config.tier2_uploads,
+            connect_timeout_s=config.tier2_connect_timeout_ms / 1000,
+            io_timeout_s=config.tier2_io_timeout_ms / 1000,
+            read_timeout_s=config.tier2_read_timeout_ms / 1000,
+            write_timeout_s=config.tier2_write_timeout_ms / 1000,
+        )
+    except Misconfigured as error:
+        raise ConfigError([f"tier2 = {config.tier2}: {error}"]) from error
+
+
+async def _opened(config: Config, open_once: Callable[[], Awaitable[Storage]], advice: tuple[str, str]) -> Storage:
+    """Open it, again and again while it cannot be reached; `advice` for who is away, and for who is refused."""
+    loop = asyncio.get_running_loop()
+    patience_s = config.tier2_start_timeout_ms / 1000
+    end = loop.time() + patience_s
+    told = -TOLD_EVERY_S
+    while True:
+        try:
+            return await _in_time(open_once, end - loop.time())
+        except Unavailable as error:
+            if loop.time() >= end:
+                why = f"{error}. Waited {patience_s:g} s for it. {advice[0]}"
+                raise LongTermUnusable(f"tier2 = {config.tier2}: {why}") from error
+            if loop.time() - told >= TOLD_EVERY_S:
+                told = loop.time()
+                logger.warning("long-term storage cannot be reached yet", extra={"reason": str(error)})
+        except Denied as error:
+            raise LongTermUnusable(f"tier2 = {config.tier2}: {error}. {advice[1]}") from error
+        except StorageError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISKS_FAULT:
+                raise error.__cause__ from error
+            raise LongTermUnusable(f"tier2 = {config.tier2}: {error}. Correct the configuration") from error
+        await asyncio.sleep(max(0.0, min(AGAIN_S, end - loop.time())))
+
+
+async def _in_time(open_once: Callable[[], Awaitable[Storage]], left_s: float) -> Storage:
+    """One try; the last may take a second, however little time is left."""
+    patience_s = max(left_s, 1.0)
+    try:
+        async with asyncio.timeout(patience_s):
+            return await open_once()
+    except TimeoutError as error:
+        raise TimedOut(f"no answer within {patience_s:.3g} s") from error
