@@ -100,6 +100,13 @@ class TierUnavailable(StoreError):
     kind = ErrorKind.RETRY
 
 
+class TierMissing(StoreError):
+    """The store is opened without the long-term storage that holds a part of it."""
+
+    def __init__(self) -> None:
+        super().__init__("a part of this store lies in long-term storage, and none is configured: name the one it had")
+
+
 class MissingChunk(StoreError):
     """An object that the store refers to is gone from long-term storage."""
 

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
 from core.container import STREAMS_TABLE, Container
-from core.errors import AlreadyLocked, StorageFailure, StoreClosed, StreamExists, UnknownStream
+from core.errors import AlreadyLocked, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.records import Operation
 from core.maintenance import Maintenance
@@ -157,6 +157,7 @@ class Store:
                 "streams": len(container.streams),
             },
         )
+        await self._admit(container)
         await container.start(recovered.next_lsn, recovered.epoch)
         container.failed.add_done_callback(self._container_failed)
         if self._long_term is not None:
@@ -164,6 +165,15 @@ class Store:
             await container.tier.start()
         maintenance.start()
         self._retention[container_id] = Retention(container)
+
+    async def _admit(self, container: Container) -> None:
+        """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""
+        has_chunks = await container.catalog.has_chunks()
+        if self._long_term is None:
+            if has_chunks:
+                raise TierMissing
+        elif self._long_term.admit is not None:
+            await self._long_term.admit(has_chunks)
 
     def start_retention(self) -> None:
         """Apply the streams' policies from now on: once `policy_for` knows every default, not before."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from core.clock import Clock, SystemClock
 from core.container import Container
 from core.store import Store
+from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
 from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.broker_configs import BrokerConfigs
@@ -30,6 +31,7 @@ from gateway.metrics import Metrics
 from gateway.producers import ProducerIds
 from gateway.server import Server, ServerLimits
 from gateway.topics import Topics
+from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ class Broker:
         self._server: Server | None = None
         self._exposition: Exposition | None = None
         self._storage: RetryingStorage | None = None
-        self._admission: Admission | None = None
+        self._long_term: LongTermStorage | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -100,17 +102,20 @@ class Broker:
         self._storage = await open_storage(self.config)
         if self._storage is None:
             return
-        self._admission = Admission(
-            self._storage, place_of(self.config), self._data.path, self.cluster_id, self._data.fresh
+        admission = Admission(self._storage, place_of(self.config), self._data.path, self.cluster_id, self._data.fresh)
+        await admission.look()
+        self._long_term = LongTermStorage(
+            storage=self._storage, cluster_id=self.cluster_id, head_of=entry_head, admit=admission.admit
         )
-        await self._admission.look()
 
     async def start(self) -> None:
         """Recover and serve. Raises what the store raises when it cannot be opened."""
         self.phase = "recovering"
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
-        self.store = await Store.open(self._data.store, self.config.store_config(), configs.policy_for, self.clock)
+        self.store = await Store.open(
+            self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
+        )
         self.topics = Topics(self.config, self.store, configs)
         self.store.start_retention()  # the broker's dynamic configs are known now
         self.producers = ProducerIds(self.store)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import uvloop
 
-from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull
+from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull, TierMissing
 from gateway import __version__, logs, long_term
 from gateway.binding import Binding, CannotListen, bind_all
 from gateway.broker import Broker
@@ -62,6 +62,7 @@ _EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (UnusableDirectory, ExitCode.CONFIGURATION),
     (LongTermUnusable, ExitCode.CONFIGURATION),
     (IdentityRefused, ExitCode.CONFIGURATION),
+    (TierMissing, ExitCode.CONFIGURATION),
     (AlreadyLocked, ExitCode.TAKEN),
     (BadIdentity, ExitCode.CORRUPT),
     (DamagedIdentity, ExitCode.CORRUPT),

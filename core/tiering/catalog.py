@@ -22,6 +22,7 @@ from core.tiering.rows import (
     PENDING_TABLE,
     RUNS_TABLE,
     ChunkRow,
+    ChunkState,
     RunRow,
     chunk_row_key,
     decode_chunk_row,
@@ -118,6 +119,11 @@ class Catalog:
         unsaved = self._chunks.unsaved(key[:GROUP_BYTES])
         value = unsaved[key] if key in unsaved else self._container.metadata.table_value(CHUNKS_TABLE, key)
         return self.pending_chunk(chunk_id) if value is None else decode_chunk_row(key, value)
+
+    async def has_chunks(self) -> bool:
+        """Whether anything lies in long-term storage that this store refers to."""
+        committed = any(row.state is ChunkState.COMMITTED for row in self.pending)
+        return committed or await self.run(lambda: next(self.iter_verified(), None)) is not None
 
     def iter_verified(self) -> Iterator[ChunkRow]:
         """All verified chunks, in no order. Blocks."""

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -30,11 +31,16 @@ THROTTLE_MAX_MS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongTermStorage:
-    """Where chunks go. `head_of` reads the header of an entry as it is stored."""
+    """Where chunks go. `head_of` reads the header of an entry as it is stored.
+
+    `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
+    the start.
+    """
 
     storage: Storage
     cluster_id: str
     head_of: EntryHeadOf
+    admit: Callable[[bool], Awaitable[None]] | None = None
 
 
 class SnapshotProgress(Protocol):
