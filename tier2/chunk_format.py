@@ -32,7 +32,7 @@ Index: a head, three tables, then for each run its block CRCs, points and aborte
         0   u64  segment id   8   u32  number of its stream in the table above   12  u32  generation
     runs, sorted by (stream id, segment id, slot), 80 bytes for each
         0   u32  number of its segment in the table above    4   u32  slot
-        8   i64  first sequence number                       16  i64  sequence number after the last
+        8   i64  first sequence number that the run covers   16  i64  sequence number after the last one covered
         24  i64  smallest timestamp of an entry, ms          32  i64  largest (-1 = none)
         40  u64  position                                    48  u64  length, bytes
         56  u32  entries                                     60  u32  blocks
@@ -60,6 +60,8 @@ Footer, 40 bytes, at the end of the object:
     32      8s    magic ``PSTKEND\\n``
     ======  ====  =====================================================
 
+A run covers its whole range: what it does not hold of it was removed by compaction.
+
 Every byte lies under one CRC: an entry's own does not cover its sequence numbers.
 """
 
@@ -85,19 +87,19 @@ INDEX_BYTES_MAX: Final = 256 << 20
 
 _HEADER: Final = struct.Struct("<8sHHIIQQ")
 _CRC: Final = struct.Struct("<I")
-_HEAD: Final = struct.Struct("<IIQQIIIIQHH")
-_STREAM: Final = struct.Struct("<I16sHH")
-_SEGMENT: Final = struct.Struct("<QII")
-_RUN: Final = struct.Struct("<IIqqqqQQIIIIII")
-_POINT: Final = struct.Struct("<qQqI")
-_ABORTED: Final = struct.Struct("<qqqq")
+INDEX_HEAD: Final = struct.Struct("<IIQQIIIIQHH")
+STREAM_ROW: Final = struct.Struct("<I16sHH")
+SEGMENT_ROW: Final = struct.Struct("<QII")
+RUN_ROW: Final = struct.Struct("<IIqqqqQQIIIIII")
+POINT_ROW: Final = struct.Struct("<qQqI")
+ABORTED_ROW: Final = struct.Struct("<qqqq")
 _FOOTER: Final = struct.Struct("<QIIQHH")
 HEADER_SIZE: Final = 40
 FOOTER_SIZE: Final = 40
 assert _HEADER.size + _CRC.size == HEADER_SIZE
 assert _FOOTER.size + _CRC.size + len(FOOTER_MAGIC) == FOOTER_SIZE
-assert (_HEAD.size, _STREAM.size, _SEGMENT.size, _RUN.size) == (52, 24, 16, 80)
-assert (_POINT.size, _ABORTED.size) == (28, 32)
+assert (INDEX_HEAD.size, STREAM_ROW.size, SEGMENT_ROW.size, RUN_ROW.size) == (52, 24, 16, 80)
+assert (POINT_ROW.size, ABORTED_ROW.size) == (28, 32)
 
 
 class BadChunk(Exception):
@@ -278,7 +280,7 @@ def encode_index(index: ChunkIndex) -> bytes:
     end = index.runs[-1].position + index.runs[-1].length if index.runs else HEADER_SIZE
     cluster = index.cluster_id.encode()
     parts = [
-        _HEAD.pack(
+        INDEX_HEAD.pack(
             index.id.container,
             index.id.epoch,
             index.id.sequence,
@@ -295,18 +297,18 @@ def encode_index(index: ChunkIndex) -> bytes:
     ]
     for stream in streams:
         name = stream.name.encode()
-        parts += (_STREAM.pack(stream.id, stream.uuid.bytes, len(name), 0), name)
-    parts += (_SEGMENT.pack(s.id, number_of_stream[s.stream], s.generation) for s in segments)
+        parts += (STREAM_ROW.pack(stream.id, stream.uuid.bytes, len(name), 0), name)
+    parts += (SEGMENT_ROW.pack(s.id, number_of_stream[s.stream], s.generation) for s in segments)
     parts += (_encode_run(run, number_of_segment[run.segment]) for run in index.runs)
     for run in index.runs:
         parts.append(struct.pack(f"<{len(run.block_crcs)}I", *run.block_crcs))
-        parts += (_POINT.pack(point.first, point.position, point.max_timestamp, 0) for point in run.points)
-        parts += (_ABORTED.pack(a.writer_id, a.first, a.last, a.stable_end) for a in run.aborted)
+        parts += (POINT_ROW.pack(point.first, point.position, point.max_timestamp, 0) for point in run.points)
+        parts += (ABORTED_ROW.pack(a.writer_id, a.first, a.last, a.stable_end) for a in run.aborted)
     return b"".join(parts)
 
 
 def _encode_run(run: Run, segment: int) -> bytes:
-    return _RUN.pack(
+    return RUN_ROW.pack(
         segment,
         run.slot,
         run.first,
@@ -337,26 +339,26 @@ def decode_index(data: bytes, footer: Footer) -> ChunkIndex:
 
 def _decode_index(data: bytes, base: int) -> ChunkIndex:
     container, epoch, sequence, created, block_bytes, streams_count, segments_count, runs_count, end, name_length, _ = (
-        _HEAD.unpack_from(data)
+        INDEX_HEAD.unpack_from(data)
     )
     if end != base or not 0 < block_bytes <= BLOCK_BYTES:
         raise ValueError("runs do not end where it begins, or blocks are too large")
-    position = _HEAD.size + name_length
-    cluster_id = data[_HEAD.size : position].decode()
+    position = INDEX_HEAD.size + name_length
+    cluster_id = data[INDEX_HEAD.size : position].decode()
     streams: list[StreamRef] = []
     for _ in range(streams_count):
-        number, uuid, length, _ = _STREAM.unpack_from(data, position)
-        position += _STREAM.size + length
+        number, uuid, length, _ = STREAM_ROW.unpack_from(data, position)
+        position += STREAM_ROW.size + length
         streams.append(StreamRef(id=number, uuid=UUID(bytes=uuid), name=data[position - length : position].decode()))
     segments: list[SegmentRef] = []
     for _ in range(segments_count):
-        number, stream, generation = _SEGMENT.unpack_from(data, position)
-        position += _SEGMENT.size
+        number, stream, generation = SEGMENT_ROW.unpack_from(data, position)
+        position += SEGMENT_ROW.size
         segments.append(SegmentRef(id=number, stream=streams[stream], generation=generation))
-    details = position + runs_count * _RUN.size
+    details = position + runs_count * RUN_ROW.size
     runs: list[Run] = []
     expected = HEADER_SIZE
-    for row in _RUN.iter_unpack(data[position:details]):
+    for row in RUN_ROW.iter_unpack(data[position:details]):
         run, details = _decode_run(row, segments, data, details)
         if run.position != expected or len(run.block_crcs) != -(-run.length // block_bytes):
             raise ValueError("runs do not follow one another")
@@ -371,8 +373,8 @@ def _decode_index(data: bytes, base: int) -> ChunkIndex:
 def _decode_run(row: tuple[int, ...], segments: list[SegmentRef], data: bytes, at: int) -> tuple[Run, int]:
     segment, slot, first, end, oldest, newest, position, length, entries, blocks, points, aborted, leader, _ = row
     points_at = at + blocks * 4
-    aborted_at = points_at + points * _POINT.size
-    stop = aborted_at + aborted * _ABORTED.size
+    aborted_at = points_at + points * POINT_ROW.size
+    stop = aborted_at + aborted * ABORTED_ROW.size
     if stop > len(data) or not points or first >= end:
         raise ValueError(f"run of slot {slot} is cut off or empty")
     run = Run(
@@ -387,14 +389,14 @@ def _decode_run(row: tuple[int, ...], segments: list[SegmentRef], data: bytes, a
         entries=entries,
         leader_epoch=leader,
         block_crcs=struct.unpack_from(f"<{blocks}I", data, at),
-        points=tuple(Point(*row[:3]) for row in _POINT.iter_unpack(data[points_at:aborted_at])),
+        points=tuple(Point(*row[:3]) for row in POINT_ROW.iter_unpack(data[points_at:aborted_at])),
         aborted=tuple(_decode_aborted(data[aborted_at:stop])),
     )
     return run, stop
 
 
 def _decode_aborted(data: bytes) -> Iterator[AbortedTransaction]:
-    for writer_id, first, last, stable_end in _ABORTED.iter_unpack(data):
+    for writer_id, first, last, stable_end in ABORTED_ROW.iter_unpack(data):
         yield AbortedTransaction(writer_id=writer_id, first=first, last=last, stable_end=stable_end)
 
 
