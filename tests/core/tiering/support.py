@@ -1,0 +1,116 @@
+"""A store with long-term storage in a directory, and what tests ask about it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from core.clock import SystemClock
+from core.config import StoreConfig
+from core.container import Container
+from core.slot import Slot
+from core.store import Store
+from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
+from core.tiering.tier import LongTermStorage
+from tests.core.support import KIB, SMALL, append, container_of, policy_from, until
+from tests.tier2.chunks import entry, head_of
+from tier2.chunk import ChunkReader
+from tier2.filesystem import FilesystemSettings, FilesystemStorage
+from tier2.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+TIERING: Final = replace(
+    SMALL,
+    chunk_bytes=32 * KIB,
+    chunk_age_ms=3_600_000,
+    log_max_bytes=1 << 30,
+    checkpoint_interval_ms=50,
+    tier2_verify_delay_ms=20,
+    file_delete_delay_ms=20,
+    tier2_abandoned_ms=100,
+    tier2_snapshot_interval_ms=20,
+)
+AGEING: Final = replace(TIERING, chunk_age_ms=50)
+CLUSTER: Final = "cluster-1"
+
+
+async def storage_in(directory: Path) -> FilesystemStorage:
+    return await FilesystemStorage.open(FilesystemSettings(directory=directory))
+
+
+@asynccontextmanager
+async def tiered_store(
+    directory: Path, config: StoreConfig = TIERING, storage: Storage | None = None, *, clean: bool = True
+) -> AsyncIterator[Store]:
+    """A store whose background works; `clean=False` leaves it as a crash does."""
+    own = storage if storage is not None else await storage_in(directory / "tier2")
+    long_term = LongTermStorage(storage=own, cluster_id=CLUSTER, head_of=head_of)
+    store = await Store.open(directory / "store", config, policy_from, SystemClock(), long_term)
+    try:
+        yield store
+    finally:
+        await store.close(clean=clean)
+        if storage is None:
+            await own.close()
+
+
+async def fill(slot: Slot, size: int, body: int = KIB) -> list[bytes]:
+    """Append entries of `body` bytes until there are `size` bytes of them; the entries."""
+    written: list[bytes] = []
+    while sum(map(len, written)) < size:
+        payload = bytes(entry(slot.end, 1, 1000 + slot.end, b"." * body).payload)
+        await append(slot, payload, timestamp=1000 + slot.end)
+        written.append(payload)
+        if container_of_slot(slot).log._spare is None:
+            await until(lambda: container_of_slot(slot).log._spare is not None)
+    return written
+
+
+def container_of_slot(slot: Slot) -> Container:
+    return slot.container
+
+
+def runs_of(slot: Slot) -> list[RunRow]:
+    return list(slot.container.catalog.iter_runs(slot.stream.id, slot.number, -1))
+
+
+def chunks_of(store: Store) -> list[ChunkRow]:
+    catalog = container_of(store).catalog
+    return [*catalog.pending, *catalog.iter_verified()]
+
+
+def chunks_in(store: Store, state: ChunkState) -> list[ChunkRow]:
+    return [row for row in chunks_of(store) if row.state is state]
+
+
+async def chunk_entries(storage: Storage, slot: Slot) -> list[bytes]:
+    """What the chunks of a slot hold, run by run, checked against the rows."""
+    found: list[bytes] = []
+    for run in runs_of(slot):
+        chunk = slot.container.catalog.find_chunk(run.chunk)
+        assert chunk is not None
+        reader = await ChunkReader.open(chunk_key(run.chunk), chunk.size, storage.get_range, head_of)
+        await reader.verify()
+        stored = reader.index.run_of(run.stream_id, run.segment_id, run.slot)
+        assert stored is not None
+        assert (stored.position, stored.length, stored.entries) == (run.position, run.length, run.entries)
+        offset = run.first
+        while read := await reader.entries(stored, offset, 1 << 20):
+            found += (bytes(one.payload) for one in read)
+            offset = read[-1].end
+        assert offset == run.end
+    return found
+
+
+async def object_keys(storage: Storage) -> list[str]:
+    return [info.key async for info in storage.list("chunks/")]
+
+
+def without_gaps(runs: list[RunRow]) -> Iterator[bool]:
+    return (later.first == earlier.end for earlier, later in itertools.pairwise(runs))

@@ -1,0 +1,303 @@
+"""The storage writer: what is in the log goes into chunks, in order, once, and leaves the log only when it is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.errors import StorageFull
+from core.log.records import Put
+from core.slot import Slot
+from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
+from tests.core.support import KIB, append, begin_append, container_of, run, until
+from tests.core.tiering.support import (
+    AGEING,
+    TIERING,
+    chunk_entries,
+    chunks_in,
+    chunks_of,
+    fill,
+    object_keys,
+    runs_of,
+    storage_in,
+    tiered_store,
+    without_gaps,
+)
+from tests.tier2.chunks import entry
+from tier2.chunk_format import ChunkId
+from tier2.filesystem import FilesystemStorage
+from tier2.storage import Data, ObjectInfo, ObjectStat, Storage, Unavailable
+
+
+class Unreliable:
+    """Storage that can be switched off, and that can forget an object."""
+
+    def __init__(self, inner: FilesystemStorage) -> None:
+        self.inner: Storage = inner
+        self.away = False
+        self.puts = 0
+
+    async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+        self._check()
+        self.puts += 1
+        return await self.inner.put(key, data, token=token)
+
+    async def put_new(self, key: str, data: bytes | bytearray | memoryview, *, token: str = "") -> ObjectStat:
+        self._check()
+        return await self.inner.put_new(key, data, token=token)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        self._check()
+        return await self.inner.get_range(key, start, length)
+
+    def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
+        return self.inner.list(prefix, after=after)
+
+    async def delete(self, key: str) -> None:
+        self._check()
+        await self.inner.delete(key)
+
+    async def stat(self, key: str) -> ObjectStat | None:
+        self._check()
+        return await self.inner.stat(key)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("switched off")
+
+
+def test_by_bytes(tmp_path: Path) -> None:
+    """A segment's chunks hold what was appended, in order; the rest stays in the log until it is due."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with tiered_store(tmp_path, storage=storage) as store:
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            written = await fill(slot, 300 * KIB)
+            await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
+
+            runs = runs_of(slot)
+            assert runs[0].first == 0
+            assert runs[-1].end == slot.tiered_end
+            assert all(without_gaps(runs))
+            assert len(runs) > 2
+            assert await chunk_entries(storage, slot) == written[: slot.tiered_end]
+
+    run(scenario())
+
+
+def test_log_is_released(tmp_path: Path) -> None:
+    """What is in verified chunks leaves the log, and only that."""
+
+    async def scenario() -> None:
+        async with tiered_store(tmp_path) as store:
+            container = container_of(store)
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            await fill(slot, 300 * KIB)
+            first = container.files[0].first_lsn
+            await until(lambda: container.files == [] or container.files[0].first_lsn > first + 100)
+            assert slot.start == 0
+
+    run(scenario())
+
+
+def test_many_slots_share_chunks(tmp_path: Path) -> None:
+    """What many slots have little of costs one object, not one for each."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with tiered_store(tmp_path, AGEING, storage) as store:
+            streams = [await store.create_stream(f"s{number}", slots=10) for number in range(10)]
+            slots = [stream.slot(number) for stream in streams for number in range(10)]
+            waiting = [begin_append(slot, entry(0, 1, 5, b"x" * 20).payload, timestamp=5)[1] for slot in slots]
+            await asyncio.gather(*(one.future for one in waiting))
+            await until(lambda: all(slot.tiered_end == 1 for slot in slots))
+
+            assert len(chunks_of(store)) <= 2
+            assert await chunk_entries(storage, slots[37]) == [bytes(entry(0, 1, 5, b"x" * 20).payload)]
+
+    run(scenario())
+
+
+def test_intents_of_an_earlier_run_are_swept(tmp_path: Path) -> None:
+    """What an interrupted upload left is never committed, and deleted, also when it arrives late. Nothing else is."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        left = ChunkId(container=0, epoch=0, sequence=77)
+        async with tiered_store(tmp_path, storage=storage, clean=False) as store:
+            row = ChunkRow(id=left, state=ChunkState.INTENT, created_ms=1, changed_ms=1)
+            await store.update(Put(PENDING_TABLE, row.key, row.encode()))
+        foreign = ChunkId(container=0, epoch=0, sequence=78)
+        await storage.put(chunk_key(left), b"half a chunk")
+        await storage.put(chunk_key(foreign), b"not ours")
+        async with tiered_store(tmp_path, storage=storage) as store:
+            await until(lambda: container_of(store).tier.collector._swept)  # type: ignore[union-attr]
+            assert await object_keys(storage) == [chunk_key(foreign)]
+            await storage.put(chunk_key(left), b"half a chunk")
+            await until(lambda: not chunks_of(store))
+        assert await object_keys(storage) == [chunk_key(foreign)]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
+    """A chunk that the store lost after it was committed is made anew from the log, which had kept it."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        patient = replace(TIERING, tier2_verify_delay_ms=3_600_000)
+        async with tiered_store(tmp_path, patient, storage, clean=False) as store:
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            written = await fill(slot, 200 * KIB)
+            await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
+            assert chunks_in(store, ChunkState.VERIFIED) == []
+            assert container_of(store).files[0].first_lsn == 1
+        for key in await object_keys(storage):
+            if damage == "gone":
+                await storage.delete(key)
+            else:
+                await storage.put(key, b"half")
+        async with tiered_store(tmp_path, storage=storage) as store:
+            slot = next(iter(store.streams)).slot(0)
+            await until(lambda: not chunks_in(store, ChunkState.COMMITTED))
+            assert all(without_gaps(runs_of(slot)))
+            assert await chunk_entries(storage, slot) == written[: slot.tiered_end]
+            await until(lambda: container_of(store).files == [] or container_of(store).files[0].first_lsn > 1)
+
+    run(scenario())
+
+
+def test_storage_away(tmp_path: Path) -> None:
+    """Appends go on until the log is full, are then refused, and go on by themselves when storage is back."""
+
+    async def scenario() -> None:
+        storage = Unreliable(await storage_in(tmp_path / "tier2"))
+        small = replace(TIERING, log_max_bytes=512 * KIB)
+        async with tiered_store(tmp_path, small, storage) as store:
+            container = container_of(store)
+            assert container.tier is not None
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            storage.away = True
+            written: list[bytes] = []
+            with pytest.raises(StorageFull, match=re.escape("log.max.bytes")):
+                await fill_until_refused(slot, written)
+            assert container.log_bytes <= 512 * KIB
+            assert container.tier.throttle_ms > 0
+            assert len(written) > 300
+
+            storage.away = False
+            await until(lambda: container.log_bytes < 300 * KIB)
+            assert container.tier.throttle_ms == 0
+            written += await fill(slot, 4 * KIB)
+            await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
+            assert await chunk_entries(storage, slot) == written[: slot.tiered_end]
+
+    run(scenario())
+
+
+async def fill_until_refused(slot: Slot, written: list[bytes]) -> None:
+    while len(written) < 2000:
+        written += await fill(slot, 1)
+
+
+def test_dead_chunks_are_deleted(tmp_path: Path) -> None:
+    """When every slot in a chunk has moved on, or its stream is deleted, the object goes and so do the rows."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with tiered_store(tmp_path, AGEING, storage) as store:
+            kept = (await store.create_stream("kept", slots=1)).slot(0)
+            deleted = await store.create_stream("deleted", slots=1)
+            await fill(kept, 100 * KIB)
+            await fill(deleted.slot(0), 100 * KIB)
+            await until(lambda: kept.tiered_end == kept.end and deleted.slot(0).tiered_end == deleted.slot(0).end)
+
+            await kept.truncate_before(50)
+            await until(lambda: runs_of(kept)[0].end > 50 and runs_of(kept)[0].first <= 50)
+            await store.delete_stream(deleted)
+            catalog = container_of(store).catalog
+            await until(lambda: not list(catalog.iter_stream_runs(deleted.id)))
+            await until(lambda: not chunks_in(store, ChunkState.DELETING))
+            await until(lambda: not chunks_in(store, ChunkState.COMMITTED))
+            alive = sorted({chunk_key(one.chunk) for one in runs_of(kept)})
+            assert sorted(await object_keys(storage)) == alive
+            assert sorted(chunk_key(row.id) for row in chunks_of(store)) == alive
+
+            await kept.truncate_before(kept.end)
+            await until(lambda: not chunks_of(store))
+            assert await object_keys(storage) == []
+
+    run(scenario())
+
+
+def test_deletion_survives_a_crash(tmp_path: Path) -> None:
+    """What died before a crash is found by the next start."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with tiered_store(tmp_path, AGEING, storage, clean=False) as store:
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            gone = await store.create_stream("gone", slots=1)
+            await fill(slot, 50 * KIB)
+            await fill(gone.slot(0), 50 * KIB)
+            await until(lambda: slot.tiered_end == slot.end and gone.slot(0).tiered_end == gone.slot(0).end)
+            assert container_of(store).tier is not None
+            await container_of(store).tier.collector.stop()  # type: ignore[union-attr]
+            await slot.truncate_before(slot.end)
+            await store.delete_stream(gone)
+        assert await object_keys(storage)
+        async with tiered_store(tmp_path, AGEING, storage) as store:
+            await until(lambda: not chunks_of(store))
+        assert await object_keys(storage) == []
+
+    run(scenario())
+
+
+def test_restart_goes_on(tmp_path: Path) -> None:
+    """After a restart the rows are there, what was not tiered is, and nothing is tiered twice."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        written: list[bytes] = []
+        for clean in (True, False, True):
+            async with tiered_store(tmp_path, AGEING, storage, clean=clean) as store:
+                stream = store.streams.get("s") or await store.create_stream("s", slots=1)
+                slot = stream.slot(0)
+                written += await fill(slot, 100 * KIB)
+                await until(lambda slot=slot: slot.tiered_end == slot.end)
+                assert all(without_gaps(runs_of(slot)))
+                assert await chunk_entries(storage, slot) == written
+
+    run(scenario())
+
+
+def test_trim_during_an_upload(tmp_path: Path) -> None:
+    """What is deleted while it is on its way never becomes a dangling row."""
+
+    async def scenario() -> None:
+        storage = Unreliable(await storage_in(tmp_path / "tier2"))
+        async with tiered_store(tmp_path, AGEING, storage) as store:
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            storage.away = True
+            await fill(slot, 100 * KIB)
+            tier = container_of(store).tier
+            assert tier is not None
+            await until(lambda: tier.writer.uploading)
+            await slot.truncate_before(slot.end)
+            storage.away = False
+            await append(slot, entry(slot.end, 1, 9, b"last").payload, timestamp=9)
+            await until(lambda: slot.tiered_end == slot.end and not tier.writer.uploading)
+            await until(lambda: len(chunks_of(store)) == 1)
+            assert [one.first for one in runs_of(slot)] == [slot.start]
+
+    run(scenario())
