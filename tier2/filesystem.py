@@ -17,7 +17,7 @@ import stat as file_types
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,6 +99,16 @@ class FilesystemStorage:
         check_range(start, length)
         path = self._path(key)
         return await self._read(f"read of {key!r}", lambda deadline: _read_range(path, key, start, length, deadline))
+
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
+        check_range(start, length)
+        path, stop = self._path(key), start + length
+
+        def pieces(deadline: Deadline) -> Sequence[bytes]:
+            places = range(start, stop, piece_bytes)
+            return [_read_range(path, key, at, min(piece_bytes, stop - at), deadline) for at in places]
+
+        return await self._read(f"read of {key!r}", pieces)
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         found = self._walk(self._root, "", prefix, after)

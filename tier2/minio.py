@@ -162,7 +162,9 @@ class S3Client:
         headers: DictType = {"If-None-Match": "*", **_token_header(token)}
         return _stat_of(self._minio._put_object(self._bucket, name, bytes(data), headers), len(data), token)
 
-    def get_range(self, name: str, key: str, start: int, length: int, deadline: Deadline) -> bytes:
+    def get_pieces(
+        self, name: str, key: str, start: int, length: int, piece_bytes: int, deadline: Deadline
+    ) -> list[bytes]:
         response = self._minio.get_object(self._bucket, name, offset=start, length=length)
         deadline.interrupt_with(lambda: _cut_short(response))
         try:
@@ -171,11 +173,13 @@ class S3Client:
                 raise Misconfigured(f"{self.place}: a part of {key!r} was asked for, but the endpoint sends all of it")
             if int(total) < start + length:
                 raise Corrupt(key, int(total), f"ends here, but bytes up to {start + length} were expected")
-            data = response.read()
-            if len(data) != length:
+            pieces = list(response.stream(piece_bytes)) if piece_bytes < length else [response.read()]
+            came = sum(map(len, pieces))
+            if came != length:
                 deadline.check()
-                raise Unavailable(f"{self.place}: {len(data)} bytes of {key!r} came, {length} were asked for")
-            return data
+                raise Unavailable(f"{self.place}: {came} bytes of {key!r} came, {length} were asked for")
+            assert {*map(len, pieces[:-1])} <= {piece_bytes}, "a stream's pieces are as long as was asked for"
+            return pieces
         finally:
             deadline.interrupt_with(None)
             response.close()  # has been read to its end, or is not worth reading on

@@ -70,11 +70,16 @@ class S3Storage:
         return await self._write(f"put of {key!r}", key, lambda _: self._client.put_if_absent(name, data, token))
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
+        return (await self.get_pieces(key, start, length, length))[0]
+
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
         check_key(key)
         check_range(start, length)
         name = self._prefix + key
         return await self._read(
-            f"read of {key!r}", key, lambda deadline: self._client.get_range(name, key, start, length, deadline)
+            f"read of {key!r}",
+            key,
+            lambda deadline: self._client.get_pieces(name, key, start, length, piece_bytes, deadline),
         )
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
@@ -144,6 +144,10 @@ class Storage(Protocol):
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`. Raises ObjectNotFound; Corrupt when the object is shorter."""
+        ...
+
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
+        """The same bytes in pieces of that size, the last one shorter: each can be kept without the others."""
         ...
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:

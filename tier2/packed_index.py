@@ -1,0 +1,172 @@
+"""A chunk's index as its own bytes, for readers: looked up where it lies, never taken apart into objects.
+
+A chunk of 32 MiB has an index of 16 KiB, one of 4,000 small runs some 500 KiB; as objects they would take ten times
+that and hold the interpreter for as long as it takes to make them. So a cache of indices is counted in their bytes.
+
+**Invariant**: what is returned lay under the index' CRC and agrees with itself: positions lie in the run, in order.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_left, bisect_right
+from typing import Final
+
+from crc32c import crc32c
+
+from tier2.chunk_format import (
+    ABORTED_ROW,
+    BLOCK_BYTES,
+    HEADER_SIZE,
+    INDEX_HEAD,
+    POINT_ROW,
+    RUN_ROW,
+    SEGMENT_ROW,
+    STREAM_ROW,
+    BadChunk,
+    ChunkId,
+    Footer,
+)
+
+_I64: Final = struct.Struct("<q")
+_U64: Final = struct.Struct("<Q")
+_CRC: Final = struct.Struct("<I")
+_POSITION_IN_POINT: Final = 8
+_TIME_IN_POINT: Final = 16
+
+
+class PackedIndex:
+    """One chunk's index. `size` is what it keeps in memory, bytes."""
+
+    __slots__ = ("_data", "_details", "_places", "_runs_at", "block_bytes", "id", "size")
+
+    def __init__(self, data: bytes, footer: Footer) -> None:
+        """Raises BadChunk."""
+        if len(data) != footer.index_length or crc32c(data) != footer.index_crc:
+            raise BadChunk(footer.index_position, "index fails its CRC")
+        self._data = data
+        try:
+            self._read(footer.index_position)
+        except (struct.error, IndexError, ValueError) as error:
+            raise BadChunk(footer.index_position, f"index contradicts itself ({error})") from error
+        self.size = len(data) + 2 * 8 * len(self._details)
+
+    def _read(self, base: int) -> None:
+        data = self._data
+        container, epoch, sequence, _, block_bytes, streams, segments, runs, end, name, _ = INDEX_HEAD.unpack_from(data)
+        if not 0 < block_bytes <= BLOCK_BYTES or end != base:
+            raise ValueError("runs do not end where it begins, or blocks are too large")
+        self.id = ChunkId(container=container, epoch=epoch, sequence=sequence)
+        self.block_bytes: int = block_bytes
+        at = INDEX_HEAD.size + name
+        stream_ids: list[int] = []
+        for _ in range(streams):
+            stream_id, _, length, _ = STREAM_ROW.unpack_from(data, at)
+            stream_ids.append(stream_id)
+            at += STREAM_ROW.size + length
+        owners: list[tuple[int, int]] = []
+        for segment_id, stream, _ in SEGMENT_ROW.iter_unpack(data[at : at + segments * SEGMENT_ROW.size]):
+            owners.append((stream_ids[stream], segment_id))
+        at += segments * SEGMENT_ROW.size
+        self._runs_at = at
+        details = at + runs * RUN_ROW.size
+        self._details = array("Q")
+        self._places = owners
+        for row in RUN_ROW.iter_unpack(data[at:details]):
+            self._details.append(details)
+            details += row[9] * _CRC.size + row[10] * POINT_ROW.size + row[11] * ABORTED_ROW.size
+        if len(self._details) != runs or details != len(data):
+            raise ValueError("lengths do not add up")
+
+    def run_of(self, stream_id: int, segment_id: int, slot: int) -> PackedRun | None:
+        """Where a slot's entries lie. Raises BadChunk when that contradicts itself."""
+        wanted = stream_id, segment_id, slot
+        number = bisect_left(range(len(self._details)), wanted, key=self._place_of)
+        if number == len(self._details) or self._place_of(number) != wanted:
+            return None
+        row = RUN_ROW.unpack_from(self._data, self._runs_at + number * RUN_ROW.size)
+        return PackedRun(self._data, self._details[number], row, self.block_bytes)
+
+    def _place_of(self, number: int) -> tuple[int, int, int]:
+        segment, slot = struct.unpack_from("<II", self._data, self._runs_at + number * RUN_ROW.size)
+        stream_id, segment_id = self._places[segment]
+        return stream_id, segment_id, slot
+
+
+class PackedRun:
+    """One slot's stretch in a chunk. Positions are bytes from the beginning of the run."""
+
+    __slots__ = (
+        "_crcs_at",
+        "_data",
+        "_points_at",
+        "_points_n",
+        "block_bytes",
+        "end",
+        "first",
+        "length",
+        "max_timestamp",
+        "position",
+        "slot",
+    )
+
+    def __init__(self, data: bytes, details: int, row: tuple[int, ...], block_bytes: int) -> None:
+        self._data = data
+        self._crcs_at = details
+        _, self.slot, self.first, self.end, _, self.max_timestamp, self.position, self.length, *counts = row
+        _, blocks, self._points_n = counts[:3]
+        self._points_at = details + blocks * _CRC.size
+        self.block_bytes = block_bytes
+        if blocks != -(-self.length // block_bytes) or self.position < HEADER_SIZE or not self._points_n:
+            raise BadChunk(self.position, f"index of slot {self.slot} contradicts itself")
+
+    @property
+    def points(self) -> int:
+        """How many points there are: the first entries that begin in a block."""
+        return self._points_n
+
+    def point_first(self, number: int) -> int:
+        """A point's first sequence number."""
+        first: int = _I64.unpack_from(self._data, self._points_at + number * POINT_ROW.size)[0]
+        return first
+
+    def point_position(self, number: int) -> int:
+        """Where a point's first entry lies; the end of the run behind the last point."""
+        if number >= self._points_n:
+            return self.length
+        at = self._points_at + number * POINT_ROW.size + _POSITION_IN_POINT
+        position: int = _U64.unpack_from(self._data, at)[0]
+        return position
+
+    def point_timestamp(self, number: int) -> int:
+        """The largest timestamp from a point to the next."""
+        newest: int = _I64.unpack_from(self._data, self._points_at + number * POINT_ROW.size + _TIME_IN_POINT)[0]
+        return newest
+
+    def point_of(self, offset: int) -> int:
+        """The number of the last point at or before `offset`, 0 if all come after it."""
+        return max(0, bisect_right(range(self._points_n), offset, key=self.point_first) - 1)
+
+    def point_at(self, position: int) -> int:
+        """The number of the last point that lies at or before a position."""
+        return max(0, bisect_right(range(self._points_n), position, key=self.point_position) - 1)
+
+    def point_at_time(self, timestamp_ms: int, number: int) -> int | None:
+        """The first point, from `number` on, among whose entries one is that new."""
+        for later in range(number, self._points_n):
+            if self.point_timestamp(later) >= timestamp_ms:
+                return later
+        return None
+
+    def bad_blocks(self, start: int, data: bytes) -> tuple[tuple[int, int], ...]:
+        """Check whole blocks that begin at `start`: from where to where they are not what was put."""
+        assert start % self.block_bytes == 0, "not the beginning of a block"
+        view, step = memoryview(data), self.block_bytes
+        bad: list[tuple[int, int]] = []
+        for at in range(0, len(view), step):
+            block = view[at : at + step]
+            (crc,) = _CRC.unpack_from(self._data, self._crcs_at + (start + at) // step * _CRC.size)
+            if crc32c(block) != crc:
+                bad.append((start + at, start + at + len(block)))
+        return tuple(bad)
