@@ -113,6 +113,7 @@ class Container:
         self.dead_streams: list[int] = []  # their keys are still in the applied state
         self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
         self.unindexed: list[LogFile] = []
+        self.throttle_ms = 0  # how long to hold up whoever appends: the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._stream_changed = stream_changed
@@ -366,7 +367,7 @@ class Container:
         self.unindexed.append(old)
         self.rolled.set()
         if self.tier is not None:
-            self.tier.writer.wake()
+            self.tier.log_grew()
 
     def log_failed(self, error: StorageFailure) -> None:
         pending, self._pending = self._pending, deque()

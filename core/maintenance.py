@@ -298,6 +298,8 @@ class Maintenance:
             await self.in_thread(self._give_up, file)
             logger.info("log file truncated", extra={"file": file.path.name, "bytes": file.size})
             given_up += 1
+        if container.tier is not None:
+            container.tier.log_changed()
         return given_up
 
     def _is_dead(self, file: LogFile) -> bool:

@@ -79,6 +79,7 @@ class Collector:
                     await self._collect_streams()
                 await self._collect_slots()
                 await self._delete_objects()
+                self._tier.log_changed()
                 await asyncio.sleep(tick_s)
             except StorageFailure:
                 return  # the log is poisoned: the process is ending

@@ -108,14 +108,16 @@ class Tier:
 
     # How full the log is
 
-    @property
-    def throttle_ms(self) -> int:
-        """How long a producer is to be held up."""
-        config = self.container.config
-        share = self.container.log_bytes / config.log_max_bytes
-        if share <= THROTTLE_FROM:
-            return 0
-        return int(THROTTLE_MAX_MS * min(1.0, ((share - THROTTLE_FROM) / (1 - THROTTLE_FROM)) ** 2))
+    def log_grew(self) -> None:
+        """A log file was completed: more may be due, and who appends may have to be slowed down."""
+        self.log_changed()
+        self.writer.wake()
+
+    def log_changed(self) -> None:
+        """Decide anew how long those who append are held up: the more, the fuller the log."""
+        share = self.container.log_bytes / self.container.config.log_max_bytes
+        excess = max(0.0, (share - THROTTLE_FROM) / (1 - THROTTLE_FROM))
+        self.container.throttle_ms = int(THROTTLE_MAX_MS * min(1.0, excess**2))
 
 
 def released_end(slot: Slot, held: dict[tuple[int, int], int]) -> int:

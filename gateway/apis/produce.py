@@ -52,14 +52,16 @@ ZSTD_SINCE: Final = 7
 class _Request:
     """One Produce request on its way: what each partition will be answered, and how many appends are not durable."""
 
-    __slots__ = ("acks", "failed", "outstanding", "reply", "topics", "version")
+    __slots__ = ("acks", "connection", "failed", "outstanding", "reply", "throttle_ms", "topics", "version")
 
-    def __init__(self, reply: ResponseSlot, version: int, acks: int) -> None:
+    def __init__(self, connection: Connection, reply: ResponseSlot, version: int, acks: int) -> None:
+        self.connection = connection
         self.reply = reply
         self.version = version
         self.acks = acks
         self.outstanding = 1  # this request's own hold, until all of it was looked at
         self.failed = False
+        self.throttle_ms = 0
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
 
     def appended(self) -> None:
@@ -74,8 +76,10 @@ class _Request:
     def _answer(self) -> None:
         if self.failed:
             self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+        if self.throttle_ms:
+            self.connection.mute(self.throttle_ms)
         if self.acks:
-            self.reply.send([encode_produce_response(self.version, self.topics)])
+            self.reply.send([encode_produce_response(self.version, self.topics, self.throttle_ms)])
         elif any(partition[1] for _, partitions in self.topics for partition in partitions):
             code = next(p[1] for _, partitions in self.topics for p in partitions if p[1])
             self.reply.close(f"a Produce with acks=0 was refused with error {code}")
@@ -92,7 +96,7 @@ def produce(connection: Connection, header: RequestHeader, body: memoryview, rep
     version = header.api_version
     transactional_id, acks, _, topics = decode_produce(body, version)
     broker: Broker = connection.broker
-    request = _Request(reply, version, acks)
+    request = _Request(connection, reply, version, acks)
     refused = 0
     if acks not in (-1, 0, 1):
         refused = INVALID_REQUIRED_ACKS
@@ -128,6 +132,8 @@ def _append(
         slot = stream.slot(index)
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
+    if slot.container.throttle_ms:
+        request.throttle_ms = slot.container.throttle_ms
     config = config_of(stream)
     try:
         batch = validate_batch(records, config.max_message_bytes)
