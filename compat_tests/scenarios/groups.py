@@ -186,13 +186,13 @@ def a_member_dies(world: World) -> None:
     sent = [Record(value=b"%d" % n, partition=n % 4) for n in range(40)]
     world.client.write(topic, *sent)
     doomed_process = world.another_process()
-    doomed = doomed_process.consumer(topic, group=group, session_ms=1_500)
+    doomed = doomed_process.consumer(topic, group=group, session_ms=3_000)
     doomed.take(40)
     doomed.commit({(topic, p): 6 for p in range(4)})
 
     doomed_process.agent.kill()
-    survivor = world.client.consumer(topic, group=group, session_ms=1_500)
-    received = survivor.take(16, within_s=20)
+    survivor = world.client.consumer(topic, group=group, session_ms=3_000)
+    received = survivor.take(16, within_s=40)
     survivor.close()
 
     assert sorted((r.partition, r.offset) for r in received) == [(p, o) for p in range(4) for o in (6, 7, 8, 9)]

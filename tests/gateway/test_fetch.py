@@ -236,7 +236,7 @@ def test_a_stop_answers_those_who_wait(tmp_path: Path) -> None:
             await _until(lambda: bool(broker.fetch_sessions.waiting))
         return await client.receive(waiting)
 
-    assert found(asyncio.run(asyncio.wait_for(main(), 4))) == {}
+    assert found(asyncio.run(asyncio.wait_for(main(), 30))) == {}
 
 
 async def _until(true: Callable[[], bool]) -> None:

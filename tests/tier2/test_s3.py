@@ -36,7 +36,8 @@ from tier2.storage import (
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-PATIENT = RetryPolicy(attempts_max=200, first_backoff_s=0.05, backoff_max_s=0.1, deadline_s=30)
+PATIENT = RetryPolicy(attempts_max=2000, first_backoff_s=0.05, backoff_max_s=0.1, deadline_s=90)
+MUCH_LATER_S = 10.0  # than what takes a second; a machine with other work on it needs some
 
 
 @asynccontextmanager
@@ -373,7 +374,7 @@ def test_paused_server(own_minio: MinioServer, bucket: str) -> None:
             reads = [storage.get_range("k", 0, 1) for _ in range(8)]
             results = await asyncio.gather(*reads, storage.put("w", Pieces(12)), return_exceptions=True)
             assert [type(result) for result in results] == [TimedOut] * 9
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < MUCH_LATER_S
             own_minio.resume()
             retrying = RetryingStorage(storage, PATIENT, random.Random(5))
             await retrying.put("w", b"y")
@@ -458,15 +459,17 @@ def test_cuts_into_parts(sizes: list[int]) -> None:
 def test_close_lets_go_of_hung_calls(own_minio: MinioServer, bucket: str) -> None:
     """Closing does not wait for a server that stands still, and further calls are refused."""
 
+    threads_before = threading.active_count()
+
     async def scenario() -> None:
-        storage = await S3Storage.open(own_minio.settings(bucket, io_timeout_s=0.5))
+        storage = await S3Storage.open(own_minio.settings(bucket, io_timeout_s=2 * MUCH_LATER_S))
         await storage.put("k", b"x")
         own_minio.pause()
         read = asyncio.create_task(storage.get_range("k", 0, 1))
         await asyncio.sleep(0)
         begin = time.monotonic()
         await storage.close()
-        assert time.monotonic() - begin < 0.3
+        assert time.monotonic() - begin < MUCH_LATER_S
         with pytest.raises(Unavailable):
             await storage.get_range("k", 0, 1)
         with pytest.raises(Unavailable):
@@ -474,4 +477,7 @@ def test_close_lets_go_of_hung_calls(own_minio: MinioServer, bucket: str) -> Non
         own_minio.resume()
 
     asyncio.run(scenario())
-    assert threading.active_count() < 50
+    deadline = time.monotonic() + MUCH_LATER_S
+    while threading.active_count() > threads_before:
+        assert time.monotonic() < deadline, "the hung call keeps its thread"
+        time.sleep(0.01)
