@@ -173,8 +173,17 @@ class StreamPolicy:
 
     retention_ms: int = -1
     retention_bytes: int = -1  # per slot
-    delete: bool = True  # entries leave by time and size
+    delete: bool = True  # entries leave by time and size, and when all of `consumers` are behind them
+
+    consumers: tuple[str, ...] = ()  # whose progress lets entries leave early; what they are, the gateway knows
+    keep_ms: int = -1  # entries younger than this stay, however far the consumers are
+    keep_bytes: int = -1  # per slot: as much stays, however far the consumers are
+
     compact: bool = False  # the last entry per key stays
+    min_dirty_ratio: float = 0.5
+    min_lag_ms: int = 0  # how long entries stay as they are
+    max_lag_ms: int = 2**63 - 1  # how long they stay uncompacted
+    tombstone_ms: int = 86_400_000
 
 
 class Stream:

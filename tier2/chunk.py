@@ -75,16 +75,21 @@ GetRange = Callable[[str, int, int], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSource:
-    """One slot's entries for a chunk; `entries` begins them anew each time it is called."""
+    """One slot's entries for a chunk; `entries` begins them anew each time it is called.
+
+    `covered`, asked when the entries have passed, is the range that the run stands for where that is more than they
+    are: after a compaction. A source with it may turn out to have no entries; then the chunk has no such run.
+    """
 
     segment: SegmentRef
     slot: int
     entries: Callable[[], Iterable[Entry]]
     aborted: Sequence[AbortedTransaction] = ()
+    covered: Callable[[], tuple[int, int]] | None = None
 
 
 class ChunkWriter:
-    """A `Body`: each `open` makes the whole chunk, part by part. Runs are sorted by (stream id, segment id, slot), none empty.
+    """A `Body`: each `open` makes the whole chunk, part by part. Runs are sorted by (stream id, segment id, slot).
 
     `index` and `size` are there when a pass has come to its end.
     """
@@ -117,6 +122,8 @@ class ChunkWriter:
             for entry in source.entries():
                 building.add(entry)
                 yield entry.payload
+            if building.is_empty and source.covered is not None:
+                continue
             run = building.finish(source, position)
             position += run.length
             runs.append(run)
@@ -146,6 +153,10 @@ class _RunBuilder:
         self._first = self._end = -1
         self._length = self._entries = self._leader_epoch = 0
         self._oldest = self._newest = -1
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._entries
 
     def add(self, entry: Entry) -> None:
         if not len(entry.payload) or entry.count < 1 or entry.first < self._end:
@@ -181,11 +192,14 @@ class _RunBuilder:
             raise ValueError(f"run of slot {source.slot} has no entries")
         if self._length % self._block_bytes:
             self._crcs.append(self._crc)
+        first, end = (self._first, self._end) if source.covered is None else source.covered()
+        if first > self._first or end < self._end:
+            raise ValueError(f"run of slot {source.slot} covers [{first}, {end}), not all of its entries")
         return Run(
             segment=source.segment,
             slot=source.slot,
-            first=self._first,
-            end=self._end,
+            first=first,
+            end=end,
             min_timestamp=self._oldest,
             max_timestamp=self._newest,
             position=position,
@@ -276,7 +290,7 @@ class ChunkReader:
             offset = found[-1].end
             count += len(found)
             size += sum(len(entry.payload) for entry in found)
-        if (count, size, offset) != (run.entries, run.length, run.end):
+        if (count, size) != (run.entries, run.length):
             raise BadChunk(
                 run.position, f"{count} entries of slot {run.slot} up to {offset} are not what its index says"
             )

@@ -26,6 +26,7 @@ from gateway.wire.record_batch import (
     SMALLEST_RECORD_BYTES,
     TRANSACTIONAL,
     ZSTD,
+    BatchHeader,
     read_header,
 )
 
@@ -76,6 +77,47 @@ def iter_records(
         last_delta = delta
         timestamp = header.base_timestamp + timestamp_delta if append_time is None else append_time
         yield Record(header.base_offset + delta, timestamp, key, value, headers)
+    if position != end:
+        raise InvalidBatch(INVALID_RECORD, f"{end - position} bytes follow the last record")
+
+
+class RawRecord(NamedTuple):
+    """A record as it lies in its batch's decompressed bytes: where it is, and what decides over it."""
+
+    start: int
+    after_timestamp: int
+    stop: int
+    attributes: int
+    timestamp_delta: int
+    offset_delta: int
+    key: bytes | None
+    has_value: bool
+
+
+def iter_raw_records(
+    header: BatchHeader, payload: bytes | bytearray, records_max: int = RECORDS_MAX
+) -> Iterator[RawRecord]:
+    """The records of a stored batch in `payload`, its decompressed rest. Raises InvalidBatch on anything irregular."""
+    count, end = header.record_count, len(payload)
+    if not 0 <= count <= records_max or count * SMALLEST_RECORD_BYTES > end:
+        raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {end} bytes, or are too many")
+    position, last_delta = 0, -1
+    for _ in range(count):
+        start = position
+        length, body = read_varint(payload, position, end)
+        stop = position = body + length
+        if length < SMALLEST_RECORD_BYTES - 1 or stop > end:
+            raise InvalidBatch(INVALID_RECORD, f"a record of {length} bytes, {end - body} are left")
+        timestamp_delta, after = read_varint(payload, body + 1, stop, VARLONG_BYTES_MAX)
+        delta, p = read_varint(payload, after, stop)
+        if not last_delta < delta <= header.last_offset_delta:
+            raise InvalidBatch(INVALID_RECORD, f"offset delta {delta} after {last_delta}")
+        last_delta = delta
+        key, p = _read_bytes(payload, p, stop)
+        size, p = read_varint(payload, p, stop)
+        if size < -1 or size > stop - p:
+            raise InvalidBatch(INVALID_RECORD, f"length {size} with {stop - p} bytes left in a record")
+        yield RawRecord(start, after, stop, payload[body], timestamp_delta, delta, key, size >= 0)
     if position != end:
         raise InvalidBatch(INVALID_RECORD, f"{end - position} bytes follow the last record")
 

@@ -1,0 +1,54 @@
+"""What a compaction asks of whoever knows what is in an entry. The store does not: a filter is given to it.
+
+A *round* compacts a slot from its start up to `CompactionScope.end`: first every entry from `begin` on is shown to
+`learn`, then every entry from the slot's start on to `keep`, both in order. Filters live in a worker process: what
+makes one must be a callable of a module, so that its name alone can be sent there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tier2.storage import Buffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionScope:
+    """One slot's part of a round."""
+
+    begin: int  # what lies before has been through an earlier round
+    end: int  # nothing from here on is touched
+    now_ms: int
+    tombstone_ms: int  # how long markers of deleted keys stay after a round has first seen them
+    writers: Mapping[int, int] = field(default_factory=dict)  # writer id: the last sequence number of its last entry
+
+
+class EntryFilter(Protocol):
+    """Decides over one slot's entries in one round."""
+
+    @property
+    def held(self) -> int:
+        """Keys in memory; the worker ends the round before there are too many."""
+        ...
+
+    @property
+    def due_ms(self) -> int | None:
+        """When a round would remove more of what was kept, though nothing new came."""
+        ...
+
+    def learn(self, entry: memoryview) -> None:
+        """Note the keys of an entry."""
+        ...
+
+    def end_at(self, end: int) -> None:
+        """The last entry that `keep` will see ends here; keep at least what tells so."""
+        ...
+
+    def keep(self, entry: memoryview) -> Buffer | None:
+        """The entry, or what is left of it under the same sequence numbers; None when nothing is."""
+        ...
+
+
+FilterFactory = Callable[[CompactionScope], EntryFilter]

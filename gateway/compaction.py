@@ -1,0 +1,193 @@
+"""Compaction of record batches: of each key, the last value stays. Runs in the store's worker process.
+
+After Kafka's cleaner (KIP-58, and KIP-534 for tombstones); only offsets decide, not other versions (KIP-280).
+
+Keeps:
+
+- The record with a key's largest offset below the round's end stays, unless it is a tombstone whose time is up.
+- Offsets never change: a batch keeps its base offset and its last offset, whatever is left in it.
+- A tombstone stays for `delete.retention.ms` after the first round that saw it: until the *delete horizon*, which that
+  round writes into the batch (attribute bit 6; the base timestamp is the horizon then).
+- What cannot be judged is kept as it is: control batches, batches of transactions (whose outcome is not known here),
+  batches that are damaged or grow beyond the bounds of an opened batch. No tombstone behind such a batch is removed,
+  as an older value of its key may lie in it.
+- The last batch of a writer and the last one of the round stay as a bare header when nothing is left in them: they
+  hold the writer's last sequence, and the offset up to which the partition reaches.
+
+A key is known by 16 bytes: BLAKE2b under a secret of the round. Among a million keys two are alike with a probability
+of 1e-27, and nobody who writes to the topic can look for two that are, as the secret never leaves the process.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from core.tiering.filters import CompactionScope
+from gateway.wire.compression import compress, decompress
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.record_batch import (
+    CODEC_MASK,
+    DELETE_HORIZON,
+    HEADER,
+    HEADER_BYTES,
+    LENGTH_PREFIX_BYTES,
+    NO_TIMESTAMP,
+    NONE,
+    BatchHeader,
+    read_header,
+)
+from gateway.wire.records import DECOMPRESSED_BYTES_MAX, RawRecord, iter_raw_records, seal_batch, write_varint
+from tier2.storage import Buffer
+
+KEY_BYTES: Final = 16
+
+
+class _Opened(NamedTuple):
+    """A batch's records, and the bytes in which they lie."""
+
+    payload: bytes | bytearray
+    records: list[RawRecord]
+
+
+class Compactor:
+    """The store's `EntryFilter` for one partition and round."""
+
+    def __init__(self, scope: CompactionScope) -> None:
+        self._scope = scope
+        self._end = scope.end
+        self._secret = os.urandom(KEY_BYTES)
+        self._last: dict[bytes, int] = {}
+        self._unknown_values = False
+        self._due_ms: int | None = None
+        self._writers = scope.writers
+
+    def __repr__(self) -> str:
+        return f"<Compactor [{self._scope.begin}, {self._end}): {len(self._last)} keys>"
+
+    @property
+    def held(self) -> int:
+        return len(self._last)
+
+    @property
+    def due_ms(self) -> int | None:
+        """The first delete horizon that is still ahead."""
+        return self._due_ms
+
+    def end_at(self, end: int) -> None:
+        self._end = end
+
+    def learn(self, entry: memoryview) -> None:
+        header = read_header(entry)
+        opened = _open(entry, header)
+        if opened is None:
+            return
+        base, last = header.base_offset, self._last
+        for record in opened.records:
+            if record.key is not None:
+                last[self._known_as(record.key)] = base + record.offset_delta
+
+    def keep(self, entry: memoryview) -> Buffer | None:
+        header = read_header(entry)
+        opened = _open(entry, header)
+        if opened is None:
+            # Markers have no keys of the topic's own.
+            self._unknown_values = self._unknown_values or not header.is_control
+            return entry
+        kept = [record for record in opened.records if self._stays(record, header)]
+        if not kept:
+            return self._emptied(entry, header)
+        horizon = self._horizon(header, kept)
+        fresh = horizon is not None and not header.attributes & DELETE_HORIZON
+        if len(kept) == len(opened.records) and not fresh:
+            return entry
+        return _rebuilt(header, opened.payload, kept, horizon if fresh else None)
+
+    def _known_as(self, key: bytes) -> bytes:
+        return blake2b(key, digest_size=KEY_BYTES, key=self._secret).digest()
+
+    def _stays(self, record: RawRecord, header: BatchHeader) -> bool:
+        if record.key is None:  # from a time when the topic was not compacted
+            return False
+        if header.base_offset + record.offset_delta < self._last.get(self._known_as(record.key), -1):
+            return False
+        return record.has_value or not self._is_over(header)
+
+    def _is_over(self, header: BatchHeader) -> bool:
+        """Whether the time of a batch's tombstones is up."""
+        if not header.attributes & DELETE_HORIZON or self._unknown_values:
+            return False
+        return header.base_timestamp <= self._scope.now_ms
+
+    def _horizon(self, header: BatchHeader, kept: list[RawRecord]) -> int | None:
+        """Until when the tombstones of a batch stay; None when there are none."""
+        if all(record.has_value for record in kept):
+            return None
+        if header.attributes & DELETE_HORIZON:
+            horizon = header.base_timestamp
+        else:
+            horizon = self._scope.now_ms + self._scope.tombstone_ms
+        if not self._unknown_values and (self._due_ms is None or horizon < self._due_ms):
+            self._due_ms = horizon
+        return horizon
+
+    def _emptied(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
+        last_of_writer = header.has_producer_id and self._writers.get(header.producer_id) == header.last_offset
+        if not last_of_writer and header.last_offset + 1 != self._end:
+            return None
+        if not header.record_count:
+            return entry
+        return _sealed(
+            header._replace(
+                attributes=header.attributes & ~(CODEC_MASK | DELETE_HORIZON),
+                base_timestamp=NO_TIMESTAMP,
+                record_count=0,
+            ),
+            b"",
+        )
+
+
+def _open(entry: memoryview, header: BatchHeader) -> _Opened | None:
+    """None for a batch that is to be left alone."""
+    if header.is_control or header.is_transactional:
+        return None
+    try:
+        body = entry[HEADER_BYTES:]
+        payload = bytes(body) if header.codec == NONE else decompress(header.codec, body, DECOMPRESSED_BYTES_MAX)
+        return _Opened(payload, list(iter_raw_records(header, payload)))
+    except InvalidBatch:
+        return None
+
+
+def _rebuilt(header: BatchHeader, payload: bytes | bytearray, kept: list[RawRecord], new_horizon: int | None) -> Buffer:
+    """The batch with some of its records, under the codec that it had; with the horizon as its base timestamp."""
+    base = header.base_timestamp
+    if not header.is_log_append_time:
+        header = header._replace(max_timestamp=max(base + record.timestamp_delta for record in kept))
+    if new_horizon is None:
+        records = b"".join([payload[record.start : record.stop] for record in kept])
+    else:
+        header = header._replace(attributes=header.attributes | DELETE_HORIZON, base_timestamp=new_horizon)
+        out = bytearray()
+        for record in kept:
+            _write_shifted(out, payload, record, base - new_horizon)
+        records = bytes(out)
+    return _sealed(header._replace(record_count=len(kept)), compress(header.codec, records))
+
+
+def _write_shifted(out: bytearray, payload: bytes | bytearray, record: RawRecord, shift_ms: int) -> None:
+    """A record whose timestamp counts from another base."""
+    body = bytearray((record.attributes,))
+    write_varint(body, record.timestamp_delta + shift_ms)
+    body += payload[record.after_timestamp : record.stop]
+    write_varint(out, len(body))
+    out += body
+
+
+def _sealed(header: BatchHeader, body: bytes) -> bytearray:
+    length = HEADER_BYTES - LENGTH_PREFIX_BYTES + len(body)
+    batch = bytearray(HEADER.pack(*header._replace(batch_length=length)))
+    batch += body
+    seal_batch(batch)
+    return batch
