@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
 from core.tiering.rows import ChunkState
+from core.tiering.snapshots import Snapshots
 from core.tiering.storage_writer import StorageWriter
 
 if TYPE_CHECKING:
@@ -43,15 +44,6 @@ class LongTermStorage:
     admit: Callable[[bool], Awaitable[None]] | None = None
 
 
-class SnapshotProgress(Protocol):
-    """How far metadata snapshots have come."""
-
-    covered_lsn: int
-
-    def request(self) -> None:
-        """One is wanted soon."""
-
-
 class Tier:
     """Long-term storage for one container."""
 
@@ -61,18 +53,20 @@ class Tier:
         self.changing = asyncio.Lock()
         self.writer = StorageWriter(container, long_term)
         self.collector = Collector(self)
-        self.snapshots: SnapshotProgress | None = None
+        self.snapshots = Snapshots(container, long_term)
         self._deletions: dict[ChunkId, int] = {}  # the LSN that a snapshot must cover
 
     async def start(self) -> None:
         """Begin to move data. Raises StoreError."""
         await self.writer.start()
         self.collector.start()
+        self.snapshots.start()
 
     async def stop(self) -> None:
         """End what runs in the background; the log may still be written to."""
         await self.collector.stop()
         await self.writer.stop()
+        await self.snapshots.stop()
 
     # What may leave the log
 
@@ -88,7 +82,7 @@ class Tier:
 
     def covers(self, lsn: int) -> bool:
         """Whether a snapshot in long-term storage reflects the log up to here; if not, one is asked for."""
-        if self.snapshots is None or self.snapshots.covered_lsn >= lsn:
+        if self.snapshots.covered_lsn >= lsn:
             return True
         self.snapshots.request()
         return False
@@ -101,7 +95,7 @@ class Tier:
 
     def snapshot_knows(self, chunk_id: ChunkId) -> bool:
         """Whether a snapshot knows that nothing refers to the chunk."""
-        return self.covers(self._deletions.get(chunk_id, self.container.applied_lsn))
+        return self.covers(self._deletions.setdefault(chunk_id, self.container.applied_lsn))
 
     def chunk_deleted(self, chunk_id: ChunkId) -> None:
         self._deletions.pop(chunk_id, None)

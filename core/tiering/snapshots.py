@@ -1,0 +1,200 @@
+"""Metadata snapshots in long-term storage: what a store that lost its disk begins with. The bytes are
+`core.tiering.snapshot_format`'s.
+
+A snapshot has all resident tables, and of each slot what its chunks cannot say. It is taken when something has changed, at most every `tier2_snapshot_interval_ms`; sooner, but at least `HURRY_S`
+after the last one, when the log or an object waits for it.
+
+A snapshot says "everything up to this LSN is in here", and reads the LSN first. Tables are copied in one turn of the
+event loop, slots in slices of some turns, so a slot may be newer than the LSN, and newer than the tables. That is as
+good: starts and ends only rise; where a slot ends, recovery asks the chunks; a stream that is missing was made after
+the LSN, and is adopted from its chunks; slots of a stream that is missing are left out.
+
+**Invariants**
+
+- `covered_lsn` moves only after the storage has acknowledged the snapshot. What it covers was synced before.
+- Of this container's snapshots the newest `KEPT` stay, and what is newer than our own; nothing else is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from core.errors import StorageFailure
+from core.tables import StoredTable
+from core.tiering.snapshot_format import (
+    SlotSnapshot,
+    Snapshot,
+    SnapshotId,
+    encode_snapshot,
+    parse_snapshot_key,
+    snapshot_key,
+    snapshot_prefix,
+)
+from tier2.storage import StorageError
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.slot import Slot
+    from core.tiering.tier import LongTermStorage
+
+logger = logging.getLogger(__name__)
+
+KEPT: Final = 3
+HURRY_S: Final = 5.0
+"""Least time between two snapshots that somebody waits for."""
+RETRY_S: Final = 5.0
+STOP_S: Final = 3.0
+"""How long a stop waits for a last snapshot: without it, group offsets are lost with the disk, nothing else."""
+SLICE_SLOTS: Final = 2000
+"""Slots that one turn of the event loop looks at: about two milliseconds."""
+
+
+@dataclass(slots=True)
+class SnapshotCounters:
+    """What was done since the start, for the operator."""
+
+    taken: int = 0
+    failures: int = 0
+    bytes: int = 0  # of the last one
+    taken_s: float | None = None  # when the last one was acknowledged, monotonic
+
+
+class Snapshots:
+    """The snapshots of one container."""
+
+    def __init__(self, container: Container, long_term: LongTermStorage) -> None:
+        self._container = container
+        self._storage = long_term.storage
+        self._cluster_id = long_term.cluster_id
+        self._interval_s = container.config.tier2_snapshot_interval_ms / 1000
+        self.covered_lsn = 0
+        self.counters = SnapshotCounters()
+        self._wanted = asyncio.Event()
+        self._known: list[SnapshotId] | None = None  # that lie in long-term storage, oldest first
+        self._taking = asyncio.Lock()
+        self._last_s = -HURRY_S  # when one was begun
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Snapshots of container {self._container.id} up to LSN {self.covered_lsn}, {self.counters}>"
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"snapshots-{self._container.id}")
+
+    async def stop(self) -> None:
+        """End with a last snapshot, if there is something new and long-term storage answers soon."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        with contextlib.suppress(TimeoutError, StorageFailure, StorageError):
+            async with asyncio.timeout(STOP_S):
+                await self.take()
+
+    def request(self) -> None:
+        """One is wanted soon."""
+        self._wanted.set()
+
+    async def _run(self) -> None:
+        pause_s = self._interval_s
+        while True:
+            await self._until_due(pause_s)
+            self._last_s = asyncio.get_running_loop().time()
+            try:
+                await self.take()
+                pause_s = self._interval_s
+            except StorageFailure:
+                return  # the process is ending
+            except StorageError as error:
+                self.counters.failures += 1
+                logger.warning("metadata snapshot will be tried again", extra={"reason": str(error)})
+                pause_s = min(RETRY_S, self._interval_s)
+            except Exception:
+                self.counters.failures += 1
+                logger.exception("metadata snapshot failed and will be tried again")
+
+    async def _until_due(self, pause_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._wanted.wait()
+                await asyncio.sleep(self._last_s + HURRY_S - loop.time())
+        self._wanted.clear()
+
+    async def take(self) -> None:
+        """Bring long-term storage up to date, if anything has changed. Raises StorageError, StorageFailure."""
+        async with self._taking:
+            if self._container.applied_lsn > self.covered_lsn:
+                await self._take()
+
+    async def _take(self) -> None:
+        snapshot = await self._capture()
+        await self._container.log.synced(snapshot.id.lsn)
+        data = await asyncio.to_thread(encode_snapshot, snapshot)
+        await self._storage.put(snapshot.key, data)
+        self.covered_lsn = snapshot.id.lsn
+        self.counters.taken += 1
+        self.counters.bytes = sum(map(len, data))
+        self.counters.taken_s = self._container.clock.monotonic_s()
+        await self._delete_old(snapshot.id)
+
+    async def _capture(self) -> Snapshot:
+        container = self._container
+        snapshot_id = SnapshotId(container.epoch, container.applied_lsn)
+        tables = {
+            name: dict(table.entries) for name, table in container.tables.items() if not isinstance(table, StoredTable)
+        }
+        written = [slot for stream in container.streams.values() for slot in stream.written_slots()]
+        slots: list[SlotSnapshot] = []
+        for start in range(0, len(written), SLICE_SLOTS):
+            slots += map(_slot_snapshot, written[start : start + SLICE_SLOTS])
+            await asyncio.sleep(0)
+        return Snapshot(
+            container=container.id,
+            id=snapshot_id,
+            created_ms=container.clock.wall_ms(),
+            cluster_id=self._cluster_id,
+            tables=tables,
+            slots=slots,
+        )
+
+    async def _delete_old(self, newest: SnapshotId) -> None:
+        """A failure costs nothing: what stays is deleted after the next one."""
+        container_id = self._container.id
+        if self._known is None:
+            keys = [info.key async for info in self._storage.list(snapshot_prefix(container_id))]
+            self._known = sorted(found[1] for key in keys if (found := parse_snapshot_key(key)) is not None)
+        if newest not in self._known:
+            self._known.append(newest)
+            self._known.sort()
+        if self._known[-1] != newest:
+            logger.error(
+                "long-term storage has a metadata snapshot of a later life of this store; is this an old copy of its "
+                "data directory?",
+                extra={
+                    "newest": snapshot_key(container_id, self._known[-1]),
+                    "own": snapshot_key(container_id, newest),
+                },
+            )
+        older = [known for known in self._known if known < newest]
+        for old in older[: max(0, len(older) - (KEPT - 1))]:
+            await self._storage.delete(snapshot_key(container_id, old))
+            self._known.remove(old)
+
+
+def _slot_snapshot(slot: Slot) -> SlotSnapshot:
+    return SlotSnapshot(
+        slot.stream.id,
+        slot.number,
+        slot.start,
+        slot.start_bytes,
+        slot.durable_end,
+        slot.tiered_end,
+        slot.tiered_bytes,
+        tuple(slot.epochs),
+    )
