@@ -40,7 +40,7 @@ class StoreConfig:
     chunk_age_ms: int = 300_000
     log_max_bytes: int = 4 * GIB
     tier2_uploads: int = 4  # at a time
-    tier2_verify_delay_ms: int = 60_000  # an object may be lost by the store that has just acknowledged it
+    tier2_verify_delay_ms: int = 30_000  # an object may be lost by the store that has just acknowledged it
     tier2_abandoned_ms: int = 3_600_000  # how late an abandoned upload may still arrive
     tier2_snapshot_interval_ms: int = 60_000
     file_delete_delay_ms: int = 60_000  # objects that nothing refers to any more stay for late readers

@@ -285,9 +285,9 @@ class Maintenance:
         """Give up log files that nobody needs; returns how many."""
         given_up = 0
         container = self._container
+        self._held = container.tier.held() if container.tier is not None else None
         while container.files:
             file = container.files[0]
-            self._held = container.tier.held() if container.tier is not None else None
             dead: bool = await self.in_thread(self._is_dead, file)
             if not dead or (container.tier is not None and not container.tier.covers(file.end_lsn - 1)):
                 break

@@ -49,6 +49,7 @@ class Catalog:
         self._runs = self._stored(RUNS_TABLE)
         self._chunks = self._stored(CHUNKS_TABLE)
         self._pending = container.table(PENDING_TABLE)
+        self._decoded: dict[bytes, tuple[bytes, ChunkRow]] = {}  # pending rows, which may list thousands of runs
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"catalog-{container.id}")
 
     def close(self) -> None:

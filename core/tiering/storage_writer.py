@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -44,6 +45,8 @@ PRESSURE: Final = 0.5
 PRESSURE_PAUSE_S: Final = 5.0
 SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at: about a millisecond."""
+LOOK_COST: Final = 50
+"""All slots that wait are looked at again after this many times as long as it took: two percent of a core at most."""
 PAUSE_MAX_S: Final = 15.0
 COMPLAIN_EVERY_S: Final = 60.0
 
@@ -82,6 +85,7 @@ class StorageWriter:
         self._tasks: set[asyncio.Task[bool]] = set()
         self._verify_at: dict[ChunkId, float] = {}
         self._pressed_at = 0.0
+        self._look_at = 0.0
         self._complained_at = -COMPLAIN_EVERY_S
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
@@ -133,7 +137,8 @@ class StorageWriter:
                 pass
             self._wake.clear()
             try:
-                await self._plan()
+                if self._clock.monotonic_s() >= self._look_at:
+                    await self._plan()
                 await self._verify()
             except StorageFailure:
                 return  # the log is poisoned: the process is ending
@@ -153,63 +158,63 @@ class StorageWriter:
         if len(self._tasks) >= 2 * self._config.tier2_uploads:
             return
         now, container = self._clock.monotonic_s(), self._container
+        began = time.perf_counter()
+        waiting, oldest = await self._waiting()
+        self._look_at = now + LOOK_COST * (time.perf_counter() - began)
+        rest: list[Slot] = []
+        for slots, size in waiting.values():
+            if size >= self._config.chunk_bytes:
+                await self._start(slots, by_age=False)
+            else:
+                rest += slots
         pressed = container.log_bytes > PRESSURE * self._config.log_max_bytes
-        pressed = pressed and now >= self._pressed_at + PRESSURE_PAUSE_S
-        by_segment, oldest = await self._backlogs()
-        due = [
-            backlogs
-            for backlogs in by_segment.values()
-            if sum(backlog.size for backlog in backlogs) >= self._config.chunk_bytes
-        ]
-        for backlogs in due:
-            await self._start(backlogs, by_age=False)
-        age_s = self._config.chunk_age_ms / 1000
-        if not pressed and now - oldest < age_s:
-            return
-        if pressed:
+        if pressed and now >= self._pressed_at + PRESSURE_PAUSE_S:
             self._pressed_at = now
-        self.counters.rounds += 1
-        rest = (backlog for backlogs in by_segment.values() if backlogs not in due for backlog in backlogs)
-        old = [b for b in rest if pressed or now - container.untiered.get(b.slot, now) >= age_s / 2]
-        await self._start(old, by_age=True)
+            await self._start(rest, by_age=True)
+        elif now - oldest >= (age_s := self._config.chunk_age_ms / 1000):
+            await self._start([s for s in rest if now - container.untiered.get(s, now) >= age_s / 2], by_age=True)
 
-    async def _backlogs(self) -> tuple[dict[tuple[int, int], list[Backlog]], float]:
-        """What waits, by stream and segment, and since when the oldest of it does."""
+    async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], float]:
+        """Slots with something to tier and about how many bytes it is, by stream and segment; since when the oldest."""
         container = self._container
-        now = self._clock.monotonic_s()
-        by_segment: dict[tuple[int, int], list[Backlog]] = {}
-        oldest = now
-        slots = list(container.untiered)
-        for start in range(0, len(slots), SLICE_SLOTS):
-            for slot in slots[start : start + SLICE_SLOTS]:
-                backlog = self._backlog(slot)
-                if backlog is None:
+        oldest = self._clock.monotonic_s()
+        slots_of: dict[tuple[int, int], list[Slot]] = {}
+        size_of: dict[tuple[int, int], int] = {}
+        untiered = list(container.untiered.items())
+        for start in range(0, len(untiered), SLICE_SLOTS):
+            for slot, since in untiered[start : start + SLICE_SLOTS]:
+                first, before = self._place_of(slot)
+                if slot.stream.deleted or first >= slot.stable_end:
                     if slot not in self._planned and container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue
-                by_segment.setdefault((slot.stream.id, slot.segment_id), []).append(backlog)
-                oldest = min(oldest, container.untiered.get(slot, now))
+                segment = slot.stream.id, slot.segment_id
+                slots_of.setdefault(segment, []).append(slot)
+                size_of[segment] = size_of.get(segment, 0) + slot.total_bytes - before
+                oldest = min(oldest, since)
             await asyncio.sleep(0)
-        return by_segment, oldest
+        return {segment: (slots, size_of[segment]) for segment, slots in slots_of.items()}, oldest
 
-    def _backlog(self, slot: Slot) -> Backlog | None:
-        if slot.stream.deleted:
-            return None
+    def _place_of(self, slot: Slot) -> tuple[int, int]:
+        """Where what waits begins: behind what is in chunks or on its way there."""
         first, before = slot.untiered_from
         planned = self._planned.get(slot)
-        if planned is not None and planned[0] > first:
-            first, before = planned[:2]
-        end = slot.stable_end
-        return Backlog(slot, first, end, before, slot.durable_bytes - before) if first < end else None
+        return (first, before) if planned is None or planned[0] <= first else planned[:2]
 
-    async def _start(self, backlogs: Sequence[Backlog], *, by_age: bool) -> None:
+    def _backlog(self, slot: Slot) -> Backlog:
+        first, before = self._place_of(slot)
+        return Backlog(slot, first, slot.stable_end, before, slot.durable_bytes - before)
+
+    async def _start(self, slots: Sequence[Slot], *, by_age: bool) -> None:
         """Cut into chunks and begin to upload them."""
-        if not backlogs:
+        if not slots:
             return
         container, chunk_bytes = self._container, self._config.chunk_bytes
+        backlogs = [backlog for backlog in map(self._backlog, slots) if backlog.first < backlog.end]
         await container.log.synced(container.applied_lsn)
         if by_age:
-            backlogs = sorted(backlogs, key=lambda b: (b.slot.stream.id, b.slot.segment_id, b.slot.number))
+            self.counters.rounds += 1
+            backlogs.sort(key=lambda backlog: (backlog.slot.stream.id, backlog.slot.segment_id, backlog.slot.number))
             chunks = await container.catalog.run(pack, backlogs, chunk_bytes)
         else:
             chunks = await container.catalog.run(
