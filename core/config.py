@@ -44,6 +44,7 @@ class StoreConfig:
     tier2_abandoned_ms: int = 3_600_000  # how late an abandoned upload may still arrive
     tier2_snapshot_interval_ms: int = 60_000
     file_delete_delay_ms: int = 60_000  # objects that nothing refers to any more stay for late readers
+    rewrite_interval_ms: int = 15_000  # between two looks for chunks that are worth rewriting
     tier2_cache_bytes: int = 64 * MIB
     tier2_disk_cache_bytes: int = 0
     tier2_read_ahead_bytes: int = 16 * MIB

@@ -10,7 +10,7 @@ What an entry looks like is not known here: whoever reads passes an `EntryHeadOf
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -77,14 +77,14 @@ GetRange = Callable[[str, int, int], Awaitable[bytes]]
 class RunSource:
     """One slot's entries for a chunk; `entries` begins them anew each time it is called.
 
-    `covered`, asked when the entries have passed, is the range that the run stands for where that is more than they
-    are: after a compaction. A source with it may turn out to have no entries; then the chunk has no such run.
+    When they have passed, `aborted` is read, and `covered` is asked for the range that the run stands for where that is
+    more than they are: after a compaction. A source with it may have no entries; then the chunk has no such run.
     """
 
     segment: SegmentRef
     slot: int
     entries: Callable[[], Iterable[Entry]]
-    aborted: Sequence[AbortedTransaction] = ()
+    aborted: Iterable[AbortedTransaction] = ()
     covered: Callable[[], tuple[int, int]] | None = None
 
 

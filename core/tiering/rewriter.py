@@ -1,0 +1,579 @@
+"""Rewrites chunks in the background: merges small ones, compacts, and frees what dead runs keep.
+
+What is worth it, and how much it costs, is `rewriting`'s; the work is done in a process of its own (`rewrite_worker`).
+Here is the order of things, for one container:
+
+1. The intent is logged: from now on the key is known, and swept if nothing comes of it.
+2. The worker makes the chunk and puts it.
+3. `tier2_verify_delay_ms` later the object is looked at: a store may lose what it has just acknowledged, and then it is
+   the inputs that must still be there. Meanwhile the next rewrites are under way.
+4. One record commits: rows of the new runs, removal of the old ones, the chunk as verified, inputs that hold nothing
+   any more as to be deleted.
+
+**Invariants**
+
+- Inputs are runs of verified chunks, and no run is in two rewrites at a time (`_busy`).
+- What is committed replaces exactly the rows that it was made of: they are looked at again under `Tier.changing`, from
+  look to change. A slot whose rows are no longer those, or that starts behind them by now, is left out.
+- Outputs of a compaction are committed front to back. A round counts (table ``compactions``) with its last output, so
+  no tombstone leaves before everything older than it has been through a round that knew its key.
+- A worker that fails, or a store that stops amid anything, leaves intents, which the next start abandons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from core.errors import StorageFailure, StorageFull, StoreError
+from core.log.records import Delete, Operation, Put
+from core.tiering.collector import without_runs
+from core.tiering.filters import CompactionScope
+from core.tiering.rewrite_job import Learn, Rewrite, Rewritten, SlotKey
+from core.tiering.rewrite_worker import Worker, WorkerFailed, WorkerSetup
+from core.tiering.rewriting import (
+    CLEANED_TABLE,
+    Candidate,
+    Cleaned,
+    Dirt,
+    Portion,
+    cleaned_key,
+    compaction_portion,
+    decode_cleaned,
+    decode_cleaned_key,
+    dirt_of,
+    dirty_runs,
+    inputs_of,
+    is_worth_merging,
+    merge_groups,
+    next_round,
+    output_rows,
+    portions,
+    slot_of,
+)
+from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunKey, RunRow, chunk_key
+from tier2.chunk_format import ChunkId, StreamRef
+from tier2.storage import StorageError
+
+if TYPE_CHECKING:
+    from core.slot import Slot
+    from core.tiering.tier import Tier
+
+logger = logging.getLogger(__name__)
+
+KEYS_MAX: Final = 500_000
+"""Keys that one round of compaction holds: some 100 MB in the worker."""
+UNCOMMITTED_MAX: Final = 64
+"""Outputs that wait to be looked at again: they are stored beside their inputs until then."""
+IDLE_S: Final = 60.0
+"""How long the worker is kept for the next rewrite."""
+LOOK_AGAIN_S: Final = 300.0
+"""How often chunks are looked through though no new ones came: their runs die."""
+SLOT_AGAIN_S: Final = 60.0
+"""How often a compacted slot is looked at though nothing of it was tiered."""
+PAUSE_S: Final = 15.0
+AVOID_S: Final = 3600.0
+"""How long chunks that cannot be read, and slots in them, are left alone."""
+STATS_MAX: Final = 5
+"""How often an object is looked at when the storage is away, before the rewrite is abandoned."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the start, for the operator."""
+
+    rewrites: int = 0
+    chunks_in: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    compactions: int = 0
+    abandoned: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Round:
+    """Outputs that count together: of a compaction, or each of a merge by itself."""
+
+    cleaned: dict[SlotKey, Cleaned] = field(default_factory=dict)
+    failed: bool = False
+
+    @property
+    def is_compaction(self) -> bool:
+        return bool(self.cleaned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An output that is there and not yet committed."""
+
+    chunk: ChunkRow
+    inputs: Sequence[RunRow]
+    rows: Sequence[tuple[RunRow, Sequence[RunRow]]]  # each with what it replaces
+    round: _Round
+    is_last: bool
+    due_s: float
+
+
+class Rewriter:
+    """Rewrites for one container."""
+
+    def __init__(self, tier: Tier, setup: WorkerSetup) -> None:
+        self._tier = tier
+        self._container = tier.container
+        self._config = tier.container.config
+        self._clock = tier.container.clock
+        self._worker = Worker(setup, str(tier.container.directory.parent))
+        self._can_compact = setup.filter_for is not None
+        self._made: deque[_Made] = deque()
+        self._busy: dict[SlotKey, int] = {}
+        self._levels: dict[ChunkId, int] = {}
+        self._not_worth: set[ChunkId] = set()
+        self._avoid: dict[ChunkId, float] = {}  # chunks that cannot be read, and until when nobody tries
+        self._looked: tuple[int, float] = (-1, 0.0)  # chunks committed, when
+        self._slots_looked: dict[SlotKey, tuple[int, float]] = {}  # tiered end, when
+        self._worked_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.counters = Counters()
+
+    def __repr__(self) -> str:
+        return f"<Rewriter {self._container.id}: {len(self._made)} uncommitted, {self.counters}>"
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process that rewrites, while there is one."""
+        return self._worker.pid
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"rewriter-{self._container.id}")
+
+    async def stop(self) -> None:
+        """End; what is on its way is abandoned by the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._worker.end()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                worked = await self.work()
+                await asyncio.sleep(0 if worked else self._pause_s())
+            except StorageFailure:
+                return  # the log is poisoned: the process is ending
+            except (StoreError, StorageError, WorkerFailed) as error:
+                logger.warning("chunks will be rewritten later", extra={"reason": str(error)})
+                await asyncio.sleep(PAUSE_S)
+            except Exception:
+                logger.exception("rewriting of chunks failed and will be tried again")
+                await asyncio.sleep(PAUSE_S)
+
+    def _pause_s(self) -> float:
+        pause = self._config.rewrite_interval_ms / 1000
+        return min(pause, max(0.01, self._made[0].due_s - self._clock.monotonic_s())) if self._made else pause
+
+    async def work(self) -> bool:
+        """Do the next thing that is due, and commit what can be; whether there was anything.
+
+        Raises StoreError, StorageError, WorkerFailed.
+        """
+        await self._commit_due()
+        if len(self._made) >= UNCOMMITTED_MAX:
+            return False
+        now = self._clock.monotonic_s()
+        if await self._compact() or await self._merge():
+            self._worked_s = self._clock.monotonic_s()
+            return True
+        if self._worker.pid is not None and now - self._worked_s >= IDLE_S:
+            await self._worker.end()
+        return False
+
+    # Merge and reclaim
+
+    async def _merge(self) -> bool:
+        now, chunks = self._clock.monotonic_s(), self._tier.writer.counters.chunks + self.counters.rewrites
+        known, looked_s = self._looked
+        if known == chunks and now - looked_s < LOOK_AGAIN_S:
+            return False
+        plan = await self._container.catalog.run(self._plan_merge)
+        if not plan:
+            self._looked = chunks, now
+            return False
+        for portion in plan:
+            try:
+                await self._make(portion, _Round(), is_last=True)
+            except WorkerFailed as error:
+                if error.again:
+                    raise
+                self._avoid.update((run.chunk, now + AVOID_S) for run in portion.runs)
+                logger.error("chunks are left as they are for now", extra={"reason": str(error)})
+            await self._commit_due()
+        return True
+
+    def _plan_merge(self) -> list[Portion]:
+        """In a thread of the catalog."""
+        candidates: list[Candidate] = []
+        dead: list[Candidate] = []
+        now = self._clock.monotonic_s()
+        for row in self._container.catalog.iter_verified():
+            if not row.runs or self._avoid.get(row.id, 0.0) > now:
+                continue
+            found = Candidate(row.id, row.size, row.live_bytes, len(row.runs), row.runs[0])
+            if found.is_mostly_dead:
+                dead.append(found)
+            elif found.may_be_merged(self._config.chunk_bytes) and found.id not in self._not_worth:
+                candidates.append(found)
+        levels = {found.id: self._level_of(found) for found in candidates}
+        self._levels = levels
+        for group in merge_groups(found._replace(level=levels[found.id]) for found in candidates):
+            keys = [key for found in group for key in self._runs_of(found.id)]
+            full = len(group) < sum(levels[found.id] == group[0].level for found in candidates)
+            if is_worth_merging(group, keys, self._config.chunk_bytes, full=full):
+                return self._portions(keys)
+            if full:
+                self._not_worth.update(found.id for found in group[: len(group) // 2])
+        return self._portions([key for found in self._some_dead(dead) for key in self._runs_of(found.id)])
+
+    def _level_of(self, candidate: Candidate) -> int:
+        known = self._levels.get(candidate.id)
+        if known is not None:
+            return known
+        key = candidate.any_run
+        run = self._container.catalog.find_run(key.stream_id, key.slot, key.first)
+        return 0 if run is None else run.generation
+
+    def _some_dead(self, dead: Iterable[Candidate]) -> Iterator[Candidate]:
+        """As many as one rewrite takes, those first of which the least is left."""
+        size = 0
+        for found in sorted(dead, key=lambda found: found.live_bytes / found.size):
+            size += found.live_bytes
+            if size > self._config.chunk_bytes and size != found.live_bytes:
+                return
+            yield found
+
+    def _runs_of(self, chunk: ChunkId) -> Sequence[RunKey]:
+        row = self._container.catalog.find_chunk(chunk)
+        return row.runs if row is not None and row.state is ChunkState.VERIFIED else ()
+
+    def _portions(self, keys: Iterable[RunKey]) -> list[Portion]:
+        """Rewrites of these runs, as far as they are alive and in no other rewrite."""
+        wanted: dict[SlotKey, list[RunKey]] = {}
+        for key in keys:
+            wanted.setdefault(SlotKey(key.stream_id, key.slot), []).append(key)
+        rows: list[RunRow] = []
+        for slot_key, of_slot in wanted.items():
+            slot = self._slot(slot_key)
+            if slot is None or slot_key in self._busy:
+                continue
+            firsts = {key.first for key in of_slot}
+            for run in self._container.catalog.iter_runs(*slot_key, max(slot.start, min(firsts))):
+                if run.first in firsts:
+                    rows.append(run)
+                    firsts.discard(run.first)
+                if not firsts or run.first > max(firsts):
+                    break
+        return portions(rows, self._config.chunk_bytes)
+
+    # Compaction
+
+    async def _compact(self) -> bool:
+        """One round, if a slot is due."""
+        if not self._can_compact:
+            return False
+        await self._forget_streams()
+        due = self._slots_to_look_at()
+        if not due:
+            return False
+        found = await self._container.catalog.run(self._dirt, due)
+        chosen = next_round(found, self._config.chunk_bytes)
+        for one in found:  # it is its turn soon
+            self._slots_looked.pop(one.slot, None)
+        if not chosen:
+            return False
+        try:
+            await self._round_of(chosen)
+        except WorkerFailed as error:
+            if error.again:
+                raise
+            until = self._clock.monotonic_s() + AVOID_S
+            self._slots_looked.update((one.slot, (one.runs[-1].end, until)) for one in chosen)
+            logger.error("slots stay uncompacted for now", extra={"reason": str(error)})
+        return True
+
+    async def _round_of(self, chosen: Sequence[Dirt]) -> None:
+        scopes = {one.slot: self._scope(one) for one in chosen}
+        runs = [run for one in chosen for run in dirty_runs(one)]
+        chunks, inputs = inputs_of(runs, await self._sizes(runs))
+        learned = await self._worker.learn(Learn(scopes=scopes, inputs=chunks, runs=inputs, keys_max=KEYS_MAX))
+        ends = [(one, learned.ends[one.slot]) for one in chosen if one.slot in learned.ends]
+        round_ = _Round({one.slot: Cleaned(end) for one, end in ends})
+        portion = compaction_portion(ends, self._config.chunk_bytes)
+        while portion.runs:
+            consumed = await self._make(portion, round_, is_last=False)
+            portion = replace(portion, runs=portion.runs[consumed:])
+        self.counters.compactions += 1
+
+    def _slots_to_look_at(self) -> list[tuple[Slot, Cleaned]]:
+        table, now = self._container.table(CLEANED_TABLE), self._clock.monotonic_s()
+        found: list[tuple[Slot, Cleaned]] = []
+        for stream in self._container.streams.values():
+            if not stream.policy.compact:
+                continue
+            for slot in stream.written_slots():
+                key = SlotKey(stream.id, slot.number)
+                tiered_end, looked_s = self._slots_looked.get(key, (-1, 0.0))
+                known = tiered_end == slot.tiered_end and now - looked_s < SLOT_AGAIN_S
+                if known or key in self._busy or slot.tiered_end <= slot.start:
+                    continue
+                self._slots_looked[key] = slot.tiered_end, now
+                value = table.get(cleaned_key(key))
+                found.append((slot, Cleaned() if value is None else decode_cleaned(value)))
+        return found
+
+    def _dirt(self, slots: Sequence[tuple[Slot, Cleaned]]) -> list[Dirt]:
+        """In a thread of the catalog."""
+        now_ms = self._clock.wall_ms()
+        verified: dict[ChunkId, bool] = {}
+        found: list[Dirt] = []
+        for slot, cleaned in slots:
+            key = SlotKey(slot.stream.id, slot.number)
+            runs: list[RunRow] = []
+            for run in self._container.catalog.iter_runs(*key, slot.start):
+                if run.chunk not in verified:
+                    row = self._container.catalog.find_chunk(run.chunk)
+                    verified[run.chunk] = row is not None and row.state is ChunkState.VERIFIED
+                if not verified[run.chunk]:
+                    break
+                runs.append(run)
+            dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now_ms)
+            if dirt is not None:
+                found.append(dirt)
+        return found
+
+    def _scope(self, dirt: Dirt) -> CompactionScope:
+        slot = self._slot(dirt.slot)
+        writers = (slot.writers or {}) if slot is not None else {}
+        return CompactionScope(
+            begin=dirt.begin,
+            end=dirt.end,
+            now_ms=self._clock.wall_ms(),
+            tombstone_ms=0 if slot is None else slot.stream.policy.tombstone_ms,
+            writers={
+                writer: s.batches[-1].base + s.batches[-1].records - 1 for writer, s in writers.items() if s.batches
+            },
+        )
+
+    async def _forget_streams(self) -> None:
+        """Rows of streams that are gone go too."""
+        table = self._container.table(CLEANED_TABLE)
+        gone = [key for key in table.entries if decode_cleaned_key(key).stream_id not in self._container.streams]
+        for start in range(0, len(gone), 1000):
+            await self._container.update(*(Delete(CLEANED_TABLE, key) for key in gone[start : start + 1000]))
+        if len(self._slots_looked) > 2 * sum(1 for s in self._container.streams.values() for _ in s.written_slots()):
+            self._slots_looked.clear()
+
+    # Making
+
+    async def _make(self, portion: Portion, round_: _Round, *, is_last: bool) -> int:
+        """Have the worker make one chunk; returns how many runs went into it. Raises WorkerFailed, StoreError."""
+        streams = self._stream_refs(portion)
+        sizes = await self._sizes(portion.runs)
+        runs = [run for run in portion.runs if run.stream_id in streams and run.chunk in sizes]
+        if len(runs) < len(portion.runs) and portion.compact:
+            raise WorkerFailed("what a compaction was to read has been deleted meanwhile", again=True)
+        if not runs:
+            return 0
+        chunks, inputs = inputs_of(runs, sizes)
+        chunk_id = await self._intend()
+        self._hold(runs)
+        request = Rewrite(
+            id=chunk_id,
+            key=chunk_key(chunk_id),
+            cluster_id=self._tier.long_term.cluster_id,
+            created_ms=self._clock.wall_ms(),
+            streams=streams,
+            inputs=chunks,
+            runs=inputs,
+            output_bytes=portion.output_bytes,
+            compact=portion.compact,
+        )
+        try:
+            done = await self._worker.rewrite(request)
+            made = self._made_of(request, done, runs, round_, is_last or done.consumed == len(runs))
+        except (WorkerFailed, ValueError) as error:
+            round_.failed = True
+            self._release(runs)
+            await self._abandon(chunk_id)
+            if isinstance(error, ValueError):
+                raise WorkerFailed(f"a rewrite is not what was asked for: {error}", again=False) from error
+            raise
+        self._release(runs[done.consumed :])
+        self._made.append(made)
+        return done.consumed
+
+    def _made_of(
+        self, request: Rewrite, done: Rewritten, runs: Sequence[RunRow], round_: _Round, is_last: bool
+    ) -> _Made:
+        consumed = runs[: done.consumed]
+        rows = list(output_rows(request.id, consumed, done.runs))
+        for slot_key, cleaned in round_.cleaned.items():
+            round_.cleaned[slot_key] = cleaned._replace(
+                size=cleaned.size + done.clean_bytes.get(slot_key, 0),
+                due_ms=_sooner(cleaned.due_ms, done.due_ms.get(slot_key, -1)),
+            )
+        now_ms = self._clock.wall_ms()
+        chunk = ChunkRow(
+            id=request.id,
+            state=ChunkState.VERIFIED,
+            created_ms=request.created_ms,
+            changed_ms=now_ms,
+            size=done.size,
+            etag=done.etag,
+        )
+        self.counters.chunks_in += len(request.inputs)
+        self.counters.bytes_in += sum(run.length for run in consumed)
+        self.counters.bytes_out += done.size
+        due_s = self._clock.monotonic_s() + self._config.tier2_verify_delay_ms / 1000
+        return _Made(chunk, consumed, rows, round_, is_last, due_s)
+
+    async def _intend(self) -> ChunkId:
+        container, now_ms = self._container, self._clock.wall_ms()
+        chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
+        row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
+        await container.update(Put(PENDING_TABLE, row.key, row.encode()))
+        return chunk_id
+
+    async def _abandon(self, chunk_id: ChunkId) -> None:
+        now_ms = self._clock.wall_ms()
+        row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
+        self.counters.abandoned += 1
+        try:
+            await self._container.update(Put(PENDING_TABLE, row.key, row.encode()))
+        except StorageFull:
+            return  # the next start abandons it
+
+    def _hold(self, runs: Iterable[RunRow]) -> None:
+        for run in runs:
+            self._busy[slot_of(run)] = self._busy.get(slot_of(run), 0) + 1
+
+    def _release(self, runs: Iterable[RunRow]) -> None:
+        for run in runs:
+            left = self._busy.pop(slot_of(run)) - 1
+            if left:
+                self._busy[slot_of(run)] = left
+
+    async def _sizes(self, runs: Sequence[RunRow]) -> dict[ChunkId, int]:
+        """Of the chunks that are verified."""
+
+        def look_up() -> dict[ChunkId, int]:
+            rows = map(self._container.catalog.find_chunk, {run.chunk for run in runs})
+            return {row.id: row.size for row in rows if row is not None and row.state is ChunkState.VERIFIED}
+
+        return await self._container.catalog.run(look_up)
+
+    def _stream_refs(self, portion: Portion) -> dict[int, StreamRef]:
+        streams = self._container.streams
+        ids = {run.stream_id for run in portion.runs}
+        return {s.id: StreamRef(id=s.id, uuid=s.uuid, name=s.name) for s in streams.values() if s.id in ids}
+
+    def _slot(self, key: SlotKey) -> Slot | None:
+        stream = self._container.streams.get(key.stream_id)
+        return None if stream is None or key.slot >= stream.slot_count else stream.slot(key.slot)
+
+    # Commit
+
+    async def _commit_due(self) -> None:
+        while self._made and self._made[0].due_s <= self._clock.monotonic_s():
+            made = self._made[0]
+            if (made.round.is_compaction and made.round.failed) or not await self._is_there(made.chunk):
+                made.round.failed = True
+                await self._abandon(made.chunk.id)
+            else:
+                await self._commit(made)
+            self._made.popleft()
+            self._release(made.inputs)
+
+    async def _is_there(self, chunk: ChunkRow) -> bool:
+        for attempt in range(1, STATS_MAX + 1):
+            try:
+                stat = await self._tier.long_term.storage.stat(chunk_key(chunk.id))
+                return stat is not None and (stat.size, stat.etag) == (chunk.size, chunk.etag)
+            except StorageError:
+                if attempt == STATS_MAX:
+                    return False
+                await asyncio.sleep(attempt)
+        return False
+
+    async def _commit(self, made: _Made) -> None:
+        """Raises StoreError."""
+        async with self._tier.changing:
+            unchanged, operations = await self._container.catalog.run(self._replacing, made)
+            # No await from here to the record. A slot that has gone on needs neither its old rows nor a new one.
+            rows = [row for row, _ in made.rows if row.key in unchanged and self._is_live(row)]
+            if not rows:
+                made.round.failed = True
+                await self._abandon(made.chunk.id)
+                return
+            await self._container.update(*operations, *self._output(made, rows))
+        self.counters.rewrites += 1
+        logger.info(
+            "chunks rewritten",
+            extra={"chunk": chunk_key(made.chunk.id), "runs": f"{len(made.inputs)} to {len(rows)}"},
+        )
+
+    def _replacing(self, made: _Made) -> tuple[set[bytes], list[Operation]]:
+        """Keys of those rows whose inputs are still what they were, and what takes these inputs away. In a thread."""
+        same: set[bytes] = set()
+        replaced: dict[ChunkId, set[tuple[int, int, int]]] = {}
+        operations: list[Operation] = []
+        for row, inputs in made.rows:
+            if not self._is_unchanged(row, inputs):
+                continue
+            same.add(row.key)
+            for run in inputs:
+                operations.append(Delete(RUNS_TABLE, run.key))
+                replaced.setdefault(run.chunk, set()).add((run.stream_id, run.slot, run.first))
+        for chunk_id, gone in replaced.items():
+            chunk = self._container.catalog.find_chunk(chunk_id)
+            if chunk is not None and chunk.runs:
+                operations += without_runs(chunk, gone, made.chunk.changed_ms)
+        return same, operations
+
+    def _is_unchanged(self, row: RunRow, inputs: Sequence[RunRow]) -> bool:
+        slot = self._slot(slot_of(row))
+        if slot is None:
+            return False
+        start = max(slot.start, row.first)
+        found: list[tuple[int, int, ChunkId]] = []
+        for run in self._container.catalog.iter_runs(row.stream_id, row.slot, start):
+            if run.first >= row.end:
+                break
+            found.append((run.first, run.end, run.chunk))
+        return found == [(run.first, run.end, run.chunk) for run in inputs if run.end > start]
+
+    def _is_live(self, row: RunRow) -> bool:
+        slot = self._slot(slot_of(row))
+        return slot is not None and not slot.stream.deleted and slot.start < row.end
+
+    def _output(self, made: _Made, rows: Sequence[RunRow]) -> Iterator[Operation]:
+        """The new chunk and its rows; with the last one of a compaction, how far its slots are clean."""
+        live = replace(made.chunk, live_bytes=sum(row.length for row in rows), runs=tuple(row.listed for row in rows))
+        yield Delete(PENDING_TABLE, live.key)
+        yield Put(CHUNKS_TABLE, live.key, live.encode())
+        for row in rows:
+            yield Put(RUNS_TABLE, row.key, row.encode())
+        if not made.is_last:
+            return
+        done = {slot_of(row) for row in rows}
+        for slot_key, cleaned in made.round.cleaned.items():
+            if slot_key in done:
+                yield Put(CLEANED_TABLE, cleaned_key(slot_key), cleaned.encode())
+
+
+def _sooner(one: int, other: int) -> int:
+    """The earlier of two times, of which -1 is none."""
+    return max(one, other) if one < 0 or other < 0 else min(one, other)
