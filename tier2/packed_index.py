@@ -86,7 +86,8 @@ class PackedIndex:
         if number == len(self._details) or self._place_of(number) != wanted:
             return None
         row = RUN_ROW.unpack_from(self._data, self._runs_at + number * RUN_ROW.size)
-        return PackedRun(self._data, self._details[number], row, self.block_bytes)
+        stop = self._details[number + 1] if number + 1 < len(self._details) else len(self._data)
+        return PackedRun(self._data[self._details[number] : stop], row, self.block_bytes)
 
     def _place_of(self, number: int) -> tuple[int, int, int]:
         segment, slot = struct.unpack_from("<II", self._data, self._runs_at + number * RUN_ROW.size)
@@ -95,10 +96,9 @@ class PackedIndex:
 
 
 class PackedRun:
-    """One slot's stretch in a chunk. Positions are bytes from the beginning of the run."""
+    """One slot's stretch in a chunk, with its own part of the index. Positions are bytes from the beginning of it."""
 
     __slots__ = (
-        "_crcs_at",
         "_data",
         "_points_at",
         "_points_n",
@@ -111,12 +111,11 @@ class PackedRun:
         "slot",
     )
 
-    def __init__(self, data: bytes, details: int, row: tuple[int, ...], block_bytes: int) -> None:
-        self._data = data
-        self._crcs_at = details
+    def __init__(self, details: bytes, row: tuple[int, ...], block_bytes: int) -> None:
+        self._data = details
         _, self.slot, self.first, self.end, _, self.max_timestamp, self.position, self.length, *counts = row
         _, blocks, self._points_n = counts[:3]
-        self._points_at = details + blocks * _CRC.size
+        self._points_at = blocks * _CRC.size
         self.block_bytes = block_bytes
         if blocks != -(-self.length // block_bytes) or self.position < HEADER_SIZE or not self._points_n:
             raise BadChunk(self.position, f"index of slot {self.slot} contradicts itself")
@@ -166,7 +165,7 @@ class PackedRun:
         bad: list[tuple[int, int]] = []
         for at in range(0, len(view), step):
             block = view[at : at + step]
-            (crc,) = _CRC.unpack_from(self._data, self._crcs_at + (start + at) // step * _CRC.size)
+            (crc,) = _CRC.unpack_from(self._data, (start + at) // step * _CRC.size)
             if crc32c(block) != crc:
                 bad.append((start + at, start + at + len(block)))
         return tuple(bad)

@@ -1,0 +1,238 @@
+"""Pages: checked bytes of chunks in memory, read once however many want them.
+
+A run is cut into pages of whole blocks; neighbouring pages that are missing come with one request. A page is a buffer
+of its own, so that what a page costs is what it keeps alive.
+
+**Invariants**
+
+- Pages in memory and on their way are at most `bytes_max` together, unless one request is larger than that.
+- Every block of a page was checked after it had come, from wherever; where one is bad is part of the page.
+- A page is on its way at most once at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from core.config import MIB
+from core.tiering.gets import Get, Gets, translated
+
+if TYPE_CHECKING:
+    from core.tiering.disk_cache import DiskCache
+    from tier2.chunk_format import ChunkId
+    from tier2.packed_index import PackedRun
+    from tier2.storage import Storage
+
+PAGE_BYTES_MAX: Final = MIB
+GET_BYTES_MAX: Final = 8 * MIB
+PAGES_MIN: Final = 8
+"""A cache has room for so many pages at least: where it is small, they are."""
+GETS_MIN: Final = 4
+BLOCK_BYTES: Final = 64 << 10
+
+PageKey = tuple[int, int, int, int, int]
+
+
+class Page(NamedTuple):
+    """Some blocks of a run; `bad` are stretches of the run whose block fails its CRC."""
+
+    data: bytes
+    bad: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run whose object's index has been read."""
+
+    chunk: ChunkId
+    key: str  # of the object
+    packed: PackedRun
+    page_bytes: int
+
+    def page_key(self, number: int) -> PageKey:
+        chunk = self.chunk
+        return chunk.container, chunk.epoch, chunk.sequence, self.packed.position, number
+
+    def page_size(self, number: int) -> int:
+        return min(self.page_bytes, self.packed.length - number * self.page_bytes)
+
+    def pages(self, start: int, stop: int) -> range:
+        """The numbers of the pages that hold a stretch."""
+        return range(start // self.page_bytes, -(-min(stop, self.packed.length) // self.page_bytes))
+
+
+class Pages:
+    """The pages of all chunks of a container. For the event loop."""
+
+    def __init__(
+        self, storage: Storage, gets: Gets, pool: ThreadPoolExecutor, bytes_max: int, disk: DiskCache | None
+    ) -> None:
+        self._storage = storage
+        self._gets = gets
+        self._pool = pool
+        self._bytes_max = bytes_max
+        self._disk = disk
+        self._disk_gets = Gets(bytes_max // 2)
+        self._pages: OrderedDict[PageKey, Page] = OrderedDict()
+        self._loading: dict[PageKey, Get] = {}
+        self._used = 0
+        self.get_bytes = _rounded(bytes_max // GETS_MIN, GET_BYTES_MAX)
+        gets.begun = self._disk_gets.begun = self._make_room
+
+    def __repr__(self) -> str:
+        return f"<Pages {self.used}/{self._bytes_max} bytes, {len(self._loading)} on their way>"
+
+    @property
+    def used(self) -> int:
+        """Bytes of pages in memory and on their way."""
+        return self._used + self._gets.running_bytes + self._disk_gets.running_bytes
+
+    def page_bytes(self, block_bytes: int) -> int:
+        """How large pages of a chunk with such blocks are."""
+        size = _rounded(self._bytes_max // PAGES_MIN, PAGE_BYTES_MAX)
+        return max(size - size % block_bytes, block_bytes)
+
+    def find(self, run: OpenRun, number: int) -> Page | None:
+        key = run.page_key(number)
+        page = self._pages.get(key)
+        if page is not None:
+            self._pages.move_to_end(key)
+        return page
+
+    async def load(self, run: OpenRun, wanted: range) -> dict[int, Page]:
+        """These pages, from memory or afar. Raises StoreError."""
+        found: dict[int, Page] = {}
+        awaited: dict[Get, None] = {}
+        missing: list[int] = []
+        for number in wanted:
+            page, get = self.find(run, number), self._loading.get(run.page_key(number))
+            if page is not None:
+                found[number] = page
+            elif get is not None:
+                awaited[get] = None
+            else:
+                missing.append(number)
+        awaited |= dict.fromkeys(self._start(run, missing, ahead=False))
+        for get in awaited:
+            self._gets_of(get).want(get)
+        for get in awaited:
+            pages: dict[int, Page] = await self._gets_of(get).wait(get)
+            found |= pages
+        return found
+
+    def ahead(self, run: OpenRun, wanted: range) -> list[Get]:
+        """Begin to load those of the pages that are neither here nor on their way."""
+        known = self._loading, self._pages
+        missing = [number for number in wanted if not any(run.page_key(number) in place for place in known)]
+        return list(self._start(run, missing, ahead=True))
+
+    def drop(self, get: Get) -> None:
+        """Give up read-ahead, if it has not begun."""
+        if self._gets.drop(get):
+            for key in [key for key, loading in self._loading.items() if loading is get]:
+                del self._loading[key]
+
+    def forget(self, chunk: ChunkId) -> None:
+        """The object is gone, or about to be."""
+        ours = chunk.container, chunk.epoch, chunk.sequence
+        for key in [key for key in self._pages if key[:3] == ours]:
+            self._used -= len(self._pages.pop(key).data)
+            if self._disk is not None:
+                self._disk.forget(key)
+
+    async def close(self) -> None:
+        await self._disk_gets.close()
+        self._pages.clear()
+        self._used = 0
+
+    # Loading
+
+    def _gets_of(self, get: Get) -> Gets:
+        return self._disk_gets if get.local else self._gets
+
+    def _start(self, run: OpenRun, missing: Sequence[int], *, ahead: bool) -> Iterator[Get]:
+        at_once = max(1, self.get_bytes // run.page_bytes)
+        for local, first, last in _stretches(missing, at_once, lambda number: self._on_disk(run, number)):
+            size = sum(run.page_size(number) for number in range(first, last))
+            gets = self._disk_gets if local else self._gets
+            get = gets.start(partial(self._read, run, first, last, local), size, ahead=ahead, local=local)
+            keys = [run.page_key(number) for number in range(first, last)]
+            self._loading |= dict.fromkeys(keys, get)
+            get.done.add_done_callback(partial(self._loaded, keys))
+            yield get
+
+    def _on_disk(self, run: OpenRun, number: int) -> bool:
+        return self._disk is not None and run.page_key(number) in self._disk
+
+    async def _read(self, run: OpenRun, first: int, last: int, local: bool) -> dict[int, Page]:
+        numbers = range(first, last)
+        if local and self._disk is not None:
+            kept = await self._disk.read([run.page_key(number) for number in numbers])
+            if kept is not None:
+                pages = await self._checked(run, first, kept)
+                if not any(page.bad for page in pages):
+                    return dict(zip(numbers, pages, strict=True))
+                for number in numbers:
+                    self._disk.forget(run.page_key(number))
+        start, stop = first * run.page_bytes, min(last * run.page_bytes, run.packed.length)
+        what = f"slot {run.packed.slot}'s entries from {run.packed.first} on"
+        came = await translated(
+            what, self._storage.get_pieces(run.key, run.packed.position + start, stop - start, run.page_bytes)
+        )
+        pages = await self._checked(run, first, came)
+        if self._disk is not None:
+            for number, page in zip(numbers, pages, strict=True):
+                if not page.bad:
+                    self._disk.write(run.page_key(number), page.data)
+        return dict(zip(numbers, pages, strict=True))
+
+    async def _checked(self, run: OpenRun, first: int, pieces: Sequence[bytes]) -> list[Page]:
+        def check() -> list[Page]:
+            places = range(first * run.page_bytes, run.packed.length, run.page_bytes)
+            return [Page(piece, run.packed.bad_blocks(at, piece)) for at, piece in zip(places, pieces, strict=False)]
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, check)
+
+    def _loaded(self, keys: Sequence[PageKey], done: asyncio.Future[dict[int, Page]]) -> None:
+        for key in keys:
+            self._loading.pop(key, None)
+        if done.cancelled() or done.exception() is not None:
+            return
+        for key, page in zip(keys, done.result().values(), strict=True):
+            if page.bad:
+                continue  # read anew when it is asked for again: somebody may have repaired the object
+            old = self._pages.pop(key, None)
+            self._used += len(page.data) - (0 if old is None else len(old.data))
+            self._pages[key] = page
+        # Once the request has ended: until then its bytes count twice.
+        asyncio.get_running_loop().call_soon(self._make_room)
+
+    def _make_room(self) -> None:
+        while self._pages and self.used > self._bytes_max:
+            self._used -= len(self._pages.popitem(last=False)[1].data)
+
+
+def _rounded(size: int, most: int) -> int:
+    """Whole blocks, at least one."""
+    return max(BLOCK_BYTES, min(size, most) // BLOCK_BYTES * BLOCK_BYTES)
+
+
+def _stretches(numbers: Sequence[int], at_once: int, kind: Callable[[int], bool]) -> Iterator[tuple[bool, int, int]]:
+    """Neighbouring numbers of one kind, at most so many in one: kind, first, and the one after the last."""
+    begin = 0
+    for place in range(1, len(numbers) + 1):
+        first = numbers[begin]
+        if (
+            place == len(numbers)
+            or numbers[place] != first + place - begin
+            or place - begin == at_once
+            or kind(numbers[place]) != kind(first)
+        ):
+            yield kind(first), first, first + place - begin
+            begin = place

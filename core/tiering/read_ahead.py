@@ -1,0 +1,208 @@
+"""Sequential readers: who goes on where an answer ended, and what is loaded for them before they ask.
+
+A reader is known by its slot and the offset that it will ask for next; nothing else ties two reads together. Each time
+that it comes back its window doubles, up to its share of `bytes_max`.
+
+**Invariants**
+
+- What was loaded ahead and has not been reached is at most `bytes_max`, for all readers together.
+- A reader that was not heard of for `IDLE_S` is forgotten: nothing more is begun for it, and its share is free.
+- Nothing is loaded ahead that the log holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Final
+
+from core.errors import StoreError
+from core.tiering.gets import Get
+
+if TYPE_CHECKING:
+    from core.tiering.indices import Indices, Lookups
+    from core.tiering.pages import OpenRun, Pages
+    from core.tiering.rows import RunRow
+    from tier2.chunk_format import ChunkId
+
+logger = logging.getLogger(__name__)
+
+FOLLOWERS_MAX: Final = 1024
+IDLE_S: Final = 10.0
+RUNS_AHEAD_MAX: Final = 4
+"""Runs that are opened behind the one that is read: where they are small, one answer takes several."""
+
+FollowerKey = tuple[int, int, int]
+
+
+class Follower:
+    """One reader that may come back: where it stands, and what is on its way for it."""
+
+    __slots__ = ("_ahead", "gets", "limit", "opening", "outstanding", "page", "position", "runs", "used_s", "window")
+
+    def __init__(self, row: RunRow, run: OpenRun, position: int, limit: int) -> None:
+        self.runs: deque[tuple[RunRow, OpenRun]] = deque([(row, run)])  # the first is the one that is read
+        self.position = position  # in the first run
+        self.limit = limit  # from here on the log has it
+        self.window = 0
+        self.outstanding = 0
+        self.page = 0  # of the last of `runs`: where read-ahead goes on
+        self.gets: list[Get] = []
+        self.opening: asyncio.Task[None] | None = None
+        self.used_s = 0.0
+        self._ahead: deque[tuple[OpenRun, int, int]] = deque()  # run, where the stretch ends, its size
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it stands in a run that is open, and not at its end."""
+        return bool(self.runs) and self.position < self.runs[0][1].packed.length
+
+    def goes_on(self, number: int, position: int) -> None:
+        """It stands at a position of that one of its runs now."""
+        for _ in range(number):
+            self.runs.popleft()
+        self.position = position
+
+    def note(self, run: OpenRun, stop: int, size: int) -> None:
+        self._ahead.append((run, stop, size))
+        self.outstanding += size
+
+    def passed(self) -> int:
+        """Take off what the reader has reached; returns how much that is."""
+        gone = 0
+        current = self.runs[0][1] if self.runs else None
+        while self._ahead:
+            run, stop, size = self._ahead[0]
+            if run is current and stop > self.position:
+                break
+            if run is not current and any(run is later for _, later in self.runs):
+                break
+            self._ahead.popleft()
+            gone += size
+        self.outstanding -= gone
+        self.gets = [get for get in self.gets if not get.done.done()]
+        return gone
+
+
+class ReadAhead:
+    """All sequential readers of a container. For the event loop."""
+
+    def __init__(self, lookups: Lookups, indices: Indices, pages: Pages, bytes_max: int) -> None:
+        self._lookups = lookups
+        self._indices = indices
+        self._pages = pages
+        self._bytes_max = bytes_max
+        self._followers: OrderedDict[FollowerKey, Follower] = OrderedDict()  # the one idle longest first
+        self._used = 0
+
+    def __repr__(self) -> str:
+        return f"<ReadAhead {len(self._followers)} readers, {self._used}/{self._bytes_max} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._followers)
+
+    @property
+    def used(self) -> int:
+        """Bytes that were loaded ahead and not reached yet."""
+        return self._used
+
+    def find(self, key: FollowerKey) -> Follower | None:
+        return self._followers.get(key)
+
+    def moved(self, old: FollowerKey | None, new: FollowerKey, follower: Follower) -> None:
+        """A reader got what it wanted, and stands at `new` now; `old` is where it was expected, if it was."""
+        if old is not None and self._followers.get(old) is follower:
+            del self._followers[old]
+            follower.window = max(2 * follower.window, 2 * follower.runs[0][1].page_bytes)
+        other = self._followers.pop(new, None)
+        if other is not None and other is not follower:
+            self._forget(other)
+        follower.used_s = time.monotonic()
+        self._followers[new] = follower
+        self._used -= follower.passed()
+        self.sweep()
+        self._load(new, follower)
+
+    def sweep(self) -> None:
+        """Forget who did not come back."""
+        idle = time.monotonic() - IDLE_S
+        while self._followers:
+            key, oldest = next(iter(self._followers.items()))
+            if oldest.used_s >= idle and len(self._followers) <= FOLLOWERS_MAX:
+                return
+            del self._followers[key]
+            self._forget(oldest)
+
+    def forget(self, chunk: ChunkId) -> None:
+        """Forget all readers of an object: it is gone, or about to be."""
+        for key, follower in list(self._followers.items()):
+            if any(row.chunk == chunk for row, _ in follower.runs):
+                del self._followers[key]
+                self._forget(follower)
+
+    def clear(self) -> None:
+        for follower in self._followers.values():
+            self._forget(follower)
+        self._followers.clear()
+
+    def _forget(self, follower: Follower) -> None:
+        self._used -= follower.outstanding
+        follower.outstanding = 0
+        follower.window = 0
+        if follower.opening is not None:
+            follower.opening.cancel()
+            follower.opening = None
+        for get in follower.gets:
+            self._pages.drop(get)
+        follower.gets.clear()
+        follower.runs.clear()
+
+    def _load(self, key: FollowerKey, follower: Follower) -> None:
+        """Begin as much as the window allows."""
+        window = min(follower.window, self._bytes_max // max(1, len(self._followers)))
+        if not follower.runs or follower.opening is not None:
+            return
+        row, run = follower.runs[-1]
+        if len(follower.runs) == 1:
+            follower.page = max(follower.page, -(-follower.position // run.page_bytes))
+        at_once = max(1, min(self._pages.get_bytes, window // 2) // run.page_bytes)
+        stop = len(run.pages(0, _border(row, run, follower.limit)))
+        while follower.page < stop:
+            pages = range(follower.page, min(follower.page + at_once, stop))
+            size = sum(map(run.page_size, pages))
+            if follower.outstanding + size > window or self._used + size > self._bytes_max:
+                return
+            follower.gets += self._pages.ahead(run, pages)
+            follower.note(run, min(pages.stop * run.page_bytes, run.packed.length), size)
+            self._used += size
+            follower.page = pages.stop
+        if window and row.end < follower.limit and len(follower.runs) <= RUNS_AHEAD_MAX:
+            follower.opening = asyncio.ensure_future(self._open_next(key, follower, row))
+
+    async def _open_next(self, key: FollowerKey, follower: Follower, last: RunRow) -> None:
+        opened = False
+        try:
+            row: RunRow | None = last
+            run: OpenRun | None = None
+            while run is None and row is not None and row.end < follower.limit:
+                row = await self._lookups.run_at(row.stream_id, row.slot, row.end)
+                run = None if row is None else await self._indices.open(row)
+            if row is not None and run is not None and follower.runs:
+                follower.runs.append((row, run))
+                follower.page = 0
+                opened = True
+        except StoreError as error:  # who reads on will hear of it
+            logger.debug("nothing loaded ahead", extra={"error": str(error)})
+        finally:
+            follower.opening = None
+        if opened and any(known is follower for known in self._followers.values()):
+            self._load(key, follower)
+
+
+def _border(row: RunRow, run: OpenRun, limit: int) -> int:
+    """Up to where a run is worth loading."""
+    if row.end <= limit:
+        return run.packed.length
+    return run.packed.point_position(run.packed.point_of(limit) + 1)

@@ -1,0 +1,384 @@
+"""Reading from chunks: the same answers that the log gave, from objects that lie far away.
+
+`cached` answers on the event loop from pages in memory, for a reader that goes on where it ended; `read` and the
+look-ups load what is missing. A read that is given up goes on by itself: whoever asks for the same again joins it.
+
+**Invariants**
+
+- What is returned was appended, entry by entry, in order; where compaction left gaps it goes on behind them.
+- Bytes whose block fails its check are never returned: the error names the object, the position and the offset.
+- A part of an answer keeps at most `WASTE_MAX` times its bytes alive.
+- Memory: pages, indices and what is on its way have `tier2_cache_bytes`; read-ahead is a part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from core.entries import ReadResult, StoredEntry
+from core.errors import CorruptChunk, CorruptState, MissingChunk, OutOfRange, StoreError
+from core.tiering.cutting import Cut, Head, Needs, View, cut, locate
+from core.tiering.disk_cache import DiskCache
+from core.tiering.gets import Gets
+from core.tiering.indices import Indices
+from core.tiering.pages import Pages
+from core.tiering.read_ahead import Follower, ReadAhead
+from core.tiering.rows import parse_chunk_key
+
+if TYPE_CHECKING:
+    from core.config import StoreConfig
+    from core.log.format import Buffer
+    from core.slot import Slot
+    from core.tiering.indices import Lookups
+    from core.tiering.rows import RunRow
+    from tier2.chunk import EntryHeadOf
+    from tier2.chunk_format import ChunkId
+    from tier2.storage import Storage
+
+_T = TypeVar("_T")
+
+READ_BYTES_MAX: Final = 8 << 20
+"""Most bytes of one answer, unless a single entry is larger."""
+WASTE_MAX: Final = 4
+INDEX_SHARE: Final = 8
+"""One part in so many of the cache is for indices."""
+THREADS: Final = 2
+ANYWHERE: Final = 1 << 62
+"""A border that no offset reaches."""
+NO_TIMESTAMP: Final = -(1 << 63)
+
+
+class TieredReader:
+    """Reads the chunks of one container. For the event loop."""
+
+    def __init__(
+        self,
+        lookups: Lookups,
+        storage: Storage,
+        head_of: EntryHeadOf,
+        config: StoreConfig,
+        cache_directory: Path | None = None,
+    ) -> None:
+        self._lookups = lookups
+        self._head_of = head_of
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tier2-check")
+        for_indices = config.tier2_cache_bytes // INDEX_SHARE
+        for_pages = config.tier2_cache_bytes - for_indices
+        self._disk: DiskCache | None = None
+        if cache_directory is not None:
+            self._disk = DiskCache(cache_directory, config.tier2_disk_cache_bytes)
+        self._gets = Gets(for_pages // 2)
+        self._pages = Pages(storage, self._gets, self._pool, for_pages, self._disk)
+        self._indices = Indices(lookups, storage, self._gets, self._pages, self._pool, for_indices)
+        self._ahead = ReadAhead(lookups, self._indices, self._pages, min(config.tier2_read_ahead_bytes, for_pages // 2))
+        self._reads: dict[tuple[int, ...], asyncio.Task[ReadResult]] = {}
+
+    def __repr__(self) -> str:
+        return f"<TieredReader {self._pages!r} {self._gets!r} {self._ahead!r}>"
+
+    @property
+    def used(self) -> int:
+        """Bytes of pages and indices in memory, and on their way."""
+        return self._pages.used + self._indices.used
+
+    def forget(self, chunk_id: ChunkId) -> None:
+        """Hold nothing of an object any more: it is gone, or about to be."""
+        self._ahead.forget(chunk_id)
+        self._indices.forget(chunk_id)
+        self._pages.forget(chunk_id)
+
+    async def close(self) -> None:
+        """Give up what is being read; readers get StoreClosed."""
+        self._ahead.clear()
+        await self._gets.close()
+        await self._pages.close()
+        await asyncio.gather(*self._reads.values(), return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown)
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.close)
+
+    # Reading on
+
+    def cached(self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> ReadResult | None:
+        """What memory has for a reader that comes back; None when that is not enough for an answer."""
+        key = slot.stream.id, slot.number, offset
+        follower = self._ahead.find(key)
+        if follower is None or not follower.runs or offset >= follower.limit:
+            return None
+        answer = _Answer(min(max_bytes, READ_BYTES_MAX), at_least_one)
+        position, stands = follower.position, (0, follower.position)
+        for number, (row, run) in enumerate(follower.runs):
+            if number and row.first >= follower.limit:
+                break
+            try:
+                found = answer.take(View(run, self._pages.find, self._head_of), row, position, end)
+            except (Needs, CorruptChunk):
+                break
+            if found.stop > position:
+                stands = number, found.stop
+            if answer.is_full or row.end >= end:
+                break
+            position = 0
+        if not answer.size:
+            return ReadResult([], 0, offset) if answer.is_full else None
+        follower.goes_on(*stands)
+        self._ahead.moved(key, (*key[:2], answer.end), follower)
+        return answer.result()
+
+    async def read(
+        self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool, border: int = ANYWHERE
+    ) -> ReadResult:
+        """Entries from chunks; from `border` on the log has them, too. Raises StoreError.
+
+        Nothing, and an `end` behind `offset`: the chunks have nothing more up to there.
+        """
+        found = self.cached(slot, offset, end, max_bytes, at_least_one)
+        if found is not None:
+            return found
+        limit = end if end < slot.tiered_end else ANYWHERE
+        key = slot.stream.id, slot.number, offset, limit, max_bytes, int(at_least_one)
+        task = self._reads.get(key)
+        if task is None:
+            reading = partial(self._read, slot, offset, end, min(max_bytes, READ_BYTES_MAX), at_least_one, border)
+            task = asyncio.ensure_future(self._again(slot, offset, reading))
+            self._reads[key] = task
+            task.add_done_callback(partial(self._read_done, key))
+        await asyncio.wait((task,))
+        return task.result()
+
+    def _read_done(self, key: tuple[int, ...], task: asyncio.Task[ReadResult]) -> None:
+        del self._reads[key]
+        if not task.cancelled():
+            task.exception()  # whoever wanted to know may have given up
+
+    async def _read(
+        self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool, border: int
+    ) -> ReadResult:
+        key = slot.stream.id, slot.number, offset
+        follower = self._ahead.find(key)
+        if follower is not None and follower.is_within and offset < follower.limit:
+            row, run = follower.runs[0]
+            view, position = View(run, self._pages.find, self._head_of), follower.position
+        else:
+            follower = None
+            opened = await self._open(slot, offset, end, max_bytes)
+            if isinstance(opened, int):
+                return ReadResult([], 0, opened)
+            row, view, position = opened
+        answer = _Answer(max_bytes, at_least_one)
+        found = await self._filled(view, lambda: answer.take(view, row, position, end))
+        if not answer.size:
+            return ReadResult([], 0, offset if answer.is_full else min(end, row.end))
+        if follower is None or self._ahead.find(key) is not follower:
+            self._ahead.moved(None, (*key[:2], answer.end), Follower(row, view.run, found.stop, border))
+        else:
+            follower.goes_on(0, found.stop)
+            self._ahead.moved(key, (*key[:2], answer.end), follower)
+        return answer.result()
+
+    async def _open(self, slot: Slot, offset: int, end: int, max_bytes: int) -> tuple[RunRow, View, int] | int:
+        """Where the first entry lies that ends behind `offset`; where to go on if no chunk has one before `end`."""
+        at = offset
+        while at < end:
+            row = await self._lookups.run_at(slot.stream.id, slot.number, at)
+            if row is None:
+                if at == offset:
+                    raise self._unknown(slot, offset)
+                break
+            run = await self._indices.open(row)
+            if run is not None:
+                view, first = View(run, self._pages.find, self._head_of), max(at, row.first)
+                position = await self._filled(view, partial(_located, view, first, max_bytes))
+                if position < run.packed.length:
+                    return row, view, position
+            at = row.end
+        return at
+
+    def _unknown(self, slot: Slot, offset: int) -> StoreError:
+        if offset < slot.start or slot.stream.deleted:
+            return OutOfRange(offset, slot.start, slot.durable_end)
+        return CorruptState(f"neither the log nor a chunk holds offset {offset} of {slot.stream.name}-{slot.number}")
+
+    async def _filled(self, view: View, compute: Callable[[], _T]) -> _T:
+        """What is computed, with the pages that it needs."""
+        while True:
+            try:
+                return compute()
+            except Needs as needs:
+                view.held |= await self._pages.load(view.run, needs.pages)
+
+    async def _again(self, slot: Slot, offset: int, reading: Callable[[], Awaitable[_T]]) -> _T:
+        """Read; once more if the object is gone because others took its place. Raises MissingChunk if none did."""
+        try:
+            return await reading()
+        except MissingChunk as error:
+            chunk = parse_chunk_key(error.key)
+            if chunk is None:
+                raise
+            self.forget(chunk)
+            row = await self._lookups.run_at(slot.stream.id, slot.number, max(offset, slot.start))
+            if offset < slot.start or slot.stream.deleted:
+                raise OutOfRange(offset, slot.start, slot.durable_end) from error
+            if row is not None and row.chunk == chunk:
+                raise
+        return await reading()
+
+    # Single entries
+
+    async def entry_at(self, slot: Slot, offset: int) -> StoredEntry | None:
+        """The first entry in chunks that ends behind `offset`. Raises StoreError."""
+
+        async def reading() -> StoredEntry | None:
+            opened = await self._open(slot, offset, ANYWHERE, 1)
+            return None if isinstance(opened, int) else await self._entry(opened[1], opened[2])
+
+        return await self._again(slot, offset, reading)
+
+    async def entry_at_time(
+        self, slot: Slot, timestamp: int, offset: int, border: int = ANYWHERE
+    ) -> StoredEntry | None:
+        """The first entry that ends behind `offset` and is at least that new; runs from `border` on are left out."""
+        return await self._again(slot, offset, partial(self._entry_at_time, slot, timestamp, offset, border))
+
+    async def _entry_at_time(self, slot: Slot, timestamp: int, offset: int, border: int) -> StoredEntry | None:
+        def next_row() -> RunRow | None:
+            for row in self._lookups.iter_runs(slot.stream.id, slot.number, offset):
+                if row.first >= border:
+                    return None
+                if row.max_timestamp >= timestamp and row.entries:
+                    return row
+            return None
+
+        while (row := await self._lookups.run(next_row)) is not None:
+            run = await self._indices.open(row)
+            if run is not None:
+                view = View(run, self._pages.find, self._head_of)
+                found = await self._filled(view, partial(_first_at_time, view, timestamp, max(offset, row.first)))
+                if found is not None:
+                    return await self._entry(view, found)
+            offset = row.end
+        return None
+
+    async def entry_with_max_timestamp(
+        self, slot: Slot, newer_than: int = NO_TIMESTAMP, border: int = ANYWHERE
+    ) -> StoredEntry | None:
+        """The first entry with the largest timestamp, if that is larger; runs from `border` on are left out."""
+        return await self._again(
+            slot, slot.start, partial(self._entry_with_max_timestamp, slot, slot.start, newer_than, border)
+        )
+
+    async def _entry_with_max_timestamp(
+        self, slot: Slot, start: int, newer_than: int, border: int
+    ) -> StoredEntry | None:
+        def newest(start: int) -> RunRow | None:
+            rows = self._lookups.iter_runs(slot.stream.id, slot.number, start)
+            within = (row for row in takewhile(lambda row: row.first < border, rows) if row.entries)
+            return max(within, key=lambda row: row.max_timestamp, default=None)
+
+        best: StoredEntry | None = None
+        row = await self._lookups.run(newest, start)
+        while row is not None and row.max_timestamp > (newer_than if best is None else best.max_timestamp):
+            run = await self._indices.open(row)
+            if run is not None:
+                view = View(run, self._pages.find, self._head_of)
+                found = await self._filled(view, partial(_newest, view, max(start, row.first)))
+                entry = None if found is None else await self._entry(view, found)
+                if entry is not None and entry.max_timestamp > (newer_than if best is None else best.max_timestamp):
+                    best = entry
+            if row.first >= start:
+                break
+            # What is newest in it may lie before the start: then one of those behind it may be newer.
+            row = await self._lookups.run(newest, row.end)
+        return best
+
+    async def _entry(self, view: View, position: int) -> StoredEntry:
+        def entry() -> StoredEntry:
+            head = view.head(position)
+            stop = position + head.size
+            view.require(position, stop)
+            if (bad := view.bad_from(position, stop)) is not None:
+                raise view.damaged(bad)
+            return StoredEntry(head.first, head.span, head.max_timestamp, b"".join(view.parts(position, stop)))
+
+        return await self._filled(view, entry)
+
+
+class _Answer:
+    """What one read takes, run by run."""
+
+    __slots__ = ("_at_least_one", "_held", "_max_bytes", "_parts", "end", "is_full", "size")
+
+    def __init__(self, max_bytes: int, at_least_one: bool) -> None:
+        self._max_bytes = max_bytes
+        self._at_least_one = at_least_one
+        self._parts: list[Buffer] = []
+        self._held = 0
+        self.size = 0
+        self.end = -1
+        self.is_full = False  # the next entry did not fit
+
+    def take(self, view: View, row: RunRow, position: int, end: int) -> Cut:
+        """Entries of a run from a position on. Raises Needs, CorruptChunk: then nothing was taken."""
+        packed, border = view.run.packed, min(end, row.end)
+        room = self._max_bytes - self.size
+        found = cut(view, position, border, room, self._at_least_one and not self.size)
+        is_done = found.stop == packed.length or found.end >= border
+        if found.stop > position:
+            self._parts += view.parts(position, found.stop)
+            self._held += sum(len(view.page(number).data) for number in view.run.pages(position, found.stop))
+            self.size += found.stop - position
+            self.end = border if is_done else found.end
+        self.is_full = not is_done
+        return found
+
+    def result(self) -> ReadResult:
+        if self._held > WASTE_MAX * self.size:
+            self._parts = [b"".join(self._parts)]
+        return ReadResult(self._parts, self.size, self.end)
+
+
+def _located(view: View, offset: int, max_bytes: int) -> int:
+    begin = view.run.packed.point_position(view.run.packed.point_of(offset))
+    view.require(begin, begin + max(1, max_bytes))
+    return locate(view, offset)
+
+
+def _first_at_time(view: View, timestamp: int, offset: int) -> int | None:
+    """Where the first entry lies that ends behind `offset` and is at least that new."""
+    packed = view.run.packed
+    point = packed.point_at_time(timestamp, packed.point_of(offset))
+    while point is not None:
+        for position, head in _heads(view, point):
+            if head.end > offset and head.max_timestamp >= timestamp:
+                return position
+        point = packed.point_at_time(timestamp, point + 1)
+    return None
+
+
+def _newest(view: View, offset: int) -> int | None:
+    """Where the first of the newest entries lies among those that end behind `offset`."""
+    packed, best, newest = view.run.packed, None, NO_TIMESTAMP
+    first = packed.point_of(offset)
+    points = [first]
+    if first + 1 < packed.points:
+        points.append(max(range(first + 1, packed.points), key=packed.point_timestamp))
+    for point in points:  # of the first one only what lies behind the offset counts, so the index does not tell
+        for position, head in _heads(view, point):
+            if head.end > offset and (best is None or head.max_timestamp > newest):
+                best, newest = position, head.max_timestamp
+    return best
+
+
+def _heads(view: View, point: int) -> Iterator[tuple[int, Head]]:
+    """The entries from a point to the next, and where they lie."""
+    position, stop = view.run.packed.point_position(point), view.run.packed.point_position(point + 1)
+    while position < stop:
+        head = view.head(position)
+        yield position, head
+        position += head.size
