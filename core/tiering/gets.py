@@ -32,23 +32,18 @@ SAY_AGAIN_S: Final = 30.0
 class Get:
     """One request: waiting, running or done."""
 
-    __slots__ = ("_begun", "_work", "ahead", "done", "local", "size")
+    __slots__ = ("_work", "ahead", "begun", "done", "local", "size")
 
     def __init__(self, work: Callable[[], Awaitable[Any]], size: int, *, ahead: bool, local: bool) -> None:
         self._work = work
-        self._begun = False
+        self.begun = False
         self.size = size
         self.ahead = ahead
         self.local = local  # on this machine's disk, not in long-term storage
         self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(_heard)
 
-    @property
-    def begun(self) -> bool:
-        return self._begun
-
     async def run(self) -> None:
-        self._begun = True
         try:
             found = await self._work()
         except BaseException as error:
@@ -147,6 +142,7 @@ class Gets:
             if self._running and self._running_bytes + waiting[0].size > self._bytes_max:
                 return
             get = waiting.popleft()
+            get.begun = True
             task = asyncio.ensure_future(get.run())
             self._running[task] = get
             self._running_bytes += get.size

@@ -87,6 +87,11 @@ class TieredReader:
         """Bytes of pages and indices in memory, and on their way."""
         return self._pages.used + self._indices.used
 
+    @property
+    def loaded_ahead(self) -> int:
+        """Bytes that were loaded for readers that have not reached them yet."""
+        return self._ahead.used
+
     def forget(self, chunk_id: ChunkId) -> None:
         """Hold nothing of an object any more: it is gone, or about to be."""
         self._ahead.forget(chunk_id)
