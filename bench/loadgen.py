@@ -15,6 +15,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = ROOT / "build" / "bench"
 SOURCE: Final = Path(__file__).resolve().parent / "load" / "load.c"
 RUN_SECONDS_MAX: Final = 90
+GRACE_SECONDS: Final = 30
 
 # A queue deep enough that the generator never waits for the application thread: its own default
 # of 100,000 records is less than one sync's worth of 100-byte records.
@@ -59,10 +60,11 @@ def run(mode: str, bootstrap: str, topic: str, **options: object) -> Load:
     for name, value in options.items():
         arguments.append(f"{name if name in own else name.replace('_', '.')}={value}")
     command = [str(build()), mode, *arguments]
+    patience_s = max(RUN_SECONDS_MAX, GRACE_SECONDS + float(str(options.get("seconds_max", 0))))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS_MAX)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience_s)
     except subprocess.TimeoutExpired as late:
-        raise LoadFailed(f"{' '.join(command)}: not done in {RUN_SECONDS_MAX} s") from late
+        raise LoadFailed(f"{' '.join(command)}: not done in {patience_s:g} s") from late
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise LoadFailed(f"{mode} {topic}: {last} ({done.stdout.strip()})")

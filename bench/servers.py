@@ -90,7 +90,12 @@ class Penstock(_Process):
 
     name = "penstock"
 
-    def __init__(self, directory: Path, settings: dict[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: dict[str, object] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         ready = directory / "ready.json"
         ready.unlink(missing_ok=True)
         command = [str(Path(sys.executable).parent / "penstock"), "serve"]
@@ -98,7 +103,7 @@ class Penstock(_Process):
         command += ["--data-dir", str(directory / "data")]
         for key, value in (settings or {}).items():
             command += ["--set", f"{key}={value}"]
-        super().__init__(command, directory, {})
+        super().__init__(command, directory, environment or {})
         self.ready = self._await_ready(ready)
         self.ready_seconds = time.perf_counter() - self.started_at
         self.bootstrap: str = self.ready["kafka"][0]

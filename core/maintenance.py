@@ -122,7 +122,8 @@ class Maintenance:
             try:
                 await self.index_files()
                 grown = container.log.stats.bytes_written - self._bytes_at_checkpoint
-                if loop.time() >= due or grown >= config.checkpoint_log_bytes:
+                pressed = container.tier is not None and container.tier.is_pressed
+                if loop.time() >= due or grown >= config.checkpoint_log_bytes or pressed:
                     due = loop.time() + config.checkpoint_interval_ms / 1000
                     await self.checkpoint()
                     await self.truncate()

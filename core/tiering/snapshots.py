@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT: Final = 3
-HURRY_S: Final = 5.0
+HURRY_S: Final = 1.0
 """Least time between two snapshots that somebody waits for."""
 RETRY_S: Final = 5.0
 STOP_S: Final = 3.0

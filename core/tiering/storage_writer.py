@@ -35,13 +35,11 @@ from tier2.storage import ObjectStat, StorageError
 if TYPE_CHECKING:
     from core.container import Container
     from core.slot import Slot
-    from core.tiering.tier import LongTermStorage
+    from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-PRESSURE: Final = 0.5
-"""How full the log is when age does not count any more."""
 PRESSURE_PAUSE_S: Final = 5.0
 SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at: about a millisecond."""
@@ -74,11 +72,12 @@ class _Upload:
 class StorageWriter:
     """The storage writer of one container."""
 
-    def __init__(self, container: Container, long_term: LongTermStorage) -> None:
-        self._container = container
-        self._long_term = long_term
-        self._config = container.config
-        self._clock = container.clock
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._container: Container = tier.container
+        self._long_term = tier.long_term
+        self._config = tier.container.config
+        self._clock = tier.container.clock
         self._wake = asyncio.Event()
         self._room = asyncio.Semaphore(self._config.tier2_uploads)
         self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
@@ -167,8 +166,7 @@ class StorageWriter:
                 await self._start(slots, by_age=False)
             else:
                 rest += slots
-        pressed = container.log_bytes > PRESSURE * self._config.log_max_bytes
-        if pressed and now >= self._pressed_at + PRESSURE_PAUSE_S:
+        if self._tier.is_pressed and now >= self._pressed_at + PRESSURE_PAUSE_S:
             self._pressed_at = now
             await self._start(rest, by_age=True)
         elif now - oldest >= (age_s := self._config.chunk_age_ms / 1000):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
+from core.tiering.rewrite_worker import WorkerSetup
+from core.tiering.rewriter import Rewriter
 from core.tiering.rows import ChunkState
 from core.tiering.snapshots import Snapshots
 from core.tiering.storage_writer import StorageWriter
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from tier2.chunk_format import ChunkId
     from tier2.storage import Storage
 
+PRESSURE: Final = 0.5
+"""How full the log is when everything is moved out of it, whatever its age."""
 THROTTLE_FROM: Final = 0.75
 """How full the log is when producers are slowed down; they are refused when it is full."""
 THROTTLE_MAX_MS: Final = 1000
@@ -35,13 +39,14 @@ class LongTermStorage:
     """Where chunks go. `head_of` reads the header of an entry as it is stored.
 
     `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
-    the start.
+    the start. `rewriting` is what the process that rewrites chunks is made with; without it, none are.
     """
 
     storage: Storage
     cluster_id: str
     head_of: EntryHeadOf
     admit: Callable[[bool], Awaitable[None]] | None = None
+    rewriting: WorkerSetup | None = None
 
 
 class Tier:
@@ -51,8 +56,9 @@ class Tier:
         self.container = container
         self.long_term = long_term
         self.changing = asyncio.Lock()
-        self.writer = StorageWriter(container, long_term)
+        self.writer = StorageWriter(self)
         self.collector = Collector(self)
+        self.rewriter = None if long_term.rewriting is None else Rewriter(self, long_term.rewriting)
         self.snapshots = Snapshots(container, long_term)
         self._deletions: dict[ChunkId, int] = {}  # the LSN that a snapshot must cover
 
@@ -60,10 +66,14 @@ class Tier:
         """Begin to move data. Raises StoreError."""
         await self.writer.start()
         self.collector.start()
+        if self.rewriter is not None:
+            self.rewriter.start()
         self.snapshots.start()
 
     async def stop(self) -> None:
         """End what runs in the background; the log may still be written to."""
+        if self.rewriter is not None:
+            await self.rewriter.stop()
         await self.collector.stop()
         await self.writer.stop()
         await self.snapshots.stop()
@@ -101,6 +111,11 @@ class Tier:
         self._deletions.pop(chunk_id, None)
 
     # How full the log is
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether the log is so full that all that makes it shorter is urgent."""
+        return self.container.log_bytes > PRESSURE * self.container.config.log_max_bytes
 
     def log_grew(self) -> None:
         """A log file was completed: more may be due, and who appends may have to be slowed down."""
