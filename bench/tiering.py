@@ -1,0 +1,244 @@
+"""What tiering costs, and how fast it is: Penstock on a MinIO of the same machine, `python -m bench.tiering`.
+
+Keeps: what is compared runs in one go on the same disk, load, gateway and MinIO sharing the machine; a run in which a
+record was not acknowledged is an error.
+
+offered     30 MB/s with tiering and without: p99 of produce, share of the log that was waiting at most
+saturated   as fast as possible with the log full: what is acknowledged, beside what the bare client puts
+trickle     1,000 topics of 16 partitions with a record now and then: puts a minute, memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import Producer
+from minio import Minio
+
+from bench import disk, loadgen
+from bench.results import Results
+from bench.servers import Penstock
+from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
+
+RESULT: Final = Path(__file__).resolve().parent / "results" / "tiering.json"
+MIB: Final = 1 << 20
+KILOBYTE: Final = 1000
+BUCKET: Final = "bench"
+CHUNK_BYTES: Final = 32 * MIB
+UPLOADS: Final = 4
+SATURATED_LOG: Final = 2048 * MIB
+
+
+def main() -> int:
+    options = _options()
+    scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "tiering"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    disk.require_disk(scratch)
+    loadgen.build()
+    results = Results(ratio_to=None)
+    for measure in MEASURES:
+        if not options.only or measure.__name__ in options.only:
+            directory = scratch / measure.__name__
+            directory.mkdir()
+            print(f"{measure.__name__} …", file=sys.stderr, flush=True)
+            measure(results, directory, options.seconds)
+            shutil.rmtree(directory)
+            results.write(RESULT)
+    results.show()
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.tiering", description=__doc__)
+    parser.add_argument("--only", action="append", choices=[m.__name__ for m in MEASURES])
+    parser.add_argument("--seconds", type=int, default=300, help="how long the offered load lasts")
+    return parser.parse_args()
+
+
+def offered(results: Results, directory: Path, seconds: int) -> None:
+    """30 MB/s, first without tiering, then with it."""
+    rate = 30_000
+    p99: dict[str, float] = {}
+    for name, tiered in (("tiering off", False), ("tiering on", True)):
+        with _minio(directory / name) as minio, _penstock(directory / name, minio if tiered else None) as server:
+            server.create_topic("offered", 4)
+            with _watched(server) as seen:
+                load = loadgen.run(
+                    "produce",
+                    server.bootstrap,
+                    "offered",
+                    size=KILOBYTE,
+                    count=rate * seconds,
+                    rate=rate,
+                    partitions=4,
+                    latency=1,
+                    seconds_max=2 * seconds,
+                )
+            p99[name] = load.p99_ms
+            results.add(name, "30 MB/s offered", "MB/s", load.per_second * KILOBYTE / 1e6)
+            results.add(name, "30 MB/s offered, p50", "ms", load.p50_ms)
+            results.add(name, "30 MB/s offered, p99", "ms", load.p99_ms)
+            results.add(name, "30 MB/s offered, log at most", "MB", seen.log_mb)
+            results.add(name, "30 MB/s offered, memory at most", "MB", seen.rss_mb)
+    results.add(
+        "tiering on", "30 MB/s offered, p99 against tiering off", "times", p99["tiering on"] / p99["tiering off"]
+    )
+
+
+def saturated(results: Results, directory: Path, seconds: int) -> None:
+    """The bare client's puts, then producers that outrun long-term storage."""
+    with _minio(directory) as minio:
+        bare = _bare_puts(minio, SATURATED_LOG)
+        results.add("minio client", f"puts of {CHUNK_BYTES // MIB} MiB, {UPLOADS} at a time", "MB/s", bare)
+        settings = {"log.max.bytes": SATURATED_LOG, "tier2.verify.delay.ms": 3000}
+        with _penstock(directory, minio, settings) as server:
+            server.create_topic("saturated", 4)
+            total = 4 * SATURATED_LOG
+            with _watched(server) as seen:
+                load = loadgen.run(
+                    "produce",
+                    server.bootstrap,
+                    "saturated",
+                    size=KILOBYTE,
+                    count=total // KILOBYTE,
+                    partitions=4,
+                    seconds_max=600,
+                    message_timeout_ms=600_000,
+                    retries=100_000,
+                )
+            # What fits into the log costs long-term storage nothing.
+            rate = (total - SATURATED_LOG) / load.seconds / 1e6
+            results.add("penstock", "acknowledged with the log full", "MB/s", rate)
+            results.add("penstock", "acknowledged with the log full, against the bare client", "times", rate / bare)
+            results.add("penstock", "log at most", "MB", seen.log_mb)
+            results.add("penstock", "memory at most", "MB", seen.rss_mb)
+
+
+def trickle(results: Results, directory: Path, seconds: int) -> None:
+    """16,000 partitions, each with a record every 20 s; chunks of what is a minute old."""
+    minutes = 4
+    with _minio(directory) as minio, _penstock(directory, minio, {"chunk.age.ms": 60_000}) as server:
+        for number in range(1000):
+            server.create_topic(f"trickle-{number}", 16)
+        results.add("penstock", "memory with 16,000 empty partitions", "MB", server.rss_mb())
+        producer = Producer({"bootstrap.servers": server.bootstrap, "linger.ms": 50})
+        begin = time.monotonic()
+        sent = 0
+        with _watched(server) as seen:
+            while time.monotonic() < begin + minutes * 60:
+                producer.produce(f"trickle-{sent // 16 % 1000}", b"." * 100, partition=sent % 16)
+                sent += 1
+                producer.poll(0)
+                time.sleep(max(0.0, begin + sent / 800 - time.monotonic()))
+            if producer.flush(60):
+                raise loadgen.LoadFailed("not every record of the trickle was acknowledged")
+        objects = list(minio.client.list_objects(BUCKET, prefix="a/chunks/", recursive=True))
+        results.add("penstock", "trickle: chunks in the bucket after 4 minutes", "objects", len(objects))
+        results.add("penstock", "trickle: memory at most", "MB", seen.rss_mb)
+        results.add("penstock", "trickle: processor", "% of a core", 100 * server.cpu_seconds() / (minutes * 60))
+
+
+MEASURES: Final[tuple[Callable[[Results, Path, int], None], ...]] = (offered, saturated, trickle)
+
+
+class _Minio:
+    def __init__(self, server: MinioServer) -> None:
+        self.server = server
+        self.client = Minio(
+            server.endpoint.removeprefix("http://"), access_key=ROOT_USER, secret_key=ROOT_PASSWORD, secure=False
+        )
+
+
+@contextmanager
+def _minio(directory: Path) -> Iterator[_Minio]:
+    place = directory / "minio"
+    place.mkdir(parents=True)
+    server = MinioServer(place)
+    server.start()
+    try:
+        minio = _Minio(server)
+        minio.client.make_bucket(BUCKET)
+        yield minio
+    finally:
+        server.kill()
+
+
+@contextmanager
+def _penstock(directory: Path, minio: _Minio | None, settings: dict[str, object] | None = None) -> Iterator[Penstock]:
+    chosen: dict[str, object] = {"tier2": "off"}
+    environment: dict[str, str] = {}
+    if minio is not None:
+        chosen = {
+            "tier2": f"s3://{BUCKET}/a",
+            "tier2.endpoint": minio.server.endpoint,
+            "chunk.bytes": CHUNK_BYTES,
+            "tier2.uploads": UPLOADS,
+        }
+        environment = {"PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER, "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD}
+    server = Penstock(directory / "penstock", chosen | (settings or {}), environment)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class _Seen:
+    """The most that was seen."""
+
+    log_mb = 0.0
+    rss_mb = 0.0
+
+
+@contextmanager
+def _watched(server: Penstock) -> Iterator[_Seen]:
+    seen, ended = _Seen(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            logs = (server.directory / "data").rglob("log/*.log")
+            seen.log_mb = max(seen.log_mb, sum(_size(path) for path in logs) / 1e6)
+            seen.rss_mb = max(seen.rss_mb, server.rss_mb())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _bare_puts(minio: _Minio, total: int) -> float:
+    """MB/s of the client by itself, with as many at a time as the gateway has."""
+    data = os.urandom(CHUNK_BYTES)
+
+    def put(number: int) -> None:
+        minio.client.put_object(BUCKET, f"bare/{number}", io.BytesIO(data), len(data), part_size=64 * MIB)
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        list(pool.map(put, range(total // CHUNK_BYTES)))
+    return total / (time.perf_counter() - begin) / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
