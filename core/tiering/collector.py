@@ -56,6 +56,7 @@ class Collector:
         self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
         self._task: asyncio.Task[None] | None = None
         self.deleted_objects = 0
+        self.removed_runs = 0
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"collector-{self._container.id}")
@@ -98,7 +99,8 @@ class Collector:
         container = self._container
         while container.trimmed:
             slots = list(container.trimmed)[:SLOTS_PER_STEP]
-            await self._remove(await container.catalog.run(self._dead_runs, slots))
+            async with self._tier.changing:
+                await self._remove(await container.catalog.run(self._dead_runs, slots))
             for slot in slots:
                 container.trimmed.pop(slot, None)
 
@@ -116,16 +118,17 @@ class Collector:
         catalog = self._container.catalog
         for stream_id in await catalog.run(lambda: list(catalog.iter_streams())):
             if stream_id not in self._container.streams:
-                await self._remove(await catalog.run(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
+                async with self._tier.changing:
+                    await self._remove(await catalog.run(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
 
     async def _remove(self, dead: Sequence[RunRow]) -> None:
-        """Forget runs, and take them off their chunks."""
+        """Forget runs, and take them off their chunks. A run that a rewrite has put in their place must not go."""
         for start in range(0, len(dead), RUNS_PER_RECORD):
             some = dead[start : start + RUNS_PER_RECORD]
-            async with self._tier.changing:
-                chunks = await self._without(some)
-                gone: list[Operation] = [Delete(RUNS_TABLE, run.key) for run in some]
-                await self._container.update(*gone, *chunks)
+            chunks = await self._without(some)
+            gone: list[Operation] = [Delete(RUNS_TABLE, run.key) for run in some]
+            await self._container.update(*gone, *chunks)
+            self.removed_runs += len(some)
 
     async def _without(self, runs: Iterable[RunRow]) -> list[Operation]:
         """The rows of these runs' chunks, without the runs."""

@@ -72,10 +72,9 @@ UNCOMMITTED_MAX: Final = 64
 IDLE_S: Final = 60.0
 """How long the worker is kept for the next rewrite."""
 LOOK_AGAIN_S: Final = 300.0
-"""How often chunks are looked through though no new ones came: their runs die."""
+"""How often chunks are looked through though none came and none of their runs has died: some are verified by now."""
 SLOT_AGAIN_S: Final = 60.0
 """How often a compacted slot is looked at though nothing of it was tiered."""
-PAUSE_S: Final = 15.0
 AVOID_S: Final = 3600.0
 """How long chunks that cannot be read, and slots in them, are left alone."""
 STATS_MAX: Final = 5
@@ -133,7 +132,7 @@ class Rewriter:
         self._levels: dict[ChunkId, int] = {}
         self._not_worth: set[ChunkId] = set()
         self._avoid: dict[ChunkId, float] = {}  # chunks that cannot be read, and until when nobody tries
-        self._looked: tuple[int, float] = (-1, 0.0)  # chunks committed, when
+        self._looked: tuple[int, float] = (-1, 0.0)  # chunks that came and runs that went, when
         self._slots_looked: dict[SlotKey, tuple[int, float]] = {}  # tiered end, when
         self._worked_s = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -167,10 +166,10 @@ class Rewriter:
                 return  # the log is poisoned: the process is ending
             except (StoreError, StorageError, WorkerFailed) as error:
                 logger.warning("chunks will be rewritten later", extra={"reason": str(error)})
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._config.rewrite_interval_ms / 1000)
             except Exception:
                 logger.exception("rewriting of chunks failed and will be tried again")
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._config.rewrite_interval_ms / 1000)
 
     def _pause_s(self) -> float:
         pause = self._config.rewrite_interval_ms / 1000
@@ -195,7 +194,8 @@ class Rewriter:
     # Merge and reclaim
 
     async def _merge(self) -> bool:
-        now, chunks = self._clock.monotonic_s(), self._tier.writer.counters.chunks + self.counters.rewrites
+        now, tier = self._clock.monotonic_s(), self._tier
+        chunks = tier.writer.counters.chunks + self.counters.rewrites + tier.collector.removed_runs
         known, looked_s = self._looked
         if known == chunks and now - looked_s < LOOK_AGAIN_S:
             return False
@@ -288,10 +288,10 @@ class Rewriter:
         due = self._slots_to_look_at()
         if not due:
             return False
-        found = await self._container.catalog.run(self._dirt, due)
+        found, young = await self._container.catalog.run(self._dirt, due)
         chosen = next_round(found, self._config.chunk_bytes)
-        for one in found:  # it is its turn soon
-            self._slots_looked.pop(one.slot, None)
+        for key in (*(one.slot for one in found), *young):  # their turn is soon
+            self._slots_looked.pop(key, None)
         if not chosen:
             return False
         try:
@@ -334,11 +334,12 @@ class Rewriter:
                 found.append((slot, Cleaned() if value is None else decode_cleaned(value)))
         return found
 
-    def _dirt(self, slots: Sequence[tuple[Slot, Cleaned]]) -> list[Dirt]:
-        """In a thread of the catalog."""
+    def _dirt(self, slots: Sequence[tuple[Slot, Cleaned]]) -> tuple[list[Dirt], list[SlotKey]]:
+        """What is dirty, and slots whose newest chunks are not verified yet. In a thread of the catalog."""
         now_ms = self._clock.wall_ms()
         verified: dict[ChunkId, bool] = {}
         found: list[Dirt] = []
+        young: list[SlotKey] = []
         for slot, cleaned in slots:
             key = SlotKey(slot.stream.id, slot.number)
             runs: list[RunRow] = []
@@ -347,12 +348,13 @@ class Rewriter:
                     row = self._container.catalog.find_chunk(run.chunk)
                     verified[run.chunk] = row is not None and row.state is ChunkState.VERIFIED
                 if not verified[run.chunk]:
+                    young.append(key)
                     break
                 runs.append(run)
             dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now_ms)
             if dirt is not None:
                 found.append(dirt)
-        return found
+        return found, young
 
     def _scope(self, dirt: Dirt) -> CompactionScope:
         slot = self._slot(dirt.slot)

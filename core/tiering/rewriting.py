@@ -44,6 +44,9 @@ MERGE_RUNS_MAX: Final = 100_000
 """Runs that one merge looks at: some 25 MB of memory while it is planned."""
 RUNS_MAX: Final = 4000
 """Input runs of one rewrite: they leave in one record of the log."""
+RUN_OVERHEAD_MAX: Final = 420
+"""Bytes of an index for one run of one block, if its stream and segment are in it for this run alone."""
+CHUNK_OVERHEAD_MAX: Final = 500
 
 CLEANED_TABLE: Final = "compactions"
 _CLEANED_KEY: Final = struct.Struct(">II")
@@ -106,7 +109,9 @@ class Candidate(NamedTuple):
 
     @property
     def is_mostly_dead(self) -> bool:
-        return self.live_bytes * 2 < self.size
+        """Never true of a chunk that was just made, however little is in it."""
+        needed = self.live_bytes + self.live_bytes // 1024 + self.runs * RUN_OVERHEAD_MAX + CHUNK_OVERHEAD_MAX
+        return needed * 2 < self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +293,7 @@ def inputs_of(runs: Sequence[RunRow], sizes: dict[ChunkId, int]) -> tuple[list[I
 def output_rows(
     chunk: ChunkId, inputs: Iterable[RunRow], outputs: Iterable[OutputRun]
 ) -> Iterator[tuple[RunRow, list[RunRow]]]:
-    """The rows of a new chunk's runs, each with those that it replaces. Raises ValueError when they do not cover them."""
+    """The rows of a new chunk's runs, each with those it replaces. Raises ValueError when it does not cover them."""
     by_slot: dict[SlotKey, list[RunRow]] = {}
     for run in sorted(inputs, key=lambda run: run.first):
         by_slot.setdefault(slot_of(run), []).append(run)

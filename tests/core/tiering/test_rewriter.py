@@ -1,0 +1,260 @@
+"""Rewrites of chunks: what is read afterwards is what was there, in fewer objects, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import psutil
+
+from core.slot import Slot
+from core.store import Store
+from core.stream import Stream
+from core.tiering.rewriter import Rewriter
+from core.tiering.rows import ChunkState, chunk_key
+from tests.core.support import append, begin_append, container_of, run, until
+from tests.core.tiering.rewriting import REWRITING, Deadly, FirstByte, rewriter_of, rewriting_store
+from tests.core.tiering.support import chunk_entries, chunks_in, chunks_of, object_keys, runs_of, without_gaps
+from tests.tier2.chunks import entry, head_of
+from tier2.chunk import ChunkReader
+from tier2.storage import Storage
+
+
+async def trickle(stream: Stream, rounds: int, body: bytes = b"x") -> dict[Slot, list[bytes]]:
+    """A little for each slot, chunk after chunk."""
+    written: dict[Slot, list[bytes]] = {slot: [] for slot in stream.written_slots()}
+    for number in range(rounds):
+        for slot in written:
+            for _ in range(2):
+                payload = bytes(entry(slot.end, 1, 1000 + slot.end, body * (10 + number)).payload)
+                await append(slot, payload, timestamp=1000 + slot.end)
+                written[slot].append(payload)
+        await until(lambda: all(slot.tiered_end == slot.end for slot in written))
+    return written
+
+
+async def written_chunks(storage: Storage, slot: Slot) -> dict[int, bytes]:
+    """What the chunks of a slot hold, by sequence number; every run is checked against its row."""
+    found: dict[int, bytes] = {}
+    for row in runs_of(slot):
+        chunk = slot.container.catalog.find_chunk(row.chunk)
+        assert chunk is not None
+        reader = await ChunkReader.open(chunk_key(row.chunk), chunk.size, storage.get_range, head_of)
+        await reader.verify()
+        stored = reader.index.run_of(row.stream_id, row.segment_id, row.slot)
+        assert stored is not None
+        assert (stored.first, stored.end, stored.length, stored.entries) == (
+            row.first,
+            row.end,
+            row.length,
+            row.entries,
+        )
+        offset = row.first
+        while read := await reader.entries(stored, offset, 1 << 20):
+            found |= {one.first: bytes(one.payload) for one in read}
+            offset = read[-1].end
+    return found
+
+
+def storage_of(store: Store) -> Storage:
+    tier = container_of(store).tier
+    assert tier is not None
+    return tier.long_term.storage
+
+
+async def five_slots(store: Store) -> Stream:
+    stream = await store.create_stream("s", slots=5)
+    for number in range(5):
+        stream.slot(number)
+    return stream
+
+
+async def assert_as_written(store: Store, written: dict[Slot, list[bytes]]) -> None:
+    for slot, entries in written.items():
+        runs = runs_of(slot)
+        assert (runs[0].first, runs[-1].end) == (0, slot.tiered_end)
+        assert all(without_gaps(runs))
+        assert sum(run.appended for run in runs) == slot.tiered_bytes
+        assert [run.bytes_before for run in runs] == [*accumulate((r.appended for r in runs[:-1]), initial=0)]
+        assert await chunk_entries(storage_of(store), slot) == entries
+
+
+def test_merge(tmp_path: Path) -> None:
+    """Many small chunks become few in which each slot lies together; nothing else changes, and the old objects go."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path) as store:
+            written = await trickle(await five_slots(store), 10)
+            await until(lambda: rewriter_of(store).counters.rewrites)
+            await assert_as_written(store, written)
+
+            await until(lambda: len(chunks_of(store)) < 5)
+            await until(lambda: not chunks_in(store, ChunkState.DELETING))
+            assert len(await object_keys(storage_of(store))) == len(chunks_of(store))
+            await assert_as_written(store, written)
+
+    run(scenario())
+
+
+def test_merge_survives_restart(tmp_path: Path) -> None:
+    """What a crash leaves of rewrites is abandoned, nothing refers to it, and they are done again."""
+
+    async def scenario() -> None:
+        slow = replace(REWRITING, tier2_verify_delay_ms=3_600_000)
+        hasty = replace(REWRITING, rewrite_interval_ms=3_600_000)
+        async with rewriting_store(tmp_path, hasty) as store:
+            expected = {slot.number: entries for slot, entries in (await trickle(await five_slots(store), 10)).items()}
+            await until(lambda: len(chunks_in(store, ChunkState.VERIFIED)) >= 8)
+        async with rewriting_store(tmp_path, slow, clean=False) as store:
+            await until(lambda: rewriter_of(store).counters.bytes_out)
+            (left,) = (row.id for row in chunks_in(store, ChunkState.INTENT))
+        async with rewriting_store(tmp_path) as store:
+            await until(lambda: rewriter_of(store).counters.rewrites)
+            stream = store.streams.get("s")
+            assert stream is not None
+            await assert_as_written(store, {stream.slot(n): entries for n, entries in expected.items()})
+            assert left not in [run.chunk for number in expected for run in runs_of(stream.slot(number))]
+            await until(lambda: left not in [row.id for row in chunks_of(store)])
+            assert chunk_key(left) not in await object_keys(storage_of(store))
+
+    run(scenario())
+
+
+def test_worker_killed(tmp_path: Path) -> None:
+    """A worker that is killed costs its rewrite; the next one does it."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path) as store:
+            stream, rewriter = await five_slots(store), rewriter_of(store)
+            killed = asyncio.create_task(kill_first_worker(rewriter))
+            written = await trickle(stream, 10)
+            await killed
+            await until(lambda: rewriter.counters.rewrites)
+
+            await assert_as_written(store, written)
+            assert rewriter.worker_pid is not None
+
+    run(scenario())
+
+
+async def kill_first_worker(rewriter: Rewriter) -> None:
+    await until(lambda: rewriter.worker_pid is not None)
+    assert rewriter.worker_pid is not None
+    os.kill(rewriter.worker_pid, signal.SIGKILL)
+
+
+def test_compaction(tmp_path: Path) -> None:
+    """Of a compacted stream's chunks stays what the filter keeps; sequence numbers and coverage do not change."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path, filter_for=FirstByte) as store:
+            slot = (await store.create_stream("s", slots=1, config={"compact": "1"})).slot(0)
+            last: dict[int, tuple[int, bytes]] = {}
+            for number in range(90):
+                key = number * number % 7
+                payload = bytes(entry(slot.end, 1, 1000 + number, bytes([key]) * 300).payload)
+                last[key] = slot.end, payload
+                await append(slot, payload, timestamp=1000 + number)
+            await until(lambda: slot.tiered_end == slot.end)
+            await until(lambda: sum(run.entries for run in runs_of(slot)) == len(last))
+
+            runs = runs_of(slot)
+            assert (runs[0].first, runs[-1].end) == (0, slot.end)
+            assert all(without_gaps(runs))
+            assert sum(run.appended for run in runs) == slot.tiered_bytes
+            assert await written_chunks(storage_of(store), slot) == dict(last.values())
+
+    run(scenario())
+
+
+def test_compaction_that_kills(tmp_path: Path) -> None:
+    """A compaction that brings its process down loses nothing, and does not keep anything else from going on."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path, filter_for=Deadly) as store:
+            stream = await store.create_stream("s", slots=1, config={"compact": "1"})
+            stream.slot(0)
+            written = await trickle(stream, 3)
+            await until(lambda: rewriter_of(store).counters.abandoned)
+
+            await assert_as_written(store, written)
+
+    run(scenario())
+
+
+def test_reclaim(tmp_path: Path) -> None:
+    """A chunk of which most is dead is rewritten without that."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path) as store:
+            short, long = await store.create_stream("short", slots=1), await store.create_stream("long", slots=1)
+            kept = bytes(entry(0, 1, 5, b"kept").payload)
+            for number in range(20):
+                begin_append(short.slot(0), bytes(entry(number, 1, 5, b"." * 1000).payload))
+            await append(long.slot(0), kept)
+            await until(lambda: len(chunks_in(store, ChunkState.VERIFIED)) == 1)
+            (old,) = chunks_of(store)
+            assert old.size > 20_000
+            await store.delete_stream(short)
+            await until(lambda: rewriter_of(store).counters.rewrites)
+
+            await until(lambda: old.id not in [chunk.id for chunk in chunks_of(store)])
+            (new,) = chunks_of(store)
+            assert new.size < 1000
+            assert await chunk_entries(storage_of(store), long.slot(0)) == [kept]
+
+    run(scenario())
+
+
+def test_worker_is_alone(tmp_path: Path) -> None:
+    """The worker has none of the store's files or sockets, and takes few turns."""
+
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.set_inheritable(True)
+            async with rewriting_store(tmp_path) as store:
+                await trickle(await five_slots(store), 10)
+                await until(lambda: rewriter_of(store).counters.rewrites)
+                process = psutil.Process(rewriter_of(store).worker_pid)
+                open_files = [Path(file.path) for file in process.open_files()]
+
+                assert not [path for path in open_files if path.is_relative_to(tmp_path / "store")]
+                assert not process.net_connections()
+                assert process.nice() > psutil.Process().nice()
+            assert not process.is_running()
+
+    run(scenario())
+
+
+def test_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    """However the store's process ends, its worker does not stay."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    worker.wait(20)
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from core.tiering.rewrite_worker import Worker, WorkerFailed
+from core.tiering.rewrite_job import Learn
+from tests.core.tiering.rewriting import FirstByte, setup_for
+
+async def main():
+    worker = Worker(setup_for(Path(sys.argv[1]), FirstByte), None)
+    await worker.learn(Learn(scopes={}, inputs=(), runs=(), keys_max=1))
+    print(worker.pid, flush=True)
+    await asyncio.sleep(100)
+
+asyncio.run(main())
+"""
