@@ -25,3 +25,7 @@ class StoredEntry:
     count: int
     max_timestamp: int
     payload: bytes
+
+
+class StillLoading(Exception):
+    """Nobody wants to wait any longer for what is on its way; who asks again later will find it."""

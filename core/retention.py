@@ -1,7 +1,8 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave one by one from the front: those whose largest timestamp is older than `retention_ms`, and those without
-which the slot still holds `retention_bytes`. Streams that are compacted only are never trimmed.
+Entries leave from the front: those whose largest timestamp is older than `retention_ms`, and those without which the
+slot still holds `retention_bytes`. In the log they leave one by one, in chunks run by run, a run when the last of its
+entries may: for that no object is read. Streams that are compacted only are never trimmed.
 
 **Invariant**: nothing leaves because the wall clock jumped. A jump forward is believed only after it has stood for
 `HOLD_AFTER_JUMP_S`.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock
 from core.errors import StorageFailure, StoreError
+from core.log.records import Trim
 from core.slot import Slot
 from core.stream import StreamPolicy
 
@@ -105,11 +107,50 @@ class Retention:
     async def _trim(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> int:
         if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0):
             return 0
-        trims = await self._container.reader.retained(slots, policy, now_ms)
+        trims = await self._container.reader.run(self._retained, slots, policy, now_ms)
         live = [trim for trim in trims if trim.stream_id in self._container.streams]
         if live:
             await self._container.update(*live)
         return len(live)
+
+    def _retained(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> list[Trim]:
+        """Where the policy lets each slot begin, for those that it moves. Blocks."""
+        trims = (self._trimmed(slot, policy, now_ms) for slot in slots)
+        return [trim for trim in trims if trim is not None]
+
+    def _trimmed(self, slot: Slot, policy: StreamPolicy, now_ms: int) -> Trim | None:
+        start, total = slot.start, slot.total_bytes
+        new_start, before, is_done = start, slot.start_bytes, False
+        if start < slot.tiered_end:
+            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
+                behind = run.bytes_before + run.appended
+                is_done = run.entries > 0 and not expires(policy, run.max_timestamp, total - behind, now_ms)
+                is_done |= run.first > new_start > start  # rewritten just now: look again next time
+                if is_done:
+                    break
+                new_start, before = run.end, behind
+        if not is_done:
+            new_start, before = self._trimmed_in_log(slot, policy, now_ms, new_start, before)
+        return Trim(slot.stream.id, slot.number, new_start, before) if new_start > start else None
+
+    def _trimmed_in_log(
+        self, slot: Slot, policy: StreamPolicy, now_ms: int, start: int, before: int
+    ) -> tuple[int, int]:
+        """The first entry from `start` on that stays, and the bytes before it."""
+        end, total = slot.stable_end, slot.total_bytes
+        for _, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
+            first = max(0, rows.row_of(start))
+            before = rows.bytes_before + sum(rows.length[:first])
+            for row in range(first, len(rows.base)):
+                # In this order: what is durable is whole, a row beyond may be half written by now.
+                if (
+                    rows.base[row] >= end
+                    or rows.row_end(row) > end
+                    or not expires(policy, rows.timestamp[row], total - before - rows.length[row], now_ms)
+                ):
+                    return start, before
+                start, before = rows.row_end(row), before + rows.length[row]
+        return start, before
 
 
 def expires(policy: StreamPolicy, timestamp: int, rest_bytes: int, now_ms: int) -> bool:

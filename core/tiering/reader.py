@@ -21,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from core.entries import ReadResult, StoredEntry
+from core.entries import ReadResult, StillLoading, StoredEntry
 from core.errors import CorruptChunk, CorruptState, MissingChunk, OutOfRange, StoreError
 from core.tiering.cutting import Cut, Head, Needs, View, cut, locate
 from core.tiering.disk_cache import DiskCache
@@ -137,9 +137,16 @@ class TieredReader:
         return answer.result()
 
     async def read(
-        self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool, border: int = ANYWHERE
+        self,
+        slot: Slot,
+        offset: int,
+        end: int,
+        max_bytes: int,
+        at_least_one: bool,
+        border: int = ANYWHERE,
+        patience: asyncio.Future[None] | None = None,
     ) -> ReadResult:
-        """Entries from chunks; from `border` on the log has them, too. Raises StoreError.
+        """Entries from chunks; from `border` on the log has them, too. Raises StoreError, StillLoading.
 
         Nothing, and an `end` behind `offset`: the chunks have nothing more up to there.
         """
@@ -154,7 +161,10 @@ class TieredReader:
             task = asyncio.ensure_future(self._again(slot, offset, reading))
             self._reads[key] = task
             task.add_done_callback(partial(self._read_done, key))
-        await asyncio.wait((task,))
+        waited = (task,) if patience is None else (task, patience)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise StillLoading
         return task.result()
 
     def _read_done(self, key: tuple[int, ...], task: asyncio.Task[ReadResult]) -> None:
@@ -271,12 +281,12 @@ class TieredReader:
         return None
 
     async def entry_with_max_timestamp(
-        self, slot: Slot, newer_than: int = NO_TIMESTAMP, border: int = ANYWHERE
+        self, slot: Slot, newer_than: int | None = None, border: int = ANYWHERE
     ) -> StoredEntry | None:
         """The first entry with the largest timestamp, if that is larger; runs from `border` on are left out."""
-        return await self._again(
-            slot, slot.start, partial(self._entry_with_max_timestamp, slot, slot.start, newer_than, border)
-        )
+        least = NO_TIMESTAMP if newer_than is None else newer_than
+        reading = partial(self._entry_with_max_timestamp, slot, slot.start, least, border)
+        return await self._again(slot, slot.start, reading)
 
     async def _entry_with_max_timestamp(
         self, slot: Slot, start: int, newer_than: int, border: int

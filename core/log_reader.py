@@ -1,0 +1,272 @@
+"""Reading entries from log files, in threads: every method here may block.
+
+Slots change meanwhile on the event loop: ints and rows are read once, rows only grow.
+
+**Invariant**: every entry that comes from disk has passed its frame's CRC, and its frame says the slot and the offset
+that were asked for: a file that was recycled meanwhile can never be taken for the old one.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from core.entries import ReadResult, StoredEntry
+from core.errors import CorruptLog, OutOfRange
+from core.index import BlockRef, Rows, SlotColumns, sidecar_path
+from core.log.files import log_path
+from core.log.format import APPEND_BODY, APPEND_BODY_SIZE, APPEND_OVERHEAD, KIND_APPEND, BadFrame, Buffer, decode_frame
+from core.sidecars import Sidecars
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.slot import Slot
+
+SPAN_WASTE_MAX: Final = 4
+"""One read of a file may span this many times the bytes that are wanted of it, before it is cut in several."""
+
+READ_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Most bytes that one read of a file takes, unless a single entry is larger."""
+
+_ADVICE: Final = "Keep a copy of the data directory; the range cannot be served until it is restored"
+
+
+class Location(NamedTuple):
+    """Where an entry lies; the file is named by its first LSN."""
+
+    file_lsn: int
+    base: int
+    end: int
+    position: int
+    length: int
+    timestamp: int
+
+
+class LogReader:
+    """Reads one container's log files."""
+
+    def __init__(self, container: Container, index_cache_bytes: int) -> None:
+        self._container = container
+        self._sidecars = Sidecars(container.directory, index_cache_bytes)
+
+    @property
+    def index_cache_used(self) -> int:
+        """Bytes of sidecar blocks held in memory."""
+        return self._sidecars.cached_bytes
+
+    # Which entries
+
+    def first_from(self, slot: Slot, offset: int) -> int:
+        """The first sequence number from `offset` on that the log holds; where the slot ends if it holds none."""
+        memory = list(slot.columns)
+        ref = next(self._container.metadata.blocks_from(slot.stream.id, slot.number, offset), None)
+        held = [columns.base[0] for columns in memory if len(columns) and columns.end > offset]
+        if ref is not None:
+            held.append(ref.first)
+        return min(max(offset, min(held, default=slot.durable_end)), max(offset, slot.durable_end))
+
+    def read(
+        self, slot: Slot, memory: list[Location] | None, offset: int, end: int, max_bytes: int, at_least_one: bool
+    ) -> ReadResult | None:
+        """Entries that lie where `memory` says, or a sidecar; None when the log does not hold the first one."""
+        wanted = self._stored_locations(slot, offset, end, max_bytes, at_least_one) if memory is None else memory
+        if wanted is None:
+            return None
+        parts = self.payloads(slot, wanted)
+        return ReadResult(parts, sum(map(len, parts)), wanted[-1].end if wanted else offset)
+
+    def entry_at(self, slot: Slot, memory: list[Location] | None, offset: int) -> StoredEntry | None:
+        """The entry that holds this offset; None when the log does not hold it."""
+        wanted = self._stored_locations(slot, offset, offset + 1, 0, True) if memory is None else memory
+        return self.entry(slot, wanted[0], wanted[0].end) if wanted else None
+
+    def entry(self, slot: Slot, location: Location, end: int) -> StoredEntry:
+        (payload,) = self.payloads(slot, [location])
+        # The newest row's end moves with an append that is under way.
+        count = min(location.end, end) - location.base
+        return StoredEntry(location.base, count, location.timestamp, bytes(payload))
+
+    def bytes_before(self, slot: Slot, offset: int) -> int | None:
+        """Bytes of all entries that ever ended at or before `offset`; None when the log does not know."""
+        for columns in reversed(list(slot.columns)):
+            if len(columns) and columns.base[0] <= offset:
+                return columns.bytes_before + sum(columns.length[: _rows_before(columns, offset)])
+        ref = self._container.metadata.block_at(slot.stream.id, slot.number, offset)
+        if ref is None:
+            return None
+        rows = self._rows(slot, ref)
+        return rows.bytes_before + sum(rows.length[: _rows_before(rows, offset)])
+
+    def entry_at_time(self, slot: Slot, timestamp: int, offset: int) -> StoredEntry | None:
+        """See `Reader.entry_at_time`."""
+        start, end = max(slot.start, offset), slot.durable_end
+        for file_lsn, rows in self.all_rows(slot, start, lambda ref: ref.max_timestamp >= timestamp):
+            for row, stamp in enumerate(rows.timestamp):
+                if stamp >= timestamp and rows.row_end(row) > start:
+                    if rows.base[row] >= end:
+                        return None
+                    return self.entry(slot, location_of(file_lsn, rows, row), end)
+        return None
+
+    def entry_with_max_timestamp(self, slot: Slot) -> StoredEntry | None:
+        """See `Reader.entry_with_max_timestamp`."""
+        start, end = slot.start, slot.durable_end
+        best: Location | None = None
+
+        def better(ref: BlockRef) -> bool:
+            return best is None or ref.max_timestamp > best.timestamp
+
+        for file_lsn, rows in self.all_rows(slot, start, better):
+            for row, stamp in enumerate(rows.timestamp):
+                if rows.row_end(row) > start and rows.base[row] < end and (best is None or stamp > best.timestamp):
+                    best = location_of(file_lsn, rows, row)
+        return None if best is None else self.entry(slot, best, end)
+
+    def all_rows(
+        self, slot: Slot, start: int, wanted: Callable[[BlockRef], bool]
+    ) -> Iterator[tuple[int, Rows | SlotColumns]]:
+        """The rows of a slot from `start` on by file (its first LSN), without blocks that are not wanted."""
+        memory = list(slot.columns)
+        border = memory[0].base[0] if memory and len(memory[0]) else slot.durable_end
+        for ref in self._container.metadata.blocks_from(slot.stream.id, slot.number, start):
+            if ref.first >= border:
+                break
+            if wanted(ref):
+                yield ref.file_lsn, self._rows(slot, ref)
+        for columns in memory:
+            if columns.end > start:
+                yield columns.file.first_lsn, columns
+
+    def _stored_locations(
+        self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool
+    ) -> list[Location] | None:
+        found: list[Location] = []
+        ref = self._container.metadata.block_at(slot.stream.id, slot.number, offset)
+        if ref is None or ref.end <= offset:
+            return None
+        rows = self._rows(slot, ref)
+        size = 0
+        for row in range(rows.row_of(offset), len(rows.base)):
+            if rows.base[row] >= end:
+                break
+            size += rows.length[row]
+            if size > min(max_bytes, READ_BYTES_MAX) and (found or not at_least_one):
+                break
+            found.append(location_of(ref.file_lsn, rows, row))
+        return found
+
+    def _rows(self, slot: Slot, ref: BlockRef) -> Rows:
+        try:
+            return self._sidecars.rows(ref)
+        except FileNotFoundError as error:
+            path = sidecar_path(log_path(self._container.directory, ref.file_lsn))
+            raise _missing(slot, path, ref.first, ref.end) from error
+
+    # Their bytes
+
+    def payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
+        """The entries that lie there, checked. Blocks. Raises OutOfRange, CorruptLog."""
+        parts: list[Buffer] = []
+        start = 0
+        while start < len(wanted):
+            stop = _span(wanted, start)
+            parts += self._read_span(slot, wanted[start:stop])
+            start = stop
+        return parts
+
+    def _read_span(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
+        path = log_path(self._container.directory, wanted[0].file_lsn)
+        first = wanted[0].position
+        size = wanted[-1].position + APPEND_OVERHEAD + wanted[-1].length - first
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise _missing(slot, path, wanted[0].base, wanted[-1].end) from error
+        try:
+            data = memoryview(os.pread(fd, size, first))
+        finally:
+            os.close(fd)
+        return [self._checked(slot, path, data, first, location) for location in wanted]
+
+    def _checked(self, slot: Slot, path: Path, data: memoryview, first: int, location: Location) -> memoryview:
+        at = location.position - first
+        try:
+            (file_id,) = _FILE_ID.unpack_from(data, at + 24)
+            frame = decode_frame(data, at, file_id)
+            body = APPEND_BODY.unpack_from(frame.body)
+            if frame.kind != KIND_APPEND or body[1:4] != (slot.stream.id, slot.number, location.base):
+                raise BadFrame("another entry lies here")
+        except (BadFrame, struct.error) as error:
+            if location.end <= slot.start or slot.stream.deleted:
+                raise OutOfRange(location.base, slot.start, slot.durable_end) from error
+            why = f"{error} (offset {location.base} of {slot.stream.name}-{slot.number})"
+            raise CorruptLog(path, location.position, why, _ADVICE) from error
+        return frame.body[APPEND_BODY_SIZE:]
+
+
+_FILE_ID: Final = struct.Struct("<I")
+
+
+def _missing(slot: Slot, path: Path, first: int, end: int) -> OutOfRange | CorruptLog:
+    """Why a file is not there: all that it held has left the slot, or somebody took it."""
+    if end <= slot.start or slot.stream.deleted:
+        return OutOfRange(first, slot.start, slot.durable_end)
+    return CorruptLog(path, 0, f"the file is gone, with offset {first} of {slot.stream.name}-{slot.number}", _ADVICE)
+
+
+def columns_from(slot: Slot, offset: int) -> Iterator[SlotColumns]:
+    """The slot's rows in memory, beginning with those that hold `offset`; none if it lies before them."""
+    columns = slot.columns
+    newest = columns[-1] if columns else None
+    if newest is not None and newest.base and newest.base[0] <= offset:
+        if offset < newest.end:
+            yield newest
+        return
+    for index, one in enumerate(columns):
+        if one.base and one.base[0] <= offset < one.end:
+            yield from (c for c in columns[index:] if c.base)
+            return
+
+
+def locations(slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> list[Location] | None:
+    """Where the entries from `offset` on lie, as far as one file goes; None when no rows in memory tell."""
+    for columns in columns_from(slot, offset):
+        found: list[Location] = []
+        size = 0
+        for row in range(columns.row_of(offset), len(columns.base)):
+            if columns.base[row] >= end:
+                break
+            size += columns.length[row]
+            if size > min(max_bytes, READ_BYTES_MAX) and (found or not at_least_one):
+                break
+            found.append(location_of(columns.file.first_lsn, columns, row))
+        return found
+    return None
+
+
+def location_of(file_lsn: int, rows: Rows | SlotColumns, row: int) -> Location:
+    return Location(
+        file_lsn, rows.base[row], rows.row_end(row), rows.position[row], rows.length[row], rows.timestamp[row]
+    )
+
+
+def _rows_before(rows: Rows | SlotColumns, offset: int) -> int:
+    """How many rows end at or before `offset`."""
+    row = rows.row_of(offset)
+    return row + 1 if row >= 0 and rows.row_end(row) <= offset else max(row, 0)
+
+
+def _span(wanted: list[Location], start: int) -> int:
+    """Up to which location one read of the file makes sense."""
+    first = wanted[start]
+    useful, stop = 0, start
+    while stop < len(wanted) and wanted[stop].file_lsn == first.file_lsn:
+        useful += APPEND_OVERHEAD + wanted[stop].length
+        span = wanted[stop].position + APPEND_OVERHEAD + wanted[stop].length - first.position
+        if stop > start and span > SPAN_WASTE_MAX * useful:
+            break
+        stop += 1
+    return stop
