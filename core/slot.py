@@ -18,7 +18,7 @@ A slot's value in the applied state, little-endian (preceded by the LSN that it 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from core.errors import CorruptState
@@ -190,26 +190,21 @@ class Slot:
     def encode(self) -> bytes:
         """What is durable of this slot."""
         durable = self.durable_end
-        epochs = [e for e in self.epochs if e[1] < durable]
-        parts = [
-            _HEAD.pack(
-                STATE_VERSION,
-                self.start,
-                durable,
-                self.durable_bytes,
-                self.start_bytes,
-                self.tiered_end,
-                self.tiered_bytes,
-                len(epochs),
-            )
-        ]
-        parts += [_EPOCH.pack(*e) for e in epochs]
+        head = encode_head(
+            start=self.start,
+            end=durable,
+            total_bytes=self.durable_bytes,
+            start_bytes=self.start_bytes,
+            tiered_end=self.tiered_end,
+            tiered_bytes=self.tiered_bytes,
+            epochs=[e for e in self.epochs if e[1] < durable],
+        )
         writers = [
             (writer_id, state, batches)
             for writer_id, state in (self.writers or {}).items()
             if (batches := [b for b in state.batches if b.base < durable])
         ]
-        parts.append(_COUNT.pack(len(writers)))
+        parts = [head, _COUNT.pack(len(writers))]
         for writer_id, state, batches in writers:
             parts.append(_WRITER.pack(writer_id, batches[-1].epoch, state.last_use_ms, len(batches)))
             parts += [_BATCH.pack(*batch) for batch in batches]
@@ -249,3 +244,26 @@ class Slot:
                 self.writers[writer_id] = state
         except struct.error as error:
             raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error
+
+
+def encode_head(
+    *,
+    start: int,
+    end: int,
+    total_bytes: int,
+    start_bytes: int,
+    tiered_end: int,
+    tiered_bytes: int,
+    epochs: Sequence[tuple[int, int]],
+) -> bytes:
+    """The part of a slot's value before its writers."""
+    return b"".join(
+        (
+            _HEAD.pack(STATE_VERSION, start, end, total_bytes, start_bytes, tiered_end, tiered_bytes, len(epochs)),
+            *(_EPOCH.pack(*epoch) for epoch in epochs),
+        )
+    )
+
+
+NO_WRITERS: Final = _COUNT.pack(0)
+"""What follows the head of a slot that knows no writers."""

@@ -35,7 +35,8 @@ PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
-_NEXT_STREAM: Final = b"next stream id"
+STREAM_IDS_TABLE: Final = STREAMS_TABLE + ".ids"
+NEXT_STREAM_KEY: Final = b"next stream id"
 
 
 class Streams:
@@ -117,7 +118,7 @@ class Store:
             await store.close(clean=False)
             raise
         store._next_stream_id = max((stream.id for stream in store.streams), default=0) + 1
-        highest = store.table(STREAMS_TABLE + ".ids").get(_NEXT_STREAM)
+        highest = store.table(STREAM_IDS_TABLE).get(NEXT_STREAM_KEY)
         store._next_stream_id = max(store._next_stream_id, int.from_bytes(highest or b"", "big"))
         return store
 
@@ -193,7 +194,7 @@ class Store:
             if maintenance is not None:
                 await maintenance.stop()
             if container.tier is not None:
-                await container.tier.stop()
+                await container.tier.stop(clean=clean)
             await container.log.close()
             if maintenance is not None:
                 await maintenance.close(clean=clean and container.log.failure is None)
@@ -240,7 +241,7 @@ class Store:
         try:
             # The next id is logged too: the id of a deleted stream must never come back.
             await container.update(
-                _put(state), Put(STREAMS_TABLE + ".ids", _NEXT_STREAM, (stream_id + 1).to_bytes(4, "big"))
+                _put(state), Put(STREAM_IDS_TABLE, NEXT_STREAM_KEY, (stream_id + 1).to_bytes(4, "big"))
             )
         finally:
             self._creating.discard(name)

@@ -137,6 +137,30 @@ def serve(
     sys.exit(process.run(loaded, ready_file))
 
 
+@app.command()
+def recover(
+    config: ConfigFile = None,
+    listen: Listen = None,
+    http: Http = None,
+    data_dir: DataDir = None,
+    tier2: Tier2 = None,
+    tier2_endpoint: Tier2Endpoint = None,
+    ready_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Has no effect here.")] = None,
+    assignments: Assignments = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print {topics: [{name, partitions: [{id, start, end}]}], groups} instead."),
+    ] = False,
+) -> None:
+    """Make a data directory from long-term storage, when the one that was is gone. Takes the flags of `serve`."""
+    flags = _flags(listen=listen, http=http, data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
+    loaded = _load(config, assignments, flags)
+
+    from gateway import recovering
+
+    sys.exit(recovering.run(loaded, as_json=as_json))
+
+
 @app.command("config")
 def show_config(
     config: ConfigFile = None,

@@ -17,7 +17,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -27,6 +29,8 @@ from core.errors import AlreadyLocked
 IDENTITY_FILE: Final = "penstock.json"
 STORE_DIRECTORY: Final = "store"
 LOCK_FILE: Final = "penstock.lock"
+RECOVERING_DIRECTORY: Final = "recovering"
+"""A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
 FORMAT: Final = 1
 """The layout that this release writes. Formats are never reused; all older ones are read."""
@@ -60,6 +64,23 @@ class UnusableDirectory(Exception):
         super().__init__(f"data.dir {directory} cannot be used: {error.strerror}")
 
 
+class InterruptedRecovery(Exception):
+    """`penstock recover` began here and did not come to its end."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"{directory} holds an interrupted recovery: run `penstock recover` with the same flags again")
+
+
+class NotEmpty(Exception):
+    """A store cannot be recovered into this directory."""
+
+    def __init__(self, directory: Path, names: Sequence[str]) -> None:
+        super().__init__(
+            f"{directory} is not empty, it holds {', '.join(sorted(names)[:3])}: `penstock recover` makes a data "
+            "directory from nothing. Name another one, or move what is there away"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class DataDirectory:
     """An owned directory; released when the process ends or `release` is called."""
@@ -87,10 +108,68 @@ class DataDirectory:
                 raise  # the disk's fault, not the configuration's
             raise UnusableDirectory(path, exc) from exc
         try:
+            if (path / RECOVERING_DIRECTORY).exists():
+                raise InterruptedRecovery(path)
             return cls(path, _identity(path, release), not (path / STORE_DIRECTORY).exists(), lock)
         except BaseException:
             os.close(lock)
             raise
+
+    def release(self) -> None:
+        """Let another process have it."""
+        os.close(self._lock)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryDirectory:
+    """An owned directory that is to become a data directory, all of it or nothing."""
+
+    path: Path
+    _lock: int
+
+    @classmethod
+    def begin(cls, path: Path, beside: Path | None) -> Self:
+        """Own a directory without a store, and remove what an earlier try left; `beside` may lie in it."""
+        path = path.absolute()
+        try:
+            _make_directory(path)
+            lock = _lock(path / LOCK_FILE)
+        except OSError as exc:
+            raise UnusableDirectory(path, exc) from exc
+        try:
+            # An identity without a store is what a refused start leaves.
+            ours = {LOCK_FILE, IDENTITY_FILE, RECOVERING_DIRECTORY, "lost+found"}
+            names = [entry.name for entry in path.iterdir() if entry.name not in ours and entry != beside]
+            if names:
+                raise NotEmpty(path, names)
+            scratch = path / RECOVERING_DIRECTORY
+            if scratch.exists():
+                shutil.rmtree(scratch)
+            scratch.mkdir()
+            sync_directory(path)
+            return cls(path, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def store(self) -> Path:
+        """Where the store is made."""
+        return self.path / RECOVERING_DIRECTORY
+
+    def finish(self, cluster_id: str, release: str) -> None:
+        """Make it a data directory: from the rename on, a start finds it whole."""
+        for directory, _, names in os.walk(self.store):
+            for name in names:
+                _sync_file(Path(directory) / name)
+            sync_directory(Path(directory))
+        _write_identity(self.path / IDENTITY_FILE, cluster_id, release)
+        self.store.rename(self.path / STORE_DIRECTORY)
+        sync_directory(self.path)
+
+    def give_up(self) -> None:
+        """Leave the directory as if nothing had been tried."""
+        shutil.rmtree(self.store, ignore_errors=True)
 
     def release(self) -> None:
         """Let another process have it."""
@@ -165,17 +244,25 @@ def _identity(directory: Path, release: str) -> str:
     except FileNotFoundError:
         if (directory / STORE_DIRECTORY).exists():
             raise BadIdentity(path, "is missing") from None
-        identity = {
-            "cluster_id": new_cluster_id(),
-            "format": FORMAT,
-            "needs_release": NEEDS_RELEASE,
-            "written_by": release,
-        }
-        write_atomically(path, json.dumps(identity, indent=2).encode() + b"\n")
-        return str(identity["cluster_id"])
+        cluster_id = new_cluster_id()
+        _write_identity(path, cluster_id, release)
+        return cluster_id
     except OSError as exc:
         raise UnusableDirectory(directory, exc) from exc
     return _parsed_identity(path, raw)
+
+
+def _write_identity(path: Path, cluster_id: str, release: str) -> None:
+    identity = {"cluster_id": cluster_id, "format": FORMAT, "needs_release": NEEDS_RELEASE, "written_by": release}
+    write_atomically(path, json.dumps(identity, indent=2).encode() + b"\n")
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _parsed_identity(path: Path, raw: bytes) -> str:

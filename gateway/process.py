@@ -17,30 +17,20 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
-from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull, TierMissing
 from gateway import __version__, logs, long_term
-from gateway.binding import Binding, CannotListen, bind_all
+from gateway.binding import Binding, bind_all
 from gateway.broker import Broker
 from gateway.config import Config
 from gateway.config_layers import ConfigError
-from gateway.datadir import (
-    BadIdentity,
-    DataDirectory,
-    NewerFormat,
-    UnusableDirectory,
-    write_atomically,
-)
+from gateway.datadir import DataDirectory, write_atomically
 from gateway.exits import ExitCode
-from gateway.groups.persistence import UnreadableRecord
-from gateway.identity import DamagedIdentity, IdentityRefused
-from gateway.long_term import LongTermUnusable
+from gateway.outcome import outcome
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +45,6 @@ GC_THRESHOLDS: Final = (10_000, 20, 20)
 thresholds, 21 with these."""
 SAME_SIGNAL_S: Final = 0.1
 """A signal to a process group arrives twice when `make` passes it on; nobody means that as a second."""
-
-_EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
-    (ConfigError, ExitCode.CONFIGURATION),
-    (NewerFormat, ExitCode.CONFIGURATION),
-    (UnusableDirectory, ExitCode.CONFIGURATION),
-    (LongTermUnusable, ExitCode.CONFIGURATION),
-    (IdentityRefused, ExitCode.CONFIGURATION),
-    (TierMissing, ExitCode.CONFIGURATION),
-    (AlreadyLocked, ExitCode.TAKEN),
-    (BadIdentity, ExitCode.CORRUPT),
-    (DamagedIdentity, ExitCode.CORRUPT),
-    (Corrupt, ExitCode.CORRUPT),
-    (CorruptState, ExitCode.CORRUPT),
-    (UnreadableRecord, ExitCode.CORRUPT),
-    (StorageFailure, ExitCode.STORAGE),
-    (StorageFull, ExitCode.STORAGE),
-    (OSError, ExitCode.STORAGE),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +75,7 @@ def run(config: Config, ready_file: Path | None) -> ExitCode:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_file_limit(config.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = _outcome(lambda: runner.run(_serve(config, ready_file)))
+        code = outcome(lambda: runner.run(_serve(config, ready_file)))
         logs.flush()
         if code is not ExitCode.CLEAN:
             # Threads may hang in a failing disk: an orderly end would wait for them.
@@ -120,22 +92,6 @@ def _raise_file_limit(connections_max: int) -> None:
             "max.connections is more than this process may open",
             extra={"max_connections": connections_max, "open_files_max": hard},
         )
-
-
-def _outcome(serve: Callable[[], ExitCode]) -> ExitCode:
-    """Run, and turn what went wrong into one log line and an exit code."""
-    try:
-        return serve()
-    except CannotListen as exc:
-        logger.error("cannot start: %s", exc)
-        return ExitCode.TAKEN if exc.taken else ExitCode.CONFIGURATION
-    except Exception as exc:
-        for kind, code in _EXIT_CODES:
-            if isinstance(exc, kind):
-                logger.error("cannot go on: %s", exc)
-                return code
-        logger.exception("unexpected error; this is a defect of Penstock")
-        return ExitCode.UNEXPECTED
 
 
 async def _serve(config: Config, ready_file: Path | None) -> ExitCode:

@@ -1,8 +1,9 @@
 """Metadata snapshots in long-term storage: what a store that lost its disk begins with. The bytes are
 `core.tiering.snapshot_format`'s.
 
-A snapshot has all resident tables, and of each slot what its chunks cannot say. It is taken when something has changed, at most every `tier2_snapshot_interval_ms`; sooner, but at least `HURRY_S`
-after the last one, when the log or an object waits for it.
+A snapshot has all resident tables, and of each slot what its chunks cannot say. It is taken when something has
+changed, at most every `tier2_snapshot_interval_ms`; sooner, but at least `HURRY_S` after the last one, when the log or
+an object waits for it.
 
 A snapshot says "everything up to this LSN is in here", and reads the LSN first. Tables are copied in one turn of the
 event loop, slots in slices of some turns, so a slot may be newer than the LSN, and newer than the tables. That is as
@@ -85,13 +86,15 @@ class Snapshots:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"snapshots-{self._container.id}")
 
-    async def stop(self) -> None:
-        """End with a last snapshot, if there is something new and long-term storage answers soon."""
+    async def stop(self, *, last: bool = True) -> None:
+        """End; with a last snapshot, if one is wanted, there is something new and long-term storage answers soon."""
         if self._task is None:
             return
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
+        if not last:
+            return
         with contextlib.suppress(TimeoutError, StorageFailure, StorageError):
             async with asyncio.timeout(STOP_S):
                 await self.take()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
 from core.tiering.rewrite_worker import WorkerSetup
+from core.tiering.reader import TieredReader
 from core.tiering.rewriter import Rewriter
 from core.tiering.rows import ChunkState
 from core.tiering.snapshots import Snapshots
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PRESSURE: Final = 0.5
 """How full the log is when everything is moved out of it, whatever its age."""
+CACHE_DIRECTORY: Final = "tier2-cache"
 THROTTLE_FROM: Final = 0.75
 """How full the log is when producers are slowed down; they are refused when it is full."""
 THROTTLE_MAX_MS: Final = 1000
@@ -60,6 +62,10 @@ class Tier:
         self.collector = Collector(self)
         self.rewriter = None if long_term.rewriting is None else Rewriter(self, long_term.rewriting)
         self.snapshots = Snapshots(container, long_term)
+        config = container.config
+        cache = container.directory / CACHE_DIRECTORY if config.tier2_disk_cache_bytes else None
+        self.reader = TieredReader(container.catalog, long_term.storage, long_term.head_of, config, cache)
+        container.reader.tiered = self.reader
         self._deletions: dict[ChunkId, int] = {}  # the LSN that a snapshot must cover
 
     async def start(self) -> None:
@@ -70,13 +76,14 @@ class Tier:
             self.rewriter.start()
         self.snapshots.start()
 
-    async def stop(self) -> None:
-        """End what runs in the background; the log may still be written to."""
+    async def stop(self, *, clean: bool = True) -> None:
+        """End what runs in the background, if `clean` with a last snapshot; the log may still be written to."""
         if self.rewriter is not None:
             await self.rewriter.stop()
         await self.collector.stop()
         await self.writer.stop()
-        await self.snapshots.stop()
+        await self.snapshots.stop(last=clean)
+        await self.reader.close()
 
     # What may leave the log
 
@@ -109,6 +116,7 @@ class Tier:
 
     def chunk_deleted(self, chunk_id: ChunkId) -> None:
         self._deletions.pop(chunk_id, None)
+        self.reader.forget(chunk_id)
 
     # How full the log is
 

@@ -16,7 +16,7 @@ from core.store import Store
 from core.tables import Put
 
 TABLE: Final = "producerids"
-_NEXT: Final = b"next"
+NEXT_KEY: Final = b"next"
 _ID: Final = struct.Struct(">Q")
 
 BLOCK_IDS: Final = 1_000
@@ -48,9 +48,9 @@ class ProducerIds:
         async with self._claiming:
             if self._next != self._end:
                 return  # claimed by another call while this one waited
-            stored = self._store.table(TABLE).get(_NEXT)
+            stored = self._store.table(TABLE).get(NEXT_KEY)
             first = 0 if stored is None else _ID.unpack(stored)[0]
             end = first + BLOCK_IDS
             assert end <= IDS_MAX, "a block a microsecond would last for 300 years"
-            await self._store.update(Put(TABLE, _NEXT, _ID.pack(end)))
+            await self._store.update(Put(TABLE, NEXT_KEY, _ID.pack(end)))
             self._next, self._end = first, end

@@ -1,0 +1,505 @@
+"""Rebuilds a store from long-term storage alone: the newest metadata snapshot, and every chunk's own index.
+
+This is the only place that takes a listing for the truth, because nothing else is left. It works in four passes through
+RocksDB, so that memory does not grow with what is stored, beyond a chunk's name:
+
+1. Chunks, the newest first: their runs become rows, as far as no newer chunk has spoken for the same stretch.
+2. Each slot's rows in order: what was refused or lost is told, the rest is made a whole (`core.tiering.adoption`).
+3. Each chunk's rows: what it is still needed for.
+4. Tables and streams, and what no new store may ever do again: use an id, a producer id or a leader epoch twice.
+
+**Invariants**
+
+- Nothing in long-term storage is changed.
+- All rows reflect LSN 0: the new store's log begins after them. Its epoch lies `EPOCHS_APART` above any that was
+  seen, so whatever a store that is believed dead still puts there has an older id than all that comes.
+- A stream with an id that the snapshot had already given out, and that it does not list, was deleted: it stays so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from core.config import StoreConfig
+from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.errors import CorruptState
+from core.log.durable_log import LogPosition
+from core.log.files import make_directory
+from core.log.format import FILE_HEADER_SIZE
+from core.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
+from core.slot import NO_WRITERS, encode_head
+from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
+from core.stream import StreamState, decode_stream, new_stream
+from core.tables import STORED_TABLES
+from core.tiering.adoption import Claims, SettledSlot, settle, share
+from core.tiering.rows import (
+    CHUNKS_TABLE,
+    PENDING_TABLE,
+    RUNS_TABLE,
+    ChunkRow,
+    ChunkState,
+    RunKey,
+    RunRow,
+    chunk_key,
+    chunk_row_key,
+    decode_chunk_row,
+    decode_run,
+    parse_chunk_key,
+)
+from core.tiering.snapshot_format import (
+    BODY_BYTES_MAX,
+    HEADER_SIZE,
+    BadSnapshot,
+    SlotSnapshot,
+    Snapshot,
+    SnapshotId,
+    decode_snapshot,
+    parse_snapshot_key,
+    snapshot_key,
+    snapshot_prefix,
+)
+from tier2.chunk import ChunkReader, EntryHeadOf
+from tier2.chunk_format import ChunkId, ChunkIndex, Run
+from tier2.storage import Corrupt, ObjectNotFound, Storage
+
+logger = logging.getLogger(__name__)
+
+EPOCHS_APART: Final = 1000
+"""More starts than a store that is believed dead will make after its last sign of life."""
+INDEXES_AT_ONCE: Final = 8
+READ_BYTES: Final = 8 << 20
+SCRATCH_TABLE: Final = "recovered"
+"""Runs by chunk, while pass 2 goes through them by slot. Gone when the store is complete."""
+
+Progress = Callable[[str, int, int], None]
+TablesOf = Callable[[Mapping[str, Mapping[bytes, bytes]], Mapping[tuple[str, int], tuple[int, int]]], "Tables"]
+"""Makes the tables of the new store from the snapshot's, and from the bounds of all slots by stream's name."""
+Tables = Mapping[str, Mapping[bytes, bytes]]
+
+
+class RecoveredSlot(NamedTuple):
+    """[start, end) can be read."""
+
+    slot: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredStream:
+    """A stream of the new store; `untiered`: sequence numbers that were acknowledged and are gone with the disk."""
+
+    name: str
+    slots: Sequence[RecoveredSlot]
+    untiered: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What was recovered, and what was not."""
+
+    streams: list[RecoveredStream] = field(default_factory=list)
+    snapshots: dict[int, int] = field(default_factory=dict)  # by container: when it was made, ms
+    chunks: int = 0
+    bytes: int = 0
+    unused: int = 0  # objects whose contents lie in newer ones, or are not wanted any more
+    findings: list[str] = field(default_factory=list)
+
+
+async def recover_store(
+    directory: Path,
+    config: StoreConfig,
+    storage: Storage,
+    cluster_id: str,
+    head_of: EntryHeadOf,
+    tables_of: TablesOf,
+    progress: Progress,
+) -> Report:
+    """Make a store in an empty directory. Raises StorageError, CorruptState, OSError."""
+    report = Report()
+    for container_id in config.container_ids:
+        path = directory / f"container-{container_id}" / "metadata"
+        await asyncio.to_thread(_make_directories, directory, path)
+        metadata = await asyncio.to_thread(Metadata, path, config)
+        try:
+            recovery = _Recovery(container_id, metadata, storage, cluster_id, head_of, report, progress)
+            await recovery.run(tables_of)
+        finally:
+            await asyncio.to_thread(metadata.close)
+    report.streams.sort(key=lambda stream: stream.name)
+    return report
+
+
+def _make_directories(directory: Path, path: Path) -> None:
+    for needed in (directory, path.parent, path):
+        make_directory(needed)
+
+
+@dataclass(slots=True)
+class _Found:
+    """A stream that chunks speak of."""
+
+    state: StreamState
+    slots: int  # highest number + 1
+    adopted: bool
+
+
+class _Recovery:
+    """One container."""
+
+    def __init__(
+        self,
+        container_id: int,
+        metadata: Metadata,
+        storage: Storage,
+        cluster_id: str,
+        head_of: EntryHeadOf,
+        report: Report,
+        progress: Progress,
+    ) -> None:
+        self._container_id = container_id
+        self._metadata = metadata
+        self._storage = storage
+        self._cluster_id = cluster_id
+        self._head_of = head_of
+        self._report = report
+        self._progress = progress
+        self._known: dict[tuple[int, int], SlotSnapshot] = {}
+        self._streams: dict[int, _Found] = {}
+        self._next_stream_id = 1
+        self._claims: dict[tuple[int, int], Claims] = {}
+        self._epoch = 0  # the highest that was seen
+
+    async def run(self, tables_of: TablesOf) -> None:
+        snapshot = await self._newest_snapshot()
+        tables: dict[str, dict[bytes, bytes]] = {}
+        if snapshot is not None:
+            tables = {name: dict(entries) for name, entries in snapshot.tables.items() if name not in STORED_TABLES}
+            self._use_snapshot(snapshot)
+        dead = self._dead_chunks(tables.get(PENDING_TABLE, {}))
+        await self._adopt_chunks(dead)
+        self._settle_names()
+        bounds = await asyncio.to_thread(self._settle_slots)
+        await asyncio.to_thread(self._settle_chunks)
+        tables = {name: dict(entries) for name, entries in tables_of(tables, bounds).items()}
+        self._settle_tables(tables, dead)
+        await asyncio.to_thread(self._write_tables, tables)
+
+    def _tell(self, finding: str) -> None:
+        self._report.findings.append(finding)
+
+    # The snapshot
+
+    async def _newest_snapshot(self) -> Snapshot | None:
+        """The newest that is whole. Its older ones are older, so one that is damaged is told."""
+        prefix = snapshot_prefix(self._container_id)
+        found: list[tuple[SnapshotId, int]] = []
+        async for info in self._storage.list(prefix):
+            parsed = parse_snapshot_key(info.key)
+            if parsed is not None:
+                found.append((parsed[1], info.size))
+        for snapshot_id, size in sorted(found, reverse=True):
+            key = snapshot_key(self._container_id, snapshot_id)
+            self._epoch = max(self._epoch, snapshot_id.epoch)
+            try:
+                snapshot = await asyncio.to_thread(decode_snapshot, await self._read(key, size))
+                if snapshot.cluster_id != self._cluster_id:
+                    raise BadSnapshot(f"it is of cluster {snapshot.cluster_id}")
+            except (BadSnapshot, Corrupt, ObjectNotFound) as error:
+                self._tell(f"metadata snapshot {key} cannot be used, an older one is: {error}")
+                continue
+            self._report.snapshots[self._container_id] = snapshot.created_ms
+            return snapshot
+        self._tell("there is no metadata snapshot: topic configurations, groups and their offsets are lost")
+        return None
+
+    async def _read(self, key: str, size: int) -> bytes:
+        if not HEADER_SIZE <= size <= HEADER_SIZE + BODY_BYTES_MAX:
+            raise BadSnapshot(f"it has {size} bytes")
+        parts = [
+            await self._storage.get_range(key, start, min(READ_BYTES, size - start))
+            for start in range(0, size, READ_BYTES)
+        ]
+        return b"".join(parts)
+
+    def _use_snapshot(self, snapshot: Snapshot) -> None:
+        self._known = {(slot.stream_id, slot.slot): slot for slot in snapshot.slots}
+        for value in snapshot.tables.get(STREAMS_TABLE, {}).values():
+            state = decode_stream(value)
+            self._streams[state.id] = _Found(state, state.slots, adopted=False)
+        highest = snapshot.tables.get(STREAM_IDS_TABLE, {}).get(NEXT_STREAM_KEY, b"")
+        self._next_stream_id = max(int.from_bytes(highest, "big"), max(self._streams, default=0) + 1)
+        epoch = snapshot.tables.get(CONTAINER_TABLE, {}).get(EPOCH_KEY, b"")
+        self._epoch = max(self._epoch, int.from_bytes(epoch, "big"))
+
+    def _dead_chunks(self, pending: Mapping[bytes, bytes]) -> dict[ChunkId, ChunkRow]:
+        """Chunks that nothing may ever refer to again, whatever has happened since the snapshot."""
+        rows = (decode_chunk_row(key, value) for key, value in pending.items())
+        return {row.id: row for row in rows if row.state in (ChunkState.DELETING, ChunkState.ABANDONED)}
+
+    # Pass 1: chunks
+
+    async def _adopt_chunks(self, dead: Mapping[ChunkId, ChunkRow]) -> None:
+        sizes: dict[ChunkId, int] = {}
+        async for info in self._storage.list(f"chunks/{self._container_id}/"):
+            chunk_id = parse_chunk_key(info.key)
+            if chunk_id is not None:
+                sizes[chunk_id] = info.size
+                self._epoch = max(self._epoch, chunk_id.epoch)
+        wanted = sorted((chunk_id for chunk_id in sizes if chunk_id not in dead), reverse=True)
+        self._report.unused += len(sizes) - len(wanted)
+        done = 0
+        async for chunk_id, index in self._indexes(wanted, sizes):
+            done += 1
+            self._progress("chunks", done, len(wanted))
+            if index is not None:
+                await asyncio.to_thread(self._adopt_chunk, chunk_id, sizes[chunk_id], index)
+
+    async def _indexes(
+        self, chunks: Sequence[ChunkId], sizes: Mapping[ChunkId, int]
+    ) -> AsyncIterator[tuple[ChunkId, ChunkIndex | None]]:
+        """Their indexes in that order, some of them read ahead; None for one that cannot be used."""
+        under_way: deque[tuple[ChunkId, asyncio.Task[ChunkIndex | None]]] = deque()
+        remaining = iter(chunks)
+        try:
+            while True:
+                while len(under_way) < INDEXES_AT_ONCE and (chunk_id := next(remaining, None)) is not None:
+                    under_way.append((chunk_id, asyncio.create_task(self._index(chunk_id, sizes[chunk_id]))))
+                if not under_way:
+                    return
+                chunk_id, task = under_way.popleft()
+                yield chunk_id, await task
+        finally:
+            for _, task in under_way:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+
+    async def _index(self, chunk_id: ChunkId, size: int) -> ChunkIndex | None:
+        key = chunk_key(chunk_id)
+        try:
+            index = (await ChunkReader.open(key, size, self._storage.get_range, self._head_of)).index
+        except (Corrupt, ObjectNotFound) as error:
+            self._tell(f"chunk {key} cannot be read, and is left out: {error}")
+            return None
+        if index.cluster_id != self._cluster_id or index.id != chunk_id:
+            self._tell(f"chunk {key} is left out: it was made as {chunk_key(index.id)} of cluster {index.cluster_id}")
+            return None
+        return index
+
+    def _adopt_chunk(self, chunk_id: ChunkId, size: int, index: ChunkIndex) -> None:
+        puts: list[tuple[bytes, bytes]] = []
+        for run in index.runs:
+            self._epoch = max(self._epoch, run.leader_epoch)
+            if not self._is_wanted(run, index):
+                continue
+            claims = self._claims.setdefault((run.segment.stream.id, run.slot), Claims())
+            for first, end in claims.claim(run.first, run.end):
+                row = _row(chunk_id, run, first, end)
+                puts.append(table_item(RUNS_TABLE, row.key, 0, row.encode()))
+        created_ms = index.created_ms
+        chunk = ChunkRow(
+            id=chunk_id, state=ChunkState.VERIFIED, created_ms=created_ms, changed_ms=created_ms, size=size
+        )
+        puts.append(table_item(CHUNKS_TABLE, chunk.key, 0, chunk.encode()))
+        self._write(puts)
+
+    def _is_wanted(self, run: Run, index: ChunkIndex) -> bool:
+        stream = run.segment.stream
+        found = self._streams.get(stream.id)
+        if found is None:
+            if stream.id < self._next_stream_id:
+                return False  # deleted before the snapshot
+            state = new_stream(
+                stream_id=stream.id,
+                name=stream.name,
+                uuid=stream.uuid,
+                slots=1,
+                created_ms=index.created_ms,
+                container=self._container_id,
+                config={},
+            )
+            found = self._streams[stream.id] = _Found(state, 1, adopted=True)
+        if found.state.uuid != stream.uuid:
+            self._tell(f"chunk {chunk_key(index.id)}: stream {stream.id} there is another than {found.state.name!r}")
+            return False
+        found.slots = max(found.slots, run.slot + 1)
+        return True
+
+    # Names
+
+    def _settle_names(self) -> None:
+        """A name belongs to its newest stream; streams have as many slots as chunks speak of."""
+        by_name: dict[str, _Found] = {}
+        for stream_id in sorted(self._streams):
+            found = self._streams[stream_id]
+            name = found.state.name
+            older = by_name.get(name)
+            if older is not None:
+                self._tell(f"topic {name!r} was deleted and made again after the snapshot: the newer one is recovered")
+                del self._streams[older.state.id]
+            by_name[name] = found
+            if found.adopted:
+                self._tell(
+                    f"topic {name!r} is newer than the snapshot: it has {found.slots} partitions, as far as they "
+                    "hold anything, and default configuration"
+                )
+            if found.slots > found.state.slots:
+                found.state = _with_slots(found, self._report)
+
+    # Pass 2: slots
+
+    def _settle_slots(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Bounds of all slots by stream's name and number."""
+        settled: dict[tuple[int, int], RecoveredSlot] = {}
+        untiered: dict[int, int] = {}
+        for place, rows in groupby(self._rows(), key=lambda row: (row.stream_id, row.slot)):
+            self._settle_slot(place, list(rows), settled, untiered)
+        for place in self._known.keys() - settled.keys():
+            self._settle_slot(place, [], settled, untiered)
+        bounds: dict[tuple[str, int], tuple[int, int]] = {}
+        for stream_id, found in self._streams.items():
+            slots = [
+                settled.get((stream_id, number), RecoveredSlot(number, 0, 0)) for number in range(found.state.slots)
+            ]
+            name = found.state.name
+            bounds |= {(name, slot.slot): (slot.start, slot.end) for slot in slots}
+            self._report.streams.append(RecoveredStream(name, slots, untiered.get(stream_id, 0)))
+        return bounds
+
+    def _rows(self) -> Iterator[RunRow]:
+        return (decode_run(key, value) for key, value in self._metadata.table_items(RUNS_TABLE, b""))
+
+    def _settle_slot(
+        self,
+        place: tuple[int, int],
+        rows: list[RunRow],
+        settled: dict[tuple[int, int], RecoveredSlot],
+        untiered: dict[int, int],
+    ) -> None:
+        stream_id, number = place
+        found = self._streams.get(stream_id)
+        if found is None or number >= found.state.slots:
+            self._write([], [table_key(RUNS_TABLE, row.key) for row in rows])
+            return
+        slot = settle(self._known.get(place), rows)
+        settled[place] = RecoveredSlot(number, slot.start, slot.end)
+        untiered[stream_id] = untiered.get(stream_id, 0) + slot.untiered
+        self._tell_of_slot(f"{found.state.name}-{number}", slot)
+        kept = {row.key for row in slot.rows}
+        puts = [table_item(RUNS_TABLE, row.key, 0, row.encode()) for row in slot.rows]
+        puts += (table_item(SCRATCH_TABLE, chunk_row_key(row.chunk) + row.key, 0, row.encode()) for row in slot.rows)
+        head = encode_head(
+            start=slot.start,
+            end=slot.end,
+            total_bytes=slot.total_bytes,
+            start_bytes=slot.start_bytes,
+            tiered_end=slot.end,
+            tiered_bytes=slot.total_bytes,
+            epochs=slot.epochs,
+        )
+        puts.append(slot_item(stream_id, number, 0, head + NO_WRITERS))
+        self._write(puts, [table_key(RUNS_TABLE, row.key) for row in rows if row.key not in kept])
+
+    def _tell_of_slot(self, name: str, slot: SettledSlot) -> None:
+        for first, end in slot.lost:
+            self._tell(f"{name}: offsets {first} to {end - 1} were in long-term storage, and are not there")
+        for row in slot.refused:
+            self._tell(
+                f"{name}: offsets {row.first} to {row.end - 1} of chunk {chunk_key(row.chunk)} are refused: a store "
+                f"that had been replaced already put them there (leader epoch {row.leader_epoch})"
+            )
+
+    # Pass 3: chunks
+
+    def _settle_chunks(self) -> None:
+        """What each chunk is needed for; those that are needed for nothing are known no more."""
+        scratch = self._metadata.table_items(SCRATCH_TABLE, b"")
+        rows_of = groupby(((key, decode_run(key[16:], value)) for key, value in scratch), key=lambda item: item[0][:16])
+        for row_key, items in rows_of:
+            runs: list[RunKey] = []
+            keys: list[bytes] = []
+            for key, run in items:
+                runs.append(run.listed)
+                keys.append(table_key(SCRATCH_TABLE, key))
+            value = self._metadata.table_value(CHUNKS_TABLE, row_key)
+            if value is None:
+                raise CorruptState("a run was adopted from a chunk that was not")
+            chunk = replace(
+                decode_chunk_row(row_key, value), runs=tuple(runs), live_bytes=sum(run.length for run in runs)
+            )
+            self._report.chunks += 1
+            self._report.bytes += chunk.size
+            self._write([table_item(CHUNKS_TABLE, chunk.key, 0, chunk.encode())], keys)
+        for key, value in self._metadata.table_items(CHUNKS_TABLE, b""):
+            if not decode_chunk_row(key, value).runs:
+                self._report.unused += 1
+                self._write([], [table_key(CHUNKS_TABLE, key)])
+
+    # Tables
+
+    def _settle_tables(self, tables: dict[str, dict[bytes, bytes]], dead: Mapping[ChunkId, ChunkRow]) -> None:
+        tables[PENDING_TABLE] = {row.key: row.encode() for row in dead.values()}
+        tables[STREAMS_TABLE] = {
+            stream_id.to_bytes(4, "big"): found.state.encode() for stream_id, found in self._streams.items()
+        }
+        next_id = max(self._next_stream_id, max(self._streams, default=0) + 1)
+        tables[STREAM_IDS_TABLE] = {NEXT_STREAM_KEY: next_id.to_bytes(4, "big")}
+        tables[CONTAINER_TABLE] = {EPOCH_KEY: (self._epoch + EPOCHS_APART).to_bytes(4, "big")}
+
+    def _write_tables(self, tables: Tables) -> None:
+        for name, entries in tables.items():
+            self._write([table_item(name, key, 0, value) for key, value in entries.items()])
+        self._metadata.commit(LogPosition(0, 1, FILE_HEADER_SIZE))
+
+    def _write(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = ()) -> None:
+        for start in range(0, len(puts), BATCH_OPERATIONS):
+            self._metadata.write(puts[start : start + BATCH_OPERATIONS])
+        for start in range(0, len(deletes), BATCH_OPERATIONS):
+            self._metadata.write((), deletes[start : start + BATCH_OPERATIONS])
+
+
+def _row(chunk_id: ChunkId, run: Run, first: int, end: int) -> RunRow:
+    """The row of a run, or of the part of it that is still right."""
+    size = share(run.length, run.first, run.end, end) - share(run.length, run.first, run.end, first)
+    return RunRow(
+        stream_id=run.segment.stream.id,
+        slot=run.slot,
+        first=first,
+        end=end,
+        chunk=chunk_id,
+        segment_id=run.segment.id,
+        generation=run.segment.generation,
+        min_timestamp=run.min_timestamp,
+        max_timestamp=run.max_timestamp,
+        position=run.position,
+        length=run.length,
+        entries=run.entries,
+        leader_epoch=run.leader_epoch,
+        bytes_before=0,
+        appended=size,
+    )
+
+
+def _with_slots(found: _Found, report: Report) -> StreamState:
+    state = found.state
+    if found.adopted:
+        return new_stream(
+            stream_id=state.id,
+            name=state.name,
+            uuid=state.uuid,
+            slots=found.slots,
+            created_ms=state.created_ms,
+            container=state.container,
+            config=state.config,
+        )
+    report.findings.append(
+        f"topic {state.name!r} grew after the snapshot: it has {found.slots} partitions, as far as they hold anything"
+    )
+    return state.grown(found.slots, state.created_ms)

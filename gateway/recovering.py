@@ -1,0 +1,199 @@
+"""`penstock recover`: makes a data directory from long-term storage, when the one that was is gone.
+
+Keeps: nothing in long-term storage is changed; the data directory is made whole, or left so that a start refuses it and
+another try begins anew; what could not be recovered is named. What only Kafka's side knows is put right here: group
+offsets point at what is there, producer ids go on far above any that was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from core.tiering.recover import Progress, Report, Tables, recover_store
+from gateway import __version__, logs
+from gateway.config_model import Config
+from gateway.config_tiering import Directory
+from gateway.datadir import RecoveryDirectory
+from gateway.exits import ExitCode
+from gateway.groups.persistence import (
+    GROUPS_TABLE,
+    OFFSETS_TABLE,
+    decode_offset,
+    decode_offset_key,
+    encode_offset,
+)
+from gateway.identity import Identity, IdentityRefused, read_identity
+from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
+from gateway.outcome import outcome
+from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
+from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
+from gateway.wire.record_batch import entry_head
+from tier2.retrying import RetryingStorage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PRODUCER_IDS_APART: Final = 1 << 40
+"""More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
+_PRODUCER_ID: Final = struct.Struct(">Q")
+FINDINGS_SHOWN: Final = 200
+
+
+@dataclass(slots=True)
+class KafkaTables:
+    """The gateway's tables for the new store."""
+
+    groups: tuple[str, ...] = ()
+    clamped: int = 0
+    dropped: int = 0
+
+    def __call__(self, tables: Tables, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> Tables:
+        """See `core.tiering.recover.TablesOf`."""
+        offsets = dict(self._offsets(tables.get(OFFSETS_TABLE, {}), bounds))
+        names = {key.decode() for key in tables.get(GROUPS_TABLE, {})}
+        names |= {decode_offset_key(key).group_id for key in offsets}
+        self.groups = tuple(sorted(names))
+        next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
+        first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
+        return {
+            **tables,
+            OFFSETS_TABLE: offsets,
+            PRODUCER_IDS_TABLE: {NEXT_PRODUCER_KEY: _PRODUCER_ID.pack(first)},
+        }
+
+    def _offsets(
+        self, stored: Mapping[bytes, bytes], bounds: Mapping[tuple[str, int], tuple[int, int]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Committed offsets, none of which points at what is not there."""
+        for raw, value in stored.items():
+            key, committed = decode_offset_key(raw), decode_offset(value)
+            found = bounds.get((key.topic, key.partition))
+            if found is None:
+                self.dropped += 1
+                continue
+            start, end = found
+            clamped = min(max(committed.offset, start), end)
+            self.clamped += clamped != committed.offset
+            yield raw, value if clamped == committed.offset else encode_offset(committed._replace(offset=clamped))
+
+
+def run(config: Config, *, as_json: bool) -> ExitCode:
+    """Recover, and report on standard output."""
+    logs.setup(config.logging_format, "warning")
+    code = outcome(lambda: asyncio.run(_recover(config, as_json=as_json)))
+    logs.flush()
+    return code
+
+
+async def _recover(config: Config, *, as_json: bool) -> ExitCode:
+    check_settings(config)
+    storage = await open_storage(config)
+    if storage is None:
+        raise LongTermUnusable("tier2 = off: name the long-term storage to recover from, with --tier2")
+    try:
+        identity = await read_identity(storage, place_of(config))
+        if identity is None:
+            raise IdentityRefused(f"{place_of(config)} holds no data of Penstock: there is no identity object")
+        tables, report = await _made(config, storage, identity, quiet=as_json)
+    finally:
+        await storage.close()
+    if as_json:
+        print(json.dumps(_as_json(report, tables)))
+        for finding in report.findings:
+            print(f"penstock: {finding}", file=sys.stderr)
+    else:
+        _show(config, identity, report, tables)
+    return ExitCode.CLEAN
+
+
+async def _made(
+    config: Config, storage: RetryingStorage, identity: Identity, *, quiet: bool
+) -> tuple[KafkaTables, Report]:
+    beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
+    directory = RecoveryDirectory.begin(config.data_dir, beside)
+    tables = KafkaTables()
+    try:
+        with _progress(quiet=quiet) as progress:
+            report = await recover_store(
+                directory.store, config.store_config(), storage, identity.cluster_id, entry_head, tables, progress
+            )
+        if tables.dropped:
+            report.findings.append(f"{tables.dropped} group offsets of topics that are not there were left out")
+        await asyncio.to_thread(directory.finish, identity.cluster_id, __version__)
+    except Exception:
+        directory.give_up()
+        raise
+    finally:
+        directory.release()
+    return tables, report
+
+
+def _as_json(report: Report, tables: KafkaTables) -> dict[str, Any]:
+    return {
+        "topics": [
+            {
+                "name": stream.name,
+                "partitions": [{"id": slot.slot, "start": slot.start, "end": slot.end} for slot in stream.slots],
+            }
+            for stream in report.streams
+        ],
+        "groups": list(tables.groups),
+    }
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Progress]:
+    """A line on standard error, if a person looks at it."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading what chunks say of themselves", total=None)
+        yield lambda what, done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(config: Config, identity: Identity, report: Report, tables: KafkaTables) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    shown = Table("topic", "partition", "start", "end", title=f"Cluster {identity.cluster_id}", title_justify="left")
+    for stream in report.streams:
+        empty = [slot for slot in stream.slots if slot.start == slot.end]
+        for slot in stream.slots:
+            if slot.start != slot.end:
+                shown.add_row(Text(stream.name), str(slot.slot), str(slot.start), str(slot.end))
+        if empty:
+            shown.add_row(Text(stream.name), f"{len(empty)} empty", "", "")
+    console.print(shown)
+    _show_summary(console, config, report, tables)
+
+
+def _show_summary(console: Console, config: Config, report: Report, tables: KafkaTables) -> None:
+    lost = sum(stream.untiered for stream in report.streams)
+    taken = min(report.snapshots.values(), default=None)
+    when = "never" if taken is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(taken / 1000))
+    lines = [
+        f"{len(report.streams)} topics in {report.chunks} chunks of {report.bytes} bytes; {report.unused} are unused.",
+        f"{len(tables.groups)} groups as of {when}; {tables.clamped} offsets moved to what is there.",
+        f"At least {lost} acknowledged records had not reached long-term storage yet: they are gone.",
+        f"{config.data_dir.absolute()} is ready: start with `penstock serve` and the same flags.",
+    ]
+    for finding in report.findings[:FINDINGS_SHOWN]:
+        console.print(f"! {finding}", markup=False)
+    if len(report.findings) > FINDINGS_SHOWN:
+        console.print(f"! and {len(report.findings) - FINDINGS_SHOWN} more like these", markup=False)
+    for line in lines:
+        console.print(line, markup=False)
