@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
-from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.reader import TieredReader
+from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter
 from core.tiering.rows import ChunkState
 from core.tiering.snapshots import Snapshots
