@@ -73,15 +73,16 @@ def write_durably(path: Path, data: bytes) -> None:
 class SpareFile:
     """Room for the next log file, open for writing."""
 
-    def __init__(self, path: Path, fd: int, allocated: int) -> None:
+    def __init__(self, path: Path, fd: int, allocated: int, written: int) -> None:
         self.path = path
         self.fd = fd
         self.allocated = allocated  # bytes
+        self._written = written  # of those, from the beginning: by an earlier life as a log file
         self._lock = threading.Lock()
         self._filling = True  # guarded by the lock: zeros may be written
 
     def fill(self) -> None:
-        """Overwrite all of the room with zeros, until it is taken. Raises OSError.
+        """Write zeros over all of the room that was never written, until it is taken. Raises OSError.
 
         The zeros are synced here, or the first sync of the log file would have to wait for all of them; through a
         descriptor of their own, so that an error which this sync sees is not hidden from the log's.
@@ -91,15 +92,16 @@ class SpareFile:
                 return
             own = os.open(self.path, os.O_WRONLY)
         try:
-            position = 0
+            position = synced = self._written
             while position < self.allocated:
                 size = min(_FILL_STEP, self.allocated - position)
                 with self._lock:
                     if not self._filling:
                         return
                     position += os.pwrite(own, memoryview(_ZEROS)[:size], position)
-                if position % _FILL_SYNC == 0 or position == self.allocated:
+                if position - synced >= _FILL_SYNC or position == self.allocated:
                     os.fdatasync(own)
+                    synced = position
         finally:
             os.close(own)
 
@@ -116,15 +118,15 @@ def allocate_spare(directory: Path, size: int) -> SpareFile:
     directory.
     """
     reserved = 0 if (directory / BALLAST_NAME).exists() else BALLAST_BYTES
-    if free_bytes(directory) < size + reserved:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     left = next(iter(sorted(directory.glob(f"*{SPARE_SUFFIX}"))), None)
     missing = size - (left.stat().st_blocks * 512 if left is not None else 0)
-    if missing > free_bytes(directory):
+    if missing > 0 and free_bytes(directory) < missing + reserved:
         # Asking for it would take all the room that is left, for a moment, from those who still find enough.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     path = directory / f"{secrets.token_hex(8)}{PREPARED_SUFFIX}"
+    written = 0
     if left is not None:
+        written = left.stat().st_size
         left.rename(path)
     fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
@@ -135,14 +137,18 @@ def allocate_spare(directory: Path, size: int) -> SpareFile:
         os.close(fd)
         path.unlink(missing_ok=True)
         raise
-    return SpareFile(path, fd, max(size, path.stat().st_size))
+    return SpareFile(path, fd, max(size, path.stat().st_size), written)
+
+
+SPARES_KEPT: Final = 4
+"""Truncated files that wait to be log files again: files come free in bursts, and new room has to be written twice."""
 
 
 def sweep_spares(directory: Path) -> None:
-    """At a start: what was prepared for the run before is a spare again; one is kept."""
+    """At a start: what was prepared for the run before is a spare again; some are kept."""
     for path in sorted(directory.glob(f"*{PREPARED_SUFFIX}")):
         path.rename(path.with_suffix(SPARE_SUFFIX))
-    for path in sorted(directory.glob(f"*{SPARE_SUFFIX}"))[1:]:
+    for path in sorted(directory.glob(f"*{SPARE_SUFFIX}"))[SPARES_KEPT:]:
         path.unlink()
 
 
@@ -160,7 +166,7 @@ def begin(spare: SpareFile, directory: Path, header: FileHeader) -> Path:
 
 def give_up(path: Path, directory: Path) -> None:
     """Remove a log file that nobody needs, or keep its blocks as the next spare."""
-    if not any(directory.glob(f"*{SPARE_SUFFIX}")):
+    if len(list(directory.glob(f"*{SPARE_SUFFIX}"))) < SPARES_KEPT:
         path.rename(path.with_suffix(SPARE_SUFFIX))
     else:
         path.unlink()
