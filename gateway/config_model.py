@@ -304,6 +304,7 @@ class Config(TieringKeys, BaseSettings):
             tier2_abandoned_ms=self.tier2_abandoned_ms,
             tier2_snapshot_interval_ms=self.tier2_snapshot_interval_ms,
             file_delete_delay_ms=self.file_delete_delay_ms,
+            rewrite_interval_ms=self.rewrite_interval_ms,
             tier2_cache_bytes=self.tier2_cache_bytes,
             tier2_disk_cache_bytes=self.tier2_disk_cache_bytes,
             tier2_read_ahead_bytes=self.tier2_read_ahead_bytes,

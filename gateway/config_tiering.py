@@ -157,7 +157,7 @@ class TieringKeys(BaseModel):
         "down before, and refused at it until there is room.",
     )
     tier2_verify_delay_ms: int = Field(
-        60 * SECOND_MS,
+        30 * SECOND_MS,
         ge=0,
         le=DAY_MS,
         description="The log behind a chunk goes when the object has been looked at once more this long after: a store "
@@ -181,6 +181,14 @@ class TieringKeys(BaseModel):
         ge=0,
         le=DAY_MS,
         description="How long an object in long-term storage stays after nothing refers to it any more.",
+    )
+
+    rewrite_interval_ms: int = Field(
+        15 * SECOND_MS,
+        ge=10,
+        le=DAY_MS,
+        description="Time between two looks for chunks that are worth rewriting: small ones to merge, compacted topics, "
+        "mostly dead ones.",
     )
 
     # Reading back
