@@ -187,7 +187,7 @@ class TieringKeys(BaseModel):
         15 * SECOND_MS,
         ge=10,
         le=DAY_MS,
-        description="Time between two looks for chunks that are worth rewriting: small ones to merge, compacted topics, "
+        description="Time between two looks for chunks that are worth rewriting: small ones, compacted topics, "
         "mostly dead ones.",
     )
 
