@@ -17,8 +17,8 @@ from compat_tests.harness.pool import Pool  # noqa: E402
 from compat_tests.harness.system import Kafka, Penstock, Running, System, compile_runner  # noqa: E402
 from compat_tests.scenarios import World  # noqa: E402
 
-_SERVER: pytest.StashKey[System] = pytest.StashKey()
-_POOL: pytest.StashKey[Pool] = pytest.StashKey()
+SERVER: pytest.StashKey[System] = pytest.StashKey()
+POOL: pytest.StashKey[Pool] = pytest.StashKey()
 _RESULTS: dict[tuple[str, str], str] = {}
 
 
@@ -48,7 +48,7 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         server = Kafka(directory)
     else:
         server = Penstock(directory)
-    request.config.stash[_SERVER] = server
+    request.config.stash[SERVER] = server
     compile_runner()
     server.start()
     yield server
@@ -58,7 +58,7 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def pool(request: pytest.FixtureRequest, system: System) -> Iterator[Pool]:
     processes = Pool(system)
-    request.config.stash[_POOL] = processes
+    request.config.stash[POOL] = processes
     yield processes
     processes.end()
 
@@ -91,10 +91,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         parameters = item.callspec.params  # type: ignore[attr-defined]
         place = parameters["scenario"].name, parameters["client_name"]
         _RESULTS[place] = report.outcome
-    server = item.config.stash.get(_SERVER, None)
+    server = item.config.stash.get(SERVER, None)
     if report.failed and server is not None:
         report.sections.append((f"{server.name}'s log", server.log_tail()))
-    processes = item.config.stash.get(_POOL, None)
+    processes = item.config.stash.get(POOL, None)
     if report.failed and processes is not None:
         report.sections.append(("the clients' logs", processes.log_tails(item.nodeid)))
     return report

@@ -126,6 +126,7 @@ class AiokafkaAgent(Agent):
             heartbeat_interval_ms=config["heartbeat_ms"],
             partition_assignment_strategy=[ASSIGNORS[config["assignor"]]],
             metadata_max_age_ms=config["metadata_ms"],
+            isolation_level=config["isolation"],
         )
         rebalances = Rebalances()
         if config["assign"] is not None:

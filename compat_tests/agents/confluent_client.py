@@ -116,6 +116,7 @@ class ConfluentAgent(Agent):
             "allow.auto.create.topics": config["auto_create"],
             "partition.assignment.strategy": config["assignor"],
             "topic.metadata.refresh.interval.ms": config["metadata_ms"],
+            "isolation.level": config["isolation"],
             "reconnect.backoff.max.ms": 500,
             "socket.timeout.ms": max(10_000, config["max_wait_ms"] + 2_000),
         }

@@ -121,6 +121,7 @@ class KafkaPythonAgent(Agent):
             allow_auto_create_topics=config["auto_create"],
             partition_assignment_strategy=[ASSIGNORS[config["assignor"]]],
             metadata_max_age_ms=config["metadata_ms"],
+            isolation_level=config["isolation"],
             reconnect_backoff_max_ms=500,
         )
         rebalances = Rebalances()

@@ -13,6 +13,8 @@ from compat_tests.harness.records import Partition, Produced, Record, Refused, S
 LATEST: Final = -1
 EARLIEST: Final = -2
 MAX_TIMESTAMP: Final = -3
+EARLIEST_LOCAL: Final = -4  # the first offset that the log holds; older ones are in long-term storage
+LATEST_TIERED: Final = -5  # the last offset in long-term storage
 
 ALL: Final = frozenset(
     {
@@ -25,6 +27,7 @@ ALL: Final = frozenset(
         "nothing at all",  # send a record with neither key nor value
         "null headers",
         "max timestamp",
+        "tier offsets",  # ask where the log begins and long-term storage ends
         "static members",
         "cooperative",
         "sticky",
@@ -38,7 +41,7 @@ ALL: Final = frozenset(
 )
 
 ABLE: Final = {
-    "kafka-python": ALL - {"nothing at all", "null headers", "no auto-create"},
+    "kafka-python": ALL - {"nothing at all", "null headers", "no auto-create", "tier offsets"},
     "aiokafka": ALL
     - {
         "config sources",
@@ -47,6 +50,7 @@ ABLE: Final = {
         "nothing at all",
         "notes",
         "max timestamp",
+        "tier offsets",
         "cooperative",
         "alter group offsets",
         "delete group offsets",
@@ -54,7 +58,7 @@ ABLE: Final = {
         "incremental configs",
         "no auto-create",
     },
-    "confluent-kafka": ALL - {"sticky", "delete group offsets"},
+    "confluent-kafka": ALL - {"sticky", "delete group offsets", "tier offsets"},
     "java": ALL,
     "kafkajs": ALL
     - {
@@ -62,6 +66,7 @@ ABLE: Final = {
         "timestamp types",
         "null headers",
         "max timestamp",
+        "tier offsets",
         "static members",
         "cooperative",
         "sticky",
@@ -212,6 +217,7 @@ class Client:
         max_partition_bytes: int = 1_048_576,
         auto_create: bool = True,
         metadata_ms: int = 300_000,
+        isolation: Literal["read_uncommitted", "read_committed"] = "read_uncommitted",
     ) -> Consumer:
         config = {
             "topics": list(topics),
@@ -228,6 +234,7 @@ class Client:
             "max_partition_bytes": max_partition_bytes,
             "auto_create": auto_create,
             "metadata_ms": metadata_ms,
+            "isolation": isolation,
         }
         return Consumer(self.agent, self.agent.call("consumer_open", config=config))
 

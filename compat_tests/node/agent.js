@@ -169,6 +169,7 @@ class Member {
       maxBytesPerPartition: config.max_partition_bytes,
       allowAutoTopicCreation: config.auto_create,
       metadataMaxAge: config.metadata_ms,
+      readUncommitted: config.isolation === "read_uncommitted",
     });
     const { GROUP_JOIN, REBALANCING } = this.consumer.events;
     this.consumer.on(GROUP_JOIN, ({ payload }) => {

@@ -95,7 +95,9 @@ final class Administration {
             long at = query.get(2).asLong();
             OffsetSpec spec = at == -1 ? OffsetSpec.latest()
                     : at == -2 ? OffsetSpec.earliest()
-                    : at == -3 ? OffsetSpec.maxTimestamp() : OffsetSpec.forTimestamp(at);
+                    : at == -3 ? OffsetSpec.maxTimestamp()
+                    : at == -4 ? OffsetSpec.earliestLocal()
+                    : at == -5 ? OffsetSpec.latestTiered() : OffsetSpec.forTimestamp(at);
             long offset = admin().listOffsets(Map.of(place, spec)).partitionResult(place).get().offset();
             found.add(offset < 0 ? null : offset);
         }

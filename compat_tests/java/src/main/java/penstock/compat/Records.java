@@ -187,6 +187,7 @@ final class Records {
         settings.put("allow.auto.create.topics", config.get("auto_create").asBoolean());
         settings.put("metadata.max.age.ms", config.get("metadata_ms").asInt());
         settings.put("partition.assignment.strategy", ASSIGNORS.get(config.get("assignor").asText()));
+        settings.put("isolation.level", config.get("isolation").asText());
         settings.put("max.poll.records", 10_000);
         settings.put("reconnect.backoff.max.ms", 500);
         Member member = new Member(new KafkaConsumer<>(settings));
