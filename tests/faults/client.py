@@ -1,7 +1,8 @@
 """A Kafka client of our own, in plain structs: it says what was acknowledged and retries nothing by itself.
 
 Real clients hide what these tests are about (retries, batching, reconnects). This one shares no code with the
-gateway, so that an encoding mistake cannot cancel itself out. All versions are the last before "flexible" ones.
+gateway, so that an encoding mistake cannot cancel itself out. Versions are the last before "flexible" ones, where these
+have what is needed.
 """
 
 from __future__ import annotations
@@ -51,6 +52,13 @@ def string(value: str | None) -> bytes:
     return struct.pack(">h", len(raw)) + raw
 
 
+def varlen(value: str) -> bytes:
+    """A string as "flexible" versions write it."""
+    raw = value.encode()
+    assert len(raw) < 127
+    return bytes([len(raw) + 1]) + raw
+
+
 def array(items: Sequence[bytes]) -> bytes:
     return struct.pack(">i", len(items)) + b"".join(items)
 
@@ -91,6 +99,7 @@ class Produced:
 
     code: int
     offset: int
+    throttle_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +133,9 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def send(self, key: int, version: int, body: bytes) -> None:
+    def send(self, key: int, version: int, body: bytes, *, flexible: bool = False) -> None:
         self._correlation += 1
-        head = struct.pack(">hhi", key, version, self._correlation) + string("faults")
+        head = struct.pack(">hhi", key, version, self._correlation) + string("faults") + b"\0" * flexible
         try:
             self._socket.sendall(struct.pack(">i", len(head) + len(body)) + head + body)
         except OSError as gone:
@@ -162,17 +171,16 @@ class Connection:
 
     def receive_produced(self) -> Produced:
         answer = self.receive()
-        result = Produced(-1, -1)
+        code, offset = -1, -1
         for _ in answer.times():
             answer.string()
             for _ in answer.times():
                 _, code, offset, _, _ = answer.take("ihqqq")
-                result = Produced(code, offset)
                 for _ in answer.times():
                     answer.one("i")
                     answer.string()
                 answer.string()
-        return result
+        return Produced(code, offset, answer.one("i"))
 
     def produce(self, topic: str, partition: int, records: bytes) -> Produced:
         self.send_produce(topic, partition, records)
@@ -230,6 +238,19 @@ class Connection:
                 check("ListOffsets", code)
         return offset
 
+    def tier_offset(self, topic: str, partition: int, timestamp: int) -> int:
+        """As `list_offset`, in the "flexible" version that knows the borders of the tiers."""
+        tags = b"\0"
+        one = struct.pack(">iiq", partition, -1, timestamp) + tags
+        wanted = b"\x02" + varlen(topic) + b"\x02" + one + tags
+        self.send(2, 9, struct.pack(">ib", -1, 0) + wanted + tags, flexible=True)
+        answer = self.receive()
+        answer.take("bi")  # tags of the header, throttle time
+        answer.take(f"b{1 + len(topic.encode())}xb")
+        _, code, _, offset, _ = answer.take("ihqqi")
+        check("ListOffsets", code)
+        return offset
+
     # Topics
 
     def create_topic(self, topic: str, partitions: int, configs: Mapping[str, str] | None = None) -> None:
@@ -240,6 +261,17 @@ class Connection:
         for _ in answer.times():
             answer.string()
             check(f"CreateTopics {topic}", answer.one("h"))
+            answer.string()
+
+    def alter_topic(self, topic: str, configs: Mapping[str, str]) -> None:
+        """Set these, and leave others as they are."""
+        changes = array([string(key) + b"\0" + string(value) for key, value in configs.items()])
+        answer = self.call(44, 0, array([b"\x02" + string(topic) + changes]) + b"\0")
+        answer.one("i")
+        for _ in answer.times():
+            check(f"IncrementalAlterConfigs {topic}", answer.one("h"))
+            answer.string()
+            answer.one("b")
             answer.string()
 
     def delete_topic(self, topic: str) -> None:

@@ -171,10 +171,14 @@ def _check_writer(writer: Writer, found: list[tuple[int, int]], start: int) -> I
             yield f"moved: {who} number {number} acknowledged at {told}, found at {there}"
 
 
-def read_partition(connection: Connection, partition: Partition) -> tuple[int, list[tuple[int, Value]]]:
-    """Log start and every entry from there to the high watermark."""
+def read_partition(
+    connection: Connection, partition: Partition, start: int | None = None
+) -> tuple[int, list[tuple[int, Value]]]:
+    """Log start, or the one given, and every entry from there to the high watermark."""
     topic, number = partition
-    start = position = connection.list_offset(topic, number, -2)
+    if start is None:
+        start = connection.list_offset(topic, number, -2)
+    position = start
     entries: list[tuple[int, Value]] = []
     while True:
         fetched = connection.fetch(topic, number, position, max_bytes=READ_BYTES)
@@ -189,13 +193,19 @@ def read_partition(connection: Connection, partition: Partition) -> tuple[int, l
         assert position > before, f"nothing to read at {partition} {position}"
 
 
-def read_outcome(connection: Connection, partitions: Iterable[Partition], history: History) -> Outcome:
-    """What is there now, by a reader that starts at the beginning."""
+def read_outcome(
+    connection: Connection,
+    partitions: Iterable[Partition],
+    history: History,
+    starts: Mapping[Partition, int] | None = None,
+) -> Outcome:
+    """What is there now, by a reader that starts at the beginning, or at the given places."""
     outcome = Outcome({})
-    starts = {}
+    found = {}
     for partition in partitions:
-        starts[partition], outcome.entries[partition] = read_partition(connection, partition)
-    outcome.starts = starts
+        start = (starts or {}).get(partition)
+        found[partition], outcome.entries[partition] = read_partition(connection, partition, start)
+    outcome.starts = found
     for group, partition in history.commits:
         outcome.commits[group, partition] = connection.committed_offset(group, *partition)
     return outcome

@@ -14,7 +14,16 @@ from typing import Final
 
 import confluent_kafka
 
-from tests.faults.client import Connection, Disconnected, Produced, Refused, decode_batches, encode_batch
+from tests.faults.client import (
+    OUT_OF_RANGE,
+    STORAGE_ERROR,
+    Connection,
+    Disconnected,
+    Produced,
+    Refused,
+    decode_batches,
+    encode_batch,
+)
 from tests.faults.history import History, Partition, Value, Writer
 
 RECONNECT_S: Final = 0.01
@@ -26,6 +35,9 @@ SMALL_BYTES: Final = (40, 1_500)
 BIG_BYTES: Final = (20_000, 60_000)  # beyond what the gateway copies into one buffer
 BIG_SHARE: Final = 0.02
 DRAIN_SECONDS_MAX: Final = 30.0
+EARLIEST: Final = -2
+CATCH_UP_BYTES: Final = 256 << 10
+READ_AGAIN: Final = {STORAGE_ERROR}  # what a Fetch says of a range whose storage is away
 
 
 class Client(threading.Thread):
@@ -216,6 +228,39 @@ class TailReader(Client):
             if entries:
                 self._position = entries[-1][0] + 1
             self.pause()
+
+
+class CatchUpReader(Client):
+    """Reads a partition from its beginning, again and again; what cannot be read just now it asks for again."""
+
+    def __init__(self, address: Callable[[], str], history: History, partition: Partition, seed: str) -> None:
+        super().__init__(f"catch-up-{partition[0]}-{partition[1]}", address, seed)
+        self._history, self._partition = history, partition
+        self._position: int | None = None
+        self.rounds = 0  # how often it came from the beginning to the end
+        self.refusals = 0
+
+    def session(self, connection: Connection) -> None:
+        while not self.finished():
+            if self._position is None:
+                self._position = connection.list_offset(*self._partition, EARLIEST)
+            fetched = connection.fetch(*self._partition, self._position, max_bytes=CATCH_UP_BYTES)
+            if fetched.code == OUT_OF_RANGE:
+                self._position = None  # what lies there was deleted
+            elif fetched.code in READ_AGAIN:
+                self.refusals += 1
+                self.stopping.wait(TICK_S)
+            elif fetched.code:
+                raise Refused(f"Fetch {self._partition} at {self._position}", fetched.code)
+            elif self._position >= fetched.high_watermark:
+                self._position = None
+                self.rounds += 1
+                self.pause()
+            else:
+                entries = [(offset, Value.decode(raw)) for offset, raw in decode_batches(fetched.records)]
+                self._history.saw(self._partition, entries)
+                if entries:
+                    self._position = entries[-1][0] + 1
 
 
 class Committer(Client):

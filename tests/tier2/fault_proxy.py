@@ -48,11 +48,15 @@ def slow_down() -> Refuse:
 
 
 class FaultProxy:
-    """Runs in a thread with a loop of its own. Each fault hits the next request that `matches`, in order."""
+    """Runs in a thread with a loop of its own. Each fault hits the next request that `matches`, in order.
+
+    `chooses` decides about requests that no such fault was kept for.
+    """
 
     def __init__(self, upstream_port: int) -> None:
         self._upstream_port = upstream_port
         self._faults: deque[tuple[Callable[[str], bool], Fault]] = deque()
+        self.chooses: Callable[[str], Fault | None] = lambda line: None
         self.requests: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -95,6 +99,8 @@ class FaultProxy:
         fault = None
         if self._faults and self._faults[0][0](line):
             fault = self._faults.popleft()[1]
+        else:
+            fault = self.chooses(line)
         if isinstance(fault, Refuse):
             writer.write(
                 f"HTTP/1.1 {fault.status} Refused\r\nContent-Type: {fault.content_type}\r\n"
