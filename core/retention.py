@@ -1,7 +1,8 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave from the front: those whose largest timestamp is older than `retention_ms`, and those without which the
-slot still holds `retention_bytes`. In the log they leave one by one, in chunks run by run, a run when the last of its
+Entries leave from the front: those whose largest timestamp is older than `retention_ms`, those without which the slot
+still holds `retention_bytes`, and, after Pravega, those that all of the policy's consumers are through with, as far as
+`keep_ms` and `keep_bytes` let them. In the log they leave one by one, in chunks run by run, a run when the last of its
 entries may: for that no object is read. Streams that are compacted only are never trimmed.
 
 **Invariant**: nothing leaves because the wall clock jumped. A jump forward is believed only after it has stood for
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock
@@ -23,6 +25,7 @@ from core.stream import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container import Container
+    from core.tiering.rows import RunRow
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,10 @@ JUMP_MS: Final = 600_000
 HOLD_AFTER_JUMP_S: Final = 3600.0
 SLOTS_PER_STEP: Final = 100
 """Slots that one step in a thread looks at, and that one log record trims at the most."""
+
+
+Consumed = Callable[[Slot, Sequence[str]], int | None]
+"""Up to where all of these consumers are through with a slot; None when one of them has said nothing. Event loop."""
 
 
 class RetentionClock:
@@ -64,13 +71,16 @@ class RetentionClock:
 class Retention:
     """Applies the streams' policies in one container."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, consumed: Consumed | None = None) -> None:
         self._container = container
+        self._consumed = consumed
         begun_ms = (file.created_ms for file in container.files)
         self._now = RetentionClock(container.clock, max(begun_ms, default=None))
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, consumed: Consumed | None = None) -> None:
+        """Begin; `consumed` tells how far consumers are, where a policy names some."""
+        self._consumed = consumed
         self._task = asyncio.create_task(self._run(), name=f"retention-{self._container.id}")
 
     async def stop(self) -> None:
@@ -105,37 +115,56 @@ class Retention:
         return moved
 
     async def _trim(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> int:
-        if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0):
+        consumers = policy.consumers if self._consumed is not None else ()
+        if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0 and not consumers):
             return 0
-        trims = await self._container.reader.run(self._retained, slots, policy, now_ms)
+        limits = [Limits(policy, now_ms, self._consumed_of(slot, consumers)) for slot in slots]
+        trims = await self._container.reader.run(self._retained, slots, limits)
         live = [trim for trim in trims if trim.stream_id in self._container.streams]
         if live:
             await self._container.update(*live)
         return len(live)
 
-    def _retained(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> list[Trim]:
-        """Where the policy lets each slot begin, for those that it moves. Blocks."""
-        trims = (self._trimmed(slot, policy, now_ms) for slot in slots)
+    def _consumed_of(self, slot: Slot, consumers: Sequence[str]) -> int:
+        """Up to where all consumers are through; 0 when one of them has not said anything yet."""
+        if not consumers or self._consumed is None:
+            return 0
+        return self._consumed(slot, consumers) or 0
+
+    def _retained(self, slots: Sequence[Slot], limits: Sequence[Limits]) -> list[Trim]:
+        """Where the limits let each slot begin, for those that they move. Blocks."""
+        trims = (self._trimmed(slot, some) for slot, some in zip(slots, limits, strict=True))
         return [trim for trim in trims if trim is not None]
 
-    def _trimmed(self, slot: Slot, policy: StreamPolicy, now_ms: int) -> Trim | None:
-        start, total = slot.start, slot.total_bytes
+    def _trimmed(self, slot: Slot, limits: Limits) -> Trim | None:
+        start = slot.start
         new_start, before, is_done = start, slot.start_bytes, False
         if start < slot.tiered_end:
-            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
-                behind = run.bytes_before + run.appended
-                is_done = run.entries > 0 and not expires(policy, run.max_timestamp, total - behind, now_ms)
+            for run, rest_bytes in self._runs(slot, limits.policy):
+                is_done = run.entries > 0 and not limits.allow(run.max_timestamp, run.end, rest_bytes)
                 is_done |= run.first > new_start > start  # rewritten just now: look again next time
                 if is_done:
                     break
-                new_start, before = run.end, behind
+                new_start, before = run.end, run.bytes_before + run.appended
         if not is_done:
-            new_start, before = self._trimmed_in_log(slot, policy, now_ms, new_start, before)
+            new_start, before = self._trimmed_in_log(slot, limits, new_start, before)
         return Trim(slot.stream.id, slot.number, new_start, before) if new_start > start else None
 
-    def _trimmed_in_log(
-        self, slot: Slot, policy: StreamPolicy, now_ms: int, start: int, before: int
-    ) -> tuple[int, int]:
+    def _runs(self, slot: Slot, policy: StreamPolicy) -> Iterator[tuple[RunRow, int]]:
+        """What is in chunks, each run with the slot's bytes behind it."""
+        runs = self._container.catalog.iter_runs(slot.stream.id, slot.number, slot.start)
+        total = slot.total_bytes
+        if not policy.compact:
+            yield from ((run, total - run.bytes_before - run.appended) for run in runs)
+            return
+        # What compaction has removed does not count.
+        held = list(runs)
+        rest = total - slot.tiered_bytes + sum(run.length for run in held)
+        for run in held:
+            rest -= run.length
+            yield run, rest
+
+    def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""
         end, total = slot.stable_end, slot.total_bytes
         for _, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
@@ -143,18 +172,28 @@ class Retention:
             before = rows.bytes_before + sum(rows.length[:first])
             for row in range(first, len(rows.base)):
                 # In this order: what is durable is whole, a row beyond may be half written by now.
-                if (
-                    rows.base[row] >= end
-                    or rows.row_end(row) > end
-                    or not expires(policy, rows.timestamp[row], total - before - rows.length[row], now_ms)
-                ):
+                row_end, rest_bytes = rows.row_end(row), total - before - rows.length[row]
+                if rows.base[row] >= end or row_end > end or not limits.allow(rows.timestamp[row], row_end, rest_bytes):
                     return start, before
-                start, before = rows.row_end(row), before + rows.length[row]
+                start, before = row_end, before + rows.length[row]
         return start, before
 
 
-def expires(policy: StreamPolicy, timestamp: int, rest_bytes: int, now_ms: int) -> bool:
-    """Whether an entry leaves: its largest timestamp, and the slot's bytes without it and what is older."""
-    if policy.retention_ms >= 0 and 0 <= timestamp < now_ms - policy.retention_ms:
-        return True
-    return policy.retention_bytes >= 0 and rest_bytes >= policy.retention_bytes
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may leave a slot just now. `consumed`: up to where all of the policy's consumers are through."""
+
+    policy: StreamPolicy
+    now_ms: int
+    consumed: int = 0
+
+    def allow(self, timestamp: int, end: int, rest_bytes: int) -> bool:
+        """Whether an entry leaves: its largest timestamp, where it ends, the slot's bytes behind it."""
+        policy = self.policy
+        if policy.retention_ms >= 0 and 0 <= timestamp < self.now_ms - policy.retention_ms:
+            return True
+        if 0 <= policy.retention_bytes <= rest_bytes:
+            return True
+        if end > self.consumed or rest_bytes < policy.keep_bytes:
+            return False
+        return policy.keep_ms <= 0 or 0 <= timestamp < self.now_ms - policy.keep_ms

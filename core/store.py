@@ -24,7 +24,7 @@ from core.log.records import Operation
 from core.maintenance import Maintenance
 from core.metadata import Metadata
 from core.recovery import Recovered, recover
-from core.retention import Retention
+from core.retention import Consumed, Retention
 from core.stream import Stream, StreamPolicy, StreamState, new_stream
 from core.tables import Delete, Put, Table
 from core.tiering.tier import LongTermStorage, Tier
@@ -176,10 +176,13 @@ class Store:
         elif self._long_term.admit is not None:
             await self._long_term.admit(has_chunks)
 
-    def start_retention(self) -> None:
-        """Apply the streams' policies from now on: once `policy_for` knows every default, not before."""
+    def start_retention(self, consumed: Consumed | None = None) -> None:
+        """Apply the streams' policies from now on: once `policy_for` knows every default, not before.
+
+        `consumed` tells how far consumers are that a policy names.
+        """
         for retention in self._retention.values():
-            retention.start()
+            retention.start(consumed)
 
     def _container_failed(self, failed: asyncio.Future[StorageFailure]) -> None:
         if not self.failed.done() and not failed.cancelled():

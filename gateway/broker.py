@@ -26,7 +26,7 @@ from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
 from gateway.identity import Admission
-from gateway.long_term import open_storage, place_of
+from gateway.long_term import open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
 from gateway.producers import ProducerIds
 from gateway.server import Server, ServerLimits
@@ -105,7 +105,11 @@ class Broker:
         admission = Admission(self._storage, place_of(self.config), self._data.path, self.cluster_id, self._data.fresh)
         await admission.look()
         self._long_term = LongTermStorage(
-            storage=self._storage, cluster_id=self.cluster_id, head_of=entry_head, admit=admission.admit
+            storage=self._storage,
+            cluster_id=self.cluster_id,
+            head_of=entry_head,
+            admit=admission.admit,
+            rewriting=worker_setup(self.config),
         )
 
     async def start(self) -> None:
@@ -117,11 +121,12 @@ class Broker:
             self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
         )
         self.topics = Topics(self.config, self.store, configs)
-        self.store.start_retention()  # the broker's dynamic configs are known now
         self.producers = ProducerIds(self.store)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
         self.fetch_sessions = FetchSessions(self.config.max_incremental_fetch_session_cache_slots)
         self.groups.load()
+        # The broker's dynamic configs are known now, and what groups have committed.
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         await self.groups.start()
         self.apis = discover()
         self._server = Server(_limits(self.config), Dispatcher(self, self.apis, self.metrics), self.metrics)

@@ -22,15 +22,10 @@ from core.tables import Delete, Put, Table
 from gateway.admin import ResourceType
 from gateway.broker_keys import BrokerKey, broker_keys
 from gateway.config import Config
-from gateway.config_keys import ConfigKey, ConfigSource, ConfigType, ConfigValue
+from gateway.config_keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue
 from gateway.refusals import InvalidConfig, Refusal
-from gateway.topic_configs import (
-    TOPIC_KEYS,
-    TopicConfig,
-    check_names,
-    check_together,
-    topic_config,
-)
+from gateway.topic_configs import TopicConfig, check_names, check_together, topic_config
+from gateway.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +41,11 @@ _KEEP_EVERYTHING: Final[Mapping[str, ConfigValue]] = {
     "cleanup.policy": (),
     "retention.bytes": -1,
     "retention.ms": -1,
+    GROUPS: (),
+    MIN_BYTES: LONG_MAX,
+    MIN_MS: LONG_MAX,
+    "min.compaction.lag.ms": LONG_MAX,
+    "delete.retention.ms": LONG_MAX,
 }
 """What decides over deletion and cannot be read deletes nothing."""
 

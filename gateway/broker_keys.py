@@ -14,7 +14,7 @@ from typing import Final
 from gateway.addresses import host_port
 from gateway.config import Config, describe
 from gateway.config_keys import ConfigKey, ConfigType, at_least, between
-from gateway.topic_configs import NO_EFFECT, TOPIC_KEYS
+from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS
 
 _TYPES: Final[Mapping[str, ConfigType]] = {
     "boolean": ConfigType.BOOLEAN,

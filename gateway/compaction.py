@@ -42,6 +42,8 @@ from gateway.wire.records import DECOMPRESSED_BYTES_MAX, RawRecord, iter_raw_rec
 from tier2.storage import Buffer
 
 KEY_BYTES: Final = 16
+HORIZON_MS_MAX: Final = 2**62
+"""What a base timestamp holds, and every record's distance from it, too."""
 
 
 class _Opened(NamedTuple):
@@ -127,7 +129,7 @@ class Compactor:
         if header.attributes & DELETE_HORIZON:
             horizon = header.base_timestamp
         else:
-            horizon = self._scope.now_ms + self._scope.tombstone_ms
+            horizon = min(self._scope.now_ms + self._scope.tombstone_ms, HORIZON_MS_MAX)
         if not self._unknown_values and (self._due_ms is None or horizon < self._due_ms):
             self._due_ms = horizon
         return horizon

@@ -183,6 +183,19 @@ def list_of(*choices: str) -> Check:
     return check
 
 
+GROUPS_MAX: Final = 100
+"""Consumer groups that one topic may wait for: each is looked up for each partition."""
+
+
+def group_names(name: str, value: ConfigValue) -> None:
+    """Names of consumer groups."""
+    assert isinstance(value, tuple)
+    if "" in value:
+        raise InvalidConfig(f"Configuration '{name}' values must not be empty.")
+    if len(value) > GROUPS_MAX:
+        raise invalid_value(name, f"of {len(value)} groups", f"There must be no more than {GROUPS_MAX}")
+
+
 def throttled_replicas(name: str, value: ConfigValue) -> None:
     """`*`, or PARTITION:BROKER pairs."""
     assert isinstance(value, tuple)

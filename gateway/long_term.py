@@ -14,9 +14,12 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from core.tiering.rewrite_worker import WorkerSetup
+from gateway.compaction import Compactor
 from gateway.config_layers import ConfigError
 from gateway.config_model import Config
 from gateway.config_tiering import Bucket, Directory
+from gateway.wire.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.storage import Denied, Misconfigured, Storage, StorageError, TimedOut, Unavailable
@@ -81,6 +84,17 @@ async def open_storage(config: Config, environ: Mapping[str, str] | None = None)
         case _:
             return None
     return RetryingStorage(inner, RetryPolicy(), random.Random())
+
+
+def worker_setup(config: Config) -> WorkerSetup:
+    """How the process that rewrites chunks opens the same storage, and judges record batches."""
+    return WorkerSetup(open_storage=_open_in_worker, arguments=(config,), head_of=entry_head, filter_for=Compactor)
+
+
+async def _open_in_worker(config: Config) -> Storage:
+    storage = await open_storage(config)
+    assert storage is not None, "chunks are rewritten where there are some"
+    return storage
 
 
 def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S3Settings:

@@ -1,8 +1,7 @@
-"""Kafka's documented topic configurations: the table, their validation, their meaning here.
+"""What a topic's configuration means here: the parsed form, and values that do not go together.
 
-Keeps: every topic config of Kafka 4.x is known, defaulted and checked as Kafka does it; one that has
-no effect in Penstock says so in its documentation. `TopicConfig` is the parsed form that the produce
-path reads, made once per change, never per record.
+Keeps: `TopicConfig` is what the produce path and the store read, made once per change, never per record. The keys
+themselves are in `gateway.topic_keys`.
 """
 
 from __future__ import annotations
@@ -12,21 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from core.stream import Stream, StreamPolicy
-from gateway.config_keys import (
-    LONG_MAX,
-    Check,
-    ConfigKey,
-    ConfigType,
-    ConfigValue,
-    Synonym,
-    at_least,
-    between,
-    gzip_level,
-    list_of,
-    one_of,
-    throttled_replicas,
-)
+from gateway.config_keys import ConfigValue
 from gateway.refusals import InvalidConfig
+from gateway.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
 
 CODECS: Final[Mapping[str, int]] = {
     "uncompressed": 0,
@@ -36,306 +23,6 @@ CODECS: Final[Mapping[str, int]] = {
     "zstd": 4,
 }
 """Kafka's names of codecs, and their number in the attributes of a record batch."""
-
-NO_EFFECT: Final = "Accepted so that what was written for Kafka keeps working; it has no effect in Penstock"
-_NO_FILES: Final = f"{NO_EFFECT}, where a topic has no files of its own."
-_NO_REPLICAS: Final = f"{NO_EFFECT}, where a partition has one leader and durable storage below it."
-_NO_COMPACTION: Final = f"{NO_EFFECT} yet: topics are not compacted in this release."
-_TIERING: Final = f"{NO_EFFECT}, which does not tier by topic as Kafka does."
-
-
-def _key(
-    name: str,
-    kind: ConfigType,
-    default: str | int | float,
-    doc: str,
-    *,
-    check: Check | None = None,
-    broker: str | tuple[Synonym, ...] = (),
-) -> ConfigKey:
-    synonyms = (Synonym(broker),) if isinstance(broker, str) else broker
-    return ConfigKey(name, kind, str(default), doc, check, synonyms)
-
-
-_BOOLEAN, _STRING, _INT = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT
-_LONG, _DOUBLE, _LIST = ConfigType.LONG, ConfigType.DOUBLE, ConfigType.LIST
-_MINUTE_MS: Final = 60_000
-_HOUR_MS: Final = 60 * _MINUTE_MS
-_DAY_MS: Final = 24 * _HOUR_MS
-_WEEK_MS: Final = 7 * _DAY_MS
-_MIB: Final = 2**20
-
-_KEYS: Final = (
-    _key(
-        "cleanup.policy",
-        _LIST,
-        "delete",
-        "What happens to old records. delete: they go by retention.ms and retention.bytes. compact: "
-        "they are never removed by age or size, so that the last value of each key can be kept "
-        "(compaction itself is not part of this release). Both: removed by age and size. Empty: "
-        "everything is kept.",
-        check=list_of("compact", "delete"),
-        broker="log.cleanup.policy",
-    ),
-    _key(
-        "compression.gzip.level",
-        _INT,
-        -1,
-        "Level for batches that compression.type=gzip compresses anew; -1 is the codec's default.",
-        check=gzip_level,
-        broker="compression.gzip.level",
-    ),
-    _key(
-        "compression.lz4.level",
-        _INT,
-        9,
-        "Level for batches that compression.type=lz4 compresses anew.",
-        check=between(1, 17),
-        broker="compression.lz4.level",
-    ),
-    _key(
-        "compression.type",
-        _STRING,
-        "producer",
-        "Codec in which the topic's batches are stored. producer keeps each batch exactly as it "
-        "was sent; any other value compresses batches of another codec anew when they arrive.",
-        check=one_of("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"),
-        broker="compression.type",
-    ),
-    _key(
-        "compression.zstd.level",
-        _INT,
-        3,
-        "Level for batches that compression.type=zstd compresses anew.",
-        check=between(-131_072, 22),
-        broker="compression.zstd.level",
-    ),
-    _key(
-        "delete.retention.ms",
-        _LONG,
-        _DAY_MS,
-        f"How long compaction keeps the markers of deleted keys. {_NO_COMPACTION}",
-        check=at_least(0),
-        broker="log.cleaner.delete.retention.ms",
-    ),
-    _key(
-        "file.delete.delay.ms",
-        _LONG,
-        60_000,
-        f"How long Kafka waits before it removes a file. {_NO_FILES}",
-        check=at_least(0),
-        broker="log.segment.delete.delay.ms",
-    ),
-    _key(
-        "flush.messages",
-        _LONG,
-        LONG_MAX,
-        f"After how many records Kafka syncs a log. {NO_EFFECT}: log.sync.mode decides for all "
-        "topics, and by default everything is synced before it is acknowledged.",
-        check=at_least(1),
-        broker="log.flush.interval.messages",
-    ),
-    _key(
-        "flush.ms",
-        _LONG,
-        LONG_MAX,
-        f"After how long Kafka syncs a log. {NO_EFFECT}: log.sync.mode decides for all topics, and "
-        "by default everything is synced before it is acknowledged.",
-        check=at_least(0),
-        broker=(Synonym("log.flush.interval.ms"), Synonym("log.flush.scheduler.interval.ms")),
-    ),
-    _key(
-        "follower.replication.throttled.replicas",
-        _LIST,
-        "",
-        f"Replicas whose copying is throttled at the follower. {_NO_REPLICAS}",
-        check=throttled_replicas,
-    ),
-    _key(
-        "index.interval.bytes",
-        _INT,
-        4096,
-        f"How many bytes of a log file one index entry covers. {_NO_FILES}",
-        check=at_least(0),
-        broker="log.index.interval.bytes",
-    ),
-    _key(
-        "leader.replication.throttled.replicas",
-        _LIST,
-        "",
-        f"Replicas whose copying is throttled at the leader. {_NO_REPLICAS}",
-        check=throttled_replicas,
-    ),
-    _key(
-        "local.retention.bytes",
-        _LONG,
-        -2,
-        f"Bytes of a tiered partition that stay on local disk. {_TIERING}",
-        check=at_least(-2),
-        broker="log.local.retention.bytes",
-    ),
-    _key(
-        "local.retention.ms",
-        _LONG,
-        -2,
-        f"How long a tiered partition's records stay on local disk. {_TIERING}",
-        check=at_least(-2),
-        broker="log.local.retention.ms",
-    ),
-    _key(
-        "max.compaction.lag.ms",
-        _LONG,
-        LONG_MAX,
-        f"Latest time at which a record may be compacted. {_NO_COMPACTION}",
-        check=at_least(1),
-        broker="log.cleaner.max.compaction.lag.ms",
-    ),
-    _key(
-        "max.message.bytes",
-        _INT,
-        _MIB + 12,
-        "Largest record batch that the topic takes, compressed as it was sent.",
-        check=at_least(0),
-        broker="message.max.bytes",
-    ),
-    _key(
-        "message.timestamp.after.max.ms",
-        _LONG,
-        _HOUR_MS,
-        "How far a record's timestamp may lie in the broker's future; beyond it the batch is "
-        "refused. Not looked at with message.timestamp.type=LogAppendTime.",
-        check=at_least(0),
-        broker="log.message.timestamp.after.max.ms",
-    ),
-    _key(
-        "message.timestamp.before.max.ms",
-        _LONG,
-        LONG_MAX,
-        "How far a record's timestamp may lie in the broker's past; beyond it the batch is "
-        "refused. Not looked at with message.timestamp.type=LogAppendTime.",
-        check=at_least(0),
-        broker="log.message.timestamp.before.max.ms",
-    ),
-    _key(
-        "message.timestamp.type",
-        _STRING,
-        "CreateTime",
-        "Whose clock stamps records: the producer's (CreateTime) or the broker's (LogAppendTime).",
-        check=one_of("CreateTime", "LogAppendTime"),
-        broker="log.message.timestamp.type",
-    ),
-    _key(
-        "min.cleanable.dirty.ratio",
-        _DOUBLE,
-        0.5,
-        f"Share of uncompacted bytes from which a log is compacted. {_NO_COMPACTION}",
-        check=between(0, 1),
-        broker="log.cleaner.min.cleanable.ratio",
-    ),
-    _key(
-        "min.compaction.lag.ms",
-        _LONG,
-        0,
-        f"Time for which a record stays uncompacted. {_NO_COMPACTION}",
-        check=at_least(0),
-        broker="log.cleaner.min.compaction.lag.ms",
-    ),
-    _key(
-        "min.insync.replicas",
-        _INT,
-        1,
-        f"Replicas that must have a write before acks=all is answered. {_NO_REPLICAS}",
-        check=at_least(1),
-        broker="min.insync.replicas",
-    ),
-    _key(
-        "preallocate",
-        _BOOLEAN,
-        "false",
-        f"Whether Kafka reserves the space of a new file. {_NO_FILES}",
-        broker="log.preallocate",
-    ),
-    _key(
-        "remote.log.copy.disable",
-        _BOOLEAN,
-        "false",
-        f"Whether a tiered topic stops uploading. {_TIERING}",
-    ),
-    _key(
-        "remote.log.delete.on.disable",
-        _BOOLEAN,
-        "false",
-        f"Whether tiered data goes when tiering is turned off for a topic. {_TIERING}",
-    ),
-    _key(
-        "remote.storage.enable",
-        _BOOLEAN,
-        "false",
-        "Whether a topic is tiered. Only false is accepted, as by a Kafka broker without tiered "
-        "storage: Penstock does not tier by topic.",
-    ),
-    _key(
-        "retention.bytes",
-        _LONG,
-        -1,
-        "Size of a partition from which its oldest records go; negative is unbounded. Only with "
-        "delete in cleanup.policy.",
-        broker="log.retention.bytes",
-    ),
-    _key(
-        "retention.ms",
-        _LONG,
-        _WEEK_MS,
-        "Age at which records go; -1 is never. Only with delete in cleanup.policy.",
-        check=at_least(-1),
-        broker=(
-            Synonym("log.retention.ms", floor=-1),
-            Synonym("log.retention.minutes", _MINUTE_MS, floor=-1),
-            Synonym("log.retention.hours", _HOUR_MS, floor=-1),
-        ),
-    ),
-    _key(
-        "segment.bytes",
-        _INT,
-        2**30,
-        f"Size at which Kafka begins a partition's next file. {_NO_FILES}",
-        check=at_least(_MIB),
-        broker="log.segment.bytes",
-    ),
-    _key(
-        "segment.index.bytes",
-        _INT,
-        10 * _MIB,
-        f"Size of the index of one of Kafka's files. {_NO_FILES}",
-        check=at_least(4),
-        broker="log.index.size.max.bytes",
-    ),
-    _key(
-        "segment.jitter.ms",
-        _LONG,
-        0,
-        f"Random part of segment.ms. {_NO_FILES}",
-        check=at_least(0),
-        broker=(Synonym("log.roll.jitter.ms"), Synonym("log.roll.jitter.hours", _HOUR_MS)),
-    ),
-    _key(
-        "segment.ms",
-        _LONG,
-        _WEEK_MS,
-        f"Age at which Kafka begins a partition's next file. {_NO_FILES}",
-        check=at_least(1),
-        broker=(Synonym("log.roll.ms"), Synonym("log.roll.hours", _HOUR_MS)),
-    ),
-    _key(
-        "unclean.leader.election.enable",
-        _BOOLEAN,
-        "false",
-        f"Whether a replica that lags may lead. {_NO_REPLICAS}",
-        broker="unclean.leader.election.enable",
-    ),
-)
-
-TOPIC_KEYS: Final[Mapping[str, ConfigKey]] = {key.name: key for key in _KEYS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,7 +53,9 @@ def topic_config(values: Mapping[str, ConfigValue]) -> TopicConfig:
     compression = str(values["compression.type"])
     level = values.get(f"compression.{compression}.level")
     cleanup = values["cleanup.policy"]
+    groups = values[GROUPS]
     assert isinstance(cleanup, tuple)
+    assert isinstance(groups, tuple)
     return TopicConfig(
         max_message_bytes=_int(values, "max.message.bytes"),
         timestamp_type_append=values["message.timestamp.type"] == "LogAppendTime",
@@ -378,6 +67,13 @@ def topic_config(values: Mapping[str, ConfigValue]) -> TopicConfig:
         delete="delete" in cleanup,
         retention_ms=max(_int(values, "retention.ms"), -1),
         retention_bytes=max(_int(values, "retention.bytes"), -1),
+        consumers=tuple(dict.fromkeys(groups)),
+        keep_ms=_int(values, MIN_MS),
+        keep_bytes=_int(values, MIN_BYTES),
+        min_dirty_ratio=float(str(values["min.cleanable.dirty.ratio"])),
+        min_lag_ms=_int(values, "min.compaction.lag.ms"),
+        max_lag_ms=_int(values, "max.compaction.lag.ms"),
+        tombstone_ms=_int(values, "delete.retention.ms"),
     )
 
 
@@ -401,6 +97,10 @@ def check_together(values: Mapping[str, ConfigValue]) -> None:
         raise InvalidConfig(
             f"conflict topic config setting min.compaction.lag.ms ({low}) > max.compaction.lag.ms ({high})"
         )
+    for least, most in ((MIN_MS, "retention.ms"), (MIN_BYTES, "retention.bytes")):
+        low, high = _int(values, least), _int(values, most)
+        if 0 <= high < low:
+            raise InvalidConfig(f"conflict topic config setting {least} ({low}) > {most} ({high})")
     if values["remote.storage.enable"]:
         raise InvalidConfig(
             "Tiered Storage functionality is disabled in the broker. "

@@ -234,6 +234,11 @@ class GroupCoordinator:
         """The offset that is durable now."""
         return self._offsets.get(key)
 
+    def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
+        """The smallest offset that any of these groups has committed; None when one has committed nothing."""
+        offsets = [self._offsets.get(OffsetKey(group_id, topic, partition)) for group_id in group_ids]
+        return min((o.offset for o in offsets if o is not None), default=None) if all(offsets) else None
+
     def offsets(self, group_id: str) -> Mapping[str, Mapping[int, CommittedOffset]]:
         """All offsets of a group that are durable now, by topic and partition."""
         return self._offsets.of_group(group_id)

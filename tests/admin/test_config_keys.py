@@ -8,7 +8,8 @@ from gateway.broker_configs import BrokerConfigs
 from gateway.config import load
 from gateway.config_keys import ConfigValue
 from gateway.refusals import InvalidConfig
-from gateway.topic_configs import CODECS, NO_EFFECT, TOPIC_KEYS
+from gateway.topic_configs import CODECS
+from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS
 
 CONFIGS = BrokerConfigs(load(environ={}))
 
@@ -127,7 +128,7 @@ def test_documented() -> None:
         assert key.default is not None
         key.parse(key.default)
 
-    assert len(TOPIC_KEYS) == 33
+    assert len(TOPIC_KEYS) == 33 + 3  # Kafka's and our own
     assert {"segment.bytes", "min.insync.replicas", "flush.ms"} <= set(without_effect)
     assert {"retention.ms", "max.message.bytes", "compression.type"}.isdisjoint(without_effect)
 
