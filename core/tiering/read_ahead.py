@@ -40,12 +40,25 @@ FollowerKey = tuple[int, int, int]
 class Follower:
     """One reader that may come back: where it stands, and what is on its way for it."""
 
-    __slots__ = ("_ahead", "gets", "limit", "opening", "outstanding", "page", "position", "runs", "used_s", "window")
+    __slots__ = (
+        "_ahead",
+        "answers",
+        "gets",
+        "limit",
+        "opening",
+        "outstanding",
+        "page",
+        "position",
+        "runs",
+        "used_s",
+        "window",
+    )
 
     def __init__(self, row: RunRow, run: OpenRun, position: int, limit: int) -> None:
         self.runs: deque[tuple[RunRow, OpenRun]] = deque([(row, run)])  # the first is the one that is read
         self.position = position  # in the first run
         self.limit = limit  # from here on the log has it
+        self.answers = 0  # that it got
         self.window = 0
         self.outstanding = 0
         self.page = 0  # of the last of `runs`: where read-ahead goes on
@@ -115,7 +128,9 @@ class ReadAhead:
         """A reader got what it wanted, and stands at `new` now; `old` is where it was expected, if it was."""
         if old is not None and self._followers.get(old) is follower:
             del self._followers[old]
-            follower.window = max(2 * follower.window, 2 * follower.runs[0][1].page_bytes)
+            if follower.answers:
+                follower.window = max(2 * follower.window, 2 * follower.runs[0][1].page_bytes)
+            follower.answers += 1
         other = self._followers.pop(new, None)
         if other is not None and other is not follower:
             self._forget(other)

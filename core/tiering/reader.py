@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from core.entries import ReadResult, StillLoading, StoredEntry
 from core.errors import CorruptChunk, CorruptState, MissingChunk, OutOfRange, StoreError
@@ -28,7 +28,7 @@ from core.tiering.disk_cache import DiskCache
 from core.tiering.gets import Gets
 from core.tiering.indices import Indices
 from core.tiering.pages import Pages
-from core.tiering.read_ahead import Follower, ReadAhead
+from core.tiering.read_ahead import Follower, FollowerKey, ReadAhead
 from core.tiering.rows import parse_chunk_key
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class TieredReader:
         self._pages = Pages(storage, self._gets, self._pool, for_pages, self._disk)
         self._indices = Indices(lookups, storage, self._gets, self._pages, self._pool, for_indices)
         self._ahead = ReadAhead(lookups, self._indices, self._pages, min(config.tier2_read_ahead_bytes, for_pages // 2))
-        self._reads: dict[tuple[int, ...], asyncio.Task[ReadResult]] = {}
+        self._reads: dict[tuple[int, ...], asyncio.Task[_Read]] = {}
 
     def __repr__(self) -> str:
         return f"<TieredReader {self._pages!r} {self._gets!r} {self._ahead!r}>"
@@ -155,6 +155,7 @@ class TieredReader:
             return found
         limit = end if end < slot.tiered_end else ANYWHERE
         key = slot.stream.id, slot.number, offset, limit, max_bytes, int(at_least_one)
+        place: FollowerKey = key[:3]
         task = self._reads.get(key)
         if task is None:
             reading = partial(self._read, slot, offset, end, min(max_bytes, READ_BYTES_MAX), at_least_one, border)
@@ -165,37 +166,40 @@ class TieredReader:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise StillLoading
-        return task.result()
+        read = task.result()
+        found = self.cached(slot, offset, end, max_bytes, at_least_one)
+        if found is not None and found.size:
+            return found
+        follower = self._ahead.find(place)
+        if follower is read.follower and follower is not None and read.result.size:  # its pages did not stay in memory
+            follower.goes_on(0, read.stop)
+            self._ahead.moved(place, (*place[:2], read.result.end), follower)
+        return read.result
 
-    def _read_done(self, key: tuple[int, ...], task: asyncio.Task[ReadResult]) -> None:
+    def _read_done(self, key: tuple[int, ...], task: asyncio.Task[_Read]) -> None:
         del self._reads[key]
         if not task.cancelled():
             task.exception()  # whoever wanted to know may have given up
 
-    async def _read(
-        self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool, border: int
-    ) -> ReadResult:
+    async def _read(self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool, border: int) -> _Read:
+        """Load what an answer takes. The reader stands where it was: whoever wanted the answer may have given up."""
         key = slot.stream.id, slot.number, offset
         follower = self._ahead.find(key)
-        if follower is not None and follower.is_within and offset < follower.limit:
-            row, run = follower.runs[0]
-            view, position = View(run, self._pages.find, self._head_of), follower.position
-        else:
-            follower = None
+        if follower is None or not follower.is_within or offset >= follower.limit:
             opened = await self._open(slot, offset, end, max_bytes)
             if isinstance(opened, int):
-                return ReadResult([], 0, opened)
+                return _Read(ReadResult([], 0, opened), 0, None)
             row, view, position = opened
+            follower = Follower(row, view.run, position, border)
+            self._ahead.moved(None, key, follower)
+        else:
+            row, run = follower.runs[0]
+            view, position = View(run, self._pages.find, self._head_of), follower.position
         answer = _Answer(max_bytes, at_least_one)
         found = await self._filled(view, lambda: answer.take(view, row, position, end))
         if not answer.size:
-            return ReadResult([], 0, offset if answer.is_full else min(end, row.end))
-        if follower is None or self._ahead.find(key) is not follower:
-            self._ahead.moved(None, (*key[:2], answer.end), Follower(row, view.run, found.stop, border))
-        else:
-            follower.goes_on(0, found.stop)
-            self._ahead.moved(key, (*key[:2], answer.end), follower)
-        return answer.result()
+            return _Read(ReadResult([], 0, offset if answer.is_full else min(end, row.end)), 0, None)
+        return _Read(answer.result(), found.stop, follower)
 
     async def _open(self, slot: Slot, offset: int, end: int, max_bytes: int) -> tuple[RunRow, View, int] | int:
         """Where the first entry lies that ends behind `offset`; where to go on if no chunk has one before `end`."""
@@ -322,6 +326,14 @@ class TieredReader:
             return StoredEntry(head.first, head.span, head.max_timestamp, b"".join(view.parts(position, stop)))
 
         return await self._filled(view, entry)
+
+
+class _Read(NamedTuple):
+    """What was loaded for somebody, where in the run it ends, and who may go on there."""
+
+    result: ReadResult
+    stop: int
+    follower: Follower | None
 
 
 class _Answer:

@@ -3,24 +3,33 @@
 Keeps: the first partition that has anything returns at least one whole batch, whatever the limits (KIP-74); nothing
 at or beyond the high watermark is returned, nor beyond the last stable offset to read_committed; what a client gets
 for a partition is what was produced, byte for byte. Sessions: KIP-227. Topic ids: KIP-516, from version 13.
+
+Partitions whose entries are not in memory are read side by side. For long-term storage a fetch waits as long as its
+client would wait for new records, half a second at most, and not at all once others have enough: then the partition is
+answered empty, what is on its way is loaded all the same, and a later fetch finds it in memory. Storage that is away is
+no error, only nothing new; an object that is damaged or gone is CORRUPT_MESSAGE, which clients report with partition
+and offset (KAFKA_STORAGE_ERROR they take for a broker that is about to recover: they try again for ever, silently).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from core.errors import OutOfRange, StoreError
+from core.entries import StillLoading
+from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, StoreError, TierUnavailable
 from gateway.apis import Api
 from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
 from gateway.wire.codec import request_codec
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
+    from core.entries import ReadResult
     from core.log.format import Buffer
-    from core.reader import ReadResult
     from core.slot import Slot
     from core.stream import Stream
     from gateway.broker import Broker
@@ -33,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 # Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
 OFFSET_OUT_OF_RANGE: Final = 1
+CORRUPT_MESSAGE: Final = 2
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
 NOT_LEADER_OR_FOLLOWER: Final = 6
 KAFKA_STORAGE_ERROR: Final = 56
@@ -47,6 +57,30 @@ SESSIONS_SINCE: Final = 7
 TOPIC_IDS_SINCE: Final = 13
 READ_COMMITTED: Final = 1
 
+TIER_WAIT_MAX_S: Final = 0.5
+"""Longest wait for long-term storage: Kafka's `remote.fetch.max.wait.ms`."""
+TIER_WAIT_MIN_S: Final = 0.05
+"""Shortest wait, also for clients that wait for nothing: they would ask again and again while a page is loaded."""
+COLD_READS_MAX: Final = 64
+"""Partitions of one fetch that are read at the same time; the others have their turn in the next."""
+REPORT_AGAIN_S: Final = 60.0
+"""How often it is logged that a partition cannot be read: its clients may ask many times a second."""
+REPORTED_MAX: Final = 1000
+
+
+class _ColdRead:
+    """What must be read for a partition: it is not in memory."""
+
+    __slots__ = ("at_least_one", "end", "fits_nothing", "room", "slot", "target")
+
+    def __init__(self, target: Target, slot: Slot, end: int, room: int, at_least_one: bool) -> None:
+        self.target = target
+        self.slot = slot
+        self.end = end
+        self.room = room
+        self.at_least_one = at_least_one
+        self.fits_nothing = False  # there are entries, and the first is larger than the room
+
 
 class _Fetch:
     """One Fetch request on its way."""
@@ -58,9 +92,12 @@ class _Fetch:
         "deadline_s",
         "done",
         "full",
+        "late",
         "max_bytes",
         "min_bytes",
+        "patience",
         "reply",
+        "reserved",
         "results",
         "session",
         "size",
@@ -89,6 +126,9 @@ class _Fetch:
         self.timer: asyncio.TimerHandle | None = None
         self.results: dict[Target, FetchedPartition] = {}
         self.size = 0  # bytes of records
+        self.late: list[Target] = []  # were read from afar, or ought to have been
+        self.reserved = 0  # bytes that reads under way may bring
+        self.patience: asyncio.Future[None] | None = None  # done when nobody waits for long-term storage any more
         self.urgent = False  # a partition has an error: answer now
 
     # What is asked for
@@ -141,64 +181,128 @@ class _Fetch:
         """Look at the partitions that may have news, then answer or wait."""
         if self.done:
             return
+        if self.patience is not None:
+            self._lose_patience()  # it goes on, and ends, when the reads under way have
+            return
         if self.connection.output_room() <= 0:
             self.connection.when_output_room(self.run)
             return
         todo = list(self.wanted.dirty)
         self.wanted.find_slots(self.stream, todo)
-        for place, target in enumerate(todo):
-            if not self._look(target):
-                task = asyncio.ensure_future(self._run_cold(todo[place:]))
-                task.add_done_callback(self._cold_done)
-                return
-        self._decide()
+        cold: list[_ColdRead] = []
+        for target in todo:
+            read = self._look(target)
+            if read is None:
+                continue
+            if len(cold) < COLD_READS_MAX:
+                cold.append(read)
+                self.reserved += read.room
+            else:
+                self._add(target, read.slot, None)
+        if not cold:
+            self._decide()
+            return
+        task = asyncio.ensure_future(self._run_cold(cold))
+        task.add_done_callback(self._cold_done)
 
-    def _look(self, target: Target) -> bool:
-        """Evaluate one partition from memory; False when it must be read from disk."""
+    def _look(self, target: Target) -> _ColdRead | None:
+        """Evaluate one partition from memory; what to read when that is not enough."""
         self._forget(target)
         slot = target.slot
         code = _refusal(target)
         if code or slot is None:
             self._fail(target, code)
-            return True
+            return None
         end = slot.stable_end if self.committed else slot.durable_end
-        room = self._room(target)
+        room = min(target.max_bytes, self.max_bytes - self.size - self.reserved)
+        at_least_one = not self.size and not self.reserved
         if target.offset >= end:
             self.wanted.dirty.pop(target, None)
             self._add(target, slot, None)
-        elif room <= 0 and self.size:
+        elif room <= 0 and not at_least_one:
             self._add(target, slot, None)
         else:
-            found = slot.container.reader.cached(slot, target.offset, end, room, not self.size)
+            found = slot.container.reader.cached(slot, target.offset, end, room, at_least_one)
             if found is None:
-                return False
+                return _ColdRead(target, slot, end, max(room, 0), at_least_one)
             self._add(target, slot, found)
-        return True
+        return None
 
-    def _room(self, target: Target) -> int:
-        return min(target.max_bytes, self.max_bytes - self.size)
+    # Reading what is not in memory
 
-    async def _run_cold(self, todo: list[Target]) -> None:
-        for target in todo:
-            if not self._look(target):
-                await self._look_on_disk(target)
+    async def _run_cold(self, cold: list[_ColdRead]) -> None:
+        """All at once; each has its share of the bytes."""
+        loop = asyncio.get_running_loop()
+        patience = self.patience = loop.create_future()
+        wait_s = max(TIER_WAIT_MIN_S, min(TIER_WAIT_MAX_S, self.deadline_s))
+        timer = loop.call_later(wait_s, self._lose_patience)
+        has_enough = self.size >= self.min_bytes or self.urgent
+        if has_enough:
+            patience.set_result(None)
+        else:
+            self.wanted.wait(self.min_bytes - self.size, self._woken)
+        try:
+            await asyncio.gather(*(self._read_cold(read, patience) for read in cold))
+            self.reserved = 0
+            if not self.size and not self.urgent:
+                await self._read_one(cold, patience)
+        finally:
+            timer.cancel()
+            self.reserved, self.patience = 0, None
+            self.wanted.stop_waiting()
+        self.late = [read.target for read in cold if read.target in self.wanted.dirty]
+        if patience.done() and not has_enough:
+            self._look_again()
         self._decide()
 
-    async def _look_on_disk(self, target: Target) -> None:
-        slot = target.slot
-        assert slot is not None
-        end = slot.stable_end if self.committed else slot.durable_end
+    async def _read_cold(self, read: _ColdRead, patience: asyncio.Future[None]) -> None:
+        target, slot = read.target, read.slot
+        self._forget(target)
+        reading = slot.container.reader.read(slot, target.offset, read.end, read.room, read.at_least_one, patience)
         try:
-            found = await slot.container.reader.read(
-                slot, target.offset, end, self._room(target), at_least_one=not self.size
-            )
+            found = await reading
         except OutOfRange:
             self._fail(target, OFFSET_OUT_OF_RANGE)
+        except StillLoading:
+            self._add(target, slot, None)
+        except (TierUnavailable, StoreClosed):
+            await asyncio.wait((patience,))  # as if nothing were there: answered at once, clients would spin
+            self._add(target, slot, None)
         except (StoreError, OSError) as error:
-            logger.error("partition cannot be read", extra={"partition": repr(slot), "error": str(error)})
-            self._fail(target, KAFKA_STORAGE_ERROR)
+            _report(slot, error)
+            is_tiered = isinstance(error, CorruptChunk | MissingChunk)
+            self._fail(target, CORRUPT_MESSAGE if is_tiered else KAFKA_STORAGE_ERROR)
         else:
+            read.fits_nothing = not found.size
             self._add(target, slot, found)
+
+    async def _read_one(self, cold: list[_ColdRead], patience: asyncio.Future[None]) -> None:
+        """No partition's first entry fitted into its share: one of them gets it whole."""
+        for read in cold:
+            if read.fits_nothing and not self.size:
+                read.at_least_one = True
+                await self._read_cold(read, patience)
+
+    def _lose_patience(self) -> None:
+        """Nobody waits for long-term storage any more."""
+        if self.patience is not None and not self.patience.done():
+            self.patience.set_result(None)
+
+    def _woken(self) -> None:
+        """There are enough new entries while others are read."""
+        if self.patience is not None:
+            self._lose_patience()
+        else:
+            self.run()
+
+    def _look_again(self) -> None:
+        """It is time to answer: who did not come in time is left out, others may have got something meanwhile."""
+        self.waited = True
+        left_out = set(self.late)
+        for target in [target for target in self.wanted.dirty if target not in left_out]:
+            cold = self._look(target)
+            if cold is not None:
+                self._add(target, cold.slot, None)
 
     def _cold_done(self, task: asyncio.Future[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -262,19 +366,35 @@ class _Fetch:
             return
         self._finish()
         topics: dict[TopicKey, list[FetchedPartition]] = {}
-        dirty = self.wanted.dirty
+        dirty, late = self.wanted.dirty, set(self.late)
         for target, result in self.results.items():
             _, code, end, _, start, _, _, size = result
             if self.full or size or code or end != target.sent_end or start != target.sent_start:
                 topics.setdefault(target.topic, []).append(result)
                 target.sent_end, target.sent_start = end, start
-            if size and target in dirty:
+            if (size or target in late) and target in dirty:
                 # It may have more: its turn comes again, after all others.
                 del dirty[target]
                 dirty[target] = None
         self.broker.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
         self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+
+
+_reported: Final[OrderedDict[tuple[str, int, str], float]] = OrderedDict()
+
+
+def _report(slot: Slot, error: Exception) -> None:
+    """Log that a partition cannot be read, once in a while."""
+    key = slot.stream.name, slot.number, str(error)
+    now = time.monotonic()
+    if now - _reported.get(key, -REPORT_AGAIN_S) < REPORT_AGAIN_S:
+        return
+    logger.error("partition cannot be read", extra={"partition": repr(slot), "error": str(error)})
+    _reported[key] = now
+    _reported.move_to_end(key)
+    if len(_reported) > REPORTED_MAX:
+        _reported.popitem(last=False)
 
 
 def _refusal(target: Target) -> int:
