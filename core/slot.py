@@ -27,7 +27,7 @@ from core.writers import WriterBatch, WriterState
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.reader import StoredEntry
+    from core.entries import StoredEntry
     from core.stream import Stream
 
 STATE_VERSION: Final = 1

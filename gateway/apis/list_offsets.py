@@ -6,6 +6,8 @@ that waits for tiering (KIP-1023). A special timestamp of a later version gets U
 
 Keeps: a look-up by time answers the first record at or after it, never an earlier one. What is
 answered is visible: below the high watermark, for read_committed below the last stable offset.
+A look-up that needs long-term storage waits no longer than its client does, and says then that it
+is to be asked again.
 """
 
 import asyncio
@@ -14,8 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from core.entries import StoredEntry
 from core.errors import StoreError
-from core.reader import StoredEntry
 from core.slot import Slot
 from gateway.admin import epoch_error, repeated, slot_of, storage_code
 from gateway.apis import Api, RequestContext
@@ -38,6 +40,9 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 
 SEARCHES_AT_ONCE: Final = 32
 """Look-ups by time of one request that hold a batch in memory at the same time."""
+TIMEOUT_SINCE: Final = 10
+PATIENCE_MAX_S: Final = 30.0
+"""Longest wait for one request's look-ups, whatever its client says."""
 OPENED_INLINE_BYTES_MAX: Final = 64 * 1024
 """Larger batches are opened in a thread: their records may be many, and are read in Python."""
 
@@ -103,22 +108,51 @@ def _answer(
     match asked.timestamp:
         case -1:
             return Found(end, leader_epoch=slot.leader_epoch)
-        case -2 | -4:  # nothing is tiered yet: what is there is local
-            return Found(slot.start, leader_epoch=slot.epoch_at(slot.start))
-        case -5 | -6:
-            return NOTHING
+        case -2:
+            return _at(slot, slot.start)
+        case -5:
+            return _latest_tiered(slot)
+        case -6:
+            return _earliest_pending(slot)
+    patience_s = PATIENCE_MAX_S
+    if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
+        patience_s = min(request.timeout / 1000, PATIENCE_MAX_S)
+    match asked.timestamp:
+        case -4:
+            return _searched(searches, patience_s, lambda: _earliest_local(slot))
         case -3:
-            return _searched(searches, lambda: _with_max_timestamp(slot, end))
+            return _searched(searches, patience_s, lambda: _with_max_timestamp(slot, end))
         case timestamp:
-            return _searched(searches, lambda: _at_time(slot, timestamp, end))
+            return _searched(searches, patience_s, lambda: _at_time(slot, timestamp, end))
 
 
-async def _searched(searches: asyncio.Semaphore, search: Callable[[], Awaitable[Found]]) -> Found:
-    async with searches:
-        try:
+async def _searched(searches: asyncio.Semaphore, patience_s: float, search: Callable[[], Awaitable[Found]]) -> Found:
+    try:
+        async with asyncio.timeout(patience_s), searches:
             return await search()
-        except StoreError as failed:
-            return Found(code=storage_code(failed))
+    except TimeoutError:
+        return Found(code=ErrorCode.request_timed_out)
+    except StoreError as failed:
+        return Found(code=storage_code(failed))
+
+
+def _at(slot: Slot, offset: int) -> Found:
+    return Found(offset, leader_epoch=slot.epoch_at(offset))
+
+
+async def _earliest_local(slot: Slot) -> Found:
+    """The first offset that can be read without long-term storage; the end when there is none."""
+    return _at(slot, await slot.container.reader.local_start(slot))
+
+
+def _latest_tiered(slot: Slot) -> Found:
+    """The last offset in long-term storage; -1 when nothing is there."""
+    return _at(slot, slot.tiered_end - 1) if slot.tiered_end > slot.start else NOTHING
+
+
+def _earliest_pending(slot: Slot) -> Found:
+    """The first offset that is not in long-term storage yet; -1 when there is no such storage."""
+    return NOTHING if slot.container.tier is None else _at(slot, max(slot.start, slot.tiered_end))
 
 
 async def _with_max_timestamp(slot: Slot, end: int) -> Found:
