@@ -5,12 +5,15 @@ from the tail cache, or from pages of chunks; where that has nothing, `read` goe
 threads, and where the log does not hold the entry, to long-term storage. What is returned is what was appended, in
 order.
 
-**Invariants**: what the log holds is read from the log. Nobody waits for long-term storage but who reads from there.
+**Invariants**: what the log holds is read from the log, unless it has been compacted (`Slot.compacted_end`): then chunks
+hold what is left of it, and the log is asked only while they cannot be reached. Nobody waits for long-term storage but
+who reads from there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from core.config import StoreConfig
 from core.entries import ReadResult, StoredEntry
-from core.errors import Corrupt, OutOfRange
+from core.errors import Corrupt, OutOfRange, TierUnavailable
 from core.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class Reader:
 
         Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`.
         """
+        if offset < slot.compacted_end and self.tiered is not None:
+            return self.tiered.cached(slot, offset, end, max_bytes, at_least_one)
         parts: list[Buffer] = []
         size, reached = 0, offset
         for columns in columns_from(slot, offset):
@@ -102,12 +107,17 @@ class Reader:
             found = self.cached(slot, offset, end, max_bytes, at_least_one)
             if found is not None:
                 return found
-            memory = locations(slot, offset, end, max_bytes, at_least_one)
-            found, border = await self._from_log(self._read_log, slot, offset, memory, end, max_bytes, at_least_one)
-            if found is not None:
-                return found
-            tiered = self._tiered(slot, offset)
-            found = await tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
+            if self.tiered is not None and offset < slot.compacted_end:
+                with contextlib.suppress(TierUnavailable):  # the log may have it as it was
+                    border = slot.compacted_end
+                    found = await self.tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
+            if found is None:
+                memory = locations(slot, offset, end, max_bytes, at_least_one)
+                found, border = await self._from_log(self._read_log, slot, offset, memory, end, max_bytes, at_least_one)
+                if found is not None:
+                    return found
+                tiered = self._tiered(slot, offset)
+                found = await tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
             if found.size or found.end == offset or found.end >= end:
                 return found
             offset = found.end  # compaction left nothing up to there
@@ -194,9 +204,11 @@ class Reader:
     # Where things are
 
     async def first_in_log(self, slot: Slot, offset: int) -> int:
-        """The first sequence number from `offset` on that the log holds; the slot's end when it holds none."""
+        """The first sequence number from `offset` on that is read from the log; the slot's end when none is."""
         if offset >= slot.tiered_end:
             return offset
+        if self.tiered is not None:
+            offset = max(offset, slot.compacted_end)
         return await self.run(self._log.first_from, slot, offset)
 
     async def local_start(self, slot: Slot) -> int:
@@ -208,7 +220,15 @@ class Reader:
 
         Where only chunks hold what lies there it is reckoned from the run's bytes: no object is read for it.
         """
-        before = await self.run(self._log.bytes_before, slot, offset)
+        try:
+            before = await self.run(self._log.bytes_before, slot, offset)
+        except Corrupt:
+            # What chunks hold as well may leave the log meanwhile.
+            if self.tiered is None or offset > slot.tiered_end:
+                raise
+            before = None
+        if before is None and self.tiered is not None and offset == slot.tiered_end:
+            return slot.tiered_bytes
         if before is None and offset < slot.tiered_end:
             run = await self._container.catalog.run_at(slot.stream.id, slot.number, offset)
             if run is not None and run.first <= offset:

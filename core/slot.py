@@ -53,6 +53,7 @@ class Slot:
 
     __slots__ = (
         "columns",
+        "compacted_end",
         "container",
         "dirty",
         "durable_end",
@@ -82,6 +83,7 @@ class Slot:
         self.total_bytes = 0  # ever appended
         self.start_bytes = 0  # of those, before `start`
         self.tiered_end = 0
+        self.compacted_end = 0  # up to here chunks hold less than the log did, and are read in its place
         self.tiered_bytes = 0  # of all ever appended, before `tiered_end`
         self.untiered = False  # the container knows that it has something to tier
         self.columns: list[SlotColumns] = []  # newest last

@@ -147,6 +147,8 @@ class Rewriter:
         return self._worker.pid
 
     def start(self) -> None:
+        for key, value in self._container.table(CLEANED_TABLE).items():
+            self._show(decode_cleaned_key(key), decode_cleaned(value))
         self._task = asyncio.create_task(self._run(), name=f"rewriter-{self._container.id}")
 
     async def stop(self) -> None:
@@ -486,6 +488,12 @@ class Rewriter:
         stream = self._container.streams.get(key.stream_id)
         return None if stream is None or key.slot >= stream.slot_count else stream.slot(key.slot)
 
+    def _show(self, key: SlotKey, cleaned: Cleaned) -> None:
+        """Let readers have what is left, though the log may still hold all of it."""
+        slot = self._slot(key)
+        if slot is not None:
+            slot.compacted_end = max(slot.compacted_end, min(cleaned.end, slot.tiered_end))
+
     # Commit
 
     async def _commit_due(self) -> None:
@@ -521,6 +529,9 @@ class Rewriter:
                 await self._abandon(made.chunk.id)
                 return
             await self._container.update(*operations, *self._output(made, rows))
+        if made.is_last:
+            for slot_key, cleaned in made.round.cleaned.items():
+                self._show(slot_key, cleaned)
         self.counters.rewrites += 1
         logger.info(
             "chunks rewritten",
