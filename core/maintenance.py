@@ -28,7 +28,6 @@ from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, block_key, slot_item, table_item, table_key
 from core.slot import Slot
 from core.tables import StoredTable
-from core.tiering.tier import released_end
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -70,8 +69,7 @@ class Maintenance:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"metadata-{container.id}")
         self._position = container.metadata.position() or LogPosition(0, 1, 0)
         self._refs_unflushed: list[BlockRef] = []
-        self._blocker: tuple[int, int, int, int] | None = None  # file, stream, slot, end: what keeps the oldest file
-        self._held: dict[tuple[int, int], int] | None = None  # see `Tier.held`; None without long-term storage
+        self._blocker: BlockRef | None = None  # what keeps the oldest file
         self._task: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
         self._stale = False  # a write of RocksDB failed: it must be opened anew
@@ -286,11 +284,10 @@ class Maintenance:
         """Give up log files that nobody needs; returns how many."""
         given_up = 0
         container = self._container
-        self._held = container.tier.held() if container.tier is not None else None
         while container.files:
             file = container.files[0]
-            dead: bool = await self.in_thread(self._is_dead, file)
-            if not dead or (container.tier is not None and not container.tier.covers(file.end_lsn - 1)):
+            tiered: list[BlockRef] | None = await self.in_thread(self._tiered_refs, file)
+            if tiered is None or not self._is_released(file, tiered):
                 break
             del container.files[0]
             for slot, columns in container.file_columns.pop(file.first_lsn, ()):
@@ -303,34 +300,37 @@ class Maintenance:
             container.tier.log_changed()
         return given_up
 
-    def _is_dead(self, file: LogFile) -> bool:
+    def _tiered_refs(self, file: LogFile) -> list[BlockRef] | None:
+        """What of a file only chunks hold besides, if nothing of it is needed but for them; else None."""
         if not file.indexed or file.end_lsn > self._position.lsn + 1:
-            return False
-        if self._blocker is not None and self._blocker[0] == file.first_lsn:
-            _, stream_id, number, end = self._blocker
-            start = self._start_of(stream_id, number)
-            if start is not None and start < end:
-                return False
+            return None
+        if self._blocker is not None and self._blocker.file_lsn == file.first_lsn and self._is_needed(self._blocker):
+            return None
         self._blocker = None
         try:
             refs = read_directory(file)
         except (Corrupt, OSError) as error:
             logger.error("log file kept, its index cannot be read", extra={"error": str(error)})
-            return False
-        for ref in refs:
-            start = self._start_of(ref.stream_id, ref.slot)
-            if start is not None and start < ref.end:
-                self._blocker = file.first_lsn, ref.stream_id, ref.slot, ref.end
-                return False
-        return True
+            return None
+        self._blocker = next(filter(self._is_needed, refs), None)
+        return None if self._blocker is not None else [ref for ref in refs if self._alive(ref) is not None]
 
-    def _start_of(self, stream_id: int, number: int) -> int | None:
-        """Where a slot's entries begin that the log must keep; None when it is gone."""
-        stream = self._container.streams.get(stream_id)
+    def _is_needed(self, ref: BlockRef) -> bool:
+        """Whether the log is all that holds these rows' entries."""
+        slot = self._alive(ref)
+        return slot is not None and ref.end > slot.tiered_end
+
+    def _alive(self, ref: BlockRef) -> Slot | None:
+        """The slot, if it still has any of these rows' entries."""
+        stream = self._container.streams.get(ref.stream_id)
         if stream is None or stream.deleted:
             return None
-        slot = stream.slot(number)
-        return slot.start if self._held is None else released_end(slot, self._held)
+        slot = stream.slot(ref.slot)
+        return slot if slot.start < ref.end else None
+
+    def _is_released(self, file: LogFile, tiered: list[BlockRef]) -> bool:
+        tier = self._container.tier
+        return tier.releases(file, tiered) if tier is not None else not tiered
 
     def _give_up(self, file: LogFile) -> None:
         refs = read_directory(file)

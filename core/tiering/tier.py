@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +23,8 @@ from core.tiering.storage_writer import StorageWriter
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
+    from core.index import BlockRef
+    from core.log.durable_log import LogFile
     from tier2.chunk import EntryHeadOf
     from tier2.chunk_format import ChunkId
     from tier2.storage import Storage
@@ -87,7 +88,15 @@ class Tier:
 
     # What may leave the log
 
-    def held(self) -> dict[tuple[int, int], int]:
+    def releases(self, file: LogFile, tiered: Iterable[BlockRef]) -> bool:
+        """Whether the log may let go of a file of which chunks hold these rows' entries."""
+        # Looked at after it was found that chunks hold them, so every chunk that was committed until then is in here.
+        held = self._held()
+        if any(ref.end > held.get((ref.stream_id, ref.slot), ref.end) for ref in tiered):
+            return False
+        return self.covers(file.end_lsn - 1)
+
+    def _held(self) -> dict[tuple[int, int], int]:
         """By stream and slot: from where on the log still backs chunks that were not looked at twice."""
         held: dict[tuple[int, int], int] = {}
         for row in self.container.catalog.pending:
@@ -135,9 +144,3 @@ class Tier:
         share = self.container.log_bytes / self.container.config.log_max_bytes
         excess = max(0.0, (share - THROTTLE_FROM) / (1 - THROTTLE_FROM))
         self.container.throttle_ms = int(THROTTLE_MAX_MS * min(1.0, excess**2))
-
-
-def released_end(slot: Slot, held: dict[tuple[int, int], int]) -> int:
-    """Up to where the log need not hold the slot: deleted, or safe in chunks."""
-    tiered = held.get((slot.stream.id, slot.number), slot.tiered_end)
-    return max(slot.start, min(tiered, slot.tiered_end))
