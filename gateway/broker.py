@@ -175,7 +175,7 @@ class Broker:
         from gateway.http.app import build
         from gateway.http.server import HttpServer
 
-        self._http = HttpServer(build(self, self._expose), binding.sockets)
+        self._http = HttpServer(build(self, self._expose, self._containers), binding.sockets)
         await self._http.start()
 
     async def _stop_http(self) -> None:
@@ -183,6 +183,9 @@ class Broker:
         await self._http_start
         if self._http is not None:
             await self._http.stop()
+
+    def _containers(self) -> list[Container]:
+        return list(self.store.containers.values())
 
     def _expose(self) -> Exposition:
         if self._exposition is None:

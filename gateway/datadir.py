@@ -29,6 +29,8 @@ from core.errors import AlreadyLocked
 IDENTITY_FILE: Final = "penstock.json"
 STORE_DIRECTORY: Final = "store"
 LOCK_FILE: Final = "penstock.lock"
+SERVING_FILE: Final = "serving.json"
+"""What the process that owns the directory serves, for commands that want to ask it. Means nothing without the lock."""
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
@@ -110,6 +112,7 @@ class DataDirectory:
         try:
             if (path / RECOVERING_DIRECTORY).exists():
                 raise InterruptedRecovery(path)
+            (path / SERVING_FILE).unlink(missing_ok=True)
             return cls(path, _identity(path, release), not (path / STORE_DIRECTORY).exists(), lock)
         except BaseException:
             os.close(lock)
@@ -138,7 +141,7 @@ class RecoveryDirectory:
             raise UnusableDirectory(path, exc) from exc
         try:
             # An identity without a store is what a refused start leaves.
-            ours = {LOCK_FILE, IDENTITY_FILE, RECOVERING_DIRECTORY, "lost+found"}
+            ours = {LOCK_FILE, IDENTITY_FILE, SERVING_FILE, RECOVERING_DIRECTORY, "lost+found"}
             names = [entry.name for entry in path.iterdir() if entry.name not in ours and entry != beside]
             if names:
                 raise NotEmpty(path, names)
@@ -174,6 +177,15 @@ class RecoveryDirectory:
     def release(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
+
+
+def read_serving(directory: Path) -> str | None:
+    """Address of the HTTP server of the process that owns a directory; None when it has none, or is not there yet."""
+    try:
+        address = json.loads((directory / SERVING_FILE).read_bytes())["http"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return address if isinstance(address, str) else None
 
 
 def new_cluster_id() -> str:

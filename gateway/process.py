@@ -28,7 +28,7 @@ from gateway.binding import Binding, bind_all
 from gateway.broker import Broker
 from gateway.config import Config
 from gateway.config_layers import ConfigError
-from gateway.datadir import DataDirectory, write_atomically
+from gateway.datadir import SERVING_FILE, DataDirectory, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome
 
@@ -181,8 +181,11 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, seconds: fl
         "cluster_id": place.data.cluster_id,
         "replayed_bytes": broker.store.replayed_bytes,
     }
+    told = json.dumps(state).encode() + b"\n"
+    with contextlib.suppress(OSError):  # a full disk: commands then have to be told the address
+        (place.data.path / SERVING_FILE).write_bytes(told)
     if ready_file is not None:
-        write_atomically(ready_file.absolute(), json.dumps(state).encode() + b"\n")
+        write_atomically(ready_file.absolute(), told)
     logger.info("serving", extra=state | {"start_seconds": round(seconds, 3)})
     to_dial = place.kafka[0].advertised
     lines = [

@@ -1,16 +1,21 @@
-"""What the HTTP port answers: is it alive, is it ready, how is it doing."""
+"""What the HTTP port answers: is it alive, is it ready, how is it doing, what does it keep in long-term storage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from core.container import Container
 from gateway.http.exposition import CONTENT_TYPE, Exposition
+from gateway.tier2_view import tier2_chunk, tier2_records
+
+LINES: Final = "application/x-ndjson"
 
 
 class Health(Protocol):
@@ -29,7 +34,9 @@ class Health(Protocol):
         """A restart would not help."""
 
 
-def build(health: Health, exposition: Callable[[], Exposition]) -> Starlette:
+def build(
+    health: Health, exposition: Callable[[], Exposition], containers: Callable[[], Sequence[Container]]
+) -> Starlette:
     """The application; the exposition is asked for at the first scrape, when everything is up."""
 
     async def healthz(_: Request) -> Response:
@@ -41,7 +48,33 @@ def build(health: Health, exposition: Callable[[], Exposition]) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(exposition().text(), media_type=CONTENT_TYPE)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)])
+    async def tier2(_: Request) -> Response:
+        if not health.ready:
+            return _status(False, health.phase)
+        return StreamingResponse(_lines(containers()), media_type=LINES)
+
+    async def one_chunk(request: Request) -> Response:
+        if not health.ready:
+            return _status(False, health.phase)
+        found = await tier2_chunk(containers(), request.path_params["key"])
+        return JSONResponse({"error": "the store does not know it"}, 404) if found is None else JSONResponse(found)
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/api/v1/tier2/chunks", tier2),
+            Route("/api/v1/tier2/chunks/{key:path}", one_chunk),
+        ]
+    )
+
+
+async def _lines(containers: Sequence[Container]) -> AsyncIterator[bytes]:
+    """What the store knows, a JSON object a line; the last one says that it is the last."""
+    async for record in tier2_records(containers):
+        yield json.dumps(record).encode() + b"\n"
+    yield b'{"complete": true}\n'
 
 
 def _status(good: bool, phase: str) -> Response:

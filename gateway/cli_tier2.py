@@ -1,0 +1,69 @@
+"""`penstock tier2`: looking at long-term storage."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gateway.cli_options import AsJson, Assignments, ConfigFile, DataDir, Tier2, Tier2Endpoint, flags_of, load_config
+
+app = typer.Typer(
+    name="tier2",
+    help="Look at long-term storage: what is there, and whether it is what the store knows.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("ls")
+def list_chunks(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    tier2: Tier2 = None,
+    tier2_endpoint: Tier2Endpoint = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """List partitions and chunks, as the store knows them. Asks the gateway if one runs on the data directory."""
+    flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
+    loaded = load_config(config, assignments, flags)
+
+    from gateway import tier2_commands
+
+    sys.exit(tier2_commands.run_ls(loaded, as_json=as_json))
+
+
+@app.command()
+def verify(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    tier2: Tier2 = None,
+    tier2_endpoint: Tier2Endpoint = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every chunk and compare it with what the store knows. Exit code 1 if something is missing or damaged."""
+    flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
+    loaded = load_config(config, assignments, flags)
+
+    from gateway import tier2_commands
+
+    sys.exit(tier2_commands.run_verify(loaded, as_json=as_json))
+
+
+@app.command()
+def init(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    tier2: Tier2 = None,
+    tier2_endpoint: Tier2Endpoint = None,
+    assignments: Assignments = None,
+) -> None:
+    """Make an empty prefix this data directory's own, and accept that what was in it is lost."""
+    flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
+    loaded = load_config(config, assignments, flags)
+
+    from gateway import tier2_commands
+
+    sys.exit(tier2_commands.run_init(loaded))

@@ -1,0 +1,126 @@
+"""What a store knows of its long-term storage, as records for whoever asks: one JSON object a line.
+
+    {"topic": name, "partitions": [{"id", "start", "end", "gaps": [[first, end], …]}, …]}
+        `end`: where its part in long-term storage ends; `gaps`: what of that is in no chunk. At most `SLOTS_MAX`
+        partitions a record, so a topic may have several.
+    {"chunk": key, "state", "bytes", "created_ms", "runs": [{"topic", "partition", "first", "end", "stream", "segment",
+        "position", "length", "entries"}, …]}
+        `runs`: what the store refers to it for.
+
+Keeps: the event loop is not held up; memory does not grow with what is stored. Records are told while the store works,
+so whoever finds something wrong asks for that chunk once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+from core.container import Container
+from core.slot import Slot
+from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key, parse_chunk_key
+
+Record: TypeAlias = dict[str, Any]
+
+SLOTS_MAX: Final = 200
+CHUNKS_AT_ONCE: Final = 50
+"""Chunks that are looked up in one go of a pool's thread."""
+TRIES: Final = 3
+"""A slot whose runs are being rewritten is looked at again."""
+
+
+async def tier2_records(containers: Iterable[Container]) -> AsyncIterator[Record]:
+    """Everything: partitions first, then chunks."""
+    for container in containers:
+        for stream in list(container.streams.values()):
+            slots = sorted(stream.written_slots(), key=lambda slot: slot.number)
+            for start in range(0, len(slots), SLOTS_MAX):
+                some = slots[start : start + SLOTS_MAX]
+                partitions = await container.catalog.run(_partitions, container, some)
+                yield {"topic": stream.name, "partitions": partitions}
+        for row in container.catalog.pending:
+            yield await container.catalog.run(_chunk, container, row)
+        verified = container.catalog.iter_verified()
+        while rows := await container.catalog.run(lambda: list(islice(verified, CHUNKS_AT_ONCE))):  # noqa: B023
+            for record in await container.catalog.run(_chunks, container, rows):
+                yield record
+
+
+async def tier2_chunk(containers: Iterable[Container], key: str) -> Record | None:
+    """One chunk; None when the store does not know it."""
+    chunk_id = parse_chunk_key(key)
+    container = next((one for one in containers if chunk_id is not None and one.id == chunk_id.container), None)
+    if chunk_id is None or container is None:
+        return None
+    row = await container.catalog.chunk(chunk_id)
+    return None if row is None else await container.catalog.run(_chunk, container, row)
+
+
+def _partitions(container: Container, slots: Sequence[Slot]) -> list[Record]:
+    return [
+        {
+            "id": slot.number,
+            "start": slot.start,
+            "end": max(slot.start, slot.tiered_end),
+            "gaps": _gaps(container, slot),
+        }
+        for slot in slots
+    ]
+
+
+def _gaps(container: Container, slot: Slot) -> list[tuple[int, int]]:
+    """What of the slot should be in chunks, and is in none that the store knows."""
+    gaps: list[tuple[int, int]] = []
+    for _ in range(TRIES):
+        start, end = slot.start, slot.tiered_end
+        if start >= end or slot.stream.deleted:
+            return []
+        runs = container.catalog.iter_runs(slot.stream.id, slot.number, start)
+        gaps = list(_between(runs, start, end))
+        if not gaps:
+            break
+    return gaps
+
+
+def _between(runs: Iterator[RunRow], start: int, end: int) -> Iterator[tuple[int, int]]:
+    position = start
+    for run in runs:
+        if run.first > position:
+            yield position, run.first
+        position = max(position, run.end)
+    if position < end:
+        yield position, end
+
+
+def _chunks(container: Container, rows: Sequence[ChunkRow]) -> list[Record]:
+    return [_chunk(container, row) for row in rows]
+
+
+def _chunk(container: Container, row: ChunkRow) -> Record:
+    return {
+        "chunk": chunk_key(row.id),
+        "state": row.state.name.lower(),
+        "bytes": row.size,
+        "created_ms": row.created_ms,
+        "runs": list(_runs(container, row)) if row.state in (ChunkState.COMMITTED, ChunkState.VERIFIED) else [],
+    }
+
+
+def _runs(container: Container, row: ChunkRow) -> Iterator[Record]:
+    for listed in row.runs:
+        stream = container.streams.get(listed.stream_id)
+        run = container.catalog.find_run(listed.stream_id, listed.slot, listed.first)
+        if stream is None or run is None or run.chunk != row.id:
+            continue
+        yield {
+            "topic": stream.name,
+            "partition": run.slot,
+            "first": run.first,
+            "end": run.end,
+            "stream": run.stream_id,
+            "segment": run.segment_id,
+            "position": run.position,
+            "length": run.length,
+            "entries": run.entries,
+        }
