@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -125,10 +126,14 @@ class ChunkedSlot:
         for number, entries in sorted(runs.items()):
             slot = self.stream.slot(number)
             segment = SegmentRef(id=slot.segment_id, stream=self._ref, generation=0)
-            first, stop = slot.tiered_end, entries[-1].first + entries[-1].count if end is None else end
-            covered = (lambda first, stop: lambda: (first, stop))(first, stop)
+            covered = slot.tiered_end, entries[-1].first + entries[-1].count if end is None else end
             sources.append(
-                RunSource(segment=segment, slot=number, entries=lambda e=entries: e, covered=covered)  # type: ignore[misc]
+                RunSource(
+                    segment=segment,
+                    slot=number,
+                    entries=partial(tuple, entries),
+                    covered=partial(tuple, covered),  # type: ignore[arg-type]
+                )
             )
         writer = ChunkWriter(chunk_id, "cluster", 0, sources, block_bytes)
         stat = await self.storage.put(chunk_key(chunk_id), writer)
@@ -139,8 +144,7 @@ class ChunkedSlot:
         for number, entries in sorted(runs.items()):
             slot = self.stream.slot(number)
             run = writer.index.run_of(STREAM_ID, slot.segment_id, number)
-            stop = entries[-1].first + entries[-1].count if entries and end is None else end
-            assert stop is not None
+            stop = entries[-1].first + entries[-1].count if end is None else end
             row = RunRow(
                 stream_id=STREAM_ID,
                 slot=number,

@@ -97,7 +97,7 @@ def test_any_offset_any_limit(
 
 
 def test_limits() -> None:
-    """An answer has at most as many bytes as were asked for, one entry at least if that is wanted, and stops at an end."""
+    """An answer has at most as many bytes as were asked for, one entry at least if wanted, and stops at an end."""
 
     async def scenario() -> None:
         async with chunked() as (chunks, _):
@@ -106,7 +106,7 @@ def test_limits() -> None:
             reader = chunks.reader()
             size = len(bytes(entries[0].payload))
 
-            assert ([], 0, 7) == await reader.read(chunks.slot, 7, 200, size - 1, False)
+            assert await reader.read(chunks.slot, 7, 200, size - 1, False) == ([], 0, 7)
             assert (size, 8) == (await reader.read(chunks.slot, 7, 200, size - 1, True))[1:]
             assert (3 * size, 10) == (await reader.read(chunks.slot, 7, 200, 3 * size + 5, True))[1:]
             assert (3 * size, 10) == (await reader.read(chunks.slot, 7, 10, MIB, True))[1:]
