@@ -110,6 +110,7 @@ class Container:
         self.dirty_tables: set[tuple[str, bytes]] = set()
         self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
+        self.streams_deleted = 0  # since the start
         self.dead_streams: list[int] = []  # their keys are still in the applied state
         self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
         self.unindexed: list[LogFile] = []
@@ -289,6 +290,7 @@ class Container:
                 slot.segment_id = stream.segment_id_of(slot.number)
         elif (gone := self.streams.pop(stream_id, None)) is not None:
             gone.deleted = True
+            self.streams_deleted += 1
             self.dead_streams.append(stream_id)
             for slot in gone.written_slots():
                 slot.changed()

@@ -53,6 +53,7 @@ class Collector:
         self._container: Container = tier.container
         self._clock = tier.container.clock
         self._delete_at: dict[ChunkId, float] = {}
+        self._deletions_seen = -1
         self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
         self._task: asyncio.Task[None] | None = None
         self.deleted_objects = 0
@@ -67,29 +68,30 @@ class Collector:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    async def _run(self) -> None:
-        # What died before a crash is found by looking at everything once.
+    def look_again(self) -> None:
+        """Something may have died where nobody looks: look at everything once."""
         container = self._container
         container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.written_slots())
-        streams_checked = -1
-        tick_s = min(TICK_S, container.config.file_delete_delay_ms / 4000)
+        self._deletions_seen = -1
+
+    async def _run(self) -> None:
+        self.look_again()  # what died before a crash
+        tick_s = min(TICK_S, self._container.config.file_delete_delay_ms / 4000)
         while True:
+            self._tier.log_changed()
             try:
-                if streams_checked != len(container.streams):
-                    streams_checked = len(container.streams)
-                    await self._collect_streams()
+                await self._collect_streams()
                 await self._collect_slots()
                 await self._delete_objects()
-                self._tier.log_changed()
                 await asyncio.sleep(tick_s)
             except StorageFailure:
                 return  # the log is poisoned: the process is ending
             except (StoreError, StorageError) as error:
-                streams_checked = -1
+                self._deletions_seen = -1
                 logger.warning("removal of chunks will be tried again", extra={"reason": str(error)})
                 await asyncio.sleep(PAUSE_S)
             except Exception:
-                streams_checked = -1
+                self._deletions_seen = -1
                 logger.exception("removal of chunks failed and will be tried again")
                 await asyncio.sleep(PAUSE_S)
 
@@ -115,7 +117,10 @@ class Collector:
         return dead
 
     async def _collect_streams(self) -> None:
-        catalog = self._container.catalog
+        catalog, deletions = self._container.catalog, self._container.streams_deleted
+        if deletions == self._deletions_seen:
+            return
+        self._deletions_seen = deletions
         for stream_id in await catalog.run(lambda: list(catalog.iter_streams())):
             if stream_id not in self._container.streams:
                 async with self._tier.changing:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from core.errors import OutOfRange, StorageFailure, StorageFull, StoreError, TierUnavailable
-from core.log.records import OPERATIONS_MAX, Delete, Operation, Put
+from core.log.records import Delete, Operation, Put
 from core.tiering.backlog import Backlog, Piece, cut_segment, entries, pack
 from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
@@ -46,6 +46,8 @@ SLICE_SLOTS: Final = 2000
 LOOK_COST: Final = 50
 """All slots that wait are looked at again after this many times as long as it took: two percent of a core at most."""
 PAUSE_MAX_S: Final = 15.0
+CONFIRMED_AT_ONCE: Final = 16
+"""Chunks that one record says are verified: a row lists up to `RUNS_MAX` runs."""
 COMPLAIN_EVERY_S: Final = 60.0
 
 
@@ -251,7 +253,11 @@ class StorageWriter:
                 log("a chunk was given up", extra={"chunk": chunk_key(chunk_id), "reason": str(error)})
                 await self._abandon(chunk_id)
                 return False
-        if upload.before and not all(await asyncio.gather(*upload.before, return_exceptions=True)):
+            except Exception:
+                await self._abandon(chunk_id)
+                raise
+        earlier = await asyncio.gather(*upload.before, return_exceptions=True)
+        if any(done is not True for done in earlier):
             await self._abandon(chunk_id)
             return False
         return await self._commit(chunk_id, upload, writer, stat)
@@ -315,10 +321,13 @@ class StorageWriter:
             operations = [*_replaced(upload.replaces, now_ms), _put(chunk)]
             operations += (Put(RUNS_TABLE, row.key, row.encode()) for row in rows)
             try:
-                await self._container.update(*operations)
+                async with self._tier.changing:
+                    await self._container.update(*operations)
                 break
             except StorageFull:
                 await asyncio.sleep(TICK_S)
+        if not all(map(self._is_live, rows)):  # died since: nobody would come to look
+            self._tier.collector.look_again()
         self.counters.chunks += 1
         self.counters.bytes += writer.size
         self._verify_at[chunk_id] = self._clock.monotonic_s() + self._config.tier2_verify_delay_ms / 1000
@@ -356,16 +365,19 @@ class StorageWriter:
         await self._confirm(whole)
 
     async def _confirm(self, rows: Sequence[ChunkRow]) -> None:
-        now_ms = self._clock.wall_ms()
-        operations: list[Operation] = []
-        for seen in rows:
-            row = self._container.catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
-            if row is not None and row.state is ChunkState.COMMITTED:
-                verified = replace(row, state=ChunkState.VERIFIED, changed_ms=now_ms)
-                operations += (Delete(PENDING_TABLE, row.key), Put(CHUNKS_TABLE, row.key, verified.encode()))
-            self._verify_at.pop(seen.id, None)
-        for start in range(0, len(operations), OPERATIONS_MAX // 2):
-            await self._container.update(*operations[start : start + OPERATIONS_MAX // 2])
+        """What was looked at twice is verified."""
+        for start in range(0, len(rows), CONFIRMED_AT_ONCE):
+            operations: list[Operation] = []
+            async with self._tier.changing:
+                for seen in rows[start : start + CONFIRMED_AT_ONCE]:
+                    row = self._container.catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
+                    if row is not None and row.state is ChunkState.COMMITTED:
+                        verified = replace(row, state=ChunkState.VERIFIED, changed_ms=self._clock.wall_ms())
+                        operations += (Delete(PENDING_TABLE, row.key), Put(CHUNKS_TABLE, row.key, verified.encode()))
+                if operations:
+                    await self._container.update(*operations)
+            for seen in rows[start : start + CONFIRMED_AT_ONCE]:
+                self._verify_at.pop(seen.id, None)
 
     async def _put_again(self, row: ChunkRow) -> None:
         """Its entries are still in the log: they go into another chunk, because readers know what was in this one."""
