@@ -79,10 +79,13 @@ class System(ABC):
             raise
 
     def _is_ready(self) -> bool:
+        self._assert_running()
+        return brokers_known_at(self.address) > 0
+
+    def _assert_running(self) -> None:
         assert self._process is not None
         code = self._process.poll()
         assert code is None, f"{self.name} ended with {code}:\n{self.log_tail()}"
-        return brokers_known_at(self.address) > 0
 
     @property
     def pid(self) -> int:
@@ -147,6 +150,7 @@ class Penstock(System):
         super().start()
 
     def _is_ready(self) -> bool:
+        self._assert_running()
         if self._ready_file.exists():
             self.address = json.loads(self._ready_file.read_text())["kafka"][0]
         return bool(self.address) and super()._is_ready()
