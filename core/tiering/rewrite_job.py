@@ -1,12 +1,11 @@
 """One rewrite, as it is carried out: runs of some chunks go in, one chunk comes out.
 
-Inputs are read front to back, each through a window of bounded size; the output grows in a file without a name and is
+Inputs are read front to back (`rewrite_inputs`); the output grows in a file without a name and is
 put from there, so that a put that is tried again reads nothing anew. Memory: the windows, the records of the runs that
 take part, and what a compaction's filters hold.
 
 **Invariants**
 
-- Every byte that is read has passed its block's CRC.
 - Without a filter, the output holds exactly the entries of its inputs, byte for byte, in order.
 - What the output covers is what its inputs covered. Where nothing is left of a run, the next one of its slot covers it
   too; the last one is never empty, because a filter keeps the last entry of its round.
@@ -17,142 +16,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-from bisect import bisect_right
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import IO, Any, Final, NamedTuple, TypeVar
+from typing import IO, Any, Final, TypeVar
 
-from core.tiering.filters import CompactionScope, EntryFilter, FilterFactory
-from tier2.chunk import ChunkReader, ChunkWriter, Entry, EntryHeadOf, RunSource, walk
+from core.tiering.filters import EntryFilter, FilterFactory
+from core.tiering.rewrite_inputs import Inputs
+from core.tiering.rewrite_requests import InputChunk, InputRun, Learn, Learned, OutputRun, Rewrite, Rewritten, SlotKey
+from tier2.chunk import ChunkReader, ChunkWriter, Entry, EntryHeadOf, RunSource
 from tier2.chunk_format import (
     AbortedTransaction,
-    BadChunk,
-    ChunkId,
     ChunkIndex,
-    Run,
     SegmentRef,
-    StreamRef,
-    check_blocks,
 )
-from tier2.storage import Buffer, Corrupt, Storage
+from tier2.storage import Buffer, Storage
 
 _T = TypeVar("_T")
 
-WINDOW_BYTES_MAX: Final = 4 << 20
-WINDOWS_BYTES: Final = 32 << 20
-"""All windows of a rewrite together, unless a block is larger than its window."""
-WINDOW_BYTES_MIN: Final = 256 << 10
-GAP_BYTES_MAX: Final = 64 << 10
-"""Bytes between two runs that are read and thrown away rather than asked for around."""
 PIECE_BYTES: Final = 1 << 20
-
-
-class SlotKey(NamedTuple):
-    """A slot by numbers."""
-
-    stream_id: int
-    slot: int
-
-
-class InputChunk(NamedTuple):
-    """A chunk that takes part."""
-
-    key: str
-    size: int
-
-
-class InputRun(NamedTuple):
-    """A run that takes part; `chunk` is its chunk's place among the inputs."""
-
-    stream_id: int
-    segment_id: int
-    slot: int
-    first: int
-    end: int
-    chunk: int
-    generation: int
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """What a chunk has one run for."""
-        return self.stream_id, self.segment_id, self.slot
-
-    @property
-    def slot_key(self) -> SlotKey:
-        return SlotKey(self.stream_id, self.slot)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learn:
-    """The first pass of a round of compaction: forget earlier rounds, learn the keys of these runs.
-
-    Slots in their order, as far as `keys_max` goes; the last of them is learned in part. The runs of a slot are those
-    that hold anything between the scope's ends, or the last one before.
-    """
-
-    scopes: Mapping[SlotKey, CompactionScope]
-    inputs: Sequence[InputChunk]
-    runs: Sequence[InputRun]
-    keys_max: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
-    """Up to where each slot was learned; slots that were not reached are not in it."""
-
-    ends: Mapping[SlotKey, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewrite:
-    """Make one chunk. Runs are sorted by place, then by what they hold, and without gaps within a slot.
-
-    `output_bytes`: stop behind the run that reaches this size; zero: take all. `compact`: with the round's filters.
-    """
-
-    id: ChunkId
-    key: str
-    cluster_id: str
-    created_ms: int
-    streams: Mapping[int, StreamRef]
-    inputs: Sequence[InputChunk]
-    runs: Sequence[InputRun]
-    output_bytes: int = 0
-    compact: bool = False
-
-
-class OutputRun(NamedTuple):
-    """A run of the new chunk, as its index has it."""
-
-    stream_id: int
-    segment_id: int
-    slot: int
-    first: int
-    end: int
-    generation: int
-    min_timestamp: int
-    max_timestamp: int
-    position: int
-    length: int
-    entries: int
-    leader_epoch: int
-
-    @property
-    def slot_key(self) -> SlotKey:
-        return SlotKey(self.stream_id, self.slot)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
-    """The new chunk: it is there."""
-
-    size: int
-    etag: str
-    runs: Sequence[OutputRun]
-    consumed: int  # of the runs that were given, from the first on
-    clean_bytes: Mapping[SlotKey, int] = field(default_factory=dict)  # of what the round has been through
-    due_ms: Mapping[SlotKey, int] = field(default_factory=dict)
 
 
 class Executor:
@@ -225,8 +107,8 @@ class Executor:
             due_ms={key: due for key, chosen in making.filters.items() if (due := chosen.due_ms) is not None},
         )
 
-    def _open(self, chunks: Sequence[InputChunk], runs: Sequence[InputRun]) -> _Inputs:
-        return _Inputs(self._open_index, self._read, self._head_of, chunks, runs)
+    def _open(self, chunks: Sequence[InputChunk], runs: Sequence[InputRun]) -> Inputs:
+        return Inputs(self._open_index, self._read, self._head_of, chunks, runs)
 
     def _open_index(self, chunk: InputChunk) -> ChunkIndex:
         opening = ChunkReader.open(chunk.key, chunk.size, self._storage.get_range, self._head_of)
@@ -243,7 +125,7 @@ class _Making:
     """The output as it comes into being: what was consumed, what each slot's runs cover so far."""
 
     request: Rewrite
-    inputs: _Inputs
+    inputs: Inputs
     filters: Mapping[SlotKey, EntryFilter]
     ends: Mapping[SlotKey, int]
     consumed: int = 0
@@ -329,116 +211,12 @@ class _Covered:
 class _Aborted:
     """Aborted transactions of the runs that were consumed; those that several of them list are listed once."""
 
-    inputs: _Inputs
+    inputs: Inputs
     runs: Sequence[InputRun]
 
     def __iter__(self) -> Iterator[AbortedTransaction]:
         found = dict.fromkeys(aborted for run in self.runs for aborted in self.inputs.aborted.get(run, ()))
         return iter(sorted(found, key=lambda aborted: (aborted.first, aborted.last)))
-
-
-class _Inputs:
-    """The chunks that are read: each opened when its first run is, and let go of behind its last."""
-
-    def __init__(
-        self,
-        open_index: Callable[[InputChunk], ChunkIndex],
-        read: Callable[[str, int, int], bytes],
-        head_of: EntryHeadOf,
-        chunks: Sequence[InputChunk],
-        runs: Sequence[InputRun],
-    ) -> None:
-        self._open_index = open_index
-        self._read = read
-        self._head_of = head_of
-        self._chunks = chunks
-        self._wanted: list[list[InputRun]] = [[] for _ in chunks]
-        for run in runs:
-            self._wanted[run.chunk].append(run)
-        # One slot's chunks are read one after the other, those of many slots side by side.
-        beside = 1 if len({run.slot_key for run in runs}) == 1 else len(chunks)
-        self._window_bytes = min(WINDOW_BYTES_MAX, max(WINDOW_BYTES_MIN, WINDOWS_BYTES // max(1, beside)))
-        self._open: dict[int, _Input] = {}
-        self.aborted: dict[InputRun, Sequence[AbortedTransaction]] = {}
-
-    def entries(self, run: InputRun) -> Iterator[Entry]:
-        """The entries of a run, once. Raises StorageError."""
-        opened = self._open.get(run.chunk)
-        if opened is None:
-            opened = self._open[run.chunk] = self._opened(run.chunk)
-        stored = opened.runs[run.place]
-        if stored.aborted:
-            self.aborted[run] = stored.aborted
-        for entry in opened.entries(stored, self._head_of):
-            if run.first <= entry.first < run.end:
-                yield entry
-        opened.left -= 1
-        if not opened.left:
-            del self._open[run.chunk]
-
-    def _opened(self, number: int) -> _Input:
-        chunk, wanted = self._chunks[number], self._wanted[number]
-        index = self._open_index(chunk)
-        found: dict[tuple[int, int, int], Run] = {}
-        for run in wanted:
-            stored = index.run_of(*run.place)
-            if stored is None or stored.first > run.first or stored.end < run.end:
-                why = f"slot {run.slot} of stream {run.stream_id} is not in it from {run.first} to {run.end}"
-                raise Corrupt(chunk.key, chunk.size, why)
-            found[run.place] = stored
-        return _Input(chunk.key, index.block_bytes, found, self._read, self._window_bytes)
-
-
-class _Input:
-    """One chunk that is read, through a window that only moves forward while runs are read in their order."""
-
-    def __init__(
-        self,
-        key: str,
-        block_bytes: int,
-        runs: Mapping[tuple[int, int, int], Run],
-        read: Callable[[str, int, int], bytes],
-        window_bytes: int,
-    ) -> None:
-        self.runs = runs
-        self.left = len(runs)
-        self._key = key
-        self._block_bytes = block_bytes
-        self._read = read
-        self._window_bytes = window_bytes
-        self._window = b""
-        self._window_start = 0
-        self._stretches = _stretches(runs.values())
-
-    def entries(self, run: Run, head_of: EntryHeadOf) -> Iterator[Entry]:
-        """A run's entries. Raises Corrupt."""
-        step = max(1, min(self._window_bytes, PIECE_BYTES) // self._block_bytes) * self._block_bytes
-        held, begin = b"", 0  # what was read and not yet passed on, and where in the run it begins
-        try:
-            for start in range(0, run.length, step):
-                data = self._range(run.position + start, min(step, run.length - start))
-                check_blocks(run, self._block_bytes, start, data)
-                held += data
-                passed = 0
-                for entry in walk(run, memoryview(held), begin, begin, head_of):
-                    passed += len(entry.payload)
-                    count = entry.end - entry.first
-                    yield Entry(entry.first, count, entry.max_timestamp, run.leader_epoch, entry.payload)
-                held, begin = held[passed:], begin + passed
-        except BadChunk as error:
-            raise Corrupt(self._key, error.position, error.why) from error
-
-    def _range(self, position: int, length: int) -> bytes:
-        at = position - self._window_start
-        if at < 0 or at + length > len(self._window):
-            size = min(self._window_bytes, self._end_of_stretch(position) - position)
-            self._window = b""  # two of them are never held
-            self._window, self._window_start = self._read(self._key, position, max(size, length)), position
-            at = 0
-        return self._window[at : at + length]
-
-    def _end_of_stretch(self, position: int) -> int:
-        return self._stretches[bisect_right(self._stretches, position, key=lambda stretch: stretch[0]) - 1][1]
 
 
 class _Spooled:
@@ -456,18 +234,6 @@ class _Spooled:
 
 def _by_slot(run: InputRun) -> tuple[SlotKey, int]:
     return run.slot_key, run.first
-
-
-def _stretches(runs: Iterable[Run]) -> list[tuple[int, int]]:
-    """Where bytes of these runs lie, near ones as one."""
-    found: list[tuple[int, int]] = []
-    for run in sorted(runs, key=lambda run: run.position):
-        end = run.position + run.length
-        if found and run.position - found[-1][1] <= GAP_BYTES_MAX:
-            found[-1] = found[-1][0], end
-        else:
-            found.append((run.position, end))
-    return found
 
 
 def _output_runs(index: ChunkIndex) -> Iterator[OutputRun]:

@@ -33,7 +33,7 @@ from core.errors import StorageFailure, StorageFull, StoreError
 from core.log.records import Delete, Operation, Put
 from core.tiering.collector import without_runs
 from core.tiering.filters import CompactionScope
-from core.tiering.rewrite_job import Learn, Rewrite, Rewritten, SlotKey
+from core.tiering.rewrite_requests import Learn, Rewrite, Rewritten, SlotKey
 from core.tiering.rewrite_worker import Worker, WorkerFailed, WorkerSetup
 from core.tiering.rewriting import (
     CLEANED_TABLE,

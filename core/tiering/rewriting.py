@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from core.errors import CorruptState
 from core.stream import StreamPolicy
-from core.tiering.rewrite_job import InputChunk, InputRun, OutputRun, SlotKey
+from core.tiering.rewrite_requests import InputChunk, InputRun, OutputRun, SlotKey
 from core.tiering.rows import RunKey, RunRow, chunk_key
 from tier2.chunk_format import ChunkId
 

@@ -247,7 +247,7 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from core.tiering.rewrite_worker import Worker, WorkerFailed
-from core.tiering.rewrite_job import Learn
+from core.tiering.rewrite_requests import Learn
 from tests.core.tiering.rewriting import FirstByte, setup_for
 
 async def main():
