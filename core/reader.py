@@ -36,6 +36,25 @@ __all__ = ["READ_BYTES_MAX", "ReadResult", "Reader", "StoredEntry", "location_of
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Found = TypeVar("_Found", ReadResult, ReadResult | None)
+
+
+class ReadCounters:
+    """For the operator: which tier served the reads. Each list is the number of reads and their bytes."""
+
+    __slots__ = ("chunk", "log", "memory")
+
+    def __init__(self) -> None:
+        self.memory = [0, 0]
+        self.log = [0, 0]
+        self.chunk = [0, 0]
+
+
+def _counted(served: list[int], found: _Found) -> _Found:
+    if found is not None and found.size:
+        served[0] += 1
+        served[1] += found.size
+    return found
 
 
 class Reader:
@@ -46,6 +65,7 @@ class Reader:
         self._pool = ThreadPoolExecutor(config.log_reader_threads, thread_name_prefix=f"log-{container.id}-reader")
         self._log = LogReader(container, config.index_cache_bytes)
         self.tiered: TieredReader | None = None  # where there is long-term storage
+        self.counters = ReadCounters()
 
     @property
     def index_cache_used(self) -> int:
@@ -67,26 +87,26 @@ class Reader:
         Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`.
         """
         if offset < slot.compacted_end and self.tiered is not None:
-            return self.tiered.cached(slot, offset, end, max_bytes, at_least_one)
+            return _counted(self.counters.chunk, self.tiered.cached(slot, offset, end, max_bytes, at_least_one))
         parts: list[Buffer] = []
         size, reached = 0, offset
         for columns in columns_from(slot, offset):
             base, length, payload = columns.base, columns.length, columns.payload
             for row in range(columns.row_of(max(reached, base[0])), len(base)):
                 if base[row] >= end:
-                    return ReadResult(parts, size, reached)
+                    return _counted(self.counters.memory, ReadResult(parts, size, reached))
                 held = payload[row]
                 if held is None:
-                    return ReadResult(parts, size, reached) if parts else None
+                    return _counted(self.counters.memory, ReadResult(parts, size, reached)) if parts else None
                 size += length[row]
                 if size > max_bytes and (parts or not at_least_one):
-                    return ReadResult(parts, size - length[row], reached)
+                    return _counted(self.counters.memory, ReadResult(parts, size - length[row], reached))
                 parts.append(held)
                 reached = columns.row_end(row)
         if parts or offset >= end:
-            return ReadResult(parts, size, reached)
+            return _counted(self.counters.memory, ReadResult(parts, size, reached))
         if self.tiered is not None and offset < slot.tiered_end:
-            return self.tiered.cached(slot, offset, end, max_bytes, at_least_one)
+            return _counted(self.counters.chunk, self.tiered.cached(slot, offset, end, max_bytes, at_least_one))
         return None
 
     async def read(
@@ -111,13 +131,15 @@ class Reader:
                 with contextlib.suppress(TierUnavailable):  # the log may have it as it was
                     border = slot.compacted_end
                     found = await self.tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
+                    _counted(self.counters.chunk, found)
             if found is None:
                 memory = locations(slot, offset, end, max_bytes, at_least_one)
                 found, border = await self._from_log(self._read_log, slot, offset, memory, end, max_bytes, at_least_one)
                 if found is not None:
-                    return found
+                    return _counted(self.counters.log, found)
                 tiered = self._tiered(slot, offset)
                 found = await tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
+                _counted(self.counters.chunk, found)
             if found.size or found.end == offset or found.end >= end:
                 return found
             offset = found.end  # compaction left nothing up to there

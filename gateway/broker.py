@@ -30,6 +30,7 @@ from gateway.long_term import open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
 from gateway.producers import ProducerIds
 from gateway.server import Server, ServerLimits
+from gateway.tier_metrics import offer_container
 from gateway.topics import Topics
 from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
@@ -203,6 +204,8 @@ class Broker:
         metrics.memory("responses", lambda: server.output_budget.used)
         for container in store.containers.values():
             _offer_container_gauges(metrics, container)
+            offer_container(metrics, container)
+        metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))

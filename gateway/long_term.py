@@ -21,6 +21,7 @@ from gateway.config_model import Config
 from gateway.config_tiering import Bucket, Directory
 from gateway.wire.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
+from tier2.metered import MeteredStorage
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.storage import Denied, Misconfigured, Storage, StorageError, TimedOut, Unavailable
 
@@ -83,7 +84,7 @@ async def open_storage(config: Config, environ: Mapping[str, str] | None = None)
             inner = await _opened(config, lambda: FilesystemStorage.open(directory), advice)
         case _:
             return None
-    return RetryingStorage(inner, RetryPolicy(), random.Random())
+    return RetryingStorage(MeteredStorage(inner), RetryPolicy(), random.Random())
 
 
 def worker_setup(config: Config) -> WorkerSetup:

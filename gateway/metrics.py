@@ -2,7 +2,7 @@
 
 Keeps: counting is an integer addition on the event loop, no lock, no label look-up, no text. Names and
 labels are made at scrape time, in `gateway.http.exposition`; sizes that a component knows anyway are
-not counted twice but asked for then (`gauge`).
+not counted twice but asked for then (`gauge`, `counter`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from core.log.durable_log import SyncStats
+
+if TYPE_CHECKING:
+    from tier2.retrying import RetryingStorage
 
 LATENCY_BUCKETS: Final = 21
 """Bucket i counts up to 64 µs * 2^i: 64 µs to 67 s, one more holds the rest."""
@@ -42,13 +45,14 @@ class LatencyHistogram:
 
 
 @dataclass(frozen=True, slots=True)
-class Gauge:
+class Number:
     """A number that somebody else keeps, read at scrape time."""
 
     name: str
     doc: str
     labels: tuple[tuple[str, str], ...]
     read: Callable[[], float]
+    only_rises: bool
 
 
 class Metrics:
@@ -67,7 +71,9 @@ class Metrics:
         self.produced_bytes = 0
         self.fetched_bytes = 0
         self.log_syncs: dict[int, SyncStats] = {}  # by container
-        self.gauges: list[Gauge] = []
+        self.throttled_requests = 0
+        self.numbers: list[Number] = []
+        self.storage: RetryingStorage | None = None  # where there is long-term storage
 
     def latency(self, api_key: int) -> LatencyHistogram:
         """The histogram of an API, for a caller that keeps it."""
@@ -83,8 +89,12 @@ class Metrics:
         self.connections_refused[reason] = self.connections_refused.get(reason, 0) + 1
 
     def gauge(self, name: str, doc: str, read: Callable[[], float], **labels: str) -> None:
-        """Offer a number to whoever scrapes. All gauges of one name have the same label names."""
-        self.gauges.append(Gauge(name, doc, tuple(labels.items()), read))
+        """Offer a number to whoever scrapes. All numbers of one name have the same label names."""
+        self.numbers.append(Number(name, doc, tuple(labels.items()), read, only_rises=False))
+
+    def counter(self, name: str, doc: str, read: Callable[[], float], **labels: str) -> None:
+        """Offer a number that only rises."""
+        self.numbers.append(Number(name, doc, tuple(labels.items()), read, only_rises=True))
 
     def memory(self, pool: str, read: Callable[[], float]) -> None:
         """Offer the bytes that a bounded pool holds now."""

@@ -47,6 +47,11 @@ class RetryingStorage:
         self._rng = rng
         self.counters = Counters()
 
+    @property
+    def inner(self) -> Storage:
+        """What it sends calls to."""
+        return self._inner
+
     def __repr__(self) -> str:
         return f"<RetryingStorage over {self._inner!r}: {self.counters}>"
 

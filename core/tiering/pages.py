@@ -67,6 +67,15 @@ class OpenRun:
         return range(start // self.page_bytes, -(-min(stop, self.packed.length) // self.page_bytes))
 
 
+@dataclass(slots=True)
+class PageCounters:
+    """For the operator: pages that were there, and those that came."""
+
+    hits: int = 0
+    loads: int = 0
+    disk_loads: int = 0
+
+
 class Pages:
     """The pages of all chunks of a container. For the event loop."""
 
@@ -82,6 +91,7 @@ class Pages:
         self._pages: OrderedDict[PageKey, Page] = OrderedDict()
         self._loading: dict[PageKey, Get] = {}
         self._used = 0
+        self.counters = PageCounters()
         self.get_bytes = _rounded(bytes_max // GETS_MIN, GET_BYTES_MAX)
         gets.begun = self._disk_gets.begun = self._make_room
 
@@ -103,6 +113,7 @@ class Pages:
         page = self._pages.get(key)
         if page is not None:
             self._pages.move_to_end(key)
+            self.counters.hits += 1
         return page
 
     async def load(self, run: OpenRun, wanted: range) -> dict[int, Page]:
@@ -160,6 +171,10 @@ class Pages:
         at_once = max(1, self.get_bytes // run.page_bytes)
         for local, first, last in _stretches(missing, at_once, lambda number: self._on_disk(run, number)):
             size = sum(run.page_size(number) for number in range(first, last))
+            if local:
+                self.counters.disk_loads += last - first
+            else:
+                self.counters.loads += last - first
             gets = self._disk_gets if local else self._gets
             get = gets.start(partial(self._read, run, first, last, local), size, ahead=ahead, local=local)
             keys = [run.page_key(number) for number in range(first, last)]

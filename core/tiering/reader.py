@@ -27,7 +27,7 @@ from core.tiering.cutting import Cut, Head, Needs, View, cut, locate
 from core.tiering.disk_cache import DiskCache
 from core.tiering.gets import Gets
 from core.tiering.indices import Indices
-from core.tiering.pages import Pages
+from core.tiering.pages import PageCounters, Pages
 from core.tiering.read_ahead import Follower, FollowerKey, ReadAhead
 from core.tiering.rows import parse_chunk_key
 
@@ -86,6 +86,10 @@ class TieredReader:
     def used(self) -> int:
         """Bytes of pages and indices in memory, and on their way."""
         return self._pages.used + self._indices.used
+
+    @property
+    def counters(self) -> PageCounters:
+        return self._pages.counters
 
     @property
     def loaded_ahead(self) -> int:

@@ -90,6 +90,7 @@ class StorageWriter:
         self._complained_at = -COMPLAIN_EVERY_S
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
+        self.untiered_bytes = 0  # as of the last look
         self.last_error: str | None = None  # of long-term storage; None when the last call went well
 
     def __repr__(self) -> str:
@@ -193,6 +194,7 @@ class StorageWriter:
                 size_of[segment] = size_of.get(segment, 0) + slot.total_bytes - before
                 oldest = min(oldest, since)
             await asyncio.sleep(0)
+        self.untiered_bytes = sum(size_of.values())
         return {segment: (slots, size_of[segment]) for segment, slots in slots_of.items()}, oldest
 
     def _place_of(self, slot: Slot) -> tuple[int, int]:

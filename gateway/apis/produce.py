@@ -133,6 +133,7 @@ def _append(
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
     if slot.container.throttle_ms:
+        metrics.throttled_requests += not request.throttle_ms
         request.throttle_ms = slot.container.throttle_ms
     config = config_of(stream)
     try:

@@ -28,6 +28,8 @@ from prometheus_client.registry import Collector
 from core.log.durable_log import SYNC_BUCKETS_S
 from gateway import __version__
 from gateway.metrics import LATENCY_BOUNDS_S, Metrics
+from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
+from tier2.metered import MeteredStorage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -56,7 +58,8 @@ class _GatewayCollector(Collector):
         yield from self._connections()
         yield from self._throughput()
         yield from self._log_syncs()
-        yield from self._gauges()
+        yield from self._numbers()
+        yield from self._storage()
 
     def _requests(self) -> Iterable[Metric]:
         latency = HistogramMetricFamily(
@@ -97,6 +100,7 @@ class _GatewayCollector(Collector):
             ("produced_records", "Records appended", metrics.produced_records),
             ("produced_bytes", "Bytes of record batches appended", metrics.produced_bytes),
             ("fetched_bytes", "Bytes of record batches sent", metrics.fetched_bytes),
+            ("throttled_requests", "Produce requests whose client was held up", metrics.throttled_requests),
         ):
             yield CounterMetricFamily(f"penstock_{name}", doc, count)
 
@@ -114,14 +118,40 @@ class _GatewayCollector(Collector):
         yield syncs
         yield written
 
-    def _gauges(self) -> Iterable[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for gauge in self._metrics.gauges:
-            family = families.get(gauge.name)
+    def _storage(self) -> Iterable[Metric]:
+        """What was asked of long-term storage, each try by itself."""
+        storage = self._metrics.storage
+        if storage is None or not isinstance(metered := storage.inner, MeteredStorage):
+            return
+        seconds = HistogramMetricFamily(
+            "penstock_tier2_request_seconds", "Time of one request to long-term storage", labels=["operation"]
+        )
+        size = CounterMetricFamily(
+            "penstock_tier2_request_bytes", "Bytes put to and got from long-term storage", labels=["operation"]
+        )
+        failures = CounterMetricFamily(
+            "penstock_tier2_request_failures", "Requests to long-term storage that failed", labels=["operation", "kind"]
+        )
+        for name, operation in metered.operations.items():
+            seconds.add_metric([name], _cumulative(REQUEST_BUCKETS_S, operation.buckets), operation.seconds)
+            if name in ("put", "get"):
+                size.add_metric([name], operation.bytes)
+            for kind, count in operation.failures.items():
+                failures.add_metric([name, kind.name.lower()], count)
+        yield from (seconds, size, failures)
+        yield CounterMetricFamily(
+            "penstock_tier2_retries", "Requests to long-term storage that were sent again", storage.counters.retries
+        )
+
+    def _numbers(self) -> Iterable[Metric]:
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        for number in self._metrics.numbers:
+            family = families.get(number.name)
             if family is None:
-                names = [name for name, _ in gauge.labels]
-                family = families[gauge.name] = GaugeMetricFamily(gauge.name, gauge.doc, labels=names)
-            family.add_metric([value for _, value in gauge.labels], gauge.read())
+                kind = CounterMetricFamily if number.only_rises else GaugeMetricFamily
+                names = [name for name, _ in number.labels]
+                family = families[number.name] = kind(number.name, number.doc, labels=names)
+            family.add_metric([value for _, value in number.labels], number.read())
         yield from families.values()
 
     def _name(self, api_key: int) -> str:

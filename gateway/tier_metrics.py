@@ -1,0 +1,85 @@
+"""What a scrape is told about the tiers: how full the log is, what moves, who served the reads.
+
+Keeps: labels are container numbers, operations and words of our own code, never names of topics or keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from core.container import Container
+from core.tiering.rows import ChunkState
+from core.tiering.tier import Tier
+from gateway.metrics import Metrics
+
+PENDING: Final = (ChunkState.INTENT, ChunkState.COMMITTED, ChunkState.DELETING, ChunkState.ABANDONED)
+
+
+def offer_container(metrics: Metrics, container: Container) -> None:
+    """Gauges and counters of one container."""
+    number = str(container.id)
+    counters = container.reader.counters
+    for tier, served in (("memory", counters.memory), ("log", counters.log), ("chunk", counters.chunk)):
+        metrics.counter("penstock_reads", "Reads, by the tier that served them", _reads(served), tier=tier)
+        metrics.counter("penstock_read_bytes", "Bytes read, by the tier that had them", _bytes(served), tier=tier)
+    metrics.gauge("penstock_log_bytes", "Bytes in the durable log", lambda: container.log_bytes, container=number)
+    limit = container.config.log_max_bytes
+    metrics.gauge("penstock_log_limit_bytes", "Bound on the durable log", lambda: limit, container=number)
+    if container.tier is not None:
+        _offer_tier(metrics, container, container.tier, number)
+
+
+def _reads(served: list[int]) -> Callable[[], float]:
+    return lambda: served[0]
+
+
+def _bytes(served: list[int]) -> Callable[[], float]:
+    return lambda: served[1]
+
+
+def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str) -> None:
+    writer, snapshots, collector = tier.writer, tier.snapshots, tier.collector
+    began_s = container.clock.monotonic_s()
+
+    def gauge(name: str, doc: str, read: Callable[[], float], **labels: str) -> None:
+        metrics.gauge(f"penstock_tier2_{name}", doc, read, container=number, **labels)
+
+    def counter(name: str, doc: str, read: Callable[[], float]) -> None:
+        metrics.counter(f"penstock_tier2_{name}", doc, read, container=number)
+
+    def age_s() -> float:
+        taken_s = snapshots.counters.taken_s
+        return container.clock.monotonic_s() - (began_s if taken_s is None else taken_s)
+
+    gauge("untiered_bytes", "Bytes that are in no chunk, as of the last look", lambda: writer.untiered_bytes)
+    gauge("uploads", "Chunks on their way", lambda: writer.uploading)
+    gauge("throttle_seconds", "How long a producer is held up", lambda: container.throttle_ms / 1000)
+    gauge("snapshot_age_seconds", "Time since the last metadata snapshot, or the start", age_s)
+    for state in PENDING:
+        gauge(
+            "pending_chunks",
+            "Chunks that are not settled, by state",
+            _pending(container, state),
+            state=state.name.lower(),
+        )
+    counter("chunks_put", "Chunks committed", lambda: writer.counters.chunks)
+    counter("chunk_bytes_put", "Bytes of chunks committed", lambda: writer.counters.bytes)
+    counter("chunks_put_again", "Chunks whose object had been lost", lambda: writer.counters.put_again)
+    counter("put_failures", "Uploads of chunks that had to begin anew", lambda: writer.counters.failures)
+    counter("objects_deleted", "Objects deleted", lambda: collector.deleted_objects)
+    counter("snapshots", "Metadata snapshots put", lambda: snapshots.counters.taken)
+    counter("snapshot_failures", "Metadata snapshots that could not be put", lambda: snapshots.counters.failures)
+    if (rewriter := tier.rewriter) is not None:
+        counter("chunks_rewritten", "Chunks that went into newer ones", lambda: rewriter.counters.chunks_in)
+        counter("rewritten_bytes", "Bytes of chunks made from older ones", lambda: rewriter.counters.bytes_out)
+        counter("compactions", "Compactions of a slot", lambda: rewriter.counters.compactions)
+    if (reader := container.reader.tiered) is not None:
+        metrics.memory(f"chunk cache {number}", lambda: reader.used)
+        counter("cache_hits", "Pages of chunks that were in memory", lambda: reader.counters.hits)
+        counter("cache_loads", "Pages of chunks that were read from long-term storage", lambda: reader.counters.loads)
+        counter("cache_disk_loads", "Pages of chunks that were read from disk", lambda: reader.counters.disk_loads)
+
+
+def _pending(container: Container, state: ChunkState) -> Callable[[], float]:
+    return lambda: sum(row.state is state for row in container.catalog.pending)
