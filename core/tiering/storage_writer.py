@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from core.errors import OutOfRange, StorageFailure, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
 from core.tiering.backlog import Backlog, Piece, cut_segment, entries, pack
+from core.tiering.pacing import Pace
 from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import ChunkId, ChunkIndex, SegmentRef, StreamRef
@@ -43,6 +44,8 @@ TICK_S: Final = 1.0
 PRESSURE_PAUSE_S: Final = 5.0
 SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at: about a millisecond."""
+PACED_BYTES: Final = 256 << 10
+"""A piece is made in steps of so many bytes, at the pace of what comes in."""
 LOOK_COST: Final = 50
 """All slots that wait are looked at again after this many times as long as it took: two percent of a core at most."""
 PAUSE_MAX_S: Final = 15.0
@@ -80,6 +83,7 @@ class StorageWriter:
         self._long_term = tier.long_term
         self._config = tier.container.config
         self._clock = tier.container.clock
+        self._pace = Pace()
         self._wake = asyncio.Event()
         self._room = asyncio.Semaphore(self._config.tier2_uploads)
         self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
@@ -139,6 +143,7 @@ class StorageWriter:
                 pass
             self._wake.clear()
             try:
+                self._pace.observe(self._container.appended_bytes, hurry=self._tier.is_pressed)
                 if self._clock.monotonic_s() >= self._look_at:
                     await self._plan()
                 await self._verify()
@@ -281,7 +286,7 @@ class StorageWriter:
         storage, key = self._long_term.storage, chunk_key(chunk_id)
         pause = 0.5
         while True:
-            body = _Body(self._container, upload.pieces)
+            body = _Body(self._container, upload.pieces, self._pace)
             writer = ChunkWriter(chunk_id, self._long_term.cluster_id, self._clock.wall_ms(), body.sources())
             try:
                 stat = await storage.put(key, writer)
@@ -415,14 +420,22 @@ class StorageWriter:
 class _Entries:
     """A piece's entries, begun anew each time they are put."""
 
-    def __init__(self, container: Container, piece: Piece, body: _Body) -> None:
+    def __init__(self, container: Container, piece: Piece, body: _Body, pace: Pace) -> None:
         self._container = container
         self._piece = piece
         self._body = body
+        self._pace = pace
 
     def __call__(self) -> Iterator[Entry]:
         try:
-            yield from entries(self._container.reader, self._piece)
+            made = 0
+            for entry in entries(self._container.reader, self._piece):
+                made += len(entry.payload)
+                if made >= PACED_BYTES:
+                    self._pace.take(made)
+                    made = 0
+                yield entry
+            self._pace.take(made)
         except Exception as error:
             self._body.failure = error
             raise
@@ -431,9 +444,10 @@ class _Entries:
 class _Body:
     """A chunk that is made while it is put. Remembers what went wrong in the log, apart from what did in storage."""
 
-    def __init__(self, container: Container, pieces: Sequence[Piece]) -> None:
+    def __init__(self, container: Container, pieces: Sequence[Piece], pace: Pace) -> None:
         self._container = container
         self._pieces = pieces
+        self._pace = pace
         self.failure: Exception | None = None
 
     def sources(self) -> Iterator[RunSource]:
@@ -444,7 +458,8 @@ class _Body:
                 stream=StreamRef(id=stream.id, uuid=stream.uuid, name=stream.name),
                 generation=0,
             )
-            yield RunSource(segment=segment, slot=piece.slot.number, entries=_Entries(self._container, piece, self))
+            source = _Entries(self._container, piece, self, self._pace)
+            yield RunSource(segment=segment, slot=piece.slot.number, entries=source)
 
 
 def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> Iterator[RunRow]:

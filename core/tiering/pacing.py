@@ -1,0 +1,55 @@
+"""How fast chunks are made: no faster than there is need, so that long-term storage works evenly instead of in bursts.
+
+A chunk that is put at full speed takes both cores of a small machine, and the disk, from whoever appends meanwhile.
+Nothing waits for it, as long as the log has room.
+
+**Invariant**: over any stretch of time `rate` times its length goes out, and `BURST_BYTES` more; all of it at once when
+there is no rate.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+BURST_BYTES: Final = 1 << 20
+RATE_MIN: Final = 16 << 20
+"""Bytes a second that are made even if less comes in: what is due by age should not take minutes."""
+HEADROOM: Final = 1.5
+"""Times what comes in, so that a backlog becomes shorter."""
+SMOOTHING: Final = 0.3
+"""Weight of the newest second in what is taken for the rate of what comes in."""
+
+
+class Pace:
+    """A token bucket, shared by all uploads of a container; `take` is for their threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rate: float | None = None  # bytes a second; None: no limit
+        self._free_at = 0.0  # when what was taken so far has gone out
+        self._incoming = 0.0
+        self._seen: tuple[float, int] | None = None
+
+    def observe(self, appended_bytes: int, *, hurry: bool) -> None:
+        """So much has been appended by now, in all. `hurry`: no limit until the next call."""
+        now = time.monotonic()
+        if self._seen is not None and now > self._seen[0]:
+            newest = (appended_bytes - self._seen[1]) / (now - self._seen[0])
+            self._incoming += SMOOTHING * (newest - self._incoming)
+        self._seen = now, appended_bytes
+        with self._lock:
+            self._rate = None if hurry else max(RATE_MIN, HEADROOM * self._incoming)
+
+    def take(self, size: int) -> None:
+        """Wait until so many bytes may go out."""
+        with self._lock:
+            rate = self._rate
+            if rate is None:
+                return
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - BURST_BYTES / rate) + size / rate
+            wait_s = self._free_at - now
+        if wait_s > 0:
+            time.sleep(wait_s)
