@@ -25,19 +25,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StorageFull, StoreError
 from core.log.records import Delete, Operation, Put
 from core.tiering.collector import without_runs
-from core.tiering.filters import CompactionScope
+from core.tiering.rewrite_plans import Busy, CompactionPlanner, MergePlanner, slot_in
 from core.tiering.rewrite_requests import Learn, Rewrite, Rewritten, SlotKey
 from core.tiering.rewrite_worker import Worker, WorkerFailed, WorkerSetup
 from core.tiering.rewriting import (
     CLEANED_TABLE,
-    Candidate,
     Cleaned,
     Dirt,
     Portion,
@@ -45,22 +44,16 @@ from core.tiering.rewriting import (
     compaction_portion,
     decode_cleaned,
     decode_cleaned_key,
-    dirt_of,
     dirty_runs,
     inputs_of,
-    is_worth_merging,
-    merge_groups,
-    next_round,
     output_rows,
-    portions,
     slot_of,
 )
-from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunKey, RunRow, chunk_key
+from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key
 from tier2.chunk_format import ChunkId, StreamRef
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from core.slot import Slot
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -73,10 +66,8 @@ IDLE_S: Final = 60.0
 """How long the worker is kept for the next rewrite."""
 LOOK_AGAIN_S: Final = 300.0
 """How often chunks are looked through though none came and none of their runs has died: some are verified by now."""
-SLOT_AGAIN_S: Final = 60.0
-"""How often a compacted slot is looked at though nothing of it was tiered."""
-AVOID_S: Final = 3600.0
-"""How long chunks that cannot be read, and slots in them, are left alone."""
+ROWS_PER_RECORD: Final = 1000
+GONE: Final = "what a compaction was to read has been deleted meanwhile"
 STATS_MAX: Final = 5
 """How often an object is looked at when the storage is away, before the rewrite is abandoned."""
 
@@ -128,12 +119,10 @@ class Rewriter:
         self._worker = Worker(setup, str(tier.container.directory.parent))
         self._can_compact = setup.filter_for is not None
         self._made: deque[_Made] = deque()
-        self._busy: dict[SlotKey, int] = {}
-        self._levels: dict[ChunkId, int] = {}
-        self._not_worth: set[ChunkId] = set()
-        self._avoid: dict[ChunkId, float] = {}  # chunks that cannot be read, and until when nobody tries
+        self._busy = Busy()
+        self._merges = MergePlanner(tier.container)
+        self._compactions = CompactionPlanner(tier.container)
         self._looked: tuple[int, float] = (-1, 0.0)  # chunks that came and runs that went, when
-        self._slots_looked: dict[SlotKey, tuple[int, float]] = {}  # tiered end, when
         self._worked_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
@@ -183,8 +172,8 @@ class Rewriter:
         Raises StoreError, StorageError, WorkerFailed.
         """
         await self._commit_due()
-        if len(self._made) >= UNCOMMITTED_MAX:
-            return False
+        if self._tier.is_pressed:
+            return False  # storage and processors are needed elsewhere
         now = self._clock.monotonic_s()
         if await self._compact() or await self._merge():
             self._worked_s = self._clock.monotonic_s()
@@ -193,7 +182,7 @@ class Rewriter:
             await self._worker.end()
         return False
 
-    # Merge and reclaim
+    # What is due
 
     async def _merge(self) -> bool:
         now, tier = self._clock.monotonic_s(), self._tier
@@ -201,99 +190,26 @@ class Rewriter:
         known, looked_s = self._looked
         if known == chunks and now - looked_s < LOOK_AGAIN_S:
             return False
-        plan = await self._container.catalog.run(self._plan_merge)
-        if not plan:
-            self._looked = chunks, now
-            return False
+        plan = await self._container.catalog.run(self._merges.plan, self._busy)
+        made = 0
         for portion in plan:
             try:
-                await self._make(portion, _Round(), is_last=True)
+                made += await self._make(portion, _Round(), is_last=True)
             except WorkerFailed as error:
                 if error.again:
                     raise
-                self._avoid.update((run.chunk, now + AVOID_S) for run in portion.runs)
+                self._merges.avoid(run.chunk for run in portion.runs)
                 logger.error("chunks are left as they are for now", extra={"reason": str(error)})
-            await self._commit_due()
-        return True
-
-    def _plan_merge(self) -> list[Portion]:
-        """In a thread of the catalog."""
-        candidates: list[Candidate] = []
-        dead: list[Candidate] = []
-        now = self._clock.monotonic_s()
-        for row in self._container.catalog.iter_verified():
-            if not row.runs or self._avoid.get(row.id, 0.0) > now:
-                continue
-            found = Candidate(row.id, row.size, row.live_bytes, len(row.runs), row.runs[0])
-            if found.is_mostly_dead:
-                dead.append(found)
-            elif found.may_be_merged(self._config.chunk_bytes) and found.id not in self._not_worth:
-                candidates.append(found)
-        levels = {found.id: self._level_of(found) for found in candidates}
-        self._levels = levels
-        for group in merge_groups(found._replace(level=levels[found.id]) for found in candidates):
-            keys = [key for found in group for key in self._runs_of(found.id)]
-            full = len(group) < sum(levels[found.id] == group[0].level for found in candidates)
-            if is_worth_merging(group, keys, self._config.chunk_bytes, full=full):
-                return self._portions(keys)
-            if full:
-                self._not_worth.update(found.id for found in group[: len(group) // 2])
-        return self._portions([key for found in self._some_dead(dead) for key in self._runs_of(found.id)])
-
-    def _level_of(self, candidate: Candidate) -> int:
-        known = self._levels.get(candidate.id)
-        if known is not None:
-            return known
-        key = candidate.any_run
-        run = self._container.catalog.find_run(key.stream_id, key.slot, key.first)
-        return 0 if run is None else run.generation
-
-    def _some_dead(self, dead: Iterable[Candidate]) -> Iterator[Candidate]:
-        """As many as one rewrite takes, those first of which the least is left."""
-        size = 0
-        for found in sorted(dead, key=lambda found: found.live_bytes / found.size):
-            size += found.live_bytes
-            if size > self._config.chunk_bytes and size != found.live_bytes:
-                return
-            yield found
-
-    def _runs_of(self, chunk: ChunkId) -> Sequence[RunKey]:
-        row = self._container.catalog.find_chunk(chunk)
-        return row.runs if row is not None and row.state is ChunkState.VERIFIED else ()
-
-    def _portions(self, keys: Iterable[RunKey]) -> list[Portion]:
-        """Rewrites of these runs, as far as they are alive and in no other rewrite."""
-        wanted: dict[SlotKey, list[RunKey]] = {}
-        for key in keys:
-            wanted.setdefault(SlotKey(key.stream_id, key.slot), []).append(key)
-        rows: list[RunRow] = []
-        for slot_key, of_slot in wanted.items():
-            slot = self._slot(slot_key)
-            if slot is None or slot_key in self._busy:
-                continue
-            firsts = {key.first for key in of_slot}
-            for run in self._container.catalog.iter_runs(*slot_key, max(slot.start, min(firsts))):
-                if run.first in firsts:
-                    rows.append(run)
-                    firsts.discard(run.first)
-                if not firsts or run.first > max(firsts):
-                    break
-        return portions(rows, self._config.chunk_bytes)
-
-    # Compaction
+        if not made:
+            self._looked = chunks, now
+        return bool(made)
 
     async def _compact(self) -> bool:
         """One round, if a slot is due."""
         if not self._can_compact:
             return False
         await self._forget_streams()
-        due = self._slots_to_look_at()
-        if not due:
-            return False
-        found, young = await self._container.catalog.run(self._dirt, due)
-        chosen = next_round(found, self._config.chunk_bytes)
-        for key in (*(one.slot for one in found), *young):  # their turn is soon
-            self._slots_looked.pop(key, None)
+        chosen = await self._compactions.plan(self._busy)
         if not chosen:
             return False
         try:
@@ -301,15 +217,19 @@ class Rewriter:
         except WorkerFailed as error:
             if error.again:
                 raise
-            until = self._clock.monotonic_s() + AVOID_S
-            self._slots_looked.update((one.slot, (one.runs[-1].end, until)) for one in chosen)
+            self._compactions.avoid(chosen)
             logger.error("slots stay uncompacted for now", extra={"reason": str(error)})
+            return False
         return True
 
     async def _round_of(self, chosen: Sequence[Dirt]) -> None:
-        scopes = {one.slot: self._scope(one) for one in chosen}
+        """Raises WorkerFailed, StoreError."""
+        scopes = {one.slot: self._compactions.scope(one) for one in chosen}
         runs = [run for one in chosen for run in dirty_runs(one)]
-        chunks, inputs = inputs_of(runs, await self._sizes(runs))
+        sizes = await self._sizes(runs)
+        if not all(run.chunk in sizes for run in runs):
+            raise WorkerFailed(GONE, again=True)
+        chunks, inputs = inputs_of(runs, sizes)
         learned = await self._worker.learn(Learn(scopes=scopes, inputs=chunks, runs=inputs, keys_max=KEYS_MAX))
         ends = [(one, learned.ends[one.slot]) for one in chosen if one.slot in learned.ends]
         round_ = _Round({one.slot: Cleaned(end) for one, end in ends})
@@ -319,81 +239,31 @@ class Rewriter:
             portion = replace(portion, runs=portion.runs[consumed:])
         self.counters.compactions += 1
 
-    def _slots_to_look_at(self) -> list[tuple[Slot, Cleaned]]:
-        table, now = self._container.table(CLEANED_TABLE), self._clock.monotonic_s()
-        found: list[tuple[Slot, Cleaned]] = []
-        for stream in self._container.streams.values():
-            if not stream.policy.compact:
-                continue
-            for slot in stream.written_slots():
-                key = SlotKey(stream.id, slot.number)
-                tiered_end, looked_s = self._slots_looked.get(key, (-1, 0.0))
-                known = tiered_end == slot.tiered_end and now - looked_s < SLOT_AGAIN_S
-                if known or key in self._busy or slot.tiered_end <= slot.start:
-                    continue
-                self._slots_looked[key] = slot.tiered_end, now
-                value = table.get(cleaned_key(key))
-                found.append((slot, Cleaned() if value is None else decode_cleaned(value)))
-        return found
-
-    def _dirt(self, slots: Sequence[tuple[Slot, Cleaned]]) -> tuple[list[Dirt], list[SlotKey]]:
-        """What is dirty, and slots whose newest chunks are not verified yet. In a thread of the catalog."""
-        now_ms = self._clock.wall_ms()
-        verified: dict[ChunkId, bool] = {}
-        found: list[Dirt] = []
-        young: list[SlotKey] = []
-        for slot, cleaned in slots:
-            key = SlotKey(slot.stream.id, slot.number)
-            runs: list[RunRow] = []
-            for run in self._container.catalog.iter_runs(*key, slot.start):
-                if run.chunk not in verified:
-                    row = self._container.catalog.find_chunk(run.chunk)
-                    verified[run.chunk] = row is not None and row.state is ChunkState.VERIFIED
-                if not verified[run.chunk]:
-                    young.append(key)
-                    break
-                runs.append(run)
-            dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now_ms)
-            if dirt is not None:
-                found.append(dirt)
-        return found, young
-
-    def _scope(self, dirt: Dirt) -> CompactionScope:
-        slot = self._slot(dirt.slot)
-        writers = (slot.writers or {}) if slot is not None else {}
-        return CompactionScope(
-            begin=dirt.begin,
-            end=dirt.end,
-            now_ms=self._clock.wall_ms(),
-            tombstone_ms=0 if slot is None else slot.stream.policy.tombstone_ms,
-            writers={
-                writer: s.batches[-1].base + s.batches[-1].records - 1 for writer, s in writers.items() if s.batches
-            },
-        )
-
     async def _forget_streams(self) -> None:
         """Rows of streams that are gone go too."""
         table = self._container.table(CLEANED_TABLE)
         gone = [key for key in table.entries if decode_cleaned_key(key).stream_id not in self._container.streams]
-        for start in range(0, len(gone), 1000):
-            await self._container.update(*(Delete(CLEANED_TABLE, key) for key in gone[start : start + 1000]))
-        if len(self._slots_looked) > 2 * sum(1 for s in self._container.streams.values() for _ in s.written_slots()):
-            self._slots_looked.clear()
+        for start in range(0, len(gone), ROWS_PER_RECORD):
+            await self._container.update(*(Delete(CLEANED_TABLE, key) for key in gone[start : start + ROWS_PER_RECORD]))
 
     # Making
 
     async def _make(self, portion: Portion, round_: _Round, *, is_last: bool) -> int:
         """Have the worker make one chunk; returns how many runs went into it. Raises WorkerFailed, StoreError."""
+        await self._commit_due()
+        while len(self._made) >= UNCOMMITTED_MAX:
+            await asyncio.sleep(max(0.01, self._made[0].due_s - self._clock.monotonic_s()))
+            await self._commit_due()
         streams = self._stream_refs(portion)
         sizes = await self._sizes(portion.runs)
         runs = [run for run in portion.runs if run.stream_id in streams and run.chunk in sizes]
         if len(runs) < len(portion.runs) and portion.compact:
-            raise WorkerFailed("what a compaction was to read has been deleted meanwhile", again=True)
+            raise WorkerFailed(GONE, again=True)
         if not runs:
             return 0
         chunks, inputs = inputs_of(runs, sizes)
         chunk_id = await self._intend()
-        self._hold(runs)
+        self._busy.hold(runs)
         request = Rewrite(
             id=chunk_id,
             key=chunk_key(chunk_id),
@@ -410,12 +280,12 @@ class Rewriter:
             made = self._made_of(request, done, runs, round_, is_last or done.consumed == len(runs))
         except (WorkerFailed, ValueError) as error:
             round_.failed = True
-            self._release(runs)
+            self._busy.release(runs)
             await self._abandon(chunk_id)
             if isinstance(error, ValueError):
                 raise WorkerFailed(f"a rewrite is not what was asked for: {error}", again=False) from error
             raise
-        self._release(runs[done.consumed :])
+        self._busy.release(runs[done.consumed :])
         self._made.append(made)
         return done.consumed
 
@@ -460,16 +330,6 @@ class Rewriter:
         except StorageFull:
             return  # the next start abandons it
 
-    def _hold(self, runs: Iterable[RunRow]) -> None:
-        for run in runs:
-            self._busy[slot_of(run)] = self._busy.get(slot_of(run), 0) + 1
-
-    def _release(self, runs: Iterable[RunRow]) -> None:
-        for run in runs:
-            left = self._busy.pop(slot_of(run)) - 1
-            if left:
-                self._busy[slot_of(run)] = left
-
     async def _sizes(self, runs: Sequence[RunRow]) -> dict[ChunkId, int]:
         """Of the chunks that are verified."""
 
@@ -484,13 +344,9 @@ class Rewriter:
         ids = {run.stream_id for run in portion.runs}
         return {s.id: StreamRef(id=s.id, uuid=s.uuid, name=s.name) for s in streams.values() if s.id in ids}
 
-    def _slot(self, key: SlotKey) -> Slot | None:
-        stream = self._container.streams.get(key.stream_id)
-        return None if stream is None or key.slot >= stream.slot_count else stream.slot(key.slot)
-
     def _show(self, key: SlotKey, cleaned: Cleaned) -> None:
         """Let readers have what is left, though the log may still hold all of it."""
-        slot = self._slot(key)
+        slot = slot_in(self._container, key)
         if slot is not None:
             slot.compacted_end = max(slot.compacted_end, min(cleaned.end, slot.tiered_end))
 
@@ -505,7 +361,7 @@ class Rewriter:
             else:
                 await self._commit(made)
             self._made.popleft()
-            self._release(made.inputs)
+            self._busy.release(made.inputs)
 
     async def _is_there(self, chunk: ChunkRow) -> bool:
         for attempt in range(1, STATS_MAX + 1):
@@ -557,7 +413,7 @@ class Rewriter:
         return same, operations
 
     def _is_unchanged(self, row: RunRow, inputs: Sequence[RunRow]) -> bool:
-        slot = self._slot(slot_of(row))
+        slot = slot_in(self._container, slot_of(row))
         if slot is None:
             return False
         start = max(slot.start, row.first)
@@ -569,7 +425,7 @@ class Rewriter:
         return found == [(run.first, run.end, run.chunk) for run in inputs if run.end > start]
 
     def _is_live(self, row: RunRow) -> bool:
-        slot = self._slot(slot_of(row))
+        slot = slot_in(self._container, slot_of(row))
         return slot is not None and not slot.stream.deleted and slot.start < row.end
 
     def _output(self, made: _Made, rows: Sequence[RunRow]) -> Iterator[Operation]:
