@@ -244,8 +244,8 @@ class Reader:
         """
         try:
             before = await self.run(self._log.bytes_before, slot, offset)
-        except Corrupt:
-            # What chunks hold as well may leave the log meanwhile.
+        except (Corrupt, OutOfRange):
+            # What chunks hold as well may leave the log meanwhile, or left it before a crash that kept its rows.
             if self.tiered is None or offset > slot.tiered_end:
                 raise
             before = None
