@@ -130,7 +130,7 @@ class TieringKeys(BaseModel):
     tier2_write_timeout_ms: int = Field(
         120 * SECOND_MS, ge=1, le=HOUR_MS, description="Longest time of one try to write an object."
     )
-    tier2_readers: int = Field(8, ge=1, le=256, description="Reads from long-term storage at a time.")
+    tier2_readers: int = Field(8, ge=8, le=256, description="Threads that read from long-term storage.")
     tier2_uploads: int = Field(
         4, ge=1, le=64, description="Objects that are uploaded at a time; each may hold 40 MiB of memory."
     )

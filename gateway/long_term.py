@@ -12,6 +12,7 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.rewrite_worker import WorkerSetup
@@ -57,8 +58,13 @@ def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> 
         _s3_settings(config, config.tier2, os.environ if environ is None else environ)
 
 
-async def open_storage(config: Config, environ: Mapping[str, str] | None = None) -> RetryingStorage | None:
-    """The storage, ready for use; None when it is off. Raises ConfigError, LongTermUnusable, OSError (a full disk)."""
+async def open_storage(
+    config: Config, environ: Mapping[str, str] | None = None, *, create: bool = True
+) -> RetryingStorage | None:
+    """The storage, ready for use; None when it is off. Makes a missing bucket or directory, if `create`.
+
+    Raises ConfigError, LongTermUnusable, OSError (a full disk).
+    """
     environ = os.environ if environ is None else environ
     match config.tier2:
         case Bucket() as place:
@@ -66,7 +72,7 @@ async def open_storage(config: Config, environ: Mapping[str, str] | None = None)
             from gateway.credentials import find_credentials
             from tier2.s3 import S3Storage
 
-            settings = _s3_settings(config, place, environ)
+            settings = replace(_s3_settings(config, place, environ), create_bucket=create)
             advice = (
                 f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
                 f"Correct the credentials, which are those of {find_credentials(config, environ).source}",
@@ -75,6 +81,7 @@ async def open_storage(config: Config, environ: Mapping[str, str] | None = None)
         case Directory() as place:
             directory = FilesystemSettings(
                 directory=place.below(config.data_dir),
+                create=create,
                 reads=config.tier2_readers,
                 writes=config.tier2_uploads,
                 read_timeout_s=config.tier2_read_timeout_ms / 1000,

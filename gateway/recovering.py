@@ -95,7 +95,7 @@ def run(config: Config, *, as_json: bool) -> ExitCode:
 
 async def _recover(config: Config, *, as_json: bool) -> ExitCode:
     check_settings(config)
-    storage = await open_storage(config)
+    storage = await open_storage(config, create=False)
     if storage is None:
         raise LongTermUnusable("tier2 = off: name the long-term storage to recover from, with --tier2")
     try:

@@ -149,8 +149,8 @@ async def _knowledge(config: Config) -> AsyncIterator[Knowledge]:
         data.release()
 
 
-async def _storage(config: Config) -> Storage:
-    storage = await open_storage(config)
+async def _storage(config: Config, *, create: bool = False) -> Storage:
+    storage = await open_storage(config, create=create)
     if storage is None:
         raise LongTermUnusable("tier2 = off: name the long-term storage, with --tier2")
     return storage
@@ -270,7 +270,7 @@ async def _init(config: Config) -> ExitCode:
         raise LongTermUnusable(f"{config.data_dir.absolute()} holds no store: name the data directory with --data-dir")
     data = DataDirectory.acquire(config.data_dir, __version__)
     try:
-        storage = await _storage(config)
+        storage = await _storage(config, create=True)
         try:
             found = await create_identity(storage, place_of(config), data.cluster_id)
         finally:

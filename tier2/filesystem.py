@@ -55,6 +55,7 @@ class FilesystemSettings:
     """Where the objects are, how many calls run at once, and how long each may take."""
 
     directory: Path
+    create: bool = True  # if it is missing
     reads: int = 4
     writes: int = 2
     read_timeout_s: float = 30.0
@@ -146,6 +147,8 @@ class FilesystemStorage:
 
     def _prepare(self, deadline: Deadline) -> None:
         incoming = self._root / INCOMING
+        if not self._settings.create and not self._root.is_dir():
+            raise Misconfigured(f"{self._root} does not exist")
         missing = [path for path in (incoming, *incoming.parents) if not path.exists()]
         try:
             incoming.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,7 @@ class S3Settings:
     secret_key: str = field(default="", repr=False)
     session_token: str | None = field(default=None, repr=False)
     ca_file: str | None = None
+    create_bucket: bool = True  # if it is missing
     reads: int = 8
     writes: int = 4
     part_bytes: int = 8 << 20
@@ -106,6 +107,7 @@ class S3Client:
     def __init__(self, settings: S3Settings) -> None:
         url = urlsplit(settings.endpoint)
         self._bucket = settings.bucket
+        self._may_create = settings.create_bucket
         self._endpoint = f"{url.scheme}://{url.netloc}"
         self.place = f"bucket {settings.bucket!r} at {self._endpoint}"
         self._http = _pool_manager(settings)
@@ -129,11 +131,11 @@ class S3Client:
     # Bucket
 
     def ensure_bucket(self, prefix: str) -> None:
-        """Ask for a listing, as only that is answered with a reason; create a bucket that is missing."""
+        """Ask for a listing, as only that is answered with a reason; create a missing bucket, if that is wanted."""
         try:
             next(self.list(prefix, ""), None)
         except S3Error as error:
-            if error.code != "NoSuchBucket":
+            if error.code != "NoSuchBucket" or not self._may_create:
                 raise
             self._create_bucket()
 

@@ -277,6 +277,10 @@ class TestRecover:
         off = run("recover", "--data-dir", str(data), "--tier2", "off")
 
         assert (empty.returncode, off.returncode) == (2, 2)
+        assert "the bucket does not exist" in empty.stderr
+        client_of(minio).make_bucket(bucket)
+        empty = run("recover", "--data-dir", str(data), *place(minio, bucket))
+        assert empty.returncode == 2
         assert "there is no identity object" in empty.stderr
         assert not (data / "store").exists()
         (data / "recovering").mkdir(parents=True)
@@ -325,6 +329,7 @@ class TestVerify:
 
     def test_no_store(self, tmp_path: Path) -> None:
         """There is nothing to compare with, and nothing is made."""
+        (tmp_path / "objects").mkdir()
         ended = run("tier2", "verify", "--data-dir", str(tmp_path / "nowhere"), "--tier2", f"file:{tmp_path}/objects")
 
         assert ended.returncode == 2
