@@ -37,8 +37,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
 import cramjam
@@ -51,6 +52,7 @@ FORMAT_VERSION: Final = 1
 PLAIN: Final = 0
 ZSTD: Final = 1
 ZSTD_LEVEL: Final = 3
+PARTS_JOINED: Final = 4096
 BODY_BYTES_MAX: Final = 2 << 30
 """Longest body that is read; a million slots and as many group offsets have less than 200 MB."""
 
@@ -147,18 +149,32 @@ def encode_snapshot(snapshot: Snapshot) -> list[Buffer]:
 
 
 def _encode_body(snapshot: Snapshot) -> bytes:
+    """Joined bit by bit: to join a million parts at once would hold up the event loop, whichever thread does it."""
+    parts = _parts(snapshot)
+    pieces: list[bytes] = []
+    while some := list(islice(parts, PARTS_JOINED)):
+        pieces.append(b"".join(some))
+    return b"".join(pieces)
+
+
+def _parts(snapshot: Snapshot) -> Iterator[bytes]:
     cluster = snapshot.cluster_id.encode()
-    parts = [_SHORT.pack(len(cluster)), cluster, _COUNT.pack(len(snapshot.tables))]
+    yield _SHORT.pack(len(cluster))
+    yield cluster
+    yield _COUNT.pack(len(snapshot.tables))
     for name, entries in snapshot.tables.items():
         encoded = name.encode()
-        parts += (_TABLE.pack(len(encoded), len(entries)), encoded)
+        yield _TABLE.pack(len(encoded), len(entries))
+        yield encoded
         for key, value in entries.items():
-            parts += (_ENTRY.pack(len(key), len(value)), key, value)
-    parts.append(_COUNT.pack(len(snapshot.slots)))
+            yield _ENTRY.pack(len(key), len(value))
+            yield key
+            yield value
+    yield _COUNT.pack(len(snapshot.slots))
     for slot in snapshot.slots:
-        parts.append(_SLOT.pack(*slot[:7], len(slot.epochs)))
-        parts += (_EPOCH.pack(*epoch) for epoch in slot.epochs)
-    return b"".join(parts)
+        yield _SLOT.pack(*slot[:7], len(slot.epochs))
+        for epoch in slot.epochs:
+            yield _EPOCH.pack(*epoch)
 
 
 def decode_snapshot(data: bytes) -> Snapshot:

@@ -50,8 +50,8 @@ HURRY_S: Final = 1.0
 RETRY_S: Final = 5.0
 STOP_S: Final = 3.0
 """How long a stop waits for a last snapshot: without it, group offsets are lost with the disk, nothing else."""
-SLICE_SLOTS: Final = 2000
-"""Slots that one turn of the event loop looks at: about two milliseconds."""
+SLICE_SLOTS: Final = 1000
+"""Slots that one turn of the event loop looks at: about a millisecond."""
 
 
 @dataclass(slots=True)
@@ -152,11 +152,14 @@ class Snapshots:
         tables = {
             name: dict(table.entries) for name, table in container.tables.items() if not isinstance(table, StoredTable)
         }
-        written = [slot for stream in container.streams.values() for slot in stream.written_slots()]
         slots: list[SlotSnapshot] = []
-        for start in range(0, len(written), SLICE_SLOTS):
-            slots += map(_slot_snapshot, written[start : start + SLICE_SLOTS])
-            await asyncio.sleep(0)
+        yield_at = SLICE_SLOTS
+        for stream in list(container.streams.values()):
+            for slot in list(stream.written_slots()):
+                slots.append(_slot_snapshot(slot))
+                if len(slots) >= yield_at:
+                    yield_at += SLICE_SLOTS
+                    await asyncio.sleep(0)
         return Snapshot(
             container=container.id,
             id=snapshot_id,
