@@ -17,6 +17,7 @@ from typing import Final
 from crc32c import crc32c
 
 TIMEOUT_S: Final = 20.0
+LOADING_MS: Final = 1_000
 BATCH_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 CRC_FROM: Final = 21
 NO_SEQUENCE: Final = -1
@@ -198,6 +199,15 @@ class Connection:
         self.send_fetch({topic: {partition: offset}}, max_wait_ms, max_bytes)
         return self.receive_fetched()[topic, partition]
 
+    def fetch_some(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> Fetched:
+        """As `fetch`, but asks again while there is something behind the offset that only has to be loaded."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            fetched = self.fetch(topic, partition, offset, LOADING_MS, max_bytes)
+            if fetched.code or fetched.records or offset >= fetched.high_watermark:
+                return fetched
+            assert time.monotonic() < deadline, f"nothing to read at {topic}-{partition} {offset}"
+
     def send_fetch(self, wanted: Mapping[str, Mapping[int, int]], max_wait_ms: int, max_bytes: int) -> None:
         topics = [
             string(topic)
@@ -345,11 +355,13 @@ def encode_batch(
     epoch: int = -1,
     sequence: int = NO_SEQUENCE,
     timestamp_ms: int | None = None,
+    keys: Sequence[bytes] | None = None,
 ) -> bytes:
-    """A record batch, uncompressed, keys null."""
+    """A record batch, uncompressed, keys null unless given."""
     records = bytearray()
     for delta, value in enumerate(values):
-        body = b"\0" + varint(0) + varint(delta) + varint(-1) + varint(len(value)) + value + varint(0)
+        key = varint(-1) if keys is None else varint(len(keys[delta])) + keys[delta]
+        body = b"\0" + varint(0) + varint(delta) + key + varint(len(value)) + value + varint(0)
         records += varint(len(body)) + body
     at = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
     count = len(values)
@@ -361,29 +373,42 @@ def encode_batch(
 
 def decode_batches(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Offset and value of every record in whole batches, each batch's CRC checked."""
+    for _, _, records in decode_keyed(data):
+        for offset, _, value in records:
+            yield offset, value
+
+
+def decode_keyed(data: bytes) -> Iterator[tuple[int, int, list[tuple[int, bytes | None, bytes]]]]:
+    """Every whole batch, its CRC checked: first offset, the one behind the last, and offset, key, value of its records.
+
+    Compaction leaves batches their offsets, and takes records out of them.
+    """
     position = 0
     while len(data) - position >= BATCH_HEADER.size:
-        base, length, _, magic, crc, _, _, _, _, _, _, _, count = BATCH_HEADER.unpack_from(data, position)
+        base, length, _, magic, crc, _, last_delta, _, _, _, _, _, count = BATCH_HEADER.unpack_from(data, position)
         end = position + 12 + length
         if end > len(data):
             return
         assert magic == 2
         assert crc == crc32c(data[position + CRC_FROM : end]), f"batch at offset {base} fails its CRC"
         at = position + BATCH_HEADER.size
+        records = []
         for _ in range(count):
-            at = yield from _decode_record(data, at, base)
+            record, at = _decode_record(data, at, base)
+            records.append(record)
+        yield base, base + last_delta + 1, records
         position = end
 
 
-def _decode_record(data: bytes, at: int, base: int) -> Iterator[tuple[int, bytes]]:
+def _decode_record(data: bytes, at: int, base: int) -> tuple[tuple[int, bytes | None, bytes], int]:
     length, at = _read_varint(data, at)
     end = at + length
     _, at = _read_varint(data, at + 1)
     delta, at = _read_varint(data, at)
     key_length, at = _read_varint(data, at)
+    key = None if key_length < 0 else data[at : at + key_length]
     value_length, at = _read_varint(data, at + max(key_length, 0))
-    yield base + delta, data[at : at + value_length]
-    return end
+    return (base + delta, key, data[at : at + value_length]), end
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -181,7 +181,7 @@ def read_partition(
     position = start
     entries: list[tuple[int, Value]] = []
     while True:
-        fetched = connection.fetch(topic, number, position, max_bytes=READ_BYTES)
+        fetched = connection.fetch_some(topic, number, position, max_bytes=READ_BYTES)
         check(f"Fetch {partition} at {position}", fetched.code)
         if position >= fetched.high_watermark:
             return start, entries

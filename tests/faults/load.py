@@ -244,7 +244,7 @@ class CatchUpReader(Client):
         while not self.finished():
             if self._position is None:
                 self._position = connection.list_offset(*self._partition, EARLIEST)
-            fetched = connection.fetch(*self._partition, self._position, max_bytes=CATCH_UP_BYTES)
+            fetched = connection.fetch(*self._partition, self._position, max_wait_ms=100, max_bytes=CATCH_UP_BYTES)
             if fetched.code == OUT_OF_RANGE:
                 self._position = None  # what lies there was deleted
             elif fetched.code in READ_AGAIN:
