@@ -7,9 +7,10 @@ makes `MERGE_GAIN` times fewer objects or runs of them; half the gain will do wh
 reads whole slots, one after the other, and cuts what comes out at `chunk_bytes` or `RUNS_MAX`: afterwards a slot's data
 lies together, as one run where it was one for each chunk.
 
-So a byte that is stored is rewritten by merging `LEVELS_MAX` times at the most, whatever the traffic is. Ten thousand
-slots with a trickle each make, for each round by age of the storage writer, one put for each 4,000 of them, and at
-each level at most 1 / `MERGE_GAIN` of the objects or runs of the level below.
+So a byte that is stored is rewritten by merging `LEVELS_MAX` times at the most, whatever the traffic is; and as runs or
+objects become at least `MERGE_GAIN` / 2 times fewer from level to level, merging makes at most twice as many puts as
+the storage writer does, besides those for each `chunk_bytes` of what it rewrites. The number of slots is in it only by
+the 4,000 of them that the storage writer, too, takes into one object.
 
 *Reclaim.* A chunk less than half of which is alive is rewritten: at most one byte is written for each that comes free.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,6 +28,11 @@ from tier2.chunk import ChunkReader
 from tier2.storage import Storage
 
 
+def is_tiered(slot: Slot) -> bool:
+    """Nothing of it waits: what has left the slot before it was its turn, never will."""
+    return max(slot.start, slot.tiered_end) == slot.end
+
+
 async def trickle(stream: Stream, rounds: int, body: bytes = b"x") -> dict[Slot, list[bytes]]:
     """A little for each slot, chunk after chunk."""
     written: dict[Slot, list[bytes]] = {slot: [] for slot in stream.written_slots()}
@@ -36,7 +42,7 @@ async def trickle(stream: Stream, rounds: int, body: bytes = b"x") -> dict[Slot,
                 payload = bytes(entry(slot.end, 1, 1000 + slot.end, body * (10 + number)).payload)
                 await append(slot, payload, timestamp=1000 + slot.end)
                 written[slot].append(payload)
-        await until(lambda: all(slot.tiered_end == slot.end for slot in written))
+        await until(lambda: all(is_tiered(slot) for slot in written))
     return written
 
 
@@ -101,6 +107,56 @@ def test_merge(tmp_path: Path) -> None:
             await assert_as_written(store, written)
 
     run(scenario())
+
+
+def test_trims_meanwhile(tmp_path: Path) -> None:
+    """Slots whose starts move, and streams that go, while their chunks are rewritten lose nothing else."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path) as store:
+            stream, gone = await five_slots(store), await store.create_stream("gone", slots=3)
+            for number in range(3):
+                gone.slot(number)
+            done = asyncio.Event()
+
+            async def trim() -> None:
+                dice = random.Random(7)
+                while not done.is_set():
+                    slot = stream.slot(dice.randrange(4))  # the last one stays whole
+                    await slot.truncate_before(dice.randint(slot.start, slot.durable_end))
+                    await asyncio.sleep(0.02)
+
+            trimming = asyncio.create_task(trim())
+            doomed = await trickle(gone, 4)
+            written = await trickle(stream, 12)
+            assert doomed
+            await store.delete_stream(gone)
+            written = {slot: entries + (await trickle_one(slot, 6)) for slot, entries in written.items()}
+            await until(lambda: rewriter_of(store).counters.rewrites > 1)
+            done.set()
+            await trimming
+            await until(lambda: all(runs_of(slot)[0].end > slot.start for slot in written if runs_of(slot)))
+
+            for slot, entries in written.items():
+                runs = runs_of(slot)
+                assert all(without_gaps(runs))
+                if slot.start < slot.tiered_end:
+                    assert runs[0].first <= slot.start
+                    assert runs[-1].end == slot.tiered_end
+                    assert await chunk_entries(storage_of(store), slot) == entries[runs[0].first :]
+            await until(lambda: not [run for n in range(3) for run in runs_of(gone.slot(n))])
+
+    run(scenario())
+
+
+async def trickle_one(slot: Slot, rounds: int) -> list[bytes]:
+    written: list[bytes] = []
+    for number in range(rounds):
+        payload = bytes(entry(slot.end, 1, 1000 + slot.end, b"y" * number).payload)
+        await append(slot, payload, timestamp=1000 + slot.end)
+        written.append(payload)
+        await until(lambda: is_tiered(slot))
+    return written
 
 
 def test_merge_survives_restart(tmp_path: Path) -> None:
