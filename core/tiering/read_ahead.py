@@ -1,12 +1,13 @@
 """Sequential readers: who goes on where an answer ended, and what is loaded for them before they ask.
 
 A reader is known by its slot and the offset that it will ask for next; nothing else ties two reads together. Each time
-that it comes back its window doubles, up to its share of `bytes_max`.
+that it comes back its window doubles, up to its share of `bytes_max` among those that were heard of lately.
 
 **Invariants**
 
-- What was loaded ahead and has not been reached is at most `bytes_max`, for all readers together.
-- A reader that was not heard of for `IDLE_S` is forgotten: nothing more is begun for it, and its share is free.
+- What is kept for readers that have not reached it yet is at most `bytes_max`, for all of them together.
+- A reader that was not heard of for `RESTING_S`, or has more than its share, gives it to whoever needs it: what was
+  loaded for it is an ordinary page from then on. After `IDLE_S` it is forgotten.
 - Nothing is loaded ahead that the log holds.
 """
 
@@ -16,6 +17,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StoreError
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 FOLLOWERS_MAX: Final = 1024
 IDLE_S: Final = 10.0
+RESTING_S: Final = 0.5
+SHARES_MAX: Final = 8
+"""Into how many parts the bytes are divided at most: a smaller part than this is not worth a request."""
 RUNS_AHEAD_MAX: Final = 4
 """Runs that are opened behind the one that is read: where they are small, one answer takes several."""
 
@@ -81,6 +86,13 @@ class Follower:
     def note(self, run: OpenRun, stop: int, size: int) -> None:
         self._ahead.append((run, stop, size))
         self.outstanding += size
+
+    def rests(self) -> list[Get]:
+        """Nothing is kept for it from now on; returns what may still be on its way."""
+        gets, self.gets = self.gets, []
+        self._ahead.clear()
+        self.outstanding = self.window = 0
+        return gets
 
     def passed(self) -> int:
         """Take off what the reader has reached; returns how much that is."""
@@ -164,19 +176,16 @@ class ReadAhead:
 
     def _forget(self, follower: Follower) -> None:
         self._used -= follower.outstanding
-        follower.outstanding = 0
-        follower.window = 0
+        for get in follower.rests():
+            self._pages.drop(get)
         if follower.opening is not None:
             follower.opening.cancel()
             follower.opening = None
-        for get in follower.gets:
-            self._pages.drop(get)
-        follower.gets.clear()
         follower.runs.clear()
 
     def _load(self, key: FollowerKey, follower: Follower) -> None:
         """Begin as much as the window allows."""
-        window = min(follower.window, self._bytes_max // max(1, len(self._followers)))
+        window = min(follower.window, self._bytes_max // self._awake())
         if not follower.runs or follower.opening is not None:
             return
         row, run = follower.runs[-1]
@@ -187,7 +196,7 @@ class ReadAhead:
         while follower.page < stop:
             pages = range(follower.page, min(follower.page + at_once, stop))
             size = sum(map(run.page_size, pages))
-            if follower.outstanding + size > window or self._used + size > self._bytes_max:
+            if follower.outstanding + size > window or not self._has_room(follower, size):
                 return
             follower.gets += self._pages.ahead(run, pages)
             follower.note(run, min(pages.stop * run.page_bytes, run.packed.length), size)
@@ -195,6 +204,24 @@ class ReadAhead:
             follower.page = pages.stop
         if window and row.end < follower.limit and len(follower.runs) <= RUNS_AHEAD_MAX:
             follower.opening = asyncio.ensure_future(self._open_next(key, follower, row))
+
+    def _awake(self) -> int:
+        """How many readers were heard of lately, at least one."""
+        since = time.monotonic() - RESTING_S
+        newest = islice(reversed(self._followers.values()), SHARES_MAX)
+        return max(1, sum(1 for _ in takewhile(lambda follower: follower.used_s >= since, newest)))
+
+    def _has_room(self, reader: Follower, size: int) -> bool:
+        """Whether so many more bytes may be loaded; who rests, or has more than its share, makes room."""
+        since, share = time.monotonic() - RESTING_S, self._bytes_max // self._awake()
+        for other in self._followers.values():
+            if self._used + size <= self._bytes_max:
+                break
+            if other is not reader and (other.used_s < since or other.outstanding > share):
+                self._used -= other.outstanding
+                for get in other.rests():
+                    self._pages.drop(get)
+        return self._used + size <= self._bytes_max
 
     async def _open_next(self, key: FollowerKey, follower: Follower, last: RunRow) -> None:
         opened = False
