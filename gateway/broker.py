@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
 from core.container import Container
+from core.errors import StorageFailure
 from core.store import Store
 from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
@@ -45,6 +46,10 @@ STOP_GRACE_S: Final = 5.0
 """For requests under way at a stop; a fetch or a join may wait much longer, and is cut off."""
 ABANDON_GRACE_S: Final = 0.5
 """After a storage failure: time for its error to reach the producers that wait."""
+
+OWNER_CHECK_S: Final = 20.0
+OWNER_CHECK_S_MIN: Final = 1.0
+"""How often a gateway looks whether it still owns its prefix: before what it deletes is gone, if that may be."""
 
 HTTP_DELAY_S_MAX: Final = 0.5
 """The HTTP server costs a fifth of the time to be ready; a recovery longer than this is watched by it."""
@@ -84,6 +89,8 @@ class Broker:
         self._exposition: Exposition | None = None
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
+        self._admission: Admission | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -105,6 +112,7 @@ class Broker:
             return
         admission = Admission(self._storage, place_of(self.config), self._data.path, self.cluster_id, self._data.fresh)
         await admission.look()
+        self._admission = admission
         self._long_term = LongTermStorage(
             storage=self._storage,
             cluster_id=self.cluster_id,
@@ -136,12 +144,24 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        if self._admission is not None:
+            self._watch = asyncio.create_task(self._watch_ownership(self._admission), name="tier2-owner")
         self.phase = "serving"
         self._serving.set()
+
+    async def _watch_ownership(self, admission: Admission) -> None:
+        """End the process before it deletes what another copy of the data directory refers to."""
+        interval_s = min(OWNER_CHECK_S, self.config.file_delete_delay_ms / 2000)
+        owner = await admission.until_replaced(max(interval_s, OWNER_CHECK_S_MIN))
+        if not self.store.failed.done():
+            why = f"{admission.place} was taken by {owner}, which began with another copy of this data directory"
+            self.store.failed.set_result(StorageFailure(why))
 
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._watch is not None:
+            self._watch.cancel()
         if self._server is not None:
             # Together: fetches and members of groups wait for others, and are answered by the end of these.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())

@@ -31,6 +31,8 @@ STORE_DIRECTORY: Final = "store"
 LOCK_FILE: Final = "penstock.lock"
 SERVING_FILE: Final = "serving.json"
 """What the process that owns the directory serves, for commands that want to ask it. Means nothing without the lock."""
+OWNER_FILE: Final = "tier2.owner"
+"""See `gateway.ownership`."""
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
@@ -141,7 +143,7 @@ class RecoveryDirectory:
             raise UnusableDirectory(path, exc) from exc
         try:
             # An identity without a store is what a refused start leaves.
-            ours = {LOCK_FILE, IDENTITY_FILE, SERVING_FILE, RECOVERING_DIRECTORY, "lost+found"}
+            ours = {LOCK_FILE, IDENTITY_FILE, SERVING_FILE, RECOVERING_DIRECTORY, OWNER_FILE, "lost+found"}
             names = [entry.name for entry in path.iterdir() if entry.name not in ours and entry != beside]
             if names:
                 raise NotEmpty(path, names)

@@ -11,6 +11,8 @@ and never removed.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -21,6 +23,7 @@ from typing import Final, TypeVar
 
 from gateway import __version__
 from gateway.datadir import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
+from gateway.ownership import Owner, is_ours, read_owner, take
 from tier2.storage import AlreadyExists, Corrupt, Denied, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
@@ -115,7 +118,7 @@ async def create_identity(storage: Storage, place: str, cluster_id: str) -> Iden
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """One store's way to its prefix: `look` before it is opened, `admit` once it has been recovered."""
 
@@ -125,6 +128,8 @@ class Admission:
     cluster_id: str
     fresh: bool
     """The data directory has never held a store."""
+    token: str = ""
+    """What it has left there, once it is admitted."""
 
     async def look(self) -> None:
         """Refuse what can be refused already. Raises IdentityRefused, DamagedIdentity."""
@@ -150,6 +155,23 @@ class Admission:
                 )
             found = await create_identity(self.storage, self.place, self.cluster_id)
         self._check(found)
+        owner = await read_owner(self.storage)
+        if not is_ours(self.data_dir, owner):
+            raise IdentityRefused(
+                f"{self.place} was taken by {owner}, which began with another copy of {self.data_dir}: two copies must "
+                "never use it. To go on with this one, and what it knows, run `penstock tier2 init` with the same "
+                "flags; to begin with what is there, `penstock recover`"
+            )
+        self.token = await take(self.storage, self.data_dir, owner)
+
+    async def until_replaced(self, interval_s: float) -> Owner:
+        """Returns once another copy of the data directory has taken the prefix. Storage that is away says nothing."""
+        while True:
+            await asyncio.sleep(interval_s)
+            with contextlib.suppress(StorageError):
+                owner = await read_owner(self.storage)
+                if owner is not None and owner.token != self.token:
+                    return owner
 
     def _check(self, found: Identity) -> None:
         if found.cluster_id == self.cluster_id:

@@ -33,6 +33,7 @@ from gateway.groups.persistence import (
 from gateway.identity import Identity, IdentityRefused, read_identity
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.outcome import outcome
+from gateway.ownership import read_owner, remember
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.wire.record_batch import entry_head
@@ -122,11 +123,14 @@ async def _made(
     tables = KafkaTables()
     try:
         with _progress(quiet=quiet) as progress:
+            owner = await read_owner(storage)
             report = await recover_store(
                 directory.store, config.store_config(), storage, identity.cluster_id, entry_head, tables, progress
             )
         if tables.dropped:
             report.findings.append(f"{tables.dropped} group offsets of topics that are not there were left out")
+        if owner is not None:  # whoever that is ends when the new store begins
+            remember(config.data_dir.absolute(), owner.token)
         await asyncio.to_thread(directory.finish, identity.cluster_id, __version__)
     except Exception:
         directory.give_up()

@@ -28,6 +28,7 @@ from gateway.exits import ExitCode
 from gateway.identity import IdentityRefused, create_identity, read_identity
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.outcome import outcome
+from gateway.ownership import read_owner, take
 from gateway.tier2_verify import Findings, Knowledge, Verification
 from gateway.tier2_view import Record, tier2_chunk, tier2_records
 from tier2.storage import Storage
@@ -273,6 +274,8 @@ async def _init(config: Config) -> ExitCode:
         storage = await _storage(config, create=True)
         try:
             found = await create_identity(storage, place_of(config), data.cluster_id)
+            if found.cluster_id == data.cluster_id:
+                await take(storage, data.path, await read_owner(storage))
         finally:
             await storage.close()
     finally:

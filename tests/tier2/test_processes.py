@@ -141,7 +141,7 @@ class TestStart:
             own_minio.start()
             gateway.ready()
 
-            assert list(objects(own_minio, "later")) == ["a/prefix/identity.json"]
+            assert "a/prefix/identity.json" in objects(own_minio, "later")
 
     def test_a_stop_while_it_waits(self, tmp_path: Path) -> None:
         """Whoever stops a gateway that waits for its storage need not wait as well."""
@@ -269,6 +269,21 @@ class TestRecover:
         assert objects(minio, bucket) == before
         with serving(tmp_path, *place(minio, bucket), *QUICK) as gateway:
             assert len(consume(gateway.ready()["kafka"][0], 40)) == 40
+
+    def test_while_the_other_one_lives(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
+        """A gateway that was believed dead ends when the recovered one begins, and cannot come back."""
+        flags = (*place(minio, bucket), *QUICK, "--set", "file.delete.delay.ms=2000")
+        with serving(tmp_path / "one", *flags) as first:
+            produce(first.ready()["kafka"][0], 40)
+            await_tiered(first, 40)
+            ended = run("recover", "--data-dir", str(tmp_path / "two" / "data"), *place(minio, bucket))
+            assert ended.returncode == 0, ended.stderr
+            with serving(tmp_path / "two", *flags) as second:
+                address = second.ready()["kafka"][0]
+                assert first.end() == 5
+                assert "was taken by process" in first.err.read_text()
+                assert "was taken by process" in refused(tmp_path / "one", *flags)
+                assert len(consume(address, 40)) == 40
 
     def test_refusals(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
         """Nothing is made from a prefix that is nobody's, nor from none; an interrupted one is to be done again."""
