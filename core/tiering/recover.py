@@ -19,9 +19,7 @@ RocksDB, so that memory does not grow with what is stored, beyond a chunk's name
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -39,6 +37,7 @@ from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
 from core.stream import StreamState, decode_stream, new_stream
 from core.tables import STORED_TABLES
 from core.tiering.adoption import Claims, SettledSlot, settle, share
+from core.tiering.bucket import Bucket
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -51,30 +50,14 @@ from core.tiering.rows import (
     chunk_row_key,
     decode_chunk_row,
     decode_run,
-    parse_chunk_key,
 )
-from core.tiering.snapshot_format import (
-    BODY_BYTES_MAX,
-    HEADER_SIZE,
-    BadSnapshot,
-    SlotSnapshot,
-    Snapshot,
-    SnapshotId,
-    decode_snapshot,
-    parse_snapshot_key,
-    snapshot_key,
-    snapshot_prefix,
-)
-from tier2.chunk import ChunkReader, EntryHeadOf
+from core.tiering.snapshot_format import SlotSnapshot, Snapshot
+from tier2.chunk import EntryHeadOf
 from tier2.chunk_format import ChunkId, ChunkIndex, Run
-from tier2.storage import Corrupt, ObjectNotFound, Storage
-
-logger = logging.getLogger(__name__)
+from tier2.storage import Storage
 
 EPOCHS_APART: Final = 1000
 """More starts than a store that is believed dead will make after its last sign of life."""
-INDEXES_AT_ONCE: Final = 8
-READ_BYTES: Final = 8 << 20
 SCRATCH_TABLE: Final = "recovered"
 """Runs by chunk, while pass 2 goes through them by slot. Gone when the store is complete."""
 
@@ -166,9 +149,7 @@ class _Recovery:
     ) -> None:
         self._container_id = container_id
         self._metadata = metadata
-        self._storage = storage
-        self._cluster_id = cluster_id
-        self._head_of = head_of
+        self._bucket = Bucket(container_id, storage, cluster_id, head_of, report.findings.append)
         self._report = report
         self._progress = progress
         self._known: dict[tuple[int, int], SlotSnapshot] = {}
@@ -178,12 +159,13 @@ class _Recovery:
         self._epoch = 0  # the highest that was seen
 
     async def run(self, tables_of: TablesOf) -> None:
-        snapshot = await self._newest_snapshot()
+        snapshot = await self._bucket.newest_snapshot()
         tables: dict[str, dict[bytes, bytes]] = {}
         if snapshot is not None:
             tables = {name: dict(entries) for name, entries in snapshot.tables.items() if name not in STORED_TABLES}
             self._use_snapshot(snapshot)
         dead = self._dead_chunks(tables.get(PENDING_TABLE, {}))
+        self._epoch = max(self._epoch, self._bucket.newest_epoch)
         await self._adopt_chunks(dead)
         self._settle_names()
         bounds = await asyncio.to_thread(self._settle_slots)
@@ -197,39 +179,8 @@ class _Recovery:
 
     # The snapshot
 
-    async def _newest_snapshot(self) -> Snapshot | None:
-        """The newest that is whole. Its older ones are older, so one that is damaged is told."""
-        prefix = snapshot_prefix(self._container_id)
-        found: list[tuple[SnapshotId, int]] = []
-        async for info in self._storage.list(prefix):
-            parsed = parse_snapshot_key(info.key)
-            if parsed is not None:
-                found.append((parsed[1], info.size))
-        for snapshot_id, size in sorted(found, reverse=True):
-            key = snapshot_key(self._container_id, snapshot_id)
-            self._epoch = max(self._epoch, snapshot_id.epoch)
-            try:
-                snapshot = await asyncio.to_thread(decode_snapshot, await self._read(key, size))
-                if snapshot.cluster_id != self._cluster_id:
-                    raise BadSnapshot(f"it is of cluster {snapshot.cluster_id}")
-            except (BadSnapshot, Corrupt, ObjectNotFound) as error:
-                self._tell(f"metadata snapshot {key} cannot be used, an older one is: {error}")
-                continue
-            self._report.snapshots[self._container_id] = snapshot.created_ms
-            return snapshot
-        self._tell("there is no metadata snapshot: topic configurations, groups and their offsets are lost")
-        return None
-
-    async def _read(self, key: str, size: int) -> bytes:
-        if not HEADER_SIZE <= size <= HEADER_SIZE + BODY_BYTES_MAX:
-            raise BadSnapshot(f"it has {size} bytes")
-        parts = [
-            await self._storage.get_range(key, start, min(READ_BYTES, size - start))
-            for start in range(0, size, READ_BYTES)
-        ]
-        return b"".join(parts)
-
     def _use_snapshot(self, snapshot: Snapshot) -> None:
+        self._report.snapshots[self._container_id] = snapshot.created_ms
         self._known = {(slot.stream_id, slot.slot): slot for slot in snapshot.slots}
         for value in snapshot.tables.get(STREAMS_TABLE, {}).values():
             state = decode_stream(value)
@@ -247,51 +198,16 @@ class _Recovery:
     # Pass 1: chunks
 
     async def _adopt_chunks(self, dead: Mapping[ChunkId, ChunkRow]) -> None:
-        sizes: dict[ChunkId, int] = {}
-        async for info in self._storage.list(f"chunks/{self._container_id}/"):
-            chunk_id = parse_chunk_key(info.key)
-            if chunk_id is not None:
-                sizes[chunk_id] = info.size
-                self._epoch = max(self._epoch, chunk_id.epoch)
+        sizes = await self._bucket.chunks()
+        self._epoch = max(self._epoch, max((chunk_id.epoch for chunk_id in sizes), default=0))
         wanted = sorted((chunk_id for chunk_id in sizes if chunk_id not in dead), reverse=True)
         self._report.unused += len(sizes) - len(wanted)
         done = 0
-        async for chunk_id, index in self._indexes(wanted, sizes):
+        async for chunk_id, index in self._bucket.indexes(wanted, sizes):
             done += 1
             self._progress("chunks", done, len(wanted))
             if index is not None:
                 await asyncio.to_thread(self._adopt_chunk, chunk_id, sizes[chunk_id], index)
-
-    async def _indexes(
-        self, chunks: Sequence[ChunkId], sizes: Mapping[ChunkId, int]
-    ) -> AsyncIterator[tuple[ChunkId, ChunkIndex | None]]:
-        """Their indexes in that order, some of them read ahead; None for one that cannot be used."""
-        under_way: deque[tuple[ChunkId, asyncio.Task[ChunkIndex | None]]] = deque()
-        remaining = iter(chunks)
-        try:
-            while True:
-                while len(under_way) < INDEXES_AT_ONCE and (chunk_id := next(remaining, None)) is not None:
-                    under_way.append((chunk_id, asyncio.create_task(self._index(chunk_id, sizes[chunk_id]))))
-                if not under_way:
-                    return
-                chunk_id, task = under_way.popleft()
-                yield chunk_id, await task
-        finally:
-            for _, task in under_way:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
-
-    async def _index(self, chunk_id: ChunkId, size: int) -> ChunkIndex | None:
-        key = chunk_key(chunk_id)
-        try:
-            index = (await ChunkReader.open(key, size, self._storage.get_range, self._head_of)).index
-        except (Corrupt, ObjectNotFound) as error:
-            self._tell(f"chunk {key} cannot be read, and is left out: {error}")
-            return None
-        if index.cluster_id != self._cluster_id or index.id != chunk_id:
-            self._tell(f"chunk {key} is left out: it was made as {chunk_key(index.id)} of cluster {index.cluster_id}")
-            return None
-        return index
 
     def _adopt_chunk(self, chunk_id: ChunkId, size: int, index: ChunkIndex) -> None:
         puts: list[tuple[bytes, bytes]] = []
