@@ -62,7 +62,9 @@ TIER_WAIT_MAX_S: Final = 0.5
 TIER_WAIT_MIN_S: Final = 0.05
 """Shortest wait, also for clients that wait for nothing: they would ask again and again while a page is loaded."""
 COLD_READS_MAX: Final = 64
-"""Partitions of one fetch that are read at the same time; the others have their turn in the next."""
+"""Partitions of one fetch that are read at the same time."""
+SHARE_MIN_BYTES: Final = 65_536
+"""Room that a partition gets, while there is any, however little it is said to hold."""
 REPORT_AGAIN_S: Final = 60.0
 """How often it is logged that a partition cannot be read: its clients may ask many times a second."""
 REPORTED_MAX: Final = 1000
@@ -189,21 +191,30 @@ class _Fetch:
             return
         todo = list(self.wanted.dirty)
         self.wanted.find_slots(self.stream, todo)
-        cold: list[_ColdRead] = []
-        for target in todo:
-            read = self._look(target)
-            if read is None:
-                continue
-            if len(cold) < COLD_READS_MAX:
-                cold.append(read)
-                self.reserved += read.room
-            else:
-                self._add(target, read.slot, None)
+        cold, left = self._choose(todo)
         if not cold:
             self._decide()
             return
-        task = asyncio.ensure_future(self._run_cold(cold))
+        task = asyncio.ensure_future(self._run_cold(cold, left))
         task.add_done_callback(self._cold_done)
+
+    def _choose(self, todo: Sequence[Target]) -> tuple[list[_ColdRead], list[Target]]:
+        """Take what is in memory; what to read of the rest, and whose turn comes when that has left room."""
+        cold: list[_ColdRead] = []
+        left: list[Target] = []
+        for target in todo:
+            read = self._look(target)
+            if read is not None and len(cold) < COLD_READS_MAX:
+                stored = read.slot.durable_bytes - read.slot.start_bytes
+                read.room = min(read.room, max(stored, SHARE_MIN_BYTES))
+                self.reserved += read.room
+                cold.append(read)
+                continue
+            if read is not None:
+                self._add(target, read.slot, None)
+            if target in self.wanted.dirty and not self.results[target][7]:
+                left.append(target)
+        return cold, left
 
     def _look(self, target: Target) -> _ColdRead | None:
         """Evaluate one partition from memory; what to read when that is not enough."""
@@ -230,27 +241,34 @@ class _Fetch:
 
     # Reading what is not in memory
 
-    async def _run_cold(self, cold: list[_ColdRead]) -> None:
-        """All at once; each has its share of the bytes."""
+    async def _run_cold(self, cold: list[_ColdRead], left: list[Target]) -> None:
+        """Many at once; each has its share of the bytes. Then those that are left, while there is room and time."""
         loop = asyncio.get_running_loop()
         patience = self.patience = loop.create_future()
         wait_s = max(TIER_WAIT_MIN_S, min(TIER_WAIT_MAX_S, self.deadline_s))
-        timer = loop.call_later(wait_s, self._lose_patience)
+        ends_at = loop.time() + wait_s
+        timer = loop.call_at(ends_at, self._lose_patience)
         has_enough = self.size >= self.min_bytes or self.urgent
         if has_enough:
             patience.set_result(None)
         else:
             self.wanted.wait(self.min_bytes - self.size, self._woken)
+        read = list(cold)
         try:
-            await asyncio.gather(*(self._read_cold(read, patience) for read in cold))
+            await asyncio.gather(*(self._read_cold(one, patience) for one in cold))
             self.reserved = 0
             if not self.size and not self.urgent:
                 await self._read_one(cold, patience)
+            while left and cold and 0 < self.size < self.max_bytes and not self.urgent and loop.time() < ends_at:
+                cold, left = self._choose(left)
+                read += cold
+                await asyncio.gather(*(self._read_cold(one, patience) for one in cold))
+                self.reserved = 0
         finally:
             timer.cancel()
             self.reserved, self.patience = 0, None
             self.wanted.stop_waiting()
-        self.late = [read.target for read in cold if read.target in self.wanted.dirty]
+        self.late = [one.target for one in read if one.target in self.wanted.dirty]
         if patience.done() and not has_enough:
             self._look_again()
         self._decide()
