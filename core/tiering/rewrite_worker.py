@@ -30,7 +30,7 @@ from core.tiering.filters import FilterFactory
 from core.tiering.rewrite_job import Executor
 from core.tiering.rewrite_requests import Learn, Learned, Rewrite, Rewritten
 from tier2.chunk import EntryHeadOf
-from tier2.storage import ErrorKind, Storage, StorageError
+from tier2.storage import Corrupt, ErrorKind, ObjectNotFound, Storage, StorageError
 
 _T = TypeVar("_T")
 
@@ -57,18 +57,19 @@ class WorkerSetup:
 class WorkerFailed(Exception):
     """The process did not do what was asked: it died, hung, or said why not. The rewrite is abandoned.
 
-    `again`: the same may go well soon.
+    `again`: the same may go well soon. `key`: the object that is damaged or gone.
     """
 
-    def __init__(self, why: str, *, again: bool) -> None:
+    def __init__(self, why: str, *, again: bool, key: str = "") -> None:
         super().__init__(why)
-        self.again = again
+        self.again, self.key = again, key
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     why: str
     again: bool
+    key: str
 
 
 class Worker:
@@ -117,7 +118,7 @@ class Worker:
         if isinstance(answer, kind):
             return answer
         assert isinstance(answer, _Refusal), "there are three kinds of answers"
-        raise WorkerFailed(answer.why, again=answer.again)
+        raise WorkerFailed(answer.why, again=answer.again, key=answer.key)
 
     async def _exchange(self, request: object) -> object:
         if self._process is None:
@@ -185,11 +186,16 @@ async def _serve(setup: WorkerSetup, spool: str | None, answers: IO[bytes]) -> N
                 executor = Executor(storage, call, setup.head_of, setup.filter_for, spool)
             answer = await asyncio.to_thread(_carry_out, executor, request)
         except Exception as error:  # the parent decides what becomes of it
-            again = isinstance(error, OSError) or (isinstance(error, StorageError) and error.kind is ErrorKind.RETRY)
-            answer = _Refusal(f"{type(error).__name__}: {error}", again)
+            answer = _refusal(error)
         data = pickle.dumps(answer)
         answers.write(_LENGTH.pack(len(data)) + data)
         answers.flush()
+
+
+def _refusal(error: Exception) -> _Refusal:
+    again = isinstance(error, OSError) or (isinstance(error, StorageError) and error.kind is ErrorKind.RETRY)
+    key = error.key if isinstance(error, Corrupt | ObjectNotFound) else ""
+    return _Refusal(f"{type(error).__name__}: {error}", again, key)
 
 
 def _carry_out(executor: Executor, request: object) -> object:

@@ -49,7 +49,16 @@ from core.tiering.rewriting import (
     output_rows,
     slot_of,
 )
-from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key
+from core.tiering.rows import (
+    CHUNKS_TABLE,
+    PENDING_TABLE,
+    RUNS_TABLE,
+    ChunkRow,
+    ChunkState,
+    RunRow,
+    chunk_key,
+    parse_chunk_key,
+)
 from tier2.chunk_format import ChunkId, StreamRef
 from tier2.storage import StorageError
 
@@ -198,7 +207,10 @@ class Rewriter:
             except WorkerFailed as error:
                 if error.again:
                     raise
-                self._merges.avoid(run.chunk for run in portion.runs)
+                if not await self._are_there(portion.runs):
+                    return True  # their slots went on while they were read: look anew
+                bad = parse_chunk_key(error.key)
+                self._merges.avoid([bad] if bad is not None else [run.chunk for run in portion.runs])
                 logger.error("chunks are left as they are for now", extra={"reason": str(error)})
         if not made:
             self._looked = chunks, now
@@ -215,7 +227,7 @@ class Rewriter:
         try:
             await self._round_of(chosen)
         except WorkerFailed as error:
-            if error.again:
+            if error.again or not await self._are_there([run for one in chosen for run in one.runs]):
                 raise
             self._compactions.avoid(chosen)
             logger.error("slots stay uncompacted for now", extra={"reason": str(error)})
@@ -338,6 +350,10 @@ class Rewriter:
             return {row.id: row.size for row in rows if row is not None and row.state is ChunkState.VERIFIED}
 
         return await self._container.catalog.run(look_up)
+
+    async def _are_there(self, runs: Sequence[RunRow]) -> bool:
+        """Whether all of these chunks are still verified ones."""
+        return {run.chunk for run in runs} <= (await self._sizes(runs)).keys()
 
     def _stream_refs(self, portion: Portion) -> dict[int, StreamRef]:
         streams = self._container.streams
