@@ -120,6 +120,23 @@ def test_tiering_by_topic() -> None:
     )
 
 
+def test_bounds_of_consumption() -> None:
+    """What is kept at least is not more than what is kept at most, and a group has a name."""
+    limits = {"penstock_retention_min_ms": "1000", "penstock_retention_min_bytes": "1000"}
+    assert why_not(penstock_retention_groups="a, b", **limits) is None
+    assert why_not(retention_ms="-1", retention_bytes="-1", **limits) is None
+    assert why_not(retention_ms="999", **limits) == (
+        "conflict topic config setting penstock.retention.min.ms (1000) > retention.ms (999)"
+    )
+    assert why_not(retention_bytes="999", **limits) == (
+        "conflict topic config setting penstock.retention.min.bytes (1000) > retention.bytes (999)"
+    )
+    assert why_not(penstock_retention_groups="a,,b") == (
+        "Configuration 'penstock.retention.groups' values must not be empty."
+    )
+    assert CONFIGS.policy_for({"penstock.retention.groups": "b,a,b"}).consumers == ("b", "a")
+
+
 def test_documented() -> None:
     """Every topic config is explained; its default passes its own check."""
     without_effect = [key.name for key in TOPIC_KEYS.values() if NO_EFFECT in key.doc]
