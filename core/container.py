@@ -23,7 +23,7 @@ from crc32c import crc32c
 from core.cache import TailCache
 from core.clock import Clock
 from core.config import StoreConfig
-from core.errors import OutOfRange, StorageFailure, StorageFull, UnknownStream
+from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
 from core.index import SlotColumns
 from core.log.durable_log import DurableLog, LogFile
 from core.log.format import (
@@ -161,14 +161,16 @@ class Container:
         """Queue an entry of `count` sequence numbers; returns the first, which is `slot.end` as it was.
 
         The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
-        is durable. Raises StorageFull, StorageFailure: then nothing has changed.
+        is durable. Raises StreamSealed, StorageFull, StorageFailure: then nothing has changed.
         """
+        stream = slot.stream
+        if stream.is_sealed:
+            raise StreamSealed(stream.name)
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         if log.position + size > log.append_limit or log.entries >= self.config.log_file_entries_max:
             self._make_room(size)
         base, lsn, position = slot.end, log.next_lsn, log.position
-        stream = slot.stream
         rest = APPEND_REST.pack(
             lsn,
             log.synced_lsn,
@@ -213,6 +215,9 @@ class Container:
         columns.payload.append(payload)
         columns.total += length
         columns.end = slot.end = end = base + count
+        segments = slot.segments
+        if not segments or segments[-1].id != slot.segment_id:
+            slot.begin_segment(base, slot.segment_id)
         slot.total_bytes += length
         self.cache.added(columns, len(columns.payload) - 1, length)
         if not slot.epochs or slot.epochs[-1][0] != self.epoch:
@@ -255,10 +260,22 @@ class Container:
 
         Raises StorageFull, StorageFailure.
         """
+        await self._queue(operations)
+
+    async def change_stream(self, stream: Stream, state: StreamState) -> None:
+        """Log a stream's next state as one record: what is appended from this call on lies behind it.
+
+        Returns when it is durable and applied. Raises StorageFull, StorageFailure.
+        """
+        logged = self._queue([Put(STREAMS_TABLE, stream.id.to_bytes(4, "big"), state.encode())])
+        stream.go_by(state)
+        await logged
+
+    def _queue(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lsn = self.log.append_update(encode_update(operations))
         self._pending.append((None, lsn, 0, _Update(operations, future)))
-        await future
+        return future
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Make the outcomes of a durable update record visible. Applying it again changes nothing."""
@@ -282,18 +299,22 @@ class Container:
 
     def _apply_stream(self, operation: Put | Delete) -> None:
         stream_id = int.from_bytes(operation.key, "big")
-        state = decode_stream(operation.value) if isinstance(operation, Put) else None
+        state = self._state_of(stream_id, operation.value) if isinstance(operation, Put) else None
         stream = self._stream_changed(self, stream_id, state)
         if state is not None and stream is not None:
             self.streams[stream_id] = stream
-            for slot in stream.written_slots():
-                slot.segment_id = stream.segment_id_of(slot.number)
+            stream.go_by(state)
         elif (gone := self.streams.pop(stream_id, None)) is not None:
             gone.deleted = True
             self.streams_deleted += 1
             self.dead_streams.append(stream_id)
             for slot in gone.written_slots():
                 slot.changed()
+
+    def _state_of(self, stream_id: int, value: bytes) -> StreamState:
+        """What a value says; not decoded where it is known: that of a long history takes a while."""
+        stream = self.streams.get(stream_id)
+        return stream.logged if stream is not None and stream.logged.encode() == value else decode_stream(value)
 
     def _apply_trim(self, trim: Trim) -> None:
         stream = self.streams.get(trim.stream_id)

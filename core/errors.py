@@ -38,6 +38,14 @@ class UnknownStream(StoreError):
         self.name = name
 
 
+class StreamSealed(StoreError):
+    """The stream takes no more entries, and never will."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stream {name!r} is sealed: it can be read, and takes no more entries")
+        self.name = name
+
+
 class OutOfRange(StoreError):
     """A sequence number outside of what a slot holds."""
 

@@ -49,6 +49,11 @@ def position_of_slot(slot: int, slots: int) -> int:
     return reverse_bits(slot, slots.bit_length() - 1) if is_power_of_two(slots) else slot
 
 
+def slot_at_position(position: int, slots: int) -> int:
+    """The slot at a place in key order."""
+    return position_of_slot(position, slots)  # to reverse the bits again undoes it
+
+
 def slots_in_key_order(slots: int) -> list[int]:
     """All slots of a stream, ordered by key range."""
     return sorted(range(slots), key=lambda slot: position_of_slot(slot, slots))

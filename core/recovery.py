@@ -75,8 +75,8 @@ class _Target:
         if slot is None:
             return
         position = frame.position
-        (_, _, _, base, count, epoch, timestamp, writer_id, sequence, writer_epoch, _) = APPEND_BODY.unpack_from(
-            frame.data, position + FRAME_HEADER_SIZE
+        (segment_id, _, _, base, count, epoch, timestamp, writer_id, sequence, writer_epoch, _) = (
+            APPEND_BODY.unpack_from(frame.data, position + FRAME_HEADER_SIZE)
         )
         length = frame.end - position - APPEND_OVERHEAD
         if length < 0:
@@ -92,6 +92,8 @@ class _Target:
         if base > slot.end:
             raise BadFrame(f"{slot!r} misses the entries before offset {base}")
         slot.end = slot.durable_end = base + count
+        if not slot.segments or slot.segments[-1].id != segment_id:
+            slot.begin_segment(base, segment_id)
         slot.total_bytes += length
         if not slot.epochs or slot.epochs[-1][0] != epoch:
             slot.epochs.append((epoch, base))

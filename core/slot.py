@@ -12,14 +12,15 @@ A slot's value in the applied state, little-endian (preceded by the LSN that it 
     u8 version (1), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
     i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
     u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
-    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each
+    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each;
+    then, if there are any, (i64 first sequence number, u64 segment, u64 bytes before it) for each stretch of `segments`
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.errors import CorruptState
 from core.index import SlotColumns
@@ -28,6 +29,7 @@ from core.writers import WriterBatch, WriterState
 if TYPE_CHECKING:
     from core.container import Container
     from core.entries import StoredEntry
+    from core.rates import SlotRate
     from core.stream import Stream
 
 STATE_VERSION: Final = 1
@@ -36,6 +38,18 @@ _EPOCH: Final = struct.Struct("<iq")
 _COUNT: Final = struct.Struct("<I")
 _WRITER: Final = struct.Struct("<qhqB")
 _BATCH: Final = struct.Struct("<hiiqIq")
+_SEGMENT: Final = struct.Struct("<qQQ")
+
+SEGMENTS_MAX: Final = 1_000
+"""Stretches that a slot remembers; beyond it the oldest goes, and what is tiered late is taken to be the next one's."""
+
+
+class SegmentStretch(NamedTuple):
+    """What a slot appended to one segment: begins here, ends where the next one begins."""
+
+    first: int
+    id: int
+    bytes_before: int
 
 
 class SlotWatcher(Protocol):
@@ -60,7 +74,11 @@ class Slot:
         "end",
         "epochs",
         "number",
+        "rate",
+        "sampled_bytes",
+        "sampled_end",
         "segment_id",
+        "segments",
         "start",
         "start_bytes",
         "stream",
@@ -76,7 +94,8 @@ class Slot:
         self.container = container
         self.stream = stream
         self.number = number
-        self.segment_id = stream.segment_id_of(number)
+        self.segment_id = stream.segment_id_of(number)  # what the next append goes to
+        self.segments: list[SegmentStretch] = []  # of what is in no chunk yet, oldest first
         self.start = 0
         self.end = 0
         self.durable_end = 0
@@ -91,6 +110,9 @@ class Slot:
         self.writers: dict[int, WriterState] | None = None
         self.watchers: dict[SlotWatcher, None] | None = None
         self.dirty = False
+        self.rate: SlotRate | None = None  # None: nothing came lately
+        self.sampled_bytes = 0  # `total_bytes` and `end` when the rates were taken last
+        self.sampled_end = 0
 
     def __repr__(self) -> str:
         return f"<Slot {self.stream.name}-{self.number} [{self.start}, {self.durable_end}/{self.end})>"
@@ -121,6 +143,26 @@ class Slot:
         if self.start >= self.tiered_end:
             return self.start, self.start_bytes
         return self.tiered_end, self.tiered_bytes
+
+    def begin_segment(self, first: int, segment_id: int) -> None:
+        """Entries from `first` on are appended to another segment. What is in chunks is forgotten."""
+        kept = self._untiered_segments()
+        kept.append(SegmentStretch(first, segment_id, self.total_bytes))
+        self.segments = kept[-SEGMENTS_MAX:]
+
+    def _untiered_segments(self) -> list[SegmentStretch]:
+        done = self.untiered_from[0]
+        known = self.segments
+        oldest = next((n for n in range(1, len(known)) if known[n].first > done), len(known))
+        return known[max(0, oldest - 1) :]
+
+    def segment_at(self, offset: int) -> tuple[int, SegmentStretch | None]:
+        """The segment that holds an entry which is in no chunk yet, and what was appended to the next one."""
+        known = self.segments
+        for n in range(len(known) - 1, -1, -1):
+            if known[n].first <= offset or n == 0:
+                return known[n].id, known[n + 1] if n + 1 < len(known) else None
+        return self.segment_id, None
 
     def watch(self, watcher: SlotWatcher) -> None:
         if self.watchers is None:
@@ -210,6 +252,7 @@ class Slot:
         for writer_id, state, batches in writers:
             parts.append(_WRITER.pack(writer_id, batches[-1].epoch, state.last_use_ms, len(batches)))
             parts += [_BATCH.pack(*batch) for batch in batches]
+        parts += [_SEGMENT.pack(*stretch) for stretch in self._untiered_segments() if stretch.first < durable]
         return b"".join(parts)
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
@@ -244,6 +287,7 @@ class Slot:
                     position += _BATCH.size
                 assert self.writers is not None
                 self.writers[writer_id] = state
+            self.segments = [SegmentStretch(*fields) for fields in _SEGMENT.iter_unpack(value[position:])]
         except struct.error as error:
             raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error
 

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Self
 from uuid import UUID, uuid4
@@ -25,7 +25,9 @@ from core.maintenance import Maintenance
 from core.metadata import Metadata
 from core.recovery import Recovered, recover
 from core.retention import Consumed, Retention
-from core.stream import Stream, StreamPolicy, StreamState, new_stream
+from core.scaler import ScaleEvent, Scaler
+from core.scaling import Decision
+from core.stream import Epoch, Stream, StreamPolicy, StreamState, new_stream
 from core.tables import Delete, Put, Table
 from core.tiering.tier import LongTermStorage, Tier
 
@@ -90,6 +92,7 @@ class Store:
         self._creating: set[str] = set()
         self._maintenance: dict[int, Maintenance] = {}
         self._retention: dict[int, Retention] = {}
+        self.scalers: dict[int, Scaler] = {}  # by container
         self._lock_fd = -1
         self._next_stream_id = 1
 
@@ -166,6 +169,7 @@ class Store:
             await container.tier.start()
         maintenance.start()
         self._retention[container_id] = Retention(container)
+        self.scalers[container_id] = Scaler(container, self._scale)
 
     async def _admit(self, container: Container) -> None:
         """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""
@@ -184,12 +188,19 @@ class Store:
         for retention in self._retention.values():
             retention.start(consumed)
 
+    def start_scaling(self) -> None:
+        """Take rates and scale streams from now on: once `policy_for` knows every default, not before."""
+        for scaler in self.scalers.values():
+            scaler.start()
+
     def _container_failed(self, failed: asyncio.Future[StorageFailure]) -> None:
         if not self.failed.done() and not failed.cancelled():
             self.failed.set_result(failed.result())
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        for scaler in self.scalers.values():
+            await scaler.stop()
         for retention in self._retention.values():
             await retention.stop()
         for container_id, container in self.containers.items():
@@ -239,6 +250,7 @@ class Store:
             created_ms=self.clock.wall_ms(),
             container=container.id,
             config=config or {},
+            segments=self._policy_for(config or {}).scaling.min_segments,
         )
         self._creating.add(name)
         try:
@@ -255,8 +267,30 @@ class Store:
         await self._change(stream, lambda state: state.configured(config))
 
     async def grow_stream(self, stream: Stream, slots: int) -> None:
-        """Give a stream more slots, durably. Raises UnknownStream, ValueError when that is no growth, StoreError."""
-        await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms()))
+        """Give a stream more slots, durably: a scale that cuts every segment anew.
+
+        Raises UnknownStream, ValueError when that is no growth or the stream is sealed, StoreError.
+        """
+        await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms()), "grown")
+
+    async def scale_stream(
+        self, stream: Stream, sealed: Collection[int], cuts: Collection[int], reason: str, kind: str = "manual"
+    ) -> Epoch:
+        """Seal neighbouring segments and open others over their slots, in one atomic record; returns the new epoch.
+
+        `cuts` are positions in key order. Raises UnknownStream, ValueError for what is no scale, StoreError.
+        """
+        return await self._change(stream, lambda state: state.scaled(sealed, cuts, self.clock.wall_ms(), reason), kind)
+
+    async def seal_stream(self, stream: Stream) -> None:
+        """End a stream, durably: it takes no more entries and is still read.
+
+        Raises UnknownStream, ValueError when it is sealed already, StoreError.
+        """
+        await self._change(stream, lambda state: state.sealed_at(self.clock.wall_ms()))
+
+    async def _scale(self, stream: Stream, decision: Decision) -> None:
+        await self.scale_stream(stream, decision.sealed, decision.cuts, decision.reason, decision.kind)
 
     async def delete_stream(self, stream: Stream) -> None:
         """Delete a stream, durably. Raises UnknownStream, StoreError."""
@@ -265,12 +299,40 @@ class Store:
                 raise UnknownStream(stream.name)
             await self._container_of(stream).update(Delete(STREAMS_TABLE, stream.id.to_bytes(4, "big")))
 
-    async def _change(self, stream: Stream, changed: Callable[[StreamState], StreamState]) -> None:
+    async def _change(
+        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None = None
+    ) -> Epoch:
         # Each change starts from the outcome of the one before: a record holds the whole state.
         async with stream.changing:
             if stream.deleted:
                 raise UnknownStream(stream.name)
-            await self._container_of(stream).update(_put(changed(stream.state)))
+            before, state = stream.state.current, changed(stream.state)
+            await self._container_of(stream).change_stream(stream, state)
+            if kind is not None:
+                self._record(stream, before, state.current, kind)
+            return state.current
+
+    def _record(self, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
+        going_on = {run.number for run in after.segments}
+        event = ScaleEvent(
+            time_ms=after.started_ms,
+            stream=stream.name,
+            epoch=after.epoch,
+            kind=kind,
+            reason=after.reason,
+            sealed=tuple(run.number for run in before.segments if run.number not in going_on),
+            opened=tuple(run.number for run in after.opened),
+        )
+        self.scaler_of(stream).record(event)
+        logger.info(
+            "stream scaled",
+            extra={"stream": event.stream, "epoch": event.epoch, "kind": kind, "reason": event.reason}
+            | {"sealed": event.sealed, "opened": event.opened},
+        )
+
+    def scaler_of(self, stream: Stream) -> Scaler:
+        """Who takes a stream's rates and scales it."""
+        return self.scalers[stream.state.container]
 
     def refresh_policies(self) -> None:
         """Ask for every stream's policy again (a default changed)."""

@@ -1,33 +1,45 @@
 """Streams: name, slots, configuration, and the history of their epochs. Pure state and its encoding.
 
-An epoch is one cut of the key space into active segments. Growing a stream is a scale: it seals every segment and
-begins the next epoch with more slots; slots keep their numbers, sequence numbers and state.
+An epoch is one cut of the key space into active segments. A scale seals neighbouring segments, opens others over the
+same slots and so begins the next epoch; the other segments go on. Growing a stream is a scale as well: it seals every
+segment, and the next epoch has more slots; slots keep their numbers, sequence numbers and state.
 
-**Invariant**: the segments of an epoch are runs of slots in key order that cover all slots once; epochs and segment
-numbers only grow; a stream's id is never used again.
+**Invariants**
+
+- The segments of an epoch are runs of slots in key order that cover all slots once.
+- Epochs and segment numbers only grow: a segment's number is never used again, so it is the segment's id in its stream.
+- A segment's slots never change, save that it is sealed when the stream grows.
+- A stream's id is never used again. What is sealed stays sealed, segment or stream.
 
 A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON object, version 1:
-``{"v", "id", "name", "uuid", "slots", "created_ms", "container", "config": {key: value},
+``{"v", "id", "name", "uuid", "slots", "created_ms", "container", "config": {key: value}, "sealed_ms"?,
 "epochs": [{"epoch", "started_ms", "reason", "slots", "segments": [[number, first, last], …]}, …]}``; first and last
-are positions in key order among that epoch's slots, last exclusive.
+are positions in key order among that epoch's slots, last exclusive. `segments` has those that the epoch opened (the
+first that is listed: all); of those before, what overlaps none of them goes on. `sealed_ms` is there once the stream
+takes no more entries.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from core.errors import CorruptState
-from core.keyspace import covers
+from core.keyspace import KeyRange, covers, position_of_slot, run_range
 
 if TYPE_CHECKING:
     from core.slot import Slot
 
 STATE_VERSION: Final = 1
+EPOCHS_MAX: Final = 10_000
+"""Epochs that a stream remembers, a hundred bytes each in every record of its state; older ones are forgotten. One
+scale every ten minutes, the scaler's own pace, takes ten weeks to get there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +59,43 @@ class Epoch:
     started_ms: int
     reason: str
     slots: int
-    segments: tuple[SegmentRun, ...]
+    segments: tuple[SegmentRun, ...]  # in key order
+    opened: tuple[SegmentRun, ...]  # of these, the ones that this epoch began with
+    encoded: str = field(init=False, repr=False, compare=False)  # once for all: a state holds thousands of epochs
 
     def __post_init__(self) -> None:
         if not covers([(s.first, s.last) for s in self.segments], self.slots):
             raise ValueError(f"segments of epoch {self.epoch} do not cover {self.slots} slots")
+        fields = {
+            "epoch": self.epoch,
+            "started_ms": self.started_ms,
+            "reason": self.reason,
+            "slots": self.slots,
+            "segments": [[run.number, run.first, run.last] for run in self.opened],
+        }
+        object.__setattr__(self, "encoded", json.dumps(fields, separators=(",", ":")))
 
     def segment_id(self, run: SegmentRun) -> int:
         """Unique in the stream for ever."""
-        return self.epoch << 32 | run.number
+        return run.number
+
+    def key_range(self, run: SegmentRun) -> KeyRange:
+        return run_range(run.first, run.last, self.slots)
+
+    def run(self, number: int) -> SegmentRun:
+        """The segment of that number. Raises ValueError when it is not one of this epoch's."""
+        found = next((run for run in self.segments if run.number == number), None)
+        if found is None:
+            raise ValueError(f"segment {number} is not active; active are {_numbers(self.segments)}")
+        return found
+
+    def run_at(self, position: int) -> SegmentRun:
+        """The segment that owns the slot at a position in key order."""
+        low, high = 0, len(self.segments)
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.segments[middle].first <= position else (low, middle)
+        return self.segments[low]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,61 +110,149 @@ class StreamState:
     container: int
     config: Mapping[str, str]
     epochs: tuple[Epoch, ...]
+    sealed_ms: int | None = None  # since when it takes no more entries
 
     @property
     def current(self) -> Epoch:
         return self.epochs[-1]
 
+    @property
+    def is_sealed(self) -> bool:
+        return self.sealed_ms is not None
+
     def grown(self, slots: int, now_ms: int) -> StreamState:
-        """The stream with more slots: the next epoch. Raises ValueError when that is no growth."""
+        """The stream with more slots, cut where it was cut: the next epoch.
+
+        Raises ValueError when that is no growth, or the stream is sealed.
+        """
+        self._check_open()
         if slots <= self.slots:
             raise ValueError(f"stream {self.name!r} has {self.slots} slots and cannot be made to have {slots}")
-        number = max(run.number for epoch in self.epochs for run in epoch.segments) + 1
-        epoch = Epoch(
-            self.current.epoch + 1,
-            now_ms,
-            f"grown from {self.slots} to {slots} slots",
-            slots,
-            (SegmentRun(number, 0, slots),),
-        )
-        return replace(self, slots=slots, epochs=(*self.epochs, epoch))
+        number = self._next_number()
+        old = self.current.segments
+        cuts = [run.first * slots // self.slots for run in old] + [slots]
+        opened = tuple(SegmentRun(number + n, *cut) for n, cut in enumerate(pairwise(cuts)))
+        return self._next(now_ms, f"grown from {self.slots} to {slots} slots", slots, opened, opened)
+
+    def scaled(self, sealed: Collection[int], cuts: Collection[int], now_ms: int, reason: str) -> StreamState:
+        """The stream with some neighbouring segments sealed, and others over their slots, cut at the positions `cuts`.
+
+        One segment and a cut is a split, several and no cut a merge. Raises ValueError for anything that is no scale.
+        """
+        self._check_open()
+        current = self.current
+        old = sorted((current.run(number) for number in set(sealed)), key=lambda run: run.first)
+        if not old:
+            raise ValueError("a scale seals at least one segment")
+        for left, right in pairwise(old):
+            if left.last != right.first:
+                raise ValueError(f"segments {left.number} and {right.number} are not neighbours")
+        first, last = old[0].first, old[-1].last
+        places = [first, *sorted(set(cuts)), last]
+        if any(not first < cut < last for cut in places[1:-1]):
+            raise ValueError(f"cuts lie between {first} and {last} in key order, not at {sorted(set(cuts))}")
+        if [run.first for run in old] == places[:-1]:
+            raise ValueError(f"segments {_numbers(old)} are cut like that already")
+        number = self._next_number()
+        opened = tuple(SegmentRun(number + n, *cut) for n, cut in enumerate(pairwise(places)))
+        return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
+
+    def sealed_at(self, now_ms: int) -> StreamState:
+        """The stream without an end to be appended to. Raises ValueError when it is sealed already."""
+        self._check_open()
+        return replace(self, sealed_ms=now_ms)
 
     def configured(self, config: Mapping[str, str]) -> StreamState:
         """The stream with other configuration."""
         return replace(self, config=dict(config))
 
+    def successors(self, number: int) -> tuple[int, ...]:
+        """The segments that took over a segment's key range when it was sealed; none while it is active."""
+        for before, after in pairwise(self.epochs):
+            run = next((run for run in before.segments if run.number == number), None)
+            if run is not None and run not in _kept(after):
+                return tuple(other.number for other in after.opened if _overlap(run, before, other, after))
+        return ()
+
+    def predecessors(self, number: int) -> tuple[int, ...]:
+        """The segments whose key ranges a segment took over when it was opened; none for one of the first epoch."""
+        for before, after in pairwise(self.epochs):
+            run = next((run for run in after.opened if run.number == number), None)
+            if run is not None:
+                return tuple(other.number for other in before.segments if _overlap(run, after, other, before))
+        return ()
+
     def encode(self) -> bytes:
         """The value of table ``streams``."""
-        return json.dumps(
-            {
-                "v": STATE_VERSION,
-                "id": self.id,
-                "name": self.name,
-                "uuid": self.uuid.hex,
-                "slots": self.slots,
-                "created_ms": self.created_ms,
-                "container": self.container,
-                "config": dict(self.config),
-                "epochs": [
-                    {
-                        "epoch": epoch.epoch,
-                        "started_ms": epoch.started_ms,
-                        "reason": epoch.reason,
-                        "slots": epoch.slots,
-                        "segments": [[run.number, run.first, run.last] for run in epoch.segments],
-                    }
-                    for epoch in self.epochs
-                ],
-            },
-            separators=(",", ":"),
-        ).encode()
+        fields = {
+            "v": STATE_VERSION,
+            "id": self.id,
+            "name": self.name,
+            "uuid": self.uuid.hex,
+            "slots": self.slots,
+            "created_ms": self.created_ms,
+            "container": self.container,
+            "config": dict(self.config),
+        }
+        if self.sealed_ms is not None:
+            fields["sealed_ms"] = self.sealed_ms
+        head = json.dumps(fields, separators=(",", ":")).removesuffix("}")
+        epochs = ",".join(epoch.encoded for epoch in self.epochs)
+        return f'{head},"epochs":[{epochs}]}}'.encode()
+
+    def _check_open(self) -> None:
+        if self.is_sealed:
+            raise ValueError(f"stream {self.name!r} is sealed")
+
+    def _next_number(self) -> int:
+        return max(run.number for run in self.current.segments) + 1  # the newest epoch opened the newest segments
+
+    def _next(
+        self, now_ms: int, reason: str, slots: int, segments: tuple[SegmentRun, ...], opened: tuple[SegmentRun, ...]
+    ) -> StreamState:
+        epoch = Epoch(self.current.epoch + 1, now_ms, reason, slots, segments, opened)
+        epochs = (*self.epochs, epoch)
+        if len(epochs) > EPOCHS_MAX:
+            oldest = epochs[1]
+            epochs = (replace(oldest, opened=oldest.segments), *epochs[2:])
+        return replace(self, slots=slots, epochs=epochs)
+
+
+def _numbers(runs: Sequence[SegmentRun]) -> str:
+    return ", ".join(str(run.number) for run in runs)
+
+
+def _continued(before: Sequence[SegmentRun], opened: Sequence[SegmentRun]) -> tuple[SegmentRun, ...]:
+    """An epoch's segments in key order: the opened ones, and those before that overlap none of them."""
+    first, last = min(run.first for run in opened), max(run.last for run in opened)
+    kept = [run for run in before if run.last <= first or last <= run.first]
+    return tuple(sorted((*kept, *opened), key=lambda run: run.first))
+
+
+def _kept(epoch: Epoch) -> set[SegmentRun]:
+    return set(epoch.segments) - set(epoch.opened)
+
+
+def _overlap(one: SegmentRun, its: Epoch, other: SegmentRun, others: Epoch) -> bool:
+    """Whether two segments share a part of the key space."""
+    return one.first * others.slots < other.last * its.slots and other.first * its.slots < one.last * others.slots
 
 
 def new_stream(
-    *, stream_id: int, name: str, uuid: UUID, slots: int, created_ms: int, container: int, config: Mapping[str, str]
+    *,
+    stream_id: int,
+    name: str,
+    uuid: UUID,
+    slots: int,
+    created_ms: int,
+    container: int,
+    config: Mapping[str, str],
+    segments: int = 1,
 ) -> StreamState:
-    """A stream in its first epoch, all of its slots in one segment."""
-    first = Epoch(0, created_ms, "created", slots, (SegmentRun(0, 0, slots),))
+    """A stream in its first epoch: its slots in so many segments, as far as there are slots for them."""
+    count = max(1, min(segments, slots))
+    runs = tuple(SegmentRun(n, slots * n // count, slots * (n + 1) // count) for n in range(count))
+    first = Epoch(0, created_ms, "created", slots, runs, runs)
     return StreamState(
         id=stream_id,
         name=name,
@@ -151,20 +279,41 @@ def decode_stream(value: bytes) -> StreamState:
             created_ms=fields["created_ms"],
             container=fields["container"],
             config=fields["config"],
-            epochs=tuple(map(_decode_epoch, fields["epochs"])),
+            epochs=tuple(_decode_epochs(fields["epochs"])),
+            sealed_ms=fields.get("sealed_ms"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"a stream's state cannot be read: {error!r}") from error
 
 
-def _decode_epoch(fields: Mapping[str, Any]) -> Epoch:
-    return Epoch(
-        fields["epoch"],
-        fields["started_ms"],
-        fields["reason"],
-        fields["slots"],
-        tuple(SegmentRun(*run) for run in fields["segments"]),
-    )
+def _decode_epochs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Epoch]:
+    before: tuple[SegmentRun, ...] = ()
+    for row in rows:
+        opened = tuple(SegmentRun(*run) for run in row["segments"])
+        before = _continued(before, opened)
+        yield Epoch(row["epoch"], row["started_ms"], row["reason"], row["slots"], before, opened)
+
+
+class ScalingKind(enum.Enum):
+    """What a stream's scaling goes by."""
+
+    FIXED = "fixed"  # nothing: it has the segments that it has, or `min_segments`
+    BYTES = "bytes"
+    EVENTS = "events"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPolicy:
+    """When a stream's segments split and merge."""
+
+    kind: ScalingKind = ScalingKind.FIXED
+    target_rate: float = 8 * 2**20  # per segment and second, bytes or events
+    factor: int = 4  # into how many pieces at most one split cuts
+    min_segments: int = 1
+
+    def __post_init__(self) -> None:
+        if self.target_rate <= 0 or self.factor < 2 or self.min_segments < 1:
+            raise ValueError(f"{self} makes no sense")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +334,18 @@ class StreamPolicy:
     max_lag_ms: int = 2**63 - 1  # how long they stay uncompacted
     tombstone_ms: int = 86_400_000
 
+    scaling: ScalingPolicy = ScalingPolicy()
+
 
 class Stream:
     """A live stream: its state, its slots as they are written, and what the gateway keeps beside it."""
 
-    __slots__ = ("_make_slot", "_slots", "changing", "deleted", "extension", "policy", "state")
+    __slots__ = ("_make_slot", "_slots", "changing", "deleted", "extension", "is_sealed", "logged", "policy", "state")
 
     def __init__(self, state: StreamState, policy: StreamPolicy, make_slot: Callable[[Stream, int], Slot]) -> None:
         self.state = state
+        self.logged = state  # the newest that the log was given: what appends go by
+        self.is_sealed = state.is_sealed  # of `logged`: it takes no more entries
         self.policy = policy
         self.deleted = False
         self.changing = asyncio.Lock()  # held while a change of the state is on its way to the log
@@ -237,16 +390,24 @@ class Stream:
         made = self._slots[number] = self._make_slot(self, number)
         return made
 
+    def known_slot(self, number: int) -> Slot | None:
+        """The slot of that number, if it was ever written or asked for."""
+        return self._slots.get(number)
+
     def written_slots(self) -> Iterator[Slot]:
         """The slots that memory holds: each one that was ever written or asked for."""
         return iter(self._slots.values())
 
-    def segment_id_of(self, number: int) -> int:
-        """The active segment that owns a slot."""
-        epoch = self.state.current
-        if len(epoch.segments) == 1:
-            return epoch.segment_id(epoch.segments[0])
-        from core.keyspace import position_of_slot
+    def go_by(self, state: StreamState) -> None:
+        """From here on appends lie behind this state in the log."""
+        is_cut_anew = state.epochs is not self.logged.epochs
+        self.logged = state
+        self.is_sealed = state.is_sealed
+        if is_cut_anew:
+            for slot in self._slots.values():
+                slot.segment_id = self.segment_id_of(slot.number)
 
-        position = position_of_slot(number, epoch.slots)
-        return next(epoch.segment_id(run) for run in epoch.segments if run.first <= position < run.last)
+    def segment_id_of(self, number: int) -> int:
+        """The active segment that owns a slot, as of what the log takes next."""
+        epoch = self.logged.current
+        return epoch.segment_id(epoch.run_at(position_of_slot(number, epoch.slots)))

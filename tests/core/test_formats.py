@@ -31,7 +31,7 @@ from core.log.format import (
 )
 from core.log.records import Delete, Operation, Put, Trim, decode_update, encode_update
 from core.log.replay import open_log_files, scan
-from core.slot import Slot
+from core.slot import SegmentStretch, Slot
 from core.stream import decode_stream, new_stream
 from core.writers import new_batch
 from tests.core.support import container_of, open_store, run
@@ -91,7 +91,8 @@ def stream_state() -> bytes:
         container=7,
         config={"retention.ms": "5"},
     )
-    return state.grown(16, 1_700_000_000_500).encode()
+    state = state.grown(16, 1_700_000_000_500).scaled([1], [4, 9], 1_700_000_000_600, "hot")
+    return state.scaled([2, 3], [], 1_700_000_000_700, "cold").sealed_at(1_700_000_000_800).encode()
 
 
 async def slot_in(directory: Path) -> Slot:
@@ -108,6 +109,7 @@ def slot_state(slot: Slot) -> bytes:
     slot.record_writer(77, new_batch(1, 2**31 - 2, 15, 5, 1_000), 2_000)
     slot.record_writer(77, new_batch(1, 3, 20, 5, 1_001), 2_001)
     slot.record_writer(77, new_batch(1, 8, 25, 5, 1_002), 2_002)
+    slot.segments = [SegmentStretch(10, 3, 300), SegmentStretch(14, 7, 400), SegmentStretch(25, 9, 880)]
     return slot.encode()
 
 
@@ -168,6 +170,7 @@ def test_slot_is_written_as_released(tmp_path: Path) -> None:
     assert again.epochs == [(0, 0), (2, 12)]
     assert again.writers is not None
     assert [batch.base for batch in again.writers[77].batches] == [15, 20]
+    assert again.segments == [SegmentStretch(10, 3, 300), SegmentStretch(14, 7, 400)]
 
 
 def test_update_is_written_as_released() -> None:

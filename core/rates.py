@@ -1,0 +1,148 @@
+"""How fast slots grow: exponentially weighted averages over several windows. The append path knows nothing of it.
+
+Whoever samples looks at what each slot has ever got (`Slot.total_bytes`, `Slot.end`) and when it looked last.
+A slot that got nothing costs one comparison; its averages fade when they are read.
+
+Averages begin at nothing, and are corrected for how short a time they have been taken: what comes evenly is read as it
+is from the first sample on.
+
+**Invariant**: the averages of a sum are the sums of averages, so a segment's rates are those of its slots, and do not
+begin anew when it is cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from core.keyspace import slot_at_position
+
+if TYPE_CHECKING:
+    from core.slot import Slot
+    from core.stream import SegmentRun, Stream
+
+MINUTE_S: Final = 60.0
+WINDOWS_S: Final = (10.0, 2 * MINUTE_S, 5 * MINUTE_S, 10 * MINUTE_S, 20 * MINUTE_S)
+"""The first is for people who watch, the others are the scaler's."""
+WATCHED, TWO, FIVE, TEN, TWENTY = range(len(WINDOWS_S))
+
+FADED: Final = 12 * WINDOWS_S[TWENTY]
+"""After so long without an entry a slot's averages are below one in 100,000 of what they were, and are dropped."""
+
+Averages = tuple[float, ...]
+"""One for each window, a second."""
+NOTHING: Final[Averages] = (0.0,) * len(WINDOWS_S)
+
+
+class Rate(NamedTuple):
+    """What comes just now."""
+
+    bytes_s: float
+    events_s: float
+
+
+class SlotRate:
+    """One slot's averages, as of `at`."""
+
+    __slots__ = ("at", "bytes", "events")
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.bytes = list(NOTHING)
+        self.events = list(NOTHING)
+
+
+class Rates:
+    """The averages of one container's slots. `factor` multiplies all windows; times are seconds that never go back."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self._taus = [window * factor for window in WINDOWS_S]
+        self._begun: float | None = None
+        self._now = 0.0
+        self._step = 0.0
+        self._weights: list[float] = list(NOTHING)
+        self._corrections: list[float] = list(NOTHING)
+
+    def begin(self, slots: Iterable[Slot], now: float) -> None:
+        """What slots have got up to here counts for nothing."""
+        self._begun = self._now = now
+        for slot in slots:
+            slot.sampled_bytes, slot.sampled_end, slot.rate = slot.total_bytes, slot.end, None
+
+    def step(self, now: float) -> None:
+        """The next sample begins: `sample` follows for every slot."""
+        assert self._begun is not None, "begin comes first"
+        self._step = now - self._now
+        self._now = now
+        self._weights = [1 - math.exp(-self._step / tau) for tau in self._taus]
+        age = now - self._begun
+        self._corrections = [1 / (1 - math.exp(-age / tau)) if age > 0 else 0.0 for tau in self._taus]
+
+    def sample(self, slots: Iterable[Slot]) -> None:
+        """Take in what these slots got since the last sample."""
+        if self._step <= 0:
+            return
+        for slot in slots:
+            if slot.total_bytes != slot.sampled_bytes:
+                self._sample(slot)
+
+    def _sample(self, slot: Slot) -> None:
+        size, count = slot.total_bytes - slot.sampled_bytes, slot.end - slot.sampled_end
+        slot.sampled_bytes, slot.sampled_end = slot.total_bytes, slot.end
+        rate = slot.rate
+        if rate is None:
+            rate = slot.rate = SlotRate(self._now)
+        # Nothing came up to this step, and what came in it came evenly.
+        elapsed = max(0.0, self._now - rate.at)
+        bytes_s, events_s = size / self._step, count / self._step
+        for n, (tau, weight) in enumerate(zip(self._taus, self._weights, strict=True)):
+            faded = 1 - weight if elapsed <= self._step else math.exp(-elapsed / tau)
+            rate.bytes[n] = rate.bytes[n] * faded + bytes_s * weight
+            rate.events[n] = rate.events[n] * faded + events_s * weight
+        rate.at = self._now
+
+    def forget(self, slots: Iterable[Slot]) -> None:
+        """Drop the averages of slots that got nothing for a long time."""
+        faded = self._now - FADED * self._taus[TWENTY] / WINDOWS_S[TWENTY]
+        for slot in slots:
+            if slot.rate is not None and slot.rate.at < faded:
+                slot.rate = None
+
+    # Reading
+
+    def of_slot(self, slot: Slot) -> Rate:
+        return Rate(self.bytes_of(slot)[WATCHED], self.events_of(slot)[WATCHED])
+
+    def of_segment(self, stream: Stream, run: SegmentRun) -> Rate:
+        """Of an active segment: what its slots get."""
+        rates = [self.of_slot(slot) for slot in slots_of(stream, run) if slot is not None and slot.rate is not None]
+        return Rate(sum(rate.bytes_s for rate in rates), sum(rate.events_s for rate in rates))
+
+    def of_stream(self, stream: Stream) -> Rate:
+        rates = [self.of_slot(slot) for slot in stream.written_slots() if slot.rate is not None]
+        return Rate(sum(rate.bytes_s for rate in rates), sum(rate.events_s for rate in rates))
+
+    def bytes_of(self, slot: Slot) -> Averages:
+        """All windows."""
+        return NOTHING if slot.rate is None else self._read(slot.rate.bytes, slot.rate.at)
+
+    def events_of(self, slot: Slot) -> Averages:
+        """All windows."""
+        return NOTHING if slot.rate is None else self._read(slot.rate.events, slot.rate.at)
+
+    def _read(self, averages: list[float], at: float) -> Averages:
+        idle = self._now - at
+        if idle <= 0:
+            return tuple(map(float.__mul__, averages, self._corrections))
+        return tuple(
+            average * correction * math.exp(-idle / tau)
+            for average, correction, tau in zip(averages, self._corrections, self._taus, strict=True)
+        )
+
+
+def slots_of(stream: Stream, run: SegmentRun) -> Iterator[Slot | None]:
+    """An active segment's slots in key order; None for one that memory does not hold: it was never written to."""
+    slots = stream.slot_count
+    for position in range(run.first, run.last):
+        yield stream.known_slot(slot_at_position(position, slots))

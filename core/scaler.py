@@ -1,0 +1,216 @@
+"""The scaler: takes a container's rates and scales its streams as their policies ask.
+
+What to do is `core.scaling`'s; this looks, asks, and does it. Streams are looked at between others' work, and a scale
+that has become impossible meanwhile is not done.
+
+How long a segment has lived is counted from when this process first saw it: after a start nothing scales before the
+rates are worth something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from core.errors import StorageFailure, StoreError
+from core.keyspace import slot_at_position
+from core.rates import NOTHING, WATCHED, Averages, Rates, slots_of
+from core.scaling import AtLimit, Decision, SegmentLoad, at_limit, decide
+from core.stream import Epoch, ScalingKind, SegmentRun, Stream
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.slot import Slot
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_S: Final = 1.0
+DECIDE_S: Final = 5.0
+"""Multiplied by the time factor, as the windows are; but nothing happens more often than `TICK_MIN_S`."""
+TICK_MIN_S: Final = 0.05
+SLICE_SLOTS: Final = 2000
+"""Slots that one turn of the event loop looks at."""
+EVENTS_MAX: Final = 1_000
+"""Scale events that are remembered for whoever looks; the streams' epochs remember all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleEvent:
+    """A scale that happened."""
+
+    time_ms: int
+    stream: str
+    epoch: int
+    kind: str  # split, merge, manual, grown
+    reason: str
+    sealed: tuple[int, ...]
+    opened: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A stream that would split further and cannot: one of its segments is a single slot."""
+
+    stream: str
+    segment: int
+    slot: int
+    rate: float  # bytes or events per second, as the policy counts
+    reason: str
+    advice: str
+
+
+Scale = Callable[[Stream, Decision], Awaitable[object]]
+
+
+class Scaler:
+    """The scaler of one container. `events`: newest last. `limits`: as of the last look."""
+
+    def __init__(self, container: Container, scale: Scale) -> None:
+        self._container = container
+        self._scale = scale
+        self._factor = container.config.scaler_time_factor
+        self.rates = Rates(self._factor)
+        self.events: deque[ScaleEvent] = deque(maxlen=EVENTS_MAX)
+        self.counts: Counter[str] = Counter()  # scales since the start, by kind
+        self._limits: dict[int, Sequence[Limit]] = {}
+        self._seen: dict[int, dict[int, float]] = {}  # stream id: active segment: since when, monotonic s
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Scaler {self._container.id}: {dict(self.counts)}>"
+
+    @property
+    def limits(self) -> list[Limit]:
+        return [limit for limits in self._limits.values() for limit in limits]
+
+    def start(self) -> None:
+        self.begin()
+        self._task = asyncio.create_task(self._run(), name=f"scaler-{self._container.id}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def record(self, event: ScaleEvent) -> None:
+        """A scale has happened, whoever wanted it."""
+        self.events.append(event)
+        self.counts[event.kind] += 1
+
+    def begin(self) -> None:
+        """Rates count from here on."""
+        slots = (slot for stream in self._container.streams.values() for slot in stream.written_slots())
+        self.rates.begin(slots, self._container.clock.monotonic_s())
+
+    async def _run(self) -> None:
+        pause_s = min(SAMPLE_S, max(TICK_MIN_S, DECIDE_S * self._factor))
+        decide_s = max(pause_s, DECIDE_S * self._factor)
+        decide_at = 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.sample()
+                now = self._container.clock.monotonic_s()
+                if now >= decide_at:
+                    decide_at = now + decide_s
+                    await self.scale_once()
+            except StorageFailure:
+                return  # the log is poisoned: the process is ending
+            except StoreError as error:
+                logger.warning("scaling will be tried again", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("scaling failed and will be tried again")
+
+    async def sample(self) -> None:
+        """Take the rates of all slots."""
+        self.rates.step(self._container.clock.monotonic_s())
+        for stream in list(self._container.streams.values()):
+            for some in _slices(list(stream.written_slots())):
+                self.rates.sample(some)
+                await asyncio.sleep(0)
+
+    async def scale_once(self) -> int:
+        """Do for each stream the scale that it needs most; returns how many were done. Raises StoreError."""
+        done = 0
+        streams = self._container.streams
+        for gone in [stream_id for stream_id in self._seen if stream_id not in streams]:
+            del self._seen[gone]
+            self._limits.pop(gone, None)
+        for stream in list(streams.values()):
+            decision = self._look_at(stream)
+            if decision is not None:
+                try:
+                    await self._scale(stream, decision)
+                    done += 1
+                except ValueError as error:
+                    logger.info("a scale came too late", extra={"stream": stream.name, "reason": str(error)})
+            await asyncio.sleep(0)
+        return done
+
+    def _look_at(self, stream: Stream) -> Decision | None:
+        self.rates.forget(stream.written_slots())
+        policy, epoch = stream.policy.scaling, stream.state.current
+        self._limits.pop(stream.id, None)
+        ages = self._ages(stream, epoch)
+        is_done = policy.kind is ScalingKind.FIXED or (len(epoch.segments) == 1 and epoch.slots > 1 and _idle(stream))
+        if stream.deleted or stream.is_sealed or (is_done and len(epoch.segments) >= policy.min_segments):
+            return None
+        averages_of = self.rates.events_of if policy.kind is ScalingKind.EVENTS else self.rates.bytes_of
+        loads = [
+            SegmentLoad(run, ages[run.number] / self._factor, _sum(map(averages_of, _lively(stream, run))))
+            for run in epoch.segments
+        ]
+        if limits := at_limit(policy, loads):
+            self._limits[stream.id] = [_limit(stream, limit) for limit in limits]
+
+        def slot_rates(run: SegmentRun) -> Sequence[float]:
+            return [0.0 if slot is None else max(averages_of(slot)[WATCHED + 1 :]) for slot in slots_of(stream, run)]
+
+        return decide(policy, epoch, loads, slot_rates)
+
+    def _ages(self, stream: Stream, epoch: Epoch) -> dict[int, float]:
+        """How long each active segment has been seen, s."""
+        now = self._container.clock.monotonic_s()
+        before = self._seen.get(stream.id, {})
+        seen = self._seen[stream.id] = {run.number: before.get(run.number, now) for run in epoch.segments}
+        return {number: now - since for number, since in seen.items()}
+
+
+def _idle(stream: Stream) -> bool:
+    return all(slot.rate is None for slot in stream.written_slots())
+
+
+def _lively(stream: Stream, run: SegmentRun) -> Iterator[Slot]:
+    return (slot for slot in slots_of(stream, run) if slot is not None and slot.rate is not None)
+
+
+def _sum(rows: Iterator[Averages]) -> Averages:
+    total = next(rows, None)
+    if total is None:
+        return NOTHING
+    sums = list(total)
+    for row in rows:
+        for n, value in enumerate(row):
+            sums[n] += value
+    return tuple(sums)
+
+
+def _slices(slots: Sequence[Slot]) -> Iterator[Sequence[Slot]]:
+    remaining = iter(slots)
+    while some := list(islice(remaining, SLICE_SLOTS)):
+        yield some
+
+
+def _limit(stream: Stream, limit: AtLimit) -> Limit:
+    slot = slot_at_position(limit.run.first, stream.slot_count)
+    advice = (
+        "A slot is the smallest piece of the key space: it does not split. Give its keys more variety, give the "
+        "stream more slots (a topic more partitions), or raise penstock.scaling.target.rate."
+    )
+    return Limit(stream.name, limit.run.number, slot, limit.rate, limit.why, advice)

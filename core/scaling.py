@@ -1,0 +1,170 @@
+"""When segments split and merge. Pure: rates in, decisions out.
+
+Thresholds and windows are Pravega's: a segment splits that gets more than five times the target over two minutes, twice
+the target over five, or the target over ten; neighbours merge of which each got less than half of it over twenty.
+
+No flapping, because of four rules. A segment younger than the cool-down is left alone, and does not merge before it
+has lived for the window that would say so. What merges is clearly less, in every window, than what splits. A split is
+cut where it balances the measured load. A stream scales once at a time.
+
+**Invariants**: never fewer segments than `min_segments` by a merge, never more than `factor` pieces by a split, never
+a cut inside of a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from core.rates import FIVE, MINUTE_S, TEN, TWENTY, TWO, WINDOWS_S, Averages
+from core.stream import Epoch, ScalingKind, ScalingPolicy, SegmentRun
+
+SPLITS: Final = ((TWO, 5.0), (FIVE, 2.0), (TEN, 1.0))
+"""Window, and how many times the target makes a segment split."""
+MERGE_BELOW: Final = 0.5
+MERGED_BELOW: Final = 0.8
+"""Of the target, in every window: what merged stays clear of what splits."""
+COOL_DOWN_S: Final = 10 * MINUTE_S
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLoad:
+    """An active segment: how long it has been one (seconds, divided by the time factor), and what it gets."""
+
+    run: SegmentRun
+    age_s: float
+    averages: Averages
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with a stream; see `StreamState.scaled`."""
+
+    kind: str  # split, merge
+    sealed: tuple[int, ...]
+    cuts: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AtLimit:
+    """A segment that ought to split and cannot: it has one slot."""
+
+    run: SegmentRun
+    rate: float
+    why: str
+
+
+SlotRates = Callable[[SegmentRun], Sequence[float]]
+"""What the slots of a segment get, in key order; asked for only where it is to be cut."""
+
+
+def decide(policy: ScalingPolicy, epoch: Epoch, loads: Sequence[SegmentLoad], slot_rates: SlotRates) -> Decision | None:
+    """The one scale that a stream needs most, if any. `loads`: all active segments, in key order."""
+    decision = _to_the_minimum(policy, epoch, loads, slot_rates)
+    if decision is None and policy.kind is not ScalingKind.FIXED:
+        decision = _split(policy, loads, slot_rates) or _merge(policy, loads)
+    return decision
+
+
+def at_limit(policy: ScalingPolicy, loads: Sequence[SegmentLoad]) -> list[AtLimit]:
+    """Segments that ought to split and have one slot."""
+    if policy.kind is ScalingKind.FIXED:
+        return []
+    hot = ((load, _why_hot(policy, load)) for load in loads if load.run.last - load.run.first == 1)
+    return [AtLimit(load.run, _rate(load), why) for load, why in hot if why is not None]
+
+
+def balanced_cuts(run: SegmentRun, rates: Sequence[float], pieces: int) -> tuple[int, ...]:
+    """Where to cut a segment so that each piece gets about the same; `rates` of its slots in key order.
+
+    Without any load, pieces have about the same number of slots. Fewer cuts than asked for if there are few slots.
+    """
+    slots = run.last - run.first
+    pieces = min(pieces, slots)
+    weights = rates if sum(rates) > 0 else [1.0] * slots
+    before = [0.0, *accumulate(weights)]
+    cuts: list[int] = []
+    for n in range(1, pieces):
+        ideal = before[-1] * n / pieces
+        low, high = (cuts[-1] if cuts else 0) + 1, slots - (pieces - n)  # each piece has a slot
+        cuts.append(min(range(low, high + 1), key=lambda place: abs(before[place] - ideal)))
+    return tuple(run.first + cut for cut in cuts)
+
+
+def _to_the_minimum(
+    policy: ScalingPolicy, epoch: Epoch, loads: Sequence[SegmentLoad], slot_rates: SlotRates
+) -> Decision | None:
+    missing = min(policy.min_segments, epoch.slots) - len(loads)
+    if missing <= 0:
+        return None
+    wide = [load for load in loads if load.run.last - load.run.first > 1]
+    widest = max(wide, key=lambda load: (_rate(load), load.run.last - load.run.first))
+    cuts = balanced_cuts(widest.run, slot_rates(widest.run), min(missing + 1, policy.factor))
+    return Decision("split", (widest.run.number,), cuts, f"min.segments is {policy.min_segments}")
+
+
+def _split(policy: ScalingPolicy, loads: Sequence[SegmentLoad], slot_rates: SlotRates) -> Decision | None:
+    hot = [(load, why) for load in loads if load.run.last - load.run.first > 1 and (why := _why_hot(policy, load))]
+    if not hot:
+        return None
+    load, why = max(hot, key=lambda one: _rate(one[0]))
+    pieces = max(2, min(policy.factor, -int(-_rate(load) // policy.target_rate)))
+    return Decision("split", (load.run.number,), balanced_cuts(load.run, slot_rates(load.run), pieces), why)
+
+
+def _why_hot(policy: ScalingPolicy, load: SegmentLoad) -> str | None:
+    """Why a segment should split; None if it should not."""
+    if load.age_s < COOL_DOWN_S:
+        return None
+    for window, times in SPLITS:
+        average = load.averages[window]
+        if average > times * policy.target_rate:
+            minutes = WINDOWS_S[window] / MINUTE_S
+            limit = "the target" if times == 1 else f"{times:g} times the target"
+            return f"{_told(policy, average)} over {minutes:g} minutes, more than {limit} of {_told(policy)}"
+    return None
+
+
+def _rate(load: SegmentLoad) -> float:
+    """What a segment gets, as far as it matters for a split."""
+    return max(load.averages[window] for window, _ in SPLITS)
+
+
+def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad]) -> Decision | None:
+    spare = len(loads) - max(1, policy.min_segments)
+    if spare <= 0:
+        return None
+    target = policy.target_rate
+    found: list[Sequence[SegmentLoad]] = []
+    for begin in range(len(loads) - 1):
+        end = begin
+        sums = [0.0] * len(WINDOWS_S)
+        while end < len(loads) and end - begin <= spare and _is_cold(loads[end], target):
+            sums = [a + b for a, b in zip(sums, loads[end].averages, strict=True)]
+            if max(sums[TWO:]) >= MERGED_BELOW * target:
+                break
+            end += 1
+        if end - begin > 1:
+            found.append(loads[begin:end])
+    if not found:
+        return None
+    chosen = max(found, key=lambda some: (len(some), -sum(load.averages[TWENTY] for load in some)))
+    total = sum(load.averages[TWENTY] for load in chosen)
+    why = f"{_told(policy, total)} together over 20 minutes, each less than half of the target of {_told(policy)}"
+    return Decision("merge", tuple(load.run.number for load in chosen), (), why)
+
+
+def _is_cold(load: SegmentLoad, target: float) -> bool:
+    return load.age_s >= WINDOWS_S[TWENTY] and load.averages[TWENTY] < MERGE_BELOW * target
+
+
+def _told(policy: ScalingPolicy, rate: float | None = None) -> str:
+    rate = policy.target_rate if rate is None else rate
+    if policy.kind is ScalingKind.EVENTS:
+        return f"{rate:,.0f} events/s"
+    if rate < 10_000:
+        return f"{rate:,.0f} bytes/s"
+    return f"{rate / 1000:,.0f} kB/s" if rate < 10_000_000 else f"{rate / 1_000_000:,.1f} MB/s"
