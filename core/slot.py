@@ -13,7 +13,7 @@ A slot's value in the applied state, little-endian (preceded by the LSN that it 
     i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
     u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
     (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each;
-    then, if there are any, (i64 first sequence number, u64 segment, u64 bytes before it) for each stretch of `segments`
+    u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each
 """
 
 from __future__ import annotations
@@ -252,7 +252,9 @@ class Slot:
         for writer_id, state, batches in writers:
             parts.append(_WRITER.pack(writer_id, batches[-1].epoch, state.last_use_ms, len(batches)))
             parts += [_BATCH.pack(*batch) for batch in batches]
-        parts += [_SEGMENT.pack(*stretch) for stretch in self._untiered_segments() if stretch.first < durable]
+        stretches = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
+        parts.append(_COUNT.pack(len(stretches)))
+        parts += [_SEGMENT.pack(*stretch) for stretch in stretches]
         return b"".join(parts)
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
@@ -287,7 +289,11 @@ class Slot:
                     position += _BATCH.size
                 assert self.writers is not None
                 self.writers[writer_id] = state
-            self.segments = [SegmentStretch(*fields) for fields in _SEGMENT.iter_unpack(value[position:])]
+            (stretches,) = _COUNT.unpack_from(value, position)
+            position += _COUNT.size
+            self.segments = [
+                SegmentStretch(*_SEGMENT.unpack_from(value, position + n * _SEGMENT.size)) for n in range(stretches)
+            ]
         except struct.error as error:
             raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error
 
@@ -302,7 +308,7 @@ def encode_head(
     tiered_bytes: int,
     epochs: Sequence[tuple[int, int]],
 ) -> bytes:
-    """The part of a slot's value before its writers."""
+    """The part of a slot's value before its writers and its segments' stretches."""
     return b"".join(
         (
             _HEAD.pack(STATE_VERSION, start, end, total_bytes, start_bytes, tiered_end, tiered_bytes, len(epochs)),
@@ -311,5 +317,5 @@ def encode_head(
     )
 
 
-NO_WRITERS: Final = _COUNT.pack(0)
-"""What follows the head of a slot that knows no writers."""
+NO_WRITERS: Final = _COUNT.pack(0) + _COUNT.pack(0)
+"""What follows the head of a slot that knows no writers, and whose entries are all in chunks."""
