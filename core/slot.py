@@ -150,6 +150,11 @@ class Slot:
         kept.append(SegmentStretch(first, segment_id, self.total_bytes))
         self.segments = kept[-SEGMENTS_MAX:]
 
+    def appended_to(self, segment_id: int) -> int:
+        """Bytes that went to a segment since it was opened, if it is the one that was appended to last."""
+        newest = self.segments[-1] if self.segments else None
+        return self.total_bytes - newest.bytes_before if newest is not None and newest.id == segment_id else 0
+
     def _untiered_segments(self) -> list[SegmentStretch]:
         done = self.untiered_from[0]
         known = self.segments

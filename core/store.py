@@ -307,6 +307,10 @@ class Store:
             if stream.deleted:
                 raise UnknownStream(stream.name)
             before, state = stream.state.current, changed(stream.state)
+            if state.current is not before:
+                going_on = {run.number for run in state.current.segments}
+                sealed = [run for run in before.segments if run.number not in going_on]
+                state = state.measured({run.number: stream.segment_bytes(run) for run in sealed})
             await self._container_of(stream).change_stream(stream, state)
             if kind is not None:
                 self._record(stream, before, state.current, kind)

@@ -15,8 +15,8 @@ A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON ob
 ``{"v", "id", "name", "uuid", "slots", "created_ms", "container", "config": {key: value}, "sealed_ms"?,
 "epochs": [{"epoch", "started_ms", "reason", "slots", "segments": [[number, first, last], …]}, …]}``; first and last
 are positions in key order among that epoch's slots, last exclusive. `segments` has those that the epoch opened (the
-first that is listed: all); of those before, what overlaps none of them goes on. `sealed_ms` is there once the stream
-takes no more entries.
+first that is listed: all); of those before, what overlaps none of them goes on. An epoch that sealed some has
+``"sealed": [[number, bytes appended to it], …]`` as well. `sealed_ms` is there once the stream takes no more entries.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from core.errors import CorruptState
-from core.keyspace import KeyRange, covers, position_of_slot, run_range
+from core.keyspace import KeyRange, covers, position_of_slot, run_range, slot_at_position
 
 if TYPE_CHECKING:
     from core.slot import Slot
@@ -61,18 +61,21 @@ class Epoch:
     slots: int
     segments: tuple[SegmentRun, ...]  # in key order
     opened: tuple[SegmentRun, ...]  # of these, the ones that this epoch began with
+    sealed_bytes: tuple[tuple[int, int], ...] = ()  # number and size of those that ended with the epoch before
     encoded: str = field(init=False, repr=False, compare=False)  # once for all: a state holds thousands of epochs
 
     def __post_init__(self) -> None:
         if not covers([(s.first, s.last) for s in self.segments], self.slots):
             raise ValueError(f"segments of epoch {self.epoch} do not cover {self.slots} slots")
-        fields = {
+        fields: dict[str, object] = {
             "epoch": self.epoch,
             "started_ms": self.started_ms,
             "reason": self.reason,
             "slots": self.slots,
             "segments": [[run.number, run.first, run.last] for run in self.opened],
         }
+        if self.sealed_bytes:
+            fields["sealed"] = self.sealed_bytes
         object.__setattr__(self, "encoded", json.dumps(fields, separators=(",", ":")))
 
     def segment_id(self, run: SegmentRun) -> int:
@@ -165,6 +168,11 @@ class StreamState:
     def configured(self, config: Mapping[str, str]) -> StreamState:
         """The stream with other configuration."""
         return replace(self, config=dict(config))
+
+    def measured(self, sealed_bytes: Mapping[int, int]) -> StreamState:
+        """The stream with the sizes of the segments that the newest epoch sealed."""
+        newest = replace(self.current, sealed_bytes=tuple(sorted(sealed_bytes.items())))
+        return replace(self, epochs=(*self.epochs[:-1], newest))
 
     def successors(self, number: int) -> tuple[int, ...]:
         """The segments that took over a segment's key range when it was sealed; none while it is active."""
@@ -291,7 +299,8 @@ def _decode_epochs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Epoch]:
     for row in rows:
         opened = tuple(SegmentRun(*run) for run in row["segments"])
         before = _continued(before, opened)
-        yield Epoch(row["epoch"], row["started_ms"], row["reason"], row["slots"], before, opened)
+        sealed = tuple((number, size) for number, size in row.get("sealed", ()))
+        yield Epoch(row["epoch"], row["started_ms"], row["reason"], row["slots"], before, opened, sealed)
 
 
 class ScalingKind(enum.Enum):
@@ -397,6 +406,11 @@ class Stream:
     def written_slots(self) -> Iterator[Slot]:
         """The slots that memory holds: each one that was ever written or asked for."""
         return iter(self._slots.values())
+
+    def segment_bytes(self, run: SegmentRun) -> int:
+        """What was appended to an active segment."""
+        slots = (self.known_slot(slot_at_position(place, self.slot_count)) for place in range(run.first, run.last))
+        return sum(slot.appended_to(run.number) for slot in slots if slot is not None)
 
     def go_by(self, state: StreamState) -> None:
         """From here on appends lie behind this state in the log."""
