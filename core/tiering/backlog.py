@@ -1,16 +1,18 @@
 """What of a slot is in no chunk yet, and how it is cut into chunks.
 
 A segment with much to tier is cut along the log: first what lies in its oldest files, so that these files come free
-first. What many slots have little of goes together, as much as fits into one chunk.
+first. What many slots have little of goes together, as much as fits into one chunk. A slot whose segment was sealed has
+a backlog for each segment that it was appended to.
 
 **Invariants**: pieces end between entries and below what was durable when the cut was made; the pieces of a slot follow
-one another without a gap; no chunk gets more than `RUNS_MAX` pieces.
+one another without a gap, and none spans a seal; no chunk gets more than `RUNS_MAX` pieces, or two of one slot and one
+segment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -31,9 +33,10 @@ HURRY: Final = 2
 
 
 class Backlog(NamedTuple):
-    """A slot's stretch that waits: sequence numbers [first, end), and the bytes of the slot before it."""
+    """A slot's stretch that waits in one segment: sequence numbers [first, end), and the slot's bytes before it."""
 
     slot: Slot
+    segment_id: int
     first: int
     end: int
     bytes_before: int
@@ -42,9 +45,10 @@ class Backlog(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk takes of a slot."""
+    """What one chunk takes of a slot: entries of one segment."""
 
     slot: Slot
+    segment_id: int
     first: int
     end: int
     bytes_before: int
@@ -53,7 +57,20 @@ class Piece:
     @property
     def place(self) -> tuple[int, int, int]:
         """How the runs of a chunk are sorted."""
-        return self.slot.stream.id, self.slot.segment_id, self.slot.number
+        return self.slot.stream.id, self.segment_id, self.slot.number
+
+
+def backlogs_of(slot: Slot, first: int, bytes_before: int) -> Iterator[Backlog]:
+    """What waits of a slot from a place on, oldest segment first."""
+    end, end_bytes = slot.stable_end, slot.durable_bytes
+    while first < end:
+        segment_id, following = slot.segment_at(first)
+        if following is None or following.first >= end:
+            yield Backlog(slot, segment_id, first, end, bytes_before, end_bytes - bytes_before)
+            return
+        size = following.bytes_before - bytes_before
+        yield Backlog(slot, segment_id, first, following.first, bytes_before, size)
+        first, bytes_before = following.first, following.bytes_before
 
 
 def cut_segment(reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, *, whole: bool) -> list[list[Piece]]:
@@ -113,9 +130,7 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
             yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
 
 
-def _payloads(
-    reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns
-) -> Iterator[tuple[Buffer, int]]:
+def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:
     held = getattr(rows, "payload", None)
     row, last = max(0, rows.row_of(piece.first)), len(rows.base)
     while row < last and rows.base[row] < piece.end:
@@ -138,6 +153,7 @@ class _Stretch:
 
     file_lsn: int
     slot: Slot
+    segment_id: int
     first: int
     bytes_before: int
     ends: Sequence[int]
@@ -153,7 +169,7 @@ class _Stretch:
         if begin < stop:
             first = self.ends[begin - 1] if begin else self.first
             before = self.bytes_before + sum(self.sizes[:begin])
-            yield Piece(self.slot, first, self.ends[stop - 1], before, sum(self.sizes[begin:stop]))
+            yield Piece(self.slot, self.segment_id, first, self.ends[stop - 1], before, sum(self.sizes[begin:stop]))
 
 
 def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
@@ -169,20 +185,19 @@ def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
         if not ends:
             return
         sizes = rows.length[begin : begin + len(ends)]
-        yield _Stretch(file_lsn, backlog.slot, first, before, ends, sizes)
+        yield _Stretch(file_lsn, backlog.slot, backlog.segment_id, first, before, ends, sizes)
         first, before = ends[-1], before + sum(sizes)
 
 
 def _joined(earlier: list[Piece], later: list[Piece]) -> list[Piece]:
-    """Pieces of the same slots, one after the other, as one piece for each slot."""
+    """Pieces of the same slots and segment, one after the other, as one piece for each slot."""
     known = {piece.slot: piece for piece in earlier}
     for piece in later:
         old = known.get(piece.slot)
-        known[piece.slot] = (
-            piece
-            if old is None
-            else Piece(piece.slot, old.first, piece.end, old.bytes_before, old.size + piece.size)
-        )
+        if old is not None:
+            size = old.size + piece.size
+            piece = replace(old, end=piece.end, size=size)  # noqa: PLW2901 - both as one
+        known[piece.slot] = piece
     return list(known.values())
 
 

@@ -1,9 +1,9 @@
 """Moves entries from the log into chunks, in the background.
 
-A segment is due when it has `chunk_bytes` that are in no chunk. When something is older than `chunk_age_ms`, all that
-is at least half as old goes in one round, many slots in one object: so rounds by age cost at most two puts a minute
-times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or `RUNS_MAX` slots, however many slots there are. A log
-that is half full takes everything, every `PRESSURE_PAUSE_S`.
+A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed. When something is older than
+`chunk_age_ms`, all that is at least half as old goes in one round, many slots in one object: so rounds by age cost at
+most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or `RUNS_MAX` slots, however many
+slots there are. A log that is half full takes everything, every `PRESSURE_PAUSE_S`.
 
 **Invariants**
 
@@ -22,11 +22,12 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.errors import OutOfRange, StorageFailure, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
-from core.tiering.backlog import Backlog, Piece, cut_segment, entries, pack
+from core.tiering.backlog import Backlog, Piece, backlogs_of, cut_segment, entries, pack
 from core.tiering.pacing import Pace
 from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
@@ -166,8 +167,9 @@ class StorageWriter:
             return
         now, container = self._clock.monotonic_s(), self._container
         began = time.perf_counter()
-        waiting, oldest = await self._waiting()
+        waiting, sealed, oldest = await self._waiting()
         self._look_at = now + LOOK_COST * (time.perf_counter() - began)
+        await self._start_sealed(sealed)
         rest: list[Slot] = []
         for slots, size in waiting.values():
             if size >= self._config.chunk_bytes:
@@ -180,9 +182,11 @@ class StorageWriter:
         elif now - oldest >= (age_s := self._config.chunk_age_ms / 1000):
             await self._start([s for s in rest if now - container.untiered.get(s, now) >= age_s / 2], by_age=True)
 
-    async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], float]:
-        """Slots with something to tier and about how many bytes it is, by stream and segment; since when the oldest."""
+    async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], list[Slot], float]:
+        """What there is to tier: slots and about how many bytes, by stream and segment; slots of which a part lies in
+        sealed segments; since when the oldest waits."""
         container = self._container
+        sealed: list[Slot] = []
         oldest = self._clock.monotonic_s()
         slots_of: dict[tuple[int, int], list[Slot]] = {}
         size_of: dict[tuple[int, int], int] = {}
@@ -196,11 +200,13 @@ class StorageWriter:
                     continue
                 segment = slot.stream.id, slot.segment_id
                 slots_of.setdefault(segment, []).append(slot)
+                if slot.stream.is_sealed or slot.segment_at(first)[0] != slot.segment_id:
+                    sealed.append(slot)
                 size_of[segment] = size_of.get(segment, 0) + slot.total_bytes - before
                 oldest = min(oldest, since)
             await asyncio.sleep(0)
         self.untiered_bytes = sum(size_of.values())
-        return {segment: (slots, size_of[segment]) for segment, slots in slots_of.items()}, oldest
+        return {segment: (slots, size_of[segment]) for segment, slots in slots_of.items()}, sealed, oldest
 
     def _place_of(self, slot: Slot) -> tuple[int, int]:
         """Where what waits begins: behind what is in chunks or on its way there."""
@@ -208,25 +214,38 @@ class StorageWriter:
         planned = self._planned.get(slot)
         return (first, before) if planned is None or planned[0] <= first else planned[:2]
 
-    def _backlog(self, slot: Slot) -> Backlog:
-        first, before = self._place_of(slot)
-        return Backlog(slot, first, slot.stable_end, before, slot.durable_bytes - before)
+    def _backlogs(self, slot: Slot) -> Iterator[Backlog]:
+        """Of each segment that the slot was appended to, oldest first."""
+        return backlogs_of(slot, *self._place_of(slot))
+
+    async def _start_sealed(self, slots: Sequence[Slot]) -> None:
+        """What is left of sealed segments is due at once."""
+        backlogs = [backlog for slot in slots for backlog in self._backlogs(slot)]
+        await self._start_whole([b for b in backlogs if b.slot.stream.is_sealed or b.segment_id != b.slot.segment_id])
 
     async def _start(self, slots: Sequence[Slot], *, by_age: bool) -> None:
-        """Cut into chunks and begin to upload them."""
-        if not slots:
+        """Cut the oldest backlogs into chunks and begin to upload them."""
+        backlogs = [backlog for slot in slots for backlog in islice(self._backlogs(slot), 1)]
+        if by_age:
+            self.counters.rounds += bool(slots)
+            await self._start_whole(backlogs)
             return
         container, chunk_bytes = self._container, self._config.chunk_bytes
-        backlogs = [backlog for backlog in map(self._backlog, slots) if backlog.first < backlog.end]
         await container.log.synced(container.applied_lsn)
-        if by_age:
-            self.counters.rounds += 1
-            backlogs.sort(key=lambda backlog: (backlog.slot.stream.id, backlog.slot.segment_id, backlog.slot.number))
-            chunks = await container.catalog.run(pack, backlogs, chunk_bytes)
-        else:
-            chunks = await container.catalog.run(
-                lambda: cut_segment(container.reader, backlogs, chunk_bytes, whole=False)
-            )
+        self._begin(
+            await container.catalog.run(lambda: cut_segment(container.reader, backlogs, chunk_bytes, whole=False))
+        )
+
+    async def _start_whole(self, backlogs: list[Backlog]) -> None:
+        """Pack backlogs into chunks, all of them, and begin to upload those."""
+        if backlogs:
+            container = self._container
+            backlogs.sort(key=lambda backlog: (backlog.slot.stream.id, backlog.segment_id, backlog.slot.number))
+            await container.log.synced(container.applied_lsn)
+            self._begin(await container.catalog.run(pack, backlogs, self._config.chunk_bytes))
+
+    def _begin(self, chunks: Sequence[list[Piece]]) -> None:
+        container = self._container
         now = self._clock.monotonic_s()
         for pieces in chunks[: 2 * self._config.tier2_uploads]:
             before = dict.fromkeys(self._planned[p.slot][2] for p in pieces if p.slot in self._planned)
@@ -402,7 +421,7 @@ class StorageWriter:
             first = max(found.first, slot.start)
             if first < found.end:
                 before = found.bytes_before if first == found.first else slot.start_bytes
-                pieces.append(Piece(slot, first, found.end, before, found.appended))
+                pieces.append(Piece(slot, found.segment_id, first, found.end, before, found.appended))
         if pieces:  # else it is the collector's
             pieces.sort(key=lambda piece: piece.place)
             self.counters.put_again += 1
@@ -454,7 +473,7 @@ class _Body:
         for piece in self._pieces:
             stream = piece.slot.stream
             segment = SegmentRef(
-                id=piece.slot.segment_id,
+                id=piece.segment_id,
                 stream=StreamRef(id=stream.id, uuid=stream.uuid, name=stream.name),
                 generation=0,
             )

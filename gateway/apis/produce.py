@@ -12,7 +12,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
-from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull
+from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
 from core.writers import Duplicate
 from gateway.apis import Api
 from gateway.batches import adapt_batch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
 NOT_ENOUGH_REPLICAS: Final = 19
 INVALID_REQUIRED_ACKS: Final = 21
+POLICY_VIOLATION: Final = 44
 OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45
 INVALID_PRODUCER_EPOCH: Final = 47
 INVALID_TXN_STATE: Final = 48
@@ -172,6 +173,8 @@ def _append(
         return index, OUT_OF_ORDER_SEQUENCE_NUMBER, -1, -1, slot.start, [], str(gap)
     except StaleWriterEpoch as stale:
         return index, INVALID_PRODUCER_EPOCH, -1, -1, slot.start, [], str(stale)
+    except StreamSealed as sealed:
+        return index, POLICY_VIOLATION, -1, -1, slot.start, [], str(sealed)
     except StorageFull as full:
         # Retriable in every client, and says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
         return index, NOT_ENOUGH_REPLICAS, -1, -1, slot.start, [], str(full)

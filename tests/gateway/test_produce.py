@@ -303,3 +303,23 @@ def test_large_requests_are_stored_whole(tmp_path: Path) -> None:
         assert bytes(stored[16:]) == bytes(big[16:])
 
     run(tmp_path, scenario)
+
+
+def test_sealed_topic(tmp_path: Path) -> None:
+    """A sealed topic answers POLICY_VIOLATION, knows what was sent to it before, and is still read."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        stream = broker.topics.get("t")
+        assert stream is not None
+        kept = batch(b"kept", producer_id=7, producer_epoch=0, base_sequence=0)
+        assert (await client.produce("t", kept)).error_code == 0
+        await broker.store.seal_stream(stream)
+        refused = await client.produce("t", batch(b"late"))
+        again = await client.produce("t", kept)
+        fetched = await client.fetch(("t", 0, 0))
+
+        assert (refused.error_code, refused.base_offset) == (44, -1)
+        assert (again.error_code, again.base_offset) == (0, 0)
+        assert values(fetched.responses[0].partitions[0].records) == [(0, b"kept")]
+
+    run(tmp_path, scenario)
