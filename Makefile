@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint format lock bench-quick bench soak clean
+.PHONY: help install install-dev run demo test lint format lock bench-quick bench soak clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ install-dev: $(VENV)/.installed-dev ## Install what lint, tests and benchmarks n
 
 run: install ## Start the gateway on localhost:9092, data under ./data
 	@exec $(BIN)/penstock serve
+
+demo: ## Watch data move to MinIO and back for a minute; Ctrl-C ends it
+	@exec scripts/demo
 
 test: ## Install what the tests need, then run every suite
 	@scripts/test

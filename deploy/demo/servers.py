@@ -1,0 +1,210 @@
+"""The two servers of the demo, as processes of their own.
+
+Keeps: a server is in its own process group, so that Ctrl-C reaches the demo only, which ends what it has started, by
+process id, newest first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+IMAGE: Final = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
+"""The same that `deploy/compose.yaml` names."""
+BUCKET: Final = "penstock-demo"
+PREFIX: Final = "tier2"
+READY_S_MAX: Final = 60.0
+PULL_S_MAX: Final = 600.0
+STOP_S_MAX: Final = 20.0
+POLL_S: Final = 0.05
+
+# Everything happens within seconds, and little is kept in memory: so that a minute shows it.
+SETTINGS: Final[Mapping[str, object]] = {
+    "log.file.bytes": 2 << 20,
+    "log.cache.bytes": 4 << 20,
+    "checkpoint.interval.ms": 1_000,
+    "log.retention.check.interval.ms": 1_000,
+    "chunk.bytes": 1 << 20,
+    "chunk.age.ms": 3_000,
+    "tier2.verify.delay.ms": 3_000,
+    "tier2.snapshot.interval.ms": 2_000,
+    "tier2.cache.bytes": 4 << 20,
+    "tier2.read.ahead.bytes": 1 << 20,
+    "group.initial.rebalance.delay.ms": 0,
+}
+
+
+class CannotStart(Exception):
+    """The demo cannot go on; the message says why, and what would help."""
+
+
+def port_near(preferred: int) -> int:
+    """The port, or another one if somebody has it."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise CannotStart("there is no free port on 127.0.0.1")
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C takes effect behind this block: nothing is started that nobody knows of."""
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
+class Server:
+    """One process, its output in a file; it is stopped when `ends` is closed."""
+
+    def __init__(
+        self,
+        ends: contextlib.ExitStack,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        stop: Sequence[str] = (),
+    ) -> None:
+        self.name, self._log, self._stop = name, log, stop
+        with undisturbed(), log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+            ends.callback(self.stop)
+
+    def await_url(self, url: str) -> None:
+        """Return when it answers there with 200. Raises CannotStart."""
+        deadline = time.monotonic() + READY_S_MAX
+        while True:
+            self.check()
+            try:
+                with urllib.request.urlopen(url, timeout=2):
+                    return
+            except OSError:
+                pass
+            if time.monotonic() > deadline:
+                raise CannotStart(f"{self.name} is not ready after {READY_S_MAX:.0f} s:\n{self.last_words()}")
+            time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raises CannotStart when it has ended."""
+        if self._process.poll() is not None:
+            raise CannotStart(f"{self.name} ended with {self._process.returncode}:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+
+    def stop(self) -> None:
+        if self._stop:
+            subprocess.run(self._stop, capture_output=True, timeout=2 * STOP_S_MAX, check=False)
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Minio(Server):
+    """From PATH or built by `scripts/install-minio`; else in a container."""
+
+    def __init__(self, ends: contextlib.ExitStack, directory: Path) -> None:
+        port = port_near(9000)
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.access_key, self.secret_key = "penstock-demo", secrets.token_hex(16)
+        credentials = {"MINIO_ROOT_USER": self.access_key, "MINIO_ROOT_PASSWORD": self.secret_key}
+        data = directory / "minio"
+        data.mkdir()
+        log = directory / "minio.log"
+        program = _minio_program()
+        if program is not None:
+            command = [program, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)]
+            quiet = {"MINIO_BROWSER": "off", "MINIO_UPDATE": "off", "HOME": str(directory)}
+            super().__init__(ends, "MinIO", command, log, credentials | quiet)
+        else:
+            engine = _container_engine()
+            subprocess.run([engine, "pull", "--quiet", IMAGE], check=True, timeout=PULL_S_MAX)
+            name = f"penstock-demo-{os.getpid()}"
+            command = [engine, "run", "--rm", "--name", name, "--publish", f"127.0.0.1:{port}:9000"]
+            command += ["--env", "MINIO_ROOT_USER", "--env", "MINIO_ROOT_PASSWORD", IMAGE, "server", "/data"]
+            super().__init__(ends, "MinIO", command, log, credentials, stop=[engine, "stop", name])
+        self.await_url(f"{self.endpoint}/minio/health/ready")
+
+
+def _minio_program() -> str | None:
+    """Found or built, with progress on standard error; None where it cannot be."""
+    script = REPOSITORY / "scripts" / "install-minio"
+    found = subprocess.run([script, "--find"], stdout=subprocess.PIPE, text=True, check=False)
+    if found.returncode and shutil.which("go"):
+        found = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _container_engine() -> str:
+    engine = shutil.which("docker")
+    if engine is None or subprocess.run([engine, "info"], capture_output=True, check=False).returncode:
+        raise CannotStart(
+            "The demo needs a MinIO server, and none is here. Install one of these: MinIO (https://min.io), Go 1.24 or "
+            "later, with which the demo builds MinIO, or a Docker engine."
+        )
+    return engine
+
+
+class Gateway(Server):
+    """Penstock, its long-term storage in MinIO."""
+
+    def __init__(self, ends: contextlib.ExitStack, directory: Path, minio: Minio) -> None:
+        self._ready_file = directory / "ready.json"
+        command = [str(Path(sys.executable).parent / "penstock"), "serve"]
+        command += ["--listen", f"127.0.0.1:{port_near(9092)}", "--http", f"127.0.0.1:{port_near(9094)}"]
+        command += ["--data-dir", str(directory / "penstock"), "--ready-file", str(self._ready_file)]
+        command += ["--tier2", f"s3://{BUCKET}/{PREFIX}", "--tier2-endpoint", minio.endpoint]
+        for key, value in SETTINGS.items():
+            command += ["--set", f"{key}={value}"]
+        environment = {"PENSTOCK_TIER2_ACCESS_KEY": minio.access_key, "PENSTOCK_TIER2_SECRET_KEY": minio.secret_key}
+        super().__init__(ends, "Penstock", command, directory / "penstock.log", environment)
+        ready = self._await_ready()
+        self.kafka: str = ready["kafka"][0]
+        self.http: str = ready["http"]
+        self.await_url(f"http://{self.http}/readyz")
+
+    def _await_ready(self) -> dict[str, Any]:
+        deadline = time.monotonic() + READY_S_MAX
+        while not self._ready_file.exists():
+            self.check()
+            if time.monotonic() > deadline:
+                raise CannotStart(f"Penstock is not ready after {READY_S_MAX:.0f} s:\n{self.last_words()}")
+            time.sleep(POLL_S)
+        ready: dict[str, Any] = json.loads(self._ready_file.read_text())
+        return ready

@@ -1,0 +1,138 @@
+"""The clients of the demo: a producer, a consumer at the tail, and one that reads from the beginning.
+
+Real clients (librdkafka), each in a thread of its own, which ends soon after it was told to.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import Final
+
+import confluent_kafka
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+TOPIC: Final = "demo"
+PARTITIONS: Final = 4
+VALUE_BYTES: Final = 1_000
+RECORDS_PER_S: Final = 1_500
+TURN_S: Final = 0.05
+POLL_S: Final = 0.2
+BATCH: Final = 500
+PAUSE_S: Final = 5.0
+ANSWER_S_MAX: Final = 30.0
+QUIET: Final = {"log_level": 0}
+
+
+def create_topic(address: str) -> None:
+    admin = AdminClient({"bootstrap.servers": address, **QUIET})
+    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(ANSWER_S_MAX)
+
+
+class Worker(threading.Thread):
+    """A client in a thread; what ended it is in `error`."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self.address = address
+        self.records = 0
+        self.ending = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except Exception as error:
+            self.error = error
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        self.ending.set()
+        if self.ident is not None:
+            self.join(ANSWER_S_MAX)
+
+
+class Producer(Worker):
+    """RECORDS_PER_S, keys at random."""
+
+    def work(self) -> None:
+        producer = confluent_kafka.Producer({"bootstrap.servers": self.address, "linger.ms": 20, **QUIET})
+        began, made = time.monotonic(), 0
+        while not self.ending.wait(TURN_S):
+            due = int((time.monotonic() - began) * RECORDS_PER_S)
+            for _ in range(due - made):
+                # Half of it is alike, as records are.
+                value = secrets.token_bytes(VALUE_BYTES // 2) + bytes(VALUE_BYTES // 2)
+                producer.produce(TOPIC, value, key=secrets.token_bytes(4), on_delivery=self._delivered)
+            made = max(made, due)
+            producer.poll(0)
+        producer.flush(ANSWER_S_MAX)
+
+    def _delivered(self, error: confluent_kafka.KafkaError | None, _: confluent_kafka.Message) -> None:
+        if error is None:
+            self.records += 1
+        else:
+            self.error = confluent_kafka.KafkaException(error)
+
+
+class TailReader(Worker):
+    """A member of a group; it takes what comes."""
+
+    def work(self) -> None:
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": self.address, "group.id": "demo", "auto.offset.reset": "earliest", **QUIET}
+        )
+        consumer.subscribe([TOPIC])
+        try:
+            while not self.ending.is_set():
+                self.records += len(consumer.consume(BATCH, POLL_S))
+        finally:
+            consumer.close()
+
+
+class FromTheBeginning(Worker):
+    """Reads all there is, from the beginning to the end, and once more after a pause."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.rounds = 0
+        self.position = 0  # records read in this round
+
+    def work(self) -> None:
+        while not self.ending.is_set():
+            self._once()
+            self.ending.wait(PAUSE_S)
+
+    def _once(self) -> None:
+        consumer = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": self.address,
+                "group.id": "unused",
+                "enable.auto.commit": False,
+                "enable.partition.eof": False,
+                **QUIET,
+            }
+        )
+        try:
+            places = [
+                confluent_kafka.TopicPartition(TOPIC, p, confluent_kafka.OFFSET_BEGINNING) for p in range(PARTITIONS)
+            ]
+            ends = [consumer.get_watermark_offsets(place, timeout=ANSWER_S_MAX)[1] for place in places]
+            left, self.position = sum(ends), 0
+            consumer.assign(places)
+            while left > self.position and not self.ending.is_set():
+                taken = consumer.consume(BATCH, POLL_S)
+                self.position += sum(self._is_before(one, ends) for one in taken)
+                self.records += len(taken)
+            self.rounds += not self.ending.is_set()
+        finally:
+            consumer.close()
+
+    @staticmethod
+    def _is_before(message: confluent_kafka.Message, ends: list[int]) -> bool:
+        """A record that was there when the round began."""
+        partition, offset = message.partition(), message.offset()
+        return message.error() is None and partition is not None and offset is not None and offset < ends[partition]
