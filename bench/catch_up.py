@@ -34,8 +34,8 @@ RESULT: Final = Path(__file__).resolve().parent / "results" / "catch_up.json"
 MIB: Final = 1 << 20
 KILOBYTE: Final = 1000
 LOG_FILE_BYTES: Final = 64 * MIB
-READ_AHEAD_BYTES: Final = 16 * MIB
-AT_ONCE: Final = READ_AHEAD_BYTES // GET_BYTES_MAX
+READ_AHEAD_BYTES: Final = 24 * MIB
+AT_ONCE: Final = READ_AHEAD_BYTES // GET_BYTES_MAX - 1
 TAIL_RATE: Final = 200
 """Records a second at the tail: the wait between two is long enough that each is a fetch of its own."""
 TIERED_SECONDS_MAX: Final = 600

@@ -48,4 +48,4 @@ class StoreConfig:
     rewrite_interval_ms: int = 15_000  # between two looks for chunks that are worth rewriting
     tier2_cache_bytes: int = 64 * MIB
     tier2_disk_cache_bytes: int = 0
-    tier2_read_ahead_bytes: int = 16 * MIB
+    tier2_read_ahead_bytes: int = 24 * MIB

@@ -202,7 +202,7 @@ class TieringKeys(BaseModel):
         description="Disk below data.dir for blocks that were read from long-term storage; 0: none.",
     )
     tier2_read_ahead_bytes: int = Field(
-        16 * MIB,
+        24 * MIB,
         ge=0,
         le=INT_MAX,
         description="How far a sequential reader is read ahead for; 0: not at all.",

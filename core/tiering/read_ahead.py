@@ -36,6 +36,8 @@ IDLE_S: Final = 10.0
 RESTING_S: Final = 0.5
 SHARES_MAX: Final = 8
 """Into how many parts the bytes are divided at most: a smaller part than this is not worth a request."""
+REQUESTS: Final = 3
+"""What a window is cut into: one that is being read, and two on their way."""
 RUNS_AHEAD_MAX: Final = 4
 """Runs that are opened behind the one that is read: where they are small, one answer takes several."""
 
@@ -191,7 +193,7 @@ class ReadAhead:
         row, run = follower.runs[-1]
         if len(follower.runs) == 1:
             follower.page = max(follower.page, -(-follower.position // run.page_bytes))
-        at_once = max(1, min(self._pages.get_bytes, window // 2) // run.page_bytes)
+        at_once = max(1, min(self._pages.get_bytes, window // REQUESTS) // run.page_bytes)
         stop = len(run.pages(0, _border(row, run, follower.limit)))
         while follower.page < stop:
             pages = range(follower.page, min(follower.page + at_once, stop))
