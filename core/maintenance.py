@@ -39,6 +39,9 @@ _T = TypeVar("_T")
 CAPTURE_SLOTS: Final = 200
 """Slots that are encoded in one turn of the event loop: about a millisecond."""
 
+CAPTURE_ROWS: Final = 2000
+"""Rows of tables that are captured in one turn."""
+
 REOPEN_ROOM_BYTES: Final = 4 * MIB
 """Room that RocksDB is given before it is opened anew: once closed, it must open, or nothing old can be read."""
 
@@ -223,7 +226,9 @@ class Maintenance:
                 if not slot.stream.deleted:
                     values.puts.append(slot_item(slot.stream.id, slot.number, container.applied_lsn, slot.encode()))
             await asyncio.sleep(0)
-        for name, key in tables:
+        for number, (name, key) in enumerate(tables, 1):
+            if number % CAPTURE_ROWS == 0:
+                await asyncio.sleep(0)
             table = container.tables[name]
             value = table.get(key)
             if isinstance(table, StoredTable):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from core.reader import Reader
     from core.slot import Slot
 
-RUNS_MAX: Final = 4000
+RUNS_MAX: Final = 2000
 """Pieces of one chunk: its commit, one record of the log, has some 180 bytes for each."""
 
 HURRY: Final = 2

@@ -27,6 +27,7 @@ from core.tiering.rows import (
     chunk_row_key,
     decode_chunk_row,
     decode_run,
+    run_extent,
     run_key,
     slot_prefix,
 )
@@ -87,13 +88,13 @@ class Catalog:
 
     def run_committed(self, put: Put) -> None:
         """A durable record has this row: what lies behind it is tiered. For the event loop, or recovery."""
-        row = decode_run(put.key, put.value)
-        stream = self._container.streams.get(row.stream_id)
-        if stream is None or row.slot >= stream.slot_count:
+        stream_id, number, end, bytes_up_to_end = run_extent(put.key, put.value)
+        stream = self._container.streams.get(stream_id)
+        if stream is None or number >= stream.slot_count:
             return
-        slot = stream.slot(row.slot)
-        if row.end > slot.tiered_end:
-            slot.tiered_end, slot.tiered_bytes = row.end, row.bytes_before + row.appended
+        slot = stream.slot(number)
+        if end > slot.tiered_end:
+            slot.tiered_end, slot.tiered_bytes = end, bytes_up_to_end
             self._container.mark_dirty(slot)
 
     # Chunks

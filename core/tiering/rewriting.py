@@ -10,7 +10,7 @@ lies together, as one run where it was one for each chunk.
 So a byte that is stored is rewritten by merging `LEVELS_MAX` times at the most, whatever the traffic is; and as runs or
 objects become at least `MERGE_GAIN` / 2 times fewer from level to level, merging makes at most twice as many puts as
 the storage writer does, besides those for each `chunk_bytes` of what it rewrites. The number of slots is in it only by
-the 4,000 of them that the storage writer, too, takes into one object.
+the 2,000 of them that the storage writer, too, takes into one object.
 
 *Reclaim.* A chunk less than half of which is alive is rewritten: at most one byte is written for each that comes free.
 
@@ -43,7 +43,7 @@ MERGE_CHUNKS_MAX: Final = 64
 MERGE_GAIN: Final = 4
 MERGE_RUNS_MAX: Final = 100_000
 """Runs that one merge looks at: some 25 MB of memory while it is planned."""
-RUNS_MAX: Final = 4000
+RUNS_MAX: Final = 2000
 """Input runs of one rewrite: they leave in one record of the log."""
 RUN_OVERHEAD_MAX: Final = 420
 """Bytes of an index for one run of one block, if its stream and segment are in it for this run alone."""

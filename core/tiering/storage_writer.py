@@ -328,9 +328,14 @@ class StorageWriter:
     async def _commit(self, chunk_id: ChunkId, upload: _Upload, writer: ChunkWriter, stat: ObjectStat) -> bool:
         index = writer.index
         assert index is not None
+        # In a thread, as there may be thousands.
+        made = await self._container.catalog.run(
+            lambda: [(row, _put_run(row)) for row in _run_rows(chunk_id, upload.pieces, index)]
+        )
         while True:
             now_ms = self._clock.wall_ms()
-            rows = [row for row in _run_rows(chunk_id, upload.pieces, index) if self._is_live(row)]
+            live = [one for one in made if self._is_live(one[0])]
+            rows = [row for row, _ in live]
             if not rows:
                 await self._abandon(chunk_id)
                 return True
@@ -345,7 +350,7 @@ class StorageWriter:
                 runs=tuple(row.listed for row in rows),
             )
             operations = [*_replaced(upload.replaces, now_ms), _put(chunk)]
-            operations += (Put(RUNS_TABLE, row.key, row.encode()) for row in rows)
+            operations += (put for _, put in live)
             try:
                 async with self._tier.changing:
                     await self._container.update(*operations)
@@ -500,6 +505,10 @@ def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> 
             bytes_before=piece.bytes_before,
             appended=run.length,
         )
+
+
+def _put_run(row: RunRow) -> Put:
+    return Put(RUNS_TABLE, row.key, row.encode())
 
 
 def _put(row: ChunkRow) -> Put:
