@@ -27,6 +27,7 @@ from tests.faults.tiered import (
     problems,
     settings_for,
     until,
+    verify,
 )
 from tests.tier2.fault_proxy import CutAnswer, Fault, FaultProxy, LoseAnswer, Refuse, slow_down
 from tests.tier2.minio_server import MinioServer
@@ -91,6 +92,8 @@ def under_load(gateway: Gateway, bucket: Bucket, during: Callable[[Load], None])
             await_moved(connection, (topic, number), connection.list_offset(topic, number, -1))
     assert problems(gateway, history, EVERYWHERE) == [], f"seed {SEED}"
     assert gateway.stop() == 0
+    found = verify(gateway)
+    assert (found["missing"], found["damaged"]) == ([], []), f"seed {SEED}"
     gateway.start()
     assert problems(gateway, history, EVERYWHERE) == [], f"after a clean stop, seed {SEED}"
     rounds = sum(client.rounds for client in clients if isinstance(client, CatchUpReader))
