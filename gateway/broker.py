@@ -37,6 +37,7 @@ from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 
 if TYPE_CHECKING:
+    from gateway.http.api import Services
     from gateway.http.exposition import Exposition
     from gateway.http.server import HttpServer
 
@@ -87,6 +88,7 @@ class Broker:
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
+        self._services: Services | None = None
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
@@ -136,6 +138,7 @@ class Broker:
         self.groups.load()
         # The broker's dynamic configs are known now, and what groups have committed.
         self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_scaling()
         await self.groups.start()
         self.apis = discover()
         self._server = Server(_limits(self.config), Dispatcher(self, self.apis, self.metrics), self.metrics)
@@ -194,9 +197,17 @@ class Broker:
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
         await asyncio.to_thread(importlib.import_module, "gateway.http.server")
         from gateway.http.app import build
+        from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
 
-        self._http = HttpServer(build(self, self._expose, self._containers), binding.sockets)
+        token = self.config.http_token
+        guard = Guard(
+            loopback=binding.loopback,
+            hosts=frozenset(host.lower() for host in (binding.host, binding.advertised_host, *self.config.http_hosts)),
+            token=None if token is None else token.get_secret_value(),
+        )
+        application = build(self, self._expose, self._containers, self._tell, guard)
+        self._http = HttpServer(application, binding.sockets)
         await self._http.start()
 
     async def _stop_http(self) -> None:
@@ -207,6 +218,13 @@ class Broker:
 
     def _containers(self) -> list[Container]:
         return list(self.store.containers.values())
+
+    def _tell(self) -> Services:
+        if self._services is None:
+            from gateway.http.services import services_of
+
+            self._services = services_of(self)
+        return self._services
 
     def _expose(self) -> Exposition:
         if self._exposition is None:

@@ -1,7 +1,8 @@
 """Every configuration key of Penstock: type, default, bounds, meaning.
 
 Keeps: a key is named as Kafka names it wherever Kafka has it; its attribute is the key with underscores for dots. The
-keys of long-term storage are in `gateway.config_tiering`; `gateway.config` fills and judges the whole.
+keys of long-term storage are in `gateway.config_tiering`, those of HTTP in `gateway.config_http`; `gateway.config`
+fills and judges the whole.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from core.config import StoreConfig, SyncMode
 from gateway.addresses import ListenAddress, parse_kafka_listener
 from gateway.config_fields import INT_MAX, type_name
+from gateway.config_http import HttpKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
 
 Compression = Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]
@@ -41,7 +43,7 @@ Listener = Annotated[ListenAddress, BeforeValidator(_listener)]
 HttpAddress = Annotated[ListenAddress | None, PlainValidator(_http_address)]
 
 
-class Config(TieringKeys, BaseSettings):
+class Config(HttpKeys, TieringKeys, BaseSettings):
     """One process's configuration. Made by `load`, told by `describe`."""
 
     model_config = SettingsConfigDict(
@@ -61,7 +63,7 @@ class Config(TieringKeys, BaseSettings):
     )
     http_listen: HttpAddress = Field(
         ListenAddress("localhost", 9094),
-        description="Address of the HTTP server (/healthz, /readyz, /metrics).",
+        description="Address of the HTTP server: console, REST API, /metrics, /healthz, /readyz.",
         json_schema_extra={"allowed": "HOST:PORT, off"},
     )
     data_dir: Path = Field(Path("data"), description="Directory that holds everything Penstock keeps.")

@@ -1,4 +1,4 @@
-"""What the HTTP port answers: is it alive, is it ready, how is it doing, what does it keep in long-term storage."""
+"""What the HTTP port answers: is it alive, is it ready, how is it doing; the REST API and the console."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.container import Container
+from gateway.http.api import Api, Services
+from gateway.http.console import Console
 from gateway.http.exposition import CONTENT_TYPE, Exposition
+from gateway.http.guard import Guard
+from gateway.http.problems import Problem, answer_problem
 from gateway.tier2_view import tier2_chunk, tier2_records
 
 LINES: Final = "application/x-ndjson"
@@ -35,9 +39,15 @@ class Health(Protocol):
 
 
 def build(
-    health: Health, exposition: Callable[[], Exposition], containers: Callable[[], Sequence[Container]]
+    health: Health,
+    exposition: Callable[[], Exposition],
+    containers: Callable[[], Sequence[Container]],
+    services: Callable[[], Services],
+    guard: Guard,
 ) -> Starlette:
-    """The application; the exposition is asked for at the first scrape, when everything is up."""
+    """The application; the exposition and the services are asked for when everything is up."""
+    api = Api(lambda: services() if health.ready else None, lambda: health.phase, guard)
+    console = Console()
 
     async def healthz(_: Request) -> Response:
         return _status(health.healthy, health.phase)
@@ -46,6 +56,8 @@ def build(
         return _status(health.ready, health.phase)
 
     async def metrics(_: Request) -> Response:
+        if health.ready:
+            await services().lags.refresh()
         return Response(exposition().text(), media_type=CONTENT_TYPE)
 
     async def tier2(_: Request) -> Response:
@@ -66,7 +78,11 @@ def build(
             Route("/metrics", metrics),
             Route("/api/v1/tier2/chunks", tier2),
             Route("/api/v1/tier2/chunks/{key:path}", one_chunk),
-        ]
+            *api.routes(),
+            Route("/", console.index),
+            Route("/console/{name}", console.file),
+        ],
+        exception_handlers={Problem: answer_problem},
     )
 
 

@@ -1,0 +1,21 @@
+"""The configuration keys of the HTTP server that say who may change something over it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field, SecretStr
+
+
+class HttpKeys(BaseModel):
+    """Part of `Config`."""
+
+    http_token: SecretStr | None = Field(
+        None,
+        description="Whoever scales or seals a stream over HTTP must show this token; without it that is possible "
+        "from this machine only, and only if http.listen is an address of this machine alone.",
+    )
+    http_hosts: tuple[str, ...] = Field(
+        (),
+        description="Further names by which the HTTP server is called, besides localhost, its addresses and the name "
+        "in http.listen. Changes that were sent to any other name are refused.",
+        json_schema_extra={"allowed": "host names, separated by commas"},
+    )

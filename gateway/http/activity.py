@@ -1,0 +1,84 @@
+"""What goes on in the streams just now, as the containers' scalers see it: rates, recent scales, limits.
+
+Keeps: everything here reads memory, on the event loop, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from core.rates import Rate, slots_of
+from core.scaler import Limit, ScaleEvent
+from core.store import Store
+from core.stream import SegmentRun, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLoad:
+    """A segment: what it has got, and gets."""
+
+    bytes: int
+    bytes_s: float = 0.0
+    events_s: float = 0.0
+
+
+NOTHING: Final = SegmentLoad(0)
+IDLE: Final = Rate(0.0, 0.0)
+
+
+class _Loads(dict[int, SegmentLoad]):
+    """By segment; those that nothing is known of have nothing."""
+
+    def __missing__(self, segment: int) -> SegmentLoad:
+        return NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """All containers' scalers."""
+
+    store: Store
+
+    def stream_rate(self, stream: Stream) -> Rate:
+        return self.store.scaler_of(stream).rates.of_stream(stream)
+
+    def loads(self, stream: Stream) -> Mapping[int, SegmentLoad]:
+        """All segments of which something is known, by number."""
+        rates = self.store.scaler_of(stream).rates
+        loads = _Loads(
+            (number, SegmentLoad(size)) for epoch in stream.state.epochs for number, size in epoch.sealed_bytes
+        )
+        for run in stream.state.current.segments:
+            rate = IDLE if stream.is_sealed else rates.of_segment(stream, run)
+            loads[run.number] = SegmentLoad(stream.segment_bytes(run), rate.bytes_s, rate.events_s)
+        return loads
+
+    def slot_loads(self, stream: Stream, run: SegmentRun) -> list[float]:
+        """Bytes a second of each slot of an active segment, in key order."""
+        rates = self.store.scaler_of(stream).rates
+        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, run)]
+
+    def limits_of(self, stream: Stream) -> list[str]:
+        """Hot segments that cannot be split, and what to do."""
+        return [told_limit(limit) for limit in self.limits() if limit.stream == stream.name]
+
+    def limits(self) -> list[Limit]:
+        return [limit for scaler in self.store.scalers.values() for limit in scaler.limits]
+
+    def events(self, most: int) -> list[ScaleEvent]:
+        """Recent scales, newest first."""
+        newest_first = (reversed(scaler.events) for scaler in self.store.scalers.values())
+        return list(islice(heapq.merge(*newest_first, key=lambda event: event.time_ms, reverse=True), most))
+
+    def counts(self) -> Counter[str]:
+        """Scales since the start, by kind."""
+        return sum((scaler.counts for scaler in self.store.scalers.values()), Counter())
+
+
+def told_limit(limit: Limit) -> str:
+    return f"{limit.reason}. {limit.advice}"

@@ -1,0 +1,303 @@
+"""The REST API: streams and their segments, groups, scale events, totals; and the two changes, scale and seal.
+
+Keeps: what is refused is a problem document; a change passes the `Guard` before its body is read; no body is larger
+than `BODY_BYTES_MAX`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from core.clock import Clock
+from core.container import Container
+from core.errors import StoreError, UnknownStream
+from core.store import Store
+from core.stream import Stream
+from gateway.http.activity import Activity, told_limit
+from gateway.http.console import SECURITY
+from gateway.http.guard import Guard
+from gateway.http.lag import GroupLag, Lags
+from gateway.http.models import (
+    EventList,
+    GroupList,
+    GroupTopic,
+    GroupView,
+    LimitView,
+    Overview,
+    Scaled,
+    ScaleEventView,
+    ScaleRequest,
+    Sealed,
+    StreamList,
+    StreamMap,
+    StreamView,
+)
+from gateway.http.openapi import Endpoint, Parameter, document, page
+from gateway.http.problems import Problem, no_such_stream, not_ready
+from gateway.http.scaling import Planned, plan
+from gateway.http.views import StreamBytes, status_of, stream_map, summary, told
+
+BODY_BYTES_MAX: Final = 1 << 20
+LISTED_MAX: Final = 1_000
+"""Streams, and groups, of one answer."""
+TOPICS_MAX: Final = 20
+"""Topics of a group that are told one by one; its lag counts all."""
+EVENTS_MAX: Final = 1_000
+EVENTS_DEFAULT: Final = 50
+INT_MAX: Final = 2**53
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Totals(Protocol):
+    """What the gateway knows of itself."""
+
+    def overview(self) -> Overview:
+        """Counters and sizes of the whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the API tells of; made when clients are served."""
+
+    store: Store
+    clock: Clock
+    lags: Lags
+    activity: Activity
+    totals: Totals
+
+
+class Api:
+    """The operations. `services` is asked for at each request: None until clients are served."""
+
+    def __init__(self, services: Callable[[], Services | None], phase: Callable[[], str], guard: Guard) -> None:
+        self._services = services
+        self._phase = phase
+        self._guard = guard
+        self.endpoints: Sequence[Endpoint] = (
+            Endpoint("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", self._overview, Overview),
+            Endpoint("GET", "/api/v1/streams", "Streams by name", self._list, StreamList, query=(_LIMIT,)),
+            Endpoint(
+                "GET",
+                "/api/v1/streams/{name}",
+                "A stream with its epochs",
+                self._show,
+                StreamView,
+                query=(Parameter("epochs", "The newest so many; without it, all"),),
+                problems=(400, 404, 503),
+            ),
+            Endpoint(
+                "GET",
+                "/api/v1/streams/{name}/map",
+                "The segments that were active since a time, as rectangles of key space and time",
+                self._map,
+                StreamMap,
+                query=(Parameter("since_ms", "Milliseconds since 1970; without it, all"),),
+                problems=(400, 404, 503),
+            ),
+            Endpoint(
+                "POST",
+                "/api/v1/streams/{name}/scale",
+                "Split a segment, or merge neighbouring ones",
+                self._scale,
+                Scaled,
+                ScaleRequest,
+                problems=(400, 401, 403, 404, 409, 413, 415, 503),
+            ),
+            Endpoint(
+                "POST",
+                "/api/v1/streams/{name}/seal",
+                "End a stream: it is read, and takes no more records",
+                self._seal,
+                Sealed,
+                problems=(401, 403, 404, 409, 503),
+            ),
+            Endpoint("GET", "/api/v1/groups", "Consumer groups with lag", self._groups, GroupList, query=(_LIMIT,)),
+            Endpoint(
+                "GET",
+                "/api/v1/events",
+                "Recent scales, and hot segments that cannot split",
+                self._events,
+                EventList,
+                query=(Parameter("limit", f"At most so many; {EVENTS_DEFAULT} without it"),),
+                problems=(400, 503),
+            ),
+        )
+        self._document = document(self.endpoints)
+        self._page = page(self.endpoints, self._document)
+
+    def routes(self) -> list[Route]:
+        return [
+            *(Route(e.path, e.handle, methods=[e.method]) for e in self.endpoints),
+            Route("/api/v1/openapi.json", self._openapi),
+            Route("/api", self._openapi_page),
+        ]
+
+    async def _openapi(self, _: Request) -> Response:
+        return JSONResponse(self._document)
+
+    async def _openapi_page(self, _: Request) -> Response:
+        return HTMLResponse(self._page, headers=SECURITY)
+
+    # Looking
+
+    async def _overview(self, _: Request) -> Response:
+        return _json(self._ready().totals.overview())
+
+    async def _list(self, request: Request) -> Response:
+        services = self._ready()
+        most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
+        streams = sorted(services.store.streams, key=lambda stream: stream.name)
+        listed = [summary(stream, services.activity) for stream in streams[:most]]
+        return _json(StreamList(streams=listed, total=len(streams)))
+
+    async def _show(self, request: Request) -> Response:
+        services, stream = self._stream(request)
+        epochs = _number(request, "epochs", None, INT_MAX, least=1)
+        return StreamingResponse(told(stream, services.activity, epochs), media_type="application/json")
+
+    async def _map(self, request: Request) -> Response:
+        services, stream = self._stream(request)
+        since_ms = _number(request, "since_ms", 0, INT_MAX)
+        return _json(stream_map(stream, services.activity, since_ms or 0, services.clock.wall_ms()))
+
+    async def _groups(self, request: Request) -> Response:
+        lags = self._ready().lags
+        most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
+        found = sorted(await lags.refresh(), key=lambda group: (-group.lag, group.name))
+        listed = [_group(group) for group in found[:most]]
+        return _json(GroupList(groups=listed, total=len(found), measured_ms=lags.measured_ms))
+
+    async def _events(self, request: Request) -> Response:
+        activity = self._ready().activity
+        most = _number(request, "limit", EVENTS_DEFAULT, EVENTS_MAX)
+        events = [
+            ScaleEventView(
+                time_ms=event.time_ms,
+                stream=event.stream,
+                epoch=event.epoch,
+                kind=event.kind,
+                reason=event.reason,
+                sealed=list(event.sealed),
+                opened=list(event.opened),
+            )
+            for event in activity.events(most or 0)
+        ]
+        limits = [
+            LimitView(stream=limit.stream, segment=limit.segment, message=told_limit(limit))
+            for limit in activity.limits()[:LISTED_MAX]
+        ]
+        return _json(EventList(events=events, limits=limits))
+
+    # Changing
+
+    async def _scale(self, request: Request) -> Response:
+        self._guard.check_write(request.headers)
+        wanted = await _body(request, ScaleRequest)
+        services, stream = self._stream(request)
+        planned = _planned(stream, wanted, services.activity)
+        try:
+            epoch = await services.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
+        except ValueError as error:
+            raise Problem(409, "Cannot be scaled like that", str(error)) from error
+        except StoreError as error:
+            raise _failed(error) from error
+        opened = [run.number for run in epoch.opened]
+        return _json(Scaled(name=stream.name, epoch=epoch.epoch, sealed=list(planned.sealed), opened=opened))
+
+    async def _seal(self, request: Request) -> Response:
+        self._guard.check_write(request.headers)
+        services, stream = self._stream(request)
+        try:
+            await services.store.seal_stream(stream)
+        except ValueError as error:
+            raise Problem(409, "Sealed already", str(error)) from error
+        except StoreError as error:
+            raise _failed(error) from error
+        return _json(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
+
+    def _ready(self) -> Services:
+        services = self._services()
+        if services is None:
+            raise not_ready(self._phase())
+        return services
+
+    def _stream(self, request: Request) -> tuple[Services, Stream]:
+        services = self._ready()
+        name = request.path_params["name"]
+        stream = services.store.streams.get(name)
+        if stream is None:
+            raise no_such_stream(name)
+        return services, stream
+
+
+_LIMIT: Final = Parameter("limit", f"At most so many; {LISTED_MAX} without it")
+
+
+def chunk_bytes(containers: Sequence[Container]) -> int:
+    """What of all streams lies in chunks."""
+    return sum(StreamBytes.of(s).tiers.chunks for container in containers for s in container.streams.values())
+
+
+def _json(model: BaseModel) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(model.model_dump_json(), headers=headers, media_type="application/json")
+
+
+def _group(group: GroupLag) -> GroupView:
+    topics = sorted(group.topics.items(), key=lambda item: (-item[1].lag, item[0]))[:TOPICS_MAX]
+    return GroupView(
+        name=group.name,
+        state=group.state,
+        members=group.members,
+        lag=group.lag,
+        topics=[GroupTopic(topic=name, partitions=topic.partitions, lag=topic.lag) for name, topic in topics],
+    )
+
+
+def _number(request: Request, name: str, default: int | None, most: int, *, least: int = 0) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) < least:
+        raise Problem(400, "Not a number", f"{name} takes a whole number of {least} or more, not {text[:100]!r}")
+    return min(int(text), most)
+
+
+async def _body(request: Request, model: type[_Model]) -> _Model:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "Not JSON", "send a body with Content-Type: application/json")
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > BODY_BYTES_MAX:
+                raise Problem(413, "Too large", f"a body has at most {BODY_BYTES_MAX} bytes")
+    except ClientDisconnect as gone:
+        raise Problem(400, "Cut off", "the body ended early") from gone
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise Problem(400, "Not understood", f"{where}: {first['msg']}") from error
+
+
+def _planned(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planned:
+    try:
+        return plan(stream, wanted, activity)
+    except ValueError as error:
+        raise Problem(409, "Cannot be scaled like that", str(error)) from error
+
+
+def _failed(error: StoreError) -> Problem:
+    if isinstance(error, UnknownStream):
+        return Problem(404, "No such stream", "the stream was deleted meanwhile")
+    return Problem(503, "Not stored", f"the store could not make the change: {error}")

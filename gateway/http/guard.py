@@ -1,0 +1,92 @@
+"""Who may change something over HTTP.
+
+Keeps: no page of another site makes a reader's browser change a stream. A name that is not ours in `Host` means that a
+stranger's name was pointed at this address; an `Origin` that is not our own address is another page. Where other
+machines reach the listener, or a token is configured, whoever writes shows the token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from gateway.http.problems import Problem
+
+BEARER: Final = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The rules of one listener. `hosts` are the names by which it is called, besides localhost and addresses."""
+
+    loopback: bool
+    hosts: Collection[str] = ()
+    token: str | None = None
+
+    def check_write(self, headers: Headers) -> None:
+        """Raises Problem."""
+        self._check_host(headers)
+        _check_origin(headers)
+        self._check_token(headers)
+
+    def _check_host(self, headers: Headers) -> None:
+        host = _host_name(headers.get("host", ""))
+        if not host or not self._is_ours(host):
+            raise Problem(
+                403,
+                "Unknown host",
+                f"this gateway is not called {host[:300]!r}; use its address, or add the name to http.hosts",
+            )
+
+    def _is_ours(self, host: str) -> bool:
+        if host == "localhost" or host in self.hosts:
+            return True
+        try:  # no name can be pointed elsewhere where there is none
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return address.is_loopback or not self.loopback
+
+    def _check_token(self, headers: Headers) -> None:
+        if self.token is None:
+            if not self.loopback:
+                raise Problem(
+                    403,
+                    "Writing is off",
+                    "other machines reach this listener, so writing needs a token: set http.token and send it as "
+                    "Authorization: Bearer TOKEN",
+                )
+            return
+        shown = headers.get("authorization", "")
+        given = shown[len(BEARER) :].strip() if shown.lower().startswith(BEARER) else ""
+        if not hmac.compare_digest(given.encode(), self.token.encode()):
+            raise Problem(
+                401,
+                "Token needed",
+                "send the configured http.token as Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _check_origin(headers: Headers) -> None:
+    origin = headers.get("origin")
+    site = headers.get("sec-fetch-site", "same-origin")
+    if origin is not None:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers.get("host", "").lower():
+            raise Problem(403, "Foreign origin", f"a page of {origin[:300]!r} may not change anything here")
+    elif site not in ("same-origin", "none"):
+        raise Problem(403, "Foreign origin", "a page of another site may not change anything here")
+
+
+def _host_name(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower().removesuffix(".")
+    except ValueError:
+        return ""

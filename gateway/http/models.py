@@ -1,0 +1,254 @@
+"""What the REST API takes and answers. The OpenAPI document is made of these models.
+
+Keeps: times are milliseconds since 1970, sizes bytes, rates per second, a segment's id its number in its stream.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SegmentState = Literal["active", "sealed"]
+StreamStatus = Literal["open", "sealed"]
+KeyRangeBounds = Annotated[
+    tuple[float, float], Field(description="From, and up to but without, as parts of the key space [0, 1)")
+]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProblemDocument(_Model):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+# Streams
+
+
+class Tiers(_Model):
+    """How many bytes lie where. What is in a chunk and still in the log counts as chunk bytes."""
+
+    log: int = Field(description="In the log alone")
+    chunks: int = Field(description="In chunks of long-term storage")
+
+
+class StreamSummary(_Model):
+    """A stream in a list."""
+
+    name: str
+    state: StreamStatus
+    slots: int = Field(description="Kafka partitions")
+    epoch: int
+    segments: int = Field(description="Active ones")
+    appended_bytes: int = Field(description="Ever appended")
+    appended_events: int = Field(description="Records ever appended, counted by offsets")
+    tiers: Tiers
+    rate_bytes: float
+    rate_events: float
+
+
+class StreamList(_Model):
+    """Streams by name."""
+
+    streams: list[StreamSummary]
+    total: int = Field(description="How many there are, listed or not")
+
+
+class Scaling(_Model):
+    """When segments split and merge by themselves."""
+
+    policy: str = Field(description="fixed, bytes or events")
+    target_rate: float = Field(description="Per segment and second")
+    factor: int = Field(description="Into how many pieces at most one split cuts")
+    min_segments: int
+
+
+class SegmentView(_Model):
+    """A segment as part of one epoch."""
+
+    id: int
+    slots: list[int] = Field(description="In key order")
+    key_range: KeyRangeBounds
+    state: SegmentState
+    bytes: int = Field(description="Appended to it")
+    rate_bytes: float
+    rate_events: float
+
+
+class EpochView(_Model):
+    """One cut of the key space."""
+
+    epoch: int
+    started_ms: int
+    reason: str
+    segments: list[SegmentView] = Field(description="In key order")
+
+
+class StreamView(StreamSummary):
+    """A stream with the history of its epochs."""
+
+    created_ms: int
+    sealed_ms: int | None
+    scaling: Scaling
+    limits: list[str] = Field(description="Hot segments that cannot split, and what to do")
+    epochs: list[EpochView] = Field(description="Oldest first")
+
+
+# The map
+
+
+class MapSegment(_Model):
+    """A rectangle of the map: a key range, for a time."""
+
+    id: int
+    key_range: KeyRangeBounds
+    slots: int
+    opened_ms: int | None = Field(description="null: before the time that was asked for")
+    sealed_ms: int | None = Field(description="null: it is active")
+    bytes: int
+    rate_bytes: float
+    rate_events: float
+
+
+class StreamMap(_Model):
+    """The segments of a stream that were active at some time since `since_ms`."""
+
+    name: str
+    state: StreamStatus
+    time_ms: int = Field(description="The gateway's clock")
+    slots: int
+    epoch: int
+    truncated: bool = Field(description="There were more segments than are told: the oldest are left out")
+    scaling: Scaling
+    limits: list[str]
+    segments: list[MapSegment]
+
+
+# Changing
+
+
+class Split(_Model):
+    """Cut one segment between slots."""
+
+    segment: int = Field(ge=0)
+    at: list[int] = Field(
+        default=[],
+        max_length=10_000,
+        description="Slots that begin a new segment; none: where the load halves, or in the middle",
+    )
+
+
+class ScaleRequest(_Model):
+    """Either a split or a merge."""
+
+    split: Split | None = None
+    merge: list[int] | None = Field(None, min_length=2, max_length=10_000, description="Neighbouring segments")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.split is None) == (self.merge is None):
+            raise ValueError("give either split or merge")
+        return self
+
+
+class Scaled(_Model):
+    """What a scale did."""
+
+    name: str
+    epoch: int
+    sealed: list[int]
+    opened: list[int]
+
+
+class Sealed(_Model):
+    """A stream that takes no more records."""
+
+    name: str
+    state: StreamStatus
+    sealed_ms: int
+
+
+# Groups, events, totals
+
+
+class GroupTopic(_Model):
+    """How far a group is behind on one topic."""
+
+    topic: str
+    partitions: int = Field(description="With a committed offset")
+    lag: int = Field(description="Records between the committed offsets and the ends")
+
+
+class GroupView(_Model):
+    """A consumer group."""
+
+    name: str
+    state: str
+    members: int
+    lag: int
+    topics: list[GroupTopic]
+
+
+class GroupList(_Model):
+    """Consumer groups, those that lag most first."""
+
+    groups: list[GroupView]
+    total: int
+    measured_ms: int = Field(description="When this was counted")
+
+
+class ScaleEventView(_Model):
+    """One scale of a stream."""
+
+    time_ms: int
+    stream: str
+    epoch: int
+    kind: str = Field(description="split, merge, manual or grown")
+    reason: str
+    sealed: list[int]
+    opened: list[int]
+
+
+class LimitView(_Model):
+    """A stream whose hot segment has one slot and cannot split."""
+
+    stream: str
+    segment: int
+    message: str
+
+
+class EventList(_Model):
+    """Recent scales, newest first, and streams at their limit."""
+
+    events: list[ScaleEventView]
+    limits: list[LimitView]
+
+
+class Overview(_Model):
+    """The gateway as a whole. Counters only rise; a reader takes differences."""
+
+    version: str
+    cluster_id: str
+    phase: str
+    time_ms: int
+    topics: int
+    groups: int
+    connections: int
+    produced_bytes: int
+    produced_records: int
+    fetched_bytes: int
+    log_bytes: int
+    log_limit_bytes: int
+    chunk_bytes: int = Field(description="What of the streams lies in chunks")
+    long_term: bool = Field(description="There is long-term storage")
+    cache_bytes: int
+    cache_limit_bytes: int
+    events_total: int = Field(description="Scales since the start")

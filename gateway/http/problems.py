@@ -1,0 +1,45 @@
+"""What goes wrong with a request, as problem documents (RFC 9457).
+
+Keeps: an answer with a status of 400 or more below `/api` is `application/problem+json` and says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.http.models import ProblemDocument
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class Problem(Exception):
+    """A request that is refused."""
+
+    def __init__(self, status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"{title}: {detail}")
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def response(self, instance: str) -> Response:
+        document = ProblemDocument(title=self.title, status=self.status, detail=self.detail, instance=instance)
+        return Response(document.model_dump_json(), self.status, self.headers, PROBLEM_TYPE)
+
+
+async def answer_problem(request: Request, error: Exception) -> Response:
+    """Starlette's handler of `Problem`."""
+    assert isinstance(error, Problem)
+    return error.response(request.url.path)
+
+
+def no_such_stream(name: str) -> Problem:
+    return Problem(404, "No such stream", f"there is no stream {name[:300]!r}; GET /api/v1/streams lists them")
+
+
+def not_ready(phase: str) -> Problem:
+    return Problem(503, "Not ready", f"the gateway is {phase}; try again", {"Retry-After": "1"})

@@ -1,0 +1,200 @@
+"""Streams as the REST API tells them: made of their immutable states, and of counters read on the event loop.
+
+Keeps: a long history is told piece by piece, so that the event loop is never held up by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Final
+
+from core.keyspace import slots_in_key_order
+from core.stream import Epoch, SegmentRun, Stream, StreamState
+from gateway.http.activity import Activity, SegmentLoad
+from gateway.http.models import (
+    EpochView,
+    MapSegment,
+    Scaling,
+    SegmentView,
+    StreamMap,
+    StreamStatus,
+    StreamSummary,
+    StreamView,
+    Tiers,
+)
+
+MAP_SEGMENTS_MAX: Final = 5_000
+"""Rectangles of one answer: some 600 KB."""
+EPOCHS_AT_ONCE: Final = 20
+"""Epochs that are made into JSON between two looks at other work."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBytes:
+    """Cumulative counters of a stream."""
+
+    bytes: int
+    events: int
+    tiers: Tiers
+
+    @classmethod
+    def of(cls, stream: Stream) -> StreamBytes:
+        appended = events = log = chunks = 0
+        for slot in stream.written_slots():
+            appended += slot.total_bytes
+            events += slot.end
+            begin = max(slot.start_bytes, slot.tiered_bytes)
+            chunks += begin - slot.start_bytes
+            log += slot.total_bytes - begin
+        return cls(appended, events, Tiers(log=log, chunks=chunks))
+
+
+def status_of(state: StreamState) -> StreamStatus:
+    return "sealed" if state.is_sealed else "open"
+
+
+def scaling_of(stream: Stream) -> Scaling:
+    policy = stream.policy.scaling
+    return Scaling(
+        policy=policy.kind.value,
+        target_rate=policy.target_rate,
+        factor=policy.factor,
+        min_segments=policy.min_segments,
+    )
+
+
+def summary(stream: Stream, activity: Activity) -> StreamSummary:
+    """A stream in a list."""
+    counted = StreamBytes.of(stream)
+    rate = activity.stream_rate(stream)
+    return StreamSummary(
+        name=stream.name,
+        state=status_of(stream.state),
+        slots=stream.slot_count,
+        epoch=stream.state.current.epoch,
+        segments=len(stream.state.current.segments),
+        appended_bytes=counted.bytes,
+        appended_events=counted.events,
+        tiers=counted.tiers,
+        rate_bytes=rate.bytes_s,
+        rate_events=rate.events_s,
+    )
+
+
+async def told(stream: Stream, activity: Activity, epochs_max: int | None) -> AsyncIterator[bytes]:
+    """A stream as JSON, `StreamView`, in pieces: its newest `epochs_max` epochs, or all."""
+    state = stream.state
+    loads = activity.loads(stream)
+    head = StreamView(
+        **summary(stream, activity).model_dump(),
+        created_ms=stream.created_ms,
+        sealed_ms=state.sealed_ms,
+        scaling=scaling_of(stream),
+        limits=activity.limits_of(stream),
+        epochs=[],
+    )
+    yield head.model_dump_json().removesuffix("]}").encode()
+    epochs = iter(state.epochs if epochs_max is None else state.epochs[-epochs_max:])
+    before = b""
+    while some := list(islice(epochs, EPOCHS_AT_ONCE)):
+        yield before + await asyncio.to_thread(_epochs_json, state, some, loads)
+        before = b","
+    yield b"]}"
+
+
+def _epochs_json(state: StreamState, epochs: list[Epoch], loads: Mapping[int, SegmentLoad]) -> bytes:
+    return b",".join(epoch_view(state, epoch, loads).model_dump_json().encode() for epoch in epochs)
+
+
+def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad]) -> EpochView:
+    """One epoch; a segment's state is what it is now."""
+    order = _key_order(epoch.slots)
+    active = {run.number for run in state.current.segments} if not state.is_sealed else set()
+    segments = []
+    for run in epoch.segments:
+        load = loads[run.number]
+        bounds = epoch.key_range(run)
+        segments.append(
+            SegmentView.model_construct(
+                id=run.number,
+                slots=order[run.first : run.last],
+                key_range=(float(bounds.low), float(bounds.high)),
+                state="active" if run.number in active else "sealed",
+                bytes=load.bytes,
+                rate_bytes=load.bytes_s,
+                rate_events=load.events_s,
+            )
+        )
+    return EpochView.model_construct(
+        epoch=epoch.epoch, started_ms=epoch.started_ms, reason=epoch.reason, segments=segments
+    )
+
+
+def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -> StreamMap:
+    """The segments that were active at some time since then."""
+    state = stream.state
+    loads = activity.loads(stream)
+    segments: list[MapSegment] = []
+    lives = lifetimes(state, since_ms)
+    for life in islice(lives, MAP_SEGMENTS_MAX):
+        load = loads[life.run.number]
+        bounds = life.epoch.key_range(life.run)
+        segments.append(
+            MapSegment.model_construct(
+                id=life.run.number,
+                key_range=(float(bounds.low), float(bounds.high)),
+                slots=life.run.last - life.run.first,
+                opened_ms=life.opened_ms,
+                sealed_ms=life.sealed_ms,
+                bytes=load.bytes,
+                rate_bytes=load.bytes_s,
+                rate_events=load.events_s,
+            )
+        )
+    return StreamMap(
+        name=stream.name,
+        state=status_of(state),
+        time_ms=now_ms,
+        slots=state.slots,
+        epoch=state.current.epoch,
+        truncated=next(lives, None) is not None,
+        scaling=scaling_of(stream),
+        limits=activity.limits_of(stream),
+        segments=segments,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """When a segment was active; `epoch` is one that it was part of."""
+
+    run: SegmentRun
+    epoch: Epoch
+    opened_ms: int | None
+    sealed_ms: int | None
+
+
+def lifetimes(state: StreamState, since_ms: int) -> Iterator[Lifetime]:
+    """Segments that were active at some time since then, those that were opened last first."""
+    sealed_ms: dict[int, int | None] = dict.fromkeys((run.number for run in state.current.segments), state.sealed_ms)
+    after: Epoch | None = None
+    for epoch in reversed(state.epochs):
+        if after is not None:
+            for run in epoch.segments:
+                sealed_ms.setdefault(run.number, after.started_ms)
+        for run in epoch.opened:
+            yield Lifetime(run, epoch, epoch.started_ms, sealed_ms.pop(run.number))
+        if epoch.started_ms <= since_ms or epoch is state.epochs[0]:
+            rest = [run for run in epoch.segments if run.number in sealed_ms]
+            yield from (Lifetime(run, epoch, None, sealed_ms[run.number]) for run in rest)
+            return
+        after = epoch
+
+
+@lru_cache(maxsize=64)
+def _key_order(slots: int) -> list[int]:
+    return slots_in_key_order(slots)
