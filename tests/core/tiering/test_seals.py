@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from core.slot import Slot
 from core.tiering.backlog import backlogs_of
 from tests.core.support import KIB, run, until
 from tests.core.tiering.support import TIERING, chunk_entries, fill, runs_of, storage_in, tiered_store, without_gaps
+
+
+def is_tiered(slot: Slot) -> bool:
+    return slot.tiered_end == slot.end
 
 
 def labels(slot: Slot) -> list[tuple[int, int, int]]:
@@ -50,7 +55,7 @@ def test_sealed_segment_is_tiered_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_are_exact(tmp_path: Path, seed: int) -> None:
-    """However scales and uploads meet, and over a crash: chunks have each entry under the segment it was appended to."""
+    """However scales and uploads meet, and over a crash: in chunks each entry has the segment it was appended to."""
     random_ = random.Random(seed)
 
     async def scenario() -> None:
@@ -70,7 +75,8 @@ def test_labels_are_exact(tmp_path: Path, seed: int) -> None:
                     await store.scale_stream(stream, runs, [1] if len(runs) == 1 else [], "again")
                 if last:
                     slots = list(stream.written_slots())
-                    await until(lambda slots=slots: all(slot.tiered_end == slot.end for slot in slots))
+                    for slot in slots:
+                        await until(partial(is_tiered, slot))
                     for slot in slots:
                         assert all(without_gaps(runs_of(slot)))
                         assert labels(slot) == expected[slot.number]
