@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import __version__, cli_tier2
+from gateway import __version__, cli_streams, cli_tier2
 from gateway.cli_options import (
     Assignments,
     ConfigFile,
@@ -35,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_streams.app)
 app.add_typer(cli_tier2.app)
 
 

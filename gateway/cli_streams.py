@@ -1,0 +1,76 @@
+"""`penstock streams`: looking at streams, and cutting them by hand."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gateway.cli_options import AsJson
+
+app = typer.Typer(
+    name="streams",
+    help="Look at streams and their segments, split and merge them by hand. Asks a running gateway.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Url = Annotated[str, typer.Option(metavar="URL", help="Address of the gateway's HTTP server.")]
+URL = "http://localhost:9094"
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PENSTOCK_HTTP_TOKEN",
+        metavar="TOKEN",
+        help="The gateway's http.token, if it has one.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The stream: a topic's name.")]
+
+
+@app.command("ls")
+def list_streams(url: Url = URL, as_json: AsJson = False) -> None:
+    """List streams with their segments, sizes and rates."""
+    from gateway import streams_commands
+
+    sys.exit(streams_commands.run_ls(url, as_json=as_json))
+
+
+@app.command()
+def show(name: Name, url: Url = URL, as_json: AsJson = False) -> None:
+    """Draw a stream's epochs as a picture: time goes to the right, the key space upwards."""
+    from gateway import streams_commands
+
+    sys.exit(streams_commands.run_show(url, name, as_json=as_json))
+
+
+@app.command()
+def scale(
+    name: Name,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[@SLOT,...]",
+            help="Cut this segment so that each named slot begins a new one; without slots where the load halves.",
+        ),
+    ] = None,
+    merge: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Make these neighbours one segment.")] = None,
+    url: Url = URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Split a segment, or merge neighbours. Clients notice nothing."""
+    from gateway import streams_commands
+
+    sys.exit(streams_commands.run_scale(url, name, split=split, merge=merge, token=token, as_json=as_json))
+
+
+@app.command()
+def seal(name: Name, url: Url = URL, token: Token = None, as_json: AsJson = False) -> None:
+    """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION)."""
+    from gateway import streams_commands
+
+    sys.exit(streams_commands.run_seal(url, name, token=token, as_json=as_json))

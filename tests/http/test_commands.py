@@ -1,0 +1,93 @@
+"""`penstock streams` against a running gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.streams_picture import picture
+from tests.http.calls import create_topic, get, produce
+from tests.shell.launching import run, serving
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Its addresses: Kafka, HTTP."""
+    with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        yield ready["kafka"][0], ready["http"]
+
+
+@pytest.mark.slow
+def test_by_hand(gateway: tuple[str, str]) -> None:
+    """List, split, merge, show, seal: what is printed as JSON is what the API answers."""
+    kafka, http = gateway
+    url = ("--url", f"http://{http}")
+    create_topic(kafka, "orders", 4)
+    produce(kafka, "orders", 0, 3)
+
+    outcomes = [
+        run("streams", "scale", "orders", "--split", "0@1,3", *url),
+        run("streams", "scale", "orders", "--merge", "3,2", *url),
+        run("streams", "scale", "orders", "--split", "4", "--json", *url),
+        run("streams", "ls", *url),
+        run("streams", "show", "orders", *url),
+        run("streams", "seal", "orders", *url),
+    ]
+
+    assert [(outcome.returncode, outcome.stderr) for outcome in outcomes] == [(0, "")] * len(outcomes)
+    assert outcomes[0].stdout == "orders: epoch 1 began; sealed: 0; opened: 1, 2, 3\n"
+    assert json.loads(outcomes[2].stdout) == {"name": "orders", "epoch": 3, "sealed": [4], "opened": [5, 6]}
+    assert "orders" in outcomes[3].stdout
+    assert "epoch    3" in outcomes[4].stdout
+    shown = json.loads(run("streams", "show", "orders", "--json", *url).stdout)
+    assert shown == get(http, "/api/v1/streams/orders")
+    assert (shown["state"], len(shown["epochs"])) == ("sealed", 4)
+    assert json.loads(run("streams", "ls", "--json", *url).stdout)["streams"][0]["name"] == "orders"
+
+
+@pytest.mark.slow
+def test_refusals(gateway: tuple[str, str]) -> None:
+    """One line says what is wrong; what the command line says wrongly has the exit code of configuration."""
+    _, http = gateway
+    url = ("--url", f"http://{http}")
+    wrong = {
+        ("show", "nowhere", *url): (1, "no stream 'nowhere'"),
+        ("scale", "nowhere", *url): (2, "--split ID[@SLOT,...] or --merge"),
+        ("scale", "nowhere", "--split", "1@", *url): (2, "--split 1@"),
+        ("scale", "nowhere", "--merge", "1", *url): (2, "--merge 1"),
+        ("scale", "nowhere", "--merge", "1,2", *url): (1, "no stream 'nowhere'"),
+        ("ls", "--url", "http://127.0.0.1:1"): (1, "--url"),
+        ("ls", "--url", "ftp://here"): (2, "http(s)://HOST"),
+    }
+
+    for arguments, (code, says) in wrong.items():
+        outcome = run("streams", *arguments)
+        assert (outcome.returncode, outcome.stderr.count("\n"), says in outcome.stderr) == (code, 1, True), outcome
+
+
+def test_the_picture() -> None:
+    """Each segment's edges are drawn where its key range and its time begin, with its number in the middle."""
+
+    def segment(number: int, low: float, high: float, state: str = "sealed") -> dict[str, object]:
+        return {"id": number, "key_range": [low, high], "state": state, "rate_bytes": 0.0}
+
+    epochs = [
+        {"epoch": 0, "started_ms": 0, "segments": [segment(0, 0, 1)]},
+        {"epoch": 1, "started_ms": 0, "segments": [segment(1, 0, 0.5, "active"), segment(2, 0.5, 1, "active")]},
+    ]
+
+    lines = [line.plain for line in picture(epochs, 80, 24)]
+
+    assert [line[6:].rstrip() for line in lines[:-1]] == [
+        "▏▔▔▔▔▔▔▔▔▔▏▔▔▔▔▔▔▔▔▔",
+        "▏         ▏",
+        "▏         ▏2",
+        "▏         ▏",
+        "▏0        ▏▔▔▔▔▔▔▔▔▔",
+        "▏         ▏",
+        "▏         ▏1",
+        "▏         ▏",
+    ]
