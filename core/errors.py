@@ -38,8 +38,8 @@ class UnknownStream(StoreError):
         self.name = name
 
 
-class StreamSealed(StoreError):
-    """The stream takes no more entries, and never will."""
+class StreamSealed(StoreError, ValueError):
+    """The stream takes no more entries, and never will; neither is it cut anew."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"stream {name!r} is sealed: it can be read, and takes no more entries")

@@ -269,7 +269,7 @@ class Store:
     async def grow_stream(self, stream: Stream, slots: int) -> None:
         """Give a stream more slots, durably: a scale that cuts every segment anew.
 
-        Raises UnknownStream, ValueError when that is no growth or the stream is sealed, StoreError.
+        Raises UnknownStream, StreamSealed, ValueError when that is no growth, StoreError.
         """
         await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms()), "grown")
 
@@ -278,14 +278,15 @@ class Store:
     ) -> Epoch:
         """Seal neighbouring segments and open others over their slots, in one atomic record; returns the new epoch.
 
-        `cuts` are positions in key order. Raises UnknownStream, ValueError for what is no scale, StoreError.
+        `cuts` are positions in key order.
+        Raises UnknownStream, StreamSealed, ValueError for what is no scale, StoreError.
         """
         return await self._change(stream, lambda state: state.scaled(sealed, cuts, self.clock.wall_ms(), reason), kind)
 
     async def seal_stream(self, stream: Stream) -> None:
         """End a stream, durably: it takes no more entries and is still read.
 
-        Raises UnknownStream, ValueError when it is sealed already, StoreError.
+        Raises UnknownStream, StreamSealed when it is already, StoreError.
         """
         await self._change(stream, lambda state: state.sealed_at(self.clock.wall_ms()))
 

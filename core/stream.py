@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from core.errors import CorruptState
+from core.errors import CorruptState, StreamSealed
 from core.keyspace import KeyRange, covers, position_of_slot, run_range, slot_at_position
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class StreamState:
     def grown(self, slots: int, now_ms: int) -> StreamState:
         """The stream with more slots, cut where it was cut: the next epoch.
 
-        Raises ValueError when that is no growth, or the stream is sealed.
+        Raises StreamSealed, ValueError when that is no growth.
         """
         self._check_open()
         if slots <= self.slots:
@@ -140,7 +140,8 @@ class StreamState:
     def scaled(self, sealed: Collection[int], cuts: Collection[int], now_ms: int, reason: str) -> StreamState:
         """The stream with some neighbouring segments sealed, and others over their slots, cut at the positions `cuts`.
 
-        One segment and a cut is a split, several and no cut a merge. Raises ValueError for anything that is no scale.
+        One segment and a cut is a split, several and no cut a merge.
+        Raises StreamSealed, ValueError for anything that is no scale.
         """
         self._check_open()
         current = self.current
@@ -161,7 +162,7 @@ class StreamState:
         return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
 
     def sealed_at(self, now_ms: int) -> StreamState:
-        """The stream without an end to be appended to. Raises ValueError when it is sealed already."""
+        """The stream without an end to be appended to. Raises StreamSealed when it is."""
         self._check_open()
         return replace(self, sealed_ms=now_ms)
 
@@ -210,7 +211,7 @@ class StreamState:
 
     def _check_open(self) -> None:
         if self.is_sealed:
-            raise ValueError(f"stream {self.name!r} is sealed")
+            raise StreamSealed(self.name)
 
     def _next_number(self) -> int:
         return max(run.number for run in self.current.segments) + 1  # the newest epoch opened the newest segments

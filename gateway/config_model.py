@@ -224,6 +224,32 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
         description="How far a record's timestamp may lie in the future.",
     )
 
+    # Scaling
+    scaling_policy: Literal["fixed", "bytes", "events"] = Field(
+        "bytes",
+        description="What makes a topic's segments split and merge, where it does not say: the bytes or the events "
+        "that a segment gets a second, or nothing.",
+    )
+    scaling_target_rate: int = Field(
+        0,
+        ge=0,
+        le=LONG_MAX,
+        description="What one segment should get a second, in bytes or events; 0: 8388608 bytes, 10000 events.",
+    )
+    scaling_factor: int = Field(
+        4, ge=2, le=1_000, description="Into how many segments at most one split cuts a segment."
+    )
+    scaling_min_segments: int = Field(
+        1, ge=1, le=100_000, description="Segments that a topic begins with, and below which it does not merge."
+    )
+    scaler_time_factor: float = Field(
+        1.0,
+        ge=0.001,
+        le=1_000.0,
+        description="Multiplies all times of the scaler: its windows of 2, 5, 10 and 20 minutes, and the 10 minutes "
+        "for which it leaves a new segment alone. 0.01 shows it in seconds.",
+    )
+
     # Producers
     producer_id_expiration_ms: int = Field(
         DAY_MS,
@@ -296,6 +322,7 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             retention_check_interval_ms=self.log_retention_check_interval_ms,
             writer_expiration_ms=self.producer_id_expiration_ms,
             log_reader_threads=self.log_reader_threads,
+            scaler_time_factor=self.scaler_time_factor,
             rocksdb_cache_bytes=self.rocksdb_cache_bytes,
             rocksdb_write_buffer_bytes=self.rocksdb_write_buffer_bytes,
             chunk_bytes=self.chunk_bytes,

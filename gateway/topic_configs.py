@@ -10,10 +10,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from core.stream import Stream, StreamPolicy
+from core.stream import ScalingKind, ScalingPolicy, Stream, StreamPolicy
 from gateway.config_keys import ConfigValue
 from gateway.refusals import InvalidConfig
-from gateway.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
+from gateway.topic_keys import (
+    GROUPS,
+    MIN_BYTES,
+    MIN_MS,
+    MIN_SEGMENTS,
+    SCALE_FACTOR,
+    SCALING_POLICY,
+    TARGET_RATE,
+    TOPIC_KEYS,
+)
+
+TARGETS: Final[Mapping[ScalingKind, int]] = {
+    ScalingKind.FIXED: 1,  # nothing is compared with it
+    ScalingKind.BYTES: 8 * 2**20,
+    ScalingKind.EVENTS: 10_000,
+}
+"""What a segment should get a second where the topic does not say."""
 
 CODECS: Final[Mapping[str, int]] = {
     "uncompressed": 0,
@@ -74,6 +90,17 @@ def topic_config(values: Mapping[str, ConfigValue]) -> TopicConfig:
         min_lag_ms=_int(values, "min.compaction.lag.ms"),
         max_lag_ms=_int(values, "max.compaction.lag.ms"),
         tombstone_ms=_int(values, "delete.retention.ms"),
+        scaling=_scaling(values),
+    )
+
+
+def _scaling(values: Mapping[str, ConfigValue]) -> ScalingPolicy:
+    kind = ScalingKind(values[SCALING_POLICY])
+    return ScalingPolicy(
+        kind=kind,
+        target_rate=_int(values, TARGET_RATE) or TARGETS[kind],
+        factor=_int(values, SCALE_FACTOR),
+        min_segments=_int(values, MIN_SEGMENTS),
     )
 
 

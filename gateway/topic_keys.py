@@ -33,6 +33,10 @@ _TIERING: Final = f"{NO_EFFECT}, which does not tier by topic as Kafka does."
 GROUPS: Final = "penstock.retention.groups"
 MIN_BYTES: Final = "penstock.retention.min.bytes"
 MIN_MS: Final = "penstock.retention.min.ms"
+SCALING_POLICY: Final = "penstock.scaling.policy"
+TARGET_RATE: Final = "penstock.scaling.target.rate"
+SCALE_FACTOR: Final = "penstock.scaling.factor"
+MIN_SEGMENTS: Final = "penstock.scaling.min.segments"
 
 
 def _key(
@@ -266,6 +270,42 @@ _KEYS: Final = (
         0,
         "For this long records stay although all of penstock.retention.groups have consumed them.",
         check=at_least(0),
+    ),
+    _key(
+        SCALE_FACTOR,
+        _INT,
+        4,
+        "Into how many segments at most one split cuts a segment.",
+        check=between(2, 1_000),
+        broker="scaling.factor",
+    ),
+    _key(
+        MIN_SEGMENTS,
+        _INT,
+        1,
+        "Segments that the topic begins with, and below which it does not merge; never more than it has partitions.",
+        check=between(1, 100_000),
+        broker="scaling.min.segments",
+    ),
+    _key(
+        SCALING_POLICY,
+        _STRING,
+        "bytes",
+        "What makes the topic's segments split and merge: the bytes or the events (records) that a segment gets a "
+        "second, compared with penstock.scaling.target.rate. fixed: nothing, they stay as they are. Clients notice "
+        "nothing of it: partitions, offsets and keys stay where they are.",
+        check=one_of("fixed", "bytes", "events"),
+        broker="scaling.policy",
+    ),
+    _key(
+        TARGET_RATE,
+        _LONG,
+        0,
+        "What one segment should get a second: bytes or events, as penstock.scaling.policy says. More than five times "
+        "as much over 2 minutes, twice as much over 5 or more over 10 splits it, less than half over 20 merges it with "
+        "a neighbour like it. 0: 8388608 bytes, 10000 events.",
+        check=at_least(0),
+        broker="scaling.target.rate",
     ),
     _key(
         "preallocate",

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StoreError, StreamExists, UnknownStream
+from core.errors import StoreError, StreamExists, StreamSealed, UnknownStream
 from core.store import Store
 from core.stream import Stream
 from gateway.broker_configs import CLUSTER, TABLE, BrokerConfigs
@@ -326,6 +326,8 @@ def check_name(name: str) -> None:
 
 def check_growth(stream: Stream, count: int) -> None:
     """Raises Refusal when that number of partitions is not more than there are."""
+    if stream.is_sealed:
+        raise refusal_of(StreamSealed(stream.name))
     now = stream.slot_count
     if count == now:
         raise Refusal(ErrorCode.invalid_partitions, f"Topic already has {now} partition(s).")
@@ -348,6 +350,8 @@ def refusal_of(error: StoreError) -> Refusal:
         return Refusal(ErrorCode.topic_already_exists, f"Topic '{error.name}' already exists.")
     if isinstance(error, UnknownStream):
         return Refusal(ErrorCode.unknown_topic_or_partition, str(error))
+    if isinstance(error, StreamSealed):
+        return Refusal(ErrorCode.policy_violation, str(error))
     return Refusal(ErrorCode.kafka_storage_error, str(error))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from core.stream import ScalingKind, ScalingPolicy
 from gateway.broker_configs import BrokerConfigs
 from gateway.config import load
 from gateway.config_keys import ConfigValue
@@ -137,6 +138,24 @@ def test_bounds_of_consumption() -> None:
     assert CONFIGS.policy_for({"penstock.retention.groups": "b,a,b"}).consumers == ("b", "a")
 
 
+def test_scaling() -> None:
+    """A topic says what it scales by; the target's default depends on it; nonsense is refused."""
+    assert CONFIGS.policy_for({}).scaling == ScalingPolicy(kind=ScalingKind.BYTES, target_rate=8 << 20, factor=4)
+    by_events = {"penstock.scaling.policy": "events", "penstock.scaling.min.segments": "3"}
+    assert CONFIGS.policy_for(by_events).scaling == ScalingPolicy(
+        kind=ScalingKind.EVENTS, target_rate=10_000, factor=4, min_segments=3
+    )
+    assert CONFIGS.policy_for({"penstock.scaling.target.rate": "7"}).scaling.target_rate == 7
+    assert why_not(penstock_scaling_policy="records") == (
+        "Invalid value records for configuration penstock.scaling.policy: String must be one of: fixed, bytes, events"
+    )
+    assert why_not(penstock_scaling_factor="1") == (
+        "Invalid value 1 for configuration penstock.scaling.factor: Value must be at least 2"
+    )
+    assert why_not(penstock_scaling_target_rate="-1") is not None
+    assert why_not(penstock_scaling_min_segments="0") is not None
+
+
 def test_documented() -> None:
     """Every topic config is explained; its default passes its own check."""
     without_effect = [key.name for key in TOPIC_KEYS.values() if NO_EFFECT in key.doc]
@@ -145,7 +164,7 @@ def test_documented() -> None:
         assert key.default is not None
         key.parse(key.default)
 
-    assert len(TOPIC_KEYS) == 33 + 3  # Kafka's and our own
+    assert len(TOPIC_KEYS) == 33 + 7  # Kafka's and our own
     assert {"segment.bytes", "min.insync.replicas", "flush.ms"} <= set(without_effect)
     assert {"retention.ms", "max.message.bytes", "compression.type"}.isdisjoint(without_effect)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from core.keyspace import slot_range
 from tests.admin.harness import Admin, code_and_message
 
 
@@ -27,6 +28,23 @@ def test_grown(admin: Admin, version: int) -> None:
 
     assert grow(admin, growth(name, 5), version=version) == [(0, None)]
     assert (admin.stream(name).slot_count, admin.slot(name, 1).durable_end) == (5, 2)
+
+
+def test_growth_is_a_scale(admin: Admin) -> None:
+    """A topic that doubles is cut as it was; partition p's upper half of keys becomes partition p + N."""
+    name = admin.create(4, penstock_scaling_min_segments="2")
+    admin.produce(name, 1, 2, partition=1)
+    stream = admin.stream(name)
+    before = stream.state.current
+
+    assert grow(admin, growth(name, 8)) == [(0, None)]
+    after = stream.state.current
+    assert (before.epoch, after.epoch) == (0, 1)
+    assert [before.key_range(run) for run in before.segments] == [after.key_range(run) for run in after.segments]
+    for slot in range(4):
+        whole, low, high = slot_range(slot, 4), slot_range(slot, 8), slot_range(slot + 4, 8)
+        assert (low.low, low.high, high.high) == (whole.low, high.low, whole.high)
+    assert admin.slot(name, 1).durable_end == 2
 
 
 @pytest.mark.parametrize(

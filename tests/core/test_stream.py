@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import pairwise
 from uuid import UUID
 
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import core.stream
-from core.keyspace import covers, position_of_slot
+from core.keyspace import covers, key_point, position_of_slot, slot_range
 from core.stream import Epoch, StreamState, decode_stream, new_stream
+from tests.core.test_keyspace import murmur2
 
 
 def stream_of(slots: int, segments: int = 1) -> StreamState:
@@ -87,6 +89,24 @@ def test_doubling_keeps_every_cut_of_the_key_space(bits: int, data: st.DataObjec
         return [epoch.key_range(run) for run in epoch.segments]
 
     assert ranges(grown.current) == ranges(state.current)
+
+
+@given(st.integers(0, 5), st.binary(max_size=20), st.data())
+def test_doubling_keeps_keys_in_their_range(bits: int, key: bytes, data: st.DataObject) -> None:
+    """With either hash that clients use, a key's segment after a growth has the key range of the one before."""
+    slots = 1 << bits
+    before = stream_of(slots, data.draw(st.integers(1, slots)))
+    for key_hash in (murmur2(key) & 0x7FFF_FFFF, zlib.crc32(key)):
+        state, slot = before, key_hash % slots
+        ranges = set()
+        for doubled in range(4):
+            epoch = state.current
+            ranges.add(epoch.key_range(epoch.run_at(position_of_slot(slot, epoch.slots))))
+            assert slot % slots == key_hash % slots
+            assert key_point(key_hash) in slot_range(slot, epoch.slots)
+            state, slot = state.grown(2 * epoch.slots, doubled), key_hash % (2 * epoch.slots)
+            assert slot in (slot % epoch.slots, slot % epoch.slots + epoch.slots)
+        assert len(ranges) == 1
 
 
 @pytest.mark.parametrize(
