@@ -49,6 +49,8 @@ class History:
         self.start_asked = 0
         self.commits = 0
         self.created = False
+        self.epoch_asked = 0
+        self.epoch = 0  # acknowledged
 
     def now(self) -> dict[str, Any]:
         return {**vars(self), "sent": len(self.sent)}
@@ -82,16 +84,20 @@ def copy_settled(source: Path, target: Path) -> None:
 
 
 async def workload(directory: Path, history: History) -> None:
-    """Fill, roll, index, checkpoint, trim, truncate, stop, start again."""
+    """Fill, roll, index, checkpoint, scale, trim, truncate, stop, start again."""
     for _ in range(2):
         store = await open_store(directory)
-        stream = store.streams.get("s") or await make(store)
+        stream = store.streams.get("s") or await make(store, slots=2)
         history.created = True
         slot = stream.slot(0)
         for step in range(4):
             await fill(store, slot, history, 14)
             await maintenance_of(store).index_files()
             await maintenance_of(store).checkpoint()
+            runs = [run.number for run in stream.state.current.segments]
+            history.epoch_asked += 1
+            await store.scale_stream(stream, runs, [1] if len(runs) == 1 else [], "test")
+            history.epoch += 1
             if step % 2:
                 history.start_asked = slot.durable_end - 3
                 await slot.truncate_before(history.start_asked)
@@ -123,6 +129,8 @@ async def look(directory: Path, picture: Picture, sent: list[bytes]) -> None:
             assert not then["created"]
         else:
             slot = stream.slot(0)
+            assert then["epoch"] <= stream.state.current.epoch <= then["epoch_asked"]
+            assert len(stream.state.current.segments) == 1 + stream.state.current.epoch % 2
             assert then["acknowledged"] <= slot.durable_end <= then["sent"]
             assert then["start"] <= slot.start <= max(then["start_asked"], then["start"])
             assert sent[slot.start : slot.durable_end] == await read_all(slot)

@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +23,7 @@ from core.container import Container
 from core.log.format import FILE_HEADER_SIZE
 from core.slot import Slot
 from core.store import Store
+from core.stream import Epoch, Stream
 from core.tables import Delete, Put
 from core.writers import Duplicate
 from tests.core.support import (
@@ -53,6 +54,7 @@ class Entry:
     count: int
     timestamp: int
     payload: bytes
+    segment: int
 
     @property
     def end(self) -> int:
@@ -79,6 +81,7 @@ class ModelStream:
     slots: list[ModelSlot]
     config: dict[str, str]
     uuid: Any
+    epochs: tuple[Epoch, ...]
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -126,7 +129,8 @@ class StoreMachine(RuleBasedStateMachine):
         if name in self.streams:
             return
         stream = self.run(self.store.create_stream(name, slots=slots, config=config))
-        self.streams[name] = ModelStream([ModelSlot() for _ in range(slots)], dict(config), stream.uuid)
+        slots_of = [ModelSlot() for _ in range(slots)]
+        self.streams[name] = ModelStream(slots_of, dict(config), stream.uuid, stream.state.epochs)
 
     @precondition(lambda self: self.streams)
     @rule(data=st.data(), more=st.integers(1, 3))
@@ -134,6 +138,42 @@ class StoreMachine(RuleBasedStateMachine):
         name, model = self.any_stream(data)
         self.run(self.store.grow_stream(self.live(name), len(model.slots) + more))
         model.slots += [ModelSlot() for _ in range(more)]
+        model.epochs = self.live(name).state.epochs
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), in_flight=st.integers(0, 2))
+    def scale(self, data: st.DataObject, in_flight: int) -> None:
+        """Split or merge, while appends are on their way."""
+        name, model = self.any_stream(data)
+        stream = self.live(name)
+        change = self.any_scale(data, stream)
+        if change is None:
+            return
+
+        async def go() -> None:
+            outcomes = [self.send(stream.slot(0), model.slots[0], 1, 50, 0) for _ in range(in_flight)]
+            scaling = asyncio.create_task(self.store.scale_stream(stream, *change, "test"))
+            await until(lambda: len(stream.logged.epochs) > len(model.epochs))
+            outcomes += [self.send(stream.slot(0), model.slots[0], 1, 50, 0) for _ in range(in_flight)]
+            for outcome in outcomes:
+                await outcome.future
+            await scaling
+
+        self.run(go())
+        assert len(stream.state.epochs) == len(model.epochs) + 1
+        model.epochs = stream.state.epochs
+
+    def any_scale(self, data: st.DataObject, stream: Stream) -> tuple[list[int], list[int]] | None:
+        """Segments to seal and where to cut; None when nothing can be cut."""
+        runs = stream.state.current.segments
+        if len(runs) > 1 and data.draw(st.booleans()):
+            begin = data.draw(st.integers(0, len(runs) - 2))
+            return [run.number for run in runs[begin : begin + 2]], []
+        wide = [run for run in runs if run.last - run.first > 1]
+        if not wide:
+            return None
+        split = data.draw(st.sampled_from(wide))
+        return [split.number], [data.draw(st.integers(split.first + 1, split.last - 1))]
 
     @precondition(lambda self: self.streams)
     @rule(data=st.data(), config=st.sampled_from(CONFIGS))
@@ -188,7 +228,7 @@ class StoreMachine(RuleBasedStateMachine):
         timestamp = self.clock.wall_ms() + late
         base, outcome = begin_append(slot, payload, records, timestamp)
         assert base == model.end
-        model.entries.append(Entry(base, records, timestamp, payload))
+        model.entries.append(Entry(base, records, timestamp, payload, slot.segment_id))
         return outcome
 
     @precondition(lambda self: self.streams)
@@ -202,7 +242,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.container.check_writer(slot, writer, 0, first, count) is None
         base = self.run(append(slot, payload, count, self.clock.wall_ms(), (writer, 0, first)))
         assert base == model.end
-        model.entries.append(Entry(base, count, self.clock.wall_ms(), payload))
+        model.entries.append(Entry(base, count, self.clock.wall_ms(), payload, slot.segment_id))
         sent.append((first, count, base))
         self.check_duplicate(slot, writer, sent[-min(again + 1, len(sent))])
 
@@ -286,22 +326,36 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.container.epoch > epoch
         self.check()
 
-    @rule(data=st.data(), in_flight=st.integers(0, 6), size=st.sampled_from([10, 500, 20_000]), kept=st.floats(0, 1))
-    def crash(self, data: st.DataObject, in_flight: int, size: int, kept: float) -> None:
-        """A kill: RocksDB's memory is gone, and of what was not synced a prefix is there."""
+    @rule(
+        data=st.data(),
+        in_flight=st.integers(0, 6),
+        size=st.sampled_from([10, 500, 20_000]),
+        kept=st.floats(0, 1),
+        scales=st.booleans(),
+    )
+    def crash(self, data: st.DataObject, in_flight: int, size: int, kept: float, scales: bool) -> None:
+        """A kill: RocksDB's memory is gone, and of what was not synced, a scale among it, a prefix is there."""
         epoch = self.container.epoch
         places = [self.any_slot(data) for _ in range(in_flight if self.streams else 0)]
-        ends: list[tuple[Path, int, ModelSlot]] = []
+        ends: list[tuple[Path, int, Callable[[], object]]] = []
+        scaled = self.any_stream(data) if scales and self.streams else None
+        change = self.any_scale(data, self.live(scaled[0])) if scaled is not None else None
 
         async def go() -> tuple[Path, Path, int]:
             log = self.container.log
             acknowledged = log.durable_position
-            for slot, model in places:
+            scaling = None
+            for number, (slot, model) in enumerate(places):
+                if number == len(places) // 2 and scaled is not None and change is not None:
+                    scaling = asyncio.create_task(self.scale_in_flight(*scaled, *change, ends))
+                    await until(lambda: self.live(scaled[0]).logged.current.reason == "in flight")
                 self.send(slot, model, 1, size, 0)
-                ends.append((log.file.path, log.position, model))
+                ends.append((log.file.path, log.position, model.entries.pop))
             target = await crash_copy(self.store, self.home / f"{next(self.places)}-copy")
             newest = log.file.path
             least = acknowledged.position if acknowledged.file_lsn == log.file.first_lsn else FILE_HEADER_SIZE
+            if scaling is not None:
+                await scaling
             await self.store.close(clean=False)
             return target, newest, least
 
@@ -311,14 +365,33 @@ class StoreMachine(RuleBasedStateMachine):
         cut = least + int(kept * (most - least))
         with copy.open("r+b") as stream:
             stream.truncate(max(cut, FILE_HEADER_SIZE))
-        for path, end, model in reversed(ends):
+        for path, end, undo in reversed(ends):
             if path == newest and end > cut:
-                model.entries.pop()
+                undo()
         shutil.rmtree(self.directory)
         self.directory = target
         self.store = self.run(self.open(target))
         assert self.container.epoch > epoch
         self.check()
+
+    async def scale_in_flight(
+        self,
+        name: str,
+        model: ModelStream,
+        sealed: list[int],
+        cuts: list[int],
+        ends: list[tuple[Path, int, Callable[[], object]]],
+    ) -> None:
+        stream, before, log = self.live(name), model.epochs, self.container.log
+        scaling = asyncio.create_task(self.store.scale_stream(stream, sealed, cuts, "in flight"))
+        await asyncio.sleep(0)  # it is queued
+
+        def undo() -> None:
+            model.epochs = before
+
+        ends.append((log.file.path, log.position, undo))
+        model.epochs = stream.logged.epochs
+        await scaling
 
     # Looking
 
@@ -363,6 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
         for name, model in self.streams.items():
             stream = self.live(name)
             assert (len(model.slots), model.config, model.uuid) == (stream.slot_count, stream.config, stream.uuid)
+            assert model.epochs == stream.state.epochs
             for number, expected in enumerate(model.slots):
                 self.check_slot(stream.slot(number), expected)
 
@@ -371,6 +445,7 @@ class StoreMachine(RuleBasedStateMachine):
         live = model.live
         assert sum(len(e.payload) for e in live) == slot.size_bytes
         assert [e.payload for e in live] == self.run(read_all(slot, model.start))
+        assert [e.segment for e in live] == [slot.segment_at(e.base)[0] for e in live]
         epochs = [epoch for epoch, _ in slot.epochs]
         assert sorted(set(epochs)) == epochs
         for writer, sent in model.sequences.items():
