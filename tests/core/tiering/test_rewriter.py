@@ -109,6 +109,7 @@ def test_merge(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_trims_meanwhile(tmp_path: Path) -> None:
     """Slots whose starts move, and streams that go, while their chunks are rewritten lose nothing else."""
 
@@ -159,6 +160,7 @@ async def trickle_one(slot: Slot, rounds: int) -> list[bytes]:
     return written
 
 
+@pytest.mark.slow
 def test_merge_survives_restart(tmp_path: Path) -> None:
     """What a crash leaves of rewrites is abandoned, nothing refers to it, and they are done again."""
 
@@ -183,6 +185,7 @@ def test_merge_survives_restart(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_worker_killed(tmp_path: Path) -> None:
     """A worker that is killed costs its rewrite; the next one does it."""
 
@@ -269,6 +272,7 @@ def test_reclaim(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_worker_is_alone(tmp_path: Path) -> None:
     """The worker has none of the store's files or sockets, and takes few turns."""
 
@@ -289,6 +293,7 @@ def test_worker_is_alone(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_worker_ends_with_its_parent(tmp_path: Path) -> None:
     """However the store's process ends, its worker does not stay."""
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE)
