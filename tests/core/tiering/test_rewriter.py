@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import psutil
+import pytest
 
 from core.slot import Slot
 from core.store import Store
