@@ -72,7 +72,10 @@ def offered(results: Results, directory: Path, seconds: int) -> None:
     rate = 30_000
     p99: dict[str, float] = {}
     for name, tiered in (("tiering off", False), ("tiering on", True)):
-        with _minio(directory / name) as minio, _penstock(directory / name, minio if tiered else None) as server:
+        with (
+            running_minio(directory / name) as minio,
+            running_penstock(directory / name, minio if tiered else None) as server,
+        ):
             server.create_topic("offered", 4)
             with _watched(server) as seen:
                 load = loadgen.run(
@@ -99,11 +102,11 @@ def offered(results: Results, directory: Path, seconds: int) -> None:
 
 def saturated(results: Results, directory: Path, seconds: int) -> None:
     """The bare client's puts, then producers that outrun long-term storage."""
-    with _minio(directory) as minio:
+    with running_minio(directory) as minio:
         bare = _bare_puts(minio, SATURATED_LOG)
         results.add("minio client", f"puts of {CHUNK_BYTES // MIB} MiB, {UPLOADS} at a time", "MB/s", bare)
         settings = {"log.max.bytes": SATURATED_LOG, "tier2.verify.delay.ms": 3000}
-        with _penstock(directory, minio, settings) as server:
+        with running_penstock(directory, minio, settings) as server:
             server.create_topic("saturated", 4)
 
             def produce(total: int) -> loadgen.Load:
@@ -132,7 +135,7 @@ def saturated(results: Results, directory: Path, seconds: int) -> None:
 def trickle(results: Results, directory: Path, seconds: int) -> None:
     """16,000 partitions, each with a record every 20 s; chunks of what is a minute old."""
     minutes = 4
-    with _minio(directory) as minio, _penstock(directory, minio, {"chunk.age.ms": 60_000}) as server:
+    with running_minio(directory) as minio, running_penstock(directory, minio, {"chunk.age.ms": 60_000}) as server:
         for number in range(1000):
             server.create_topic(f"trickle-{number}", 16)
         results.add("penstock", "memory with 16,000 empty partitions", "MB", server.rss_mb())
@@ -156,7 +159,7 @@ def trickle(results: Results, directory: Path, seconds: int) -> None:
 MEASURES: Final[tuple[Callable[[Results, Path, int], None], ...]] = (offered, saturated, trickle)
 
 
-class _Minio:
+class BareMinio:
     def __init__(self, server: MinioServer) -> None:
         self.server = server
         self.client = Minio(
@@ -165,13 +168,13 @@ class _Minio:
 
 
 @contextmanager
-def _minio(directory: Path) -> Iterator[_Minio]:
+def running_minio(directory: Path) -> Iterator[BareMinio]:
     place = directory / "minio"
     place.mkdir(parents=True)
     server = MinioServer(place)
     server.start()
     try:
-        minio = _Minio(server)
+        minio = BareMinio(server)
         minio.client.make_bucket(BUCKET)
         yield minio
     finally:
@@ -179,7 +182,9 @@ def _minio(directory: Path) -> Iterator[_Minio]:
 
 
 @contextmanager
-def _penstock(directory: Path, minio: _Minio | None, settings: dict[str, object] | None = None) -> Iterator[Penstock]:
+def running_penstock(
+    directory: Path, minio: BareMinio | None, settings: dict[str, object] | None = None
+) -> Iterator[Penstock]:
     chosen: dict[str, object] = {"tier2": "off"}
     environment: dict[str, str] = {}
     if minio is not None:
@@ -230,7 +235,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _bare_puts(minio: _Minio, total: int) -> float:
+def _bare_puts(minio: BareMinio, total: int) -> float:
     """MB/s of the client by itself, with as many at a time as the gateway has."""
     data = os.urandom(CHUNK_BYTES)
 
