@@ -10,8 +10,8 @@ bad block's beginning is believed, and nothing is waited for: what is missing is
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import CorruptChunk
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from core.log.format import Buffer
     from core.tiering.pages import OpenRun, Page
     from tier2.chunk import EntryHeadOf
+
+
+NO_TIMESTAMP: Final = -(1 << 63)
 
 
 class Needs(Exception):
@@ -193,3 +196,48 @@ def _first_from(view: View, position: int, end: int) -> tuple[int, int]:
             return at, head.first
         at += head.size
     return at, packed.end
+
+
+# Looking for entries
+
+
+def located(view: View, offset: int, max_bytes: int) -> int:
+    """See `locate`; asks for all pages that an answer from there takes."""
+    begin = view.run.packed.point_position(view.run.packed.point_of(offset))
+    view.require(begin, begin + max(1, max_bytes))
+    return locate(view, offset)
+
+
+def first_at_time(view: View, timestamp: int, offset: int) -> int | None:
+    """Where the first entry lies that ends behind `offset` and is at least that new."""
+    packed = view.run.packed
+    point = packed.point_at_time(timestamp, packed.point_of(offset))
+    while point is not None:
+        for position, head in _heads(view, point):
+            if head.end > offset and head.max_timestamp >= timestamp:
+                return position
+        point = packed.point_at_time(timestamp, point + 1)
+    return None
+
+
+def newest_entry(view: View, offset: int) -> int | None:
+    """Where the first of the newest entries lies among those that end behind `offset`."""
+    packed, best, newest = view.run.packed, None, NO_TIMESTAMP
+    first = packed.point_of(offset)
+    points = [first]
+    if first + 1 < packed.points:
+        points.append(max(range(first + 1, packed.points), key=packed.point_timestamp))
+    for point in points:  # of the first one only what lies behind the offset counts, so the index does not tell
+        for position, head in _heads(view, point):
+            if head.end > offset and (best is None or head.max_timestamp > newest):
+                best, newest = position, head.max_timestamp
+    return best
+
+
+def _heads(view: View, point: int) -> Iterator[tuple[int, Head]]:
+    """The entries from a point to the next, and where they lie."""
+    position, stop = view.run.packed.point_position(point), view.run.packed.point_position(point + 1)
+    while position < stop:
+        head = view.head(position)
+        yield position, head
+        position += head.size

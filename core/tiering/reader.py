@@ -14,7 +14,7 @@ look-ups load what is missing. A read that is given up goes on by itself: whoeve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import takewhile
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from core.entries import ReadResult, StillLoading, StoredEntry
 from core.errors import CorruptChunk, CorruptState, MissingChunk, OutOfRange, StoreError
-from core.tiering.cutting import Cut, Head, Needs, View, cut, locate
+from core.tiering.cutting import NO_TIMESTAMP, Cut, Needs, View, cut, first_at_time, located, newest_entry
 from core.tiering.disk_cache import DiskCache
 from core.tiering.gets import Gets
 from core.tiering.indices import Indices
@@ -51,7 +51,6 @@ INDEX_SHARE: Final = 8
 THREADS: Final = 2
 ANYWHERE: Final = 1 << 62
 """A border that no offset reaches."""
-NO_TIMESTAMP: Final = -(1 << 63)
 
 
 class TieredReader:
@@ -217,7 +216,7 @@ class TieredReader:
             run = await self._indices.open(row)
             if run is not None:
                 view, first = View(run, self._pages.find, self._head_of), max(at, row.first)
-                position = await self._filled(view, partial(_located, view, first, max_bytes))
+                position = await self._filled(view, partial(located, view, first, max_bytes))
                 if position < run.packed.length:
                     return row, view, position
             at = row.end
@@ -282,7 +281,7 @@ class TieredReader:
             run = await self._indices.open(row)
             if run is not None:
                 view = View(run, self._pages.find, self._head_of)
-                found = await self._filled(view, partial(_first_at_time, view, timestamp, max(offset, row.first)))
+                found = await self._filled(view, partial(first_at_time, view, timestamp, max(offset, row.first)))
                 if found is not None:
                     return await self._entry(view, found)
             offset = row.end
@@ -310,7 +309,7 @@ class TieredReader:
             run = await self._indices.open(row)
             if run is not None:
                 view = View(run, self._pages.find, self._head_of)
-                found = await self._filled(view, partial(_newest, view, max(start, row.first)))
+                found = await self._filled(view, partial(newest_entry, view, max(start, row.first)))
                 entry = None if found is None else await self._entry(view, found)
                 if entry is not None and entry.max_timestamp > (newer_than if best is None else best.max_timestamp):
                     best = entry
@@ -372,44 +371,3 @@ class _Answer:
         if self._held > WASTE_MAX * self.size:
             self._parts = [b"".join(self._parts)]
         return ReadResult(self._parts, self.size, self.end)
-
-
-def _located(view: View, offset: int, max_bytes: int) -> int:
-    begin = view.run.packed.point_position(view.run.packed.point_of(offset))
-    view.require(begin, begin + max(1, max_bytes))
-    return locate(view, offset)
-
-
-def _first_at_time(view: View, timestamp: int, offset: int) -> int | None:
-    """Where the first entry lies that ends behind `offset` and is at least that new."""
-    packed = view.run.packed
-    point = packed.point_at_time(timestamp, packed.point_of(offset))
-    while point is not None:
-        for position, head in _heads(view, point):
-            if head.end > offset and head.max_timestamp >= timestamp:
-                return position
-        point = packed.point_at_time(timestamp, point + 1)
-    return None
-
-
-def _newest(view: View, offset: int) -> int | None:
-    """Where the first of the newest entries lies among those that end behind `offset`."""
-    packed, best, newest = view.run.packed, None, NO_TIMESTAMP
-    first = packed.point_of(offset)
-    points = [first]
-    if first + 1 < packed.points:
-        points.append(max(range(first + 1, packed.points), key=packed.point_timestamp))
-    for point in points:  # of the first one only what lies behind the offset counts, so the index does not tell
-        for position, head in _heads(view, point):
-            if head.end > offset and (best is None or head.max_timestamp > newest):
-                best, newest = position, head.max_timestamp
-    return best
-
-
-def _heads(view: View, point: int) -> Iterator[tuple[int, Head]]:
-    """The entries from a point to the next, and where they lie."""
-    position, stop = view.run.packed.point_position(point), view.run.packed.point_position(point + 1)
-    while position < stop:
-        head = view.head(position)
-        yield position, head
-        position += head.size

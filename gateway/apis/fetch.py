@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from core.entries import StillLoading
 from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, StoreError, TierUnavailable
 from gateway.apis import Api
+from gateway.cold_reads import ColdRead, report
 from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
 from gateway.wire.codec import request_codec
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
@@ -65,23 +64,6 @@ COLD_READS_MAX: Final = 64
 """Partitions of one fetch that are read at the same time."""
 SHARE_MIN_BYTES: Final = 65_536
 """Room that a partition gets, while there is any, however little it is said to hold."""
-REPORT_AGAIN_S: Final = 60.0
-"""How often it is logged that a partition cannot be read: its clients may ask many times a second."""
-REPORTED_MAX: Final = 1000
-
-
-class _ColdRead:
-    """What must be read for a partition: it is not in memory."""
-
-    __slots__ = ("at_least_one", "end", "fits_nothing", "room", "slot", "target")
-
-    def __init__(self, target: Target, slot: Slot, end: int, room: int, at_least_one: bool) -> None:
-        self.target = target
-        self.slot = slot
-        self.end = end
-        self.room = room
-        self.at_least_one = at_least_one
-        self.fits_nothing = False  # there are entries, and the first is larger than the room
 
 
 class _Fetch:
@@ -198,9 +180,9 @@ class _Fetch:
         task = asyncio.ensure_future(self._run_cold(cold, left))
         task.add_done_callback(self._cold_done)
 
-    def _choose(self, todo: Sequence[Target]) -> tuple[list[_ColdRead], list[Target]]:
+    def _choose(self, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
         """Take what is in memory; what to read of the rest, and whose turn comes when that has left room."""
-        cold: list[_ColdRead] = []
+        cold: list[ColdRead] = []
         left: list[Target] = []
         for target in todo:
             read = self._look(target)
@@ -216,7 +198,7 @@ class _Fetch:
                 left.append(target)
         return cold, left
 
-    def _look(self, target: Target) -> _ColdRead | None:
+    def _look(self, target: Target) -> ColdRead | None:
         """Evaluate one partition from memory; what to read when that is not enough."""
         self._forget(target)
         slot = target.slot
@@ -235,13 +217,13 @@ class _Fetch:
         else:
             found = slot.container.reader.cached(slot, target.offset, end, room, at_least_one)
             if found is None:
-                return _ColdRead(target, slot, end, max(room, 0), at_least_one)
+                return ColdRead(target, slot, end, max(room, 0), at_least_one)
             self._add(target, slot, found)
         return None
 
     # Reading what is not in memory
 
-    async def _run_cold(self, cold: list[_ColdRead], left: list[Target]) -> None:
+    async def _run_cold(self, cold: list[ColdRead], left: list[Target]) -> None:
         """Many at once; each has its share of the bytes. Then those that are left, while there is room and time."""
         loop = asyncio.get_running_loop()
         patience = self.patience = loop.create_future()
@@ -273,7 +255,7 @@ class _Fetch:
             self._look_again()
         self._decide()
 
-    async def _read_cold(self, read: _ColdRead, patience: asyncio.Future[None]) -> None:
+    async def _read_cold(self, read: ColdRead, patience: asyncio.Future[None]) -> None:
         target, slot = read.target, read.slot
         self._forget(target)
         reading = slot.container.reader.read(slot, target.offset, read.end, read.room, read.at_least_one, patience)
@@ -287,14 +269,14 @@ class _Fetch:
             await asyncio.wait((patience,))  # as if nothing were there: answered at once, clients would spin
             self._add(target, slot, None)
         except (StoreError, OSError) as error:
-            _report(slot, error)
+            report(slot, error)
             is_tiered = isinstance(error, CorruptChunk | MissingChunk)
             self._fail(target, CORRUPT_MESSAGE if is_tiered else KAFKA_STORAGE_ERROR)
         else:
             read.fits_nothing = not found.size
             self._add(target, slot, found)
 
-    async def _read_one(self, cold: list[_ColdRead], patience: asyncio.Future[None]) -> None:
+    async def _read_one(self, cold: list[ColdRead], patience: asyncio.Future[None]) -> None:
         """No partition's first entry fitted into its share: one of them gets it whole."""
         for read in cold:
             if read.fits_nothing and not self.size:
@@ -397,22 +379,6 @@ class _Fetch:
         self.broker.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
         self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
-
-
-_reported: Final[OrderedDict[tuple[str, int, str], float]] = OrderedDict()
-
-
-def _report(slot: Slot, error: Exception) -> None:
-    """Log that a partition cannot be read, once in a while."""
-    key = slot.stream.name, slot.number, str(error)
-    now = time.monotonic()
-    if now - _reported.get(key, -REPORT_AGAIN_S) < REPORT_AGAIN_S:
-        return
-    logger.error("partition cannot be read", extra={"partition": repr(slot), "error": str(error)})
-    _reported[key] = now
-    _reported.move_to_end(key)
-    if len(_reported) > REPORTED_MAX:
-        _reported.popitem(last=False)
 
 
 def _refusal(target: Target) -> int:
