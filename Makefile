@@ -38,6 +38,9 @@ bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that serv
 
 bench: install-dev ## Measure at length
 	$(BIN)/python -m bench.quick --rounds 20 $(if $(BASELINE),--baseline $(BASELINE))
+	@scripts/install-minio >/dev/null
+	$(BIN)/python -m bench.tiering
+	$(BIN)/python -m bench.catch_up
 
 soak: install-dev ## The fault suites, for hours instead of minutes
 	SOAK=1 $(BIN)/pytest tests/faults
