@@ -111,7 +111,7 @@ class MapSegment(_Model):
     id: int
     key_range: KeyRangeBounds
     slots: int
-    opened_ms: int | None = Field(description="null: before the time that was asked for")
+    opened_ms: int
     sealed_ms: int | None = Field(description="null: it is active")
     bytes: int
     rate_bytes: float

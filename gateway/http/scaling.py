@@ -31,7 +31,7 @@ def plan(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planned:
     merged = tuple(wanted.merge or ())
     if len(set(merged)) != len(merged):
         raise ValueError("a segment is named twice")
-    return Planned(merged, (), f"manual: merge of segments {', '.join(map(str, merged))}")
+    return Planned(merged, (), f"segments {', '.join(map(str, merged))} merged by hand")
 
 
 def _split(stream: Stream, split: Split, activity: Activity) -> Planned:
@@ -42,7 +42,7 @@ def _split(stream: Stream, split: Split, activity: Activity) -> Planned:
     cuts = tuple(sorted({_position(slot, run, epoch.slots) for slot in split.at}))
     if not cuts:
         cuts = (run.first + halving(activity.slot_loads(stream, run)),)
-    return Planned((run.number,), cuts, f"manual: split of segment {run.number}")
+    return Planned((run.number,), cuts, f"segment {run.number} split by hand")
 
 
 def _position(slot: int, run: SegmentRun, slots: int) -> int:

@@ -170,29 +170,35 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """When a segment was active; `epoch` is one that it was part of."""
+    """When a segment was active; `epoch` is the one that it began with."""
 
     run: SegmentRun
     epoch: Epoch
-    opened_ms: int | None
+    opened_ms: int
     sealed_ms: int | None
 
 
 def lifetimes(state: StreamState, since_ms: int) -> Iterator[Lifetime]:
     """Segments that were active at some time since then, those that were opened last first."""
-    sealed_ms: dict[int, int | None] = dict.fromkeys((run.number for run in state.current.segments), state.sealed_ms)
+    wanted: dict[int, int | None] = dict.fromkeys((run.number for run in state.current.segments), state.sealed_ms)
     after: Epoch | None = None
     for epoch in reversed(state.epochs):
-        if after is not None:
-            for run in epoch.segments:
-                sealed_ms.setdefault(run.number, after.started_ms)
+        if after is not None and after.started_ms > since_ms:
+            for number in _sealed_by(epoch, after):
+                wanted[number] = after.started_ms
         for run in epoch.opened:
-            yield Lifetime(run, epoch, epoch.started_ms, sealed_ms.pop(run.number))
-        if epoch.started_ms <= since_ms or epoch is state.epochs[0]:
-            rest = [run for run in epoch.segments if run.number in sealed_ms]
-            yield from (Lifetime(run, epoch, None, sealed_ms[run.number]) for run in rest)
+            if run.number in wanted:
+                yield Lifetime(run, epoch, epoch.started_ms, wanted.pop(run.number))
+        if not wanted and epoch.started_ms <= since_ms:
             return
         after = epoch
+
+
+def _sealed_by(before: Epoch, after: Epoch) -> Iterator[int]:
+    if after.sealed_bytes:
+        return (number for number, _ in after.sealed_bytes)
+    going_on = {run.number for run in after.segments}
+    return (run.number for run in before.segments if run.number not in going_on)
 
 
 @lru_cache(maxsize=64)

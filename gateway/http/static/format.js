@@ -1,0 +1,34 @@
+// Numbers and times, for people.
+
+const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+
+export function bytes(count) {
+  let unit = 0;
+  while (count >= 999.5 && unit < UNITS.length - 1) {
+    count /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 || count >= 99.5 ? Math.round(count) : count.toPrecision(count >= 9.95 ? 3 : 2)} ${UNITS[unit]}`;
+}
+
+export function whole(count) {
+  return Math.round(count).toLocaleString("en");
+}
+
+export function short(count) {
+  if (count < 10_000) return count > 0 && count < 10 ? count.toFixed(1) : whole(count);
+  return count < 999_500 ? `${(count / 1e3).toPrecision(3)} k` : `${(count / 1e6).toPrecision(3)} M`;
+}
+
+export function time(ms) {
+  return clock.format(ms);
+}
+
+export function key(point) {
+  return point.toFixed(4).replace(/0{1,2}$/, "");
+}
+
+export function plural(count, one, many = `${one}s`) {
+  return `${whole(count)} ${count === 1 ? one : many}`;
+}

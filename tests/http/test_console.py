@@ -1,0 +1,118 @@
+"""The console in a real browser."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.http.browser import chromium, complaints, violations
+from tests.http.calls import call, create_topic, produce
+from tests.shell.launching import serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+WITHIN_S = 60.0
+SHOWN = "document.getElementById('map').getAttribute('aria-label')"
+ROW_COLOURS = """
+const map = document.getElementById('map'), copy = document.createElement('canvas');
+[copy.width, copy.height] = [1, map.height];
+const context = copy.getContext('2d', { willReadFrequently: true });
+context.drawImage(map, 3 - map.width, 0);
+return [...Array(map.height).keys()].map((y) => context.getImageData(0, y, 1, 1).data.join());
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Its addresses: Kafka, HTTP."""
+    with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        create_topic(ready["kafka"][0], "wide", 500)
+        everything = {"split": {"segment": 0, "at": list(range(1, 500))}}
+        assert call(ready["http"], "POST", "/api/v1/streams/wide/scale", everything)[0] == 200
+        create_topic(ready["kafka"][0], "orders", 8)
+        yield ready["kafka"][0], ready["http"]
+
+
+def until_shown(browser: Chrome, text: str) -> None:
+    WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: text in b.execute_script(f"return {SHOWN}"), text)
+
+
+def test_a_split_is_seen(gateway: tuple[str, str]) -> None:
+    """While one watches: the map, its alternative in text, the counts and the events follow; nothing complains."""
+    kafka, http = gateway
+    produce(kafka, "orders", 0, 500)
+    with chromium() as browser:
+        browser.get(f"http://{http}/#orders")
+        until_shown(browser, "orders: 1 active segment,")
+        browser.find_element(By.TAG_NAME, "summary").click()
+        before = len(set(browser.execute_script(ROW_COLOURS)))
+
+        split = {"split": {"segment": 0, "at": [2, 1]}}
+        assert call(http, "POST", "/api/v1/streams/orders/scale", split)[0] == 200
+        until_shown(browser, "orders: 3 active segments, 4 segments in the time shown")
+        produce(kafka, "orders", 1, 5000)
+
+        wait = WebDriverWait(browser, WITHIN_S, 0.05)
+        wait.until(lambda b: len(set(b.execute_script(ROW_COLOURS))) >= 3)
+        wait.until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "#segments tr")) == 3)
+        wait.until(lambda b: "segment 0 split by hand" in b.find_element(By.ID, "events").text)
+        assert before == 1
+        assert browser.find_element(By.ID, "segment-count").text == "3"
+        assert browser.find_element(By.ID, "status-text").text == "Live"
+        assert complaints(browser) == []
+        assert violations(browser) == []
+
+
+def test_the_keyboard(gateway: tuple[str, str]) -> None:
+    """Arrow keys go from segment to segment, and each is told in words."""
+    kafka, http = gateway
+    create_topic(kafka, "keys", 4)
+    assert call(http, "POST", "/api/v1/streams/keys/scale", {"split": {"segment": 0}})[0] == 200
+    with chromium() as browser:
+        browser.get(f"http://{http}/#keys")
+        until_shown(browser, "keys: 2 active segments")
+        canvas = browser.find_element(By.ID, "map")
+
+        told = []
+        for key in (Keys.END, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ESCAPE):
+            canvas.send_keys(key)
+            told.append(browser.find_element(By.ID, "readout").text)
+
+        assert [text.split(":")[0] for text in told[:3]] == ["Segment 2", "Segment 1", "Segment 0"]
+        assert "keys 0.50 to 1.00, 2 slots, active since" in told[0]
+        assert "arrow keys" in told[3]
+
+
+@pytest.mark.parametrize("look", ["dark", "phone"])
+def test_other_looks(gateway: tuple[str, str], look: str) -> None:
+    """In the dark, and on a phone, with 500 segments: nothing complains, nothing is wider than the screen."""
+    _, http = gateway
+    phone = look == "phone"
+    with chromium(390 if phone else 1280, 844, dark=look == "dark", phone=phone) as browser:
+        browser.get(f"http://{http}/#wide")
+        until_shown(browser, "wide: 500 active segments")
+
+        theme = browser.execute_script("return document.documentElement.dataset.theme")
+        overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        assert (theme, overflow) == ("light" if phone else "dark", 0)
+        assert violations(browser) == []
+        browser.get(f"http://{http}/api")
+        assert violations(browser) == []
+        assert complaints(browser) == []
+
+
+def test_the_wheel_has_the_console() -> None:
+    """What is installed is what was tested: all files of the page are data of the package."""
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["gateway"]
+
+    packed = {path for pattern in patterns for path in (root / "gateway").glob(pattern)}
+
+    assert set((root / "gateway/http/static").iterdir()) <= packed
