@@ -231,7 +231,7 @@ class Broker:
             from gateway.http.exposition import Exposition
 
             names = {api.key: api.name for api in discover()}
-            self._exposition = Exposition(self.metrics, names)
+            self._exposition = Exposition(self.metrics, names, lambda: self._tell() if self.ready else None)
         return self._exposition
 
     def _offer_gauges(self, server: Server) -> None:

@@ -49,10 +49,16 @@ class Activity:
 
     def loads(self, stream: Stream) -> Mapping[int, SegmentLoad]:
         """All segments of which something is known, by number."""
-        rates = self.store.scaler_of(stream).rates
         loads = _Loads(
             (number, SegmentLoad(size)) for epoch in stream.state.epochs for number, size in epoch.sealed_bytes
         )
+        loads.update(self.active_loads(stream))
+        return loads
+
+    def active_loads(self, stream: Stream) -> dict[int, SegmentLoad]:
+        """The segments of the newest epoch, by number."""
+        rates = self.store.scaler_of(stream).rates
+        loads = {}
         for run in stream.state.current.segments:
             rate = IDLE if stream.is_sealed else rates.of_segment(stream, run)
             loads[run.number] = SegmentLoad(stream.segment_bytes(run), rate.bytes_s, rate.events_s)

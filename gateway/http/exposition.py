@@ -1,13 +1,13 @@
 """The process's counters in Prometheus' words, made when somebody scrapes.
 
-Keeps: names and labels come from this code and from fixed lists (APIs, pools), never from clients, so
-the number of series is bounded.
+Keeps: names and labels come from this code and from fixed lists (APIs, pools), so the number of series is bounded;
+those that name topics and groups are `gateway.stream_metrics`, which bounds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -28,8 +28,12 @@ from prometheus_client.registry import Collector
 from core.log.durable_log import SYNC_BUCKETS_S
 from gateway import __version__
 from gateway.metrics import LATENCY_BOUNDS_S, Metrics
+from gateway.stream_metrics import StreamCollector
 from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
 from tier2.metered import MeteredStorage
+
+if TYPE_CHECKING:
+    from gateway.http.api import Services
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -37,11 +41,12 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 class Exposition:
     """What `/metrics` answers."""
 
-    def __init__(self, metrics: Metrics, api_names: Mapping[int, str]) -> None:
+    def __init__(self, metrics: Metrics, api_names: Mapping[int, str], services: Callable[[], Services | None]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._registry.register(_GatewayCollector(metrics, api_names))
+        self._registry.register(StreamCollector(services))
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

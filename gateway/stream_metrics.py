@@ -1,0 +1,163 @@
+"""What a scrape is told of topics, segments, scales and groups.
+
+Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments and `LAGS_MAX` groups and
+topics at most; what is beyond counts under `other`. Who has a label keeps it, so that a counter never falls.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gateway.http.views import StreamBytes
+
+if TYPE_CHECKING:
+    from core.stream import Stream
+    from gateway.http.api import Services
+    from gateway.http.lag import GroupLag
+
+TOPICS_MAX: Final = 200
+SEGMENTS_MAX: Final = 500
+LAGS_MAX: Final = 500
+OTHER: Final = "other"
+KINDS: Final = ("split", "merge", "manual", "grown")
+
+
+@dataclass(slots=True)
+class _Counted:
+    bytes: int = 0
+    events: int = 0
+
+
+@dataclass(slots=True)
+class _Topics:
+    """Cumulative counters by label. `other` keeps what topics had that are gone."""
+
+    named: set[int] = field(default_factory=set)  # stream ids that have a label
+    counted: dict[str, _Counted] = field(default_factory=lambda: defaultdict(_Counted))
+    before: dict[int, _Counted] = field(default_factory=dict)  # what was taken in of each stream
+
+    def label(self, stream: Stream) -> str:
+        if stream.id not in self.named and len(self.named) < TOPICS_MAX:
+            self.named.add(stream.id)
+        return stream.name if stream.id in self.named else OTHER
+
+    def forget(self, alive: set[int], names: set[str]) -> None:
+        """Topics that were deleted make room."""
+        self.named &= alive
+        self.before = {stream_id: known for stream_id, known in self.before.items() if stream_id in alive}
+        for name in self.counted.keys() - names - {OTHER}:
+            del self.counted[name]
+
+    def count(self, stream: Stream, now: StreamBytes) -> None:
+        before = self.before.setdefault(stream.id, _Counted())
+        total = self.counted[self.label(stream)]
+        total.bytes += now.bytes - before.bytes
+        total.events += now.events - before.events
+        before.bytes, before.events = now.bytes, now.events
+
+
+class StreamCollector(Collector):
+    """Topics, segments, scales and groups. `services`: None until clients are served."""
+
+    def __init__(self, services: Callable[[], Services | None]) -> None:
+        self._services = services
+        self._topics = _Topics()
+
+    def collect(self) -> Iterable[Metric]:
+        services = self._services()
+        if services is None:
+            return
+        streams = list(services.store.streams)
+        yield from self._of_topics(streams, services)
+        yield from _of_segments(streams, services)
+        yield from _of_scales(services)
+        yield from _of_groups(services.lags.found)
+
+    def _of_topics(self, streams: list[Stream], services: Services) -> Iterator[Metric]:
+        topics = self._topics
+        topics.forget({stream.id for stream in streams}, {stream.name for stream in streams})
+        segments: Counter[str] = Counter()
+        log: Counter[str] = Counter()
+        chunks: Counter[str] = Counter()
+        for stream in streams:
+            now = StreamBytes.of(stream)
+            topics.count(stream, now)
+            label = topics.label(stream)
+            segments[label] += len(stream.state.current.segments)
+            log[label] += now.tiers.log
+            chunks[label] += now.tiers.chunks
+        appended = CounterMetricFamily("penstock_topic_appended_bytes", "Bytes appended, by topic", labels=["topic"])
+        records = CounterMetricFamily("penstock_topic_appended_records", "Records appended, by topic", labels=["topic"])
+        for label, counted in topics.counted.items():
+            appended.add_metric([label], counted.bytes)
+            records.add_metric([label], counted.events)
+        yield from (appended, records)
+        active = GaugeMetricFamily("penstock_topic_segments", "Active segments, by topic", labels=["topic"])
+        for label, count in segments.items():
+            active.add_metric([label], count)
+        yield active
+        sizes = GaugeMetricFamily(
+            "penstock_topic_bytes", "Bytes that are stored, by topic and where they lie", labels=["topic", "tier"]
+        )
+        for label in segments:
+            sizes.add_metric([label, "log"], log[label])
+            sizes.add_metric([label, "chunk"], chunks[label])
+        yield sizes
+
+
+def _of_segments(streams: list[Stream], services: Services) -> Iterator[Metric]:
+    names = ["topic", "segment"]
+    size = GaugeMetricFamily("penstock_segment_bytes_per_second", "What a segment gets, the busiest", labels=names)
+    events = GaugeMetricFamily("penstock_segment_records_per_second", "What a segment gets, the busiest", labels=names)
+    found = [
+        (load.bytes_s, load.events_s, stream.name, str(number))
+        for stream in streams
+        if services.activity.stream_rate(stream).bytes_s > 0
+        for number, load in services.activity.active_loads(stream).items()
+    ]
+    named = heapq.nlargest(SEGMENTS_MAX, found)
+    for bytes_s, events_s, topic, number in named:
+        size.add_metric([topic, number], bytes_s)
+        events.add_metric([topic, number], events_s)
+    if len(found) > len(named):
+        size.add_metric([OTHER, OTHER], sum(row[0] for row in found) - sum(row[0] for row in named))
+        events.add_metric([OTHER, OTHER], sum(row[1] for row in found) - sum(row[1] for row in named))
+    yield from (size, events)
+
+
+def _of_scales(services: Services) -> Iterator[Metric]:
+    scales = CounterMetricFamily("penstock_scale_events", "Scales of streams, by kind", labels=["kind"])
+    counts = services.activity.counts()
+    for kind in KINDS:
+        scales.add_metric([kind], counts[kind])
+    yield scales
+    limits = len(services.activity.limits())
+    yield GaugeMetricFamily("penstock_segments_at_limit", "Hot segments of one slot, which cannot split", limits)
+
+
+def _of_groups(found: list[GroupLag]) -> Iterator[Metric]:
+    lag = GaugeMetricFamily(
+        "penstock_group_lag", "Records that a group has not committed, by topic", labels=["group", "topic"]
+    )
+    rows = [(topic.lag, group.name, name) for group in found for name, topic in group.topics.items()]
+    named = rows if len(rows) <= LAGS_MAX else heapq.nlargest(LAGS_MAX, rows)
+    for records, group, topic in named:
+        lag.add_metric([group, topic], records)
+    if len(rows) > len(named):
+        lag.add_metric([OTHER, OTHER], sum(row[0] for row in rows) - sum(row[0] for row in named))
+    yield lag
+    members = GaugeMetricFamily("penstock_group_members", "Members of consumer groups, by state", labels=["state"])
+    states: Counter[str] = Counter()
+    for one in found:
+        states[one.state] += one.members
+    for state, count in states.items():
+        members.add_metric([state], count)
+    yield members

@@ -1,0 +1,108 @@
+"""Metrics of topics, segments, scales and groups; and the dashboard that shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway import stream_metrics
+from tests.http.calls import call, create_topic, produce, until
+from tests.shell.launching import http_get, serving
+
+pytestmark = pytest.mark.slow
+
+DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/penstock.json"
+SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "info": ("_info",)}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Its addresses: Kafka, HTTP."""
+    with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        yield ready["kafka"][0], ready["http"]
+
+
+def families(http: str) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(http_get(http, "/metrics")[1])}
+
+
+def values(http: str, name: str) -> dict[tuple[str, ...], float]:
+    """Samples of a family by the values of their labels, in the order of the labels' names."""
+    return {
+        tuple(value for _, value in sorted(s.labels.items())): s.value
+        for s in families(http)[name].samples
+        if not s.name.endswith("_created")
+    }
+
+
+def test_topics_segments_and_scales(gateway: tuple[str, str]) -> None:
+    """What goes on in a topic is told by its name."""
+    kafka, http = gateway
+    create_topic(kafka, "orders", 4)
+    produce(kafka, "orders", 0, 10)
+    assert call(http, "POST", "/api/v1/streams/orders/scale", {"split": {"segment": 0}})[0] == 200
+
+    def rates() -> dict[tuple[str, ...], float]:
+        produce(kafka, "orders", 0, 10)
+        return {labels: rate for labels, rate in values(http, "penstock_segment_bytes_per_second").items() if rate > 0}
+
+    assert until(rates).keys() == {("1", "orders")}
+    records = values(http, "penstock_topic_appended_records")["orders",]
+    assert records >= 20
+    assert values(http, "penstock_topic_appended_bytes")["orders",] > 100 * records
+    assert values(http, "penstock_topic_segments")["orders",] == 2
+    assert values(http, "penstock_topic_bytes")["log", "orders"] > 0
+    assert values(http, "penstock_scale_events")["manual",] == 1
+
+
+def test_lag(gateway: tuple[str, str]) -> None:
+    """A group's lag, by topic."""
+    kafka, http = gateway
+    create_topic(kafka, "read", 1)
+    produce(kafka, "read", 0, 10)
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "readers"})
+    consumer.commit(offsets=[TopicPartition("read", 0, 4)], asynchronous=False)
+    consumer.close()
+
+    assert until(lambda: values(http, "penstock_group_lag").get(("readers", "read"))) == 6
+
+
+def test_bounded(gateway: tuple[str, str]) -> None:
+    """However many topics there are, so many have a name; the others are counted together, and none is lost."""
+    kafka, http = gateway
+    for number in range(stream_metrics.TOPICS_MAX + 5):
+        create_topic(kafka, f"many-{number}", 1)
+    values(http, "penstock_topic_segments")  # labels are given
+    for number in range(stream_metrics.TOPICS_MAX - 10, stream_metrics.TOPICS_MAX + 5):
+        produce(kafka, f"many-{number}", 0, 1)
+
+    segments = values(http, "penstock_topic_segments")
+    records = values(http, "penstock_topic_appended_records")
+
+    assert len(segments) == stream_metrics.TOPICS_MAX + 1
+    assert segments["other",] >= 5
+    assert records["other",] >= 5
+    told = json.loads(http_get(http, "/api/v1/overview")[1])
+    assert sum(records.values()) == told["produced_records"]
+
+
+def test_every_metric_of_the_dashboard_exists(gateway: tuple[str, str]) -> None:
+    """Every query names metrics and labels that a gateway has."""
+    _, http = gateway
+    known = {name + suffix for name, f in families(http).items() for suffix in SUFFIXES.get(f.type, ("",))}
+    dashboard = json.loads(DASHBOARD.read_text())
+
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    queries += [variable["query"]["query"] for variable in dashboard["templating"]["list"] if "definition" in variable]
+    named = {name for query in queries for name in re.findall(r"\b(?:penstock|process)_\w+", query)}
+
+    assert len(named) > 20
+    assert named - known == set()
