@@ -13,10 +13,11 @@ begin anew when it is cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from core.keyspace import slot_at_position
+from core.keyspace import slots_in_key_order
 
 if TYPE_CHECKING:
     from core.slot import Slot
@@ -94,13 +95,15 @@ class Rates:
         if rate is None:
             rate = slot.rate = SlotRate(self._now)
         # Nothing came up to this step, and what came in it came evenly.
-        elapsed = max(0.0, self._now - rate.at)
-        bytes_s, events_s = size / self._step, count / self._step
-        for n, (tau, weight) in enumerate(zip(self._taus, self._weights, strict=True)):
-            faded = 1 - weight if elapsed <= self._step else math.exp(-elapsed / tau)
-            rate.bytes[n] = rate.bytes[n] * faded + bytes_s * weight
-            rate.events[n] = rate.events[n] * faded + events_s * weight
+        bytes_s, events_s, weights = size / self._step, count / self._step, self._weights
+        if (idle := self._now - self._step - rate.at) > 0:
+            rate.bytes, rate.events = self._faded(rate.bytes, idle), self._faded(rate.events, idle)
+        rate.bytes = [old + (bytes_s - old) * weight for old, weight in zip(rate.bytes, weights, strict=True)]
+        rate.events = [old + (events_s - old) * weight for old, weight in zip(rate.events, weights, strict=True)]
         rate.at = self._now
+
+    def _faded(self, averages: list[float], idle: float) -> list[float]:
+        return [average * math.exp(-idle / tau) for average, tau in zip(averages, self._taus, strict=True)]
 
     def forget(self, slots: Iterable[Slot]) -> None:
         """Drop the averages of slots that got nothing for a long time."""
@@ -116,12 +119,24 @@ class Rates:
 
     def of_segment(self, stream: Stream, run: SegmentRun) -> Rate:
         """Of an active segment: what its slots get."""
-        rates = [self.of_slot(slot) for slot in slots_of(stream, run) if slot is not None and slot.rate is not None]
-        return Rate(sum(rate.bytes_s for rate in rates), sum(rate.events_s for rate in rates))
+        return self._watched(list(slots_of(stream, run)))
 
     def of_stream(self, stream: Stream) -> Rate:
-        rates = [self.of_slot(slot) for slot in stream.written_slots() if slot.rate is not None]
-        return Rate(sum(rate.bytes_s for rate in rates), sum(rate.events_s for rate in rates))
+        return self._watched(list(stream.written_slots()))
+
+    def _watched(self, slots: Sequence[Slot | None]) -> Rate:
+        return Rate(self.total(slots, by_events=False)[WATCHED], self.total(slots, by_events=True)[WATCHED])
+
+    def total(self, slots: Iterable[Slot | None], *, by_events: bool) -> Averages:
+        """All windows of the sum."""
+        sums = list(NOTHING)
+        for slot in slots:
+            if slot is not None and (rate := slot.rate) is not None:
+                averages = rate.events if by_events else rate.bytes
+                if (idle := self._now - rate.at) > 0:
+                    averages = self._faded(averages, idle)
+                sums = list(map(float.__add__, sums, averages))
+        return tuple(map(float.__mul__, sums, self._corrections))
 
     def bytes_of(self, slot: Slot) -> Averages:
         """All windows."""
@@ -133,16 +148,15 @@ class Rates:
 
     def _read(self, averages: list[float], at: float) -> Averages:
         idle = self._now - at
-        if idle <= 0:
-            return tuple(map(float.__mul__, averages, self._corrections))
-        return tuple(
-            average * correction * math.exp(-idle / tau)
-            for average, correction, tau in zip(averages, self._corrections, self._taus, strict=True)
-        )
+        faded = averages if idle <= 0 else self._faded(averages, idle)
+        return tuple(map(float.__mul__, faded, self._corrections))
 
 
 def slots_of(stream: Stream, run: SegmentRun) -> Iterator[Slot | None]:
     """An active segment's slots in key order; None for one that memory does not hold: it was never written to."""
-    slots = stream.slot_count
-    for position in range(run.first, run.last):
-        yield stream.known_slot(slot_at_position(position, slots))
+    return map(stream.known_slot, _key_order(stream.slot_count)[run.first : run.last])
+
+
+@lru_cache(maxsize=64)
+def _key_order(slots: int) -> Sequence[int]:
+    return slots_in_key_order(slots)

@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
@@ -30,11 +29,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SAMPLE_S: Final = 1.0
-DECIDE_S: Final = 5.0
+DECIDE_S: Final = 15.0
 """Multiplied by the time factor, as the windows are; but nothing happens more often than `TICK_MIN_S`."""
 TICK_MIN_S: Final = 0.05
 SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at."""
+STREAMS_PER_SLICE: Final = 200
 EVENTS_MAX: Final = 1_000
 """Scale events that are remembered for whoever looks; the streams' epochs remember all."""
 
@@ -130,10 +130,16 @@ class Scaler:
     async def sample(self) -> None:
         """Take the rates of all slots."""
         self.rates.step(self._container.clock.monotonic_s())
+        looked_at = 0
         for stream in list(self._container.streams.values()):
-            for some in _slices(list(stream.written_slots())):
+            slots = list(stream.written_slots())
+            for begin in range(0, len(slots), SLICE_SLOTS):
+                some = slots[begin : begin + SLICE_SLOTS] if len(slots) > SLICE_SLOTS else slots
                 self.rates.sample(some)
-                await asyncio.sleep(0)
+                looked_at += len(some)
+                if looked_at >= SLICE_SLOTS:
+                    looked_at = 0
+                    await asyncio.sleep(0)
 
     async def scale_once(self) -> int:
         """Do for each stream the scale that it needs most; returns how many were done. Raises StoreError."""
@@ -142,18 +148,23 @@ class Scaler:
         for gone in [stream_id for stream_id in self._seen if stream_id not in streams]:
             del self._seen[gone]
             self._limits.pop(gone, None)
+        looked_at = 0
         for stream in list(streams.values()):
-            decision = self._look_at(stream)
+            decision = await self._look_at(stream)
+            looked_at += SLICE_SLOTS // STREAMS_PER_SLICE + stream.slot_count
+            if looked_at >= SLICE_SLOTS:
+                looked_at = 0
+                await asyncio.sleep(0)
             if decision is not None:
                 try:
                     await self._scale(stream, decision)
                     done += 1
                 except ValueError as error:
                     logger.info("a scale came too late", extra={"stream": stream.name, "reason": str(error)})
-            await asyncio.sleep(0)
         return done
 
-    def _look_at(self, stream: Stream) -> Decision | None:
+    async def _look_at(self, stream: Stream) -> Decision | None:
+        """What a stream needs. It may have changed by the end of a long look: what is done then is refused."""
         self.rates.forget(stream.written_slots())
         policy, epoch = stream.policy.scaling, stream.state.current
         self._limits.pop(stream.id, None)
@@ -162,10 +173,10 @@ class Scaler:
         if stream.deleted or stream.is_sealed or (is_done and len(epoch.segments) >= policy.min_segments):
             return None
         averages_of = self.rates.events_of if policy.kind is ScalingKind.EVENTS else self.rates.bytes_of
-        loads = [
-            SegmentLoad(run, ages[run.number] / self._factor, _sum(map(averages_of, _lively(stream, run))))
-            for run in epoch.segments
-        ]
+        loads: list[SegmentLoad] = []
+        for run in epoch.segments:
+            total = await self._total(list(slots_of(stream, run)), by_events=policy.kind is ScalingKind.EVENTS)
+            loads.append(SegmentLoad(run, ages[run.number] / self._factor, total))
         if limits := at_limit(policy, loads):
             self._limits[stream.id] = [_limit(stream, limit) for limit in limits]
 
@@ -173,6 +184,16 @@ class Scaler:
             return [0.0 if slot is None else max(averages_of(slot)[WATCHED + 1 :]) for slot in slots_of(stream, run)]
 
         return decide(policy, epoch, loads, slot_rates)
+
+    async def _total(self, slots: Sequence[Slot | None], *, by_events: bool) -> Averages:
+        if len(slots) <= SLICE_SLOTS:
+            return self.rates.total(slots, by_events=by_events)
+        sums = NOTHING
+        for begin in range(0, len(slots), SLICE_SLOTS):
+            some = self.rates.total(slots[begin : begin + SLICE_SLOTS], by_events=by_events)
+            sums = tuple(map(float.__add__, sums, some))
+            await asyncio.sleep(0)
+        return sums
 
     def _ages(self, stream: Stream, epoch: Epoch) -> dict[int, float]:
         """How long each active segment has been seen, s."""
@@ -184,27 +205,6 @@ class Scaler:
 
 def _idle(stream: Stream) -> bool:
     return all(slot.rate is None for slot in stream.written_slots())
-
-
-def _lively(stream: Stream, run: SegmentRun) -> Iterator[Slot]:
-    return (slot for slot in slots_of(stream, run) if slot is not None and slot.rate is not None)
-
-
-def _sum(rows: Iterator[Averages]) -> Averages:
-    total = next(rows, None)
-    if total is None:
-        return NOTHING
-    sums = list(total)
-    for row in rows:
-        for n, value in enumerate(row):
-            sums[n] += value
-    return tuple(sums)
-
-
-def _slices(slots: Sequence[Slot]) -> Iterator[Sequence[Slot]]:
-    remaining = iter(slots)
-    while some := list(islice(remaining, SLICE_SLOTS)):
-        yield some
 
 
 def _limit(stream: Stream, limit: AtLimit) -> Limit:

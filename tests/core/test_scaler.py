@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
 from core.keyspace import slot_at_position
@@ -145,6 +147,7 @@ def test_rates_of_segments(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_by_itself_under_load(tmp_path: Path) -> None:
     """The task samples, splits and merges in its own time, while entries come in; all of them are there, in order."""
 

@@ -194,6 +194,7 @@ def curves(draw: st.DrawFn) -> tuple[Simulation, list[tuple[list[int], int]], li
     return simulation, phases, draw(load)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(curves())
 def test_settles(curve: tuple[Simulation, list[tuple[list[int], int]], list[int]]) -> None:
@@ -213,6 +214,7 @@ def test_settles(curve: tuple[Simulation, list[tuple[list[int], int]], list[int]
     assert len(simulation.state.current.segments) >= min(simulation.rules.min_segments, len(load))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(curves())
 def test_noise_does_not_flap(curve: tuple[Simulation, list[tuple[list[int], int]], list[int]]) -> None:
