@@ -8,10 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from core.log.records import Put
 from core.slot import Slot
+from core.store import Store
 from core.tiering.backlog import backlogs_of
-from tests.core.support import KIB, run, until
-from tests.core.tiering.support import TIERING, chunk_entries, fill, runs_of, storage_in, tiered_store, without_gaps
+from core.tiering.tier import Tier
+from tests.core.support import KIB, container_of, run, until
+from tests.core.tiering.rewriting import rewriter_of, rewriting_store
+from tests.core.tiering.support import (
+    TIERING,
+    chunk_entries,
+    chunks_of,
+    fill,
+    runs_of,
+    storage_in,
+    tiered_store,
+    without_gaps,
+)
 
 
 def is_tiered(slot: Slot) -> bool:
@@ -83,6 +96,45 @@ def test_labels_are_exact(tmp_path: Path, seed: int) -> None:
                         assert await chunk_entries(storage, slot) == written[slot.number]
 
     run(scenario())
+
+
+@pytest.mark.slow
+def test_rewrites_keep_segments_apart(tmp_path: Path) -> None:
+    """Chunks of many segments are merged; every entry stays in its own, and nothing else changes."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path) as store:
+            stream = await store.create_stream("s", slots=4)
+            slots = [stream.slot(number) for number in range(4)]
+            written: list[list[bytes]] = [[] for _ in slots]
+            expected: list[list[tuple[int, int, int]]] = [[] for _ in slots]
+            for _ in range(12):
+                for slot in slots:
+                    first = slot.end
+                    written[slot.number] += await fill(slot, KIB)
+                    expected[slot.number].append((first, slot.end, slot.segment_id))
+                runs = [segment.number for segment in stream.state.current.segments]
+                await store.scale_stream(stream, runs, [2] if len(runs) == 1 else [], "again")
+                for slot in slots:
+                    await until(partial(is_tiered, slot))
+            await until(lambda: rewriter_of(store).counters.rewrites)
+            await rewriter_of(store).stop()
+            await store.update(Put("t", b"", b""))  # behind what it may have been logging
+            assert max(len(chunk.runs) for chunk in chunks_of(store)) > 2 * len(slots)
+
+            storage = tier_of(store).long_term.storage
+            for slot in slots:
+                assert all(without_gaps(runs_of(slot)))
+                assert labels(slot) == expected[slot.number]
+                assert await chunk_entries(storage, slot) == written[slot.number]
+
+    run(scenario())
+
+
+def tier_of(store: Store) -> Tier:
+    tier = container_of(store).tier
+    assert tier is not None
+    return tier
 
 
 def test_backlogs_follow_the_seals(tmp_path: Path) -> None:
