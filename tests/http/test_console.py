@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,19 @@ def test_the_wheel_has_the_console() -> None:
     packed = {path for pattern in patterns for path in (root / "gateway").glob(pattern)}
 
     assert set((root / "gateway/http/static").iterdir()) <= packed
+
+
+def test_headers(gateway: tuple[str, str]) -> None:
+    """Pages load from here only, are framed by nobody, and are sent again only when they have changed."""
+    _, http = gateway
+    static = Path(__file__).parents[2] / "gateway/http/static"
+    for path in ("/", *(f"/console/{file.name}" for file in static.iterdir())):
+        status, headers, content = call(http, "GET", path)
+        policy = headers["Content-Security-Policy"]
+
+        assert (status, call(http, "GET", path, If_None_Match=headers["ETag"])[0]) == (200, 304)
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert re.findall(r"https?://[^\s\"'`)]+", content) in ([], ["http://www.w3.org/2000/svg"])
+    assert call(http, "GET", "/console/..%2f..%2fbroker.py")[0] == 404

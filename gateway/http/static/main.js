@@ -134,6 +134,7 @@ function choose(name) {
 function showNoStream() {
   $("segment-count").textContent = "–";
   $("segment-note").textContent = "no stream yet";
+  $("readout").textContent = "There is no stream yet. Produce a record, and its topic appears here.";
   $("map").setAttribute("aria-label", "There is no stream yet");
 }
 

@@ -46,6 +46,7 @@ export class SegmentMap {
     this.selected = null;
     this.cursor = null;
     this.drawnMs = -Infinity;
+    this.readout.textContent = HINT;
   }
 
   // What to ask for: what is new, or all of the window that is not known yet.
