@@ -69,7 +69,7 @@ def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bo
     minio = Minio(ends, directory)
     console.print("Starting Penstock on it ...")
     gateway = Gateway(ends, directory, minio)
-    console.print(f"Kafka clients: {gateway.kafka}   metrics: http://{gateway.http}/metrics", soft_wrap=True)
+    console.print(f"Kafka clients: {gateway.kafka}   console: http://{gateway.http}/", soft_wrap=True)
     create_topic(gateway.kafka)
     clients = Clients(gateway.kafka)
     ends.callback(clients.end)

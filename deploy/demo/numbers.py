@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import minio
 from prometheus_client.parser import text_string_to_metric_families
@@ -46,6 +47,9 @@ class Numbers:
     served: dict[str, float] = field(default_factory=dict)  # bytes, by tier
     objects: int = 0
     object_bytes: int = 0
+    segments: int = 0  # active ones
+    scales: int = 0
+    last_scale: str = ""  # its reason
 
     @property
     def only_in_chunks(self) -> int:
@@ -68,6 +72,7 @@ class Source:
 
     def look(self) -> Numbers:
         metrics = self._metrics()
+        epochs = self._stream()["epochs"]
         sizes = [
             one.size or 0 for one in self._bucket.list_objects(BUCKET, recursive=True) if CHUNKS in str(one.object_name)
         ]
@@ -79,6 +84,9 @@ class Source:
             served={tier: metrics.get(f"penstock_read_bytes_total {tier}", 0) for tier in TIERS},
             objects=len(sizes),
             object_bytes=sum(sizes),
+            segments=len(epochs[-1]["segments"]),
+            scales=len(epochs) - 1,
+            last_scale=epochs[-1]["reason"],
         )
 
     def _metrics(self) -> dict[str, float]:
@@ -91,6 +99,11 @@ class Source:
                 name = " ".join(filter(None, (sample.name, sample.labels.get("tier"))))
                 values[name] = values.get(name, 0) + sample.value
         return values
+
+    def _stream(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://{self._http}/api/v1/streams/{TOPIC}", timeout=ANSWER_S_MAX) as answer:
+            stream: dict[str, Any] = json.load(answer)
+        return stream
 
     def _borders(self) -> list[Borders]:
         # The earliest border first: what moves meanwhile makes the later ones larger, never smaller.

@@ -44,6 +44,7 @@ SETTINGS: Final[Mapping[str, object]] = {
     "tier2.cache.bytes": 4 << 20,
     "tier2.read.ahead.bytes": 1 << 20,
     "group.initial.rebalance.delay.ms": 0,
+    "scaler.time.factor": 0.01,
 }
 
 

@@ -5,6 +5,7 @@ Real clients (librdkafka), each in a thread of its own, which ends soon after it
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -14,9 +15,14 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 TOPIC: Final = "demo"
-PARTITIONS: Final = 4
+PARTITIONS: Final = 8
 VALUE_BYTES: Final = 1_000
-RECORDS_PER_S: Final = 1_500
+TIDE_S: Final = 50.0
+"""From one high tide to the next: long enough for segments to split, and to merge again."""
+LOW_PER_S: Final = 100
+HIGH_PER_S: Final = 3_000
+TARGET_BYTES_PER_S: Final = 400_000
+"""What one segment is to get: at high tide the topic has seven times as much."""
 TURN_S: Final = 0.05
 POLL_S: Final = 0.2
 BATCH: Final = 500
@@ -27,7 +33,15 @@ QUIET: Final = {"log_level": 0}
 
 def create_topic(address: str) -> None:
     admin = AdminClient({"bootstrap.servers": address, **QUIET})
-    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(ANSWER_S_MAX)
+    scaling = {"penstock.scaling.policy": "bytes", "penstock.scaling.target.rate": str(TARGET_BYTES_PER_S)}
+    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1, config=scaling)])[TOPIC].result(ANSWER_S_MAX)
+
+
+def records_by(seconds: float) -> int:
+    """Records that were due by then: their rate rises and falls like a tide, and begins to rise."""
+    mean, swing = (HIGH_PER_S + LOW_PER_S) / 2, (HIGH_PER_S - LOW_PER_S) / 2
+    turn = TIDE_S / math.tau
+    return int(mean * seconds - swing * turn * math.sin(seconds / turn))
 
 
 class Worker(threading.Thread):
@@ -56,13 +70,13 @@ class Worker(threading.Thread):
 
 
 class Producer(Worker):
-    """RECORDS_PER_S, keys at random."""
+    """As many as are due, keys at random."""
 
     def work(self) -> None:
         producer = confluent_kafka.Producer({"bootstrap.servers": self.address, "linger.ms": 20, **QUIET})
         began, made = time.monotonic(), 0
         while not self.ending.wait(TURN_S):
-            due = int((time.monotonic() - began) * RECORDS_PER_S)
+            due = records_by(time.monotonic() - began)
             for _ in range(due - made):
                 # Half of it is alike, as records are.
                 value = secrets.token_bytes(VALUE_BYTES // 2) + bytes(VALUE_BYTES // 2)

@@ -47,6 +47,8 @@ def picture(title: str, numbers: Numbers, before: Numbers, seconds: float, clien
             *(_bar(number, borders) for number, borders in enumerate(numbers.partitions)),
             _legend(),
             Text(),
+            _segments(numbers),
+            Text(),
             _reads(numbers, before, seconds),
             Text(),
             _clients(clients),
@@ -89,6 +91,12 @@ def _legend() -> Text:
     return legend
 
 
+def _segments(numbers: Numbers) -> Text:
+    text = Text(f"the topic's segments: {numbers.segments} ")
+    text.append("■" * numbers.segments, "green")
+    return text.append(f"   after {numbers.scales} scales; the last: {numbers.last_scale}", "dim")
+
+
 def _reads(numbers: Numbers, before: Numbers, seconds: float) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for tier in TIERS:
@@ -116,6 +124,7 @@ def line(seconds: float, numbers: Numbers, clients: Clients) -> str:
     return (
         f"seconds={seconds:.0f} records={numbers.records} only_in_tier2={numbers.only_in_chunks} "
         f"log_bytes={numbers.log_bytes:.0f} objects={numbers.objects} object_bytes={numbers.object_bytes} {served} "
+        f"segments={numbers.segments} scales={numbers.scales} "
         f"produced={clients.producer.records} consumed={clients.tail.records} "
         f"from_the_beginning={clients.beginning.records} rounds={clients.beginning.rounds}"
     )
