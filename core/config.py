@@ -32,6 +32,7 @@ class StoreConfig:
     retention_check_interval_ms: int = 300_000
     writer_expiration_ms: int = 86_400_000
     log_reader_threads: int = 4
+    scaler_sample_ms: int = 1_000  # how often rates are taken
     scaler_time_factor: float = 1.0  # multiplies every window and cool-down of the scaler
     rocksdb_cache_bytes: int = 8 * MIB
     rocksdb_write_buffer_bytes: int = 8 * MIB

@@ -5,9 +5,9 @@ from the tail cache, or from pages of chunks; where that has nothing, `read` goe
 threads, and where the log does not hold the entry, to long-term storage. What is returned is what was appended, in
 order.
 
-**Invariants**: what the log holds is read from the log, unless it has been compacted (`Slot.compacted_end`): then chunks
-hold what is left of it, and the log is asked only while they cannot be reached. Nobody waits for long-term storage but
-who reads from there.
+**Invariants**: what the log holds is read from the log, unless it has been compacted (`Slot.compacted_end`): then
+chunks hold what is left of it, and the log is asked only while they cannot be reached. Nobody waits for long-term
+storage but who reads from there.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_S: Final = 1.0
 DECIDE_S: Final = 15.0
 """Multiplied by the time factor, as the windows are; but nothing happens more often than `TICK_MIN_S`."""
 TICK_MIN_S: Final = 0.05
@@ -109,7 +108,8 @@ class Scaler:
         self.rates.begin(slots, self._container.clock.monotonic_s())
 
     async def _run(self) -> None:
-        pause_s = min(SAMPLE_S, max(TICK_MIN_S, DECIDE_S * self._factor))
+        sample_s = self._container.config.scaler_sample_ms / 1000
+        pause_s = min(sample_s, max(TICK_MIN_S, DECIDE_S * self._factor))
         decide_s = max(pause_s, DECIDE_S * self._factor)
         decide_at = 0.0
         while True:

@@ -242,6 +242,9 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
     scaling_min_segments: int = Field(
         1, ge=1, le=100_000, description="Segments that a topic begins with, and below which it does not merge."
     )
+    scaler_sample_ms: int = Field(
+        1_000, ge=100, le=INT_MAX, description="How often the rates of partitions are taken, for scaler and metrics."
+    )
     scaler_time_factor: float = Field(
         1.0,
         ge=0.001,
@@ -322,6 +325,7 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             retention_check_interval_ms=self.log_retention_check_interval_ms,
             writer_expiration_ms=self.producer_id_expiration_ms,
             log_reader_threads=self.log_reader_threads,
+            scaler_sample_ms=self.scaler_sample_ms,
             scaler_time_factor=self.scaler_time_factor,
             rocksdb_cache_bytes=self.rocksdb_cache_bytes,
             rocksdb_write_buffer_bytes=self.rocksdb_write_buffer_bytes,

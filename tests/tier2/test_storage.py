@@ -66,7 +66,7 @@ def test_streams_large_objects(open_storage: OpenStorage) -> None:
             assert await storage.get_range("large", 0, len(whole)) == whole
             assert await storage.get_range("large", 5 * MIB - 1, 3) == whole[5 * MIB - 1 : 5 * MIB + 2]
             pieces = await storage.get_pieces("large", 11, 3 * MIB + 5, MIB)
-            assert [MIB, MIB, MIB, 5] == [len(piece) for piece in pieces]
+            assert [len(piece) for piece in pieces] == [MIB, MIB, MIB, 5]
             assert b"".join(pieces) == whole[11 : 3 * MIB + 16]
 
     asyncio.run(scenario())
