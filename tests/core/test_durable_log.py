@@ -222,6 +222,7 @@ def test_zeros_stop_before_their_file_is_closed(tmp_path: Path, monkeypatch: pyt
         slot = (await make(store)).slot(0)
         log = container_of(store).log
         logs.append(log)
+        await until(lambda: log._spare is not None)
         monkeypatch.setattr("core.log.durable_log.make_ballast", slow_ballast)
         file = log.file
         while log.file is file:
