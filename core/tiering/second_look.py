@@ -1,0 +1,97 @@
+"""The second look at a chunk: a store may lose an object that it has just acknowledged.
+
+**Invariant**: a chunk is verified only when its object was seen `tier2_verify_delay_ms` after its commit, or after the
+start, with the size and the etag that it was put with. Until then the log keeps what the chunk holds, and so an object
+that is gone or has changed is made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from core.log.records import Delete, Operation, Put
+from core.tiering.backlog import Piece
+from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, ChunkRow, ChunkState, chunk_key
+from core.tiering.uploads import Upload, Uploads
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.tiering.tier import Tier
+    from tier2.chunk_format import ChunkId
+
+logger = logging.getLogger(__name__)
+
+CONFIRMED_AT_ONCE: Final = 16
+"""Chunks that one record says are verified: a row lists up to `RUNS_MAX` runs."""
+
+
+class SecondLook:
+    """Looks at the chunks of one container when their time has come."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._container: Container = tier.container
+        self._clock = tier.container.clock
+        self._delay_s = tier.container.config.tier2_verify_delay_ms / 1000
+        self._due_at: dict[ChunkId, float] = {}
+
+    def committed(self, chunk_id: ChunkId) -> None:
+        """Its time begins."""
+        self._due_at[chunk_id] = self._clock.monotonic_s() + self._delay_s
+
+    async def look(self, uploads: Uploads) -> None:
+        """Verify what is due, and put again what is not there. Raises StorageError, StoreError."""
+        now = self._clock.monotonic_s()
+        due = [
+            row
+            for row in self._container.catalog.pending
+            if row.state is ChunkState.COMMITTED and self._due_at.setdefault(row.id, now + self._delay_s) <= now
+        ]
+        whole: list[ChunkRow] = []
+        for row in due:
+            stat = await self._tier.long_term.storage.stat(chunk_key(row.id))
+            if stat is not None and stat.size == row.size and stat.etag == row.etag:
+                whole.append(row)
+            else:
+                await self._put_again(row, uploads)
+        await self._confirm(whole)
+
+    async def _confirm(self, rows: Sequence[ChunkRow]) -> None:
+        """What was looked at twice is verified."""
+        for start in range(0, len(rows), CONFIRMED_AT_ONCE):
+            operations: list[Operation] = []
+            async with self._tier.changing:
+                for seen in rows[start : start + CONFIRMED_AT_ONCE]:
+                    row = self._container.catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
+                    if row is not None and row.state is ChunkState.COMMITTED:
+                        verified = replace(row, state=ChunkState.VERIFIED, changed_ms=self._clock.wall_ms())
+                        operations += (Delete(PENDING_TABLE, row.key), Put(CHUNKS_TABLE, row.key, verified.encode()))
+                if operations:
+                    await self._container.update(*operations)
+            for seen in rows[start : start + CONFIRMED_AT_ONCE]:
+                self._due_at.pop(seen.id, None)
+
+    async def _put_again(self, row: ChunkRow, uploads: Uploads) -> None:
+        """Its entries are still in the log: they go into another chunk, because readers know what was in this one."""
+        logger.warning(
+            "an object that was acknowledged is gone or has changed: it is put again",
+            extra={"chunk": chunk_key(row.id)},
+        )
+        pieces: list[Piece] = []
+        for run in row.runs:
+            stream = self._container.streams.get(run.stream_id)
+            found = await self._container.catalog.run_at(run.stream_id, run.slot, run.first)
+            if stream is None or found is None or found.chunk != row.id:
+                continue
+            slot = stream.slot(run.slot)
+            first = max(found.first, slot.start)
+            if first < found.end:
+                before = found.bytes_before if first == found.first else slot.start_bytes
+                pieces.append(Piece(slot, found.segment_id, first, found.end, before, found.appended))
+        if pieces:  # else it is the collector's
+            pieces.sort(key=lambda piece: piece.place)
+            uploads.counters.put_again += 1
+            await uploads.upload(Upload(pieces, (), row))

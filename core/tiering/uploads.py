@@ -1,0 +1,286 @@
+"""One chunk on its way from the log into long-term storage.
+
+**Invariants**
+
+- Order: intent logged, object put, object looked at, commit logged. A crash between leaves an intent that is abandoned.
+- A chunk is committed only after those that hold what precedes it; when one of them is given up, so is this one.
+- A put that fails for long-term storage's sake is tried for ever; one whose entries cannot be read is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from core.errors import OutOfRange, StorageFull, StoreError, TierUnavailable
+from core.log.records import Delete, Operation, Put
+from core.tiering.backlog import Piece, entries
+from core.tiering.pacing import Pace
+from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
+from tier2.chunk import ChunkWriter, Entry, RunSource
+from tier2.chunk_format import ChunkId, ChunkIndex, SegmentRef, StreamRef
+from tier2.storage import ObjectStat, StorageError
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.tiering.tier import Tier
+
+logger = logging.getLogger(__name__)
+
+FULL_PAUSE_S: Final = 1.0
+"""How often a log without room is asked again to take an intent or a commit."""
+PACED_BYTES: Final = 256 << 10
+"""A piece is made in steps of so many bytes, at the pace of what comes in."""
+FIRST_PAUSE_S: Final = 0.5
+PAUSE_MAX_S: Final = 15.0
+COMPLAIN_EVERY_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the start, for the operator."""
+
+    chunks: int = 0
+    bytes: int = 0
+    failures: int = 0
+    put_again: int = 0
+    rounds: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Upload:
+    """What one chunk is to hold."""
+
+    pieces: Sequence[Piece]  # sorted by their place
+    before: Sequence[asyncio.Task[bool]]  # chunks that hold what precedes these pieces
+    replaces: ChunkRow | None = None  # a chunk whose object was lost
+
+
+class Uploads:
+    """Puts and commits the chunks of one container; `committed` hears of each."""
+
+    def __init__(self, tier: Tier, committed: Callable[[ChunkId], None]) -> None:
+        self._tier = tier
+        self._committed = committed
+        self._container: Container = tier.container
+        self._long_term = tier.long_term
+        self._clock = tier.container.clock
+        self._room = asyncio.Semaphore(tier.container.config.tier2_uploads)
+        self._complained_at = -COMPLAIN_EVERY_S
+        self.pace = Pace()
+        self.counters = Counters()
+        self.last_error: str | None = None  # of long-term storage; None when the last put went well
+
+    async def abandon_left(self) -> None:
+        """What an earlier run left on its way is never committed. Raises StoreError."""
+        now_ms = self._clock.wall_ms()
+        left = [
+            _put(replace(row, state=ChunkState.ABANDONED, changed_ms=now_ms))
+            for row in self._container.catalog.pending
+            if row.state is ChunkState.INTENT
+        ]
+        if left:
+            await self._container.update(*left)
+
+    async def upload(self, upload: Upload) -> bool:
+        """Put one chunk and commit it. False when it was given up: what it was to hold is cut anew."""
+        async with self._room:
+            chunk_id = await self._intend()
+            try:
+                writer, stat = await self._put(chunk_id, upload)
+            except (StoreError, ValueError) as error:
+                # What the log held was deleted meanwhile, or is damaged.
+                log = logger.info if isinstance(error, OutOfRange) else logger.error
+                log("a chunk was given up", extra={"chunk": chunk_key(chunk_id), "reason": str(error)})
+                await self._abandon(chunk_id)
+                return False
+            except Exception:
+                await self._abandon(chunk_id)
+                raise
+        earlier = await asyncio.gather(*upload.before, return_exceptions=True)
+        if any(done is not True for done in earlier):
+            await self._abandon(chunk_id)
+            return False
+        return await self._commit(chunk_id, upload, writer, stat)
+
+    async def _intend(self) -> ChunkId:
+        while True:
+            container = self._container
+            now_ms = self._clock.wall_ms()
+            chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
+            row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
+            try:
+                await container.update(_put(row))
+                return chunk_id
+            except StorageFull:
+                await asyncio.sleep(FULL_PAUSE_S)
+
+    async def _put(self, chunk_id: ChunkId, upload: Upload) -> tuple[ChunkWriter, ObjectStat]:
+        """Put and look at it, as often as it takes. Raises StoreError when the entries cannot be read."""
+        storage, key = self._long_term.storage, chunk_key(chunk_id)
+        pause = FIRST_PAUSE_S
+        while True:
+            body = _Body(self._container, upload.pieces, self.pace)
+            writer = ChunkWriter(chunk_id, self._long_term.cluster_id, self._clock.wall_ms(), body.sources())
+            try:
+                stat = await storage.put(key, writer)
+                seen = await storage.stat(key)
+                if seen is not None and seen.size == writer.size == stat.size:
+                    self.last_error = None
+                    return writer, stat
+                raise TierUnavailable(f"{key} was put with {stat.size} bytes and is not there: {seen}")
+            except (StorageError, TierUnavailable) as error:
+                if body.failure is not None:
+                    raise body.failure from error
+                self.failed(error, "a chunk could not be put and will be put again")
+            except Exception as error:
+                if body.failure is not None:
+                    raise body.failure from error
+                raise
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(PAUSE_MAX_S, pause * 2)
+
+    async def _commit(self, chunk_id: ChunkId, upload: Upload, writer: ChunkWriter, stat: ObjectStat) -> bool:
+        index = writer.index
+        assert index is not None
+        # In a thread, as there may be thousands.
+        made = await self._container.catalog.run(
+            lambda: [(row, _put_run(row)) for row in _run_rows(chunk_id, upload.pieces, index)]
+        )
+        while True:
+            now_ms = self._clock.wall_ms()
+            live = [one for one in made if self._is_live(one[0])]
+            rows = [row for row, _ in live]
+            if not rows:
+                await self._abandon(chunk_id)
+                return True
+            chunk = ChunkRow(
+                id=chunk_id,
+                state=ChunkState.COMMITTED,
+                created_ms=index.created_ms,
+                changed_ms=now_ms,
+                size=writer.size,
+                etag=stat.etag,
+                live_bytes=sum(row.length for row in rows),
+                runs=tuple(row.listed for row in rows),
+            )
+            operations = [*_replaced(upload.replaces, now_ms), _put(chunk)]
+            operations += (put for _, put in live)
+            try:
+                async with self._tier.changing:
+                    await self._container.update(*operations)
+                break
+            except StorageFull:
+                await asyncio.sleep(FULL_PAUSE_S)
+        if not all(map(self._is_live, rows)):  # died since: nobody would come to look
+            self._tier.collector.look_again()
+        self.counters.chunks += 1
+        self.counters.bytes += writer.size
+        self._committed(chunk_id)
+        return True
+
+    def _is_live(self, row: RunRow) -> bool:
+        stream = self._container.streams.get(row.stream_id)
+        return stream is not None and not stream.deleted and stream.slot(row.slot).start < row.end
+
+    async def _abandon(self, chunk_id: ChunkId) -> None:
+        now_ms = self._clock.wall_ms()
+        row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
+        try:
+            await self._container.update(_put(row))
+        except StorageFull:
+            return  # the next start abandons it
+
+    def failed(self, error: Exception, what: str) -> None:
+        """Long-term storage did not do what it was asked for: count it, and say so now and then."""
+        self.counters.failures += 1
+        self.last_error = str(error)
+        now = self._clock.monotonic_s()
+        if now >= self._complained_at + COMPLAIN_EVERY_S:
+            self._complained_at = now
+            logger.error(what, extra={"error": str(error)})
+
+
+class _Entries:
+    """A piece's entries, begun anew each time they are put."""
+
+    def __init__(self, container: Container, piece: Piece, body: _Body, pace: Pace) -> None:
+        self._container = container
+        self._piece = piece
+        self._body = body
+        self._pace = pace
+
+    def __call__(self) -> Iterator[Entry]:
+        try:
+            made = 0
+            for entry in entries(self._container.reader, self._piece):
+                made += len(entry.payload)
+                if made >= PACED_BYTES:
+                    self._pace.take(made)
+                    made = 0
+                yield entry
+            self._pace.take(made)
+        except Exception as error:
+            self._body.failure = error
+            raise
+
+
+class _Body:
+    """A chunk that is made while it is put. Remembers what went wrong in the log, apart from what did in storage."""
+
+    def __init__(self, container: Container, pieces: Sequence[Piece], pace: Pace) -> None:
+        self._container = container
+        self._pieces = pieces
+        self._pace = pace
+        self.failure: Exception | None = None
+
+    def sources(self) -> Iterator[RunSource]:
+        for piece in self._pieces:
+            stream = piece.slot.stream
+            segment = SegmentRef(
+                id=piece.segment_id,
+                stream=StreamRef(id=stream.id, uuid=stream.uuid, name=stream.name),
+                generation=0,
+            )
+            source = _Entries(self._container, piece, self, self._pace)
+            yield RunSource(segment=segment, slot=piece.slot.number, entries=source)
+
+
+def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> Iterator[RunRow]:
+    for piece, run in zip(pieces, index.runs, strict=True):
+        yield RunRow(
+            stream_id=run.segment.stream.id,
+            slot=run.slot,
+            first=piece.first,
+            end=piece.end,
+            chunk=chunk_id,
+            segment_id=run.segment.id,
+            generation=run.segment.generation,
+            min_timestamp=run.min_timestamp,
+            max_timestamp=run.max_timestamp,
+            position=run.position,
+            length=run.length,
+            entries=run.entries,
+            leader_epoch=run.leader_epoch,
+            bytes_before=piece.bytes_before,
+            appended=run.length,
+        )
+
+
+def _put_run(row: RunRow) -> Put:
+    return Put(RUNS_TABLE, row.key, row.encode())
+
+
+def _put(row: ChunkRow) -> Put:
+    return Put(PENDING_TABLE, row.key, row.encode())
+
+
+def _replaced(row: ChunkRow | None, now_ms: int) -> Iterator[Operation]:
+    """What a chunk leaves that was lost: its rows go, and whatever may lie under its key."""
+    if row is not None:
+        yield from (Delete(RUNS_TABLE, run_key(run.stream_id, run.slot, run.first)) for run in row.runs)
+        yield _put(replace(row, state=ChunkState.DELETING, changed_ms=now_ms, live_bytes=0, runs=()))
