@@ -81,11 +81,26 @@ class AppendWaiter(Protocol):
 
 
 @dataclass(slots=True)
+class _Settled:
+    """Who awaits that everything up to a point is durable."""
+
+    future: asyncio.Future[None]
+
+    def appended(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def append_failed(self, error: StorageFailure) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
 class _Update:
     """An update record on its way: what to apply, whom to tell."""
 
     operations: Sequence[Operation]
-    future: asyncio.Future[None]
+    future: asyncio.Future[None] | None = None  # None: nobody waits for this record alone
 
 
 class Container:
@@ -267,6 +282,12 @@ class Container:
         else:
             self._late.append((self.log.next_lsn - 1, waiter))
 
+    def settled(self) -> asyncio.Future[None]:
+        """Done once all that is queued now is durable and applied; StorageFailure if it never will be."""
+        waiter = _Settled(asyncio.get_running_loop().create_future())
+        self.when_durable(waiter)
+        return waiter.future
+
     def _make_room(self, size: int) -> None:
         if len(self.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
@@ -288,30 +309,30 @@ class Container:
     def end_transactions(self, ends: Sequence[TransactionEnd], operations: Sequence[Operation]) -> asyncio.Future[None]:
         """Append markers and apply some operations, in one step: all of it or nothing, whatever happens.
 
-        A slot may occur once; where its writer has no transaction open, no marker is appended. The operations may be
-        many, and are there. Returns what is done when it is durable and applied. Raises StorageFull, StorageFailure:
-        then nothing has changed.
+        A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
+        when it is durable and applied. Raises StorageFull, StorageFailure: then nothing has changed.
         """
-        assert operations, "a step ends with its update record"
         ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
         entries = [end.entry(end.slot.end, self.epoch) for end in ends]
         parts = [operations[at : at + STEP_OPERATIONS_MAX] for at in range(0, len(operations), STEP_OPERATIONS_MAX)]
         bodies = [encode_update(part) for part in parts]
         sizes = [APPEND_OVERHEAD + len(entry) for entry in entries] + [FRAME_HEADER_SIZE + len(body) for body in bodies]
         self.log.begin_step(sum(sizes))
+        left = len(sizes)
         for end, entry in zip(ends, entries, strict=True):
-            self._append_marker(end, entry)
+            left -= 1
+            self._append_marker(end, entry, STEP_GOES_ON if left else 0)
         for part, body in zip(parts, bodies, strict=True):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            lsn = self.log.queue_update(body, STEP_GOES_ON if part is not parts[-1] else 0)
-            self._pending.append((None, lsn, 0, _Update(part, future)))
-        return future
+            left -= 1
+            lsn = self.log.queue_update(body, STEP_GOES_ON if left else 0)
+            self._pending.append((None, lsn, 0, _Update(part)))
+        return self.settled()
 
-    def _append_marker(self, end: TransactionEnd, entry: Buffer) -> None:
+    def _append_marker(self, end: TransactionEnd, entry: Buffer, follows: int) -> None:
         slot = end.slot
         marker = slot.mark_transaction(end.writer_id, end.writer_epoch, slot.end, committed=end.committed)
         flags = COMMIT_MARKER if end.committed else ABORT_MARKER
-        self._append(slot, entry, 1, end.timestamp, marker, end.writer_id, end.writer_epoch, -1, flags, STEP_GOES_ON)
+        self._append(slot, entry, 1, end.timestamp, marker, end.writer_id, end.writer_epoch, -1, flags, follows)
 
     # Updates
 
@@ -432,7 +453,7 @@ class Container:
             if slot is None:
                 assert isinstance(waiter, _Update)
                 self.apply(waiter.operations)
-                if not waiter.future.done():
+                if waiter.future is not None and not waiter.future.done():
                     waiter.future.set_result(None)
                 continue
             slot.durable_end = end
@@ -462,7 +483,7 @@ class Container:
         late, self._late = self._late, deque()
         for slot, _, _, waiter in pending:
             if isinstance(waiter, _Update):
-                if not waiter.future.done():
+                if waiter.future is not None and not waiter.future.done():
                     waiter.future.set_exception(error)
             elif waiter is not None:
                 waiter.append_failed(error)
