@@ -3,8 +3,8 @@
 v2 answers a fenced producer with PRODUCER_FENCED, v5 (KIP-890) gives the producer a new epoch with each end, so that
 nothing of an old transaction can reach the next one.
 
-Keeps: the answer without error is sent when all of the end is durable: markers, offsets, the new epoch. Never
-UNKNOWN_SERVER_ERROR, at which clients lose data silently.
+Keeps: the answer without error is sent when all of the end is durable: markers, offsets, the new epoch. What nobody
+expected closes the connection, so that the client asks again: at UNKNOWN_SERVER_ERROR clients lose data silently.
 """
 
 from __future__ import annotations
@@ -30,12 +30,8 @@ async def end_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
             bumps=ctx.version >= EPOCH_BUMPED_SINCE,
         )
     except (Refused, StoreError) as error:
-        return error_response(request, ctx.version, code_of(error, ctx.version))
+        return {"error_code": code_of(error, ctx.version), "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
     return {"error_code": 0, "producer_id": identity.producer_id, "producer_epoch": identity.epoch}
 
 
-def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
-    return {"error_code": code, "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
-
-
-API: Final = Api(key=26, name="EndTxn", versions=range(6), handle=end_txn, error_response=error_response)
+API: Final = Api(key=26, name="EndTxn", versions=range(6), handle=end_txn)
