@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from core.entries import ReadResult
 from core.log.format import IN_TRANSACTION, Buffer
@@ -100,3 +101,28 @@ async def check_all(model: Transactional, offsets: Sequence[int], limits: Sequen
                 assert found.end > offset
                 model.check(offset, found)
                 offset = found.end
+
+
+async def check_each(model: Transactional, limits: Sequence[int]) -> None:
+    """One read at each offset, with each limit."""
+    slot = model.slot
+    for offset in range(slot.start, slot.durable_end):
+        for max_bytes in limits:
+            model.check(offset, await slot.container.reader.read(slot, offset, slot.durable_end, max_bytes, True))
+
+
+async def write_randomly(model: Transactional, random: Random, size: int, body: int) -> None:
+    """Entries of several writers, with and without transactions, until there are `size` bytes of them."""
+    begun = sum(map(len, model.written))
+    while sum(map(len, model.written)) < begun + size:
+        writer_id = random.choice((-1, 1, 2, 3, 4))
+        if writer_id in model.open and random.random() < 0.4:
+            await model.end(writer_id, committed=random.random() < 0.5)
+        else:
+            await model.append(writer_id, count=random.choice((1, 1, 3)), body=random.randrange(body))
+
+
+async def end_all(model: Transactional, random: Random) -> None:
+    """No transaction is open afterwards."""
+    for writer_id in list(model.open):
+        await model.end(writer_id, committed=random.random() < 0.5)
