@@ -335,7 +335,7 @@ class _Fetch:
         self.size += size
         aborted: list[tuple[int, int]] | None = None
         if self.committed:
-            aborted = [] if found is None else _aborted(slot.aborted_in(target.offset, found.end))
+            aborted = [] if found is None else _aborted(found.aborted)
         end, stable = slot.durable_end, slot.stable_end
         self.results[target] = (target.index, 0, end, stable, slot.start, aborted, parts, size)
 
