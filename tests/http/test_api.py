@@ -176,12 +176,15 @@ def test_groups(gateway: tuple[str, str]) -> None:
         ("refused/scale", {"split": {"segment": 0}, "merge": [0, 1]}, 400, "either split or merge"),
         ("refused/scale", {"split": {"segment": "a"}}, 400, "split.segment"),
         ("refused/scale", {"split": {"segment": 0}, "other": 1}, 400, "other"),
+        ("refused/scale", {"split": {"segment": "0"}}, 400, "split.segment"),
+        ("refused/scale", {"split": {"segment": False}}, 400, "split.segment"),
         ("refused/scale", b"{", 400, "the body"),
         ("refused/scale", b" " * (1 << 20) + b" ", 413, "1048576"),
         ("refused/scale", {"split": {"segment": 7}}, 409, "active are 0"),
         ("refused/scale", {"split": {"segment": 0, "at": [9]}}, 409, "there is no slot 9"),
         ("refused/scale", {"split": {"segment": 0, "at": [0]}}, 409, "begins"),
         ("refused/scale", {"merge": [0, 0]}, 409, "twice"),
+        ("refused/scale", {"merge": [7, 8]}, 409, "active are 0"),
     ],
 )
 def test_refusals(gateway: tuple[str, str], path: str, body: object, status: int, says: str) -> None:
@@ -195,6 +198,49 @@ def test_refusals(gateway: tuple[str, str], path: str, body: object, status: int
     assert (answered, headers["Content-Type"]) == (status, "application/problem+json")
     assert (problem["status"], says in problem["detail"]) == (status, True), problem
     assert get(http, f"{BASE}/refused")["epoch"] == 0
+
+
+def test_paths_and_methods(gateway: tuple[str, str]) -> None:
+    """What is not there is refused with a problem document as well; elsewhere in plain words."""
+    _, http = gateway
+    wanted = [
+        ("GET", "/api/v2/streams", 404, "/api describes"),
+        ("GET", f"{BASE}/a%2Fb", 404, "a/b"),
+        ("DELETE", f"{BASE}/nowhere", 405, "GET"),
+        ("GET", f"{BASE}/nowhere/scale", 405, "POST"),
+        ("GET", "/api/v1/tier2/chunks/nowhere", 404, "nowhere"),
+    ]
+
+    for method, path, status, says in wanted:
+        answered, headers, problem = call(http, method, path)
+        assert (answered, headers["Content-Type"]) == (status, "application/problem+json")
+        assert (problem["status"], says in problem["detail"]) == (status, True), problem
+    assert call(http, "GET", "/nowhere")[2] == "Not Found\n"
+
+
+def test_merges_leave_the_minimum(gateway: tuple[str, str]) -> None:
+    """What the scaler would cut again at once is not merged; a policy of fewer segments lets it."""
+    kafka, http = gateway
+    create_topic(kafka, "kept", 8, penstock_scaling_min_segments="3")
+
+    status, _, problem = call(http, "POST", f"{BASE}/kept/scale", {"merge": [0, 1]})
+
+    assert (status, "at least 3" in problem["detail"]) == (409, True)
+    assert call(http, "POST", f"{BASE}/kept/scale", {"split": {"segment": 0}})[0] == 200
+    assert call(http, "POST", f"{BASE}/kept/scale", {"merge": [3, 4]})[0] == 200
+
+
+def test_many_segments_at_once(gateway: tuple[str, str]) -> None:
+    """The reason of a scale, which is kept for good, does not grow with it."""
+    kafka, http = gateway
+    create_topic(kafka, "many", 100)
+    split = {"split": {"segment": 0, "at": list(range(1, 100))}}
+    assert call(http, "POST", f"{BASE}/many/scale", split)[0] == 200
+
+    assert call(http, "POST", f"{BASE}/many/scale", {"merge": list(range(1, 101))})[0] == 200
+
+    reason = get(http, f"{BASE}/many?epochs=1")["epochs"][0]["reason"]
+    assert reason.endswith("19, 20 and 80 more merged by hand")
 
 
 def test_other_pages_change_nothing(gateway: tuple[str, str]) -> None:

@@ -53,6 +53,7 @@ def test_an_address_off_loopback() -> None:
         ("http://evil.example", 403),
         ("file://localhost:9094", 403),
         ("null", 403),
+        ("http://[", 403),
     ],
 )
 def test_origins(origin: str, expected: int) -> None:
