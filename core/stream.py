@@ -92,7 +92,9 @@ class Epoch:
         """The segment of that number. Raises ValueError when it is not one of this epoch's."""
         found = next((run for run in self.segments if run.number == number), None)
         if found is None:
-            raise ValueError(f"segment {number} is not active; active are {numbers([run.number for run in self.segments])}")
+            raise ValueError(
+                f"segment {number} is not active; active are {numbers([run.number for run in self.segments])}"
+            )
         return found
 
     def runs(self, wanted: Collection[int]) -> list[SegmentRun]:

@@ -98,7 +98,7 @@ class StreamView(StreamSummary):
     created_ms: int
     sealed_ms: int | None
     scaling: Scaling
-    limits: list[str] = Field(description="Hot segments that cannot split, and what to do")
+    limits: list[str] = Field(description="Hot segments that cannot split, and last what to do")
     epochs: list[EpochView] = Field(description="Oldest first")
 
 

@@ -45,7 +45,9 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
     if not path.startswith("/api/"):
         return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
     allowed = (error.headers or {}).get("Allow")
-    detail = f"{path[:300]!r} takes {allowed}" if allowed else f"there is no {path[:300]!r}; /api describes what there is"
+    detail = (
+        f"{path[:300]!r} takes {allowed}" if allowed else f"there is no {path[:300]!r}; /api describes what there is"
+    )
     return Problem(error.status_code, error.detail, detail, error.headers).response(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,29 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
         status, headers, problem = call(http, "POST", f"{BASE}/ended/{path}", body)
         assert (status, headers["Content-Type"]) == (409, "application/problem+json")
         assert "sealed" in problem["detail"]
+
+
+def test_segments_at_their_limit(tmp_path: Path) -> None:
+    """Hot segments that cannot split are named, a few of them one by one, and what to do is said once."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.001") as running:
+        ready = running.ready()
+        kafka, http = ready["kafka"][0], ready["http"]
+        create_topic(kafka, "hot", 7, penstock_scaling_target_rate="1", penstock_scaling_min_segments="7")
+
+        def limits() -> Any:
+            for partition in range(7):
+                produce(kafka, "hot", partition, 5)
+            told = get(http, f"{BASE}/hot")["limits"]
+            return told if len(told) == 7 else None
+
+        *named, more, advice = until(limits)
+        told = until(lambda: produce(kafka, "hot", 3, 5) or get(http, "/api/v1/events")["limits"])
+
+    assert all(
+        re.match(r"Segment \d \(slot \d alone\) is at its limit: .* bytes/s over 0\.\d+ s, ", one) for one in named
+    )
+    assert (more, "penstock.scaling.target.rate" in advice) == ("So are 2 more segments.", True)
+    assert all(f"Segment {one['segment']} (slot " in one["message"] and advice in one["message"] for one in told)
 
 
 def test_groups(gateway: tuple[str, str]) -> None:
