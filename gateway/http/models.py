@@ -123,6 +123,7 @@ class StreamMap(_Model):
 
     name: str
     state: StreamStatus
+    sealed_ms: int | None
     time_ms: int = Field(description="The gateway's clock")
     slots: int
     epoch: int

@@ -158,6 +158,7 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
     return StreamMap(
         name=stream.name,
         state=status_of(state),
+        sealed_ms=state.sealed_ms,
         time_ms=now_ms,
         slots=state.slots,
         epoch=state.current.epoch,
