@@ -145,6 +145,7 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
     assert (status, sealed["state"]) == (200, "sealed")
     view = get(http, f"{BASE}/ended")
     assert (view["state"], view["sealed_ms"], active(view)) == ("sealed", sealed["sealed_ms"], [])
+    assert view["segments"] == 0
     assert view["epochs"][0]["segments"][0]["bytes"] > 300
     for path, body in (("seal", None), ("scale", {"split": {"segment": 0}})):
         status, headers, problem = call(http, "POST", f"{BASE}/ended/{path}", body)
