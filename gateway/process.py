@@ -191,7 +191,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, seconds: fl
     lines = [
         f"Penstock {__version__} is ready.",
         f"  Kafka clients  {', '.join(kafka)}",
-        f"  HTTP           {f'http://{http}/' if http else 'off'}",
+        f"  Console        {f'http://{http}/' if http else 'off'}",
         f"  Data           {place.data.path}",
         f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
     ]

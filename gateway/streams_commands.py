@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -131,7 +132,9 @@ def _call(url: str, method: str, path: str, body: object = None, token: str | No
         told = json.loads(content)
     except ValueError as error:
         raise Refused(f"{url} answers {answer.status}, and is no Penstock gateway") from error
-    if answer.status != 200:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        raise Refused("the gateway wants its http.token: give it with --token, or in PENSTOCK_HTTP_TOKEN")
+    if answer.status != HTTPStatus.OK:
         raise Refused(str(told.get("detail", answer.reason)) if isinstance(told, dict) else answer.reason)
     return told
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,20 @@ def test_refusals(gateway: tuple[str, str]) -> None:
     for arguments, (code, says) in wrong.items():
         outcome = run("streams", *arguments)
         assert (outcome.returncode, outcome.stderr.count("\n"), says in outcome.stderr) == (code, 1, True), outcome
+
+
+@pytest.mark.slow
+def test_a_token(tmp_path: Path) -> None:
+    """Who needs one is told how to give it."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "http.token=sesame") as running:
+        ready = running.ready()
+        create_topic(ready["kafka"][0], "kept", 2)
+        seal = ("streams", "seal", "kept", "--url", ready["http"])
+
+        refused, allowed = run(*seal), run(*seal, environ={"PENSTOCK_HTTP_TOKEN": "sesame"})
+
+    assert (refused.returncode, "--token" in refused.stderr) == (1, True)
+    assert (allowed.returncode, allowed.stderr) == (0, "")
 
 
 LISTED = {
