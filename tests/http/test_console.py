@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.http.browser import chromium, complaints, violations
-from tests.http.calls import call, create_topic, get, produce, until
+from tests.http.calls import call, create_topic, delete_topic, get, produce, until
 from tests.shell.launching import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -122,6 +122,25 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
         assert browser.find_element(By.ID, "limits").text.startswith("Sealed at ")
         assert browser.find_element(By.ID, "axis-x").text.endswith("sealed")
         assert (complaints(browser), violations(browser)) == ([], [])
+
+
+def test_no_stream(tmp_path: Path) -> None:
+    """What to do is said, and nothing is left of a stream that was there."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "last", 2)
+        with chromium() as browser:
+            browser.get(f"http://{http}/")
+            until_shown(browser, "last: 1 active segment")
+            assert call(http, "POST", "/api/v1/streams/last/seal")[0] == 200
+            notice = browser.find_element(By.ID, "limits")
+            WebDriverWait(browser, WITHIN_S, 0.05).until(lambda _: notice.is_displayed())
+
+            delete_topic(kafka, "last")
+            until_shown(browser, "There is no stream yet")
+
+            assert "Produce a record" in browser.find_element(By.ID, "readout").text
+            assert not notice.is_displayed()
 
 
 def test_addresses(gateway: tuple[str, str]) -> None:

@@ -144,6 +144,8 @@ function showNoStream() {
   $("segment-note").textContent = "no stream yet";
   $("readout").textContent = "There is no stream yet. Produce a record, and its topic appears here.";
   $("map").setAttribute("aria-label", "There is no stream yet");
+  $("limits").hidden = true;
+  $("segments").replaceChildren();
 }
 
 function showMap(told, since) {
