@@ -36,10 +36,19 @@ def run_ls(url: str, *, as_json: bool) -> ExitCode:
     def ls() -> None:
         from gateway.streams_picture import show_list
 
-        listed = _call(url, "GET", "/streams")
+        listed = _all_streams(url)
         _print(listed) if as_json else show_list(listed)
 
     return _run(ls)
+
+
+def _all_streams(url: str) -> Any:
+    """The list as the API would answer it in one piece."""
+    listed = page = _call(url, "GET", "/streams")
+    while page["streams"] and len(listed["streams"]) < page["total"]:
+        page = _call(url, "GET", f"/streams?after={quote(listed['streams'][-1]['name'])}")
+        listed["streams"] += page["streams"]
+    return listed
 
 
 def run_show(url: str, name: str, *, as_json: bool) -> ExitCode:

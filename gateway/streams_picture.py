@@ -55,8 +55,6 @@ def show_list(listed: Told, console: Console | None = None) -> None:
     if not console.is_terminal:
         console.width = TABLE_WIDTH
     console.print(table)
-    if (more := listed["total"] - len(listed["streams"])) > 0:
-        console.print(f"and {more} more")
 
 
 def show_stream(stream: Told, console: Console | None = None) -> None:

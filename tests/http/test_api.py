@@ -295,6 +295,21 @@ def test_bad_queries(gateway: tuple[str, str]) -> None:
     assert get(http, f"{BASE}?limit=0")["streams"] == []
 
 
+def test_the_list_in_pieces(gateway: tuple[str, str]) -> None:
+    """However many there are, by name, each once."""
+    kafka, http = gateway
+    for name in ("piece-a", "piece-b", "piece-c"):
+        create_topic(kafka, name, 1)
+    whole = [stream["name"] for stream in get(http, BASE)["streams"]]
+    pieces: list[str] = []
+
+    while some := get(http, f"{BASE}?limit=2&after={pieces[-1] if pieces else ''}")["streams"]:
+        pieces += [stream["name"] for stream in some]
+
+    assert pieces == whole == sorted(whole)
+    assert get(http, f"{BASE}?after=piece-aa&limit=1")["streams"][0]["name"] == "piece-b"
+
+
 def test_totals(gateway: tuple[str, str]) -> None:
     """Counters of the whole, which a reader takes differences of."""
     kafka, http = gateway

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 
 from gateway.streams_picture import picture, show_list, show_stream
@@ -77,6 +78,23 @@ def test_refusals(gateway: tuple[str, str]) -> None:
     for arguments, (code, says) in wrong.items():
         outcome = run("streams", *arguments)
         assert (outcome.returncode, outcome.stderr.count("\n"), says in outcome.stderr) == (code, 1, True), outcome
+
+
+@pytest.mark.slow
+def test_many_streams(tmp_path: Path) -> None:
+    """All of them are listed, though an answer has a thousand at most."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        names = [f"t{n:04}" for n in range(1_001)]
+        admin = AdminClient({"bootstrap.servers": ready["kafka"][0]})
+        made = admin.create_topics([NewTopic(name, 1, 1) for name in names])
+        assert [future.result(30) for future in made.values()] == [None] * len(names)
+
+        listed = run("streams", "ls", "--url", ready["http"])
+        told = json.loads(run("streams", "ls", "--json", "--url", ready["http"]).stdout)
+
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == names
+    assert ([stream["name"] for stream in told["streams"]], told["total"]) == (names, len(names))
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.http.browser import chromium, complaints, violations
 from tests.http.calls import call, create_topic, delete_topic, get, produce, until
@@ -141,6 +142,24 @@ def test_no_stream(tmp_path: Path) -> None:
 
             assert "Produce a record" in browser.find_element(By.ID, "readout").text
             assert not notice.is_displayed()
+
+
+def test_more_streams_than_are_listed(tmp_path: Path) -> None:
+    """The list has a thousand; any other is shown to who has its address, and can be left again."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        admin = AdminClient({"bootstrap.servers": kafka})
+        made = admin.create_topics([NewTopic(f"t{n:04}", 1, 1) for n in range(1_001)])
+        assert {future.result(WITHIN_S) for future in made.values()} == {None}
+        with chromium() as browser:
+            browser.get(f"http://{http}/#t1000")
+            until_shown(browser, "t1000: 1 active segment")
+            select = Select(browser.find_element(By.ID, "stream"))
+            WebDriverWait(browser, WITHIN_S).until(lambda _: select.first_selected_option.text == "t1000")
+            select.select_by_visible_text("t0007")
+            until_shown(browser, "t0007: 1 active segment")
+
+            assert complaints(browser) == []
 
 
 def test_addresses(gateway: tuple[str, str]) -> None:

@@ -52,7 +52,9 @@ async function askMap() {
     const told = await ask(`streams/${encodeURIComponent(asked)}/map?since_ms=${since}`);
     if (asked === stream) showMap(told, since);
   } catch (error) {
-    if (error.status !== 404) throw error; // deleted a moment ago: the next list says so
+    if (error.status !== 404) throw error; // deleted a moment ago, or a name that never was: the list says what there is
+    history.replaceState(null, "", "#");
+    choose(null);
     round = 0;
   }
 }
@@ -112,16 +114,22 @@ function tier(name, title, size, limit, what, hasLimit = true) {
 function showStreams(told) {
   const select = $("stream");
   const names = told.streams.map((one) => one.name);
-  if (names.join("/") !== [...select.options].map((option) => option.value).join("/")) {
-    select.replaceChildren(...names.map((name) => Object.assign(made("option", name), { value: name })));
-    select.disabled = names.length === 0;
-  }
-  if (stream !== null && !names.includes(stream) && told.total === names.length) choose(null);
+  if (stream !== null && !names.includes(stream) && !hasMore(told)) choose(null);
   if (stream === null && names.length > 0) {
     const busiest = [...told.streams].sort((a, b) => b.rate_bytes - a.rate_bytes || b.segments - a.segments)[0].name;
-    choose(names.includes(named()) ? named() : busiest);
+    choose(names.includes(named()) || (named() !== "" && hasMore(told)) ? named() : busiest);
+  }
+  const options = stream === null || names.includes(stream) ? names : [stream, ...names];
+  if (options.join("/") !== [...select.options].map((option) => option.value).join("/")) {
+    select.replaceChildren(...options.map((name) => Object.assign(made("option", name), { value: name })));
+    select.disabled = options.length === 0;
   }
   if (stream !== null) select.value = stream;
+}
+
+// A list has a thousand streams at most; the others are reached by their address.
+function hasMore(list) {
+  return list.total > list.streams.length;
 }
 
 // The stream that the address names.
@@ -322,9 +330,10 @@ $("stream").addEventListener("change", () => {
   askMap().catch(() => {});
 });
 addEventListener("hashchange", () => {
-  if (named() === stream || ![...$("stream").options].some((option) => option.value === named())) return;
-  $("stream").value = named();
-  $("stream").dispatchEvent(new Event("change"));
+  if (named() === "" || named() === stream) return;
+  choose(named());
+  $("stream").value = stream;
+  askMap().catch(() => {});
 });
 $("window").addEventListener("change", () => {
   hasChosenWindow = true;
