@@ -1,7 +1,7 @@
 """Streams in a terminal: a table of them, and one's epochs as a picture of key space and time.
 
 Keeps: the picture says the same without colours: a segment's left and upper edges are drawn, and it has its number
-where there is room. Names from elsewhere are printed as they are, never as markup. What is no terminal gets whole lines.
+where there is room. Names from elsewhere are printed as they are, never as markup. A pipe gets whole lines.
 """
 
 from __future__ import annotations

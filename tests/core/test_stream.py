@@ -129,7 +129,7 @@ def test_no_scales(sealed: list[int], cuts: list[int], why: str) -> None:
 
 def test_what_is_named_is_bounded() -> None:
     """A stream of hundreds of segments says which are active, and not all of them."""
-    with pytest.raises(ValueError, match="active are 0, 1, .*, 19 and 480 more$"):
+    with pytest.raises(ValueError, match=r"active are 0, 1, .*, 19 and 480 more$"):
         stream_of(500, 500).current.run(500)
 
 

@@ -186,7 +186,7 @@ def test_colours_of_what_nobody_watched(tmp_path: Path) -> None:
         with chromium() as browser:
             browser.get(f"http://{http}/#bygone")
             until_shown(browser, "bygone: 1 active segment")
-            WebDriverWait(browser, WITHIN_S).until(lambda b: b.find_element(By.ID, "in-rate").text != "–")
+            WebDriverWait(browser, WITHIN_S).until(lambda b: b.find_element(By.ID, "in-rate").text.endswith("/s"))
 
             assert browser.find_element(By.ID, "ramp-max").text.endswith(("kB/s", "MB/s"))
 
