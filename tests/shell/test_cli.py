@@ -225,6 +225,14 @@ class TestServing:
 
             assert "there is no authentication yet" in gateway.err.read_text()
 
+    def test_open_http_warns(self, tmp_path: Path) -> None:
+        """What others may do there is something else."""
+        with serving(tmp_path, "--http", "0.0.0.0:0") as gateway:
+            gateway.ready()
+
+            said = gateway.err.read_text()
+            assert ("changes need http.token" in said, "no authentication yet" in said) == (True, False)
+
     def test_loopback_does_not_warn(self, tmp_path: Path) -> None:
         """The default is nobody's worry."""
         with serving(tmp_path, "--listen", "localhost:0") as gateway:
