@@ -301,8 +301,8 @@ class Container:
         self.log.begin_step(sum(sizes))
         for end, entry in zip(ends, entries, strict=True):
             self._append_marker(end, entry)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # of all: they are reported at once
         for part, body in zip(parts, bodies, strict=True):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             lsn = self.log.queue_update(body, STEP_GOES_ON if part is not parts[-1] else 0)
             self._pending.append((None, lsn, 0, _Update(part, future)))
         return future
