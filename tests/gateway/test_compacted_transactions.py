@@ -1,4 +1,4 @@
-"""A compacted partition with transactions in a real store, with its worker: what is stored, and what readers are told."""
+"""A compacted partition with transactions, in a real store with its worker: what stays, and what readers are told."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_random_transactions(tmp_path: Path, seed: int) -> None:
 
 
 def test_changelog_does_not_grow(tmp_path: Path) -> None:
-    """A state store's changelog: transaction after transaction over the same keys leaves its last values, little else."""
+    """A state store's changelog: transactions over the same keys, one after the other, leave the last values."""
 
     async def scenario() -> None:
         async with compacting_store(tmp_path) as store:
@@ -159,8 +159,8 @@ def test_changelog_does_not_grow(tmp_path: Path) -> None:
                     await topic.append(b"key %d" % key, b"value %d" % number, 1)
                 await topic.finish(1, commit=number % 3 > 0)
             await topic.append(b"last", b"")
-            # Three values and their marker; of the last, aborted one the writer's last batch, emptied, and the marker; one
-            # of nobody.
+            # Three values and their marker; of the last one, which was aborted, its marker and the writer's last batch,
+            # emptied; an entry of nobody.
             await compacted(topic.slot)
             await until(lambda: sum(row.entries for row in runs_of(topic.slot)) == 7)
 
