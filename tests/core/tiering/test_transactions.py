@@ -44,17 +44,21 @@ def test_from_every_offset(tmp_path: Path, seed: int) -> None:
     async def scenario() -> None:
         config = replace(AGEING, chunk_bytes=random.choice((16, 64)) * KIB, tier2_cache_bytes=1 << 20)
         async with tiered_store(tmp_path, config) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
-            for _ in range(4):
-                await write_randomly(model, random, 60 * KIB, 3 * KIB)
-                await until(lambda: model.slot.tiered_end == model.slot.stable_end)
-            await end_all(model, random)
-            await until(lambda: model.slot.tiered_end == model.slot.durable_end)
-            await left_the_log(model.slot, model.ends[len(model.ends) // 2])
-            await write_randomly(model, random, 60 * KIB, 3 * KIB)
-            assert model.aborted
-            await check_each(model, LIMITS)
-            await check_all(model, [0, model.slot.durable_end // 2], LIMITS)
+            stream = await store.create_stream("s", slots=2)
+            models = [Transactional(stream.slot(number)) for number in range(2)]
+            for _ in range(3):
+                for model in models:
+                    await write_randomly(model, random, 40 * KIB, 3 * KIB)
+                await until(lambda: all(model.slot.tiered_end == model.slot.stable_end for model in models))
+            for model in models:
+                await end_all(model, random)
+            await until(lambda: all(model.slot.tiered_end == model.slot.durable_end for model in models))
+            for model in models:
+                await left_the_log(model.slot, model.ends[len(model.ends) // 3])
+                await write_randomly(model, random, 40 * KIB, 3 * KIB)
+                assert model.aborted
+                await check_all(model, [0, model.slot.durable_end // 2], LIMITS)
+                await check_each(model, LIMITS)
 
     run(scenario())
 
