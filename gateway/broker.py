@@ -134,7 +134,11 @@ class Broker:
         self.topics = Topics(self.config, self.store, configs)
         self.producers = ProducerIds(self.store)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.fetch_sessions = FetchSessions(self.config.max_incremental_fetch_session_cache_slots)
+        self.fetch_sessions = FetchSessions(
+            self.config.max_incremental_fetch_session_cache_slots,
+            self.config.fetch_session_partitions_max,
+            self.clock,
+        )
         self.groups.load()
         # The broker's dynamic configs are known now, and what groups have committed.
         self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
