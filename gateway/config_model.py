@@ -346,6 +346,7 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             tier2_verify_delay_ms=self.tier2_verify_delay_ms,
             tier2_abandoned_ms=self.tier2_abandoned_ms,
             tier2_snapshot_interval_ms=self.tier2_snapshot_interval_ms,
+            tier2_scrub_interval_ms=self.tier2_scrub_interval_ms,
             file_delete_delay_ms=self.file_delete_delay_ms,
             rewrite_interval_ms=self.rewrite_interval_ms,
             tier2_cache_bytes=self.tier2_cache_bytes,
