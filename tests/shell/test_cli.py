@@ -45,9 +45,10 @@ def told_by(address: str) -> str:
 
 class TestHelp:
     def test_overview(self) -> None:
-        """--help names every command, and what exit codes mean."""
+        """--help names every command with a whole sentence, and what exit codes mean."""
         shown = run("--help").stdout
 
+        assert not [line for line in shown.splitlines()[1:] if line.endswith("...")]
         for word in ("serve", "config", "version", "--version", "Exit codes"):
             assert word in shown
 
