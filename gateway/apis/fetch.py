@@ -137,6 +137,7 @@ class _Fetch:
             self.full = False
         if self.session is not None:
             self.wanted = self.session
+        self.wanted.committed = self.committed
         self._read_partitions(request, with_ids)
         if self.session is not None:
             self.session.watch()
