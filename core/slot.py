@@ -63,6 +63,9 @@ class SlotWatcher(Protocol):
     def slot_appended(self, slot: Slot, size: int) -> None:
         """`size` more bytes are durable."""
 
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        """A transaction ended, and `size` more bytes lie before `stable_end`."""
+
     def slot_changed(self, slot: Slot) -> None:
         """The slot was deleted, trimmed, or lost its storage."""
 
@@ -86,8 +89,9 @@ class Marker:
         slot = self.slot
         self.writer.marked(self.epoch)
         if self.first is not None and slot.transactions is not None:
+            before = slot.stable_bytes
             slot.transactions.ended(self.first, self.offset, committed=self.committed)
-        slot.changed()
+            slot.settled(slot.stable_bytes - before)
 
     def append_failed(self, error: StorageFailure) -> None:
         """The process ends; whether the marker is there is seen at the next start."""
@@ -232,6 +236,11 @@ class Slot:
         """Tell all watchers to look again."""
         for watcher in list(self.watchers or ()):
             watcher.slot_changed(self)
+
+    def settled(self, size: int) -> None:
+        """Tell all watchers that a transaction ended."""
+        for watcher in list(self.watchers or ()):
+            watcher.slot_settled(self, size)
 
     def record_writer(self, writer_id: int, batch: WriterBatch, now_ms: int) -> None:
         """Remember a writer's batch, so that it is known when it comes again."""

@@ -85,6 +85,7 @@ class FetchSet:
         self.dirty: dict[Target, None] = {}  # in the order in which they are to be looked at
         self._by_slot: dict[Slot, Target] = {}
         self._watching = False
+        self.committed = False  # whoever fetches now sees nothing of open transactions
         self._wanted = 0  # bytes still missing until the waiter wakes
         self._wake: Callable[[], None] | None = None
 
@@ -147,7 +148,11 @@ class FetchSet:
         self._wake = None
 
     def slot_appended(self, slot: Slot, size: int) -> None:
-        self._news(slot, size)
+        is_hidden = self.committed and slot.stable_end < slot.durable_end
+        self._news(slot, 0 if is_hidden else size)
+
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        self._news(slot, size if self.committed else 0)
 
     def slot_changed(self, slot: Slot) -> None:
         self._news(slot, self._wanted)

@@ -142,6 +142,7 @@ class _Fetch:
             self.full = False
         if self.session is not None:
             self.wanted = self.session
+        self.wanted.committed = self.committed
         self._read_partitions(request, with_ids)
         if self.session is not None and not sessions.keep(self.session):
             self.session = None  # the answer says so: the client names all partitions in its next fetch
