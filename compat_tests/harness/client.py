@@ -42,6 +42,7 @@ ALL: Final = frozenset(
         "isolated ends",  # ask where a log ends for a read_committed consumer
         "stable offsets",  # a read_committed consumer asks for offsets that no transaction holds
         "transaction admin",
+        "tells producers apart",  # aborted and committed records of several producers in one batch of a fetch
     }
 )
 
@@ -73,6 +74,7 @@ ABLE: Final = {
         "member fencing",
         "isolated ends",
         "stable offsets",
+        "tells producers apart",
         "transaction admin",
         "assign",
         "timestamp types",
