@@ -18,7 +18,8 @@ from compat_tests.scenarios import (
     transactions,
 )
 
-ENTERED = (records, places, groups, topics, transactions, restarts, transaction_restarts)  # importing a module enters its scenarios
+# Importing a module enters its scenarios.
+ENTERED = (records, places, groups, topics, transactions, restarts, transaction_restarts)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,4 +1,4 @@
-"""Programs that promise "exactly once" on top of transactions, killed in the middle: Java's own loop, and Kafka Streams.
+"""Programs that promise "exactly once", killed in the middle: a loop of Java's clients, and Kafka Streams.
 
 Each runs as a process of its own, is killed with SIGKILL while it has a transaction open, and started again.
 """
@@ -115,7 +115,7 @@ def test_consume_transform_produce(java: Client, system: System, programs: Progr
 
 
 def test_kafka_streams(java: Client, system: System, programs: Programs, name: str, tmp_path: Path) -> None:
-    """A stateful count with exactly_once_v2, killed once and ended once: each word is counted 1, 2, 3, without a gap."""
+    """A stateful count with exactly_once_v2, killed once, ended once: each word is counted 1, 2, 3, without a gap."""
     source, target = f"{name}-words", f"{name}-counts"
     for topic in (source, target):
         java.create_topic(topic, PARTITIONS)
