@@ -59,9 +59,13 @@ def read_to_the_end(
 
 def assert_fenced(*calls: Callable[[], object]) -> None:
     """One of these calls, made in order, is refused because another producer has taken over."""
-    with pytest.raises(Refused) as caught:
+
+    def make_all() -> None:
         for call in calls:
             call()
+
+    with pytest.raises(Refused) as caught:
+        make_all()
     by_number = caught.value.code in (INVALID_PRODUCER_EPOCH, PRODUCER_FENCED)
     assert by_number or "fenced" in str(caught.value).lower(), str(caught.value)
 
