@@ -151,7 +151,7 @@ def uncommitted_reads(facts: Facts) -> Iterator[str]:
         if transaction is None or transaction.outcome == "fail":
             continue
         if transaction.committing is None or at < transaction.committing:
-            own = " of its own" if process.startswith(transaction.process) else ""
+            own = " of its own" if process.startswith(f"{transaction.identity}/") else ""
             yield f"{process} read {value}{own} (event {at}) before the {transaction} was to be committed"
 
 
