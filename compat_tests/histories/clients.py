@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -128,6 +130,11 @@ class Client(threading.Thread):
             self.finish()
         except Exception as error:
             self.problem = f"{self.name}: {type(error).__name__}: {error}"
+
+    def where(self) -> str:
+        """What it does just now."""
+        frame = sys._current_frames().get(self.ident or 0)
+        return "".join(traceback.format_stack(frame)[-4:]) if frame else "it has ended"
 
     def begin(self) -> None:
         """Before the first step."""

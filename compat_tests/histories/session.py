@@ -50,6 +50,7 @@ class Session:
         self._sends: list[Send] = []
         self._reads: list[Read] = []
         self._undelivered = 0
+        self._is_open = False
         self.producer = confluent_kafka.Producer(
             {
                 **CONNECTION,
@@ -78,6 +79,7 @@ class Session:
     def _record(self, phase: Phase) -> None:
         part = Transact(self._identity, self._incarnation, tuple(self._sends), tuple(self._reads))
         self._history.record(self.process, phase, part)
+        self._is_open = phase in ("invoke", "commit")
 
     def begin(self) -> None:
         self._sends, self._reads, self._undelivered = [], [], 0
@@ -173,6 +175,11 @@ class Session:
                 if not error.args[0].retriable():
                     return False
         return False
+
+    def settle(self) -> None:
+        """Of a transaction that hangs nobody knows the end; what it has sent is known at least."""
+        if self._is_open:
+            self._record("info")
 
     def abandon(self) -> None:
         """As a crash does: nothing is ended."""

@@ -86,6 +86,8 @@ class Workload:
         if not drained:
             problems.append("the copiers did not come to the end of their source")
         problems += self._stop([*copiers, *readers])
+        for client in (*writers, *copiers):
+            client.session.settle()
         self._look_once_more(drained)
         return Result(self.history, check(self.history), problems, self.faults.done)
 
@@ -102,7 +104,7 @@ class Workload:
         deadline = time.monotonic() + STOPPED_WITHIN_S
         for client in clients:
             client.join(max(0.0, deadline - time.monotonic()))
-        hanging = [f"{client.name} does not end" for client in clients if client.is_alive()]
+        hanging = [f"{client.name} does not end\n{client.where()}" for client in clients if client.is_alive()]
         return [client.problem for client in clients if client.problem] + hanging
 
     def _is_drained(self, copiers: Sequence[Client]) -> bool:
