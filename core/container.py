@@ -27,11 +27,16 @@ from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, U
 from core.index import SlotColumns
 from core.log.durable_log import DurableLog, LogFile
 from core.log.format import (
+    ABORT_MARKER,
     APPEND_OVERHEAD,
     APPEND_REST,
+    COMMIT_MARKER,
     FRAME_HEADER_SIZE,
     FRAME_PREFIX,
+    IN_TRANSACTION,
     KIND_APPEND,
+    MARKER,
+    STEP_GOES_ON,
     Buffer,
 )
 from core.log.records import Delete, Operation, Put, Trim, encode_update
@@ -42,6 +47,7 @@ from core.stream import Stream, StreamState, decode_stream
 from core.tables import Table, new_table
 from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
+from core.transactions import TransactionEnd
 from core.writers import Duplicate, new_batch
 
 if TYPE_CHECKING:
@@ -56,6 +62,9 @@ EPOCH_KEY: Final = b"epoch"
 COPY_MAX: Final = 16 * 1024
 """Entries up to this size are copied behind their frame header: one buffer to write, and the cache does not keep the
 request's buffer alive. Larger ones are written from where they were received."""
+
+STEP_OPERATIONS_MAX: Final = 1_000
+"""Operations of one record of a step that has several."""
 
 UNINDEXED_FILES_MAX: Final = 8
 """Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
@@ -72,11 +81,26 @@ class AppendWaiter(Protocol):
 
 
 @dataclass(slots=True)
+class _Settled:
+    """Who awaits that everything up to a point is durable."""
+
+    future: asyncio.Future[None]
+
+    def appended(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def append_failed(self, error: StorageFailure) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
 class _Update:
     """An update record on its way: what to apply, whom to tell."""
 
     operations: Sequence[Operation]
-    future: asyncio.Future[None]
+    future: asyncio.Future[None] | None = None  # None: nobody waits for this record alone
 
 
 class Container:
@@ -157,29 +181,48 @@ class Container:
         writer_id: int = -1,
         writer_epoch: int = -1,
         sequence: int = -1,
+        flags: int = 0,
     ) -> int:
         """Queue an entry of `count` sequence numbers; returns the first, which is `slot.end` as it was.
 
         The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
-        is durable. Raises StreamSealed, StorageFull, StorageFailure: then nothing has changed.
+        is durable. `flags` may be IN_TRANSACTION: it belongs to the transaction of its writer, which begins with it if
+        there is none. Raises StreamSealed, StorageFull, StorageFailure: then nothing has changed.
         """
-        stream = slot.stream
-        if stream.is_sealed:
-            raise StreamSealed(stream.name)
+        if slot.stream.is_sealed:
+            raise StreamSealed(slot.stream.name)
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         if log.position + size > log.append_limit or log.entries >= self.config.log_file_entries_max:
             self._make_room(size)
+        return self._append(slot, payload, count, timestamp, waiter, writer_id, writer_epoch, sequence, flags, 0)
+
+    def _append(
+        self,
+        slot: Slot,
+        payload: Buffer,
+        count: int,
+        timestamp: int,
+        waiter: AppendWaiter | None,
+        writer_id: int,
+        writer_epoch: int,
+        sequence: int,
+        flags: int,
+        follows: int,
+    ) -> int:
+        """Queue an entry for which there is room."""
+        log = self.log
+        size = APPEND_OVERHEAD + len(payload)
         base, lsn, position = slot.end, log.next_lsn, log.position
         rest = APPEND_REST.pack(
             lsn,
             log.synced_lsn,
             log.file_id,
             KIND_APPEND,
-            0,
+            follows,
             0,
             slot.segment_id,
-            stream.state.id,
+            slot.stream.state.id,
             slot.number,
             base,
             count,
@@ -188,7 +231,7 @@ class Container:
             writer_id,
             sequence,
             writer_epoch,
-            0,
+            flags,
         )
         prefix = FRAME_PREFIX.pack(size - FRAME_HEADER_SIZE, crc32c(payload, crc32c(rest)))
         if size <= COPY_MAX:
@@ -218,11 +261,13 @@ class Container:
         segments = slot.segments
         if not segments or segments[-1].id != slot.segment_id:
             slot.begin_segment(base, slot.segment_id)
+        if flags & IN_TRANSACTION:
+            slot.begin_transaction(writer_id, base)
         slot.total_bytes += length
         self.cache.added(columns, len(columns.payload) - 1, length)
         if not slot.epochs or slot.epochs[-1][0] != self.epoch:
             slot.epochs.append((self.epoch, base))
-        if writer_id >= 0:
+        if writer_id >= 0 and not flags & MARKER:
             batch = new_batch(writer_epoch, sequence, base, count, timestamp)
             slot.record_writer(writer_id, batch, self.clock.wall_ms())
         self._pending.append((slot, end, length, waiter))
@@ -236,6 +281,12 @@ class Container:
             waiter.appended()
         else:
             self._late.append((self.log.next_lsn - 1, waiter))
+
+    def settled(self) -> asyncio.Future[None]:
+        """Done once all that is queued now is durable and applied; StorageFailure if it never will be."""
+        waiter = _Settled(asyncio.get_running_loop().create_future())
+        self.when_durable(waiter)
+        return waiter.future
 
     def _make_room(self, size: int) -> None:
         if len(self.unindexed) >= UNINDEXED_FILES_MAX:
@@ -253,6 +304,36 @@ class Container:
         self.file_columns.setdefault(file.first_lsn, []).append((slot, columns))
         return columns
 
+    # Transactions
+
+    def end_transactions(self, ends: Sequence[TransactionEnd], operations: Sequence[Operation]) -> asyncio.Future[None]:
+        """Append markers and apply some operations, in one step: all of it or nothing, whatever happens.
+
+        A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
+        when it is durable and applied. Raises StorageFull, StorageFailure: then nothing has changed.
+        """
+        ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
+        entries = [end.entry(end.slot.end, self.epoch) for end in ends]
+        parts = [operations[at : at + STEP_OPERATIONS_MAX] for at in range(0, len(operations), STEP_OPERATIONS_MAX)]
+        bodies = [encode_update(part) for part in parts]
+        sizes = [APPEND_OVERHEAD + len(entry) for entry in entries] + [FRAME_HEADER_SIZE + len(body) for body in bodies]
+        self.log.begin_step(sum(sizes))
+        left = len(sizes)
+        for end, entry in zip(ends, entries, strict=True):
+            left -= 1
+            self._append_marker(end, entry, STEP_GOES_ON if left else 0)
+        for part, body in zip(parts, bodies, strict=True):
+            left -= 1
+            lsn = self.log.queue_update(body, STEP_GOES_ON if left else 0)
+            self._pending.append((None, lsn, 0, _Update(part)))
+        return self.settled()
+
+    def _append_marker(self, end: TransactionEnd, entry: Buffer, follows: int) -> None:
+        slot = end.slot
+        marker = slot.mark_transaction(end.writer_id, end.writer_epoch, slot.end, committed=end.committed)
+        flags = COMMIT_MARKER if end.committed else ABORT_MARKER
+        self._append(slot, entry, 1, end.timestamp, marker, end.writer_id, end.writer_epoch, -1, flags, follows)
+
     # Updates
 
     async def update(self, *operations: Operation) -> None:
@@ -260,18 +341,22 @@ class Container:
 
         Raises StorageFull, StorageFailure.
         """
-        await self._queue(operations)
+        await self.submit(operations)
 
     async def change_stream(self, stream: Stream, state: StreamState) -> None:
         """Log a stream's next state as one record: what is appended from this call on lies behind it.
 
         Returns when it is durable and applied. Raises StorageFull, StorageFailure.
         """
-        logged = self._queue([Put(STREAMS_TABLE, stream.id.to_bytes(4, "big"), state.encode())])
+        logged = self.submit([Put(STREAMS_TABLE, stream.id.to_bytes(4, "big"), state.encode())])
         stream.go_by(state)
         await logged
 
-    def _queue(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
+    def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
+        """Log some operations as one record, at once: what is queued from this call on lies behind it.
+
+        Returns what is done when they are durable and applied. Raises StorageFull, StorageFailure.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lsn = self.log.append_update(encode_update(operations))
         self._pending.append((None, lsn, 0, _Update(operations, future)))
@@ -323,6 +408,7 @@ class Container:
         slot = stream.slot(trim.slot)
         if trim.start > slot.start:
             slot.start, slot.start_bytes = trim.start, trim.bytes_before
+            slot.forget_transactions_before(trim.start)
             self.trimmed[slot] = None
             self.mark_dirty(slot)
             slot.changed()
@@ -367,7 +453,7 @@ class Container:
             if slot is None:
                 assert isinstance(waiter, _Update)
                 self.apply(waiter.operations)
-                if not waiter.future.done():
+                if waiter.future is not None and not waiter.future.done():
                     waiter.future.set_result(None)
                 continue
             slot.durable_end = end
@@ -397,7 +483,7 @@ class Container:
         late, self._late = self._late, deque()
         for slot, _, _, waiter in pending:
             if isinstance(waiter, _Update):
-                if not waiter.future.done():
+                if waiter.future is not None and not waiter.future.done():
                     waiter.future.set_exception(error)
             elif waiter is not None:
                 waiter.append_failed(error)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
+    from core.transactions import Aborted
 
 
 class ReadResult(NamedTuple):
-    """The bytes of whole entries in order, cut anywhere into parts; `size` is their sum, `end` where to go on."""
+    """The bytes of whole entries in order, cut anywhere into parts; `size` is their sum, `end` where to go on.
+
+    `aborted` are all aborted transactions that overlap what was read, in the order of their markers: from the offset
+    that was asked for up to `end`.
+    """
 
     parts: list[Buffer]
     size: int
     end: int
+    aborted: Sequence[Aborted] = ()
 
 
 @dataclass(frozen=True, slots=True)

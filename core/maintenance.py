@@ -299,6 +299,9 @@ class Maintenance:
                 slot.columns.remove(columns)
                 columns.payload = []
             await self.in_thread(self._give_up, file)
+            for ref in tiered:
+                if (tiered_slot := self._alive(ref)) is not None:
+                    tiered_slot.forget_transactions_before(ref.end)
             logger.info("log file truncated", extra={"file": file.path.name, "bytes": file.size})
             given_up += 1
         if container.tier is not None:

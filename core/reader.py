@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +23,7 @@ from core.config import StoreConfig
 from core.entries import ReadResult, StoredEntry
 from core.errors import Corrupt, OutOfRange, TierUnavailable
 from core.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
+from core.transactions import overlapping
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -55,6 +56,10 @@ def _counted(served: list[int], found: _Found) -> _Found:
         served[0] += 1
         served[1] += found.size
     return found
+
+
+def _with_aborted(rows: Sequence[int], offset: int, found: ReadResult) -> ReadResult:
+    return found._replace(aborted=tuple(overlapping(rows, offset, found.end))) if rows and found.parts else found
 
 
 class Reader:
@@ -94,20 +99,25 @@ class Reader:
             base, length, payload = columns.base, columns.length, columns.payload
             for row in range(columns.row_of(max(reached, base[0])), len(base)):
                 if base[row] >= end:
-                    return _counted(self.counters.memory, ReadResult(parts, size, reached))
+                    return self._from_memory(slot, offset, ReadResult(parts, size, reached))
                 held = payload[row]
                 if held is None:
-                    return _counted(self.counters.memory, ReadResult(parts, size, reached)) if parts else None
+                    return self._from_memory(slot, offset, ReadResult(parts, size, reached)) if parts else None
                 size += length[row]
                 if size > max_bytes and (parts or not at_least_one):
-                    return _counted(self.counters.memory, ReadResult(parts, size - length[row], reached))
+                    return self._from_memory(slot, offset, ReadResult(parts, size - length[row], reached))
                 parts.append(held)
                 reached = columns.row_end(row)
         if parts or offset >= end:
-            return _counted(self.counters.memory, ReadResult(parts, size, reached))
+            return self._from_memory(slot, offset, ReadResult(parts, size, reached))
         if self.tiered is not None and offset < slot.tiered_end:
             return _counted(self.counters.chunk, self.tiered.cached(slot, offset, end, max_bytes, at_least_one))
         return None
+
+    def _from_memory(self, slot: Slot, offset: int, found: ReadResult) -> ReadResult:
+        if slot.transactions is not None:
+            found = _with_aborted(slot.transactions.aborted, offset, found)
+        return _counted(self.counters.memory, found)
 
     async def read(
         self,
@@ -133,10 +143,11 @@ class Reader:
                     found = await self.tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
                     _counted(self.counters.chunk, found)
             if found is None:
+                aborted = slot.aborted_rows  # the log may let go of what is read meanwhile, and the slot of these
                 memory = locations(slot, offset, end, max_bytes, at_least_one)
                 found, border = await self._from_log(self._read_log, slot, offset, memory, end, max_bytes, at_least_one)
                 if found is not None:
-                    return _counted(self.counters.log, found)
+                    return _counted(self.counters.log, _with_aborted(aborted, offset, found))
                 tiered = self._tiered(slot, offset)
                 found = await tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
                 _counted(self.counters.chunk, found)

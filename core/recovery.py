@@ -21,9 +21,12 @@ from core.log.files import LOG_SUFFIX
 from core.log.format import (
     APPEND_BODY,
     APPEND_OVERHEAD,
+    COMMIT_MARKER,
     FILE_HEADER_SIZE,
     FRAME_HEADER_SIZE,
+    IN_TRANSACTION,
     KIND_APPEND,
+    MARKER,
     SLOT_OF_APPEND,
     SLOT_POSITION,
     BadFrame,
@@ -75,7 +78,7 @@ class _Target:
         if slot is None:
             return
         position = frame.position
-        (segment_id, _, _, base, count, epoch, timestamp, writer_id, sequence, writer_epoch, _) = (
+        (segment_id, _, _, base, count, epoch, timestamp, writer_id, sequence, writer_epoch, flags) = (
             APPEND_BODY.unpack_from(frame.data, position + FRAME_HEADER_SIZE)
         )
         length = frame.end - position - APPEND_OVERHEAD
@@ -94,10 +97,14 @@ class _Target:
         slot.end = slot.durable_end = base + count
         if not slot.segments or slot.segments[-1].id != segment_id:
             slot.begin_segment(base, segment_id)
+        if flags & IN_TRANSACTION:
+            slot.begin_transaction(writer_id, base)
         slot.total_bytes += length
         if not slot.epochs or slot.epochs[-1][0] != epoch:
             slot.epochs.append((epoch, base))
-        if writer_id >= 0:
+        if flags & MARKER:
+            slot.mark_transaction(writer_id, writer_epoch, base, committed=bool(flags & COMMIT_MARKER)).appended()
+        elif writer_id >= 0:
             slot.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
         if not slot.dirty:
             slot.container.mark_dirty(slot)

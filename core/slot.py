@@ -9,11 +9,14 @@
 
 A slot's value in the applied state, little-endian (preceded by the LSN that it reflects):
 
-    u8 version (1), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
+    u8 version (2), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
     i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
     u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
     (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each;
-    u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each
+    u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each;
+    from version 2 on: u32 count of transactions that are not over, then
+    (i64 first sequence number, i64 writer id, u64 bytes of the slot before it) each; u32 count of aborted ones, then
+    (i64 its marker's sequence number, i64 first, i64 writer id, i64 stable end when it had ended) each
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from core.errors import CorruptState
+from core.errors import CorruptState, StorageFailure
 from core.index import SlotColumns
+from core.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
 from core.writers import WriterBatch, WriterState
 
 if TYPE_CHECKING:
@@ -32,7 +36,8 @@ if TYPE_CHECKING:
     from core.rates import SlotRate
     from core.stream import Stream
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
+TRANSACTIONS_SINCE: Final = 2
 _HEAD: Final = struct.Struct("<BqqQQqQH")
 _EPOCH: Final = struct.Struct("<iq")
 _COUNT: Final = struct.Struct("<I")
@@ -62,6 +67,36 @@ class SlotWatcher(Protocol):
         """The slot was deleted, trimmed, or lost its storage."""
 
 
+class Marker:
+    """The waiter of a marker: what changes when that is durable."""
+
+    __slots__ = ("committed", "first", "offset", "slot", "writer_epoch", "writer_id")
+
+    def __init__(
+        self, slot: Slot, writer_id: int, writer_epoch: int, first: int | None, offset: int, committed: bool
+    ) -> None:
+        self.slot = slot
+        self.writer_id = writer_id
+        self.writer_epoch = writer_epoch
+        self.first = first
+        self.offset = offset
+        self.committed = committed
+
+    def appended(self) -> None:
+        slot = self.slot
+        if slot.writers is None:
+            slot.writers = {}
+        now_ms = slot.container.clock.wall_ms()
+        state = slot.writers.setdefault(self.writer_id, WriterState(self.writer_epoch, now_ms))
+        state.marked(self.writer_epoch, now_ms)
+        if self.first is not None and slot.transactions is not None:
+            slot.transactions.ended(self.first, self.offset, committed=self.committed)
+        slot.changed()
+
+    def append_failed(self, error: StorageFailure) -> None:
+        """The process ends; whether the marker is there is seen at the next start."""
+
+
 class Slot:
     """One slot of one stream."""
 
@@ -85,6 +120,7 @@ class Slot:
         "tiered_bytes",
         "tiered_end",
         "total_bytes",
+        "transactions",
         "untiered",
         "watchers",
         "writers",
@@ -108,6 +144,7 @@ class Slot:
         self.columns: list[SlotColumns] = []  # newest last
         self.epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
         self.writers: dict[int, WriterState] | None = None
+        self.transactions: SlotTransactions | None = None  # None: there never were any
         self.watchers: dict[SlotWatcher, None] | None = None
         self.dirty = False
         self.rate: SlotRate | None = None  # None: nothing came lately
@@ -120,7 +157,21 @@ class Slot:
     @property
     def stable_end(self) -> int:
         """Kafka's last stable offset: nothing before it belongs to an open transaction."""
-        return self.durable_end
+        transactions = self.transactions
+        if transactions is None or not transactions.unstable:
+            return self.durable_end
+        return max(self.start, min(self.durable_end, next(iter(transactions.unstable))))
+
+    @property
+    def stable_bytes(self) -> int:
+        """Bytes of all entries that ever lay before `stable_end`."""
+        transactions = self.transactions
+        if transactions is not None:
+            for first, unstable in transactions.unstable.items():
+                if first < self.durable_end:
+                    return max(self.start_bytes, unstable.bytes_before)
+                break
+        return self.durable_bytes
 
     @property
     def leader_epoch(self) -> int:
@@ -196,13 +247,48 @@ class Slot:
         state.record(batch, now_ms)
 
     def forget_writers(self, last_use_before_ms: int) -> int:
-        """Drop writers that were not heard of since; returns how many."""
+        """Drop writers that were not heard of since and have no transaction open; returns how many."""
         if not self.writers:
             return 0
-        expired = [w for w, state in self.writers.items() if state.last_use_ms < last_use_before_ms]
+        expired = [
+            writer_id
+            for writer_id, state in self.writers.items()
+            if state.last_use_ms < last_use_before_ms and not self.has_open_transaction(writer_id)
+        ]
         for writer_id in expired:
             del self.writers[writer_id]
         return len(expired)
+
+    # Transactions
+
+    def has_open_transaction(self, writer_id: int) -> bool:
+        """Whether the writer has begun a transaction here that no marker has ended, be it durable or not."""
+        return self.transactions is not None and writer_id in self.transactions.open
+
+    def begin_transaction(self, writer_id: int, base: int) -> None:
+        """An entry of the writer's transaction is appended at `base`, with which the transaction may begin."""
+        if self.transactions is None:
+            self.transactions = SlotTransactions()
+        self.transactions.began(writer_id, base, self.total_bytes)
+
+    def mark_transaction(self, writer_id: int, writer_epoch: int, marker: int, *, committed: bool) -> Marker:
+        """The writer's transaction ends with the entry at `marker`; to be told when that is durable."""
+        first = None if self.transactions is None else self.transactions.ending(writer_id)
+        return Marker(self, writer_id, writer_epoch, first, marker, committed)
+
+    def forget_transactions_before(self, offset: int) -> None:
+        """Nothing before `offset` is read any more, or only from chunks, which know of transactions themselves."""
+        if self.transactions is not None:
+            self.transactions.forget_before(offset)
+
+    @property
+    def aborted_rows(self) -> Sequence[int]:
+        """Flat rows of `Aborted`; whoever holds them goes on seeing all that they had."""
+        return () if self.transactions is None else self.transactions.aborted
+
+    def aborted_in(self, first: int, end: int) -> list[Aborted]:
+        """Aborted transactions that overlap [first, end), as far as the log holds it."""
+        return list(overlapping(self.aborted_rows, first, end))
 
     def end_of_epoch(self, epoch: int) -> tuple[int, int]:
         """The largest known epoch not above `epoch`, and where it ends; (-1, -1) when unknown (KIP-320)."""
@@ -251,15 +337,17 @@ class Slot:
         writers = [
             (writer_id, state, batches)
             for writer_id, state in (self.writers or {}).items()
-            if (batches := [b for b in state.batches if b.base < durable])
+            if (batches := [b for b in state.batches if b.base < durable]) or state.marked_epoch >= 0
         ]
         parts = [head, _COUNT.pack(len(writers))]
         for writer_id, state, batches in writers:
-            parts.append(_WRITER.pack(writer_id, batches[-1].epoch, state.last_use_ms, len(batches)))
+            epoch = max([state.marked_epoch, *(batch.epoch for batch in batches[-1:])])
+            parts.append(_WRITER.pack(writer_id, epoch, state.last_use_ms, len(batches)))
             parts += [_BATCH.pack(*batch) for batch in batches]
         stretches = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
         parts.append(_COUNT.pack(len(stretches)))
         parts += [_SEGMENT.pack(*stretch) for stretch in stretches]
+        parts.append(NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(durable))
         return b"".join(parts)
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
@@ -273,7 +361,7 @@ class Slot:
         """Take over a saved state. Raises CorruptState."""
         try:
             version, start, end, total, before, tiered_end, tiered_bytes, epochs = _HEAD.unpack_from(value)
-            if version != STATE_VERSION:
+            if version > STATE_VERSION:
                 raise CorruptState(f"slot state version {version} is newer than this release")
             position = _HEAD.size
             self.start, self.end, self.durable_end = start, end, end
@@ -289,6 +377,7 @@ class Slot:
                 writer_id, epoch, last_use, count = _WRITER.unpack_from(value, position)
                 position += _WRITER.size
                 state = WriterState(epoch, last_use)
+                state.marked_epoch = epoch
                 for _ in range(count):
                     state.batches.append(WriterBatch(*_BATCH.unpack_from(value, position)))
                     position += _BATCH.size
@@ -299,6 +388,9 @@ class Slot:
             self.segments = [
                 SegmentStretch(*_SEGMENT.unpack_from(value, position + n * _SEGMENT.size)) for n in range(stretches)
             ]
+            position += stretches * _SEGMENT.size
+            if version >= TRANSACTIONS_SINCE:
+                self.transactions, position = SlotTransactions.decode(value, position)
         except struct.error as error:
             raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error
 
@@ -322,5 +414,5 @@ def encode_head(
     )
 
 
-NO_WRITERS: Final = _COUNT.pack(0) + _COUNT.pack(0)
+NO_WRITERS: Final = _COUNT.pack(0) + _COUNT.pack(0) + NO_TRANSACTIONS
 """What follows the head of a slot that knows no writers, and whose entries are all in chunks."""

@@ -339,6 +339,11 @@ class Store:
         """Who takes a stream's rates and scales it."""
         return self.scalers[stream.state.container]
 
+    def stream_of(self, stream_id: int) -> Stream | None:
+        """The live stream with this id."""
+        found = (container.streams.get(stream_id) for container in self.containers.values())
+        return next((stream for stream in found if stream is not None), None)
+
     def refresh_policies(self) -> None:
         """Ask for every stream's policy again (a default changed)."""
         for stream in self.streams:

@@ -48,11 +48,12 @@ class Duplicate:
 class WriterState:
     """What one slot knows of one writer."""
 
-    __slots__ = ("batches", "epoch", "last_use_ms")
+    __slots__ = ("batches", "epoch", "last_use_ms", "marked_epoch")
 
     def __init__(self, epoch: int, last_use_ms: int) -> None:
         self.epoch = epoch
         self.last_use_ms = last_use_ms
+        self.marked_epoch = -1  # the largest of a marker that is durable
         self.batches: list[WriterBatch] = []
 
     def record(self, batch: WriterBatch, now_ms: int) -> None:
@@ -62,6 +63,12 @@ class WriterState:
         self.batches.append(batch)
         if len(self.batches) > BATCHES_KEPT:
             del self.batches[0]
+
+    def marked(self, epoch: int, now_ms: int) -> None:
+        """A marker of this epoch is durable: earlier epochs are stale."""
+        self.marked_epoch = max(self.marked_epoch, epoch)
+        self.epoch = max(self.epoch, epoch)
+        self.last_use_ms = now_ms
 
     def check(self, writer_id: int, epoch: int, first_sequence: int, count: int) -> Duplicate | None:
         """None when the batch is the next one, Duplicate when it is there already.

@@ -33,6 +33,7 @@ from gateway.producers import ProducerIds
 from gateway.server import Server, ServerLimits
 from gateway.tier_metrics import offer_container
 from gateway.topics import Topics
+from gateway.transactions import TransactionCoordinator
 from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 
@@ -63,6 +64,7 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     groups: GroupCoordinator
+    transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
     apis: Registry
 
@@ -134,12 +136,17 @@ class Broker:
         self.topics = Topics(self.config, self.store, configs)
         self.producers = ProducerIds(self.store)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
+        self.transactions = TransactionCoordinator(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
+        )
         self.fetch_sessions = FetchSessions(self.config.max_incremental_fetch_session_cache_slots)
         self.groups.load()
+        self.transactions.load()
         # The broker's dynamic configs are known now, and what groups have committed.
         self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
+        await self.transactions.start()
         self.apis = discover()
         self._server = Server(_limits(self.config), Dispatcher(self, self.apis, self.metrics), self.metrics)
         self._offer_gauges(self._server)
@@ -168,6 +175,7 @@ class Broker:
         if self._server is not None:
             # Together: fetches and members of groups wait for others, and are answered by the end of these.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
+            await self.transactions.stop()
         await self.store.close()
         if self._storage is not None:
             await self._storage.close()
@@ -246,7 +254,18 @@ class Broker:
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
+        _offer_transactions(metrics, self.transactions)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+
+
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+    counters = transactions.counters
+    metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
+    metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)
+    name, doc = "penstock_transactions_ended_total", "Transactions that ended"
+    metrics.counter(name, doc, lambda: counters.committed, outcome="committed")
+    metrics.counter(name, doc, lambda: counters.aborted, outcome="aborted")
+    metrics.counter("penstock_transactions_timed_out_total", "Of the aborted: timed out", lambda: counters.timed_out)
 
 
 def _offer_container_gauges(metrics: Metrics, container: Container) -> None:

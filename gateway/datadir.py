@@ -36,8 +36,8 @@ OWNER_FILE: Final = "tier2.owner"
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
-FORMAT: Final = 1
-"""The layout that this release writes. Formats are never reused; all older ones are read."""
+FORMAT: Final = 2
+"""The layout that this release writes: 2 has transactions. Formats are never reused; all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"
 """The first release that reads FORMAT."""
 
@@ -263,7 +263,10 @@ def _identity(directory: Path, release: str) -> str:
         return cluster_id
     except OSError as exc:
         raise UnusableDirectory(directory, exc) from exc
-    return _parsed_identity(path, raw)
+    cluster_id, written = _parsed_identity(path, raw)
+    if written < FORMAT:  # before anything is written that an older release would misread
+        _write_identity(path, cluster_id, release)
+    return cluster_id
 
 
 def _write_identity(path: Path, cluster_id: str, release: str) -> None:
@@ -279,7 +282,8 @@ def _sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _parsed_identity(path: Path, raw: bytes) -> str:
+def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int]:
+    """The cluster id and the format."""
     try:
         identity = json.loads(raw)
     except ValueError as exc:
@@ -294,4 +298,4 @@ def _parsed_identity(path: Path, raw: bytes) -> str:
     cluster_id = identity.get("cluster_id")
     if not isinstance(cluster_id, str) or len(cluster_id) != CLUSTER_ID_CHARS:
         raise BadIdentity(path, "cluster_id is not a string of 22 characters")
-    return cluster_id
+    return cluster_id, written

@@ -36,6 +36,7 @@ from gateway.outcome import outcome
 from gateway.ownership import read_owner, remember
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE
 from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 
@@ -64,8 +65,11 @@ class KafkaTables:
         self.groups = tuple(sorted(names))
         next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
         first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
+        # What a transaction had written was not tiered while it was open: nobody may commit the rest of it, or be told
+        # that it was committed. So producers begin anew.
+        kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
         return {
-            **tables,
+            **kept,
             OFFSETS_TABLE: offsets,
             PRODUCER_IDS_TABLE: {NEXT_PRODUCER_KEY: _PRODUCER_ID.pack(first)},
         }

@@ -44,7 +44,7 @@ Index: a head, three tables, then for each run its block CRCs, points and aborte
             0   i64  first sequence number     8  u64  position in the run
             16  i64  largest timestamp of the entries from here to the next point
             24  u32  zero
-        32 × aborted  transactions that overlap the run, wherever they began or ended:
+        32 × aborted  transactions that overlap the run, wherever they began or ended, in the order of their ends:
             0   i64  writer id   8  i64  first   16  i64  last sequence number   24  i64  stable end when it ended
 
 Footer, 40 bytes, at the end of the object:

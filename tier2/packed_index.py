@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import Final
 
 from crc32c import crc32c
@@ -24,6 +25,7 @@ from tier2.chunk_format import (
     RUN_ROW,
     SEGMENT_ROW,
     STREAM_ROW,
+    AbortedTransaction,
     BadChunk,
     ChunkId,
     Footer,
@@ -34,6 +36,7 @@ _U64: Final = struct.Struct("<Q")
 _CRC: Final = struct.Struct("<I")
 _POSITION_IN_POINT: Final = 8
 _TIME_IN_POINT: Final = 16
+_LAST_IN_ABORTED: Final = 16
 
 
 class PackedIndex:
@@ -99,6 +102,8 @@ class PackedRun:
     """One slot's stretch in a chunk, with its own part of the index. Positions are bytes from the beginning of it."""
 
     __slots__ = (
+        "_aborted_at",
+        "_aborted_n",
         "_data",
         "_points_at",
         "_points_n",
@@ -114,8 +119,9 @@ class PackedRun:
     def __init__(self, details: bytes, row: tuple[int, ...], block_bytes: int) -> None:
         self._data = details
         _, self.slot, self.first, self.end, _, self.max_timestamp, self.position, self.length, *counts = row
-        _, blocks, self._points_n = counts[:3]
+        _, blocks, self._points_n, self._aborted_n = counts[:4]
         self._points_at = blocks * _CRC.size
+        self._aborted_at = self._points_at + self._points_n * POINT_ROW.size
         self.block_bytes = block_bytes
         if blocks != -(-self.length // block_bytes) or self.position < HEADER_SIZE or not self._points_n:
             raise BadChunk(self.position, f"index of slot {self.slot} contradicts itself")
@@ -157,6 +163,26 @@ class PackedRun:
             if self.point_timestamp(later) >= timestamp_ms:
                 return later
         return None
+
+    @property
+    def has_aborted(self) -> bool:
+        """Whether any aborted transaction overlaps this run."""
+        return self._aborted_n > 0
+
+    def aborted(self, first: int, end: int) -> Iterator[AbortedTransaction]:
+        """Aborted transactions that overlap [first, end), in the order of their last sequence numbers."""
+        for number in range(bisect_left(range(self._aborted_n), first, key=self._last_of_aborted), self._aborted_n):
+            at = self._aborted_at + number * ABORTED_ROW.size
+            writer_id, begin, last, stable_end = ABORTED_ROW.unpack_from(self._data, at)
+            if begin < end:
+                yield AbortedTransaction(writer_id=writer_id, first=begin, last=last, stable_end=stable_end)
+            if stable_end >= end:
+                return
+
+    def _last_of_aborted(self, number: int) -> int:
+        at = self._aborted_at + number * ABORTED_ROW.size + _LAST_IN_ABORTED
+        last: int = _I64.unpack_from(self._data, at)[0]
+        return last
 
     def bad_blocks(self, start: int, data: bytes) -> tuple[tuple[int, int], ...]:
         """Check whole blocks that begin at `start`: from where to where they are not what was put."""

@@ -41,7 +41,7 @@ from core.log.files import (
     make_ballast,
     sweep_spares,
 )
-from core.log.format import FILE_HEADER_SIZE, Buffer, FileHeader, encode_frame
+from core.log.format import FILE_HEADER_SIZE, FRAME_HEADER_SIZE, KIND_UPDATE, Buffer, FileHeader, encode_frame
 
 logger = logging.getLogger(__name__)
 
@@ -247,13 +247,23 @@ class DurableLog:
             raise StorageFull("the next log file is not ready yet")
         self.room = grown
 
+    def begin_step(self, size: int) -> None:
+        """Make frames of `size` bytes in all fit into one file, and with them into one write. They may use the reserve.
+
+        Raises StorageFull or StorageFailure.
+        """
+        if self.failure is not None or self.position + size > self.append_limit:
+            self.make_room(size, control=True)
+
     def append_update(self, body: bytes) -> int:
         """Queue an update record; returns its LSN. Raises StorageFull or StorageFailure."""
-        frame_size = len(body) + 32
-        if self.failure is not None or self.position + frame_size > self.append_limit:
-            self.make_room(frame_size, control=True)
+        self.begin_step(len(body) + FRAME_HEADER_SIZE)
+        return self.queue_update(body)
+
+    def queue_update(self, body: bytes, follows: int = 0) -> int:
+        """The same within a step, which has made room."""
         lsn = self.next_lsn
-        frame = encode_frame(lsn, self.synced_lsn, self.file_id, 2, body)
+        frame = encode_frame(lsn, self.synced_lsn, self.file_id, KIND_UPDATE, body, follows)
         self.open.append(frame)
         self.position += len(frame)
         self.next_lsn = lsn + 1

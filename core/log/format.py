@@ -30,7 +30,7 @@ Frame:
     16      u64   LSN up to which the log was known to be synced when this was queued
     24      u32   file id
     28      u8    kind: 1 append, 2 update
-    29      u8    zero
+    29      u8    1: the next frame belongs to the same step, and both are applied or neither; else 0
     30      u16   zero
     32      ...   body
     ======  ====  =====================================================
@@ -50,7 +50,7 @@ Body of an append (kind 1): one entry for one slot.
     40      i64   writer id, -1 = none
     48      i32   first writer sequence, -1 = none
     52      i16   writer epoch, -1 = none
-    54      u16   flags, none defined yet
+    54      u16   flags: 1 of the writer's transaction, 2 marker that commits it, 4 marker that aborts it
     56      ...   the entry, as it goes on the wire
     ======  ====  =====================================================
 
@@ -58,6 +58,9 @@ Body of an update (kind 2): operations that are applied all or not at all; see `
 
 The synced LSN in each frame is what tells a torn tail (legal: nothing from there on was acknowledged) from
 damage (fatal): a bad frame x below a later frame that says "synced up to >= x" was once acknowledged.
+
+A *step* is a run of frames that are queued and synced together; each but its last says that another follows. A log
+that ends within a step ends before it.
 """
 
 from __future__ import annotations
@@ -99,6 +102,13 @@ SLOT_POSITION: Final = FRAME_HEADER_SIZE + 8
 KIND_APPEND: Final = 1
 KIND_UPDATE: Final = 2
 KINDS: Final = frozenset({KIND_APPEND, KIND_UPDATE})
+
+STEP_GOES_ON: Final = 1
+
+IN_TRANSACTION: Final = 1
+COMMIT_MARKER: Final = 2
+ABORT_MARKER: Final = 4
+MARKER: Final = COMMIT_MARKER | ABORT_MARKER
 
 BODY_SIZE_MAX: Final = 2**31 - 1
 """Largest body that a reader accepts, bytes: no request that the gateway can be told to take is larger."""
@@ -150,9 +160,9 @@ def decode_file_header(block: Buffer) -> FileHeader:
     return FileHeader(container=container, first_lsn=first_lsn, file_id=file_id, epoch=epoch, created_ms=created)
 
 
-def encode_frame(lsn: int, synced_lsn: int, file_id: int, kind: int, body: bytes) -> bytes:
+def encode_frame(lsn: int, synced_lsn: int, file_id: int, kind: int, body: bytes, follows: int = 0) -> bytes:
     """A whole frame. The append path packs its own (see `Container.append`)."""
-    rest = FRAME_REST.pack(lsn, synced_lsn, file_id, kind, 0, 0)
+    rest = FRAME_REST.pack(lsn, synced_lsn, file_id, kind, follows, 0)
     crc = crc32c(body, crc32c(rest))
     return b"".join((FRAME_PREFIX.pack(len(body), crc), rest, body))
 

@@ -4,7 +4,8 @@
 later ones; where that cannot be shown, it raises CorruptLog and names file, position and LSN.
 
 A file ends where its next frame would carry the next file's first LSN. The newest file ends at its first bad
-frame x, unless a later whole frame of the same file says that the log was synced up to x or beyond.
+frame x, unless a later whole frame of the same file says that the log was synced up to x or beyond. A step of
+several frames is there as a whole or not at all: where the newest file ends within one, it ends before it.
 """
 
 from __future__ import annotations
@@ -89,18 +90,29 @@ def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
         lsn, position = file.first_lsn, FILE_HEADER_SIZE
         frame = ScannedFrame(data)
         unpack, size, file_id = FRAME_HEADER.unpack_from, len(data), file.file_id
+        step: list[tuple[int, int, int, int]] = []  # frames of a step whose last one was not met yet
         while lsn != expected and position + FRAME_HEADER_SIZE <= size:
-            length, crc, own_lsn, _, own_id, kind, _, _ = unpack(data, position)
+            length, crc, own_lsn, _, own_id, kind, follows, _ = unpack(data, position)
             end = position + FRAME_HEADER_SIZE + length
             if own_lsn != lsn or own_id != file_id or length > BODY_SIZE_MAX or end > size:
                 break
             if crc32c(data[position + 8 : end]) != crc or kind not in KINDS:
                 break
-            frame.position, frame.end, frame.lsn, frame.kind = position, end, lsn, kind
-            yield frame
+            if follows or step:
+                step.append((position, end, lsn, kind))
+            else:
+                frame.position, frame.end, frame.lsn, frame.kind = position, end, lsn, kind
+                yield frame
             lsn, position = lsn + 1, end
+            if step and not follows:
+                for frame.position, frame.end, frame.lsn, frame.kind in step:
+                    yield frame
+                step = []
+        damaged = position
+        if step:
+            position, _, lsn, _ = step[0]
         if newest:
-            _check_tail(file, mapped, data, position, lsn)
+            _check_tail(file, mapped, data, damaged, lsn)
             file.end_lsn = lsn
         elif lsn != expected:
             raise CorruptLog(

@@ -62,7 +62,7 @@ class Piece:
 
 def backlogs_of(slot: Slot, first: int, bytes_before: int) -> Iterator[Backlog]:
     """What waits of a slot from a place on, oldest segment first."""
-    end, end_bytes = slot.stable_end, slot.durable_bytes
+    end, end_bytes = slot.stable_end, slot.stable_bytes
     while first < end:
         segment_id, following = slot.segment_at(first)
         if following is None or following.first >= end:

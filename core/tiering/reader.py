@@ -30,6 +30,7 @@ from core.tiering.indices import Indices
 from core.tiering.pages import PageCounters, Pages
 from core.tiering.read_ahead import Follower, FollowerKey, ReadAhead
 from core.tiering.rows import parse_chunk_key
+from core.transactions import Aborted
 
 if TYPE_CHECKING:
     from core.config import StoreConfig
@@ -119,7 +120,7 @@ class TieredReader:
         follower = self._ahead.find(key)
         if follower is None or not follower.runs or offset >= follower.limit:
             return None
-        answer = _Answer(min(max_bytes, READ_BYTES_MAX), at_least_one)
+        answer = _Answer(offset, min(max_bytes, READ_BYTES_MAX), at_least_one)
         position, stands = follower.position, (0, follower.position)
         for number, (row, run) in enumerate(follower.runs):
             if number and row.first >= follower.limit:
@@ -198,7 +199,7 @@ class TieredReader:
         else:
             row, run = follower.runs[0]
             view, position = View(run, self._pages.find, self._head_of), follower.position
-        answer = _Answer(max_bytes, at_least_one)
+        answer = _Answer(offset, max_bytes, at_least_one)
         found = await self._filled(view, lambda: answer.take(view, row, position, end))
         if not answer.size:
             return _Read(ReadResult([], 0, offset if answer.is_full else min(end, row.end)), 0, None)
@@ -342,12 +343,14 @@ class _Read(NamedTuple):
 class _Answer:
     """What one read takes, run by run."""
 
-    __slots__ = ("_at_least_one", "_held", "_max_bytes", "_parts", "end", "is_full", "size")
+    __slots__ = ("_aborted", "_at_least_one", "_held", "_max_bytes", "_offset", "_parts", "end", "is_full", "size")
 
-    def __init__(self, max_bytes: int, at_least_one: bool) -> None:
+    def __init__(self, offset: int, max_bytes: int, at_least_one: bool) -> None:
+        self._offset = offset
         self._max_bytes = max_bytes
         self._at_least_one = at_least_one
         self._parts: list[Buffer] = []
+        self._aborted: dict[int, Aborted] = {}  # by their markers: those that span runs are in each
         self._held = 0
         self.size = 0
         self.end = -1
@@ -364,10 +367,13 @@ class _Answer:
             self._held += sum(len(view.page(number).data) for number in view.run.pages(position, found.stop))
             self.size += found.stop - position
             self.end = border if is_done else found.end
+            if packed.has_aborted:
+                for one in packed.aborted(self._offset, self.end):
+                    self._aborted[one.last] = Aborted(one.last, one.first, one.writer_id, one.stable_end)
         self.is_full = not is_done
         return found
 
     def result(self) -> ReadResult:
         if self._held > WASTE_MAX * self.size:
             self._parts = [b"".join(self._parts)]
-        return ReadResult(self._parts, self.size, self.end)
+        return ReadResult(self._parts, self.size, self.end, tuple(sorted(self._aborted.values())))

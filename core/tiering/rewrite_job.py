@@ -216,7 +216,7 @@ class _Aborted:
 
     def __iter__(self) -> Iterator[AbortedTransaction]:
         found = dict.fromkeys(aborted for run in self.runs for aborted in self.inputs.aborted.get(run, ()))
-        return iter(sorted(found, key=lambda aborted: (aborted.first, aborted.last)))
+        return iter(sorted(found, key=lambda aborted: aborted.last))
 
 
 class _Spooled:

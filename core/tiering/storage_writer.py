@@ -162,7 +162,9 @@ class StorageWriter:
                 slots_of.setdefault(segment, []).append(slot)
                 if slot.stream.is_sealed or slot.segment_at(first)[0] != slot.segment_id:
                     sealed.append(slot)
-                size_of[segment] = size_of.get(segment, 0) + slot.total_bytes - before
+                # What an open transaction holds back is not due, and must not keep the rest from being so by its age.
+                end_bytes = slot.total_bytes if slot.transactions is None else slot.stable_bytes
+                size_of[segment] = size_of.get(segment, 0) + end_bytes - before
                 oldest = min(oldest, since)
             await asyncio.sleep(0)
         self.untiered_bytes = sum(size_of.values())

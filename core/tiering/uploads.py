@@ -4,6 +4,8 @@
 
 - Order: intent logged, object put, object looked at, commit logged. A crash between leaves an intent that is abandoned.
 - A chunk is committed only after those that hold what precedes it; when one of them is given up, so is this one.
+- A chunk lists every aborted transaction that overlaps one of its runs: the slot forgets none before the log lets go of
+  what it overlaps.
 - A put that fails for long-term storage's sake is tried for ever; one whose entries cannot be read is given up.
 """
 
@@ -22,7 +24,7 @@ from core.tiering.backlog import Piece, entries
 from core.tiering.pacing import Pace
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
-from tier2.chunk_format import ChunkId, ChunkIndex, SegmentRef, StreamRef
+from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentRef, StreamRef
 from tier2.storage import ObjectStat, StorageError
 
 if TYPE_CHECKING:
@@ -247,7 +249,15 @@ class _Body:
                 generation=0,
             )
             source = _Entries(self._container, piece, self, self._pace)
-            yield RunSource(segment=segment, slot=piece.slot.number, entries=source)
+            yield RunSource(segment=segment, slot=piece.slot.number, entries=source, aborted=_aborted(piece))
+
+
+def _aborted(piece: Piece) -> Sequence[AbortedTransaction]:
+    """For the event loop. What is tiered is stable: the slot knows how every transaction in it has ended."""
+    return tuple(
+        AbortedTransaction(writer_id=writer_id, first=first, last=last, stable_end=stable_end)
+        for last, first, writer_id, stable_end in piece.slot.aborted_in(piece.first, piece.end)
+    )
 
 
 def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> Iterator[RunRow]:

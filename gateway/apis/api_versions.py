@@ -1,13 +1,13 @@
 """ApiVersions (key 18), versions 0-4: what a client asks first.
 
 v3 (KIP-511) brings the client's software name and version and features (KIP-584); v4 lets a feature's
-minimum be 0 (KAFKA-17011), which none of ours is. A version that we do not know is answered in
-version 0's form with UNSUPPORTED_VERSION and our own range, so that the client can ask again.
+minimum be 0 (KAFKA-17011): before it such a feature is left out of the supported ones, as Kafka does. A
+version that we do not know is answered in version 0's form with UNSUPPORTED_VERSION and our own range,
+so that the client can ask again.
 
 Keeps: what is advertised is what is registered, except Produce's minimum, which is shown as 0 because
 older librdkafka otherwise turns compression off (KAFKA-18659). No feature is finalised that is not
-there: without group.version and transaction.version clients keep to the classic protocol and to
-the first version of transactions.
+there: without group.version clients keep to the classic protocol.
 """
 
 import re
@@ -25,10 +25,13 @@ SOFTWARE_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 SOFTWARE_CHARS_MAX: Final = 100
 """What a connection remembers of either."""
 
-METADATA_VERSION: Final = 25
-"""4.0-IV3: the level of the oldest Kafka whose APIs these are, known to every tool of 4.x."""
-METADATA_VERSION_MIN: Final = 7
-FEATURES_EPOCH: Final = 1
+SUPPORTED_FEATURES: Final[Mapping[str, tuple[int, int]]] = {
+    "metadata.version": (7, 25),  # up to 4.0-IV3: the oldest Kafka whose APIs these are, known to every tool of 4.x
+    "transaction.version": (0, 2),  # 2: producers get a new epoch with every transaction (KIP-890)
+}
+"""Lowest and highest level; the highest is on."""
+ZERO_MINIMUM_SINCE: Final = 4
+FEATURES_EPOCH: Final = 2
 
 VERSIONS: Final = range(5)
 
@@ -43,19 +46,14 @@ async def api_versions(ctx: RequestContext, request: Message) -> Mapping[str, An
     return {
         "api_keys": [_advertised(api) for api in ctx.apis],
         "supported_features": [
-            {
-                "name": "metadata.version",
-                "min_version": METADATA_VERSION_MIN,
-                "max_version": METADATA_VERSION,
-            }
+            {"name": name, "min_version": lowest, "max_version": highest}
+            for name, (lowest, highest) in SUPPORTED_FEATURES.items()
+            if lowest > 0 or ctx.version >= ZERO_MINIMUM_SINCE
         ],
         "finalized_features_epoch": FEATURES_EPOCH,
         "finalized_features": [
-            {
-                "name": "metadata.version",
-                "min_version_level": METADATA_VERSION,
-                "max_version_level": METADATA_VERSION,
-            }
+            {"name": name, "min_version_level": highest, "max_version_level": highest}
+            for name, (_, highest) in SUPPORTED_FEATURES.items()
         ],
     }
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from core.entries import StillLoading
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from core.log.format import Buffer
     from core.slot import Slot
     from core.stream import Stream
+    from core.transactions import Aborted
     from gateway.broker import Broker
     from gateway.connection import Connection
     from gateway.response_slot import ResponseSlot
@@ -64,6 +66,9 @@ COLD_READS_MAX: Final = 64
 """Partitions of one fetch that are read at the same time."""
 SHARE_MIN_BYTES: Final = 65_536
 """Room that a partition gets, while there is any, however little it is said to hold."""
+
+
+_first = attrgetter("first")
 
 
 class _Fetch:
@@ -328,7 +333,9 @@ class _Fetch:
             if len(parts) > 1 and size < len(parts) * JOIN_BELOW:
                 parts = (b"".join(parts),)
         self.size += size
-        aborted: list[tuple[int, int]] | None = [] if self.committed else None
+        aborted: list[tuple[int, int]] | None = None
+        if self.committed:
+            aborted = [] if found is None else _aborted(found.aborted)
         end, stable = slot.durable_end, slot.stable_end
         self.results[target] = (target.index, 0, end, stable, slot.start, aborted, parts, size)
 
@@ -379,6 +386,11 @@ class _Fetch:
         self.broker.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
         self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+
+
+def _aborted(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:
+    """What read_committed clients skip: producer ids, and from which offset on."""
+    return [(transaction.writer_id, transaction.first) for transaction in sorted(overlapping, key=_first)]
 
 
 def _refusal(target: Target) -> int:

@@ -1,13 +1,11 @@
-"""InitProducerId (key 22), versions 0-5: ids for idempotent producers.
+"""InitProducerId (key 22), versions 0-5: ids for idempotent and transactional producers.
 
-v3 lets a producer name the id that it had (KIP-360), v4 and v5 change error codes of transactions.
-v6 (KIP-939) is not stable in any Kafka and not served.
+v3 lets a producer name the id and epoch that it had (KIP-360), v4 answers a fenced one with PRODUCER_FENCED, v5
+belongs to the second version of transactions (KIP-890). v6 (KIP-939) is not stable in any Kafka and not served.
 
-Keeps: every answer is an id that nobody ever had, with epoch 0, as Kafka's, also for a producer
-that names its former one: idempotent producers bump their epoch themselves, and an id that a
-stranger makes up must never be confirmed. Transactions are not there yet: a transactional id gets
-TRANSACTIONAL_ID_AUTHORIZATION_FAILED, the one code that every client takes as final at once
-(librdkafka retries UNSUPPORTED_VERSION until its time-out).
+Keeps: without a transactional id every answer is an id that nobody ever had, with epoch 0, as Kafka's, also for a
+producer that names its former one: idempotent producers bump their epoch themselves, and an id that a stranger makes
+up must never be confirmed. With a transactional id, whoever asks fences whoever asked before.
 """
 
 from collections.abc import Mapping
@@ -18,25 +16,40 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from gateway.admin import storage_code
 from gateway.apis import Api, RequestContext
+from gateway.transactions.errors import code_of
+from gateway.transactions.transaction import NOBODY, Identity, Refused
 from gateway.wire.message import Message
+
+FENCED_SINCE: Final = 4
 
 
 async def init_producer_id(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    if request.transactional_id == "":
+    expected = Identity(request.producer_id, request.producer_epoch)
+    if request.transactional_id == "" or (expected.producer_id == -1) != (expected.epoch == -1):
         return _refused(ErrorCode.invalid_request)
-    if (request.producer_id == -1) != (request.producer_epoch == -1):
-        return _refused(ErrorCode.invalid_request)
-    if request.transactional_id is not None:
-        return _refused(ErrorCode.transactional_id_authorization_failed)
+    if request.transactional_id is None:
+        try:
+            return _answer(Identity(await ctx.broker.producers.allocate(), 0))
+        except StoreError as failed:
+            return _refused(storage_code(failed))
     try:
-        producer_id = await ctx.broker.producers.allocate()
-    except StoreError as failed:
-        return _refused(storage_code(failed))
-    return {"error_code": ErrorCode.none, "producer_id": producer_id, "producer_epoch": 0}
+        return _answer(
+            await ctx.broker.transactions.init_producer(
+                request.transactional_id,
+                request.transaction_timeout,
+                None if expected == NOBODY else expected,
+            )
+        )
+    except (Refused, StoreError) as error:
+        return _refused(code_of(error, ctx.version, FENCED_SINCE))
+
+
+def _answer(identity: Identity) -> Mapping[str, Any]:
+    return {"error_code": ErrorCode.none, "producer_id": identity.producer_id, "producer_epoch": identity.epoch}
 
 
 def _refused(code: int) -> Mapping[str, Any]:
-    return {"error_code": code, "producer_id": -1, "producer_epoch": -1}
+    return {"error_code": code, "producer_id": NOBODY.producer_id, "producer_epoch": NOBODY.epoch}
 
 
 API: Final = Api(

@@ -4,16 +4,18 @@ v2 takes null for all topics, v5 brings leader epochs (KIP-320), v7 RequireStabl
 several groups at once (KIP-709), v9 member ids (KIP-848; they mean nothing to classic groups), v10
 topic ids.
 
-Keeps: every partition that was asked for is answered; one without an offset has -1 and no error.
+Keeps: every partition that was asked for is answered; one without an offset has -1 and no error. Who wants stable
+offsets only is told UNSTABLE_OFFSET_COMMIT for those that a transaction may still change, and asks again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from core.stream import Stream
 from gateway.apis import Api, RequestContext
 from gateway.groups.persistence import NO_EPOCH, CommittedOffset, OffsetKey
 from gateway.wire.message import Message
@@ -45,45 +47,63 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
     by_id = ctx.version >= TOPIC_IDS_FROM
     if require_stable:
         await ctx.broker.groups.settle(group.group_id)
+    offsets = _Offsets(ctx, group.group_id, require_stable)
     if group.topics is None:
-        return {"error_code": ErrorCode.none, "topics": _all_topics(ctx, group.group_id, by_id)}
+        return {"error_code": ErrorCode.none, "topics": _all_topics(offsets, by_id)}
     answer = _topic_by_id if by_id else _topic_by_name
-    topics = [answer(ctx, group.group_id, topic) for topic in group.topics]
-    return {"error_code": ErrorCode.none, "topics": topics}
+    return {"error_code": ErrorCode.none, "topics": [answer(offsets, topic) for topic in group.topics]}
 
 
-def _all_topics(ctx: RequestContext, group_id: str, by_id: bool) -> list[dict[str, Any]]:
+class _Offsets:
+    """What one group has committed, as one request wants to see it."""
+
+    def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
+        self._groups = ctx.broker.groups
+        self._pending = ctx.broker.transactions.pending_offsets
+        self._group_id = group_id
+        self._require_stable = require_stable
+        self.topics = ctx.broker.topics
+
+    def partitions(self, name: str, indexes: Iterable[int]) -> list[dict[str, Any]]:
+        return [self._partition(OffsetKey(self._group_id, name, index)) for index in indexes]
+
+    def _partition(self, key: OffsetKey) -> dict[str, Any]:
+        if self._require_stable and self._pending.is_unstable(key):
+            return _partition(key.partition, NO_OFFSET, ErrorCode.unstable_offset_commit)
+        return _partition(key.partition, self._groups.offset(key) or NO_OFFSET)
+
+    def all(self) -> Mapping[str, Collection[int]]:
+        """Partitions with an offset, by topic; with one that is unstable, where only stable ones are wanted."""
+        known = {name: set(partitions) for name, partitions in self._groups.offsets(self._group_id).items()}
+        if self._require_stable:
+            for key in self._pending.keys_of_group(self._group_id):
+                known.setdefault(key.topic, set()).add(key.partition)
+        return known
+
+
+def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
     topics = []
-    for name, partitions in ctx.broker.groups.offsets(group_id).items():
+    for name, indexes in offsets.all().items():
         identity: dict[str, Any] = {"name": name}
         if by_id:
-            stream = ctx.broker.topics.get(name)
+            stream: Stream | None = offsets.topics.get(name)
             if stream is None:
                 continue  # being deleted, and its offsets with it
             identity = {"topic_id": stream.uuid}
-        answered = [_partition(index, committed) for index, committed in partitions.items()]
-        topics.append({**identity, "partitions": answered})
+        topics.append({**identity, "partitions": offsets.partitions(name, sorted(indexes))})
     return topics
 
 
-def _topic_by_name(ctx: RequestContext, group_id: str, topic: Message) -> dict[str, Any]:
-    return {"name": topic.name, "partitions": _partitions(ctx, group_id, topic.name, topic)}
+def _topic_by_name(offsets: _Offsets, topic: Message) -> dict[str, Any]:
+    return {"name": topic.name, "partitions": offsets.partitions(topic.name, topic.partition_indexes)}
 
 
-def _topic_by_id(ctx: RequestContext, group_id: str, topic: Message) -> dict[str, Any]:
-    stream = ctx.broker.topics.by_uuid(topic.topic_id)
+def _topic_by_id(offsets: _Offsets, topic: Message) -> dict[str, Any]:
+    stream = offsets.topics.by_uuid(topic.topic_id)
     if stream is None:
         unknown = [_partition(index, NO_OFFSET, ErrorCode.unknown_topic_id) for index in topic.partition_indexes]
         return {"topic_id": topic.topic_id, "partitions": unknown}
-    partitions = _partitions(ctx, group_id, stream.name, topic)
-    return {"topic_id": topic.topic_id, "partitions": partitions}
-
-
-def _partitions(ctx: RequestContext, group_id: str, name: str, topic: Message) -> list[dict[str, Any]]:
-    offset = ctx.broker.groups.offset
-    return [
-        _partition(index, offset(OffsetKey(group_id, name, index)) or NO_OFFSET) for index in topic.partition_indexes
-    ]
+    return {"topic_id": topic.topic_id, "partitions": offsets.partitions(stream.name, topic.partition_indexes)}
 
 
 def _partition(index: int, committed: CommittedOffset, error: int = ErrorCode.none) -> dict[str, Any]:

@@ -13,13 +13,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
+from core.log.format import IN_TRANSACTION
 from core.writers import Duplicate
 from gateway.apis import Api
 from gateway.batches import adapt_batch
 from gateway.topic_configs import TopicConfig, config_of
+from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.produce_request import decode_produce
-from gateway.wire.record_batch import LENGTH_PREFIX_BYTES, TRANSACTIONAL, ZSTD, validate_batch
+from gateway.wire.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
+    from gateway.wire.record_batch import BatchHeader
 
 # Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
@@ -53,7 +56,7 @@ ZSTD_SINCE: Final = 7
 class _Request:
     """One Produce request on its way: what each partition will be answered, and how many appends are not durable."""
 
-    __slots__ = ("acks", "connection", "failed", "outstanding", "reply", "throttle_ms", "topics", "version")
+    __slots__ = ("acks", "connection", "failed", "outstanding", "reply", "throttle_ms", "topics", "version", "writes")
 
     def __init__(self, connection: Connection, reply: ResponseSlot, version: int, acks: int) -> None:
         self.connection = connection
@@ -64,6 +67,7 @@ class _Request:
         self.failed = False
         self.throttle_ms = 0
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
+        self.writes: TransactionalWrites | None = None  # of a request that names a transactional id
 
     def appended(self) -> None:
         self.outstanding -= 1
@@ -102,7 +106,9 @@ def produce(connection: Connection, header: RequestHeader, body: memoryview, rep
     if acks not in (-1, 0, 1):
         refused = INVALID_REQUIRED_ACKS
     elif transactional_id is not None:
-        refused = TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        request.writes = TransactionalWrites(broker.transactions, transactional_id, version)
+        if version >= ADDED_BY_WRITING_SINCE:
+            request.writes.add_partitions(topics, lambda topic: _stream(broker, topic))
     now_ms = time.time_ns() // 1_000_000
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
@@ -142,8 +148,6 @@ def _append(
         assert records is not None
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
-        if batch.attributes & TRANSACTIONAL:
-            raise InvalidBatch(INVALID_TXN_STATE, "the partition is in no transaction of this producer")
         append_time = -1
         if _needs_care(config, batch.attributes, batch.max_timestamp, now_ms):
             batch, records = adapt_batch(batch, records, config, now_ms)
@@ -155,6 +159,9 @@ def _append(
             )
             if duplicate is not None:
                 return _duplicate(request, slot, index, duplicate, config)
+        flags = 0
+        if batch.attributes & TRANSACTIONAL or slot.transactions is not None:
+            flags = _flags(request, slot, batch)
         base = slot.end
         _PREFIX.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, slot.container.epoch)
         slot.container.append(
@@ -166,6 +173,7 @@ def _append(
             batch.producer_id,
             batch.producer_epoch,
             batch.base_sequence,
+            flags,
         )
     except InvalidBatch as error:
         return index, error.error_code, -1, -1, slot.start, error.record_errors, error.reason
@@ -185,6 +193,20 @@ def _append(
     metrics.produced_records += batch.record_count
     metrics.produced_bytes += len(records)
     return index, 0, base, append_time, slot.start
+
+
+def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
+    """Whether a batch belongs to a transaction, for the store. Raises InvalidBatch, StoreError."""
+    if not batch.attributes & TRANSACTIONAL:
+        if slot.has_open_transaction(batch.producer_id):
+            raise InvalidBatch(INVALID_TXN_STATE, "the producer has a transaction open here, and this is no part of it")
+        return 0
+    if request.writes is None:
+        raise InvalidBatch(TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "a transactional batch, and no transactional id")
+    if batch.producer_id < 0:
+        raise InvalidBatch(INVALID_RECORD, "a transactional batch without a producer id")
+    request.writes.check(slot, batch)
+    return IN_TRANSACTION
 
 
 def _needs_care(config: TopicConfig, attributes: int, max_timestamp: int, now_ms: int) -> bool:

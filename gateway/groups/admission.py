@@ -78,6 +78,13 @@ def is_managed_outside(group: Group, generation: int) -> bool:
     return generation < 0 and group.is_empty
 
 
+def check_transactional_commit(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+    """May this member commit offsets in a transaction? Who says nothing of itself may: its producer is fenced."""
+    if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
+        return ErrorCode.none
+    return check_member_now(group, member_id, instance_id, generation)
+
+
 def check_commit(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
     """May this member commit offsets?"""
     if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
+from core.tables import Put
 from gateway.config import Config
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.group import Group, GroupRules
-from gateway.groups.journal import GroupJournal, TableStore
+from gateway.groups.journal import GroupJournal, TableStore, offset_puts
 from gateway.groups.messages import (
     NO_MEMBER_ID,
     Alarm,
@@ -146,7 +147,7 @@ class GroupCoordinator:
         """JoinGroup; may wait for as long as the members' rebalance time-out."""
         config = self._config
         timeout_ms = request.session_timeout_ms
-        error = self._check_group_id(group_id)
+        error = self.check_group_id(group_id)
         if error is ErrorCode.none and not (
             config.group_min_session_timeout_ms <= timeout_ms <= config.group_max_session_timeout_ms
         ):
@@ -195,7 +196,7 @@ class GroupCoordinator:
 
     def admit_commit(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
         """May this member commit? Commits without a generation make a group if there is none."""
-        error = self._check_group_id(group_id, may_be_empty=True)
+        error = self.check_group_id(group_id, may_be_empty=True)
         if error is not ErrorCode.none:
             return error
         group = self._groups.get(group_id)
@@ -207,15 +208,42 @@ class GroupCoordinator:
         self._set_timer()
         return error
 
+    def admit_transactional_commit(
+        self, group_id: str, member_id: str, instance_id: str | None, generation: int
+    ) -> ErrorCode:
+        """The same for offsets that a transaction commits."""
+        error = self.check_group_id(group_id, may_be_empty=True)
+        if error is not ErrorCode.none:
+            return error
+        group = self._groups.get(group_id)
+        if group is None:
+            if generation >= 0:
+                return ErrorCode.illegal_generation
+            group = self._create(group_id)
+        error = group.admit_transactional_commit(member_id, instance_id, generation, self._now())
+        self._set_timer()
+        return error
+
     async def commit(
         self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
     ) -> list[ErrorCode]:
         """Store offsets that were admitted; returns when they are durable and visible."""
+        changes, errors = self.judge(group_id, commits, retention_ms)
+        if not changes:
+            return errors
+        # The write goes on when the client does not wait for it.
+        stored = await asyncio.shield(self._journal.write_offsets(changes))
+        return [error or stored for error in errors]
+
+    def judge(
+        self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
+    ) -> tuple[dict[OffsetKey, CommittedOffset], list[ErrorCode]]:
+        """What is to be stored of these, and the error of each."""
         now_ms = self._retention_clock.stamp_ms()
         expire_ms = NO_EXPIRY
         if retention_ms != NO_RETENTION:
             expire_ms = min(max(now_ms + retention_ms, 0), TIMESTAMP_MS_MAX)
-        changes: dict[OffsetKey, CommittedOffset | None] = {}
+        changes: dict[OffsetKey, CommittedOffset] = {}
         errors = []
         for topic, partition, offset, leader_epoch, metadata in commits:
             if metadata_units(metadata) > self._config.offset_metadata_max_bytes:
@@ -224,11 +252,18 @@ class GroupCoordinator:
             errors.append(ErrorCode.none)
             key = OffsetKey(group_id, topic, partition)
             changes[key] = CommittedOffset(offset, leader_epoch, metadata, now_ms, expire_ms)
-        if not changes:
-            return errors
-        # The write goes on when the client does not wait for it.
-        stored = await asyncio.shield(self._journal.write_offsets(changes))
-        return [error or stored for error in errors]
+        return changes, errors
+
+    def offset_puts(self, offsets: Mapping[OffsetKey, CommittedOffset]) -> list[Put]:
+        """What stores offsets, for whoever has a record of the log of its own for them."""
+        return offset_puts(offsets)
+
+    def offsets_submitted(self, offsets: Mapping[OffsetKey, CommittedOffset], logged: asyncio.Future[None]) -> None:
+        """Such a record was queued: they are visible when it is durable."""
+        for group_id in {key.group_id for key in offsets}:
+            if group_id not in self._groups:
+                self._create(group_id)
+        self._journal.submitted(offsets, logged)
 
     def offset(self, key: OffsetKey) -> CommittedOffset | None:
         """The offset that is durable now."""
@@ -250,7 +285,7 @@ class GroupCoordinator:
 
     def check_offset_delete(self, group_id: str) -> ErrorCode:
         """May offsets of this group be deleted one by one?"""
-        error = self._check_group_id(group_id)
+        error = self.check_group_id(group_id)
         group = self._groups.get(group_id)
         if error is not ErrorCode.none:
             return error
@@ -272,7 +307,7 @@ class GroupCoordinator:
 
     async def delete_group(self, group_id: str) -> ErrorCode:
         """Delete an empty group with its offsets; returns when it is gone for good."""
-        error = self._check_group_id(group_id, may_be_empty=True)
+        error = self.check_group_id(group_id, may_be_empty=True)
         group = self._groups.get(group_id)
         if error is not ErrorCode.none:
             return error
@@ -372,12 +407,13 @@ class GroupCoordinator:
 
     def _find(self, group_id: str) -> tuple[Group | None, ErrorCode]:
         """A group for its members: unknown groups have no members."""
-        error = self._check_group_id(group_id)
+        error = self.check_group_id(group_id)
         if error is not ErrorCode.none:
             return None, error
         return self._groups.get(group_id), ErrorCode.unknown_member_id
 
-    def _check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
+    def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
+        """Is this an id that a group can have, and are groups served?"""
         if not self._is_active:
             return ErrorCode.coordinator_not_available
         if not group_id and not may_be_empty:

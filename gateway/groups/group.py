@@ -23,6 +23,7 @@ from gateway.groups.admission import (
     check_member,
     check_member_now,
     check_sync,
+    check_transactional_commit,
     has_room_for,
     is_managed_outside,
     supports,
@@ -469,6 +470,17 @@ class Group:
             return error
         self._extend_session(self.roster[member_id], now)
         return ErrorCode.none
+
+    def admit_transactional_commit(
+        self, member_id: str, instance_id: str | None, generation: int, now: Instant
+    ) -> ErrorCode:
+        """The same for offsets of a transaction."""
+        if is_managed_outside(self, generation):
+            return ErrorCode.none
+        error = check_transactional_commit(self, member_id, instance_id, generation)
+        if error is ErrorCode.none and member_id in self.roster:
+            self._extend_session(self.roster[member_id], now)
+        return error
 
     # Members that come and go
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from kio.schema.errors import ErrorCode
@@ -81,6 +81,24 @@ class GroupJournal:
         ]
         return parts[0] if len(parts) == 1 else self._start(_first_failure(parts))
 
+    def submitted(self, offsets: Collection[OffsetKey], logged: asyncio.Future[None]) -> None:
+        """Somebody else queued a record that holds these offsets."""
+        if not offsets:
+            return
+        keys = list(offsets)
+        self._offsets.begin(keys)
+        self._start(self._landed(keys, logged))
+
+    async def _landed(self, keys: Sequence[OffsetKey], logged: asyncio.Future[None]) -> ErrorCode:
+        try:
+            await asyncio.shield(logged)
+        except StoreError as exc:
+            return error_of(exc)
+        finally:
+            for key in keys:
+                self._offsets.finish(key, self._offsets_table.get(encode_offset_key(key)))
+        return ErrorCode.none
+
     def groups(self) -> Iterator[tuple[str, bytes]]:
         """What the table of groups holds, values not decoded."""
         return ((key.decode(), value) for key, value in self._groups_table.items())
@@ -140,6 +158,11 @@ def _offset_change(key: OffsetKey, committed: CommittedOffset | None) -> _Change
     if committed is None:
         return key, Delete(OFFSETS_TABLE, encoded)
     return key, Put(OFFSETS_TABLE, encoded, encode_offset(committed))
+
+
+def offset_puts(offsets: Mapping[OffsetKey, CommittedOffset]) -> list[Put]:
+    """What stores offsets."""
+    return [Put(OFFSETS_TABLE, encode_offset_key(key), encode_offset(offset)) for key, offset in offsets.items()]
 
 
 async def _failed(error: ErrorCode) -> ErrorCode:

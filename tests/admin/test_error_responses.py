@@ -31,7 +31,7 @@ def one_of_each(struct: StructSpec) -> dict[str, Any]:
 def codes(answer: Message) -> Iterator[int]:
     for name in answer.schema_fields:
         value = getattr(answer, name)
-        if name == "error_code":
+        if name.endswith("error_code"):
             yield value
         elif isinstance(value, list):
             for item in value:

@@ -48,9 +48,8 @@ def test_half_an_identity(admin: Admin, producer_id: int, epoch: int) -> None:
     assert init(admin, producer_id=producer_id, epoch=epoch) == (42, -1, -1)
 
 
-def test_transactions(admin: Admin) -> None:
-    """Transactions are not there: an error that clients take as final; an empty id is INVALID_REQUEST."""
-    assert init(admin, transactional_id="orders") == (53, -1, -1)
+def test_an_empty_transactional_id(admin: Admin) -> None:
+    """INVALID_REQUEST."""
     assert init(admin, transactional_id="") == (42, -1, -1)
 
 

@@ -33,6 +33,7 @@ from core.log.records import Delete, Operation, Put, Trim, decode_update, encode
 from core.log.replay import open_log_files, scan
 from core.slot import SegmentStretch, Slot
 from core.stream import decode_stream, new_stream
+from core.transactions import Aborted, SlotTransactions
 from core.writers import new_batch
 from tests.core.support import container_of, open_store, run
 
@@ -110,6 +111,11 @@ def slot_state(slot: Slot) -> bytes:
     slot.record_writer(77, new_batch(1, 3, 20, 5, 1_001), 2_001)
     slot.record_writer(77, new_batch(1, 8, 25, 5, 1_002), 2_002)
     slot.segments = [SegmentStretch(10, 3, 300), SegmentStretch(14, 7, 400), SegmentStretch(25, 9, 880)]
+    slot.transactions = SlotTransactions()
+    slot.transactions.began(66, 12, 340)
+    slot.transactions.began(77, 15, 400)
+    slot.transactions.ended(12, 14, committed=False)
+    slot.transactions.began(99, 25, 890)
     return slot.encode()
 
 
@@ -159,12 +165,28 @@ def test_stream_is_written_as_released() -> None:
 
 
 def test_slot_is_written_as_released(tmp_path: Path) -> None:
-    """A slot's state is the bytes of version 1; what is in flight is left out of it."""
+    """A slot's state is the bytes of version 2; what is in flight is left out of it."""
     slot = run(slot_in(tmp_path))
-    assert golden("slot-v1.bin") == slot_state(slot)
+    assert golden("slot-v2.bin") == slot_state(slot)
 
     again = run(slot_in(tmp_path / "b"))
-    again.decode(golden("slot-v1.bin"))
+    again.decode(golden("slot-v2.bin"))
+    assert_saved_slot(again)
+    assert again.transactions is not None
+    assert (again.transactions.open, list(again.transactions.unstable)) == ({77: 15}, [15])
+    assert again.aborted_in(0, 25) == [Aborted(14, 12, 66, 15)]
+    assert (again.stable_end, again.stable_bytes) == (15, 400)
+
+
+def test_slots_of_the_first_release_are_read(tmp_path: Path) -> None:
+    """Version 1 knew no transactions."""
+    slot = run(slot_in(tmp_path))
+    slot.decode(golden("slot-v1.bin"))
+    assert_saved_slot(slot)
+    assert slot.transactions is None
+
+
+def assert_saved_slot(again: Slot) -> None:
     assert (again.start, again.end, again.durable_end, again.start_bytes) == (10, 25, 25, 300)
     assert (again.tiered_end, again.tiered_bytes) == (12, 340)
     assert again.epochs == [(0, 0), (2, 12)]
@@ -316,7 +338,7 @@ def test_damaged_slot_state(tmp_path: Path) -> None:
         with pytest.raises(CorruptState):
             slot.decode(state[:size])
     with pytest.raises(CorruptState, match="newer"):
-        slot.decode(b"\x02" + state[1:])
+        slot.decode(b"\x03" + state[1:])
 
 
 def test_append_frame_of_the_hot_path(tmp_path: Path) -> None:
@@ -351,7 +373,7 @@ def write_golden() -> None:
         (GOLDEN / "log-v1.bin").write_bytes(log_file())
         (GOLDEN / "sidecar-v1.bin").write_bytes(sidecar_path(sidecar(Path(directory)).path).read_bytes())
         (GOLDEN / "stream-v1.json").write_bytes(stream_state())
-        (GOLDEN / "slot-v1.bin").write_bytes(slot_state(slot))
+        (GOLDEN / "slot-v2.bin").write_bytes(slot_state(slot))
         (GOLDEN / "update-v1.bin").write_bytes(update_record())
 
 

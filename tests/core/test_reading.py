@@ -9,6 +9,7 @@ import pytest
 from core.errors import CorruptLog
 from core.maintenance import COLUMNS_KEPT_MAX
 from tests.core.support import KIB, append, container_of, maintenance_of, make, open_store, read_all, roll, run
+from tests.core.transactional import Transactional, check_all
 
 
 def test_entry_too_large_for_what_is_left(tmp_path: Path) -> None:
@@ -29,6 +30,33 @@ def test_entry_too_large_for_what_is_left(tmp_path: Path) -> None:
             columns.payload[:] = [None] * len(columns.payload)
         found = await reader.read(slot, slot.end - 1, slot.durable_end, 10, False)
         assert ([], 0, slot.end - 1) == (found.parts, found.size, found.end)
+        await store.close()
+
+    run(scenario())
+
+
+def test_aborted_transactions(tmp_path: Path) -> None:
+    """A read names the aborted transactions that overlap it, from memory, by rows in memory, and by a sidecar."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        model = Transactional((await make(store)).slot(0))
+        for _ in range(3):
+            first = container_of(store).log.file.first_lsn
+            while container_of(store).log.file.first_lsn == first:
+                for writer_id in (7, 8, 7, -1, 9):
+                    await model.append(writer_id, count=2, body=KIB)
+                await model.end(8, committed=True)
+                await model.end(9, committed=False)
+                await model.end(7, committed=False)
+        await maintenance_of(store).index_files()
+        await model.append(7)
+        slot = model.slot
+        offsets = [0, 1, 5, 8, 10, 11, 12, slot.columns[0].base[0] + 3, slot.end - 20, slot.end - 3, slot.end - 1]
+        await check_all(model, offsets, (1, 2500, 10 * KIB, 1 << 20))
+        for columns in slot.columns:
+            columns.payload[:] = [None] * len(columns.payload)
+        await check_all(model, offsets, (1, 2500, 10 * KIB, 1 << 20))
         await store.close()
 
     run(scenario())

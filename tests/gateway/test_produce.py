@@ -83,7 +83,7 @@ BAD = {
     "control": (_edited(21, ">H", 0x20), 87),
     "codec": (_edited(21, ">H", 5), 76),
     "negative sequence": (batch(b"a", producer_id=7, producer_epoch=0, base_sequence=-1), 87),
-    "transactional": (batch(b"a", producer_id=7, producer_epoch=0, base_sequence=0, transactional=True), 48),
+    "transactional": (batch(b"a", producer_id=7, producer_epoch=0, base_sequence=0, transactional=True), 53),
     "too large": (batch(b"x" * 1_100_000), 10),
     "two batches": (batch(b"a") + batch(b"b"), 87),
     "nothing": (b"", 87),

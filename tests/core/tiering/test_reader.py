@@ -106,10 +106,10 @@ def test_limits() -> None:
             reader = chunks.reader()
             size = len(bytes(entries[0].payload))
 
-            assert await reader.read(chunks.slot, 7, 200, size - 1, False) == ([], 0, 7)
-            assert (size, 8) == (await reader.read(chunks.slot, 7, 200, size - 1, True))[1:]
-            assert (3 * size, 10) == (await reader.read(chunks.slot, 7, 200, 3 * size + 5, True))[1:]
-            assert (3 * size, 10) == (await reader.read(chunks.slot, 7, 10, MIB, True))[1:]
+            assert (await reader.read(chunks.slot, 7, 200, size - 1, False))[:3] == ([], 0, 7)
+            assert (size, 8) == (await reader.read(chunks.slot, 7, 200, size - 1, True))[1:3]
+            assert (3 * size, 10) == (await reader.read(chunks.slot, 7, 200, 3 * size + 5, True))[1:3]
+            assert (3 * size, 10) == (await reader.read(chunks.slot, 7, 10, MIB, True))[1:3]
             found = await reader.read(chunks.slot, 0, 200, 100 * KIB, True)
             assert 64 * KIB - size < found.size <= 100 * KIB
             assert joined(entries[: found.end]) == b"".join(map(bytes, found.parts))

@@ -1,0 +1,154 @@
+"""What a slot knows of transactions: which are open, where committed readers stop, what they skip. Pure.
+
+A writer's transaction begins in a slot with its first entry that is marked so, and ends with a *marker*, an entry of
+its own. After Kafka's ProducerStateManager and TransactionIndex (KIP-98).
+
+**Invariants**
+
+- A writer has one transaction open at most. `open` is what was appended, `unstable` what is not known to be over: a
+  transaction leaves `open` when its marker is appended, and `unstable` when that marker is durable.
+- `unstable` is in the order of first sequence numbers, so its first key is where committed readers stop.
+- Rows of `aborted` are in the order of their markers. Rows are added in place and removed by making another array, so
+  whoever holds the array goes on seeing all that it had.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from core.log.format import Buffer
+    from core.slot import Slot
+
+assert sys.byteorder == "little", "aborted transactions are written from memory as they are"
+
+COLUMNS: Final = 4
+_COUNT: Final = struct.Struct("<I")
+_UNSTABLE: Final = struct.Struct("<qqQ")
+
+
+class EntryMaker(Protocol):
+    """Makes a marker, once its place is known."""
+
+    def __call__(self, base: int, leader_epoch: int) -> Buffer: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionEnd:
+    """The end of one writer's transaction in one slot: what its marker is appended with."""
+
+    slot: Slot
+    writer_id: int
+    writer_epoch: int  # earlier ones are stale in this slot from here on
+    committed: bool
+    timestamp: int
+    entry: EntryMaker
+
+
+class Unstable(NamedTuple):
+    """A transaction that is not known to be over."""
+
+    writer_id: int
+    bytes_before: int  # of the slot, when it began
+
+
+class Aborted(NamedTuple):
+    """A transaction whose entries committed readers skip, and its marker's sequence number."""
+
+    last: int
+    first: int
+    writer_id: int
+    stable_end: int  # when it had ended: whatever ended later began at or behind this
+
+
+class SlotTransactions:
+    """The transactions of one slot."""
+
+    __slots__ = ("aborted", "open", "unstable")
+
+    def __init__(self) -> None:
+        self.open: dict[int, int] = {}  # writer id: first sequence number
+        self.unstable: dict[int, Unstable] = {}  # by first sequence number, ascending
+        self.aborted: array[int] = array("q")  # flat rows of `Aborted`
+
+    def __repr__(self) -> str:
+        return f"<SlotTransactions {len(self.unstable)} unstable, {len(self.aborted) // COLUMNS} aborted>"
+
+    def began(self, writer_id: int, base: int, bytes_before: int) -> None:
+        """An entry of a transaction was appended at `base`; does nothing for one that goes on."""
+        if writer_id not in self.open:
+            self.open[writer_id] = base
+            self.unstable[base] = Unstable(writer_id, bytes_before)
+
+    def ending(self, writer_id: int) -> int | None:
+        """A marker was appended; returns where the transaction began, None when there is none."""
+        return self.open.pop(writer_id, None)
+
+    def ended(self, first: int, marker: int, *, committed: bool) -> None:
+        """The marker at `marker` of the transaction that began at `first` is durable."""
+        writer_id, _ = self.unstable.pop(first)
+        if not committed:
+            self.aborted.extend(Aborted(marker, first, writer_id, next(iter(self.unstable), marker + 1)))
+
+    def forget_before(self, offset: int) -> None:
+        """Drop aborted transactions that ended before `offset`."""
+        gone = first_row(self.aborted, offset)
+        if gone:
+            self.aborted = self.aborted[gone * COLUMNS :]
+
+    # Saving and loading
+
+    def encode(self, durable_end: int) -> bytes:
+        """As laid out in `core.slot`, without what is in flight."""
+        unstable = [(first, *known) for first, known in self.unstable.items() if first < durable_end]
+        return b"".join(
+            (
+                _COUNT.pack(len(unstable)),
+                *(_UNSTABLE.pack(*row) for row in unstable),
+                _COUNT.pack(len(self.aborted) // COLUMNS),
+                self.aborted.tobytes(),
+            )
+        )
+
+    @classmethod
+    def decode(cls, value: bytes, position: int) -> tuple[SlotTransactions | None, int]:
+        """What was saved at `position`, None when that is nothing, and where it ends. Raises struct.error."""
+        decoded = cls()
+        (count,) = _COUNT.unpack_from(value, position)
+        position += _COUNT.size
+        for _ in range(count):
+            first, writer_id, bytes_before = _UNSTABLE.unpack_from(value, position)
+            decoded.began(writer_id, first, bytes_before)
+            position += _UNSTABLE.size
+        (count,) = _COUNT.unpack_from(value, position)
+        position += _COUNT.size
+        end = position + count * COLUMNS * decoded.aborted.itemsize
+        if end > len(value):
+            raise struct.error(f"{count} aborted transactions are cut off")
+        decoded.aborted.frombytes(value[position:end])
+        return (decoded if decoded.unstable or decoded.aborted else None), end
+
+
+NO_TRANSACTIONS: Final = _COUNT.pack(0) + _COUNT.pack(0)
+"""What a slot without transactions is saved with."""
+
+
+def first_row(rows: Sequence[int], offset: int) -> int:
+    """The number of the first row whose marker is at or behind `offset`."""
+    return bisect_left(range(len(rows) // COLUMNS), offset, key=lambda row: rows[row * COLUMNS])
+
+
+def overlapping(rows: Sequence[int], first: int, end: int) -> Iterator[Aborted]:
+    """Those of the flat rows of `Aborted` that overlap [first, end), in the order of their markers."""
+    for at in range(first_row(rows, first) * COLUMNS, len(rows), COLUMNS):
+        row = Aborted(*rows[at : at + COLUMNS])
+        if row.first < end:
+            yield row
+        if row.stable_end >= end:
+            return

@@ -1,0 +1,38 @@
+"""AddOffsetsToTxn (key 25), versions 0-4: a group for which a transaction is going to commit offsets.
+
+v2 answers a fenced producer with PRODUCER_FENCED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from gateway.apis import Api, RequestContext
+from gateway.transactions.errors import code_of
+from gateway.transactions.transaction import Identity, Refused
+from gateway.wire.message import Message
+
+
+async def add_offsets_to_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    error = ctx.broker.groups.check_group_id(request.group_id)
+    if error is not ErrorCode.none:
+        return {"error_code": error}
+    identity = Identity(request.producer_id, request.producer_epoch)
+    try:
+        await ctx.broker.transactions.add(request.transactional_id, identity, (), (request.group_id,))
+    except (Refused, StoreError) as refused:
+        return {"error_code": code_of(refused, ctx.version)}
+    return {"error_code": ErrorCode.none}
+
+
+API: Final = Api(
+    key=25,
+    name="AddOffsetsToTxn",
+    versions=range(5),
+    handle=add_offsets_to_txn,
+    error_response=lambda request, version, code: {"error_code": code},
+)

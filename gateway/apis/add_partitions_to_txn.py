@@ -1,0 +1,122 @@
+"""AddPartitionsToTxn (key 24), versions 0-5: partitions that a transaction is about to write to.
+
+v2 answers a fenced producer with PRODUCER_FENCED. v4 (KIP-890) is for brokers, several transactions at once, which may
+only ask whether partitions are part of one; v5 has TRANSACTION_ABORTABLE for those that are not.
+
+Keeps: all partitions are added or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from gateway.admin import slot_of
+from gateway.apis import Api, RequestContext
+from gateway.transactions.errors import code_of
+from gateway.transactions.transaction import Identity, Place, Refused
+from gateway.wire.message import Message
+
+BATCHED_SINCE: Final = 4
+ABORTABLE_SINCE: Final = 5
+
+
+async def add_partitions_to_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if ctx.version < BATCHED_SINCE:
+        identity = Identity(request.v3_and_below_producer_id, request.v3_and_below_producer_epoch)
+        transactional_id, topics = request.v3_and_below_transactional_id, request.v3_and_below_topics
+        return {"results_by_topic_v3_and_below": await _added(ctx, transactional_id, identity, topics)}
+    results = []
+    for asked in request.transactions:
+        identity = Identity(asked.producer_id, asked.producer_epoch)
+        found = (
+            _verified(ctx, asked.transactional_id, identity, asked.topics)
+            if asked.verify_only
+            else await _added(ctx, asked.transactional_id, identity, asked.topics)
+        )
+        results.append({"transactional_id": asked.transactional_id, "topic_results": found})
+    return {"error_code": ErrorCode.none, "results_by_transaction": results}
+
+
+async def _added(
+    ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
+) -> list[dict[str, Any]]:
+    places, unknown = _places(ctx, topics)
+    if unknown:
+        return _results(
+            topics,
+            lambda name, index: (
+                ErrorCode.unknown_topic_or_partition if (name, index) in unknown else ErrorCode.operation_not_attempted
+            ),
+        )
+    code = ErrorCode.none
+    try:
+        await ctx.broker.transactions.add(transactional_id, identity, places.values())
+    except (Refused, StoreError) as error:
+        code = code_of(error, ctx.version)
+    return _results(topics, lambda name, index: code)
+
+
+def _verified(
+    ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
+) -> list[dict[str, Any]]:
+    places, _ = _places(ctx, topics)
+    outside = ErrorCode.transaction_abortable if ctx.version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
+
+    def code(name: str, index: int) -> ErrorCode:
+        place = places.get((name, index))
+        try:
+            is_part = place is not None and ctx.broker.transactions.admit_write(transactional_id, identity, place)
+        except Refused as error:
+            return code_of(error, ctx.version)
+        return ErrorCode.none if is_part else outside
+
+    return _results(topics, code)
+
+
+def _places(
+    ctx: RequestContext, topics: Sequence[Message]
+) -> tuple[dict[tuple[str, int], Place], set[tuple[str, int]]]:
+    """Partitions that are there, and those that are not."""
+    places: dict[tuple[str, int], Place] = {}
+    unknown: set[tuple[str, int]] = set()
+    for topic in topics:
+        stream = ctx.broker.topics.get(topic.name)
+        for index in topic.partitions:
+            slot = slot_of(stream, index)
+            if slot is None:
+                unknown.add((topic.name, index))
+            else:
+                places[topic.name, index] = Place(slot.stream.id, index)
+    return places, unknown
+
+
+def _results(topics: Sequence[Message], code: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": topic.name,
+            "results_by_partition": [
+                {"partition_index": index, "partition_error_code": code(topic.name, index)}
+                for index in topic.partitions
+            ],
+        }
+        for topic in topics
+    ]
+
+
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    if version < BATCHED_SINCE:
+        return {"results_by_topic_v3_and_below": _results(request.v3_and_below_topics, lambda name, index: code)}
+    return {"error_code": code, "results_by_transaction": []}
+
+
+API: Final = Api(
+    key=24,
+    name="AddPartitionsToTxn",
+    versions=range(6),
+    handle=add_partitions_to_txn,
+    error_response=error_response,
+)

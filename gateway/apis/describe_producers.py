@@ -1,0 +1,68 @@
+"""DescribeProducers (key 61), version 0: who writes to partitions, and whose transactions are open there (KIP-664)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.slot import Slot
+from core.writers import WriterState
+from gateway.admin import slot_of
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+NONE: Final = -1
+
+
+async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    topics = []
+    for topic in request.topics:
+        stream = ctx.broker.topics.get(topic.name)
+        partitions = [_partition(index, slot_of(stream, index)) for index in topic.partition_indexes]
+        topics.append({"name": topic.name, "partitions": partitions})
+    return {"topics": topics}
+
+
+def _partition(index: int, slot: Slot | None) -> dict[str, Any]:
+    if slot is None:
+        return _failed(index, ErrorCode.unknown_topic_or_partition)
+    producers = [_producer(slot, producer_id, state) for producer_id, state in (slot.writers or {}).items()]
+    return {"partition_index": index, "error_code": ErrorCode.none, "active_producers": producers}
+
+
+def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any]:
+    newest = state.batches[-1] if state.batches and state.batches[-1].epoch == state.epoch else None
+    transactions = slot.transactions
+    return {
+        "producer_id": producer_id,
+        "producer_epoch": state.epoch,
+        "last_sequence": NONE if newest is None else newest.last_sequence,
+        "last_timestamp": state.last_use_ms if newest is None else newest.timestamp,
+        "coordinator_epoch": NONE if state.marked_epoch < 0 else slot.leader_epoch,
+        "current_txn_start_offset": NONE if transactions is None else transactions.open.get(producer_id, NONE),
+    }
+
+
+def _failed(index: int, code: int) -> dict[str, Any]:
+    message = ErrorCode(code).name
+    return {"partition_index": index, "error_code": code, "error_message": message, "active_producers": []}
+
+
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "topics": [
+            {"name": topic.name, "partitions": [_failed(index, code) for index in topic.partition_indexes]}
+            for topic in request.topics
+        ]
+    }
+
+
+API: Final = Api(
+    key=61,
+    name="DescribeProducers",
+    versions=range(1),
+    handle=describe_producers,
+    error_response=error_response,
+)

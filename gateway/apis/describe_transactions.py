@@ -1,0 +1,69 @@
+"""DescribeTransactions (key 65), version 0: state and partitions of transactional ids (KIP-664)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.transactions.transaction import NO_EPOCH, NO_ID, NO_TIME, Transaction
+from gateway.wire.message import Message
+
+
+async def describe_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    described = []
+    for transactional_id in dict.fromkeys(request.transactional_ids):
+        known = ctx.broker.transactions.get(transactional_id)
+        if known is not None:
+            described.append(_described(ctx, known))
+        elif transactional_id:
+            described.append(_failed(transactional_id, ErrorCode.transactional_id_not_found))
+        else:
+            described.append(_failed(transactional_id, ErrorCode.invalid_request))
+    return {"transaction_states": described}
+
+
+def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
+    partitions: dict[str, list[int]] = {}
+    for place in sorted(known.partitions):
+        stream = ctx.broker.store.stream_of(place.stream_id)
+        if stream is not None:
+            partitions.setdefault(stream.name, []).append(place.slot)
+    return {
+        "error_code": ErrorCode.none,
+        "transactional_id": known.transactional_id,
+        "transaction_state": known.state.kafka_name,
+        "transaction_timeout": known.timeout_ms,
+        "transaction_start_time": known.started_ms,
+        "producer_id": known.producer_id,
+        "producer_epoch": known.epoch,
+        "topics": [{"topic": name, "partitions": numbers} for name, numbers in partitions.items()],
+    }
+
+
+def _failed(transactional_id: str, code: int) -> dict[str, Any]:
+    return {
+        "error_code": code,
+        "transactional_id": transactional_id,
+        "transaction_state": "",
+        "transaction_timeout": 0,
+        "transaction_start_time": NO_TIME,
+        "producer_id": NO_ID,
+        "producer_epoch": NO_EPOCH,
+        "topics": [],
+    }
+
+
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {"transaction_states": [_failed(name, code) for name in request.transactional_ids]}
+
+
+API: Final = Api(
+    key=65,
+    name="DescribeTransactions",
+    versions=range(1),
+    handle=describe_transactions,
+    error_response=error_response,
+)

@@ -1,0 +1,37 @@
+"""EndTxn (key 26), versions 0-5: commit or abort.
+
+v2 answers a fenced producer with PRODUCER_FENCED, v5 (KIP-890) gives the producer a new epoch with each end, so that
+nothing of an old transaction can reach the next one.
+
+Keeps: the answer without error is sent when all of the end is durable: markers, offsets, the new epoch. What nobody
+expected closes the connection, so that the client asks again: at UNKNOWN_SERVER_ERROR clients lose data silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from core.errors import StoreError
+from gateway.apis import Api, RequestContext
+from gateway.transactions.errors import code_of
+from gateway.transactions.transaction import NO_EPOCH, NO_ID, Identity, Refused
+from gateway.wire.message import Message
+
+EPOCH_BUMPED_SINCE: Final = 5
+
+
+async def end_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    try:
+        identity = await ctx.broker.transactions.end(
+            request.transactional_id,
+            Identity(request.producer_id, request.producer_epoch),
+            committed=request.committed,
+            bumps=ctx.version >= EPOCH_BUMPED_SINCE,
+        )
+    except (Refused, StoreError) as error:
+        return {"error_code": code_of(error, ctx.version), "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
+    return {"error_code": 0, "producer_id": identity.producer_id, "producer_epoch": identity.epoch}
+
+
+API: Final = Api(key=26, name="EndTxn", versions=range(6), handle=end_txn)

@@ -1,0 +1,113 @@
+"""TxnOffsetCommit (key 28), versions 0-5: offsets that a transaction commits for a group if it commits.
+
+v3 (KIP-447) names the member, its generation and instance, v5 (KIP-890) makes the group part of the transaction by
+itself; v4 has TRANSACTION_ABORTABLE for a group that is not.
+
+Keeps: offsets are noted durably before the answer, and visible after the commit only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from gateway.apis import Api, RequestContext
+from gateway.groups.coordinator import OffsetCommit
+from gateway.transactions.errors import code_of
+from gateway.transactions.transaction import Identity, Refused
+from gateway.wire.message import Message
+
+ABORTABLE_SINCE: Final = 4
+GROUP_ADDED_SINCE: Final = 5
+FENCED_SINCE: Final = 6
+"""No version of this API has PRODUCER_FENCED: a group's coordinator says INVALID_PRODUCER_EPOCH."""
+
+
+async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    commits: list[OffsetCommit] = []
+    topics = [_topic(ctx, topic, commits) for topic in request.topics]
+    if commits:
+        outcomes = iter(await _commit(ctx, request, commits))
+        for topic in topics:
+            for partition in topic["partitions"]:
+                if partition["error_code"] is None:
+                    partition["error_code"] = next(outcomes)
+    return {"topics": topics}
+
+
+def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit]) -> dict[str, Any]:
+    """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
+    stream = ctx.broker.topics.get(topic.name)
+    partitions: list[dict[str, Any]] = []
+    for partition in topic.partitions:
+        index = partition.partition_index
+        is_known = stream is not None and 0 <= index < stream.slot_count
+        if is_known:
+            commits.append(
+                OffsetCommit(
+                    topic.name,
+                    index,
+                    partition.committed_offset,
+                    partition.committed_leader_epoch,
+                    partition.committed_metadata or "",
+                )
+            )
+        error = None if is_known else ErrorCode.unknown_topic_or_partition
+        partitions.append({"partition_index": index, "error_code": error})
+    return {"name": topic.name, "partitions": partitions}
+
+
+async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCommit]) -> list[ErrorCode]:
+    transactions, groups = ctx.broker.transactions, ctx.broker.groups
+    identity = Identity(request.producer_id, request.producer_epoch)
+    try:
+        is_part = transactions.has_group(request.transactional_id, identity, request.group_id)
+        if not is_part and ctx.version < GROUP_ADDED_SINCE:
+            return [_outside(ctx.version)] * len(commits)
+        error = groups.admit_transactional_commit(
+            request.group_id, request.member_id, request.group_instance_id, request.generation_id
+        )
+        if error is not ErrorCode.none:
+            return [error] * len(commits)
+        offsets, errors = groups.judge(request.group_id, commits)
+        await transactions.commit_offsets(request.transactional_id, identity, request.group_id, offsets)
+    except (Refused, StoreError) as refused:
+        return [_refused(refused, ctx.version)] * len(commits)
+    return list(errors)
+
+
+def _outside(version: int) -> ErrorCode:
+    return ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
+
+
+def _refused(error: Refused | StoreError, version: int) -> ErrorCode:
+    code = code_of(error, version, FENCED_SINCE)
+    if code is ErrorCode.concurrent_transactions and version < GROUP_ADDED_SINCE:
+        return ErrorCode.coordinator_load_in_progress  # the one that older clients try again
+    return code
+
+
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "topics": [
+            {
+                "name": topic.name,
+                "partitions": [
+                    {"partition_index": partition.partition_index, "error_code": code} for partition in topic.partitions
+                ],
+            }
+            for topic in request.topics
+        ]
+    }
+
+
+API: Final = Api(
+    key=28,
+    name="TxnOffsetCommit",
+    versions=range(6),
+    handle=txn_offset_commit,
+    error_response=error_response,
+)

@@ -1,0 +1,107 @@
+"""WriteTxnMarkers (key 27), versions 1-2: end a producer's transaction in single partitions.
+
+Kafka's brokers send this to one another; administrators use it to abort a transaction that hangs. v2 (KIP-1228) says
+which version of transactions the marker belongs to: with the second one its epoch is above that of the transaction.
+
+Keeps: a marker whose epoch is behind what the partition knows changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from core.slot import Slot
+from core.transactions import TransactionEnd
+from gateway.admin import slot_of, storage_code
+from gateway.apis import Api, RequestContext
+from gateway.transactions.coordinator import transaction_end
+from gateway.wire.message import Message
+
+
+async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return {"markers": [await _written(ctx, marker) for marker in request.markers]}
+
+
+async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
+    codes: dict[tuple[str, int], int] = {}
+    ends: dict[tuple[str, int], TransactionEnd] = {}
+    for topic in marker.topics:
+        stream = ctx.broker.topics.get(topic.name)
+        for index in topic.partition_indexes:
+            slot = slot_of(stream, index)
+            if slot is None:
+                codes[topic.name, index] = ErrorCode.unknown_topic_or_partition
+            elif _is_stale(slot, marker.producer_id, marker.producer_epoch):
+                codes[topic.name, index] = ErrorCode.invalid_producer_epoch
+            else:
+                ends[topic.name, index] = transaction_end(
+                    slot,
+                    marker.producer_id,
+                    marker.producer_epoch,
+                    committed=marker.transaction_result,
+                    now_ms=ctx.broker.clock.wall_ms(),
+                )
+    code = await _appended(list(ends.values()))
+    codes |= dict.fromkeys(ends, code)
+    topics = [
+        {
+            "name": topic.name,
+            "partitions": [
+                {"partition_index": index, "error_code": codes[topic.name, index]} for index in topic.partition_indexes
+            ],
+        }
+        for topic in marker.topics
+    ]
+    return {"producer_id": marker.producer_id, "topics": topics}
+
+
+def _is_stale(slot: Slot, producer_id: int, epoch: int) -> bool:
+    state = None if slot.writers is None else slot.writers.get(producer_id)
+    return state is not None and epoch < state.epoch
+
+
+async def _appended(ends: list[TransactionEnd]) -> int:
+    """One step for each container."""
+    try:
+        logged = [
+            container.end_transactions([end for end in ends if end.slot.container is container], ())
+            for container in dict.fromkeys(end.slot.container for end in ends)
+        ]
+        for done in logged:
+            await done
+    except StoreError as error:
+        return storage_code(error)
+    return ErrorCode.none
+
+
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "markers": [
+            {
+                "producer_id": marker.producer_id,
+                "topics": [
+                    {
+                        "name": topic.name,
+                        "partitions": [
+                            {"partition_index": index, "error_code": code} for index in topic.partition_indexes
+                        ],
+                    }
+                    for topic in marker.topics
+                ],
+            }
+            for marker in request.markers
+        ]
+    }
+
+
+API: Final = Api(
+    key=27,
+    name="WriteTxnMarkers",
+    versions=range(1, 3),
+    handle=write_txn_markers,
+    error_response=error_response,
+)

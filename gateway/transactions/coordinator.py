@@ -1,0 +1,421 @@
+"""The transaction coordinator: a thin asyncio shell around the state machine of each transactional id.
+
+Keeps: a transaction ends in one step of the log, which has its markers in every partition, the offsets that it commits,
+and its new state: all of it lasts, or nothing. Where partitions lie in other containers, the outcome is logged first,
+then markers in each of them, then the rest; a crash between is rolled forward by the next start.
+
+**Invariants**
+
+- What is asked for is decided, changed in memory and queued for the log without an await, and answered when it is
+  durable. So memory is ahead of the log only by what is on its way there, in order.
+- A partition or group is in the log as part of a transaction before anything is written to it in that transaction.
+- Whoever is not the newest producer of a transactional id writes nothing, on any partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.clock import Clock
+from core.container import Container
+from core.errors import StoreError
+from core.slot import Slot
+from core.store import Store
+from core.tables import Delete, Put
+from core.transactions import TransactionEnd
+from gateway.config import Config
+from gateway.groups import GroupCoordinator
+from gateway.groups.persistence import CommittedOffset, OffsetKey
+from gateway.groups.retention_clock import RetentionClock
+from gateway.producers import ProducerIds
+from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
+from gateway.transactions.persistence import (
+    ID_BYTES_MAX,
+    PENDING_OFFSETS_TABLE,
+    TRANSACTIONS_TABLE,
+    decode_transaction,
+    encode_transaction,
+)
+from gateway.transactions.transaction import (
+    NO_ID,
+    PREPARED,
+    Identity,
+    Place,
+    Refused,
+    Transaction,
+)
+from gateway.wire.control_batch import marker_batch
+
+if TYPE_CHECKING:
+    from gateway.topics import Topics
+
+_log: Final = logging.getLogger(__name__)
+
+TIMEOUTS_PER_LOOK_MAX: Final = 1_000
+"""Transactions that one look ends because their time is up, or forgets: the next look takes the rest."""
+
+
+class Counters:
+    """For the operator, since the start."""
+
+    __slots__ = ("aborted", "committed", "timed_out")
+
+    def __init__(self) -> None:
+        self.committed = 0
+        self.aborted = 0
+        self.timed_out = 0
+
+
+class TransactionCoordinator:
+    """All transactional ids of this node. Versions of APIs are known in gateway/apis only."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        groups: GroupCoordinator,
+        producers: ProducerIds,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._wall = RetentionClock(clock)
+        self._topics = topics
+        self._groups = groups
+        self._producers = producers
+        self._transactions: dict[str, Transaction] = {}
+        self._deadlines: dict[str, float] = {}  # of those under way, monotonic s
+        self._ending: set[str] = set()  # prepared ones that somebody is completing
+        self._looker: asyncio.Task[None] | None = None
+        self.pending_offsets = PendingOffsets()
+        self.counters = Counters()
+
+    def __repr__(self) -> str:
+        return f"<TransactionCoordinator {len(self._transactions)} ids, {len(self._deadlines)} under way>"
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return iter(list(self._transactions.values()))
+
+    def __len__(self) -> int:
+        return len(self._transactions)
+
+    @property
+    def under_way(self) -> int:
+        return len(self._deadlines)
+
+    def get(self, transactional_id: str) -> Transaction | None:
+        return self._transactions.get(transactional_id)
+
+    # Life
+
+    def load(self) -> None:
+        """Take up what the store holds. Raises UnreadableRecord."""
+        for key, value in self._store.table(TRANSACTIONS_TABLE).items():
+            transaction = decode_transaction(key, value)
+            self._set(transaction)
+            if transaction.is_ongoing:
+                gone_ms = self._wall.stamp_ms() - transaction.started_ms
+                left_ms = min(max(transaction.timeout_ms - gone_ms, 0), transaction.timeout_ms)
+                self._deadlines[transaction.transactional_id] = self._clock.monotonic_s() + left_ms / 1_000
+        self.pending_offsets.load(self._store.table(PENDING_OFFSETS_TABLE).items())
+
+    async def start(self) -> None:
+        """Complete what was prepared; from now on time-outs run."""
+        await self._complete_prepared()
+        self._looker = asyncio.create_task(self._look_for_ever(), name="transactions")
+        _log.info("transactions loaded", extra={"ids": len(self), "under_way": self.under_way})
+
+    async def stop(self) -> None:
+        if self._looker is not None:
+            self._looker.cancel()
+            await asyncio.gather(self._looker, return_exceptions=True)
+
+    # Producers
+
+    async def init_producer(self, transactional_id: str, timeout_ms: int, expected: Identity | None) -> Identity:
+        """The next producer of this id; a transaction of the one before is aborted. Raises Refused, StoreError."""
+        if not transactional_id or len(transactional_id.encode()) > ID_BYTES_MAX:
+            raise Refused(ErrorCode.invalid_request)
+        if not 0 < timeout_ms <= self._config.transaction_max_timeout_ms:
+            raise Refused(ErrorCode.invalid_transaction_timeout)
+        new_id = NO_ID
+        while True:  # every await may have changed what was looked at
+            known = self._transactions.get(transactional_id)
+            if known is not None:
+                known.admit_init(expected)
+                if known.is_ongoing:
+                    await self._fence(known, remembers=expected is not None)
+                    continue
+            if new_id == NO_ID and (known is None or known.is_exhausted):
+                new_id = await self._producers.allocate()
+                continue
+            now_ms = self._wall.stamp_ms()
+            if known is None:
+                following = Transaction(
+                    transactional_id=transactional_id,
+                    producer_id=new_id,
+                    epoch=0,
+                    timeout_ms=timeout_ms,
+                    changed_ms=now_ms,
+                )
+            else:
+                following = known.initialised(timeout_ms, expected, new_id, now_ms)
+            await self._change(following)
+            return following.identity
+
+    async def _fence(self, known: Transaction, *, remembers: bool) -> None:
+        """Abort what goes on, so that its producer cannot go on."""
+        now_ms = self._wall.stamp_ms()
+        await self._end(known.ending(committed=False, following=known.fenced(), remembers=remembers, now_ms=now_ms))
+
+    # What takes part in a transaction
+
+    async def add(
+        self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
+    ) -> None:
+        """Make partitions and groups part of a transaction, which begins if need be. Raises Refused, StoreError."""
+        known = self._find(transactional_id)
+        known.admit(identity)
+        if known.holds(places, groups):
+            await self._store.home.settled()
+        else:
+            await self._change(known.adding(places, groups, self._wall.stamp_ms()))
+
+    def add_before_write(self, transactional_id: str, identity: Identity, places: Collection[Place]) -> None:
+        """The same for partitions that are written to next, behind this in the log. Raises Refused, StoreError."""
+        known = self._find(transactional_id)
+        known.admit(identity)
+        if not known.holds(places, ()):
+            logged = self._submit(known.adding(places, (), self._wall.stamp_ms()))
+            logged.add_done_callback(_nobody_waits)
+
+    def admit_write(self, transactional_id: str, identity: Identity, place: Place) -> bool:
+        """Whether a partition is part of the transaction that this producer has under way. Raises Refused."""
+        known = self._find(transactional_id)
+        known.admit(identity)
+        return known.is_ongoing and place in known.partitions
+
+    def has_group(self, transactional_id: str, identity: Identity, group_id: str) -> bool:
+        """The same for a group. Raises Refused."""
+        known = self._find(transactional_id)
+        known.admit(identity)
+        return known.is_ongoing and group_id in known.groups
+
+    async def commit_offsets(
+        self, transactional_id: str, identity: Identity, group_id: str, offsets: Mapping[OffsetKey, CommittedOffset]
+    ) -> None:
+        """Note what the transaction commits for a group if it commits. Raises Refused, StoreError."""
+        known = self._find(transactional_id)
+        known.admit(identity)
+        following = known.adding((), (group_id,), self._wall.stamp_ms())
+        logged = self._submit(following, *puts(identity.producer_id, offsets))
+        self.pending_offsets.add(identity.producer_id, offsets)
+        await asyncio.shield(logged)
+
+    # The end
+
+    async def end(self, transactional_id: str, identity: Identity, *, committed: bool, bumps: bool) -> Identity:
+        """Commit or abort; returns who the producer is from here on. Raises Refused, StoreError.
+
+        `bumps`: with each end the producer gets a new epoch (KIP-890).
+        """
+        new_id = NO_ID
+        while True:
+            known = self._find(transactional_id)
+            if not known.admit_end(identity, committed=committed, bumps=bumps):
+                await self._store.home.settled()
+                return known.identity
+            if bumps and known.is_exhausted and new_id == NO_ID:
+                new_id = await self._producers.allocate()
+                continue  # another request may have ended it meanwhile
+            following = known.bumped(new_id) if bumps else known.identity
+            now_ms = self._wall.stamp_ms()
+            prepared = known.ending(committed=committed, following=following, remembers=bumps, now_ms=now_ms)
+            await self._end(prepared)
+            return following
+
+    async def _end(self, prepared: Transaction) -> None:
+        """Carry out what was chosen. Nothing has changed if it raises StoreError before anything was logged."""
+        home = self._store.home
+        ends = self._ends(prepared)
+        at_home = ends.pop(home, ())
+        if ends:
+            await self._mark_elsewhere(prepared, ends)
+        await self._complete(prepared, at_home)
+
+    async def _mark_elsewhere(self, prepared: Transaction, ends: Mapping[Container, Sequence[TransactionEnd]]) -> None:
+        """From here on the outcome cannot change; what fails is tried again by the next look, or the next start."""
+        self._ending.add(prepared.transactional_id)
+        try:
+            await self._change(prepared)
+            await asyncio.gather(*(container.end_transactions(some, ()) for container, some in ends.items()))
+        finally:
+            self._ending.discard(prepared.transactional_id)
+
+    async def _complete(self, prepared: Transaction, ends: Sequence[TransactionEnd]) -> None:
+        producer_id = prepared.producer_id
+        completed = prepared.completed(self._wall.stamp_ms())
+        pending = self.pending_offsets.of(producer_id)
+        committed = self._committed(pending) if prepared.is_committed else {}
+        logged = self._store.home.end_transactions(
+            ends, [_put(completed), *deletes(producer_id, pending), *self._groups.offset_puts(committed)]
+        )
+        self._set(completed)
+        self.pending_offsets.take(producer_id)
+        self._groups.offsets_submitted(committed, logged)
+        if prepared.is_committed:
+            self.counters.committed += 1
+        else:
+            self.counters.aborted += 1
+        await asyncio.shield(logged)
+
+    def _committed(self, pending: Mapping[OffsetKey, CommittedOffset]) -> dict[OffsetKey, CommittedOffset]:
+        """Those whose topics are still there."""
+        return {key: offset for key, offset in pending.items() if self._topics.get(key.topic) is not None}
+
+    def _ends(self, prepared: Transaction) -> dict[Container, Sequence[TransactionEnd]]:
+        ends: dict[Container, list[TransactionEnd]] = {}
+        now_ms = self._clock.wall_ms()
+        for slot in self._slots(prepared.partitions):
+            end = transaction_end(
+                slot, prepared.producer_id, prepared.marker_epoch, committed=prepared.is_committed, now_ms=now_ms
+            )
+            ends.setdefault(slot.container, []).append(end)
+        return {**ends}
+
+    def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
+        """In order; without those of topics that are gone."""
+        for stream_id, number in sorted(places):
+            stream = self._store.stream_of(stream_id)
+            if stream is not None and number < stream.slot_count:
+                yield stream.slot(number)
+
+    # What time brings
+
+    async def _look_for_ever(self) -> None:
+        interval_s = self._config.transaction_abort_timed_out_transaction_cleanup_interval_ms / 1_000
+        expiry_s = self._config.transaction_remove_expired_transaction_cleanup_interval_ms / 1_000
+        expire_at = self._clock.monotonic_s() + expiry_s
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self._complete_prepared()
+                await self.abort_overdue()
+                if self._clock.monotonic_s() >= expire_at:
+                    expire_at = self._clock.monotonic_s() + expiry_s
+                    await self.forget_unused()
+            except StoreError as error:
+                _log.warning("transactions could not be ended and will be tried again", extra={"error": str(error)})
+
+    async def abort_overdue(self) -> None:
+        """Abort transactions that took longer than their producer said. Raises StoreError."""
+        now_s = self._clock.monotonic_s()
+        overdue = [name for name, deadline_s in self._deadlines.items() if deadline_s <= now_s]
+        for transactional_id in overdue[:TIMEOUTS_PER_LOOK_MAX]:
+            known = self._transactions.get(transactional_id)
+            if known is None or not known.is_ongoing or transactional_id not in self._deadlines:
+                continue  # ended while others were
+            _log.warning(
+                "a transaction timed out and is aborted",
+                extra={"transactional_id": transactional_id, "timeout_ms": known.timeout_ms},
+            )
+            self.counters.timed_out += 1
+            await self._fence(known, remembers=False)
+
+    async def _complete_prepared(self) -> None:
+        for known in self:
+            if known.state in PREPARED and known.transactional_id not in self._ending:
+                _log.info("a transaction is completed", extra={"transactional_id": known.transactional_id})
+                await self._end(known)
+
+    async def forget_unused(self) -> None:
+        """Forget ids that nobody used for transactional.id.expiration.ms. Raises StoreError."""
+        oldest_ms = self._wall.now_ms() - self._config.transactional_id_expiration_ms
+        unused = [known for known in self if _is_idle(known) and known.changed_ms <= oldest_ms]
+        for known in unused[:TIMEOUTS_PER_LOOK_MAX]:
+            if self._transactions.get(known.transactional_id) is known:
+                gone = self._store.home.submit([Delete(TRANSACTIONS_TABLE, known.transactional_id.encode())])
+                del self._transactions[known.transactional_id]
+                await asyncio.shield(gone)
+
+    # Changes
+
+    def _find(self, transactional_id: str) -> Transaction:
+        known = self._transactions.get(transactional_id)
+        if known is None:
+            raise Refused(ErrorCode.invalid_producer_id_mapping if transactional_id else ErrorCode.invalid_request)
+        return known
+
+    async def _change(self, following: Transaction) -> None:
+        await asyncio.shield(self._submit(following))
+
+    def _submit(self, following: Transaction, *more: Put) -> asyncio.Future[None]:
+        logged = self._store.home.submit([_put(following), *more])
+        self._set(following)
+        return logged
+
+    def _set(self, following: Transaction) -> None:
+        name = following.transactional_id
+        self._transactions[name] = following
+        if not following.is_ongoing:
+            self._deadlines.pop(name, None)
+        elif name not in self._deadlines:
+            self._deadlines[name] = self._clock.monotonic_s() + following.timeout_ms / 1_000
+
+
+def transaction_end(slot: Slot, producer_id: int, epoch: int, *, committed: bool, now_ms: int) -> TransactionEnd:
+    """The end of a producer's transaction in one partition."""
+    coordinator_epoch = slot.leader_epoch
+    return TransactionEnd(
+        slot=slot,
+        writer_id=producer_id,
+        writer_epoch=epoch,
+        committed=committed,
+        timestamp=now_ms,
+        entry=partial(
+            _marker, producer_id, epoch, committed=committed, coordinator_epoch=coordinator_epoch, now_ms=now_ms
+        ),
+    )
+
+
+def _marker(
+    producer_id: int,
+    epoch: int,
+    base: int,
+    leader_epoch: int,
+    *,
+    committed: bool,
+    coordinator_epoch: int,
+    now_ms: int,
+) -> bytes:
+    return marker_batch(
+        base_offset=base,
+        leader_epoch=leader_epoch,
+        producer_id=producer_id,
+        producer_epoch=epoch,
+        committed=committed,
+        coordinator_epoch=coordinator_epoch,
+        timestamp_ms=now_ms,
+    )
+
+
+def _put(transaction: Transaction) -> Put:
+    return Put(TRANSACTIONS_TABLE, transaction.transactional_id.encode(), encode_transaction(transaction))
+
+
+def _is_idle(transaction: Transaction) -> bool:
+    return not transaction.is_ongoing and transaction.state not in PREPARED
+
+
+def _nobody_waits(logged: asyncio.Future[None]) -> None:
+    """What is written behind it hears of a storage failure by itself."""
+    if not logged.cancelled():
+        logged.exception()

@@ -1,0 +1,70 @@
+"""Offsets that transactions will have committed if they commit.
+
+Keeps: what is here is what table "transactions.offsets" holds, or will once what is queued is durable. A transaction's
+offsets are here until its end is queued.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from core.tables import Delete, Put
+from gateway.groups.persistence import CommittedOffset, OffsetKey, decode_offset, encode_offset
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, decode_pending_key, encode_pending_key
+
+_NONE: Final[Mapping[OffsetKey, CommittedOffset]] = {}
+
+
+class PendingOffsets:
+    """By producer id."""
+
+    def __init__(self) -> None:
+        self._by_producer: dict[int, dict[OffsetKey, CommittedOffset]] = {}
+        self._transactions: Counter[OffsetKey] = Counter()  # that will commit an offset, or not
+
+    def __repr__(self) -> str:
+        return f"<PendingOffsets of {len(self._by_producer)} producers>"
+
+    def load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take what the table held at the start. Raises UnreadableRecord."""
+        for stored, value in entries:
+            producer_id, key = decode_pending_key(stored)
+            self.add(producer_id, {key: decode_offset(value)})
+
+    def add(self, producer_id: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> None:
+        known = self._by_producer.setdefault(producer_id, {})
+        self._transactions.update(key for key in offsets if key not in known)
+        known.update(offsets)
+
+    def take(self, producer_id: int) -> None:
+        """Forget a producer's."""
+        for key in self._by_producer.pop(producer_id, {}):
+            self._transactions[key] -= 1
+            if not self._transactions[key]:
+                del self._transactions[key]
+
+    def of(self, producer_id: int) -> Mapping[OffsetKey, CommittedOffset]:
+        return self._by_producer.get(producer_id, _NONE)
+
+    def is_unstable(self, key: OffsetKey) -> bool:
+        """Whether a transaction may still change this offset."""
+        return key in self._transactions
+
+    def keys_of_group(self, group_id: str) -> Iterator[OffsetKey]:
+        """All that transactions may still change of a group."""
+        return (key for key in self._transactions if key.group_id == group_id)
+
+
+def puts(producer_id: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> list[Put]:
+    """What stores offsets as pending."""
+    return [
+        Put(PENDING_OFFSETS_TABLE, encode_pending_key(producer_id, key), encode_offset(offset))
+        for key, offset in offsets.items()
+    ]
+
+
+def deletes(producer_id: int, keys: Iterable[OffsetKey]) -> list[Delete]:
+    """What removes them."""
+    return [Delete(PENDING_OFFSETS_TABLE, encode_pending_key(producer_id, key)) for key in keys]

@@ -1,0 +1,236 @@
+"""One transactional id: its producer, and the transaction that it has under way. Pure: no I/O, no clock.
+
+Every transition is a method here that returns the next state; what is not allowed raises Refused with Kafka's error.
+After Kafka's TransactionMetadata and TransactionCoordinator (KIP-98, KIP-360, KIP-890).
+
+    Empty, CompleteCommit, CompleteAbort  --adding-->  Ongoing  --ending-->  PrepareCommit, PrepareAbort
+    PrepareCommit, PrepareAbort  --completed-->  CompleteCommit, CompleteAbort
+    Empty, CompleteCommit, CompleteAbort  --initialised-->  Empty
+
+**Invariants**
+
+- Identities (producer id, epoch) of a transactional id only rise, and whoever was given one is fenced by the next.
+- The outcome of a transaction is chosen once: what is prepared to commit is never aborted, nor the other way round.
+- Partitions and groups are there while a transaction is Ongoing or prepared, and at no other time.
+
+An epoch has 15 bits. The last one is for fencing; a producer that would get it gets another producer id instead.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+NO_ID: Final = -1
+NO_EPOCH: Final = -1
+NO_TIME: Final = -1
+EPOCH_MAX: Final = 2**15 - 1
+
+
+class TransactionState(enum.IntEnum):
+    """Numbers are stored; names are Kafka's."""
+
+    EMPTY = 0
+    ONGOING = 1
+    PREPARE_COMMIT = 2
+    PREPARE_ABORT = 3
+    COMPLETE_COMMIT = 4
+    COMPLETE_ABORT = 5
+
+    @property
+    def kafka_name(self) -> str:
+        return self.name.title().replace("_", "")
+
+
+PREPARED: Final = frozenset({TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT})
+COMPLETE: Final = frozenset({TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT})
+
+
+class Refused(Exception):
+    """What was asked for is not allowed now; carries Kafka's error."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class Identity(NamedTuple):
+    """Who a producer is."""
+
+    producer_id: int
+    epoch: int
+
+
+NOBODY: Final = Identity(NO_ID, NO_EPOCH)
+
+
+class Place(NamedTuple):
+    """A partition, by the numbers that it keeps."""
+
+    stream_id: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """A transactional id's state. Times in wall-clock milliseconds."""
+
+    transactional_id: str
+    producer_id: int
+    epoch: int
+    last: Identity = NOBODY
+    """Who the producer was before, if it may ask again for what it has been given since."""
+    next: Identity = NOBODY
+    """Of one that is prepared: who the producer will be."""
+    remembers: bool = False
+    """Of one that is prepared: the producer may ask again with the identity that it had."""
+    timeout_ms: int
+    state: TransactionState = TransactionState.EMPTY
+    partitions: frozenset[Place] = frozenset()
+    groups: frozenset[str] = frozenset()
+    started_ms: int = NO_TIME
+    changed_ms: int
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.producer_id, self.epoch)
+
+    @property
+    def is_ongoing(self) -> bool:
+        return self.state is TransactionState.ONGOING
+
+    @property
+    def is_committed(self) -> bool:
+        """Of one that is prepared or complete."""
+        return self.state in (TransactionState.PREPARE_COMMIT, TransactionState.COMPLETE_COMMIT)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the next producer needs another producer id."""
+        return self.epoch >= EPOCH_MAX - 1
+
+    @property
+    def marker_epoch(self) -> int:
+        """Of one that is prepared: the producer epoch of its markers, which fences all that came before."""
+        return self.next.epoch if self.next.producer_id == self.producer_id else self.epoch + 1
+
+    # A producer begins
+
+    def admit_init(self, expected: Identity | None) -> None:
+        """May a producer take over that says who it was (KIP-360), or does not? Raises Refused."""
+        if self.state in PREPARED:
+            raise Refused(ErrorCode.concurrent_transactions)
+        is_known = expected in (None, self.identity) or (expected == self.last and not self.is_ongoing)
+        if not is_known:
+            raise Refused(ErrorCode.producer_fenced)
+
+    def initialised(self, timeout_ms: int, expected: Identity | None, new_id: int, now_ms: int) -> Transaction:
+        """The next producer of this id; `new_id` is taken if the epochs are used up.
+
+        Who asks again for what it was given is given it again.
+        """
+        identity, last = self.identity, self.last
+        if expected is None or expected == identity:
+            last = identity if expected is not None else NOBODY
+            identity = Identity(new_id, 0) if self.is_exhausted else Identity(self.producer_id, self.epoch + 1)
+        return replace(
+            self,
+            producer_id=identity.producer_id,
+            epoch=identity.epoch,
+            last=last,
+            timeout_ms=timeout_ms,
+            state=TransactionState.EMPTY,
+            changed_ms=now_ms,
+        )
+
+    # A transaction grows
+
+    def admit(self, identity: Identity) -> None:
+        """May this producer do anything in a transaction? Raises Refused."""
+        if identity.producer_id != self.producer_id:
+            raise Refused(ErrorCode.invalid_producer_id_mapping)
+        if identity.epoch != self.epoch:
+            raise Refused(ErrorCode.producer_fenced)
+        if self.state in PREPARED:
+            raise Refused(ErrorCode.concurrent_transactions)
+
+    def holds(self, places: Iterable[Place], groups: Iterable[str]) -> bool:
+        return self.is_ongoing and self.partitions.issuperset(places) and self.groups.issuperset(groups)
+
+    def adding(self, places: Iterable[Place], groups: Iterable[str], now_ms: int) -> Transaction:
+        """With more partitions and groups; begins if there is no transaction under way."""
+        return replace(
+            self,
+            state=TransactionState.ONGOING,
+            partitions=self.partitions.union(places),
+            groups=self.groups.union(groups),
+            started_ms=self.started_ms if self.is_ongoing else now_ms,
+            changed_ms=now_ms,
+        )
+
+    # A transaction ends
+
+    def admit_end(self, identity: Identity, *, committed: bool, bumps: bool) -> bool:
+        """Is there something to end? False when that has been done and is only asked for again. Raises Refused.
+
+        `bumps`: the producer gets a new identity with each end (KIP-890), so it may come with its last one.
+        """
+        again = bumps and identity == self.last and self.state in COMPLETE
+        if not again:
+            self._admit_identity(identity)
+        if self.is_ongoing:
+            return True
+        wanted = TransactionState.PREPARE_COMMIT if committed else TransactionState.PREPARE_ABORT
+        if self.state in PREPARED:
+            raise Refused(ErrorCode.concurrent_transactions if self.state is wanted else ErrorCode.invalid_txn_state)
+        is_same = self.state in COMPLETE and self.is_committed == committed
+        if bumps and not again and not committed:
+            return True  # nothing was written; the epoch rises all the same
+        if not is_same or (bumps and not again):
+            raise Refused(ErrorCode.invalid_txn_state)
+        return False
+
+    def _admit_identity(self, identity: Identity) -> None:
+        if identity.producer_id != self.producer_id:
+            raise Refused(ErrorCode.invalid_producer_id_mapping)
+        if identity.epoch != self.epoch:
+            raise Refused(ErrorCode.producer_fenced)
+
+    def ending(self, *, committed: bool, following: Identity, remembers: bool, now_ms: int) -> Transaction:
+        """Prepared: the outcome is chosen, and who the producer will be."""
+        return replace(
+            self,
+            state=TransactionState.PREPARE_COMMIT if committed else TransactionState.PREPARE_ABORT,
+            next=following,
+            remembers=remembers,
+            changed_ms=now_ms,
+        )
+
+    def bumped(self, new_id: int) -> Identity:
+        """Who the producer is after an end that changes its epoch."""
+        return Identity(new_id, 0) if self.is_exhausted else Identity(self.producer_id, self.epoch + 1)
+
+    def fenced(self) -> Identity:
+        """An identity that no producer has: whoever thinks that it goes on is stale."""
+        return Identity(self.producer_id, self.epoch + 1)
+
+    def completed(self, now_ms: int) -> Transaction:
+        """Over."""
+        changed = self.next != self.identity
+        return replace(
+            self,
+            producer_id=self.next.producer_id,
+            epoch=self.next.epoch,
+            last=(self.identity if self.remembers else NOBODY) if changed else self.last,
+            next=NOBODY,
+            remembers=False,
+            state=TransactionState.COMPLETE_COMMIT if self.is_committed else TransactionState.COMPLETE_ABORT,
+            partitions=frozenset(),
+            groups=frozenset(),
+            started_ms=NO_TIME,
+            changed_ms=now_ms,
+        )

@@ -1,0 +1,87 @@
+"""What the batches of a transactional Produce must pass before they are written.
+
+Keeps: nothing is written in a transaction by anyone but its producer, nor on a partition that is not part of it. From
+version 12 on a partition becomes part of a transaction by being written to (KIP-890): it is then in the log before the
+batch is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from gateway.transactions.transaction import Identity, Place, Refused
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.record_batch import HEADER_BYTES, BatchHeader, read_header
+
+if TYPE_CHECKING:
+    from core.slot import Slot
+    from core.stream import Stream
+    from gateway.transactions.coordinator import TransactionCoordinator
+    from gateway.wire.responses import TopicKey
+
+ABORTABLE_SINCE: Final = 11
+ADDED_BY_WRITING_SINCE: Final = 12
+
+_CODES: Final[Mapping[ErrorCode, ErrorCode]] = {ErrorCode.producer_fenced: ErrorCode.invalid_producer_epoch}
+"""Producers know the fence by another name here."""
+_CODES_BEFORE_V2: Final[Mapping[ErrorCode, ErrorCode]] = {
+    **_CODES,
+    ErrorCode.concurrent_transactions: ErrorCode.not_enough_replicas,  # the one that all of them try again
+}
+
+Topics = Sequence[tuple["TopicKey", Sequence[tuple[int, memoryview | None]]]]
+
+
+class TransactionalWrites:
+    """One Produce request that names a transactional id."""
+
+    __slots__ = ("_codes", "_failure", "_outside", "_transactional_id", "_transactions")
+
+    def __init__(self, transactions: TransactionCoordinator, transactional_id: str, version: int) -> None:
+        self._transactions = transactions
+        self._transactional_id = transactional_id
+        self._codes = _CODES if version >= ADDED_BY_WRITING_SINCE else _CODES_BEFORE_V2
+        self._outside = ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
+        self._failure: StoreError | None = None
+
+    def add_partitions(self, topics: Topics, stream_of: Callable[[TopicKey], Stream | None]) -> None:
+        """Make what is going to be written to part of the transaction; what is refused, `check` tells."""
+        places: list[Place] = []
+        identity: Identity | None = None
+        for topic, partitions in topics:
+            stream = stream_of(topic)
+            if stream is None:
+                continue
+            for index, records in partitions:
+                if records is None or len(records) < HEADER_BYTES or not 0 <= index < stream.slot_count:
+                    continue
+                header = read_header(records)
+                if header.is_transactional and header.has_producer_id:
+                    identity = Identity(header.producer_id, header.producer_epoch)
+                    places.append(Place(stream.id, index))
+        if identity is None:
+            return
+        try:
+            self._transactions.add_before_write(self._transactional_id, identity, places)
+        except Refused:
+            pass
+        except StoreError as failure:
+            self._failure = failure
+
+    def check(self, slot: Slot, batch: BatchHeader) -> None:
+        """Raises InvalidBatch for a batch that must not be written, StoreError where its partition was not added."""
+        if self._failure is not None:
+            raise self._failure
+        identity = Identity(batch.producer_id, batch.producer_epoch)
+        place = Place(slot.stream.id, slot.number)
+        try:
+            if self._transactions.admit_write(self._transactional_id, identity, place):
+                return
+        except Refused as refused:
+            code = self._codes.get(refused.code, refused.code)
+            raise InvalidBatch(code, f"transaction of {identity}: {refused}") from refused
+        raise InvalidBatch(self._outside, "the partition is not part of a transaction of this producer")
