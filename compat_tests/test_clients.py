@@ -5,9 +5,21 @@ from __future__ import annotations
 import pytest
 
 from compat_tests.harness.client import ABLE, CLIENTS
-from compat_tests.scenarios import TABLE, Scenario, World, groups, places, records, restarts, topics
+from compat_tests.scenarios import (
+    TABLE,
+    Scenario,
+    World,
+    groups,
+    places,
+    records,
+    restarts,
+    topics,
+    transaction_restarts,
+    transactions,
+)
 
-ENTERED = (records, places, groups, topics, restarts)  # importing a module enters its scenarios
+# Importing a module enters its scenarios.
+ENTERED = (records, places, groups, topics, transactions, restarts, transaction_restarts)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -35,6 +35,7 @@ VERIFIABLE_PRODUCER = "org.apache.kafka.tools.VerifiableProducer"
 VERIFIABLE_CONSUMER = "org.apache.kafka.tools.VerifiableConsumer"
 PRODUCER_PERF = "org.apache.kafka.tools.ProducerPerformance"
 CONSUMER_PERF = "org.apache.kafka.tools.ConsumerPerformance"
+TRANSACTIONS = "org.apache.kafka.tools.TransactionsCommand"
 COMPATIBILITY = "org.apache.kafka.tools.ClientCompatibilityTest"
 
 SERVER = ("--bootstrap-server", "BOOTSTRAP")
@@ -78,9 +79,13 @@ class Tools:
         ).splitlines()
 
     def rows(self, tool: str, *arguments: str) -> list[dict[str, str]]:
-        """A tool's table, by its headings."""
+        """A group tool's table, by its headings."""
+        return self.table(tool, *arguments, first="GROUP")
+
+    def table(self, tool: str, *arguments: str, first: str | None = None) -> list[dict[str, str]]:
+        """A tool's table, by its headings, the first of which may have to be named."""
         lines = [line.split() for line in self.run(tool, *arguments).splitlines() if line.strip()]
-        start = next(n for n, line in enumerate(lines) if line[0] == "GROUP")
+        start = next(n for n, line in enumerate(lines) if first in (None, line[0]))
         return [dict(zip(lines[start], line, strict=False)) for line in lines[start + 1 :]]
 
 
@@ -331,6 +336,61 @@ def test_performance_tools(tools: Tools) -> None:
         *("--timeout", "20000"),
     )
     assert int(read.splitlines()[-1].split(", ")[4]) >= 20_000
+
+
+def test_transactions(tools: Tools, java: Client) -> None:
+    """kafka-transactions lists and describes transactional ids and a partition's producers, and aborts by hand."""
+    tools.create()
+    identity = f"{tools.topic}-id"
+    producer = java.transactional(identity, transaction_timeout_ms=50_000)
+    producer.begin_transaction()
+    producer.send(tools.topic, Record(value=b"open", partition=0))
+    partition = ("--topic", tools.topic, "--partition", "0")
+
+    [listed] = [row for row in tools.table(TRANSACTIONS, *SERVER, "list") if row["TransactionalId"] == identity]
+    [described] = tools.table(TRANSACTIONS, *SERVER, "describe", "--transactional-id", identity)
+    [active] = tools.table(TRANSACTIONS, *SERVER, "describe-producers", *partition)
+    hanging = tools.table(TRANSACTIONS, *SERVER, "find-hanging", "--broker-id", "1")
+    aborted = ("abort", *partition, "--start-offset", "0")
+    tools.run(TRANSACTIONS, *SERVER, *aborted)
+    [ended] = tools.table(TRANSACTIONS, *SERVER, "describe-producers", *partition)
+    producer.close()
+
+    assert listed["TransactionState"] == described["TransactionState"] == "Ongoing"
+    assert described["TransactionTimeoutMs"] == "50000"
+    assert described["TopicPartitions"] == f"{tools.topic}-0"
+    assert active["ProducerId"] == listed["ProducerId"] == described["ProducerId"]
+    assert active["CurrentTransactionStartOffset"] == "0"
+    assert identity not in {row["TransactionalId"] for row in hanging}
+    assert ended["CurrentTransactionStartOffset"] == "None"
+
+
+def test_isolation_of_the_console_consumer(tools: Tools, java: Client) -> None:
+    """The console consumer leaves out what was aborted when it is asked to."""
+    tools.create()
+    producer = java.transactional(f"{tools.topic}-id")
+    for value, end in ((b"aborted", producer.abort_transaction), (b"committed", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.send(tools.topic, Record(value=value, partition=0))
+        end()
+    producer.close()
+
+    assert tools.consume(1, "--isolation-level", "read_committed") == ["committed"]
+    assert tools.consume(2, "--isolation-level", "read_uncommitted") == ["aborted", "committed"]
+
+
+def test_transactions_of_the_performance_tool(tools: Tools, java: Client) -> None:
+    """kafka-producer-perf-test writes in transactions, and all of them are committed."""
+    tools.create(2)
+    sent = tools.run(
+        *(PRODUCER_PERF, "--topic", tools.topic, "--num-records", "5000", "--record-size", "200"),
+        *("--throughput", "-1", "--command-property", "bootstrap.servers=BOOTSTRAP"),
+        *("--transactional-id", f"{tools.topic}-id", "--transaction-duration-ms", "50"),
+    )
+
+    assert "5000 records sent" in sent
+    received = java.read_all(tools.topic, 5_000, partitions=2, isolation="read_committed")
+    assert len(received) == 5_000
 
 
 def test_a_tool_in_its_own_process(tools: Tools) -> None:

@@ -57,6 +57,8 @@ class AiokafkaAgent(Agent):
             linger_ms=config["linger_ms"],
             max_request_size=config["max_request_bytes"],
             request_timeout_ms=config["delivery_timeout_ms"],
+            transactional_id=config["transactional_id"],
+            transaction_timeout_ms=config["transaction_timeout_ms"],
         )
         await producer.start()
         return self.keep(producer)
@@ -84,6 +86,28 @@ class AiokafkaAgent(Agent):
 
     async def op_producer_close(self, handle: int) -> None:
         await self.handles[handle].stop()
+
+    async def op_transaction_init(self, handle: int) -> None:
+        """aiokafka has no call for it: an empty transaction makes it ask for its producer id."""
+        await self.handles[handle].begin_transaction()
+        await self.handles[handle].abort_transaction()
+
+    async def op_transaction_begin(self, handle: int) -> None:
+        await self.handles[handle].begin_transaction()
+
+    def op_member(self, handle: int) -> int:
+        return handle
+
+    async def op_transaction_offsets(self, handle: int, member: int, group: str, offsets: list[list[Any]]) -> None:
+        await self.handles[handle].send_offsets_to_transaction(
+            {aiokafka.TopicPartition(topic, partition): offset for topic, partition, offset in offsets}, group
+        )
+
+    async def op_transaction_commit(self, handle: int) -> None:
+        await self.handles[handle].commit_transaction()
+
+    async def op_transaction_abort(self, handle: int) -> None:
+        await self.handles[handle].abort_transaction()
 
     async def op_open_many(self, count: int) -> int:
         """As many producers, each with its own connections, all open at once."""
@@ -212,6 +236,15 @@ class AiokafkaAgent(Agent):
             return (await consumer.beginning_offsets([place]))[place]
         found = (await consumer.offsets_for_times({place: spec}))[place]
         return None if found is None else found.offset
+
+    async def op_stable_end(self, topic: str, partition: int) -> int:
+        consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=self.bootstrap, isolation_level="read_committed")
+        await consumer.start()
+        try:
+            place = aiokafka.TopicPartition(topic, partition)
+            return int((await consumer.end_offsets([place]))[place])
+        finally:
+            await consumer.stop()
 
     async def op_create_topics(self, topics: list[Json], validate_only: bool) -> None:
         wanted = [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import confluent_kafka
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -21,6 +23,8 @@ from confluent_kafka.admin import (
 from compat_tests.agents.base import Agent, Json, packed, record_arguments
 
 WAIT_S = 20
+FLUSH_S = 90
+TRIES_MAX = 3
 SPECS = {-1: OffsetSpec.latest, -2: OffsetSpec.earliest, -3: OffsetSpec.max_timestamp}
 
 
@@ -63,6 +67,10 @@ class ConfluentAgent(Agent):
             "reconnect.backoff.max.ms": 500,
             "queue.buffering.max.messages": 1_000_000,
         }
+        if config["transactional_id"] is not None:
+            settings["transactional.id"] = config["transactional_id"]
+            settings["transaction.timeout.ms"] = config["transaction_timeout_ms"]
+            settings["delivery.timeout.ms"] = min(config["delivery_timeout_ms"], config["transaction_timeout_ms"])
         return self.keep(confluent_kafka.Producer(settings))
 
     def op_produce(self, handle: int, topic: str, records: list[Json]) -> list[Json]:
@@ -82,7 +90,11 @@ class ConfluentAgent(Agent):
         for number, raw in enumerate(records):
             self._send(producer, topic, record_arguments(raw), delivered(number))
             producer.poll(0)
-        producer.flush(90)
+        # Not flush(): what that raises of a fenced producer is no exception of the library's. The callbacks tell it.
+        deadline = time.monotonic() + FLUSH_S
+        while len(producer) and time.monotonic() < deadline:
+            with contextlib.suppress(KafkaException):
+                producer.poll(0.1)
         return [outcome or {"error": self.refusal(TimeoutError("flush"))} for outcome in outcomes]
 
     @staticmethod
@@ -98,6 +110,37 @@ class ConfluentAgent(Agent):
     def op_producer_close(self, handle: int) -> None:
         self.handles[handle].flush(10)
         self.handles[handle] = None
+
+    def op_transaction_init(self, handle: int) -> None:
+        self.handles[handle].init_transactions(WAIT_S)
+
+    def op_transaction_begin(self, handle: int) -> None:
+        self.handles[handle].begin_transaction()
+
+    def op_member(self, handle: int) -> int:
+        return self.keep(self.handles[handle][0].consumer_group_metadata())
+
+    def op_transaction_offsets(self, handle: int, member: int, group: str, offsets: list[list[Any]]) -> None:
+        places = [TopicPartition(*place) for place in offsets]
+        self.handles[handle].send_offsets_to_transaction(places, self.handles[member], WAIT_S)
+
+    def op_transaction_commit(self, handle: int) -> None:
+        self._patiently(self.handles[handle].commit_transaction)
+
+    def op_transaction_abort(self, handle: int) -> None:
+        self._patiently(self.handles[handle].abort_transaction)
+
+    @staticmethod
+    def _patiently(end: Any) -> None:
+        """librdkafka says of an error whether the same call may be made again; then it is to be made."""
+        for _ in range(TRIES_MAX):
+            try:
+                end(WAIT_S)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+        end(WAIT_S)
 
     # -- consuming
 
@@ -211,6 +254,11 @@ class ConfluentAgent(Agent):
         wanted = SPECS[spec]() if spec in SPECS else OffsetSpec.for_timestamp(spec)
         [found] = self._all(self.admin.list_offsets({place: wanted})).values()
         return None if found.offset < 0 else found.offset
+
+    def op_stable_end(self, topic: str, partition: int) -> int:
+        wanted = {TopicPartition(topic, partition): OffsetSpec.latest()}
+        [found] = self._all(self.admin.list_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED)).values()
+        return int(found.offset)
 
     @staticmethod
     def _all(futures: dict[Any, Any]) -> dict[Any, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import kafka
 import kafka.errors
 from kafka.admin import ConfigResource
+from kafka.admin._transactions import AbortTransactionSpec
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -78,6 +79,8 @@ class KafkaPythonAgent(Agent):
                 request_timeout_ms=config["request_timeout_ms"],
                 max_block_ms=config["request_timeout_ms"],
                 reconnect_backoff_max_ms=500,
+                transactional_id=config["transactional_id"],
+                transaction_timeout_ms=config["transaction_timeout_ms"],
             )
         )
 
@@ -103,6 +106,30 @@ class KafkaPythonAgent(Agent):
 
     def op_producer_close(self, handle: int) -> None:
         self.handles[handle].close(timeout=10)
+
+    def op_transaction_init(self, handle: int) -> None:
+        self.handles[handle].init_transactions()
+
+    def op_transaction_begin(self, handle: int) -> None:
+        self.handles[handle].begin_transaction()
+
+    def op_member(self, handle: int) -> int:
+        return self.keep(self.handles[handle][0].group_metadata())
+
+    def op_transaction_offsets(self, handle: int, member: int, group: str, offsets: list[list[Any]]) -> None:
+        self.handles[handle].send_offsets_to_transaction(
+            {
+                kafka.TopicPartition(topic, partition): kafka.OffsetAndMetadata(offset, "", -1)
+                for topic, partition, offset in offsets
+            },
+            self.handles[member],
+        )
+
+    def op_transaction_commit(self, handle: int) -> None:
+        self.handles[handle].commit_transaction()
+
+    def op_transaction_abort(self, handle: int) -> None:
+        self.handles[handle].abort_transaction()
 
     # -- consuming
 
@@ -190,6 +217,11 @@ class KafkaPythonAgent(Agent):
     def _offset(self, place: kafka.TopicPartition, spec: int) -> int | None:
         offset = self.admin.list_partition_offsets({place: spec})[place].offset
         return None if offset < 0 else offset
+
+    def op_stable_end(self, topic: str, partition: int) -> int:
+        place = kafka.TopicPartition(topic, partition)
+        found = self.admin.list_partition_offsets({place: -1}, isolation_level="read_committed")
+        return int(found[place].offset)
 
     def op_create_topics(self, topics: list[Json], validate_only: bool) -> None:
         self.admin.create_topics(
@@ -289,6 +321,36 @@ class KafkaPythonAgent(Agent):
     def op_delete_group_offsets(self, group: str, partitions: list[list[Any]]) -> None:
         places = [kafka.TopicPartition(*place) for place in partitions]
         self._raise_first(self.admin.delete_group_offsets(group, places))
+
+    def op_list_transactions(self) -> Json:
+        by_broker = self.admin.list_transactions()
+        return {entry.transactional_id: entry.state.value for found in by_broker.values() for entry in found}
+
+    def op_describe_transaction(self, transactional_id: str) -> Json:
+        found = self.admin.describe_transactions([transactional_id])[transactional_id]
+        return {
+            "state": found.state.value,
+            "producer_id": found.producer_id,
+            "epoch": found.producer_epoch,
+            "timeout_ms": found.transaction_timeout_ms,
+            "partitions": sorted(map(list, found.topic_partitions)),
+        }
+
+    def op_describe_producers(self, topic: str, partition: int) -> list[Json]:
+        place = kafka.TopicPartition(topic, partition)
+        return [
+            {
+                "producer_id": found.producer_id,
+                "epoch": found.producer_epoch,
+                "sequence": found.last_sequence,
+                "start": None if found.current_transaction_start_offset < 0 else found.current_transaction_start_offset,
+            }
+            for found in self.admin.describe_producers([place])[place].active_producers
+        ]
+
+    def op_abort_open_transaction(self, topic: str, partition: int, producer: Json) -> None:
+        place = kafka.TopicPartition(topic, partition)
+        self.admin.abort_transaction(AbortTransactionSpec(place, producer["producer_id"], producer["epoch"]))
 
     @staticmethod
     def _raise_first(results: dict[Any, Any]) -> None:

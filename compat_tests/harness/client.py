@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,6 +38,11 @@ ALL: Final = frozenset(
         "delete groups",
         "incremental configs",
         "no auto-create",  # a consumer can ask that its topic is not created
+        "member fencing",  # offsets go into a transaction with the member's id and generation
+        "isolated ends",  # ask where a log ends for a read_committed consumer
+        "stable offsets",  # a read_committed consumer asks for offsets that no transaction holds
+        "transaction admin",
+        "tells producers apart",  # aborted and committed records of several producers in one batch of a fetch
     }
 )
 
@@ -44,6 +50,9 @@ ABLE: Final = {
     "kafka-python": ALL - {"nothing at all", "null headers", "no auto-create", "tier offsets"},
     "aiokafka": ALL
     - {
+        "member fencing",
+        "stable offsets",
+        "transaction admin",
         "config sources",
         "default counts",
         "newest errors",
@@ -58,10 +67,15 @@ ABLE: Final = {
         "incremental configs",
         "no auto-create",
     },
-    "confluent-kafka": ALL - {"sticky", "delete group offsets", "tier offsets"},
+    "confluent-kafka": ALL - {"sticky", "delete group offsets", "tier offsets", "transaction admin"},
     "java": ALL,
     "kafkajs": ALL
     - {
+        "member fencing",
+        "isolated ends",
+        "stable offsets",
+        "tells producers apart",
+        "transaction admin",
         "assign",
         "timestamp types",
         "null headers",
@@ -110,11 +124,46 @@ class Producer:
     def close(self) -> None:
         self._agent.call("producer_close", handle=self._handle)
 
+    # -- transactions
+
+    def init_transactions(self) -> None:
+        self._agent.call("transaction_init", handle=self._handle)
+
+    def begin_transaction(self) -> None:
+        self._agent.call("transaction_begin", handle=self._handle)
+
+    def send_offsets(self, member: Member, offsets: dict[Partition, int]) -> None:
+        self._agent.call(
+            "transaction_offsets",
+            handle=self._handle,
+            member=member.handle,
+            group=member.group,
+            offsets=[[t, p, offset] for (t, p), offset in offsets.items()],
+        )
+
+    def commit_transaction(self) -> None:
+        self._agent.call("transaction_commit", handle=self._handle, within_s=100)
+
+    def abort_transaction(self) -> None:
+        self._agent.call("transaction_abort", handle=self._handle, within_s=100)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who a consumer is in its group just now: id and generation, where the library passes them on."""
+
+    handle: int
+    group: str | None
+
 
 class Consumer:
-    def __init__(self, agent: AgentProcess, handle: int) -> None:
+    def __init__(self, agent: AgentProcess, handle: int, group: str | None = None) -> None:
         self._agent = agent
         self._handle = handle
+        self._group = group
+
+    def member(self) -> Member:
+        return Member(self._call("member"), self._group)
 
     def _call(self, op: str, **arguments: Any) -> Any:
         return self._agent.call(op, handle=self._handle, **arguments)
@@ -155,6 +204,13 @@ class Consumer:
         [found] = self._call("committed", partitions=[[topic, partition]])
         return None if found is None else found[0]
 
+    def begin_committed(self, topic: str, partition: int) -> None:
+        self._agent.begin("committed", handle=self._handle, partitions=[[topic, partition]])
+
+    def finish_committed(self) -> int | None:
+        [found] = self._agent.finish()
+        return None if found is None else found[0]
+
     def committed_note(self, topic: str, partition: int) -> str:
         [found] = self._call("committed", partitions=[[topic, partition]])
         return found[1]
@@ -190,17 +246,27 @@ class Client:
         max_request_bytes: int = 1_048_576,
         delivery_timeout_ms: int = 60_000,
         request_timeout_ms: int = 10_000,
+        transactional_id: str | None = None,
+        transaction_timeout_ms: int = 60_000,
     ) -> Producer:
         config = {
             "acks": acks,
-            "idempotent": idempotent,
+            "idempotent": idempotent or transactional_id is not None,
             "compression": compression,
             "linger_ms": linger_ms,
             "max_request_bytes": max_request_bytes,
             "delivery_timeout_ms": delivery_timeout_ms,
             "request_timeout_ms": request_timeout_ms,
+            "transactional_id": transactional_id,
+            "transaction_timeout_ms": transaction_timeout_ms,
         }
         return Producer(self.agent, self.agent.call("producer_open", config=config))
+
+    def transactional(self, transactional_id: str, **options: Any) -> Producer:
+        """A transactional producer that is ready to begin."""
+        producer = self.producer(transactional_id=transactional_id, **options)
+        producer.init_transactions()
+        return producer
 
     def consumer(
         self,
@@ -236,7 +302,7 @@ class Client:
             "metadata_ms": metadata_ms,
             "isolation": isolation,
         }
-        return Consumer(self.agent, self.agent.call("consumer_open", config=config))
+        return Consumer(self.agent, self.agent.call("consumer_open", config=config), group)
 
     def reader(self, topic: str, partitions: int = 1, **options: Any) -> Consumer:
         """A consumer of all partitions from the start; in a group of its own if the library insists."""
@@ -336,3 +402,22 @@ class Client:
 
     def delete_group_offsets(self, group: str, partitions: list[Partition]) -> None:
         self.agent.call("delete_group_offsets", group=group, partitions=partitions)
+
+    def stable_end(self, topic: str, partition: int) -> int:
+        """The last stable offset: where the log ends for a read_committed consumer."""
+        return int(self.agent.call("stable_end", topic=topic, partition=partition))
+
+    def transactions(self) -> dict[str, str]:
+        """The state of each transactional id."""
+        return dict(self.agent.call("list_transactions"))
+
+    def describe_transaction(self, transactional_id: str) -> dict[str, Any]:
+        return dict(self.agent.call("describe_transaction", transactional_id=transactional_id))
+
+    def producers_of(self, topic: str, partition: int) -> list[dict[str, Any]]:
+        """The producers that a partition knows; `start` is where an open transaction began, else None."""
+        return list(self.agent.call("describe_producers", topic=topic, partition=partition))
+
+    def abort_open_transaction(self, topic: str, partition: int, producer: dict[str, Any]) -> None:
+        """Abort by the partition's leader, whatever the coordinator thinks."""
+        self.agent.call("abort_open_transaction", topic=topic, partition=partition, producer=producer)

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -127,19 +128,27 @@ class System(ABC):
 class Penstock(System):
     name = "penstock"
 
-    def __init__(self, directory: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: dict[str, str] | None = None,
+        *,
+        launcher: Sequence[str] = (str(Path(sys.executable).parent / "penstock"),),
+    ) -> None:
         super().__init__(directory)
         self.address = ""
+        self.http = ""
+        self._launcher = launcher
         self._settings = SETTINGS | (settings or {})
         self._ready_file = directory / "ready.json"
 
     def command(self) -> list[str]:
         settings = [f"--set={key}={value}" for key, value in self._settings.items()]
         return [
-            str(Path(sys.executable).parent / "penstock"),
+            *self._launcher,
             "serve",
             f"--listen={self.address or '127.0.0.1:0'}",
-            "--http=off",
+            "--http=127.0.0.1:0",
             f"--data-dir={self.directory / 'data'}",
             f"--ready-file={self._ready_file}",
             *settings,
@@ -152,7 +161,8 @@ class Penstock(System):
     def _is_ready(self) -> bool:
         self._assert_running()
         if self._ready_file.exists():
-            self.address = json.loads(self._ready_file.read_text())["kafka"][0]
+            ready = json.loads(self._ready_file.read_text())
+            self.address, self.http = ready["kafka"][0], ready["http"]
         return bool(self.address) and super()._is_ready()
 
 
@@ -183,6 +193,7 @@ class Kafka(System):
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.num.partitions": "1",
             "transaction.state.log.min.isr": "1",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
         }

@@ -96,6 +96,8 @@ async function openProducer({ config }) {
   const producer = kafka.producer({
     idempotent: config.idempotent,
     maxInFlightRequests: config.idempotent ? 1 : null,
+    transactionTimeout: config.transaction_timeout_ms,
+    ...(config.transactional_id === null ? {} : { transactionalId: config.transactional_id }),
     createPartitioner: () => (request) => {
       const partition = choose(request);
       placed.set(request.message, partition);
@@ -103,12 +105,12 @@ async function openProducer({ config }) {
     },
   });
   await producer.connect();
-  return keep({ producer, placed, config });
+  return keep({ producer, placed, config, transaction: null });
 }
 
 /** kafkajs answers one base offset per partition: a record's own is that plus its place among its fellows. */
 async function produce({ handle, topic, records }) {
-  const { producer, placed, config } = handles.get(handle);
+  const { producer, placed, config, transaction } = handles.get(handle);
   placed.clear();
   const messages = records.map(({ key, value, headers, partition, timestamp }) => ({
     key: unpacked(key),
@@ -119,7 +121,7 @@ async function produce({ handle, topic, records }) {
   }));
   let answers;
   try {
-    answers = await producer.send({
+    answers = await (transaction ?? producer).send({
       topic,
       messages,
       acks: config.acks === "all" ? -1 : config.acks,
@@ -137,6 +139,33 @@ async function produce({ handle, topic, records }) {
     next.set(partition, offset + 1);
     return { partition, offset };
   });
+}
+
+async function beginTransaction({ handle }) {
+  const sender = handles.get(handle);
+  sender.transaction = await sender.producer.transaction();
+}
+
+async function endTransaction(handle, how) {
+  const { transaction } = handles.get(handle);
+  handles.get(handle).transaction = null;
+  await transaction[how]();
+}
+
+/** kafkajs has no call for it: an empty transaction makes it ask for its producer id. */
+async function initTransactions({ handle }) {
+  await beginTransaction({ handle });
+  await endTransaction(handle, "abort");
+}
+
+async function sendOffsets({ handle, group, offsets }) {
+  const topics = [...new Set(offsets.map(([topic]) => topic))].map((topic) => ({
+    topic,
+    partitions: offsets
+      .filter((entry) => entry[0] === topic)
+      .map(([, partition, offset]) => ({ partition, offset: String(offset) })),
+  }));
+  await handles.get(handle).transaction.sendOffsets({ consumerGroupId: group, topics });
 }
 
 function grouped(headers) {
@@ -417,6 +446,12 @@ async function alterGroupOffsets({ group, offsets }) {
 const OPERATIONS = {
   producer_open: openProducer,
   produce,
+  member: ({ handle }) => handle, // kafkajs passes only the group's name on
+  transaction_init: initTransactions,
+  transaction_begin: beginTransaction,
+  transaction_offsets: sendOffsets,
+  transaction_commit: ({ handle }) => endTransaction(handle, "commit"),
+  transaction_abort: ({ handle }) => endTransaction(handle, "abort"),
   producer_close: ({ handle }) => handles.get(handle).producer.disconnect(),
   consumer_open: openConsumer,
   poll,

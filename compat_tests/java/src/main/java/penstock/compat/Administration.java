@@ -11,6 +11,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
+import org.apache.kafka.clients.admin.AbortTransactionSpec;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
@@ -18,12 +19,17 @@ import org.apache.kafka.clients.admin.ConsumerGroupDescription;
 import org.apache.kafka.clients.admin.CreateTopicsOptions;
 import org.apache.kafka.clients.admin.DeletedRecords;
 import org.apache.kafka.clients.admin.GroupListing;
+import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.MemberDescription;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.ProducerState;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.admin.TransactionDescription;
+import org.apache.kafka.clients.admin.TransactionListing;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.KafkaFuture;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
@@ -39,6 +45,31 @@ final class Administration {
 
     void register(Map<String, Agent.Operation> operations) {
         operations.put("list_offsets", this::listOffsets);
+        operations.put("stable_end", request -> {
+            TopicPartition place = Records.place(request);
+            return admin()
+                    .listOffsets(
+                            Map.of(place, OffsetSpec.latest()),
+                            new ListOffsetsOptions(IsolationLevel.READ_COMMITTED))
+                    .partitionResult(place).get().offset();
+        });
+        operations.put("list_transactions", request -> {
+            Map<String, Object> found = new HashMap<>();
+            for (TransactionListing entry : admin().listTransactions().all().get()) {
+                found.put(entry.transactionalId(), entry.state().toString());
+            }
+            return found;
+        });
+        operations.put("describe_transaction", this::describeTransaction);
+        operations.put("describe_producers", this::describeProducers);
+        operations.put("abort_open_transaction", request -> {
+            JsonNode producer = request.get("producer");
+            return admin().abortTransaction(new AbortTransactionSpec(
+                    Records.place(request),
+                    producer.get("producer_id").asLong(),
+                    (short) producer.get("epoch").asInt(),
+                    producer.get("coordinator_epoch").asInt())).all().get();
+        });
         operations.put("create_topics", this::createTopics);
         operations.put("delete_topics", request -> {
             Set<String> names = new HashSet<>();
@@ -100,6 +131,35 @@ final class Administration {
                     : at == -5 ? OffsetSpec.latestTiered() : OffsetSpec.forTimestamp(at);
             long offset = admin().listOffsets(Map.of(place, spec)).partitionResult(place).get().offset();
             found.add(offset < 0 ? null : offset);
+        }
+        return found;
+    }
+
+    private Object describeTransaction(JsonNode request) throws Exception {
+        String id = request.get("transactional_id").asText();
+        TransactionDescription found =
+                admin().describeTransactions(List.of(id)).description(id).get();
+        return Map.of(
+                "state", found.state().toString(),
+                "producer_id", found.producerId(),
+                "epoch", found.producerEpoch(),
+                "timeout_ms", found.transactionTimeoutMs(),
+                "partitions", Records.places(found.topicPartitions()));
+    }
+
+    private Object describeProducers(JsonNode request) throws Exception {
+        TopicPartition place = Records.place(request);
+        List<Object> found = new ArrayList<>();
+        for (ProducerState state :
+                admin().describeProducers(List.of(place)).partitionResult(place).get().activeProducers()) {
+            Map<String, Object> described = new HashMap<>();
+            described.put("producer_id", state.producerId());
+            described.put("epoch", state.producerEpoch());
+            described.put("sequence", state.lastSequence());
+            described.put("coordinator_epoch", state.coordinatorEpoch().orElse(-1));
+            described.put("start", state.currentTransactionStartOffset().isPresent()
+                    ? state.currentTransactionStartOffset().getAsLong() : null);
+            found.add(described);
         }
         return found;
     }

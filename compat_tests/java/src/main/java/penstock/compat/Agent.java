@@ -29,7 +29,9 @@ public final class Agent {
     private final Map<String, Operation> operations = new HashMap<>();
 
     private Agent(String bootstrap) {
-        new Records(bootstrap).register(operations);
+        Records records = new Records(bootstrap);
+        records.register(operations);
+        new Transactions(records).register(operations);
         new Administration(bootstrap).register(operations);
         new Tools(bootstrap).register(operations);
     }

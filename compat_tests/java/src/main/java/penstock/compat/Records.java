@@ -133,13 +133,15 @@ final class Records {
         settings.put("delivery.timeout.ms", config.get("delivery_timeout_ms").asInt());
         settings.put("request.timeout.ms", config.get("request_timeout_ms").asInt());
         settings.put("max.block.ms", config.get("request_timeout_ms").asInt());
+        putIfGiven(settings, "transactional.id", text(config.get("transactional_id")));
+        settings.put("transaction.timeout.ms", config.get("transaction_timeout_ms").asInt());
         settings.put("reconnect.backoff.max.ms", 500);
         producers.put(++handles, new KafkaProducer<>(settings));
         return handles;
     }
 
     private Object produce(JsonNode request) {
-        KafkaProducer<byte[], byte[]> producer = producers.get(request.get("handle").asInt());
+        KafkaProducer<byte[], byte[]> producer = producer(request);
         String topic = request.get("topic").asText();
         List<Future<RecordMetadata>> sent = new ArrayList<>();
         for (JsonNode raw : request.get("records")) {
@@ -215,7 +217,15 @@ final class Records {
     }
 
     private KafkaConsumer<byte[], byte[]> consumer(JsonNode request) {
-        return members.get(request.get("handle").asInt()).consumer;
+        return consumer(request.get("handle").asInt());
+    }
+
+    KafkaConsumer<byte[], byte[]> consumer(int handle) {
+        return members.get(handle).consumer;
+    }
+
+    KafkaProducer<byte[], byte[]> producer(JsonNode request) {
+        return producers.get(request.get("handle").asInt());
     }
 
     private Object poll(JsonNode request) {

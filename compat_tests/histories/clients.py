@@ -1,0 +1,340 @@
+"""The processes of a history, each a thread: writers, copiers (consume and produce), readers alone and in groups."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import confluent_kafka
+from confluent_kafka import KafkaException, TopicPartition
+
+from compat_tests.histories.history import COMMITTED, History, Move, Place, Poll, Read, Reader
+from compat_tests.histories.session import CALL_S, CONNECTION, Broken, Session
+
+SENDS_MAX: Final = 6
+TAKE_MAX: Final = 20
+POLL_S: Final = 0.1
+PAUSE_S_MAX: Final = 0.02
+SESSION_TIMEOUT_MS: Final = 6_000
+SEEK_SHARE: Final = 0.02
+REJOIN_SHARE: Final = 0.01
+RESET: Final = {confluent_kafka.KafkaError._AUTO_OFFSET_RESET, confluent_kafka.KafkaError.OFFSET_OUT_OF_RANGE}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all processes of one history share."""
+
+    address: str
+    history: History
+    seed: str
+    prefix: str  # of groups and transactional ids
+
+
+class Consumption:
+    """A consumer that writes down where it is set and what it is given."""
+
+    def __init__(
+        self, name: str, around: Surroundings, isolation: str, group: str | None = None, *, eof: bool = False
+    ) -> None:
+        self.name, self._around = name, around
+        self.at_end: set[Place] = set()  # where `eof` was asked for
+        self._settings = {
+            **CONNECTION,
+            "bootstrap.servers": around.address,
+            "group.id": group or f"{around.prefix}-{name}",
+            "isolation.level": isolation,
+            "auto.offset.reset": "earliest" if group else "error",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "session.timeout.ms": SESSION_TIMEOUT_MS,
+            "heartbeat.interval.ms": 500,
+            "fetch.wait.max.ms": 50,
+            "fetch.error.backoff.ms": 20,
+            "enable.partition.eof": eof,
+        }
+        self.consumer = confluent_kafka.Consumer(self._settings)
+        around.history.record(name, "ok", Reader(isolation))
+
+    def _moved(self, positions: dict[Place, int | None]) -> None:
+        self._around.history.record(self.name, "ok", Move(positions))
+
+    def assign(self, positions: dict[Place, int]) -> None:
+        self._moved(dict(positions))
+        self.consumer.assign([TopicPartition(*place, offset) for place, offset in positions.items()])
+
+    def subscribe(self, topics: list[str]) -> None:
+        self.consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
+
+    def _assigned(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._moved({(p.topic, p.partition): None for p in partitions})
+
+    def _revoked(self, _consumer: Any, _partitions: list[TopicPartition]) -> None:
+        self._moved({})
+
+    def poll(self, count: int = TAKE_MAX) -> list[Read]:
+        reads = []
+        messages = self.consumer.consume(1, POLL_S)
+        if messages and count > 1:
+            messages += self.consumer.consume(count - 1, 0.001)
+        for message in messages:
+            if message.error() is None:
+                place = message.topic(), message.partition()
+                reads.append(Read(place, message.offset(), message.value().decode()))
+            elif message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF:
+                self.at_end.add((message.topic(), message.partition()))
+            elif message.error().code() in RESET:
+                raise AssertionError(f"{self.name}: {message.error()}")
+        if reads:
+            self._around.history.record(self.name, "ok", Poll(tuple(reads)))
+        return reads
+
+    def rewind(self) -> None:
+        """Go back to what the group has committed. Raises KafkaException."""
+        for place in self.consumer.committed(self.consumer.assignment(), CALL_S):
+            offset = place.offset if place.offset >= 0 else confluent_kafka.OFFSET_BEGINNING
+            self._moved_one(place, max(0, place.offset))
+            self.consumer.seek(TopicPartition(place.topic, place.partition, offset))
+
+    def _moved_one(self, place: TopicPartition, offset: int) -> None:
+        held = {(p.topic, p.partition): None for p in self.consumer.assignment()}
+        self._moved({**held, (place.topic, place.partition): offset})
+
+    def reopen(self) -> None:
+        self.consumer.close()
+        self._moved({})
+        self.consumer = confluent_kafka.Consumer(self._settings)
+
+
+class Client(threading.Thread):
+    """Works until it is told to stop; a failed assertion is kept as its problem."""
+
+    def __init__(self, name: str, around: Surroundings) -> None:
+        super().__init__(name=name, daemon=True)
+        self.around = around
+        self.dice = random.Random(f"{around.seed}/{name}")
+        self.stopping = threading.Event()
+        self.problem: str | None = None
+
+    def run(self) -> None:
+        try:
+            self.begin()
+            while not self.stopping.is_set():
+                self.step()
+                self.stopping.wait(self.dice.random() * PAUSE_S_MAX)
+            self.finish()
+        except Exception as error:
+            self.problem = f"{self.name}: {type(error).__name__}: {error}"
+
+    def where(self) -> str:
+        """What it does just now."""
+        frame = sys._current_frames().get(self.ident or 0)
+        return "".join(traceback.format_stack(frame)[-4:]) if frame else "it has ended"
+
+    def begin(self) -> None:
+        """Before the first step."""
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """After the last step."""
+
+
+class Producing(Client):
+    """A client with a transactional producer, which the next incarnation succeeds when it is broken."""
+
+    def __init__(self, name: str, around: Surroundings) -> None:
+        super().__init__(name, around)
+        self.identity = f"{around.prefix}-{name}"
+        self.incarnation = 0
+        self.session = self.succeed()
+
+    def succeed(self) -> Session:
+        self.incarnation += 1
+        return Session(self.around.address, self.identity, self.incarnation, self.around.history)
+
+    def open(self) -> None:
+        while True:
+            self.session = self.succeed()
+            try:
+                self.session.open()
+                return
+            except Broken:
+                if self.incarnation > 10_000:
+                    raise
+
+    def begin(self) -> None:
+        self.open()
+
+
+class Writer(Producing):
+    """Writes a few values to some partitions, and commits, aborts, crashes, or haunts its successor."""
+
+    def __init__(self, name: str, around: Surroundings, places: Sequence[Place]) -> None:
+        super().__init__(name, around)
+        self._places = places
+        self._reader = Consumption(f"{self.identity}/reader", around, COMMITTED)
+
+    def begin(self) -> None:
+        self._reader.assign(dict.fromkeys(self._places, 0))
+        super().begin()
+
+    def step(self) -> None:
+        try:
+            self.transact(self.dice.choices(("commit", "abort", "crash", "haunt"), (70, 20, 5, 5))[0])
+        except Broken:
+            self.open()
+
+    def transact(self, fate: str) -> None:
+        session = self.session
+        session.begin()
+        self.send_some(session)
+        if self.dice.random() < 0.2:
+            session.read(self._reader.poll())
+        if self.dice.random() < 0.8:
+            session.await_delivery()
+        match fate:
+            case "commit":
+                if session.commit() == "info":
+                    self.open()
+            case "abort":
+                if not session.abort():
+                    self.open()
+            case "crash":
+                session.abandon()
+                self.open()
+            case _:
+                self.haunt(session)
+
+    def send_some(self, session: Session) -> None:
+        for _ in range(self.dice.randint(1, SENDS_MAX)):
+            session.send(self.dice.choice(self._places))
+
+    def haunt(self, zombie: Session) -> None:
+        """The successor is in the middle of a transaction when the one before it tries to commit."""
+        self.open()
+        self.session.begin()
+        self.send_some(self.session)
+        self.session.await_delivery()
+        if self.dice.random() < 0.5:
+            zombie.commit()
+        else:
+            self.continue_as(zombie)
+        if not self.session.abort():
+            self.open()
+
+    def continue_as(self, zombie: Session) -> None:
+        try:
+            self.send_some(zombie)
+            zombie.await_delivery()
+        except Broken:
+            return
+        zombie.commit()
+
+    def finish(self) -> None:
+        self._reader.consumer.close()
+
+
+class Copier(Producing):
+    """A member of a group that takes from the source topic and writes to the target, offsets included."""
+
+    def __init__(self, name: str, around: Surroundings, source: str, targets: Sequence[Place], group: str) -> None:
+        super().__init__(name, around)
+        self._source, self._targets = source, targets
+        self._input = Consumption(f"{self.identity}/reader", around, COMMITTED, group)
+
+    def begin(self) -> None:
+        super().begin()
+        self._input.subscribe([self._source])
+
+    def step(self) -> None:
+        reads = self._input.poll()
+        if not reads:
+            return
+        try:
+            outcome = self.copy(reads)
+        except Broken:
+            outcome = "info"
+        if outcome == "info":
+            self.open()
+        if outcome != "ok":
+            self.rewind()
+
+    def copy(self, reads: list[Read]) -> str:
+        session = self.session
+        session.begin()
+        session.read(reads)
+        for read in reads:
+            session.send(self.dice.choice(self._targets), read.value)
+        ends = {read.place: read.offset + 1 for read in reads}
+        session.send_offsets(ends, self._input.consumer.consumer_group_metadata())
+        session.await_delivery()
+        if self.dice.random() < 0.1:
+            return "fail" if session.abort() else "info"
+        return session.commit()
+
+    def rewind(self) -> None:
+        try:
+            self._input.rewind()
+        except KafkaException:
+            self._input.reopen()
+            self._input.subscribe([self._source])
+
+    def finish(self) -> None:
+        self._input.consumer.close()
+
+
+class Follower(Client):
+    """Reads all partitions without a group, and now and then goes back to where it has been."""
+
+    def __init__(self, name: str, around: Surroundings, places: Sequence[Place], isolation: str) -> None:
+        super().__init__(name, around)
+        self._places = places
+        self._seen = dict.fromkeys(places, 0)
+        self._input = Consumption(f"{around.prefix}-{name}", around, isolation)
+
+    def begin(self) -> None:
+        self._input.assign(dict.fromkeys(self._places, 0))
+
+    def step(self) -> None:
+        if self.dice.random() < SEEK_SHARE:
+            self._input.assign({place: self.dice.randint(0, seen) for place, seen in self._seen.items()})
+        for read in self._input.poll():
+            self._seen[read.place] = max(self._seen[read.place], read.offset)
+
+    def finish(self) -> None:
+        self._input.consumer.close()
+
+
+class GroupReader(Client):
+    """A member of a reading group, that commits as it goes, and leaves and comes back."""
+
+    def __init__(self, name: str, around: Surroundings, topics: list[str], group: str) -> None:
+        super().__init__(name, around)
+        self._topics = topics
+        self._input = Consumption(f"{around.prefix}-{name}", around, COMMITTED, group)
+
+    def begin(self) -> None:
+        self._input.subscribe(self._topics)
+
+    def step(self) -> None:
+        reads = self._input.poll()
+        if reads and self.dice.random() < 0.5:
+            ends = {read.place: read.offset + 1 for read in reads}
+            try:
+                offsets = [TopicPartition(*place, offset) for place, offset in ends.items()]
+                self._input.consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException:
+                return  # it reads some of it again then
+        if self.dice.random() < REJOIN_SHARE:
+            self._input.reopen()
+            self._input.subscribe(self._topics)
+
+    def finish(self) -> None:
+        self._input.consumer.close()

@@ -1,0 +1,80 @@
+"""What is done to a server while a history is made: killed, paused, and, where it is Penstock, its streams scaled."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from compat_tests.harness.system import Penstock, System
+
+PAUSE_S_MAX: Final = 2.0
+HTTP_S: Final = 20.0
+_TICK: Final = threading.Event()  # never set: waits are of random length by design
+
+
+class Faults:
+    """The faults that are asked for, as dice choose them; each returns when the server serves again."""
+
+    def __init__(self, system: System, names: Sequence[str], dice: random.Random, topics: Sequence[str]) -> None:
+        self._system, self._dice, self._topics = system, dice, topics
+        known: dict[str, Callable[[], None]] = {"kill": self.kill, "pause": self.pause, "scale": self.scale}
+        self._faults = [known[name] for name in names if name != "scale" or isinstance(system, Penstock)]
+        self.done: dict[str, int] = {}
+
+    def strike(self) -> None:
+        if self._faults:
+            fault = self._dice.choice(self._faults)
+            fault()
+            self.done[fault.__name__] = self.done.get(fault.__name__, 0) + 1
+
+    def kill(self) -> None:
+        """Kafka is stopped instead: it does not promise what it acknowledged over kill -9."""
+        if isinstance(self._system, Penstock):
+            self._system.kill()
+        else:
+            self._system.stop()
+        self._system.start()
+
+    def pause(self) -> None:
+        os.kill(self._system.pid, signal.SIGSTOP)
+        try:
+            _TICK.wait(self._dice.random() * PAUSE_S_MAX)
+        finally:
+            os.kill(self._system.pid, signal.SIGCONT)
+
+    def scale(self) -> None:
+        """Split a segment, or make two neighbours one; what cannot be cut any more is left as it is."""
+        assert isinstance(self._system, Penstock)
+        topic = self._dice.choice(self._topics)
+        view = self._call("GET", topic)
+        active = [s for s in view["epochs"][-1]["segments"] if s["state"] == "active"]
+        active.sort(key=lambda segment: segment["key_range"])
+        if len(active) > 1 and self._dice.random() < 0.5:
+            at = self._dice.randrange(len(active) - 1)
+            self._call("POST", f"{topic}/scale", {"merge": [active[at]["id"], active[at + 1]["id"]]})
+        else:
+            wide = [segment for segment in active if len(segment["slots"]) > 1]
+            if wide:
+                self._call("POST", f"{topic}/scale", {"split": {"segment": self._dice.choice(wide)["id"]}})
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        assert isinstance(self._system, Penstock)
+        address = self._system.http if "://" in self._system.http else f"http://{self._system.http}"
+        request = urllib.request.Request(
+            f"{address}/api/v1/streams/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=HTTP_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from None

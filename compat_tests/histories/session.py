@@ -1,0 +1,186 @@
+"""One incarnation of a transactional producer (librdkafka), which writes down all that it does.
+
+Keeps: a transaction whose commit was never asked for is recorded as failed; once it was asked for, only a clear answer
+makes it ok or failed, and everything else is info.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import confluent_kafka
+from confluent_kafka import KafkaException, TopicPartition
+
+from compat_tests.histories.history import History, Opened, Phase, Place, Read, Send, Transact
+
+CALL_S: Final = 5.0
+OPEN_TRIES_MAX: Final = 30
+END_TRIES_MAX: Final = 12
+DELIVERED_WITHIN_S: Final = 15.0
+TRANSACTION_TIMEOUT_MS: Final = 20_000
+
+SILENT: Final = logging.getLogger("compat_tests.histories.librdkafka")
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
+
+CONNECTION: Final[dict[str, Any]] = {
+    "reconnect.backoff.ms": 10,
+    "reconnect.backoff.max.ms": 200,
+    "retry.backoff.ms": 20,
+    "retry.backoff.max.ms": 200,
+    "log_level": 0,
+    "logger": SILENT,  # being fenced is an emergency to librdkafka, and daily work here
+    "error_cb": lambda error: None,  # what matters comes with the call that fails
+}
+
+
+class Broken(Exception):
+    """This incarnation can do nothing more; the next one has to take over."""
+
+
+class Session:
+    def __init__(self, address: str, identity: str, incarnation: int, history: History) -> None:
+        self.process = f"{identity}/{incarnation}"
+        self._identity, self._incarnation, self._history = identity, incarnation, history
+        self._values = 0
+        self._sends: list[Send] = []
+        self._reads: list[Read] = []
+        self._undelivered = 0
+        self._is_open = False
+        self.producer = confluent_kafka.Producer(
+            {
+                **CONNECTION,
+                "bootstrap.servers": address,
+                "transactional.id": identity,
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                "linger.ms": 1,
+            }
+        )
+
+    def open(self) -> None:
+        what = Opened(self._identity, self._incarnation)
+        self._history.record(self.process, "invoke", what)
+        for _ in range(OPEN_TRIES_MAX):
+            try:
+                self.producer.init_transactions(CALL_S)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise Broken(str(error)) from error
+            else:
+                self._history.record(self.process, "ok", what)
+                return
+        raise AssertionError(f"{self.process} could not open in {OPEN_TRIES_MAX * CALL_S} s")
+
+    def _record(self, phase: Phase) -> None:
+        part = Transact(self._identity, self._incarnation, tuple(self._sends), tuple(self._reads))
+        self._history.record(self.process, phase, part)
+        self._is_open = phase in ("invoke", "commit")
+
+    def begin(self) -> None:
+        self._sends, self._reads, self._undelivered = [], [], 0
+        self._record("invoke")
+        try:
+            self.producer.begin_transaction()
+        except KafkaException as error:
+            raise self._failed(error) from error
+
+    def send(self, place: Place, source: str | None = None) -> None:
+        self._values += 1
+        number = len(self._sends)
+        send = Send(place, f"{self.process}/{self._values}", None, source)
+        self._sends.append(send)
+        self._undelivered += 1
+        try:
+            self.producer.produce(
+                place[0],
+                send.value.encode(),
+                partition=place[1],
+                on_delivery=lambda error, message: self._delivered(self._sends, number, error, message),
+            )
+            self.producer.poll(0)
+        except (KafkaException, BufferError) as error:
+            raise self._failed(error) from error
+
+    def _delivered(self, sends: list[Send], number: int, error: Any, message: Any) -> None:
+        if sends is not self._sends:
+            return  # of a transaction that has ended
+        self._undelivered -= 1
+        if error is None and message.offset() >= 0:
+            sent = sends[number]
+            sends[number] = Send(sent.place, sent.value, message.offset(), sent.source)
+
+    def read(self, reads: Iterable[Read]) -> None:
+        self._reads += reads
+
+    def send_offsets(self, positions: dict[Place, int], member: Any) -> None:
+        places = [TopicPartition(*place, offset) for place, offset in positions.items()]
+        for tries in range(1, END_TRIES_MAX + 1):
+            try:
+                self.producer.send_offsets_to_transaction(places, member, CALL_S)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or tries == END_TRIES_MAX:
+                    raise self._failed(error) from error
+
+    def await_delivery(self) -> None:
+        deadline = time.monotonic() + DELIVERED_WITHIN_S
+        while self._undelivered and time.monotonic() < deadline:
+            try:
+                self.producer.poll(0.05)
+            except KafkaException as error:
+                raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> Broken:
+        """Before the commit was asked for: abort if that is possible, and be succeeded in any case."""
+        with contextlib.suppress(KafkaException):
+            self.producer.abort_transaction(CALL_S)
+        self._record("fail")
+        return Broken(f"{self.process}: {error}")
+
+    def commit(self) -> Phase:
+        self._record("commit")
+        outcome = self._ask_for_commit()
+        self._record(outcome)
+        return outcome
+
+    def _ask_for_commit(self) -> Phase:
+        for _ in range(END_TRIES_MAX):
+            try:
+                self.producer.commit_transaction(CALL_S)
+                return "ok"
+            except KafkaException as error:
+                if error.args[0].txn_requires_abort():
+                    return "fail" if self._aborted() else "info"
+                if not error.args[0].retriable():
+                    return "info"
+        return "info"
+
+    def abort(self) -> bool:
+        """Whether this incarnation can go on."""
+        aborted = self._aborted()
+        self._record("fail")
+        return aborted
+
+    def _aborted(self) -> bool:
+        for _ in range(END_TRIES_MAX):
+            try:
+                self.producer.abort_transaction(CALL_S)
+                return True
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    return False
+        return False
+
+    def settle(self) -> None:
+        """Of a transaction that hangs nobody knows the end; what it has sent is known at least."""
+        if self._is_open:
+            self._record("info")
+
+    def abandon(self) -> None:
+        """As a crash does: nothing is ended."""
+        self._record("fail")

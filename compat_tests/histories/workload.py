@@ -1,0 +1,180 @@
+"""One run: processes on a server that is being hurt, then a last look, then the verdict.
+
+Keeps: the last look begins when every producer has ended its transactions, so nothing may hold a reader back any more.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import confluent_kafka
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from compat_tests.harness.system import System
+from compat_tests.harness.waiting import until
+from compat_tests.histories.analysis import Anomaly, check
+from compat_tests.histories.clients import Client, Consumption, Copier, Follower, GroupReader, Surroundings, Writer
+from compat_tests.histories.faults import Faults
+from compat_tests.histories.history import COMMITTED, UNCOMMITTED, Ends, History, Operations, Place
+
+WRITERS: Final = 3
+PARTITIONS: Final = 3
+FAULT_EVERY_S: Final = (0.5, 3.0)
+STOPPED_WITHIN_S: Final = 120.0
+DRAINED_WITHIN_S: Final = 60.0
+STABLE_WITHIN_S: Final = 30.0
+LOOK_WITHIN_S: Final = 60.0
+TICK_S: Final = 0.1
+
+
+@dataclass
+class Result:
+    history: History
+    anomalies: list[Anomaly]
+    problems: list[str]
+    faults: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.anomalies and not self.problems
+
+    def __str__(self) -> str:
+        operations = Operations.of(self.history)
+        outcomes = Counter(transaction.outcome for transaction in operations.transactions)
+        reads = sum(len(step.reads) for steps in operations.steps.values() for step in steps)
+        told = [*map(str, self.anomalies), *self.problems] or ["no anomaly"]
+        return "\n".join((f"transactions {dict(outcomes)}, {reads} reads, faults {self.faults}", *told))
+
+
+class Workload:
+    def __init__(self, system: System, seed: str, prefix: str, faults: Sequence[str]) -> None:
+        self.system, self.seed = system, seed
+        self.history = History()
+        self.around = Surroundings(system.address, self.history, seed, prefix)
+        self.source, self.target = f"{prefix}-source", f"{prefix}-target"
+        self.topics = [self.source, self.target]
+        self.places: list[Place] = [(topic, p) for topic in self.topics for p in range(PARTITIONS)]
+        self.copying = f"{prefix}-copying"
+        self.faults = Faults(system, faults, random.Random(f"{seed}/faults"), self.topics)
+        self._admin = AdminClient({"bootstrap.servers": system.address, "log_level": 0})
+        self._tick = threading.Event()  # never set
+
+    def run(self, seconds: float) -> Result:
+        for future in self._admin.create_topics([NewTopic(topic, PARTITIONS) for topic in self.topics]).values():
+            future.result(30)
+        targets = [place for place in self.places if place[0] == self.target]
+        writers = [Writer(f"writer-{n}", self.around, self.places) for n in range(WRITERS)]
+        copiers = [Copier(f"copier-{n}", self.around, self.source, targets, self.copying) for n in range(2)]
+        readers: list[Client] = [
+            Follower("committed", self.around, self.places, COMMITTED),
+            Follower("uncommitted", self.around, self.places, UNCOMMITTED),
+            *(GroupReader(f"member-{n}", self.around, self.topics, f"{self.around.prefix}-reading") for n in range(2)),
+        ]
+        everyone = [*writers, *copiers, *readers]
+        for client in everyone:
+            client.start()
+        self._hurt(everyone, seconds)
+        problems = self._stop(writers)
+        drained = not problems and self._is_drained(copiers)
+        if not drained:
+            problems.append("the copiers did not come to the end of their source")
+        problems += self._stop([*copiers, *readers])
+        for client in (*writers, *copiers):
+            client.session.settle()
+        self._look_once_more(drained)
+        return Result(self.history, check(self.history), problems, self.faults.done)
+
+    def _hurt(self, everyone: Sequence[Client], seconds: float) -> None:
+        dice = random.Random(f"{self.seed}/times")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not any(client.problem for client in everyone):
+            self._tick.wait(min(dice.uniform(*FAULT_EVERY_S), max(0.0, end - time.monotonic())))
+            self.faults.strike()
+
+    def _stop(self, clients: Sequence[Client]) -> list[str]:
+        for client in clients:
+            client.stopping.set()
+        deadline = time.monotonic() + STOPPED_WITHIN_S
+        for client in clients:
+            client.join(max(0.0, deadline - time.monotonic()))
+        hanging = [f"{client.name} does not end\n{client.where()}" for client in clients if client.is_alive()]
+        return [client.problem for client in clients if client.problem] + hanging
+
+    def _is_drained(self, copiers: Sequence[Client]) -> bool:
+        """Whether the group's offsets come to the last record of each partition of the source."""
+        places = [place for place in self.places if place[0] == self.source]
+        last = dict.fromkeys(places, -1)
+        peek = Look(f"{self.around.prefix}-peek", self.around, places, COMMITTED)
+        for place, offset in peek.to_the_end().items():
+            last[place] = offset
+        asking = confluent_kafka.Consumer(
+            {"bootstrap.servers": self.system.address, "group.id": self.copying, "log_level": 0}
+        )
+
+        def is_there() -> bool:
+            if any(client.problem for client in copiers):
+                return True
+            found = asking.committed([TopicPartition(*place) for place in places], 10)
+            return all(
+                found_at.offset > last[found_at.topic, found_at.partition]
+                or last[found_at.topic, found_at.partition] < 0
+                for found_at in found
+            )
+
+        try:
+            until(is_there, within_s=DRAINED_WITHIN_S, what="the source is drained")
+        except AssertionError:
+            return False
+        finally:
+            asking.close()
+        return not any(client.problem for client in copiers)
+
+    def _look_once_more(self, drained: bool) -> None:
+        ends = self._ends()
+        deadline = time.monotonic() + STABLE_WITHIN_S
+        while any(stable < end for stable, end in ends.values()) and time.monotonic() < deadline:
+            self._tick.wait(TICK_S)
+            ends = self._ends()
+        for isolation in (COMMITTED, UNCOMMITTED):
+            Look(f"{self.around.prefix}-last-{isolation}", self.around, self.places, isolation).to_the_end()
+        self.history.record("last", "ok", Ends(ends, drained, frozenset({self.source})))
+
+    def _ends(self) -> dict[Place, tuple[int, int]]:
+        def at(isolation: IsolationLevel) -> dict[Place, int]:
+            wanted = {TopicPartition(*place): OffsetSpec.latest() for place in self.places}
+            found = self._admin.list_offsets(wanted, isolation_level=isolation)
+            return {(p.topic, p.partition): int(future.result(30).offset) for p, future in found.items()}
+
+        stable = at(IsolationLevel.READ_COMMITTED)
+        return {place: (stable[place], end) for place, end in at(IsolationLevel.READ_UNCOMMITTED).items()}
+
+
+class Look:
+    """A reader that goes from the beginning to the end of each partition, once."""
+
+    def __init__(self, name: str, around: Surroundings, places: Sequence[Place], isolation: str) -> None:
+        self._places = places
+        self._input = Consumption(name, around, isolation, eof=True)
+
+    def to_the_end(self) -> dict[Place, int]:
+        """The last offset read of each partition that has any."""
+        self._input.assign(dict.fromkeys(self._places, 0))
+        last: dict[Place, int] = {}
+
+        def all_read() -> bool:
+            for read in self._input.poll(1_000):
+                last[read.place] = read.offset
+            return self._input.at_end.issuperset(self._places)
+
+        try:
+            until(all_read, within_s=LOOK_WITHIN_S, what="the end of each partition", every_s=0)
+        finally:
+            self._input.consumer.close()
+        return last
