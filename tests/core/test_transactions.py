@@ -102,7 +102,7 @@ def test_released_by_a_durable_marker(tmp_path: Path, monkeypatch: pytest.Monkey
             def slot_appended(self, slot: Slot, size: int) -> None:
                 heard.append((slot.durable_end, slot.stable_end))
 
-            def slot_changed(self, slot: Slot) -> None:
+            def slot_settled(self, slot: Slot, size: int) -> None:
                 heard.append((slot.durable_end, slot.stable_end))
 
         slot.watch(Watcher())

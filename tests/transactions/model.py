@@ -146,7 +146,7 @@ class ModelSlot:
         offset = self.durable_end
         self.durable_end += 1
         if isinstance(change, Mark):
-            self.writers.setdefault(change.writer.producer_id, WriterState(0, 0)).marked(change.writer.epoch, 0)
+            self.writers.setdefault(change.writer.producer_id, WriterState(0, 0)).marked(change.writer.epoch)
             first = next(f for f, u in self.transactions.unstable.items() if u.writer_id == change.writer.producer_id)
             self.transactions.ended(first, offset, committed=change.committed)
 
