@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.transactions.transaction import Identity
+from gateway.wire.record_batch import read_header
 from tests.admin.harness import WAIT_SECONDS_MAX, Admin, admin_of, new_name
+from tests.gateway.harness import fetch_body, split, values
 from tests.transactions.client import (
     CONCURRENT_TRANSACTIONS,
     ILLEGAL_GENERATION,
@@ -221,7 +223,10 @@ def test_verify_partitions(topic: str, producer: Producer, version: int, outside
     """Brokers may ask whether partitions take part, which makes none take part; or have them added."""
     assert producer.verify((topic, 0), version=version) == [outside]
     assert producer.verify((topic, 0), version=version, verify_only=False) == [NONE]
-    assert producer.verify((topic, 0), (topic, 1), ("not-there", 0), version=version) == [NONE, outside, outside]
+    assert producer.verify((topic, 0), (topic, 1), version=version) == [NONE, outside]
+    for verify_only in (True, False):
+        codes = producer.verify((topic, 0), ("not-there", 0), version=version, verify_only=verify_only)
+        assert codes == [OPERATION_NOT_ATTEMPTED, UNKNOWN_TOPIC_OR_PARTITION]
 
 
 def test_several_transactions_at_once(admin: Admin, topic: str) -> None:
@@ -350,6 +355,23 @@ def test_several_partitions_in_a_request(admin: Admin, topic: str, producer: Pro
 
     assert sorted(codes) == [NONE, NONE, UNKNOWN_TOPIC_OR_PARTITION, INVALID_RECORD]
     assert [admin.slot(topic, n).end for n in range(3)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [{"message_timestamp_type": "LogAppendTime"}, {"compression_type": "gzip"}, {"cleanup_policy": "compact"}],
+)
+def test_topics_that_change_batches(admin: Admin, producer: Producer, configs: dict[str, str]) -> None:
+    """A batch that the topic's configuration changes still belongs to its transaction."""
+    topic = admin.create(**configs)
+    assert producer.write(topic, b"a", b"b") == NONE
+    assert (visible(admin, topic), producer.end(committed=False)) == (0, NONE)
+    (aborted,) = admin.slot(topic).aborted_in(0, 3)
+    assert (aborted.first, aborted.last) == (0, 2)
+    records = admin.ask("Fetch", 11, **fetch_body([(topic, 0, 0)])).responses[0].partitions[0].records
+    headers = [read_header(one) for one in split(records)]
+    assert [(h.is_transactional, h.is_control) for h in headers] == [(True, False), (True, True)]
+    assert values(records)[:2] == [(0, b"a"), (1, b"b")]
 
 
 # EndTxn

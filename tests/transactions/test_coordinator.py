@@ -512,6 +512,39 @@ def test_topic_deleted_before_a_crash(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_topic_sealed(tmp_path: Path) -> None:
+    """A transaction ends in a topic that takes no more records."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            stream = services.topics.get("t")
+            assert stream is not None
+            await services.store.seal_stream(stream)
+            await services.end(who)
+
+            assert (await services.committed("t"), services.slot("t").stable_end) == ([b"a"], 2)
+
+    run(scenario())
+
+
+def test_an_offset_is_visible_when_its_commit_is_answered(tmp_path: Path) -> None:
+    """Not a moment later: whoever hears of the commit reads the offset."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            for number in range(20):
+                await services.commit_offset(who, number)
+                who = await services.end(who)
+                assert services.offset() == number
+
+    run(scenario())
+
+
 def test_group_deleted(tmp_path: Path) -> None:
     """A commit brings back a group that was deleted meanwhile, with the offsets of the transaction."""
 
