@@ -160,3 +160,21 @@ class Producer:
                 self.sequences.clear()
             self.who = given
         return int(answer.error_code)
+
+
+def visible(admin: Admin, topic: str, partition: int = 0) -> int:
+    """Where committed readers stop."""
+    return admin.slot(topic, partition).stable_end
+
+
+def offset(admin: Admin, group: str, topic: str, *, stable: bool = False) -> tuple[int, int]:
+    """Error and committed offset of partition 0."""
+    asked = {"group_id": group, "topics": [{"name": topic, "partition_indexes": [0]}]}
+    (answer,) = admin.ask("OffsetFetch", 8, groups=[asked], require_stable=stable).groups
+    (partition,) = answer.topics[0].partitions
+    return partition.error_code, partition.committed_offset
+
+
+def state(admin: Admin, name: str) -> Any:
+    (described,) = admin.ask("DescribeTransactions", 0, transactional_ids=[name]).transaction_states
+    return described

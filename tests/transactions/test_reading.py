@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ from tests.transactions.client import NONE, READ_COMMITTED, Producer
 
 LONG_WAIT_MS = 60_000
 """Longer than the client waits for an answer."""
-
-
-@pytest.fixture(scope="module")
-def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    with admin_of(tmp_path_factory.mktemp("broker")) as admin:
-        yield admin
 
 
 @pytest.fixture
