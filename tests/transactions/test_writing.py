@@ -104,6 +104,14 @@ def test_duplicates(admin: Admin, topic: str, producer: Producer, version: int) 
     assert (admin.slot(topic).end, producer.end(), visible(admin, topic)) == (3, NONE, 4)
 
 
+def test_the_first_batch(admin: Admin, topic: str, producer: Producer) -> None:
+    """From version 12 on a transaction begins at sequence 0, so that no batch overtakes one that is tried again."""
+    assert producer.write(topic, b"b", base_sequence=1) == OUT_OF_ORDER
+    assert producer.write(topic, b"b", base_sequence=1, version=11) == NONE  # a state may have expired
+    assert producer.write(topic, b"a", partition=1) == NONE
+    assert producer.write(topic, b"b", partition=1) == NONE
+
+
 def test_duplicates_after_the_end(admin: Admin, topic: str, producer: Producer) -> None:
     """Once a transaction has ended with a new epoch, a batch of it that comes again is stale, not written again."""
     before = producer.who
