@@ -3,12 +3,12 @@
 v2 answers a fenced producer with PRODUCER_FENCED. v4 (KIP-890) is for brokers, several transactions at once, which may
 only ask whether partitions are part of one; v5 has TRANSACTION_ABORTABLE for those that are not.
 
-Keeps: all partitions are added or none.
+Keeps: all partitions are added or none; where one of them is not there, nothing is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -46,12 +46,7 @@ async def _added(
 ) -> list[dict[str, Any]]:
     places, unknown = _places(ctx, topics)
     if unknown:
-        return _results(
-            topics,
-            lambda name, index: (
-                ErrorCode.unknown_topic_or_partition if (name, index) in unknown else ErrorCode.operation_not_attempted
-            ),
-        )
+        return _not_attempted(topics, unknown)
     code = ErrorCode.none
     try:
         await ctx.broker.transactions.add(transactional_id, identity, places.values())
@@ -63,13 +58,14 @@ async def _added(
 def _verified(
     ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
 ) -> list[dict[str, Any]]:
-    places, _ = _places(ctx, topics)
+    places, unknown = _places(ctx, topics)
+    if unknown:
+        return _not_attempted(topics, unknown)
     outside = ErrorCode.transaction_abortable if ctx.version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
 
     def code(name: str, index: int) -> ErrorCode:
-        place = places.get((name, index))
         try:
-            is_part = place is not None and ctx.broker.transactions.admit_write(transactional_id, identity, place)
+            is_part = ctx.broker.transactions.admit_write(transactional_id, identity, places[name, index])
         except Refused as error:
             return code_of(error, ctx.version)
         return ErrorCode.none if is_part else outside
@@ -92,6 +88,15 @@ def _places(
             else:
                 places[topic.name, index] = Place(slot.stream.id, index)
     return places, unknown
+
+
+def _not_attempted(topics: Sequence[Message], unknown: Collection[tuple[str, int]]) -> list[dict[str, Any]]:
+    return _results(
+        topics,
+        lambda name, index: (
+            ErrorCode.unknown_topic_or_partition if (name, index) in unknown else ErrorCode.operation_not_attempted
+        ),
+    )
 
 
 def _results(topics: Sequence[Message], code: Any) -> list[dict[str, Any]]:

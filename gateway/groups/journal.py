@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from kio.schema.errors import ErrorCode
@@ -55,7 +56,7 @@ class GroupJournal:
         self._offsets = offsets
         self._groups_table = store.table(GROUPS_TABLE)
         self._offsets_table = store.table(OFFSETS_TABLE)
-        self._writes: set[asyncio.Task[ErrorCode]] = set()
+        self._writes: set[asyncio.Future[ErrorCode] | asyncio.Future[None]] = set()
         self._groups_in_flight: Counter[str] = Counter()
 
     def write_group(self, group_id: str, record: GroupRecord) -> asyncio.Task[ErrorCode]:
@@ -87,17 +88,13 @@ class GroupJournal:
             return
         keys = list(offsets)
         self._offsets.begin(keys)
-        self._start(self._landed(keys, logged))
+        self._writes.add(logged)
+        logged.add_done_callback(partial(self._landed, keys))  # before whoever waits for it goes on
 
-    async def _landed(self, keys: Sequence[OffsetKey], logged: asyncio.Future[None]) -> ErrorCode:
-        try:
-            await asyncio.shield(logged)
-        except StoreError as exc:
-            return error_of(exc)
-        finally:
-            for key in keys:
-                self._offsets.finish(key, self._offsets_table.get(encode_offset_key(key)))
-        return ErrorCode.none
+    def _landed(self, keys: Sequence[OffsetKey], logged: asyncio.Future[None]) -> None:
+        self._writes.discard(logged)
+        for key in keys:
+            self._offsets.finish(key, self._offsets_table.get(encode_offset_key(key)))
 
     def groups(self) -> Iterator[tuple[str, bytes]]:
         """What the table of groups holds, values not decoded."""

@@ -14,7 +14,7 @@ from core.store import Store
 from core.transactions import TransactionEnd
 from gateway.transactions.transaction import Place
 from gateway.wire.control_batch import marker_batch
-from gateway.wire.record_batch import NO_TIMESTAMP
+from gateway.wire.record_batch import MARKER_TIMESTAMP
 
 
 def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
@@ -38,7 +38,7 @@ def transaction_end(slot: Slot, producer_id: int, epoch: int, *, committed: bool
         writer_id=producer_id,
         writer_epoch=epoch,
         committed=committed,
-        timestamp=NO_TIMESTAMP,  # it is no record: no look-up by time finds it
+        timestamp=MARKER_TIMESTAMP,
         entry=partial(
             _marker, producer_id, epoch, committed=committed, coordinator_epoch=coordinator_epoch, now_ms=now_ms
         ),

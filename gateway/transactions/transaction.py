@@ -175,7 +175,7 @@ class Transaction:
     def holding(self, written: Iterable[Place], now_ms: int) -> Transaction:
         """With partitions that its producer has written to, after a crash that took what made them part of it."""
         places = frozenset(written)
-        if self.state in PREPARED or self.holds(places, ()):
+        if not places or self.state in PREPARED or self.holds(places, ()):
             return self
         return self.adding(places, (), now_ms)
 

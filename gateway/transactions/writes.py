@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StoreError
+from core.errors import SequenceGap, StoreError
 from gateway.transactions.transaction import Identity, Place, Refused
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.record_batch import HEADER_BYTES, BatchHeader, read_header
@@ -39,12 +39,13 @@ Topics = Sequence[tuple["TopicKey", Sequence[tuple[int, memoryview | None]]]]
 class TransactionalWrites:
     """One Produce request that names a transactional id."""
 
-    __slots__ = ("_codes", "_failure", "_outside", "_transactional_id", "_transactions")
+    __slots__ = ("_adds", "_codes", "_failure", "_outside", "_transactional_id", "_transactions")
 
     def __init__(self, transactions: TransactionCoordinator, transactional_id: str, version: int) -> None:
         self._transactions = transactions
         self._transactional_id = transactional_id
-        self._codes = _CODES if version >= ADDED_BY_WRITING_SINCE else _CODES_BEFORE_V2
+        self._adds = version >= ADDED_BY_WRITING_SINCE
+        self._codes = _CODES if self._adds else _CODES_BEFORE_V2
         self._outside = ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
         self._failure: StoreError | None = None
 
@@ -73,15 +74,22 @@ class TransactionalWrites:
             self._failure = failure
 
     def check(self, slot: Slot, batch: BatchHeader) -> None:
-        """Raises InvalidBatch for a batch that must not be written, StoreError where its partition was not added."""
+        """Raises InvalidBatch, SequenceGap for a batch that must not be written, StoreError where it was not added."""
         if self._failure is not None:
             raise self._failure
         identity = Identity(batch.producer_id, batch.producer_epoch)
         place = Place(slot.stream.id, slot.number)
         try:
             if self._transactions.admit_write(self._transactional_id, identity, place):
+                self._check_first(slot, batch)
                 return
         except Refused as refused:
             code = self._codes.get(refused.code, refused.code)
             raise InvalidBatch(code, f"transaction of {identity}: {refused}") from refused
         raise InvalidBatch(self._outside, "the partition is not part of a transaction of this producer")
+
+    def _check_first(self, slot: Slot, batch: BatchHeader) -> None:
+        """With a new epoch for each transaction, who is not known yet begins at 0: another batch has overtaken it."""
+        is_known = slot.writers is not None and batch.producer_id in slot.writers
+        if self._adds and batch.base_sequence and not is_known:
+            raise SequenceGap(batch.producer_id, 0, batch.base_sequence)

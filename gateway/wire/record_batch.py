@@ -41,6 +41,9 @@ SMALLEST_RECORD_BYTES: Final = 7
 """Length, attributes, two deltas, key length, value length, header count: one byte each."""
 
 NO_TIMESTAMP: Final = -1
+MARKER_TIMESTAMP: Final = 0
+"""What the store is told of control batches: no look-up by time is to find them, and by their age they may go with what
+lies before them."""
 
 # Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
 CORRUPT_MESSAGE: Final = 2
@@ -108,11 +111,11 @@ def entry_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """First offset, offsets, largest timestamp and size of a stored batch: an `EntryHeadOf`.
 
     Offsets are counted by the last one: compaction takes records out of a batch, never offsets. Control batches have
-    no timestamp here: nobody looks for them. Raises struct.error when it is cut off; whoever asks checks that the
-    numbers make sense.
+    a timestamp of their own here. Raises struct.error when it is cut off; whoever asks checks that the numbers make
+    sense.
     """
     first, length, attributes, last_delta, newest = _PLACE.unpack_from(data, position)
-    return first, last_delta + 1, NO_TIMESTAMP if attributes & CONTROL else newest, length + LENGTH_PREFIX_BYTES
+    return first, last_delta + 1, MARKER_TIMESTAMP if attributes & CONTROL else newest, length + LENGTH_PREFIX_BYTES
 
 
 def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 1) -> BatchHeader:
