@@ -45,6 +45,7 @@ class StoreConfig:
     tier2_verify_delay_ms: int = 30_000  # an object may be lost by the store that has just acknowledged it
     tier2_abandoned_ms: int = 3_600_000  # how late an abandoned upload may still arrive
     tier2_snapshot_interval_ms: int = 60_000
+    tier2_scrub_interval_ms: int = 604_800_000  # between two passes over all chunks; 0: none
     file_delete_delay_ms: int = 60_000  # objects that nothing refers to any more stay for late readers
     rewrite_interval_ms: int = 15_000  # between two looks for chunks that are worth rewriting
     tier2_cache_bytes: int = 64 * MIB

@@ -118,7 +118,7 @@ class Retention:
         consumers = policy.consumers if self._consumed is not None else ()
         if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0 and not consumers):
             return 0
-        limits = [Limits(policy, now_ms, self._consumed_of(slot, consumers)) for slot in slots]
+        limits = [Limits(policy, now_ms, slot.stable_end, self._consumed_of(slot, consumers)) for slot in slots]
         trims = await self._container.reader.run(self._retained, slots, limits)
         live = [trim for trim in trims if trim.stream_id in self._container.streams]
         if live:
@@ -166,7 +166,7 @@ class Retention:
 
     def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""
-        end, total = slot.stable_end, slot.total_bytes
+        end, total = limits.stable_end, slot.total_bytes
         for _, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
             first = max(0, rows.row_of(start))
             before = rows.bytes_before + sum(rows.length[:first])
@@ -185,6 +185,7 @@ class Limits:
 
     policy: StreamPolicy
     now_ms: int
+    stable_end: int  # taken on the event loop: transactions come and go while another thread looks
     consumed: int = 0
 
     def allow(self, timestamp: int, end: int, rest_bytes: int) -> bool:

@@ -177,13 +177,13 @@ class Scaler:
         for run in epoch.segments:
             total = await self._total(list(slots_of(stream, run)), by_events=policy.kind is ScalingKind.EVENTS)
             loads.append(SegmentLoad(run, ages[run.number] / self._factor, total))
-        if limits := at_limit(policy, loads):
+        if limits := at_limit(policy, loads, self._factor):
             self._limits[stream.id] = [_limit(stream, limit) for limit in limits]
 
         def slot_rates(run: SegmentRun) -> Sequence[float]:
             return [0.0 if slot is None else max(averages_of(slot)[WATCHED + 1 :]) for slot in slots_of(stream, run)]
 
-        return decide(policy, epoch, loads, slot_rates)
+        return decide(policy, epoch, loads, slot_rates, self._factor)
 
     async def _total(self, slots: Sequence[Slot | None], *, by_events: bool) -> Averages:
         if len(slots) <= SLICE_SLOTS:

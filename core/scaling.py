@@ -61,19 +61,28 @@ SlotRates = Callable[[SegmentRun], Sequence[float]]
 """What the slots of a segment get, in key order; asked for only where it is to be cut."""
 
 
-def decide(policy: ScalingPolicy, epoch: Epoch, loads: Sequence[SegmentLoad], slot_rates: SlotRates) -> Decision | None:
-    """The one scale that a stream needs most, if any. `loads`: all active segments, in key order."""
+def decide(
+    policy: ScalingPolicy,
+    epoch: Epoch,
+    loads: Sequence[SegmentLoad],
+    slot_rates: SlotRates,
+    time_factor: float = 1.0,
+) -> Decision | None:
+    """The one scale that a stream needs most, if any. `loads`: all active segments, in key order.
+
+    `time_factor` is what rates were taken with: reasons tell the time that really passed.
+    """
     decision = _to_the_minimum(policy, epoch, loads, slot_rates)
     if decision is None and policy.kind is not ScalingKind.FIXED:
-        decision = _split(policy, loads, slot_rates) or _merge(policy, loads)
+        decision = _split(policy, loads, slot_rates, time_factor) or _merge(policy, loads, time_factor)
     return decision
 
 
-def at_limit(policy: ScalingPolicy, loads: Sequence[SegmentLoad]) -> list[AtLimit]:
+def at_limit(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: float = 1.0) -> list[AtLimit]:
     """Segments that ought to split and have one slot."""
     if policy.kind is ScalingKind.FIXED:
         return []
-    hot = ((load, _why_hot(policy, load)) for load in loads if load.run.last - load.run.first == 1)
+    hot = ((load, _why_hot(policy, load, time_factor)) for load in loads if load.run.last - load.run.first == 1)
     return [AtLimit(load.run, _rate(load), why) for load, why in hot if why is not None]
 
 
@@ -106,8 +115,11 @@ def _to_the_minimum(
     return Decision("split", (widest.run.number,), cuts, f"min.segments is {policy.min_segments}")
 
 
-def _split(policy: ScalingPolicy, loads: Sequence[SegmentLoad], slot_rates: SlotRates) -> Decision | None:
-    hot = [(load, why) for load in loads if load.run.last - load.run.first > 1 and (why := _why_hot(policy, load))]
+def _split(
+    policy: ScalingPolicy, loads: Sequence[SegmentLoad], slot_rates: SlotRates, time_factor: float
+) -> Decision | None:
+    wide = [load for load in loads if load.run.last - load.run.first > 1]
+    hot = [(load, why) for load in wide if (why := _why_hot(policy, load, time_factor))]
     if not hot:
         return None
     load, why = max(hot, key=lambda one: _rate(one[0]))
@@ -115,16 +127,16 @@ def _split(policy: ScalingPolicy, loads: Sequence[SegmentLoad], slot_rates: Slot
     return Decision("split", (load.run.number,), balanced_cuts(load.run, slot_rates(load.run), pieces), why)
 
 
-def _why_hot(policy: ScalingPolicy, load: SegmentLoad) -> str | None:
+def _why_hot(policy: ScalingPolicy, load: SegmentLoad, time_factor: float) -> str | None:
     """Why a segment should split; None if it should not."""
     if load.age_s < COOL_DOWN_S:
         return None
     for window, times in SPLITS:
         average = load.averages[window]
         if average > times * policy.target_rate:
-            minutes = WINDOWS_S[window] / MINUTE_S
             limit = "the target" if times == 1 else f"{times:g} times the target"
-            return f"{_told(policy, average)} over {minutes:g} minutes, more than {limit} of {_told(policy)}"
+            period = _period(window, time_factor)
+            return f"{_told(policy, average)} over {period}, more than {limit} of {_told(policy)}"
     return None
 
 
@@ -133,7 +145,7 @@ def _rate(load: SegmentLoad) -> float:
     return max(load.averages[window] for window, _ in SPLITS)
 
 
-def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad]) -> Decision | None:
+def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: float) -> Decision | None:
     spare = len(loads) - max(1, policy.min_segments)
     if spare <= 0:
         return None
@@ -153,12 +165,18 @@ def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad]) -> Decision | No
         return None
     chosen = max(found, key=lambda some: (len(some), -sum(load.averages[TWENTY] for load in some)))
     total = sum(load.averages[TWENTY] for load in chosen)
-    why = f"{_told(policy, total)} together over 20 minutes, each less than half of the target of {_told(policy)}"
+    period = _period(TWENTY, time_factor)
+    why = f"{_told(policy, total)} together over {period}, each less than half of the target of {_told(policy)}"
     return Decision("merge", tuple(load.run.number for load in chosen), (), why)
 
 
 def _is_cold(load: SegmentLoad, target: float) -> bool:
     return load.age_s >= WINDOWS_S[TWENTY] and load.averages[TWENTY] < MERGE_BELOW * target
+
+
+def _period(window: int, time_factor: float) -> str:
+    seconds = WINDOWS_S[window] * time_factor
+    return f"{seconds:g} s" if seconds <= MINUTE_S else f"{seconds / MINUTE_S:g} minutes"
 
 
 def _told(policy: ScalingPolicy, rate: float | None = None) -> str:

@@ -63,6 +63,9 @@ class SlotWatcher(Protocol):
     def slot_appended(self, slot: Slot, size: int) -> None:
         """`size` more bytes are durable."""
 
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        """A transaction ended, and `size` more bytes lie before `stable_end`."""
+
     def slot_changed(self, slot: Slot) -> None:
         """The slot was deleted, trimmed, or lost its storage."""
 
@@ -70,28 +73,25 @@ class SlotWatcher(Protocol):
 class Marker:
     """The waiter of a marker: what changes when that is durable."""
 
-    __slots__ = ("committed", "first", "offset", "slot", "writer_epoch", "writer_id")
+    __slots__ = ("committed", "epoch", "first", "offset", "slot", "writer")
 
     def __init__(
-        self, slot: Slot, writer_id: int, writer_epoch: int, first: int | None, offset: int, committed: bool
+        self, slot: Slot, writer: WriterState, epoch: int, first: int | None, offset: int, committed: bool
     ) -> None:
         self.slot = slot
-        self.writer_id = writer_id
-        self.writer_epoch = writer_epoch
+        self.writer = writer
+        self.epoch = epoch
         self.first = first
         self.offset = offset
         self.committed = committed
 
     def appended(self) -> None:
         slot = self.slot
-        if slot.writers is None:
-            slot.writers = {}
-        now_ms = slot.container.clock.wall_ms()
-        state = slot.writers.setdefault(self.writer_id, WriterState(self.writer_epoch, now_ms))
-        state.marked(self.writer_epoch, now_ms)
+        self.writer.marked(self.epoch)
         if self.first is not None and slot.transactions is not None:
+            before = slot.stable_bytes
             slot.transactions.ended(self.first, self.offset, committed=self.committed)
-        slot.changed()
+            slot.settled(slot.stable_bytes - before)
 
     def append_failed(self, error: StorageFailure) -> None:
         """The process ends; whether the marker is there is seen at the next start."""
@@ -237,14 +237,22 @@ class Slot:
         for watcher in list(self.watchers or ()):
             watcher.slot_changed(self)
 
+    def settled(self, size: int) -> None:
+        """Tell all watchers that a transaction ended."""
+        for watcher in list(self.watchers or ()):
+            watcher.slot_settled(self, size)
+
     def record_writer(self, writer_id: int, batch: WriterBatch, now_ms: int) -> None:
         """Remember a writer's batch, so that it is known when it comes again."""
+        self._writer(writer_id, batch.epoch, now_ms).record(batch, now_ms)
+
+    def _writer(self, writer_id: int, epoch: int, now_ms: int) -> WriterState:
         if self.writers is None:
             self.writers = {}
         state = self.writers.get(writer_id)
         if state is None:
-            state = self.writers[writer_id] = WriterState(batch.epoch, now_ms)
-        state.record(batch, now_ms)
+            state = self.writers[writer_id] = WriterState(epoch, now_ms)
+        return state
 
     def forget_writers(self, last_use_before_ms: int) -> int:
         """Drop writers that were not heard of since and have no transaction open; returns how many."""
@@ -272,9 +280,15 @@ class Slot:
         self.transactions.began(writer_id, base, self.total_bytes)
 
     def mark_transaction(self, writer_id: int, writer_epoch: int, marker: int, *, committed: bool) -> Marker:
-        """The writer's transaction ends with the entry at `marker`; to be told when that is durable."""
+        """The writer's transaction ends with the entry at `marker`; to be told when that is durable.
+
+        Earlier epochs are stale at once: what they still send would begin a transaction that nobody ends.
+        """
         first = None if self.transactions is None else self.transactions.ending(writer_id)
-        return Marker(self, writer_id, writer_epoch, first, marker, committed)
+        now_ms = self.container.clock.wall_ms()
+        writer = self._writer(writer_id, writer_epoch, now_ms)
+        writer.fence(writer_epoch, now_ms)
+        return Marker(self, writer, writer_epoch, first, marker, committed)
 
     def forget_transactions_before(self, offset: int) -> None:
         """Nothing before `offset` is read any more, or only from chunks, which know of transactions themselves."""

@@ -41,6 +41,9 @@ EPOCHS_MAX: Final = 10_000
 """Epochs that a stream remembers, a hundred bytes each in every record of its state; older ones are forgotten. One
 scale every ten minutes, the scaler's own pace, takes ten weeks to get there."""
 
+NAMED_MAX: Final = 20
+"""Segments that a reason or a message names: reasons are kept, in every record of the state."""
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentRun:
@@ -89,8 +92,15 @@ class Epoch:
         """The segment of that number. Raises ValueError when it is not one of this epoch's."""
         found = next((run for run in self.segments if run.number == number), None)
         if found is None:
-            raise ValueError(f"segment {number} is not active; active are {_numbers(self.segments)}")
+            raise ValueError(
+                f"segment {number} is not active; active are {numbers([run.number for run in self.segments])}"
+            )
         return found
+
+    def runs(self, wanted: Collection[int]) -> list[SegmentRun]:
+        """The segments of these numbers, each once. Raises ValueError as `run` does."""
+        active = {run.number: run for run in self.segments}
+        return [active.get(number) or self.run(number) for number in set(wanted)]
 
     def run_at(self, position: int) -> SegmentRun:
         """The segment that owns the slot at a position in key order."""
@@ -145,7 +155,7 @@ class StreamState:
         """
         self._check_open()
         current = self.current
-        old = sorted((current.run(number) for number in set(sealed)), key=lambda run: run.first)
+        old = sorted(current.runs(sealed), key=lambda run: run.first)
         if not old:
             raise ValueError("a scale seals at least one segment")
         for left, right in pairwise(old):
@@ -156,7 +166,7 @@ class StreamState:
         if any(not first < cut < last for cut in places[1:-1]):
             raise ValueError(f"cuts lie between {first} and {last} in key order, not at {sorted(set(cuts))}")
         if [run.first for run in old] == places[:-1]:
-            raise ValueError(f"segments {_numbers(old)} are cut like that already")
+            raise ValueError(f"segments {numbers([run.number for run in old])} are cut like that already")
         number = self._next_number()
         opened = tuple(SegmentRun(number + n, *cut) for n, cut in enumerate(pairwise(places)))
         return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
@@ -227,8 +237,10 @@ class StreamState:
         return replace(self, slots=slots, epochs=epochs)
 
 
-def _numbers(runs: Sequence[SegmentRun]) -> str:
-    return ", ".join(str(run.number) for run in runs)
+def numbers(segments: Sequence[int]) -> str:
+    """Segments as a sentence names them: the first `NAMED_MAX`, and how many more."""
+    named = ", ".join(map(str, segments[:NAMED_MAX]))
+    return named if len(segments) <= NAMED_MAX else f"{named} and {len(segments) - NAMED_MAX} more"
 
 
 def _continued(before: Sequence[SegmentRun], opened: Sequence[SegmentRun]) -> tuple[SegmentRun, ...]:

@@ -94,7 +94,9 @@ class SlotTransactions:
         """The marker at `marker` of the transaction that began at `first` is durable."""
         writer_id, _ = self.unstable.pop(first)
         if not committed:
-            self.aborted.extend(Aborted(marker, first, writer_id, next(iter(self.unstable), marker + 1)))
+            # What has begun behind the marker may not be durable, and then others begin there after a crash.
+            stable_end = min(marker + 1, next(iter(self.unstable), marker + 1))
+            self.aborted.extend(Aborted(marker, first, writer_id, stable_end))
 
     def forget_before(self, offset: int) -> None:
         """Drop aborted transactions that ended before `offset`."""

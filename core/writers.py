@@ -64,11 +64,14 @@ class WriterState:
         if len(self.batches) > BATCHES_KEPT:
             del self.batches[0]
 
-    def marked(self, epoch: int, now_ms: int) -> None:
-        """A marker of this epoch is durable: earlier epochs are stale."""
-        self.marked_epoch = max(self.marked_epoch, epoch)
+    def fence(self, epoch: int, now_ms: int) -> None:
+        """A marker of this epoch was appended: earlier epochs are stale."""
         self.epoch = max(self.epoch, epoch)
         self.last_use_ms = now_ms
+
+    def marked(self, epoch: int) -> None:
+        """That marker is durable."""
+        self.marked_epoch = max(self.marked_epoch, epoch)
 
     def check(self, writer_id: int, epoch: int, first_sequence: int, count: int) -> Duplicate | None:
         """None when the batch is the next one, Duplicate when it is there already.

@@ -18,7 +18,7 @@ from gateway.wire.record_batch import (
     BatchHeader,
     read_header,
 )
-from gateway.wire.records import Record, build_batch, iter_records, seal_batch
+from gateway.wire.records import Record, build_batch, iter_records, places_without_key, seal_batch
 
 INVALID_TIMESTAMP: Final = 32
 DEFAULT_LEVEL: Final = -1
@@ -53,7 +53,7 @@ def adapt_batch(
 
 
 def _refuse_null_keys(data: memoryview) -> None:
-    bad = [(place, None) for place, record in enumerate(iter_records(data)) if record.key is None]
+    bad = [(place, None) for place in places_without_key(data)]
     if bad:
         raise InvalidBatch(INVALID_RECORD, "a compacted topic takes no record without a key", bad)
 

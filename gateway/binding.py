@@ -28,7 +28,8 @@ class CannotListen(Exception):
 
     def __init__(self, address: str, error: OSError) -> None:
         self.taken = error.errno == errno.EADDRINUSE
-        why = "another process listens there" if self.taken else str(error.strerror or error)
+        taken = "another process listens there; choose another address with --listen (for Kafka's clients) or --http"
+        why = taken if self.taken else str(error.strerror or error)
         super().__init__(f"cannot listen on {address}: {why}")
 
 

@@ -139,7 +139,11 @@ class Broker:
         self.transactions = TransactionCoordinator(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
-        self.fetch_sessions = FetchSessions(self.config.max_incremental_fetch_session_cache_slots)
+        self.fetch_sessions = FetchSessions(
+            self.config.max_incremental_fetch_session_cache_slots,
+            self.config.fetch_session_partitions_max,
+            self.clock,
+        )
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs are known now, and what groups have committed.

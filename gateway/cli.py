@@ -55,7 +55,7 @@ def penstock(
     """A Kafka-compatible gateway over an elastic, tiered segment store."""
 
 
-@app.command()
+@app.command(short_help="Run the gateway until SIGINT or SIGTERM.")
 def serve(
     config: ConfigFile = None,
     listen: Listen = None,
@@ -83,7 +83,7 @@ def serve(
     sys.exit(process.run(loaded, ready_file))
 
 
-@app.command()
+@app.command(short_help="Make a data directory from long-term storage.")
 def recover(
     config: ConfigFile = None,
     listen: Listen = None,
@@ -107,7 +107,7 @@ def recover(
     sys.exit(recovering.run(loaded, as_json=as_json))
 
 
-@app.command("config")
+@app.command("config", short_help="Show every configuration key and its meaning.")
 def show_config(
     config: ConfigFile = None,
     assignments: Assignments = None,

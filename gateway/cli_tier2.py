@@ -11,6 +11,7 @@ from gateway.cli_options import AsJson, Assignments, ConfigFile, DataDir, Tier2,
 app = typer.Typer(
     name="tier2",
     help="Look at long-term storage: what is there, and whether it is what the store knows.",
+    short_help="Look at long-term storage, and check it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -1,6 +1,7 @@
 """Compaction of record batches: of each key, the last value stays. Runs in the store's worker process.
 
-After Kafka's cleaner (KIP-58, and KIP-534 for tombstones); only offsets decide, not other versions (KIP-280).
+After Kafka's cleaner (KIP-58, KIP-98 for transactions, KIP-534 for tombstones and markers); only offsets decide, not
+other versions (KIP-280).
 
 Keeps:
 
@@ -8,9 +9,14 @@ Keeps:
 - Offsets never change: a batch keeps its base offset and its last offset, whatever is left in it.
 - A tombstone stays for `delete.retention.ms` after the first round that saw it: until the *delete horizon*, which that
   round writes into the batch (attribute bit 6; the base timestamp is the horizon then).
-- What cannot be judged is kept as it is: control batches, batches of transactions (whose outcome is not known here),
-  batches that are damaged or grow beyond the bounds of an opened batch. No tombstone behind such a batch is removed,
-  as an older value of its key may lie in it.
+- A committed transaction's batches are like any others; nothing of an aborted one stays, and none of its records hides
+  an older value.
+- A transaction's marker stays while anything of the transaction does, then until a delete horizon. It leaves in a round
+  that has met nothing of the transaction, so whatever may become of that round, no data is left without its marker.
+- An aborted transaction is listed as long as anything of it is left, its marker included: a reader who is told of one
+  skips its writer's entries up to the marker.
+- What cannot be judged is kept as it is: batches that are damaged or grow beyond the bounds of an opened batch. No
+  tombstone behind such a batch is removed, as an older value of its key may lie in it.
 - The last batch of a writer and the last one of the round stay as a bare header when nothing is left in them: they
   hold the writer's last sequence, and the offset up to which the partition reaches.
 
@@ -21,6 +27,8 @@ of 1e-27, and nobody who writes to the topic can look for two that are, as the s
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -39,6 +47,7 @@ from gateway.wire.record_batch import (
     read_header,
 )
 from gateway.wire.records import DECOMPRESSED_BYTES_MAX, RawRecord, iter_raw_records, seal_batch, write_varint
+from tier2.chunk_format import AbortedTransaction
 from tier2.storage import Buffer
 
 KEY_BYTES: Final = 16
@@ -64,9 +73,12 @@ class Compactor:
         self._unknown_values = False
         self._due_ms: int | None = None
         self._writers = scope.writers
+        self._aborted: dict[int, list[AbortedTransaction]] = {}  # by writer: those that overlap the run
+        self._met: dict[int, bool] = {}  # writers of whose transaction something was met; whether anything of it stays
+        self._left: set[int] = set()  # last offsets of aborted transactions of which something stays
 
     def __repr__(self) -> str:
-        return f"<Compactor [{self._scope.begin}, {self._end}): {len(self._last)} keys>"
+        return f"<Compactor [{self._scope.begin}, {self._end}): {len(self._last)} keys, {len(self._met)} transactions>"
 
     @property
     def held(self) -> int:
@@ -80,8 +92,18 @@ class Compactor:
     def end_at(self, end: int) -> None:
         self._end = end
 
+    def run_begins(self, aborted: Sequence[AbortedTransaction]) -> None:
+        self._aborted = {}
+        for transaction in aborted:
+            self._aborted.setdefault(transaction.writer_id, []).append(transaction)
+
+    def has_left(self, transaction: AbortedTransaction) -> bool:
+        return transaction.last in self._left
+
     def learn(self, entry: memoryview) -> None:
         header = read_header(entry)
+        if header.is_control or self._aborted_by(header) is not None:
+            return
         opened = _open(entry, header)
         if opened is None:
             return
@@ -92,10 +114,31 @@ class Compactor:
 
     def keep(self, entry: memoryview) -> Buffer | None:
         header = read_header(entry)
+        aborted = self._aborted_by(header)
+        if header.is_control:
+            kept = self._marker(entry, header)
+        else:
+            kept = self._compacted(entry, header) if aborted is None else self._emptied(entry, header)
+            if header.is_transactional:
+                stays = self._met.get(header.producer_id, False)
+                self._met[header.producer_id] = stays or kept is not None
+        if aborted is not None and kept is not None:
+            self._left.add(aborted.last)
+        return kept
+
+    def _aborted_by(self, header: BatchHeader) -> AbortedTransaction | None:
+        """The aborted transaction that a batch belongs to or ends."""
+        known = self._aborted.get(header.producer_id)
+        if known is None or not header.is_transactional:
+            return None
+        place = bisect_left(known, header.base_offset, key=lambda one: one.last)
+        found = known[place] if place < len(known) else None
+        return found if found is not None and found.first <= header.base_offset else None
+
+    def _compacted(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
         opened = _open(entry, header)
         if opened is None:
-            # Markers have no keys of the topic's own.
-            self._unknown_values = self._unknown_values or not header.is_control
+            self._unknown_values = True
             return entry
         kept = [record for record in opened.records if self._stays(record, header)]
         if not kept:
@@ -105,6 +148,22 @@ class Compactor:
         if len(kept) == len(opened.records) and not fresh:
             return entry
         return _rebuilt(header, opened.payload, kept, horizon if fresh else None)
+
+    def _marker(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
+        """What becomes of the end of a transaction."""
+        stays = self._met.pop(header.producer_id, None)
+        if not header.attributes & DELETE_HORIZON:
+            opened = None if stays else _open(entry, header)
+            if opened is None:
+                return entry
+            horizon = self._new_horizon()
+            self._is_due_at(horizon)
+            return _rebuilt(header, opened.payload, opened.records, horizon)
+        if header.base_timestamp > self._scope.now_ms:
+            self._is_due_at(header.base_timestamp)
+        elif stays is None and header.last_offset + 1 != self._end:
+            return None
+        return entry
 
     def _known_as(self, key: bytes) -> bytes:
         return blake2b(key, digest_size=KEY_BYTES, key=self._secret).digest()
@@ -126,13 +185,16 @@ class Compactor:
         """Until when the tombstones of a batch stay; None when there are none."""
         if all(record.has_value for record in kept):
             return None
-        if header.attributes & DELETE_HORIZON:
-            horizon = header.base_timestamp
-        else:
-            horizon = min(self._scope.now_ms + self._scope.tombstone_ms, HORIZON_MS_MAX)
-        if not self._unknown_values and (self._due_ms is None or horizon < self._due_ms):
-            self._due_ms = horizon
+        horizon = header.base_timestamp if header.attributes & DELETE_HORIZON else self._new_horizon()
+        if not self._unknown_values:
+            self._is_due_at(horizon)
         return horizon
+
+    def _new_horizon(self) -> int:
+        return min(self._scope.now_ms + self._scope.tombstone_ms, HORIZON_MS_MAX)
+
+    def _is_due_at(self, horizon: int) -> None:
+        self._due_ms = horizon if self._due_ms is None else min(self._due_ms, horizon)
 
     def _emptied(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
         last_of_writer = header.has_producer_id and self._writers.get(header.producer_id) == header.last_offset
@@ -152,8 +214,6 @@ class Compactor:
 
 def _open(entry: memoryview, header: BatchHeader) -> _Opened | None:
     """None for a batch that is to be left alone."""
-    if header.is_control or header.is_transactional:
-        return None
     try:
         body = entry[HEADER_BYTES:]
         payload = bytes(body) if header.codec == NONE else decompress(header.codec, body, DECOMPRESSED_BYTES_MAX)

@@ -99,7 +99,17 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
         55 * MIB, ge=1024, le=INT_MAX, description="Largest answer to a fetch, whatever the client asks for."
     )
     max_incremental_fetch_session_cache_slots: int = Field(
-        1_000, ge=0, le=1_000_000, description="Fetch sessions kept; the one idle for longest makes room."
+        1_000,
+        ge=0,
+        le=1_000_000,
+        description="Fetch sessions kept. One that is idle for two minutes makes room; without, a consumer fetches as "
+        "well, and names all of its partitions each time.",
+    )
+    fetch_session_partitions_max: int = Field(
+        500_000,
+        ge=0,
+        le=INT_MAX,
+        description="Partitions of all fetch sessions together, up to 500 bytes each.",
     )
     queued_max_request_bytes: int = Field(
         256 * MIB,
@@ -356,6 +366,7 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             tier2_verify_delay_ms=self.tier2_verify_delay_ms,
             tier2_abandoned_ms=self.tier2_abandoned_ms,
             tier2_snapshot_interval_ms=self.tier2_snapshot_interval_ms,
+            tier2_scrub_interval_ms=self.tier2_scrub_interval_ms,
             file_delete_delay_ms=self.file_delete_delay_ms,
             rewrite_interval_ms=self.rewrite_interval_ms,
             tier2_cache_bytes=self.tier2_cache_bytes,

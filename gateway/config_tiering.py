@@ -183,6 +183,13 @@ class TieringKeys(BaseModel):
         description="How long an object in long-term storage stays after nothing refers to it any more.",
     )
 
+    tier2_scrub_interval_ms: int = Field(
+        7 * DAY_MS,
+        ge=0,
+        le=LONG_MAX,
+        description="Time between two passes in which everything in long-term storage is read and checked, 8 MiB a "
+        "second at most; damage is logged and counted. 0: none.",
+    )
     rewrite_interval_ms: int = Field(
         15 * SECOND_MS,
         ge=10,

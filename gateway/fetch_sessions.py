@@ -9,7 +9,9 @@ costs. A fetch without a session uses a set of its own and watches slots only if
 - A partition of a session that is not in `dirty` has nothing that its client does not know: no data beyond its fetch
   offset, no moved high watermark or log start, no error.
 - A set that watches is in its slots' watchers exactly once, and leaves them when it is closed.
-- Sessions are at most `max_sessions`; the one that was idle longest makes room.
+- Sessions are at most `max_sessions`, and have at most `max_partitions` together. Only one that was idle for
+  `EVICTABLE_AFTER_S` makes room: were those evicted that are in use, more consumers than there is room for would take
+  their sessions from one another in turn, and each would be told everything with every fetch.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
+
+from core.clock import Clock
 
 if TYPE_CHECKING:
     from core.slot import Slot
@@ -34,6 +38,9 @@ SESSION_TOPIC_ID_ERROR: Final = 106
 INITIAL_EPOCH: Final = 0
 FINAL_EPOCH: Final = -1
 EPOCH_MAX: Final = 2**31 - 1
+
+EVICTABLE_AFTER_S: Final = 120.0
+"""Kafka's `min.incremental.fetch.session.eviction.ms`."""
 
 
 class SessionError(Exception):
@@ -78,6 +85,7 @@ class FetchSet:
         self.dirty: dict[Target, None] = {}  # in the order in which they are to be looked at
         self._by_slot: dict[Slot, Target] = {}
         self._watching = False
+        self.committed = False  # whoever fetches now sees nothing of open transactions
         self._wanted = 0  # bytes still missing until the waiter wakes
         self._wake: Callable[[], None] | None = None
 
@@ -140,7 +148,11 @@ class FetchSet:
         self._wake = None
 
     def slot_appended(self, slot: Slot, size: int) -> None:
-        self._news(slot, size)
+        is_hidden = self.committed and slot.stable_end < slot.durable_end
+        self._news(slot, 0 if is_hidden else size)
+
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        self._news(slot, size if self.committed else 0)
 
     def slot_changed(self, slot: Slot) -> None:
         self._news(slot, self._wanted)
@@ -160,11 +172,14 @@ class FetchSet:
 class FetchSession(FetchSet):
     """A set that outlives its request."""
 
-    def __init__(self, session_id: int, uses_topic_ids: bool) -> None:
+    def __init__(self, session_id: int, uses_topic_ids: bool, now_s: float) -> None:
         super().__init__()
         self.id = session_id
         self.uses_topic_ids = uses_topic_ids
         self.epoch = 1  # what the next request must carry
+        self.used_s = now_s
+        self.counted = 0  # partitions, among those of all sessions
+        self.ended = False  # a fetch of it may still be running
 
     def __repr__(self) -> str:
         return (
@@ -175,8 +190,11 @@ class FetchSession(FetchSet):
 class FetchSessions:
     """All sessions of the broker, and the fetches that wait, with a session or without."""
 
-    def __init__(self, max_sessions: int) -> None:
+    def __init__(self, max_sessions: int, max_partitions: int, clock: Clock) -> None:
         self._max_sessions = max_sessions
+        self._max_partitions = max_partitions
+        self._clock = clock
+        self._partitions = 0
         self._sessions: OrderedDict[int, FetchSession] = OrderedDict()  # least recently used first
         self.waiting: dict[Callable[[], None], None] = {}  # for each fetch that waits: what answers it now
 
@@ -189,16 +207,33 @@ class FetchSessions:
         return len(self._sessions)
 
     def create(self, uses_topic_ids: bool) -> FetchSession | None:
-        """A new session; None when sessions are turned off."""
-        if self._max_sessions < 1:
-            return None
+        """A new session; None when there is no room: a fetch without one costs its client more, and nobody else."""
         while len(self._sessions) >= self._max_sessions:
-            self._sessions.popitem(last=False)[1].close()
+            if not self._evict():
+                return None
         session_id = secrets.randbelow(2**31 - 1) + 1
         while session_id in self._sessions:
             session_id = secrets.randbelow(2**31 - 1) + 1
-        session = self._sessions[session_id] = FetchSession(session_id, uses_topic_ids)
+        session = FetchSession(session_id, uses_topic_ids, self._clock.monotonic_s())
+        self._sessions[session_id] = session
         return session
+
+    def keep(self, session: FetchSession) -> bool:
+        """Whether there is room for the partitions that it has now; without, it ends."""
+        self._partitions += len(session) - session.counted
+        session.counted = len(session)
+        while self._partitions > self._max_partitions:
+            if not self._evict():
+                self.remove(session.id)
+        return not session.ended
+
+    def _evict(self) -> bool:
+        """End the session that was idle longest; False when even that one is in use."""
+        oldest = next(iter(self._sessions.values()), None)
+        if oldest is None or self._clock.monotonic_s() - oldest.used_s < EVICTABLE_AFTER_S:
+            return False
+        self.remove(oldest.id)
+        return True
 
     def take(self, session_id: int, epoch: int, uses_topic_ids: bool) -> FetchSession:
         """The session that an incremental request continues. Raises SessionError."""
@@ -210,10 +245,13 @@ class FetchSessions:
         if session.uses_topic_ids != uses_topic_ids:
             raise SessionError(SESSION_TOPIC_ID_ERROR)
         session.epoch = 1 if epoch == EPOCH_MAX else epoch + 1
+        session.used_s = self._clock.monotonic_s()
         self._sessions.move_to_end(session_id)
         return session
 
     def remove(self, session_id: int) -> None:
         session = self._sessions.pop(session_id, None)
         if session is not None:
+            session.ended = True
+            self._partitions -= session.counted
             session.close()

@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
+logger = logging.getLogger(__name__)
+
 Format = Literal["text", "json"]
 
 WINDOW_S: Final = 10.0
@@ -68,7 +70,7 @@ def facts(record: logging.LogRecord) -> dict[str, Any]:
 class RepeatFilter(logging.Filter):
     """Lets a burst of lines per place in the code and window through, and counts the rest.
 
-    The count is told by the place's next line after the window (`suppressed=N`).
+    The count is told by the place's next line after the window (`suppressed=N`), or at the end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -168,8 +170,11 @@ def setup(form: Format, level: str) -> None:
 
 
 def flush() -> None:
-    """Write out what is queued, before the process ends."""
+    """Write out what is queued, and how many lines are in no count yet, before the process ends."""
     for handler in logging.getLogger().handlers:
+        untold = sum(limiter.untold() for limiter in handler.filters if isinstance(limiter, RepeatFilter))
+        if untold:
+            logger.warning("repeated lines were left out", extra={"suppressed": untold})
         handler.flush()
 
 

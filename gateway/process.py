@@ -161,12 +161,17 @@ def _stop_signal() -> asyncio.Future[signal.Signals]:
 
 
 def _warn_about_strangers(place: Place) -> None:
-    for binding in [*place.kafka, *([place.http] if place.http else [])]:
+    for binding in place.kafka:
         if not binding.loopback:
             logger.warning(
                 "a listener is open to other machines, and there is no authentication yet",
                 extra={"listener": str(binding)},
             )
+    if place.http is not None and not place.http.loopback:
+        logger.warning(
+            "the HTTP server is open to other machines: all that it tells is, changes need http.token",
+            extra={"listener": str(place.http)},
+        )
 
 
 def _announce(broker: Broker, place: Place, ready_file: Path | None, seconds: float) -> None:
@@ -191,7 +196,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, seconds: fl
     lines = [
         f"Penstock {__version__} is ready.",
         f"  Kafka clients  {', '.join(kafka)}",
-        f"  HTTP           {f'http://{http}/' if http else 'off'}",
+        f"  Console        {f'http://{http}/' if http else 'off'}",
         f"  Data           {place.data.path}",
         f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
     ]

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gateway.http.views import StreamBytes
+from gateway.http.views import StreamBytes, active_segments
 
 if TYPE_CHECKING:
     from core.stream import Stream
@@ -91,7 +91,7 @@ class StreamCollector(Collector):
             now = StreamBytes.of(stream)
             topics.count(stream, now)
             label = topics.label(stream)
-            segments[label] += len(stream.state.current.segments)
+            segments[label] += active_segments(stream)
             log[label] += now.tiers.log
             chunks[label] += now.tiers.chunks
         appended = CounterMetricFamily("penstock_topic_appended_bytes", "Bytes appended, by topic", labels=["topic"])
@@ -120,7 +120,7 @@ def _of_segments(streams: list[Stream], services: Services) -> Iterator[Metric]:
     found = [
         (load.bytes_s, load.events_s, stream.name, str(number))
         for stream in streams
-        if services.activity.stream_rate(stream).bytes_s > 0
+        if not stream.is_sealed and services.activity.stream_rate(stream).bytes_s > 0
         for number, load in services.activity.active_loads(stream).items()
     ]
     named = heapq.nlargest(SEGMENTS_MAX, found)

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -35,10 +36,19 @@ def run_ls(url: str, *, as_json: bool) -> ExitCode:
     def ls() -> None:
         from gateway.streams_picture import show_list
 
-        listed = _call(url, "GET", "/streams")
+        listed = _all_streams(url)
         _print(listed) if as_json else show_list(listed)
 
     return _run(ls)
+
+
+def _all_streams(url: str) -> Any:
+    """The list as the API would answer it in one piece."""
+    listed = page = _call(url, "GET", "/streams")
+    while page["streams"] and len(listed["streams"]) < page["total"]:
+        page = _call(url, "GET", f"/streams?after={quote(listed['streams'][-1]['name'])}")
+        listed["streams"] += page["streams"]
+    return listed
 
 
 def run_show(url: str, name: str, *, as_json: bool) -> ExitCode:
@@ -131,7 +141,9 @@ def _call(url: str, method: str, path: str, body: object = None, token: str | No
         told = json.loads(content)
     except ValueError as error:
         raise Refused(f"{url} answers {answer.status}, and is no Penstock gateway") from error
-    if answer.status != 200:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        raise Refused("the gateway wants its http.token: give it with --token, or in PENSTOCK_HTTP_TOKEN")
+    if answer.status != HTTPStatus.OK:
         raise Refused(str(told.get("detail", answer.reason)) if isinstance(told, dict) else answer.reason)
     return told
 

@@ -1,7 +1,7 @@
 """Streams in a terminal: a table of them, and one's epochs as a picture of key space and time.
 
 Keeps: the picture says the same without colours: a segment's left and upper edges are drawn, and it has its number
-where there is room. Names from elsewhere are printed as they are, never as markup.
+where there is room. Names from elsewhere are printed as they are, never as markup. A pipe gets whole lines.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ COLUMN: Final = 10
 """Characters of an epoch."""
 LABEL: Final = 6
 REASONS_SHOWN: Final = 10
+TABLE_WIDTH: Final = 1_000
+"""Characters of a line in a file or a pipe: the longest name and all columns have room."""
 SEALED: Final = "default on grey23"
 RAMP: Final = ("white on #24476b", "white on #1f6f8b", "black on #2a9d8f", "black on #e9c46a", "black on #f4a261",
                "white on #c8452d")  # fmt: skip
@@ -30,11 +32,14 @@ Told = Mapping[str, Any]
 def show_list(listed: Told, console: Console | None = None) -> None:
     """All streams."""
     console = console or Console(highlight=False)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("stream", "state"):
-        table.add_column(heading)
-    for heading in ("slots", "segments", "epoch", "bytes/s", "records/s", "in the log", "in chunks"):
-        table.add_column(heading, justify="right")
+    if listed["total"] == 0:
+        console.print("There is no stream yet: a topic that is created or produced to is one.", soft_wrap=True)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stream", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for heading in ("slots", "segments", "epoch", "bytes/s", "records/s", "log", "chunks"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for stream in listed["streams"]:
         table.add_row(
             Text(stream["name"]),
@@ -47,9 +52,9 @@ def show_list(listed: Told, console: Console | None = None) -> None:
             size(stream["tiers"]["log"]),
             size(stream["tiers"]["chunks"]),
         )
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
     console.print(table)
-    if (more := listed["total"] - len(listed["streams"])) > 0:
-        console.print(f"and {more} more")
 
 
 def show_stream(stream: Told, console: Console | None = None) -> None:
@@ -59,20 +64,23 @@ def show_stream(stream: Told, console: Console | None = None) -> None:
     console.print(
         Text.assemble(
             (stream["name"], "bold"),
-            f"  {stream['state']}, {stream['slots']} slots, {stream['segments']} segments, epoch {stream['epoch']}",
+            f"  {stream['state']}, {_count(stream['slots'], 'slot')}, {_count(stream['segments'], 'active segment')}, "
+            f"epoch {stream['epoch']}",
         )
     )
+    soft = not console.is_terminal
     console.print(
         f"{size(stream['rate_bytes'])}/s, {stream['rate_events']:,.0f} records/s in; "
-        f"{size(stream['tiers']['log'])} in the log, {size(stream['tiers']['chunks'])} in chunks; "
-        f"scaling by {scaling['policy']}, {scaling['target_rate']:,.0f}/s a segment"
+        f"{size(stream['tiers']['log'])} in the log, {size(stream['tiers']['chunks'])} in chunks; {_policy(scaling)}",
+        soft_wrap=soft,
     )
     for line in picture(epochs, console.width, console.height):
         console.print(line, no_wrap=True, crop=True)
     for limit in stream["limits"]:
-        console.print(Text(f"! {limit}", "yellow"))
+        console.print(Text(f"! {limit}", "yellow"), soft_wrap=soft)
     for epoch in epochs[-REASONS_SHOWN:]:
-        console.print(Text(f"epoch {epoch['epoch']:>4}  {_time(epoch['started_ms'])}  {epoch['reason']}", "dim"))
+        when = _time(epoch["started_ms"], "%Y-%m-%d %H:%M:%S")
+        console.print(Text(f"epoch {epoch['epoch']:>4}  {when}  {epoch['reason']}", "dim"), soft_wrap=soft)
 
 
 def picture(epochs: Sequence[Told], width: int, height: int) -> list[Text]:
@@ -125,5 +133,16 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000).strftime("%H:%M:%S")
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _policy(scaling: Told) -> str:
+    kind, target = scaling["policy"], scaling["target_rate"]
+    if kind == "fixed":
+        return "it does not scale by itself"
+    return f"scaling at {size(target) if kind == 'bytes' else f'{target:,.0f} records'}/s a segment"
+
+
+def _time(ms: int, form: str = "%H:%M:%S") -> str:
+    return datetime.fromtimestamp(ms / 1000).strftime(form)

@@ -40,6 +40,7 @@ def _bytes(served: list[int]) -> Callable[[], float]:
 
 def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str) -> None:
     writer, snapshots, collector = tier.writer, tier.snapshots, tier.collector
+    scrub = tier.scrub.counters
     began_s = container.clock.monotonic_s()
 
     def gauge(name: str, doc: str, read: Callable[[], float], **labels: str) -> None:
@@ -68,6 +69,8 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
     counter("chunks_put_again", "Chunks whose object had been lost", lambda: writer.counters.put_again)
     counter("put_failures", "Uploads of chunks that had to begin anew", lambda: writer.counters.failures)
     counter("objects_deleted", "Objects deleted", lambda: collector.deleted_objects)
+    counter("chunks_scrubbed", "Chunks that were read again to look for damage", lambda: scrub.chunks)
+    counter("chunks_damaged", "Chunks that were damaged or gone when they were read again", lambda: scrub.damaged)
     counter("snapshots", "Metadata snapshots put", lambda: snapshots.counters.taken)
     counter("snapshot_failures", "Metadata snapshots that could not be put", lambda: snapshots.counters.failures)
     if (rewriter := tier.rewriter) is not None:

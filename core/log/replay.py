@@ -108,11 +108,10 @@ def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
                 for frame.position, frame.end, frame.lsn, frame.kind in step:
                     yield frame
                 step = []
-        damaged = position
-        if step:
-            position, _, lsn, _ = step[0]
         if newest:
-            _check_tail(file, mapped, data, damaged, lsn)
+            _check_tail(file, mapped, data, position, lsn)
+            if step:
+                position, _, lsn, _ = step[0]
             file.end_lsn = lsn
         elif lsn != expected:
             raise CorruptLog(
@@ -121,6 +120,8 @@ def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
                 f"the frame of LSN {lsn} is damaged, the next file has {expected}",
                 _ADVICE,
             )
+        elif step:
+            raise CorruptLog(file.path, position, f"the step that began with LSN {step[0][2]} is not ended", _ADVICE)
         file.size = position
 
 

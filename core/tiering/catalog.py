@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -136,6 +137,11 @@ class Catalog:
         for key, new in unsaved.items():
             if new is not None:
                 yield decode_chunk_row(key, new)
+
+    def verified_from(self, key: bytes, count: int) -> list[ChunkRow]:
+        """Verified chunks from this key of a row on, in order, as of the last checkpoint. Blocks."""
+        saved = self._container.metadata.table_items_from(CHUNKS_TABLE, key)
+        return [decode_chunk_row(*row) for row in itertools.islice(saved, count)]
 
     def iter_streams(self) -> Iterator[int]:
         """The ids of all streams that have runs, deleted ones as well. Blocks."""

@@ -1,16 +1,18 @@
 """What a compaction asks of whoever knows what is in an entry. The store does not: a filter is given to it.
 
 A *round* compacts a slot from its start up to `CompactionScope.end`: first every entry from `begin` on is shown to
-`learn`, then every entry from the slot's start on to `keep`, both in order. Filters live in a worker process: what
+`learn`, then every entry from the slot's start on to `keep`, both in order. Before the entries of each run, in either
+pass, `run_begins` tells of the aborted transactions that they may belong to. Filters live in a worker process: what
 makes one must be a callable of a module, so that its name alone can be sent there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tier2.chunk_format import AbortedTransaction
 from tier2.storage import Buffer
 
 
@@ -21,7 +23,7 @@ class CompactionScope:
     begin: int  # what lies before has been through an earlier round
     end: int  # nothing from here on is touched
     now_ms: int
-    tombstone_ms: int  # how long markers of deleted keys stay after a round has first seen them
+    tombstone_ms: int  # how long markers, of deleted keys or of transactions, stay after a round has first seen them
     writers: Mapping[int, int] = field(default_factory=dict)  # writer id: the last sequence number of its last entry
 
 
@@ -38,6 +40,10 @@ class EntryFilter(Protocol):
         """When a round would remove more of what was kept, though nothing new came."""
         ...
 
+    def run_begins(self, aborted: Sequence[AbortedTransaction]) -> None:
+        """The next entries are those of a run that overlaps these, which are in the order of their ends."""
+        ...
+
     def learn(self, entry: memoryview) -> None:
         """Note the keys of an entry."""
         ...
@@ -48,6 +54,10 @@ class EntryFilter(Protocol):
 
     def keep(self, entry: memoryview) -> Buffer | None:
         """The entry, or what is left of it under the same sequence numbers; None when nothing is."""
+        ...
+
+    def has_left(self, transaction: AbortedTransaction) -> bool:
+        """Whether `keep` has left anything of an aborted transaction, so that readers must be told of it."""
         ...
 
 

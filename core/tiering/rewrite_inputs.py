@@ -45,22 +45,27 @@ class Inputs:
         beside = 1 if len({run.slot_key for run in runs}) == 1 else len(chunks)
         self._window_bytes = min(WINDOW_BYTES_MAX, max(WINDOW_BYTES_MIN, WINDOWS_BYTES // max(1, beside)))
         self._open: dict[int, _Input] = {}
-        self.aborted: dict[InputRun, Sequence[AbortedTransaction]] = {}
+
+    def aborted(self, run: InputRun) -> list[AbortedTransaction]:
+        """The aborted transactions that overlap a run, to be asked for before its entries. Raises StorageError."""
+        listed = self._input_of(run).runs[run.place].aborted
+        return [one for one in listed if one.first < run.end and one.last >= run.first]
 
     def entries(self, run: InputRun) -> Iterator[Entry]:
         """The entries of a run, once. Raises StorageError."""
-        opened = self._open.get(run.chunk)
-        if opened is None:
-            opened = self._open[run.chunk] = self._opened(run.chunk)
-        stored = opened.runs[run.place]
-        if stored.aborted:
-            self.aborted[run] = stored.aborted
-        for entry in opened.entries(stored, self._head_of):
+        opened = self._input_of(run)
+        for entry in opened.entries(opened.runs[run.place], self._head_of):
             if run.first <= entry.first < run.end:
                 yield entry
         opened.left -= 1
         if not opened.left:
             del self._open[run.chunk]
+
+    def _input_of(self, run: InputRun) -> _Input:
+        opened = self._open.get(run.chunk)
+        if opened is None:
+            opened = self._open[run.chunk] = self._opened(run.chunk)
+        return opened
 
     def _opened(self, number: int) -> _Input:
         chunk, wanted = self._chunks[number], self._wanted[number]

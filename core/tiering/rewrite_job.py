@@ -25,11 +25,7 @@ from core.tiering.filters import EntryFilter, FilterFactory
 from core.tiering.rewrite_inputs import Inputs
 from core.tiering.rewrite_requests import InputChunk, InputRun, Learn, Learned, OutputRun, Rewrite, Rewritten, SlotKey
 from tier2.chunk import ChunkReader, ChunkWriter, Entry, EntryHeadOf, RunSource
-from tier2.chunk_format import (
-    AbortedTransaction,
-    ChunkIndex,
-    SegmentRef,
-)
+from tier2.chunk_format import AbortedTransaction, ChunkIndex, SegmentRef
 from tier2.storage import Buffer, Storage
 
 _T = TypeVar("_T")
@@ -68,7 +64,7 @@ class Executor:
             scope = request.scopes[slot_key]
             chosen = self._filters[slot_key] = self._filter_for(scope)
             end, last_end = scope.end, scope.begin
-            for entry in (entry for run in runs for entry in inputs.entries(run)):
+            for entry in (entry for run in runs for entry in _begun(inputs, run, chosen)):
                 if entry.first >= scope.end:
                     break
                 if entry.first >= scope.begin:
@@ -120,6 +116,12 @@ class Executor:
         return data
 
 
+def _begun(inputs: Inputs, run: InputRun, chosen: EntryFilter) -> Iterator[Entry]:
+    """A run's entries, of whose transactions a filter has been told."""
+    chosen.run_begins(inputs.aborted(run))
+    return inputs.entries(run)
+
+
 @dataclass(slots=True)
 class _Making:
     """The output as it comes into being: what was consumed, what each slot's runs cover so far."""
@@ -134,6 +136,7 @@ class _Making:
     clean_bytes: dict[SlotKey, int] = field(default_factory=dict)
     _covered_from: dict[SlotKey, int] = field(default_factory=dict)
     _covered_to: dict[SlotKey, int] = field(default_factory=dict)
+    _aborted: dict[tuple[int, int, int], dict[AbortedTransaction, None]] = field(default_factory=dict)
 
     def sources(self, head_of: EntryHeadOf) -> Iterator[RunSource]:
         for _, grouped in groupby(self.request.runs, lambda run: run.place):
@@ -148,7 +151,7 @@ class _Making:
                 segment=segment,
                 slot=key.slot,
                 entries=_Passing(self, runs, head_of),
-                aborted=_Aborted(self.inputs, runs),
+                aborted=_Aborted(self, runs[0]),
                 covered=_Covered(self, key),
             )
 
@@ -159,7 +162,8 @@ class _Making:
             if self.full:
                 return
             self._covered_from.setdefault(key, run.first)
-            for entry in self.inputs.entries(run):
+            self._aborted.setdefault(run.place, {}).update(dict.fromkeys(self.inputs.aborted(run)))
+            for entry in self.inputs.entries(run) if chosen is None else _begun(self.inputs, run, chosen):
                 kept = entry if chosen is None else self._kept(entry, key, chosen, head_of)
                 if kept is not None:
                     self.size += len(kept.payload)
@@ -172,6 +176,13 @@ class _Making:
         first, end = self._covered_from[key], self._covered_to[key]
         self._covered_from[key] = end
         return first, end
+
+    def aborted(self, run: InputRun) -> list[AbortedTransaction]:
+        """What the output lists: each once, those of which a filter has left nothing not at all."""
+        key = run.slot_key
+        chosen = self.filters.get(key)
+        found = sorted(self._aborted.get(run.place, ()), key=lambda one: one.last)
+        return [one for one in found if chosen is None or one.last >= self.ends[key] or chosen.has_left(one)]
 
     def _kept(self, entry: Entry, key: SlotKey, chosen: EntryFilter, head_of: EntryHeadOf) -> Entry | None:
         if entry.first >= self.ends[key]:
@@ -209,14 +220,11 @@ class _Covered:
 
 @dataclass(frozen=True, slots=True)
 class _Aborted:
-    """Aborted transactions of the runs that were consumed; those that several of them list are listed once."""
-
-    inputs: Inputs
-    runs: Sequence[InputRun]
+    making: _Making
+    run: InputRun
 
     def __iter__(self) -> Iterator[AbortedTransaction]:
-        found = dict.fromkeys(aborted for run in self.runs for aborted in self.inputs.aborted.get(run, ()))
-        return iter(sorted(found, key=lambda aborted: aborted.last))
+        return iter(self.making.aborted(self.run))
 
 
 class _Spooled:

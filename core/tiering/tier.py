@@ -18,6 +18,7 @@ from core.tiering.reader import TieredReader
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter
 from core.tiering.rows import ChunkState
+from core.tiering.scrub import Scrub
 from core.tiering.snapshots import Snapshots
 from core.tiering.storage_writer import StorageWriter
 
@@ -63,6 +64,7 @@ class Tier:
         self.collector = Collector(self)
         self.rewriter = None if long_term.rewriting is None else Rewriter(self, long_term.rewriting)
         self.snapshots = Snapshots(container, long_term)
+        self.scrub = Scrub(self)
         config = container.config
         cache = container.directory / CACHE_DIRECTORY if config.tier2_disk_cache_bytes else None
         self.reader = TieredReader(container.catalog, long_term.storage, long_term.head_of, config, cache)
@@ -76,9 +78,11 @@ class Tier:
         if self.rewriter is not None:
             self.rewriter.start()
         self.snapshots.start()
+        self.scrub.start()
 
     async def stop(self, *, clean: bool = True) -> None:
         """End what runs in the background, if `clean` with a last snapshot; the log may still be written to."""
+        await self.scrub.stop()
         if self.rewriter is not None:
             await self.rewriter.stop()
         await self.collector.stop()

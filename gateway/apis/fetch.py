@@ -2,7 +2,8 @@
 
 Keeps: the first partition that has anything returns at least one whole batch, whatever the limits (KIP-74); nothing
 at or beyond the high watermark is returned, nor beyond the last stable offset to read_committed; what a client gets
-for a partition is what was produced, byte for byte. Sessions: KIP-227. Topic ids: KIP-516, from version 13.
+for a partition is what was produced, byte for byte. Sessions: KIP-227. Topic ids: KIP-516, from version 13. Topics
+whose `compression.type` is zstd: KIP-110, from version 10.
 
 Partitions whose entries are not in memory are read side by side. For long-term storage a fetch waits as long as its
 client would wait for new records, half a second at most, and not at all once others have enough: then the partition is
@@ -24,7 +25,9 @@ from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, Sto
 from gateway.apis import Api
 from gateway.cold_reads import ColdRead, report
 from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
+from gateway.topic_configs import config_of
 from gateway.wire.codec import request_codec
+from gateway.wire.record_batch import ZSTD
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ CORRUPT_MESSAGE: Final = 2
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
 NOT_LEADER_OR_FOLLOWER: Final = 6
 KAFKA_STORAGE_ERROR: Final = 56
+UNSUPPORTED_COMPRESSION_TYPE: Final = 76
 FENCED_LEADER_EPOCH: Final = 74
 UNKNOWN_LEADER_EPOCH: Final = 75
 UNKNOWN_TOPIC_ID: Final = 100
@@ -55,6 +59,7 @@ KEY: Final = 1
 JOIN_BELOW: Final = 4096
 """Entries that are smaller than this on average are copied together: cheaper than a buffer for each."""
 SESSIONS_SINCE: Final = 7
+ZSTD_TOPICS_SINCE: Final = 10
 TOPIC_IDS_SINCE: Final = 13
 READ_COMMITTED: Final = 1
 
@@ -137,7 +142,10 @@ class _Fetch:
             self.full = False
         if self.session is not None:
             self.wanted = self.session
+        self.wanted.committed = self.committed
         self._read_partitions(request, with_ids)
+        if self.session is not None and not sessions.keep(self.session):
+            self.session = None  # the answer says so: the client names all partitions in its next fetch
         if self.session is not None:
             self.session.watch()
 
@@ -208,6 +216,9 @@ class _Fetch:
         self._forget(target)
         slot = target.slot
         code = _refusal(target)
+        if self.version < ZSTD_TOPICS_SINCE and not code and slot is not None and config_of(slot.stream).codec == ZSTD:
+            # As Kafka: by the topic's setting. Old consumers that know zstd read what producers chose to send in it.
+            code = UNSUPPORTED_COMPRESSION_TYPE
         if code or slot is None:
             self._fail(target, code)
             return None
@@ -363,7 +374,7 @@ class _Fetch:
             self.timer.cancel()
             self.connection.forget_on_close(self._finish)
             self.broker.fetch_sessions.waiting.pop(self._time_is_up, None)
-        if self.session is None:
+        if self.session is None or self.session.ended:
             self.wanted.close()
         else:
             self.wanted.stop_waiting()

@@ -185,8 +185,10 @@ async def _opened(slot: Slot, entry: StoredEntry, choose: Callable[[list[Stamp]]
 
 
 def _stamps(entry: StoredEntry, start: int) -> list[Stamp]:
-    """Of a batch that cannot be opened (its producer sent nonsense) its first record stands for all."""
+    """Of a batch that is no batch within, its first record stands for all. Markers have none."""
     header = read_header(entry.payload)
+    if header.is_control:
+        return []
     first = (header.max_timestamp, max(entry.first, start))
     if header.is_log_append_time:
         return [first]

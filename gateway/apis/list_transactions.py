@@ -29,7 +29,7 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
         return (
             (not wanted or known.state.kafka_name in wanted)
             and (not producer_ids or known.producer_id in producer_ids)
-            and (began_before_ms is None or 0 <= known.started_ms <= began_before_ms)
+            and (began_before_ms is None or 0 <= known.started_ms < began_before_ms)
         )
 
     return {

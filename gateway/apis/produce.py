@@ -8,6 +8,7 @@ and save topics that ask for LogAppendTime or another codec.
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
     from gateway.wire.record_batch import BatchHeader
+
+logger = logging.getLogger(__name__)
 
 # Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
@@ -110,6 +113,7 @@ def produce(connection: Connection, header: RequestHeader, body: memoryview, rep
         if version >= ADDED_BY_WRITING_SINCE:
             request.writes.add_partitions(topics, lambda topic: _stream(broker, topic))
     now_ms = time.time_ns() // 1_000_000
+    refusals = 0
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
         request.topics.append((topic, results))
@@ -122,7 +126,27 @@ def produce(connection: Connection, header: RequestHeader, body: memoryview, rep
                 results.append((index, code, -1, -1, -1))
             else:
                 results.append(_append(request, stream, index, records, now_ms, broker.metrics))
+            if results[-1][1]:
+                refusals += 1
+    if refusals:
+        _report(request, refusals)
     request.appended()
+
+
+def _report(request: _Request, refusals: int) -> None:
+    """One line for a request of which something was refused: with the first reason, because its client may hide it."""
+    topic, refused = next((topic, p) for topic, partitions in request.topics for p in partitions if p[1])
+    peer = request.connection
+    facts = {
+        "topic": topic,
+        "partition": refused[0],
+        "error": refused[1],
+        "reason": refused[6] if len(refused) > 6 else "",
+        "partitions_refused": refusals,
+        "peer": f"{peer.peer_host}:{peer.peer_port}",
+        "client": peer.client_id,
+    }
+    logger.warning("produce refused", extra=facts)
 
 
 def _stream(broker: Broker, topic: TopicKey) -> Stream | None:

@@ -18,8 +18,12 @@ from core.slot import Slot
 from core.transactions import TransactionEnd
 from gateway.admin import slot_of, storage_code
 from gateway.apis import Api, RequestContext
-from gateway.transactions.coordinator import transaction_end
+from gateway.transactions.partitions import transaction_end
 from gateway.wire.message import Message
+
+VERSIONED_SINCE: Final = 2
+EPOCH_BUMPED_SINCE: Final = 2
+"""The version of transactions, not of this API."""
 
 
 async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -35,7 +39,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
             slot = slot_of(stream, index)
             if slot is None:
                 codes[topic.name, index] = ErrorCode.unknown_topic_or_partition
-            elif _is_stale(slot, marker.producer_id, marker.producer_epoch):
+            elif _is_stale(slot, marker, ctx.version):
                 codes[topic.name, index] = ErrorCode.invalid_producer_epoch
             else:
                 ends[topic.name, index] = transaction_end(
@@ -59,9 +63,13 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
     return {"producer_id": marker.producer_id, "topics": topics}
 
 
-def _is_stale(slot: Slot, producer_id: int, epoch: int) -> bool:
-    state = None if slot.writers is None else slot.writers.get(producer_id)
-    return state is not None and epoch < state.epoch
+def _is_stale(slot: Slot, marker: Message, version: int) -> bool:
+    state = None if slot.writers is None else slot.writers.get(marker.producer_id)
+    if state is None:
+        return False
+    is_bumped = version >= VERSIONED_SINCE and marker.transaction_version >= EPOCH_BUMPED_SINCE
+    lowest = state.epoch + (is_bumped and slot.has_open_transaction(marker.producer_id))
+    return bool(marker.producer_epoch < lowest)
 
 
 async def _appended(ends: list[TransactionEnd]) -> int:

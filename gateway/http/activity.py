@@ -29,6 +29,8 @@ class SegmentLoad:
 
 NOTHING: Final = SegmentLoad(0)
 IDLE: Final = Rate(0.0, 0.0)
+LIMITS_TOLD: Final = 5
+"""Hot segments of a stream that are told one by one."""
 
 
 class _Loads(dict[int, SegmentLoad]):
@@ -70,8 +72,12 @@ class Activity:
         return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, run)]
 
     def limits_of(self, stream: Stream) -> list[str]:
-        """Hot segments that cannot be split, and what to do."""
-        return [told_limit(limit) for limit in self.limits() if limit.stream == stream.name]
+        """Hot segments that cannot be split, the hottest first, and in the end what to do."""
+        found = sorted((limit for limit in self.limits() if limit.stream == stream.name), key=lambda limit: -limit.rate)
+        told = [f"{which_limit(limit)}." for limit in found[:LIMITS_TOLD]]
+        if len(found) > LIMITS_TOLD:
+            told.append(f"So are {len(found) - LIMITS_TOLD} more segments.")
+        return [*told, found[0].advice] if found else []
 
     def limits(self) -> list[Limit]:
         return [limit for scaler in self.store.scalers.values() for limit in scaler.limits]
@@ -86,5 +92,9 @@ class Activity:
         return sum((scaler.counts for scaler in self.store.scalers.values()), Counter())
 
 
+def which_limit(limit: Limit) -> str:
+    return f"Segment {limit.segment} (slot {limit.slot} alone) is at its limit: {limit.reason}"
+
+
 def told_limit(limit: Limit) -> str:
-    return f"{limit.reason}. {limit.advice}"
+    return f"{which_limit(limit)}. {limit.advice}"

@@ -7,8 +7,10 @@ than `BODY_BYTES_MAX`.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -86,7 +88,7 @@ class Api:
         self._guard = guard
         self.endpoints: Sequence[Endpoint] = (
             Endpoint("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", self._overview, Overview),
-            Endpoint("GET", "/api/v1/streams", "Streams by name", self._list, StreamList, query=(_LIMIT,)),
+            Endpoint("GET", "/api/v1/streams", "Streams by name", self._list, StreamList, query=(_LIMIT, _AFTER)),
             Endpoint(
                 "GET",
                 "/api/v1/streams/{name}",
@@ -158,8 +160,10 @@ class Api:
         services = self._ready()
         most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
         streams = sorted(services.store.streams, key=lambda stream: stream.name)
+        after = request.query_params.get("after")
+        begin = 0 if after is None else bisect_right(streams, after, key=lambda stream: stream.name)
         listed = []
-        for n, stream in enumerate(streams[:most], 1):
+        for n, stream in enumerate(islice(streams, begin, begin + (most or 0)), 1):
             listed.append(summary(stream, services.activity))
             if n % STREAMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -245,6 +249,7 @@ class Api:
         return services, stream
 
 
+_AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
 _LIMIT: Final = Parameter("limit", f"At most so many; {LISTED_MAX} without it")
 
 

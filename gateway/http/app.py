@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -16,7 +17,7 @@ from gateway.http.api import Api, Services
 from gateway.http.console import Console
 from gateway.http.exposition import CONTENT_TYPE, Exposition
 from gateway.http.guard import Guard
-from gateway.http.problems import Problem, answer_problem
+from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.tier2_view import tier2_chunk, tier2_records
 
 LINES: Final = "application/x-ndjson"
@@ -62,14 +63,17 @@ def build(
 
     async def tier2(_: Request) -> Response:
         if not health.ready:
-            return _status(False, health.phase)
+            raise not_ready(health.phase)
         return StreamingResponse(_lines(containers()), media_type=LINES)
 
     async def one_chunk(request: Request) -> Response:
         if not health.ready:
-            return _status(False, health.phase)
-        found = await tier2_chunk(containers(), request.path_params["key"])
-        return JSONResponse({"error": "the store does not know it"}, 404) if found is None else JSONResponse(found)
+            raise not_ready(health.phase)
+        key = request.path_params["key"]
+        found = await tier2_chunk(containers(), key)
+        if found is None:
+            raise Problem(404, "No such chunk", f"the store does not know {key[:300]!r}")
+        return JSONResponse(found)
 
     return Starlette(
         routes=[
@@ -82,7 +86,7 @@ def build(
             Route("/", console.index),
             Route("/console/{name}", console.file),
         ],
-        exception_handlers={Problem: answer_problem},
+        exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},
     )
 
 

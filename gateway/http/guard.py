@@ -54,7 +54,7 @@ class Guard:
         return address.is_loopback or not self.loopback
 
     def _check_token(self, headers: Headers) -> None:
-        if self.token is None:
+        if not self.token:  # nor is an empty one a secret: what passes on a variable that nobody set has one
             if not self.loopback:
                 raise Problem(
                     403,
@@ -78,11 +78,18 @@ def _check_origin(headers: Headers) -> None:
     origin = headers.get("origin")
     site = headers.get("sec-fetch-site", "same-origin")
     if origin is not None:
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers.get("host", "").lower():
+        if not _is_page_of(origin, headers.get("host", "")):
             raise Problem(403, "Foreign origin", f"a page of {origin[:300]!r} may not change anything here")
     elif site not in ("same-origin", "none"):
         raise Problem(403, "Foreign origin", "a page of another site may not change anything here")
+
+
+def _is_page_of(origin: str, host: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
 
 
 def _host_name(host: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 SegmentState = Literal["active", "sealed"]
 StreamStatus = Literal["open", "sealed"]
@@ -98,7 +98,7 @@ class StreamView(StreamSummary):
     created_ms: int
     sealed_ms: int | None
     scaling: Scaling
-    limits: list[str] = Field(description="Hot segments that cannot split, and what to do")
+    limits: list[str] = Field(description="Hot segments that cannot split, and last what to do")
     epochs: list[EpochView] = Field(description="Oldest first")
 
 
@@ -123,6 +123,7 @@ class StreamMap(_Model):
 
     name: str
     state: StreamStatus
+    sealed_ms: int | None
     time_ms: int = Field(description="The gateway's clock")
     slots: int
     epoch: int
@@ -138,8 +139,8 @@ class StreamMap(_Model):
 class Split(_Model):
     """Cut one segment between slots."""
 
-    segment: int = Field(ge=0)
-    at: list[int] = Field(
+    segment: StrictInt = Field(ge=0)
+    at: list[StrictInt] = Field(
         default=[],
         max_length=10_000,
         description="Slots that begin a new segment; none: where the load halves, or in the middle",
@@ -150,7 +151,7 @@ class ScaleRequest(_Model):
     """Either a split or a merge."""
 
     split: Split | None = None
-    merge: list[int] | None = Field(None, min_length=2, max_length=10_000, description="Neighbouring segments")
+    merge: list[StrictInt] | None = Field(None, min_length=2, max_length=10_000, description="Neighbouring segments")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

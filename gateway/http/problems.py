@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from gateway.http.models import ProblemDocument
 
@@ -35,6 +36,19 @@ async def answer_problem(request: Request, error: Exception) -> Response:
     """Starlette's handler of `Problem`."""
     assert isinstance(error, Problem)
     return error.response(request.url.path)
+
+
+async def answer_refusal(request: Request, error: Exception) -> Response:
+    """Starlette's handler of what it refuses by itself: a path that is not there, a method that is not for it."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if not path.startswith("/api/"):
+        return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+    allowed = (error.headers or {}).get("Allow")
+    detail = (
+        f"{path[:300]!r} takes {allowed}" if allowed else f"there is no {path[:300]!r}; /api describes what there is"
+    )
+    return Problem(error.status_code, error.detail, detail, error.headers).response(path)
 
 
 def no_such_stream(name: str) -> Problem:

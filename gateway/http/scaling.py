@@ -1,6 +1,7 @@
 """What a person asks for, as a scale: which segments to seal, where to cut. Pure.
 
-Keeps: a cut lies between two slots of the segment that is cut.
+Keeps: a cut lies between two slots of the segment that is cut; no merge leaves less than `min_segments`, which the
+scaler would undo.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from core.errors import StreamSealed
 from core.keyspace import position_of_slot
-from core.stream import SegmentRun, Stream
+from core.stream import SegmentRun, Stream, numbers
 from gateway.http.activity import Activity
 from gateway.http.models import ScaleRequest, Split
 
@@ -25,13 +27,25 @@ class Planned:
 
 
 def plan(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planned:
-    """Raises ValueError for what cannot be done."""
+    """Raises StreamSealed, ValueError for what cannot be done."""
+    if stream.is_sealed:
+        raise StreamSealed(stream.name)
     if wanted.split is not None:
         return _split(stream, wanted.split, activity)
-    merged = tuple(wanted.merge or ())
+    return _merge(stream, tuple(wanted.merge or ()))
+
+
+def _merge(stream: Stream, merged: tuple[int, ...]) -> Planned:
     if len(set(merged)) != len(merged):
         raise ValueError("a segment is named twice")
-    return Planned(merged, (), f"segments {', '.join(map(str, merged))} merged by hand")
+    stream.state.current.runs(merged)
+    active = len(stream.state.current.segments)
+    least = min(stream.policy.scaling.min_segments, stream.slot_count)
+    if active - len(merged) + 1 < least:
+        raise ValueError(
+            f"the stream keeps at least {least} segments, and has {active}: lower penstock.scaling.min.segments first"
+        )
+    return Planned(merged, (), f"segments {numbers(merged)} merged by hand")
 
 
 def _split(stream: Stream, split: Split, activity: Activity) -> Planned:

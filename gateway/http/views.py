@@ -57,6 +57,10 @@ def status_of(state: StreamState) -> StreamStatus:
     return "sealed" if state.is_sealed else "open"
 
 
+def active_segments(stream: Stream) -> int:
+    return 0 if stream.is_sealed else len(stream.state.current.segments)
+
+
 def scaling_of(stream: Stream) -> Scaling:
     policy = stream.policy.scaling
     return Scaling(
@@ -76,7 +80,7 @@ def summary(stream: Stream, activity: Activity) -> StreamSummary:
         state=status_of(stream.state),
         slots=stream.slot_count,
         epoch=stream.state.current.epoch,
-        segments=len(stream.state.current.segments),
+        segments=active_segments(stream),
         appended_bytes=counted.bytes,
         appended_events=counted.events,
         tiers=counted.tiers,
@@ -158,6 +162,7 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
     return StreamMap(
         name=stream.name,
         state=status_of(state),
+        sealed_ms=state.sealed_ms,
         time_ms=now_ms,
         slots=state.slots,
         epoch=state.current.epoch,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
@@ -27,6 +26,7 @@ from core.container import Container
 from core.errors import StoreError
 from core.slot import Slot
 from core.store import Store
+from core.stream import Stream
 from core.tables import Delete, Put
 from core.transactions import TransactionEnd
 from gateway.config import Config
@@ -34,6 +34,7 @@ from gateway.groups import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.groups.retention_clock import RetentionClock
 from gateway.producers import ProducerIds
+from gateway.transactions.partitions import transaction_end, written_elsewhere
 from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
 from gateway.transactions.persistence import (
     ID_BYTES_MAX,
@@ -50,7 +51,6 @@ from gateway.transactions.transaction import (
     Refused,
     Transaction,
 )
-from gateway.wire.control_batch import marker_batch
 
 if TYPE_CHECKING:
     from gateway.topics import Topics
@@ -91,6 +91,7 @@ class TransactionCoordinator:
         self._topics = topics
         self._groups = groups
         self._producers = producers
+        topics.on_deletion(self._topic_deleted)
         self._transactions: dict[str, Transaction] = {}
         self._deadlines: dict[str, float] = {}  # of those under way, monotonic s
         self._ending: set[str] = set()  # prepared ones that somebody is completing
@@ -118,8 +119,10 @@ class TransactionCoordinator:
 
     def load(self) -> None:
         """Take up what the store holds. Raises UnreadableRecord."""
+        written = written_elsewhere(self._store)
         for key, value in self._store.table(TRANSACTIONS_TABLE).items():
-            transaction = decode_transaction(key, value)
+            stored = decode_transaction(key, value)
+            transaction = stored.holding(written.get(stored.producer_id, ()), self._wall.stamp_ms())
             self._set(transaction)
             if transaction.is_ongoing:
                 gone_ms = self._wall.stamp_ms() - transaction.started_ms
@@ -129,6 +132,9 @@ class TransactionCoordinator:
 
     async def start(self) -> None:
         """Complete what was prepared; from now on time-outs run."""
+        for topic in self.pending_offsets.topics():
+            if self._topics.get(topic) is None:
+                self._drop_offsets(topic)
         await self._complete_prepared()
         self._looker = asyncio.create_task(self._look_for_ever(), name="transactions")
         _log.info("transactions loaded", extra={"ids": len(self), "under_way": self.under_way})
@@ -216,7 +222,8 @@ class TransactionCoordinator:
         known = self._find(transactional_id)
         known.admit(identity)
         following = known.adding((), (group_id,), self._wall.stamp_ms())
-        logged = self._submit(following, *puts(identity.producer_id, offsets))
+        logged = self._store.home.end_transactions((), [_put(following), *puts(identity.producer_id, offsets)])
+        self._set(following)
         self.pending_offsets.add(identity.producer_id, offsets)
         await asyncio.shield(logged)
 
@@ -280,6 +287,20 @@ class TransactionCoordinator:
     def _committed(self, pending: Mapping[OffsetKey, CommittedOffset]) -> dict[OffsetKey, CommittedOffset]:
         """Those whose topics are still there."""
         return {key: offset for key, offset in pending.items() if self._topics.get(key.topic) is not None}
+
+    def _topic_deleted(self, stream: Stream) -> None:
+        self._drop_offsets(stream.name)
+
+    def _drop_offsets(self, topic: str) -> None:
+        """Whoever makes a topic of this name anew must not get the offsets of the old one."""
+        for producer_id, keys in self.pending_offsets.of_topic(topic).items():
+            try:
+                logged = self._store.home.submit(deletes(producer_id, keys))
+            except StoreError as error:
+                _log.warning("pending offsets of a deleted topic stay", extra={"error": str(error)})
+            else:
+                logged.add_done_callback(_nobody_waits)
+                self.pending_offsets.drop(producer_id, keys)
 
     def _ends(self, prepared: Transaction) -> dict[Container, Sequence[TransactionEnd]]:
         ends: dict[Container, list[TransactionEnd]] = {}
@@ -357,8 +378,8 @@ class TransactionCoordinator:
     async def _change(self, following: Transaction) -> None:
         await asyncio.shield(self._submit(following))
 
-    def _submit(self, following: Transaction, *more: Put) -> asyncio.Future[None]:
-        logged = self._store.home.submit([_put(following), *more])
+    def _submit(self, following: Transaction) -> asyncio.Future[None]:
+        logged = self._store.home.submit([_put(following)])
         self._set(following)
         return logged
 
@@ -369,42 +390,6 @@ class TransactionCoordinator:
             self._deadlines.pop(name, None)
         elif name not in self._deadlines:
             self._deadlines[name] = self._clock.monotonic_s() + following.timeout_ms / 1_000
-
-
-def transaction_end(slot: Slot, producer_id: int, epoch: int, *, committed: bool, now_ms: int) -> TransactionEnd:
-    """The end of a producer's transaction in one partition."""
-    coordinator_epoch = slot.leader_epoch
-    return TransactionEnd(
-        slot=slot,
-        writer_id=producer_id,
-        writer_epoch=epoch,
-        committed=committed,
-        timestamp=now_ms,
-        entry=partial(
-            _marker, producer_id, epoch, committed=committed, coordinator_epoch=coordinator_epoch, now_ms=now_ms
-        ),
-    )
-
-
-def _marker(
-    producer_id: int,
-    epoch: int,
-    base: int,
-    leader_epoch: int,
-    *,
-    committed: bool,
-    coordinator_epoch: int,
-    now_ms: int,
-) -> bytes:
-    return marker_batch(
-        base_offset=base,
-        leader_epoch=leader_epoch,
-        producer_id=producer_id,
-        producer_epoch=epoch,
-        committed=committed,
-        coordinator_epoch=coordinator_epoch,
-        timestamp_ms=now_ms,
-    )
 
 
 def _put(transaction: Transaction) -> Put:

@@ -40,10 +40,26 @@ class PendingOffsets:
 
     def take(self, producer_id: int) -> None:
         """Forget a producer's."""
-        for key in self._by_producer.pop(producer_id, {}):
+        self.drop(producer_id, list(self.of(producer_id)))
+        self._by_producer.pop(producer_id, None)
+
+    def drop(self, producer_id: int, keys: Iterable[OffsetKey]) -> None:
+        """Forget some that a producer has."""
+        known = self._by_producer.get(producer_id, {})
+        for key in keys:
+            del known[key]
             self._transactions[key] -= 1
             if not self._transactions[key]:
                 del self._transactions[key]
+
+    def topics(self) -> set[str]:
+        """Those that transactions may still commit offsets of."""
+        return {key.topic for key in self._transactions}
+
+    def of_topic(self, topic: str) -> Mapping[int, list[OffsetKey]]:
+        """Those of a topic, by producer id."""
+        found = ((producer, [k for k in known if k.topic == topic]) for producer, known in self._by_producer.items())
+        return {producer_id: keys for producer_id, keys in found if keys}
 
     def of(self, producer_id: int) -> Mapping[OffsetKey, CommittedOffset]:
         return self._by_producer.get(producer_id, _NONE)

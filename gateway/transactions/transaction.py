@@ -134,8 +134,8 @@ class Transaction:
         Who asks again for what it was given is given it again.
         """
         identity, last = self.identity, self.last
-        if expected is None or expected == identity:
-            last = identity if expected is not None else NOBODY
+        if expected in (None, identity) or self.epoch == EPOCH_MAX:  # the last epoch was for fencing only
+            last = NOBODY if expected is None else expected
             identity = Identity(new_id, 0) if self.is_exhausted else Identity(self.producer_id, self.epoch + 1)
         return replace(
             self,
@@ -171,6 +171,13 @@ class Transaction:
             started_ms=self.started_ms if self.is_ongoing else now_ms,
             changed_ms=now_ms,
         )
+
+    def holding(self, written: Iterable[Place], now_ms: int) -> Transaction:
+        """With partitions that its producer has written to, after a crash that took what made them part of it."""
+        places = frozenset(written)
+        if self.state in PREPARED or self.holds(places, ()):
+            return self
+        return self.adding(places, (), now_ms)
 
     # A transaction ends
 

@@ -21,8 +21,8 @@ HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = 61
 assert HEADER.size == HEADER_BYTES
 
-_PLACE: Final = struct.Struct(">qi11xi8xq")
-"""Base offset, length, last offset delta, max timestamp: what the store asks of a batch that it reads."""
+_PLACE: Final = struct.Struct(">qi9xhi8xq")
+"""Base offset, length, attributes, last offset delta, max timestamp: what the store asks of a batch that it reads."""
 
 LENGTH_PREFIX_BYTES: Final = 12
 """Base offset and batch length: what the batch length does not count."""
@@ -107,11 +107,12 @@ def read_header(batch: bytes | bytearray | memoryview, position: int = 0) -> Bat
 def entry_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """First offset, offsets, largest timestamp and size of a stored batch: an `EntryHeadOf`.
 
-    Offsets are counted by the last one: compaction takes records out of a batch, never offsets. Raises struct.error
-    when it is cut off; whoever asks checks that the numbers make sense.
+    Offsets are counted by the last one: compaction takes records out of a batch, never offsets. Control batches have
+    no timestamp here: nobody looks for them. Raises struct.error when it is cut off; whoever asks checks that the
+    numbers make sense.
     """
-    first, length, last_delta, newest = _PLACE.unpack_from(data, position)
-    return first, last_delta + 1, newest, length + LENGTH_PREFIX_BYTES
+    first, length, attributes, last_delta, newest = _PLACE.unpack_from(data, position)
+    return first, last_delta + 1, NO_TIMESTAMP if attributes & CONTROL else newest, length + LENGTH_PREFIX_BYTES
 
 
 def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 1) -> BatchHeader:

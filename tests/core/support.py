@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import pytest
+
 from core.clock import Clock, ManualClock
 from core.config import StoreConfig
 from core.container import Container
 from core.errors import StorageFailure
-from core.log.format import Buffer
+from core.log.format import IN_TRANSACTION, Buffer
 from core.maintenance import Maintenance
 from core.slot import Slot
 from core.store import Store
 from core.stream import Stream, StreamPolicy
+from core.transactions import TransactionEnd
 
 T = TypeVar("T")
 
@@ -82,21 +87,63 @@ class Outcome:
         self.future.set_exception(error)
 
 
+Writer = tuple[int, int, int]
+"""Its id, its epoch, the first sequence of a batch."""
+
+NO_WRITER: Final[Writer] = (-1, -1, -1)
+
+
 def begin_append(
-    slot: Slot, payload: Buffer, count: int = 1, timestamp: int = 0, writer: tuple[int, int, int] = (-1, -1, -1)
+    slot: Slot, payload: Buffer, count: int = 1, timestamp: int = 0, writer: Writer = NO_WRITER, flags: int = 0
 ) -> tuple[int, Outcome]:
-    """Queue an append; `writer` is id, epoch, first sequence."""
+    """Queue an append."""
     outcome = Outcome()
-    return slot.container.append(slot, payload, count, timestamp, outcome, *writer), outcome
+    return slot.container.append(slot, payload, count, timestamp, outcome, *writer, flags), outcome
 
 
 async def append(
-    slot: Slot, payload: Buffer, count: int = 1, timestamp: int = 0, writer: tuple[int, int, int] = (-1, -1, -1)
+    slot: Slot, payload: Buffer, count: int = 1, timestamp: int = 0, writer: Writer = NO_WRITER, flags: int = 0
 ) -> int:
     """Append and wait until it is durable; the first sequence number."""
-    base, outcome = begin_append(slot, payload, count, timestamp, writer)
+    base, outcome = begin_append(slot, payload, count, timestamp, writer, flags)
     await outcome.future
     return base
+
+
+async def append_in_transaction(slot: Slot, payload: Buffer, writer: Writer) -> int:
+    """As `append`, as part of the writer's transaction."""
+    return await append(slot, payload, writer=writer, flags=IN_TRANSACTION)
+
+
+def end_of(slot: Slot, writer_id: int, *, committed: bool, epoch: int = 0, timestamp: int = 0) -> TransactionEnd:
+    """The end of a writer's transaction in a slot, with a marker as `marker` makes it."""
+    return TransactionEnd(
+        slot=slot, writer_id=writer_id, writer_epoch=epoch, committed=committed, timestamp=timestamp, entry=marker
+    )
+
+
+def marker(base: int, leader_epoch: int) -> bytes:
+    """The store does not look into entries: this one says where it was put."""
+    return b"marker at %d in epoch %d" % (base, leader_epoch)
+
+
+class Gate:
+    """Holds every fdatasync of a log file until it is opened; those of files that are being prepared go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting = threading.Event()
+        self.open = threading.Event()
+        self.syncs = 0
+        real = os.fdatasync
+
+        def fdatasync(fd: int) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}").endswith(".log"):
+                self.waiting.set()
+                assert self.open.wait(DEADLINE_S)
+                self.syncs += 1
+            real(fd)
+
+        monkeypatch.setattr("core.log.durable_log.os.fdatasync", fdatasync)
 
 
 async def read_all(slot: Slot, start: int | None = None, max_bytes: int = 1 << 20) -> list[bytes]:

@@ -1,5 +1,5 @@
 """A power cut before any call that changes the disk: of all states that it may leave, each brings back what was
-acknowledged, once, in order."""
+acknowledged, once, in order, and of what ends a transaction all or nothing."""
 
 from __future__ import annotations
 
@@ -9,28 +9,39 @@ import os
 import random
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from core.container import STEP_OPERATIONS_MAX
+from core.log.format import IN_TRANSACTION
+from core.log.records import Put
 from core.metadata import Metadata
 from core.slot import Slot
 from core.store import Store
+from core.stream import Stream
+from core.transactions import Aborted
 from tests.core.crash_disk import CrashDisk, Picture, build
 from tests.core.support import (
     KIB,
+    Outcome,
+    Writer,
     append,
     begin_append,
     container_of,
+    end_of,
     fast_directory,
     maintenance_of,
     make,
+    marker,
     open_store,
     read_all,
     run,
     until,
 )
+from tests.core.transaction_model import Ended, walk
 
 pytestmark = pytest.mark.slow
 
@@ -38,22 +49,47 @@ SEED = int(os.environ.get("PENSTOCK_TEST_SEED", "1"))
 STATES = int(os.environ.get("PENSTOCK_TEST_STATES", "40"))
 
 
+WRITERS: Final = (7, 8)
+KEYS: Final = [b"%d" % number for number in range(STEP_OPERATIONS_MAX + 1)]
+"""What every end of a transaction puts: two records."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An entry of one sequence number."""
+
+    base: int
+    payload: bytes
+    writer: int = -1
+    ends: bool | None = None
+
+    @property
+    def end(self) -> int:
+        return self.base + 1
+
+
 class History:
     """What was asked of the store, what it acknowledged, and what RocksDB had on disk, as of now."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.sent: list[bytes] = []
-        self.acknowledged = 0  # entries
-        self.start = 0  # acknowledged
-        self.start_asked = 0
+        self.sent: tuple[list[Sent], list[Sent]] = ([], [])  # to the two slots
+        self.acknowledged = 0  # entries of the first
+        self.ended_asked = 0  # transactions
+        self.ended = 0
+        self.starts = (0, 0)  # acknowledged
+        self.starts_asked = (0, 0)
         self.commits = 0
         self.created = False
         self.epoch_asked = 0
         self.epoch = 0  # acknowledged
 
     def now(self) -> dict[str, Any]:
-        return {**vars(self), "sent": len(self.sent)}
+        return {**vars(self), "sent": len(self.sent[0])}
+
+    def send(self, slot: Slot, payload: bytes, writer: int = -1, ends: bool | None = None) -> None:
+        sent = self.sent[slot.number]
+        sent.append(Sent(len(sent), payload, writer, ends))
 
     def keep_commits(self, patch: pytest.MonkeyPatch) -> None:
         """After each flush RocksDB's files are copied: what is not flushed, a crash takes."""
@@ -93,17 +129,45 @@ async def workload(directory: Path, history: History) -> None:
         for step in range(4):
             await fill(store, slot, history, 14)
             await maintenance_of(store).index_files()
+            await end_transaction(store, stream, history)
             await maintenance_of(store).checkpoint()
+            await fill(store, slot, history, 2)
+            await end_transaction(store, stream, history)
             runs = [run.number for run in stream.state.current.segments]
             history.epoch_asked += 1
             await store.scale_stream(stream, runs, [1] if len(runs) == 1 else [], "test")
             history.epoch += 1
             if step % 2:
-                history.start_asked = slot.durable_end - 3
-                await slot.truncate_before(history.start_asked)
-                history.start = history.start_asked
+                history.starts_asked = slot.durable_end - 3, stream.slot(1).durable_end
+                for number, start in enumerate(history.starts_asked):
+                    await stream.slot(number).truncate_before(start)
+                history.starts = history.starts_asked
                 await maintenance_of(store).truncate()
         await store.close()
+
+
+async def end_transaction(store: Store, stream: Stream, history: History) -> None:
+    """End what one writer has begun in both slots; the other begins one that goes on. Commits and aborts take turns."""
+    await until(lambda: container_of(store).log._spare is not None)
+    number, slots = history.ended_asked, [stream.slot(0), stream.slot(1)]
+    writer, other = WRITERS[number % 2], WRITERS[1 - number % 2]
+    committed = number % 3 == 0
+    outcomes = [send_in_transaction(slot, history, (writer, number, 1)) for slot in slots]
+    outcomes += [send_in_transaction(slot, history, (other, number + 1, 0)) for slot in slots]
+    for slot in slots:
+        history.send(slot, marker(slot.end, store.home.epoch), writer, committed)
+    history.ended_asked += 1
+    ends = [end_of(slot, writer, committed=committed, epoch=number) for slot in slots]
+    await container_of(store).end_transactions(ends, [Put("t", key, b"%d" % number) for key in KEYS])
+    history.ended += 1
+    history.acknowledged = len(history.sent[0])
+    assert all(outcome.future.done() for outcome in outcomes)
+
+
+def send_in_transaction(slot: Slot, history: History, writer: Writer) -> Outcome:
+    payload = b"%d of a transaction" % slot.end
+    history.send(slot, payload, writer[0])
+    return begin_append(slot, payload, writer=writer, flags=IN_TRANSACTION)[1]
 
 
 async def fill(store: Store, slot: Slot, history: History, count: int) -> None:
@@ -112,14 +176,36 @@ async def fill(store: Store, slot: Slot, history: History, count: int) -> None:
         await until(lambda: log._spare is not None)
         outcomes = []
         for _ in range(group, min(group + 3, count)):
-            history.sent.append(b"%d;" % len(history.sent) + b"." * 3 * KIB)
-            outcomes.append(begin_append(slot, history.sent[-1])[1])
+            history.send(slot, b"%d;" % slot.end + b"." * 3 * KIB)
+            outcomes.append(begin_append(slot, history.sent[slot.number][-1].payload)[1])
         for outcome in outcomes:
             await outcome.future
             history.acknowledged += 1
 
 
-async def look(directory: Path, picture: Picture, sent: list[bytes]) -> None:
+def look_at_transactions(store: Store, stream: Stream, sent: tuple[list[Sent], list[Sent]]) -> int:
+    """Each slot has what its entries say, and tables and slots know of the same ends; how many that are."""
+    ended = {store.table("t").get(key) for key in KEYS}
+    assert len(ended) == 1
+    last = ended.pop()
+    count = 0 if last is None else int(last) + 1
+    for slot in (stream.slot(0), stream.slot(1)):
+        entries = sent[slot.number][: slot.durable_end]
+        known = walk(entries)
+        assert count == sum(entry.ends is not None for entry in entries)
+        assert known.stable_end(slot.start, slot.durable_end) == slot.stable_end
+        assert sum(len(entry.payload) for entry in entries[: slot.stable_end]) == slot.stable_bytes
+        assert set(known.open) == {writer for writer in WRITERS if slot.has_open_transaction(writer)}
+        rows = [ended_row(row) for row in slot.aborted_in(0, slot.durable_end)]
+        assert known.aborted_in(slot.start, slot.durable_end) == rows
+    return count
+
+
+def ended_row(row: Aborted) -> Ended:
+    return Ended(row.last, row.first, row.writer_id)
+
+
+async def look(directory: Path, picture: Picture, sent: tuple[list[Sent], list[Sent]]) -> None:
     """What a start makes of a state."""
     then = picture.context
     for _ in range(2):
@@ -132,9 +218,12 @@ async def look(directory: Path, picture: Picture, sent: list[bytes]) -> None:
             assert then["epoch"] <= stream.state.current.epoch <= then["epoch_asked"]
             assert len(stream.state.current.segments) == 1 + stream.state.current.epoch % 2
             assert then["acknowledged"] <= slot.durable_end <= then["sent"]
-            assert then["start"] <= slot.start <= max(then["start_asked"], then["start"])
-            assert sent[slot.start : slot.durable_end] == await read_all(slot)
-            assert sum(map(len, sent[slot.start : slot.durable_end])) == slot.size_bytes
+            for number in range(2):
+                assert then["starts"][number] <= stream.slot(number).start <= then["starts_asked"][number]
+            payloads = [entry.payload for entry in sent[0][slot.start : slot.durable_end]]
+            assert payloads == await read_all(slot)
+            assert sum(map(len, payloads)) == slot.size_bytes
+            assert then["ended"] <= look_at_transactions(store, stream, sent) <= then["ended_asked"]
         await store.close(clean=False)
     store = await open_store(directory)
     if (stream := store.streams.get("s")) is not None:

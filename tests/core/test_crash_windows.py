@@ -16,6 +16,7 @@ from tests.core.support import (
     roll,
     run,
 )
+from tests.core.transaction_script import aborted, play
 
 
 def test_index_rows_lost_after_checkpoint(tmp_path: Path) -> None:
@@ -113,6 +114,33 @@ def test_stream_deleted_in_half_a_checkpoint(tmp_path: Path) -> None:
 
         again = await open_store(await crash_copy(store, tmp_path / "b"))
         assert again.streams.get("s") is None
+        await again.close()
+        await store.close(clean=False)
+
+    run(scenario())
+
+
+def test_transactions_in_half_a_checkpoint(tmp_path: Path) -> None:
+    """Slots were saved beyond P: what they know of transactions is not taken from the log again, what follows is."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path / "a")
+        slot = (await make(store)).slot(0)
+        await play(slot, "a b .")
+        await maintenance_of(store).checkpoint()
+        await play(slot, "a- a c")
+        metadata = container_of(store).metadata
+        commit = metadata.commit
+        metadata.commit = lambda *args, **kwargs: metadata._db.flush(True)  # type: ignore[method-assign]
+        await maintenance_of(store).checkpoint()
+        metadata.commit = commit  # type: ignore[method-assign]
+        await play(slot, "c- b+ .")
+        expected = slot.stable_end, slot.stable_bytes, aborted(slot), slot.encode()
+        assert expected[:3] == (4, 4, [(0, 3, 1), (5, 6, 3)])
+
+        again = await open_store(await crash_copy(store, tmp_path / "b"), clock=store.clock)
+        recovered = again.streams.get("s").slot(0)  # type: ignore[union-attr]
+        assert expected == (recovered.stable_end, recovered.stable_bytes, aborted(recovered), recovered.encode())
         await again.close()
         await store.close(clean=False)
 

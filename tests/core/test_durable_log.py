@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +22,7 @@ from tests.core.support import (
     DEADLINE_S,
     KIB,
     SMALL,
+    Gate,
     append,
     begin_append,
     container_of,
@@ -36,25 +36,6 @@ from tests.core.support import (
 )
 
 MIB = KIB * KIB
-
-
-class Gate:
-    """Holds every fdatasync of a log file until it is opened; those of files that are being prepared go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.waiting = threading.Event()
-        self.open = threading.Event()
-        self.syncs = 0
-        real = os.fdatasync
-
-        def fdatasync(fd: int) -> None:
-            if os.readlink(f"/proc/self/fd/{fd}").endswith(".log"):
-                self.waiting.set()
-                assert self.open.wait(DEADLINE_S)
-                self.syncs += 1
-            real(fd)
-
-        monkeypatch.setattr("core.log.durable_log.os.fdatasync", fdatasync)
 
 
 def test_group_commit_reports_nothing_before_its_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,11 @@ NOW_MS = 1_000_000
 )
 def test_allow(policy: StreamPolicy, consumed: int, allowed: bool) -> None:
     """An entry of 101 ms ago that ends at 10, with 500 bytes behind it."""
-    assert Limits(policy, NOW_MS, consumed).allow(NOW_MS - 101, 10, 500) is allowed
+    assert Limits(policy, NOW_MS, 10, consumed).allow(NOW_MS - 101, 10, 500) is allowed
 
 
 def test_no_timestamp() -> None:
     """An entry without a time has no age: time neither removes it nor stops keeping it."""
-    assert not Limits(StreamPolicy(retention_ms=0), NOW_MS).allow(-1, 10, 500)
-    assert not Limits(StreamPolicy(keep_ms=1), NOW_MS, 10).allow(-1, 10, 500)
-    assert Limits(StreamPolicy(), NOW_MS, 10).allow(-1, 10, 500)
+    assert not Limits(StreamPolicy(retention_ms=0), NOW_MS, 10).allow(-1, 10, 500)
+    assert not Limits(StreamPolicy(keep_ms=1), NOW_MS, 10, 10).allow(-1, 10, 500)
+    assert Limits(StreamPolicy(), NOW_MS, 10, 10).allow(-1, 10, 500)

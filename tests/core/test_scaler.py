@@ -13,6 +13,7 @@ import pytest
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
 from core.keyspace import slot_at_position
+from core.rates import WATCHED
 from core.scaler import Scaler
 from core.store import Store
 from core.stream import ScalingKind, ScalingPolicy, Stream, StreamPolicy
@@ -142,6 +143,12 @@ def test_rates_of_segments(tmp_path: Path) -> None:
         assert round(scaler.rates.of_segment(stream, rest).bytes_s) == 90
         assert round(scaler.rates.of_segment(stream, rest).events_s, 2) == 0.3
         assert round(scaler.rates.of_stream(stream).bytes_s) == 100
+
+        await load(clock, scaler, stream, [10, 0, 0, 0], 1)
+        slots = list(stream.written_slots())
+        bytes_s, events_s = (scaler.rates.total(slots, by_events=by_events)[WATCHED] for by_events in (False, True))
+        assert scaler.rates.of_stream(stream) == pytest.approx((bytes_s, events_s))
+        assert 10 < bytes_s < 15
         await store.close()
 
     run(scenario())

@@ -91,6 +91,28 @@ def test_merges(shares: list[float], least: int, merged: tuple[int, ...] | None)
     assert judge(state, averages, policy(min_segments=least), WINDOWS_S[-1] - 1) is None
 
 
+@pytest.mark.parametrize(
+    ("factor", "split", "merge"),
+    [(1, "10 minutes", "20 minutes"), (0.01, "6 s", "12 s"), (2.5, "25 minutes", "50 minutes")],
+)
+def test_reasons_tell_the_time_that_passed(factor: float, split: str, merge: str) -> None:
+    """Whoever multiplies the scaler's times reads the times that came of it."""
+    hot = [SegmentLoad(run, OLD, at(1.1, 1.1, 1.1, 1.1)) for run in stream_of(2, 1).current.segments]
+    cold = [SegmentLoad(run, OLD, at(0, 0, 0, 0)) for run in stream_of(2, 2).current.segments]
+    single = [SegmentLoad(run, OLD, at(1.1, 1.1, 1.1, 1.1)) for run in stream_of(1, 1).current.segments]
+
+    reasons = [
+        decided.reason
+        for loads, segments in ((hot, 1), (cold, 2))
+        if (decided := decide(policy(), stream_of(2, segments).current, loads, lambda run: [1.0, 1.0], factor))
+    ]
+
+    assert [f" over {split}, more than the target" in reasons[0], f" over {merge}, each less" in reasons[1]] == [
+        True
+    ] * 2
+    assert f" over {split}, more" in at_limit(policy(), single, factor)[0].why
+
+
 def test_a_burst_keeps_segments_apart() -> None:
     """Cold over twenty minutes, but not over two."""
     assert judge(stream_of(4, 2), [at(0.9, 0.4, 0.2, 0.1)] * 2, policy()) is None

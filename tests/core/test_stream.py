@@ -127,6 +127,12 @@ def test_no_scales(sealed: list[int], cuts: list[int], why: str) -> None:
         stream_of(16, 4).scaled(sealed, cuts, 0, "")
 
 
+def test_what_is_named_is_bounded() -> None:
+    """A stream of hundreds of segments says which are active, and not all of them."""
+    with pytest.raises(ValueError, match=r"active are 0, 1, .*, 19 and 480 more$"):
+        stream_of(500, 500).current.run(500)
+
+
 def test_sealed_stream_stays_as_it_is() -> None:
     """A sealed stream neither scales nor grows, nor is it sealed twice; its configuration may change."""
     state = stream_of(4).sealed_at(5)

@@ -1,4 +1,4 @@
-"""Fetch: limits, waiting, errors, sessions (SEMANTICS 1-9)."""
+"""Fetch: limits, waiting, errors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from gateway.broker import Broker
 from gateway.wire.message import Message
+from gateway.wire.record_batch import ZSTD
 from tests.gateway.harness import FETCH, Client, batch, fetch_body, running_broker, split, values
 
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
@@ -138,6 +139,21 @@ def test_read_committed_gets_a_list_of_aborted_transactions(tmp_path: Path) -> N
     run(tmp_path, scenario)
 
 
+def test_zstd_topics_need_version_10(tmp_path: Path) -> None:
+    """UNSUPPORTED_COMPRESSION_TYPE to older consumers, by the topic's setting; what producers chose they may read."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.create("z", compression_type="zstd")
+        for topic in ("z", "t"):
+            await client.produce(topic, batch(b"a", codec=ZSTD))
+        old, new = [await client.fetch(("z", 0, 0), ("t", 0, 0), version=version) for version in (9, 10)]
+
+        assert {t.topic: t.partitions[0].error_code for t in old.responses} == {"z": 76, "t": 0}
+        assert {t.topic: t.partitions[0].error_code for t in new.responses} == {"z": 0, "t": 0}
+
+    run(tmp_path, scenario)
+
+
 def test_nobody_replicates_from_here(tmp_path: Path) -> None:
     """A fetch that says it is a replica's is refused."""
 
@@ -243,158 +259,6 @@ async def _until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110  what it waits for happens on this loop
             await asyncio.sleep(0)
-
-
-class Session:
-    """A client's side of an incremental fetch session."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.id = 0
-        self.epoch = 0
-
-    async def fetch(self, *wanted: tuple[str, int, int], **options: Any) -> Message:
-        answer = await self._client.fetch(*wanted, session_id=self.id, session_epoch=self.epoch, **options)
-        if not answer.error_code:
-            self.id, self.epoch = answer.session_id, self.epoch + 1
-        return answer
-
-
-def test_a_session_answers_only_what_is_new(tmp_path: Path) -> None:
-    """The first answer names every partition; later ones only those with data or news."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session = Session(client)
-        first = await session.fetch(("t", 0, 0), ("t", 1, 0), ("t", 2, 0))
-        quiet = await session.fetch()
-        await client.produce("t", batch(b"a"), partition=1)
-        news = await session.fetch()
-        read_on = await session.fetch(("t", 1, 1))
-        await client.produce("t", batch(b"b"), partition=1)
-        more = await session.fetch()
-
-        assert session.id > 0
-        assert set(partitions(first)) == {0, 1, 2}
-        assert partitions(quiet) == {}
-        assert found(news) == {1: [(0, b"a")]}
-        assert partitions(read_on) == {}
-        assert found(more) == {1: [(1, b"b")]}
-
-    run(tmp_path, scenario)
-
-
-def test_a_session_returns_data_again_until_the_client_moves_on(tmp_path: Path) -> None:
-    """The server never guesses that a client has read what it was sent."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session = Session(client)
-        await client.produce("t", batch(b"a"))
-        answers = [found(await session.fetch(("t", 0, 0))), found(await session.fetch()), found(await session.fetch())]
-
-        assert answers == [{0: [(0, b"a")]}] * 3
-
-    run(tmp_path, scenario)
-
-
-def test_a_session_repeats_errors(tmp_path: Path) -> None:
-    """A partition with an error is in every answer, until the client changes it."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session = Session(client)
-        codes = [
-            partitions(await session.fetch(("t", 0, 9), ("t", 1, 0)))[0].error_code,
-            partitions(await session.fetch())[0].error_code,
-        ]
-        mended = await session.fetch(("t", 0, 0))
-
-        assert codes == [1, 1]
-        assert partitions(mended)[0].error_code == 0
-
-    run(tmp_path, scenario)
-
-
-def test_a_session_forgets_partitions(tmp_path: Path) -> None:
-    """A forgotten partition is not answered any more, and can come back."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session = Session(client)
-        await session.fetch(("t", 0, 0), ("t", 1, 0))
-        await client.produce("t", batch(b"a"), partition=0)
-        without = await session.fetch(forget=[("t", 0)])
-        back = await session.fetch(("t", 0, 0))
-
-        assert found(without) == {}
-        assert found(back) == {0: [(0, b"a")]}
-
-    run(tmp_path, scenario)
-
-
-def test_session_errors(tmp_path: Path) -> None:
-    """An unknown id is 70, a wrong epoch 71, ids mixed with names 106; epoch -1 ends a session."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session = Session(client)
-        await session.fetch(("t", 0, 0))
-        unknown = await client.fetch(session_id=session.id ^ 1, session_epoch=1)
-        wrong = await client.fetch(session_id=session.id, session_epoch=7)
-        mixed = await client.fetch(session_id=session.id, session_epoch=1, version=13)
-        await client.fetch(("t", 0, 0), session_id=session.id, session_epoch=-1)
-        ended = await client.fetch(session_id=session.id, session_epoch=1)
-
-        assert [a.error_code for a in (unknown, wrong, mixed, ended)] == [70, 71, 106, 70]
-        assert broker.topics.get("t").slot(0).watchers is None  # type: ignore[union-attr]
-
-    run(tmp_path, scenario)
-
-
-def test_sessions_are_bounded(tmp_path: Path) -> None:
-    """The session that was idle longest makes room."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        sessions = [Session(client) for _ in range(3)]
-        for session in sessions:
-            await session.fetch(("t", 0, 0))
-        codes = [(await session.fetch()).error_code for session in sessions]
-
-        assert codes == [70, 0, 0]
-        assert len(broker.fetch_sessions) == 2
-
-    run(tmp_path, scenario, "max.incremental.fetch.session.cache.slots=2")
-
-
-def test_a_session_turns_fairly(tmp_path: Path) -> None:
-    """With room for one batch an answer, every partition that has data gets its turn."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session = Session(client)
-        for index in range(4):
-            for _ in range(3):
-                await client.produce("t", batch(b"x" * 1000), partition=index)
-        seen = []
-        answer = await session.fetch(*(("t", index, 0) for index in range(4)), max_bytes=1)
-        for _ in range(8):
-            ((index, records),) = found(answer).items()
-            seen.append(index)
-            answer = await session.fetch(("t", index, records[-1][0] + 1), max_bytes=1)
-
-        assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
-
-    run(tmp_path, scenario)
-
-
-def test_a_session_waits_and_wakes(tmp_path: Path) -> None:
-    """An incremental fetch waits like any other, for any partition of its session."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        session, other = Session(client), await Client.connect(broker)
-        await session.fetch(*(("t", index, 0) for index in range(4)))
-        waiting = asyncio.ensure_future(session.fetch(max_wait=15_000))
-        await other.produce("t", batch(b"a"), partition=3)
-
-        assert found(await waiting) == {3: [(0, b"a")]}
-        other.close()
-
-    run(tmp_path, scenario)
 
 
 def test_what_left_memory_is_read_from_disk(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.broker import Broker
+from gateway.logs import facts
 from gateway.wire.record_batch import GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
 from gateway.wire.records import iter_records, seal_batch
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, split, values
@@ -105,6 +106,24 @@ def test_a_bad_batch_is_refused_and_stores_nothing(tmp_path: Path, name: str) ->
         assert broker.topics.get("t").slot(0).end == 0  # type: ignore[union-attr]
 
     run(tmp_path, scenario)
+
+
+def test_what_is_refused_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each request: where, why, whose; nothing of what was sent."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        bad = batch(b"secret")
+        bad[-1] ^= 1
+        await client.ask(PRODUCE, 8, produce_body("t", [(0, batch(b"a")), (1, bad), (9, batch(b"b"))]))
+        await client.produce("t", batch(b"c"))
+
+    run(tmp_path, scenario)
+
+    (line,) = [record for record in caplog.records if record.message == "produce refused"]
+    told = facts(line)
+    assert (told["topic"], told["partition"], told["error"], told["partitions_refused"]) == ("t", 1, 2, 2)
+    assert (told["reason"], told["client"]) == ("the batch's CRC does not match", "test")
+    assert "secret" not in repr(told)
 
 
 def test_unknown_partitions_and_topics(tmp_path: Path) -> None:

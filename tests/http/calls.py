@@ -48,6 +48,11 @@ def create_topic(kafka: str, name: str, partitions: int, **config: str) -> None:
     admin.create_topics([topic])[name].result(WITHIN_S)
 
 
+def delete_topic(kafka: str, name: str) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.delete_topics([name])[name].result(WITHIN_S)
+
+
 def produce(kafka: str, topic: str, partition: int, values: int, size: int = 100) -> None:
     producer = Producer({"bootstrap.servers": kafka})
     for _ in range(values):

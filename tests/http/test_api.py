@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,11 +145,35 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
     assert (status, sealed["state"]) == (200, "sealed")
     view = get(http, f"{BASE}/ended")
     assert (view["state"], view["sealed_ms"], active(view)) == ("sealed", sealed["sealed_ms"], [])
+    assert view["segments"] == 0
     assert view["epochs"][0]["segments"][0]["bytes"] > 300
     for path, body in (("seal", None), ("scale", {"split": {"segment": 0}})):
         status, headers, problem = call(http, "POST", f"{BASE}/ended/{path}", body)
         assert (status, headers["Content-Type"]) == (409, "application/problem+json")
         assert "sealed" in problem["detail"]
+
+
+def test_segments_at_their_limit(tmp_path: Path) -> None:
+    """Hot segments that cannot split are named, a few of them one by one, and what to do is said once."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.001") as running:
+        ready = running.ready()
+        kafka, http = ready["kafka"][0], ready["http"]
+        create_topic(kafka, "hot", 7, penstock_scaling_target_rate="1", penstock_scaling_min_segments="7")
+
+        def limits() -> Any:
+            for partition in range(7):
+                produce(kafka, "hot", partition, 5)
+            told = get(http, f"{BASE}/hot")["limits"]
+            return told if len(told) == 7 else None
+
+        *named, more, advice = until(limits)
+        told = until(lambda: produce(kafka, "hot", 3, 5) or get(http, "/api/v1/events")["limits"])
+
+    assert all(
+        re.match(r"Segment \d \(slot \d alone\) is at its limit: .* bytes/s over 0\.\d+ s, ", one) for one in named
+    )
+    assert (more, "penstock.scaling.target.rate" in advice) == ("So are 2 more segments.", True)
+    assert all(f"Segment {one['segment']} (slot " in one["message"] and advice in one["message"] for one in told)
 
 
 def test_groups(gateway: tuple[str, str]) -> None:
@@ -176,12 +201,15 @@ def test_groups(gateway: tuple[str, str]) -> None:
         ("refused/scale", {"split": {"segment": 0}, "merge": [0, 1]}, 400, "either split or merge"),
         ("refused/scale", {"split": {"segment": "a"}}, 400, "split.segment"),
         ("refused/scale", {"split": {"segment": 0}, "other": 1}, 400, "other"),
+        ("refused/scale", {"split": {"segment": "0"}}, 400, "split.segment"),
+        ("refused/scale", {"split": {"segment": False}}, 400, "split.segment"),
         ("refused/scale", b"{", 400, "the body"),
         ("refused/scale", b" " * (1 << 20) + b" ", 413, "1048576"),
         ("refused/scale", {"split": {"segment": 7}}, 409, "active are 0"),
         ("refused/scale", {"split": {"segment": 0, "at": [9]}}, 409, "there is no slot 9"),
         ("refused/scale", {"split": {"segment": 0, "at": [0]}}, 409, "begins"),
         ("refused/scale", {"merge": [0, 0]}, 409, "twice"),
+        ("refused/scale", {"merge": [7, 8]}, 409, "active are 0"),
     ],
 )
 def test_refusals(gateway: tuple[str, str], path: str, body: object, status: int, says: str) -> None:
@@ -195,6 +223,49 @@ def test_refusals(gateway: tuple[str, str], path: str, body: object, status: int
     assert (answered, headers["Content-Type"]) == (status, "application/problem+json")
     assert (problem["status"], says in problem["detail"]) == (status, True), problem
     assert get(http, f"{BASE}/refused")["epoch"] == 0
+
+
+def test_paths_and_methods(gateway: tuple[str, str]) -> None:
+    """What is not there is refused with a problem document as well; elsewhere in plain words."""
+    _, http = gateway
+    wanted = [
+        ("GET", "/api/v2/streams", 404, "/api describes"),
+        ("GET", f"{BASE}/a%2Fb", 404, "a/b"),
+        ("DELETE", f"{BASE}/nowhere", 405, "GET"),
+        ("GET", f"{BASE}/nowhere/scale", 405, "POST"),
+        ("GET", "/api/v1/tier2/chunks/nowhere", 404, "nowhere"),
+    ]
+
+    for method, path, status, says in wanted:
+        answered, headers, problem = call(http, method, path)
+        assert (answered, headers["Content-Type"]) == (status, "application/problem+json")
+        assert (problem["status"], says in problem["detail"]) == (status, True), problem
+    assert call(http, "GET", "/nowhere")[2] == "Not Found\n"
+
+
+def test_merges_leave_the_minimum(gateway: tuple[str, str]) -> None:
+    """What the scaler would cut again at once is not merged; a policy of fewer segments lets it."""
+    kafka, http = gateway
+    create_topic(kafka, "kept", 8, penstock_scaling_min_segments="3")
+
+    status, _, problem = call(http, "POST", f"{BASE}/kept/scale", {"merge": [0, 1]})
+
+    assert (status, "at least 3" in problem["detail"]) == (409, True)
+    assert call(http, "POST", f"{BASE}/kept/scale", {"split": {"segment": 0}})[0] == 200
+    assert call(http, "POST", f"{BASE}/kept/scale", {"merge": [3, 4]})[0] == 200
+
+
+def test_many_segments_at_once(gateway: tuple[str, str]) -> None:
+    """The reason of a scale, which is kept for good, does not grow with it."""
+    kafka, http = gateway
+    create_topic(kafka, "many", 100)
+    split = {"split": {"segment": 0, "at": list(range(1, 100))}}
+    assert call(http, "POST", f"{BASE}/many/scale", split)[0] == 200
+
+    assert call(http, "POST", f"{BASE}/many/scale", {"merge": list(range(1, 101))})[0] == 200
+
+    reason = get(http, f"{BASE}/many?epochs=1")["epochs"][0]["reason"]
+    assert reason.endswith("19, 20 and 80 more merged by hand")
 
 
 def test_other_pages_change_nothing(gateway: tuple[str, str]) -> None:
@@ -222,6 +293,21 @@ def test_bad_queries(gateway: tuple[str, str]) -> None:
 
     assert [call(http, "GET", f"{BASE}?limit={bad}")[0] for bad in ("x", "-1", "1.5", "%C2%B2")] == [400] * 4
     assert get(http, f"{BASE}?limit=0")["streams"] == []
+
+
+def test_the_list_in_pieces(gateway: tuple[str, str]) -> None:
+    """However many there are, by name, each once."""
+    kafka, http = gateway
+    for name in ("piece-a", "piece-b", "piece-c"):
+        create_topic(kafka, name, 1)
+    whole = [stream["name"] for stream in get(http, BASE)["streams"]]
+    pieces: list[str] = []
+
+    while some := get(http, f"{BASE}?limit=2&after={pieces[-1] if pieces else ''}")["streams"]:
+        pieces += [stream["name"] for stream in some]
+
+    assert pieces == whole == sorted(whole)
+    assert get(http, f"{BASE}?after=piece-aa&limit=1")["streams"][0]["name"] == "piece-b"
 
 
 def test_totals(gateway: tuple[str, str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+from rich.console import Console
 
-from gateway.streams_picture import picture
+from gateway.streams_picture import picture, show_list, show_stream
 from tests.http.calls import create_topic, get, produce
 from tests.shell.launching import run, serving
 
@@ -74,6 +78,91 @@ def test_refusals(gateway: tuple[str, str]) -> None:
     for arguments, (code, says) in wrong.items():
         outcome = run("streams", *arguments)
         assert (outcome.returncode, outcome.stderr.count("\n"), says in outcome.stderr) == (code, 1, True), outcome
+
+
+@pytest.mark.slow
+def test_many_streams(tmp_path: Path) -> None:
+    """All of them are listed, though an answer has a thousand at most."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        names = [f"t{n:04}" for n in range(1_001)]
+        admin = AdminClient({"bootstrap.servers": ready["kafka"][0]})
+        made = admin.create_topics([NewTopic(name, 1, 1) for name in names])
+        assert [future.result(30) for future in made.values()] == [None] * len(names)
+
+        listed = run("streams", "ls", "--url", ready["http"])
+        told = json.loads(run("streams", "ls", "--json", "--url", ready["http"]).stdout)
+
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == names
+    assert ([stream["name"] for stream in told["streams"]], told["total"]) == (names, len(names))
+
+
+@pytest.mark.slow
+def test_a_token(tmp_path: Path) -> None:
+    """Who needs one is told how to give it."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "http.token=sesame") as running:
+        ready = running.ready()
+        create_topic(ready["kafka"][0], "kept", 2)
+        seal = ("streams", "seal", "kept", "--url", ready["http"])
+
+        refused, allowed = run(*seal), run(*seal, environ={"PENSTOCK_HTTP_TOKEN": "sesame"})
+
+    assert (refused.returncode, "--token" in refused.stderr) == (1, True)
+    assert (allowed.returncode, allowed.stderr) == (0, "")
+
+
+LISTED = {
+    "state": "sealed",
+    "slots": 10_000,
+    "segments": 1_000,
+    "epoch": 9_999,
+    "rate_bytes": 1000 * 1024.0,
+    "rate_events": 99_999.0,
+    "tiers": {"log": 1000 * 2**20, "chunks": 1000 * 2**30},
+}
+
+
+def told(show: Callable[[Any, Console], None], what: Any, *, width: int, terminal: bool) -> list[str]:
+    """The lines that somebody sees."""
+    out = io.StringIO()
+    show(what, Console(file=out, width=width, force_terminal=terminal, color_system=None, highlight=False))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_the_list() -> None:
+    """A narrow terminal has whole numbers; a pipe has whole names, a line for each stream."""
+    streams = {"streams": [LISTED | {"name": "n" * 40}, LISTED | {"name": "short"}], "total": 2}
+    numbers = "sealed 10000     1000  9999 1000.0 KiB    99,999 1000.0 MiB 1000.0 GiB"
+
+    assert told(show_list, streams, width=80, terminal=True)[-1] == f"{'short':9} {numbers}"
+    assert told(show_list, streams, width=80, terminal=False)[1:] == [
+        f"{'n' * 40} {numbers}",
+        f"{'short':40} {numbers}",
+    ]
+    assert "no stream yet" in told(show_list, {"streams": [], "total": 0}, width=80, terminal=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("bytes", "scaling at 2.0 KiB/s"),
+        ("events", "scaling at 2,048 records/s"),
+        ("fixed", "does not scale by itself"),
+    ],
+)
+def test_what_makes_it_scale(policy: str, says: str) -> None:
+    """In the unit of its policy; a reason is a line of its own in a pipe, however long."""
+    segment = {"id": 0, "key_range": [0, 1], "state": "active", "rate_bytes": 0.0}
+    epoch = {"epoch": 0, "started_ms": 0, "reason": "why " * 50, "segments": [segment]}
+    scaling = {"policy": policy, "target_rate": 2048.0}
+    stream = LISTED | {"name": "s", "slots": 1, "segments": 1, "scaling": scaling, "epochs": [epoch], "limits": []}
+
+    lines = told(show_stream, stream, width=80, terminal=False)
+
+    assert lines[0] == "s  sealed, 1 slot, 1 active segment, epoch 9999"
+    assert says in lines[1]
+    assert lines[-1].endswith(" why why")
+    assert lines[-1].startswith("epoch    0  1970-01-0")
 
 
 def test_the_picture() -> None:

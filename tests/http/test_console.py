@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.http.browser import chromium, complaints, violations
-from tests.http.calls import call, create_topic, produce
+from tests.http.calls import call, create_topic, delete_topic, get, produce, until
 from tests.shell.launching import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -28,6 +30,13 @@ context.drawImage(map, 3 - map.width, 0);
 return [...Array(map.height).keys()].map((y) => context.getImageData(0, y, 1, 1).data.join());
 """
 
+A_SECOND_SHOWN = """
+const choice = document.querySelector('#window input');
+choice.value = 1;
+choice.click();
+document.getElementById('map').setAttribute('aria-label', '');
+"""
+
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
@@ -38,6 +47,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         everything = {"split": {"segment": 0, "at": list(range(1, 500))}}
         assert call(ready["http"], "POST", "/api/v1/streams/wide/scale", everything)[0] == 200
         create_topic(ready["kafka"][0], "orders", 8)
+        reader = Consumer({"bootstrap.servers": ready["kafka"][0], "group.id": "a-group-with-a-long-name"})
+        reader.commit(offsets=[TopicPartition("orders", 0, 0)], asynchronous=False)
+        reader.close()
         yield ready["kafka"][0], ready["http"]
 
 
@@ -91,6 +103,94 @@ def test_the_keyboard(gateway: tuple[str, str]) -> None:
         assert "arrow keys" in told[3]
 
 
+def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
+    """Its map ends when it was sealed, however long ago that is; the keyboard finds its last segments."""
+    kafka, http = gateway
+    create_topic(kafka, "ended", 4)
+    assert call(http, "POST", "/api/v1/streams/ended/scale", {"split": {"segment": 0}})[0] == 200
+    sealed_ms = call(http, "POST", "/api/v1/streams/ended/seal")[2]["sealed_ms"]
+    until(lambda: get(http, "/api/v1/overview")["time_ms"] > sealed_ms + 2_000)
+    with chromium() as browser:
+        browser.get(f"http://{http}/#ended")
+        until_shown(browser, "ended: 0 active segments, 3 segments in the time shown")
+        browser.execute_script(A_SECOND_SHOWN)
+        until_shown(browser, "segments in the time shown")
+
+        assert "0 segments in the time shown" not in browser.execute_script(f"return {SHOWN}")
+        browser.find_element(By.ID, "map").send_keys(Keys.END)
+
+        assert browser.find_element(By.ID, "readout").text.startswith("Segment 2: keys 0.50 to 1.00")
+        assert browser.find_element(By.ID, "limits").text.startswith("Sealed at ")
+        assert browser.find_element(By.ID, "axis-x").text.endswith("sealed")
+        assert (complaints(browser), violations(browser)) == ([], [])
+
+
+def test_no_stream(tmp_path: Path) -> None:
+    """What to do is said, and nothing is left of a stream that was there."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "last", 2)
+        with chromium() as browser:
+            browser.get(f"http://{http}/")
+            until_shown(browser, "last: 1 active segment")
+            assert call(http, "POST", "/api/v1/streams/last/seal")[0] == 200
+            notice = browser.find_element(By.ID, "limits")
+            WebDriverWait(browser, WITHIN_S, 0.05).until(lambda _: notice.is_displayed())
+
+            delete_topic(kafka, "last")
+            until_shown(browser, "There is no stream yet")
+
+            assert "Produce a record" in browser.find_element(By.ID, "readout").text
+            assert not notice.is_displayed()
+
+
+def test_more_streams_than_are_listed(tmp_path: Path) -> None:
+    """The list has a thousand; any other is shown to who has its address, and can be left again."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        admin = AdminClient({"bootstrap.servers": kafka})
+        made = admin.create_topics([NewTopic(f"t{n:04}", 1, 1) for n in range(1_001)])
+        assert {future.result(WITHIN_S) for future in made.values()} == {None}
+        with chromium() as browser:
+            browser.get(f"http://{http}/#t1000")
+            until_shown(browser, "t1000: 1 active segment")
+            select = Select(browser.find_element(By.ID, "stream"))
+            WebDriverWait(browser, WITHIN_S).until(lambda _: select.first_selected_option.text == "t1000")
+            select.select_by_visible_text("t0007")
+            until_shown(browser, "t0007: 1 active segment")
+
+            assert complaints(browser) == []
+
+
+def test_addresses(gateway: tuple[str, str]) -> None:
+    """A link to a stream shows it, also to who is here already; one that names nothing shows some stream."""
+    kafka, http = gateway
+    create_topic(kafka, "linked", 2)
+    with chromium() as browser:
+        browser.get(f"http://{http}/#%")
+        until_shown(browser, "active segment")
+        browser.execute_script("location.hash = 'linked'")
+        until_shown(browser, "linked: 1 active segment")
+
+        assert browser.find_element(By.ID, "status-text").text == "Live"
+        assert browser.execute_script("return document.getElementById('stream').value") == "linked"
+
+
+def test_colours_of_what_nobody_watched(tmp_path: Path) -> None:
+    """What came before the page was opened has its place on the scale, though nothing comes now."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.001") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "bygone", 1)
+        produce(kafka, "bygone", 0, 20_000)
+        until(lambda: get(http, "/api/v1/streams/bygone")["rate_bytes"] < 1)
+        with chromium() as browser:
+            browser.get(f"http://{http}/#bygone")
+            until_shown(browser, "bygone: 1 active segment")
+            WebDriverWait(browser, WITHIN_S).until(lambda b: b.find_element(By.ID, "in-rate").text.endswith("/s"))
+
+            assert browser.find_element(By.ID, "ramp-max").text.endswith(("kB/s", "MB/s"))
+
+
 @pytest.mark.parametrize("look", ["dark", "phone"])
 def test_other_looks(gateway: tuple[str, str], look: str) -> None:
     """In the dark, and on a phone, with 500 segments: nothing complains, nothing is wider than the screen."""
@@ -102,7 +202,10 @@ def test_other_looks(gateway: tuple[str, str], look: str) -> None:
 
         theme = browser.execute_script("return document.documentElement.dataset.theme")
         overflow = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#groups tr"))
+        lag = browser.find_element(By.XPATH, "//th[text()='Lag']").rect
         assert (theme, overflow) == ("light" if phone else "dark", 0)
+        assert lag["x"] + lag["width"] <= (390 if phone else 1280)
         assert violations(browser) == []
         browser.get(f"http://{http}/api")
         assert violations(browser) == []

@@ -53,6 +53,7 @@ def test_an_address_off_loopback() -> None:
         ("http://evil.example", 403),
         ("file://localhost:9094", 403),
         ("null", 403),
+        ("http://[", 403),
     ],
 )
 def test_origins(origin: str, expected: int) -> None:
@@ -73,6 +74,9 @@ def test_wrong_tokens(shown: str) -> None:
     assert status(Guard(loopback=True, token="secret"), host="localhost", authorization=shown) == 401
 
 
-def test_no_token_off_loopback() -> None:
-    """Where other machines reach us and there is no token, nobody writes."""
-    assert status(Guard(loopback=False), host="10.1.2.3", authorization="Bearer None") == 403
+@pytest.mark.parametrize("token", [None, ""])
+def test_no_token_off_loopback(token: str | None) -> None:
+    """Where other machines reach us and there is no token, or an empty one, nobody writes."""
+    for shown in ("Bearer None", "Bearer ", ""):
+        assert status(Guard(loopback=False, token=token), host="10.1.2.3", authorization=shown) == 403
+    assert status(Guard(loopback=True, token=token), host="localhost") == 200

@@ -62,6 +62,10 @@ def test_topics_segments_and_scales(gateway: tuple[str, str]) -> None:
     assert values(http, "penstock_topic_bytes")["log", "orders"] > 0
     assert values(http, "penstock_scale_events")["manual",] == 1
 
+    assert call(http, "POST", "/api/v1/streams/orders/seal")[0] == 200
+    assert values(http, "penstock_topic_segments")["orders",] == 0
+    assert "orders" not in {topic for _, topic in values(http, "penstock_segment_bytes_per_second")}
+
 
 def test_lag(gateway: tuple[str, str]) -> None:
     """A group's lag, by topic."""

@@ -45,9 +45,10 @@ def told_by(address: str) -> str:
 
 class TestHelp:
     def test_overview(self) -> None:
-        """--help names every command, and what exit codes mean."""
+        """--help names every command with a whole sentence, and what exit codes mean."""
         shown = run("--help").stdout
 
+        assert not [line for line in shown.splitlines()[1:] if line.endswith("...")]
         for word in ("serve", "config", "version", "--version", "Exit codes"):
             assert word in shown
 
@@ -224,6 +225,14 @@ class TestServing:
             gateway.ready()
 
             assert "there is no authentication yet" in gateway.err.read_text()
+
+    def test_open_http_warns(self, tmp_path: Path) -> None:
+        """What others may do there is something else."""
+        with serving(tmp_path, "--http", "0.0.0.0:0") as gateway:
+            gateway.ready()
+
+            said = gateway.err.read_text()
+            assert ("changes need http.token" in said, "no authentication yet" in said) == (True, False)
 
     def test_loopback_does_not_warn(self, tmp_path: Path) -> None:
         """The default is nobody's worry."""

@@ -107,6 +107,16 @@ class TestStderr:
 
         assert [line.split()[-1] for line in written.decode().splitlines()] == [f"i={number}" for number in range(150)]
 
+    def test_what_was_left_out_is_counted_at_the_end(self) -> None:
+        """Repeats that no later line counts are counted by the last one."""
+        code = "logs.setup('text', 'info')\nfor i in range(50): log.warning('again')\nlogs.flush()"
+        process = in_a_process(code, stderr=subprocess.PIPE)
+        _, written = process.communicate(timeout=20)
+        *repeats, last = written.decode().splitlines()
+
+        assert len(repeats) == logs.BURST[logging.WARNING]
+        assert last.endswith(f"suppressed={50 - logs.BURST[logging.WARNING]}")
+
     def test_levels(self) -> None:
         """`logging.level` is for our own events; libraries are heard from warnings on."""
         code = (

@@ -2,6 +2,7 @@
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hour12: false });
 
 export function bytes(count) {
   let unit = 0;
@@ -22,7 +23,7 @@ export function short(count) {
 }
 
 export function time(ms) {
-  return clock.format(ms);
+  return (new Date(ms).toDateString() === new Date().toDateString() ? clock : day).format(ms);
 }
 
 export function key(point) {

@@ -52,7 +52,9 @@ async function askMap() {
     const told = await ask(`streams/${encodeURIComponent(asked)}/map?since_ms=${since}`);
     if (asked === stream) showMap(told, since);
   } catch (error) {
-    if (error.status !== 404) throw error; // deleted a moment ago: the next list says so
+    if (error.status !== 404) throw error; // deleted a moment ago, or a name that never was: the list says what there is
+    history.replaceState(null, "", "#");
+    choose(null);
     round = 0;
   }
 }
@@ -112,17 +114,31 @@ function tier(name, title, size, limit, what, hasLimit = true) {
 function showStreams(told) {
   const select = $("stream");
   const names = told.streams.map((one) => one.name);
-  if (names.join("/") !== [...select.options].map((option) => option.value).join("/")) {
-    select.replaceChildren(...names.map((name) => Object.assign(made("option", name), { value: name })));
-    select.disabled = names.length === 0;
-  }
-  if (stream !== null && !names.includes(stream) && told.total === names.length) choose(null);
+  if (stream !== null && !names.includes(stream) && !hasMore(told)) choose(null);
   if (stream === null && names.length > 0) {
     const busiest = [...told.streams].sort((a, b) => b.rate_bytes - a.rate_bytes || b.segments - a.segments)[0].name;
-    const named = decodeURIComponent(location.hash.slice(1));
-    choose(names.includes(named) ? named : busiest);
+    choose(names.includes(named()) || (named() !== "" && hasMore(told)) ? named() : busiest);
+  }
+  const options = stream === null || names.includes(stream) ? names : [stream, ...names];
+  if (options.join("/") !== [...select.options].map((option) => option.value).join("/")) {
+    select.replaceChildren(...options.map((name) => Object.assign(made("option", name), { value: name })));
+    select.disabled = options.length === 0;
   }
   if (stream !== null) select.value = stream;
+}
+
+// A list has a thousand streams at most; the others are reached by their address.
+function hasMore(list) {
+  return list.total > list.streams.length;
+}
+
+// The stream that the address names.
+function named() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // no name is written like that
+  }
 }
 
 function choose(name) {
@@ -136,12 +152,17 @@ function showNoStream() {
   $("segment-note").textContent = "no stream yet";
   $("readout").textContent = "There is no stream yet. Produce a record, and its topic appears here.";
   $("map").setAttribute("aria-label", "There is no stream yet");
+  $("limits").hidden = true;
+  $("segments").replaceChildren();
 }
 
 function showMap(told, since) {
   map.update(told, since);
-  if (!hasChosenWindow && map.ageMs() < YOUNG_MS) pick(YOUNG_MS);
-  hasChosenWindow = true;
+  if (!hasChosenWindow && told.segments.length > 0) {
+    if (map.ageMs() < YOUNG_MS) pick(YOUNG_MS);
+    hasChosenWindow = true;
+  }
+  if ($("axis-x").lastChild.textContent !== right()) axis();
   const active = map.active();
   const count = told.state === "sealed" ? "sealed" : format.whole(active.length);
   $("segment-count").textContent = count;
@@ -150,6 +171,7 @@ function showMap(told, since) {
   const label = `Stream ${told.name}: ${format.plural(active.length, "active segment")}, ${format.plural(visible, "segment")} in the time shown`;
   if ($("map").getAttribute("aria-label") !== label) $("map").setAttribute("aria-label", label);
   const notices = [...told.limits];
+  if (told.sealed_ms !== null) notices.push(`Sealed at ${format.time(told.sealed_ms)}: this stream can be read, and takes no more records.`);
   if (told.truncated) notices.push("There were more segments than can be shown: the oldest are left out.");
   $("limits").hidden = notices.length === 0;
   $("limits").textContent = notices.join(" ");
@@ -201,14 +223,14 @@ function showGroups(told) {
   $("groups-table").hidden = told.groups.length === 0;
   rows($("groups"), told.groups, (group) => [
     group.name,
+    format.whole(group.lag),
+    null,
     group.state,
     format.whole(group.members),
     group.topics.map((one) => `${one.topic} (${format.short(one.lag)})`).join(", "),
-    format.whole(group.lag),
-    null,
   ]);
   told.groups.forEach((group, n) => {
-    const cell = $("groups").children[n].lastChild;
+    const cell = $("groups").children[n].querySelector(".trend");
     let own = groupSparks.get(group.name);
     if (!own) {
       own = { place: made("div", "") };
@@ -222,7 +244,7 @@ function showGroups(told) {
   for (const name of groupSparks.keys()) if (!names.has(name)) groupSparks.delete(name);
 }
 
-const NUMBERS = { segments: [2, 4, 5, 6], groups: [2, 4] };
+const NUMBERS = { segments: [2, 4, 5, 6], groups: [1, 4] };
 
 // A table's rows, changed where they differ: what somebody reads or has selected stays.
 function rows(body, items, cells) {
@@ -236,7 +258,7 @@ function rows(body, items, cells) {
         const cell = made(at === 0 ? "th" : "td", "");
         if (at === 0) cell.scope = "row";
         if (NUMBERS[body.id].includes(at)) cell.className = "n";
-        if (body.id === "groups") cell.classList.add(...({ 3: ["topics"], 5: ["trend"] }[at] ?? []));
+        if (body.id === "groups") cell.classList.add(...({ 2: ["trend"], 5: ["topics"] }[at] ?? []));
         row.append(cell);
       });
       body.append(row);
@@ -263,12 +285,16 @@ function applyTheme() {
   map.setTheme(theme);
 }
 
+function right() {
+  return map.endMs === Infinity ? "now" : "sealed";
+}
+
 function axis() {
   const seconds = Number(document.querySelector("#window input:checked").value);
   const unit = seconds >= 7200 ? [3600, "h"] : seconds > 120 ? [60, "min"] : [1, "s"];
   const ticks = [0, 0.25, 0.5, 0.75].map((part) => [part, `−${+((seconds * (1 - part)) / unit[0]).toFixed(1)} ${unit[1]}`]);
   $("axis-x").replaceChildren(
-    ...[...ticks, [1, "now"]].map(([part, text]) => {
+    ...[...ticks, [1, right()]].map(([part, text]) => {
       const tick = made("span", text);
       tick.style.left = `${100 * part}%`;
       if (part === 0) tick.style.transform = "none";
@@ -301,6 +327,12 @@ $("theme").addEventListener("change", () => {
 dark.addEventListener("change", applyTheme);
 $("stream").addEventListener("change", () => {
   choose($("stream").value);
+  askMap().catch(() => {});
+});
+addEventListener("hashchange", () => {
+  if (named() === "" || named() === stream) return;
+  choose(named());
+  $("stream").value = stream;
   askMap().catch(() => {});
 });
 $("window").addEventListener("change", () => {

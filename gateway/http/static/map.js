@@ -42,6 +42,7 @@ export class SegmentMap {
     this.segments = new Map();
     this.loadedSinceMs = Infinity;
     this.toldMs = 0;
+    this.endMs = Infinity;
     this.hottest = 0;
     this.selected = null;
     this.cursor = null;
@@ -55,13 +56,20 @@ export class SegmentMap {
     return this.loadedSinceMs <= wanted + 5_000 ? this.toldMs - 5_000 : wanted;
   }
 
+  // The right edge: for a stream that is sealed, when it was.
   now() {
-    return Date.now() + this.offsetMs;
+    return Math.min(Date.now() + this.offsetMs, this.endMs);
+  }
+
+  // A moment at which the newest segments were active.
+  newest() {
+    return Math.min(this.toldMs, this.endMs - 1);
   }
 
   update(told, sinceMs) {
     this.offsetMs = told.time_ms - Date.now();
     this.toldMs = told.time_ms;
+    this.endMs = told.sealed_ms ?? Infinity;
     this.loadedSinceMs = Math.min(this.loadedSinceMs, sinceMs);
     for (const one of told.segments) {
       let own = this.segments.get(one.id);
@@ -79,7 +87,7 @@ export class SegmentMap {
       if (one.sealed_ms === null) sample(own, told.time_ms);
     }
     for (const [id, own] of this.segments) {
-      if (own.sealed !== null && own.sealed < told.time_ms - HISTORY_MS) this.segments.delete(id);
+      if (own.sealed !== null && own.sealed < this.now() - HISTORY_MS) this.segments.delete(id);
     }
     this.scale();
     this.drawnMs = -Infinity;
@@ -88,7 +96,7 @@ export class SegmentMap {
 
   // How long ago the oldest known segment was opened.
   ageMs() {
-    return this.toldMs - Math.min(...[...this.segments.values()].map((own) => own.opened), this.toldMs);
+    return this.now() - Math.min(...[...this.segments.values()].map((own) => own.opened), this.now());
   }
 
   active() {
@@ -102,10 +110,12 @@ export class SegmentMap {
 
   // The upper end of the colours: what the hottest segment got in the time shown.
   scale() {
+    const from = this.now() - this.windowMs;
     let hottest = 1;
     for (const own of this.visible()) {
-      hottest = Math.max(hottest, own.rate, own.samples.length === 0 ? own.mean : 0);
-      for (let n = own.samples.length - 2; n > 0; n -= 2) hottest = Math.max(hottest, own.samples[n + 1]);
+      const { samples } = own;
+      hottest = Math.max(hottest, own.rate, samples.length === 0 || samples[0] > from ? own.mean : 0);
+      for (let n = samples.length - 2; n > 0 && samples[n] > from; n -= 2) hottest = Math.max(hottest, samples[n + 1]);
     }
     this.hottest = niceAbove(hottest);
     this.rampMax.textContent = `${format.bytes(this.hottest)}/s`;
@@ -234,10 +244,10 @@ export class SegmentMap {
     event.preventDefault();
     if (event.key === "Escape") return this.select(null);
     const own = this.selected;
-    if (!own || event.key === "End") return this.select(this.at(this.toldMs, own ? (own.low + own.high) / 2 : 1));
+    if (!own || event.key === "End") return this.select(this.at(this.newest(), own ? (own.low + own.high) / 2 : 1));
     const middle = (own.low + own.high) / 2;
     const from = this.now() - this.windowMs;
-    const ms = Math.min(Math.max(this.cursor ?? this.toldMs, own.opened, from), (own.sealed ?? Infinity) - 1, this.toldMs);
+    const ms = Math.min(Math.max(this.cursor ?? this.toldMs, own.opened, from), (own.sealed ?? Infinity) - 1, this.newest());
     const next = {
       ArrowUp: () => own.high < 1 && this.at(ms, own.high + 1e-9),
       ArrowDown: () => own.low > 0 && this.at(ms, own.low - 1e-9),
@@ -245,7 +255,7 @@ export class SegmentMap {
       ArrowRight: () => own.sealed !== null && this.at(own.sealed, middle),
       Home: () => this.at(Math.max(from, this.loadedSinceMs), middle),
     }[event.key]();
-    if (next) this.select(next, ["ArrowUp", "ArrowDown"].includes(event.key) ? ms : next.sealed === null ? this.toldMs : next.sealed - 1);
+    if (next) this.select(next, ["ArrowUp", "ArrowDown"].includes(event.key) ? ms : next.sealed === null ? this.newest() : next.sealed - 1);
   }
 
   select(own, ms = null) {

@@ -17,7 +17,7 @@ from core.tiering.reader import TieredReader
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkWriter, Entry, RunSource
-from tier2.chunk_format import ChunkId, SegmentRef, StreamRef
+from tier2.chunk_format import AbortedTransaction, ChunkId, SegmentRef, StreamRef
 from tier2.storage import Buffer, Data, ObjectInfo, ObjectStat, Storage
 
 STREAM_ID = 7
@@ -112,13 +112,24 @@ class ChunkedSlot:
         return TieredReader(self.known, self.storage, head_of, StoreConfig(**cast(Any, config)), cache)
 
     async def add(
-        self, entries: Sequence[Entry], *, end: int | None = None, slot: int = 0, block_bytes: int = 64 << 10
+        self,
+        entries: Sequence[Entry],
+        *,
+        end: int | None = None,
+        slot: int = 0,
+        block_bytes: int = 64 << 10,
+        aborted: Sequence[AbortedTransaction] = (),
     ) -> RunRow:
-        """A chunk with these entries, which stands for everything up to `end`."""
-        return (await self.add_chunk({slot: entries}, end=end, block_bytes=block_bytes))[0]
+        """A chunk with these entries, which stands for everything up to `end`; it lists what overlaps that."""
+        return (await self.add_chunk({slot: entries}, end=end, block_bytes=block_bytes, aborted=aborted))[0]
 
     async def add_chunk(
-        self, runs: dict[int, Sequence[Entry]], *, end: int | None = None, block_bytes: int = 64 << 10
+        self,
+        runs: dict[int, Sequence[Entry]],
+        *,
+        end: int | None = None,
+        block_bytes: int = 64 << 10,
+        aborted: Sequence[AbortedTransaction] = (),
     ) -> list[RunRow]:
         chunk_id = ChunkId(container=0, epoch=1, sequence=len(self.known.chunks) + 1)
         rows: list[RunRow] = []
@@ -132,6 +143,7 @@ class ChunkedSlot:
                     segment=segment,
                     slot=number,
                     entries=partial(tuple, entries),
+                    aborted=[one for one in aborted if one.first < covered[1] and one.last >= covered[0]],
                     covered=partial(tuple, covered),  # type: ignore[arg-type]
                 )
             )

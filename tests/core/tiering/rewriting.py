@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from core.tiering.tier import LongTermStorage
 from tests.core.support import container_of, policy_from
 from tests.core.tiering.support import AGEING, CLUSTER
 from tests.tier2.chunks import HEAD, head_of
+from tier2.chunk_format import AbortedTransaction
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Buffer
 
@@ -41,6 +42,12 @@ class FirstByte:
     @property
     def held(self) -> int:
         return len(self._last)
+
+    def run_begins(self, aborted: Sequence[AbortedTransaction]) -> None:
+        """Its entries are of no transaction."""
+
+    def has_left(self, transaction: AbortedTransaction) -> bool:
+        return True
 
     def learn(self, entry: memoryview) -> None:
         self._last[entry[HEAD.size]] = HEAD.unpack_from(entry)[0]

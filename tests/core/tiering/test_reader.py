@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from core.config import MIB
 from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, TierUnavailable
 from core.tiering.gets import GETS_MAX
+from core.tiering.reader import TieredReader
 from core.tiering.rows import chunk_key
 from tests.core.support import KIB, fast_directory, run, until
 from tests.core.tiering.chunked_slot import ChunkedSlot, Counting, read_on
 from tests.tier2.chunks import entry
 from tier2.chunk import Entry
+from tier2.chunk_format import AbortedTransaction
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Unavailable
 
@@ -94,6 +97,62 @@ def test_any_offset_any_limit(
             await reader.close()
 
     run(scenario())
+
+
+def aborted_from(begun: Sequence[tuple[int, int]]) -> list[AbortedTransaction]:
+    """Transactions of a writer each, from where they began and how far it is to their markers."""
+    spans = sorted({first + length: first for first, length in begun}.items())
+    later = [[first for end, first in spans if end > last] for last, _ in spans]
+    return [
+        AbortedTransaction(writer_id=number, first=first, last=last, stable_end=min([last + 1, *later[number]]))
+        for number, (last, first) in enumerate(spans)
+    ]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 80), st.integers(1, 30)), max_size=12),
+    st.sampled_from([1, 150, 500, MIB]),
+)
+def test_aborted_transactions(runs: list[tuple[int, int]], begun: list[tuple[int, int]], max_bytes: int) -> None:
+    """An answer names each aborted transaction that overlaps it once, however many runs and gaps it spans."""
+    aborted = aborted_from(begun)
+
+    async def scenario() -> None:
+        async with chunked() as (chunks, _):
+            for count, missing_at_end in runs:
+                first = chunks.slot.tiered_end
+                end = first + count + missing_at_end
+                if end > first:
+                    await chunks.add(filler(first, count, 50), end=end, aborted=aborted)
+            end = chunks.slot.tiered_end
+            for start in range(0, end, max(1, end // 5)):
+                reader = chunks.reader()
+                offset = start
+                while offset < end:
+                    found = await reader.read(chunks.slot, offset, end, max_bytes, True)
+                    parts = [
+                        (max(row.first, offset), min(row.end, found.end))
+                        for row in chunks.known.rows
+                        if row.entries and row.first < found.end and row.first + row.entries > offset
+                    ]
+                    wanted = [
+                        (one.last, one.first, one.writer_id, one.stable_end)
+                        for one in aborted
+                        if any(one.first < high and one.last >= low for low, high in parts if low < high)
+                    ]
+                    assert wanted == list(found.aborted)
+                    offset = found.end
+                    await until(partial(_is_at_rest, reader))
+                await reader.close()
+
+    run(scenario())
+
+
+def _is_at_rest(reader: TieredReader) -> bool:
+    """Whether the runs that come next are open: then an answer may span them."""
+    return not any(follower.opening for follower in reader._ahead._followers.values())
 
 
 def test_limits() -> None:

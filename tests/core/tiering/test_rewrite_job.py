@@ -85,7 +85,7 @@ class Bench:
                 segment=SegmentRef(id=segment, stream=STREAMS[stream], generation=1),
                 slot=slot,
                 entries=lambda entries=entries: entries,  # type: ignore[misc]
-                aborted=(AbortedTransaction(writer_id=3, first=1, last=2, stable_end=1),),
+                aborted=(AbortedTransaction(writer_id=3, first=0, last=1 << 40, stable_end=1),),
             )
             for (stream, segment, slot), entries in sorted(runs.items())
         ]
@@ -132,7 +132,7 @@ class Bench:
                 place = run.segment.stream.id, run.segment.id, run.slot
                 entries = await reader.entries(run, run.first, 1 << 30)
                 found[place] = [bytes(one.payload) for one in entries]
-                assert run.aborted == (AbortedTransaction(writer_id=3, first=1, last=2, stable_end=1),)
+                assert run.aborted == (AbortedTransaction(writer_id=3, first=0, last=1 << 40, stable_end=1),)
             return found
 
         found: dict[Place, list[bytes]] = asyncio.run(read())

@@ -11,7 +11,16 @@ import pytest
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import KIB, container_of, run, until
 from tests.core.tiering.rewriting import REWRITING, rewriter_of, rewriting_store
-from tests.core.tiering.support import AGEING, TIERING, chunks_in, fill, runs_of, storage_in, tiered_store
+from tests.core.tiering.support import (
+    AGEING,
+    TIERING,
+    chunks_in,
+    fill,
+    object_keys,
+    runs_of,
+    storage_in,
+    tiered_store,
+)
 from tests.core.tiering.test_reading_across import left_the_log
 from tests.core.tiering.test_recover import life, recovered, snapshot
 from tests.core.tiering.test_rewriter import storage_of
@@ -44,17 +53,21 @@ def test_from_every_offset(tmp_path: Path, seed: int) -> None:
     async def scenario() -> None:
         config = replace(AGEING, chunk_bytes=random.choice((16, 64)) * KIB, tier2_cache_bytes=1 << 20)
         async with tiered_store(tmp_path, config) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
-            for _ in range(4):
-                await write_randomly(model, random, 60 * KIB, 3 * KIB)
-                await until(lambda: model.slot.tiered_end == model.slot.stable_end)
-            await end_all(model, random)
-            await until(lambda: model.slot.tiered_end == model.slot.durable_end)
-            await left_the_log(model.slot, model.ends[len(model.ends) // 2])
-            await write_randomly(model, random, 60 * KIB, 3 * KIB)
-            assert model.aborted
-            await check_each(model, LIMITS)
-            await check_all(model, [0, model.slot.durable_end // 2], LIMITS)
+            stream = await store.create_stream("s", slots=2)
+            models = [Transactional(stream.slot(number)) for number in range(2)]
+            for _ in range(3):
+                for model in models:
+                    await write_randomly(model, random, 40 * KIB, 3 * KIB)
+                await until(lambda: all(model.slot.tiered_end == model.slot.stable_end for model in models))
+            for model in models:
+                await end_all(model, random)
+            await until(lambda: all(model.slot.tiered_end == model.slot.durable_end for model in models))
+            for model in models:
+                await left_the_log(model.slot, model.ends[len(model.ends) // 3])
+                await write_randomly(model, random, 40 * KIB, 3 * KIB)
+                assert model.aborted
+                await check_all(model, [0, model.slot.durable_end // 2], LIMITS)
+                await check_each(model, LIMITS)
 
     run(scenario())
 
@@ -106,23 +119,26 @@ def test_nothing_unstable_is_tiered(tmp_path: Path) -> None:
 
 
 def test_lost_object_is_put_again(tmp_path: Path) -> None:
-    """The chunk that takes the place of a lost one lists them, too."""
+    """The chunk that takes the place of a lost one lists them, too, also when a start comes between."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
-        config = replace(AGEING, tier2_verify_delay_ms=300)
-        async with tiered_store(tmp_path, config, storage) as store:
+        patient = replace(AGEING, tier2_verify_delay_ms=3_600_000)
+        async with tiered_store(tmp_path, patient, storage, clean=False) as store:
             model = Transactional((await store.create_stream("s", slots=1)).slot(0))
             await model.append(1)
             await model.append()
             await model.end(1, committed=False)
             await until(lambda: model.slot.tiered_end == 3)
-            (lost,) = chunks_in(store, ChunkState.COMMITTED)
-            await storage.delete(chunk_key(lost.id))
+        lost = await object_keys(storage)
+        for key in lost:
+            await storage.delete(key)
+        async with tiered_store(tmp_path, AGEING, storage) as store:
+            model.slot = next(iter(store.streams)).slot(0)
             await until(lambda: chunks_in(store, ChunkState.VERIFIED))
 
-            assert runs_of(model.slot)[0].chunk != lost.id
-            assert await listed(storage, model) == [(0, 3, [(2, 0, 1)])]
+            assert not {chunk_key(row.chunk) for row in runs_of(model.slot)} & set(lost)
+            assert [aborted for _, _, aborted in await listed(storage, model)] == [[(2, 0, 1)]] * len(lost)
         await storage.close()
 
     run(scenario())
@@ -146,7 +162,7 @@ def test_merged_runs(tmp_path: Path) -> None:
             for _ in range(150):  # until the log lets go of all that
                 await model.append(body=2 * KIB)
             await left_the_log(model.slot, merged)
-            assert sum(row.first < merged for row in runs_of(model.slot)) < 12
+            assert any(row.generation for row in runs_of(model.slot))
             for first, end, aborted in await listed(storage_of(store), model):
                 assert aborted == model.aborted_in(first, end)
             await check_each(model, LIMITS)
