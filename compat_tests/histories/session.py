@@ -116,10 +116,11 @@ class Session:
         except KafkaException as error:
             raise self._failed(error) from error
 
-    def send(self, place: Place, source: str | None = None) -> None:
+    def send(self, place: Place, source: str | None = None, value: str | None = None) -> None:
+        """A value of its own making, unless one is given."""
         self._values += 1
         number = len(self._sends)
-        send = Send(place, f"{self.process}/{self._values}", None, source)
+        send = Send(place, value or f"{self.process}/{self._values}", None, source)
         self._sends.append(send)
         self._undelivered += 1
         try:
