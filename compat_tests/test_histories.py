@@ -19,6 +19,7 @@ from compat_tests.histories.workload import Workload
 
 SECONDS: Final = float(os.environ.get("SOAK_SECONDS") or 30)
 BROKEN_SECONDS: Final = 8.0
+BROKEN_PATIENCE_S: Final = 4.0
 SEED: Final = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
 OVERHEAD_S: Final = 400  # every wait of a run has a bound; this is above their sum
 
@@ -50,7 +51,7 @@ def test_planted_bugs(request: pytest.FixtureRequest, tmp_path: Path, bug: str) 
     system = Penstock(tmp_path, launcher=launcher)
     system.start()
     try:
-        result = Workload(system, SEED, f"broken-{bug}", ()).run(BROKEN_SECONDS)
+        result = Workload(system, SEED, f"broken-{bug}", (), patience_s=BROKEN_PATIENCE_S).run(BROKEN_SECONDS)
     finally:
         system.kill()
 

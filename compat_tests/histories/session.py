@@ -27,8 +27,7 @@ HANGS_AFTER_S: Final = 8.0
 TRANSACTION_TIMEOUT_MS: Final = 20_000
 
 SILENT: Final = logging.getLogger("compat_tests.histories.librdkafka")
-SILENT.addHandler(logging.NullHandler())
-SILENT.propagate = False
+SILENT.disabled = True
 
 CONNECTION: Final[dict[str, Any]] = {
     "reconnect.backoff.ms": 10,
