@@ -42,8 +42,9 @@ bench: install-dev ## Measure at length
 	$(BIN)/python -m bench.tiering
 	$(BIN)/python -m bench.catch_up
 
-soak: install-dev ## The fault suites, for hours instead of minutes
+soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECONDS=N for the histories of transactions
 	SOAK=1 $(BIN)/pytest tests/faults
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py
 
 clean: ## Remove what was installed and built; data stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ from compat_tests.scenarios import (
     TABLE,
     Scenario,
     World,
+    fencing,
     groups,
     places,
     records,
@@ -19,7 +20,7 @@ from compat_tests.scenarios import (
 )
 
 # Importing a module enters its scenarios.
-ENTERED = (records, places, groups, topics, transactions, restarts, transaction_restarts)
+ENTERED = (records, places, groups, topics, transactions, fencing, restarts, transaction_restarts)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

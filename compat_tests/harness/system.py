@@ -29,6 +29,7 @@ SETTINGS: Final = {
     "num.partitions": str(DEFAULT_PARTITIONS),
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 }
 """What the scenarios ask of either server, in Kafka's own names."""
 
@@ -160,10 +161,11 @@ class Penstock(System):
 
     def _is_ready(self) -> bool:
         self._assert_running()
-        if self._ready_file.exists():
-            ready = json.loads(self._ready_file.read_text())
-            self.address, self.http = ready["kafka"][0], ready["http"]
-        return bool(self.address) and super()._is_ready()
+        if not self._ready_file.exists():
+            return False
+        ready = json.loads(self._ready_file.read_text())
+        self.address, self.http = ready["kafka"][0], ready["http"]
+        return super()._is_ready()
 
 
 class Kafka(System):
@@ -193,7 +195,6 @@ class Kafka(System):
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.num.partitions": "1",
             "transaction.state.log.min.isr": "1",
-            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
         }

@@ -271,13 +271,16 @@ class Copier(Producing):
         session.begin()
         session.read(reads)
         for read in reads:
-            session.send(self.dice.choice(self._targets), read.value)
+            self.emit(read)
         ends = {read.place: read.offset + 1 for read in reads}
         session.send_offsets(ends, self._input.consumer.consumer_group_metadata())
         session.await_delivery()
         if self.dice.random() < 0.1:
             return "fail" if session.abort() else "info"
         return session.commit()
+
+    def emit(self, read: Read) -> None:
+        self.session.send(self.dice.choice(self._targets), read.value)
 
     def rewind(self) -> None:
         try:

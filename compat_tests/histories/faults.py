@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from compat_tests.harness.system import Penstock, System
+from compat_tests.harness.waiting import until
 
 PAUSE_S_MAX: Final = 2.0
 HTTP_S: Final = 20.0
@@ -73,8 +74,17 @@ class Faults:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
+        return until(lambda: self._answer(request), within_s=HTTP_S, what=f"{method} {path} is answered")
+
+    @staticmethod
+    def _answer(request: urllib.request.Request) -> Any:
+        """None while nobody listens yet, just after a start."""
         try:
             with urllib.request.urlopen(request, timeout=HTTP_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from None
+            raise AssertionError(f"{request.full_url}: {error.code} {error.read().decode()}") from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionRefusedError):
+                return None
+            raise

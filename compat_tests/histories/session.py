@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import confluent_kafka
@@ -21,11 +23,11 @@ CALL_S: Final = 5.0
 OPEN_TRIES_MAX: Final = 30
 END_TRIES_MAX: Final = 12
 DELIVERED_WITHIN_S: Final = 15.0
+HANGS_AFTER_S: Final = 8.0
 TRANSACTION_TIMEOUT_MS: Final = 20_000
 
 SILENT: Final = logging.getLogger("compat_tests.histories.librdkafka")
-SILENT.addHandler(logging.NullHandler())
-SILENT.propagate = False
+SILENT.disabled = True
 
 CONNECTION: Final[dict[str, Any]] = {
     "reconnect.backoff.ms": 10,
@@ -40,6 +42,30 @@ CONNECTION: Final[dict[str, Any]] = {
 
 class Broken(Exception):
     """This incarnation can do nothing more; the next one has to take over."""
+
+
+class Hanging(Exception):
+    """librdkafka did not come back."""
+
+
+def unless_it_hangs(call: Callable[[], object]) -> None:
+    """librdkafka 2.16 may wait for ever, whatever its time-out, when the connection to a group's coordinator breaks."""
+    answers: queue.Queue[Exception | None] = queue.Queue()
+
+    def make() -> None:
+        try:
+            call()
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    try:
+        error = answers.get(timeout=HANGS_AFTER_S)
+    except queue.Empty:
+        raise Hanging from None
+    if error is not None:
+        raise error
 
 
 class Session:
@@ -89,10 +115,11 @@ class Session:
         except KafkaException as error:
             raise self._failed(error) from error
 
-    def send(self, place: Place, source: str | None = None) -> None:
+    def send(self, place: Place, source: str | None = None, value: str | None = None) -> None:
+        """A value of its own making, unless one is given."""
         self._values += 1
         number = len(self._sends)
-        send = Send(place, f"{self.process}/{self._values}", None, source)
+        send = Send(place, value or f"{self.process}/{self._values}", None, source)
         self._sends.append(send)
         self._undelivered += 1
         try:
@@ -121,8 +148,11 @@ class Session:
         places = [TopicPartition(*place, offset) for place, offset in positions.items()]
         for tries in range(1, END_TRIES_MAX + 1):
             try:
-                self.producer.send_offsets_to_transaction(places, member, CALL_S)
+                unless_it_hangs(lambda: self.producer.send_offsets_to_transaction(places, member, CALL_S))
                 return
+            except Hanging as error:
+                self.abandon()
+                raise Broken(f"{self.process} hangs") from error
             except KafkaException as error:
                 if not error.args[0].retriable() or tries == END_TRIES_MAX:
                     raise self._failed(error) from error

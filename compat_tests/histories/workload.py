@@ -28,8 +28,7 @@ WRITERS: Final = 3
 PARTITIONS: Final = 3
 FAULT_EVERY_S: Final = (0.5, 3.0)
 STOPPED_WITHIN_S: Final = 120.0
-DRAINED_WITHIN_S: Final = 60.0
-STABLE_WITHIN_S: Final = 30.0
+PATIENCE_S: Final = 40.0
 LOOK_WITHIN_S: Final = 60.0
 TICK_S: Final = 0.1
 
@@ -54,8 +53,11 @@ class Result:
 
 
 class Workload:
-    def __init__(self, system: System, seed: str, prefix: str, faults: Sequence[str]) -> None:
-        self.system, self.seed = system, seed
+    def __init__(
+        self, system: System, seed: str, prefix: str, faults: Sequence[str], *, patience_s: float = PATIENCE_S
+    ) -> None:
+        """`patience_s`: how long the copiers may take to come to their end, and open transactions to end."""
+        self.system, self.seed, self._patience_s = system, seed, patience_s
         self.history = History()
         self.around = Surroundings(system.address, self.history, seed, prefix)
         self.source, self.target = f"{prefix}-source", f"{prefix}-target"
@@ -129,7 +131,7 @@ class Workload:
             )
 
         try:
-            until(is_there, within_s=DRAINED_WITHIN_S, what="the source is drained")
+            until(is_there, within_s=self._patience_s, what="the source is drained")
         except AssertionError:
             return False
         finally:
@@ -138,7 +140,7 @@ class Workload:
 
     def _look_once_more(self, drained: bool) -> None:
         ends = self._ends()
-        deadline = time.monotonic() + STABLE_WITHIN_S
+        deadline = time.monotonic() + self._patience_s
         while any(stable < end for stable, end in ends.values()) and time.monotonic() < deadline:
             self._tick.wait(TICK_S)
             ends = self._ends()
