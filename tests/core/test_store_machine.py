@@ -9,7 +9,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,69 +18,43 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from core.clock import ManualClock
-from core.container import Container
-from core.log.format import FILE_HEADER_SIZE
+from core.container import UNINDEXED_FILES_MAX, Container
+from core.errors import StaleWriterEpoch
+from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
 from core.slot import Slot
 from core.store import Store
-from core.stream import Epoch, Stream
+from core.stream import Stream
 from core.tables import Delete, Put
 from core.writers import Duplicate
+from tests.core.store_model import Entry, ModelSlot, ModelStream
 from tests.core.support import (
+    NO_WRITER,
     Outcome,
+    Writer,
     append,
     begin_append,
     container_of,
     crash_copy,
+    end_of,
     fast_directory,
     maintenance_of,
+    marker,
     open_store,
     policy_from,
     read_all,
     until,
 )
+from tests.core.transaction_model import Ended
 
 pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
+Place = tuple[Slot, ModelSlot]
+Undo = Callable[[], object]
 
 NAMES: Final = ("a", "b", "c")
+TRANSACTIONAL: Final = (11, 12, 13)
 CONFIGS: Final = ({}, {"retention_ms": "5000"}, {"retention_bytes": "9000"}, {"compact": "", "retention_ms": "1"})
-
-
-@dataclass
-class Entry:
-    base: int
-    count: int
-    timestamp: int
-    payload: bytes
-    segment: int
-
-    @property
-    def end(self) -> int:
-        return self.base + self.count
-
-
-@dataclass
-class ModelSlot:
-    entries: list[Entry] = field(default_factory=list)
-    start: int = 0
-    sequences: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)  # writer: (first, count, base)
-
-    @property
-    def end(self) -> int:
-        return self.entries[-1].end if self.entries else 0
-
-    @property
-    def live(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry.end > self.start]
-
-
-@dataclass
-class ModelStream:
-    slots: list[ModelSlot]
-    config: dict[str, str]
-    uuid: Any
-    epochs: tuple[Epoch, ...]
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -209,6 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def append(self, data: st.DataObject, count: int, records: int, size: int, late: int) -> None:
         """Several appends in one turn of the loop, to one or more slots."""
+        self.index_in_time()
         places = [self.any_slot(data) for _ in range(min(count, 3))]
 
         async def go() -> None:
@@ -223,12 +197,21 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.run(go())
 
-    def send(self, slot: Slot, model: ModelSlot, records: int, size: int, late: int) -> Outcome:
+    def send(
+        self,
+        slot: Slot,
+        model: ModelSlot,
+        records: int,
+        size: int,
+        late: int,
+        writer: Writer = NO_WRITER,
+        flags: int = 0,
+    ) -> Outcome:
         payload = b"%d;" % next(self.serial) + os.urandom(size)
         timestamp = self.clock.wall_ms() + late
-        base, outcome = begin_append(slot, payload, records, timestamp)
+        base, outcome = begin_append(slot, payload, records, timestamp, writer, flags)
         assert base == model.end
-        model.entries.append(Entry(base, records, timestamp, payload, slot.segment_id))
+        model.entries.append(Entry(base, records, timestamp, payload, slot.segment_id, writer[0]))
         return outcome
 
     @precondition(lambda self: self.streams)
@@ -260,6 +243,88 @@ class StoreMachine(RuleBasedStateMachine):
         assert max(offset, model.start) == self.run(slot.truncate_before(offset))
         model.start = max(offset, model.start)
 
+    # Transactions
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), writer=st.sampled_from(TRANSACTIONAL), count=st.integers(1, 4))
+    def append_in_transaction(self, data: st.DataObject, writer: int, count: int) -> None:
+        """To one slot or two, in one turn of the loop; where nothing is open, a transaction begins."""
+        places = [self.any_slot(data) for _ in range(2)]
+
+        async def go() -> None:
+            for place, _ in zip(itertools.cycle(places), range(count), strict=False):
+                await self.send_in_transaction(place, writer, 200)[0].future
+            await until(lambda: self.container.log._spare is not None)
+
+        self.run(go())
+
+    def send_in_transaction(self, place: Place, writer: int, size: int) -> tuple[Outcome, Undo]:
+        slot, model = place
+        before = dict(model.writers)
+        epoch, sequence = model.writers.setdefault(writer, (0, 0))
+        assert self.container.check_writer(slot, writer, epoch, sequence, 2) is None
+        outcome = self.send(slot, model, 2, size, 0, (writer, epoch, sequence), IN_TRANSACTION)
+        model.writers[writer] = epoch, sequence + 2
+
+        def undo() -> None:
+            model.entries.pop()
+            model.writers = before
+
+        return outcome, undo
+
+    @rule(
+        data=st.data(),
+        writer=st.sampled_from(TRANSACTIONAL),
+        committed=st.booleans(),
+        bump=st.booleans(),
+        value=st.binary(max_size=10),
+    )
+    def end_transaction(self, data: st.DataObject, writer: int, committed: bool, bump: bool, value: bytes) -> None:
+        """Wherever the writer has something open; two keys change with it."""
+
+        async def go() -> None:
+            await self.send_end(writer, committed, bump, value)[0]
+            await until(lambda: self.container.log._spare is not None)
+
+        self.run(go())
+
+    def send_end(self, writer: int, committed: bool, bump: bool, value: bytes) -> tuple[asyncio.Future[None], Undo]:
+        """In all slots that are written: those in which nothing is open get no marker."""
+        ends = []
+        places = [
+            (slot, m.slots[slot.number]) for n, m in self.streams.items() for slot in self.live(n).written_slots()
+        ]
+        marked: list[tuple[ModelSlot, tuple[int, int]]] = []
+        now = self.clock.wall_ms()
+        for slot, model in places:
+            epoch, sequence = model.writers.get(writer, (0, 0))
+            ends.append(end_of(slot, writer, committed=committed, epoch=epoch + bump, timestamp=now))
+            if writer in model.transactions.open:
+                payload = marker(model.end, self.container.epoch)
+                model.entries.append(Entry(model.end, 1, now, payload, slot.segment_id, writer, committed))
+                marked.append((model, (epoch, sequence)))
+                model.writers[writer] = (epoch + 1, 0) if bump else (epoch, sequence)
+        future = self.container.end_transactions(ends, [Put("t", b"x", b"x" + value), Delete("t", b"y")])
+        before, self.table = self.table, {**self.table, b"x": b"x" + value}
+        self.table.pop(b"y", None)
+
+        def undo() -> None:
+            self.table = before
+            for model, known in marked:
+                model.entries.pop()
+                model.writers[writer] = known
+
+        return future, undo
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data())
+    def list_aborted(self, data: st.DataObject) -> None:
+        """A reader of any range is told of exactly the aborted transactions in it."""
+        slot, model = self.any_slot(data)
+        first = data.draw(st.integers(model.start, model.end))
+        end = data.draw(st.integers(first, model.end))
+        assert model.transactions.aborted_in(first, end) == listed(slot, first, end)
+
     # Tables
 
     @rule(keys=st.dictionaries(st.sampled_from([b"x", b"y", b"z", b"w" * 300]), st.binary(max_size=40), min_size=1))
@@ -275,6 +340,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def index(self) -> None:
         self.run(maintenance_of(self.store).index_files())
+
+    def index_in_time(self) -> None:
+        """As the background does: with too many files that are not indexed, the log takes no more."""
+        if len(self.container.unindexed) > UNINDEXED_FILES_MAX // 4:
+            self.index()
 
     @rule()
     def checkpoint(self) -> None:
@@ -292,12 +362,12 @@ class StoreMachine(RuleBasedStateMachine):
         for stream in self.streams.values():
             policy = policy_from(stream.config)
             for slot in stream.slots:
-                live = slot.live
+                live, stable_end = slot.live, slot.stable_end
                 sizes = [len(entry.payload) for entry in live]
                 for index, entry in enumerate(live):
                     old = policy.retention_ms >= 0 and entry.timestamp < now - policy.retention_ms
                     more = policy.retention_bytes >= 0 and sum(sizes[index + 1 :]) >= policy.retention_bytes
-                    if not policy.delete or not (old or more):
+                    if not policy.delete or not (old or more) or entry.end > stable_end:
                         break
                     slot.start = entry.end
 
@@ -332,12 +402,17 @@ class StoreMachine(RuleBasedStateMachine):
         size=st.sampled_from([10, 500, 20_000]),
         kept=st.floats(0, 1),
         scales=st.booleans(),
+        writers=st.lists(st.sampled_from(TRANSACTIONAL), max_size=3),
     )
-    def crash(self, data: st.DataObject, in_flight: int, size: int, kept: float, scales: bool) -> None:
-        """A kill: RocksDB's memory is gone, and of what was not synced, a scale among it, a prefix is there."""
+    def crash(
+        self, data: st.DataObject, in_flight: int, size: int, kept: float, scales: bool, writers: list[int]
+    ) -> None:
+        """A kill: RocksDB's memory is gone, and of what was not synced, a scale and ends of transactions among it, a
+        prefix is there."""
+        self.index_in_time()
         epoch = self.container.epoch
         places = [self.any_slot(data) for _ in range(in_flight if self.streams else 0)]
-        ends: list[tuple[Path, int, Callable[[], object]]] = []
+        ends: list[tuple[Path, int, Undo]] = []
         scaled = self.any_stream(data) if scales and self.streams else None
         change = self.any_scale(data, self.live(scaled[0])) if scaled is not None else None
 
@@ -351,6 +426,12 @@ class StoreMachine(RuleBasedStateMachine):
                     await until(lambda: self.live(scaled[0]).logged.current.reason == "in flight")
                 self.send(slot, model, 1, size, 0)
                 ends.append((log.file.path, log.position, model.entries.pop))
+            for number, writer in enumerate(writers):
+                for place in places[:2]:
+                    undo = self.send_in_transaction(place, writer, size)[1]
+                    ends.append((log.file.path, log.position, undo))
+                undo = self.send_end(writer, number != 1, number == 2, b"%d" % number)[1]
+                ends.append((log.file.path, log.position, undo))
             target = await crash_copy(self.store, self.home / f"{next(self.places)}-copy")
             newest = log.file.path
             least = acknowledged.position if acknowledged.file_lsn == log.file.first_lsn else FILE_HEADER_SIZE
@@ -380,7 +461,7 @@ class StoreMachine(RuleBasedStateMachine):
         model: ModelStream,
         sealed: list[int],
         cuts: list[int],
-        ends: list[tuple[Path, int, Callable[[], object]]],
+        ends: list[tuple[Path, int, Undo]],
     ) -> None:
         stream, before, log = self.live(name), model.epochs, self.container.log
         scaling = asyncio.create_task(self.store.scale_stream(stream, sealed, cuts, "in flight"))
@@ -396,13 +477,19 @@ class StoreMachine(RuleBasedStateMachine):
     # Looking
 
     @precondition(lambda self: self.streams)
-    @rule(data=st.data(), max_bytes=st.sampled_from([1, 1_000, 30_000]), at_least_one=st.booleans())
-    def read(self, data: st.DataObject, max_bytes: int, at_least_one: bool) -> None:
-        """Any offset, any limit."""
+    @rule(
+        data=st.data(),
+        max_bytes=st.sampled_from([1, 1_000, 30_000]),
+        at_least_one=st.booleans(),
+        committed=st.booleans(),
+    )
+    def read(self, data: st.DataObject, max_bytes: int, at_least_one: bool, committed: bool) -> None:
+        """Any offset, any limit, up to the end or to where committed readers stop."""
         slot, model = self.any_slot(data)
-        offset = data.draw(st.integers(model.start, model.end))
-        found = self.run(self.container.reader.read(slot, offset, slot.durable_end, max_bytes, at_least_one))
-        wanted = [entry for entry in model.entries if entry.end > offset]
+        end = slot.stable_end if committed else slot.durable_end
+        offset = data.draw(st.integers(model.start, end))
+        found = self.run(self.container.reader.read(slot, offset, end, max_bytes, at_least_one))
+        wanted = [entry for entry in model.entries if offset < entry.end <= end]
         parts = [entry.payload for entry in wanted[: len(found.parts)]]
         assert parts == list(map(bytes, found.parts))
         assert sum(map(len, parts)) == found.size
@@ -448,9 +535,22 @@ class StoreMachine(RuleBasedStateMachine):
         assert [e.segment for e in live] == [slot.segment_at(e.base)[0] for e in live]
         epochs = [epoch for epoch, _ in slot.epochs]
         assert sorted(set(epochs)) == epochs
+        self.check_transactions(slot, model)
         for writer, sent in model.sequences.items():
             for batch in sent[-5:]:
                 self.check_duplicate(slot, writer, batch)
+
+    def check_transactions(self, slot: Slot, model: ModelSlot) -> None:
+        known = model.transactions
+        assert model.stable_end == slot.stable_end
+        assert sum(len(e.payload) for e in model.entries if e.end <= slot.stable_end) == slot.stable_bytes
+        assert set(known.open) == {writer for writer in TRANSACTIONAL if slot.has_open_transaction(writer)}
+        assert known.aborted_in(model.start, model.end) == listed(slot, 0, model.end)
+        for writer, (epoch, sequence) in model.writers.items():
+            assert self.container.check_writer(slot, writer, epoch, sequence, 1) is None
+            if epoch:
+                with pytest.raises(StaleWriterEpoch):
+                    self.container.check_writer(slot, writer, epoch - 1, 0, 1)
 
     def live(self, name: str) -> Any:
         stream = self.store.streams.get(name)
@@ -461,10 +561,14 @@ class StoreMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.streams)))
         return name, self.streams[name]
 
-    def any_slot(self, data: st.DataObject) -> tuple[Slot, ModelSlot]:
+    def any_slot(self, data: st.DataObject) -> Place:
         name, model = self.any_stream(data)
         number = data.draw(st.integers(0, len(model.slots) - 1))
         return self.live(name).slot(number), model.slots[number]
+
+
+def listed(slot: Slot, first: int, end: int) -> list[Ended]:
+    return [Ended(row.last, row.first, row.writer_id) for row in slot.aborted_in(first, end)]
 
 
 TestStore = StoreMachine.TestCase
