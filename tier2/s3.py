@@ -100,7 +100,6 @@ class S3Storage:
         return await self._read(f"stat of {key!r}", key, lambda _: self._client.stat(self._prefix + key))
 
     async def sweep_uploads(self, older_than_s: float) -> int:
-        """Abort unfinished uploads below the prefix that were begun that long ago; how many there were."""
         before = time.time() - older_than_s
         return await self._write(
             "sweep of unfinished uploads",
