@@ -10,17 +10,18 @@ import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 from minio import Minio
 
-from tests.tier2.fault_proxy import CutAnswer, FaultProxy, LoseAnswer, Refuse, Trickle, slow_down
+from tests.tier2.fault_proxy import CutAnswer, FaultProxy, FlipABit, LoseAnswer, Refuse, Trickle, slow_down
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
-from tier2.minio import S3Settings
+from tier2.minio import OpenUpload, S3Client, S3Settings
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.s3 import S3Storage, cut
+from tier2.s3_checksums import is_checked
 from tier2.storage import (
     AlreadyExists,
     BucketNotFound,
@@ -425,6 +426,47 @@ def test_failed_upload_is_aborted(minio: MinioServer, bucket: str) -> None:
                 assert await storage.stat("k") is None
 
     asyncio.run(scenario())
+
+
+def test_parts_are_checked(minio: MinioServer, bucket: str) -> None:
+    """The server checks a CRC of each part, so that nobody hashes it; what changed on its way is put again."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", part_bytes=5 * MIB)
+            async with opened(settings) as storage:
+                proxy.fail_next("PUT", FlipABit())
+                with pytest.raises(Unavailable, match="ContentChecksumMismatch"):
+                    await storage.put("k", Pieces(12))
+                assert unfinished(minio, bucket) == 0
+                proxy.heads.clear()
+                await RetryingStorage(storage, PATIENT, random.Random(1)).put("k", Pieces(12))
+
+                whole = b"".join(map(bytes, Pieces(12).open()))
+                assert await storage.get_range("k", 0, len(whole)) == whole
+                parts = [head.lower() for head in proxy.heads if head.startswith("PUT")]
+                assert len(parts) == 3
+                assert all("\r\nx-amz-content-sha256: unsigned-payload\r\n" in head for head in parts)
+                assert all("\r\nx-amz-checksum-crc32c: " in head for head in parts)
+
+    asyncio.run(scenario())
+
+
+def test_server_that_knows_no_checksums(minio: MinioServer, bucket: str) -> None:
+    """Where the server does not say that it checks a CRC, the signature covers the part as it always did."""
+    assert not is_checked({"etag": "x"})
+    whole = random.Random(3).randbytes(MIB)
+    bare(minio).make_bucket(bucket)
+    with FaultProxy(minio.port) as proxy:
+        client = S3Client(minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}"))
+        upload = OpenUpload(bare(minio)._create_multipart_upload(bucket, "k", {}), is_checked=False)
+        part = client.upload_part("k", whole, upload, 1)
+        stat = client.complete_upload("k", upload, [part], "")
+        client.close()
+        assert "unsigned" not in "".join(proxy.heads).lower()
+    with closing(bare(minio).get_object(bucket, "k")) as found:
+        assert found.read() == whole
+    assert stat.size == MIB
 
 
 def test_sweeps_old_uploads(minio: MinioServer, bucket: str) -> None:
