@@ -71,6 +71,7 @@ class MinioServer:
             "MINIO_SITE_REGION": "us-east-1",
             "MINIO_BROWSER": "off",
             "MINIO_UPDATE": "off",
+            "MINIO_PROMETHEUS_AUTH_TYPE": "public",  # the benches count its requests
             "GOMAXPROCS": "2",
         }
         data = self._directory / "data"
