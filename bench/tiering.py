@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import psutil
 import urllib3
 from confluent_kafka import Producer
 from minio import Minio
@@ -186,6 +187,11 @@ class BareMinio:
         self.client = Minio(
             server.endpoint.removeprefix("http://"), access_key=ROOT_USER, secret_key=ROOT_PASSWORD, secure=False
         )
+
+    def cpu_seconds(self) -> float:
+        """What the server has worked so far."""
+        times = psutil.Process(self.server.pid).cpu_times()
+        return times.user + times.system
 
     def puts(self) -> int:
         """How many requests have put an object or a part of one, whoever sent them."""
