@@ -182,20 +182,23 @@ MEASURES: Final[tuple[Callable[[Results, Path, int], None], ...]] = (offered, sa
 
 
 class BareMinio:
-    def __init__(self, server: MinioServer) -> None:
-        self.server = server
+    """A server that runs, and the package's own client of it."""
+
+    def __init__(self, endpoint: str, pid: int) -> None:
+        self.endpoint = endpoint
+        self.pid = pid
         self.client = Minio(
-            server.endpoint.removeprefix("http://"), access_key=ROOT_USER, secret_key=ROOT_PASSWORD, secure=False
+            endpoint.removeprefix("http://"), access_key=ROOT_USER, secret_key=ROOT_PASSWORD, secure=False
         )
 
     def cpu_seconds(self) -> float:
         """What the server has worked so far."""
-        times = psutil.Process(self.server.pid).cpu_times()
+        times = psutil.Process(self.pid).cpu_times()
         return times.user + times.system
 
     def puts(self) -> int:
         """How many requests have put an object or a part of one, whoever sent them."""
-        text = urllib3.request("GET", f"{self.server.endpoint}/minio/v2/metrics/cluster").data.decode()
+        text = urllib3.request("GET", f"{self.endpoint}/minio/v2/metrics/cluster").data.decode()
         return sum(int(float(count)) for count in PUTS.findall(text))
 
 
@@ -206,7 +209,7 @@ def running_minio(directory: Path) -> Iterator[BareMinio]:
     server = MinioServer(place)
     server.start()
     try:
-        minio = BareMinio(server)
+        minio = BareMinio(server.endpoint, server.pid)
         minio.client.make_bucket(BUCKET)
         yield minio
     finally:
@@ -222,7 +225,7 @@ def running_penstock(
     if minio is not None:
         chosen = {
             "tier2": f"s3://{BUCKET}/a",
-            "tier2.endpoint": minio.server.endpoint,
+            "tier2.endpoint": minio.endpoint,
             "chunk.bytes": CHUNK_BYTES,
             "tier2.uploads": UPLOADS,
         }
