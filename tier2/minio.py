@@ -2,7 +2,7 @@
 
 What the package leaves to us, and this module keeps true:
 
-- Pool, time-outs and retries are set here: a request is sent once, and whether it is sent again is decided above.
+- Pool and time-outs are `tier2.http_pool`'s: a request is sent once, and whether it is sent again is decided above.
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
 - A part of an upload is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
 - A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
@@ -14,7 +14,6 @@ This is the only module that knows the package; its private calls are used in `S
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError, fromstring
 
-import certifi
 import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
@@ -34,6 +32,7 @@ from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
 
 from tier2 import s3_checksums, s3_errors
+from tier2.http_pool import pool_manager
 from tier2.pool import Deadline
 from tier2.storage import (
     BucketNotFound,
@@ -121,9 +120,15 @@ class S3Client:
         url = urlsplit(settings.endpoint)
         self._bucket = settings.bucket
         self._may_create = settings.create_bucket
+        self._may_check = True  # parts' checksums, until the server refuses to
         self._endpoint = f"{url.scheme}://{url.netloc}"
         self.place = f"bucket {settings.bucket!r} at {self._endpoint}"
-        self._http = _pool_manager(settings)
+        self._http = pool_manager(
+            connections=settings.reads + settings.writes * (1 + settings.parts_at_once),
+            connect_timeout_s=settings.connect_timeout_s,
+            io_timeout_s=settings.io_timeout_s,
+            ca_file=settings.ca_file,
+        )
         try:
             self._minio = _Minio(
                 url.netloc,
@@ -234,11 +239,19 @@ class S3Client:
     # Uploads in parts
 
     def begin_upload(self, name: str, token: str) -> OpenUpload:
-        headers: DictType = {
-            "Content-Type": "application/octet-stream",
-            s3_checksums.ALGORITHM_HEADER: s3_checksums.ALGORITHM,
-            **_token_header(token),
-        }
+        """A server that does not know of checksums may say nothing about them, or refuse to hear of them."""
+        if self._may_check:
+            try:
+                return self._begin_upload(name, {s3_checksums.ALGORITHM_HEADER: s3_checksums.ALGORITHM}, token)
+            except S3Error as error:
+                if error.response.status not in (400, 501):
+                    raise
+        upload = self._begin_upload(name, {}, token)
+        self._may_check = False
+        return upload
+
+    def _begin_upload(self, name: str, asking: DictType, token: str) -> OpenUpload:
+        headers: DictType = {"Content-Type": "application/octet-stream", **asking, **_token_header(token)}
         with self._parsing():
             answer = self._minio._execute("POST", self._bucket, name, headers=headers, query_params={"uploads": ""})
             upload_id = findtext(fromstring(answer.data.decode()), "UploadId", True)
@@ -350,43 +363,6 @@ class _Minio(Minio):
         if creds is not None:
             built["x-amz-content-sha256"] = "UNSIGNED-PAYLOAD"
         return built, date
-
-
-class _HTTPConnection(urllib3.connection.HTTPConnection):
-    """urllib3 leaves the time-out for connecting in force while the first request is sent."""
-
-    io_timeout_s: float = 30.0
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self.io_timeout_s)
-
-
-class _HTTPSConnection(urllib3.connection.HTTPSConnection):
-    io_timeout_s: float = 30.0
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self.io_timeout_s)
-
-
-def _pool_manager(settings: S3Settings) -> urllib3.PoolManager:
-    """One pool of connections, as many as there are threads, that sends each request once."""
-    manager = urllib3.PoolManager(
-        num_pools=2,
-        maxsize=settings.reads + settings.writes * (1 + settings.parts_at_once),
-        timeout=urllib3.Timeout(connect=settings.connect_timeout_s, read=settings.io_timeout_s),
-        retries=False,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=settings.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
-    )
-    plain = type("_Plain", (_HTTPConnection,), {"io_timeout_s": settings.io_timeout_s})
-    secure = type("_Secure", (_HTTPSConnection,), {"io_timeout_s": settings.io_timeout_s})
-    manager.pool_classes_by_scheme = {
-        "http": type("_Pool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("_TLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
-    }
-    return manager
 
 
 def _token_header(token: str) -> DictType:
