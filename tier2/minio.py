@@ -8,7 +8,7 @@ What the package leaves to us, and this module keeps true:
 - A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
 
-This is the only module that knows the package; its private calls are used in `S3Client` only.
+This is the only module that knows the package; its private calls are used in `S3Client` and `_Minio` only.
 """
 
 from __future__ import annotations
