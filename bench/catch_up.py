@@ -4,7 +4,8 @@ Keeps: every figure is taken in one run on one MinIO, with the objects that Pens
 reads the same objects in ranges of the same size, as many at a time as Penstock does.
 
 alone       one consumer from the beginning, everything in chunks; the `minio` client by itself
-tail        p99 of a consumer at the end, while nobody else reads, and while another one catches up
+tail        p99 of a consumer at the end, while nobody else reads, while another one catches up, and while the `minio`
+            client by itself reads the same: what then comes on top is the processors', not the gateway's
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -68,7 +70,7 @@ def main() -> int:
             _say(f"round {number + 1} of {options.rounds}")
             bare = _bare(minio, AT_ONCE)
             one = _bare(minio, 1)
-            rate = _catch_up(server, records)
+            rate = _catch_up(results, minio, server, records)
             results.add("minio client", f"ranges of {GET_BYTES_MAX // MIB} MiB, {AT_ONCE} at a time", "MB/s", bare)
             results.add("minio client", f"ranges of {GET_BYTES_MAX // MIB} MiB, one reader", "MB/s", one)
             results.add("penstock", "one consumer catching up", "MB/s", rate)
@@ -77,7 +79,10 @@ def main() -> int:
             alone = _tail_p99(server, options.seconds)
             with _catching_up(server, records):
                 beside = _tail_p99(server, options.seconds)
+            with _reading_bare(minio):
+                contended = _tail_p99(server, options.seconds)
             results.add("penstock", "tail, p99 alone", "ms", alone)
+            results.add("penstock", "tail, p99 while the bare client reads", "ms", contended)
             results.add("penstock", "tail, p99 while another catches up", "ms", beside)
             results.add("penstock", "tail, p99 against alone", "times", beside / alone)
             results.add("penstock", MEMORY, "MB", server.rss_mb())
@@ -131,8 +136,16 @@ def _bare(minio: BareMinio, at_once: int) -> float:
     return total / (time.perf_counter() - begin) / 1e6
 
 
-def _catch_up(server: Penstock, records: int) -> float:
+def _catch_up(results: Results, minio: BareMinio, server: Penstock, records: int) -> float:
+    """MB/s of one consumer. What the servers work for it says how fast it could be: it is processors that are short."""
+    worked_s = minio.cpu_seconds(), server.cpu_seconds()
     load = loadgen.run("consume", server.bootstrap, "old", count=records, seconds_max=TIERED_SECONDS_MAX)
+    megabytes = records * KILOBYTE / 1e6
+    for name, seconds in (
+        ("minio", minio.cpu_seconds() - worked_s[0]),
+        ("penstock", server.cpu_seconds() - worked_s[1]),
+    ):
+        results.add(name, "one consumer catching up: processor", "ms/MB", 1000 * seconds / megabytes)
     return load.per_second * KILOBYTE / 1e6
 
 
@@ -147,6 +160,24 @@ def _catching_up(server: Penstock, records: int) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def _reading_bare(minio: BareMinio) -> Iterator[None]:
+    """The client in a process of its own, one reader, again and again."""
+    process = get_context("spawn").Process(target=_read_on, args=(minio.endpoint, minio.pid), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _read_on(endpoint: str, pid: int) -> None:
+    minio = BareMinio(endpoint, pid)
+    while True:
+        _bare(minio, 1)
 
 
 def _tail_p99(server: Penstock, seconds: int) -> float:

@@ -6,6 +6,8 @@ record was not acknowledged is an error.
 offered     30 MB/s with tiering and without: p99 of produce, share of the log that was waiting at most
 saturated   as fast as possible with the log full: what is acknowledged, beside what the bare client puts
 trickle     1,000 topics of 16 partitions with a record now and then: puts a minute, memory
+
+Each writes the rows of `results/tiering.json` that bear its name, and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import shutil
 import sys
 import threading
@@ -23,6 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import psutil
+import urllib3
 from confluent_kafka import Producer
 from minio import Minio
 
@@ -35,9 +40,15 @@ RESULT: Final = Path(__file__).resolve().parent / "results" / "tiering.json"
 MIB: Final = 1 << 20
 KILOBYTE: Final = 1000
 BUCKET: Final = "bench"
+PUTS: Final = re.compile(r'^minio_s3_requests_total\{api="putobject(?:part)?",.*\} (\S+)$', re.MULTILINE)
 CHUNK_BYTES: Final = 32 * MIB
 UPLOADS: Final = 4
 SATURATED_LOG: Final = 2048 * MIB
+TRICKLE_TOPICS: Final = 1000
+TRICKLE_PARTITIONS: Final = 16
+TRICKLE_RATE: Final = 800
+TRICKLE_WARM_UP_S: Final = 90  # until the first round by age is behind us
+TRICKLE_MINUTES: Final = 4
 
 
 def main() -> int:
@@ -48,8 +59,10 @@ def main() -> int:
     disk.require_disk(scratch)
     loadgen.build()
     results = Results(ratio_to=None)
-    for measure in MEASURES:
-        if not options.only or measure.__name__ in options.only:
+    chosen = [measure for measure in MEASURES if not options.only or measure.__name__ in options.only]
+    results.keep(RESULT, (f"{measure.__name__}: " for measure in chosen))
+    for _ in range(options.rounds):
+        for measure in chosen:
             directory = scratch / measure.__name__
             directory.mkdir()
             print(f"{measure.__name__} …", file=sys.stderr, flush=True)
@@ -64,6 +77,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.tiering", description=__doc__)
     parser.add_argument("--only", action="append", choices=[m.__name__ for m in MEASURES])
     parser.add_argument("--seconds", type=int, default=300, help="how long the offered load lasts")
+    parser.add_argument("--rounds", type=int, default=1)
     return parser.parse_args()
 
 
@@ -90,21 +104,19 @@ def offered(results: Results, directory: Path, seconds: int) -> None:
                     seconds_max=2 * seconds,
                 )
             p99[name] = load.p99_ms
-            results.add(name, "30 MB/s offered", "MB/s", load.per_second * KILOBYTE / 1e6)
-            results.add(name, "30 MB/s offered, p50", "ms", load.p50_ms)
-            results.add(name, "30 MB/s offered, p99", "ms", load.p99_ms)
-            results.add(name, "30 MB/s offered, log at most", "MB", seen.log_mb)
-            results.add(name, "30 MB/s offered, memory at most", "MB", seen.rss_mb)
-    results.add(
-        "tiering on", "30 MB/s offered, p99 against tiering off", "times", p99["tiering on"] / p99["tiering off"]
-    )
+            results.add(name, "offered: 30 MB/s", "MB/s", load.per_second * KILOBYTE / 1e6)
+            results.add(name, "offered: p50", "ms", load.p50_ms)
+            results.add(name, "offered: p99", "ms", load.p99_ms)
+            results.add(name, "offered: log at most", "MB", seen.log_mb)
+            results.add(name, "offered: memory at most", "MB", seen.rss_mb)
+    results.add("tiering on", "offered: p99 against tiering off", "times", p99["tiering on"] / p99["tiering off"])
 
 
 def saturated(results: Results, directory: Path, seconds: int) -> None:
     """The bare client's puts, then producers that outrun long-term storage."""
     with running_minio(directory) as minio:
         bare = _bare_puts(minio, SATURATED_LOG)
-        results.add("minio client", f"puts of {CHUNK_BYTES // MIB} MiB, {UPLOADS} at a time", "MB/s", bare)
+        results.add("minio client", f"saturated: puts of {CHUNK_BYTES // MIB} MiB, {UPLOADS} at a time", "MB/s", bare)
         settings = {"log.max.bytes": SATURATED_LOG, "tier2.verify.delay.ms": 3000}
         with running_penstock(directory, minio, settings) as server:
             server.create_topic("saturated", 4)
@@ -126,45 +138,68 @@ def saturated(results: Results, directory: Path, seconds: int) -> None:
                 produce(2 * SATURATED_LOG)  # until the log is full: what fits into it costs long-term storage nothing
                 load = produce(3 * SATURATED_LOG)
             rate = load.per_second * KILOBYTE / 1e6
-            results.add("penstock", "acknowledged with the log full", "MB/s", rate)
-            results.add("penstock", "acknowledged with the log full, against the bare client", "times", rate / bare)
-            results.add("penstock", "log at most", "MB", seen.log_mb)
-            results.add("penstock", "memory at most", "MB", seen.rss_mb)
+            results.add("penstock", "saturated: acknowledged with the log full", "MB/s", rate)
+            results.add(
+                "penstock", "saturated: acknowledged with the log full, against the bare client", "times", rate / bare
+            )
+            results.add("penstock", "saturated: log at most", "MB", seen.log_mb)
+            results.add("penstock", "saturated: memory at most", "MB", seen.rss_mb)
 
 
 def trickle(results: Results, directory: Path, seconds: int) -> None:
     """16,000 partitions, each with a record every 20 s; chunks of what is a minute old."""
-    minutes = 4
     with running_minio(directory) as minio, running_penstock(directory, minio, {"chunk.age.ms": 60_000}) as server:
-        for number in range(1000):
-            server.create_topic(f"trickle-{number}", 16)
-        results.add("penstock", "memory with 16,000 empty partitions", "MB", server.rss_mb())
-        producer = Producer({"bootstrap.servers": server.bootstrap, "linger.ms": 50})
-        begin = time.monotonic()
-        sent = 0
+        for number in range(TRICKLE_TOPICS):
+            server.create_topic(f"trickle-{number}", TRICKLE_PARTITIONS)
+        results.add("penstock", "trickle: memory with 16,000 empty partitions", "MB", server.rss_mb())
         with _watched(server) as seen:
-            while time.monotonic() < begin + minutes * 60:
-                producer.produce(f"trickle-{sent // 16 % 1000}", b"." * 100, partition=sent % 16)
-                sent += 1
-                producer.poll(0)
-                time.sleep(max(0.0, begin + sent / 800 - time.monotonic()))
-            if producer.flush(60):
-                raise loadgen.LoadFailed("not every record of the trickle was acknowledged")
-        objects = list(minio.client.list_objects(BUCKET, prefix="a/chunks/", recursive=True))
-        results.add("penstock", "trickle: chunks in the bucket after 4 minutes", "objects", len(objects))
+            _trickled(server, TRICKLE_WARM_UP_S)
+            puts, cpu_s = minio.puts(), server.cpu_seconds()
+            sent = _trickled(server, TRICKLE_MINUTES * 60)
+            puts, cpu_s = minio.puts() - puts, server.cpu_seconds() - cpu_s
+        results.add("penstock", "trickle: records", "1/s", sent / (TRICKLE_MINUTES * 60))
+        results.add("penstock", "trickle: puts", "1/min", puts / TRICKLE_MINUTES)
         results.add("penstock", "trickle: memory at most", "MB", seen.rss_mb)
-        results.add("penstock", "trickle: processor", "% of a core", 100 * server.cpu_seconds() / (minutes * 60))
+        results.add("penstock", "trickle: processor", "% of a core", 100 * cpu_s / (TRICKLE_MINUTES * 60))
+
+
+def _trickled(server: Penstock, seconds: int) -> int:
+    """A record to each partition in turn, for so long; how many."""
+    producer = Producer({"bootstrap.servers": server.bootstrap, "linger.ms": 50})
+    begin, sent = time.monotonic(), 0
+    while time.monotonic() < begin + seconds:
+        number = sent // TRICKLE_PARTITIONS % TRICKLE_TOPICS
+        producer.produce(f"trickle-{number}", b"." * 100, partition=sent % TRICKLE_PARTITIONS)
+        sent += 1
+        producer.poll(0)
+        time.sleep(max(0.0, begin + sent / TRICKLE_RATE - time.monotonic()))
+    if producer.flush(60):
+        raise loadgen.LoadFailed("not every record of the trickle was acknowledged")
+    return sent
 
 
 MEASURES: Final[tuple[Callable[[Results, Path, int], None], ...]] = (offered, saturated, trickle)
 
 
 class BareMinio:
-    def __init__(self, server: MinioServer) -> None:
-        self.server = server
+    """A server that runs, and the package's own client of it."""
+
+    def __init__(self, endpoint: str, pid: int) -> None:
+        self.endpoint = endpoint
+        self.pid = pid
         self.client = Minio(
-            server.endpoint.removeprefix("http://"), access_key=ROOT_USER, secret_key=ROOT_PASSWORD, secure=False
+            endpoint.removeprefix("http://"), access_key=ROOT_USER, secret_key=ROOT_PASSWORD, secure=False
         )
+
+    def cpu_seconds(self) -> float:
+        """What the server has worked so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
+    def puts(self) -> int:
+        """How many requests have put an object or a part of one, whoever sent them."""
+        text = urllib3.request("GET", f"{self.endpoint}/minio/v2/metrics/cluster").data.decode()
+        return sum(int(float(count)) for count in PUTS.findall(text))
 
 
 @contextmanager
@@ -174,7 +209,7 @@ def running_minio(directory: Path) -> Iterator[BareMinio]:
     server = MinioServer(place)
     server.start()
     try:
-        minio = BareMinio(server)
+        minio = BareMinio(server.endpoint, server.pid)
         minio.client.make_bucket(BUCKET)
         yield minio
     finally:
@@ -190,7 +225,7 @@ def running_penstock(
     if minio is not None:
         chosen = {
             "tier2": f"s3://{BUCKET}/a",
-            "tier2.endpoint": minio.server.endpoint,
+            "tier2.endpoint": minio.endpoint,
             "chunk.bytes": CHUNK_BYTES,
             "tier2.uploads": UPLOADS,
         }

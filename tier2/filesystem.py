@@ -15,6 +15,7 @@ import fcntl
 import os
 import stat as file_types
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -128,6 +129,10 @@ class FilesystemStorage:
         path = self._path(key)
         return await self._read(f"stat of {key!r}", lambda _: self._stat(path, key))
 
+    async def sweep_uploads(self, older_than_s: float) -> int:
+        before = time.time() - older_than_s
+        return await self._write("sweep of unfinished puts", lambda deadline: self._sweep(before, deadline))
+
     async def close(self) -> None:
         self._reads.close()
         self._writes.close()
@@ -156,9 +161,15 @@ class FilesystemStorage:
             raise Misconfigured(f"{self._root} cannot hold objects: {error.strerror}") from error
         for path in missing:
             _sync_directory(path.parent)
-        for path in incoming.iterdir():
+        self._sweep(time.time(), deadline)
+
+    def _sweep(self, before: float, deadline: Deadline) -> int:
+        """Remove files of puts that nobody is at any more, and that were not written to since."""
+        count = 0
+        for path in (self._root / INCOMING).iterdir():
             deadline.check()
-            _remove_if_abandoned(path)
+            count += _remove_if_abandoned(path, before)
+        return count
 
     def _put(self, path: Path, key: str, data: Data, token: str, deadline: Deadline) -> ObjectStat:
         with self._written(data, deadline) as (temporary, status):
@@ -325,14 +336,17 @@ def _delete(path: Path) -> None:
         _sync_directory(path.parent)
 
 
-def _remove_if_abandoned(path: Path) -> None:
+def _remove_if_abandoned(path: Path, before: float) -> bool:
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+            if os.fstat(fd).st_mtime <= before:
+                path.unlink()
+                return True
         finally:
             os.close(fd)
+    return False
 
 
 def _sync_directory(directory: Path) -> None:

@@ -98,6 +98,9 @@ class MeteredStorage:
     async def stat(self, key: str) -> ObjectStat | None:
         return await self._measured("stat", self._inner.stat(key))
 
+    async def sweep_uploads(self, older_than_s: float) -> int:
+        return await self._inner.sweep_uploads(older_than_s)  # once an hour: not worth a series
+
     async def close(self) -> None:
         await self._inner.close()
 

@@ -2,34 +2,37 @@
 
 What the package leaves to us, and this module keeps true:
 
-- Pool, time-outs and retries are set here: a request is sent once, and whether it is sent again is decided above.
+- Pool and time-outs are `tier2.http_pool`'s: a request is sent once, and whether it is sent again is decided above.
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
+- A part of an upload is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
 - A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
 
-This is the only module that knows the package; its private calls are used in `S3Client` only.
+This is the only module that knows the package; its private calls are used in `S3Client` and `_Minio` only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import ParseError, fromstring
 
-import certifi
 import urllib3
 from minio import Minio
-from minio.datatypes import Part
+from minio.credentials.credentials import Credentials
+from minio.datatypes import CompleteMultipartUploadResult, Part
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
+from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
 
-from tier2 import s3_errors
+from tier2 import s3_checksums, s3_errors
+from tier2.http_pool import pool_manager
 from tier2.pool import Deadline
 from tier2.storage import (
     BucketNotFound,
@@ -93,12 +96,21 @@ class S3Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that has begun; whether the server checks each part's CRC-32C."""
+
+    id: str
+    is_checked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SentPart:
     """A part of an upload that the server has."""
 
     number: int
     etag: str
     size: int
+    crc: str
 
 
 class S3Client:
@@ -108,11 +120,17 @@ class S3Client:
         url = urlsplit(settings.endpoint)
         self._bucket = settings.bucket
         self._may_create = settings.create_bucket
+        self._may_check = True  # parts' checksums, until the server refuses to
         self._endpoint = f"{url.scheme}://{url.netloc}"
         self.place = f"bucket {settings.bucket!r} at {self._endpoint}"
-        self._http = _pool_manager(settings)
+        self._http = pool_manager(
+            connections=settings.reads + settings.writes * (1 + settings.parts_at_once),
+            connect_timeout_s=settings.connect_timeout_s,
+            io_timeout_s=settings.io_timeout_s,
+            ca_file=settings.ca_file,
+        )
         try:
-            self._minio = Minio(
+            self._minio = _Minio(
                 url.netloc,
                 access_key=settings.access_key or None,
                 secret_key=settings.secret_key or None,
@@ -220,18 +238,41 @@ class S3Client:
 
     # Uploads in parts
 
-    def begin_upload(self, name: str, token: str) -> str:
+    def begin_upload(self, name: str, token: str) -> OpenUpload:
+        """A server that does not know of checksums may say nothing about them, or refuse to hear of them."""
+        if self._may_check:
+            try:
+                return self._begin_upload(name, {s3_checksums.ALGORITHM_HEADER: s3_checksums.ALGORITHM}, token)
+            except S3Error as error:
+                if error.response.status not in (400, 501):
+                    raise
+        upload = self._begin_upload(name, {}, token)
+        self._may_check = False
+        return upload
+
+    def _begin_upload(self, name: str, asking: DictType, token: str) -> OpenUpload:
+        headers: DictType = {"Content-Type": "application/octet-stream", **asking, **_token_header(token)}
         with self._parsing():
-            return self._minio._create_multipart_upload(self._bucket, name, _token_header(token))
+            answer = self._minio._execute("POST", self._bucket, name, headers=headers, query_params={"uploads": ""})
+            upload_id = findtext(fromstring(answer.data.decode()), "UploadId", True)
+        return OpenUpload(str(upload_id), s3_checksums.is_checked(answer.headers))
 
-    def upload_part(self, name: str, data: bytes, upload_id: str, number: int) -> SentPart:
-        etag = self._minio._upload_part(self._bucket, name, data, None, upload_id, number)
-        return SentPart(number, etag, len(data))
+    def upload_part(self, name: str, data: bytes, upload: OpenUpload, number: int) -> SentPart:
+        crc = s3_checksums.checksum(data) if upload.is_checked else ""
+        headers: DictType | None = {s3_checksums.CRC_HEADER: crc} if crc else None
+        etag = self._minio._upload_part(self._bucket, name, data, headers, upload.id, number)
+        return SentPart(number, etag, len(data), crc)
 
-    def complete_upload(self, name: str, upload_id: str, parts: Sequence[SentPart], token: str) -> ObjectStat:
-        result = self._minio._complete_multipart_upload(
-            self._bucket, name, upload_id, [Part(p.number, p.etag) for p in parts]
-        )
+    def complete_upload(self, name: str, upload: OpenUpload, parts: Sequence[SentPart], token: str) -> ObjectStat:
+        if upload.is_checked:
+            body = s3_checksums.completion((part.number, part.etag, part.crc) for part in parts)
+            query: DictType = {"uploadId": upload.id}
+            result = CompleteMultipartUploadResult(
+                self._minio._execute("POST", self._bucket, name, body=body, query_params=query)
+            )
+        else:
+            listed = [Part(part.number, part.etag) for part in parts]
+            result = self._minio._complete_multipart_upload(self._bucket, name, upload.id, listed)
         if not result.etag:  # S3 may answer 200 first, and fail then
             raise Unavailable(f"{self.place}: the upload of {name!r} failed when it was completed")
         size = sum(part.size for part in parts)
@@ -305,41 +346,23 @@ class S3Client:
                 return Unavailable(f"{self.place}: {type(error).__name__}: {error}")
 
 
-class _HTTPConnection(urllib3.connection.HTTPConnection):
-    """urllib3 leaves the time-out for connecting in force while the first request is sent."""
+class _Minio(Minio):
+    """Signs a body that has a CRC-32C without hashing it: the signature covers the checksum's header."""
 
-    io_timeout_s: float = 30.0
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self.io_timeout_s)
-
-
-class _HTTPSConnection(urllib3.connection.HTTPSConnection):
-    io_timeout_s: float = 30.0
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self.io_timeout_s)
-
-
-def _pool_manager(settings: S3Settings) -> urllib3.PoolManager:
-    """One pool of connections, as many as there are threads, that sends each request once."""
-    manager = urllib3.PoolManager(
-        num_pools=2,
-        maxsize=settings.reads + settings.writes * (1 + settings.parts_at_once),
-        timeout=urllib3.Timeout(connect=settings.connect_timeout_s, read=settings.io_timeout_s),
-        retries=False,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=settings.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
-    )
-    plain = type("_Plain", (_HTTPConnection,), {"io_timeout_s": settings.io_timeout_s})
-    secure = type("_Secure", (_HTTPSConnection,), {"io_timeout_s": settings.io_timeout_s})
-    manager.pool_classes_by_scheme = {
-        "http": type("_Pool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("_TLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
-    }
-    return manager
+    def _build_headers(
+        self,
+        host: str,
+        headers: DictType | None = None,
+        body: bytes | None = None,
+        creds: Credentials | None = None,
+    ) -> tuple[DictType, datetime]:
+        if headers is None or body is None or s3_checksums.CRC_HEADER not in headers:
+            return super()._build_headers(host, headers, body, creds)
+        headers["Content-Length"] = str(len(body))
+        built, date = super()._build_headers(host, headers, None, creds)
+        if creds is not None:
+            built["x-amz-content-sha256"] = "UNSIGNED-PAYLOAD"
+        return built, date
 
 
 def _token_header(token: str) -> DictType:

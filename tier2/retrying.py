@@ -113,6 +113,9 @@ class RetryingStorage:
     async def stat(self, key: str) -> ObjectStat | None:
         return await self._retried(f"stat of {key!r}", lambda: self._inner.stat(key))
 
+    async def sweep_uploads(self, older_than_s: float) -> int:
+        return await self._retried("sweep of unfinished uploads", lambda: self._inner.sweep_uploads(older_than_s))
+
     async def close(self) -> None:
         await self._inner.close()
 

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import Final, Self, TypeVar
 
-from tier2.minio import S3Client, S3Settings, SentPart
+from tier2.minio import OpenUpload, S3Client, S3Settings, SentPart
 from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     Buffer,
@@ -100,7 +100,6 @@ class S3Storage:
         return await self._read(f"stat of {key!r}", key, lambda _: self._client.stat(self._prefix + key))
 
     async def sweep_uploads(self, older_than_s: float) -> int:
-        """Abort unfinished uploads below the prefix that were begun that long ago; how many there were."""
         before = time.time() - older_than_s
         return await self._write(
             "sweep of unfinished uploads",
@@ -133,24 +132,24 @@ class S3Storage:
         deadline.check()
         if len(first) < self._settings.part_bytes:
             return self._client.put(name, first, token)
-        upload_id = self._client.begin_upload(name, token)
+        upload = self._client.begin_upload(name, token)
         sending: list[Future[SentPart]] = []
         try:
             parts = chain([first], parts)
             del first
             for number, part in enumerate(parts, 1):
                 self._make_room(sending, deadline, number)
-                sending.append(self._parts.submit(self._send, name, part, upload_id, number, deadline))
+                sending.append(self._parts.submit(self._send, name, part, upload, number, deadline))
                 del part
             done = [future.result() for future in sending]
             deadline.check()
-            return self._client.complete_upload(name, upload_id, done, token)
+            return self._client.complete_upload(name, upload, done, token)
         except BaseException:
             for future in sending:
                 future.cancel()
             wait(sending)
             with contextlib.suppress(Exception):  # swept later; what went wrong first is what counts
-                self._client.abort_upload(name, upload_id)
+                self._client.abort_upload(name, upload.id)
             raise
 
     def _make_room(self, sending: Sequence[Future[SentPart]], deadline: Deadline, number: int) -> None:
@@ -165,9 +164,9 @@ class S3Storage:
             if future.done():
                 future.result()
 
-    def _send(self, name: str, part: bytes, upload_id: str, number: int, deadline: Deadline) -> SentPart:
+    def _send(self, name: str, part: bytes, upload: OpenUpload, number: int, deadline: Deadline) -> SentPart:
         deadline.check()
-        return self._client.upload_part(name, part, upload_id, number)
+        return self._client.upload_part(name, part, upload, number)
 
 
 def cut(source: Iterator[Buffer], part_bytes: int) -> Iterator[bytes]:

@@ -33,6 +33,7 @@ _RETRY_CODES: Final = frozenset(
         "SlowDownRead",
         "SlowDownWrite",
         "TooManyRequests",
+        "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
         "XMinioServerNotInitialized",
         "XMinioStorageFull",

@@ -162,6 +162,10 @@ class Storage(Protocol):
         """Size and identity, None when there is no such object."""
         ...
 
+    async def sweep_uploads(self, older_than_s: float) -> int:
+        """Remove what puts have left that were begun that long ago and never came to an end; how many there were."""
+        ...
+
     async def close(self) -> None:
         """Give up what is running and let go of threads and connections."""
         ...

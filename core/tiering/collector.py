@@ -8,6 +8,7 @@ A run is dead when its slot starts behind it, or its stream is gone. A chunk goe
   those who read it just now, and after a metadata snapshot that knows of it has reached long-term storage.
 - Only keys that this store's own log has recorded are ever deleted: never what a listing shows.
 - An abandoned upload may arrive late: its key is deleted at once, and once more after `tier2_abandoned_ms`.
+- Parts of an upload that never came to an end are removed once no put can still be at them.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ TICK_S: Final = 1.0
 SLOTS_PER_STEP: Final = 200
 RUNS_PER_RECORD: Final = 2000
 PAUSE_S: Final = 15.0
+PUT_LASTS_S_MAX: Final = 2 * 3600.0
+"""Twice the longest time that one try of a put may be given: whatever is older was left by a crash."""
+UPLOADS_SWEPT_EVERY_S: Final = 3600.0
 
 
 class Collector:
@@ -55,6 +59,7 @@ class Collector:
         self._delete_at: dict[ChunkId, float] = {}
         self._deletions_seen = -1
         self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
+        self._uploads_swept_s: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.deleted_objects = 0
         self.removed_runs = 0
@@ -83,6 +88,7 @@ class Collector:
                 await self._collect_streams()
                 await self._collect_slots()
                 await self._delete_objects()
+                await self._sweep_uploads()
                 await asyncio.sleep(tick_s)
             except StorageFailure:
                 return  # the log is poisoned: the process is ending
@@ -172,6 +178,20 @@ class Collector:
         elif row.id not in self._swept:
             await self._tier.long_term.storage.delete(chunk_key(row.id))
             self._swept.add(row.id)
+
+    async def _sweep_uploads(self) -> None:
+        """Whoever may not list uploads has the rest of the work done all the same."""
+        now = self._clock.monotonic_s()
+        if self._uploads_swept_s is not None and now < self._uploads_swept_s + UPLOADS_SWEPT_EVERY_S:
+            return
+        self._uploads_swept_s = now
+        try:
+            count = await self._tier.long_term.storage.sweep_uploads(PUT_LASTS_S_MAX)
+        except StorageError as error:
+            logger.warning("unfinished uploads could not be swept", extra={"reason": str(error)})
+            return
+        if count:
+            logger.info("unfinished uploads were swept", extra={"uploads": count})
 
     async def _delete(self, row: ChunkRow) -> None:
         await self._tier.long_term.storage.delete(chunk_key(row.id))

@@ -40,7 +40,12 @@ class Trickle:
     pause_s: float
 
 
-Fault = Refuse | CutAnswer | LoseAnswer | Trickle
+@dataclass(frozen=True)
+class FlipABit:
+    """The request's body is not what was sent when the server gets it."""
+
+
+Fault = Refuse | CutAnswer | LoseAnswer | Trickle | FlipABit
 
 
 def slow_down() -> Refuse:
@@ -58,6 +63,7 @@ class FaultProxy:
         self._faults: deque[tuple[Callable[[str], bool], Fault]] = deque()
         self.chooses: Callable[[str], Fault | None] = lambda line: None
         self.requests: list[str] = []
+        self.heads: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
@@ -96,6 +102,7 @@ class FaultProxy:
         line = head.split(b"\r\n", 1)[0].decode()
         body = await reader.readexactly(_content_length(head))
         self.requests.append(line)
+        self.heads.append(head.decode())
         fault = None
         if self._faults and self._faults[0][0](line):
             fault = self._faults.popleft()[1]
@@ -109,6 +116,8 @@ class FaultProxy:
             )
             await writer.drain()
             return
+        if isinstance(fault, FlipABit):
+            body = bytes([body[0] ^ 1]) + body[1:]
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
         try:
             up_writer.write(_closing(head) + body)

@@ -71,6 +71,7 @@ class MinioServer:
             "MINIO_SITE_REGION": "us-east-1",
             "MINIO_BROWSER": "off",
             "MINIO_UPDATE": "off",
+            "MINIO_PROMETHEUS_AUTH_TYPE": "public",  # the benches count its requests
             "GOMAXPROCS": "2",
         }
         data = self._directory / "data"
@@ -111,6 +112,11 @@ class MinioServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def pause(self) -> None:
         assert self._process is not None

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from minio import Minio
 
-from tests.tier2.fault_proxy import CutAnswer, FaultProxy, LoseAnswer, Refuse, Trickle, slow_down
+from tests.tier2.fault_proxy import CutAnswer, FaultProxy, FlipABit, LoseAnswer, Refuse, Trickle, slow_down
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2.minio import S3Settings
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.s3 import S3Storage, cut
+from tier2.s3_checksums import is_checked
 from tier2.storage import (
     AlreadyExists,
     BucketNotFound,
@@ -425,6 +426,50 @@ def test_failed_upload_is_aborted(minio: MinioServer, bucket: str) -> None:
                 assert await storage.stat("k") is None
 
     asyncio.run(scenario())
+
+
+def test_parts_are_checked(minio: MinioServer, bucket: str) -> None:
+    """The server checks a CRC of each part, so that nobody hashes it; what changed on its way is put again."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", part_bytes=5 * MIB)
+            async with opened(settings) as storage:
+                proxy.fail_next("PUT", FlipABit())
+                with pytest.raises(Unavailable, match="ContentChecksumMismatch"):
+                    await storage.put("k", Pieces(12))
+                assert unfinished(minio, bucket) == 0
+                proxy.heads.clear()
+                await RetryingStorage(storage, PATIENT, random.Random(1)).put("k", Pieces(12))
+
+                whole = b"".join(map(bytes, Pieces(12).open()))
+                assert await storage.get_range("k", 0, len(whole)) == whole
+                parts = [head.lower() for head in proxy.heads if head.startswith("PUT")]
+                assert len(parts) == 3
+                assert all("\r\nx-amz-content-sha256: unsigned-payload\r\n" in head for head in parts)
+                assert all("\r\nx-amz-checksum-crc32c: " in head for head in parts)
+
+    asyncio.run(scenario())
+
+
+def test_server_that_knows_no_checksums(minio: MinioServer, bucket: str) -> None:
+    """Where the server refuses to check a CRC, or says nothing of it, the signature covers a part as it always did."""
+    refusal = Refuse(501, b"<Error><Code>NotImplemented</Code><Message>x-amz-checksum-algorithm</Message></Error>")
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", part_bytes=5 * MIB)
+            async with opened(settings) as storage:
+                proxy.fail_next("POST", refusal)
+                for key in ("k", "l"):
+                    assert (await storage.put(key, Pieces(12))).size == 12 * MIB
+
+                asked = [head for head in proxy.heads if "x-amz-checksum-algorithm" in head.lower()]
+                assert len(asked) == 1
+                assert "unsigned" not in "".join(proxy.heads).lower()
+
+    asyncio.run(scenario())
+    assert not is_checked({"etag": "x"})
 
 
 def test_sweeps_old_uploads(minio: MinioServer, bucket: str) -> None:

@@ -72,6 +72,9 @@ class Counting:
     async def stat(self, key: str) -> ObjectStat | None:
         return await self.inner.stat(key)
 
+    async def sweep_uploads(self, older_than_s: float) -> int:
+        return await self.inner.sweep_uploads(older_than_s)
+
     async def close(self) -> None:
         await self.inner.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +16,7 @@ import pytest
 from core.errors import StorageFull
 from core.log.records import Put
 from core.slot import Slot
+from core.tiering.collector import PUT_LASTS_S_MAX
 from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
 from tests.core.support import KIB, append, begin_append, container_of, run, until
 from tests.core.tiering.support import (
@@ -31,7 +34,7 @@ from tests.core.tiering.support import (
 )
 from tests.tier2.chunks import entry
 from tier2.chunk_format import ChunkId
-from tier2.filesystem import FilesystemStorage
+from tier2.filesystem import INCOMING, FilesystemStorage
 from tier2.storage import Data, ObjectInfo, ObjectStat, Storage, Unavailable
 
 
@@ -70,6 +73,10 @@ class Unreliable:
     async def stat(self, key: str) -> ObjectStat | None:
         self._check()
         return await self.inner.stat(key)
+
+    async def sweep_uploads(self, older_than_s: float) -> int:
+        self._check()
+        return await self.inner.sweep_uploads(older_than_s)
 
     async def close(self) -> None:
         await self.inner.close()
@@ -152,6 +159,22 @@ def test_intents_of_an_earlier_run_are_swept(tmp_path: Path) -> None:
             await storage.put(chunk_key(left), b"half a chunk")
             await until(lambda: not chunks_of(store))
         assert await object_keys(storage) == [chunk_key(foreign)]
+
+    run(scenario())
+
+
+def test_unfinished_uploads_are_swept(tmp_path: Path) -> None:
+    """What a killed process left half put is removed once nobody can be at it any more; what is younger stays."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        old, young = (tmp_path / "tier2" / INCOMING / name for name in ("old", "young"))
+        for path in (old, young):
+            path.write_bytes(b"half a chunk")
+        os.utime(old, (time.time() - PUT_LASTS_S_MAX - 60,) * 2)
+        async with tiered_store(tmp_path, storage=storage):
+            await until(lambda: not old.exists())
+            assert young.exists()
 
     run(scenario())
 

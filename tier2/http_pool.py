@@ -1,0 +1,50 @@
+"""Connections to an S3 server: one pool, as many as there are threads, that sends each request once.
+
+Keeps: whether a request is sent again is decided above; a silence ends it after `io_timeout_s`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import certifi
+import urllib3
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    """urllib3 leaves the time-out for connecting in force while the first request is sent."""
+
+    io_timeout_s: float = 30.0
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self.io_timeout_s)
+
+
+class _HTTPSConnection(urllib3.connection.HTTPSConnection):
+    io_timeout_s: float = 30.0
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self.io_timeout_s)
+
+
+def pool_manager(
+    *, connections: int, connect_timeout_s: float, io_timeout_s: float, ca_file: str | None
+) -> urllib3.PoolManager:
+    """The pool; without `ca_file`, SSL_CERT_FILE or the usual certificates vouch for a server."""
+    manager = urllib3.PoolManager(
+        num_pools=2,
+        maxsize=connections,
+        timeout=urllib3.Timeout(connect=connect_timeout_s, read=io_timeout_s),
+        retries=False,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    )
+    plain = type("_Plain", (_HTTPConnection,), {"io_timeout_s": io_timeout_s})
+    secure = type("_Secure", (_HTTPSConnection,), {"io_timeout_s": io_timeout_s})
+    manager.pool_classes_by_scheme = {
+        "http": type("_Pool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("_TLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
+    return manager
