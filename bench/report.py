@@ -123,7 +123,8 @@ def _machine(rows: list[dict[str, Any]]) -> Iterator[str]:
     if disk and (best := [row for row in written if row["unit"] == "MB/s"]):
         top = max(best, key=lambda row: row["median"])
         yield ""
-        yield f"Penstock's fastest row, {top['workload']}, is {top['median'] / disk:.0%} of the disk's synced 1 MiB writes."
+        share = f"{top['median'] / disk:.0%}"
+        yield f"Penstock's fastest row, {top['workload']}, is {share} of the disk's own synced writes of 1 MiB."
     yield ""
 
 
