@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test lint format lock bench-quick bench soak clean
+.PHONY: help install install-dev run demo test lint format lock bench-quick bench bench-tiering bench-transactions soak clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,11 +36,16 @@ lock: ## Resolve the dependencies of pyproject.toml anew
 bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that server too
 	$(BIN)/python -m bench.quick $(if $(BASELINE),--baseline $(BASELINE))
 
-bench: install-dev ## Measure at length
-	$(BIN)/python -m bench.quick --rounds 20 $(if $(BASELINE),--baseline $(BASELINE))
+bench: install-dev ## Compare with Apache Kafka and Pravega, 40 minutes; ARGS="--only single --rounds 1" a part
+	$(BIN)/python -m bench.compare $(ARGS)
+
+bench-tiering: install-dev ## Measure long-term storage, with a MinIO beside
 	@scripts/install-minio >/dev/null
 	$(BIN)/python -m bench.tiering
 	$(BIN)/python -m bench.catch_up
+
+bench-transactions: install-dev ## Measure what transactions cost
+	$(BIN)/python -m bench.transactions
 
 soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECONDS=N for the histories of transactions
 	SOAK=1 $(BIN)/pytest tests/faults

@@ -1,4 +1,4 @@
-"""The load generator: builds `load/load.c` once and runs it.
+"""The load generator: builds what is in `load/` once and runs it.
 
 Keeps: a run whose records were not all acknowledged is an error, never a sample.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUILD: Final = ROOT / "build" / "bench"
-SOURCE: Final = Path(__file__).resolve().parent / "load" / "load.c"
+SOURCES: Final = Path(__file__).resolve().parent / "load"
 RUN_SECONDS_MAX: Final = 90
 GRACE_SECONDS: Final = 30
 
@@ -32,22 +32,32 @@ class Load:
 
     records: int
     seconds: float
+    acknowledged: int = 0
+    avg_ms: float = 0.0
+    max_ms: float = 0.0
     p50_ms: float = 0.0
+    p95_ms: float = 0.0
     p99_ms: float = 0.0
+    p99_9_ms: float = 0.0
+    p99_99_ms: float = 0.0
 
     @property
     def per_second(self) -> float:
         return self.records / self.seconds
 
+    def mb_s(self, size: int) -> float:
+        return self.per_second * size / 1e6
+
 
 def build() -> Path:
     """The generator's path; compiles it when it is missing or older than its source."""
     binary = BUILD / "load"
-    if not binary.exists() or binary.stat().st_mtime < SOURCE.stat().st_mtime:
+    sources = sorted(SOURCES.glob("*.[ch]"))
+    if not binary.exists() or binary.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         BUILD.mkdir(parents=True, exist_ok=True)
-        subprocess.run([str(SOURCE.parent / "install.sh")], check=True)
-        command = ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(binary), str(SOURCE), "-lrdkafka"]
-        subprocess.run(command, check=True)
+        subprocess.run([str(SOURCES / "install.sh")], check=True)
+        command = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread", "-o", str(binary)]
+        subprocess.run([*command, *map(str, SOURCES.glob("*.c")), "-lrdkafka"], check=True)
     return binary
 
 

@@ -1,6 +1,6 @@
 """`python -m bench.profile WORKLOAD`: where a running gateway spends its time under one workload.
 
-Needs py-spy (`pip install py-spy`). Prints the heaviest functions by own and by total share of the
+Prints the heaviest functions by own and by total share of the
 samples taken on each thread, and leaves the collapsed stacks, which any flame-graph tool reads.
 """
 
@@ -34,7 +34,7 @@ def main() -> int:
     try:
         server.create_topic(work.key, work.partitions)
         stacks = directory / "stacks.txt"
-        recorder = _record(server.process.pid, stacks, options.native)
+        recorder = record(server.process.pid, stacks, native=options.native)
         for workload, unit, value in work.run(server, work.key):
             print(f"{workload}: {value:,.0f} {unit}")
         recorder.send_signal(signal.SIGINT)
@@ -54,13 +54,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _record(pid: int, stacks: Path, native: bool) -> subprocess.Popen[str]:
+def record(pid: int, output: Path, *, kind: str = "raw", native: bool = False) -> subprocess.Popen[str]:
     """Attach py-spy and wait until it samples."""
-    command = [str(Path(sys.executable).parent / "py-spy"), "record", "--pid", str(pid)]
-    command += ["--format", "raw", "--output", str(stacks), "--rate", str(SAMPLES_PER_S)]
-    command += ["--threads", "--nonblocking", *(["--native"] if native else [])]
-    if native:
-        command.remove("--nonblocking")
+    command = [str(Path(sys.executable).parent / "py-spy"), "record", "--pid", str(pid), "--threads"]
+    command += ["--format", kind, "--output", str(output), "--rate", str(SAMPLES_PER_S)]
+    command.append("--native" if native else "--nonblocking")
     recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert recorder.stdout is not None
     for line in recorder.stdout:

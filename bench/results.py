@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from rich.table import Table
 class Results:
     """Samples by (system, workload), in the order in which they first came."""
 
-    def __init__(self, ratio_to: str | None) -> None:
+    def __init__(self, ratio_to: str | None = None, pairs: Mapping[str, Sequence[str]] | None = None) -> None:
         self._ratio_to = ratio_to
+        self._pairs = pairs or {}
         self._samples: dict[tuple[str, str], tuple[str, list[float]]] = {}
         self.failures: list[str] = []
 
@@ -35,6 +36,7 @@ class Results:
         self._samples.setdefault((system, workload), (unit, []))[1].append(round(value, 3))
 
     def rows(self) -> list[dict[str, Any]]:
+        """A row for each system and workload, and for each other system that it is compared with."""
         return [
             {
                 "system": system,
@@ -42,23 +44,23 @@ class Results:
                 "unit": unit,
                 "samples": samples,
                 "median": round(statistics.median(samples), 3),
-                "ratio": self._ratio(system, workload, samples),
-                "ratio_to": self._compared_with(system, workload),
+                "ratio": self._ratio(other, workload, samples),
+                "ratio_to": other,
             }
             for (system, workload), (unit, samples) in self._samples.items()
+            for other in self._others(system, workload)
         ]
 
-    def _compared_with(self, system: str, workload: str) -> str | None:
-        if system == self._ratio_to or (self._ratio_to, workload) not in self._samples:
-            return None
-        return self._ratio_to
+    def _others(self, system: str, workload: str) -> list[str | None]:
+        wanted = self._pairs.get(system, () if self._ratio_to in (None, system) else (self._ratio_to,))
+        return [other for other in wanted if (other, workload) in self._samples] or [None]
 
-    def _ratio(self, system: str, workload: str, samples: list[float]) -> float | None:
-        other = self._compared_with(system, workload)
+    def _ratio(self, other: str | None, workload: str, samples: list[float]) -> float | None:
         if other is None:
             return None
         pairs = zip(samples, self._samples[other, workload][1], strict=False)
-        return round(statistics.median(mine / theirs for mine, theirs in pairs), 3)
+        ratios = [mine / theirs for mine, theirs in pairs if theirs]
+        return round(statistics.median(ratios), 3) if ratios else None
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

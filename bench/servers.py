@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Any, Final, Protocol
 
 import psutil
 from confluent_kafka.admin import AdminClient, NewTopic
+
+from bench import jars
 
 READY_SECONDS_MAX: Final = 60
 STOP_SECONDS_MAX: Final = 30
@@ -79,7 +82,7 @@ class _Process:
             self.process.wait()
         self._output.close()
 
-    def _failed(self, why: str) -> StartFailed:
+    def failed(self, why: str) -> StartFailed:
         self.kill()
         tail = (self.directory / "output.log").read_text(errors="replace")[-2000:]
         return StartFailed(f"{why}\n{tail}")
@@ -112,16 +115,59 @@ class Penstock(_Process):
         deadline = time.monotonic() + READY_SECONDS_MAX
         while not ready.exists():
             if self.process.poll() is not None:
-                raise self._failed(f"penstock ended with {self.process.returncode} at start")
+                raise self.failed(f"penstock ended with {self.process.returncode} at start")
             if time.monotonic() > deadline:
-                raise self._failed(f"penstock not ready in {READY_SECONDS_MAX} s")
+                raise self.failed(f"penstock not ready in {READY_SECONDS_MAX} s")
             time.sleep(POLL_S)
         state: dict[str, Any] = json.loads(ready.read_text())
         return state
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(READY_SECONDS_MAX)
+        create_topic(self.bootstrap, topic, partitions, {})
+
+
+class Kafka(_Process):
+    """Apache Kafka, broker and controller in one process: the JVM flags of its start script, a heap of 1 GiB."""
+
+    name = "kafka"
+    JVM: Final = (
+        *("-server", "-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
+        *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true"),
+    )
+    SETTINGS: Final = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "auto.create.topics.enable": "false",
+    }
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._jars = jars.fetched(jars.KAFKA)
+        self.bootstrap = f"127.0.0.1:{_free_port()}"
+        controller = f"127.0.0.1:{_free_port()}"
+        properties = directory / "server.properties"
+        settings = self.SETTINGS | {
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+            "log.dirs": str(directory / "data"),
+        }
+        properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        format_it = ["kafka.tools.StorageTool", "format", "-t", "cGVuc3RvY2stYmVuY2hfMQ", "-c", str(properties)]
+        subprocess.run(self._java(*format_it), check=True, capture_output=True, timeout=READY_SECONDS_MAX)
+        super().__init__(self._java("kafka.Kafka", str(properties)), directory, {})
+        _until_served(self, self.bootstrap)
+        self.ready_seconds = time.perf_counter() - self.started_at
+
+    def _java(self, *arguments: str) -> list[str]:
+        return ["java", *self.JVM, "-cp", f"{self._jars}/*", *arguments]
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        create_topic(self.bootstrap, topic, partitions, {})
 
 
 class Baseline(_Process):
@@ -134,13 +180,40 @@ class Baseline(_Process):
         super().__init__([sys.executable, str(file), str(directory / "wal")], directory, environment)
         self.bootstrap = f"127.0.0.1:{port}"
         deadline = time.monotonic() + READY_SECONDS_MAX
-        while not _accepts(port):
+        while not accepts(port):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise self._failed(f"{file.name} does not accept connections")
+                raise self.failed(f"{file.name} does not accept connections")
             time.sleep(POLL_S)
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Nothing to do: every topic that is asked for is there."""
+
+
+def create_topic(bootstrap: str, topic: str, partitions: int, config: dict[str, str]) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    asked = admin.create_topics([NewTopic(topic, partitions, 1, config=config)], operation_timeout=READY_SECONDS_MAX)
+    asked[topic].result(READY_SECONDS_MAX)
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})  # its results die with it
+    admin.delete_topics([topic])[topic].result(READY_SECONDS_MAX)
+
+
+def _until_served(server: _Process, bootstrap: str) -> None:
+    """Ready is when a client that asks for metadata is answered, as often as it can ask."""
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    host, port = bootstrap.rsplit(":", 1)
+    request = struct.pack(">hhih5si", 3, 1, 7, 5, b"ready", 0)
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            answer = connection.makefile("rb").read(12)
+            if len(answer) == 12 and struct.unpack(">iii", answer)[2] > 0:
+                return
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            raise server.failed(f"{bootstrap} does not serve")
+        time.sleep(POLL_S)
 
 
 def _free_port() -> int:
@@ -150,6 +223,6 @@ def _free_port() -> int:
         return port
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import __version__, cli_streams, cli_tier2
+from gateway import __version__, cli_bench, cli_streams, cli_tier2
 from gateway.cli_options import (
     Assignments,
     ConfigFile,
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_streams.app)
 app.add_typer(cli_tier2.app)
+app.command()(cli_bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

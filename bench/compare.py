@@ -1,0 +1,158 @@
+"""`make bench`: Penstock, Apache Kafka and Pravega through the same workloads, in turn, and the report of it.
+
+Keeps: all systems of a round are up on the same disk; each workload runs on one right after the other, the order turned
+with each round, and only when what the one before has begun is over. A run that is cut short has left what it knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from bench import disk, flame, loadgen, machine
+from bench.comparison import WORKS, Work, figures
+from bench.report import write_report
+from bench.results import Results
+from bench.systems import COMPARED, NAMES, PENSTOCK, KafkaLike, PravegaSystem, System, started, until_quiet
+
+DIRECTORY: Final = Path(__file__).resolve().parent / "results"
+ROUNDS: Final = 3
+WARM_SECONDS: Final = 6.0
+REST_SECONDS: Final = 2.0
+
+
+def main() -> int:
+    options = _options()
+    scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "compare"
+    scratch.mkdir(parents=True, exist_ok=True)
+    disk.require_disk(scratch)
+    loadgen.build()
+    began = time.monotonic()
+    results = Results(pairs=COMPARED)
+    works = [work for work in WORKS if not options.only or _chosen(work.key, options.only)]
+    for number in range(options.rounds):
+        _say(f"round {number + 1} of {options.rounds}, {time.monotonic() - began:.0f} s gone")
+        with _scratch(scratch / f"round-{number}") as directory:
+            for workload, unit, value in machine.limits(directory):
+                results.add(machine.SYSTEM, workload, unit, value)
+            _round(results, works, options.systems, directory, number)
+        _write(results, options.output)
+    if PENSTOCK in options.systems and not options.only:
+        _say("profiles")
+        with _scratch(scratch / "profiles") as directory:
+            flame.profile(options.output, directory)
+    write_report(options.output)
+    _say(f"{time.monotonic() - began:.0f} s; report in {options.output / 'report.md'}")
+    for failure in results.failures:
+        _say(f"failed: {failure}")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
+    keys = ", ".join(work.key for work in WORKS)
+    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", help=f"these, or what begins so: {keys}")
+    parser.add_argument("--systems", nargs="+", metavar="SYSTEM", choices=NAMES, default=list(NAMES), help=str(NAMES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="samples of each row")
+    parser.add_argument("--output", type=Path, default=DIRECTORY, help="directory of latest.json and the report")
+    return parser.parse_args()
+
+
+def _chosen(key: str, wanted: list[str]) -> bool:
+    return any(key == start or key.startswith(f"{start}-") for start in wanted)
+
+
+def _round(results: Results, works: list[Work], names: list[str], directory: Path, number: int) -> None:
+    with contextlib.ExitStack() as running:
+        systems = started(directory, names, running)
+        time.sleep(REST_SECONDS)
+        _at_rest(results, systems)
+        for system in systems:
+            _guarded(results, f"warm-up of {system.name}", lambda s=system: _warm_up(s))
+        for work in works:
+            _say(f"  {work.key}")
+            for system in systems if number % 2 == 0 else reversed(systems):
+                if isinstance(system, PravegaSystem) and not work.pravega:
+                    continue
+                until_quiet(systems)
+                topic = f"{work.key}-{number}-{systems.index(system)}"
+                _guarded(
+                    results,
+                    f"{work.key} on {system.name}",
+                    lambda w=work, s=system, t=topic: _sample(results, w, s, t),
+                )
+        for system in _once_each(systems):
+            results.add(system.name, "memory after the load", "MB", system.server.rss_mb())
+
+
+def _sample(results: Results, work: Work, system: System, topic: str) -> None:
+    for workload, unit, value in figures(work, system, topic):
+        results.add(system.name, workload, unit, value)
+
+
+def _at_rest(results: Results, systems: list[System]) -> None:
+    for system in _once_each(systems):
+        results.add(system.name, "start-up, empty directory", "s", system.server.ready_seconds)
+        results.add(system.name, "memory at rest", "MB", system.server.rss_mb())
+
+
+def _once_each(systems: list[System]) -> list[System]:
+    """One system for each process: Kafka's settings share theirs, and the default stands for it."""
+    first: dict[int, System] = {}
+    for system in sorted(systems, key=lambda s: isinstance(s, KafkaLike) and bool(s.config)):
+        first.setdefault(id(system.server), system)
+    return list(first.values())
+
+
+def _warm_up(system: System) -> None:
+    """The same for all: a JVM needs some seconds before its figures mean anything."""
+    topic = f"warm-up-{NAMES.index(system.name)}"
+    system.create(topic, 1)
+    batched = system.write(topic, size=1000, seconds=WARM_SECONDS / 3, rate=20_000, latency=1, warmup=0)
+    if isinstance(system, KafkaLike):
+        small: dict[str, object] = {"linger_ms": 0, "batch_num_messages": 1, "queue_buffering_max_messages": 2000}
+        system.write(topic, size=100, seconds=WARM_SECONDS / 3, warmup=0, **small)
+    system.read(topic, count=batched.acknowledged, seconds=WARM_SECONDS / 3)
+    system.delete(topic)
+
+
+def _guarded(results: Results, what: str, measure: Callable[[], None]) -> None:
+    """A system that does not carry a load has no sample of it, and the report says so."""
+    try:
+        measure()
+    except Exception as error:
+        results.failures.append(f"{what}: {error}")
+        _say(f"  failed: {what}: {error}")
+
+
+def _write(results: Results, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    figures_file = output / "latest.json"
+    content = {"machine": machine.described(), "rows": results.rows(), "failures": results.failures}
+    figures_file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

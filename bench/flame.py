@@ -1,0 +1,63 @@
+"""Flame graphs of the gateway under some workloads of the comparison, kept beside the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from bench.comparison import WORKS, Work, figures
+from bench.profile import record
+from bench.servers import Penstock
+from bench.systems import PENSTOCK, KafkaLike
+
+PROFILED: Final = ("size-100-1", "size-1000-1", "size-1000-10", "single", "partitions-1000", "latency-50", "tail")
+HEAVIEST: Final = 8
+SHARES: Final = "profiles.json"
+
+
+def profile(directory: Path, scratch: Path) -> None:
+    """Each workload twice: once for the picture, once for the figures."""
+    shares = {}
+    for work in [work for work in WORKS if work.key in PROFILED]:
+        _recorded(work, scratch, directory / f"flame-{work.key}.svg", "flamegraph")
+        stacks = scratch / "stacks.txt"
+        _recorded(work, scratch, stacks, "raw")
+        shares[work.key] = _heaviest(stacks.read_text())
+    (directory / SHARES).write_text(json.dumps(shares, indent=1) + "\n")
+
+
+def kept(directory: Path) -> dict[str, dict[str, float]]:
+    """The heaviest functions by workload, of the last profile that was made."""
+    file = directory / SHARES
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def _recorded(work: Work, scratch: Path, output: Path, kind: str) -> None:
+    place = scratch / "profiled"
+    shutil.rmtree(place, ignore_errors=True)
+    gateway = Penstock(place)
+    try:
+        recorder = record(gateway.process.pid, output, kind=kind)
+        for _ in figures(work, KafkaLike(PENSTOCK, gateway), work.key):
+            pass
+        recorder.send_signal(signal.SIGINT)
+        recorder.wait(60)
+    finally:
+        gateway.stop()
+
+
+def _heaviest(stacks: str) -> dict[str, float]:
+    """Own time by function, of the thread with the most samples."""
+    threads: dict[str, Counter[str]] = {}
+    for line in stacks.splitlines():
+        frames, _, count = line.rpartition(" ")
+        thread, *calls = frames.split(";")
+        if calls:
+            function = calls[-1].rpartition(":")[0].rstrip(" )0123456789") + ")"
+            threads.setdefault(thread, Counter())[function] += int(count)
+    busiest = max(threads.values(), key=Counter.total, default=Counter())
+    return {function: round(count / busiest.total(), 3) for function, count in busiest.most_common(HEAVIEST)}

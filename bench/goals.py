@@ -1,0 +1,79 @@
+"""What Penstock wants to be, as ratios within one run; and whether it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.systems import KAFKA, KAFKA_FLUSHED, PENSTOCK, PENSTOCK_INTERVAL, PRAVEGA
+
+PAIRS: Final = ((PENSTOCK, KAFKA_FLUSHED), (PENSTOCK, KAFKA), (PENSTOCK_INTERVAL, KAFKA))
+AT_LEAST: Final = "≥"
+AT_MOST: Final = "≤"
+DISK_MARGIN_MS: Final = 5.0
+DISK_P99: Final = "disk, 64 KiB write + fdatasync, p99"
+NARROW: Final = "1 partition, 100 writers, warm"
+WIDE: Final = "5,000 partitions, 100 writers, warm"
+WIDE_SHARE: Final = 0.85
+RATES: Final = (10, 20, 30, 40, 50)
+
+# Bounds in the order of PAIRS; None where nothing is asked for.
+TABLE: Final[tuple[tuple[str, str, tuple[float | None, ...]], ...]] = (
+    ("write 100 B, 1 writer, 1 partition", AT_LEAST, (1.2, 0.9, 1.0)),
+    ("write 1 KB, 1 writer, 1 partition", AT_LEAST, (1.2, 0.9, 1.0)),
+    ("single-record requests, 64 in flight", AT_LEAST, (6.0, 1.8, 2.0)),
+    ("1,000 partitions, 100 writers, warm", AT_LEAST, (3.0, 1.3, 1.5)),
+    ("5,000 partitions, 100 writers, warm", AT_LEAST, (3.0, 1.3, 1.5)),
+    ("1,000 partitions, 100 writers, first writes", AT_LEAST, (8.0, 4.0, 4.0)),
+    ("5,000 partitions, 100 writers, first writes", AT_LEAST, (8.0, 4.0, 4.0)),
+    ("write 1 KB, 10 writers, 16 partitions", AT_LEAST, (1.3, 0.9, 1.2)),
+    *((f"produce at {rate} MB/s of 1 KB, p99", AT_MOST, (0.3, 1.2, 0.8)) for rate in RATES),
+    ("tail consumer, 1 KB", AT_LEAST, (None, 1.3, None)),
+    ("single-record requests, server CPU", AT_MOST, (0.5, 0.6, 0.5)),
+    ("write 1 KB, 1 writer, 1 partition, server CPU", AT_MOST, (0.9, 1.3, 1.0)),
+    ("memory at rest", AT_MOST, (None, 0.25, None)),
+    ("start-up, empty directory", AT_MOST, (None, 1 / 3, None)),
+)
+AGAINST_PRAVEGA: Final = {
+    "write 100 B, 1 writer, 1 partition": 4.0,
+    "write 1 KB, 1 writer, 1 partition": 2.0,
+    "write 1 KB, 10 writers, 16 partitions": 4.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One bound and what became of it; `measured` is None where there is no sample."""
+
+    workload: str
+    system: str
+    other: str
+    sign: str
+    bound: float
+    measured: float | None
+
+    @property
+    def reached(self) -> bool:
+        if self.measured is None:
+            return False
+        return self.measured >= self.bound if self.sign == AT_LEAST else self.measured <= self.bound
+
+
+def goals(rows: list[dict[str, Any]]) -> Iterator[Goal]:
+    """Every goal, in the order of the table."""
+    ratios = {(row["workload"], row["system"], row["ratio_to"]): row["ratio"] for row in rows}
+    medians = {(row["workload"], row["system"]): row["median"] for row in rows}
+    for workload, sign, bounds in TABLE:
+        for (system, other), bound in zip(PAIRS, bounds, strict=True):
+            if bound is not None:
+                yield Goal(workload, system, other, sign, bound, ratios.get((workload, system, other)))
+    for workload, bound in AGAINST_PRAVEGA.items():
+        yield Goal(workload, PENSTOCK, PRAVEGA, AT_LEAST, bound, ratios.get((workload, PENSTOCK, PRAVEGA)))
+    one, many = (medians.get((workload, PENSTOCK)) for workload in (NARROW, WIDE))
+    yield Goal(WIDE, PENSTOCK, "1 partition", AT_LEAST, WIDE_SHARE, many / one if one and many else None)
+    if (disk_p99 := medians.get((DISK_P99, "machine"))) is not None:
+        for rate in RATES:
+            workload = f"produce at {rate} MB/s of 1 KB, p99"
+            bound = round(disk_p99 + DISK_MARGIN_MS, 2)
+            yield Goal(workload, PENSTOCK, "the disk's p99 + 5 ms", AT_MOST, bound, medians.get((workload, PENSTOCK)))

@@ -1,0 +1,173 @@
+"""What is compared: each system as a workload sees it.
+
+Three settings of Kafka are three kinds of topics on one broker: `flush.messages` and `flush.ms` are a topic's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from bench import loadgen
+from bench.loadgen import Load
+from bench.pravega_server import Pravega
+from bench.servers import Kafka, Penstock, create_topic, delete_topic
+
+SYNC_INTERVAL_MS: Final = 50
+"""The default of log.sync.interval.ms."""
+
+PENSTOCK: Final = "penstock"
+PENSTOCK_INTERVAL: Final = "penstock interval"
+KAFKA: Final = "kafka"
+KAFKA_FLUSHED: Final = "kafka flush.messages=1"
+KAFKA_INTERVAL: Final = f"kafka flush.ms={SYNC_INTERVAL_MS}"
+PRAVEGA: Final = "pravega"
+NAMES: Final = (PENSTOCK, KAFKA_FLUSHED, KAFKA, PENSTOCK_INTERVAL, KAFKA_INTERVAL, PRAVEGA)
+
+COMPARED: Final = {
+    PENSTOCK: (KAFKA_FLUSHED, KAFKA, PRAVEGA),
+    PENSTOCK_INTERVAL: (KAFKA, KAFKA_INTERVAL),
+}
+
+FRESH_AFTER_BYTES: Final = 150_000_000
+EVENT_OVERHEAD_BYTES: Final = 100
+RENEWED_WARM_SECONDS: Final = 4
+
+QUIET_SECONDS_MAX: Final = 6
+QUIET_LOOK_S: Final = 0.2
+QUIET_SHARE: Final = 0.1
+
+
+class Process(Protocol):
+    """The process behind a system."""
+
+    ready_seconds: float
+
+    def cpu_seconds(self) -> float: ...
+    def rss_mb(self) -> float: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaLike:
+    """Penstock or Kafka, loaded by the compiled generator."""
+
+    name: str
+    server: Penstock | Kafka
+    config: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bootstrap(self) -> str:
+        return self.server.bootstrap
+
+    def create(self, topic: str, partitions: int) -> None:
+        # What is deleted goes soon in all of them, or their disks would fill up.
+        create_topic(self.bootstrap, topic, partitions, {"file.delete.delay.ms": "1000", **self.config})
+
+    def delete(self, topic: str) -> None:
+        delete_topic(self.bootstrap, topic)
+
+    def write(self, topic: str, **options: object) -> Load:
+        return loadgen.run("produce", self.bootstrap, topic, **options)
+
+    def read(self, topic: str, **options: object) -> Load:
+        return loadgen.run("consume", self.bootstrap, topic, **options)
+
+    def end_to_end(self, topic: str, **options: object) -> Load:
+        return loadgen.run("end-to-end", self.bootstrap, topic, **options)
+
+
+@dataclass(slots=True)
+class PravegaSystem:
+    """Pravega, loaded by its own client.
+
+    Once its cache is full it holds writers up for 25 s at a time. So it is replaced by a new one, and that is warmed,
+    before there is so much in it; and also when it did not finish a load.
+    """
+
+    directory: Path
+    server: Pravega
+    name: str = PRAVEGA
+    taken: int = 0
+
+    def create(self, stream: str, segments: int) -> None:
+        if self.taken > FRESH_AFTER_BYTES:
+            self._renew()
+            self.server.create_topic("warm-up", 1)
+            self.server.write("warm-up", size=1000, rate=20_000, seconds=RENEWED_WARM_SECONDS)
+            self.server.delete_topic("warm-up")
+        self.server.create_topic(stream, segments)
+
+    def _renew(self) -> None:
+        self.server.stop()
+        self.server = Pravega(self.directory / f"again-{time.monotonic_ns()}")
+        self.taken = 0
+
+    def delete(self, stream: str) -> None:
+        self.server.delete_topic(stream)
+
+    def write(self, stream: str, **options: object) -> Load:
+        known = {name: options[name] for name in ("size", "writers", "rate", "seconds", "warmup") if name in options}
+        load = self._guarded(lambda: self.server.write(stream, **known))
+        self.taken += load.acknowledged * (int(str(options["size"])) + EVENT_OVERHEAD_BYTES)
+        return load
+
+    def read(self, stream: str, **options: object) -> Load:
+        known = {name: options[name] for name in ("readers", "count", "seconds") if name in options}
+        return self._guarded(lambda: self.server.read(stream, **known))
+
+    def _guarded(self, load: Callable[[], Load]) -> Load:
+        try:
+            return load()
+        except loadgen.LoadFailed:
+            self._renew()
+            raise
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+System = KafkaLike | PravegaSystem
+
+
+def started(directory: Path, names: list[str], running: ExitStack) -> list[System]:
+    """The systems of these names, in this order."""
+    penstocks = {PENSTOCK: {}, PENSTOCK_INTERVAL: {"log.sync.mode": "interval"}}
+    kafkas = {
+        KAFKA: {},
+        KAFKA_FLUSHED: {"flush.messages": "1"},
+        KAFKA_INTERVAL: {"flush.ms": str(SYNC_INTERVAL_MS)},
+    }
+    systems: dict[str, System] = {}
+    for name in penstocks.keys() & names:
+        gateway = Penstock(directory / name.replace(" ", "-"), penstocks[name])
+        running.callback(gateway.stop)
+        systems[name] = KafkaLike(name, gateway)
+    if chosen := kafkas.keys() & names:
+        broker = Kafka(directory / "kafka")
+        running.callback(broker.stop)
+        systems |= {name: KafkaLike(name, broker, kafkas[name]) for name in chosen}
+    if PRAVEGA in names:
+        pravega = PravegaSystem(directory / "pravega", Pravega(directory / "pravega"))
+        running.callback(pravega.stop)
+        systems[PRAVEGA] = pravega
+    return [systems[name] for name in names]
+
+
+def until_quiet(systems: list[System]) -> None:
+    """Nobody pays for what another has begun: dirty pages are written, and the servers do next to nothing."""
+    os.sync()
+    servers = {id(system.server): system.server for system in systems}.values()
+    deadline = time.monotonic() + QUIET_SECONDS_MAX
+    before = sum(server.cpu_seconds() for server in servers)
+    while time.monotonic() < deadline:
+        time.sleep(QUIET_LOOK_S)
+        now = sum(server.cpu_seconds() for server in servers)
+        if now - before < QUIET_SHARE * QUIET_LOOK_S * len(servers):
+            return
+        before = now
