@@ -25,6 +25,8 @@ from bench.systems import COMPARED, NAMES, PENSTOCK, KafkaLike, PravegaSystem, S
 
 DIRECTORY: Final = Path(__file__).resolve().parent / "results"
 ROUNDS: Final = 3
+ROUNDS_SECONDS_MAX: Final = 37 * 60
+"""The whole takes less than 40 minutes; profiles and report need some of them."""
 WARM_SECONDS: Final = 6.0
 REST_SECONDS: Final = 2.0
 
@@ -39,7 +41,11 @@ def main() -> int:
     results = Results(pairs=COMPARED)
     works = [work for work in WORKS if not options.only or _chosen(work.key, options.only)]
     for number in range(options.rounds):
-        _say(f"round {number + 1} of {options.rounds}, {time.monotonic() - began:.0f} s gone")
+        gone_s = time.monotonic() - began
+        if number and gone_s * (number + 1) / number > ROUNDS_SECONDS_MAX:
+            _say(f"no time for another round after {gone_s:.0f} s: other work is on this machine")
+            break
+        _say(f"round {number + 1} of {options.rounds}, {gone_s:.0f} s gone")
         with _scratch(scratch / f"round-{number}") as directory:
             for workload, unit, value in machine.limits(directory):
                 results.add(machine.SYSTEM, workload, unit, value)
