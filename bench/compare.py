@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import disk, flame, loadgen, machine
-from bench.comparison import WORKS, Work, figures
+from bench.comparison import IDLE_CONNECTIONS, WORKS, Work, connections, figures
 from bench.report import write_report
 from bench.results import Results
 from bench.systems import COMPARED, NAMES, PENSTOCK, KafkaLike, PravegaSystem, System, started, until_quiet
@@ -107,7 +107,12 @@ def _sample(results: Results, work: Work, system: System, topic: str) -> None:
 def _at_rest(results: Results, systems: list[System]) -> None:
     for system in _once_each(systems):
         results.add(system.name, "start-up, empty directory", "s", system.server.ready_seconds)
-        results.add(system.name, "memory at rest", "MB", system.server.rss_mb())
+        resting_mb = system.server.rss_mb()
+        results.add(system.name, "memory at rest", "MB", resting_mb)
+        if isinstance(system, KafkaLike):
+            with connections(system.bootstrap, IDLE_CONNECTIONS):
+                more_mb = system.server.rss_mb() - resting_mb
+            results.add(system.name, f"{IDLE_CONNECTIONS:,} idle connections, memory", "MB", more_mb)
 
 
 def _once_each(systems: list[System]) -> list[System]:
