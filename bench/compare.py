@@ -83,7 +83,7 @@ def _round(results: Results, works: list[Work], names: list[str], directory: Pat
         _at_rest(results, systems)
         for system in systems:
             _guarded(results, f"warm-up of {system.name}", lambda s=system: _warm_up(s))
-        for work in works:
+        for work in [work for work in works if number < work.rounds]:
             _say(f"  {work.key}")
             for system in systems if number % 2 == 0 else reversed(systems):
                 if isinstance(system, PravegaSystem) and not work.pravega:

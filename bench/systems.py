@@ -165,11 +165,11 @@ def started(directory: Path, names: list[str], running: ExitStack) -> list[Syste
     return [systems[name] for name in names]
 
 
-def until_quiet(systems: list[System]) -> None:
+def until_quiet(systems: list[System], seconds_max: float = QUIET_SECONDS_MAX) -> None:
     """Nobody pays for what another has begun: dirty pages are written, and the servers do next to nothing."""
     os.sync()
     servers = {id(system.server): system.server for system in systems}.values()
-    deadline = time.monotonic() + QUIET_SECONDS_MAX
+    deadline = time.monotonic() + seconds_max
     before = sum(server.cpu_seconds() for server in servers)
     while time.monotonic() < deadline:
         time.sleep(QUIET_LOOK_S)
