@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Final
 
 from bench import disk, flame, loadgen, machine
-from bench.comparison import WORKS, Work, figures
+from bench.comparison import IDLE_CONNECTIONS, WORKS, Work, connections, figures
 from bench.report import write_report
 from bench.results import Results
 from bench.systems import COMPARED, NAMES, PENSTOCK, KafkaLike, PravegaSystem, System, started, until_quiet
 
 DIRECTORY: Final = Path(__file__).resolve().parent / "results"
 ROUNDS: Final = 3
+ROUNDS_SECONDS_MAX: Final = 37 * 60
+"""The whole takes less than 40 minutes; profiles and report need some of them."""
 WARM_SECONDS: Final = 6.0
 REST_SECONDS: Final = 2.0
 
@@ -39,7 +41,11 @@ def main() -> int:
     results = Results(pairs=COMPARED)
     works = [work for work in WORKS if not options.only or _chosen(work.key, options.only)]
     for number in range(options.rounds):
-        _say(f"round {number + 1} of {options.rounds}, {time.monotonic() - began:.0f} s gone")
+        gone_s = time.monotonic() - began
+        if number and gone_s * (number + 1) / number > ROUNDS_SECONDS_MAX:
+            _say(f"no time for another round after {gone_s:.0f} s: other work is on this machine")
+            break
+        _say(f"round {number + 1} of {options.rounds}, {gone_s:.0f} s gone")
         with _scratch(scratch / f"round-{number}") as directory:
             for workload, unit, value in machine.limits(directory):
                 results.add(machine.SYSTEM, workload, unit, value)
@@ -77,7 +83,7 @@ def _round(results: Results, works: list[Work], names: list[str], directory: Pat
         _at_rest(results, systems)
         for system in systems:
             _guarded(results, f"warm-up of {system.name}", lambda s=system: _warm_up(s))
-        for work in works:
+        for work in [work for work in works if number < work.rounds]:
             _say(f"  {work.key}")
             for system in systems if number % 2 == 0 else reversed(systems):
                 if isinstance(system, PravegaSystem) and not work.pravega:
@@ -101,7 +107,12 @@ def _sample(results: Results, work: Work, system: System, topic: str) -> None:
 def _at_rest(results: Results, systems: list[System]) -> None:
     for system in _once_each(systems):
         results.add(system.name, "start-up, empty directory", "s", system.server.ready_seconds)
-        results.add(system.name, "memory at rest", "MB", system.server.rss_mb())
+        resting_mb = system.server.rss_mb()
+        results.add(system.name, "memory at rest", "MB", resting_mb)
+        if isinstance(system, KafkaLike):
+            with connections(system.bootstrap, IDLE_CONNECTIONS):
+                more_mb = system.server.rss_mb() - resting_mb
+            results.add(system.name, f"{IDLE_CONNECTIONS:,} idle connections, memory", "MB", more_mb)
 
 
 def _once_each(systems: list[System]) -> list[System]:

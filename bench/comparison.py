@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.loadgen import Load
-from bench.systems import KafkaLike, System
+from bench.systems import KafkaLike, System, until_quiet
 
 Figure = tuple[str, str, float]  # workload, unit, value
 
@@ -31,6 +31,10 @@ SLOW_SECONDS_MAX: Final = 25
 TAIL_BYTES: Final = 48_000_000
 TAIL_ROUNDS: Final = 6
 FRESH_RECORDS_MIN: Final = 16_000
+FRESH_SECONDS_MAX: Final = 80
+SETTLE_SECONDS_MAX: Final = 20
+LINGER_MS: Final = 50
+"""Of 100 writers: waking each of them more often measures their scheduling."""
 CATCH_UP_RECORDS: Final = 300_000
 CATCH_UP_RATE: Final = 10_000
 IDLE_CONNECTIONS: Final = 2000
@@ -47,8 +51,12 @@ class Work:
     size: int = KB
     writers: int = 1
     partitions: int = 1
+    """Of all topics together."""
+    topics: int = 1
     mb_s: int = 0
     pravega: bool = False
+    rounds: int = 99
+    """Samples at most: what takes minutes is not done in every round."""
 
     @property
     def rate(self) -> int:
@@ -96,6 +104,8 @@ WORKS: Final = (
             title=f"{partitions:,} partition{'s' if partitions > 1 else ''}, 100 writers",
             writers=100,
             partitions=partitions,
+            topics=min(100, partitions),
+            rounds=1 if partitions == 5000 else 2,
         )
         for partitions in (1, 100, 1000, 5000)
     ),
@@ -108,12 +118,12 @@ WORKS: Final = (
 
 def figures(work: Work, system: System, topic: str) -> Iterator[Figure]:
     """Carry it out on a new topic, and take the topic away again."""
-    system.create(topic, work.partitions)
+    system.create(topic, work.partitions // work.topics, work.topics)
     try:
         yield from KINDS[work.kind](work, system, topic)
     finally:
         with contextlib.suppress(Exception):  # the failure that matters is the load's
-            system.delete(topic)
+            system.delete(topic, work.topics)
 
 
 def _burst(work: Work) -> dict[str, Any]:
@@ -174,12 +184,22 @@ def _end_to_end(work: Work, system: System, topic: str) -> Iterator[Figure]:
 
 def _partitions(work: Work, system: System, topic: str) -> Iterator[Figure]:
     """The first records that the partitions ever get, then the same partitions warm."""
-    burst = _burst(work)
+    burst = {
+        **_burst(work),
+        "topics": work.topics,
+        "partitions": work.partitions // work.topics,
+        "linger_ms": LINGER_MS,
+    }
     count = max(FRESH_RECORDS_MIN, work.partitions * BATCH_RECORDS)
-    fresh = system.write(topic, **{**burst, "seconds": 0, "warmup": 0, "count": count})
-    yield f"{work.title}, first writes", "MB/s", fresh.mb_s(work.size)
+    fresh = {**burst, "seconds": 0, "warmup": 0, "count": count, "seconds_max": FRESH_SECONDS_MAX}
+    yield f"{work.title}, first writes", "MB/s", system.write(topic, **fresh).mb_s(work.size)
+    until_quiet([system], seconds_max=SETTLE_SECONDS_MAX)
+    system.write(topic, **burst)  # Kafka is still busy with new partitions after each has taken its first batch
+    before = system.server.cpu_seconds()
     warm = system.write(topic, **burst)
+    cpu_s = system.server.cpu_seconds() - before
     yield f"{work.title}, warm", "MB/s", warm.mb_s(work.size)
+    yield f"{work.title}, warm, server CPU", "s/GB", cpu_s / (warm.acknowledged * work.size / 1e9)
 
 
 def _single(work: Work, system: System, topic: str) -> Iterator[Figure]:
@@ -230,15 +250,13 @@ def _catch_up(work: Work, system: System, topic: str) -> Iterator[Figure]:
 
 def _idle(work: Work, system: System, topic: str) -> Iterator[Figure]:
     assert isinstance(system, KafkaLike)
-    before = system.server.rss_mb()
-    with _connections(system.bootstrap, IDLE_CONNECTIONS):
-        yield f"{work.title}, memory", "MB", system.server.rss_mb() - before
+    with connections(system.bootstrap, IDLE_CONNECTIONS):
         load = system.write(topic, size=work.size, rate=IDLE_RATE, latency=1, seconds=SECONDS, warmup=WARMUP)
-        yield f"{work.title}, p99 of a producer", "ms", load.p99_ms
+    yield f"{work.title}, p99 of a producer", "ms", load.p99_ms
 
 
 @contextlib.contextmanager
-def _connections(bootstrap: str, count: int) -> Iterator[None]:
+def connections(bootstrap: str, count: int) -> Iterator[None]:
     """So many that have each been answered once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * count)), hard))

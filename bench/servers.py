@@ -190,14 +190,20 @@ class Baseline(_Process):
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int, config: dict[str, str]) -> None:
+    create_topics(bootstrap, [topic], partitions, config)
+
+
+def create_topics(bootstrap: str, topics: list[str], partitions: int, config: dict[str, str]) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    asked = admin.create_topics([NewTopic(topic, partitions, 1, config=config)], operation_timeout=READY_SECONDS_MAX)
-    asked[topic].result(READY_SECONDS_MAX)
+    wanted = [NewTopic(topic, partitions, 1, config=config) for topic in topics]
+    for asked in admin.create_topics(wanted, operation_timeout=READY_SECONDS_MAX).values():
+        asked.result(READY_SECONDS_MAX)
 
 
-def delete_topic(bootstrap: str, topic: str) -> None:
+def delete_topics(bootstrap: str, topics: list[str]) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})  # its results die with it
-    admin.delete_topics([topic])[topic].result(READY_SECONDS_MAX)
+    for asked in admin.delete_topics(topics).values():
+        asked.result(READY_SECONDS_MAX)
 
 
 def _until_served(server: _Process, bootstrap: str) -> None:

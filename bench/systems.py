@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from bench import loadgen
 from bench.loadgen import Load
 from bench.pravega_server import Pravega
-from bench.servers import Kafka, Penstock, create_topic, delete_topic
+from bench.servers import Kafka, Penstock, create_topics, delete_topics
 
 SYNC_INTERVAL_MS: Final = 50
 """The default of log.sync.interval.ms."""
@@ -65,12 +65,13 @@ class KafkaLike:
     def bootstrap(self) -> str:
         return self.server.bootstrap
 
-    def create(self, topic: str, partitions: int) -> None:
+    def create(self, topic: str, partitions: int, topics: int = 1) -> None:
         # What is deleted goes soon in all of them, or their disks would fill up.
-        create_topic(self.bootstrap, topic, partitions, {"file.delete.delay.ms": "1000", **self.config})
+        config = {"file.delete.delay.ms": "1000", **self.config}
+        create_topics(self.bootstrap, _names(topic, topics), partitions, config)
 
-    def delete(self, topic: str) -> None:
-        delete_topic(self.bootstrap, topic)
+    def delete(self, topic: str, topics: int = 1) -> None:
+        delete_topics(self.bootstrap, _names(topic, topics))
 
     def write(self, topic: str, **options: object) -> Load:
         return loadgen.run("produce", self.bootstrap, topic, **options)
@@ -80,6 +81,10 @@ class KafkaLike:
 
     def end_to_end(self, topic: str, **options: object) -> Load:
         return loadgen.run("end-to-end", self.bootstrap, topic, **options)
+
+
+def _names(topic: str, topics: int) -> list[str]:
+    return [topic] if topics == 1 else [f"{topic}-{number}" for number in range(topics)]
 
 
 @dataclass(slots=True)
@@ -95,7 +100,8 @@ class PravegaSystem:
     name: str = PRAVEGA
     taken: int = 0
 
-    def create(self, stream: str, segments: int) -> None:
+    def create(self, stream: str, segments: int, streams: int = 1) -> None:
+        assert streams == 1
         if self.taken > FRESH_AFTER_BYTES:
             self._renew()
             self.server.create_topic("warm-up", 1)
@@ -108,7 +114,7 @@ class PravegaSystem:
         self.server = Pravega(self.directory / f"again-{time.monotonic_ns()}")
         self.taken = 0
 
-    def delete(self, stream: str) -> None:
+    def delete(self, stream: str, streams: int = 1) -> None:
         self.server.delete_topic(stream)
 
     def write(self, stream: str, **options: object) -> Load:
@@ -159,11 +165,11 @@ def started(directory: Path, names: list[str], running: ExitStack) -> list[Syste
     return [systems[name] for name in names]
 
 
-def until_quiet(systems: list[System]) -> None:
+def until_quiet(systems: list[System], seconds_max: float = QUIET_SECONDS_MAX) -> None:
     """Nobody pays for what another has begun: dirty pages are written, and the servers do next to nothing."""
     os.sync()
     servers = {id(system.server): system.server for system in systems}.values()
-    deadline = time.monotonic() + QUIET_SECONDS_MAX
+    deadline = time.monotonic() + seconds_max
     before = sum(server.cpu_seconds() for server in servers)
     while time.monotonic() < deadline:
         time.sleep(QUIET_LOOK_S)

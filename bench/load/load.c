@@ -1,8 +1,8 @@
 /* Load generator for the benches: as thin a layer over librdkafka as can be, so that the client
  * costs the measured server as little of the machine as possible.
  *
- *   load produce    bootstrap=H:P topic=T size=BYTES count=N|seconds=S [warmup=S] [writers=N] [partitions=N]
- *                   [run=RECORDS] [rate=PER_SECOND] [latency=1] [CONF=VALUE]...
+ *   load produce    bootstrap=H:P topic=T size=BYTES count=N|seconds=S [warmup=S] [writers=N] [topics=N]
+ *                   [partitions=N] [run=RECORDS] [rate=PER_SECOND] [latency=1] [CONF=VALUE]...
  *   load consume    bootstrap=H:P topic=T count=N [seconds=S] [readers=N] [partitions=N] [from_offset=OFFSET] [rounds=N]
  *   load end-to-end bootstrap=H:P topic=T size=BYTES rate=PER_SECOND seconds=S [warmup=S] [partitions=N]
  *
@@ -93,6 +93,7 @@ static int own_option(struct options *options, const char *key, const char *valu
             {"rounds", &options->rounds, NULL},      {"rate", &options->rate, NULL},
             {"latency", &options->latency, NULL},    {"writers", &options->writers, NULL},
             {"readers", &options->readers, NULL},    {"run", &options->run, NULL},
+            {"topics", &options->topics, NULL},
                 {"seconds", NULL, &options->seconds},
             {"warmup", NULL, &options->warmup},      {"seconds_max", NULL, &options->seconds_max},
         };
@@ -135,6 +136,7 @@ int main(int argc, char **argv) {
                                   .partitions = 1,
                                   .rounds = 1,
                                   .run = 1,
+                                  .topics = 1,
                                   .writers = 1,
                                   .readers = 1,
                                   .seconds_max = 60};

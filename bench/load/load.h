@@ -10,7 +10,7 @@ enum { ERROR_TEXT_BYTES = 512, STAMP_BYTES = 8, SECOND_NS = 1000000000 };
 
 struct options {
         const char *mode, *topic;
-        long size, count, partitions, from, rounds, run, rate, latency, writers, readers;
+        long size, count, partitions, from, rounds, run, rate, topics, latency, writers, readers;
         double seconds, warmup, seconds_max;
 };
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CLOCK_EVERY = 32, HEAR_EVERY = 1024, NAP_NS = 200000, FULL_MS = 10, HEAR_MS = 100 };
+enum { CLOCK_EVERY = 32, HEAR_EVERY = 1024, NAP_NS = 200000, FULL_MS = 10, HEAR_MS = 100, NAME_BYTES = 256 };
 
 struct production {
         const struct options *options;
@@ -59,7 +59,16 @@ static void *hear_always(void *opaque) {
         return NULL;
 }
 
+/* With several topics each writer has its own, so that it knows of no partition but those. */
+static const char *topic_of(const struct options *options, long writer, char *name) {
+        if (options->topics <= 1)
+                return options->topic;
+        snprintf(name, NAME_BYTES, "%s-%ld", options->topic, writer % options->topics);
+        return name;
+}
+
 static void connect_all(struct production *run, const rd_kafka_conf_t *conf) {
+        char name[NAME_BYTES];
         long writers = run->options->writers;
         run->clients = calloc((size_t)writers, sizeof *run->clients);
         run->topics = calloc((size_t)writers, sizeof *run->topics);
@@ -68,7 +77,7 @@ static void connect_all(struct production *run, const rd_kafka_conf_t *conf) {
                 rd_kafka_conf_set_opaque(own, run);
                 rd_kafka_conf_set_dr_msg_cb(own, delivered);
                 run->clients[i] = client_of(RD_KAFKA_PRODUCER, own);
-                run->topics[i] = rd_kafka_topic_new(run->clients[i], run->options->topic, NULL);
+                run->topics[i] = rd_kafka_topic_new(run->clients[i], topic_of(run->options, i, name), NULL);
         }
         for (long i = 0; i < writers; i++) {
                 const struct rd_kafka_metadata *metadata;
@@ -99,13 +108,14 @@ static int64_t next_due_ns(const struct production *run, int64_t now) {
 }
 
 /* The writer and the partition of a record: `run` records in a row go to the same, as a client's own batches do.
- * Several writers share the partitions among them. */
+ * Several writers of one topic share its partitions among them. */
 static long writer_of(const struct options *options, long number) {
         return number / options->run % options->writers;
 }
 
 static int32_t partition_of(const struct options *options, long number) {
-        return (int32_t)(number / options->run % options->partitions);
+        long turn = number / options->run;
+        return (int32_t)((options->topics > 1 ? turn / options->writers : turn) % options->partitions);
 }
 
 static void send_all(struct production *run, int64_t deadline_ns) {
