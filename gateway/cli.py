@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_streams.app)
 app.add_typer(cli_tier2.app)
-app.command()(cli_bench.bench)
+app.command(short_help="Load a Kafka endpoint and measure it.")(cli_bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

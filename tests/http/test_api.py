@@ -169,9 +169,7 @@ def test_segments_at_their_limit(tmp_path: Path) -> None:
         *named, more, advice = until(limits)
         told = until(lambda: produce(kafka, "hot", 3, 5) or get(http, "/api/v1/events")["limits"])
 
-    assert all(
-        re.match(r"Segment \d \(slot \d alone\) is at its limit: .* bytes/s over 0\.\d+ s, ", one) for one in named
-    )
+    assert all(re.match(r"Segment \d \(slot \d alone\) is at its limit: .*/s over 0\.\d+ s, ", one) for one in named)
     assert (more, "penstock.scaling.target.rate" in advice) == ("So are 2 more segments.", True)
     assert all(f"Segment {one['segment']} (slot " in one["message"] and advice in one["message"] for one in told)
 

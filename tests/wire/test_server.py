@@ -299,7 +299,7 @@ def test_api_versions(version: int) -> None:
                 (HEARTBEAT, 0, 4),
                 (API_VERSIONS, 0, 4),
             ]
-            assert {f.name for f in answer.finalized_features} <= {"metadata.version"}
+            assert {f.name for f in answer.finalized_features} <= {"metadata.version", "transaction.version"}
 
     run(test())
 
