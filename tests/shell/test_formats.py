@@ -15,6 +15,7 @@ from tests.shell.launching import serving
 
 pytestmark = pytest.mark.slow
 
+TRANSACTIONS_SINCE = 2
 ARCHIVES = sorted(old_data.FORMATS.glob("format-*.tar.xz"))
 
 
@@ -40,7 +41,20 @@ def test_old_data_is_read_and_goes_on(tmp_path: Path, archive: Path) -> None:
             for partition in range(old_data.PARTITIONS):
                 answer = client.produce("orders", partition, encode_batch([b"new"]))
                 assert (answer.code, answer.offset) == (0, old_data.BATCHES)
+        if identity["format"] >= TRANSACTIONS_SINCE:
+            _check_transactions(ready["kafka"][0])
+        assert json.loads((tmp_path / "data" / "penstock.json").read_text())["format"] == FORMAT
         assert gateway.terminate() == 0
+
+
+def _check_transactions(address: str) -> None:
+    """What was committed is there; what was open goes with the next producer of its id, who can go on."""
+    assert old_data.read_committed(address) == old_data.PAID
+    producer = old_data.transactional(address, old_data.OPEN_ID)
+    producer.begin_transaction()
+    producer.produce(old_data.PAYMENTS, b"new", partition=0)
+    producer.commit_transaction(old_data.TIMEOUT_S)
+    assert old_data.read_committed(address) == [*old_data.PAID, b"new"]
 
 
 def _check_everything(client: Connection) -> None:
