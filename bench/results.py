@@ -25,11 +25,11 @@ class Results:
         self._samples: dict[tuple[str, str], tuple[str, list[float]]] = {}
         self.failures: list[str] = []
 
-    def keep(self, path: Path, but: Iterable[str]) -> None:
+    def keep(self, path: Path, but: tuple[str, ...]) -> None:
         """Take over what an earlier run has written, but for workloads that begin with one of these words."""
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
         for row in rows:
-            if not row["workload"].startswith(tuple(but)):
+            if not row["workload"].startswith(but):
                 self._samples[row["system"], row["workload"]] = row["unit"], row["samples"]
 
     def add(self, system: str, workload: str, unit: str, value: float) -> None:

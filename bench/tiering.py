@@ -60,7 +60,7 @@ def main() -> int:
     loadgen.build()
     results = Results(ratio_to=None)
     chosen = [measure for measure in MEASURES if not options.only or measure.__name__ in options.only]
-    results.keep(RESULT, (f"{measure.__name__}: " for measure in chosen))
+    results.keep(RESULT, tuple(f"{measure.__name__}: " for measure in chosen))
     for _ in range(options.rounds):
         for measure in chosen:
             directory = scratch / measure.__name__
