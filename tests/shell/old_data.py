@@ -18,6 +18,7 @@ from typing import Final
 
 from gateway.datadir import FORMAT
 from tests.faults.client import Connection, decode_batches, encode_batch
+from tests.faults.transactional import TransactionalProducer
 from tests.shell.launching import Running, serving
 
 FORMATS: Final = Path(__file__).parent / "formats"
@@ -32,6 +33,15 @@ FIRST_KEPT: Final = 5
 """Records before it are deleted in partition 0."""
 GROUP: Final = "billing"
 
+TRANSACTIONS_SINCE: Final = 2
+"""The first format that has `payments`."""
+PAYMENT_PARTITIONS: Final = 2
+PAYERS_GROUP: Final = "payers"
+PAID: Final = 7
+"""The offset that committed transactions leave for `PAYERS_GROUP`."""
+HANGING: Final = "hanging"
+"""Whose transaction was open when the process ended."""
+
 
 def values(partition: int) -> list[bytes]:
     """The records of a partition of `orders`, from offset 0."""
@@ -40,6 +50,33 @@ def values(partition: int) -> list[bytes]:
 
 def committed(partition: int) -> int:
     return 10 + partition
+
+
+def paid(partition: int) -> list[bytes]:
+    """What committed readers see of a partition of `payments`, once nothing is open."""
+    return [b"paid %d" % partition, b"plain %d" % partition, b"paid again %d" % partition, b"behind %d" % partition]
+
+
+def pay(client: Connection) -> None:
+    """Leave committed, aborted and open transactions, of records and of offsets."""
+    client.create_topic("payments", PAYMENT_PARTITIONS, {"retention.ms": "-1"})
+    payer, dropper = TransactionalProducer(client, "payer"), TransactionalProducer(client, "dropper")
+    hanging = TransactionalProducer(client, HANGING)
+    for partition in range(PAYMENT_PARTITIONS):
+        first, plain, again, last = paid(partition)
+        dropper.produce("payments", partition, [b"dropped"])
+        payer.produce("payments", partition, [first])
+        assert client.produce("payments", partition, encode_batch([plain])).code == 0
+        payer.commit_offset(PAYERS_GROUP, "payments", partition, PAID - 1)
+        payer.end(commit=True)
+        payer.produce("payments", partition, [again])
+        payer.commit_offset(PAYERS_GROUP, "payments", partition, PAID)
+        dropper.commit_offset(PAYERS_GROUP, "payments", partition, PAID + 1)
+        dropper.end(commit=False)
+        payer.end(commit=True)
+        hanging.produce("payments", partition, [b"left open"])
+        assert client.produce("payments", partition, encode_batch([last])).code == 0
+    hanging.commit_offset(PAYERS_GROUP, "payments", 0, PAID + 2)
 
 
 def fill(address: str) -> None:
@@ -57,6 +94,7 @@ def fill(address: str) -> None:
         assert client.delete_records("orders", 0, FIRST_KEPT) == FIRST_KEPT
         for partition in range(PARTITIONS):
             client.commit_offset(GROUP, "orders", partition, committed(partition))
+        pay(client)
 
 
 def read_all(client: Connection, topic: str, partition: int, offset: int) -> Iterator[tuple[int, bytes]]:
