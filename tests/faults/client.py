@@ -21,6 +21,7 @@ LOADING_MS: Final = 1_000
 BATCH_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 CRC_FROM: Final = 21
 NO_SEQUENCE: Final = -1
+TRANSACTIONAL: Final = 0x10
 
 NONE: Final = 0
 OUT_OF_RANGE: Final = 1
@@ -111,6 +112,9 @@ class Fetched:
     high_watermark: int
     start: int
     records: bytes
+    stable_end: int
+    aborted: tuple[tuple[int, int], ...]
+    """Producer id and first offset of each."""
 
 
 class Connection:
@@ -165,10 +169,12 @@ class Connection:
 
     # Producing
 
-    def send_produce(self, topic: str, partition: int, records: bytes, acks: int = -1) -> None:
+    def send_produce(
+        self, topic: str, partition: int, records: bytes, acks: int = -1, transactional_id: str | None = None
+    ) -> None:
         one = struct.pack(">ii", partition, len(records)) + records
         topics = array([string(topic) + array([one])])
-        self.send(0, 8, string(None) + struct.pack(">hi", acks, 30_000) + topics)
+        self.send(0, 8, string(transactional_id) + struct.pack(">hi", acks, 30_000) + topics)
 
     def receive_produced(self) -> Produced:
         answer = self.receive()
@@ -195,8 +201,17 @@ class Connection:
 
     # Reading
 
-    def fetch(self, topic: str, partition: int, offset: int, max_wait_ms: int = 0, max_bytes: int = 1 << 20) -> Fetched:
-        self.send_fetch({topic: {partition: offset}}, max_wait_ms, max_bytes)
+    def fetch(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        max_wait_ms: int = 0,
+        max_bytes: int = 1 << 20,
+        *,
+        committed: bool = False,
+    ) -> Fetched:
+        self.send_fetch({topic: {partition: offset}}, max_wait_ms, max_bytes, committed=committed)
         return self.receive_fetched()[topic, partition]
 
     def fetch_some(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> Fetched:
@@ -208,7 +223,9 @@ class Connection:
                 return fetched
             assert time.monotonic() < deadline, f"nothing to read at {topic}-{partition} {offset}"
 
-    def send_fetch(self, wanted: Mapping[str, Mapping[int, int]], max_wait_ms: int, max_bytes: int) -> None:
+    def send_fetch(
+        self, wanted: Mapping[str, Mapping[int, int]], max_wait_ms: int, max_bytes: int, *, committed: bool = False
+    ) -> None:
         topics = [
             string(topic)
             + array(
@@ -219,7 +236,7 @@ class Connection:
             )
             for topic, partitions in wanted.items()
         ]
-        head = struct.pack(">iiiibii", -1, max_wait_ms, 1, max_bytes, 0, 0, -1)
+        head = struct.pack(">iiiibii", -1, max_wait_ms, 1, max_bytes, committed, 0, -1)
         self.send(1, 11, head + array(topics) + array([]) + string(""))
 
     def receive_fetched(self) -> dict[tuple[str, int], Fetched]:
@@ -230,11 +247,13 @@ class Connection:
         for _ in answer.times():
             topic = answer.string() or ""
             for _ in answer.times():
-                partition, code, high_watermark, _, start = answer.take("ihqqq")
-                for _ in answer.times():
-                    answer.take("qq")
+                partition, code, high_watermark, stable_end, start = answer.take("ihqqq")
+                aborted = tuple(
+                    (producer_id, first) for _ in answer.times() for producer_id, first in [answer.take("qq")]
+                )
                 answer.one("i")
-                result[topic, partition] = Fetched(code, high_watermark, start, answer.blob())
+                fetched = Fetched(code, high_watermark, start, answer.blob(), stable_end, aborted)
+                result[topic, partition] = fetched
         return result
 
     def list_offset(self, topic: str, partition: int, timestamp: int) -> int:
@@ -356,6 +375,8 @@ def encode_batch(
     sequence: int = NO_SEQUENCE,
     timestamp_ms: int | None = None,
     keys: Sequence[bytes] | None = None,
+    *,
+    transactional: bool = False,
 ) -> bytes:
     """A record batch, uncompressed, keys null unless given."""
     records = bytearray()
@@ -365,7 +386,8 @@ def encode_batch(
         records += varint(len(body)) + body
     at = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
     count = len(values)
-    rest = struct.pack(">hiqqqhii", 0, count - 1, at, at, producer_id, epoch, sequence, count)
+    attributes = TRANSACTIONAL if transactional else 0
+    rest = struct.pack(">hiqqqhii", attributes, count - 1, at, at, producer_id, epoch, sequence, count)
     covered = rest + records
     length = len(covered) + CRC_FROM - 12
     return struct.pack(">qiibI", 0, length, -1, 2, crc32c(covered)) + covered

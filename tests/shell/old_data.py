@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-
 from gateway.datadir import FORMAT
 from tests.faults.client import Connection, decode_batches, encode_batch
+from tests.faults.transactional import TransactionalProducer
 from tests.shell.launching import Running, serving
 
 FORMATS: Final = Path(__file__).parent / "formats"
@@ -33,10 +32,15 @@ BATCHES: Final = 40
 FIRST_KEPT: Final = 5
 """Records before it are deleted in partition 0."""
 GROUP: Final = "billing"
-PAYMENTS: Final = "payments"
-PAID: Final = [b"paid-%d" % number for number in range(5)]
-OPEN_ID: Final = "unfinished"
-TIMEOUT_S: Final = 20.0
+
+TRANSACTIONS_SINCE: Final = 2
+"""The first format that has `payments`."""
+PAYMENT_PARTITIONS: Final = 2
+PAYERS_GROUP: Final = "payers"
+PAID: Final = 7
+"""The offset that committed transactions leave for `PAYERS_GROUP`."""
+HANGING: Final = "hanging"
+"""Whose transaction was open when the process ended."""
 
 
 def values(partition: int) -> list[bytes]:
@@ -48,12 +52,38 @@ def committed(partition: int) -> int:
     return 10 + partition
 
 
+def paid(partition: int) -> list[bytes]:
+    """What committed readers see of a partition of `payments`, once nothing is open."""
+    return [b"paid %d" % partition, b"plain %d" % partition, b"paid again %d" % partition, b"behind %d" % partition]
+
+
+def pay(client: Connection) -> None:
+    """Leave committed, aborted and open transactions, of records and of offsets."""
+    client.create_topic("payments", PAYMENT_PARTITIONS, {"retention.ms": "-1"})
+    payer, dropper = TransactionalProducer(client, "payer"), TransactionalProducer(client, "dropper")
+    hanging = TransactionalProducer(client, HANGING)
+    for partition in range(PAYMENT_PARTITIONS):
+        first, plain, again, last = paid(partition)
+        dropper.produce("payments", partition, [b"dropped"])
+        payer.produce("payments", partition, [first])
+        assert client.produce("payments", partition, encode_batch([plain])).code == 0
+        payer.commit_offset(PAYERS_GROUP, "payments", partition, PAID - 1)
+        payer.end(commit=True)
+        payer.produce("payments", partition, [again])
+        payer.commit_offset(PAYERS_GROUP, "payments", partition, PAID)
+        dropper.commit_offset(PAYERS_GROUP, "payments", partition, PAID + 1)
+        dropper.end(commit=False)
+        payer.end(commit=True)
+        hanging.produce("payments", partition, [b"left open"])
+        assert client.produce("payments", partition, encode_batch([last])).code == 0
+    hanging.commit_offset(PAYERS_GROUP, "payments", 0, PAID + 2)
+
+
 def fill(address: str) -> None:
     """Leave a trace of everything that is kept."""
     with Connection(address) as client:
         client.create_topic("orders", PARTITIONS, {"retention.ms": "-1"})
         client.create_topic("gone", 2)
-        client.create_topic(PAYMENTS, 1, {"retention.ms": "-1"})
         client.create_topic("grown", 2, {"cleanup.policy": "compact"})
         for number in range(BATCHES):
             for partition in range(PARTITIONS):
@@ -64,44 +94,7 @@ def fill(address: str) -> None:
         assert client.delete_records("orders", 0, FIRST_KEPT) == FIRST_KEPT
         for partition in range(PARTITIONS):
             client.commit_offset(GROUP, "orders", partition, committed(partition))
-
-
-def fill_transactions(address: str) -> Producer:
-    """Since format 2: one that was committed, one that was aborted, one that is open as long as its producer lives."""
-    for transactional_id, values, ends in (
-        ("sure", PAID, Producer.commit_transaction),
-        ("undecided", [b"aborted"] * 3, Producer.abort_transaction),
-        (OPEN_ID, [b"open"] * 3, None),
-    ):
-        producer = transactional(address, transactional_id)
-        producer.begin_transaction()
-        for value in values:
-            producer.produce(PAYMENTS, value, partition=0)
-        assert producer.flush(TIMEOUT_S) == 0
-        if ends is not None:
-            ends(producer, TIMEOUT_S)
-    return producer
-
-
-def transactional(address: str, transactional_id: str) -> Producer:
-    """The next producer of this id: what the one before had begun is aborted."""
-    producer = Producer({"bootstrap.servers": address, "transactional.id": transactional_id, "log_level": 0})
-    producer.init_transactions(TIMEOUT_S)
-    return producer
-
-
-def read_committed(address: str) -> list[bytes]:
-    """What is committed, up to the last stable offset."""
-    settings = {"bootstrap.servers": address, "group.id": "auditors", "isolation.level": "read_committed"}
-    consumer = Consumer(settings | {"enable.partition.eof": True, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(PAYMENTS, 0, 0)])
-    found = []
-    while (message := consumer.poll(TIMEOUT_S)) is not None and message.error() is None:
-        found.append(message.value())
-    assert message is not None, "no end was reached"
-    assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-    consumer.close()
-    return found
+        pay(client)
 
 
 def read_all(client: Connection, topic: str, partition: int, offset: int) -> Iterator[tuple[int, bytes]]:
@@ -115,11 +108,8 @@ def read_all(client: Connection, topic: str, partition: int, offset: int) -> Ite
 
 def _make(directory: Path, name: str, by: signal.Signals) -> Path:
     with serving(directory, *SETTINGS) as gateway:
-        address = gateway.ready()["kafka"][0]
-        fill(address)
-        producer = fill_transactions(address)  # lives until the gateway has ended
+        fill(gateway.ready()["kafka"][0])
         _end(gateway, by)
-        del producer
     (directory / "data" / "penstock.lock").unlink()
     target = FORMATS / f"format-{FORMAT}-{name}.tar.xz"
     with tarfile.open(target, "w:xz") as archive:

@@ -77,6 +77,20 @@ def test_a_second_owner_is_refused(made: Path) -> None:
     DataDirectory.acquire(made, "0.1.0").release()
 
 
+def test_an_older_format_is_raised(made: Path) -> None:
+    """The directory says that it has this release's format before anything else is written; its cluster stays."""
+    before = identity(made)
+    change(made, format=FORMAT - 1, needs_release="0.0.9", written_by="0.0.9")
+
+    data = DataDirectory.acquire(made, "9.9.9")
+    assert data.cluster_id == before["cluster_id"]
+    assert identity(made) == before | {"written_by": "9.9.9"}
+    data.release()
+
+    DataDirectory.acquire(made, "9.9.10").release()
+    assert identity(made)["written_by"] == "9.9.9"
+
+
 def test_a_newer_format_is_refused(made: Path) -> None:
     """It names the release that is needed, and lets go of the directory."""
     change(made, format=FORMAT + 1, needs_release="7.3.0")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
 from gateway.datadir import FORMAT
-from tests.faults.client import Connection, encode_batch
+from tests.faults.client import TIMEOUT_S, Connection, encode_batch
+from tests.faults.transactional import TransactionalProducer, read_committed
 from tests.shell import old_data
 from tests.shell.launching import serving
 
 pytestmark = pytest.mark.slow
 
-TRANSACTIONS_SINCE = 2
 ARCHIVES = sorted(old_data.FORMATS.glob("format-*.tar.xz"))
 
 
@@ -38,23 +39,13 @@ def test_old_data_is_read_and_goes_on(tmp_path: Path, archive: Path) -> None:
         assert ready["cluster_id"] == identity["cluster_id"]
         with Connection(ready["kafka"][0]) as client:
             _check_everything(client)
+            if identity["format"] >= old_data.TRANSACTIONS_SINCE:
+                _check_transactions(client)
             for partition in range(old_data.PARTITIONS):
                 answer = client.produce("orders", partition, encode_batch([b"new"]))
                 assert (answer.code, answer.offset) == (0, old_data.BATCHES)
-        if identity["format"] >= TRANSACTIONS_SINCE:
-            _check_transactions(ready["kafka"][0])
-        assert json.loads((tmp_path / "data" / "penstock.json").read_text())["format"] == FORMAT
         assert gateway.terminate() == 0
-
-
-def _check_transactions(address: str) -> None:
-    """What was committed is there; what was open goes with the next producer of its id, who can go on."""
-    assert old_data.read_committed(address) == old_data.PAID
-    producer = old_data.transactional(address, old_data.OPEN_ID)
-    producer.begin_transaction()
-    producer.produce(old_data.PAYMENTS, b"new", partition=0)
-    producer.commit_transaction(old_data.TIMEOUT_S)
-    assert old_data.read_committed(address) == [*old_data.PAID, b"new"]
+    assert json.loads((tmp_path / "data" / "penstock.json").read_text())["format"] == FORMAT
 
 
 def _check_everything(client: Connection) -> None:
@@ -69,3 +60,32 @@ def _check_everything(client: Connection) -> None:
     assert client.fetch("gone", 0, 0).code == unknown_topic_or_partition
     assert client.fetch("grown", 4, 0).code == 0
     assert client.fetch("grown", 5, 0).code == unknown_topic_or_partition
+
+
+def _check_transactions(client: Connection) -> None:
+    """What was aborted is never read, what was open holds committed readers until it is ended; new ones follow."""
+    partitions = range(old_data.PAYMENT_PARTITIONS)
+    for partition in partitions:
+        seen = [value for _, value in read_committed(client, "payments", partition)]
+        everything = old_data.paid(partition)
+        assert seen in (everything[:3], everything)  # the latter when its time was up meanwhile
+    TransactionalProducer(client, old_data.HANGING)
+    for partition in partitions:
+        _wait_until_stable(client, partition)
+        assert [value for _, value in read_committed(client, "payments", partition)] == old_data.paid(partition)
+        assert client.committed_offset(old_data.PAYERS_GROUP, "payments", partition) == old_data.PAID
+
+    payer = TransactionalProducer(client, "payer")
+    for partition in partitions:
+        payer.produce("payments", partition, [b"new"])
+    payer.end(commit=True)
+    for partition in partitions:
+        _wait_until_stable(client, partition)
+        assert [value for _, value in read_committed(client, "payments", partition)][4:] == [b"new"]
+
+
+def _wait_until_stable(client: Connection, partition: int) -> None:
+    """Markers follow the answer to who ends a transaction."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (fetched := client.fetch("payments", partition, 0)).stable_end < fetched.high_watermark:
+        assert time.monotonic() < deadline, f"a transaction hangs at offset {fetched.stable_end}"
