@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections import Counter
@@ -51,13 +52,11 @@ def _recorded(work: Work, scratch: Path, output: Path, kind: str) -> None:
 
 
 def _heaviest(stacks: str) -> dict[str, float]:
-    """Own time by function, of the thread with the most samples."""
-    threads: dict[str, Counter[str]] = {}
+    """Own time by function, of the thread that serves the connections."""
+    own: Counter[str] = Counter()
     for line in stacks.splitlines():
         frames, _, count = line.rpartition(" ")
         thread, *calls = frames.split(";")
-        if calls:
-            function = calls[-1].rpartition(":")[0].rstrip(" )0123456789") + ")"
-            threads.setdefault(thread, Counter())[function] += int(count)
-    busiest = max(threads.values(), key=Counter.total, default=Counter())
-    return {function: round(count / busiest.total(), 3) for function, count in busiest.most_common(HEAVIEST)}
+        if calls and "MainThread" in thread:
+            own[re.sub(r":\d+\)$", ")", calls[-1])] += int(count)
+    return {function: round(count / own.total(), 3) for function, count in own.most_common(HEAVIEST)}

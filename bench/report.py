@@ -50,6 +50,8 @@ def write_report(directory: Path) -> Path:
     for name, title in draw(rows, directory):
         lines += [f"![{title}]({name}.png)", ""]
     lines += _profiles(directory)
+    if (misses := directory / "misses.md").exists():
+        lines += ["## What is missed, and why", "", *misses.read_text().splitlines(), ""]
     lines += _failures(content["failures"])
     report = directory / "report.md"
     report.write_text("\n".join(lines).rstrip() + "\n")
@@ -133,7 +135,8 @@ def _profiles(directory: Path) -> Iterator[str]:
     if not shares:
         return
     yield from ("## Where the gateway's time goes", "")
-    yield "Samples by py-spy: own time of the heaviest functions of the gateway's busiest thread."
+    yield "Samples by py-spy: own time of the heaviest functions of the thread that serves the connections."
+    yield "`Runner.run` is the event loop itself, which is C."
     yield ""
     for work, functions in shares.items():
         yield f"**{work}** ([flame graph](flame-{work}.svg)): " + ", ".join(
