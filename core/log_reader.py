@@ -20,6 +20,7 @@ from core.index import BlockRef, Rows, SlotColumns, sidecar_path
 from core.log.files import log_path
 from core.log.format import APPEND_BODY, APPEND_BODY_SIZE, APPEND_OVERHEAD, KIND_APPEND, BadFrame, Buffer, decode_frame
 from core.sidecars import Sidecars
+from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -182,11 +183,11 @@ class LogReader:
         first = wanted[0].position
         size = wanted[-1].position + APPEND_OVERHEAD + wanted[-1].length - first
         try:
-            fd = os.open(path, os.O_RDONLY)
+            fd = open_direct(path, os.O_RDONLY)
         except FileNotFoundError as error:
             raise _missing(slot, path, wanted[0].base, wanted[-1].end) from error
         try:
-            data = memoryview(os.pread(fd, size, first))
+            data = read_direct(fd, size, first)
         finally:
             os.close(fd)
         return [self._checked(slot, path, data, first, location) for location in wanted]

@@ -31,6 +31,7 @@ from gateway.config_layers import ConfigError
 from gateway.datadir import SERVING_FILE, DataDirectory, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome
+from tier2.memory import keep_freed
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def run(config: Config, ready_file: Path | None) -> ExitCode:
     """Serve until told to stop. Returns after a clean stop; any other end is the process's end."""
     logs.setup(config.logging_format, config.logging_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_freed()
     _raise_file_limit(config.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = outcome(lambda: runner.run(_serve(config, ready_file)))

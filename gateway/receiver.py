@@ -10,9 +10,10 @@ Invariants:
 - A request is handed on only while its connection is not blocked; what arrived meanwhile waits here.
 """
 
-import ctypes
 import struct
 from typing import TYPE_CHECKING, Final
+
+from tier2.memory import uninitialized
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
@@ -33,13 +34,6 @@ assert OWN_BUFFER_FROM_BYTES + ROUTE_BYTES < SCRATCH_BYTES, "a rest always leave
 
 _length: Final = struct.Struct(">i").unpack_from
 _length_key: Final = struct.Struct(">ih").unpack_from
-
-
-# A bytearray whose bytes are whatever they are: `bytearray(n)` writes zeros first, which for 1 MB takes longer than to
-# receive it (180 of 230 µs). Only what was received is ever read.
-_unfilled: Final = ctypes.pythonapi.PyByteArray_FromStringAndSize
-_unfilled.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
-_unfilled.restype = ctypes.py_object
 
 
 class Receiver:
@@ -188,7 +182,7 @@ class Receiver:
 
     def _begin_frame(self, buffer: bytearray, start: int, end: int, size: int) -> None:
         """A large request begins; its first bytes are here already."""
-        frame = _unfilled(None, min(size, self._trusted_bytes))
+        frame = uninitialized(None, min(size, self._trusted_bytes))
         have = end - start
         frame[:have] = memoryview(buffer)[start:end]
         self._frame, self._frame_bytes, self._received = frame, size, have

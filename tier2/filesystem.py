@@ -24,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from tier2.direct_io import BlockWriter, open_direct
 from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     AlreadyExists,
@@ -192,12 +193,10 @@ class FilesystemStorage:
     def _written(self, data: Data, deadline: Deadline) -> Iterator[tuple[Path, os.stat_result]]:
         """`data` in a synced file of ours, that is gone afterwards unless it has been renamed."""
         temporary = self._root / INCOMING / uuid.uuid4().hex
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = open_direct(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for part in open_data(data):
-                deadline.check()
-                _write_all(fd, memoryview(part))
+            _write_all(fd, data, deadline)
             os.fsync(fd)
             yield temporary, os.fstat(fd)
         finally:
@@ -298,10 +297,15 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-def _write_all(fd: int, data: memoryview) -> None:
-    data = data.cast("B")
-    while data:
-        data = data[os.write(fd, data) :]
+def _write_all(fd: int, data: Data, deadline: Deadline) -> None:
+    blocks, size = BlockWriter(), 0
+    blocks.begin(fd, 0)
+    for part in open_data(data):
+        deadline.check()
+        blocks.stage(part)
+        size += len(part)
+    blocks.flush()
+    os.ftruncate(fd, size)
 
 
 def _read_range(path: Path, key: str, start: int, length: int, deadline: Deadline) -> bytes:

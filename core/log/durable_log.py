@@ -1,7 +1,7 @@
 """Tier 1: the container's write-ahead log, one writer thread, one sync for all that waits.
 
 The event loop decides where every frame lies and queues its bytes; the writer thread takes all groups that
-have gathered, writes them with as few vectored writes as possible, syncs once, and reports the last LSN.
+have gathered, writes them past the page cache in whole blocks, syncs once, and reports the last LSN.
 
 **Invariants**
 
@@ -42,14 +42,12 @@ from core.log.files import (
     sweep_spares,
 )
 from core.log.format import FILE_HEADER_SIZE, FRAME_HEADER_SIZE, KIND_UPDATE, Buffer, FileHeader, encode_frame
+from tier2.direct_io import BlockWriter
 
 logger = logging.getLogger(__name__)
 
-IOV_MAX: Final = 1024
-"""Buffers of one vectored write: Linux' UIO_MAXIOV."""
-
-WRITE_BYTES_MAX: Final = 1 << 30
-"""Linux writes a little less than 2 GiB at a time; less than was asked for would count as a failure."""
+JOIN_BYTES_MAX: Final = 32 * 1024
+"""Up to this size a group's buffers are joined before they are staged: that costs less for each of them."""
 
 GROWTH_MAX: Final = 8
 """A file may grow to this many times its size while the next one is prepared, given as much free disk for each."""
@@ -182,6 +180,7 @@ class DurableLog:
         self.kick_scheduled = False
         self._sync_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._fd = -1
+        self._blocks = BlockWriter()
         self.failure: StorageFailure | None = None
         self.stats = SyncStats()
         self.epoch = 0
@@ -518,19 +517,8 @@ class DurableLog:
         buffers = writes[0].buffers
         for write in writes[1:]:
             buffers += write.buffers
-        for start in range(0, len(buffers), IOV_MAX):
-            part = buffers[start : start + IOV_MAX] if len(buffers) > IOV_MAX else buffers
-            size = sum(map(len, part))
-            if size > WRITE_BYTES_MAX:
-                for buffer in part:
-                    self._write([buffer], len(buffer))
-            else:
-                self._write(part, size)
-
-    def _write(self, buffers: list[Buffer], size: int) -> None:
-        written = os.writev(self._fd, buffers)
-        if written != size:
-            raise OSError(0, f"short write: {written} of {size} bytes")
+        size = sum(map(len, buffers))
+        self._blocks.write([b"".join(buffers)] if size <= JOIN_BYTES_MAX else buffers)
         self.stats.bytes_written += size
 
     def _sync(self) -> None:
@@ -541,6 +529,7 @@ class DurableLog:
     def _begin_file(self, roll: _Roll) -> None:
         begin(roll.spare, self._directory, roll.header)
         old, self._fd = self._fd, roll.spare.fd
+        self._blocks.begin(self._fd, FILE_HEADER_SIZE)
         if old >= 0:
             assert roll.old is not None
             # The rest of its room is of no use to a finished file.

@@ -66,7 +66,7 @@ class CrashDisk:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "open", self._wrap(os.open, self._opened))
-        for name in ("close", "write", "pwrite", "writev", "lseek", "ftruncate", "truncate", "posix_fallocate"):
+        for name in ("close", "write", "pwrite", "ftruncate", "truncate", "posix_fallocate"):
             patch.setattr(os, name, self._wrap(getattr(os, name), getattr(self, f"_{name}")))
         for name in ("fsync", "fdatasync"):
             patch.setattr(os, name, self._wrap(getattr(os, name), self._sync))
@@ -78,7 +78,7 @@ class CrashDisk:
             with self._lock:
                 if kwargs or not self._concerns(args[0]):
                     return real(*args, **kwargs)
-                if real.__name__ not in ("open", "close", "lseek"):
+                if real.__name__ not in ("open", "close"):
                     self._take_picture(real.__name__)
                 result = real(*args)
                 note(result, *args)
@@ -124,16 +124,10 @@ class CrashDisk:
         inode.pending.append((position[0], bytes(data)[:written]))
         position[0] += written
 
-    def _writev(self, written: int, fd: int, parts: Any) -> None:
-        self._write(written, fd, b"".join(parts))
-
     def _pwrite(self, written: int, fd: int, data: Any, at: int) -> None:
         inode, _ = self._fds[fd]
         assert inode is not None
         inode.pending.append((at, bytes(data)[:written]))
-
-    def _lseek(self, position: int, fd: int, *_: int) -> None:
-        self._fds[fd][1][0] = position
 
     def _ftruncate(self, _: None, fd: int, size: int) -> None:
         inode, _position = self._fds[fd]

@@ -127,6 +127,11 @@ def marker(base: int, leader_epoch: int) -> bytes:
     return b"marker at %d in epoch %d" % (base, leader_epoch)
 
 
+def is_log(fd: int) -> bool:
+    """Whether it is a file of the log, not one that is being prepared."""
+    return os.readlink(f"/proc/self/fd/{fd}").endswith(".log")
+
+
 class Gate:
     """Holds every fdatasync of a log file until it is opened; those of files that are being prepared go on."""
 
@@ -137,7 +142,7 @@ class Gate:
         real = os.fdatasync
 
         def fdatasync(fd: int) -> None:
-            if os.readlink(f"/proc/self/fd/{fd}").endswith(".log"):
+            if is_log(fd):
                 self.waiting.set()
                 assert self.open.wait(DEADLINE_S)
                 self.syncs += 1

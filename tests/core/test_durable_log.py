@@ -26,6 +26,7 @@ from tests.core.support import (
     append,
     begin_append,
     container_of,
+    is_log,
     maintenance_of,
     make,
     open_store,
@@ -95,8 +96,12 @@ def test_short_write_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def scenario() -> None:
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
-        real = os.writev
-        monkeypatch.setattr("core.log.durable_log.os.writev", lambda fd, parts: real(fd, [bytes(parts[0])[:20]]))
+        real = os.pwrite
+
+        def torn(fd: int, data: memoryview, position: int) -> int:
+            return real(fd, data[:512] if is_log(fd) else data, position)
+
+        monkeypatch.setattr("tier2.direct_io.os.pwrite", torn)
         with pytest.raises(StorageFailure, match="short write"):
             await append(slot, b"x" * 100)
         monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import StorageFailure
 from core.tables import Put
-from tests.core.support import append, begin_append, container_of, make, open_store, run
+from tests.core.support import append, begin_append, container_of, is_log, make, open_store, run
 
 
 def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,13 +41,17 @@ def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytes
 def test_a_dead_writer_thread_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ends the writer thread poisons the log; no waiter is left without an answer."""
 
-    def fail(fd: int, buffers: object) -> int:
-        raise MemoryError
+    real = os.pwrite
+
+    def fail(fd: int, data: memoryview, position: int) -> int:
+        if is_log(fd):
+            raise MemoryError
+        return real(fd, data, position)
 
     async def scenario() -> None:
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
-        monkeypatch.setattr("core.log.durable_log.os.writev", fail)
+        monkeypatch.setattr("tier2.direct_io.os.pwrite", fail)
         with pytest.raises(StorageFailure):
             await append(slot, b"lost")
         monkeypatch.undo()

@@ -1,0 +1,116 @@
+"""Files past the page cache: whole blocks out of aligned memory, and back into it.
+
+What is written once and seldom read again (log files, chunks) only costs in the page cache: a copy into memory that the
+kernel has to find first, and write-back at a moment of its choosing, in front of somebody's sync. Where a file
+system refuses direct I/O, the same calls go through its cache.
+
+Invariants:
+- What `BlockWriter` was given lies in the file as it was given; behind it, up to the end of its block, are zeros.
+- A block that was written in part is written again as a whole, with the same bytes first: at every sector there lies
+  what was there before or what is there now, and they agree on all that was given before.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from tier2.memory import aligned
+from tier2.storage import Buffer
+
+BLOCK_BYTES: Final = 4096
+"""A multiple of the block of every device that is met, in file positions, lengths and memory addresses."""
+STAGING_BYTES: Final = 1 << 20
+"""Most that one write takes: what follows in the queue of the disk waits no longer than for that."""
+
+_ZEROS: Final = bytes(BLOCK_BYTES)
+
+
+def open_direct(path: str | os.PathLike[str], flags: int, mode: int = 0o644) -> int:
+    """A descriptor past the page cache, or a plain one where the file system has no such thing. Raises OSError."""
+    try:
+        return os.open(path, flags | os.O_DIRECT, mode)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return os.open(path, flags & ~os.O_EXCL, mode)  # the first attempt may have made the file
+
+
+def read_direct(fd: int, length: int, position: int) -> memoryview:
+    """Bytes [position, position + length) of a file, fewer where it ends. Raises OSError."""
+    start = position - position % BLOCK_BYTES
+    size = up_to_block(position + length) - start
+    whole = aligned(size)
+    got = 0
+    while got < size:
+        count = os.preadv(fd, [whole[got:]], start + got)
+        got += count
+        if not count or got % BLOCK_BYTES:
+            break  # where the file ends
+    skipped = position - start
+    return whole[skipped : max(skipped, min(skipped + length, got))]
+
+
+def up_to_block(position: int) -> int:
+    """The next position at which a block begins, or this one."""
+    return -(-position // BLOCK_BYTES) * BLOCK_BYTES
+
+
+class BlockWriter:
+    """Appends to a file, one whole write after the other. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, STAGING_BYTES)
+        self._staging = memoryview(self._memory)
+        self._fd = -1
+        self._start = 0  # position in the file of what is staged
+        self._filled = 0  # bytes that are staged, written or not
+
+    def begin(self, fd: int, position: int) -> None:
+        """Go on in this file, from the beginning of a block on."""
+        if position % BLOCK_BYTES:
+            raise ValueError(f"no block begins at {position}")
+        self._fd, self._start, self._filled = fd, position, 0
+
+    def stage(self, data: Buffer) -> None:
+        """Take some bytes; whole blocks of them may be written. Raises OSError."""
+        size = len(data)
+        if self._filled + size <= STAGING_BYTES:
+            self._staging[self._filled : self._filled + size] = data
+            self._filled += size
+            return
+        view, taken = memoryview(data).cast("B"), 0
+        while taken < size:
+            if self._filled == STAGING_BYTES:
+                self._write(STAGING_BYTES)
+            count = min(size - taken, STAGING_BYTES - self._filled)
+            self._staging[self._filled : self._filled + count] = view[taken : taken + count]
+            self._filled += count
+            taken += count
+
+    def flush(self) -> None:
+        """Write all that was staged. Raises OSError."""
+        end = up_to_block(self._filled)
+        self._staging[self._filled : end] = _ZEROS[: end - self._filled]
+        if end:
+            self._write(end)
+
+    def write(self, parts: Iterable[Buffer]) -> None:
+        """Stage and flush. Raises OSError."""
+        for part in parts:
+            self.stage(part)
+        self.flush()
+
+    def _write(self, size: int) -> None:
+        written = os.pwrite(self._fd, self._staging[:size], self._start)
+        if written != size:
+            raise OSError(0, f"short write: {written} of {size} bytes")
+        whole = self._filled - self._filled % BLOCK_BYTES
+        rest = self._filled - whole
+        if whole and rest:
+            self._staging[:rest] = self._staging[whole : self._filled]
+        self._start += whole
+        self._filled = rest
