@@ -27,11 +27,12 @@ class StoreConfig:
     log_file_entries_max: int = 500_000  # bounds the index of the open file: 24 bytes an entry
     cache_bytes: int = 256 * MIB
     index_cache_bytes: int = 32 * MIB
+    log_read_cache_bytes: int = 64 * MIB  # pages of complete log files
     checkpoint_interval_ms: int = 10_000
     checkpoint_log_bytes: int = 256 * MIB
     retention_check_interval_ms: int = 300_000
     writer_expiration_ms: int = 86_400_000
-    log_reader_threads: int = 4
+    log_reader_threads: int = 8
     scaler_sample_ms: int = 1_000  # how often rates are taken
     scaler_time_factor: float = 1.0  # multiplies every window and cool-down of the scaler
     rocksdb_cache_bytes: int = 8 * MIB

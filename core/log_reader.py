@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,10 +21,12 @@ from core.errors import CorruptLog, OutOfRange
 from core.index import BlockRef, Rows, SlotColumns, sidecar_path
 from core.log.files import log_path
 from core.log.format import APPEND_BODY, APPEND_BODY_SIZE, APPEND_OVERHEAD, KIND_APPEND, BadFrame, Buffer, decode_frame
+from core.log_pages import LogPages
 from core.sidecars import Sidecars
 from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
+    from core.config import StoreConfig
     from core.container import Container
     from core.slot import Slot
 
@@ -31,6 +35,13 @@ SPAN_WASTE_MAX: Final = 4
 
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most bytes that one read of a file takes, unless a single entry is larger."""
+
+PAGES_WASTE_MAX: Final = 2
+"""Whole pages of a file are read for what is wanted of it, if they span at most this many times its bytes. Readers of
+many slots are too far apart in a file for pages to last: with 16 slots they read three times slower than without."""
+
+DENSE_BYTES_MIN: Final = 256 << 10
+"""Who wants less than this of a file is not catching up."""
 
 _ADVICE: Final = "Keep a copy of the data directory; the range cannot be served until it is restored"
 
@@ -49,9 +60,18 @@ class Location(NamedTuple):
 class LogReader:
     """Reads one container's log files."""
 
-    def __init__(self, container: Container, index_cache_bytes: int) -> None:
+    def __init__(self, container: Container, config: StoreConfig) -> None:
         self._container = container
-        self._sidecars = Sidecars(container.directory, index_cache_bytes)
+        self._sidecars = Sidecars(container.directory, config.index_cache_bytes)
+        self._pages = LogPages(container.directory, config.log_read_cache_bytes)
+
+    def close(self) -> None:
+        self._pages.close()
+
+    @property
+    def read_cache_used(self) -> int:
+        """Bytes of log files held in memory."""
+        return self._pages.used
 
     @property
     def index_cache_used(self) -> int:
@@ -171,12 +191,30 @@ class LogReader:
     def payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
         """The entries that lie there, checked. Blocks. Raises OutOfRange, CorruptLog."""
         parts: list[Buffer] = []
-        start = 0
-        while start < len(wanted):
-            stop = _span(wanted, start)
-            parts += self._read_span(slot, wanted[start:stop])
-            start = stop
+        for file_lsn, group in groupby(wanted, attrgetter("file_lsn")):
+            located = list(group)
+            if file_lsn < self._container.log.durable_position.file_lsn and _is_dense(located):
+                parts += self._from_pages(slot, located)
+                continue
+            start = 0
+            while start < len(located):
+                stop = _span(located, start)
+                parts += self._read_span(slot, located[start:stop])
+                start = stop
         return parts
+
+    def _from_pages(self, slot: Slot, wanted: list[Location]) -> Iterator[Buffer]:
+        path = log_path(self._container.directory, wanted[0].file_lsn)
+        for location in wanted:
+            size = APPEND_OVERHEAD + location.length
+            try:
+                data = self._pages.bytes_at(location.file_lsn, location.position, size)
+            except FileNotFoundError as error:
+                raise _missing(slot, path, wanted[0].base, wanted[-1].end) from error
+            try:
+                yield self._checked(slot, path, memoryview(data), location.position, location)
+            except CorruptLog:  # is it the disk, or only what we hold of it?
+                yield from self._read_span(slot, [location])
 
     def _read_span(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
         path = log_path(self._container.directory, wanted[0].file_lsn)
@@ -260,11 +298,18 @@ def _rows_before(rows: Rows | SlotColumns, offset: int) -> int:
     return row + 1 if row >= 0 and rows.row_end(row) <= offset else max(row, 0)
 
 
+def _is_dense(wanted: list[Location]) -> bool:
+    """Whether what is wanted of a file is a good part of the stretch in which it lies, and not little."""
+    useful = sum(APPEND_OVERHEAD + location.length for location in wanted)
+    span = wanted[-1].position + APPEND_OVERHEAD + wanted[-1].length - wanted[0].position
+    return useful >= DENSE_BYTES_MIN and span <= PAGES_WASTE_MAX * useful
+
+
 def _span(wanted: list[Location], start: int) -> int:
-    """Up to which location one read of the file makes sense."""
+    """Up to which location one read of a file makes sense."""
     first = wanted[start]
     useful, stop = 0, start
-    while stop < len(wanted) and wanted[stop].file_lsn == first.file_lsn:
+    while stop < len(wanted):
         useful += APPEND_OVERHEAD + wanted[stop].length
         span = wanted[stop].position + APPEND_OVERHEAD + wanted[stop].length - first.position
         if stop > start and span > SPAN_WASTE_MAX * useful:

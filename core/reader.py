@@ -68,7 +68,7 @@ class Reader:
     def __init__(self, container: Container, config: StoreConfig) -> None:
         self._container = container
         self._pool = ThreadPoolExecutor(config.log_reader_threads, thread_name_prefix=f"log-{container.id}-reader")
-        self._log = LogReader(container, config.index_cache_bytes)
+        self._log = LogReader(container, config)
         self.tiered: TieredReader | None = None  # where there is long-term storage
         self.counters = ReadCounters()
 
@@ -77,8 +77,14 @@ class Reader:
         """Bytes of sidecar blocks held in memory."""
         return self._log.index_cache_used
 
+    @property
+    def read_cache_used(self) -> int:
+        """Bytes of log files held in memory."""
+        return self._log.read_cache_used
+
     def close(self) -> None:
         self._pool.shutdown()
+        self._log.close()
 
     async def run(self, function: Callable[..., _T], *args: object) -> _T:
         """Run something that reads the log, in the pool."""

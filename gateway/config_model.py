@@ -156,7 +156,13 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
     log_index_cache_bytes: int = Field(
         32 * MIB, ge=MIB, le=LONG_MAX, description="Memory for the indexes of closed log files."
     )
-    log_reader_threads: int = Field(4, ge=1, le=256, description="Threads that read records from log files.")
+    log_read_cache_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Memory for what consumers that are behind read from log files, at least 8 MiB.",
+    )
+    log_reader_threads: int = Field(8, ge=1, le=256, description="Threads that read records from log files.")
     checkpoint_interval_ms: int = Field(
         10_000,
         ge=100,
@@ -350,6 +356,7 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             log_file_entries_max=self.log_file_entries_max,
             cache_bytes=self.log_cache_bytes,
             index_cache_bytes=self.log_index_cache_bytes,
+            log_read_cache_bytes=self.log_read_cache_bytes,
             checkpoint_interval_ms=self.checkpoint_interval_ms,
             checkpoint_log_bytes=self.checkpoint_bytes,
             retention_check_interval_ms=self.log_retention_check_interval_ms,

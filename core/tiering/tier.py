@@ -134,9 +134,13 @@ class Tier:
     # How full the log is
 
     @property
+    def pressure(self) -> float:
+        """How full the log is; from 1 on all that makes it shorter is urgent."""
+        return self.container.log_bytes / (PRESSURE * self.container.config.log_max_bytes)
+
+    @property
     def is_pressed(self) -> bool:
-        """Whether the log is so full that all that makes it shorter is urgent."""
-        return self.container.log_bytes > PRESSURE * self.container.config.log_max_bytes
+        return self.pressure > 1
 
     def log_grew(self) -> None:
         """A log file was completed: more may be due, and who appends may have to be slowed down."""
