@@ -33,6 +33,7 @@ from core.config import StoreConfig, SyncMode
 from core.errors import StorageFailure, StorageFull
 from core.log.files import (
     DISK_FULL,
+    FILL_BYTES_S,
     SpareFile,
     allocate_spare,
     begin,
@@ -371,7 +372,7 @@ class DurableLog:
         self._loop.call_soon_threadsafe(self._spare_ready, spare)
         try:
             make_ballast(self._directory)
-            spare.fill()
+            spare.fill(FILL_BYTES_S)
         except OSError as error:
             if error.errno in DISK_FULL:
                 # Some file systems want room for every write. Zeros only make later syncs cheaper.

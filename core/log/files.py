@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import secrets
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,8 @@ BALLAST_BYTES: Final = 8 * 1024 * 1024
 
 _FILL_STEP: Final = 256 * 1024
 _FILL_SYNC: Final = 64 * _FILL_STEP
+FILL_BYTES_S: Final = 96 << 20
+"""Under a load that fills files faster than this the disk has better things to do: syncs then take a little longer."""
 _ZEROS: Final = memoryview(mmap.mmap(-1, _FILL_STEP))
 """Of aligned memory. Nobody writes to it."""
 
@@ -85,7 +89,7 @@ class SpareFile:
         self._lock = threading.Lock()
         self._filling = True  # guarded by the lock: zeros may be written
 
-    def fill(self) -> None:
+    def fill(self, bytes_s: float = math.inf) -> None:
         """Write zeros over all of the room that was never written, until it is taken. Raises OSError.
 
         The zeros are synced here, or the first sync of the log file would have to wait for all of them; through a
@@ -103,6 +107,7 @@ class SpareFile:
                     if not self._filling:
                         return
                     position += os.pwrite(own, _ZEROS[:size], position)
+                time.sleep(size / bytes_s)
                 if position - synced >= _FILL_SYNC or position == self.allocated:
                     os.fdatasync(own)
                     synced = position
