@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.faults.client import Connection, Disconnected, encode_batch
+from tests.faults.client import Connection, Disconnected, Refused, encode_batch
 from tests.faults.faultlayer import Faults, read_report
 from tests.faults.gateway_process import EAGER, Ended, Gateway
 from tests.faults.history import History, Value, Writer, check_history, read_outcome
@@ -81,6 +81,8 @@ def write_until_failure(gateway: Gateway, faults: Faults, writer: Writer) -> lis
             codes += (write_one(connection, writer) for _ in range(ATTEMPTS_MAX))
     except Disconnected:
         return codes
+    except Refused as refused:  # the topic already met it
+        return [refused.code]
     except Ended as ended:
         if ended.code != EXIT_STORAGE:
             raise
