@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kio.schema.errors import ErrorCode
+
 from gateway.apis import Api, RequestContext
 from gateway.wire.message import Message
 
@@ -13,6 +15,9 @@ from gateway.wire.message import Message
 async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     group_ids = list(dict.fromkeys(request.groups_names))
     errors = await asyncio.gather(*map(ctx.broker.groups.delete_group, group_ids))
+    for group_id, error in zip(group_ids, errors, strict=True):
+        if error is ErrorCode.none:
+            ctx.broker.transactions.group_deleted(group_id)
     return {
         "results": [
             {"group_id": group_id, "error_code": error} for group_id, error in zip(group_ids, errors, strict=True)

@@ -196,14 +196,9 @@ class GroupCoordinator:
 
     def admit_commit(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
         """May this member commit? Commits without a generation make a group if there is none."""
-        error = self.check_group_id(group_id, may_be_empty=True)
-        if error is not ErrorCode.none:
-            return error
-        group = self._groups.get(group_id)
-        if group is None:
-            if generation >= 0:
-                return ErrorCode.group_id_not_found
-            group = self._create(group_id)
+        group = self._committed_to(group_id, generation, ErrorCode.group_id_not_found)
+        if isinstance(group, ErrorCode):
+            return group
         error = group.admit_commit(member_id, instance_id, generation, self._now())
         self._set_timer()
         return error
@@ -212,17 +207,22 @@ class GroupCoordinator:
         self, group_id: str, member_id: str, instance_id: str | None, generation: int
     ) -> ErrorCode:
         """The same for offsets that a transaction commits."""
+        group = self._committed_to(group_id, generation, ErrorCode.illegal_generation)
+        if isinstance(group, ErrorCode):
+            return group
+        error = group.admit_transactional_commit(member_id, instance_id, generation, self._now())
+        self._set_timer()
+        return error
+
+    def _committed_to(self, group_id: str, generation: int, unknown: ErrorCode) -> Group | ErrorCode:
+        """The group of a commit, made if need be; the error `unknown` where a member speaks of a group that is gone."""
         error = self.check_group_id(group_id, may_be_empty=True)
         if error is not ErrorCode.none:
             return error
         group = self._groups.get(group_id)
-        if group is None:
-            if generation >= 0:
-                return ErrorCode.illegal_generation
-            group = self._create(group_id)
-        error = group.admit_transactional_commit(member_id, instance_id, generation, self._now())
-        self._set_timer()
-        return error
+        if group is None and generation >= 0:
+            return unknown
+        return group or self._create(group_id)
 
     async def commit(
         self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION

@@ -134,7 +134,7 @@ class TransactionCoordinator:
         """Complete what was prepared; from now on time-outs run."""
         for topic in self.pending_offsets.topics():
             if self._topics.get(topic) is None:
-                self._drop_offsets(topic)
+                self._drop_offsets(self.pending_offsets.of_topic(topic))
         await self._complete_prepared()
         self._looker = asyncio.create_task(self._look_for_ever(), name="transactions")
         _log.info("transactions loaded", extra={"ids": len(self), "under_way": self.under_way})
@@ -289,15 +289,19 @@ class TransactionCoordinator:
         return {key: offset for key, offset in pending.items() if self._topics.get(key.topic) is not None}
 
     def _topic_deleted(self, stream: Stream) -> None:
-        self._drop_offsets(stream.name)
+        self._drop_offsets(self.pending_offsets.of_topic(stream.name))
 
-    def _drop_offsets(self, topic: str) -> None:
-        """Whoever makes a topic of this name anew must not get the offsets of the old one."""
-        for producer_id, keys in self.pending_offsets.of_topic(topic).items():
+    def group_deleted(self, group_id: str) -> None:
+        """What transactions would have committed for it goes with it, or their end would bring it back."""
+        self._drop_offsets(self.pending_offsets.of_group(group_id))
+
+    def _drop_offsets(self, dropped: Mapping[int, list[OffsetKey]]) -> None:
+        """Whoever makes a topic or a group of a deleted one's name must not get its offsets."""
+        for producer_id, keys in dropped.items():
             try:
                 logged = self._store.home.submit(deletes(producer_id, keys))
             except StoreError as error:
-                _log.warning("pending offsets of a deleted topic stay", extra={"error": str(error)})
+                _log.warning("pending offsets of what was deleted stay", extra={"error": str(error)})
             else:
                 logged.add_done_callback(_nobody_waits)
                 self.pending_offsets.drop(producer_id, keys)

@@ -7,7 +7,7 @@ offsets are here until its end is queued.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from core.tables import Delete, Put
@@ -58,7 +58,14 @@ class PendingOffsets:
 
     def of_topic(self, topic: str) -> Mapping[int, list[OffsetKey]]:
         """Those of a topic, by producer id."""
-        found = ((producer, [k for k in known if k.topic == topic]) for producer, known in self._by_producer.items())
+        return self._where(lambda key: key.topic == topic)
+
+    def of_group(self, group_id: str) -> Mapping[int, list[OffsetKey]]:
+        """Those of a group, by producer id."""
+        return self._where(lambda key: key.group_id == group_id)
+
+    def _where(self, wanted: Callable[[OffsetKey], bool]) -> Mapping[int, list[OffsetKey]]:
+        found = ((producer, list(filter(wanted, known))) for producer, known in self._by_producer.items())
         return {producer_id: keys for producer_id, keys in found if keys}
 
     def of(self, producer_id: int) -> Mapping[OffsetKey, CommittedOffset]:

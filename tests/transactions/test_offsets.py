@@ -129,3 +129,17 @@ def test_pending_offsets_in_all_of_a_group(admin: Admin, topic: str, producer: P
 
     assert told(False) == []
     assert told(True) == [(0, UNSTABLE_OFFSET_COMMIT)]
+
+
+def test_offsets_of_a_deleted_group(admin: Admin, topic: str, producer: Producer) -> None:
+    """What was pending goes with the group: the transaction's end does not bring it back, others' offsets are kept."""
+    group, other = new_name(), new_name()
+    for name in (group, other):
+        producer.commit_offsets(name, (topic, 0, 7))
+    (deleted,) = admin.ask("DeleteGroups", 2, groups_names=(group,)).results
+    assert deleted.error_code == NONE
+    assert offset(admin, group, topic, stable=True) == (NONE, -1)
+    assert producer.end() == NONE
+
+    assert offset(admin, group, topic) == (NONE, -1)
+    assert offset(admin, other, topic) == (NONE, 7)
