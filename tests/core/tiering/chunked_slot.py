@@ -18,7 +18,7 @@ from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, SegmentRef, StreamRef
-from tier2.storage import Buffer, Data, ObjectInfo, ObjectStat, Storage
+from tier2.storage import Buffer, Came, Data, ObjectInfo, ObjectStat, Storage
 
 STREAM_ID = 7
 
@@ -34,10 +34,10 @@ class Counting:
         self.go = asyncio.Event()
         self.error: Exception | None = None
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         await self._read(key, start, length)
         try:
-            return await self.inner.get_pieces(key, start, length, piece_bytes)
+            await self.inner.get_pieces(key, start, length, piece_bytes, came)
         finally:
             self.at_once -= 1
 
