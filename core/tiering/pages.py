@@ -1,7 +1,8 @@
 """Pages: checked bytes of chunks in memory, read once however many want them.
 
 A run is cut into pages of whole blocks; neighbouring pages that are missing come with one request. A page is a buffer
-of its own, so that what a page costs is what it keeps alive.
+of its own, so that what a page costs is what it keeps alive. It is there as soon as it has come, while the rest of its
+request is still on its way.
 
 **Invariants**
 
