@@ -209,6 +209,7 @@ class S3Client:
         """An answer whose body is that range; its connection is used again if it is read to its end."""
         response = self._minio.get_object(self._bucket, name, offset=start, length=length)
         deadline.interrupt_with(lambda: _cut_short(response))
+        is_read = False
         try:
             total = response.headers.get("content-range", "").rpartition("/")[2]
             if response.status != 206 or not total.isdigit():
@@ -216,11 +217,11 @@ class S3Client:
             if int(total) < start + length:
                 raise Corrupt(key, int(total), f"ends here, but bytes up to {start + length} were expected")
             yield response
-        except BaseException:
-            response.close()  # what is left of it is not worth reading
-            raise
+            is_read = response.isclosed()
         finally:
             deadline.interrupt_with(None)
+            if not is_read:
+                response.close()  # what is left of it is not worth reading
             response.release_conn()
 
     def _cut_off(self, key: str, came: int, length: int, deadline: Deadline) -> Unavailable:
