@@ -217,7 +217,7 @@ class S3Client:
             if int(total) < start + length:
                 raise Corrupt(key, int(total), f"ends here, but bytes up to {start + length} were expected")
             yield response
-            is_read = response.isclosed()
+            is_read = response.closed
         finally:
             deadline.interrupt_with(None)
             if not is_read:
