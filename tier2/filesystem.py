@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     AlreadyExists,
     Buffer,
+    Came,
     Corrupt,
     Data,
     Denied,
@@ -103,15 +104,15 @@ class FilesystemStorage:
         path = self._path(key)
         return await self._read(f"read of {key!r}", lambda deadline: _read_range(path, key, start, length, deadline))
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         check_range(start, length)
         path, stop = self._path(key), start + length
 
-        def pieces(deadline: Deadline) -> Sequence[bytes]:
-            places = range(start, stop, piece_bytes)
-            return [_read_range(path, key, at, min(piece_bytes, stop - at), deadline) for at in places]
+        def read(deadline: Deadline) -> None:
+            for number, at in enumerate(range(start, stop, piece_bytes)):
+                came(number, _read_range(path, key, at, min(piece_bytes, stop - at), deadline))
 
-        return await self._read(f"read of {key!r}", pieces)
+        await self._read(f"read of {key!r}", read)
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         found = self._walk(self._root, "", prefix, after)

@@ -5,6 +5,7 @@ Keeps: whether a request is sent again is decided above; a silence ends it after
 
 from __future__ import annotations
 
+import http.client
 import os
 
 import certifi
@@ -48,3 +49,20 @@ def pool_manager(
         "https": type("_TLSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
     }
     return manager
+
+
+def receive(response: urllib3.BaseHTTPResponse, memory: memoryview) -> int:
+    """Fill some memory with what follows of an answer; less only at its end. Raises urllib3's HTTPError.
+
+    urllib3's own `read` would allocate the memory, and receive the end of each piece by itself.
+    """
+    body: http.client.HTTPResponse = response._original_response  # type: ignore[attr-defined]
+    got = 0
+    try:
+        while got < len(memory) and (count := body.readinto(memory[got:])):
+            got += count
+    except TimeoutError as error:
+        raise urllib3.exceptions.TimeoutError("the answer went no further") from error
+    except (http.client.HTTPException, OSError) as error:
+        raise urllib3.exceptions.ProtocolError(f"the answer broke off: {error}") from error
+    return got

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from tier2.storage import Buffer, Data, ErrorKind, ObjectInfo, ObjectStat, Storage, StorageError
+from tier2.storage import Buffer, Came, Data, ErrorKind, ObjectInfo, ObjectStat, Storage, StorageError
 
 T = TypeVar("T")
 
@@ -76,10 +76,9 @@ class MeteredStorage:
         self.operations["get"].bytes += length
         return data
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
-        pieces = await self._measured("get", self._inner.get_pieces(key, start, length, piece_bytes))
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
+        await self._measured("get", self._inner.get_pieces(key, start, length, piece_bytes, came))
         self.operations["get"].bytes += length
-        return pieces
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         began = time.monotonic()

@@ -32,11 +32,13 @@ from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
 
 from tier2 import s3_checksums, s3_errors
-from tier2.http_pool import pool_manager
+from tier2.http_pool import pool_manager, receive
+from tier2.memory import uninitialized
 from tier2.pool import Deadline
 from tier2.storage import (
     BucketNotFound,
     Buffer,
+    Came,
     Corrupt,
     Denied,
     Misconfigured,
@@ -182,28 +184,49 @@ class S3Client:
         headers: DictType = {"If-None-Match": "*", **_token_header(token)}
         return _stat_of(self._minio._put_object(self._bucket, name, bytes(data), headers), len(data), token)
 
+    def get_range(self, name: str, key: str, start: int, length: int, deadline: Deadline) -> bytes:
+        with self._range(name, key, start, length, deadline) as response:
+            data = response.read()
+            if len(data) != length:
+                raise self._cut_off(key, len(data), length, deadline)
+            return data
+
     def get_pieces(
-        self, name: str, key: str, start: int, length: int, piece_bytes: int, deadline: Deadline
-    ) -> list[bytes]:
+        self, name: str, key: str, start: int, length: int, piece_bytes: int, came: Came, deadline: Deadline
+    ) -> None:
+        with self._range(name, key, start, length, deadline) as response:
+            for number, at in enumerate(range(0, length, piece_bytes)):
+                piece = uninitialized(None, min(piece_bytes, length - at))
+                got = receive(response, memoryview(piece))
+                if got != len(piece):
+                    raise self._cut_off(key, at + got, length, deadline)
+                came(number, piece)
+
+    @contextlib.contextmanager
+    def _range(
+        self, name: str, key: str, start: int, length: int, deadline: Deadline
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """An answer whose body is that range; its connection is used again if it is read to its end."""
         response = self._minio.get_object(self._bucket, name, offset=start, length=length)
         deadline.interrupt_with(lambda: _cut_short(response))
+        is_read = False
         try:
             total = response.headers.get("content-range", "").rpartition("/")[2]
             if response.status != 206 or not total.isdigit():
                 raise Misconfigured(f"{self.place}: a part of {key!r} was asked for, but the endpoint sends all of it")
             if int(total) < start + length:
                 raise Corrupt(key, int(total), f"ends here, but bytes up to {start + length} were expected")
-            pieces = list(response.stream(piece_bytes)) if piece_bytes < length else [response.read()]
-            came = sum(map(len, pieces))
-            if came != length:
-                deadline.check()
-                raise Unavailable(f"{self.place}: {came} bytes of {key!r} came, {length} were asked for")
-            assert {*map(len, pieces[:-1])} <= {piece_bytes}, "a stream's pieces are as long as was asked for"
-            return pieces
+            yield response
+            is_read = response.closed
         finally:
             deadline.interrupt_with(None)
-            response.close()  # has been read to its end, or is not worth reading on
+            if not is_read:
+                response.close()  # what is left of it is not worth reading
             response.release_conn()
+
+    def _cut_off(self, key: str, came: int, length: int, deadline: Deadline) -> Unavailable:
+        deadline.check()
+        return Unavailable(f"{self.place}: {came} bytes of {key!r} came, {length} were asked for")
 
     def list(self, prefix: str, after: str) -> Iterator[tuple[str, int, int]]:
         found = self._minio.list_objects(self._bucket, prefix, recursive=True, start_after=after or None)

@@ -12,6 +12,7 @@ import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from crc32c import crc32c
@@ -30,6 +31,8 @@ from tier2.chunk_format import (
     ChunkId,
     Footer,
 )
+from tier2.joined_crcs import joined
+from tier2.storage import Buffer
 
 _I64: Final = struct.Struct("<q")
 _U64: Final = struct.Struct("<Q")
@@ -184,14 +187,20 @@ class PackedRun:
         last: int = _I64.unpack_from(self._data, at)[0]
         return last
 
-    def bad_blocks(self, start: int, data: bytes) -> tuple[tuple[int, int], ...]:
+    def bad_blocks(self, start: int, data: Buffer) -> tuple[tuple[int, int], ...]:
         """Check whole blocks that begin at `start`: from where to where they are not what was put."""
         assert start % self.block_bytes == 0, "not the beginning of a block"
         view, step = memoryview(data), self.block_bytes
-        bad: list[tuple[int, int]] = []
-        for at in range(0, len(view), step):
-            block = view[at : at + step]
-            (crc,) = _CRC.unpack_from(self._data, (start + at) // step * _CRC.size)
-            if crc32c(block) != crc:
-                bad.append((start + at, start + at + len(block)))
-        return tuple(bad)
+        crcs = _crcs(len(view) // step + (len(view) % step > 0)).unpack_from(self._data, start // step * _CRC.size)
+        if crc32c(view) == joined(crcs, step, len(view)):
+            return ()
+        return tuple(
+            (start + at, start + min(at + step, len(view)))
+            for at, crc in zip(range(0, len(view), step), crcs, strict=True)
+            if crc32c(view[at : at + step]) != crc
+        )
+
+
+@lru_cache(256)
+def _crcs(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}I")

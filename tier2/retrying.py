@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tier2.storage import AlreadyExists, Buffer, Data, ObjectInfo, ObjectStat, Storage, TimedOut, Unavailable
+from tier2.storage import AlreadyExists, Buffer, Came, Data, ObjectInfo, ObjectStat, Storage, TimedOut, Unavailable
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ class RetryingStorage:
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         return await self._retried(f"read of {key!r}", lambda: self._inner.get_range(key, start, length))
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
-        return await self._retried(f"read of {key!r}", lambda: self._inner.get_pieces(key, start, length, piece_bytes))
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
+        await self._retried(f"read of {key!r}", lambda: self._inner.get_pieces(key, start, length, piece_bytes, came))
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         """Goes on behind the last key that was yielded; each key that comes makes all tries available again."""

@@ -17,6 +17,7 @@ from tier2.minio import OpenUpload, S3Client, S3Settings, SentPart
 from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     Buffer,
+    Came,
     Data,
     Misconfigured,
     ObjectInfo,
@@ -70,16 +71,21 @@ class S3Storage:
         return await self._write(f"put of {key!r}", key, lambda _: self._client.put_if_absent(name, data, token))
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
-        return (await self.get_pieces(key, start, length, length))[0]
-
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
         check_key(key)
         check_range(start, length)
         name = self._prefix + key
         return await self._read(
+            f"read of {key!r}", key, lambda deadline: self._client.get_range(name, key, start, length, deadline)
+        )
+
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
+        check_key(key)
+        check_range(start, length)
+        name = self._prefix + key
+        await self._read(
             f"read of {key!r}",
             key,
-            lambda deadline: self._client.get_pieces(name, key, start, length, piece_bytes, deadline),
+            lambda deadline: self._client.get_pieces(name, key, start, length, piece_bytes, came, deadline),
         )
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
@@ -130,6 +130,9 @@ class Body(Protocol):
 
 Data = Buffer | tuple[Buffer, ...] | list[Buffer] | Body
 
+Came = Callable[[int, Buffer], None]
+"""Called with the number of a piece, and its bytes."""
+
 
 class Storage(Protocol):
     """What a driver offers. Keys are checked by `check_key`; all errors are `StorageError`."""
@@ -146,8 +149,12 @@ class Storage(Protocol):
         """`length` bytes from `start`. Raises ObjectNotFound; Corrupt when the object is shorter."""
         ...
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
-        """The same bytes in pieces of that size, the last one shorter: each can be kept without the others."""
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
+        """The same bytes in pieces of that size, the last one shorter: each can be kept without the others.
+
+        `came` is called with each as soon as it is there, in order and in a worker thread; a read that is tried again
+        begins with the first one again, and one that fails may have brought some.
+        """
         ...
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:

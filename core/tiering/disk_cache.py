@@ -14,7 +14,10 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from core.log.format import Buffer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class DiskCache:
                 self.forget(key)
         return found
 
-    def write(self, key: Hashable, data: bytes) -> None:
+    def write(self, key: Hashable, data: Buffer) -> None:
         """Keep a page, unless the disk is behind."""
         if key in self._names or self._writing >= WRITES_WAITING_MAX or len(data) > self._bytes_max:
             return
@@ -104,7 +107,7 @@ def _read(files: Sequence[tuple[Path, int]]) -> list[bytes] | None:
     return pages if [len(page) for page in pages] == [size for _, size in files] else None
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: Buffer) -> None:
     path.parent.mkdir(exist_ok=True)
     try:
         path.write_bytes(data)

@@ -37,11 +37,11 @@ class Get:
     def __init__(self, work: Callable[[], Awaitable[Any]], size: int, *, ahead: bool, local: bool) -> None:
         self._work = work
         self.begun = False
-        self.size = size
+        self.size = size  # that it is going to bring
         self.ahead = ahead
         self.local = local  # on this machine's disk, not in long-term storage
         self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.done.add_done_callback(_heard)
+        self.done.add_done_callback(heard)
 
     async def run(self) -> None:
         try:
@@ -57,7 +57,7 @@ class Get:
                 self.done.set_result(found)
 
 
-def _heard(done: asyncio.Future[Any]) -> None:
+def heard(done: asyncio.Future[Any]) -> None:
     """Nobody may be waiting any more: that is no reason for a message."""
     if not done.cancelled():
         done.exception()
@@ -109,6 +109,11 @@ class Gets:
         self.want(get)
         await asyncio.wait((get.done,))
         return get.done.result()
+
+    def brought(self, get: Get, size: int) -> None:
+        """So many of its bytes are here, before it has ended."""
+        get.size -= size
+        self._running_bytes -= size
 
     def drop(self, get: Get) -> bool:
         """Forget read-ahead that has not begun; False when it is too late for that."""

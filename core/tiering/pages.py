@@ -1,7 +1,8 @@
 """Pages: checked bytes of chunks in memory, read once however many want them.
 
 A run is cut into pages of whole blocks; neighbouring pages that are missing come with one request. A page is a buffer
-of its own, so that what a page costs is what it keeps alive.
+of its own, so that what a page costs is what it keeps alive. It is there as soon as it has come, while the rest of its
+request is still on its way.
 
 **Invariants**
 
@@ -21,9 +22,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.config import MIB
-from core.tiering.gets import Get, Gets, translated
+from core.errors import StoreClosed
+from core.tiering.gets import Get, Gets, heard, translated
 
 if TYPE_CHECKING:
+    from core.log.format import Buffer
     from core.tiering.disk_cache import DiskCache
     from tier2.chunk_format import ChunkId
     from tier2.packed_index import PackedRun
@@ -42,7 +45,7 @@ PageKey = tuple[int, int, int, int, int]
 class Page(NamedTuple):
     """Some blocks of a run; `bad` are stretches of the run whose block fails its CRC."""
 
-    data: bytes
+    data: Buffer
     bad: tuple[tuple[int, int], ...]
 
 
@@ -90,6 +93,7 @@ class Pages:
         self._disk_gets = Gets(bytes_max // 2)
         self._pages: OrderedDict[PageKey, Page] = OrderedDict()
         self._loading: dict[PageKey, Get] = {}
+        self._awaited: dict[PageKey, asyncio.Future[Page]] = {}
         self._used = 0
         self.counters = PageCounters()
         self.get_bytes = _rounded(bytes_max // GETS_MIN, GET_BYTES_MAX)
@@ -119,23 +123,30 @@ class Pages:
     async def load(self, run: OpenRun, wanted: range) -> dict[int, Page]:
         """These pages, from memory or afar. Raises StoreError."""
         found: dict[int, Page] = {}
-        awaited: dict[Get, None] = {}
         missing: list[int] = []
         for number in wanted:
-            page, get = self.find(run, number), self._loading.get(run.page_key(number))
+            page = self.find(run, number)
             if page is not None:
                 found[number] = page
-            elif get is not None:
-                awaited[get] = None
             else:
                 missing.append(number)
-        awaited |= dict.fromkeys(self._start(run, missing, ahead=False))
-        for get in awaited:
+        keys = {number: run.page_key(number) for number in missing}
+        list(self._start(run, [number for number, key in keys.items() if key not in self._loading], ahead=False))
+        waited = {number: self._wait(key) for number, key in keys.items()}
+        for get in dict.fromkeys(self._loading[key] for key in keys.values()):
             self._gets_of(get).want(get)
-        for get in awaited:
-            pages: dict[int, Page] = await self._gets_of(get).wait(get)
-            found |= pages
+        for number, page_came in waited.items():
+            await asyncio.wait((page_came,))
+            found[number] = page_came.result()
         return found
+
+    def _wait(self, key: PageKey) -> asyncio.Future[Page]:
+        """What becomes of a page that is on its way."""
+        waiting = self._awaited.get(key)
+        if waiting is None:
+            waiting = self._awaited[key] = asyncio.get_running_loop().create_future()
+            waiting.add_done_callback(heard)
+        return waiting
 
     def ahead(self, run: OpenRun, wanted: range) -> list[Get]:
         """Begin to load those of the pages that are neither here nor on their way."""
@@ -179,58 +190,78 @@ class Pages:
             get = gets.start(partial(self._read, run, first, last, local), size, ahead=ahead, local=local)
             keys = [run.page_key(number) for number in range(first, last)]
             self._loading |= dict.fromkeys(keys, get)
-            get.done.add_done_callback(partial(self._loaded, keys))
+            get.done.add_done_callback(partial(self._ended, keys, get))
             yield get
 
     def _on_disk(self, run: OpenRun, number: int) -> bool:
         return self._disk is not None and run.page_key(number) in self._disk
 
-    async def _read(self, run: OpenRun, first: int, last: int, local: bool) -> dict[int, Page]:
-        numbers = range(first, last)
+    async def _read(self, run: OpenRun, first: int, last: int, local: bool) -> None:
+        get = self._loading[run.page_key(first)]
         if local and self._disk is not None:
+            numbers = range(first, last)
             kept = await self._disk.read([run.page_key(number) for number in numbers])
-            if kept is not None:
-                pages = await self._checked(run, first, kept)
-                if not any(page.bad for page in pages):
-                    return dict(zip(numbers, pages, strict=True))
-                for number in numbers:
-                    self._disk.forget(run.page_key(number))
+            pages = None if kept is None else await self._checked(run, first, kept)
+            if pages is not None and not any(page.bad for page in pages):
+                for number, page in zip(numbers, pages, strict=True):
+                    self._came(get, run.page_key(number), page, False)
+                return
+            for number in numbers:
+                self._disk.forget(run.page_key(number))
         start, stop = first * run.page_bytes, min(last * run.page_bytes, run.packed.length)
         what = f"slot {run.packed.slot}'s entries from {run.packed.first} on"
-        came = await translated(
-            what, self._storage.get_pieces(run.key, run.packed.position + start, stop - start, run.page_bytes)
+        loop = asyncio.get_running_loop()
+
+        def came(number: int, piece: Buffer) -> None:
+            """In the thread that has received it, while the processor still has it at hand."""
+            page = _checked(run, first + number, piece)
+            loop.call_soon_threadsafe(self._came, get, run.page_key(first + number), page, True)
+
+        await translated(
+            what, self._storage.get_pieces(run.key, run.packed.position + start, stop - start, run.page_bytes, came)
         )
-        pages = await self._checked(run, first, came)
-        if self._disk is not None:
-            for number, page in zip(numbers, pages, strict=True):
-                if not page.bad:
-                    self._disk.write(run.page_key(number), page.data)
-        return dict(zip(numbers, pages, strict=True))
 
     async def _checked(self, run: OpenRun, first: int, pieces: Sequence[bytes]) -> list[Page]:
         def check() -> list[Page]:
-            places = range(first * run.page_bytes, run.packed.length, run.page_bytes)
-            return [Page(piece, run.packed.bad_blocks(at, piece)) for at, piece in zip(places, pieces, strict=False)]
+            return [_checked(run, number, piece) for number, piece in enumerate(pieces, first)]
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, check)
 
-    def _loaded(self, keys: Sequence[PageKey], done: asyncio.Future[dict[int, Page]]) -> None:
-        for key in keys:
-            self._loading.pop(key, None)
-        if done.cancelled() or done.exception() is not None:
-            return
-        for key, page in zip(keys, done.result().values(), strict=True):
-            if page.bad:
-                continue  # read anew when it is asked for again: somebody may have repaired the object
+    def _came(self, get: Get, key: PageKey, page: Page, keep: bool) -> None:
+        """A page is here, before the request has ended that brings it."""
+        if self._loading.get(key) is not get:
+            return  # given up, or brought by a try before this one
+        del self._loading[key]
+        self._gets_of(get).brought(get, len(page.data))
+        if not page.bad:  # else read anew when it is asked for again: somebody may have repaired the object
             old = self._pages.pop(key, None)
             self._used += len(page.data) - (0 if old is None else len(old.data))
             self._pages[key] = page
-        # Once the request has ended: until then its bytes count twice.
-        asyncio.get_running_loop().call_soon(self._make_room)
+            if keep and self._disk is not None:
+                self._disk.write(key, page.data)
+        waiting = self._awaited.pop(key, None)
+        if waiting is not None:
+            waiting.set_result(page)
+        self._make_room()
+
+    def _ended(self, keys: Sequence[PageKey], get: Get, done: asyncio.Future[None]) -> None:
+        """Those who wait for what did not come hear why."""
+        for key in keys:
+            if self._loading.get(key) is not get:
+                continue
+            del self._loading[key]
+            waiting = self._awaited.pop(key, None)
+            error = None if done.cancelled() else done.exception()
+            if waiting is not None:
+                waiting.set_exception(error or StoreClosed("the store is stopping"))
 
     def _make_room(self) -> None:
         while self._pages and self.used > self._bytes_max:
             self._used -= len(self._pages.popitem(last=False)[1].data)
+
+
+def _checked(run: OpenRun, number: int, data: Buffer) -> Page:
+    return Page(data, run.packed.bad_blocks(number * run.page_bytes, data))
 
 
 def _rounded(size: int, most: int) -> int:

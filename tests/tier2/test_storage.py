@@ -65,9 +65,10 @@ def test_streams_large_objects(open_storage: OpenStorage) -> None:
             assert found.token == "t2"
             assert await storage.get_range("large", 0, len(whole)) == whole
             assert await storage.get_range("large", 5 * MIB - 1, 3) == whole[5 * MIB - 1 : 5 * MIB + 2]
-            pieces = await storage.get_pieces("large", 11, 3 * MIB + 5, MIB)
-            assert [len(piece) for piece in pieces] == [MIB, MIB, MIB, 5]
-            assert b"".join(pieces) == whole[11 : 3 * MIB + 16]
+            pieces: list[tuple[int, Buffer]] = []
+            await storage.get_pieces("large", 11, 3 * MIB + 5, MIB, lambda *piece: pieces.append(piece))
+            assert [(number, len(piece)) for number, piece in pieces] == [(0, MIB), (1, MIB), (2, MIB), (3, 5)]
+            assert b"".join(piece for _, piece in pieces) == whole[11 : 3 * MIB + 16]
 
     asyncio.run(scenario())
 

@@ -18,7 +18,7 @@ from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, SegmentRef, StreamRef
-from tier2.storage import Buffer, Data, ObjectInfo, ObjectStat, Storage
+from tier2.storage import Buffer, Came, Data, ObjectInfo, ObjectStat, Storage
 
 STREAM_ID = 7
 
@@ -33,11 +33,18 @@ class Counting:
         self.held: Callable[[str], bool] = lambda key: False
         self.go = asyncio.Event()
         self.error: Exception | None = None
+        self.comes: Callable[[int], object] = lambda number: None
+        """Called in the worker thread before a piece is passed on."""
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         await self._read(key, start, length)
+
+        def passed_on(number: int, piece: Buffer) -> None:
+            self.comes(number)
+            came(number, piece)
+
         try:
-            return await self.inner.get_pieces(key, start, length, piece_bytes)
+            await self.inner.get_pieces(key, start, length, piece_bytes, passed_on)
         finally:
             self.at_once -= 1
 

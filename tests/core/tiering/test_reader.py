@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +27,8 @@ from tier2.chunk import Entry
 from tier2.chunk_format import AbortedTransaction
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Unavailable
+
+WAIT_S: Final = 20.0
 
 
 @asynccontextmanager
@@ -206,6 +210,55 @@ def test_neighbours_come_together() -> None:
 
             assert joined(entries) == await read_on(reader, chunks.slot, 0, MIB)
             assert len(storage.reads) < 9
+            await reader.close()
+
+    run(scenario())
+
+
+def test_a_page_is_there_before_its_request_has_ended() -> None:
+    """Whoever wants the first page of a request does not wait for the last one."""
+
+    async def scenario() -> None:
+        async with chunked() as (chunks, storage):
+            entries = filler(0, 4 * 1024, KIB)
+            await chunks.add(entries)
+            reader = chunks.reader()
+            rest = threading.Event()
+            storage.comes = lambda number: number == 0 or rest.wait(WAIT_S)
+            whole = asyncio.create_task(reader.read(chunks.slot, 0, len(entries), 4 * MIB, True))
+            await until(lambda: storage.at_once)
+
+            found = await reader.read(chunks.slot, 0, len(entries), MIB // 2, True)
+            assert found.size
+            assert not whole.done()
+
+            rest.set()
+            assert (await whole).size > 3 * MIB
+            await reader.close()
+
+    run(scenario())
+
+
+def test_what_came_before_a_failure_stays() -> None:
+    """A request that breaks off fails those who wait for what it did not bring; the rest is not read twice."""
+
+    async def scenario() -> None:
+        async with chunked() as (chunks, storage):
+            entries = filler(0, 4 * 1024, KIB)
+            await chunks.add(entries)
+            reader = chunks.reader()
+
+            def break_off(number: int) -> None:
+                if number == 2:
+                    raise Unavailable("cut off")
+
+            storage.comes = break_off
+            with pytest.raises(TierUnavailable, match="cut off"):
+                await reader.read(chunks.slot, 0, len(entries), 4 * MIB, True)
+            storage.comes = lambda number: None
+            before = storage.reads[-1]
+            assert (await reader.read(chunks.slot, 0, len(entries), 4 * MIB, True)).size > 3 * MIB
+            assert storage.reads[-1][1:] == (before[1] + 2 * MIB, before[2] - 2 * MIB)
             await reader.close()
 
     run(scenario())

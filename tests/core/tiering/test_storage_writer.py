@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from tests.core.tiering.support import (
 from tests.tier2.chunks import entry
 from tier2.chunk_format import ChunkId
 from tier2.filesystem import INCOMING, FilesystemStorage
-from tier2.storage import Data, ObjectInfo, ObjectStat, Storage, Unavailable
+from tier2.storage import Came, Data, ObjectInfo, ObjectStat, Storage, Unavailable
 
 
 class Unreliable:
@@ -59,9 +59,9 @@ class Unreliable:
         self._check()
         return await self.inner.get_range(key, start, length)
 
-    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int) -> Sequence[bytes]:
+    async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         self._check()
-        return await self.inner.get_pieces(key, start, length, piece_bytes)
+        await self.inner.get_pieces(key, start, length, piece_bytes, came)
 
     def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         return self.inner.list(prefix, after=after)
