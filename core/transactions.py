@@ -19,7 +19,6 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ class EntryMaker(Protocol):
     def __call__(self, base: int, leader_epoch: int) -> Buffer: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransactionEnd:
+class TransactionEnd(NamedTuple):
     """The end of one writer's transaction in one slot: what its marker is appended with."""
 
     slot: Slot
