@@ -19,6 +19,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class EntryMaker(Protocol):
     def __call__(self, base: int, leader_epoch: int) -> Buffer: ...
 
 
-class TransactionEnd(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionEnd:
     """The end of one writer's transaction in one slot: what its marker is appended with."""
 
     slot: Slot

@@ -23,7 +23,7 @@ SCRATCH_BYTES: Final = 64 * 1024
 OWN_BUFFER_FROM_BYTES: Final = 32 * 1024
 """A request of this size gets a buffer of its own, so that its bytes are copied at most in part."""
 PEEK_BYTES: Final = 4 * 1024
-"""Where a large request came last, the next one is expected: so much is looked at first, the rest is received in place."""
+"""Behind a large request another is expected: so much is looked at first, the rest is received in place."""
 TRUST_BYTES_MAX: Final = 1024 * 1024
 """A connection gets a whole buffer at once for requests as large as it has sent before, up to this."""
 PROGRESS_BYTES: Final = 64 * 1024

@@ -65,7 +65,7 @@ def _marker(
 
 @lru_cache(maxsize=TRANSACTIONS_ENDING)
 def _marker_anywhere(producer_id: int, epoch: int, committed: bool, coordinator_epoch: int, now_ms: int) -> bytes:
-    """A transaction's marker: the same in all of its partitions but for the place, which a batch's CRC does not cover."""
+    """A transaction's marker: the same in all of its partitions but for its place, which the CRC does not cover."""
     return marker_batch(
         base_offset=0,
         leader_epoch=0,
