@@ -33,6 +33,7 @@ from core.log.format import (
     COMMIT_MARKER,
     FRAME_HEADER_SIZE,
     FRAME_PREFIX,
+    HOLDING_GIL,
     IN_TRANSACTION,
     KIND_APPEND,
     MARKER,
@@ -233,7 +234,7 @@ class Container:
             writer_epoch,
             flags,
         )
-        prefix = FRAME_PREFIX.pack(size - FRAME_HEADER_SIZE, crc32c(payload, crc32c(rest)))
+        prefix = FRAME_PREFIX.pack(size - FRAME_HEADER_SIZE, crc32c(payload, crc32c(rest), HOLDING_GIL))
         if size <= COPY_MAX:
             frame = b"".join((prefix, rest, payload))
             log.open.append(frame)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SCRATCH_BYTES: Final = 64 * 1024
 OWN_BUFFER_FROM_BYTES: Final = 32 * 1024
 """A request of this size gets a buffer of its own, so that its bytes are copied at most in part."""
+PEEK_BYTES: Final = 4 * 1024
+"""Behind a large request another is expected: so much is looked at first, the rest is received in place."""
 TRUST_BYTES_MAX: Final = 1024 * 1024
 """A connection gets a whole buffer at once for requests as large as it has sent before, up to this."""
 PROGRESS_BYTES: Final = 64 * 1024
@@ -42,6 +44,7 @@ class Receiver:
 
     __slots__ = (
         "_connection",
+        "_expects_large",
         "_frame",
         "_frame_bytes",
         "_received",
@@ -59,6 +62,7 @@ class Receiver:
         self._frame_bytes = 0  # its declared length
         self._received = 0
         self._trusted_bytes = SCRATCH_BYTES
+        self._expects_large = False
         self.since_s = 0.0
 
     def __repr__(self) -> str:
@@ -78,7 +82,7 @@ class Receiver:
         if frame is None:
             rest, scratch = self._rest, self._server.scratch_view
             if not rest:
-                return scratch
+                return scratch[:PEEK_BYTES] if self._expects_large else scratch
             scratch[: len(rest)] = rest
             return scratch[len(rest) :]
         if self._received == len(frame):
@@ -139,6 +143,7 @@ class Receiver:
                 connection.wait_for_request_bytes()
             if connection.blocked:
                 break
+            self._expects_large = False
             connection.start(buffer[position + 4 : stop], size)
             if connection.closed:
                 return
@@ -216,6 +221,7 @@ class Receiver:
         self.since_s = 0.0
         if size > self._trusted_bytes:
             self._trusted_bytes = min(size, TRUST_BYTES_MAX)
+        self._expects_large = True
         self._server.receive_budget.finished(self, len(frame))
         self._connection.start(frame, size)
 

@@ -9,7 +9,6 @@ and save topics that ask for LogAppendTime or another codec.
 from __future__ import annotations
 
 import logging
-import struct
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,7 @@ from gateway.topic_configs import TopicConfig, config_of
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.produce_request import decode_produce
-from gateway.wire.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, TRANSACTIONAL, ZSTD, validate_batch
+from gateway.wire.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
 if TYPE_CHECKING:
@@ -49,9 +48,6 @@ TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Final = 53
 KAFKA_STORAGE_ERROR: Final = 56
 UNSUPPORTED_COMPRESSION_TYPE: Final = 76
 UNKNOWN_TOPIC_ID: Final = 100
-
-_PREFIX: Final = struct.Struct(">qii")
-"""Base offset, batch length, leader epoch: the part of a batch that the broker writes."""
 
 ZSTD_SINCE: Final = 7
 
@@ -187,7 +183,7 @@ def _append(
         if batch.attributes & TRANSACTIONAL or slot.transactions is not None:
             flags = _flags(request, slot, batch)
         base = slot.end
-        _PREFIX.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, slot.container.epoch)
+        PLACE.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, slot.container.epoch)
         slot.container.append(
             slot,
             records,

@@ -7,14 +7,18 @@ so a crash may leave what was written to one and take the record in the home con
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from functools import partial
+from functools import lru_cache, partial
+from typing import Final
 
 from core.slot import Slot
 from core.store import Store
 from core.transactions import TransactionEnd
 from gateway.transactions.transaction import Place
 from gateway.wire.control_batch import marker_batch
-from gateway.wire.record_batch import MARKER_TIMESTAMP
+from gateway.wire.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
+
+TRANSACTIONS_ENDING: Final = 16
+"""Markers that are kept: all of a transaction are made in one turn of the loop, but for those of other containers."""
 
 
 def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
@@ -55,9 +59,16 @@ def _marker(
     coordinator_epoch: int,
     now_ms: int,
 ) -> bytes:
+    marker = _marker_anywhere(producer_id, epoch, committed, coordinator_epoch, now_ms)
+    return PLACE.pack(base, len(marker) - LENGTH_PREFIX_BYTES, leader_epoch) + marker[PLACE.size :]
+
+
+@lru_cache(maxsize=TRANSACTIONS_ENDING)
+def _marker_anywhere(producer_id: int, epoch: int, committed: bool, coordinator_epoch: int, now_ms: int) -> bytes:
+    """A transaction's marker: the same in all of its partitions but for its place, which the CRC does not cover."""
     return marker_batch(
-        base_offset=base,
-        leader_epoch=leader_epoch,
+        base_offset=0,
+        leader_epoch=0,
         producer_id=producer_id,
         producer_epoch=epoch,
         committed=committed,

@@ -15,13 +15,17 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
+from core.log.format import HOLDING_GIL
 from gateway.wire.errors import InvalidBatch
 
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 HEADER_BYTES: Final = 61
 assert HEADER.size == HEADER_BYTES
 
-_PLACE: Final = struct.Struct(">qi9xhi8xq")
+PLACE: Final = struct.Struct(">qii")
+"""Base offset, batch length, leader epoch: the part of a batch that the broker writes, and its CRC does not cover."""
+
+_SUMMARY: Final = struct.Struct(">qi9xhi8xq")
 """Base offset, length, attributes, last offset delta, max timestamp: what the store asks of a batch that it reads."""
 
 LENGTH_PREFIX_BYTES: Final = 12
@@ -114,7 +118,7 @@ def entry_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
     a timestamp of their own here. Raises struct.error when it is cut off; whoever asks checks that the numbers make
     sense.
     """
-    first, length, attributes, last_delta, newest = _PLACE.unpack_from(data, position)
+    first, length, attributes, last_delta, newest = _SUMMARY.unpack_from(data, position)
     return first, last_delta + 1, MARKER_TIMESTAMP if attributes & CONTROL else newest, length + LENGTH_PREFIX_BYTES
 
 
@@ -142,7 +146,7 @@ def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 
         or count * SMALLEST_RECORD_BYTES > size - HEADER_BYTES
     ):
         _refuse(_new(BatchHeader, fields), size, message_bytes_max)
-    if crc32c(records[CRC_COVERS_FROM:]) != crc:
+    if crc32c(records[CRC_COVERS_FROM:], 0, HOLDING_GIL) != crc:
         raise InvalidBatch(CORRUPT_MESSAGE, "the batch's CRC does not match")
     return _new(BatchHeader, fields)
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gateway.receiver import SCRATCH_BYTES
+from gateway.receiver import PEEK_BYTES, SCRATCH_BYTES
 from gateway.server import ServerLimits
 from tests.wire.harness import (
     HEARTBEAT,
@@ -158,6 +160,36 @@ def test_large_requests_back_to_back(size: int) -> None:
 
             assert [(await client.frame())[0] for _ in range(9)] == list(range(9))
             assert server.receive_budget.used == server.request_budget.used == 0
+
+    run(test())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([0, PEEK_BYTES - 40, PEEK_BYTES, 40 * KIB, 100 * KIB, SCRATCH_BYTES]), max_size=12))
+def test_bodies_arrive_as_they_were_sent(sizes: list[int]) -> None:
+    """Whichever buffers they came through, behind whatever came before."""
+
+    async def test() -> None:
+        gate = Gate()
+        seen: list[bytes] = []
+        original = gate.raw
+
+        def raw(connection, header, body, reply) -> None:  # type: ignore[no-untyped-def]
+            seen.append(bytes(body))
+            original(connection, header, body, reply)
+
+        gate.raw = raw  # type: ignore[method-assign]
+        async with serving(gate) as (_, port):
+            client = await Client.connect(port)
+            requests = [produce(f"request {number}", size=size) for number, size in enumerate(sizes)]
+            client.send(*requests)
+            for _ in requests:
+                await client.frame()
+
+            assert len(seen) == len(requests)
+            assert all(
+                sent.endswith(body) and len(sent) - len(body) < 40 for sent, body in zip(requests, seen, strict=True)
+            )
 
     run(test())
 
