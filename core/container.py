@@ -48,6 +48,7 @@ from core.stream import Stream, StreamState, decode_stream
 from core.tables import Table, new_table
 from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
+from core.tiering.throttle import Throttle
 from core.transactions import TransactionEnd
 from core.writers import Duplicate, new_batch
 
@@ -139,7 +140,7 @@ class Container:
         self.dead_streams: list[int] = []  # their keys are still in the applied state
         self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
         self.unindexed: list[LogFile] = []
-        self.throttle_ms = 0  # how long to hold up whoever appends: the log fills faster than it is tiered
+        self.throttle = Throttle(config.log_max_bytes)  # whoever appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._stream_changed = stream_changed

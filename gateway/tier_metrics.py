@@ -53,9 +53,12 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
         taken_s = snapshots.counters.taken_s
         return container.clock.monotonic_s() - (began_s if taken_s is None else taken_s)
 
+    def held_s() -> float:
+        return container.throttle.held_s(container.clock.monotonic_s())
+
     gauge("untiered_bytes", "Bytes that are in no chunk, as of the last look", lambda: writer.untiered_bytes)
     gauge("uploads", "Chunks on their way", lambda: writer.uploading)
-    gauge("throttle_seconds", "How long a producer is held up", lambda: container.throttle_ms / 1000)
+    gauge("throttle_seconds", "How long a producer is held up", held_s)
     gauge("snapshot_age_seconds", "Time since the last metadata snapshot, or the start", age_s)
     for state in PENDING:
         gauge(

@@ -104,6 +104,7 @@ class StorageWriter:
                 pass
             self._wake.clear()
             try:
+                self._tier.log_changed()
                 self._uploads.pace.observe(self._container.appended_bytes, self.untiered_bytes, self._tier.pressure)
                 if self._clock.monotonic_s() >= self._look_at:
                     await self._plan()

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 PRESSURE: Final = 0.5
 """How full the log is when everything is moved out of it, whatever its age."""
 CACHE_DIRECTORY: Final = "tier2-cache"
-THROTTLE_FROM: Final = 0.75
-"""How full the log is when producers are slowed down; they are refused when it is full."""
-THROTTLE_MAX_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +145,7 @@ class Tier:
         self.writer.wake()
 
     def log_changed(self) -> None:
-        """Decide anew how long those who append are held up: the more, the fuller the log."""
-        share = self.container.log_bytes / self.container.config.log_max_bytes
-        excess = max(0.0, (share - THROTTLE_FROM) / (1 - THROTTLE_FROM))
-        self.container.throttle_ms = int(THROTTLE_MAX_MS * min(1.0, excess**2))
+        """Decide anew how much those who append are slowed down."""
+        container = self.container
+        log_bytes = container.log_bytes
+        container.throttle.observe(container.clock.monotonic_s(), log_bytes, container.appended_bytes - log_bytes)

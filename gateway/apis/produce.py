@@ -9,6 +9,7 @@ and save topics that ask for LogAppendTime or another codec.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ from gateway.wire.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, PLACE
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
 if TYPE_CHECKING:
+    from core.container import Container
     from core.slot import Slot
     from core.stream import Stream
     from gateway.broker import Broker
@@ -151,6 +153,13 @@ def _stream(broker: Broker, topic: TopicKey) -> Stream | None:
     return None if topic is None else broker.topics.by_uuid(topic)
 
 
+def _hold_up(request: _Request, container: Container, size: int, metrics: Metrics) -> None:
+    """The log is nearly full: nothing more is taken from this connection for a while."""
+    metrics.throttled_requests += not request.throttle_ms
+    hold_s = container.throttle.hold_s(container.clock.monotonic_s(), size)
+    request.throttle_ms = max(request.throttle_ms, math.ceil(1000 * hold_s))
+
+
 def _append(
     request: _Request, stream: Stream, index: int, records: memoryview | None, now_ms: int, metrics: Metrics
 ) -> ProducedPartition:
@@ -159,9 +168,8 @@ def _append(
         slot = stream.slot(index)
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
-    if slot.container.throttle_ms:
-        metrics.throttled_requests += not request.throttle_ms
-        request.throttle_ms = slot.container.throttle_ms
+    if slot.container.throttle.is_on:
+        _hold_up(request, slot.container, len(records or b""), metrics)
     config = config_of(stream)
     try:
         batch = validate_batch(records, config.max_message_bytes)

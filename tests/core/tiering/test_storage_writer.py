@@ -221,12 +221,12 @@ def test_storage_away(tmp_path: Path) -> None:
             with pytest.raises(StorageFull, match=re.escape("log.max.bytes")):
                 await fill_until_refused(slot, written)
             assert container.log_bytes <= 512 * KIB
-            await until(lambda: container.throttle_ms > 0)
+            assert container.throttle.is_on
             assert len(written) > 300
 
             storage.away = False
             await until(lambda: container.log_bytes < 300 * KIB)
-            await until(lambda: container.throttle_ms == 0)
+            await until(lambda: not container.throttle.is_on)
             written += await fill(slot, 4 * KIB)
             await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
             assert await chunk_entries(storage, slot) == written[: slot.tiered_end]

@@ -1,0 +1,67 @@
+"""How long whoever appends is held up while the log is nearly full: what comes in becomes what goes out.
+
+Pure: times and bytes come from outside.
+
+**Invariants**
+
+- Below `THROTTLE_FROM` nobody is held up; nobody ever longer than `HOLD_MAX_S`.
+- What is admitted above it goes at a rate that falls as the log fills: from more than what leaves the log to less. So
+  the log settles between the two, and appends are slowed down evenly instead of being stopped and let go.
+- Where nothing leaves the log, its last part is filled in `LAST_PART_S`; then appends are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+THROTTLE_FROM: Final = 0.75
+"""How full the log is when producers are slowed down; they are refused when it is full."""
+HOLD_MAX_S: Final = 1.0
+LAST_PART_S: Final = 30.0
+EASE: Final = 1.75
+STRAIN: Final = 0.25
+"""Times what leaves the log may come in, where holding up begins and where the log is full."""
+LEAVING_OVER_S: Final = 10.0
+"""Over which time what leaves is averaged: log files leave several at a time, some seconds apart."""
+
+
+class Throttle:
+    """Of one container's log of at most `log_max_bytes`."""
+
+    def __init__(self, log_max_bytes: int) -> None:
+        self._log_max_bytes = log_max_bytes
+        self._rate: float | None = None  # bytes a second; None: nobody is held up
+        self._free_at = 0.0  # when all that was admitted has had its time
+        self._leaving = 0.0  # bytes a second
+        self._seen: tuple[float, int] | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self._rate is not None
+
+    def observe(self, now_s: float, log_bytes: int, left_bytes: int) -> None:
+        """The log has so many bytes now; so many have left it, in all, but for a constant."""
+        if self._seen is None:
+            self._seen = now_s, left_bytes
+        gone_s = now_s - self._seen[0]
+        if gone_s > 0:
+            newest = max(0, left_bytes - self._seen[1]) / gone_s
+            self._leaving += (newest - self._leaving) * gone_s / (gone_s + LEAVING_OVER_S)
+            self._seen = now_s, left_bytes
+        excess = (log_bytes / self._log_max_bytes - THROTTLE_FROM) / (1 - THROTTLE_FROM)
+        if excess <= 0:
+            self._rate = None
+            return
+        floor = (1 - THROTTLE_FROM) * self._log_max_bytes / LAST_PART_S
+        self._rate = max(floor, self._leaving * (EASE + (STRAIN - EASE) * min(1.0, excess)))
+
+    def hold_s(self, now_s: float, size: int) -> float:
+        """So many bytes are appended now: how long to take nothing more from who did it."""
+        if self._rate is None:
+            return 0.0
+        self._free_at = min(max(self._free_at, now_s) + size / self._rate, now_s + HOLD_MAX_S)
+        return self._free_at - now_s
+
+    def held_s(self, now_s: float) -> float:
+        """How long who appends now is held up at least."""
+        return 0.0 if self._rate is None else max(0.0, self._free_at - now_s)
