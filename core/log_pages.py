@@ -8,6 +8,7 @@ lie side by side in a file; who catches up with several of them asks for the sam
 - A page holds only what was durable before it was read: files that are still written to have no pages.
 - Pages that are kept are at most `bytes_max`, at least two; one more is read ahead, and one by each thread that reads.
 - A page is read by one thread at a time, and nobody waits for a page that no thread reads yet.
+- What is handed out is a copy: an answer that a slow peer does not take keeps its own bytes alive, not whole pages.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from core.log.files import log_path
-from core.log.format import Buffer
 from tier2.direct_io import open_direct, read_direct
 
 PAGE_BYTES: Final = 4 << 20
-"""Entries that lie in two pages are copied: few are, if pages are larger than them."""
+"""The disk is asked for as much at a time as it reads at full speed."""
 
 PageKey = tuple[int, int]
 """A file's first LSN, never used again, and the page's number in it."""
@@ -53,14 +53,14 @@ class LogPages:
     def close(self) -> None:
         self._ahead.shutdown(cancel_futures=True)
 
-    def bytes_at(self, file_lsn: int, position: int, size: int) -> Buffer:
+    def bytes_at(self, file_lsn: int, position: int, size: int) -> bytes:
         """Bytes [position, position + size) of a complete file, fewer where it ends. Raises OSError."""
         parts = []
         stop = position + size
         for number in range(position // PAGE_BYTES, -(-stop // PAGE_BYTES)):
             start = number * PAGE_BYTES
             parts.append(self._page((file_lsn, number))[max(0, position - start) : stop - start])
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def _page(self, key: PageKey) -> memoryview:
         file_lsn, number = key
