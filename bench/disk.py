@@ -52,6 +52,19 @@ def _timed_writes(descriptor: int, block: bytes, count: int) -> float:
     return time.perf_counter() - started
 
 
+def fill_page_cache(directory: Path) -> None:
+    """Read a file of holes as large as memory: what is written then takes the place of something, as on a machine that
+    has been up for a while. Into free memory a virtual machine writes up to half as slowly, or as fast, as its host has
+    taken that memory back or not. The file stays, as what was read of it goes with it."""
+    path = directory / "holes"
+    with path.open("ab") as holes:
+        holes.truncate(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    block = bytearray(READ_BYTES_PER_CALL)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
+
+
 def forget_cached(directory: Path) -> None:
     """Drop the directory's clean pages from the page cache, so that a read meets the disk."""
     for path in directory.rglob("*"):

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from core.container import Container
     from core.slot import Slot
 
-SPAN_WASTE_MAX: Final = 4
-"""One read of a file may span this many times the bytes that are wanted of it, before it is cut in several."""
+SPAN_GAP_MAX: Final = 128 << 10
+"""One read of a file takes what nobody wants along, if it is no more than this: another read costs as much."""
 
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most bytes that one read of a file takes, unless a single entry is larger."""
@@ -198,7 +198,7 @@ class LogReader:
                 continue
             start = 0
             while start < len(located):
-                stop = _span(located, start)
+                stop = span(located, start)
                 parts += self._read_span(slot, located[start:stop])
                 start = stop
         return parts
@@ -305,14 +305,13 @@ def _is_dense(wanted: list[Location]) -> bool:
     return useful >= DENSE_BYTES_MIN and span <= PAGES_WASTE_MAX * useful
 
 
-def _span(wanted: list[Location], start: int) -> int:
+def span(wanted: list[Location], start: int) -> int:
     """Up to which location one read of a file makes sense."""
-    first = wanted[start]
-    useful, stop = 0, start
-    while stop < len(wanted):
-        useful += APPEND_OVERHEAD + wanted[stop].length
-        span = wanted[stop].position + APPEND_OVERHEAD + wanted[stop].length - first.position
-        if stop > start and span > SPAN_WASTE_MAX * useful:
-            break
-        stop += 1
-    return stop
+    first, reached = wanted[start].position, wanted[start].position
+    for stop in range(start, len(wanted)):
+        position = wanted[stop].position
+        end = position + APPEND_OVERHEAD + wanted[stop].length
+        if stop > start and (position - reached > SPAN_GAP_MAX or end - first > READ_BYTES_MAX):
+            return stop
+        reached = end
+    return len(wanted)

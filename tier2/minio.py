@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError, fromstring
 
 import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
-from minio.datatypes import CompleteMultipartUploadResult, Part
+from minio.datatypes import CompleteMultipartUploadResult
+from minio.datatypes import Part as ListedPart
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
 from minio.xml import findtext
@@ -34,6 +35,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from tier2 import s3_checksums, s3_errors
 from tier2.http_pool import pool_manager, receive
 from tier2.memory import uninitialized
+from tier2.parts import Part
 from tier2.pool import Deadline
 from tier2.storage import (
     BucketNotFound,
@@ -280,11 +282,15 @@ class S3Client:
             upload_id = findtext(fromstring(answer.data.decode()), "UploadId", True)
         return OpenUpload(str(upload_id), s3_checksums.is_checked(answer.headers))
 
-    def upload_part(self, name: str, data: bytes, upload: OpenUpload, number: int) -> SentPart:
-        crc = s3_checksums.checksum(data) if upload.is_checked else ""
-        headers: DictType | None = {s3_checksums.CRC_HEADER: crc} if crc else None
-        etag = self._minio._upload_part(self._bucket, name, data, headers, upload.id, number)
-        return SentPart(number, etag, len(data), crc)
+    def upload_part(self, name: str, part: Part, upload: OpenUpload, number: int) -> SentPart:
+        if upload.is_checked:
+            crc = s3_checksums.checksum(part)
+            headers: DictType = {s3_checksums.CRC_HEADER: crc}
+            # Declared as bytes, passed on to urllib3 as it is.
+            etag = self._minio._upload_part(self._bucket, name, cast("bytes", part), headers, upload.id, number)
+            return SentPart(number, etag, len(part), crc)
+        etag = self._minio._upload_part(self._bucket, name, bytes(part), None, upload.id, number)
+        return SentPart(number, etag, len(part), "")
 
     def complete_upload(self, name: str, upload: OpenUpload, parts: Sequence[SentPart], token: str) -> ObjectStat:
         if upload.is_checked:
@@ -294,7 +300,7 @@ class S3Client:
                 self._minio._execute("POST", self._bucket, name, body=body, query_params=query)
             )
         else:
-            listed = [Part(part.number, part.etag) for part in parts]
+            listed = [ListedPart(part.number, part.etag) for part in parts]
             result = self._minio._complete_multipart_upload(self._bucket, name, upload.id, listed)
         if not result.etag:  # S3 may answer 200 first, and fail then
             raise Unavailable(f"{self.place}: the upload of {name!r} failed when it was completed")

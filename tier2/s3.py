@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import Final, Self, TypeVar
 
 from tier2.minio import OpenUpload, S3Client, S3Settings, SentPart
+from tier2.parts import Part, cut
 from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     Buffer,
@@ -137,7 +138,7 @@ class S3Storage:
         first = next(parts)
         deadline.check()
         if len(first) < self._settings.part_bytes:
-            return self._client.put(name, first, token)
+            return self._client.put(name, bytes(first), token)
         upload = self._client.begin_upload(name, token)
         sending: list[Future[SentPart]] = []
         try:
@@ -170,26 +171,6 @@ class S3Storage:
             if future.done():
                 future.result()
 
-    def _send(self, name: str, part: bytes, upload: OpenUpload, number: int, deadline: Deadline) -> SentPart:
+    def _send(self, name: str, part: Part, upload: OpenUpload, number: int, deadline: Deadline) -> SentPart:
         deadline.check()
         return self._client.upload_part(name, part, upload, number)
-
-
-def cut(source: Iterator[Buffer], part_bytes: int) -> Iterator[bytes]:
-    """The bytes of `source` in parts of `part_bytes`, the last one shorter; at least one part, be it empty."""
-    pending: list[memoryview] = []
-    held = count = 0
-    for piece in source:
-        view = memoryview(piece).cast("B")
-        while view:
-            taken, view = view[: part_bytes - held], view[part_bytes - held :]
-            pending.append(taken)
-            held += len(taken)
-            if held == part_bytes:
-                part = b"".join(pending)
-                pending.clear()
-                held, count = 0, count + 1
-                yield part
-                del part
-    if held or not count:
-        yield b"".join(pending)

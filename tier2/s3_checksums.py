@@ -28,9 +28,12 @@ def is_checked(answer: Mapping[str, str]) -> bool:
     return answer.get(ALGORITHM_HEADER, "").upper() == ALGORITHM
 
 
-def checksum(data: Buffer) -> str:
-    """As it stands in headers and documents."""
-    return base64.b64encode(crc32c(data).to_bytes(4, "big")).decode()
+def checksum(pieces: Iterable[Buffer]) -> str:
+    """Of all of them, one after the other, as it stands in headers and documents."""
+    crc = 0
+    for piece in pieces:
+        crc = crc32c(piece, crc)
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
 
 
 def completion(parts: Iterable[tuple[int, str, str]]) -> bytes:

@@ -20,7 +20,7 @@ from tests.tier2.fault_proxy import CutAnswer, FaultProxy, FlipABit, LoseAnswer,
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2.minio import S3Settings
 from tier2.retrying import RetryingStorage, RetryPolicy
-from tier2.s3 import S3Storage, cut
+from tier2.s3 import S3Storage
 from tier2.s3_checksums import is_checked
 from tier2.storage import (
     AlreadyExists,
@@ -487,18 +487,6 @@ def test_sweeps_old_uploads(minio: MinioServer, bucket: str) -> None:
             assert unfinished(minio, bucket) == 1
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("sizes", [[], [0], [3], [4], [5], [8], [1, 2, 3, 4, 5], [9, 0, 1]])
-def test_cuts_into_parts(sizes: list[int]) -> None:
-    """Parts are full but for the last; none is empty unless all is."""
-    pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
-
-    parts = list(cut(iter(pieces), 4))
-
-    assert b"".join(parts) == b"".join(pieces)
-    assert all(len(part) == 4 for part in parts[:-1])
-    assert len(parts[-1]) > 0 or parts == [b""]
 
 
 def test_close_lets_go_of_hung_calls(own_minio: MinioServer, bucket: str) -> None:

@@ -1,0 +1,77 @@
+"""An object's bytes as the parts of an upload, without a copy of what comes in large pieces.
+
+**Invariants**
+
+- Parts are full but for the last; none is empty unless the object is.
+- A piece is kept by reference only if it is large: a view keeps all of the buffer alive that it was cut from, which of
+  small entries between those of others may be many times as large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tier2.storage import Buffer
+
+COPIED_BELOW: Final = 128 << 10
+"""Smaller pieces are copied together: each that is left is a write to the socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """So many bytes, one piece after the other: a body for urllib3, which takes anything that it can iterate over."""
+
+    pieces: tuple[Buffer, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return iter(self.pieces)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+def cut(source: Iterator[Buffer], part_bytes: int) -> Iterator[Part]:
+    """The bytes of `source` in parts of `part_bytes`; at least one, be it empty."""
+    building = _Building()
+    count = 0
+    for piece in source:
+        view = memoryview(piece).cast("B")
+        while view:
+            room = part_bytes - building.size
+            building.add(view[:room])
+            view = view[room:]
+            if building.size == part_bytes:
+                yield building.done()
+                building, count = _Building(), count + 1
+    if building.size or not count:
+        yield building.done()
+
+
+class _Building:
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[Buffer] = []
+        self._small = bytearray()  # the newest ones
+
+    def add(self, piece: memoryview) -> None:
+        self.size += len(piece)
+        if len(piece) < COPIED_BELOW:
+            self._small += piece
+            return
+        self._join()
+        self._pieces.append(piece)
+
+    def done(self) -> Part:
+        self._join()
+        return Part(tuple(self._pieces), self.size)
+
+    def _join(self) -> None:
+        if self._small:
+            self._pieces.append(self._small)
+            self._small = bytearray()
