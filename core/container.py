@@ -284,6 +284,11 @@ class Container:
         else:
             self._late.append((self.log.next_lsn - 1, waiter))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody waits for the log just now."""
+        return self.log.durable_lsn >= self.log.next_lsn - 1
+
     def settled(self) -> asyncio.Future[None]:
         """Done once all that is queued now is durable and applied; StorageFailure if it never will be."""
         waiter = _Settled(asyncio.get_running_loop().create_future())

@@ -9,6 +9,7 @@ Invariants:
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 JOIN_BYTES_MAX: Final = 32 * 1024
 """Answers are joined into one write up to this size: copying costs less than many buffers."""
+
+LARGE_BYTES_MIN: Final = 128 * 1024
+"""Answers from this size on are written without keeping the interpreter meanwhile."""
+PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 
 # Why a connection is not read:
 IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING = (1 << bit for bit in range(6))
@@ -308,8 +313,24 @@ class Connection(asyncio.BufferedProtocol):
         self.active_s = self._server.now_s
         if size <= JOIN_BYTES_MAX:
             self._transport.write(b"".join(out))
-        else:
+        elif size < LARGE_BYTES_MIN or len(out) > PARTS_MAX or self._transport.get_write_buffer_size():
             self._transport.writelines(out)
+        else:
+            self._write_large(out)
+
+    def _write_large(self, out: list[Part]) -> None:
+        """The transport would copy them to the kernel while it keeps the interpreter, and every other thread waits."""
+        try:
+            sent = os.writev(self._transport.get_extra_info("socket").fileno(), out)
+        except OSError:  # the socket is full, or the peer is gone: the transport knows what to do
+            sent = 0
+        rest: list[Part] = []
+        for part in out:
+            if sent < len(part):
+                rest.append(memoryview(part)[sent:] if sent else part)
+            sent = max(0, sent - len(part))
+        if rest:
+            self._transport.writelines(rest)
 
     # --- Answers that the peer does not take --------------------------------------------------
 

@@ -15,13 +15,22 @@ and offset (KAFKA_STORAGE_ERROR they take for a broker that is about to recover:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from core.entries import StillLoading
-from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, StoreError, TierUnavailable
+from core.errors import (
+    CorruptChunk,
+    MissingChunk,
+    OutOfRange,
+    StorageFailure,
+    StoreClosed,
+    StoreError,
+    TierUnavailable,
+)
 from gateway.apis import Api
 from gateway.cold_reads import ColdRead, report
 from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
@@ -31,6 +40,7 @@ from gateway.wire.record_batch import ZSTD
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
+    from core.container import Container
     from core.entries import ReadResult
     from core.log.format import Buffer
     from core.slot import Slot
@@ -61,12 +71,15 @@ JOIN_BELOW: Final = 4096
 SESSIONS_SINCE: Final = 7
 ZSTD_TOPICS_SINCE: Final = 10
 TOPIC_IDS_SINCE: Final = 13
+REPLICA_STATE_SINCE: Final = 15
 READ_COMMITTED: Final = 1
 
 TIER_WAIT_MAX_S: Final = 0.5
 """Longest wait for long-term storage: Kafka's `remote.fetch.max.wait.ms`."""
 TIER_WAIT_MIN_S: Final = 0.05
 """Shortest wait, also for clients that wait for nothing: they would ask again and again while a page is loaded."""
+GIVE_WAY_S: Final = 0.02
+"""Longest that who reads history waits for appends: a disk that stands still does not concern it."""
 COLD_READS_MAX: Final = 64
 """Partitions of one fetch that are read at the same time."""
 SHARE_MIN_BYTES: Final = 65_536
@@ -86,6 +99,7 @@ class _Fetch:
         "deadline_s",
         "done",
         "full",
+        "gave_way",
         "late",
         "max_bytes",
         "min_bytes",
@@ -124,6 +138,7 @@ class _Fetch:
         self.reserved = 0  # bytes that reads under way may bring
         self.patience: asyncio.Future[None] | None = None  # done when nobody waits for long-term storage any more
         self.urgent = False  # a partition has an error: answer now
+        self.gave_way = False
 
     # What is asked for
 
@@ -186,12 +201,32 @@ class _Fetch:
             return
         todo = list(self.wanted.dirty)
         self.wanted.find_slots(self.stream, todo)
+        if self._gives_way(todo):
+            return
         cold, left = self._choose(todo)
         if not cold:
             self._decide()
             return
         task = asyncio.ensure_future(self._run_cold(cold, left))
         task.add_done_callback(self._cold_done)
+
+    def _gives_way(self, todo: Sequence[Target]) -> bool:
+        """Who only reads history waits, once, for the appends under way: a megabyte for it keeps a processor from
+        them for a millisecond, and they have two threads to go through."""
+        if self.gave_way:
+            return False
+        container: Container | None = None
+        for target in todo:
+            slot = target.slot
+            if slot is None or target.offset >= slot.tiered_end or slot.container.is_settled:
+                return False
+            container = slot.container
+        if container is None:
+            return False
+        self.gave_way = True
+        waiting = asyncio.ensure_future(_settled(container))
+        waiting.add_done_callback(lambda _: self.run())
+        return True
 
     def _choose(self, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
         """Take what is in memory; what to read of the rest, and whose turn comes when that has left room."""
@@ -399,6 +434,13 @@ class _Fetch:
         self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
 
 
+async def _settled(container: Container) -> None:
+    """Wait until what is being appended now is durable, or never will be; not longer than `GIVE_WAY_S`."""
+    with contextlib.suppress(TimeoutError, StorageFailure):
+        async with asyncio.timeout(GIVE_WAY_S):
+            await container.settled()
+
+
 def _aborted(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:
     """What read_committed clients skip: producer ids, and from which offset on."""
     return [(transaction.writer_id, transaction.first) for transaction in sorted(overlapping, key=_first)]
@@ -420,7 +462,7 @@ def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply
     """Answer a Fetch, now or when there is enough. Raises MalformedRequest."""
     version = header.api_version
     request = request_codec(KEY, version).decode(body)
-    if request.replica_id >= 0 or request.replica_state.replica_id >= 0:
+    if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
         reply.send(_refuse_replica(version, request))
         return
     running = _Fetch(connection, version, request, reply)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from core.slot import Slot
 from core.tiering.rows import chunk_key
 from gateway.addresses import parse_kafka_listener
@@ -17,6 +19,7 @@ from gateway.broker import Broker
 from gateway.config import load
 from gateway.datadir import DataDirectory
 from gateway.wire.message import Message
+from tests.core.support import Gate
 from tests.core.tiering.chunked_slot import Counting
 from tests.gateway.harness import FETCH, SETTINGS, Client, batch, fetch_body, values
 from tests.gateway.test_fetch import found, partitions
@@ -116,6 +119,36 @@ def test_one_batch_at_least(tmp_path: Path) -> None:
     async def scenario(broker: Broker, client: Client, storage: Counting) -> None:
         one = await fetch_until(client, ("t", 0, 3), max_bytes=1, partition_max_bytes=1)
         assert values(one.records) == [(3, VALUE)]
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("patience_s", [ENOUGH_S, 0.02])
+def test_history_waits_for_appends_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    """Until they are synced, or for as long as that usually takes; what is at the end waits for nothing."""
+    monkeypatch.setattr("gateway.apis.fetch.GIVE_WAY_S", patience_s)
+
+    async def scenario(broker: Broker, client: Client, storage: Counting) -> None:
+        await fetch_until(client, ("t", 0, 0))
+        gate = Gate(monkeypatch)
+        writer, tail = await Client.connect(broker), await Client.connect(broker)
+        appending = asyncio.ensure_future(writer.produce("t", batch(b"newest"), partition=1))
+        await asyncio.to_thread(gate.waiting.wait)
+        history = asyncio.ensure_future(client.fetch(("t", 0, 0)))
+        assert found(await tail.fetch(("t", 1, 0))) == {1: [(0, b"new")]}
+        if patience_s == ENOUGH_S:
+            await asyncio.sleep(0.1)
+            assert not history.done()
+            gate.open.set()
+        (old,) = partitions(await history).values()
+        assert (old.error_code, values(old.records)[0]) == (0, (0, VALUE))
+        assert gate.open.is_set() or not appending.done()
+        gate.open.set()
+        await appending
+        for other in (writer, tail):
+            other.close()
 
     run(tmp_path, scenario)
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -61,6 +61,7 @@ class Gate:
         self.waiting: dict[str, ResponseSlot] = {}
         self.released: dict[str, asyncio.Event] = {}
         self.answer_bytes = 0
+        self.answers: dict[str, Sequence[bytes]] = {}  # what follows in the answer to a name, instead of so many zeros
 
     def raw(self, connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
         """Produce: the transactional id is the request's name; acks=0 gets no answer, -7 an error."""
@@ -74,7 +75,7 @@ class Gate:
         elif name.startswith("wait"):
             self.waiting[name] = reply
         else:
-            reply.send((produced(name), bytes(self.answer_bytes)))
+            reply.send((produced(name), *self.answers.get(name, (bytes(self.answer_bytes),))))
 
     async def task(self, ctx: RequestContext, request: Message) -> Mapping[str, Any]:
         """Heartbeat: the group id is the request's name."""

@@ -703,6 +703,25 @@ def test_peer_that_reads_again() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("parts", [[MIB], [64 * KIB] * 40, [5 * MIB, 1, 3 * MIB], [200] * 5000])
+def test_large_answers_arrive_byte_for_byte(parts: list[int]) -> None:
+    """Whatever the socket takes of them at a time, and whatever small ones stand between."""
+
+    async def test() -> None:
+        gate = Gate()
+        gate.answers["large"] = [bytes([number % 251]) * size for number, size in enumerate(parts)]
+        async with serving(gate, ServerLimits()) as (_, port):
+            client = await Client.connect(port)
+            client.send(*(produce("large" if n % 3 else "small", n) for n in range(12)))
+            expected = b"".join(gate.answers["large"])
+            for number in range(12):
+                correlation_id, body = await client.frame()
+                assert correlation_id == number
+                assert body.endswith(expected) == bool(number % 3)
+
+    run(test())
+
+
 def test_stalled_peer_makes_room(monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]) -> None:
     """When answers have used up their bound, whoever takes nothing is closed and others go on."""
     monkeypatch.setattr("gateway.server.STALLED_UNDER_PRESSURE_S", 0.2)
