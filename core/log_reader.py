@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 SPAN_GAP_MAX: Final = 128 << 10
 """One read of a file takes what nobody wants along, if it is no more than this: another read costs as much."""
 
+SPAN_WASTE_MAX: Final = 4
+"""But not more than so many times what is wanted: an entry may keep alive all that was read with it."""
+
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most bytes that one read of a file takes, unless a single entry is larger."""
 
@@ -307,11 +310,12 @@ def _is_dense(wanted: list[Location]) -> bool:
 
 def span(wanted: list[Location], start: int) -> int:
     """Up to which location one read of a file makes sense."""
-    first, reached = wanted[start].position, wanted[start].position
+    first, reached, useful = wanted[start].position, wanted[start].position, 0
     for stop in range(start, len(wanted)):
-        position = wanted[stop].position
-        end = position + APPEND_OVERHEAD + wanted[stop].length
-        if stop > start and (position - reached > SPAN_GAP_MAX or end - first > READ_BYTES_MAX):
+        position, size = wanted[stop].position, APPEND_OVERHEAD + wanted[stop].length
+        total, useful = position + size - first, useful + size
+        too_far = position - reached > SPAN_GAP_MAX or total > SPAN_WASTE_MAX * useful
+        if stop > start and (too_far or total > READ_BYTES_MAX):
             return stop
-        reached = end
+        reached = position + size
     return len(wanted)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.log.format import APPEND_OVERHEAD
-from core.log_reader import READ_BYTES_MAX, SPAN_GAP_MAX, Location, span
+from core.log_reader import READ_BYTES_MAX, SPAN_GAP_MAX, SPAN_WASTE_MAX, Location, span
 
 KIB = 1 << 10
 
@@ -35,7 +35,12 @@ def test_neighbours_are_read_at_once() -> None:
 
 
 def test_a_small_gap_is_read_along() -> None:
-    assert len(reads(located((0, KIB), (SPAN_GAP_MAX, KIB)))) == 1
+    assert len(reads(located((0, 64 * KIB), (SPAN_GAP_MAX, 64 * KIB)))) == 1
+
+
+def test_small_entries_far_apart_are_read_alone() -> None:
+    """What was read with an entry stays in memory with it."""
+    assert len(reads(located((0, KIB), (SPAN_GAP_MAX, KIB)))) == 2
 
 
 def test_large_entries_between_those_of_others_are_read_alone() -> None:
@@ -60,4 +65,5 @@ def test_every_entry_once_and_in_order_and_no_read_is_mostly_waste(entries: list
         useful = sum(APPEND_OVERHEAD + one.length for one in read)
         size = read[-1].position + APPEND_OVERHEAD + read[-1].length - read[0].position
         assert size - useful <= SPAN_GAP_MAX * (len(read) - 1)
+        assert size <= SPAN_WASTE_MAX * useful
         assert len(read) == 1 or size <= READ_BYTES_MAX
