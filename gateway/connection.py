@@ -29,6 +29,7 @@ JOIN_BYTES_MAX: Final = 32 * 1024
 LARGE_BYTES_MIN: Final = 128 * 1024
 """Answers from this size on are written without keeping the interpreter meanwhile."""
 PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
+"""What one writev takes."""
 
 # Why a connection is not read:
 IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING = (1 << bit for bit in range(6))

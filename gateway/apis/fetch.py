@@ -138,7 +138,7 @@ class _Fetch:
         self.reserved = 0  # bytes that reads under way may bring
         self.patience: asyncio.Future[None] | None = None  # done when nobody waits for long-term storage any more
         self.urgent = False  # a partition has an error: answer now
-        self.gave_way = False
+        self.gave_way = False  # to appends: once is enough
 
     # What is asked for
 
