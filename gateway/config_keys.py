@@ -37,13 +37,15 @@ class ConfigType(enum.IntEnum):
 
 
 class ConfigSource(enum.IntEnum):
-    """The `config_source` of DescribeConfigs, strongest first."""
+    """The `config_source` of DescribeConfigs; of what a broker and its topics have, the strongest first."""
 
     TOPIC = 1
     NODE = 2  # set for one broker at run time
     CLUSTER = 3  # set for all brokers at run time
     STATIC = 4  # file, environment or flag
     DEFAULT = 5
+    CLIENT_METRICS = 7  # set for one subscription
+    GROUP = 8  # set for one group
 
 
 ConfigValue = bool | int | float | str | tuple[str, ...]

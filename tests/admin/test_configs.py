@@ -113,12 +113,13 @@ def test_not_described(admin: Admin, kind: int, name: str, code: int, why: str) 
     assert (code, why) == code_and_message(describe(admin, kind, name))
 
 
-@pytest.mark.parametrize("kind", [METRICS, GROUP])
-def test_without_configs(admin: Admin, kind: int) -> None:
-    """A group or a metrics subscription has no configs, which is no error."""
+@pytest.mark.parametrize(("kind", "count"), [(METRICS, 3), (GROUP, 17)])
+def test_unheard_of(admin: Admin, kind: int, count: int) -> None:
+    """A group or a metrics subscription that nobody configured has Kafka's keys, each with its default."""
     result = describe(admin, kind, "any")
 
-    assert (result.error_code, result.configs) == (0, [])
+    assert (result.error_code, len(result.configs)) == (0, count)
+    assert {config.config_source for config in result.configs} == {5}
 
 
 def test_logger(admin: Admin) -> None:
@@ -193,7 +194,7 @@ def test_twice(admin: Admin) -> None:
     [
         (TOPIC, "missing", 3, "The topic 'missing' does not exist."),
         (TOPIC, "", 42, "Default topic resources are not allowed."),
-        (METRICS, "x", 42, "Unknown resource type 16"),
+        (64, "x", 42, "Unknown resource type 64"),
         (77, "x", 42, "Unknown resource type 77"),
         (BROKER, "2", 42, "Unexpected broker id, expected 1, but received 2"),
         (BROKER, "x", 42, "Node id must be an integer, but it is: x"),
