@@ -13,8 +13,11 @@ from typing import Final
 
 from gateway.addresses import host_port
 from gateway.config import Config, describe
-from gateway.config_keys import ConfigKey, ConfigType, at_least, between
+from gateway.config_keys import Check, ConfigKey, ConfigType, at_least, between, required, time_or_for_ever
 from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS
+
+CLEANER_BUFFER: Final = "log.cleaner.dedupe.buffer.size"
+CLEANER_THREADS: Final = "log.cleaner.threads"
 
 _TYPES: Final[Mapping[str, ConfigType]] = {
     "boolean": ConfigType.BOOLEAN,
@@ -77,7 +80,7 @@ def _topic_defaults() -> Iterator[BrokerKey]:
                 topic_key.type if synonym.factor == 1 else ConfigType.INT,
                 topic_key.default if single else _UNIT_DEFAULTS.get(synonym.name),
                 f"Default of the topic config {topic_key.name}. {topic_key.doc}",
-                topic_key.check if single else None,
+                topic_key.check if single else _CHECKS.get(synonym.name),
             )
             yield BrokerKey(key, dynamic=place == 0)
 
@@ -91,21 +94,29 @@ _UNIT_DEFAULTS: Final[Mapping[str, str]] = {
 """Where several keys set one topic config, only the coarsest has a default."""
 
 
+_CHECKS: Final[Mapping[str, Check]] = {
+    "log.retention.ms": time_or_for_ever,
+    "log.roll.ms": required(1),
+    "log.roll.jitter.ms": required(0),
+}
+"""What Kafka asks of the finest of several keys, where it is more or less than it asks of the topic config."""
+
+
 def _kafka_only() -> Iterator[BrokerKey]:
     """Kafka's run-time keys that scripts set and that tune what Penstock does not have."""
-    for name, kind, default in (
-        ("background.threads", ConfigType.INT, "10"),
-        ("log.cleaner.backoff.ms", ConfigType.LONG, "15000"),
-        ("log.cleaner.dedupe.buffer.size", ConfigType.LONG, "134217728"),
-        ("log.cleaner.io.buffer.size", ConfigType.INT, "524288"),
-        ("log.cleaner.threads", ConfigType.INT, "1"),
-        ("num.io.threads", ConfigType.INT, "8"),
-        ("num.network.threads", ConfigType.INT, "3"),
-        ("num.recovery.threads.per.data.dir", ConfigType.INT, "2"),
-        ("num.replica.fetchers", ConfigType.INT, "1"),
+    for name, kind, default, check in (
+        ("background.threads", ConfigType.INT, "10", at_least(1)),
+        ("log.cleaner.backoff.ms", ConfigType.LONG, "15000", at_least(0)),
+        (CLEANER_BUFFER, ConfigType.LONG, "134217728", None),
+        ("log.cleaner.io.buffer.size", ConfigType.INT, "524288", at_least(0)),
+        (CLEANER_THREADS, ConfigType.INT, "1", at_least(0)),
+        ("num.io.threads", ConfigType.INT, "8", at_least(1)),
+        ("num.network.threads", ConfigType.INT, "3", at_least(1)),
+        ("num.recovery.threads.per.data.dir", ConfigType.INT, "2", at_least(1)),
+        ("num.replica.fetchers", ConfigType.INT, "1", at_least(1)),
     ):
         doc = f"Tunes Kafka's own threads and buffers. {NO_EFFECT}."
-        yield BrokerKey(ConfigKey(name, kind, default, doc, at_least(0)), dynamic=True)
+        yield BrokerKey(ConfigKey(name, kind, default, doc, check), dynamic=True)
     for name in (
         "follower.replication.throttled.rate",
         "leader.replication.throttled.rate",

@@ -157,6 +157,23 @@ def between(low: float, high: float) -> Check:
     return check
 
 
+def required(low: int) -> Check:
+    """What Kafka looks at only when it has read all keys, and says in other words."""
+
+    def check(name: str, value: ConfigValue) -> None:
+        assert isinstance(value, int)
+        if value < low:
+            raise InvalidConfig(f"requirement failed: {name} must be greater than or equal to {low}")
+
+    return check
+
+
+def time_or_for_ever(name: str, value: ConfigValue) -> None:
+    """Negative is for ever; zero would delete everything, and is nobody's wish."""
+    if value == 0:
+        raise InvalidConfig(f"requirement failed: {name} must be unlimited (-1) or, greater than or equal to 1")
+
+
 def gzip_level(name: str, value: ConfigValue) -> None:
     """1 to 9, or -1 for the codec's own default."""
     assert isinstance(value, int)

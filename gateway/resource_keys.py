@@ -107,7 +107,7 @@ _GROUP_KEYS: Final = (
     _group_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT),
     _group_key("share.record.lock.duration.ms", 30_000, _bounded(1_000, 15_000, 60_000)),
     _group_key("share.delivery.count.limit", 5, _bounded(2, 2, 10)),
-    _group_key("share.partition.max.record.locks", 2_000, _bounded(100, 100, 10_000)),
+    _group_key("share.partition.max.record.locks", 2_000, _bounded(100, 100, 4_000)),
     _group_key("share.auto.offset.reset", "latest", _offset_reset, ConfigType.STRING, own=True),
     _group_key(
         "share.isolation.level",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from core.tables import Put
 from gateway.topic_configs import config_of
 from gateway.wire.message import Message
 from tests.admin.harness import Admin, admin_of, code_and_message
@@ -403,3 +404,33 @@ def test_list_resources(admin: Admin) -> None:
     assert {TOPIC} == {r.resource_type for r in topics}
     assert admin.ask("ListConfigResources", 0).config_resources == []
     assert admin.ask("ListConfigResources", 1, resource_types=[77]).error_code == 35
+
+
+def test_no_time_at_all(own: Admin) -> None:
+    """A broker's retention of nothing is refused, at run time as at the start; a topic may have it, as in Kafka."""
+    why = "requirement failed: log.retention.ms must be unlimited (-1) or, greater than or equal to 1"
+
+    assert [set_broker(own, entity, log_retention_ms="0") for entity in ("", "1")] == [(42, why)] * 2
+    assert set_broker(own, "", log_retention_ms="-5") == (0, None)
+    assert config_of(own.stream(own.create(retention_ms="0"))).retention_ms == 0
+
+
+def test_threads_of_the_cleaner(own: Admin) -> None:
+    """Kafka's conditions between keys hold for keys without an effect too."""
+    why = "requirement failed: log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread."
+
+    assert set_broker(own, "", log_cleaner_threads="128") == (42, why)
+    assert set_broker(own, "", log_cleaner_threads="128", log_cleaner_dedupe_buffer_size="200000000") == (0, None)
+    assert set_broker(own, "1", log_cleaner_threads="500") == (42, why)
+
+
+def test_stored_before_it_was_refused(own: Admin) -> None:
+    """A broker's config that an earlier release took is left out, and the start goes on."""
+    stored = [Put("brokerconfig", b"\0log.retention.ms", b"0"), Put("brokerconfig", b"1\0num.io.threads", b"0")]
+    own.run(own.broker.store.update(*stored))
+    own.restart()
+
+    assert config_of(own.stream(own.create())).retention_ms == 604_800_000
+    assert set_broker(own, "", log_retention_ms="7") == (0, None)
+    own.restart()
+    assert config_of(own.stream(own.create())).retention_ms == 7
