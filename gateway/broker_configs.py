@@ -256,9 +256,12 @@ class BrokerConfigs:
 
     def _is_taken(self, name: str, text: str) -> bool:
         """Whether this release takes a value that one before it has stored; it must start all the same."""
+        entry = self.keys.get(name)
         try:
-            if name in self.keys:
-                self.keys[name].key.parse(text)
+            if entry is not None and not entry.dynamic:
+                raise InvalidConfig(f"{name} cannot be set at run time")
+            if entry is not None:
+                entry.key.parse(text)
         except InvalidConfig as refused:
             logger.warning("a stored broker config is left out: %s", refused.message)
             return False

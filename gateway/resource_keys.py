@@ -98,7 +98,7 @@ _SESSION: Final = _bounded(1, 45_000, 60_000)
 _HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
 _ASSIGNMENT: Final = _bounded(0, 0, 15_000)
 
-_GROUP_KEYS: Final = (
+GROUP_KEYS: Final = (
     _group_key("consumer.session.timeout.ms", 45_000, _SESSION),
     _group_key("consumer.heartbeat.interval.ms", 5_000, _HEARTBEAT),
     _group_key("consumer.assignment.interval.ms", 1_000, _ASSIGNMENT),
@@ -168,7 +168,7 @@ KINDS: Final[Mapping[int, ResourceKind]] = {
     ResourceType.GROUP: ResourceKind(
         ResourceType.GROUP,
         ConfigSource.GROUP,
-        {key.name: key for key in _GROUP_KEYS},
+        {key.name: key for key in GROUP_KEYS},
         lambda name: InvalidConfig(f"Unknown group config name: {name}"),
         "Default group resources are not allowed.",
     ),

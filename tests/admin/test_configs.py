@@ -406,6 +406,28 @@ def test_list_resources(admin: Admin) -> None:
     assert admin.ask("ListConfigResources", 1, resource_types=[77]).error_code == 35
 
 
+def test_what_tools_read(admin: Admin) -> None:
+    """Broker keys that tools look at have answers from what is there in their place."""
+    result = describe(admin, BROKER, "1")
+    values = {config.name: config.value for config in result.configs}
+    address = values["advertised.listeners"].removeprefix("PLAINTEXT://")
+
+    assert {
+        "process.roles": "broker,controller",
+        "controller.quorum.voters": f"1@{address}",
+        "group.coordinator.rebalance.protocols": "classic",
+        "offsets.topic.num.partitions": "50",
+        "transaction.state.log.replication.factor": "1",
+        "sasl.enabled.mechanisms": "",
+        "authorizer.class.name": "",
+        "broker.rack": None,
+        "inter.broker.listener.name": None,
+        "log.dir": values["data.dir"],
+        "group.consumer.session.timeout.ms": "45000",
+    }.items() <= values.items()
+    assert {"PLAINTEXT:PLAINTEXT"} <= set(values["listener.security.protocol.map"].split(","))
+
+
 def test_no_time_at_all(own: Admin) -> None:
     """A broker's retention of nothing is refused, at run time as at the start; a topic may have it, as in Kafka."""
     why = "requirement failed: log.retention.ms must be unlimited (-1) or, greater than or equal to 1"
@@ -426,7 +448,7 @@ def test_threads_of_the_cleaner(own: Admin) -> None:
 
 def test_stored_before_it_was_refused(own: Admin) -> None:
     """A broker's config that an earlier release took is left out, and the start goes on."""
-    stored = [Put("brokerconfig", b"\0log.retention.ms", b"0"), Put("brokerconfig", b"1\0num.io.threads", b"0")]
+    stored = [Put("brokerconfig", b"\0log.retention.ms", b"0"), Put("brokerconfig", b"1\0ssl.client.auth", b"required")]
     own.run(own.broker.store.update(*stored))
     own.restart()
 

@@ -68,7 +68,7 @@ class Server:
     def ask(self, question: Question, version: int) -> Any:
         """The answer, or CLOSED. What is the server's own is named, not told."""
         body = _replaced(question.body, {LOG_DIR: self._own[LOG_DIR]})
-        answer = self._ask(question.api, version, body)
+        answer = _only_some(self._ask(question.api, version, body), question.some)
         return _replaced(answer, {value: name for name, value in self._own.items()})
 
     def close(self) -> None:
@@ -101,6 +101,13 @@ class Server:
             pass
         self.close()
         return None
+
+
+def _only_some(value: Any, names: tuple[str, ...]) -> Any:
+    """An answer with SOME in place of these fields."""
+    if isinstance(value, dict):
+        return {name: SOME if name in names else _only_some(item, names) for name, item in value.items()}
+    return [_only_some(item, names) for item in value] if isinstance(value, list) else value
 
 
 def _replaced(value: Any, texts: dict[str, str]) -> Any:

@@ -24,6 +24,8 @@ class Question:
     api: str
     body: dict[str, Any] = field(default_factory=dict)
     versions: range | None = None
+    some: tuple[str, ...] = ()
+    """Fields of the answer of which only the type counts."""
 
 
 def _acl(**changes: Any) -> dict[str, Any]:
@@ -457,7 +459,34 @@ NEW_GROUPS: Final = [
     Question("groups of an unknown kind", "ListGroups", {"types_filter": ["club"]}, range(5, 6)),
     Question("groups in an unknown state", "ListGroups", {"states_filter": ["dancing"]}, range(4, 6)),
 ]
+BROKER: Final = 4
+SAME_EVERYWHERE: Final = (
+    *("alter.config.policy.class.name", "authorizer.class.name", "broker.rack", "connections.max.reauth.ms"),
+    *("create.topic.policy.class.name", "delegation.token.secret.key", "inter.broker.listener.name"),
+    *("metadata.log.dir", "offsets.topic.compression.codec", "offsets.topic.segment.bytes", "replica.fetch.max.bytes"),
+    *("replica.lag.time.max.ms", "replica.selector.class", "remote.log.storage.system.enable"),
+    *("security.inter.broker.protocol", "transaction.two.phase.commit.enable"),
+    *("group.consumer.session.timeout.ms", "group.streams.initial.rebalance.delay.ms"),
+    *("group.share.partition.max.record.locks", "group.share.delivery.count.limit"),
+)
+"""Broker keys with the same value, or none, on a fresh Kafka."""
+ITS_OWN: Final = (
+    *("advertised.listeners", "auto.leader.rebalance.enable", "broker.id", "controller.listener.names", "listeners"),
+    *("controller.quorum.voters", "group.coordinator.rebalance.protocols", "listener.security.protocol.map", "log.dir"),
+    *("log.dirs", "max.connections.per.ip.overrides", "offsets.topic.num.partitions", "node.id", "process.roles"),
+    *("offsets.topic.replication.factor", "sasl.enabled.mechanisms", "ssl.client.auth", "num.partitions"),
+    *("transaction.state.log.min.isr", "transaction.state.log.num.partitions", "min.insync.replicas"),
+    *("transaction.state.log.replication.factor", "transaction.partition.verification.enable"),
+)
+"""Broker keys of which each server has a value of its own, or its own way to change it."""
 RESOURCES: Final = [
+    Question("what tools read", "DescribeConfigs", _described(BROKER, "1", *SAME_EVERYWHERE)),
+    Question(
+        "what tools read of a server",
+        "DescribeConfigs",
+        _described(BROKER, "1", *ITS_OWN),
+        some=("value", "config_source", "synonyms", "read_only"),
+    ),
     *(
         Question(f"resources of kind {kind}", "ListConfigResources", {"resource_types": [kind]})
         for kind in (0, 1, 3, 4, 8, 16, 32, 64, 99)
