@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 from gateway.admin import told
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
+from gateway.turns import in_turns
 from gateway.wire.message import Message
 
 ITERATIONS_MIN: Final = 4_096
@@ -24,6 +25,13 @@ class Mechanism(enum.IntEnum):
     SCRAM_SHA_512 = 2
 
 
+MECHANISMS: Final = frozenset(Mechanism)
+NAMELESS: Final = Refusal(ErrorCode.unacceptable_credential, "Username must not be empty")
+UNKNOWN_MECHANISM: Final = Refusal(ErrorCode.unsupported_sasl_mechanism, "Unknown SCRAM mechanism")
+TOO_FEW: Final = Refusal(ErrorCode.unacceptable_credential, "Too few iterations")
+TOO_MANY: Final = Refusal(ErrorCode.unacceptable_credential, "Too many iterations")
+NOT_THERE: Final = Refusal(ErrorCode.resource_not_found, "Attempt to delete a user credential that does not exist")
+TWICE: Final = Refusal(ErrorCode.duplicate_resource, "A user credential cannot be altered twice in the same request")
 NO_SASL: Final = Refusal(
     ErrorCode.unsupported_sasl_mechanism, "No listener of this broker asks for SASL, so it keeps no credentials."
 )
@@ -31,14 +39,13 @@ NO_SASL: Final = Refusal(
 
 async def alter_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     outcomes: dict[str, Refusal] = {}
-    for deletion in request.deletions:
+    async for deletion in in_turns(request.deletions):
         outcomes.setdefault(deletion.name, _not_deleted(deletion))
     wanted: set[str] = set()
-    for upsertion in request.upsertions:
+    async for upsertion in in_turns(request.upsertions):
         name = upsertion.name
         if name in wanted and outcomes[name] is NO_SASL:
-            why = "A user credential cannot be altered twice in the same request"
-            outcomes[name] = Refusal(ErrorCode.duplicate_resource, why)
+            outcomes[name] = TWICE
         elif name not in outcomes:
             outcomes[name] = _not_made(upsertion)
             wanted.add(name)
@@ -46,26 +53,24 @@ async def alter_user_scram_credentials(ctx: RequestContext, request: Message) ->
 
 
 def _not_deleted(deletion: Message) -> Refusal:
-    return _fault(deletion) or Refusal(
-        ErrorCode.resource_not_found, "Attempt to delete a user credential that does not exist"
-    )
+    return _fault(deletion) or NOT_THERE
 
 
 def _not_made(upsertion: Message) -> Refusal:
     if fault := _fault(upsertion):
         return fault
     if upsertion.iterations < ITERATIONS_MIN:
-        return Refusal(ErrorCode.unacceptable_credential, "Too few iterations")
+        return TOO_FEW
     if upsertion.iterations > ITERATIONS_MAX:
-        return Refusal(ErrorCode.unacceptable_credential, "Too many iterations")
+        return TOO_MANY
     return NO_SASL
 
 
 def _fault(change: Message) -> Refusal | None:
     if not change.name:
-        return Refusal(ErrorCode.unacceptable_credential, "Username must not be empty")
-    if change.mechanism not in set(Mechanism):
-        return Refusal(ErrorCode.unsupported_sasl_mechanism, "Unknown SCRAM mechanism")
+        return NAMELESS
+    if change.mechanism not in MECHANISMS:
+        return UNKNOWN_MECHANISM
     return None
 
 

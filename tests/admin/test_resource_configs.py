@@ -99,3 +99,10 @@ def test_hostile_patterns(admin: Admin, pattern: str) -> None:
         40,
         f"Illegal client matching pattern: {pattern}"[:1_000],
     )
+
+
+def test_stored_form(admin: Admin) -> None:
+    """What is stored of a resource stays as it is: the next release reads it."""
+    alter(admin, METRICS, "stored\0form", interval_ms="1000")
+
+    assert admin.broker.store.table("resourceconfig").get(b"16\0stored\0form\0interval.ms") == b"1000"
