@@ -65,6 +65,13 @@ def slot_of(stream: Stream | None, partition: int) -> Slot | None:
     return stream.slot(partition)
 
 
+def check_cluster(cluster_id: str, meant: str | None) -> None:
+    """Raises Refusal when a request names another cluster than ours; it need not name one."""
+    if meant is not None and meant != cluster_id:
+        why = f'The given id "{meant}" doesn\'t match the cluster id "{cluster_id}"'
+        raise Refusal(ErrorCode.inconsistent_cluster_id, why)
+
+
 def epoch_error(slot: Slot, current_leader_epoch: int) -> ErrorCode:
     """KIP-320: what a client hears that knows another leader epoch; -1 means it knows none."""
     if current_leader_epoch in (-1, slot.leader_epoch):

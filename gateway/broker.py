@@ -30,6 +30,7 @@ from gateway.identity import Admission
 from gateway.long_term import open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
 from gateway.producers import ProducerIds
+from gateway.resource_configs import ResourceConfigs
 from gateway.server import Server, ServerLimits
 from gateway.tier_metrics import offer_container
 from gateway.topics import Topics
@@ -134,6 +135,7 @@ class Broker:
             self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
         )
         self.topics = Topics(self.config, self.store, configs)
+        self.resource_configs = ResourceConfigs(self.store)
         self.producers = ProducerIds(self.store)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
         self.transactions = TransactionCoordinator(

@@ -20,7 +20,7 @@ from kio.schema.errors import ErrorCode
 
 from core.tables import Delete, Put, Table
 from gateway.admin import ResourceType
-from gateway.broker_keys import BrokerKey, broker_keys
+from gateway.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
 from gateway.config import Config
 from gateway.config_keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue
 from gateway.refusals import InvalidConfig, Refusal
@@ -33,6 +33,7 @@ TABLE: Final = "brokerconfig"
 CLUSTER: Final = ""
 ENTRIES_MAX: Final = 1_000
 """Configs that one entity may have set: Kafka keeps unknown names too, and it must end somewhere."""
+CLEANER_THREAD_BYTES_MIN: Final = 2**20
 PARSED_MAX: Final = 4_096
 """Different sets of overrides whose parsed form is shared; more are parsed anew each time."""
 
@@ -227,8 +228,9 @@ class BrokerConfigs:
             for name, text in texts.items():
                 if name in self.keys:
                     self.keys[name].key.parse(text)
-            changed = {**self._layers.set_at_run_time, entity: texts}
-            check_together(Layers(self.node, self.keys, changed).topic_defaults())
+            changed = Layers(self.node, self.keys, {**self._layers.set_at_run_time, entity: texts})
+            check_together(changed.topic_defaults())
+            _check_cleaner(changed)
         except InvalidConfig as refused:
             raise _bad(refused.message) from refused
         return texts
@@ -248,9 +250,22 @@ class BrokerConfigs:
         fresh: dict[str, dict[str, str]] = {CLUSTER: {}, self.node: {}}
         for key, value in table.items():
             entity, _, name = key.decode().partition("\0")
-            if entity in fresh:  # another node's configs are not ours
+            if entity in fresh and self._is_taken(name, value.decode()):  # another node's configs are not ours
                 fresh[entity][name] = value.decode()
         self._use(fresh)
+
+    def _is_taken(self, name: str, text: str) -> bool:
+        """Whether this release takes a value that one before it has stored; it must start all the same."""
+        entry = self.keys.get(name)
+        try:
+            if entry is not None and not entry.dynamic:
+                raise InvalidConfig(f"{name} cannot be set at run time")
+            if entry is not None:
+                entry.key.parse(text)
+        except InvalidConfig as refused:
+            logger.warning("a stored broker config is left out: %s", refused.message)
+            return False
+        return True
 
     def _family(self, name: str) -> list[str]:
         """The keys that set the same thing, finest first; only the key itself where it is alone."""
@@ -259,6 +274,13 @@ class BrokerConfigs:
             if name in names:
                 return names
         return [name]
+
+
+def _check_cleaner(layers: Layers) -> None:
+    """Raises InvalidConfig for less memory than Kafka's cleaner threads would need."""
+    memory, threads = (int(str(next(layers.values([name])).value)) for name in (CLEANER_BUFFER, CLEANER_THREADS))
+    if not threads or memory // threads <= CLEANER_THREAD_BYTES_MIN:
+        raise InvalidConfig(f"requirement failed: {CLEANER_BUFFER} must be at least 1MB per cleaner thread.")
 
 
 def _table_key(entity: str, name: str) -> bytes:

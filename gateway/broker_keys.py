@@ -13,8 +13,12 @@ from typing import Final
 
 from gateway.addresses import host_port
 from gateway.config import Config, describe
-from gateway.config_keys import ConfigKey, ConfigType, at_least, between
+from gateway.config_keys import Check, ConfigKey, ConfigType, at_least, between, required, time_or_for_ever
+from gateway.resource_keys import GROUP_KEYS
 from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS
+
+CLEANER_BUFFER: Final = "log.cleaner.dedupe.buffer.size"
+CLEANER_THREADS: Final = "log.cleaner.threads"
 
 _TYPES: Final[Mapping[str, ConfigType]] = {
     "boolean": ConfigType.BOOLEAN,
@@ -77,7 +81,7 @@ def _topic_defaults() -> Iterator[BrokerKey]:
                 topic_key.type if synonym.factor == 1 else ConfigType.INT,
                 topic_key.default if single else _UNIT_DEFAULTS.get(synonym.name),
                 f"Default of the topic config {topic_key.name}. {topic_key.doc}",
-                topic_key.check if single else None,
+                topic_key.check if single else _CHECKS.get(synonym.name),
             )
             yield BrokerKey(key, dynamic=place == 0)
 
@@ -91,21 +95,29 @@ _UNIT_DEFAULTS: Final[Mapping[str, str]] = {
 """Where several keys set one topic config, only the coarsest has a default."""
 
 
+_CHECKS: Final[Mapping[str, Check]] = {
+    "log.retention.ms": time_or_for_ever,
+    "log.roll.ms": required(1),
+    "log.roll.jitter.ms": required(0),
+}
+"""What Kafka asks of the finest of several keys, where it is more or less than it asks of the topic config."""
+
+
 def _kafka_only() -> Iterator[BrokerKey]:
     """Kafka's run-time keys that scripts set and that tune what Penstock does not have."""
-    for name, kind, default in (
-        ("background.threads", ConfigType.INT, "10"),
-        ("log.cleaner.backoff.ms", ConfigType.LONG, "15000"),
-        ("log.cleaner.dedupe.buffer.size", ConfigType.LONG, "134217728"),
-        ("log.cleaner.io.buffer.size", ConfigType.INT, "524288"),
-        ("log.cleaner.threads", ConfigType.INT, "1"),
-        ("num.io.threads", ConfigType.INT, "8"),
-        ("num.network.threads", ConfigType.INT, "3"),
-        ("num.recovery.threads.per.data.dir", ConfigType.INT, "2"),
-        ("num.replica.fetchers", ConfigType.INT, "1"),
+    for name, kind, default, check in (
+        ("background.threads", ConfigType.INT, "10", at_least(1)),
+        ("log.cleaner.backoff.ms", ConfigType.LONG, "15000", at_least(0)),
+        (CLEANER_BUFFER, ConfigType.LONG, "134217728", None),
+        ("log.cleaner.io.buffer.size", ConfigType.INT, "524288", at_least(0)),
+        (CLEANER_THREADS, ConfigType.INT, "1", at_least(0)),
+        ("num.io.threads", ConfigType.INT, "8", at_least(1)),
+        ("num.network.threads", ConfigType.INT, "3", at_least(1)),
+        ("num.recovery.threads.per.data.dir", ConfigType.INT, "2", at_least(1)),
+        ("num.replica.fetchers", ConfigType.INT, "1", at_least(1)),
     ):
         doc = f"Tunes Kafka's own threads and buffers. {NO_EFFECT}."
-        yield BrokerKey(ConfigKey(name, kind, default, doc, at_least(0)), dynamic=True)
+        yield BrokerKey(ConfigKey(name, kind, default, doc, check), dynamic=True)
     for name in (
         "follower.replication.throttled.rate",
         "leader.replication.throttled.rate",
@@ -122,9 +134,70 @@ def _told(config: Config) -> Iterator[BrokerKey]:
         ("advertised.listeners", ConfigType.LIST, _advertised(config), "See listeners."),
         ("broker.id", ConfigType.INT, str(config.node_id), "Kafka's older name of node.id."),
         ("log.dirs", ConfigType.LIST, str(config.data_dir), "Where data lies: data.dir."),
-        ("offsets.topic.replication.factor", ConfigType.SHORT, "1", f"{NO_EFFECT}."),
+        ("log.dir", ConfigType.LIST, str(config.data_dir), "See log.dirs."),
+        ("controller.quorum.voters", ConfigType.LIST, f"{config.node_id}@{_first(config)}", "See DescribeQuorum."),
     ):
         yield BrokerKey(ConfigKey(name, kind, value, doc), dynamic=False)
+    for name, kind, fixed, doc in _FIXED:
+        yield BrokerKey(ConfigKey(name, kind, fixed, doc), dynamic=False)
+    for key in GROUP_KEYS:
+        for synonym in key.synonyms:
+            if synonym.name != key.name:
+                yield BrokerKey(ConfigKey(synonym.name, key.type, key.default, key.doc), dynamic=False)
+
+
+_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: groups and transactions are tables of the store, not topics."
+_NO_SECURITY: Final = "Penstock has no listeners with security yet: every connection is User:ANONYMOUS, and may do all."
+_ONE_BROKER: Final = "Penstock is one process, which does what Kafka's brokers and controllers do."
+
+_FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
+    ("alter.config.policy.class.name", ConfigType.CLASS, None, "Penstock runs no classes: there are no policies."),
+    ("authorizer.class.name", ConfigType.STRING, "", _NO_SECURITY),
+    ("auto.leader.rebalance.enable", ConfigType.BOOLEAN, "true", f"{NO_EFFECT}: a partition has one leader."),
+    ("broker.rack", ConfigType.STRING, None, _ONE_BROKER),
+    ("connections.max.reauth.ms", ConfigType.LONG, "0", _NO_SECURITY),
+    ("controller.listener.names", ConfigType.LIST, "PLAINTEXT", _ONE_BROKER),
+    ("create.topic.policy.class.name", ConfigType.CLASS, None, "Penstock runs no classes: there are no policies."),
+    ("delegation.token.secret.key", ConfigType.PASSWORD, None, _NO_SECURITY),
+    ("group.coordinator.rebalance.protocols", ConfigType.LIST, "classic", "Which group protocols are served."),
+    ("inter.broker.listener.name", ConfigType.STRING, None, _ONE_BROKER),
+    (
+        "listener.security.protocol.map",
+        ConfigType.STRING,
+        "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT",
+        f"What the names of listeners mean. {_NO_SECURITY}",
+    ),
+    ("max.connections.per.ip.overrides", ConfigType.STRING, "", "Every address has max.connections.per.ip."),
+    ("metadata.log.dir", ConfigType.STRING, None, "Metadata lies where all data lies: data.dir."),
+    ("offsets.topic.compression.codec", ConfigType.INT, "0", _NO_INTERNAL_TOPICS),
+    ("offsets.topic.num.partitions", ConfigType.INT, "50", _NO_INTERNAL_TOPICS),
+    ("offsets.topic.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
+    ("offsets.topic.segment.bytes", ConfigType.INT, "104857600", _NO_INTERNAL_TOPICS),
+    ("process.roles", ConfigType.LIST, "broker,controller", _ONE_BROKER),
+    ("remote.log.storage.system.enable", ConfigType.BOOLEAN, "false", "Kafka's tiering by topic; see tier2."),
+    ("replica.fetch.max.bytes", ConfigType.INT, "1048576", f"{NO_EFFECT}, which copies no replicas."),
+    ("replica.lag.time.max.ms", ConfigType.LONG, "30000", f"{NO_EFFECT}, which copies no replicas."),
+    ("replica.selector.class", ConfigType.STRING, None, f"{NO_EFFECT}, which has one replica of a partition."),
+    ("sasl.enabled.mechanisms", ConfigType.LIST, "", _NO_SECURITY),
+    ("security.inter.broker.protocol", ConfigType.STRING, "PLAINTEXT", _ONE_BROKER),
+    ("ssl.client.auth", ConfigType.STRING, "none", _NO_SECURITY),
+    (
+        "transaction.partition.verification.enable",
+        ConfigType.BOOLEAN,
+        "true",
+        "It always is.",
+    ),
+    ("transaction.state.log.min.isr", ConfigType.INT, "1", _NO_INTERNAL_TOPICS),
+    ("transaction.state.log.num.partitions", ConfigType.INT, "50", _NO_INTERNAL_TOPICS),
+    ("transaction.state.log.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
+    ("transaction.two.phase.commit.enable", ConfigType.BOOLEAN, "false", "Transactions end by their own time-out."),
+)
+"""Kafka's keys of which Penstock has one value, by their names."""
+
+
+def _first(config: Config) -> str:
+    at = config.listeners[0]
+    return host_port(at.advertised_host or at.host, at.advertised_port or at.port)
 
 
 def _listeners(config: Config) -> str:

@@ -26,7 +26,7 @@ from gateway.config_layers import (
     environment_layer,
     file_layer,
 )
-from gateway.config_model import Config
+from gateway.config_model import IDLE_MS_MIN, Config
 from gateway.config_tiering import Bucket, Directory, TieringKeys
 from gateway.datadir import STORE_DIRECTORY
 
@@ -109,9 +109,20 @@ def _contradictions(config: Config) -> Iterator[str]:
     if low > high:
         key = "group.min.session.timeout.ms"
         yield f"{_said(config, key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
+    if not config.retention_ms:
+        key = _deciding(config, "log.retention.ms", "log.retention.minutes", "log.retention.hours")
+        yield f"{_said(config, key)}: allowed: {allowed(FIELDS[key][1])}; records would go as they come"
+    if 0 <= config.connections_max_idle_ms < IDLE_MS_MIN:
+        key = "connections.max.idle.ms"
+        yield f"{_said(config, key)}: allowed: {allowed(FIELDS[key][1])}"
     if config.tier2 != "off":
         yield from _sizes_of_tiers(config)
     yield from _place_of_tier2(config)
+
+
+def _deciding(config: Config, *keys: str) -> str:
+    """The first key that has a value."""
+    return next(key for key in keys if getattr(config, FIELDS[key][0]) is not None)
 
 
 def _sizes_of_tiers(config: Config) -> Iterator[str]:

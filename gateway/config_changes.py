@@ -1,4 +1,4 @@
-"""Changing the configs of topics and brokers: what AlterConfigs and IncrementalAlterConfigs share.
+"""Changing the configs of resources of all kinds: what AlterConfigs and IncrementalAlterConfigs share.
 
 Keeps: a resource changes as a whole or not at all; what is wrong with one leaves the others alone.
 """
@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kio.schema.errors import ErrorCode
-
 from gateway.admin import ResourceType, repeated, told
 from gateway.apis import RequestContext
 from gateway.broker_configs import CLUSTER
-from gateway.refusals import Refusal
+from gateway.refusals import Refusal, invalid_request
+from gateway.resource_configs import kind_of
+from gateway.resource_keys import KINDS
 from gateway.topics import Change, check_name
 from gateway.wire.message import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A topic or broker as a request names it."""
+    """A resource as a request names it."""
 
     type: int
     name: str
@@ -45,9 +45,9 @@ async def alter(
     for resource, message in zip(asked, request.resources, strict=True):
         try:
             if resource in twice:
-                raise bad("Each resource must appear at most once.")
+                raise invalid_request("Each resource must appear at most once.")
             if repeated(config.name for config in message.configs):
-                raise bad("Error due to duplicate config keys")
+                raise invalid_request("Error due to duplicate config keys")
             check(message)
             _check_resource(ctx, resource)
             changes[resource] = change_of(message, resource)
@@ -69,10 +69,10 @@ async def alter(
 def _check_resource(ctx: RequestContext, resource: Resource) -> None:
     if resource.type == ResourceType.TOPIC:
         if not resource.name:
-            raise bad("Default topic resources are not allowed.")
+            raise invalid_request("Default topic resources are not allowed.")
         check_name(resource.name)
     elif resource.type != ResourceType.BROKER:
-        raise bad(f"Unknown resource type {resource.type}")
+        kind_of(resource.type, resource.name)
     elif resource.name != CLUSTER:
         _check_node(ctx.broker.node_id, resource.name)
 
@@ -81,9 +81,9 @@ def _check_node(node_id: int, name: str) -> None:
     try:
         named = int(name)
     except ValueError:
-        raise bad(f"Node id must be an integer, but it is: {name}") from None
+        raise invalid_request(f"Node id must be an integer, but it is: {name}") from None
     if named != node_id:
-        raise bad(f"Unexpected broker id, expected {node_id}, but received {name}")
+        raise invalid_request(f"Unexpected broker id, expected {node_id}, but received {name}")
 
 
 async def _apply(ctx: RequestContext, changes: Changes, validate_only: bool) -> Outcomes:
@@ -92,24 +92,25 @@ async def _apply(ctx: RequestContext, changes: Changes, validate_only: bool) -> 
     done = await topics.configure(of_topics, validate_only)
     outcomes: Outcomes = {Resource(ResourceType.TOPIC, name): outcome for name, outcome in done.items()}
     for resource, change in changes.items():
-        if resource.type == ResourceType.BROKER:
-            entity = CLUSTER if resource.name == CLUSTER else topics.configs.node
-            try:
+        if resource.type == ResourceType.TOPIC:
+            continue
+        try:
+            if resource.type == ResourceType.BROKER:
+                entity = CLUSTER if resource.name == CLUSTER else topics.configs.node
                 await topics.configure_broker(entity, change, validate_only)
-                outcomes[resource] = None
-            except Refusal as refused:
-                outcomes[resource] = refused
+            else:
+                kind = KINDS[resource.type]
+                await ctx.broker.resource_configs.configure(kind, resource.name, change, validate_only)
+            outcomes[resource] = None
+        except Refusal as refused:
+            outcomes[resource] = refused
     return outcomes
 
 
 def check_no_nulls(configs: Sequence[Message]) -> None:
     """Raises Refusal when a config that needs a value has none."""
     if nulls := [config.name for config in configs if config.value is None]:
-        raise bad(f"Null value not supported for : {', '.join(nulls)}")
-
-
-def bad(message: str) -> Refusal:
-    return Refusal(ErrorCode.invalid_request, message)
+        raise invalid_request(f"Null value not supported for : {', '.join(nulls)}")
 
 
 def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:

@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 from gateway.addresses import ListenAddress
 
 INT_MAX: Final = 2**31 - 1
+INT_MIN: Final = -(2**31)
+LONG_MIN: Final = -(2**63)
 HIDDEN: Final = "[hidden]"
 """What is shown of a secret that is set."""
 

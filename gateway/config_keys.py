@@ -37,13 +37,15 @@ class ConfigType(enum.IntEnum):
 
 
 class ConfigSource(enum.IntEnum):
-    """The `config_source` of DescribeConfigs, strongest first."""
+    """The `config_source` of DescribeConfigs; of what a broker and its topics have, the strongest first."""
 
     TOPIC = 1
     NODE = 2  # set for one broker at run time
     CLUSTER = 3  # set for all brokers at run time
     STATIC = 4  # file, environment or flag
     DEFAULT = 5
+    CLIENT_METRICS = 7  # set for one subscription
+    GROUP = 8  # set for one group
 
 
 ConfigValue = bool | int | float | str | tuple[str, ...]
@@ -153,6 +155,23 @@ def between(low: float, high: float) -> Check:
             raise invalid_value(name, value, f"Value must be no more than {high}")
 
     return check
+
+
+def required(low: int) -> Check:
+    """What Kafka looks at only when it has read all keys, and says in other words."""
+
+    def check(name: str, value: ConfigValue) -> None:
+        assert isinstance(value, int)
+        if value < low:
+            raise InvalidConfig(f"requirement failed: {name} must be greater than or equal to {low}")
+
+    return check
+
+
+def time_or_for_ever(name: str, value: ConfigValue) -> None:
+    """Negative is for ever; zero would delete everything, and is nobody's wish."""
+    if value == 0:
+        raise InvalidConfig(f"requirement failed: {name} must be unlimited (-1) or, greater than or equal to 1")
 
 
 def gzip_level(name: str, value: ConfigValue) -> None:

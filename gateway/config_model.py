@@ -7,8 +7,9 @@ fills and judges the whole.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -22,10 +23,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.config import StoreConfig, SyncMode
 from gateway.addresses import ListenAddress, parse_kafka_listener
-from gateway.config_fields import INT_MAX, type_name
+from gateway.config_fields import INT_MAX, INT_MIN, LONG_MIN, type_name
 from gateway.config_http import HttpKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
 
+IDLE_MS_MIN: Final = 101
+"""Kafka delays the answer to a failed authentication by 100 ms, and closes no connection before it."""
+
+_DIGITS: Final = re.compile(r"[+-]?[0-9]{1,20}")
 Compression = Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]
 
 
@@ -37,6 +42,13 @@ def _http_address(value: object) -> ListenAddress | None:
     if value is None or isinstance(value, ListenAddress):
         return value
     return None if str(value).strip().lower() == "off" else ListenAddress.parse(str(value))
+
+
+def _number(value: object) -> object:
+    """Text that is a number to Python (1_000, 7.0) is none to Kafka; true and false are never numbers."""
+    if isinstance(value, bool) or (isinstance(value, str) and not _DIGITS.fullmatch(value.strip())):
+        raise ValueError("not a number")
+    return value
 
 
 Listener = Annotated[ListenAddress, BeforeValidator(_listener)]
@@ -78,8 +90,9 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
     )
     connections_max_idle_ms: int = Field(
         600_000,
-        ge=-1,
+        ge=LONG_MIN,
         le=LONG_MAX,
+        json_schema_extra={"allowed": f"long from {IDLE_MS_MIN} to {LONG_MAX}, or -1"},
         description="A connection idle for this long is closed; -1 never.",
     )
     connections_first_request_timeout_ms: int = Field(
@@ -201,27 +214,36 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
     )
     log_cleanup_policy: str = Field(
         "delete",
-        pattern=r"^(delete|compact|compact,delete|delete,compact)$",
+        pattern=r"^\s*((delete|compact)(\s*,\s*(delete|compact))*)?\s*$",
         description="What happens to old records of topics that do not say.",
-        json_schema_extra={"allowed": "delete, compact, or both with a comma"},
+        json_schema_extra={"allowed": "delete, compact, or both with a comma; empty: everything is kept"},
     )
     log_retention_ms: int | None = Field(
         None,
-        ge=-1,
+        ge=LONG_MIN,
         le=LONG_MAX,
+        json_schema_extra={"allowed": f"long from 1 to {LONG_MAX}, or -1"},
         description="Age at which records go; -1 never. Set, it wins over minutes and hours.",
     )
     log_retention_minutes: int | None = Field(
         None,
-        ge=-1,
+        ge=INT_MIN,
         le=INT_MAX,
+        json_schema_extra={"allowed": f"int from 1 to {INT_MAX}, or -1"},
         description="Age at which records go, in minutes. Set, it wins over hours.",
     )
-    log_retention_hours: int = Field(168, ge=-1, le=INT_MAX, description="Age at which records go, in hours; -1 never.")
+    log_retention_hours: int = Field(
+        168,
+        ge=INT_MIN,
+        le=INT_MAX,
+        json_schema_extra={"allowed": f"int from 1 to {INT_MAX}, or -1"},
+        description="Age at which records go, in hours; -1 never.",
+    )
     log_retention_bytes: int = Field(
         -1,
-        ge=-1,
+        ge=LONG_MIN,
         le=LONG_MAX,
+        json_schema_extra={"allowed": f"long from -1 to {LONG_MAX}"},
         description="Size of a partition from which its oldest records go; -1 unbounded.",
     )
     log_retention_check_interval_ms: int = Field(
@@ -395,13 +417,15 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: object, info: ValidationInfo) -> object:
-        """Lists may be written with commas; true and false are never numbers."""
+        """Lists may be written with commas; numbers and truth values as Kafka reads them."""
         assert info.field_name is not None
         name = type_name(cls.model_fields[info.field_name])
         if name == "list" and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
-        if name in ("int", "long") and isinstance(value, bool):
-            raise ValueError("not a number")
+        if name in ("int", "long"):
+            return _number(value)
+        if name == "boolean" and isinstance(value, str) and value.strip().lower() not in ("true", "false"):
+            raise ValueError("neither true nor false")
         return value
 
     @field_validator("logging_level", "logging_format", "log_sync_mode", mode="before")

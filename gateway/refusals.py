@@ -22,3 +22,8 @@ class InvalidConfig(Refusal):
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.invalid_config, message)
+
+
+def invalid_request(message: str) -> Refusal:
+    """A request that makes no sense, whatever the state of the broker."""
+    return Refusal(ErrorCode.invalid_request, message)

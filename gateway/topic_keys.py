@@ -138,7 +138,7 @@ _KEYS: Final = (
         f"After how long Kafka syncs a log. {NO_EFFECT}: log.sync.mode decides for all topics, and "
         "by default everything is synced before it is acknowledged.",
         check=at_least(0),
-        broker=(Synonym("log.flush.interval.ms"), Synonym("log.flush.scheduler.interval.ms")),
+        broker=(Synonym("log.flush.interval.ms", floor=0), Synonym("log.flush.scheduler.interval.ms", floor=0)),
     ),
     _key(
         "follower.replication.throttled.replicas",

@@ -174,15 +174,19 @@ class Kafka(System):
     name = "kafka"
     stop_within_s = 120.0  # it takes its time after a thousand connections
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, str] | None = None, *, features: Sequence[str] = ()
+    ) -> None:
         super().__init__(directory)
         self.address = f"127.0.0.1:{free_port()}"
+        self._settings = SETTINGS | (settings or {})
+        self._features = [f"--feature={feature}" for feature in features]
         self._properties = directory / "server.properties"
         self._properties.write_text(self._configuration(f"127.0.0.1:{free_port()}"))
         self._format()
 
     def _configuration(self, controller: str) -> str:
-        settings = SETTINGS | {
+        settings = self._settings | {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{controller}",
@@ -204,7 +208,7 @@ class Kafka(System):
         subprocess.run(
             [
                 *java_command("kafka.tools.StorageTool"),
-                *("format", "-t", "cGVuc3RvY2stY29tcGF0MQ", "-c", str(self._properties)),
+                *("format", "-t", "cGVuc3RvY2stY29tcGF0MQ", "-c", str(self._properties), *self._features),
             ],
             check=True,
             capture_output=True,

@@ -44,8 +44,9 @@ class Api:
     body as soon as the request is there, and answers through the slot whenever it can: for the hot
     APIs. `error_response(request, version, error code)` is the answer when `handle` raised; without
     one the connection is closed. `advertise_from` is the lowest version that ApiVersions shows, where
-    that differs from the truth. `unsupported_version()` is the answer, in version 0's form, to a
-    version that is not served; without one the connection is closed, as Kafka does.
+    that differs from the truth; what is not `advertised` is answered and not shown.
+    `unsupported_version()` is the answer, in version 0's form, to a version that is not served; without
+    one the connection is closed, as Kafka does.
     """
 
     key: int
@@ -55,6 +56,7 @@ class Api:
     handle_raw: RawHandler | None = None
     error_response: ErrorResponse | None = None
     advertise_from: int | None = None
+    advertised: bool = True
     unsupported_version: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:

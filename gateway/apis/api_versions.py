@@ -6,8 +6,7 @@ version that we do not know is answered in version 0's form with UNSUPPORTED_VER
 so that the client can ask again.
 
 Keeps: what is advertised is what is registered, except Produce's minimum, which is shown as 0 because
-older librdkafka otherwise turns compression off (KAFKA-18659). No feature is finalised that is not
-there: without group.version clients keep to the classic protocol.
+older librdkafka otherwise turns compression off (KAFKA-18659), and telemetry, which clients would use.
 """
 
 import re
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
+from gateway.features import SUPPORTED_FEATURES
 from gateway.wire.message import Message
 
 UNSUPPORTED_VERSION: Final = 35
@@ -25,11 +25,6 @@ SOFTWARE_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 SOFTWARE_CHARS_MAX: Final = 100
 """What a connection remembers of either."""
 
-SUPPORTED_FEATURES: Final[Mapping[str, tuple[int, int]]] = {
-    "metadata.version": (7, 25),  # up to 4.0-IV3: the oldest Kafka whose APIs these are, known to every tool of 4.x
-    "transaction.version": (0, 2),  # 2: producers get a new epoch with every transaction (KIP-890)
-}
-"""Lowest and highest level; the highest is on."""
 ZERO_MINIMUM_SINCE: Final = 4
 FEATURES_EPOCH: Final = 2
 
@@ -44,7 +39,7 @@ async def api_versions(ctx: RequestContext, request: Message) -> Mapping[str, An
         ctx.connection.client_software_name = name[:SOFTWARE_CHARS_MAX]
         ctx.connection.client_software_version = version[:SOFTWARE_CHARS_MAX]
     return {
-        "api_keys": [_advertised(api) for api in ctx.apis],
+        "api_keys": [_advertised(api) for api in ctx.apis if api.advertised],
         "supported_features": [
             {"name": name, "min_version": lowest, "max_version": highest}
             for name, (lowest, highest) in SUPPORTED_FEATURES.items()

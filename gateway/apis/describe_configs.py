@@ -1,8 +1,7 @@
 """DescribeConfigs (key 32), versions 1-4; v3 adds types and documentation (KIP-569).
 
 Keeps: every config of a resource is told, with its default, where its value comes from and what
-else would set it. Groups and client metrics have no configs of their own here: they are described
-as Kafka describes one that has none set, without entries.
+else would set it; of a group or a metrics subscription too, whether it exists or not.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from gateway.apis import Api, RequestContext
 from gateway.broker_configs import DescribedConfig
 from gateway.config_keys import ConfigType
 from gateway.refusals import Refusal
+from gateway.resource_keys import KINDS
 from gateway.topics import check_name
 from gateway.wire.message import Message
 
@@ -62,7 +62,7 @@ def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig
             if not name:
                 what = "Group" if kind == ResourceType.GROUP else "Client metrics subscription"
                 raise Refusal(ErrorCode.invalid_request, f"{what} name must not be empty")
-            described = iter(())
+            described = ctx.broker.resource_configs.describe(KINDS[kind], name)
         case unknown:
             raise Refusal(ErrorCode.invalid_request, f"Unsupported resource type: {unknown}")
     return described

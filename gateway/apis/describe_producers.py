@@ -13,6 +13,7 @@ from gateway.admin import slot_of
 from gateway.apis import Api, RequestContext
 from gateway.wire.message import Message
 
+NOT_HERE: Final = "This server does not host this topic-partition."
 NONE: Final = -1
 
 
@@ -20,14 +21,15 @@ async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[s
     topics = []
     for topic in request.topics:
         stream = ctx.broker.topics.get(topic.name)
-        partitions = [_partition(index, slot_of(stream, index)) for index in topic.partition_indexes]
+        why = NOT_HERE if stream is None else None
+        partitions = [_partition(index, slot_of(stream, index), why) for index in topic.partition_indexes]
         topics.append({"name": topic.name, "partitions": partitions})
     return {"topics": topics}
 
 
-def _partition(index: int, slot: Slot | None) -> dict[str, Any]:
+def _partition(index: int, slot: Slot | None, why: str | None) -> dict[str, Any]:
     if slot is None:
-        return _failed(index, ErrorCode.unknown_topic_or_partition)
+        return _failed(index, ErrorCode.unknown_topic_or_partition, why)
     producers = [_producer(slot, producer_id, state) for producer_id, state in (slot.writers or {}).items()]
     return {"partition_index": index, "error_code": ErrorCode.none, "active_producers": producers}
 
@@ -45,9 +47,8 @@ def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any
     }
 
 
-def _failed(index: int, code: int) -> dict[str, Any]:
-    message = ErrorCode(code).name
-    return {"partition_index": index, "error_code": code, "error_message": message, "active_producers": []}
+def _failed(index: int, code: int, why: str | None = None) -> dict[str, Any]:
+    return {"partition_index": index, "error_code": code, "error_message": why, "active_producers": []}
 
 
 def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:

@@ -17,6 +17,10 @@ from gateway.apis import Api, RequestContext
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 4
+MALFORMED: Final = (
+    "This most likely occurs because of a request being malformed by the client library or the message was sent to an "
+    "incompatible broker. See the broker logs for more details."
+)
 NO_NODE: Final[Mapping[str, Any]] = {"node_id": -1, "host": "", "port": -1}
 
 
@@ -41,9 +45,10 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
-    answer = {"error_code": error, "error_message": ErrorCode(error).name, **NO_NODE}
     if version < BATCHED_FROM:
-        return answer
+        why = MALFORMED if error == ErrorCode.invalid_request else None
+        return {"error_code": error, "error_message": why, **NO_NODE}
+    answer = {"error_code": error, "error_message": "", **NO_NODE}
     return {"coordinators": [{"key": key, **answer} for key in request.coordinator_keys]}
 
 

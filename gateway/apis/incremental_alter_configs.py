@@ -13,8 +13,8 @@ from kio.schema.errors import ErrorCode
 from gateway.admin import ResourceType
 from gateway.apis import Api, RequestContext
 from gateway.broker_configs import BrokerConfigs
-from gateway.config_changes import Resource, alter, bad, check_no_nulls, error_response
-from gateway.refusals import Refusal
+from gateway.config_changes import Resource, alter, check_no_nulls, error_response
+from gateway.refusals import Refusal, invalid_request
 from gateway.topics import Change
 from gateway.wire.message import Message
 
@@ -48,7 +48,7 @@ def _check_operations(message: Message) -> None:
     known = set(Operation)
     for config in message.configs:
         if config.config_operation not in known:
-            raise bad(f"Unknown operations type {config.config_operation}")
+            raise invalid_request(f"Unknown operations type {config.config_operation}")
     check_no_nulls([c for c in message.configs if c.config_operation != Operation.DELETE])
 
 

@@ -1,6 +1,6 @@
 """ListConfigResources (key 74), versions 0-1: names that can be described (KIP-714, KIP-1142).
 
-v0 is about client metrics only, of which there are none.
+v0 is about client metrics only. Groups and subscriptions are listed that have configs of their own.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.admin import ResourceType
 from gateway.apis import Api, RequestContext
+from gateway.resource_keys import KINDS
 from gateway.wire.message import Message
 
 ANY_TYPE_FROM: Final = 1
@@ -26,6 +27,8 @@ async def list_config_resources(ctx: RequestContext, request: Message) -> Mappin
     found = [(node, kind) for kind in (ResourceType.BROKER, ResourceType.BROKER_LOGGER)]
     if ResourceType.TOPIC in asked:
         found += [(stream.name, ResourceType.TOPIC) for stream in ctx.broker.topics]
+    for kind in KINDS.values():
+        found += [(name, kind.type) for name in ctx.broker.resource_configs.names(kind)]
     return {
         "config_resources": [{"resource_name": name, "resource_type": kind} for name, kind in found if kind in asked]
     }

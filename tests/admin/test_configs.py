@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from core.tables import Put
 from gateway.topic_configs import config_of
 from gateway.wire.message import Message
 from tests.admin.harness import Admin, admin_of, code_and_message
@@ -113,12 +114,13 @@ def test_not_described(admin: Admin, kind: int, name: str, code: int, why: str) 
     assert (code, why) == code_and_message(describe(admin, kind, name))
 
 
-@pytest.mark.parametrize("kind", [METRICS, GROUP])
-def test_without_configs(admin: Admin, kind: int) -> None:
-    """A group or a metrics subscription has no configs, which is no error."""
+@pytest.mark.parametrize(("kind", "count"), [(METRICS, 3), (GROUP, 17)])
+def test_unheard_of(admin: Admin, kind: int, count: int) -> None:
+    """A group or a metrics subscription that nobody configured has Kafka's keys, each with its default."""
     result = describe(admin, kind, "any")
 
-    assert (result.error_code, result.configs) == (0, [])
+    assert (result.error_code, len(result.configs)) == (0, count)
+    assert {config.config_source for config in result.configs} == {5}
 
 
 def test_logger(admin: Admin) -> None:
@@ -193,7 +195,7 @@ def test_twice(admin: Admin) -> None:
     [
         (TOPIC, "missing", 3, "The topic 'missing' does not exist."),
         (TOPIC, "", 42, "Default topic resources are not allowed."),
-        (METRICS, "x", 42, "Unknown resource type 16"),
+        (64, "x", 42, "Unknown resource type 64"),
         (77, "x", 42, "Unknown resource type 77"),
         (BROKER, "2", 42, "Unexpected broker id, expected 1, but received 2"),
         (BROKER, "x", 42, "Node id must be an integer, but it is: x"),
@@ -402,3 +404,55 @@ def test_list_resources(admin: Admin) -> None:
     assert {TOPIC} == {r.resource_type for r in topics}
     assert admin.ask("ListConfigResources", 0).config_resources == []
     assert admin.ask("ListConfigResources", 1, resource_types=[77]).error_code == 35
+
+
+def test_what_tools_read(admin: Admin) -> None:
+    """Broker keys that tools look at have answers from what is there in their place."""
+    result = describe(admin, BROKER, "1")
+    values = {config.name: config.value for config in result.configs}
+    address = values["advertised.listeners"].removeprefix("PLAINTEXT://")
+
+    assert {
+        "process.roles": "broker,controller",
+        "controller.quorum.voters": f"1@{address}",
+        "group.coordinator.rebalance.protocols": "classic",
+        "offsets.topic.num.partitions": "50",
+        "transaction.state.log.replication.factor": "1",
+        "sasl.enabled.mechanisms": "",
+        "authorizer.class.name": "",
+        "broker.rack": None,
+        "inter.broker.listener.name": None,
+        "log.dir": values["data.dir"],
+        "group.consumer.session.timeout.ms": "45000",
+    }.items() <= values.items()
+    assert {"PLAINTEXT:PLAINTEXT"} <= set(values["listener.security.protocol.map"].split(","))
+
+
+def test_no_time_at_all(own: Admin) -> None:
+    """A broker's retention of nothing is refused, at run time as at the start; a topic may have it, as in Kafka."""
+    why = "requirement failed: log.retention.ms must be unlimited (-1) or, greater than or equal to 1"
+
+    assert [set_broker(own, entity, log_retention_ms="0") for entity in ("", "1")] == [(42, why)] * 2
+    assert set_broker(own, "", log_retention_ms="-5") == (0, None)
+    assert config_of(own.stream(own.create(retention_ms="0"))).retention_ms == 0
+
+
+def test_threads_of_the_cleaner(own: Admin) -> None:
+    """Kafka's conditions between keys hold for keys without an effect too."""
+    why = "requirement failed: log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread."
+
+    assert set_broker(own, "", log_cleaner_threads="128") == (42, why)
+    assert set_broker(own, "", log_cleaner_threads="128", log_cleaner_dedupe_buffer_size="200000000") == (0, None)
+    assert set_broker(own, "1", log_cleaner_threads="500") == (42, why)
+
+
+def test_stored_before_it_was_refused(own: Admin) -> None:
+    """A broker's config that an earlier release took is left out, and the start goes on."""
+    stored = [Put("brokerconfig", b"\0log.retention.ms", b"0"), Put("brokerconfig", b"1\0ssl.client.auth", b"required")]
+    own.run(own.broker.store.update(*stored))
+    own.restart()
+
+    assert config_of(own.stream(own.create())).retention_ms == 604_800_000
+    assert set_broker(own, "", log_retention_ms="7") == (0, None)
+    own.restart()
+    assert config_of(own.stream(own.create())).retention_ms == 7

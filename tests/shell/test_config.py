@@ -222,7 +222,7 @@ class TestRefusals:
             ("num.partitions=0", "int from 1 to 100000"),
             ("num.partitions=many", "int from 1 to 100000"),
             ("auto.create.topics.enable=perhaps", "true, false"),
-            ("log.retention.ms=-2", "long from -1 to 9223372036854775807"),
+            ("log.retention.ms=0", "long from 1 to 9223372036854775807, or -1"),
             ("log.cleanup.policy=shred", "delete, compact, or both with a comma"),
             ("compression.type=brotli", "producer, uncompressed, gzip, snappy, lz4, zstd"),
             ("http.listen=9094", "HOST:PORT, off"),

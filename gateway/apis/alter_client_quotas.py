@@ -1,0 +1,56 @@
+"""AlterClientQuotas (key 49), versions 0-1 (KIP-546): sets and takes away quotas, each entity by itself.
+
+Taking away what is not there is done at once. Setting is refused: by Kafka's checks first, then because it would have
+no effect (see `gateway.quotas`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.admin import told
+from gateway.apis import Api, RequestContext
+from gateway.quotas import check_change, entity_of, repeated
+from gateway.refusals import Refusal
+from gateway.turns import in_turns
+from gateway.wire.message import Message
+
+
+async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    outcomes: dict[frozenset[tuple[str, str | None]], dict[str, Any]] = {}
+    async for entry in in_turns(request.entries):
+        entity = entity_of([(part.entity_type, part.entity_name) for part in entry.entity])
+        identity = frozenset(entity.items())
+        try:
+            if identity in outcomes:
+                raise repeated(entity)
+            check_change(entity, [(op.key, None if op.remove else op.value) for op in entry.ops])
+            outcomes[identity] = _outcome(entity, None)
+        except Refusal as refused:
+            outcomes[identity] = _outcome(entity, refused)
+    return {"entries": list(outcomes.values())}
+
+
+def _outcome(entity: Mapping[str, str | None], refusal: Refusal | None) -> dict[str, Any]:
+    named = [{"entity_type": kind, "entity_name": name} for kind, name in entity.items()]
+    return {**told(refusal), "entity": named}
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "entries": [
+            {
+                "error_code": code,
+                "entity": [{"entity_type": part.entity_type, "entity_name": part.entity_name} for part in entry.entity],
+            }
+            for entry in request.entries
+        ]
+    }
+
+
+API: Final = Api(
+    key=49,
+    name="AlterClientQuotas",
+    versions=range(2),
+    handle=alter_client_quotas,
+    error_response=_error_response,
+)

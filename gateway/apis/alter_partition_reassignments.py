@@ -1,0 +1,71 @@
+"""AlterPartitionReassignments (key 45), versions 0-1; v1 (KIP-860) may forbid another number of replicas.
+
+Keeps: the only replica of a partition is this broker's. An assignment of just that is done already; any other names a
+broker that is not there. Nothing is ever under way that could be cancelled.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import slot_of, told
+from gateway.apis import Api, RequestContext
+from gateway.refusals import Refusal
+from gateway.wire.message import Message
+
+
+async def alter_partition_reassignments(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return {
+        "allow_replication_factor_change": request.allow_replication_factor_change,
+        "error_message": None if request.topics else "",
+        "responses": [
+            {
+                "name": topic.name,
+                "partitions": [
+                    {"partition_index": part.partition_index, **told(_why_not(ctx, topic.name, part))}
+                    for part in topic.partitions
+                ],
+            }
+            for topic in request.topics
+        ],
+    }
+
+
+def _why_not(ctx: RequestContext, name: str, part: Message) -> Refusal | None:
+    """Why a partition does not get the replicas that it is to have; None when it has them."""
+    stream = ctx.broker.topics.get(name)
+    if stream is None:
+        return Refusal(ErrorCode.unknown_topic_or_partition, f"Unable to find a topic named {name}.")
+    if slot_of(stream, part.partition_index) is None:
+        why = f"Unable to find partition {name}:{part.partition_index}."
+        return Refusal(ErrorCode.unknown_topic_or_partition, why)
+    if part.replicas is None:
+        return Refusal(ErrorCode.no_reassignment_in_progress)
+    return _wrong(part.replicas, ctx.broker.node_id)
+
+
+def _wrong(replicas: Sequence[int], node_id: int) -> Refusal | None:
+    if not replicas:
+        return _invalid("includes an empty replica list.")
+    before = None
+    for replica in sorted(replicas):
+        if replica != node_id:
+            return _invalid(f"includes broker {replica}, but no such broker is registered.")
+        if replica == before:
+            return _invalid(f"includes the broker {replica} more than once.")
+        before = replica
+    return None
+
+
+def _invalid(why: str) -> Refusal:
+    return Refusal(ErrorCode.invalid_replica_assignment, f"The manual partition assignment {why}")
+
+
+API: Final = Api(
+    key=45,
+    name="AlterPartitionReassignments",
+    versions=range(2),
+    handle=alter_partition_reassignments,
+    error_response=lambda request, version, code: {"error_code": code},
+)

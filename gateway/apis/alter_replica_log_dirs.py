@@ -1,0 +1,60 @@
+"""AlterReplicaLogDirs (key 34), versions 1-2 (KIP-113): moves partitions between a broker's directories.
+
+Keeps: there is one directory, data.dir, and everything is in it. A move there is done already, one to another is
+LOG_DIR_NOT_FOUND.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.admin import slot_of
+from gateway.apis import Api, RequestContext
+from gateway.wire.message import Message
+
+
+async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    here = str(ctx.broker.config.data_dir.absolute())
+    outcomes: dict[str, dict[int, int]] = {}
+    for directory in request.dirs:
+        for topic in directory.topics:
+            for partition in topic.partitions:
+                code = _outcome(ctx, topic.name, partition, is_here=directory.path == here)
+                outcomes.setdefault(topic.name, {})[partition] = code
+    return {"results": _results(outcomes)}
+
+
+def _outcome(ctx: RequestContext, name: str, partition: int, *, is_here: bool) -> int:
+    if not is_here:
+        return ErrorCode.log_dir_not_found
+    if slot_of(ctx.broker.topics.get(name), partition) is None:
+        return ErrorCode.unknown_topic_or_partition
+    return ErrorCode.none
+
+
+def _results(outcomes: Mapping[str, Mapping[int, int]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "topic_name": name,
+            "partitions": [{"partition_index": index, "error_code": code} for index, code in partitions.items()],
+        }
+        for name, partitions in outcomes.items()
+    ]
+
+
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    outcomes: dict[str, dict[int, int]] = {}
+    for directory in request.dirs:
+        for topic in directory.topics:
+            outcomes.setdefault(topic.name, {}).update(dict.fromkeys(topic.partitions, code))
+    return {"results": _results(outcomes)}
+
+
+API: Final = Api(
+    key=34,
+    name="AlterReplicaLogDirs",
+    versions=range(1, 3),
+    handle=alter_replica_log_dirs,
+    error_response=_error_response,
+)

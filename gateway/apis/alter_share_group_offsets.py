@@ -1,0 +1,24 @@
+"""AlterShareGroupOffsets (key 91), version 0 (KIP-932): where a share group begins.
+
+Share groups are not served (UNSUPPORTED_VERSION).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.new_groups import NOT_SERVED, NOT_SERVED_TEXT
+from gateway.wire.message import Message
+
+
+async def alter_share_group_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return {"error_code": NOT_SERVED, "error_message": NOT_SERVED_TEXT}
+
+
+API: Final = Api(
+    key=91,
+    name="AlterShareGroupOffsets",
+    versions=range(1),
+    handle=alter_share_group_offsets,
+    error_response=lambda request, version, code: {"error_code": code},
+)

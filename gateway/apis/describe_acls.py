@@ -1,0 +1,25 @@
+"""DescribeAcls (key 29), versions 1-3: the ACLs that match a filter; v2 adds user resources, v3 is flexible.
+
+Without an authorizer there is nothing to look at, and Kafka says so: SECURITY_DISABLED, which is no empty list.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.admin import told
+from gateway.apis import Api, RequestContext
+from gateway.security import NOTHING_TO_DESCRIBE
+from gateway.wire.message import Message
+
+
+async def describe_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return told(NOTHING_TO_DESCRIBE)
+
+
+API: Final = Api(
+    key=29,
+    name="DescribeAcls",
+    versions=range(1, 4),
+    handle=describe_acls,
+    error_response=lambda request, version, code: {"error_code": code},
+)

@@ -1,0 +1,30 @@
+"""DescribeClientQuotas (key 48), versions 0-1 (KIP-546): the quotas of entities that match a filter; v1 is flexible.
+
+There are none; a filter that makes no sense is refused as Kafka does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.admin import told
+from gateway.apis import Api, RequestContext
+from gateway.quotas import Component, check_filter
+from gateway.refusals import Refusal
+from gateway.wire.message import Message
+
+
+async def describe_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    try:
+        check_filter([Component(part.entity_type, part.match_type, part.match) for part in request.components])
+    except Refusal as refused:
+        return {**told(refused), "entries": None}
+    return {"error_message": "", "entries": []}
+
+
+API: Final = Api(
+    key=48,
+    name="DescribeClientQuotas",
+    versions=range(2),
+    handle=describe_client_quotas,
+    error_response=lambda request, version, code: {"error_code": code, "entries": None},
+)

@@ -1,0 +1,24 @@
+"""DescribeDelegationToken (key 41), versions 1-3: tokens by owner.
+
+Over a connection that does not say whose it is, Kafka shows none either (DELEGATION_TOKEN_REQUEST_NOT_ALLOWED).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.security import NO_TOKENS
+from gateway.wire.message import Message
+
+
+async def describe_delegation_token(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return {"error_code": NO_TOKENS}
+
+
+API: Final = Api(
+    key=41,
+    name="DescribeDelegationToken",
+    versions=range(1, 4),
+    handle=describe_delegation_token,
+    error_response=lambda request, version, code: {"error_code": code},
+)

@@ -1,0 +1,79 @@
+"""DescribeQuorum (key 55), versions 0-2; v1 tells times (KIP-836), v2 directories and endpoints (KIP-853).
+
+Keeps: what stands in for Kafka's metadata log is the log of the store, in which every change of metadata is; its only
+voter is this broker. The answer is about that partition alone, as in Kafka: asked for more beside it, all is unknown.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.apis import Api, RequestContext
+from gateway.topics import CLUSTER_METADATA
+from gateway.wire.message import Message
+
+NOT_HERE: Final = "This server does not host this topic-partition."
+LISTENER: Final = "PLAINTEXT"
+
+
+async def describe_quorum(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    asked = [(topic.topic_name, part.partition_index) for topic in request.topics for part in topic.partitions]
+    if asked != [(CLUSTER_METADATA, 0)]:
+        return {"error_message": "", "topics": _unknown(request)}
+    partition = {**_partition(ctx), "error_message": ""}
+    return {
+        "error_message": "",
+        "topics": [{"topic_name": CLUSTER_METADATA, "partitions": [partition]}],
+        "nodes": [_node(ctx)],
+    }
+
+
+def _partition(ctx: RequestContext) -> dict[str, Any]:
+    container = ctx.broker.store.home
+    now = ctx.broker.clock.wall_ms()
+    voter = {
+        "replica_id": ctx.broker.node_id,
+        "log_end_offset": container.log.next_lsn,
+        "last_fetch_timestamp": now,
+        "last_caught_up_timestamp": now,
+    }
+    return {
+        "partition_index": 0,
+        "leader_id": ctx.broker.node_id,
+        "leader_epoch": container.epoch,
+        "high_watermark": container.applied_lsn + 1,
+        "current_voters": [voter],
+    }
+
+
+def _node(ctx: RequestContext) -> dict[str, Any]:
+    listener = ctx.connection.listener
+    reached = {"name": LISTENER, "host": listener.advertised_host, "port": listener.advertised_port}
+    return {"node_id": ctx.broker.node_id, "listeners": [reached]}
+
+
+def _unknown(request: Message) -> list[dict[str, Any]]:
+    return [
+        {
+            "topic_name": topic.topic_name,
+            "partitions": [
+                {
+                    "partition_index": part.partition_index,
+                    "error_code": ErrorCode.unknown_topic_or_partition,
+                    "error_message": NOT_HERE,
+                }
+                for part in topic.partitions
+            ],
+        }
+        for topic in request.topics
+    ]
+
+
+API: Final = Api(
+    key=55,
+    name="DescribeQuorum",
+    versions=range(3),
+    handle=describe_quorum,
+    error_response=lambda request, version, code: {"error_code": code},
+)

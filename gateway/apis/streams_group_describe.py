@@ -1,0 +1,21 @@
+"""StreamsGroupDescribe (key 89), version 0 (KIP-1071): streams groups, which are not served (UNSUPPORTED_VERSION)."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.apis import Api, RequestContext
+from gateway.new_groups import in_every_group, none_described
+from gateway.wire.message import Message
+
+
+async def streams_group_describe(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    return none_described(request.group_ids)
+
+
+API: Final = Api(
+    key=89,
+    name="StreamsGroupDescribe",
+    versions=range(1),
+    handle=streams_group_describe,
+    error_response=in_every_group,
+)

@@ -1,0 +1,117 @@
+"""The configs of single consumer groups and metrics subscriptions: kept by name, changed one at a time, described.
+
+Keeps: what is told is durable, and a change starts from what is there when it is made. Table `resourceconfig`: key =
+Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte, the config's name;
+value = its text; all UTF-8. A resource without configs is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from core.store import Store
+from core.tables import Delete, Put
+from gateway.broker_configs import DescribedConfig, SynonymValue
+from gateway.config_keys import ConfigSource
+from gateway.refusals import Refusal, invalid_request
+from gateway.resource_keys import KINDS, ResourceKind, check
+from gateway.topics import Change, refusal_of
+
+logger = logging.getLogger(__name__)
+
+TABLE: Final = "resourceconfig"
+STORED_CHARS_MAX: Final = 8 * 2**20
+"""Of the names and values of all resources together: anybody may name a group."""
+NAME_CHARS_SHOWN_MAX: Final = 100
+"""Of a resource's name, in a log line."""
+
+Place = tuple[int, str]
+"""A resource's type and name."""
+
+
+class ResourceConfigs:
+    """What is set for groups and subscriptions."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._set: dict[Place, dict[str, str]] = {}
+        self._chars = 0
+        self._changing = asyncio.Lock()
+        for key, value in store.table(TABLE).items():
+            kind, _, rest = key.decode().partition("\0")
+            name, _, config = rest.rpartition("\0")
+            self._set.setdefault((int(kind), name), {})[config] = value.decode()
+        self._chars = sum(_chars(place, texts) for place, texts in self._set.items())
+
+    def __repr__(self) -> str:
+        return f"<ResourceConfigs {len(self._set)} resources, {self._chars} characters>"
+
+    def names(self, kind: ResourceKind) -> list[str]:
+        """Those of a kind that have configs of their own."""
+        return sorted(name for of_kind, name in self._set if of_kind == kind.type)
+
+    def describe(self, kind: ResourceKind, name: str) -> Iterator[DescribedConfig]:
+        """Every config of a resource, whether it was ever heard of or not."""
+        overrides = self._set.get((kind.type, name), {})
+        for key in kind.keys.values():
+            below = [SynonymValue(synonym.name, key.default, ConfigSource.DEFAULT) for synonym in key.synonyms]
+            text, source = key.default, ConfigSource.DEFAULT
+            if key.name in overrides:
+                text, source = overrides[key.name], kind.source
+                below.insert(0, SynonymValue(key.name, text, source))
+            yield DescribedConfig(key.name, text, key.type, source, False, key.doc, below)
+
+    async def configure(self, kind: ResourceKind, name: str, change: Change, validate_only: bool = False) -> None:
+        """Change what is set for a resource, in one durable step. Raises Refusal."""
+        async with self._changing:
+            place = (int(kind.type), name)
+            now = self._set.get(place, {})
+            wanted = check(kind, change(now))
+            chars = self._chars + _chars(place, wanted) - _chars(place, now)
+            if chars > max(STORED_CHARS_MAX, self._chars):
+                why = f"No more than {STORED_CHARS_MAX} characters of configs are kept for groups and subscriptions"
+                raise Refusal(ErrorCode.policy_violation, why)
+            operations = list(_operations(place, now, wanted))
+            if validate_only or not operations:
+                return
+            try:
+                await self._store.update(*operations)
+            except StoreError as failed:
+                raise refusal_of(failed) from failed
+            self._chars = chars
+            if wanted:
+                self._set[place] = wanted
+            else:
+                del self._set[place]
+        told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(wanted)}
+        logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
+
+
+def kind_of(resource_type: int, name: str) -> ResourceKind:
+    """The kind of a resource that is to be configured. Raises Refusal for another type, and without a name."""
+    kind = KINDS.get(resource_type)
+    if kind is None:
+        raise invalid_request(f"Unknown resource type {resource_type}")
+    if not name:
+        raise invalid_request(kind.nameless)
+    return kind
+
+
+def _chars(place: Place, texts: Mapping[str, str]) -> int:
+    return sum(len(place[1]) + len(name) + len(text) for name, text in texts.items())
+
+
+def _operations(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Put | Delete]:
+    kind, resource = place
+    for name in now.keys() | wanted.keys():
+        key = f"{kind}\0{resource}\0{name}".encode()
+        if name not in wanted:
+            yield Delete(TABLE, key)
+        elif now.get(name) != wanted[name]:
+            yield Put(TABLE, key, wanted[name].encode())

@@ -1,0 +1,193 @@
+"""What can be set for one consumer group, and for one subscription to clients' metrics: Kafka's keys, and its checks.
+
+Keeps: a value that is taken here, Kafka takes too. None has an effect yet: the group protocols that would read them are
+not served, nor is telemetry. They are kept all the same, as by a Kafka in which both are off, for tools that set them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.admin import ResourceType
+from gateway.config_keys import (
+    Check,
+    ConfigKey,
+    ConfigSource,
+    ConfigType,
+    ConfigValue,
+    Synonym,
+    at_least,
+    between,
+    invalid_value,
+    one_of,
+)
+from gateway.refusals import InvalidConfig, Refusal, invalid_request
+
+NO_EFFECT: Final = "Accepted and kept; it has no effect as long as Penstock does not serve"
+PATTERN_CHARS_MAX: Final = 1_000
+"""Of one regular expression over clients."""
+
+_DURATION: Final = re.compile(
+    r"by_duration:\+?P(?=.)(?:[0-9]{1,9}D)?(?:T(?=.)(?:[0-9]{1,9}H)?(?:[0-9]{1,9}M)?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?S)?)?",
+    re.I,
+)
+_CLIENT_PROPERTIES: Final = frozenset(
+    {
+        "client_instance_id",
+        "client_id",
+        "client_software_name",
+        "client_software_version",
+        "client_source_address",
+        "client_source_port",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceKind:
+    """A kind of resource whose configs are kept by name."""
+
+    type: ResourceType
+    source: ConfigSource
+    keys: Mapping[str, ConfigKey]
+    unknown: Callable[[str], Refusal]
+    """What is said about a name that is no key."""
+    nameless: str
+    """What is said to who would configure the one without a name."""
+
+
+def _bounded(low: int, lowest: int | None, highest: int | None) -> Check:
+    """At least `low` in any case; within the bounds that the broker's keys set for its groups."""
+    floor = at_least(low)
+
+    def check(name: str, value: ConfigValue) -> None:
+        floor(name, value)
+        assert isinstance(value, int)
+        protocol, _, rest = name.partition(".")
+        rest = rest.removeprefix("num.")
+        if lowest is not None and value < lowest:
+            raise InvalidConfig(f"{name} must be greater than or equal to group.{protocol}.min.{rest}")
+        if highest is not None and value > highest:
+            raise InvalidConfig(f"{name} must be less than or equal to group.{protocol}.max.{rest}")
+
+    return check
+
+
+def _offset_reset(name: str, value: ConfigValue) -> None:
+    text = str(value)
+    if text not in ("earliest", "latest") and not _DURATION.fullmatch(text):
+        why = (
+            f"Invalid value `{text}` for configuration {name}. The value must be either 'earliest', 'latest' or of "
+            "the format 'by_duration:<PnDTnHnMn.nS>'."
+        )
+        raise invalid_value(name, text, why)
+
+
+def _group_key(
+    name: str, default: int | str, check: Check | None, kind: ConfigType = ConfigType.INT, *, own: bool = False
+) -> ConfigKey:
+    protocol = name.partition(".")[0]
+    doc = f"Kafka's setting of a {protocol} group. {NO_EFFECT} {protocol} groups."
+    return ConfigKey(name, kind, str(default), doc, check, (Synonym(name if own else f"group.{name}"),))
+
+
+_SESSION: Final = _bounded(1, 45_000, 60_000)
+_HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
+_ASSIGNMENT: Final = _bounded(0, 0, 15_000)
+
+GROUP_KEYS: Final = (
+    _group_key("consumer.session.timeout.ms", 45_000, _SESSION),
+    _group_key("consumer.heartbeat.interval.ms", 5_000, _HEARTBEAT),
+    _group_key("consumer.assignment.interval.ms", 1_000, _ASSIGNMENT),
+    _group_key("share.session.timeout.ms", 45_000, _SESSION),
+    _group_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT),
+    _group_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT),
+    _group_key("share.record.lock.duration.ms", 30_000, _bounded(1_000, 15_000, 60_000)),
+    _group_key("share.delivery.count.limit", 5, _bounded(2, 2, 10)),
+    _group_key("share.partition.max.record.locks", 2_000, _bounded(100, 100, 4_000)),
+    _group_key("share.auto.offset.reset", "latest", _offset_reset, ConfigType.STRING, own=True),
+    _group_key(
+        "share.isolation.level",
+        "read_uncommitted",
+        one_of("read_committed", "read_uncommitted"),
+        ConfigType.STRING,
+        own=True,
+    ),
+    _group_key("share.renew.acknowledge.enable", "true", None, ConfigType.BOOLEAN, own=True),
+    _group_key("streams.session.timeout.ms", 45_000, _SESSION),
+    _group_key("streams.heartbeat.interval.ms", 5_000, _HEARTBEAT),
+    _group_key("streams.assignment.interval.ms", 1_000, _ASSIGNMENT),
+    _group_key("streams.num.standby.replicas", 0, _bounded(0, None, 2)),
+    _group_key("streams.initial.rebalance.delay.ms", 3_000, at_least(0)),
+)
+
+
+def _interval(name: str, value: ConfigValue) -> None:
+    try:
+        between(100, 3_600_000)(name, value)
+    except InvalidConfig:
+        why = f"Invalid value {value} for {name}, interval must be between 100 and 3600000 (1 hour)"
+        raise invalid_request(why) from None
+
+
+def _names(name: str, value: ConfigValue) -> None:
+    assert isinstance(value, tuple)
+    if "" in value:
+        raise InvalidConfig(f"Configuration '{name}' values must not be empty.")
+
+
+def _patterns(name: str, value: ConfigValue) -> None:
+    """Properties of clients, each with a regular expression that is only read here, never matched."""
+    assert isinstance(value, tuple)
+    _names(name, value)
+    for item in value:
+        key, _, pattern = (part.strip() for part in item.partition("="))
+        if key not in _CLIENT_PROPERTIES or not pattern or "=" in pattern or not _is_pattern(pattern):
+            raise InvalidConfig(f"Illegal client matching pattern: {item}")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text[: PATTERN_CHARS_MAX + 1])
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return len(text) <= PATTERN_CHARS_MAX
+
+
+_TELEMETRY: Final = f"{NO_EFFECT} telemetry."
+_CLIENT_METRICS_KEYS: Final = (
+    ConfigKey("interval.ms", ConfigType.INT, "300000", f"Time between two pushes of metrics. {_TELEMETRY}", _interval),
+    ConfigKey("match", ConfigType.LIST, "", f"Whose metrics: patterns of clients' properties. {_TELEMETRY}", _patterns),
+    ConfigKey("metrics", ConfigType.LIST, "", f"Which metrics: prefixes of names. {_TELEMETRY}", _names),
+)
+
+KINDS: Final[Mapping[int, ResourceKind]] = {
+    ResourceType.GROUP: ResourceKind(
+        ResourceType.GROUP,
+        ConfigSource.GROUP,
+        {key.name: key for key in GROUP_KEYS},
+        lambda name: InvalidConfig(f"Unknown group config name: {name}"),
+        "Default group resources are not allowed.",
+    ),
+    ResourceType.CLIENT_METRICS: ResourceKind(
+        ResourceType.CLIENT_METRICS,
+        ConfigSource.CLIENT_METRICS,
+        {key.name: key for key in _CLIENT_METRICS_KEYS},
+        lambda name: invalid_request(f"Unknown client metrics configuration: {name}"),
+        "Subscription name can't be empty",
+    ),
+}
+
+
+def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str]:
+    """The texts, if a resource may have all of them. Raises Refusal in Kafka's words."""
+    for name in wanted:
+        if name not in kind.keys:
+            raise kind.unknown(name)
+    texts = {name: text for name, text in wanted.items() if text is not None}
+    for name, text in texts.items():
+        kind.keys[name].parse(text)
+    return texts

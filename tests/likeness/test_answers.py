@@ -1,0 +1,56 @@
+"""What a Kafka without security and new group protocols answers, Penstock answers, in every version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.likeness.asking import Server, versions_of
+from tests.likeness.questions import GROUPS, Question
+from tests.shell.launching import serving
+
+ANSWERS: Final = json.loads(Path(__file__).with_name("answers.json").read_text())
+
+
+DIFFERENT: Final = {
+    "the quorum": ("CONTROLLER", "PLAINTEXT"),  # the one listener is every kind of endpoint
+}
+"""Questions that Penstock answers in another word, on purpose: Kafka's, and its own."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("gateway"), "--set", "log.file.bytes=4194304") as running:
+        asked = Server(running.ready()["kafka"][0])
+        yield asked
+        asked.close()
+
+
+def kafkas_answer(group: str, question: Question, version: int) -> Any:
+    for alike in ANSWERS[group][f"{question.api}: {question.name}"]:
+        first, last = alike["versions"]
+        if first <= version <= last:
+            theirs, ours = DIFFERENT.get(question.name, ("", ""))
+            return json.loads(json.dumps(alike["answer"]).replace(theirs, ours)) if theirs else alike["answer"]
+    raise AssertionError(f"{question.name} v{version} was not recorded: see tests/likeness/__init__.py")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_as_kafka(server: Server, group: str) -> None:
+    """Each question of a group is answered as Kafka answered it."""
+    for question, version, answer in server.answers(GROUPS[group]):
+        expected = kafkas_answer(group, question, version)
+        assert answer == expected, f"{question.api} v{version}, {question.name}"
+
+
+def test_all_recorded() -> None:
+    """Every question has been asked of Kafka in each of its versions, and nothing else was recorded."""
+    for group, questions in GROUPS.items():
+        assert list(ANSWERS[group]) == [f"{question.api}: {question.name}" for question in questions]
+        for question in questions:
+            for version in versions_of(question):
+                kafkas_answer(group, question, version)
