@@ -45,7 +45,8 @@ class Api:
     APIs. `error_response(request, version, error code)` is the answer when `handle` raised; without
     one the connection is closed. `advertise_from` is the lowest version that ApiVersions shows, where
     that differs from the truth. `unsupported_version()` is the answer, in version 0's form, to a
-    version that is not served; without one the connection is closed, as Kafka does.
+    version that is not served; without one the connection is closed, as Kafka does. `large_answer`: an answer may
+    have more than 64 KiB, so it is made only when there is room for it.
     """
 
     key: int
@@ -56,6 +57,7 @@ class Api:
     error_response: ErrorResponse | None = None
     advertise_from: int | None = None
     unsupported_version: Callable[[], Mapping[str, Any]] | None = None
+    large_answer: bool = False
 
     def __post_init__(self) -> None:
         if not self.versions or self.versions.step != 1:
