@@ -11,7 +11,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from gateway.admin import ResourceType, repeated, told
+from gateway.admin import ResourceType, repeated, repeated_among, told
 from gateway.apis import RequestContext
 from gateway.broker_configs import CLUSTER
 from gateway.refusals import Refusal
@@ -39,10 +39,10 @@ async def alter(
 ) -> Mapping[str, Any]:
     """Make the changes of a request, checked by `check`, each what `change_of` makes of it."""
     asked = [Resource(r.resource_type, r.resource_name) for r in request.resources]
-    twice = repeated(asked)
+    twice = await repeated_among(ctx, asked)
     outcomes: Outcomes = {}
     changes: dict[Resource, Change] = {}
-    for resource, message in zip(asked, request.resources, strict=True):
+    async for resource, message in ctx.paced(zip(asked, request.resources, strict=True)):
         try:
             if resource in twice:
                 raise bad("Each resource must appear at most once.")
@@ -61,7 +61,7 @@ async def alter(
                 "resource_type": resource.type,
                 "resource_name": resource.name,
             }
-            for resource in asked
+            async for resource in ctx.paced(asked)
         ]
     }
 

@@ -81,11 +81,11 @@ class Topics:
         self.by_uuid: Callable[[UUID], Stream | None] = store.streams.by_uuid
         self._changing = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()  # so that none is collected before its end
-        self._alike: dict[str, int] = {}  # how many topics have a name that looks like this one
+        self._alike: dict[str, tuple[str, ...]] = {}  # the topics whose names look like this one
         self._creations: dict[str, asyncio.Task[None]] = {}
         self._deletion_hooks: list[Callable[[Stream], None]] = []
         for stream in store.streams:
-            self._count_alike(stream.name, 1)
+            self._note_name(stream.name)
         configs.take_over(store.table(TABLE))
         store.refresh_policies()
 
@@ -154,13 +154,12 @@ class Topics:
     def _check_free(self, name: str) -> None:
         if self.get(name) is not None:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
-        if self._alike.get(_looks_like(name)):
-            other = next(s.name for s in self if _looks_like(s.name) == _looks_like(name))
-            raise _collision(name, other)
+        if alike := self._alike.get(_looks_like(name)):
+            raise _collision(name, alike[0])
 
     async def _create(self, plan: NewTopic) -> Stream:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
-        self._count_alike(plan.name, 1)
+        self._note_name(plan.name)
         return stream
 
     def auto_create(self, name: str) -> None:
@@ -277,7 +276,7 @@ class Topics:
         if stream.deleted:
             raise UnknownStream(stream.name)
         await self._store.delete_stream(stream)
-        self._count_alike(stream.name, -1)
+        self._forget_name(stream.name)
         for hook in self._deletion_hooks:
             hook(stream)
 
@@ -302,10 +301,17 @@ class Topics:
             raise Refusal(ErrorCode.unknown_topic_or_partition)
         return stream
 
-    def _count_alike(self, name: str, change: int) -> None:
+    def _note_name(self, name: str) -> None:
         look = _looks_like(name)
-        self._alike[look] = self._alike.get(look, 0) + change
-        if not self._alike[look]:
+        self._alike[look] = (*self._alike.get(look, ()), name)
+
+    def _forget_name(self, name: str) -> None:
+        look = _looks_like(name)
+        left = list(self._alike[look])
+        left.remove(name)
+        if left:
+            self._alike[look] = tuple(left)
+        else:
             del self._alike[look]
 
 

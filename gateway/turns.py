@@ -188,6 +188,25 @@ class FairTurns:
                 return
 
 
+class Pace:
+    """How long a handler has kept the loop since it last gave way."""
+
+    __slots__ = ("_ends_at", "_party", "_turns")
+
+    def __init__(self, turns: FairTurns, party: Party) -> None:
+        self._turns = turns
+        self._party = party
+        self._ends_at = _now() + GIVE_WAY_S
+
+    @property
+    def is_over(self) -> bool:
+        return _now() > self._ends_at
+
+    async def give_way(self) -> None:
+        await self._turns.turn(self._party)
+        self._ends_at = _now() + GIVE_WAY_S
+
+
 def took(connection: "Connection", route: "Route", seconds: float, size: int) -> None:
     """A request of this connection, `size` bytes long, held the loop for so long."""
     connection.turns.spend(connection.party, seconds)

@@ -18,9 +18,10 @@ NONE: Final = -1
 
 async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     topics = []
-    for topic in request.topics:
+    async for topic in ctx.paced(request.topics):
         stream = ctx.broker.topics.get(topic.name)
-        partitions = [_partition(index, slot_of(stream, index)) for index in topic.partition_indexes]
+        indexes = dict.fromkeys(topic.partition_indexes)  # one named twice is described once
+        partitions = [_partition(index, slot_of(stream, index)) async for index in ctx.paced(indexes)]
         topics.append({"name": topic.name, "partitions": partitions})
     return {"topics": topics}
 

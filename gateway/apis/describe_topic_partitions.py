@@ -29,7 +29,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
     every = names or {stream.name for stream in ctx.broker.topics}
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
     entries: list[dict[str, Any]] = []
-    for name in sorted(name for name in every if name >= first_name):
+    async for name in ctx.paced(sorted(name for name in every if name >= first_name)):
         if not left:
             return _page(entries, name, 0)
         first = cursor.partition_index if cursor is not None and name == first_name else 0

@@ -37,7 +37,7 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
     }
     if ctx.version < BATCHED_FROM:
         return node
-    return {"coordinators": [{"key": key, **node} for key in request.coordinator_keys]}
+    return {"coordinators": [{"key": key, **node} async for key in ctx.paced(request.coordinator_keys)]}
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

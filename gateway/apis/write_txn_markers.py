@@ -35,7 +35,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
     ends: dict[tuple[str, int], TransactionEnd] = {}
     for topic in marker.topics:
         stream = ctx.broker.topics.get(topic.name)
-        for index in topic.partition_indexes:
+        async for index in ctx.paced(topic.partition_indexes):
             slot = slot_of(stream, index)
             if slot is None:
                 codes[topic.name, index] = ErrorCode.unknown_topic_or_partition
