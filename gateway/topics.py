@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -43,6 +44,8 @@ PARTITIONS_PER_REQUEST_MAX: Final = 100_000
 """One request may not make more than this: a response of Metadata about them is 4 MB."""
 CHANGES_AT_ONCE: Final = 500
 """Definitions that wait for the log together: they share syncs, and each holds a few KB."""
+STEP_S: Final = 0.01
+"""Checking a list of a client's keeps the event loop no longer than this at a time."""
 LOGGED_ONE_BY_ONE_MAX: Final = 20
 """Topics of one request that are logged by name; formatting 10,000 lines would take a second."""
 AUTO_CREATIONS_MAX: Final = 1_000
@@ -110,17 +113,17 @@ class Topics:
     async def _create_all(
         self, wanted: Sequence[WantedTopic], validate_only: bool
     ) -> Sequence[NewTopic | Stream | Refusal]:
-        plans = self._plan_all(wanted)
+        plans = await self._plan_all(wanted)
         if validate_only:
             return plans
         outcomes = await _each(plans, self._create)
         _log_each("created", [outcome for outcome in outcomes if isinstance(outcome, Stream)])
         return outcomes
 
-    def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
+    async def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
         plans: list[NewTopic | Refusal] = []
         alike: dict[str, str] = {}
-        for topic in wanted:
+        async for topic in _in_steps(wanted):
             try:
                 plan = self.plan(topic)
                 other = alike.setdefault(_looks_like(plan.name), plan.name)
@@ -195,7 +198,7 @@ class Topics:
         return await self._to_the_end(self._grow_all(wanted, validate_only))
 
     async def _grow_all(self, wanted: Mapping[str, int], validate_only: bool) -> dict[str, Refusal | None]:
-        checked = [_attempt(self._plan_growth, name, count) for name, count in wanted.items()]
+        checked = [_attempt(self._plan_growth, name, count) async for name, count in _in_steps(wanted.items())]
         outcomes = checked if validate_only else await _each(checked, self._grow)
         return dict(zip(wanted, map(_refusal_only, outcomes), strict=True))
 
@@ -219,7 +222,7 @@ class Topics:
         return await self._to_the_end(self._configure_all(changes, validate_only))
 
     async def _configure_all(self, changes: Mapping[str, Change], validate_only: bool) -> dict[str, Refusal | None]:
-        checked = [_attempt(self._plan_config, name, change) for name, change in changes.items()]
+        checked = [_attempt(self._plan_config, name, change) async for name, change in _in_steps(changes.items())]
         outcomes = checked if validate_only else await _each(checked, self._configure)
         return dict(zip(changes, map(_refusal_only, outcomes), strict=True))
 
@@ -392,6 +395,16 @@ def _attempt(check: Callable[[str, _A], _T], name: str, argument: _A) -> _T | Re
         return refused
 
 
+async def _in_steps(items: Iterable[_T]) -> AsyncIterator[_T]:
+    """One item after another; the event loop serves others after each STEP_S."""
+    ends_at = time.perf_counter() + STEP_S
+    for item in items:
+        if time.perf_counter() > ends_at:
+            await asyncio.sleep(0)
+            ends_at = time.perf_counter() + STEP_S
+        yield item
+
+
 async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitable[_R]]) -> list[_R | Refusal]:
     """Make changes together, so that they share syncs; each may fail alone."""
 
@@ -404,6 +417,9 @@ async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitabl
             return refusal_of(failed)
 
     outcomes: list[_R | Refusal] = []
-    for first in range(0, len(checked), CHANGES_AT_ONCE):
-        outcomes += await asyncio.gather(*map(one, checked[first : first + CHANGES_AT_ONCE]))
+    async for first in _in_steps(range(0, len(checked), CHANGES_AT_ONCE)):
+        some = checked[first : first + CHANGES_AT_ONCE]
+        if not all(isinstance(item, Refusal) for item in some):
+            some = await asyncio.gather(*map(one, some))
+        outcomes += some
     return outcomes

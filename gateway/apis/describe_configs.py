@@ -142,4 +142,5 @@ API: Final = Api(
     versions=range(1, 5),
     handle=describe_configs,
     error_response=_error_response,
+    large_answer=True,
 )

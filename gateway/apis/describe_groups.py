@@ -84,4 +84,5 @@ API: Final = Api(
     versions=range(7),
     handle=describe_groups,
     error_response=error_response,
+    large_answer=True,
 )

@@ -67,4 +67,5 @@ API: Final = Api(
     versions=range(1, 6),
     handle=describe_log_dirs,
     error_response=_error_response,
+    large_answer=True,
 )

@@ -66,4 +66,5 @@ API: Final = Api(
     versions=range(1),
     handle=describe_producers,
     error_response=error_response,
+    large_answer=True,
 )

@@ -66,4 +66,5 @@ API: Final = Api(
     versions=range(1),
     handle=describe_transactions,
     error_response=error_response,
+    large_answer=True,
 )

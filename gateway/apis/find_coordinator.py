@@ -53,4 +53,5 @@ API: Final = Api(
     versions=range(7),
     handle=find_coordinator,
     error_response=error_response,
+    large_answer=True,
 )

@@ -43,4 +43,5 @@ API: Final = Api(
     versions=range(6),
     handle=list_groups,
     error_response=error_response,
+    large_answer=True,
 )

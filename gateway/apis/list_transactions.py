@@ -59,4 +59,5 @@ API: Final = Api(
         "unknown_state_filters": [],
         "transaction_states": [],
     },
+    large_answer=True,
 )

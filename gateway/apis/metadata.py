@@ -184,4 +184,5 @@ API: Final = Api(
     versions=range(14),
     handle=metadata,
     error_response=_error_response,
+    large_answer=True,
 )

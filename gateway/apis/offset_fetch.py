@@ -140,4 +140,5 @@ API: Final = Api(
     versions=range(1, 11),
     handle=offset_fetch,
     error_response=error_response,
+    large_answer=True,
 )

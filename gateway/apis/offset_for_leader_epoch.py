@@ -68,4 +68,5 @@ API: Final = Api(
     versions=range(2, 5),
     handle=offset_for_leader_epoch,
     error_response=_error_response,
+    large_answer=True,
 )

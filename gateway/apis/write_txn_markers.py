@@ -55,7 +55,8 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
         {
             "name": topic.name,
             "partitions": [
-                {"partition_index": index, "error_code": codes[topic.name, index]} for index in topic.partition_indexes
+                {"partition_index": index, "error_code": codes[topic.name, index]}
+                async for index in ctx.paced(topic.partition_indexes)
             ],
         }
         for topic in marker.topics
