@@ -419,7 +419,6 @@ async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitabl
     outcomes: list[_R | Refusal] = []
     async for first in _in_steps(range(0, len(checked), CHANGES_AT_ONCE)):
         some = checked[first : first + CHANGES_AT_ONCE]
-        if not all(isinstance(item, Refusal) for item in some):
-            some = await asyncio.gather(*map(one, some))
-        outcomes += some
+        refused = [item for item in some if isinstance(item, Refusal)]
+        outcomes += refused if len(refused) == len(some) else await asyncio.gather(*map(one, some))
     return outcomes

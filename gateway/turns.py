@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PARTY_S: Final = 0.020
+PARTY_S: Final = 0.008
 ADDRESS_S: Final = 0.030
-SERVE_S: Final = 0.030
-"""What those in line get of one round: with ADDRESS_S less than what a waiting client notices."""
-GIVE_WAY_S: Final = 0.010
+SERVE_S: Final = 0.008
+"""What those in line get of one round. An answer takes some four rounds: together these must stay far below what a
+waiting client notices."""
+GIVE_WAY_S: Final = 0.008
 """A handler with much to do lets others in after so long."""
 HELD_S: Final = 0.100
 """A turn that took longer is logged and counted: everybody waited for it."""

@@ -20,8 +20,6 @@ REBALANCE_TIMEOUT_FROM: Final = 1
 KNOWN_MEMBER_ID_FROM: Final = 4
 NULL_PROTOCOL_NAME_FROM: Final = 7
 SKIP_ASSIGNMENT_FROM: Final = 9
-
-
 PROTOCOLS_MAX: Final = 100
 """Assignors that one member may offer; clients offer two or three."""
 

@@ -16,8 +16,6 @@ from gateway.groups.messages import LeavingMember
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 3
-
-
 AT_ONCE: Final = 1_000
 """Members that leave in one step of their group; honest requests name fewer."""
 
