@@ -30,7 +30,7 @@ async def add_partitions_to_txn(ctx: RequestContext, request: Message) -> Mappin
         transactional_id, topics = request.v3_and_below_transactional_id, request.v3_and_below_topics
         return {"results_by_topic_v3_and_below": await _added(ctx, transactional_id, identity, topics)}
     results = []
-    for asked in request.transactions:
+    async for asked in ctx.paced(request.transactions):
         identity = Identity(asked.producer_id, asked.producer_epoch)
         found = (
             await _verified(ctx, asked.transactional_id, identity, asked.topics)

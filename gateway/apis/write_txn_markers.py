@@ -27,13 +27,13 @@ EPOCH_BUMPED_SINCE: Final = 2
 
 
 async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    return {"markers": [await _written(ctx, marker) for marker in request.markers]}
+    return {"markers": [await _written(ctx, marker) async for marker in ctx.paced(request.markers)]}
 
 
 async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
     codes: dict[tuple[str, int], int] = {}
     ends: dict[tuple[str, int], TransactionEnd] = {}
-    for topic in marker.topics:
+    async for topic in ctx.paced(marker.topics):
         stream = ctx.broker.topics.get(topic.name)
         async for index in ctx.paced(topic.partition_indexes):
             slot = slot_of(stream, index)
