@@ -89,6 +89,7 @@ class Topics:
         self._deletion_hooks: list[Callable[[Stream], None]] = []
         for stream in store.streams:
             self._note_name(stream.name)
+        self.partition_count = sum(stream.slot_count for stream in store.streams)
         configs.take_over(store.table(TABLE))
         store.refresh_policies()
 
@@ -123,12 +124,15 @@ class Topics:
     async def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
         plans: list[NewTopic | Refusal] = []
         alike: dict[str, str] = {}
+        topics = partitions = 0
         async for topic in _in_steps(wanted):
             try:
                 plan = self.plan(topic)
                 other = alike.setdefault(_looks_like(plan.name), plan.name)
                 if other != plan.name:
                     raise _collision(plan.name, other)
+                self._check_room(partitions + plan.partitions, topics + 1)
+                topics, partitions = topics + 1, partitions + plan.partitions
                 plans.append(plan)
             except Refusal as refused:
                 plans.append(refused)
@@ -154,6 +158,15 @@ class Topics:
             )
         return NewTopic(wanted.name, partitions, overrides)
 
+    def _check_room(self, partitions: int, topics: int = 0) -> None:
+        """Raises Refusal when there would be more than there may be, with so many new ones."""
+        config = self._config
+        if len(self) + topics > config.topics_max:
+            raise Refusal(ErrorCode.policy_violation, f"There are {len(self)} topics, topics.max={config.topics_max}.")
+        if self.partition_count + partitions > config.partitions_max:
+            why = f"There are {self.partition_count} partitions, partitions.max={config.partitions_max}."
+            raise Refusal(ErrorCode.policy_violation, why)
+
     def _check_free(self, name: str) -> None:
         if self.get(name) is not None:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
@@ -163,11 +176,18 @@ class Topics:
     async def _create(self, plan: NewTopic) -> Stream:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
         self._note_name(plan.name)
+        self.partition_count += stream.slot_count
         return stream
 
     def auto_create(self, name: str) -> None:
         """Begin to create a topic that a client asked for; it finds it when it asks again."""
         if name in self._creations or len(self._creations) >= AUTO_CREATIONS_MAX:
+            return
+        if len(self) + len(self._creations) >= self._config.auto_create_topics_max:
+            logger.warning(
+                "a topic is not created for a client: there are as many as auto.create.topics.max allows",
+                extra={"topic": name, "topics": len(self)},
+            )
             return
         task = asyncio.create_task(self._auto_create(name))
         self._creations[name] = task
@@ -198,19 +218,30 @@ class Topics:
         return await self._to_the_end(self._grow_all(wanted, validate_only))
 
     async def _grow_all(self, wanted: Mapping[str, int], validate_only: bool) -> dict[str, Refusal | None]:
-        checked = [_attempt(self._plan_growth, name, count) async for name, count in _in_steps(wanted.items())]
+        checked: list[tuple[Stream, int] | Refusal] = []
+        added = 0
+        async for name, count in _in_steps(wanted.items()):
+            try:
+                stream, added = self._plan_growth(name, count, added)
+                checked.append((stream, count))
+            except Refusal as refused:
+                checked.append(refused)
         outcomes = checked if validate_only else await _each(checked, self._grow)
         return dict(zip(wanted, map(_refusal_only, outcomes), strict=True))
 
-    def _plan_growth(self, name: str, count: int) -> tuple[Stream, int]:
+    def _plan_growth(self, name: str, count: int, added: int) -> tuple[Stream, int]:
+        """The topic, and how many partitions its request adds with it."""
         stream = self.existing(name)
         check_growth(stream, count)
-        return stream, count
+        added += count - stream.slot_count
+        self._check_room(added)
+        return stream, added
 
     async def _grow(self, growth: tuple[Stream, int]) -> None:
         stream, count = growth
         before = stream.slot_count
         await self._store.grow_stream(stream, count)
+        self.partition_count += count - before
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
     async def configure(
@@ -280,6 +311,7 @@ class Topics:
             raise UnknownStream(stream.name)
         await self._store.delete_stream(stream)
         self._forget_name(stream.name)
+        self.partition_count -= stream.slot_count
         for hook in self._deletion_hooks:
             hook(stream)
 
