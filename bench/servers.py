@@ -98,11 +98,12 @@ class Penstock(_Process):
         directory: Path,
         settings: dict[str, object] | None = None,
         environment: dict[str, str] | None = None,
+        http: str = "off",
     ) -> None:
         ready = directory / "ready.json"
         ready.unlink(missing_ok=True)
         command = [str(Path(sys.executable).parent / "penstock"), "serve"]
-        command += ["--listen", "127.0.0.1:0", "--http", "off", "--ready-file", str(ready)]
+        command += ["--listen", "127.0.0.1:0", "--http", http, "--ready-file", str(ready)]
         command += ["--data-dir", str(directory / "data")]
         for key, value in (settings or {}).items():
             command += ["--set", f"{key}={value}"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
@@ -17,6 +17,9 @@ from core.errors import OutOfRange, StoreError, UnknownStream
 from core.slot import Slot
 from core.stream import Stream
 from gateway.refusals import Refusal
+
+if TYPE_CHECKING:
+    from gateway.apis import RequestContext
 
 _T = TypeVar("_T", bound=Hashable)
 
@@ -51,6 +54,15 @@ class ResourceType(enum.IntEnum):
 def repeated(items: Iterable[_T]) -> set[_T]:
     """Those that are there more than once."""
     return {item for item, times in Counter(items).items() if times > 1}
+
+
+async def repeated_among(ctx: RequestContext, items: Iterable[_T]) -> set[_T]:
+    """The same, of a list that a client sent."""
+    seen: set[_T] = set()
+    again: set[_T] = set()
+    async for item in ctx.paced(items):
+        (again if item in seen else seen).add(item)
+    return again
 
 
 def leader_epoch_of(stream: Stream) -> int:

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
@@ -260,8 +261,31 @@ class Broker:
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
+        metrics.memory("members' metadata", lambda: self.groups.allowance.used)
+        self._offer_limits()
         _offer_transactions(metrics, self.transactions)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+
+    def _offer_limits(self) -> None:
+        """How much there is of what clients can make, beside the key that bounds it."""
+        config, metrics = self.config, self.metrics
+        limits: tuple[tuple[str, int, Callable[[], float]], ...] = (
+            ("topics.max", config.topics_max, lambda: len(self.topics)),
+            ("partitions.max", config.partitions_max, lambda: self.topics.partition_count),
+            ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
+            ("groups.max", config.groups_max, lambda: len(self.groups)),
+            ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
+            ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
+            (
+                "max.incremental.fetch.session.cache.slots",
+                config.max_incremental_fetch_session_cache_slots,
+                lambda: len(self.fetch_sessions),
+            ),
+            ("max.connections", config.max_connections, lambda: metrics.connections_open),
+        )
+        for key, limit, used in limits:
+            metrics.gauge("penstock_limit", "What a configuration key bounds: the bound", partial(int, limit), key=key)
+            metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
 
 
 def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:

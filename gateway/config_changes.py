@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.admin import ResourceType, repeated, told
+from gateway.admin import ResourceType, repeated, repeated_among, told
 from gateway.apis import RequestContext
 from gateway.broker_configs import CLUSTER
 from gateway.refusals import Refusal, invalid_request
@@ -38,11 +38,11 @@ async def alter(
     change_of: Callable[[Message, Resource], Change],
 ) -> Mapping[str, Any]:
     """Make the changes of a request, checked by `check`, each what `change_of` makes of it."""
-    asked = [Resource(r.resource_type, r.resource_name) for r in request.resources]
-    twice = repeated(asked)
+    asked = [Resource(r.resource_type, r.resource_name) async for r in ctx.paced(request.resources)]
+    twice = await repeated_among(ctx, asked)
     outcomes: Outcomes = {}
     changes: dict[Resource, Change] = {}
-    for resource, message in zip(asked, request.resources, strict=True):
+    async for resource, message in ctx.paced(zip(asked, request.resources, strict=True)):
         try:
             if resource in twice:
                 raise invalid_request("Each resource must appear at most once.")
@@ -61,7 +61,7 @@ async def alter(
                 "resource_type": resource.type,
                 "resource_name": resource.name,
             }
-            for resource in asked
+            async for resource in ctx.paced(asked)
         ]
     }
 
@@ -88,10 +88,12 @@ def _check_node(node_id: int, name: str) -> None:
 
 async def _apply(ctx: RequestContext, changes: Changes, validate_only: bool) -> Outcomes:
     topics = ctx.broker.topics
-    of_topics = {r.name: c for r, c in changes.items() if r.type == ResourceType.TOPIC}
+    of_topics = {r.name: c async for r, c in ctx.paced(changes.items()) if r.type == ResourceType.TOPIC}
     done = await topics.configure(of_topics, validate_only)
-    outcomes: Outcomes = {Resource(ResourceType.TOPIC, name): outcome for name, outcome in done.items()}
-    for resource, change in changes.items():
+    outcomes: Outcomes = {
+        Resource(ResourceType.TOPIC, name): outcome async for name, outcome in ctx.paced(done.items())
+    }
+    async for resource, change in ctx.paced(changes.items()):
         if resource.type == ResourceType.TOPIC:
             continue
         try:

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.config import StoreConfig, SyncMode
 from gateway.addresses import ListenAddress, parse_kafka_listener
+from gateway.config_bounds import BoundKeys
 from gateway.config_fields import INT_MAX, INT_MIN, LONG_MIN, type_name
 from gateway.config_http import HttpKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
@@ -55,7 +56,7 @@ Listener = Annotated[ListenAddress, BeforeValidator(_listener)]
 HttpAddress = Annotated[ListenAddress | None, PlainValidator(_http_address)]
 
 
-class Config(HttpKeys, TieringKeys, BaseSettings):
+class Config(BoundKeys, HttpKeys, TieringKeys, BaseSettings):
     """One process's configuration. Made by `load`, told by `describe`."""
 
     model_config = SettingsConfigDict(

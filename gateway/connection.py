@@ -2,16 +2,18 @@
 
 Invariants:
 - Nothing is read while any reason in `blocked` stands: too many requests in flight here, the bytes of
-  all requests at their bound, a peer that does not take its answers, a throttled client, a stop.
+  all requests at their bound, a peer that does not take its answers, a throttled client, a stop, a party that
+  had its share of this round of the loop, a large request that is decoded in a thread.
 - Whatever the peer sends ends in answers, or in one log line and a closed connection.
 - Every byte that waits for the socket is charged to the output budget once the socket has refused it.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.receiver import Receiver
@@ -32,7 +34,7 @@ PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 """What one writev takes."""
 
 # Why a connection is not read:
-IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING = (1 << bit for bit in range(6))
+IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE = (1 << bit for bit in range(8))
 REASONS: Final = {
     IN_FLIGHT: "in-flight-limit",
     REQUEST_BYTES: "request-bytes",
@@ -40,6 +42,8 @@ REASONS: Final = {
     OUTPUT: "peer-does-not-read",
     MUTED: "muted",
     STOPPING: "stopping",
+    TURN: "others-first",
+    ASIDE: "request-being-read",
 }
 
 
@@ -51,6 +55,7 @@ class Connection(asyncio.BufferedProtocol):
         "_close_callbacks",
         "_flushing",
         "_held_bytes",
+        "_large_answers",
         "_mute_handle",
         "_output_bytes",
         "_output_waiters",
@@ -66,6 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         "closed",
         "half_closed",
         "listener",
+        "party",
         "peer_host",
         "peer_port",
         "receiver",
@@ -73,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         "slots",
         "starting",
         "tasks",
+        "turns",
         "unsent_seen",
     )
 
@@ -81,6 +88,8 @@ class Connection(asyncio.BufferedProtocol):
         self.broker: Any = server.dispatcher.broker
         self.listener = listener
         self.receiver = Receiver(server, self)
+        self.turns = server.turns
+        self.party = server.turns.join("?", None)
         self.peer_host = "?"
         self.peer_port = 0
         self.client_software_name: str | None = None
@@ -101,6 +110,7 @@ class Connection(asyncio.BufferedProtocol):
         self._output_waiters: list[Callable[[], None]] = []
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self._mute_handle: asyncio.TimerHandle | None = None
+        self._large_answers: asyncio.Lock | None = None  # one is made at a time
         self.client_field = b"\xff\xff"  # the client id as it stands in a header: length and text
         self.client_id: str | None = None
 
@@ -123,6 +133,7 @@ class Connection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         if peer:
             self.peer_host, self.peer_port = peer[0], peer[1]
+            self.identify(None)
         refusal = self._server.opened(self)
         if refusal is not None:
             self.refuse(refusal)
@@ -143,6 +154,7 @@ class Connection(asyncio.BufferedProtocol):
         self._output_waiters.clear()
         for callback in callbacks:
             callback()
+        self._server.turns.leave(self.party)
         self._server.lost(self)
 
     def refuse(self, reason: str) -> None:
@@ -171,6 +183,12 @@ class Connection(asyncio.BufferedProtocol):
     def forget_on_close(self, callback: Callable[[], None]) -> None:
         self._close_callbacks.pop(callback, None)
 
+    def identify(self, client_id: str | None) -> None:
+        """The client says who it is; its share of the loop is that of all connections that say the same."""
+        turns = self._server.turns
+        turns.leave(self.party)
+        self.party = turns.join(self.peer_host, client_id)
+
     @property
     def in_flight(self) -> int:
         return len(self.slots)
@@ -184,6 +202,9 @@ class Connection(asyncio.BufferedProtocol):
         server = self._server
         server.metrics.received_bytes += nbytes
         self.active_s = server.now_s
+        party = self.party
+        if party.over or party.address.over:
+            self._wait_turn()
         self.receiver.add(nbytes)
 
     def eof_received(self) -> bool:
@@ -200,6 +221,9 @@ class Connection(asyncio.BufferedProtocol):
         limits = server.limits
         if len(self.slots) >= limits.in_flight_requests_max or self.tasks >= limits.tasks_max:
             self._block(IN_FLIGHT)
+        party = self.party
+        if party.over or party.address.over:
+            self._wait_turn()
 
     def charge(self, size: int) -> None:
         """More bytes of the request budget, for what a request became when it was decoded."""
@@ -245,6 +269,22 @@ class Connection(asyncio.BufferedProtocol):
             self._unblock(RECEIVE_BYTES)
         else:
             self._server.receive_budget.wait(self._receive_bytes_free)
+
+    def _wait_turn(self) -> None:
+        if not self.blocked & TURN and not self.closed:
+            self._block(TURN)
+            self._server.turns.wait(self.party, self._turn_came)
+
+    def _turn_came(self) -> bool:
+        self._unblock(TURN)
+        return False
+
+    def set_aside(self) -> None:
+        """Start nothing further until the request before it has been read."""
+        self._block(ASIDE)
+
+    def go_on(self) -> None:
+        self._unblock(ASIDE)
 
     def mute(self, duration_ms: int) -> None:
         """Throttle: start nothing further of this client for so long; what it asked is answered."""
@@ -374,6 +414,21 @@ class Connection(asyncio.BufferedProtocol):
             self._output_waiters.append(callback)
         else:
             self._server.output_budget.wait(callback)
+
+    @contextlib.asynccontextmanager
+    async def large_answer(self) -> AsyncIterator[None]:
+        """Make a large answer: one of this connection at a time, in the order of requests, when there is room for it.
+
+        An answer is charged when it is made. So what a peer that does not read can keep alive is what it had
+        unsent when the last one began, and that one."""
+        if self._large_answers is None:
+            self._large_answers = asyncio.Lock()
+        async with self._large_answers:
+            while not self.closed and self.output_room() <= 0:
+                room = self._server.loop.create_future()
+                self.when_output_room(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+                await room
+            yield
 
     def unsent_bytes(self) -> int:
         """What is left of the bytes that were given to the socket."""

@@ -7,13 +7,14 @@ log line, whatever the handler does.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
 from typing import TYPE_CHECKING, Any, Final
 
-from core.errors import StorageFailure
-from gateway.apis import Api, Registry, RequestContext
+from gateway.apis import Api, Registry
 from gateway.metrics import Metrics
+from gateway.request_tasks import RequestTasks, report_failure
 from gateway.response_slot import ResponseSlot
+from gateway.turns import is_out_of_turn, took
 from gateway.wire.codec import Codec, request_codec, response_codec
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import (
@@ -23,7 +24,6 @@ from gateway.wire.headers import (
     decode_client_id,
     response_header_is_flexible,
 )
-from gateway.wire.message import Message
 from gateway.wire.primitives import skip_tags
 
 if TYPE_CHECKING:
@@ -31,15 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ELEMENT_BYTES: Final = 200
-"""What one decoded element is charged with: about the memory of a small Message."""
 CLIENT_FIELD_END_MAX: Final = 256
 """A client id that ends behind this is not remembered: an idle connection should hold nothing large."""
-UNKNOWN_SERVER_ERROR: Final = -1
-KAFKA_STORAGE_ERROR: Final = 56
 
 _fixed = FIXED.unpack_from
 _new_header = tuple.__new__
+_now: Final = time.perf_counter
 
 
 class Route:
@@ -54,6 +51,7 @@ class Route:
         "name",
         "raw",
         "requests",
+        "turn",
         "version",
     )
 
@@ -67,11 +65,14 @@ class Route:
         self.flexible_request = self.requests.flexible
         self.flexible_answer = response_header_is_flexible(api.key, self.answers.flexible)
         self.latency = metrics.latency(api.key)
+        self.turn = metrics.turn(api.key)
 
 
 def _read_header(connection: "Connection", frame: bytearray, flexible: bool) -> tuple[str | None, int]:
     """The client id, which the connection remembers if it is short, and where the body begins."""
     client_id, position = decode_client_id(frame)
+    if client_id != connection.party.client_id:
+        connection.identify(client_id)
     if client_id is not None and position <= CLIENT_FIELD_END_MAX:
         connection.client_field, connection.client_id = bytes(frame[8:position]), client_id
     if flexible:
@@ -87,10 +88,10 @@ class Dispatcher:
         self.apis = apis
         self.metrics = metrics
         self._routes: dict[int, Route] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = RequestTasks(broker, apis, metrics)
 
     def __repr__(self) -> str:
-        return f"<Dispatcher {len(self.apis)} APIs, {len(self._tasks)} handlers running>"
+        return f"<Dispatcher {len(self.apis)} APIs, {self._tasks!r}>"
 
     def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None:
         """Start the request in `frame`; `charge` bytes of the request budget are released with its
@@ -124,7 +125,7 @@ class Dispatcher:
         slot = ResponseSlot(connection, route, correlation_id, charge)
         connection.slots.append(slot)
         if route.raw is None:
-            self._start_task(connection, route, header, body, slot)
+            self._tasks.start(connection, route, header, body, slot)
         elif connection.starting:
             connection.starting += 1
             loop = asyncio.get_running_loop()
@@ -140,9 +141,18 @@ class Dispatcher:
         body: memoryview,
         slot: ResponseSlot,
     ) -> None:
-        connection.starting -= 1
-        if not connection.closed:
-            self._call_raw(connection, route, header, body, slot)
+        """What was asked before has begun, unless it waits for its turn."""
+
+        def call() -> bool:
+            connection.starting -= 1
+            if not connection.closed:
+                self._call_raw(connection, route, header, body, slot)
+            return False
+
+        if is_out_of_turn(connection.party):
+            connection.turns.wait(connection.party, call)
+        else:
+            call()
 
     def _call_raw(
         self,
@@ -153,87 +163,16 @@ class Dispatcher:
         slot: ResponseSlot,
     ) -> None:
         assert route.raw is not None
+        began_s = _now()
         try:
             route.raw(connection, header, body, slot)
         except MalformedRequest as error:
             slot.close(f"malformed: {error}")
         except Exception:
-            self._failed(route, f"a request of {len(body)} bytes", connection)
+            report_failure(self.metrics, connection, route, f"a request of {len(body)} bytes")
             if not slot.answered:
                 slot.close("the handler failed")
-
-    def _start_task(
-        self,
-        connection: "Connection",
-        route: Route,
-        header: RequestHeader,
-        body: memoryview,
-        slot: ResponseSlot,
-    ) -> None:
-        try:
-            request, elements = route.requests.decode_counted(body)
-        except MalformedRequest as error:
-            slot.close(f"malformed: {error}")
-            return
-        extra = elements * ELEMENT_BYTES
-        slot.charge += extra
-        connection.charge(extra)
-        context = RequestContext(
-            self.broker,
-            header.api_version,
-            header.correlation_id,
-            header.client_id,
-            connection,
-            self.apis,
-        )
-        connection.starting += 1
-        connection.tasks += 1
-        task = asyncio.get_running_loop().create_task(self._handle(context, route, request, slot))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _handle(self, context: RequestContext, route: Route, request: Message, slot: ResponseSlot) -> None:
-        connection = context.connection
-        connection.starting -= 1
-        handle = route.api.handle
-        assert handle is not None
-        try:
-            answer = route.answers.encode(await handle(context, request))
-        except asyncio.CancelledError:  # a stop does not wait for ever
-            slot.none()
-            connection.close()
-            raise
-        except Exception as error:
-            self._failed(route, repr(request), connection)
-            self._answer_error(route, request, slot, error)
-        else:
-            slot.send((answer,))
-        finally:
-            connection.task_ended()
-
-    def _answer_error(self, route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
-        respond = route.api.error_response
-        if respond is None:
-            slot.close("the handler failed")
-            return
-        code = KAFKA_STORAGE_ERROR if isinstance(error, StorageFailure) else UNKNOWN_SERVER_ERROR
-        try:
-            answer: Mapping[str, Any] = respond(request, route.version, code)
-            body = route.answers.encode(answer)
-        except Exception:
-            logger.exception("%s v%d: no error response", route.name, route.version)
-            slot.close("the handler failed")
-            return
-        slot.send((body,))
-
-    def _failed(self, route: Route, request: str, connection: "Connection") -> None:
-        self.metrics.request_failed(route.api.key)
-        logger.exception(
-            "%s v%d failed",
-            route.name,
-            route.version,
-            extra={"peer": f"{connection.peer_host}:{connection.peer_port}", "request": request},
-        )
+        took(connection, route, _now() - began_s, len(body))
 
     def _new_route(
         self, connection: "Connection", key: int, version: int, correlation_id: int, charge: int
@@ -263,9 +202,4 @@ class Dispatcher:
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the handlers that run; cancel those that take longer."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=grace_s)
+        await self._tasks.finish(grace_s)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.log.durable_log import SyncStats
+from gateway.turns import TurnCounters
 
 if TYPE_CHECKING:
     from tier2.retrying import RetryingStorage
@@ -60,6 +61,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests: dict[int, LatencyHistogram] = {}  # by API key
+        self.turns: dict[int, TurnCounters] = {}  # by API key
         self.request_failures: dict[int, int] = {}  # by API key: handlers that raised
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -81,6 +83,10 @@ class Metrics:
         if histogram is None:
             histogram = self.requests[api_key] = LatencyHistogram()
         return histogram
+
+    def turn(self, api_key: int) -> TurnCounters:
+        """How long requests of an API hold the event loop, for a caller that keeps it."""
+        return self.turns.setdefault(api_key, TurnCounters())
 
     def request_failed(self, api_key: int) -> None:
         self.request_failures[api_key] = self.request_failures.get(api_key, 0) + 1

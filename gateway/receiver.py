@@ -214,7 +214,8 @@ class Receiver:
     def _complete(self, frame: bytearray) -> None:
         budget = self._server.request_budget
         if budget.used >= budget.limit:
-            self._connection.wait_for_request_bytes()  # and `resume` comes back here
+            self._connection.wait_for_request_bytes()
+        if self._connection.blocked:  # `resume` comes back here
             return
         size = self._frame_bytes
         self._frame, self._frame_bytes, self._received = None, 0, 0

@@ -19,6 +19,7 @@ from gateway.connection import Connection
 from gateway.dispatch import Dispatcher
 from gateway.metrics import Metrics
 from gateway.receiver import SCRATCH_BYTES
+from gateway.turns import FairTurns
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Server:
         self.receive_budget = ReceiveBudget(half, self.loop)
         self.request_budget = Budget(half, self.loop)
         self.output_budget = Budget(limits.queued_response_bytes_max, self.loop)
+        self.turns = FairTurns(self.loop)
         self.now_s = time.monotonic()
         self._servers: list[asyncio.Server] = []
         self._connections: dict[Connection, None] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -43,6 +44,8 @@ PARTITIONS_PER_REQUEST_MAX: Final = 100_000
 """One request may not make more than this: a response of Metadata about them is 4 MB."""
 CHANGES_AT_ONCE: Final = 500
 """Definitions that wait for the log together: they share syncs, and each holds a few KB."""
+STEP_S: Final = 0.01
+"""Checking a list of a client's keeps the event loop no longer than this at a time."""
 LOGGED_ONE_BY_ONE_MAX: Final = 20
 """Topics of one request that are logged by name; formatting 10,000 lines would take a second."""
 AUTO_CREATIONS_MAX: Final = 1_000
@@ -81,11 +84,12 @@ class Topics:
         self.by_uuid: Callable[[UUID], Stream | None] = store.streams.by_uuid
         self._changing = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()  # so that none is collected before its end
-        self._alike: dict[str, int] = {}  # how many topics have a name that looks like this one
+        self._alike: dict[str, tuple[str, ...]] = {}  # the topics whose names look like this one
         self._creations: dict[str, asyncio.Task[None]] = {}
         self._deletion_hooks: list[Callable[[Stream], None]] = []
         for stream in store.streams:
-            self._count_alike(stream.name, 1)
+            self._note_name(stream.name)
+        self.partition_count = sum(stream.slot_count for stream in store.streams)
         configs.take_over(store.table(TABLE))
         store.refresh_policies()
 
@@ -110,22 +114,25 @@ class Topics:
     async def _create_all(
         self, wanted: Sequence[WantedTopic], validate_only: bool
     ) -> Sequence[NewTopic | Stream | Refusal]:
-        plans = self._plan_all(wanted)
+        plans = await self._plan_all(wanted)
         if validate_only:
             return plans
         outcomes = await _each(plans, self._create)
         _log_each("created", [outcome for outcome in outcomes if isinstance(outcome, Stream)])
         return outcomes
 
-    def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
+    async def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
         plans: list[NewTopic | Refusal] = []
         alike: dict[str, str] = {}
-        for topic in wanted:
+        topics = partitions = 0
+        async for topic in _in_steps(wanted):
             try:
                 plan = self.plan(topic)
                 other = alike.setdefault(_looks_like(plan.name), plan.name)
                 if other != plan.name:
                     raise _collision(plan.name, other)
+                self._check_room(partitions + plan.partitions, topics + 1)
+                topics, partitions = topics + 1, partitions + plan.partitions
                 plans.append(plan)
             except Refusal as refused:
                 plans.append(refused)
@@ -151,21 +158,36 @@ class Topics:
             )
         return NewTopic(wanted.name, partitions, overrides)
 
+    def _check_room(self, partitions: int, topics: int = 0) -> None:
+        """Raises Refusal when there would be more than there may be, with so many new ones."""
+        config = self._config
+        if len(self) + topics > config.topics_max:
+            raise Refusal(ErrorCode.policy_violation, f"There are {len(self)} topics, topics.max={config.topics_max}.")
+        if self.partition_count + partitions > config.partitions_max:
+            why = f"There are {self.partition_count} partitions, partitions.max={config.partitions_max}."
+            raise Refusal(ErrorCode.policy_violation, why)
+
     def _check_free(self, name: str) -> None:
         if self.get(name) is not None:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
-        if self._alike.get(_looks_like(name)):
-            other = next(s.name for s in self if _looks_like(s.name) == _looks_like(name))
-            raise _collision(name, other)
+        if alike := self._alike.get(_looks_like(name)):
+            raise _collision(name, alike[0])
 
     async def _create(self, plan: NewTopic) -> Stream:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
-        self._count_alike(plan.name, 1)
+        self._note_name(plan.name)
+        self.partition_count += stream.slot_count
         return stream
 
     def auto_create(self, name: str) -> None:
         """Begin to create a topic that a client asked for; it finds it when it asks again."""
         if name in self._creations or len(self._creations) >= AUTO_CREATIONS_MAX:
+            return
+        if len(self) + len(self._creations) >= self._config.auto_create_topics_max:
+            logger.warning(
+                "a topic is not created for a client: there are as many as auto.create.topics.max allows",
+                extra={"topic": name, "topics": len(self)},
+            )
             return
         task = asyncio.create_task(self._auto_create(name))
         self._creations[name] = task
@@ -196,19 +218,30 @@ class Topics:
         return await self._to_the_end(self._grow_all(wanted, validate_only))
 
     async def _grow_all(self, wanted: Mapping[str, int], validate_only: bool) -> dict[str, Refusal | None]:
-        checked = [_attempt(self._plan_growth, name, count) for name, count in wanted.items()]
+        checked: list[tuple[Stream, int] | Refusal] = []
+        added = 0
+        async for name, count in _in_steps(wanted.items()):
+            try:
+                stream, added = self._plan_growth(name, count, added)
+                checked.append((stream, count))
+            except Refusal as refused:
+                checked.append(refused)
         outcomes = checked if validate_only else await _each(checked, self._grow)
         return dict(zip(wanted, map(_refusal_only, outcomes), strict=True))
 
-    def _plan_growth(self, name: str, count: int) -> tuple[Stream, int]:
+    def _plan_growth(self, name: str, count: int, added: int) -> tuple[Stream, int]:
+        """The topic, and how many partitions its request adds with it."""
         stream = self.existing(name)
         check_growth(stream, count)
-        return stream, count
+        added += count - stream.slot_count
+        self._check_room(added)
+        return stream, added
 
     async def _grow(self, growth: tuple[Stream, int]) -> None:
         stream, count = growth
         before = stream.slot_count
         await self._store.grow_stream(stream, count)
+        self.partition_count += count - before
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
     async def configure(
@@ -220,7 +253,7 @@ class Topics:
         return await self._to_the_end(self._configure_all(changes, validate_only))
 
     async def _configure_all(self, changes: Mapping[str, Change], validate_only: bool) -> dict[str, Refusal | None]:
-        checked = [_attempt(self._plan_config, name, change) for name, change in changes.items()]
+        checked = [_attempt(self._plan_config, name, change) async for name, change in _in_steps(changes.items())]
         outcomes = checked if validate_only else await _each(checked, self._configure)
         return dict(zip(changes, map(_refusal_only, outcomes), strict=True))
 
@@ -277,7 +310,8 @@ class Topics:
         if stream.deleted:
             raise UnknownStream(stream.name)
         await self._store.delete_stream(stream)
-        self._count_alike(stream.name, -1)
+        self._forget_name(stream.name)
+        self.partition_count -= stream.slot_count
         for hook in self._deletion_hooks:
             hook(stream)
 
@@ -302,10 +336,17 @@ class Topics:
             raise Refusal(ErrorCode.unknown_topic_or_partition)
         return stream
 
-    def _count_alike(self, name: str, change: int) -> None:
+    def _note_name(self, name: str) -> None:
         look = _looks_like(name)
-        self._alike[look] = self._alike.get(look, 0) + change
-        if not self._alike[look]:
+        self._alike[look] = (*self._alike.get(look, ()), name)
+
+    def _forget_name(self, name: str) -> None:
+        look = _looks_like(name)
+        left = list(self._alike[look])
+        left.remove(name)
+        if left:
+            self._alike[look] = tuple(left)
+        else:
             del self._alike[look]
 
 
@@ -386,6 +427,16 @@ def _attempt(check: Callable[[str, _A], _T], name: str, argument: _A) -> _T | Re
         return refused
 
 
+async def _in_steps(items: Iterable[_T]) -> AsyncIterator[_T]:
+    """One item after another; the event loop serves others after each STEP_S."""
+    ends_at = time.perf_counter() + STEP_S
+    for item in items:
+        if time.perf_counter() > ends_at:
+            await asyncio.sleep(0)
+            ends_at = time.perf_counter() + STEP_S
+        yield item
+
+
 async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitable[_R]]) -> list[_R | Refusal]:
     """Make changes together, so that they share syncs; each may fail alone."""
 
@@ -398,6 +449,8 @@ async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitabl
             return refusal_of(failed)
 
     outcomes: list[_R | Refusal] = []
-    for first in range(0, len(checked), CHANGES_AT_ONCE):
-        outcomes += await asyncio.gather(*map(one, checked[first : first + CHANGES_AT_ONCE]))
+    async for first in _in_steps(range(0, len(checked), CHANGES_AT_ONCE)):
+        some = checked[first : first + CHANGES_AT_ONCE]
+        refused = [item for item in some if isinstance(item, Refusal)]
+        outcomes += refused if len(refused) == len(some) else await asyncio.gather(*map(one, some))
     return outcomes

@@ -6,17 +6,21 @@ in the versions that it names; ApiVersions, dispatch and the hostile-bytes tests
 
 import importlib
 import pkgutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from gateway.turns import Pace
 from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
     from gateway.response_slot import ResponseSlot
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +33,14 @@ class RequestContext:
     client_id: str | None
     connection: "Connection"
     apis: "Registry"
+
+    async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
+        """One item after another; others get the event loop in between when this has kept it for long."""
+        pace = Pace(self.connection.turns, self.connection.party)
+        for item in items:
+            if pace.is_over:
+                await pace.give_way()
+            yield item
 
 
 Handler = Callable[[RequestContext, Message], Awaitable[Mapping[str, Any]]]
@@ -46,7 +58,8 @@ class Api:
     one the connection is closed. `advertise_from` is the lowest version that ApiVersions shows, where
     that differs from the truth; what is not `advertised` is answered and not shown.
     `unsupported_version()` is the answer, in version 0's form, to a version that is not served; without
-    one the connection is closed, as Kafka does.
+    one the connection is closed, as Kafka does. `large_answer`: an answer may have more than 64 KiB, so it is
+    made only when there is room for it.
     """
 
     key: int
@@ -58,6 +71,7 @@ class Api:
     advertise_from: int | None = None
     advertised: bool = True
     unsupported_version: Callable[[], Mapping[str, Any]] | None = None
+    large_answer: bool = False
 
     def __post_init__(self) -> None:
         if not self.versions or self.versions.step != 1:

@@ -30,10 +30,10 @@ async def add_partitions_to_txn(ctx: RequestContext, request: Message) -> Mappin
         transactional_id, topics = request.v3_and_below_transactional_id, request.v3_and_below_topics
         return {"results_by_topic_v3_and_below": await _added(ctx, transactional_id, identity, topics)}
     results = []
-    for asked in request.transactions:
+    async for asked in ctx.paced(request.transactions):
         identity = Identity(asked.producer_id, asked.producer_epoch)
         found = (
-            _verified(ctx, asked.transactional_id, identity, asked.topics)
+            await _verified(ctx, asked.transactional_id, identity, asked.topics)
             if asked.verify_only
             else await _added(ctx, asked.transactional_id, identity, asked.topics)
         )
@@ -44,23 +44,23 @@ async def add_partitions_to_txn(ctx: RequestContext, request: Message) -> Mappin
 async def _added(
     ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
 ) -> list[dict[str, Any]]:
-    places, unknown = _places(ctx, topics)
+    places, unknown = await _places(ctx, topics)
     if unknown:
-        return _not_attempted(topics, unknown)
+        return await _not_attempted(ctx, topics, unknown)
     code = ErrorCode.none
     try:
         await ctx.broker.transactions.add(transactional_id, identity, places.values())
     except (Refused, StoreError) as error:
         code = code_of(error, ctx.version)
-    return _results(topics, lambda name, index: code)
+    return await _results(ctx, topics, lambda name, index: code)
 
 
-def _verified(
+async def _verified(
     ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
 ) -> list[dict[str, Any]]:
-    places, unknown = _places(ctx, topics)
+    places, unknown = await _places(ctx, topics)
     if unknown:
-        return _not_attempted(topics, unknown)
+        return await _not_attempted(ctx, topics, unknown)
     outside = ErrorCode.transaction_abortable if ctx.version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
 
     def code(name: str, index: int) -> ErrorCode:
@@ -70,10 +70,10 @@ def _verified(
             return code_of(error, ctx.version)
         return ErrorCode.none if is_part else outside
 
-    return _results(topics, code)
+    return await _results(ctx, topics, code)
 
 
-def _places(
+async def _places(
     ctx: RequestContext, topics: Sequence[Message]
 ) -> tuple[dict[tuple[str, int], Place], set[tuple[str, int]]]:
     """Partitions that are there, and those that are not."""
@@ -81,7 +81,7 @@ def _places(
     unknown: set[tuple[str, int]] = set()
     for topic in topics:
         stream = ctx.broker.topics.get(topic.name)
-        for index in topic.partitions:
+        async for index in ctx.paced(topic.partitions):
             slot = slot_of(stream, index)
             if slot is None:
                 unknown.add((topic.name, index))
@@ -90,8 +90,11 @@ def _places(
     return places, unknown
 
 
-def _not_attempted(topics: Sequence[Message], unknown: Collection[tuple[str, int]]) -> list[dict[str, Any]]:
-    return _results(
+async def _not_attempted(
+    ctx: RequestContext, topics: Sequence[Message], unknown: Collection[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    return await _results(
+        ctx,
         topics,
         lambda name, index: (
             ErrorCode.unknown_topic_or_partition if (name, index) in unknown else ErrorCode.operation_not_attempted
@@ -99,13 +102,13 @@ def _not_attempted(topics: Sequence[Message], unknown: Collection[tuple[str, int
     )
 
 
-def _results(topics: Sequence[Message], code: Any) -> list[dict[str, Any]]:
+async def _results(ctx: RequestContext, topics: Sequence[Message], code: Any) -> list[dict[str, Any]]:
     return [
         {
             "name": topic.name,
             "results_by_partition": [
                 {"partition_index": index, "partition_error_code": code(topic.name, index)}
-                for index in topic.partitions
+                async for index in ctx.paced(topic.partitions)
             ],
         }
         for topic in topics
@@ -114,7 +117,17 @@ def _results(topics: Sequence[Message], code: Any) -> list[dict[str, Any]]:
 
 def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
     if version < BATCHED_SINCE:
-        return {"results_by_topic_v3_and_below": _results(request.v3_and_below_topics, lambda name, index: code)}
+        return {
+            "results_by_topic_v3_and_below": [
+                {
+                    "name": topic.name,
+                    "results_by_partition": [
+                        {"partition_index": index, "partition_error_code": code} for index in topic.partitions
+                    ],
+                }
+                for topic in request.v3_and_below_topics
+            ]
+        }
     return {"error_code": code, "results_by_transaction": []}
 
 

@@ -11,13 +11,12 @@ from gateway.admin import told
 from gateway.apis import Api, RequestContext
 from gateway.quotas import check_change, entity_of, repeated
 from gateway.refusals import Refusal
-from gateway.turns import in_turns
 from gateway.wire.message import Message
 
 
 async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     outcomes: dict[frozenset[tuple[str, str | None]], dict[str, Any]] = {}
-    async for entry in in_turns(request.entries):
+    async for entry in ctx.paced(request.entries):
         entity = entity_of([(part.entity_type, part.entity_name) for part in entry.entity])
         identity = frozenset(entity.items())
         try:

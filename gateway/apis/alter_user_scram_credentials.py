@@ -13,7 +13,6 @@ from kio.schema.errors import ErrorCode
 from gateway.admin import told
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
-from gateway.turns import in_turns
 from gateway.wire.message import Message
 
 ITERATIONS_MIN: Final = 4_096
@@ -39,10 +38,10 @@ NO_SASL: Final = Refusal(
 
 async def alter_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     outcomes: dict[str, Refusal] = {}
-    async for deletion in in_turns(request.deletions):
+    async for deletion in ctx.paced(request.deletions):
         outcomes.setdefault(deletion.name, _not_deleted(deletion))
     wanted: set[str] = set()
-    async for upsertion in in_turns(request.upsertions):
+    async for upsertion in ctx.paced(request.upsertions):
         name = upsertion.name
         if name in wanted and outcomes[name] is NO_SASL:
             outcomes[name] = TWICE

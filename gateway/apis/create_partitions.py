@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.admin import repeated, told
+from gateway.admin import repeated_among, told
 from gateway.apis import Api, RequestContext
 from gateway.apis.create_topics import replicas_refused
 from gateway.refusals import Refusal
@@ -21,10 +21,10 @@ from gateway.wire.message import Message
 
 
 async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    twice = repeated(topic.name for topic in request.topics)
+    twice = await repeated_among(ctx, [topic.name for topic in request.topics])
     outcomes: dict[str, Refusal | None] = {}
     wanted: dict[str, int] = {}
-    for topic in request.topics:
+    async for topic in ctx.paced(request.topics):
         if topic.name in twice:
             outcomes[topic.name] = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
             continue
@@ -34,7 +34,7 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
         except Refusal as refused:
             outcomes[topic.name] = refused
     outcomes |= await ctx.broker.topics.grow(wanted, request.validate_only)
-    return {"results": [{"name": name, **told(outcome)} for name, outcome in outcomes.items()]}
+    return {"results": [{"name": name, **told(outcome)} async for name, outcome in ctx.paced(outcomes.items())]}
 
 
 def _check_assignments(ctx: RequestContext, topic: Message) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.stream import Stream
-from gateway.admin import repeated, told
+from gateway.admin import repeated, repeated_among, told
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
 from gateway.topics import (
@@ -33,17 +33,22 @@ CONFIGS_FROM: Final = 5
 
 
 async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    twice = repeated(topic.name for topic in request.topics)
-    once = {topic.name: topic for topic in request.topics if topic.name not in twice}
-    if sum(_partitions_of(ctx, topic) for topic in once.values()) > PARTITIONS_PER_REQUEST_MAX:
+    twice = await repeated_among(ctx, [topic.name for topic in request.topics])
+    once = {topic.name: topic async for topic in ctx.paced(request.topics) if topic.name not in twice}
+    partitions = 0
+    wanted: list[WantedTopic] = []
+    async for topic in ctx.paced(once.values()):
+        partitions += _partitions_of(ctx, topic)
+        wanted.append(_wanted(topic))
+    if partitions > PARTITIONS_PER_REQUEST_MAX:
         made: Sequence[NewTopic | Stream | Refusal] = [too_many_partitions()] * len(once)
     else:
-        made = await ctx.broker.topics.create([_wanted(topic) for topic in once.values()], request.validate_only)
+        made = await ctx.broker.topics.create(wanted, request.validate_only)
     outcomes = dict(zip(once, made, strict=True))
     duplicate = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
     outcomes |= dict.fromkeys(sorted(twice), duplicate)
     configs = _ConfigEntries(ctx)
-    return {"topics": [_result(name, done, configs) for name, done in outcomes.items()]}
+    return {"topics": [_result(name, done, configs) async for name, done in ctx.paced(outcomes.items())]}
 
 
 def _partitions_of(ctx: RequestContext, topic: Message) -> int:

@@ -11,18 +11,21 @@ from kio.schema.errors import ErrorCode
 from gateway.apis import Api, RequestContext
 from gateway.wire.message import Message
 
+AT_ONCE: Final = 200
+"""Groups that are deleted together: they share a sync, and others wait for no more."""
+
 
 async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     group_ids = list(dict.fromkeys(request.groups_names))
-    errors = await asyncio.gather(*map(ctx.broker.groups.delete_group, group_ids))
-    for group_id, error in zip(group_ids, errors, strict=True):
-        if error is ErrorCode.none:
-            ctx.broker.transactions.group_deleted(group_id)
-    return {
-        "results": [
-            {"group_id": group_id, "error_code": error} for group_id, error in zip(group_ids, errors, strict=True)
-        ]
-    }
+    results: list[dict[str, Any]] = []
+    async for first in ctx.paced(range(0, len(group_ids), AT_ONCE)):
+        some = group_ids[first : first + AT_ONCE]
+        errors = await asyncio.gather(*map(ctx.broker.groups.delete_group, some))
+        for group_id, error in zip(some, errors, strict=True):
+            if error is ErrorCode.none:
+                ctx.broker.transactions.group_deleted(group_id)
+            results.append({"group_id": group_id, "error_code": error})
+    return {"results": results}
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

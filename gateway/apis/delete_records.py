@@ -24,10 +24,14 @@ AT_ONCE: Final = 500
 
 async def delete_records(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     # As in Kafka, what is said last of a partition counts.
-    wanted = {(t.name, p.partition_index): p.offset for t in request.topics for p in t.partitions}
+    wanted = {
+        (t.name, p.partition_index): p.offset
+        async for t in ctx.paced(request.topics)
+        async for p in ctx.paced(t.partitions)
+    }
     items = list(wanted.items())
     results: dict[str, list[dict[str, Any]]] = {topic.name: [] for topic in request.topics}
-    for first in range(0, len(items), AT_ONCE):
+    async for first in ctx.paced(range(0, len(items), AT_ONCE)):
         some = items[first : first + AT_ONCE]
         answers = await asyncio.gather(*(_delete(ctx, *where, offset) for where, offset in some))
         for ((name, partition), _), (start, code) in zip(some, answers, strict=True):

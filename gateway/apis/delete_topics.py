@@ -10,7 +10,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.stream import Stream
-from gateway.admin import repeated, told
+from gateway.admin import repeated, repeated_among, told
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
@@ -28,11 +28,11 @@ _NAMED_TWICE: Final = Refusal(
 
 async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     asked = _asked(request, ctx.version)
-    refused = _refused_alone(asked)
+    refused = await _refused_alone(ctx, asked)
     if not ctx.broker.config.delete_topic_enable:
         refused = dict.fromkeys(asked, _disabled(ctx.version))
     found: dict[Asked, Stream] = {}
-    for each in asked:
+    async for each in ctx.paced(asked):
         if each not in refused:
             name, topic_id = each
             topics = ctx.broker.topics
@@ -43,7 +43,7 @@ async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
                 found[each] = stream
     twice = _twice_named(found)
     outcomes = await ctx.broker.topics.delete(found.values())
-    answers = [_answer(*each, refusal) for each, refusal in refused.items()]
+    answers = [_answer(*each, refusal) async for each, refusal in ctx.paced(refused.items())]
     answers += [_answer(stream.name, stream.uuid, _NAMED_TWICE) for stream in twice]
     answers += [
         _answer(stream.name, stream.uuid, outcome) for stream, outcome in zip(found.values(), outcomes, strict=True)
@@ -57,10 +57,10 @@ def _asked(request: Message, version: int) -> list[Asked]:
     return [(name, None) for name in request.topic_names]
 
 
-def _refused_alone(asked: list[Asked]) -> dict[Asked, Refusal]:
+async def _refused_alone(ctx: RequestContext, asked: list[Asked]) -> dict[Asked, Refusal]:
     """What is wrong whatever topics there are."""
     refused: dict[Asked, Refusal] = {}
-    for each in asked:
+    async for each in ctx.paced(asked):
         name, topic_id = each
         why = None
         if name is None and topic_id is None:
@@ -69,7 +69,7 @@ def _refused_alone(asked: list[Asked]) -> dict[Asked, Refusal]:
             why = "You may not specify both topic name and topic id."
         if why is not None:
             refused[each] = Refusal(ErrorCode.invalid_request, why)
-    for each in repeated(asked):
+    for each in await repeated_among(ctx, asked):
         if each not in refused:
             what = "id" if each[0] is None else "name"
             refused[each] = Refusal(ErrorCode.invalid_request, f"Duplicate topic {what}.")

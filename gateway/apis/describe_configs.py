@@ -23,7 +23,13 @@ UNKNOWN_TYPE: Final = 0
 
 
 async def describe_configs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    return {"results": [_describe(ctx, request, resource) for resource in request.resources]}
+    # A short request must not make an endless answer: what is asked twice in the same way is told once.
+    asked = {_identity(resource): resource async for resource in ctx.paced(request.resources)}
+    return {"results": [_describe(ctx, request, resource) async for resource in ctx.paced(asked.values())]}
+
+
+def _identity(resource: Message) -> tuple[int, str, tuple[str, ...]]:
+    return resource.resource_type, resource.resource_name, tuple(resource.configuration_keys or ())
 
 
 def _describe(ctx: RequestContext, request: Message, resource: Message) -> dict[str, Any]:
@@ -136,4 +142,5 @@ API: Final = Api(
     versions=range(1, 5),
     handle=describe_configs,
     error_response=_error_response,
+    large_answer=True,
 )

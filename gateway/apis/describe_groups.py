@@ -27,7 +27,7 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
     is_asked = request.include_authorized_operations
     operations = ALL_GROUP_OPERATIONS if is_asked else NOT_ASKED
     described = []
-    for group_id in dict.fromkeys(request.groups):  # a group named twice is described once
+    async for group_id in ctx.paced(dict.fromkeys(request.groups)):  # a group named twice is described once
         group = ctx.broker.groups.get(group_id)
         if group is not None:
             described.append(_described(group) | {"authorized_operations": operations})
@@ -84,4 +84,5 @@ API: Final = Api(
     versions=range(7),
     handle=describe_groups,
     error_response=error_response,
+    large_answer=True,
 )

@@ -25,7 +25,7 @@ async def describe_log_dirs(ctx: RequestContext, request: Message) -> Mapping[st
     described = {
         "error_code": ErrorCode.none,
         "log_dir": str(directory),
-        "topics": _topics(ctx, request),
+        "topics": await _topics(ctx, request),
         "total_bytes": usage.total,
         "usable_bytes": usage.free,
         "is_cordoned": False,
@@ -33,15 +33,15 @@ async def describe_log_dirs(ctx: RequestContext, request: Message) -> Mapping[st
     return {"results": [described]}
 
 
-def _topics(ctx: RequestContext, request: Message) -> list[dict[str, Any]]:
+async def _topics(ctx: RequestContext, request: Message) -> list[dict[str, Any]]:
     if request.topics is None:
         every: list[Stream] = list(ctx.broker.topics)
-        return [_topic(stream, range(stream.slot_count)) for stream in every]
+        return [_topic(stream, range(stream.slot_count)) async for stream in ctx.paced(every)]
     asked: dict[str, dict[int, None]] = {}
-    for topic in request.topics:
+    async for topic in ctx.paced(request.topics):
         asked.setdefault(topic.topic, {}).update(dict.fromkeys(topic.partitions))
     described = []
-    for name, partitions in asked.items():
+    async for name, partitions in ctx.paced(asked.items()):
         stream = ctx.broker.topics.get(name)
         there = [p for p in partitions if stream is not None and 0 <= p < stream.slot_count]
         if stream is not None and there:
@@ -67,4 +67,5 @@ API: Final = Api(
     versions=range(1, 6),
     handle=describe_log_dirs,
     error_response=_error_response,
+    large_answer=True,
 )

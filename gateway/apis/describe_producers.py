@@ -19,10 +19,11 @@ NONE: Final = -1
 
 async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     topics = []
-    for topic in request.topics:
+    async for topic in ctx.paced(request.topics):
         stream = ctx.broker.topics.get(topic.name)
         why = NOT_HERE if stream is None else None
-        partitions = [_partition(index, slot_of(stream, index), why) for index in topic.partition_indexes]
+        indexes = dict.fromkeys(topic.partition_indexes)  # one named twice is described once
+        partitions = [_partition(index, slot_of(stream, index), why) async for index in ctx.paced(indexes)]
         topics.append({"name": topic.name, "partitions": partitions})
     return {"topics": topics}
 
@@ -66,4 +67,5 @@ API: Final = Api(
     versions=range(1),
     handle=describe_producers,
     error_response=error_response,
+    large_answer=True,
 )

@@ -4,6 +4,7 @@ Keeps: topics come in the order of their names, so that a cursor (topic, partiti
 what is still to come, whatever was created or deleted meanwhile.
 """
 
+import heapq
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -22,20 +23,23 @@ PARTITIONS_MAX: Final = 2_000
 
 async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     cursor = request.cursor
-    names = {topic.name for topic in request.topics}
+    names = {topic.name async for topic in ctx.paced(request.topics)}
     if cursor is not None and (cursor.partition_index < 0 or (names and cursor.topic_name not in names)):
         return _error_response(request, ctx.version, ErrorCode.invalid_request)
     first_name = cursor.topic_name if cursor is not None else ""
     every = names or {stream.name for stream in ctx.broker.topics}
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
     entries: list[dict[str, Any]] = []
-    for name in sorted(name for name in every if name >= first_name):
+    # One more than a page can hold: it is the next page's first.
+    page = heapq.nsmallest(left + 1, [name async for name in ctx.paced(every) if name >= first_name])
+    async for name in ctx.paced(page):
         if not left:
             return _page(entries, name, 0)
         first = cursor.partition_index if cursor is not None and name == first_name else 0
         stream = ctx.broker.topics.get(name)
         if stream is None:
             entries.append(_unknown(name))
+            left -= 1
             continue
         end = min(stream.slot_count, first + left)
         entries.append(_known(ctx.broker.node_id, stream, range(first, end)))
@@ -107,4 +111,5 @@ API: Final = Api(
     versions=range(1),
     handle=describe_topic_partitions,
     error_response=_error_response,
+    large_answer=True,
 )

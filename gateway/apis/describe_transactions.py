@@ -14,7 +14,7 @@ from gateway.wire.message import Message
 
 async def describe_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     described = []
-    for transactional_id in dict.fromkeys(request.transactional_ids):
+    async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
         known = ctx.broker.transactions.get(transactional_id)
         if known is not None:
             described.append(_described(ctx, known))
@@ -66,4 +66,5 @@ API: Final = Api(
     versions=range(1),
     handle=describe_transactions,
     error_response=error_response,
+    large_answer=True,
 )

@@ -26,10 +26,11 @@ async def elect_leaders(ctx: RequestContext, request: Message) -> Mapping[str, A
             {
                 "topic": topic.topic,
                 "partition_result": [
-                    {"partition_id": p, **told(_outcome(ctx, topic.topic, p))} for p in topic.partitions
+                    {"partition_id": p, **told(_outcome(ctx, topic.topic, p))}
+                    async for p in ctx.paced(topic.partitions)
                 ],
             }
-            for topic in request.topic_partitions or []
+            async for topic in ctx.paced(request.topic_partitions or [])
         ]
     }
 

@@ -41,7 +41,7 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
     }
     if ctx.version < BATCHED_FROM:
         return node
-    return {"coordinators": [{"key": key, **node} for key in request.coordinator_keys]}
+    return {"coordinators": [{"key": key, **node} async for key in ctx.paced(request.coordinator_keys)]}
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
@@ -58,4 +58,5 @@ API: Final = Api(
     versions=range(7),
     handle=find_coordinator,
     error_response=error_response,
+    large_answer=True,
 )

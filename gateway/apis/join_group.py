@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kio.schema.errors import ErrorCode
+
 from gateway.apis import Api, RequestContext
 from gateway.groups.messages import JoinRequest, JoinResult, Protocol
 from gateway.wire.message import Message
@@ -18,10 +20,14 @@ REBALANCE_TIMEOUT_FROM: Final = 1
 KNOWN_MEMBER_ID_FROM: Final = 4
 NULL_PROTOCOL_NAME_FROM: Final = 7
 SKIP_ASSIGNMENT_FROM: Final = 9
+PROTOCOLS_MAX: Final = 100
+"""Assignors that one member may offer; clients offer two or three."""
 
 
 async def join_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     session_timeout_ms = request.session_timeout
+    if len(request.protocols) > PROTOCOLS_MAX:
+        return error_response(request, ctx.version, ErrorCode.invalid_request)
     has_rebalance_timeout = ctx.version >= REBALANCE_TIMEOUT_FROM
     result = await ctx.broker.groups.join(
         request.group_id,

@@ -6,14 +6,18 @@ the one member's error is the response's. v5 (KIP-800) brings reasons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
 from gateway.groups.messages import LeavingMember
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 3
+AT_ONCE: Final = 1_000
+"""Members that leave in one step of their group; honest requests name fewer."""
 
 
 async def leave_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -21,9 +25,10 @@ async def leave_group(ctx: RequestContext, request: Message) -> Mapping[str, Any
         leaving = [LeavingMember(request.member_id, None, None)]
     else:
         leaving = [
-            LeavingMember(member.member_id, member.group_instance_id, member.reason) for member in request.members
+            LeavingMember(member.member_id, member.group_instance_id, member.reason)
+            async for member in ctx.paced(request.members)
         ]
-    error, errors = ctx.broker.groups.leave(request.group_id, leaving)
+    error, errors = await _leave(ctx, request.group_id, leaving)
     if ctx.version < BATCHED_FROM:
         return {"error_code": error or errors[0]}
     return {
@@ -34,9 +39,20 @@ async def leave_group(ctx: RequestContext, request: Message) -> Mapping[str, Any
                 "group_instance_id": member.instance_id,
                 "error_code": member_error,
             }
-            for member, member_error in zip(leaving, errors, strict=False)
+            async for member, member_error in ctx.paced(zip(leaving, errors, strict=False))
         ],
     }
+
+
+async def _leave(
+    ctx: RequestContext, group_id: str, leaving: Sequence[LeavingMember]
+) -> tuple[ErrorCode, list[ErrorCode]]:
+    """The error of the whole request, and one for each member."""
+    error, errors = ctx.broker.groups.leave(group_id, leaving[:AT_ONCE])
+    async for first in ctx.paced(range(AT_ONCE, len(leaving), AT_ONCE)):
+        error, further = ctx.broker.groups.leave(group_id, leaving[first : first + AT_ONCE])
+        errors += further
+    return error, errors
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
                 "group_state": group.state.value,
                 "group_type": CLASSIC,
             }
-            for group in ctx.broker.groups
+            async for group in ctx.paced(list(ctx.broker.groups))
             if not states or group.state.lower() in states
         ]
     }
@@ -43,4 +43,5 @@ API: Final = Api(
     versions=range(6),
     handle=list_groups,
     error_response=error_response,
+    large_answer=True,
 )

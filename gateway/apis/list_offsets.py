@@ -19,7 +19,7 @@ from kio.schema.errors import ErrorCode
 from core.entries import StoredEntry
 from core.errors import StoreError
 from core.slot import Slot
-from gateway.admin import epoch_error, repeated, slot_of, storage_code
+from gateway.admin import epoch_error, repeated_among, slot_of, storage_code
 from gateway.apis import Api, RequestContext
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
@@ -40,6 +40,8 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 
 SEARCHES_AT_ONCE: Final = 32
 """Look-ups by time of one request that hold a batch in memory at the same time."""
+TOPICS_AT_ONCE: Final = 200
+"""Topics whose answers are looked for together; others are served between them."""
 TIMEOUT_SINCE: Final = 10
 PATIENCE_MAX_S: Final = 30.0
 """Longest wait for one request's look-ups, whatever its client says."""
@@ -61,16 +63,19 @@ NOTHING: Final = Found()
 
 async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     searches = asyncio.Semaphore(SEARCHES_AT_ONCE)
-    topics = (_topic(ctx, request, topic, searches) for topic in request.topics)
-    return {"topics": await asyncio.gather(*topics)}
+    topics: list[dict[str, Any]] = []
+    async for first in ctx.paced(range(0, len(request.topics), TOPICS_AT_ONCE)):
+        some = request.topics[first : first + TOPICS_AT_ONCE]
+        topics += await asyncio.gather(*(_topic(ctx, request, topic, searches) for topic in some))
+    return {"topics": topics}
 
 
 async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: asyncio.Semaphore) -> dict[str, Any]:
-    twice = repeated(partition.partition_index for partition in topic.partitions)
+    twice = await repeated_among(ctx, [partition.partition_index for partition in topic.partitions])
     stream = ctx.broker.topics.get(topic.name)
     answers: dict[int, Found] = {}
     awaited: dict[int, Awaitable[Found]] = {}
-    for asked in topic.partitions:
+    async for asked in ctx.paced(topic.partitions):
         index = asked.partition_index
         slot = slot_of(stream, index)
         if index in twice:
@@ -86,7 +91,7 @@ async def _topic(ctx: RequestContext, request: Message, topic: Message, searches
     answers |= zip(awaited, await asyncio.gather(*awaited.values()), strict=True)
     return {
         "name": topic.name,
-        "partitions": [_result(index, found) for index, found in answers.items()],
+        "partitions": [_result(index, found) async for index, found in ctx.paced(answers.items())],
     }
 
 

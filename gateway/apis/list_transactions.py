@@ -35,7 +35,9 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
     return {
         "error_code": ErrorCode.none,
         "unknown_state_filters": unknown,
-        "transaction_states": [_listed(known) for known in ctx.broker.transactions if matches(known)],
+        "transaction_states": [
+            _listed(known) async for known in ctx.paced(list(ctx.broker.transactions)) if matches(known)
+        ],
     }
 
 
@@ -57,4 +59,5 @@ API: Final = Api(
         "unknown_state_filters": [],
         "transaction_states": [],
     },
+    large_answer=True,
 )

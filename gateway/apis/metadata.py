@@ -42,7 +42,7 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
         return _error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
     broker = ctx.broker
-    entries = _entries(ctx, request)
+    entries = await _entries(ctx, request)
     return {
         "brokers": [
             {
@@ -67,13 +67,13 @@ def _well_formed(version: int) -> Any:
     return lambda topic: topic.name is not None or topic.topic_id
 
 
-def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
+async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
     topics = ctx.broker.topics
     if request.topics is None or (ctx.version == 0 and not request.topics):
         wanted: list[Stream] = list(topics)
-        return [_known(ctx, request, stream) for stream in wanted]
+        return [_known(ctx, request, stream) async for stream in ctx.paced(wanted) if not stream.deleted]
     entries: dict[str | UUID, bytes] = {}
-    for topic in request.topics:
+    async for topic in ctx.paced(request.topics):
         stream = topics.by_uuid(topic.topic_id) if topic.topic_id else topics.get(topic.name)
         if stream is not None:
             if stream.name not in entries:
@@ -184,4 +184,5 @@ API: Final = Api(
     versions=range(14),
     handle=metadata,
     error_response=_error_response,
+    large_answer=True,
 )

@@ -4,7 +4,8 @@ v2-v4 name a retention, v6 adds leader epochs (KIP-320), v7 static members (KIP-
 unknown group with GROUP_ID_NOT_FOUND (KIP-848), v10 names topics by id.
 
 Keeps: an offset is acknowledged when it is in the log. Topics are looked up, the group asked and the
-write submitted before the first await, so commits of one connection stay in order.
+write submitted without an await in between, so commits of one connection stay in order (one with many partitions is
+alone on its connection).
 """
 
 from __future__ import annotations
@@ -21,40 +22,62 @@ from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
 TOPIC_IDS_FROM: Final = 10
+AT_ONCE: Final = 1_000
+"""Partitions of one commit; a request with more is several commits, one after the other."""
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     by_id = ctx.version >= TOPIC_IDS_FROM
-    commits: list[OffsetCommit] = []
-    topics = [_topic(ctx, topic, by_id, commits) for topic in request.topics]
-    if commits:
-        error = _admit(ctx, request)
-        errors = (
-            [error] * len(commits)
-            if error
-            else await ctx.broker.groups.commit(request.group_id, commits, request.retention_time)
-        )
-        _fill_in(topics, errors)
+    group = _Group(ctx, request)
+    topics = []
+    for topic in request.topics:
+        partitions = []
+        for partition in topic.partitions:
+            partitions.append(group.take(topic, partition, by_id))
+            if len(group.commits) >= AT_ONCE:
+                await group.commit()
+        topics.append({**_identity(topic, by_id), "partitions": partitions})
+    await group.commit()
     return {"topics": topics}
 
 
-def _topic(ctx: RequestContext, topic: Message, by_id: bool, commits: list[OffsetCommit]) -> dict[str, Any]:
-    """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
-    topics = ctx.broker.topics
-    stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
-    unknown = ErrorCode.unknown_topic_id if by_id else ErrorCode.unknown_topic_or_partition
-    partitions: list[dict[str, Any]] = []
-    for partition in topic.partitions:
-        index = partition.partition_index
-        error: ErrorCode | None = None
+class _Group:
+    """The group of a request, and what is to be committed to it next."""
+
+    def __init__(self, ctx: RequestContext, request: Message) -> None:
+        self._ctx = ctx
+        self._request = request
+        self._answers: list[dict[str, Any]] = []  # those of `commits`
+        self.commits: list[OffsetCommit] = []
+
+    def take(self, topic: Message, partition: Message, by_id: bool) -> dict[str, Any]:
+        """The partition's answer: complete if it cannot be committed, else `commit` completes it."""
+        topics = self._ctx.broker.topics
+        stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
+        answer: dict[str, Any] = {"partition_index": partition.partition_index}
         if stream is None:
-            error = unknown
-        elif not 0 <= index < stream.slot_count:
-            error = ErrorCode.unknown_topic_or_partition
+            answer["error_code"] = ErrorCode.unknown_topic_id if by_id else ErrorCode.unknown_topic_or_partition
+        elif not 0 <= partition.partition_index < stream.slot_count:
+            answer["error_code"] = ErrorCode.unknown_topic_or_partition
         else:
-            commits.append(_commit(stream, partition))
-        partitions.append({"partition_index": index, "error_code": error})
-    return {**_identity(topic, by_id), "partitions": partitions}
+            self.commits.append(_commit(stream, partition))
+            self._answers.append(answer)
+        return answer
+
+    async def commit(self) -> None:
+        """Ask the group and submit the write, without an await in between."""
+        commits, answers = self.commits, self._answers
+        self.commits, self._answers = [], []
+        if not commits:
+            return
+        error = _admit(self._ctx, self._request)
+        if error:
+            errors = [error] * len(commits)
+        else:
+            groups, request = self._ctx.broker.groups, self._request
+            errors = await groups.commit(request.group_id, commits, request.retention_time)
+        for answer, code in zip(answers, errors, strict=True):
+            answer["error_code"] = code
 
 
 def _commit(stream: Stream, partition: Message) -> OffsetCommit:
@@ -77,14 +100,6 @@ def _admit(ctx: RequestContext, request: Message) -> ErrorCode:
     if error is ErrorCode.group_id_not_found and ctx.version < GROUP_ID_NOT_FOUND_FROM:
         return ErrorCode.illegal_generation
     return error
-
-
-def _fill_in(topics: list[dict[str, Any]], errors: list[ErrorCode]) -> None:
-    outcomes = iter(errors)
-    for topic in topics:
-        for partition in topic["partitions"]:
-            if partition["error_code"] is None:
-                partition["error_code"] = next(outcomes)
 
 
 def _identity(topic: Message, by_id: bool) -> dict[str, Any]:

@@ -20,10 +20,10 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     group = groups.get(request.group_id)
     errors = {
         (topic.name, partition.partition_index): _check(ctx, group, topic.name, partition)
-        for topic in request.topics
-        for partition in topic.partitions
+        async for topic in ctx.paced(request.topics)
+        async for partition in ctx.paced(topic.partitions)
     }
-    places = [place for place, error in errors.items() if not error]
+    places = [place async for place, error in ctx.paced(errors.items()) if not error]
     error = await groups.delete_offsets(request.group_id, places)
     if error:
         return error_response(request, ctx.version, error)
@@ -37,7 +37,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
                         "partition_index": partition.partition_index,
                         "error_code": errors[topic.name, partition.partition_index],
                     }
-                    for partition in topic.partitions
+                    async for partition in ctx.paced(topic.partitions)
                 ],
             }
             for topic in request.topics

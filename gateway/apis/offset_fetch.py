@@ -31,7 +31,7 @@ async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, An
         return await _fetch_group(ctx, request, request.require_stable)
     answers = []
     fetched_whole: set[str] = set()
-    for group in request.groups:
+    async for group in ctx.paced(request.groups):
         if group.topics is None:
             # A short request must not make an endless answer: all of a group is told once.
             if group.group_id in fetched_whole:
@@ -49,23 +49,24 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
         await ctx.broker.groups.settle(group.group_id)
     offsets = _Offsets(ctx, group.group_id, require_stable)
     if group.topics is None:
-        return {"error_code": ErrorCode.none, "topics": _all_topics(offsets, by_id)}
+        return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
     answer = _topic_by_id if by_id else _topic_by_name
-    return {"error_code": ErrorCode.none, "topics": [answer(offsets, topic) for topic in group.topics]}
+    return {"error_code": ErrorCode.none, "topics": [await answer(offsets, topic) for topic in group.topics]}
 
 
 class _Offsets:
     """What one group has committed, as one request wants to see it."""
 
     def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
+        self._ctx = ctx
         self._groups = ctx.broker.groups
         self._pending = ctx.broker.transactions.pending_offsets
         self._group_id = group_id
         self._require_stable = require_stable
         self.topics = ctx.broker.topics
 
-    def partitions(self, name: str, indexes: Iterable[int]) -> list[dict[str, Any]]:
-        return [self._partition(OffsetKey(self._group_id, name, index)) for index in indexes]
+    async def partitions(self, name: str, indexes: Iterable[int]) -> list[dict[str, Any]]:
+        return [self._partition(OffsetKey(self._group_id, name, i)) async for i in self._ctx.paced(indexes)]
 
     def _partition(self, key: OffsetKey) -> dict[str, Any]:
         if self._require_stable and self._pending.is_unstable(key):
@@ -81,7 +82,7 @@ class _Offsets:
         return known
 
 
-def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
+async def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
     topics = []
     for name, indexes in offsets.all().items():
         identity: dict[str, Any] = {"name": name}
@@ -90,20 +91,20 @@ def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
             if stream is None:
                 continue  # being deleted, and its offsets with it
             identity = {"topic_id": stream.uuid}
-        topics.append({**identity, "partitions": offsets.partitions(name, sorted(indexes))})
+        topics.append({**identity, "partitions": await offsets.partitions(name, sorted(indexes))})
     return topics
 
 
-def _topic_by_name(offsets: _Offsets, topic: Message) -> dict[str, Any]:
-    return {"name": topic.name, "partitions": offsets.partitions(topic.name, topic.partition_indexes)}
+async def _topic_by_name(offsets: _Offsets, topic: Message) -> dict[str, Any]:
+    return {"name": topic.name, "partitions": await offsets.partitions(topic.name, topic.partition_indexes)}
 
 
-def _topic_by_id(offsets: _Offsets, topic: Message) -> dict[str, Any]:
+async def _topic_by_id(offsets: _Offsets, topic: Message) -> dict[str, Any]:
     stream = offsets.topics.by_uuid(topic.topic_id)
     if stream is None:
         unknown = [_partition(index, NO_OFFSET, ErrorCode.unknown_topic_id) for index in topic.partition_indexes]
         return {"topic_id": topic.topic_id, "partitions": unknown}
-    return {"topic_id": topic.topic_id, "partitions": offsets.partitions(stream.name, topic.partition_indexes)}
+    return {"topic_id": topic.topic_id, "partitions": await offsets.partitions(stream.name, topic.partition_indexes)}
 
 
 def _partition(index: int, committed: CommittedOffset, error: int = ErrorCode.none) -> dict[str, Any]:
@@ -139,4 +140,5 @@ API: Final = Api(
     versions=range(1, 11),
     handle=offset_fetch,
     error_response=error_response,
+    large_answer=True,
 )

@@ -20,9 +20,11 @@ async def offset_for_leader_epoch(ctx: RequestContext, request: Message) -> Mapp
         "topics": [
             {
                 "topic": topic.topic,
-                "partitions": [_answer(ctx.broker.topics.get(topic.topic), asked) for asked in topic.partitions],
+                "partitions": [
+                    _answer(ctx.broker.topics.get(topic.topic), asked) async for asked in ctx.paced(topic.partitions)
+                ],
             }
-            for topic in request.topics
+            async for topic in ctx.paced(request.topics)
         ]
     }
 
@@ -66,4 +68,5 @@ API: Final = Api(
     versions=range(2, 5),
     handle=offset_for_leader_epoch,
     error_response=_error_response,
+    large_answer=True,
 )

@@ -24,25 +24,29 @@ ABORTABLE_SINCE: Final = 4
 GROUP_ADDED_SINCE: Final = 5
 FENCED_SINCE: Final = 6
 """No version of this API has PRODUCER_FENCED: a group's coordinator says INVALID_PRODUCER_EPOCH."""
+AT_ONCE: Final = 1_000
+"""Partitions that are added to the transaction together."""
 
 
 async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     commits: list[OffsetCommit] = []
-    topics = [_topic(ctx, topic, commits) for topic in request.topics]
-    if commits:
-        outcomes = iter(await _commit(ctx, request, commits))
-        for topic in topics:
-            for partition in topic["partitions"]:
-                if partition["error_code"] is None:
-                    partition["error_code"] = next(outcomes)
+    topics = [await _topic(ctx, topic, commits) async for topic in ctx.paced(request.topics)]
+    outcomes: list[ErrorCode] = []
+    for first in range(0, len(commits), AT_ONCE):
+        outcomes += await _commit(ctx, request, commits[first : first + AT_ONCE])
+    left = iter(outcomes)
+    for topic in topics:
+        async for partition in ctx.paced(topic["partitions"]):
+            if partition["error_code"] is None:
+                partition["error_code"] = next(left)
     return {"topics": topics}
 
 
-def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit]) -> dict[str, Any]:
+async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit]) -> dict[str, Any]:
     """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
     stream = ctx.broker.topics.get(topic.name)
     partitions: list[dict[str, Any]] = []
-    for partition in topic.partitions:
+    async for partition in ctx.paced(topic.partitions):
         index = partition.partition_index
         is_known = stream is not None and 0 <= index < stream.slot_count
         if is_known:

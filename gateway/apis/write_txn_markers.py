@@ -27,15 +27,15 @@ EPOCH_BUMPED_SINCE: Final = 2
 
 
 async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    return {"markers": [await _written(ctx, marker) for marker in request.markers]}
+    return {"markers": [await _written(ctx, marker) async for marker in ctx.paced(request.markers)]}
 
 
 async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
     codes: dict[tuple[str, int], int] = {}
     ends: dict[tuple[str, int], TransactionEnd] = {}
-    for topic in marker.topics:
+    async for topic in ctx.paced(marker.topics):
         stream = ctx.broker.topics.get(topic.name)
-        for index in topic.partition_indexes:
+        async for index in ctx.paced(topic.partition_indexes):
             slot = slot_of(stream, index)
             if slot is None:
                 codes[topic.name, index] = ErrorCode.unknown_topic_or_partition
@@ -55,7 +55,8 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
         {
             "name": topic.name,
             "partitions": [
-                {"partition_index": index, "error_code": codes[topic.name, index]} for index in topic.partition_indexes
+                {"partition_index": index, "error_code": codes[topic.name, index]}
+                async for index in ctx.paced(topic.partition_indexes)
             ],
         }
         for topic in marker.topics

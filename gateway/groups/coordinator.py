@@ -19,6 +19,7 @@ from kio.schema.errors import ErrorCode
 from core.clock import Clock
 from core.tables import Put
 from gateway.config import Config
+from gateway.groups.allowance import Allowance
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.group import Group, GroupRules
 from gateway.groups.journal import GroupJournal, TableStore, offset_puts
@@ -56,6 +57,8 @@ NO_RETENTION: Final = -1
 TIMESTAMP_MS_MAX: Final = 2**63 - 1
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
+#: Of a name that a client made up, in a line of the log.
+ID_SHOWN_CHARS_MAX: Final = 100
 
 _log: Final = logging.getLogger(__name__)
 
@@ -79,10 +82,12 @@ class GroupCoordinator:
         self._topics = topics
         self._retention_clock = RetentionClock(clock)
         self._retention_ms = config.offsets_retention_minutes * MINUTE_MS
+        self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._rules = GroupRules(
             initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
             max_size=config.group_max_size,
             new_id=lambda: str(uuid.uuid4()),
+            allowance=self.allowance,
         )
         self._groups: dict[str, Group] = {}
         self._deadlines: Deadlines[Alarm] = Deadlines()
@@ -155,6 +160,8 @@ class GroupCoordinator:
         group = self._groups.get(group_id)
         if error is ErrorCode.none and group is None and request.member_id != NO_MEMBER_ID:
             error = ErrorCode.unknown_member_id
+        if error is ErrorCode.none and group is None:
+            error = self._room_for_group(group_id)
         if error is not ErrorCode.none:
             return JoinResult(error=error, member_id=request.member_id)
         if group is None:
@@ -220,9 +227,9 @@ class GroupCoordinator:
         if error is not ErrorCode.none:
             return error
         group = self._groups.get(group_id)
-        if group is None and generation >= 0:
-            return unknown
-        return group or self._create(group_id)
+        if group is None:
+            error = unknown if generation >= 0 else self._room_for_group(group_id)
+        return error or group or self._create(group_id)
 
     async def commit(
         self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
@@ -393,6 +400,14 @@ class GroupCoordinator:
         group = Group(group_id, self._rules, self._deadlines, self._now())
         self._groups[group_id] = group
         return group
+
+    def _room_for_group(self, group_id: str) -> ErrorCode:
+        """May there be one more group?"""
+        if len(self._groups) < self._config.groups_max:
+            return ErrorCode.none
+        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._config.groups_max}
+        _log.warning("a new group is refused: there are as many as groups.max allows", extra=facts)
+        return ErrorCode.policy_violation
 
     def _is_unused(self, group: Group) -> bool:
         """Nobody is in the group, and it has no offset, visible or on its way."""

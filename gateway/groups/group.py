@@ -28,6 +28,7 @@ from gateway.groups.admission import (
     is_managed_outside,
     supports,
 )
+from gateway.groups.allowance import Allowance
 from gateway.groups.deadlines import Deadline, Deadlines
 from gateway.groups.initial_delay import InitialDelay
 from gateway.groups.messages import (
@@ -60,6 +61,10 @@ EMPTY_JOIN_RETRY_MS_MIN: Final = 1_000
 GENERATION_MAX: Final = 2**31 - 1
 #: Members' own words in a reason are cut here; they are for one line of a log.
 REASON_CHARS_MAX: Final = 200
+#: A member id begins with what the client calls itself, which may be longer than a member id may be.
+ID_PREFIX_CHARS_MAX: Final = 200
+#: Ids of one group that were handed out and not used yet (KIP-394); the oldest makes room.
+PENDING_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class GroupRules:
     initial_rebalance_delay_ms: int
     max_size: int
     new_id: Callable[[], str]
+    allowance: Allowance
 
 
 class Group:
@@ -82,7 +88,7 @@ class Group:
         self.protocol_type: str | None = None
         self.protocol_name: str | None = None
         self.subscribed_topics: frozenset[str] | None = None
-        self.roster = Roster()
+        self.roster = Roster(rules.allowance)
         self._rules = rules
         self._deadlines = deadlines
         self._join_deadline = self._alarm(self._join_expired)
@@ -151,6 +157,7 @@ class Group:
         for expiry in self.roster.pending.values():
             self._deadlines.cancel(expiry)
         self.roster.pending.clear()
+        self.roster.disband()
         self._deadlines.cancel(self._join_deadline)
         self._deadlines.cancel(self._sync_deadline)
         return [*effects, self._transition(GroupState.DEAD, now)]
@@ -165,6 +172,9 @@ class Group:
             return _refuse(waiter, ErrorCode.coordinator_not_available, request.member_id)
         if not supports(self, request):
             return _refuse(waiter, ErrorCode.inconsistent_group_protocol, request.member_id)
+        held = self.roster.get(request.member_id)
+        if not self._rules.allowance.admits(request.protocols, held.protocols if held is not None else ()):
+            return _refuse(waiter, ErrorCode.group_max_size_reached, request.member_id)
         if request.member_id == NO_MEMBER_ID:
             return self._join_unknown(request, waiter, now)
         if request.member_id in self.roster.pending and request.instance_id is None:
@@ -173,6 +183,7 @@ class Group:
 
     def _join_unknown(self, request: JoinRequest, waiter: Waiter, now: Instant) -> list[Effect]:
         prefix = request.client_id if request.instance_id is None else request.instance_id
+        prefix = prefix[:ID_PREFIX_CHARS_MAX]
         new_id = f"{prefix}-{self._rules.new_id()}"
         if request.instance_id is not None:
             current_id = self.roster.static_id(request.instance_id)
@@ -183,6 +194,8 @@ class Group:
             expiry = self._alarm(partial(self._pending_expired, new_id))
             self._deadlines.set(expiry, _after(now, request.session_timeout_ms))
             self.roster.pending[new_id] = expiry
+            if len(self.roster.pending) > PENDING_MAX:  # honest members come back at once
+                self._forget_pending(next(iter(self.roster.pending)))
             return _refuse(waiter, ErrorCode.member_id_required, new_id)
         return self._add_member(request, new_id, waiter, now)
 
@@ -382,6 +395,9 @@ class Group:
         is_leader = self.roster.leader_id == member.member_id
         if is_leader and self._storing_generation != self.generation:
             assignments = dict(request.assignments)
+            if not self._rules.allowance.admits_assignments(assignments, len(self.roster)):
+                effects += self._reset_assignments(ErrorCode.unknown_server_error, now)  # as for a record too large
+                return effects + self._prepare_rebalance(now, "its assignment is larger than members may hold")
             self._storing_generation = self.generation
             stored = partial(self._assignment_stored, self.generation, assignments)
             effects.append(Store(views.stored(self, assignments), stored))
@@ -397,13 +413,13 @@ class Group:
             effects = self._reset_assignments(error, now)
             return effects + self._prepare_rebalance(now, "its assignment could not be stored")
         for member in self.roster:
-            member.assignment = assignments.get(member.member_id, NO_ASSIGNMENT)
+            self.roster.set_assignment(member, assignments.get(member.member_id, NO_ASSIGNMENT))
         effects = [self._transition(GroupState.STABLE, now)]
         return effects + self._answer_syncs(ErrorCode.none, now)
 
     def _reset_assignments(self, error: ErrorCode, now: Instant) -> list[Effect]:
         for member in self.roster:
-            member.assignment = NO_ASSIGNMENT
+            self.roster.set_assignment(member, NO_ASSIGNMENT)
         return self._answer_syncs(error, now)
 
     def _answer_syncs(self, error: ErrorCode, now: Instant) -> list[Effect]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
+from gateway.groups.allowance import Allowance, size_of
 from gateway.groups.deadlines import Deadline
 from gateway.groups.messages import (
     NO_ASSIGNMENT,
@@ -65,6 +66,11 @@ class Member:
         return self.instance_id is not None
 
     @property
+    def size_bytes(self) -> int:
+        """What it holds of its own and its leader's words."""
+        return size_of(self.protocols) + len(self.assignment)
+
+    @property
     def awaits_join(self) -> bool:
         return self.join_waiter is not None
 
@@ -99,7 +105,8 @@ class Member:
 class Roster:
     """The members of one group, in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
         self.leader_id: str | None = None
         self.joined_count = 0
         self.protocol_votes: Counter[str] = Counter()
@@ -142,6 +149,7 @@ class Roster:
             assert member.instance_id not in self._static_ids, "an instance is one member"
             self._static_ids[member.instance_id] = member.member_id
         self._members[member.member_id] = member
+        self._allowance.used += member.size_bytes
         self.protocol_votes.update(member.protocol_names())
         self.joined_count += member.awaits_join
         if self.leader_id is None:
@@ -151,11 +159,16 @@ class Roster:
         """Let a member go; the one that came next leads in its place."""
         assert member.join_waiter is None, "who waits is answered before it goes"
         del self._members[member.member_id]
+        self._allowance.used -= member.size_bytes
         if member.instance_id is not None:
             del self._static_ids[member.instance_id]
         self._withdraw_votes(member)
         if self.leader_id == member.member_id:
             self.leader_id = next(iter(self._members), None)
+
+    def disband(self) -> None:
+        """The group is gone; who was in it holds nothing any more."""
+        self._allowance.used -= sum(member.size_bytes for member in self)
 
     def rename_static(self, member: Member, new_id: str) -> None:
         """Give a static member another id (KIP-345); it keeps its votes and its lead."""
@@ -169,8 +182,13 @@ class Roster:
 
     def set_protocols(self, member: Member, protocols: tuple[Protocol, ...]) -> None:
         self._withdraw_votes(member)
+        self._allowance.used += size_of(protocols) - size_of(member.protocols)
         member.protocols = protocols
         self.protocol_votes.update(member.protocol_names())
+
+    def set_assignment(self, member: Member, assignment: bytes) -> None:
+        self._allowance.used += len(assignment) - len(member.assignment)
+        member.assignment = assignment
 
     def set_join_waiter(self, member: Member, waiter: Waiter | None) -> None:
         self.joined_count += (waiter is not None) - member.awaits_join

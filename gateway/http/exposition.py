@@ -29,6 +29,7 @@ from core.log.durable_log import SYNC_BUCKETS_S
 from gateway import __version__
 from gateway.metrics import LATENCY_BOUNDS_S, Metrics
 from gateway.stream_metrics import StreamCollector
+from gateway.turns import HELD_S
 from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
 from tier2.metered import MeteredStorage
 
@@ -60,6 +61,7 @@ class _GatewayCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("penstock_build", "This release", {"version": __version__})
         yield from self._requests()
+        yield from self._turns()
         yield from self._connections()
         yield from self._throughput()
         yield from self._log_syncs()
@@ -82,6 +84,23 @@ class _GatewayCollector(Collector):
         for key, count in sorted(self._metrics.request_failures.items()):
             failures.add_metric([self._name(key)], count)
         yield failures
+
+    def _turns(self) -> Iterable[Metric]:
+        longest = GaugeMetricFamily(
+            "penstock_loop_turn_longest_seconds",
+            "Longest time since the start that one request kept the event loop from all others, by API",
+            labels=["api"],
+        )
+        held = CounterMetricFamily(
+            "penstock_loop_turns_held",
+            f"Times that one request kept the event loop for more than {HELD_S * 1000:.0f} ms, by API",
+            labels=["api"],
+        )
+        for key, turns in sorted(self._metrics.turns.items()):
+            longest.add_metric([self._name(key)], turns.longest_s)
+            held.add_metric([self._name(key)], turns.held)
+        yield longest
+        yield held
 
     def _connections(self) -> Iterable[Metric]:
         metrics = self._metrics

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from kio.schema.errors import ErrorCode
 
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 
+ID_SHOWN_CHARS_MAX: Final = 100
+"""Of an id that a client made up, in a line of the log."""
 TIMEOUTS_PER_LOOK_MAX: Final = 1_000
 """Transactions that one look ends because their time is up, or forgets: the next look takes the rest."""
 
@@ -160,6 +162,8 @@ class TransactionCoordinator:
                 if known.is_ongoing:
                     await self._fence(known, remembers=expected is not None)
                     continue
+            if known is None and len(self._transactions) >= self._config.transactional_ids_max:
+                self._refuse_id(transactional_id)
             if new_id == NO_ID and (known is None or known.is_exhausted):
                 new_id = await self._producers.allocate()
                 continue
@@ -176,6 +180,13 @@ class TransactionCoordinator:
                 following = known.initialised(timeout_ms, expected, new_id, now_ms)
             await self._change(following)
             return following.identity
+
+    def _refuse_id(self, transactional_id: str) -> NoReturn:
+        _log.warning(
+            "a new transactional id is refused: there are as many as transactional.ids.max allows",
+            extra={"transactional_id": transactional_id[:ID_SHOWN_CHARS_MAX], "ids": len(self)},
+        )
+        raise Refused(ErrorCode.policy_violation)
 
     async def _fence(self, known: Transaction, *, remembers: bool) -> None:
         """Abort what goes on, so that its producer cannot go on."""

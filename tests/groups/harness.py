@@ -12,6 +12,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.groups.allowance import Allowance
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.group import Group, GroupRules
 from gateway.groups.messages import (
@@ -51,6 +52,7 @@ class GroupDriver:
         *,
         initial_delay_ms: int = 0,
         max_size: int = 1_000,
+        member_bytes: int = 1_000_000,
         store_at_once: bool = True,
     ) -> None:
         ids = itertools.count(1)
@@ -58,6 +60,7 @@ class GroupDriver:
             initial_rebalance_delay_ms=initial_delay_ms,
             max_size=max_size,
             new_id=lambda: f"id{next(ids)}",
+            allowance=Allowance(member_bytes, 3 * member_bytes),
         )
         self.now_s = 0.0
         self.deadlines: Deadlines[Alarm] = Deadlines()

@@ -68,6 +68,7 @@ class Gate:
         name, acks, _, _ = decode_produce(body, header.api_version)
         assert name is not None
         self.begun.append(name)
+        hold(name)
         if acks == 0:
             reply.none()
         elif acks == -7:
@@ -81,12 +82,21 @@ class Gate:
         """Heartbeat: the group id is the request's name."""
         name = request.group_id
         self.begun.append(name)
+        hold(name)
         if name.startswith("wait"):
             event = self.released[name] = asyncio.Event()
             await event.wait()
         if name.startswith("fail"):
             raise RuntimeError("failed by the test")
         return {"error_code": len(name)}
+
+
+def hold(name: str) -> None:
+    """Keep the event loop for as many milliseconds as a name like "hold015-a" says."""
+    if name.startswith("hold"):
+        ends_at = time.perf_counter() + int(name[4:7]) / 1000
+        while time.perf_counter() < ends_at:
+            pass
 
 
 def produced(name: str) -> bytes:
@@ -114,22 +124,25 @@ async def serving(gate: Gate, limits: ServerLimits | None = None, **api: Any) ->
         await server.stop(grace_s=0.2)
 
 
-def request(key: int, version: int, values: Mapping[str, Any], correlation_id: int = 0) -> bytes:
+def request(
+    key: int, version: int, values: Mapping[str, Any], correlation_id: int = 0, client_id: str = "tester"
+) -> bytes:
     """A whole request with its length in front."""
     codec = request_codec(key, version)
-    header = RequestHeader(key, version, correlation_id, "tester")
+    header = RequestHeader(key, version, correlation_id, client_id)
     frame = encode_request_header(header, codec.flexible) + codec.encode(values)
     return struct.pack(">i", len(frame)) + frame
 
 
-def produce(name: str, correlation_id: int = 0, *, size: int = 10, acks: int = -1) -> bytes:
+def produce(name: str, correlation_id: int = 0, *, size: int = 10, acks: int = -1, client_id: str = "tester") -> bytes:
     topic = {"name": "t", "partition_data": [{"index": 0, "records": bytes(size)}]}
     values = {"transactional_id": name, "acks": acks, "timeout": 1, "topic_data": [topic]}
-    return request(PRODUCE, 9, values, correlation_id)
+    return request(PRODUCE, 9, values, correlation_id, client_id)
 
 
-def heartbeat(name: str, correlation_id: int = 0) -> bytes:
-    return request(HEARTBEAT, 4, {"group_id": name}, correlation_id)
+def heartbeat(name: str, correlation_id: int = 0, *, client_id: str = "tester", size: int = 0) -> bytes:
+    """`size`: bytes that the member id has, to make the request large."""
+    return request(HEARTBEAT, 4, {"group_id": name, "member_id": "m" * size}, correlation_id, client_id)
 
 
 class Client:

@@ -1,0 +1,65 @@
+"""The configuration keys that bound what clients can make: topics, groups, transactional ids.
+
+Keeps: whatever a stranger can fill has a bound here or beside it; at the bound a request is refused with Kafka's
+error and a line in the log, and what is there already goes on as before.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+INT_MAX: Final = 2**31 - 1
+MIB: Final = 1024 * 1024
+
+
+class BoundKeys(BaseModel):
+    """Part of `Config`."""
+
+    topics_max: int = Field(
+        100_000,
+        ge=1,
+        le=INT_MAX,
+        description="Topics that there may be, some 3 KB each; further ones are refused with POLICY_VIOLATION.",
+    )
+    partitions_max: int = Field(
+        1_000_000,
+        ge=1,
+        le=INT_MAX,
+        description="Partitions of all topics together; further ones are refused with POLICY_VIOLATION.",
+    )
+    auto_create_topics_max: int = Field(
+        10_000,
+        ge=0,
+        le=INT_MAX,
+        description="While there are this many topics, none is created because a client asks for it "
+        "(auto.create.topics.enable); topics are still created by request.",
+    )
+    groups_max: int = Field(
+        50_000,
+        ge=1,
+        le=INT_MAX,
+        description="Consumer groups that there may be, some 2 KB each; a member or commit of a further one is refused "
+        "with POLICY_VIOLATION.",
+    )
+    group_member_metadata_max_bytes: int = Field(
+        MIB,
+        ge=1_024,
+        le=INT_MAX,
+        description="Longest metadata, of all protocols together, that a member may join its group with, and on "
+        "average be assigned; more is refused with GROUP_MAX_SIZE_REACHED.",
+    )
+    groups_metadata_max_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        le=INT_MAX,
+        description="Metadata of the members of all groups together; more is refused with GROUP_MAX_SIZE_REACHED.",
+    )
+    transactional_ids_max: int = Field(
+        100_000,
+        ge=1,
+        le=INT_MAX,
+        description="Transactional ids that there may be, some 1 KB each; a further one is refused with "
+        "POLICY_VIOLATION until others have expired (transactional.id.expiration.ms).",
+    )

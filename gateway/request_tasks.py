@@ -1,0 +1,236 @@
+"""A request of an API that is not hot, as a task: decoded, let in turn, handled, encoded, answered.
+
+Keeps: handlers of one connection begin in the order of their requests. No step of a task holds the loop for the
+size of a message: large ones are decoded and encoded in a thread, and a connection starts nothing further while
+its large request is decoded. An API whose answer may be large makes one for a connection at a time, and none
+before there is room for it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from core.errors import StorageFailure
+from gateway.apis import Registry, RequestContext
+from gateway.metrics import Metrics
+from gateway.response_slot import ResponseSlot
+from gateway.turns import is_out_of_turn, took
+from gateway.wire.errors import MalformedRequest
+from gateway.wire.headers import RequestHeader
+from gateway.wire.message import Message
+
+if TYPE_CHECKING:
+    from gateway.connection import Connection
+    from gateway.dispatch import Route
+
+logger = logging.getLogger(__name__)
+
+ELEMENT_BYTES: Final = 200
+"""What one decoded element is charged with: about the memory of a small Message."""
+ASIDE_BYTES_MIN: Final = 16 * 1024
+"""Requests from this size on are decoded in a thread; 200,000 elements take half a second."""
+ASIDE_ITEMS_MIN: Final = 2_000
+"""Answers with more items than this are encoded in a thread; on the loop these take 5 ms."""
+UNKNOWN_SERVER_ERROR: Final = -1
+KAFKA_STORAGE_ERROR: Final = 56
+
+_now: Final = time.perf_counter
+
+
+class RequestTasks:
+    """The handlers that run. See the module."""
+
+    def __init__(self, broker: Any, apis: Registry, metrics: Metrics) -> None:
+        self._broker = broker
+        self._apis = apis
+        self._metrics = metrics
+        self._running: set[asyncio.Task[None]] = set()
+        self._aside = ThreadPoolExecutor(1, "large-messages")
+
+    def __repr__(self) -> str:
+        return f"<RequestTasks {len(self._running)} running>"
+
+    def start(
+        self, connection: "Connection", route: "Route", header: RequestHeader, body: memoryview, slot: ResponseSlot
+    ) -> None:
+        """Begin to answer a request; `slot` hears of everything that becomes of it."""
+        context = RequestContext(
+            self._broker,
+            header.api_version,
+            header.correlation_id,
+            header.client_id,
+            connection,
+            self._apis,
+        )
+        if len(body) >= ASIDE_BYTES_MIN:
+            connection.set_aside()
+            answering = self._read_aside(context, route, body, slot)
+        else:
+            began_s = _now()
+            try:
+                decoded = route.requests.decode_counted(body)
+            except MalformedRequest as error:
+                slot.close(f"malformed: {error}")
+                return
+            finally:
+                took(connection, route, _now() - began_s, len(body))
+            answering = self._answer(context, route, _charged(slot, decoded), slot)
+        connection.starting += 1
+        connection.tasks += 1
+        task = asyncio.get_running_loop().create_task(_timed(answering, connection, route, len(body)))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _read_aside(self, context: RequestContext, route: "Route", body: memoryview, slot: ResponseSlot) -> None:
+        connection = context.connection
+        loop = asyncio.get_running_loop()
+        try:
+            decoded = await loop.run_in_executor(self._aside, route.requests.decode_counted, body)
+        except (MalformedRequest, asyncio.CancelledError) as error:
+            connection.starting -= 1
+            connection.task_ended()
+            if isinstance(error, MalformedRequest):
+                slot.close(f"malformed: {error}")
+                return
+            slot.none()
+            connection.close()
+            raise
+        # What arrived meanwhile starts behind this one: on the loop's next round.
+        loop.call_soon(connection.go_on)
+        await self._answer(context, route, _charged(slot, decoded), slot)
+
+    async def _answer(self, context: RequestContext, route: "Route", request: Message, slot: ResponseSlot) -> None:
+        connection = context.connection
+        try:
+            if is_out_of_turn(connection.party):
+                await connection.turns.turn(connection.party)
+            connection.starting -= 1
+            if route.api.large_answer:
+                async with connection.large_answer():
+                    await self._handle(context, route, request, slot)
+            else:
+                await self._handle(context, route, request, slot)
+        except asyncio.CancelledError:  # a stop does not wait for ever
+            if not slot.answered:
+                slot.none()
+            connection.close()
+            raise
+        finally:
+            connection.task_ended()
+
+    async def _handle(self, context: RequestContext, route: "Route", request: Message, slot: ResponseSlot) -> None:
+        handle = route.api.handle
+        assert handle is not None
+        if context.connection.closed and route.api.large_answer:
+            slot.none()  # it waited for room, and its peer has gone: nobody wants to know any more
+            return
+        try:
+            values = await handle(context, request)
+            if _is_large(values):
+                held = [values]
+                del values
+                answer = await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
+            else:
+                answer = route.answers.encode(values)
+        except Exception as error:
+            report_failure(self._metrics, context.connection, route, repr(request))
+            _send_error(route, request, slot, error)
+        else:
+            slot.send((answer,))
+
+    async def finish(self, grace_s: float) -> None:
+        """Wait for the handlers that run; cancel those that take longer."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=grace_s)
+        self._aside.shutdown(wait=False)
+
+
+@coroutine
+def _timed(
+    running: Coroutine[Any, Any, None], connection: "Connection", route: "Route", size: int
+) -> Generator[Any, Any, None]:
+    """Run it, and count each of its steps as a turn of the connection's party."""
+    step: Any = running.send
+    argument: Any = None
+    while True:
+        began_s = _now()
+        try:
+            awaited = step(argument)
+        except StopIteration:
+            return
+        finally:
+            took(connection, route, _now() - began_s, size)
+        try:
+            argument, step = (yield awaited), running.send
+        except BaseException as error:
+            argument, step = error, running.throw
+
+
+def _charged(slot: ResponseSlot, decoded: tuple[Message, int]) -> Message:
+    """The request; what it became in memory is charged until it is answered."""
+    request, elements = decoded
+    extra = elements * ELEMENT_BYTES
+    if not slot.connection.closed:
+        slot.charge += extra
+        slot.connection.charge(extra)
+    return request
+
+
+def _encoded(route: "Route", held: list[Mapping[str, Any]]) -> bytearray:
+    """The answer's bytes. What it was made of goes here, in the thread: freeing a million objects takes time too."""
+    values = held.pop()
+    return route.answers.encode(values)
+
+
+def _is_large(values: Mapping[str, Any]) -> bool:
+    """Does an answer have more items than ASIDE_ITEMS_MIN? Looks at no more than these."""
+    left = ASIDE_ITEMS_MIN
+    todo: list[Any] = [values]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Mapping):
+            todo += [field for field in item.values() if isinstance(field, list | tuple | Mapping)]
+        else:
+            left -= len(item)
+            if left < 0:
+                return True
+            todo += [entry for entry in item if isinstance(entry, Mapping)]
+    return False
+
+
+def report_failure(metrics: Metrics, connection: "Connection", route: "Route", request: str) -> None:
+    """Log and count the exception of a handler."""
+    metrics.request_failed(route.api.key)
+    logger.exception(
+        "%s v%d failed",
+        route.name,
+        route.version,
+        extra={
+            "peer": f"{connection.peer_host}:{connection.peer_port}",
+            "request": request,
+        },
+    )
+
+
+def _send_error(route: "Route", request: Message, slot: ResponseSlot, error: Exception) -> None:
+    """Answer that the handler failed."""
+    respond = route.api.error_response
+    if respond is None:
+        slot.close("the handler failed")
+        return
+    code = KAFKA_STORAGE_ERROR if isinstance(error, StorageFailure) else UNKNOWN_SERVER_ERROR
+    try:
+        body = route.answers.encode(respond(request, route.version, code))
+    except Exception:
+        logger.exception("%s v%d: no error response", route.name, route.version)
+        slot.close("the handler failed")
+        return
+    slot.send((body,))
