@@ -79,7 +79,7 @@ async def _places(
     """Partitions that are there, and those that are not."""
     places: dict[tuple[str, int], Place] = {}
     unknown: set[tuple[str, int]] = set()
-    for topic in topics:
+    async for topic in ctx.paced(topics):
         stream = ctx.broker.topics.get(topic.name)
         async for index in ctx.paced(topic.partitions):
             slot = slot_of(stream, index)
@@ -111,7 +111,7 @@ async def _results(ctx: RequestContext, topics: Sequence[Message], code: Any) ->
                 async for index in ctx.paced(topic.partitions)
             ],
         }
-        for topic in topics
+        async for topic in ctx.paced(topics)
     ]
 
 

@@ -24,10 +24,10 @@ async def alter_partition_reassignments(ctx: RequestContext, request: Message) -
                 "name": topic.name,
                 "partitions": [
                     {"partition_index": part.partition_index, **told(_why_not(ctx, topic.name, part))}
-                    for part in topic.partitions
+                    async for part in ctx.paced(topic.partitions)
                 ],
             }
-            for topic in request.topics
+            async for topic in ctx.paced(request.topics)
         ],
     }
 

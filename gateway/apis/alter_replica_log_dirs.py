@@ -17,9 +17,9 @@ from gateway.wire.message import Message
 async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     here = str(ctx.broker.config.data_dir.absolute())
     outcomes: dict[str, dict[int, int]] = {}
-    for directory in request.dirs:
-        for topic in directory.topics:
-            for partition in topic.partitions:
+    async for directory in ctx.paced(request.dirs):
+        async for topic in ctx.paced(directory.topics):
+            async for partition in ctx.paced(topic.partitions):
                 code = _outcome(ctx, topic.name, partition, is_here=directory.path == here)
                 outcomes.setdefault(topic.name, {})[partition] = code
     return {"results": _results(outcomes)}

@@ -3,7 +3,6 @@
 No user has any: all of them are an empty list, a named one is RESOURCE_NOT_FOUND, one named twice DUPLICATE_RESOURCE.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,10 +15,12 @@ from gateway.wire.message import Message
 
 
 async def describe_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    asked = Counter(user.name for user in request.users or [])
+    asked: dict[str, int] = {}
+    async for user in ctx.paced(request.users or []):
+        asked[user.name] = asked.get(user.name, 0) + 1
     return {
         "error_message": "",
-        "results": [{"user": name, **told(_missing(name, times))} for name, times in asked.items()],
+        "results": [{"user": name, **told(_missing(name, n))} async for name, n in ctx.paced(asked.items())],
     }
 
 

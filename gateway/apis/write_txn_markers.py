@@ -59,7 +59,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
                 async for index in ctx.paced(topic.partition_indexes)
             ],
         }
-        for topic in marker.topics
+        async for topic in ctx.paced(marker.topics)
     ]
     return {"producer_id": marker.producer_id, "topics": topics}
 
