@@ -69,15 +69,19 @@ async def open_storage(
     match config.tier2:
         case Bucket() as place:
             # Here, as the package behind it takes a third of a second to import.
-            from gateway.credentials import find_credentials
+            from gateway.key_rotation import credentials_now
             from tier2.s3 import S3Storage
 
-            settings = replace(_s3_settings(config, place, environ), create_bucket=create)
+            settings = _s3_settings(config, place, environ)
             advice = (
                 f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
-                f"Correct the credentials, which are those of {find_credentials(config, environ).source}",
+                f"Correct the credentials, which are those of {credentials_now(config, environ).source}",
             )
-            inner = await _opened(config, lambda: S3Storage.open(settings), advice)
+
+            def open_bucket(place: Bucket = place) -> Awaitable[Storage]:  # with the credentials of that moment
+                return S3Storage.open(replace(_s3_settings(config, place, environ), create_bucket=create))
+
+            inner = await _opened(config, open_bucket, advice)
         case Directory() as place:
             directory = FilesystemSettings(
                 directory=place.below(config.data_dir),
@@ -106,10 +110,11 @@ async def _open_in_worker(config: Config) -> Storage:
 
 
 def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S3Settings:
-    from gateway.credentials import find_credentials, find_region
+    from gateway.credentials import find_region
+    from gateway.key_rotation import credentials_now, key_reader
     from tier2.minio import S3Settings
 
-    credentials = find_credentials(config, environ)
+    credentials = credentials_now(config, environ)
     region = find_region(config, environ)
     if config.tier2_ca_file is not None and not os.access(config.tier2_ca_file, os.R_OK):
         raise ConfigError([f"tier2.ca.file = {config.tier2_ca_file}: is not there or cannot be read"])
@@ -122,6 +127,7 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
             access_key=credentials.access_key,
             secret_key=credentials.secret_key,
             session_token=credentials.session_token,
+            read_keys=key_reader(config, environ),
             ca_file=str(config.tier2_ca_file) if config.tier2_ca_file else None,
             reads=config.tier2_readers,
             writes=config.tier2_uploads,

@@ -6,6 +6,7 @@ What the package leaves to us, and this module keeps true:
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
 - A part of an upload is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
 - A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
+- Keys that the server refuses are read again (`tier2.rotating_keys`); what is signed with them is sent again above.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
 
 This is the only module that knows the package; its private calls are used in `S3Client` and `_Minio` only.
@@ -25,6 +26,7 @@ from xml.etree.ElementTree import ParseError, fromstring
 import urllib3
 from minio import Minio
 from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
 from minio.datatypes import CompleteMultipartUploadResult
 from minio.datatypes import Part as ListedPart
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -37,6 +39,7 @@ from tier2.http_pool import pool_manager, receive
 from tier2.memory import uninitialized
 from tier2.parts import Part
 from tier2.pool import Deadline
+from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
 from tier2.storage import (
     BucketNotFound,
     Buffer,
@@ -71,6 +74,7 @@ class S3Settings:
     access_key: str = field(default="", repr=False)
     secret_key: str = field(default="", repr=False)
     session_token: str | None = field(default=None, repr=False)
+    read_keys: ReadKeys | None = field(default=None, repr=False)  # asked when the server refuses those
     ca_file: str | None = None
     create_bucket: bool = True  # if it is missing
     reads: int = 8
@@ -133,12 +137,14 @@ class S3Client:
             io_timeout_s=settings.io_timeout_s,
             ca_file=settings.ca_file,
         )
+        first = Keys(
+            access_key=settings.access_key, secret_key=settings.secret_key, session_token=settings.session_token
+        )
+        self._keys = RotatingKeys(first, settings.read_keys)
         try:
             self._minio = _Minio(
                 url.netloc,
-                access_key=settings.access_key or None,
-                secret_key=settings.secret_key or None,
-                session_token=settings.session_token,
+                credentials=_KeyProvider(self._keys) if first.access_key else None,
                 secure=url.scheme == "https",
                 region=settings.region,
                 http_client=self._http,
@@ -343,14 +349,18 @@ class S3Client:
             raise Misconfigured(f"{self.place}: {why}") from error
 
     def translated(self, key: str, call: Callable[[Deadline], T]) -> Callable[[Deadline], T]:
-        """The same call, raising StorageError only."""
+        """The same call, raising StorageError only: Unavailable when other keys than those refused are there now."""
 
         def translated(deadline: Deadline) -> T:
+            used = self._keys.current
             try:
                 return call(deadline)
             except (MinioException, HTTPError, OSError, ParseError, UnicodeDecodeError) as error:
                 deadline.check()
-                raise self._storage_error(error, key) from error
+                known = self._storage_error(error, key)
+                if isinstance(known, Denied) and self._keys.are_newer_than(used):
+                    raise Unavailable(f"{known}; there are other credentials now") from error
+                raise known from error
 
         return translated
 
@@ -373,6 +383,17 @@ class S3Client:
                 return TimedOut(f"{self.place}: no answer in time ({type(error).__name__})")
             case _:
                 return Unavailable(f"{self.place}: {type(error).__name__}: {error}")
+
+
+class _KeyProvider(Provider):
+    """Asked by the package for each request."""
+
+    def __init__(self, keys: RotatingKeys) -> None:
+        self._keys = keys
+
+    def retrieve(self) -> Credentials:
+        keys = self._keys.current
+        return Credentials(keys.access_key, keys.secret_key, keys.session_token)
 
 
 class _Minio(Minio):
