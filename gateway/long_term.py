@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.rewrite_worker import WorkerSetup
@@ -20,9 +21,11 @@ from gateway.compaction import Compactor
 from gateway.config_layers import ConfigError
 from gateway.config_model import Config
 from gateway.config_tiering import Bucket, Directory
+from gateway.datadir import DRILL_DIRECTORY, is_drill
 from gateway.wire.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.metered import MeteredStorage
+from tier2.overlay import OverlayStorage
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.storage import Denied, Misconfigured, Storage, StorageError, TimedOut, Unavailable
 
@@ -63,9 +66,11 @@ async def open_storage(
 ) -> RetryingStorage | None:
     """The storage, ready for use; None when it is off. Makes a missing bucket or directory, if `create`.
 
-    Raises ConfigError, LongTermUnusable, OSError (a full disk).
+    In the data directory of a drill it only reads there. Raises ConfigError, LongTermUnusable, OSError (a full disk).
     """
     environ = os.environ if environ is None else environ
+    drill = is_drill(config.data_dir)
+    create = create and not drill
     match config.tier2:
         case Bucket() as place:
             # Here, as the package behind it takes a third of a second to import.
@@ -83,19 +88,26 @@ async def open_storage(
 
             inner = await _opened(config, open_bucket, advice)
         case Directory() as place:
-            directory = FilesystemSettings(
-                directory=place.below(config.data_dir),
-                create=create,
-                reads=config.tier2_readers,
-                writes=config.tier2_uploads,
-                read_timeout_s=config.tier2_read_timeout_ms / 1000,
-                write_timeout_s=config.tier2_write_timeout_ms / 1000,
-            )
+            directory = _directory_settings(config, place.below(config.data_dir), create=create)
             advice = ("Name another directory", "Give this user the rights to read and write there")
             inner = await _opened(config, lambda: FilesystemStorage.open(directory), advice)
         case _:
             return None
+    if drill:
+        scratch = _directory_settings(config, config.data_dir.absolute() / DRILL_DIRECTORY, create=True)
+        inner = OverlayStorage(below=inner, above=await FilesystemStorage.open(scratch))
     return RetryingStorage(MeteredStorage(inner), RetryPolicy(), random.Random())
+
+
+def _directory_settings(config: Config, directory: Path, *, create: bool) -> FilesystemSettings:
+    return FilesystemSettings(
+        directory=directory,
+        create=create,
+        reads=config.tier2_readers,
+        writes=config.tier2_uploads,
+        read_timeout_s=config.tier2_read_timeout_ms / 1000,
+        write_timeout_s=config.tier2_write_timeout_ms / 1000,
+    )
 
 
 def worker_setup(config: Config) -> WorkerSetup:

@@ -82,7 +82,7 @@ class FilesystemStorage:
 
     @classmethod
     async def open(cls, settings: FilesystemSettings) -> Self:
-        """Make the directory if need be and sweep what a crash left. Raises Misconfigured."""
+        """Make the directory and sweep what a crash left, if it may be created. Raises Misconfigured."""
         storage = cls(settings)
         try:
             await storage._write("open", storage._prepare)
@@ -154,8 +154,10 @@ class FilesystemStorage:
 
     def _prepare(self, deadline: Deadline) -> None:
         incoming = self._root / INCOMING
-        if not self._settings.create and not self._root.is_dir():
-            raise Misconfigured(f"{self._root} does not exist")
+        if not self._settings.create:
+            if not self._root.is_dir():
+                raise Misconfigured(f"{self._root} does not exist")
+            return  # who only reads there leaves it as it is
         missing = [path for path in (incoming, *incoming.parents) if not path.exists()]
         try:
             incoming.mkdir(parents=True, exist_ok=True)
