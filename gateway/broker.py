@@ -21,7 +21,7 @@ from gateway.apis import Registry, discover
 from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.broker_configs import BrokerConfigs
 from gateway.config import Config
-from gateway.datadir import DRILL_DIRECTORY, DataDirectory, is_drill
+from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
@@ -54,6 +54,9 @@ BEAT_S_MIN: Final = 1.0
 """How often a gateway looks whether it still owns its prefix: before what it deletes is gone, if that may be."""
 RELEASE_S: Final = 2.0
 """How long a stop waits until long-term storage knows of it: without that, the next start of a copy has to look."""
+
+CONCERNS_MAX: Final = 20
+CONCERN_CHARS_MAX: Final = 500
 
 HTTP_DELAY_S_MAX: Final = 0.5
 """The HTTP server costs a fifth of the time to be ready; a recovery longer than this is watched by it."""
@@ -111,6 +114,15 @@ class Broker:
     def healthy(self) -> bool:
         return self.phase != "failed"
 
+    @property
+    def concerns(self) -> list[str]:
+        """What an operator should know although clients are served; a few sentences."""
+        tiers = [container.tier for container in self._containers() if container.tier is not None]
+        found = [one[:CONCERN_CHARS_MAX] for tier in tiers for one in tier.concerns()]
+        if self._admission is not None and not self._admission.has_taken:
+            found.append(f"{self._admission.place} has no room: what is there is served, nothing is moved there")
+        return found[:CONCERNS_MAX]
+
     # Start and stop
 
     async def open_long_term(self) -> None:
@@ -140,6 +152,7 @@ class Broker:
             cluster_id=self.cluster_id,
             head_of=entry_head,
             admit=admission.admit,
+            had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
         )
 
@@ -151,6 +164,7 @@ class Broker:
         self.store = await Store.open(
             self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
         )
+        (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.producers = ProducerIds(self.store)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)

@@ -35,6 +35,8 @@ OWNER_FILE: Final = "tier2.owner"
 """See `gateway.ownership`."""
 DRILL_DIRECTORY: Final = "tier2-drill"
 """Where a drill puts what would go to long-term storage; it is there exactly in the data directory of a drill."""
+REPAIRED_FILE: Final = "tier2.repaired"
+"""Left by `penstock tier2 init` for the next start: another copy may have put things into long-term storage."""
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 

@@ -23,8 +23,8 @@ from typing import Final, TypeVar
 
 from gateway import __version__
 from gateway.datadir import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
-from gateway.ownership import BEAT_S, Owner, beat, is_alive, is_ours, read_owner, take
-from tier2.storage import AlreadyExists, Corrupt, Denied, ObjectNotFound, Storage, StorageError
+from gateway.ownership import BEAT_S, Life, Owner, beat, is_ours, life_of, read_owner, take
+from tier2.storage import AlreadyExists, Corrupt, Denied, NoRoom, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +127,12 @@ async def create_identity(storage: Storage, place: str, cluster_id: str) -> Iden
 
 async def refuse_beside(
     storage: Storage, place: str, owner: Owner | None, data_dir: Path, what_to_do: str, *, locked: bool
-) -> None:
-    """Raise OwnerAlive when that is a gateway that runs, and not on this data directory; see `is_alive`."""
-    if owner is not None and await is_alive(storage, owner, data_dir, locked=locked):
+) -> Life:
+    """Raise OwnerAlive when that is a gateway that runs, and not on this data directory; see `life_of`."""
+    life = Life.DEAD if owner is None else await life_of(storage, owner, data_dir, locked=locked)
+    if owner is not None and life is Life.ALIVE:
         raise OwnerAlive(place, owner, what_to_do)
+    return life
 
 
 @dataclass(slots=True)
@@ -151,9 +153,12 @@ class Admission:
     """Whoever runs there ends."""
     drill: bool = False
     token: str = ""
-    """What it has left there, once it is admitted."""
+    """What it has left there, once it is admitted; what it found there while there is no room."""
+    has_taken: bool = True
+    """False while long-term storage has no room for a token of its own."""
     _beats: int = 0
     _seen: Owner | None = None
+    _life: Life = Life.DEAD
 
     async def look(self) -> None:
         """Refuse what can be refused already. Raises IdentityRefused, DamagedIdentity."""
@@ -185,7 +190,27 @@ class Admission:
         owner = await read_owner(self.storage)
         if owner != self._seen:  # somebody has begun meanwhile
             await self._check_owner(owner)
-        self.token = await take(self.storage, self.data_dir, owner, self.beat_s)
+        self.token = "" if owner is None else owner.token
+        await self._take(owner)
+        if not self.has_taken:
+            if self._life is not Life.DEAD:
+                raise IdentityRefused(
+                    f"{self.place} has no room to say that it has another owner, and {owner} may still be alive. "
+                    "Delete something there that is not Penstock's, or give it more room"
+                )
+            logger.warning(
+                "long-term storage has no room: what is there is served, nothing is moved there; delete topics or "
+                "records, let retention do it, or give it more room",
+                extra={"place": self.place},
+            )
+
+    async def _take(self, owner: Owner | None) -> None:
+        """Become the owner, as soon as there is room to say so: until then go on as the one that was, which is dead."""
+        try:
+            self.token = await take(self.storage, self.data_dir, owner, self.beat_s)
+            self.has_taken = True
+        except NoRoom:
+            self.has_taken = False
 
     async def _check_owner(self, owner: Owner | None) -> None:
         """Refuse where another copy has begun, or one lives that this would end."""
@@ -195,12 +220,13 @@ class Admission:
                 "never use it. To go on with this one, and what it knows, run `penstock tier2 init` with the same "
                 "flags; to begin with what is there, `penstock recover`"
             )
+        self._life = Life.SILENT
         if not self.take_over:
             what_to_do = (
                 f"{self.data_dir} is another copy of its data. Stop that gateway first; to end it by force, add "
                 "`--take-over`; to look at the data beside it, make the copy with `penstock recover --drill`"
             )
-            await refuse_beside(self.storage, self.place, owner, self.data_dir, what_to_do, locked=True)
+            self._life = await refuse_beside(self.storage, self.place, owner, self.data_dir, what_to_do, locked=True)
         self._seen = owner
 
     async def until_replaced(self) -> Owner:
@@ -214,12 +240,15 @@ class Admission:
                 owner = await read_owner(self.storage)
                 if owner is not None and owner.token != self.token:
                     return owner
-                self._beats += 1
-                await beat(self.storage, self.token, self._beats)
+                if self.has_taken:
+                    self._beats += 1
+                    await beat(self.storage, self.token, self._beats)
+                else:
+                    await self._take(owner)
 
     async def release(self) -> None:
         """Say that this gateway has stopped, so that the next one need not ask. Raises StorageError."""
-        if self.token and not self.drill:
+        if self.token and self.has_taken and not self.drill:
             await beat(self.storage, self.token, self._beats + 1, released=True)
 
     def _check(self, found: Identity) -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import json
 import logging
 import os
@@ -37,7 +38,7 @@ from typing import Any, Final
 
 from gateway import liveness
 from gateway.datadir import OWNER_FILE, write_atomically
-from tier2.storage import Corrupt, ObjectNotFound, Storage, StorageError
+from tier2.storage import Corrupt, NoRoom, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -170,31 +171,39 @@ def is_ours(data_dir: Path, found: Owner | None) -> bool:
     return found is None or found.token in known_tokens(data_dir)
 
 
-async def is_alive(storage: Storage, owner: Owner, data_dir: Path, *, locked: bool) -> bool:
+class Life(enum.Enum):
+    """What is known of an owner."""
+
+    ALIVE = enum.auto()
+    DEAD = enum.auto()
+    SILENT = enum.auto()  # it gave no sign of life while it was watched
+
+
+async def life_of(storage: Storage, owner: Owner, data_dir: Path, *, locked: bool) -> Life:
     """Whether another process than one that had this data directory runs and owns the prefix. Raises StorageError.
 
     `locked`: this process has the directory to itself, so whoever had it is dead. An owner that runs beside us is
     looked for among the processes; another one is watched for its next beat.
     """
     if owner.beat_ms <= 0:
-        return False
+        return Life.DEAD  # an older release: nobody can tell
     if locked and owner.directory == liveness.directory_mark(data_dir) and liveness.is_of_this_boot(owner.process):
-        return False
+        return Life.DEAD
     seen = await read_beat(storage, owner.token)
     if seen is not None and seen.released:
-        return False
+        return Life.DEAD
     known = liveness.runs(owner.process, owner.pid)
     if known is not None:
-        return known
+        return Life.ALIVE if known else Life.DEAD
     patience_ms = BEATS_WATCHED * owner.beat_ms
     if seen is not None and is_ours(data_dir, owner):
         # A directory that was moved: what passed meanwhile counts, if clocks agree at all.
         patience_ms -= min(max(0, time.time_ns() // 1_000_000 - seen.seen_ms), patience_ms)
     logger.warning("waiting for a sign of life", extra={"owner": str(owner), "seconds_max": patience_ms / 1000})
-    return await _beats(storage, owner.token, seen, patience_ms / 1000)
+    return await _watched(storage, owner.token, seen, patience_ms / 1000)
 
 
-async def _beats(storage: Storage, token: str, seen: Beat | None, patience_s: float) -> bool:
+async def _watched(storage: Storage, token: str, seen: Beat | None, patience_s: float) -> Life:
     """Whether the owner gives another sign of life within that time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + patience_s
@@ -202,8 +211,8 @@ async def _beats(storage: Storage, token: str, seen: Beat | None, patience_s: fl
         await asyncio.sleep(min(left_s, POLL_S_MAX))
         now = await read_beat(storage, token)
         if now is not None and now != seen:
-            return not now.released
-    return False
+            return Life.DEAD if now.released else Life.ALIVE
+    return Life.SILENT
 
 
 async def take(storage: Storage, data_dir: Path, found: Owner | None, beat_s: float = BEAT_S) -> str:
@@ -213,7 +222,11 @@ async def take(storage: Storage, data_dir: Path, found: Owner | None, beat_s: fl
     before = () if found is None else (found.token,)
     remember(data_dir, *before, owner.token)
     await beat(storage, owner.token, 0)
-    await storage.put(OWNER_KEY, owner.encode())
+    try:
+        await storage.put(OWNER_KEY, owner.encode())
+    except NoRoom:
+        await storage.delete(_beat_key(owner.token))
+        raise
     with contextlib.suppress(StorageError):  # what stays is a few bytes
         for token in gone.union(filter(_is_token, before)):
             await storage.delete(_beat_key(token))

@@ -23,7 +23,7 @@ from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs
 from gateway.config_model import Config
-from gateway.datadir import DataDirectory, is_drill, read_serving
+from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, read_serving, write_atomically
 from gateway.exits import ExitCode
 from gateway.identity import IdentityRefused, create_identity, read_identity, refuse_beside
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
@@ -281,6 +281,7 @@ async def _init(config: Config, *, take_over: bool) -> ExitCode:
                 await refuse_beside(storage, place_of(config), owner, data.path, STOP_IT, locked=True)
             found = await create_identity(storage, place_of(config), data.cluster_id)
             if found.cluster_id == data.cluster_id:
+                await asyncio.to_thread(write_atomically, data.path / REPAIRED_FILE, b"")
                 await take(storage, data.path, await read_owner(storage))
         finally:
             await storage.close()

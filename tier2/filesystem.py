@@ -34,6 +34,7 @@ from tier2.storage import (
     Data,
     Denied,
     Misconfigured,
+    NoRoom,
     ObjectInfo,
     ObjectNotFound,
     ObjectStat,
@@ -291,6 +292,8 @@ def _storage_error(what: str, error: OSError) -> StorageError:
     message = f"{what}: {error.strerror or error}{where}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Denied(message)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(message)
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return Misconfigured(message)
     return Unavailable(message)

@@ -36,6 +36,7 @@ class ErrorKind(enum.Enum):
     EXISTS = enum.auto()  # somebody has created the key already
     DENIED = enum.auto()  # the credentials do not allow it; the operator must act
     CORRUPT = enum.auto()  # stored bytes are not what was put; stop serving the range
+    FULL = enum.auto()  # there is no room; what is there can be read and deleted, which makes some
     CONFIG = enum.auto()  # endpoint, bucket or region are wrong; the operator must act
 
 
@@ -46,13 +47,19 @@ class StorageError(Exception):
 
 
 class Unavailable(StorageError):
-    """The store cannot be reached, is overloaded, full or starting."""
+    """The store cannot be reached, is overloaded or starting."""
 
     kind = ErrorKind.RETRY
 
 
 class TimedOut(Unavailable):
     """The deadline passed; what was asked for may still happen."""
+
+
+class NoRoom(StorageError):
+    """The disk is full, or a quota is used up. Sent again when something was deleted."""
+
+    kind = ErrorKind.FULL
 
 
 class ObjectNotFound(StorageError):

@@ -69,6 +69,16 @@ class StorageWriter:
         return self._uploads.counters
 
     @property
+    def last_error(self) -> str | None:
+        """Why long-term storage did not take the last chunk; None when it did."""
+        return self._uploads.last_error
+
+    @property
+    def lacks_room(self) -> bool:
+        """It had none for the last chunk."""
+        return self._uploads.lacks_room
+
+    @property
     def uploading(self) -> int:
         """Chunks that are on their way."""
         return len(self._tasks)
