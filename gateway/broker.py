@@ -102,6 +102,7 @@ class Broker:
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
         self._take_over = take_over
+        self._remarks: list[str] = []  # on the bucket
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -118,7 +119,7 @@ class Broker:
     def concerns(self) -> list[str]:
         """What an operator should know although clients are served; a few sentences."""
         tiers = [container.tier for container in self._containers() if container.tier is not None]
-        found = [one[:CONCERN_CHARS_MAX] for tier in tiers for one in tier.concerns()]
+        found = [one[:CONCERN_CHARS_MAX] for one in (*(c for tier in tiers for c in tier.concerns()), *self._remarks)]
         if self._admission is not None and not self._admission.has_taken:
             found.append(f"{self._admission.place} has no room: what is there is served, nothing is moved there")
         return found[:CONCERNS_MAX]
@@ -127,7 +128,7 @@ class Broker:
 
     async def open_long_term(self) -> None:
         """Reach long-term storage, and see whose it is. Raises what says that it cannot be used."""
-        self._storage = await open_storage(self.config)
+        self._storage = await open_storage(self.config, remark=self._remarked)
         if self._storage is None:
             return
         admission = Admission(
@@ -155,6 +156,10 @@ class Broker:
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
         )
+
+    def _remarked(self, remark: str) -> None:
+        logger.warning("long-term storage: %s", remark)
+        self._remarks.append(remark)
 
     async def start(self) -> None:
         """Recover and serve. Raises what the store raises when it cannot be opened."""

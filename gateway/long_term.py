@@ -7,6 +7,7 @@ takes no longer than `tier2.start.timeout.ms`, in which a store that is away or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -14,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.tiering.rewrite_worker import WorkerSetup
 from gateway.compaction import Compactor
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tier2.minio import S3Settings
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Storage)
 
 AGAIN_S: Final = 0.5
 """Between two tries to reach a storage that is away."""
@@ -62,31 +65,23 @@ def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> 
 
 
 async def open_storage(
-    config: Config, environ: Mapping[str, str] | None = None, *, create: bool = True
+    config: Config,
+    environ: Mapping[str, str] | None = None,
+    *,
+    create: bool = True,
+    remark: Callable[[str], None] | None = None,
 ) -> RetryingStorage | None:
     """The storage, ready for use; None when it is off. Makes a missing bucket or directory, if `create`.
 
-    In the data directory of a drill it only reads there. Raises ConfigError, LongTermUnusable, OSError (a full disk).
+    In the data directory of a drill it only reads there. `remark` is called with what an operator should know of the
+    place. Raises ConfigError, LongTermUnusable, OSError (a full disk).
     """
     environ = os.environ if environ is None else environ
     drill = is_drill(config.data_dir)
     create = create and not drill
     match config.tier2:
         case Bucket() as place:
-            # Here, as the package behind it takes a third of a second to import.
-            from gateway.key_rotation import credentials_now
-            from tier2.s3 import S3Storage
-
-            settings = _s3_settings(config, place, environ)
-            advice = (
-                f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
-                f"Correct the credentials, which are those of {credentials_now(config, environ).source}",
-            )
-
-            def open_bucket(place: Bucket = place) -> Awaitable[Storage]:  # with the credentials of that moment
-                return S3Storage.open(replace(_s3_settings(config, place, environ), create_bucket=create))
-
-            inner = await _opened(config, open_bucket, advice)
+            inner: Storage = await _open_bucket(config, place, environ, create=create, remark=remark)
         case Directory() as place:
             directory = _directory_settings(config, place.below(config.data_dir), create=create)
             advice = ("Name another directory", "Give this user the rights to read and write there")
@@ -97,6 +92,30 @@ async def open_storage(
         scratch = _directory_settings(config, config.data_dir.absolute() / DRILL_DIRECTORY, create=True)
         inner = OverlayStorage(below=inner, above=await FilesystemStorage.open(scratch))
     return RetryingStorage(MeteredStorage(inner), RetryPolicy(), random.Random())
+
+
+async def _open_bucket(
+    config: Config, place: Bucket, environ: Mapping[str, str], *, create: bool, remark: Callable[[str], None] | None
+) -> Storage:
+    # Here, as the package behind it takes a third of a second to import.
+    from gateway.key_rotation import credentials_now
+    from tier2.s3 import S3Storage
+
+    settings = _s3_settings(config, place, environ)
+    advice = (
+        f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
+        f"Correct the credentials, which are those of {credentials_now(config, environ).source}",
+    )
+
+    def open_once() -> Awaitable[S3Storage]:  # with the credentials of that moment
+        return S3Storage.open(replace(_s3_settings(config, place, environ), create_bucket=create))
+
+    storage = await _opened(config, open_once, advice)
+    if remark is not None:
+        with contextlib.suppress(StorageError):  # whoever may not ask is told nothing
+            for text in await storage.remarks():
+                remark(text)
+    return storage
 
 
 def _directory_settings(config: Config, directory: Path, *, create: bool) -> FilesystemSettings:
@@ -152,7 +171,7 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
         raise ConfigError([f"tier2 = {config.tier2}: {error}"]) from error
 
 
-async def _opened(config: Config, open_once: Callable[[], Awaitable[Storage]], advice: tuple[str, str]) -> Storage:
+async def _opened(config: Config, open_once: Callable[[], Awaitable[S]], advice: tuple[str, str]) -> S:
     """Open it, again and again while it cannot be reached; `advice` for who is away, and for who is refused."""
     loop = asyncio.get_running_loop()
     patience_s = config.tier2_start_timeout_ms / 1000
@@ -177,7 +196,7 @@ async def _opened(config: Config, open_once: Callable[[], Awaitable[Storage]], a
         await asyncio.sleep(max(0.0, min(AGAIN_S, end - loop.time())))
 
 
-async def _in_time(open_once: Callable[[], Awaitable[Storage]], left_s: float) -> Storage:
+async def _in_time(open_once: Callable[[], Awaitable[S]], left_s: float) -> S:
     """One try; the last may take a second, however little time is left."""
     patience_s = max(left_s, 1.0)
     try:

@@ -25,6 +25,7 @@ from xml.etree.ElementTree import ParseError, fromstring
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from minio.datatypes import CompleteMultipartUploadResult
@@ -34,13 +35,14 @@ from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
 from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
 
-from tier2 import s3_checksums, s3_errors
+from tier2 import bucket_remarks, s3_checksums, s3_errors
 from tier2.http_pool import pool_manager, receive
 from tier2.memory import uninitialized
 from tier2.parts import Part
 from tier2.pool import Deadline
 from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
 from tier2.storage import (
+    KEY_ALLOWED,
     BucketNotFound,
     Buffer,
     Came,
@@ -60,6 +62,7 @@ UPLOAD_PAGES_MAX: Final = 10
 """Pages of unfinished uploads that one sweep looks at; the next sweep sees what is left."""
 PART_BYTES_MIN: Final = 5 << 20
 """What S3 demands of every part but the last."""
+BUCKET_ALLOWED: Final = "3 to 63 lower-case letters, digits, dots and hyphens, of which first and last are no sign"
 TOKEN_HEADER: Final = "x-amz-meta-penstock-put"
 
 
@@ -93,14 +96,14 @@ class S3Settings:
         try:
             check_bucket_name(self.bucket, strict=True)
         except ValueError as error:
-            raise Misconfigured(f"not a bucket's name: {self.bucket!r}") from error
+            raise Misconfigured(f"not a bucket's name: {self.bucket!r}. Allowed are {BUCKET_ALLOWED}") from error
         if self.part_bytes < PART_BYTES_MIN:
             raise Misconfigured(f"parts must have at least {PART_BYTES_MIN} bytes, not {self.part_bytes}")
         if self.prefix:
             try:
                 check_key(self.prefix.strip("/"))
             except ValueError as error:
-                raise Misconfigured(f"not a prefix for keys: {self.prefix!r}") from error
+                raise Misconfigured(f"not a prefix for keys: {self.prefix!r}. Allowed are {KEY_ALLOWED}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,32 @@ class S3Client:
                     f"{self.place}: the bucket does not exist, and the credentials may not create it ({error.code})"
                 ) from error
             raise refused from error
+
+    def remarks(self, prefix: str) -> list[str]:
+        """What an operator should know of the bucket; nothing, where one may not ask. Blocks."""
+        found = [self._retention(), self._versions(prefix)]
+        return [f"{self.place}: {remark}" for remark in found if remark is not None]
+
+    def _retention(self) -> str | None:
+        with contextlib.suppress(S3Error, ValueError):
+            lock = self._minio.get_object_lock_config(self._bucket)
+            if lock.mode:
+                return bucket_remarks.of_lock(lock.mode, int(lock.duration or 0), str(lock.duration_unit))
+        return None
+
+    def _versions(self, prefix: str) -> str | None:
+        with contextlib.suppress(S3Error, ValueError):
+            if self._minio.get_bucket_versioning(self._bucket).status == ENABLED:
+                return bucket_remarks.of_versions(prefix, self._expiring())
+        return None
+
+    def _expiring(self) -> list[str]:
+        with contextlib.suppress(S3Error, ValueError):
+            lifecycle = self._minio.get_bucket_lifecycle(self._bucket)
+            rules = lifecycle.rules if lifecycle is not None else []
+            expiring = [rule for rule in rules if rule.status == ENABLED and rule.noncurrent_version_expiration]
+            return [(rule.rule_filter.prefix if rule.rule_filter else None) or "" for rule in expiring]
+        return []
 
     # Objects
 

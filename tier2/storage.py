@@ -25,6 +25,12 @@ KEY_BYTES_MAX: Final = 512
 PART_OF_KEY_BYTES_MAX: Final = 200
 """Longest part of a key between slashes, bytes: a file name may have 255."""
 
+KEY_ALLOWED: Final = (
+    "letters, digits and . _ = - in parts between slashes, none of which begins with a dot; at most "
+    f"{PART_OF_KEY_BYTES_MAX} characters in a part, {KEY_BYTES_MAX} in all"
+)
+"""What `check_key` takes, for those whose key was refused."""
+
 _KEY: Final = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 
 

@@ -142,9 +142,11 @@ class Tier:
         """What does not go as it should, a sentence each; empty when all is well."""
         scrub = self.scrub.counters
         found = [
-            ("metadata snapshots cannot be used", self.snapshots.last_error),
+            ("metadata snapshots fail", self.snapshots.last_error),
             ("chunks cannot be put", self.writer.last_error),
             ("what is deleted stays in long-term storage", self.collector.last_error),
+            ("chunks are not rewritten", None if self.rewriter is None else self.rewriter.last_error),
+            ("chunks are not read again to look for damage", self.scrub.last_error),
             ("chunks are damaged or gone", f"{scrub.damaged} of those read again" if scrub.damaged else None),
         ]
         return [f"{what}: {why}" for what, why in found if why is not None]

@@ -97,6 +97,7 @@ class Uploads:
                 writer, stat = await self._put(chunk_id, upload)
             except (StoreError, ValueError) as error:
                 # What the log held was deleted meanwhile, or is damaged.
+                self.last_error, self.lacks_room = None, False  # nobody tries any more
                 log = logger.info if isinstance(error, OutOfRange) else logger.error
                 log("a chunk was given up", extra={"chunk": chunk_key(chunk_id), "reason": str(error)})
                 await self._abandon(chunk_id)
@@ -139,6 +140,7 @@ class Uploads:
             except (StorageError, TierUnavailable) as error:
                 if body.failure is not None:
                     raise body.failure from error
+                self.last_error, self.lacks_room = str(error), isinstance(error, NoRoom)
                 self.failed(error, "a chunk could not be put and will be put again")
             except Exception as error:
                 if body.failure is not None:
@@ -201,7 +203,6 @@ class Uploads:
     def failed(self, error: Exception, what: str) -> None:
         """Long-term storage did not do what it was asked for: count it, and say so now and then."""
         self.counters.failures += 1
-        self.last_error, self.lacks_room = str(error), isinstance(error, NoRoom)
         now = self._clock.monotonic_s()
         if now >= self._complained_at + COMPLAIN_EVERY_S:
             self._complained_at = now

@@ -6,12 +6,16 @@ import io
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 
 from tests.shell.launching import Running, http_get, run, serving
+from tests.tier2.fault_proxy import FaultProxy, Refuse
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tests.tier2.test_processes import (
     PATIENCE_S,
@@ -122,7 +126,7 @@ def test_a_snapshot_that_would_not_be_used(tmp_path: Path, minio: MinioServer, b
         await_metric(gateway, "penstock_tier2_snapshot_failures_total", 1)
         assert metric(gateway, "penstock_tier2_snapshots_total") <= put + 1
         (told,) = readiness(gateway)["detail"]
-        assert told.startswith("metadata snapshots cannot be used: ")
+        assert told.startswith("metadata snapshots fail: ")
         assert "Start the gateway once more" in told
         assert gateway.terminate() == 0
     with serving(tmp_path, *flags) as again:
@@ -176,6 +180,38 @@ def test_an_identity_from_a_backup(tmp_path: Path, minio: MinioServer, bucket: s
     with serving(tmp_path, *flags) as gateway:
         assert len(consume(gateway.ready()["kafka"][0], 40)) == 40
         assert "a/prefix/owner.json" in objects(minio, bucket)
+
+
+def test_what_an_operator_is_told(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
+    """Of a store without room, and of a bucket that keeps versions, `/readyz` and the metrics tell, while it is so."""
+    client = client_of(minio)
+    client.make_bucket(bucket)
+    client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+    with FaultProxy(minio.port) as proxy:
+        where = ("--tier2", f"s3://{bucket}/a/prefix", "--tier2-endpoint", f"http://127.0.0.1:{proxy.port}")
+        with serving(tmp_path, *where, *QUICK) as gateway:
+            gateway.ready()
+            (versions,) = readiness(gateway)["detail"]
+            assert "NoncurrentVersionExpiration" in versions
+            assert versions in gateway.err.read_text()
+            proxy.chooses = lambda line: Refuse(507) if line.startswith(("PUT", "POST")) else None
+            produce(gateway.ready()["kafka"][0], 4)
+            await_that(lambda: len(readiness(gateway)["detail"]) == 3, gateway)
+            told = readiness(gateway)["detail"]
+            assert any(one.startswith("chunks cannot be put: ") and "507" in one for one in told)
+            assert any(one.startswith("metadata snapshots fail: ") for one in told)
+            assert metric(gateway, "penstock_tier2_full") == 1
+            proxy.chooses = lambda line: None
+            await_that(lambda: readiness(gateway)["detail"] == [versions], gateway)
+            assert metric(gateway, "penstock_tier2_full") == 0
+            await_tiered(gateway, 4)
+
+
+def await_that(condition: Callable[[], bool], gateway: Running) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, (readiness(gateway), gateway.err.read_text())
+        time.sleep(0.02)
 
 
 def put(server: MinioServer, bucket: str, name: str, data: bytes) -> None:
