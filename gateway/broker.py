@@ -26,7 +26,7 @@ from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
 from gateway.identity import Admission
-from gateway.long_term import open_storage, place_of, worker_setup
+from gateway.long_term import is_private, open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
 from gateway.ownership import BEAT_S, Owner
 from gateway.producers import ProducerIds
@@ -140,6 +140,7 @@ class Broker:
             beat_s=max(min(BEAT_S, self.config.file_delete_delay_ms / 2000), BEAT_S_MIN),
             take_over=self._take_over,
             drill=is_drill(self._data.path),
+            private=is_private(self.config),
         )
         if admission.drill:
             logger.warning(

@@ -152,6 +152,8 @@ class Admission:
     take_over: bool = False
     """Whoever runs there ends."""
     drill: bool = False
+    private: bool = False
+    """It lies in the data directory, which is ours alone: a copy of the one is a copy of the other."""
     token: str = ""
     """What it has left there, once it is admitted; what it found there while there is no room."""
     has_taken: bool = True
@@ -220,8 +222,8 @@ class Admission:
                 "never use it. To go on with this one, and what it knows, run `penstock tier2 init` with the same "
                 "flags; to begin with what is there, `penstock recover`"
             )
-        self._life = Life.SILENT
-        if not self.take_over:
+        self._life = Life.DEAD if self.private else Life.SILENT
+        if not self.take_over and not self.private:
             what_to_do = (
                 f"{self.data_dir} is another copy of its data. Stop that gateway first; to end it by force, add "
                 "`--take-over`; to look at the data beside it, make the copy with `penstock recover --drill`"

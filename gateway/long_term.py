@@ -58,6 +58,12 @@ def place_of(config: Config) -> str:
             return off
 
 
+def is_private(config: Config) -> bool:
+    """Whether it lies in the data directory."""
+    place, data_dir = config.tier2, config.data_dir.absolute()
+    return isinstance(place, Directory) and place.below(data_dir).is_relative_to(data_dir)
+
+
 def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> None:
     """Find out what is wrong without asking anybody. Raises ConfigError."""
     if isinstance(config.tier2, Bucket):

@@ -214,5 +214,16 @@ def await_that(condition: Callable[[], bool], gateway: Running) -> None:
         time.sleep(0.02)
 
 
+def test_a_copy_with_its_own_storage(tmp_path: Path) -> None:
+    """Where long-term storage lies in the data directory, a copy of both starts beside the gateway it is of."""
+    with serving(tmp_path / "one", *QUICK) as first:
+        produce(first.ready()["kafka"][0], 40)
+        await_tiered(first, 40)
+        shutil.copytree(tmp_path / "one" / "data", tmp_path / "two" / "data")
+        with serving(tmp_path / "two", *QUICK) as second:
+            assert len(consume(second.ready()["kafka"][0], 40)) == 40
+            assert first.terminate() == 0
+
+
 def put(server: MinioServer, bucket: str, name: str, data: bytes) -> None:
     client_of(server).put_object(bucket, name, io.BytesIO(data), len(data))
