@@ -163,6 +163,11 @@ class Container:
         await self.log.start(next_lsn, epoch)
         await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")))
 
+    async def rise(self, epoch: int, *operations: Operation) -> None:
+        """Go on in a higher epoch, and with it make these changes; before the first append. Raises StorageFailure."""
+        await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")), *operations)
+        self.epoch = self.log.epoch = epoch
+
     # Appends
 
     def check_writer(self, slot: Slot, writer_id: int, epoch: int, sequence: int, count: int) -> Duplicate | None:

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
-from core.container import STREAMS_TABLE, Container
+from core.container import CONTAINER_TABLE, STREAMS_TABLE, Container
 from core.errors import AlreadyLocked, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.records import Operation
@@ -29,6 +29,7 @@ from core.scaler import ScaleEvent, Scaler
 from core.scaling import Decision
 from core.stream import Epoch, Stream, StreamPolicy, StreamState, new_stream
 from core.tables import Delete, Put, Table
+from core.tiering.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ class Store:
         await container.start(recovered.next_lsn, recovered.epoch)
         container.failed.add_done_callback(self._container_failed)
         if self._long_term is not None:
+            await self._rise(container, self._long_term, recovered.next_lsn)
             container.tier = Tier(container, self._long_term)
             await container.tier.start()
         maintenance.start()
@@ -179,6 +181,20 @@ class Store:
                 raise TierMissing
         elif self._long_term.admit is not None:
             await self._long_term.admit(has_chunks)
+
+    async def _rise(self, container: Container, long_term: LongTermStorage, next_lsn: int) -> None:
+        """Above what another life of this store has left in long-term storage, if there was one."""
+        found = await find_other_life(
+            long_term.storage, container.id, container.epoch, next_lsn, chunks=long_term.had_another_life
+        )
+        if found is None:
+            return
+        epoch = found.last_epoch + EPOCHS_ABOVE
+        logger.warning(
+            "another copy of this store has put things into long-term storage: they are not used, and the epoch rises",
+            extra={"container": container.id, "epoch": epoch, "last_epoch_there": found.last_epoch},
+        )
+        await container.rise(epoch, lives_put(CONTAINER_TABLE, container.table(CONTAINER_TABLE).entries, found))
 
     def start_retention(self, consumed: Consumed | None = None) -> None:
         """Apply the streams' policies from now on: once `policy_for` knows every default, not before.

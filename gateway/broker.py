@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
 from core.container import Container
-from core.errors import StorageFailure
 from core.store import Store
 from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
 from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.broker_configs import BrokerConfigs
 from gateway.config import Config
-from gateway.datadir import DataDirectory
+from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
 from gateway.identity import Admission
-from gateway.long_term import open_storage, place_of, worker_setup
+from gateway.long_term import is_private, open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
+from gateway.ownership import BEAT_S, Owner
 from gateway.producers import ProducerIds
 from gateway.resource_configs import ResourceConfigs
 from gateway.server import Server, ServerLimits
@@ -38,6 +38,7 @@ from gateway.topics import Topics
 from gateway.transactions import TransactionCoordinator
 from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
+from tier2.storage import StorageError
 
 if TYPE_CHECKING:
     from gateway.http.api import Services
@@ -51,9 +52,13 @@ STOP_GRACE_S: Final = 5.0
 ABANDON_GRACE_S: Final = 0.5
 """After a storage failure: time for its error to reach the producers that wait."""
 
-OWNER_CHECK_S: Final = 20.0
-OWNER_CHECK_S_MIN: Final = 1.0
+BEAT_S_MIN: Final = 1.0
 """How often a gateway looks whether it still owns its prefix: before what it deletes is gone, if that may be."""
+RELEASE_S: Final = 2.0
+"""How long a stop waits until long-term storage knows of it: without that, the next start of a copy has to look."""
+
+CONCERNS_MAX: Final = 20
+CONCERN_CHARS_MAX: Final = 500
 
 HTTP_DELAY_S_MAX: Final = 0.5
 """The HTTP server costs a fifth of the time to be ready; a recovery longer than this is watched by it."""
@@ -77,6 +82,8 @@ class Broker:
         kafka: Sequence[Binding],
         http: Binding | None,
         clock: Clock | None = None,
+        *,
+        take_over: bool = False,
     ) -> None:
         self.config = config
         self.node_id = config.node_id
@@ -96,7 +103,8 @@ class Broker:
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._take_over = take_over
+        self._remarks: list[str] = []  # on the bucket
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -109,14 +117,38 @@ class Broker:
     def healthy(self) -> bool:
         return self.phase != "failed"
 
+    @property
+    def concerns(self) -> list[str]:
+        """What an operator should know although clients are served; a few sentences."""
+        tiers = [container.tier for container in self._containers() if container.tier is not None]
+        found = [one[:CONCERN_CHARS_MAX] for one in (*(c for tier in tiers for c in tier.concerns()), *self._remarks)]
+        if self._admission is not None and not self._admission.has_taken:
+            found.append(f"{self._admission.place} has no room: what is there is served, nothing is moved there")
+        return found[:CONCERNS_MAX]
+
     # Start and stop
 
     async def open_long_term(self) -> None:
         """Reach long-term storage, and see whose it is. Raises what says that it cannot be used."""
-        self._storage = await open_storage(self.config)
+        self._storage = await open_storage(self.config, remark=self._remarked)
         if self._storage is None:
             return
-        admission = Admission(self._storage, place_of(self.config), self._data.path, self.cluster_id, self._data.fresh)
+        admission = Admission(
+            self._storage,
+            place_of(self.config),
+            self._data.path,
+            self.cluster_id,
+            self._data.fresh,
+            beat_s=max(min(BEAT_S, self.config.file_delete_delay_ms / 2000), BEAT_S_MIN),
+            take_over=self._take_over,
+            drill=is_drill(self._data.path),
+            private=is_private(self.config),
+        )
+        if admission.drill:
+            logger.warning(
+                "this is a drill: long-term storage is read, what is new goes below the data directory",
+                extra={"reads": admission.place, "writes": str(self._data.path / DRILL_DIRECTORY)},
+            )
         await admission.look()
         self._admission = admission
         self._long_term = LongTermStorage(
@@ -124,8 +156,13 @@ class Broker:
             cluster_id=self.cluster_id,
             head_of=entry_head,
             admit=admission.admit,
+            had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
         )
+
+    def _remarked(self, remark: str) -> None:
+        logger.warning("long-term storage: %s", remark)
+        self._remarks.append(remark)
 
     async def start(self) -> None:
         """Recover and serve. Raises what the store raises when it cannot be opened."""
@@ -135,6 +172,7 @@ class Broker:
         self.store = await Store.open(
             self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
         )
+        (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store)
         self.producers = ProducerIds(self.store)
@@ -161,32 +199,37 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
-        if self._admission is not None:
-            self._watch = asyncio.create_task(self._watch_ownership(self._admission), name="tier2-owner")
         self.phase = "serving"
         self._serving.set()
 
-    async def _watch_ownership(self, admission: Admission) -> None:
-        """End the process before it deletes what another copy of the data directory refers to."""
-        interval_s = min(OWNER_CHECK_S, self.config.file_delete_delay_ms / 2000)
-        owner = await admission.until_replaced(max(interval_s, OWNER_CHECK_S_MIN))
-        if not self.store.failed.done():
-            why = f"{admission.place} was taken by {owner}, which began with another copy of this data directory"
-            self.store.failed.set_result(StorageFailure(why))
+    async def until_taken_over(self) -> Owner:
+        """Returns when another copy of the data directory owns long-term storage: this process must end then, before
+        it deletes what that one refers to."""
+        if self._admission is None or self._admission.drill:
+            never: asyncio.Future[Owner] = asyncio.get_running_loop().create_future()
+            return await never
+        return await self._admission.until_replaced()
 
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
-        if self._watch is not None:
-            self._watch.cancel()
         if self._server is not None:
             # Together: fetches and members of groups wait for others, and are answered by the end of these.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.store.close()
         if self._storage is not None:
+            await self._release()
             await self._storage.close()
         await self._stop_http()
+
+    async def _release(self) -> None:
+        """Nobody needs to ask any more whether this gateway lives."""
+        if self._admission is None:
+            return
+        with contextlib.suppress(TimeoutError, StorageError):
+            async with asyncio.timeout(RELEASE_S):
+                await self._admission.release()
 
     async def abandon(self) -> None:
         """The storage failed: tell those who wait, and touch the disk no more."""

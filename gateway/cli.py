@@ -20,6 +20,7 @@ from gateway.cli_options import (
     DataDir,
     Http,
     Listen,
+    TakeOver,
     Tier2,
     Tier2Endpoint,
     flags_of,
@@ -29,7 +30,8 @@ from gateway.cli_options import (
 app = typer.Typer(
     name="penstock",
     help="A Kafka-compatible gateway over an elastic, tiered segment store.",
-    epilog="Exit codes: 0 clean, 1 defect, 2 configuration, 3 lock or port taken, 4 corruption, 5 storage failure.",
+    epilog="Exit codes: 0 clean, 1 defect, 2 configuration, 3 directory, port or storage taken, 4 corruption, "
+    "5 storage failure.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -72,6 +74,7 @@ def serve(
             "cluster_id, replayed_bytes. Removed at start.",
         ),
     ] = None,
+    take_over: TakeOver = False,
     assignments: Assignments = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
@@ -81,7 +84,7 @@ def serve(
 
     from gateway import process
 
-    sys.exit(process.run(loaded, ready_file))
+    sys.exit(process.run(loaded, ready_file, take_over=take_over))
 
 
 @app.command(short_help="Make a data directory from long-term storage.")
@@ -93,6 +96,15 @@ def recover(
     tier2: Tier2 = None,
     tier2_endpoint: Tier2Endpoint = None,
     ready_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Has no effect here.")] = None,
+    take_over: TakeOver = False,
+    drill: Annotated[
+        bool,
+        typer.Option(
+            "--drill",
+            help="Make a copy to look at: started with `serve`, it reads what lies in long-term storage, writes "
+            "elsewhere, below its data directory, and leaves the gateway that owns the storage alone.",
+        ),
+    ] = False,
     assignments: Assignments = None,
     as_json: Annotated[
         bool,
@@ -105,7 +117,7 @@ def recover(
 
     from gateway import recovering
 
-    sys.exit(recovering.run(loaded, as_json=as_json))
+    sys.exit(recovering.run(loaded, as_json=as_json, take_over=take_over, drill=drill))
 
 
 @app.command("config", short_help="Show every configuration key and its meaning.")

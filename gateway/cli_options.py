@@ -74,6 +74,13 @@ Tier2Endpoint = Annotated[
         show_default=False,
     ),
 ]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Take long-term storage over although another gateway that owns it is alive: that one ends.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 

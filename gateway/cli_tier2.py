@@ -6,7 +6,17 @@ import sys
 
 import typer
 
-from gateway.cli_options import AsJson, Assignments, ConfigFile, DataDir, Tier2, Tier2Endpoint, flags_of, load_config
+from gateway.cli_options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    DataDir,
+    TakeOver,
+    Tier2,
+    Tier2Endpoint,
+    flags_of,
+    load_config,
+)
 
 app = typer.Typer(
     name="tier2",
@@ -59,12 +69,16 @@ def init(
     data_dir: DataDir = None,
     tier2: Tier2 = None,
     tier2_endpoint: Tier2Endpoint = None,
+    take_over: TakeOver = False,
     assignments: Assignments = None,
 ) -> None:
-    """Make an empty prefix this data directory's own, and accept that what was in it is lost."""
+    """Make a prefix this data directory's own: an empty one, or one that another copy of its data has taken.
+
+    What was in it, or what the other copy has made of it, is lost.
+    """
     flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = load_config(config, assignments, flags)
 
     from gateway import tier2_commands
 
-    sys.exit(tier2_commands.run_init(loaded))
+    sys.exit(tier2_commands.run_init(loaded, take_over=take_over))

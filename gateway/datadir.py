@@ -33,6 +33,10 @@ SERVING_FILE: Final = "serving.json"
 """What the process that owns the directory serves, for commands that want to ask it. Means nothing without the lock."""
 OWNER_FILE: Final = "tier2.owner"
 """See `gateway.ownership`."""
+DRILL_DIRECTORY: Final = "tier2-drill"
+"""Where a drill puts what would go to long-term storage; it is there exactly in the data directory of a drill."""
+REPAIRED_FILE: Final = "tier2.repaired"
+"""Left by `penstock tier2 init` for the next start: another copy may have put things into long-term storage."""
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
@@ -143,7 +147,15 @@ class RecoveryDirectory:
             raise UnusableDirectory(path, exc) from exc
         try:
             # An identity without a store is what a refused start leaves.
-            ours = {LOCK_FILE, IDENTITY_FILE, SERVING_FILE, RECOVERING_DIRECTORY, OWNER_FILE, "lost+found"}
+            ours = {
+                LOCK_FILE,
+                IDENTITY_FILE,
+                SERVING_FILE,
+                RECOVERING_DIRECTORY,
+                OWNER_FILE,
+                DRILL_DIRECTORY,
+                "lost+found",
+            }
             names = [entry.name for entry in path.iterdir() if entry.name not in ours and entry != beside]
             if names:
                 raise NotEmpty(path, names)
@@ -179,6 +191,17 @@ class RecoveryDirectory:
     def release(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
+
+
+def is_drill(directory: Path) -> bool:
+    """Whether a store there only reads what its long-term storage holds."""
+    return (directory / DRILL_DIRECTORY).is_dir()
+
+
+def make_drill(directory: Path) -> None:
+    """Let the store there be one; before it has its name, so that it never is anything else. Blocks."""
+    (directory / DRILL_DIRECTORY).mkdir(exist_ok=True)
+    sync_directory(directory)
 
 
 def read_serving(directory: Path) -> str | None:

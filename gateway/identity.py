@@ -23,8 +23,8 @@ from typing import Final, TypeVar
 
 from gateway import __version__
 from gateway.datadir import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
-from gateway.ownership import Owner, is_ours, read_owner, take
-from tier2.storage import AlreadyExists, Corrupt, Denied, ObjectNotFound, Storage, StorageError
+from gateway.ownership import BEAT_S, Life, Owner, beat, is_ours, life_of, read_owner, take
+from tier2.storage import AlreadyExists, Corrupt, Denied, NoRoom, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,13 @@ NEEDS_RELEASE: Final = "0.1.0"
 
 class IdentityRefused(Exception):
     """This store must not use that prefix; the message says what can be done. Nothing there was changed."""
+
+
+class OwnerAlive(IdentityRefused):
+    """Another gateway owns that prefix and runs."""
+
+    def __init__(self, place: str, owner: Owner, what_to_do: str) -> None:
+        super().__init__(f"{place} is in use: it belongs to {owner}, which is alive. {what_to_do}")
 
 
 class DamagedIdentity(Exception):
@@ -118,9 +125,22 @@ async def create_identity(storage: Storage, place: str, cluster_id: str) -> Iden
     return found
 
 
+async def refuse_beside(
+    storage: Storage, place: str, owner: Owner | None, data_dir: Path, what_to_do: str, *, locked: bool
+) -> Life:
+    """Raise OwnerAlive when that is a gateway that runs, and not on this data directory; see `life_of`."""
+    life = Life.DEAD if owner is None else await life_of(storage, owner, data_dir, locked=locked)
+    if owner is not None and life is Life.ALIVE:
+        raise OwnerAlive(place, owner, what_to_do)
+    return life
+
+
 @dataclass(slots=True)
 class Admission:
-    """One store's way to its prefix: `look` before it is opened, `admit` once it has been recovered."""
+    """One store's way to its prefix: `look` before it is opened, `admit` once it has been recovered.
+
+    A drill only reads there: it is nobody's rival, and never admitted to more.
+    """
 
     storage: Storage
     place: str
@@ -128,8 +148,19 @@ class Admission:
     cluster_id: str
     fresh: bool
     """The data directory has never held a store."""
+    beat_s: float = BEAT_S
+    take_over: bool = False
+    """Whoever runs there ends."""
+    drill: bool = False
+    private: bool = False
+    """It lies in the data directory, which is ours alone: a copy of the one is a copy of the other."""
     token: str = ""
-    """What it has left there, once it is admitted."""
+    """What it has left there, once it is admitted; what it found there while there is no room."""
+    has_taken: bool = True
+    """False while long-term storage has no room for a token of its own."""
+    _beats: int = 0
+    _seen: Owner | None = None
+    _life: Life = Life.DEAD
 
     async def look(self) -> None:
         """Refuse what can be refused already. Raises IdentityRefused, DamagedIdentity."""
@@ -139,10 +170,13 @@ class Admission:
         found = await read_identity(self.storage, self.place)
         if found is not None:
             self._check(found)
+            if not self.drill:
+                await self._check_owner(await read_owner(self.storage))
 
     async def admit(self, has_chunks: bool) -> None:
         """Refuse, or make sure that the prefix is ours. Raises IdentityRefused, DamagedIdentity."""
-        await self._asked(lambda: self._admit(has_chunks))
+        if not self.drill:
+            await self._asked(lambda: self._admit(has_chunks))
 
     async def _admit(self, has_chunks: bool) -> None:
         found = await read_identity(self.storage, self.place)
@@ -156,22 +190,68 @@ class Admission:
             found = await create_identity(self.storage, self.place, self.cluster_id)
         self._check(found)
         owner = await read_owner(self.storage)
+        if owner != self._seen:  # somebody has begun meanwhile
+            await self._check_owner(owner)
+        self.token = "" if owner is None else owner.token
+        await self._take(owner)
+        if not self.has_taken:
+            if self._life is not Life.DEAD:
+                raise IdentityRefused(
+                    f"{self.place} has no room to say that it has another owner, and {owner} may still be alive. "
+                    "Delete something there that is not Penstock's, or give it more room"
+                )
+            logger.warning(
+                "long-term storage has no room: what is there is served, nothing is moved there; delete topics or "
+                "records, let retention do it, or give it more room",
+                extra={"place": self.place},
+            )
+
+    async def _take(self, owner: Owner | None) -> None:
+        """Become the owner, as soon as there is room to say so: until then go on as the one that was, which is dead."""
+        try:
+            self.token = await take(self.storage, self.data_dir, owner, self.beat_s)
+            self.has_taken = True
+        except NoRoom:
+            self.has_taken = False
+
+    async def _check_owner(self, owner: Owner | None) -> None:
+        """Refuse where another copy has begun, or one lives that this would end."""
         if not is_ours(self.data_dir, owner):
             raise IdentityRefused(
                 f"{self.place} was taken by {owner}, which began with another copy of {self.data_dir}: two copies must "
                 "never use it. To go on with this one, and what it knows, run `penstock tier2 init` with the same "
                 "flags; to begin with what is there, `penstock recover`"
             )
-        self.token = await take(self.storage, self.data_dir, owner)
+        self._life = Life.DEAD if self.private else Life.SILENT
+        if not self.take_over and not self.private:
+            what_to_do = (
+                f"{self.data_dir} is another copy of its data. Stop that gateway first; to end it by force, add "
+                "`--take-over`; to look at the data beside it, make the copy with `penstock recover --drill`"
+            )
+            self._life = await refuse_beside(self.storage, self.place, owner, self.data_dir, what_to_do, locked=True)
+        self._seen = owner
 
-    async def until_replaced(self, interval_s: float) -> Owner:
-        """Returns once another copy of the data directory has taken the prefix. Storage that is away says nothing."""
+    async def until_replaced(self) -> Owner:
+        """Give signs of life; returns once another copy of the data directory has taken the prefix.
+
+        Storage that is away says nothing.
+        """
         while True:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(self.beat_s)
             with contextlib.suppress(StorageError):
                 owner = await read_owner(self.storage)
                 if owner is not None and owner.token != self.token:
                     return owner
+                if self.has_taken:
+                    self._beats += 1
+                    await beat(self.storage, self.token, self._beats)
+                else:
+                    await self._take(owner)
+
+    async def release(self) -> None:
+        """Say that this gateway has stopped, so that the next one need not ask. Raises StorageError."""
+        if self.token and self.has_taken and not self.drill:
+            await beat(self.storage, self.token, self._beats + 1, released=True)
 
     def _check(self, found: Identity) -> None:
         if found.cluster_id == self.cluster_id:

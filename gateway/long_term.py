@@ -7,22 +7,26 @@ takes no longer than `tier2.start.timeout.ms`, in which a store that is away or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.tiering.rewrite_worker import WorkerSetup
 from gateway.compaction import Compactor
 from gateway.config_layers import ConfigError
 from gateway.config_model import Config
 from gateway.config_tiering import Bucket, Directory
+from gateway.datadir import DRILL_DIRECTORY, is_drill
 from gateway.wire.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.metered import MeteredStorage
+from tier2.overlay import OverlayStorage
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.storage import Denied, Misconfigured, Storage, StorageError, TimedOut, Unavailable
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from tier2.minio import S3Settings
 
 logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Storage)
 
 AGAIN_S: Final = 0.5
 """Between two tries to reach a storage that is away."""
@@ -52,6 +58,12 @@ def place_of(config: Config) -> str:
             return off
 
 
+def is_private(config: Config) -> bool:
+    """Whether it lies in the data directory."""
+    place, data_dir = config.tier2, config.data_dir.absolute()
+    return isinstance(place, Directory) and place.below(data_dir).is_relative_to(data_dir)
+
+
 def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> None:
     """Find out what is wrong without asking anybody. Raises ConfigError."""
     if isinstance(config.tier2, Bucket):
@@ -59,39 +71,68 @@ def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> 
 
 
 async def open_storage(
-    config: Config, environ: Mapping[str, str] | None = None, *, create: bool = True
+    config: Config,
+    environ: Mapping[str, str] | None = None,
+    *,
+    create: bool = True,
+    remark: Callable[[str], None] | None = None,
 ) -> RetryingStorage | None:
     """The storage, ready for use; None when it is off. Makes a missing bucket or directory, if `create`.
 
-    Raises ConfigError, LongTermUnusable, OSError (a full disk).
+    In the data directory of a drill it only reads there. `remark` is called with what an operator should know of the
+    place. Raises ConfigError, LongTermUnusable, OSError (a full disk).
     """
     environ = os.environ if environ is None else environ
+    drill = is_drill(config.data_dir)
+    create = create and not drill
     match config.tier2:
         case Bucket() as place:
-            # Here, as the package behind it takes a third of a second to import.
-            from gateway.credentials import find_credentials
-            from tier2.s3 import S3Storage
-
-            settings = replace(_s3_settings(config, place, environ), create_bucket=create)
-            advice = (
-                f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
-                f"Correct the credentials, which are those of {find_credentials(config, environ).source}",
-            )
-            inner = await _opened(config, lambda: S3Storage.open(settings), advice)
+            inner: Storage = await _open_bucket(config, place, environ, create=create, remark=remark)
         case Directory() as place:
-            directory = FilesystemSettings(
-                directory=place.below(config.data_dir),
-                create=create,
-                reads=config.tier2_readers,
-                writes=config.tier2_uploads,
-                read_timeout_s=config.tier2_read_timeout_ms / 1000,
-                write_timeout_s=config.tier2_write_timeout_ms / 1000,
-            )
+            directory = _directory_settings(config, place.below(config.data_dir), create=create)
             advice = ("Name another directory", "Give this user the rights to read and write there")
             inner = await _opened(config, lambda: FilesystemStorage.open(directory), advice)
         case _:
             return None
+    if drill:
+        scratch = _directory_settings(config, config.data_dir.absolute() / DRILL_DIRECTORY, create=True)
+        inner = OverlayStorage(below=inner, above=await FilesystemStorage.open(scratch))
     return RetryingStorage(MeteredStorage(inner), RetryPolicy(), random.Random())
+
+
+async def _open_bucket(
+    config: Config, place: Bucket, environ: Mapping[str, str], *, create: bool, remark: Callable[[str], None] | None
+) -> Storage:
+    # Here, as the package behind it takes a third of a second to import.
+    from gateway.key_rotation import credentials_now
+    from tier2.s3 import S3Storage
+
+    settings = _s3_settings(config, place, environ)
+    advice = (
+        f"Start the store there, or correct tier2.endpoint, which is {settings.endpoint}",
+        f"Correct the credentials, which are those of {credentials_now(config, environ).source}",
+    )
+
+    def open_once() -> Awaitable[S3Storage]:  # with the credentials of that moment
+        return S3Storage.open(replace(_s3_settings(config, place, environ), create_bucket=create))
+
+    storage = await _opened(config, open_once, advice)
+    if remark is not None:
+        with contextlib.suppress(StorageError):  # whoever may not ask is told nothing
+            for text in await storage.remarks():
+                remark(text)
+    return storage
+
+
+def _directory_settings(config: Config, directory: Path, *, create: bool) -> FilesystemSettings:
+    return FilesystemSettings(
+        directory=directory,
+        create=create,
+        reads=config.tier2_readers,
+        writes=config.tier2_uploads,
+        read_timeout_s=config.tier2_read_timeout_ms / 1000,
+        write_timeout_s=config.tier2_write_timeout_ms / 1000,
+    )
 
 
 def worker_setup(config: Config) -> WorkerSetup:
@@ -106,10 +147,11 @@ async def _open_in_worker(config: Config) -> Storage:
 
 
 def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S3Settings:
-    from gateway.credentials import find_credentials, find_region
+    from gateway.credentials import find_region
+    from gateway.key_rotation import credentials_now, key_reader
     from tier2.minio import S3Settings
 
-    credentials = find_credentials(config, environ)
+    credentials = credentials_now(config, environ)
     region = find_region(config, environ)
     if config.tier2_ca_file is not None and not os.access(config.tier2_ca_file, os.R_OK):
         raise ConfigError([f"tier2.ca.file = {config.tier2_ca_file}: is not there or cannot be read"])
@@ -122,6 +164,7 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
             access_key=credentials.access_key,
             secret_key=credentials.secret_key,
             session_token=credentials.session_token,
+            read_keys=key_reader(config, environ),
             ca_file=str(config.tier2_ca_file) if config.tier2_ca_file else None,
             reads=config.tier2_readers,
             writes=config.tier2_uploads,
@@ -134,7 +177,7 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
         raise ConfigError([f"tier2 = {config.tier2}: {error}"]) from error
 
 
-async def _opened(config: Config, open_once: Callable[[], Awaitable[Storage]], advice: tuple[str, str]) -> Storage:
+async def _opened(config: Config, open_once: Callable[[], Awaitable[S]], advice: tuple[str, str]) -> S:
     """Open it, again and again while it cannot be reached; `advice` for who is away, and for who is refused."""
     loop = asyncio.get_running_loop()
     patience_s = config.tier2_start_timeout_ms / 1000
@@ -159,7 +202,7 @@ async def _opened(config: Config, open_once: Callable[[], Awaitable[Storage]], a
         await asyncio.sleep(max(0.0, min(AGAIN_S, end - loop.time())))
 
 
-async def _in_time(open_once: Callable[[], Awaitable[Storage]], left_s: float) -> Storage:
+async def _in_time(open_once: Callable[[], Awaitable[S]], left_s: float) -> S:
     """One try; the last may take a second, however little time is left."""
     patience_s = max(left_s, 1.0)
     try:

@@ -15,7 +15,7 @@ from gateway.config_layers import ConfigError
 from gateway.datadir import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
 from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
-from gateway.identity import DamagedIdentity, IdentityRefused
+from gateway.identity import DamagedIdentity, IdentityRefused, OwnerAlive
 from gateway.long_term import LongTermUnusable
 from tier2.storage import StorageError
 
@@ -28,6 +28,7 @@ _EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (InterruptedRecovery, ExitCode.CONFIGURATION),
     (NotEmpty, ExitCode.CONFIGURATION),
     (LongTermUnusable, ExitCode.CONFIGURATION),
+    (OwnerAlive, ExitCode.TAKEN),
     (IdentityRefused, ExitCode.CONFIGURATION),
     (TierMissing, ExitCode.CONFIGURATION),
     (AlreadyLocked, ExitCode.TAKEN),

@@ -31,6 +31,7 @@ from gateway.config_layers import ConfigError
 from gateway.datadir import SERVING_FILE, DataDirectory, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome
+from gateway.ownership import Owner
 from tier2.memory import keep_freed
 
 logger = logging.getLogger(__name__)
@@ -70,14 +71,14 @@ class Place:
             return cls(data, kafka, http)
 
 
-def run(config: Config, ready_file: Path | None) -> ExitCode:
+def run(config: Config, ready_file: Path | None, *, take_over: bool = False) -> ExitCode:
     """Serve until told to stop. Returns after a clean stop; any other end is the process's end."""
     logs.setup(config.logging_format, config.logging_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed()
     _raise_file_limit(config.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = outcome(lambda: runner.run(_serve(config, ready_file)))
+        code = outcome(lambda: runner.run(_serve(config, ready_file, take_over=take_over)))
         logs.flush()
         if code is not ExitCode.CLEAN:
             # Threads may hang in a failing disk: an orderly end would wait for them.
@@ -96,7 +97,7 @@ def _raise_file_limit(connections_max: int) -> None:
         )
 
 
-async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
+async def _serve(config: Config, ready_file: Path | None, *, take_over: bool) -> ExitCode:
     started = time.monotonic()
     stopping = _stop_signal()
     if ready_file is not None:
@@ -105,7 +106,7 @@ async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)})
     _warn_about_strangers(place)
-    broker = Broker(config, place.data, place.kafka, place.http)
+    broker = Broker(config, place.data, place.kafka, place.http, take_over=take_over)
     opening = asyncio.create_task(broker.open_long_term(), name="long-term-storage")
     ends: list[asyncio.Future[Any]] = [opening, stopping]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -122,17 +123,31 @@ async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
     if not stopping.done():
         _announce(broker, place, ready_file, time.monotonic() - started)
     failed = broker.store.failed
-    ends = [stopping, failed]
+    taken = asyncio.create_task(broker.until_taken_over(), name="taken-over")
+    ends = [stopping, failed, taken]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         logger.critical("storage failed: %s", failed.result())
         await broker.abandon()
         return ExitCode.STORAGE
+    if taken.done():
+        logger.critical("taken over: %s", _taken_over(config, taken.result()))
+        await broker.abandon()
+        return ExitCode.TAKEN
+    taken.cancel()
     logger.info("stopping", extra={"signal": stopping.result().name})
     await broker.stop()
     place.data.release()
     logger.info("stopped")
     return ExitCode.CLEAN
+
+
+def _taken_over(config: Config, owner: Owner) -> str:
+    return (
+        f"{long_term.place_of(config)} was taken by {owner}, which began with another copy of this store. This gateway "
+        f"ends: two must never use it. What it has acknowledged and not moved there yet is in {config.data_dir} only; "
+        "to go on with that instead, stop the other one and run `penstock tier2 init` with the same flags"
+    )
 
 
 def _forget(ready_file: Path) -> None:

@@ -8,6 +8,7 @@ offsets point at what is there, producer ids go on far above any that was given.
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import struct
 import sys
@@ -21,7 +22,7 @@ from core.tiering.recover import Progress, Report, Tables, recover_store
 from gateway import __version__, logs
 from gateway.config_model import Config
 from gateway.config_tiering import Directory
-from gateway.datadir import RecoveryDirectory
+from gateway.datadir import RecoveryDirectory, make_drill
 from gateway.exits import ExitCode
 from gateway.groups.persistence import (
     GROUPS_TABLE,
@@ -30,7 +31,7 @@ from gateway.groups.persistence import (
     decode_offset_key,
     encode_offset,
 )
-from gateway.identity import Identity, IdentityRefused, read_identity
+from gateway.identity import Identity, IdentityRefused, read_identity, refuse_beside
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.outcome import outcome
 from gateway.ownership import read_owner, remember
@@ -47,6 +48,25 @@ PRODUCER_IDS_APART: Final = 1 << 40
 """More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
 _PRODUCER_ID: Final = struct.Struct(">Q")
 FINDINGS_SHOWN: Final = 200
+BESIDE_OWNER: Final = (
+    "What is made here would end it when it starts. Add `--drill` for a copy that only reads there, `--take-over` to "
+    "begin all the same, or stop that gateway"
+)
+
+
+class _Mode(enum.Enum):
+    """What becomes of the gateway that owns the prefix, when a store is made from it."""
+
+    ALONE = enum.auto()  # it must be dead
+    TAKE_OVER = enum.auto()  # it ends when the new store begins
+    DRILL = enum.auto()  # it goes on: the new store only reads there
+
+
+START: Final = {
+    _Mode.ALONE: "start with `penstock serve` and the same flags.",
+    _Mode.TAKE_OVER: "start with `penstock serve --take-over` and the same flags.",
+    _Mode.DRILL: "a drill. Start with `penstock serve`, the same flags and other ports; delete it afterwards.",
+}
 
 
 @dataclass(slots=True)
@@ -90,15 +110,16 @@ class KafkaTables:
             yield raw, value if clamped == committed.offset else encode_offset(committed._replace(offset=clamped))
 
 
-def run(config: Config, *, as_json: bool) -> ExitCode:
-    """Recover, and report on standard output."""
+def run(config: Config, *, as_json: bool, take_over: bool = False, drill: bool = False) -> ExitCode:
+    """Recover, and report on standard output. `take_over`, `drill`: see `_Mode`."""
+    mode = _Mode.DRILL if drill else _Mode.TAKE_OVER if take_over else _Mode.ALONE
     logs.setup(config.logging_format, "warning")
-    code = outcome(lambda: asyncio.run(_recover(config, as_json=as_json)))
+    code = outcome(lambda: asyncio.run(_recover(config, mode, as_json=as_json)))
     logs.flush()
     return code
 
 
-async def _recover(config: Config, *, as_json: bool) -> ExitCode:
+async def _recover(config: Config, mode: _Mode, *, as_json: bool) -> ExitCode:
     check_settings(config)
     storage = await open_storage(config, create=False)
     if storage is None:
@@ -107,7 +128,10 @@ async def _recover(config: Config, *, as_json: bool) -> ExitCode:
         identity = await read_identity(storage, place_of(config))
         if identity is None:
             raise IdentityRefused(f"{place_of(config)} holds no data of Penstock: there is no identity object")
-        tables, report = await _made(config, storage, identity, quiet=as_json)
+        owner = await read_owner(storage)
+        if mode is _Mode.ALONE:
+            await refuse_beside(storage, place_of(config), owner, config.data_dir, BESIDE_OWNER, locked=False)
+        tables, report = await _made(config, storage, identity, mode, quiet=as_json)
     finally:
         await storage.close()
     if as_json:
@@ -115,12 +139,12 @@ async def _recover(config: Config, *, as_json: bool) -> ExitCode:
         for finding in report.findings:
             print(f"penstock: {finding}", file=sys.stderr)
     else:
-        _show(config, identity, report, tables)
+        _show(config, identity, mode, report, tables)
     return ExitCode.CLEAN
 
 
 async def _made(
-    config: Config, storage: RetryingStorage, identity: Identity, *, quiet: bool
+    config: Config, storage: RetryingStorage, identity: Identity, mode: _Mode, *, quiet: bool
 ) -> tuple[KafkaTables, Report]:
     beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
     directory = RecoveryDirectory.begin(config.data_dir, beside)
@@ -135,6 +159,8 @@ async def _made(
             report.findings.append(f"{tables.dropped} group offsets of topics that are not there were left out")
         if owner is not None:  # whoever that is ends when the new store begins
             remember(config.data_dir.absolute(), owner.token)
+        if mode is _Mode.DRILL:
+            make_drill(config.data_dir.absolute())
         await asyncio.to_thread(directory.finish, identity.cluster_id, __version__)
     except Exception:
         directory.give_up()
@@ -171,7 +197,7 @@ def _progress(*, quiet: bool) -> Iterator[Progress]:
         yield lambda what, done, total: bar.update(task, completed=done, total=total)
 
 
-def _show(config: Config, identity: Identity, report: Report, tables: KafkaTables) -> None:
+def _show(config: Config, identity: Identity, mode: _Mode, report: Report, tables: KafkaTables) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -186,10 +212,10 @@ def _show(config: Config, identity: Identity, report: Report, tables: KafkaTable
         if empty:
             shown.add_row(Text(stream.name), f"{len(empty)} empty", "", "")
     console.print(shown)
-    _show_summary(console, config, report, tables)
+    _show_summary(console, config, mode, report, tables)
 
 
-def _show_summary(console: Console, config: Config, report: Report, tables: KafkaTables) -> None:
+def _show_summary(console: Console, config: Config, mode: _Mode, report: Report, tables: KafkaTables) -> None:
     lost = sum(stream.untiered for stream in report.streams)
     taken = min(report.snapshots.values(), default=None)
     when = "never" if taken is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(taken / 1000))
@@ -197,7 +223,7 @@ def _show_summary(console: Console, config: Config, report: Report, tables: Kafk
         f"{len(report.streams)} topics in {report.chunks} chunks of {report.bytes} bytes; {report.unused} are unused.",
         f"{len(tables.groups)} groups as of {when}; {tables.clamped} offsets moved to what is there.",
         f"At least {lost} acknowledged records had not reached long-term storage yet: they are gone.",
-        f"{config.data_dir.absolute()} is ready: start with `penstock serve` and the same flags.",
+        f"{config.data_dir.absolute()} is ready: {START[mode]}",
     ]
     for finding in report.findings[:FINDINGS_SHOWN]:
         console.print(f"! {finding}", markup=False)

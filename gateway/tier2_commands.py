@@ -23,9 +23,9 @@ from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs
 from gateway.config_model import Config
-from gateway.datadir import DataDirectory, read_serving
+from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, read_serving, write_atomically
 from gateway.exits import ExitCode
-from gateway.identity import IdentityRefused, create_identity, read_identity
+from gateway.identity import IdentityRefused, create_identity, read_identity, refuse_beside
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.outcome import outcome
 from gateway.ownership import read_owner, take
@@ -40,6 +40,7 @@ CHUNKS_PATH: Final = "/api/v1/tier2/chunks"
 HTTP_TIMEOUT_S: Final = 60.0
 LINES_AT_ONCE: Final = 100
 ROWS_SHOWN: Final = 1000
+STOP_IT: Final = "Stop that gateway first; to end it by force, add `--take-over`"
 
 
 class CannotAsk(LongTermUnusable):
@@ -113,9 +114,9 @@ def run_verify(config: Config, *, as_json: bool) -> ExitCode:
     return _run(config, lambda: _verify(config, as_json=as_json))
 
 
-def run_init(config: Config) -> ExitCode:
+def run_init(config: Config, *, take_over: bool) -> ExitCode:
     """Make the prefix this data directory's own."""
-    return _run(config, lambda: _init(config))
+    return _run(config, lambda: _init(config, take_over=take_over))
 
 
 def _run(config: Config, command: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
@@ -266,15 +267,21 @@ def _show_findings(console: Console, place: str, findings: Findings) -> None:
 # init
 
 
-async def _init(config: Config) -> ExitCode:
+async def _init(config: Config, *, take_over: bool) -> ExitCode:
     if not (config.data_dir / "store").is_dir():
         raise LongTermUnusable(f"{config.data_dir.absolute()} holds no store: name the data directory with --data-dir")
+    if is_drill(config.data_dir):
+        raise LongTermUnusable(f"{config.data_dir.absolute()} is a drill's: it owns nothing in long-term storage")
     data = DataDirectory.acquire(config.data_dir, __version__)
     try:
         storage = await _storage(config, create=True)
         try:
+            if not take_over:
+                owner = await read_owner(storage)
+                await refuse_beside(storage, place_of(config), owner, data.path, STOP_IT, locked=True)
             found = await create_identity(storage, place_of(config), data.cluster_id)
             if found.cluster_id == data.cluster_id:
+                await asyncio.to_thread(write_atomically, data.path / REPAIRED_FILE, b"")
                 await take(storage, data.path, await read_owner(storage))
         finally:
             await storage.close()

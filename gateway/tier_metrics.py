@@ -60,6 +60,7 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
     gauge("uploads", "Chunks on their way", lambda: writer.uploading)
     gauge("throttle_seconds", "How long a producer is held up", held_s)
     gauge("snapshot_age_seconds", "Time since the last metadata snapshot, or the start", age_s)
+    gauge("full", "1 when long-term storage had no room for what was put last", lambda: tier.is_full)
     for state in PENDING:
         gauge(
             "pending_chunks",
@@ -72,10 +73,15 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
     counter("chunks_put_again", "Chunks whose object had been lost", lambda: writer.counters.put_again)
     counter("put_failures", "Uploads of chunks that had to begin anew", lambda: writer.counters.failures)
     counter("objects_deleted", "Objects deleted", lambda: collector.deleted_objects)
+    counter("deletion_failures", "Rounds of deletions that were not completed", lambda: collector.failures)
     counter("chunks_scrubbed", "Chunks that were read again to look for damage", lambda: scrub.chunks)
     counter("chunks_damaged", "Chunks that were damaged or gone when they were read again", lambda: scrub.damaged)
     counter("snapshots", "Metadata snapshots put", lambda: snapshots.counters.taken)
-    counter("snapshot_failures", "Metadata snapshots that could not be put", lambda: snapshots.counters.failures)
+    counter(
+        "snapshot_failures",
+        "Metadata snapshots that a recovery would not begin with",
+        lambda: snapshots.counters.failures,
+    )
     if (rewriter := tier.rewriter) is not None:
         counter("chunks_rewritten", "Chunks that went into newer ones", lambda: rewriter.counters.chunks_in)
         counter("rewritten_bytes", "Bytes of chunks made from older ones", lambda: rewriter.counters.bytes_out)

@@ -34,6 +34,7 @@ from tier2.storage import (
     Data,
     Denied,
     Misconfigured,
+    NoRoom,
     ObjectInfo,
     ObjectNotFound,
     ObjectStat,
@@ -82,7 +83,7 @@ class FilesystemStorage:
 
     @classmethod
     async def open(cls, settings: FilesystemSettings) -> Self:
-        """Make the directory if need be and sweep what a crash left. Raises Misconfigured."""
+        """Make the directory and sweep what a crash left, if it may be created. Raises Misconfigured."""
         storage = cls(settings)
         try:
             await storage._write("open", storage._prepare)
@@ -154,8 +155,10 @@ class FilesystemStorage:
 
     def _prepare(self, deadline: Deadline) -> None:
         incoming = self._root / INCOMING
-        if not self._settings.create and not self._root.is_dir():
-            raise Misconfigured(f"{self._root} does not exist")
+        if not self._settings.create:
+            if not self._root.is_dir():
+                raise Misconfigured(f"{self._root} does not exist")
+            return  # who only reads there leaves it as it is
         missing = [path for path in (incoming, *incoming.parents) if not path.exists()]
         try:
             incoming.mkdir(parents=True, exist_ok=True)
@@ -289,6 +292,8 @@ def _storage_error(what: str, error: OSError) -> StorageError:
     message = f"{what}: {error.strerror or error}{where}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Denied(message)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(message)
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG):
         return Misconfigured(message)
     return Unavailable(message)

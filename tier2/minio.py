@@ -6,6 +6,7 @@ What the package leaves to us, and this module keeps true:
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
 - A part of an upload is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
 - A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
+- Keys that the server refuses are read again (`tier2.rotating_keys`); what is signed with them is sent again above.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
 
 This is the only module that knows the package; its private calls are used in `S3Client` and `_Minio` only.
@@ -24,7 +25,9 @@ from xml.etree.ElementTree import ParseError, fromstring
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED
 from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
 from minio.datatypes import CompleteMultipartUploadResult
 from minio.datatypes import Part as ListedPart
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -32,12 +35,14 @@ from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
 from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
 
-from tier2 import s3_checksums, s3_errors
+from tier2 import bucket_remarks, s3_checksums, s3_errors
 from tier2.http_pool import pool_manager, receive
 from tier2.memory import uninitialized
 from tier2.parts import Part
 from tier2.pool import Deadline
+from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
 from tier2.storage import (
+    KEY_ALLOWED,
     BucketNotFound,
     Buffer,
     Came,
@@ -57,6 +62,7 @@ UPLOAD_PAGES_MAX: Final = 10
 """Pages of unfinished uploads that one sweep looks at; the next sweep sees what is left."""
 PART_BYTES_MIN: Final = 5 << 20
 """What S3 demands of every part but the last."""
+BUCKET_ALLOWED: Final = "3 to 63 lower-case letters, digits, dots and hyphens, of which first and last are no sign"
 TOKEN_HEADER: Final = "x-amz-meta-penstock-put"
 
 
@@ -71,6 +77,7 @@ class S3Settings:
     access_key: str = field(default="", repr=False)
     secret_key: str = field(default="", repr=False)
     session_token: str | None = field(default=None, repr=False)
+    read_keys: ReadKeys | None = field(default=None, repr=False)  # asked when the server refuses those
     ca_file: str | None = None
     create_bucket: bool = True  # if it is missing
     reads: int = 8
@@ -89,14 +96,14 @@ class S3Settings:
         try:
             check_bucket_name(self.bucket, strict=True)
         except ValueError as error:
-            raise Misconfigured(f"not a bucket's name: {self.bucket!r}") from error
+            raise Misconfigured(f"not a bucket's name: {self.bucket!r}. Allowed are {BUCKET_ALLOWED}") from error
         if self.part_bytes < PART_BYTES_MIN:
             raise Misconfigured(f"parts must have at least {PART_BYTES_MIN} bytes, not {self.part_bytes}")
         if self.prefix:
             try:
                 check_key(self.prefix.strip("/"))
             except ValueError as error:
-                raise Misconfigured(f"not a prefix for keys: {self.prefix!r}") from error
+                raise Misconfigured(f"not a prefix for keys: {self.prefix!r}. Allowed are {KEY_ALLOWED}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +140,14 @@ class S3Client:
             io_timeout_s=settings.io_timeout_s,
             ca_file=settings.ca_file,
         )
+        first = Keys(
+            access_key=settings.access_key, secret_key=settings.secret_key, session_token=settings.session_token
+        )
+        self._keys = RotatingKeys(first, settings.read_keys)
         try:
             self._minio = _Minio(
                 url.netloc,
-                access_key=settings.access_key or None,
-                secret_key=settings.secret_key or None,
-                session_token=settings.session_token,
+                credentials=_KeyProvider(self._keys) if first.access_key else None,
                 secure=url.scheme == "https",
                 region=settings.region,
                 http_client=self._http,
@@ -173,6 +182,32 @@ class S3Client:
                     f"{self.place}: the bucket does not exist, and the credentials may not create it ({error.code})"
                 ) from error
             raise refused from error
+
+    def remarks(self, prefix: str) -> list[str]:
+        """What an operator should know of the bucket; nothing, where one may not ask. Blocks."""
+        found = [self._retention(), self._versions(prefix)]
+        return [f"{self.place}: {remark}" for remark in found if remark is not None]
+
+    def _retention(self) -> str | None:
+        with contextlib.suppress(S3Error, ValueError):
+            lock = self._minio.get_object_lock_config(self._bucket)
+            if lock.mode:
+                return bucket_remarks.of_lock(lock.mode, int(lock.duration or 0), str(lock.duration_unit))
+        return None
+
+    def _versions(self, prefix: str) -> str | None:
+        with contextlib.suppress(S3Error, ValueError):
+            if self._minio.get_bucket_versioning(self._bucket).status == ENABLED:
+                return bucket_remarks.of_versions(prefix, self._expiring())
+        return None
+
+    def _expiring(self) -> list[str]:
+        with contextlib.suppress(S3Error, ValueError):
+            lifecycle = self._minio.get_bucket_lifecycle(self._bucket)
+            rules = lifecycle.rules if lifecycle is not None else []
+            expiring = [rule for rule in rules if rule.status == ENABLED and rule.noncurrent_version_expiration]
+            return [(rule.rule_filter.prefix if rule.rule_filter else None) or "" for rule in expiring]
+        return []
 
     # Objects
 
@@ -343,14 +378,18 @@ class S3Client:
             raise Misconfigured(f"{self.place}: {why}") from error
 
     def translated(self, key: str, call: Callable[[Deadline], T]) -> Callable[[Deadline], T]:
-        """The same call, raising StorageError only."""
+        """The same call, raising StorageError only: Unavailable when other keys than those refused are there now."""
 
         def translated(deadline: Deadline) -> T:
+            used = self._keys.current
             try:
                 return call(deadline)
             except (MinioException, HTTPError, OSError, ParseError, UnicodeDecodeError) as error:
                 deadline.check()
-                raise self._storage_error(error, key) from error
+                known = self._storage_error(error, key)
+                if isinstance(known, Denied) and self._keys.are_newer_than(used):
+                    raise Unavailable(f"{known}; there are other credentials now") from error
+                raise known from error
 
         return translated
 
@@ -373,6 +412,17 @@ class S3Client:
                 return TimedOut(f"{self.place}: no answer in time ({type(error).__name__})")
             case _:
                 return Unavailable(f"{self.place}: {type(error).__name__}: {error}")
+
+
+class _KeyProvider(Provider):
+    """Asked by the package for each request."""
+
+    def __init__(self, keys: RotatingKeys) -> None:
+        self._keys = keys
+
+    def retrieve(self) -> Credentials:
+        keys = self._keys.current
+        return Credentials(keys.access_key, keys.secret_key, keys.session_token)
 
 
 class _Minio(Minio):

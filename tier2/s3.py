@@ -62,6 +62,10 @@ class S3Storage:
             raise
         return storage
 
+    async def remarks(self) -> list[str]:
+        """What an operator should know of the bucket: that it keeps what is deleted. Raises StorageError."""
+        return await self._read("look at the bucket", "", lambda _: self._client.remarks(self._prefix))
+
     async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
         check_key(key)
         return await self._write(f"put of {key!r}", key, lambda deadline: self._put(key, data, token, deadline))

@@ -14,6 +14,7 @@ from tier2.storage import (
     Corrupt,
     Denied,
     Misconfigured,
+    NoRoom,
     ObjectNotFound,
     StorageError,
     Unavailable,
@@ -36,12 +37,26 @@ _RETRY_CODES: Final = frozenset(
         "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
         "XMinioServerNotInitialized",
+    }
+)
+_FULL_CODES: Final = frozenset(
+    {
+        "InsufficientCapacity",
+        "InsufficientStorage",
+        "QuotaExceeded",
+        "QuotaExceededException",
+        "ServiceQuotaExceeded",
+        "XMinioAdminBucketQuotaExceeded",
         "XMinioStorageFull",
     }
 )
+_FULL_STATE: Final = 507
 _RETRY_STATES: Final = frozenset({408, 425, 429})
 
 _ADVICE: Final = {
+    "XMinioAdminBucketQuotaExceeded": "the bucket's quota is used up",
+    "QuotaExceeded": "a quota is used up",
+    "XMinioStorageFull": "the server's disk is full",
     "AccessDenied": "the credentials may not do this",
     "InvalidAccessKeyId": "the access key is not known there",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
@@ -69,6 +84,8 @@ def storage_error(place: str, key: str, status: int, code: str, message: str) ->
     if code == "InvalidRange":
         return Corrupt(key, 0, "ends before the bytes that were asked for begin")
     text = f"{place}: {_ADVICE.get(code, message or 'refused')} ({code or 'no code'}, HTTP {status})"
+    if code in _FULL_CODES or status == _FULL_STATE:
+        return NoRoom(text)
     if code in _RETRY_CODES or status in _RETRY_STATES or (status >= 500 and status != 501):
         return Unavailable(text)
     if status in (401, 403) or code in _DENIED_CODES:
@@ -79,6 +96,8 @@ def storage_error(place: str, key: str, status: int, code: str, message: str) ->
 def foreign_answer(place: str, status: int, body: str) -> StorageError:
     """The error for an answer that is not S3's: a proxy's, or another service's altogether."""
     text = f"{place}: answered HTTP {status} without S3's XML: {' '.join(body.split())[:120]!r}"
+    if status == _FULL_STATE:
+        return NoRoom(text)
     if status in _RETRY_STATES or (status >= 500 and status != 501):
         return Unavailable(text)
     if status in (401, 403):

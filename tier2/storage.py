@@ -25,6 +25,12 @@ KEY_BYTES_MAX: Final = 512
 PART_OF_KEY_BYTES_MAX: Final = 200
 """Longest part of a key between slashes, bytes: a file name may have 255."""
 
+KEY_ALLOWED: Final = (
+    "letters, digits and . _ = - in parts between slashes, none of which begins with a dot; at most "
+    f"{PART_OF_KEY_BYTES_MAX} characters in a part, {KEY_BYTES_MAX} in all"
+)
+"""What `check_key` takes, for those whose key was refused."""
+
 _KEY: Final = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 
 
@@ -36,6 +42,7 @@ class ErrorKind(enum.Enum):
     EXISTS = enum.auto()  # somebody has created the key already
     DENIED = enum.auto()  # the credentials do not allow it; the operator must act
     CORRUPT = enum.auto()  # stored bytes are not what was put; stop serving the range
+    FULL = enum.auto()  # there is no room; what is there can be read and deleted, which makes some
     CONFIG = enum.auto()  # endpoint, bucket or region are wrong; the operator must act
 
 
@@ -46,13 +53,19 @@ class StorageError(Exception):
 
 
 class Unavailable(StorageError):
-    """The store cannot be reached, is overloaded, full or starting."""
+    """The store cannot be reached, is overloaded or starting."""
 
     kind = ErrorKind.RETRY
 
 
 class TimedOut(Unavailable):
     """The deadline passed; what was asked for may still happen."""
+
+
+class NoRoom(StorageError):
+    """The disk is full, or a quota is used up. Sent again when something was deleted."""
+
+    kind = ErrorKind.FULL
 
 
 class ObjectNotFound(StorageError):

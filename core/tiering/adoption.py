@@ -76,6 +76,9 @@ def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
         if row.end < rows[number + 1].first:
             lost.append((row.end, rows[number + 1].first))
             rows[number] = replace(row, end=rows[number + 1].first)
+    if not rows and known is not None and known.tiered_end > start:  # nothing is left: its numbers stay given
+        lost.append((start, known.tiered_end))
+        start = known.tiered_end
     end = rows[-1].end if rows else start
     untiered = 0
     if known is not None:

@@ -5,7 +5,8 @@ A run is dead when its slot starts behind it, or its stream is gone. A chunk goe
 **Invariants**
 
 - An object is deleted only after a durable record says that nothing refers to it, after `file_delete_delay_ms` for
-  those who read it just now, and after a metadata snapshot that knows of it has reached long-term storage.
+  those who read it just now, and after a metadata snapshot that knows of it has reached long-term storage. Where there
+  is no room for that one, room is made first: a recovery would find a stretch gone that was deleted, nothing else.
 - Only keys that this store's own log has recorded are ever deleted: never what a listing shows.
 - An abandoned upload may arrive late: its key is deleted at once, and once more after `tier2_abandoned_ms`.
 - Parts of an upload that never came to an end are removed once no put can still be at them.
@@ -62,6 +63,8 @@ class Collector:
         self._uploads_swept_s: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.deleted_objects = 0
+        self.failures = 0
+        self.last_error: str | None = None  # None when the last round went well
         self.removed_runs = 0
 
     def start(self) -> None:
@@ -89,17 +92,23 @@ class Collector:
                 await self._collect_slots()
                 await self._delete_objects()
                 await self._sweep_uploads()
+                self.last_error = None
                 await asyncio.sleep(tick_s)
             except StorageFailure:
                 return  # the log is poisoned: the process is ending
             except (StoreError, StorageError) as error:
-                self._deletions_seen = -1
+                self._failed(error)
                 logger.warning("removal of chunks will be tried again", extra={"reason": str(error)})
                 await asyncio.sleep(PAUSE_S)
-            except Exception:
-                self._deletions_seen = -1
+            except Exception as error:
+                self._failed(error)
                 logger.exception("removal of chunks failed and will be tried again")
                 await asyncio.sleep(PAUSE_S)
+
+    def _failed(self, error: Exception) -> None:
+        self._deletions_seen = -1
+        self.failures += 1
+        self.last_error = str(error)
 
     # Runs
 

@@ -38,6 +38,7 @@ from core.stream import StreamState, decode_stream, new_stream
 from core.tables import STORED_TABLES
 from core.tiering.adoption import Claims, SettledSlot, settle, share
 from core.tiering.bucket import Bucket
+from core.tiering.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -157,6 +158,7 @@ class _Recovery:
         self._next_stream_id = 1
         self._claims: dict[tuple[int, int], Claims] = {}
         self._epoch = 0  # the highest that was seen
+        self._other_lives: list[OtherLife] = []
 
     async def run(self, tables_of: TablesOf) -> None:
         snapshot = await self._bucket.newest_snapshot()
@@ -187,7 +189,9 @@ class _Recovery:
             self._streams[state.id] = _Found(state, state.slots, adopted=False)
         highest = snapshot.tables.get(STREAM_IDS_TABLE, {}).get(NEXT_STREAM_KEY, b"")
         self._next_stream_id = max(int.from_bytes(highest, "big"), max(self._streams, default=0) + 1)
-        epoch = snapshot.tables.get(CONTAINER_TABLE, {}).get(EPOCH_KEY, b"")
+        container = snapshot.tables.get(CONTAINER_TABLE, {})
+        self._other_lives = decode_lives(container.get(LIVES_KEY, b""))
+        epoch = container.get(EPOCH_KEY, b"")
         self._epoch = max(self._epoch, int.from_bytes(epoch, "big"))
 
     def _dead_chunks(self, pending: Mapping[bytes, bytes]) -> dict[ChunkId, ChunkRow]:
@@ -200,7 +204,10 @@ class _Recovery:
     async def _adopt_chunks(self, dead: Mapping[ChunkId, ChunkRow]) -> None:
         sizes = await self._bucket.chunks()
         self._epoch = max(self._epoch, max((chunk_id.epoch for chunk_id in sizes), default=0))
-        wanted = sorted((chunk_id for chunk_id in sizes if chunk_id not in dead), reverse=True)
+        others = {chunk_id for chunk_id in sizes if any(life.has(chunk_id) for life in self._other_lives)}
+        wanted = sorted(
+            (chunk_id for chunk_id in sizes if chunk_id not in dead and chunk_id not in others), reverse=True
+        )
         self._report.unused += len(sizes) - len(wanted)
         done = 0
         async for chunk_id, index in self._bucket.indexes(wanted, sizes):
@@ -368,6 +375,8 @@ class _Recovery:
         next_id = max(self._next_stream_id, max(self._streams, default=0) + 1)
         tables[STREAM_IDS_TABLE] = {NEXT_STREAM_KEY: next_id.to_bytes(4, "big")}
         tables[CONTAINER_TABLE] = {EPOCH_KEY: (self._epoch + EPOCHS_APART).to_bytes(4, "big")}
+        if self._other_lives:
+            tables[CONTAINER_TABLE][LIVES_KEY] = encode_lives(self._other_lives)
 
     def _write_tables(self, tables: Tables) -> None:
         for name, entries in tables.items():

@@ -42,6 +42,8 @@ MEMORY_BYTES_MAX: Final = 1 << 30
 REQUEST_TIMEOUT_S: Final = 1800.0
 """A rewrite that takes longer hangs: a chunk or two go through in seconds, and every storage call has its own end."""
 END_TIMEOUT_S: Final = 5.0
+OF_AN_OBJECT: Final = (ErrorKind.NOT_FOUND, ErrorKind.CORRUPT)
+"""Errors that a later try meets again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +184,7 @@ async def _serve(setup: WorkerSetup, spool: str | None, answers: IO[bytes]) -> N
         answer: object
         try:
             if executor is None:
-                storage = await setup.open_storage(*setup.arguments)
-                executor = Executor(storage, call, setup.head_of, setup.filter_for, spool)
+                executor = Executor(await _opened(setup), call, setup.head_of, setup.filter_for, spool)
             answer = await asyncio.to_thread(_carry_out, executor, request)
         except Exception as error:  # the parent decides what becomes of it
             answer = _refusal(error)
@@ -192,8 +193,16 @@ async def _serve(setup: WorkerSetup, spool: str | None, answers: IO[bytes]) -> N
         answers.flush()
 
 
+async def _opened(setup: WorkerSetup) -> Storage:
+    try:
+        return await setup.open_storage(*setup.arguments)
+    except Exception as error:
+        raise OSError(f"long-term storage cannot be opened: {error}") from error
+
+
 def _refusal(error: Exception) -> _Refusal:
-    again = isinstance(error, OSError) or (isinstance(error, StorageError) and error.kind is ErrorKind.RETRY)
+    # A storage that is away, full or refuses says nothing about the chunks that it was asked for.
+    again = isinstance(error, OSError) or (isinstance(error, StorageError) and error.kind not in OF_AN_OBJECT)
     key = error.key if isinstance(error, Corrupt | ObjectNotFound) else ""
     return _Refusal(f"{type(error).__name__}: {error}", again, key)
 

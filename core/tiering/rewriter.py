@@ -135,6 +135,7 @@ class Rewriter:
         self._worked_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self.counters = Counters()
+        self.last_error: str | None = None  # None when the last look went well
 
     def __repr__(self) -> str:
         return f"<Rewriter {self._container.id}: {len(self._made)} uncommitted, {self.counters}>"
@@ -161,13 +162,16 @@ class Rewriter:
         while True:
             try:
                 worked = await self.work()
+                self.last_error = None
                 await asyncio.sleep(0 if worked else self._pause_s())
             except StorageFailure:
                 return  # the log is poisoned: the process is ending
             except (StoreError, StorageError, WorkerFailed) as error:
+                self.last_error = str(error)
                 logger.warning("chunks will be rewritten later", extra={"reason": str(error)})
                 await asyncio.sleep(self._config.rewrite_interval_ms / 1000)
-            except Exception:
+            except Exception as error:
+                self.last_error = repr(error)
                 logger.exception("rewriting of chunks failed and will be tried again")
                 await asyncio.sleep(self._config.rewrite_interval_ms / 1000)
 
@@ -181,7 +185,7 @@ class Rewriter:
         Raises StoreError, StorageError, WorkerFailed.
         """
         await self._commit_due()
-        if self._tier.is_pressed:
+        if self._tier.is_pressed or self._tier.snapshots.lacks_room:
             return False  # storage and processors are needed elsewhere
         now = self._clock.monotonic_s()
         if await self._compact() or await self._merge():

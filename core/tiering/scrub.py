@@ -54,6 +54,7 @@ class Scrub:
         self._after = b""  # the pass has come so far
         self._task: asyncio.Task[None] | None = None
         self.counters = ScrubCounters()
+        self.last_error: str | None = None  # None when the last pass went well, or goes
 
     def start(self) -> None:
         """Begin, unless it is turned off."""
@@ -73,10 +74,12 @@ class Scrub:
             pause_s = PAUSE_S
             try:
                 await self._pass()
-                pause_s = self._interval_s
+                pause_s, self.last_error = self._interval_s, None
             except StorageError as error:
+                self.last_error = str(error)
                 logger.warning("the scrub will go on later", extra={"reason": str(error)})
-            except Exception:
+            except Exception as error:
+                self.last_error = repr(error)
                 logger.exception("the scrub failed and will go on later")
 
     async def _pass(self) -> None:

@@ -12,8 +12,10 @@ the LSN, and is adopted from its chunks; slots of a stream that is missing are l
 
 **Invariants**
 
-- `covered_lsn` moves only after the storage has acknowledged the snapshot. What it covers was synced before.
-- Of this container's snapshots the newest `KEPT` stay, and what is newer than our own; nothing else is deleted.
+- `covered_lsn` moves only after the storage has acknowledged the snapshot, it was looked at, and a recovery would begin
+  with it: none is newer. What it covers was synced before. Everything else is a failed snapshot.
+- Of this container's snapshots the newest `KEPT` stay, and what is newer than our own; nothing else is deleted. Where
+  there is no room for a new one, older ones make way, and one stays.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from core.errors import StorageFailure
+from core.errors import StorageFailure, TierUnavailable
 from core.tables import StoredTable
 from core.tiering.snapshot_format import (
     SlotSnapshot,
@@ -35,7 +37,7 @@ from core.tiering.snapshot_format import (
     snapshot_key,
     snapshot_prefix,
 )
-from tier2.storage import StorageError
+from tier2.storage import Buffer, NoRoom, StorageError
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -54,12 +56,16 @@ SLICE_SLOTS: Final = 1000
 """Slots that one turn of the event loop looks at: about a millisecond."""
 
 
+class SnapshotUnused(TierUnavailable):
+    """A snapshot was taken, or would have been, that no recovery begins with."""
+
+
 @dataclass(slots=True)
 class SnapshotCounters:
     """What was done since the start, for the operator."""
 
     taken: int = 0
-    failures: int = 0
+    failures: int = 0  # also those that a recovery would not begin with
     bytes: int = 0  # of the last one
     taken_s: float | None = None  # when the last one was acknowledged, monotonic
 
@@ -74,8 +80,9 @@ class Snapshots:
         self._interval_s = container.config.tier2_snapshot_interval_ms / 1000
         self.covered_lsn = 0
         self.counters = SnapshotCounters()
+        self.last_error: str | None = None  # None when the last one went well
+        self.lacks_room = False  # long-term storage had none for the last one
         self._wanted = asyncio.Event()
-        self._known: list[SnapshotId] | None = None  # that lie in long-term storage, oldest first
         self._taking = asyncio.Lock()
         self._last_s = -HURRY_S  # when one was begun
         self._task: asyncio.Task[None] | None = None
@@ -95,9 +102,11 @@ class Snapshots:
         self._task = None
         if not last:
             return
-        with contextlib.suppress(TimeoutError, StorageFailure, StorageError):
+        try:
             async with asyncio.timeout(STOP_S):
                 await self.take()
+        except (TimeoutError, StorageFailure, StorageError, TierUnavailable) as error:
+            logger.warning("there is no last metadata snapshot", extra={"reason": str(error) or "no time is left"})
 
     def request(self) -> None:
         """One is wanted soon."""
@@ -113,12 +122,10 @@ class Snapshots:
                 pause_s = self._interval_s
             except StorageFailure:
                 return  # the process is ending
-            except StorageError as error:
-                self.counters.failures += 1
+            except (StorageError, TierUnavailable) as error:
                 logger.warning("metadata snapshot will be tried again", extra={"reason": str(error)})
                 pause_s = min(RETRY_S, self._interval_s)
             except Exception:
-                self.counters.failures += 1
                 logger.exception("metadata snapshot failed and will be tried again")
 
     async def _until_due(self, pause_s: float) -> None:
@@ -130,21 +137,60 @@ class Snapshots:
         self._wanted.clear()
 
     async def take(self) -> None:
-        """Bring long-term storage up to date, if anything has changed. Raises StorageError, StorageFailure."""
+        """Bring long-term storage up to date, if anything has changed.
+
+        Raises StorageError, SnapshotUnused, StorageFailure.
+        """
         async with self._taking:
-            if self._container.applied_lsn > self.covered_lsn:
+            if self._container.applied_lsn <= self.covered_lsn:
+                return
+            try:
                 await self._take()
+                self.last_error, self.lacks_room = None, False
+            except Exception as error:
+                self.counters.failures += 1
+                self.last_error, self.lacks_room = str(error), isinstance(error, NoRoom)
+                raise
 
     async def _take(self) -> None:
         snapshot = await self._capture()
+        known = await self._known()
+        if known and known[-1] > snapshot.id:
+            raise SnapshotUnused(
+                "long-term storage has a metadata snapshot of a later life of this store, with which a recovery would "
+                f"begin: {snapshot_key(self._container.id, known[-1])}. Start the gateway once more: it rises above it"
+            )
         await self._container.log.synced(snapshot.id.lsn)
         data = await asyncio.to_thread(encode_snapshot, snapshot)
-        await self._storage.put(snapshot.key, data)
+        older = [one for one in known if one < snapshot.id]
+        await self._put(snapshot, data, older)
         self.covered_lsn = snapshot.id.lsn
         self.counters.taken += 1
         self.counters.bytes = sum(map(len, data))
         self.counters.taken_s = self._container.clock.monotonic_s()
-        await self._delete_old(snapshot.id)
+        try:
+            await self._delete(older[: -(KEPT - 1)])
+        except StorageError as error:
+            logger.warning("older metadata snapshots stay for now", extra={"reason": str(error)})
+
+    async def _put(self, snapshot: Snapshot, data: list[Buffer], older: list[SnapshotId]) -> None:
+        """Put and look at it; older ones but for the newest make way, if need be, and leave `older`."""
+        try:
+            await self._storage.put(snapshot.key, data)
+        except NoRoom:
+            if len(older) < 2:
+                raise
+            await self._delete(older[:-1])
+            del older[:-1]
+            await self._storage.put(snapshot.key, data)
+        seen = await self._storage.stat(snapshot.key)
+        if seen is None or seen.size != sum(map(len, data)):
+            raise SnapshotUnused(f"{snapshot.key} was put with {sum(map(len, data))} bytes and is not there: {seen}")
+
+    async def _known(self) -> list[SnapshotId]:
+        """Of this container, oldest first."""
+        found = [parse_snapshot_key(info.key) async for info in self._storage.list(snapshot_prefix(self._container.id))]
+        return sorted(one[1] for one in found if one is not None)
 
     async def _capture(self) -> Snapshot:
         container = self._container
@@ -169,28 +215,10 @@ class Snapshots:
             slots=slots,
         )
 
-    async def _delete_old(self, newest: SnapshotId) -> None:
-        """A failure costs nothing: what stays is deleted after the next one."""
-        container_id = self._container.id
-        if self._known is None:
-            keys = [info.key async for info in self._storage.list(snapshot_prefix(container_id))]
-            self._known = sorted(found[1] for key in keys if (found := parse_snapshot_key(key)) is not None)
-        if newest not in self._known:
-            self._known.append(newest)
-            self._known.sort()
-        if self._known[-1] != newest:
-            logger.error(
-                "long-term storage has a metadata snapshot of a later life of this store; is this an old copy of its "
-                "data directory?",
-                extra={
-                    "newest": snapshot_key(container_id, self._known[-1]),
-                    "own": snapshot_key(container_id, newest),
-                },
-            )
-        older = [known for known in self._known if known < newest]
-        for old in older[: max(0, len(older) - (KEPT - 1))]:
-            await self._storage.delete(snapshot_key(container_id, old))
-            self._known.remove(old)
+    async def _delete(self, old: list[SnapshotId]) -> None:
+        """Raises StorageError; what stays is deleted after the next one."""
+        for snapshot_id in old:
+            await self._storage.delete(snapshot_key(self._container.id, snapshot_id))
 
 
 def _slot_snapshot(slot: Slot) -> SlotSnapshot:

@@ -58,6 +58,7 @@ class StorageWriter:
         self._pressed_at = 0.0
         self._look_at = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._look_error: str | None = None
         self.untiered_bytes = 0  # as of the last look
 
     def __repr__(self) -> str:
@@ -67,6 +68,16 @@ class StorageWriter:
     def counters(self) -> Counters:
         """What was done since the start."""
         return self._uploads.counters
+
+    @property
+    def last_error(self) -> str | None:
+        """Why long-term storage did not take the last chunk, or does not show one; None when all is well."""
+        return self._uploads.last_error or self._look_error
+
+    @property
+    def lacks_room(self) -> bool:
+        """It had none for the last chunk."""
+        return self._uploads.lacks_room
 
     @property
     def uploading(self) -> int:
@@ -109,9 +120,11 @@ class StorageWriter:
                 if self._clock.monotonic_s() >= self._look_at:
                     await self._plan()
                 await self._second_look.look(self._uploads)
+                self._look_error = None
             except StorageFailure:
                 return  # the log is poisoned: the process is ending
             except StorageError as error:
+                self._look_error = str(error)
                 self._uploads.failed(error, "chunks cannot be looked at")
                 await asyncio.sleep(tick_s)
             except StoreError as error:

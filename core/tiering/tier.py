@@ -40,13 +40,15 @@ class LongTermStorage:
     """Where chunks go. `head_of` reads the header of an entry as it is stored.
 
     `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
-    the start. `rewriting` is what the process that rewrites chunks is made with; without it, none are.
+    the start. `had_another_life`: another copy of the store may have put things there, and was given up
+    (`core.tiering.lives`). `rewriting` is what the process that rewrites chunks is made with; without it, none are.
     """
 
     storage: Storage
     cluster_id: str
     head_of: EntryHeadOf
     admit: Callable[[bool], Awaitable[None]] | None = None
+    had_another_life: bool = False
     rewriting: WorkerSetup | None = None
 
 
@@ -121,12 +123,33 @@ class Tier:
         self._deletions[chunk_id] = self.container.applied_lsn
 
     def snapshot_knows(self, chunk_id: ChunkId) -> bool:
-        """Whether a snapshot knows that nothing refers to the chunk."""
-        return self.covers(self._deletions.setdefault(chunk_id, self.container.applied_lsn))
+        """Whether a snapshot knows that nothing refers to the chunk, or there is no room for one before it goes."""
+        covered = self.covers(self._deletions.setdefault(chunk_id, self.container.applied_lsn))
+        return covered or self.snapshots.lacks_room
 
     def chunk_deleted(self, chunk_id: ChunkId) -> None:
         self._deletions.pop(chunk_id, None)
         self.reader.forget(chunk_id)
+
+    # What an operator should know
+
+    @property
+    def is_full(self) -> bool:
+        """Long-term storage had no room for what was put last."""
+        return self.snapshots.lacks_room or self.writer.lacks_room
+
+    def concerns(self) -> list[str]:
+        """What does not go as it should, a sentence each; empty when all is well."""
+        scrub = self.scrub.counters
+        found = [
+            ("metadata snapshots fail", self.snapshots.last_error),
+            ("chunks cannot be put", self.writer.last_error),
+            ("what is deleted stays in long-term storage", self.collector.last_error),
+            ("chunks are not rewritten", None if self.rewriter is None else self.rewriter.last_error),
+            ("chunks are not read again to look for damage", self.scrub.last_error),
+            ("chunks are damaged or gone", f"{scrub.damaged} of those read again" if scrub.damaged else None),
+        ]
+        return [f"{what}: {why}" for what, why in found if why is not None]
 
     # How full the log is
 

@@ -25,7 +25,7 @@ from core.tiering.pacing import Pace
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentRef, StreamRef
-from tier2.storage import ObjectStat, StorageError
+from tier2.storage import NoRoom, ObjectStat, StorageError
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -76,6 +76,7 @@ class Uploads:
         self.pace = Pace()
         self.counters = Counters()
         self.last_error: str | None = None  # of long-term storage; None when the last put went well
+        self.lacks_room = False  # long-term storage had none for the last put
 
     async def abandon_left(self) -> None:
         """What an earlier run left on its way is never committed. Raises StoreError."""
@@ -96,6 +97,7 @@ class Uploads:
                 writer, stat = await self._put(chunk_id, upload)
             except (StoreError, ValueError) as error:
                 # What the log held was deleted meanwhile, or is damaged.
+                self.last_error, self.lacks_room = None, False  # nobody tries any more
                 log = logger.info if isinstance(error, OutOfRange) else logger.error
                 log("a chunk was given up", extra={"chunk": chunk_key(chunk_id), "reason": str(error)})
                 await self._abandon(chunk_id)
@@ -132,12 +134,13 @@ class Uploads:
                 stat = await storage.put(key, writer)
                 seen = await storage.stat(key)
                 if seen is not None and seen.size == writer.size == stat.size:
-                    self.last_error = None
+                    self.last_error, self.lacks_room = None, False
                     return writer, stat
                 raise TierUnavailable(f"{key} was put with {stat.size} bytes and is not there: {seen}")
             except (StorageError, TierUnavailable) as error:
                 if body.failure is not None:
                     raise body.failure from error
+                self.last_error, self.lacks_room = str(error), isinstance(error, NoRoom)
                 self.failed(error, "a chunk could not be put and will be put again")
             except Exception as error:
                 if body.failure is not None:
@@ -200,7 +203,6 @@ class Uploads:
     def failed(self, error: Exception, what: str) -> None:
         """Long-term storage did not do what it was asked for: count it, and say so now and then."""
         self.counters.failures += 1
-        self.last_error = str(error)
         now = self._clock.monotonic_s()
         if now >= self._complained_at + COMPLAIN_EVERY_S:
             self._complained_at = now

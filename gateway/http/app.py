@@ -38,6 +38,10 @@ class Health(Protocol):
     def healthy(self) -> bool:
         """A restart would not help."""
 
+    @property
+    def concerns(self) -> Sequence[str]:
+        """What does not go as it should, although clients are served."""
+
 
 def build(
     health: Health,
@@ -54,7 +58,7 @@ def build(
         return _status(health.healthy, health.phase)
 
     async def readyz(_: Request) -> Response:
-        return _status(health.ready, health.phase)
+        return _status(health.ready, health.phase, health.concerns if health.ready else ())
 
     async def metrics(_: Request) -> Response:
         if health.ready:
@@ -97,5 +101,6 @@ async def _lines(containers: Sequence[Container]) -> AsyncIterator[bytes]:
     yield b'{"complete": true}\n'
 
 
-def _status(good: bool, phase: str) -> Response:
-    return JSONResponse({"status": phase}, status_code=200 if good else 503)
+def _status(good: bool, phase: str, concerns: Sequence[str] = ()) -> Response:
+    detail = {"detail": list(concerns)} if concerns else {}
+    return JSONResponse({"status": phase, **detail}, status_code=200 if good else 503)

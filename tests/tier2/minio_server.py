@@ -46,6 +46,10 @@ class MinioServer:
         self.ca_file = _certify(self._certificates) if tls else None
         self._process: subprocess.Popen[bytes] | None = None
 
+    def certify(self) -> None:
+        """Another certificate, for the next start."""
+        _certify(self._certificates)
+
     @property
     def endpoint(self) -> str:
         return f"{'https' if self.ca_file else 'http'}://127.0.0.1:{self.port}"

@@ -54,11 +54,11 @@ def objects(server: MinioServer, bucket: str) -> dict[str, str | None]:
     return {str(found.object_name): found.etag for found in client_of(server).list_objects(bucket, recursive=True)}
 
 
-def refused(tmp_path: Path, *arguments: str) -> str:
-    """What a start says that ends with the code of a wrong configuration."""
+def refused(tmp_path: Path, *arguments: str, code: int = 2) -> str:
+    """What a start says that ends with that code: by default, of a wrong configuration."""
     with serving(tmp_path, *arguments) as gateway:
-        code, said = gateway.end(), gateway.err.read_text()
-    assert code == 2, said
+        ended, said = gateway.end(), gateway.err.read_text()
+    assert ended == code, said
     assert "Traceback" not in said
     assert ROOT_PASSWORD not in said
     return said
@@ -271,19 +271,95 @@ class TestRecover:
             assert len(consume(gateway.ready()["kafka"][0], 40)) == 40
 
     def test_while_the_other_one_lives(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """A gateway that was believed dead ends when the recovered one begins, and cannot come back."""
+        """Nobody ends a gateway that lives without saying so; who does, ends it with its own words and code."""
         flags = (*place(minio, bucket), *QUICK, "--set", "file.delete.delay.ms=2000")
+        copy = ("--data-dir", str(tmp_path / "two" / "data"), *place(minio, bucket))
         with serving(tmp_path / "one", *flags) as first:
             produce(first.ready()["kafka"][0], 40)
             await_tiered(first, 40)
-            ended = run("recover", "--data-dir", str(tmp_path / "two" / "data"), *place(minio, bucket))
+            ended = run("recover", *copy)
+            assert (ended.returncode, "is alive" in ended.stderr, "--drill" in ended.stderr) == (3, True, True)
+            assert not (tmp_path / "two" / "data" / "store").exists()
+            ended = run("recover", "--take-over", *copy)
             assert ended.returncode == 0, ended.stderr
-            with serving(tmp_path / "two", *flags) as second:
+            assert "penstock serve --take-over" in ended.stdout
+            assert "`--take-over`" in refused(tmp_path / "two", *flags, code=3)
+            assert first.process.poll() is None
+            produce(first.ready()["kafka"][0], 4, first=40)
+            with serving(tmp_path / "two", *flags, "--take-over") as second:
                 address = second.ready()["kafka"][0]
-                assert first.end() == 5
-                assert "was taken by process" in first.err.read_text()
+                assert first.end() == 3
+                said = first.err.read_text()
+                assert "taken over: " in said
+                assert "was taken by process" in said
+                assert "storage failed" not in said
                 assert "was taken by process" in refused(tmp_path / "one", *flags)
                 assert len(consume(address, 40)) == 40
+                first_data = ("--data-dir", str(tmp_path / "one" / "data"), *place(minio, bucket))
+                ended = run("tier2", "init", *first_data)
+                assert (ended.returncode, "is alive" in ended.stderr) == (3, True)
+
+    def test_a_copied_directory(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
+        """A copy of a data directory is refused beside its owner, and needs no flag once that has been killed."""
+        flags = (*place(minio, bucket), *QUICK)
+        with serving(tmp_path / "one", *flags) as first:
+            produce(first.ready()["kafka"][0], 40)
+            await_tiered(first, 40)
+            shutil.copytree(tmp_path / "one" / "data", tmp_path / "two" / "data")
+            refused(tmp_path / "two", *flags, code=3)
+            first.process.kill()
+            first.end()
+            shutil.copytree(tmp_path / "one" / "data", tmp_path / "three" / "data")
+            with serving(tmp_path / "three", *flags) as third:
+                assert len(consume(third.ready()["kafka"][0], 40)) == 40
+
+    @pytest.mark.parametrize("clean", [True, False])
+    def test_the_same_directory(self, tmp_path: Path, minio: MinioServer, bucket: str, clean: bool) -> None:
+        """A directory that is moved after a clean stop, or started after a kill, needs no flag and no patience."""
+        flags = (*place(minio, bucket), *QUICK)
+        with serving(tmp_path / "one", *flags) as first:
+            produce(first.ready()["kafka"][0], 40)
+            assert first.terminate() == 0 if clean else not first.process.kill()
+            first.end()
+        where = tmp_path / "one"
+        if clean:
+            where = tmp_path / "moved"
+            where.mkdir()
+            (tmp_path / "one" / "data").rename(where / "data")
+        with serving(where, *flags) as again:
+            assert len(consume(again.ready()["kafka"][0], 40)) == 40
+            assert "waiting for a sign of life" not in again.err.read_text()
+
+    def test_drill(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
+        """A drill reads all of the prefix and takes records of its own; what is there, and its owner, never notice."""
+        flags = (*place(minio, bucket), *QUICK, "--set", "file.delete.delay.ms=2000")
+        drilled = ("--data-dir", str(tmp_path / "drill" / "data"), *place(minio, bucket))
+        with serving(tmp_path / "live", *flags) as live:
+            address = live.ready()["kafka"][0]
+            produce(address, 40)
+            commit(address, 0, 5)
+            await_tiered(live, 40)
+            ended = run("recover", "--drill", *drilled)
+            assert ended.returncode == 0, ended.stderr
+            for _ in range(2):
+                with serving(tmp_path / "drill", *flags) as drill:
+                    there = drill.ready()["kafka"][0]
+                    assert "this is a drill" in drill.err.read_text()
+                    assert committed(there, 0) == 5
+                    produce(there, 40, first=1000)
+                    assert {b"%d" % number for number in range(40)} <= consume(there, 80)
+                    await_tiered(drill, 80)
+                    assert drill.terminate() == 0
+            assert [key for key in objects(minio, bucket) if "/000003e" in key or "-000003e" in key] == []
+            assert run("tier2", "init", *drilled).returncode == 2
+            assert run("tier2", "verify", *drilled).returncode == 0
+            produce(address, 4, first=40)
+            await_tiered(live, 44)
+            assert consume(address, 44) == {b"%d" % number for number in range(44)}
+            assert live.terminate() == 0
+        assert (
+            run("tier2", "verify", "--data-dir", str(tmp_path / "live" / "data"), *place(minio, bucket)).returncode == 0
+        )
 
     def test_refusals(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
         """Nothing is made from a prefix that is nobody's, nor from none; an interrupted one is to be done again."""

@@ -16,6 +16,7 @@ from tier2.storage import (
     AlreadyExists,
     Buffer,
     Data,
+    NoRoom,
     ObjectInfo,
     ObjectNotFound,
     ObjectStat,
@@ -172,3 +173,22 @@ def test_list_goes_on_where_it_broke(tmp_path: Path) -> None:
         assert [info.key async for info in store.list("k")] == names
 
     run(tmp_path, scenario)
+
+
+def test_no_room_is_not_asked_again(tmp_path: Path) -> None:
+    """A put that finds no room is not sent again: room comes from deletions, and those who put wait for them."""
+
+    class Full(Faulty):
+        async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+            self.calls += 1
+            raise NoRoom("the disk is full")
+
+    async def scenario() -> int:
+        below = Full(FilesystemSettings(directory=tmp_path))
+        storage = RetryingStorage(below, QUICK, random.Random(1))
+        with pytest.raises(NoRoom):
+            await storage.put("k", b"x")
+        await storage.close()
+        return below.calls
+
+    assert asyncio.run(scenario()) == 1

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 from minio import Minio
+from minio.commonconfig import ENABLED, GOVERNANCE, Filter
+from minio.lifecycleconfig import LifecycleConfig, NoncurrentVersionExpiration, Rule
+from minio.objectlockconfig import DAYS, ObjectLockConfig
+from minio.versioningconfig import VersioningConfig
 
 from tests.tier2.fault_proxy import CutAnswer, FaultProxy, FlipABit, LoseAnswer, Refuse, Trickle, slow_down
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
@@ -37,6 +41,7 @@ from tier2.storage import (
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
 PATIENT = RetryPolicy(attempts_max=2000, first_backoff_s=0.05, backoff_max_s=0.1, deadline_s=90)
 MUCH_LATER_S = 10.0  # than what takes a second; a machine with other work on it needs some
 
@@ -514,3 +519,67 @@ def test_close_lets_go_of_hung_calls(own_minio: MinioServer, bucket: str) -> Non
     while threading.active_count() > threads_before:
         assert time.monotonic() < deadline, "the hung call keeps its thread"
         time.sleep(0.01)
+
+
+# What the bucket keeps
+
+
+def remarks(server: MinioServer, bucket: str, **changes: object) -> list[str]:
+    async def scenario() -> list[str]:
+        async with opened(server.settings(bucket, **changes)) as storage:
+            return await storage.remarks()
+
+    return asyncio.run(scenario())
+
+
+def test_a_bucket_that_keeps_versions(minio: MinioServer, bucket: str) -> None:
+    """That deleted objects stay is said, until a rule for noncurrent versions covers the prefix."""
+    client = bare(minio)
+    client.make_bucket(bucket)
+    assert remarks(minio, bucket) == []
+    client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+    (said,) = remarks(minio, bucket)
+    assert "'a/prefix/' (NoncurrentVersionExpiration)" in said
+    for prefix, there in (("another/", 1), ("a/", 0)):
+        rule = Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=prefix),
+            noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=1),
+        )
+        client.set_bucket_lifecycle(bucket, LifecycleConfig([rule]))
+        assert len(remarks(minio, bucket)) == there
+
+
+def test_a_bucket_that_is_locked(minio: MinioServer, bucket: str) -> None:
+    """A default retention is named, with how long it lasts."""
+    client = bare(minio)
+    client.make_bucket(bucket, object_lock=True)
+    client.set_object_lock_config(bucket, ObjectLockConfig(GOVERNANCE, 3, DAYS))
+    locked, versions = remarks(minio, bucket)
+
+    assert "for 3 days (governance)" in locked
+    assert "keeps old versions" in versions
+
+
+def test_who_may_not_ask(minio: MinioServer, bucket: str) -> None:
+    """Nothing is said of a bucket whose settings may not be read."""
+    client = bare(minio)
+    client.make_bucket(bucket)
+    client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+    with FaultProxy(minio.port) as proxy:
+        proxy.chooses = lambda line: Refuse(403, DENIED) if "versioning" in line or "object-lock" in line else None
+        assert remarks(minio, bucket, endpoint=f"http://127.0.0.1:{proxy.port}") == []
+
+
+@pytest.mark.parametrize("prefix", ["a b", "a//b", "../a", ".a", "ä", "x" * 201, "y/" * 300])
+def test_refused_prefixes(prefix: str) -> None:
+    """Whoever is refused a prefix is told which ones are allowed."""
+    with pytest.raises(Misconfigured, match=r"letters, digits and \. _ = - in parts between slashes"):
+        S3Settings(endpoint="http://localhost:1", bucket="bucket", prefix=prefix)
+
+
+@pytest.mark.parametrize("name", ["AB", "ab", "a_b", "x" * 64, "-ab"])
+def test_refused_buckets(name: str) -> None:
+    """Likewise for the bucket."""
+    with pytest.raises(Misconfigured, match="Allowed are 3 to 63 lower-case letters"):
+        S3Settings(endpoint="http://localhost:1", bucket=name)

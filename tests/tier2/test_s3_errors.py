@@ -1,0 +1,51 @@
+"""What an S3 server's refusals are taken for: what the caller must do depends on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tier2.s3_errors import foreign_answer, storage_error
+from tier2.storage import ErrorKind
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "XMinioAdminBucketQuotaExceeded"),
+        (403, "QuotaExceeded"),
+        (507, "XMinioStorageFull"),
+        (507, "InsufficientStorage"),
+        (507, ""),
+        (503, "InsufficientCapacity"),
+    ],
+)
+def test_no_room(status: int, code: str) -> None:
+    """A quota and a full disk are neither a wrong configuration nor a reason to ask the same again soon."""
+    error = storage_error("the bucket", "key", status, code, "")
+
+    assert error.kind is ErrorKind.FULL
+    assert "the bucket" in str(error)
+
+
+def test_no_room_says_a_proxy() -> None:
+    """Without S3's XML the status is enough."""
+    assert foreign_answer("the bucket", 507, "Insufficient Storage").kind is ErrorKind.FULL
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (503, "SlowDown", ErrorKind.RETRY),
+        (500, "", ErrorKind.RETRY),
+        (403, "AccessDenied", ErrorKind.DENIED),
+        (403, "InvalidAccessKeyId", ErrorKind.DENIED),
+        (400, "ExpiredToken", ErrorKind.DENIED),
+        (403, "InvalidTokenId", ErrorKind.DENIED),
+        (404, "NoSuchBucket", ErrorKind.CONFIG),
+        (404, "NoSuchKey", ErrorKind.NOT_FOUND),
+        (501, "NotImplemented", ErrorKind.CONFIG),
+    ],
+)
+def test_the_others(status: int, code: str, kind: ErrorKind) -> None:
+    """What is away is asked again, what is refused is the operator's."""
+    assert storage_error("the bucket", "key", status, code, "").kind is kind
