@@ -415,6 +415,7 @@ class Container:
         slot = stream.slot(trim.slot)
         if trim.start > slot.start:
             slot.start, slot.start_bytes = trim.start, trim.bytes_before
+            slot.removed = slot.removed.without_before(trim.start)
             slot.forget_transactions_before(trim.start)
             self.trimmed[slot] = None
             self.mark_dirty(slot)

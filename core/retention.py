@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,6 @@ from core.stream import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.tiering.rows import RunRow
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,8 @@ class Retention:
         start = slot.start
         new_start, before, is_done = start, slot.start_bytes, False
         if start < slot.tiered_end:
-            for run, rest_bytes in self._runs(slot, limits.policy):
+            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
+                rest_bytes = slot.bytes_behind(run.end, run.bytes_before + run.appended)
                 is_done = run.entries > 0 and not limits.allow(run.max_timestamp, run.end, rest_bytes)
                 is_done |= run.first > new_start > start  # rewritten just now: look again next time
                 if is_done:
@@ -149,20 +149,6 @@ class Retention:
         if not is_done:
             new_start, before = self._trimmed_in_log(slot, limits, new_start, before)
         return Trim(slot.stream.id, slot.number, new_start, before) if new_start > start else None
-
-    def _runs(self, slot: Slot, policy: StreamPolicy) -> Iterator[tuple[RunRow, int]]:
-        """What is in chunks, each run with the slot's bytes behind it."""
-        runs = self._container.catalog.iter_runs(slot.stream.id, slot.number, slot.start)
-        total = slot.total_bytes
-        if not policy.compact:
-            yield from ((run, total - run.bytes_before - run.appended) for run in runs)
-            return
-        # What compaction has removed does not count.
-        held = list(runs)
-        rest = total - slot.tiered_bytes + sum(run.length for run in held)
-        for run in held:
-            rest -= run.length
-            yield run, rest
 
     def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""

@@ -452,11 +452,20 @@ class Rewriter:
         for row in rows:
             yield Put(RUNS_TABLE, row.key, row.encode())
         if not made.is_last:
+            yield from self._unclean(rows)
             return
         done = {slot_of(row) for row in rows}
         for slot_key, cleaned in made.round.cleaned.items():
             if slot_key in done:
                 yield Put(CLEANED_TABLE, cleaned_key(slot_key), cleaned.encode())
+
+
+    def _unclean(self, rows: Sequence[RunRow]) -> Iterator[Operation]:
+        """A start knows from these rows which slots hold less than was appended, also amid their first round."""
+        table = self._container.table(CLEANED_TABLE)
+        for key in dict.fromkeys(cleaned_key(slot_of(row)) for row in rows if row.removed):
+            if table.get(key) is None:
+                yield Put(CLEANED_TABLE, key, Cleaned().encode())
 
 
 def _sooner(one: int, other: int) -> int:

@@ -47,9 +47,8 @@ class StreamBytes:
         for slot in stream.written_slots():
             appended += slot.total_bytes
             events += slot.end
-            begin = max(slot.start_bytes, slot.tiered_bytes)
-            chunks += begin - slot.start_bytes
-            log += slot.total_bytes - begin
+            chunks += slot.tier_bytes
+            log += slot.untiered_bytes
         return cls(appended, events, Tiers(log=log, chunks=chunks))
 
 
