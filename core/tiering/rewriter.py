@@ -459,7 +459,6 @@ class Rewriter:
             if slot_key in done:
                 yield Put(CLEANED_TABLE, cleaned_key(slot_key), cleaned.encode())
 
-
     def _unclean(self, rows: Sequence[RunRow]) -> Iterator[Operation]:
         """A start knows from these rows which slots hold less than was appended, also amid their first round."""
         table = self._container.table(CLEANED_TABLE)
