@@ -203,7 +203,7 @@ class _Recovery:
         rows: dict[tuple[int, int], SlotColumns] | None = None if file.indexed else {}
         slots: dict[tuple[int, int], _Target] = {}
         applied_lsn = self._applied.lsn
-        now_ms = self._container.clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         start = FILE_HEADER_SIZE if file.first_lsn > applied_lsn else None
         for frame in scan(file, newest=newest):
             if start is None and frame.lsn > applied_lsn:

@@ -29,6 +29,7 @@ from core.errors import CorruptState, StorageFailure
 from core.index import SlotColumns
 from core.removed import NOTHING_REMOVED, Removed
 from core.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
+from core.trusted_time import TrustedTime
 from core.writers import WriterBatch, WriterState
 
 if TYPE_CHECKING:
@@ -271,14 +272,14 @@ class Slot:
             state = self.writers[writer_id] = WriterState(epoch, now_ms)
         return state
 
-    def forget_writers(self, last_use_before_ms: int) -> int:
-        """Drop writers that were not heard of since and have no transaction open; returns how many."""
+    def forget_writers(self, time: TrustedTime, expiration_ms: int) -> int:
+        """Drop writers that were not heard of for so long and have no transaction open; returns how many."""
         if not self.writers:
             return 0
         expired = [
             writer_id
             for writer_id, state in self.writers.items()
-            if state.last_use_ms < last_use_before_ms and not self.has_open_transaction(writer_id)
+            if time.age_ms(state.last_use_ms) > expiration_ms and not self.has_open_transaction(writer_id)
         ]
         for writer_id in expired:
             del self.writers[writer_id]
@@ -302,7 +303,7 @@ class Slot:
         Earlier epochs are stale at once: what they still send would begin a transaction that nobody ends.
         """
         first = None if self.transactions is None else self.transactions.ending(writer_id)
-        now_ms = self.container.clock.wall_ms()
+        now_ms = self.container.trusted.stamp_ms()
         writer = self._writer(writer_id, writer_epoch, now_ms)
         writer.fence(writer_epoch, now_ms)
         return Marker(self, writer, writer_epoch, first, marker, committed)

@@ -311,7 +311,7 @@ class Rewriter:
                 size=cleaned.size + done.clean_bytes.get(slot_key, 0),
                 due_ms=_sooner(cleaned.due_ms, done.due_ms.get(slot_key, -1)),
             )
-        now_ms = self._clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         chunk = ChunkRow(
             id=request.id,
             state=ChunkState.VERIFIED,
@@ -327,14 +327,14 @@ class Rewriter:
         return _Made(chunk, consumed, rows, round_, is_last, due_s)
 
     async def _intend(self) -> ChunkId:
-        container, now_ms = self._container, self._clock.wall_ms()
+        container, now_ms = self._container, self._container.trusted.stamp_ms()
         chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
         row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
         await container.update(Put(PENDING_TABLE, row.key, row.encode()))
         return chunk_id
 
     async def _abandon(self, chunk_id: ChunkId) -> None:
-        now_ms = self._clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
         self.counters.abandoned += 1
         try:

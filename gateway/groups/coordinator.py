@@ -44,7 +44,6 @@ from gateway.groups.persistence import (
     OffsetKey,
     decode_group,
 )
-from gateway.groups.retention_clock import RetentionClock
 from gateway.groups.states import GroupState
 
 if TYPE_CHECKING:
@@ -56,6 +55,9 @@ NO_RETENTION: Final = -1
 TIMESTAMP_MS_MAX: Final = 2**63 - 1
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
+
+#: The first sweep comes so soon after the start: who restarts more often than the interval has one.
+FIRST_SWEEP_S_MAX: Final = 60.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class GroupCoordinator:
         self._config = config
         self._clock = clock
         self._topics = topics
-        self._retention_clock = RetentionClock(clock)
+        self._trusted = store.trusted
         self._retention_ms = config.offsets_retention_minutes * MINUTE_MS
         self._rules = GroupRules(
             initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
@@ -239,7 +241,7 @@ class GroupCoordinator:
         self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
     ) -> tuple[dict[OffsetKey, CommittedOffset], list[ErrorCode]]:
         """What is to be stored of these, and the error of each."""
-        now_ms = self._retention_clock.stamp_ms()
+        now_ms = self._trusted.stamp_ms()
         expire_ms = NO_EXPIRY
         if retention_ms != NO_RETENTION:
             expire_ms = min(max(now_ms + retention_ms, 0), TIMESTAMP_MS_MAX)
@@ -382,8 +384,7 @@ class GroupCoordinator:
             self._journal.write_offsets(dict.fromkeys(keys))
 
     def _drop_expired(self, group: Group, topic: str) -> None:
-        now_ms = self._retention_clock.now_ms()
-        expired = self._offsets.expired(group, topic, now_ms, self._retention_ms)
+        expired = self._offsets.expired(group, topic, self._trusted.now(), self._retention_ms)
         if expired:
             facts = {"group": group.group_id, "topic": topic, "offsets": len(expired)}
             _log.info("committed offsets expired", extra=facts)
@@ -425,7 +426,7 @@ class GroupCoordinator:
     # Time
 
     def _now(self) -> Instant:
-        return Instant(self._clock.monotonic_s(), self._retention_clock.stamp_ms())
+        return Instant(self._clock.monotonic_s(), self._trusted.stamp_ms())
 
     def _set_timer(self) -> None:
         """See to it that the timer fires no later than the earliest deadline."""
@@ -444,8 +445,11 @@ class GroupCoordinator:
         self._set_timer()
 
     async def _sweep_for_ever(self) -> None:
+        interval_s = self._config.offsets_retention_check_interval_ms / 1_000
+        pause_s = min(interval_s, FIRST_SWEEP_S_MAX)
         while True:
-            await asyncio.sleep(self._config.offsets_retention_check_interval_ms / 1_000)
+            await asyncio.sleep(pause_s)
+            pause_s = interval_s
             await self.sweep()
 
 

@@ -97,7 +97,7 @@ def test_start_within_a_run(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("restart", [False, True])
 def test_live_records_stay(tmp_path: Path, policy: StreamPolicy, restart: bool) -> None:
-    """A topic that was compacted loses nothing while it stores less than its bound, and what is beyond it afterwards."""
+    """A topic that was compacted loses nothing while it stores less than its bound, and what is beyond it later."""
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
