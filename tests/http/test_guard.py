@@ -37,8 +37,18 @@ def test_names_that_are_not_ours(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "expected"),
-    [("penstock", 200), ("gate.ns.svc", 200), ("box.local", 200), ("10.1.2.3", 200), ("gate.example", 200)]
-    + [("evil.example", 403), ("", 403), ("local", 200), ("evil.example.", 403), ("[::1", 403)],
+    [
+        ("penstock", 200),
+        ("gate.ns.svc", 200),
+        ("box.local", 200),
+        ("10.1.2.3", 200),
+        ("gate.example", 200),
+        ("local", 200),
+        ("evil.example", 403),
+        ("evil.example.", 403),
+        ("", 403),
+        ("[::1", 403),
+    ],
 )
 def test_reading_off_loopback(host: str, expected: int) -> None:
     """Where other machines reach us, they may read by a name that no stranger can own; on loopback by ours alone."""
