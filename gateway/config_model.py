@@ -1,8 +1,8 @@
 """Every configuration key of Penstock: type, default, bounds, meaning.
 
 Keeps: a key is named as Kafka names it wherever Kafka has it; its attribute is the key with underscores for dots. The
-keys of long-term storage are in `gateway.config_tiering`, those of HTTP in `gateway.config_http`; `gateway.config`
-fills and judges the whole.
+keys of long-term storage are in `gateway.config_tiering`, those of HTTP in `gateway.config_http`, files of secrets in
+`gateway.config_secrets`; `gateway.config` fills and judges the whole.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from core.config import StoreConfig, SyncMode
 from gateway.addresses import ListenAddress, parse_kafka_listener
 from gateway.config_fields import INT_MAX, type_name
 from gateway.config_http import HttpKeys
+from gateway.config_secrets import SecretFileKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
 
 Compression = Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]
@@ -43,7 +44,7 @@ Listener = Annotated[ListenAddress, BeforeValidator(_listener)]
 HttpAddress = Annotated[ListenAddress | None, PlainValidator(_http_address)]
 
 
-class Config(HttpKeys, TieringKeys, BaseSettings):
+class Config(HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
     """One process's configuration. Made by `load`, told by `describe`."""
 
     model_config = SettingsConfigDict(
@@ -380,6 +381,10 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             tier2_disk_cache_bytes=self.tier2_disk_cache_bytes,
             tier2_read_ahead_bytes=self.tier2_read_ahead_bytes,
         )
+
+    def source_of(self, key: str) -> str:
+        """Where a key's value came from."""
+        return self._sources.get(key, "default")
 
     @classmethod
     def settings_customise_sources(

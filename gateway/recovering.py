@@ -21,7 +21,7 @@ from core.tiering.recover import Progress, Report, Tables, recover_store
 from gateway import __version__, logs
 from gateway.config_model import Config
 from gateway.config_tiering import Directory
-from gateway.datadir import RecoveryDirectory
+from gateway.datadir import RecoveryDirectory, keep_to_ourselves
 from gateway.exits import ExitCode
 from gateway.groups.persistence import (
     GROUPS_TABLE,
@@ -123,6 +123,7 @@ async def _made(
     config: Config, storage: RetryingStorage, identity: Identity, *, quiet: bool
 ) -> tuple[KafkaTables, Report]:
     beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
+    keep_to_ourselves()
     directory = RecoveryDirectory.begin(config.data_dir, beside)
     tables = KafkaTables()
     try:

@@ -23,7 +23,7 @@ from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs
 from gateway.config_model import Config
-from gateway.datadir import DataDirectory, read_serving
+from gateway.datadir import DataDirectory, keep_to_ourselves, read_serving
 from gateway.exits import ExitCode
 from gateway.identity import IdentityRefused, create_identity, read_identity
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
@@ -136,6 +136,7 @@ async def _knowledge(config: Config) -> AsyncIterator[Knowledge]:
     if not (path / "store").is_dir():
         raise LongTermUnusable(f"{path} holds no store: name the data directory with --data-dir")
     try:
+        keep_to_ourselves()
         data = DataDirectory.acquire(path, __version__)
     except AlreadyLocked as locked:
         address = read_serving(path)
@@ -269,6 +270,7 @@ def _show_findings(console: Console, place: str, findings: Findings) -> None:
 async def _init(config: Config) -> ExitCode:
     if not (config.data_dir / "store").is_dir():
         raise LongTermUnusable(f"{config.data_dir.absolute()} holds no store: name the data directory with --data-dir")
+    keep_to_ourselves()
     data = DataDirectory.acquire(config.data_dir, __version__)
     try:
         storage = await _storage(config, create=True)
