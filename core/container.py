@@ -50,6 +50,7 @@ from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
 from core.tiering.throttle import Throttle
 from core.transactions import TransactionEnd
+from core.trusted_clock import TrustedClock
 from core.writers import Duplicate, new_batch
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Container:
         directory: Path,
         config: StoreConfig,
         clock: Clock,
+        trusted: TrustedClock,
         metadata: Metadata,
         stream_changed: Callable[[Container, int, StreamState | None], Stream | None],
     ) -> None:
@@ -121,6 +123,7 @@ class Container:
         self.directory = directory
         self.config = config
         self.clock = clock
+        self.trusted = trusted  # by which things expire
         self.metadata = metadata
         self.epoch = 0
         self.streams: dict[int, Stream] = {}
@@ -276,7 +279,7 @@ class Container:
             slot.epochs.append((self.epoch, base))
         if writer_id >= 0 and not flags & MARKER:
             batch = new_batch(writer_epoch, sequence, base, count, timestamp)
-            slot.record_writer(writer_id, batch, self.clock.wall_ms())
+            slot.record_writer(writer_id, batch, self.trusted.stamp_ms())
         self._pending.append((slot, end, length, waiter))
         return base
 
@@ -420,6 +423,7 @@ class Container:
         slot = stream.slot(trim.slot)
         if trim.start > slot.start:
             slot.start, slot.start_bytes = trim.start, trim.bytes_before
+            slot.removed = slot.removed.without_before(trim.start)
             slot.forget_transactions_before(trim.start)
             self.trimmed[slot] = None
             self.mark_dirty(slot)

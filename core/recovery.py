@@ -33,7 +33,10 @@ from core.log.format import (
 )
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
+from core.removed import Removed
 from core.tables import STORED_TABLES
+from core.tiering.rewrite_plans import slot_in
+from core.tiering.rewriting import CLEANED_TABLE, decode_cleaned_key
 from core.writers import new_batch
 
 if TYPE_CHECKING:
@@ -134,6 +137,7 @@ class _Recovery:
         self._check_end(end_lsn)
         self._settle_bytes_before(files)
         begun = self._settle_files(files)
+        self._settle_removed()
         epoch, clean = self._epoch(end_lsn, begun)
         return Recovered(end_lsn, epoch, self._replayed_bytes, clean)
 
@@ -199,7 +203,7 @@ class _Recovery:
         rows: dict[tuple[int, int], SlotColumns] | None = None if file.indexed else {}
         slots: dict[tuple[int, int], _Target] = {}
         applied_lsn = self._applied.lsn
-        now_ms = self._container.clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         start = FILE_HEADER_SIZE if file.first_lsn > applied_lsn else None
         for frame in scan(file, newest=newest):
             if start is None and frame.lsn > applied_lsn:
@@ -256,6 +260,16 @@ class _Recovery:
             for slot, rows in container.file_columns.get(file.first_lsn, ()):
                 key = slot.stream.id, slot.number
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
+
+    def _settle_removed(self) -> None:
+        """What compaction has taken out of slots is counted anew: rows of runs are in no checkpoint of a slot."""
+        container = self._container
+        for key in container.table(CLEANED_TABLE).entries:
+            slot_key = decode_cleaned_key(key)
+            slot = slot_in(container, slot_key)
+            if slot is not None:
+                runs = container.catalog.iter_runs(slot_key.stream_id, slot_key.slot, slot.start)
+                slot.removed = Removed.of_runs((run.first, run.end, run.removed) for run in runs)
 
     def _settle_files(self, files: list[LogFile]) -> bool:
         """From here on the disk changes. Whether the newest file holds nothing: then it leaves `files`."""

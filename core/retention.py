@@ -5,19 +5,17 @@ still holds `retention_bytes`, and, after Pravega, those that all of the policy'
 `keep_ms` and `keep_bytes` let them. In the log they leave one by one, in chunks run by run, a run when the last of its
 entries may: for that no object is read. Streams that are compacted only are never trimmed.
 
-**Invariant**: nothing leaves because the wall clock jumped. A jump forward is believed only after it has stood for
-`HOLD_AFTER_JUMP_S`.
+**Invariant**: nothing leaves because the wall clock jumped: `core.trusted_time` says what is believed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from core.clock import Clock
 from core.errors import StorageFailure, StoreError
 from core.log.records import Trim
 from core.slot import Slot
@@ -25,13 +23,11 @@ from core.stream import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.tiering.rows import RunRow
 
 logger = logging.getLogger(__name__)
 
-JUMP_MS: Final = 600_000
-"""The wall clock may gain this much on the monotonic one between two looks before it counts as a jump."""
-HOLD_AFTER_JUMP_S: Final = 3600.0
+FIRST_LOOK_S_MAX: Final = 30.0
+"""How soon after a start the first look comes: who restarts more often than the interval has one, too."""
 SLOTS_PER_STEP: Final = 100
 """Slots that one step in a thread looks at, and that one log record trims at the most."""
 
@@ -40,42 +36,12 @@ Consumed = Callable[[Slot, Sequence[str]], int | None]
 """Up to where all of these consumers are through with a slot; None when one of them has said nothing. Event loop."""
 
 
-class RetentionClock:
-    """The wall clock, minus jumps forward that are not an hour old.
-
-    `known_ms` is a time that has been: what the clock is ahead of it at the start may be a stop or a jump, and is
-    treated as a jump.
-    """
-
-    def __init__(self, clock: Clock, known_ms: int | None = None) -> None:
-        self._clock = clock
-        self._wall_ms = clock.wall_ms() if known_ms is None else known_ms
-        self._monotonic_s = clock.monotonic_s()
-        self._jumped_ms = 0
-        self._hold_until_s = 0.0
-
-    def now_ms(self) -> int:
-        """Milliseconds since the epoch, for comparing with entries' timestamps."""
-        wall, monotonic = self._clock.wall_ms(), self._clock.monotonic_s()
-        gained = (wall - self._wall_ms) - int((monotonic - self._monotonic_s) * 1000)
-        self._wall_ms, self._monotonic_s = wall, monotonic
-        if abs(gained) > JUMP_MS:
-            self._jumped_ms = max(0, self._jumped_ms + gained)
-            self._hold_until_s = monotonic + HOLD_AFTER_JUMP_S
-            logger.warning("the clock jumped, or the store stood still", extra={"jump_ms": gained})
-        elif self._jumped_ms and monotonic >= self._hold_until_s:
-            self._jumped_ms = 0
-        return wall - self._jumped_ms
-
-
 class Retention:
     """Applies the streams' policies in one container."""
 
     def __init__(self, container: Container, consumed: Consumed | None = None) -> None:
         self._container = container
         self._consumed = consumed
-        begun_ms = (file.created_ms for file in container.files)
-        self._now = RetentionClock(container.clock, max(begun_ms, default=None))
         self._task: asyncio.Task[None] | None = None
 
     def start(self, consumed: Consumed | None = None) -> None:
@@ -90,8 +56,11 @@ class Retention:
             self._task = None
 
     async def _run(self) -> None:
+        interval_s = self._container.config.retention_check_interval_ms / 1000
+        pause_s = min(interval_s, FIRST_LOOK_S_MAX)
         while True:
-            await asyncio.sleep(self._container.config.retention_check_interval_ms / 1000)
+            await asyncio.sleep(pause_s)
+            pause_s = interval_s
             try:
                 await self.enforce()
             except StorageFailure:
@@ -103,14 +72,14 @@ class Retention:
 
     async def enforce(self) -> int:
         """Move starts as far as the policies say; returns how many slots moved. Raises StoreError."""
-        now_ms = self._now.now_ms()
+        now = self._container.trusted.now()
         moved = 0
         for stream in list(self._container.streams.values()):
             slots = [slot for slot in stream.written_slots() if slot.start < slot.stable_end]
             for start in range(0, len(slots), SLOTS_PER_STEP):
-                moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now_ms)
+                moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now.timestamps_ms)
             for slot in list(stream.written_slots()):
-                if slot.forget_writers(now_ms - self._container.config.writer_expiration_ms):
+                if slot.forget_writers(now, self._container.config.writer_expiration_ms):
                     self._container.mark_dirty(slot)
         return moved
 
@@ -140,7 +109,8 @@ class Retention:
         start = slot.start
         new_start, before, is_done = start, slot.start_bytes, False
         if start < slot.tiered_end:
-            for run, rest_bytes in self._runs(slot, limits.policy):
+            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
+                rest_bytes = slot.bytes_behind(run.end, run.bytes_before + run.appended)
                 is_done = run.entries > 0 and not limits.allow(run.max_timestamp, run.end, rest_bytes)
                 is_done |= run.first > new_start > start  # rewritten just now: look again next time
                 if is_done:
@@ -149,20 +119,6 @@ class Retention:
         if not is_done:
             new_start, before = self._trimmed_in_log(slot, limits, new_start, before)
         return Trim(slot.stream.id, slot.number, new_start, before) if new_start > start else None
-
-    def _runs(self, slot: Slot, policy: StreamPolicy) -> Iterator[tuple[RunRow, int]]:
-        """What is in chunks, each run with the slot's bytes behind it."""
-        runs = self._container.catalog.iter_runs(slot.stream.id, slot.number, slot.start)
-        total = slot.total_bytes
-        if not policy.compact:
-            yield from ((run, total - run.bytes_before - run.appended) for run in runs)
-            return
-        # What compaction has removed does not count.
-        held = list(runs)
-        rest = total - slot.tiered_bytes + sum(run.length for run in held)
-        for run in held:
-            rest -= run.length
-            yield run, rest
 
     def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.errors import CorruptState, StorageFailure
 from core.index import SlotColumns
+from core.removed import NOTHING_REMOVED, Removed
 from core.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
+from core.trusted_time import TrustedTime
 from core.writers import WriterBatch, WriterState
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class Slot:
         "epochs",
         "number",
         "rate",
+        "removed",
         "sampled_bytes",
         "sampled_end",
         "segment_id",
@@ -140,6 +143,7 @@ class Slot:
         self.tiered_end = 0
         self.compacted_end = 0  # up to here chunks hold less than the log did, and are read in its place
         self.tiered_bytes = 0  # of all ever appended, before `tiered_end`
+        self.removed: Removed = NOTHING_REMOVED  # what chunks hold less than was appended
         self.untiered = False  # the container knows that it has something to tier
         self.columns: list[SlotColumns] = []  # newest last
         self.epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
@@ -180,8 +184,22 @@ class Slot:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all entries from `start` on."""
-        return self.total_bytes - self.start_bytes
+        """Bytes that are stored of the entries from `start` on: less than were appended once chunks are compacted."""
+        return self.untiered_bytes + self.tier_bytes
+
+    @property
+    def untiered_bytes(self) -> int:
+        """Bytes of entries that are in no chunk and not gone."""
+        return self.total_bytes - max(self.start_bytes, self.tiered_bytes)
+
+    @property
+    def tier_bytes(self) -> int:
+        """Bytes that chunks hold of the entries from `start` on."""
+        return max(0, self.tiered_bytes - self.start_bytes - self.removed.behind(self.start))
+
+    def bytes_behind(self, end: int, bytes_up_to_end: int) -> int:
+        """Bytes that are stored of the entries from `end` on, before which so many were appended. For any thread."""
+        return self.total_bytes - bytes_up_to_end - self.removed.behind(end)
 
     @property
     def durable_bytes(self) -> int:
@@ -254,14 +272,14 @@ class Slot:
             state = self.writers[writer_id] = WriterState(epoch, now_ms)
         return state
 
-    def forget_writers(self, last_use_before_ms: int) -> int:
-        """Drop writers that were not heard of since and have no transaction open; returns how many."""
+    def forget_writers(self, time: TrustedTime, expiration_ms: int) -> int:
+        """Drop writers that were not heard of for so long and have no transaction open; returns how many."""
         if not self.writers:
             return 0
         expired = [
             writer_id
             for writer_id, state in self.writers.items()
-            if state.last_use_ms < last_use_before_ms and not self.has_open_transaction(writer_id)
+            if time.age_ms(state.last_use_ms) > expiration_ms and not self.has_open_transaction(writer_id)
         ]
         for writer_id in expired:
             del self.writers[writer_id]
@@ -285,7 +303,7 @@ class Slot:
         Earlier epochs are stale at once: what they still send would begin a transaction that nobody ends.
         """
         first = None if self.transactions is None else self.transactions.ending(writer_id)
-        now_ms = self.container.clock.wall_ms()
+        now_ms = self.container.trusted.stamp_ms()
         writer = self._writer(writer_id, writer_epoch, now_ms)
         writer.fence(writer_epoch, now_ms)
         return Marker(self, writer, writer_epoch, first, marker, committed)

@@ -7,6 +7,7 @@ slots, tables and records live in the container that the stream names.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -18,9 +19,10 @@ from uuid import UUID, uuid4
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
 from core.container import CONTAINER_TABLE, STREAMS_TABLE, Container
-from core.errors import AlreadyLocked, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
+from core.errors import AlreadyLocked, Corrupt, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.records import Operation
+from core.log.replay import open_log_files
 from core.maintenance import Maintenance
 from core.metadata import Metadata
 from core.recovery import Recovered, recover
@@ -31,6 +33,7 @@ from core.stream import Epoch, Stream, StreamPolicy, StreamState, new_stream
 from core.tables import Delete, Put, Table
 from core.tiering.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier
+from core.trusted_clock import TrustedClock
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
 STREAM_IDS_TABLE: Final = STREAMS_TABLE + ".ids"
+TIME_FILE: Final = "time"
+"""In the store's directory: how time went, see `core.trusted_time`."""
 NEXT_STREAM_KEY: Final = b"next stream id"
 
 
@@ -84,6 +89,7 @@ class Store:
         self.directory = directory
         self.config = config
         self.clock = clock
+        self.trusted = TrustedClock(clock)
         self.streams = Streams()
         self.containers: dict[int, Container] = {}
         self.replayed_bytes = 0
@@ -116,11 +122,13 @@ class Store:
         store = cls(directory, config, policy_for, clock or SystemClock(), long_term)
         try:
             store._lock()
+            await asyncio.to_thread(store.trusted.load, directory / TIME_FILE, store._newest_file_ms)
             for container_id in config.container_ids:
                 await store._open_container(container_id)
         except BaseException:
             await store.close(clean=False)
             raise
+        store.trusted.start()
         store._next_stream_id = max((stream.id for stream in store.streams), default=0) + 1
         highest = store.table(STREAM_IDS_TABLE).get(NEXT_STREAM_KEY)
         store._next_stream_id = max(store._next_stream_id, int.from_bytes(highest or b"", "big"))
@@ -140,14 +148,27 @@ class Store:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd
 
+    def _newest_file_ms(self) -> int | None:
+        """When the newest log file was begun: a time that has been. Blocks."""
+        begun: list[int] = []
+        for container_id in self.config.container_ids:
+            with contextlib.suppress(Corrupt, OSError):  # recovery says what is wrong with it
+                begun += (file.created_ms for file in open_log_files(self._log_directory(container_id)))
+        return max(begun, default=None)
+
+    def _log_directory(self, container_id: int) -> Path:
+        return self.directory / f"container-{container_id}" / "log"
+
     async def _open_container(self, container_id: int) -> None:
         directory = self.directory / f"container-{container_id}"
-        log_directory = directory / "log"
+        log_directory = self._log_directory(container_id)
         metadata_directory = directory / "metadata"
         for needed in (directory, log_directory, metadata_directory):
             await asyncio.to_thread(make_directory, needed)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, self.config)
-        container = Container(container_id, log_directory, self.config, self.clock, metadata, self._stream_changed)
+        container = Container(
+            container_id, log_directory, self.config, self.clock, self.trusted, metadata, self._stream_changed
+        )
         self.containers[container_id] = container
         maintenance = self._maintenance[container_id] = Maintenance(container)
         recovered: Recovered = await asyncio.to_thread(recover, container)
@@ -232,6 +253,7 @@ class Store:
             await asyncio.to_thread(container.catalog.close)
             await asyncio.to_thread(container.metadata.close)
         self.containers.clear()
+        await self.trusted.stop()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1

@@ -255,6 +255,7 @@ class Broker:
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
         await asyncio.to_thread(importlib.import_module, "gateway.http.server")
         from gateway.http.app import build
+        from gateway.http.entrance import Entrance
         from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
 
@@ -265,7 +266,7 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        self._http = HttpServer(application, binding.sockets)
+        self._http = HttpServer(Entrance(application, guard), binding.sockets)
         await self._http.start()
 
     async def _stop_http(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway.cli_options import AsJson
+from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="streams",
@@ -23,7 +25,17 @@ Token = Annotated[
     typer.Option(
         envvar="PENSTOCK_HTTP_TOKEN",
         metavar="TOKEN",
-        help="The gateway's http.token, if it has one.",
+        help="The gateway's http.token, if it has one. On the command line every user of this machine reads it.",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="PENSTOCK_HTTP_TOKEN_FILE",
+        metavar="FILE",
+        help="File with the gateway's http.token, instead of --token.",
         show_default=False,
         show_envvar=True,
     ),
@@ -49,6 +61,7 @@ def show(name: Name, url: Url = URL, as_json: AsJson = False) -> None:
 
 @app.command()
 def scale(
+    context: typer.Context,
     name: Name,
     split: Annotated[
         str | None,
@@ -60,17 +73,44 @@ def scale(
     merge: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Make these neighbours one segment.")] = None,
     url: Url = URL,
     token: Token = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Split a segment, or merge neighbours. Clients notice nothing."""
     from gateway import streams_commands
 
-    sys.exit(streams_commands.run_scale(url, name, split=split, merge=merge, token=token, as_json=as_json))
+    shown = _token(context, token, token_file)
+    sys.exit(streams_commands.run_scale(url, name, split=split, merge=merge, token=shown, as_json=as_json))
 
 
 @app.command()
-def seal(name: Name, url: Url = URL, token: Token = None, as_json: AsJson = False) -> None:
+def seal(
+    context: typer.Context,
+    name: Name,
+    url: Url = URL,
+    token: Token = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
     """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION)."""
     from gateway import streams_commands
 
-    sys.exit(streams_commands.run_seal(url, name, token=token, as_json=as_json))
+    sys.exit(streams_commands.run_seal(url, name, token=_token(context, token, token_file), as_json=as_json))
+
+
+def _token(context: typer.Context, token: str | None, file: Path | None) -> str | None:
+    """What is shown to the gateway: --token is stronger than the file."""
+    from gateway.config_secrets import read_secret
+
+    source = context.get_parameter_source("token")
+    if source is not None and source.name == "COMMANDLINE":
+        typer.echo(
+            "penstock: every user of this machine reads --token: use --token-file or PENSTOCK_HTTP_TOKEN", err=True
+        )
+    if token is not None or file is None:
+        return token
+    try:
+        return read_secret(file)
+    except ValueError as exc:
+        typer.echo(f"penstock: --token-file {file}: {exc}", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION) from None

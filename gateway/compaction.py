@@ -191,7 +191,8 @@ class Compactor:
         return horizon
 
     def _new_horizon(self) -> int:
-        return min(self._scope.now_ms + self._scope.tombstone_ms, HORIZON_MS_MAX)
+        seen_ms = max(self._scope.now_ms, self._scope.stamp_ms)
+        return min(seen_ms + self._scope.tombstone_ms, HORIZON_MS_MAX)
 
     def _is_due_at(self, horizon: int) -> None:
         self._due_ms = horizon if self._due_ms is None else min(self._due_ms, horizon)

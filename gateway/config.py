@@ -27,6 +27,7 @@ from gateway.config_layers import (
     file_layer,
 )
 from gateway.config_model import IDLE_MS_MIN, Config
+from gateway.config_secrets import with_files
 from gateway.config_tiering import Bucket, Directory, TieringKeys
 from gateway.datadir import STORE_DIRECTORY
 
@@ -54,6 +55,7 @@ def load(
         given.update(layer)
     if unknown := [_unknown(key, value) for key, value in given.items() if key not in FIELDS]:
         raise ConfigError(unknown)
+    given = with_files(given)
     values: dict[str, Any] = {key: value.value for key, value in given.items()}
     try:
         config = Config(**values)

@@ -1,8 +1,8 @@
 """Every configuration key of Penstock: type, default, bounds, meaning.
 
 Keeps: a key is named as Kafka names it wherever Kafka has it; its attribute is the key with underscores for dots. The
-keys of long-term storage are in `gateway.config_tiering`, those of HTTP in `gateway.config_http`; `gateway.config`
-fills and judges the whole.
+keys of long-term storage are in `gateway.config_tiering`, those of HTTP in `gateway.config_http`, files of secrets in
+`gateway.config_secrets`; `gateway.config` fills and judges the whole.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gateway.addresses import ListenAddress, parse_kafka_listener
 from gateway.config_bounds import BoundKeys
 from gateway.config_fields import INT_MAX, INT_MIN, LONG_MIN, type_name
 from gateway.config_http import HttpKeys
+from gateway.config_secrets import SecretFileKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
 
 IDLE_MS_MIN: Final = 101
@@ -56,7 +57,7 @@ Listener = Annotated[ListenAddress, BeforeValidator(_listener)]
 HttpAddress = Annotated[ListenAddress | None, PlainValidator(_http_address)]
 
 
-class Config(BoundKeys, HttpKeys, TieringKeys, BaseSettings):
+class Config(BoundKeys, HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
     """One process's configuration. Made by `load`, told by `describe`."""
 
     model_config = SettingsConfigDict(
@@ -403,6 +404,10 @@ class Config(BoundKeys, HttpKeys, TieringKeys, BaseSettings):
             tier2_disk_cache_bytes=self.tier2_disk_cache_bytes,
             tier2_read_ahead_bytes=self.tier2_read_ahead_bytes,
         )
+
+    def source_of(self, key: str) -> str:
+        """Where a key's value came from."""
+        return self._sources.get(key, "default")
 
     @classmethod
     def settings_customise_sources(

@@ -2,7 +2,7 @@
 
 Keeps: one process at a time owns a directory; its cluster id never changes; a directory whose format
 is newer than this release is refused, never guessed at. `penstock.json` is replaced as a whole or
-not at all.
+not at all. Nobody but the process's user enters a directory that Penstock made.
 
     {"cluster_id": "<22 characters>", "format": 1, "needs_release": "0.1.0", "written_by": "0.1.0"}
 
@@ -16,8 +16,10 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +49,9 @@ NEEDS_RELEASE: Final = "0.1.0"
 
 IDENTITY_BYTES_MAX: Final = 64 * 1024
 CLUSTER_ID_CHARS: Final = 22
+PRIVATE_UMASK: Final = 0o077
+
+logger = logging.getLogger(__name__)
 
 
 class NewerFormat(Exception):
@@ -118,6 +123,7 @@ class DataDirectory:
         try:
             if (path / RECOVERING_DIRECTORY).exists():
                 raise InterruptedRecovery(path)
+            close_to_others(path)
             (path / SERVING_FILE).unlink(missing_ok=True)
             return cls(path, _identity(path, release), not (path / STORE_DIRECTORY).exists(), lock)
         except BaseException:
@@ -213,6 +219,38 @@ def read_serving(directory: Path) -> str | None:
     return address if isinstance(address, str) else None
 
 
+def keep_to_ourselves() -> int:
+    """Whatever this process makes from now on is for its user alone; returns what it took away before."""
+    return os.umask(PRIVATE_UMASK)
+
+
+def close_to_others(path: Path) -> None:
+    """Let nobody else enter a data directory that earlier releases, or `mkdir`, made.
+
+    Where other things lie too, it is not ours to close, and nobody else's directory can be: then a line in the log
+    says so.
+    """
+    open_to = path.stat().st_mode & 0o7777
+    if not open_to & PRIVATE_UMASK:
+        return
+    shared = open_to & stat.S_ISVTX or (
+        not (path / IDENTITY_FILE).exists() and {entry.name for entry in path.iterdir()} - {LOCK_FILE, "lost+found"}
+    )
+    why = "it holds other things"
+    if not shared:
+        try:
+            path.chmod(open_to & ~PRIVATE_UMASK)
+        except OSError as exc:
+            why = exc.strerror or "refused"
+        else:
+            logger.info("the data directory is closed to other users now", extra={"data_dir": str(path)})
+            return
+    logger.warning(
+        "other users of this machine may enter the data directory: chmod 700 keeps records to its owner",
+        extra={"data_dir": str(path), "mode": f"{open_to:04o}", "left_open": why},
+    )
+
+
 def new_cluster_id() -> str:
     """A random UUID as Kafka writes it: URL-safe base64, 22 characters, no leading dash."""
     while True:
@@ -221,13 +259,18 @@ def new_cluster_id() -> str:
             return text
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a crash leaves the old content or the new, and the new one lasts."""
+def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Replace a file so that a crash leaves the old content or the new, and the new one lasts.
+
+    `mode`: who may read it, if not those whom the process lets.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with scratch.open("wb") as file:
             file.write(content)
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         scratch.replace(path)
     except BaseException:

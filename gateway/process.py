@@ -28,7 +28,8 @@ from gateway.binding import Binding, bind_all
 from gateway.broker import Broker
 from gateway.config import Config
 from gateway.config_layers import ConfigError
-from gateway.datadir import SERVING_FILE, DataDirectory, write_atomically
+from gateway.config_secrets import on_command_line
+from gateway.datadir import SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome
 from gateway.ownership import Owner
@@ -74,11 +75,12 @@ class Place:
 def run(config: Config, ready_file: Path | None, *, take_over: bool = False) -> ExitCode:
     """Serve until told to stop. Returns after a clean stop; any other end is the process's end."""
     logs.setup(config.logging_format, config.logging_level)
+    readable = 0o666 & ~keep_to_ourselves()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed()
     _raise_file_limit(config.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = outcome(lambda: runner.run(_serve(config, ready_file, take_over=take_over)))
+        code = outcome(lambda: runner.run(_serve(config, ready_file, readable, take_over=take_over)))
         logs.flush()
         if code is not ExitCode.CLEAN:
             # Threads may hang in a failing disk: an orderly end would wait for them.
@@ -97,7 +99,7 @@ def _raise_file_limit(connections_max: int) -> None:
         )
 
 
-async def _serve(config: Config, ready_file: Path | None, *, take_over: bool) -> ExitCode:
+async def _serve(config: Config, ready_file: Path | None, readable: int, *, take_over: bool) -> ExitCode:
     started = time.monotonic()
     stopping = _stop_signal()
     if ready_file is not None:
@@ -106,6 +108,11 @@ async def _serve(config: Config, ready_file: Path | None, *, take_over: bool) ->
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)})
     _warn_about_strangers(place)
+    for key in on_command_line(config):
+        logger.warning(
+            "a secret stands on the command line, where every user of this machine reads it: put it into a file",
+            extra={"key": key, "use": f"{key}.file"},
+        )
     broker = Broker(config, place.data, place.kafka, place.http, take_over=take_over)
     opening = asyncio.create_task(broker.open_long_term(), name="long-term-storage")
     ends: list[asyncio.Future[Any]] = [opening, stopping]
@@ -121,7 +128,7 @@ async def _serve(config: Config, ready_file: Path | None, *, take_over: bool) ->
     gc.set_threshold(*GC_THRESHOLDS)
     gc.enable()
     if not stopping.done():
-        _announce(broker, place, ready_file, time.monotonic() - started)
+        _announce(broker, place, ready_file, readable, time.monotonic() - started)
     failed = broker.store.failed
     taken = asyncio.create_task(broker.until_taken_over(), name="taken-over")
     ends = [stopping, failed, taken]
@@ -191,7 +198,7 @@ def _warn_about_strangers(place: Place) -> None:
         )
 
 
-def _announce(broker: Broker, place: Place, ready_file: Path | None, seconds: float) -> None:
+def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float) -> None:
     """Tell the world that clients are served: the ready file, the log, the person who started it."""
     kafka = [str(binding) for binding in place.kafka]
     http = str(place.http) if place.http else None
@@ -207,7 +214,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, seconds: fl
     with contextlib.suppress(OSError):  # a full disk: commands then have to be told the address
         (place.data.path / SERVING_FILE).write_bytes(told)
     if ready_file is not None:
-        write_atomically(ready_file.absolute(), told)
+        write_atomically(ready_file.absolute(), told, readable)
     logger.info("serving", extra=state | {"start_seconds": round(seconds, 3)})
     to_dial = place.kafka[0].advertised
     lines = [

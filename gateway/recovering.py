@@ -22,7 +22,7 @@ from core.tiering.recover import Progress, Report, Tables, recover_store
 from gateway import __version__, logs
 from gateway.config_model import Config
 from gateway.config_tiering import Directory
-from gateway.datadir import RecoveryDirectory, make_drill
+from gateway.datadir import RecoveryDirectory, keep_to_ourselves, make_drill
 from gateway.exits import ExitCode
 from gateway.groups.persistence import (
     GROUPS_TABLE,
@@ -147,6 +147,7 @@ async def _made(
     config: Config, storage: RetryingStorage, identity: Identity, mode: _Mode, *, quiet: bool
 ) -> tuple[KafkaTables, Report]:
     beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
+    keep_to_ourselves()
     directory = RecoveryDirectory.begin(config.data_dir, beside)
     tables = KafkaTables()
     try:

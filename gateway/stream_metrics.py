@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from gateway.http.views import StreamBytes, active_segments
+from gateway.long_work import Turns
+from gateway.visible import visible
 
 if TYPE_CHECKING:
     from core.stream import Stream
@@ -64,31 +65,34 @@ class _Topics:
         before.bytes, before.events = now.bytes, now.events
 
 
-class StreamCollector(Collector):
+class StreamCollector:
     """Topics, segments, scales and groups. `services`: None until clients are served."""
 
     def __init__(self, services: Callable[[], Services | None]) -> None:
         self._services = services
         self._topics = _Topics()
 
-    def collect(self) -> Iterable[Metric]:
+    async def metrics(self, turns: Turns) -> AsyncIterator[Metric]:
+        """All of them, made in turns."""
         services = self._services()
         if services is None:
             return
         streams = list(services.store.streams)
-        yield from self._of_topics(streams, services)
-        yield from _of_segments(streams, services)
-        yield from _of_scales(services)
-        yield from _of_groups(services.lags.found)
+        async for metric in self._of_topics(streams, turns):
+            yield metric
+        async for metric in _of_segments(streams, services, turns):
+            yield metric
+        for metric in (*_of_scales(services), *_of_groups(services.lags.found)):
+            yield metric
 
-    def _of_topics(self, streams: list[Stream], services: Services) -> Iterator[Metric]:
+    async def _of_topics(self, streams: list[Stream], turns: Turns) -> AsyncIterator[Metric]:
         topics = self._topics
         topics.forget({stream.id for stream in streams}, {stream.name for stream in streams})
         segments: Counter[str] = Counter()
         log: Counter[str] = Counter()
         chunks: Counter[str] = Counter()
         for stream in streams:
-            now = StreamBytes.of(stream)
+            now = await StreamBytes.counted(stream, turns)
             topics.count(stream, now)
             label = topics.label(stream)
             segments[label] += active_segments(stream)
@@ -99,7 +103,8 @@ class StreamCollector(Collector):
         for label, counted in topics.counted.items():
             appended.add_metric([label], counted.bytes)
             records.add_metric([label], counted.events)
-        yield from (appended, records)
+        yield appended
+        yield records
         active = GaugeMetricFamily("penstock_topic_segments", "Active segments, by topic", labels=["topic"])
         for label, count in segments.items():
             active.add_metric([label], count)
@@ -113,16 +118,16 @@ class StreamCollector(Collector):
         yield sizes
 
 
-def _of_segments(streams: list[Stream], services: Services) -> Iterator[Metric]:
+async def _of_segments(streams: list[Stream], services: Services, turns: Turns) -> AsyncIterator[Metric]:
     names = ["topic", "segment"]
     size = GaugeMetricFamily("penstock_segment_bytes_per_second", "What a segment gets, the busiest", labels=names)
     events = GaugeMetricFamily("penstock_segment_records_per_second", "What a segment gets, the busiest", labels=names)
-    found = [
-        (load.bytes_s, load.events_s, stream.name, str(number))
-        for stream in streams
-        if not stream.is_sealed and services.activity.stream_rate(stream).bytes_s > 0
-        for number, load in services.activity.active_loads(stream).items()
-    ]
+    found: list[tuple[float, float, str, str]] = []
+    for stream in streams:
+        await turns.give_way()
+        if not stream.is_sealed and services.activity.stream_rate(stream).bytes_s > 0:
+            loads = services.activity.active_loads(stream).items()
+            found += ((load.bytes_s, load.events_s, stream.name, str(number)) for number, load in loads)
     named = heapq.nlargest(SEGMENTS_MAX, found)
     for bytes_s, events_s, topic, number in named:
         size.add_metric([topic, number], bytes_s)
@@ -130,7 +135,8 @@ def _of_segments(streams: list[Stream], services: Services) -> Iterator[Metric]:
     if len(found) > len(named):
         size.add_metric([OTHER, OTHER], sum(row[0] for row in found) - sum(row[0] for row in named))
         events.add_metric([OTHER, OTHER], sum(row[1] for row in found) - sum(row[1] for row in named))
-    yield from (size, events)
+    yield size
+    yield events
 
 
 def _of_scales(services: Services) -> Iterator[Metric]:
@@ -150,7 +156,7 @@ def _of_groups(found: list[GroupLag]) -> Iterator[Metric]:
     rows = [(topic.lag, group.name, name) for group in found for name, topic in group.topics.items()]
     named = rows if len(rows) <= LAGS_MAX else heapq.nlargest(LAGS_MAX, rows)
     for records, group, topic in named:
-        lag.add_metric([group, topic], records)
+        lag.add_metric([visible(group), topic], records)
     if len(rows) > len(named):
         lag.add_metric([OTHER, OTHER], sum(row[0] for row in rows) - sum(row[0] for row in named))
     yield lag

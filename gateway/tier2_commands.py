@@ -23,7 +23,7 @@ from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs
 from gateway.config_model import Config
-from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, read_serving, write_atomically
+from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, keep_to_ourselves, read_serving, write_atomically
 from gateway.exits import ExitCode
 from gateway.identity import IdentityRefused, create_identity, read_identity, refuse_beside
 from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
@@ -137,6 +137,7 @@ async def _knowledge(config: Config) -> AsyncIterator[Knowledge]:
     if not (path / "store").is_dir():
         raise LongTermUnusable(f"{path} holds no store: name the data directory with --data-dir")
     try:
+        keep_to_ourselves()
         data = DataDirectory.acquire(path, __version__)
     except AlreadyLocked as locked:
         address = read_serving(path)
@@ -272,6 +273,7 @@ async def _init(config: Config, *, take_over: bool) -> ExitCode:
         raise LongTermUnusable(f"{config.data_dir.absolute()} holds no store: name the data directory with --data-dir")
     if is_drill(config.data_dir):
         raise LongTermUnusable(f"{config.data_dir.absolute()} is a drill's: it owns nothing in long-term storage")
+    keep_to_ourselves()
     data = DataDirectory.acquire(config.data_dir, __version__)
     try:
         storage = await _storage(config, create=True)

@@ -88,12 +88,14 @@ class Catalog:
                 yield row
 
     def run_committed(self, put: Put) -> None:
-        """A durable record has this row: what lies behind it is tiered. For the event loop, or recovery."""
-        stream_id, number, end, bytes_up_to_end = run_extent(put.key, put.value)
+        """A durable record has this row: what lies before its end is tiered. For the event loop, or recovery."""
+        stream_id, number, first, end, bytes_up_to_end, removed = run_extent(put.key, put.value)
         stream = self._container.streams.get(stream_id)
         if stream is None or number >= stream.slot_count:
             return
         slot = stream.slot(number)
+        if removed or slot.removed:
+            slot.removed = slot.removed.with_run(first, end, removed)
         if end > slot.tiered_end:
             slot.tiered_end, slot.tiered_bytes = end, bytes_up_to_end
             self._container.mark_dirty(slot)

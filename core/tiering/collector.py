@@ -57,7 +57,7 @@ class Collector:
         self._tier = tier
         self._container: Container = tier.container
         self._clock = tier.container.clock
-        self._delete_at: dict[ChunkId, float] = {}
+        self._known_dead: set[ChunkId] = set()  # and a snapshot that covers their end was asked for
         self._deletions_seen = -1
         self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
         self._uploads_swept_s: float | None = None
@@ -159,30 +159,30 @@ class Collector:
         for chunk_id, gone in by_chunk.items():
             row = await self._container.catalog.chunk(chunk_id)
             if row is not None:
-                operations += without_runs(row, gone, self._clock.wall_ms())
+                operations += without_runs(row, gone, self._container.trusted.stamp_ms())
         return operations
 
     # Objects
 
     async def _delete_objects(self) -> None:
-        config, now = self._container.config, self._clock.monotonic_s()
+        config, now = self._container.config, self._container.trusted.now()
         for row in self._container.catalog.pending:
+            age_ms = now.age_ms(row.changed_ms)  # over restarts, too
             if row.state is ChunkState.DELETING:
-                await self._delete_unreferenced(row, now, config.file_delete_delay_ms / 1000)
+                await self._delete_unreferenced(row, is_due=age_ms >= config.file_delete_delay_ms)
             elif row.state is ChunkState.ABANDONED:
-                await self._sweep(row, now, config.tier2_abandoned_ms / 1000)
+                await self._sweep(row, is_due=age_ms >= config.tier2_abandoned_ms)
 
-    async def _delete_unreferenced(self, row: ChunkRow, now: float, delay_s: float) -> None:
-        if row.id not in self._delete_at:
+    async def _delete_unreferenced(self, row: ChunkRow, *, is_due: bool) -> None:
+        if row.id not in self._known_dead:
             # What a snapshot covers from now on knows that nothing refers to the chunk.
-            self._delete_at[row.id] = now + delay_s
+            self._known_dead.add(row.id)
             self._tier.deletion_logged(row.id)
-        if now >= self._delete_at[row.id] and self._tier.snapshot_knows(row.id):
+        if is_due and self._tier.snapshot_knows(row.id):
             await self._delete(row)
 
-    async def _sweep(self, row: ChunkRow, now: float, delay_s: float) -> None:
-        last_at = self._delete_at.setdefault(row.id, now + delay_s)
-        if now >= last_at:
+    async def _sweep(self, row: ChunkRow, *, is_due: bool) -> None:
+        if is_due:
             await self._delete(row)
         elif row.id not in self._swept:
             await self._tier.long_term.storage.delete(chunk_key(row.id))
@@ -193,6 +193,8 @@ class Collector:
         now = self._clock.monotonic_s()
         if self._uploads_swept_s is not None and now < self._uploads_swept_s + UPLOADS_SWEPT_EVERY_S:
             return
+        if self._container.trusted.holds_a_jump:
+            return  # an upload under way would look old
         self._uploads_swept_s = now
         try:
             count = await self._tier.long_term.storage.sweep_uploads(PUT_LASTS_S_MAX)
@@ -205,7 +207,7 @@ class Collector:
     async def _delete(self, row: ChunkRow) -> None:
         await self._tier.long_term.storage.delete(chunk_key(row.id))
         await self._container.update(Delete(PENDING_TABLE, row.key))
-        self._delete_at.pop(row.id, None)
+        self._known_dead.discard(row.id)
         self._swept.discard(row.id)
         self._tier.chunk_deleted(row.id)
         self.deleted_objects += 1

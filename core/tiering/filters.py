@@ -22,9 +22,10 @@ class CompactionScope:
 
     begin: int  # what lies before has been through an earlier round
     end: int  # nothing from here on is touched
-    now_ms: int
+    now_ms: int  # by which delete horizons are judged
     tombstone_ms: int  # how long markers, of deleted keys or of transactions, stay after a round has first seen them
     writers: Mapping[int, int] = field(default_factory=dict)  # writer id: the last sequence number of its last entry
+    stamp_ms: int = 0  # from when new horizons count, if later: while a jump of the clock is not believed
 
 
 class EntryFilter(Protocol):

@@ -17,19 +17,22 @@ from core.container import Container
 from core.metadata import Metadata
 from core.recovery import recover
 from core.stream import Stream, StreamPolicy, StreamState
+from core.trusted_clock import TrustedClock
 
 
 @asynccontextmanager
 async def looked_at(directory: Path, config: StoreConfig) -> AsyncIterator[list[Container]]:
     """The containers of a store that the caller owns. Raises CorruptLog, CorruptState, StorageFailure."""
     containers: list[Container] = []
+    clock = SystemClock()
+    trusted = TrustedClock(clock)
     try:
         for container_id in config.container_ids:
             path = directory / f"container-{container_id}"
             if not path.exists():
                 continue
             metadata = await asyncio.to_thread(Metadata, path / "metadata", config)
-            container = Container(container_id, path / "log", config, SystemClock(), metadata, _stream_changed)
+            container = Container(container_id, path / "log", config, clock, trusted, metadata, _stream_changed)
             containers.append(container)
             await asyncio.to_thread(recover, container)
         yield containers

@@ -179,11 +179,13 @@ class CompactionPlanner:
         """What the round may do to a slot."""
         slot = slot_in(self._container, dirt.slot)
         writers = {} if slot is None else slot.writers or {}
+        now = self._container.trusted.now()
         last = ((writer_id, state.batches[-1]) for writer_id, state in writers.items() if state.batches)
         return CompactionScope(
             begin=dirt.begin,
             end=dirt.end,
-            now_ms=self._container.clock.wall_ms(),
+            now_ms=now.ages_ms,
+            stamp_ms=now.stamp_ms,
             tombstone_ms=0 if slot is None else slot.stream.policy.tombstone_ms,
             writers={writer_id: batch.base + batch.records - 1 for writer_id, batch in last},
         )
@@ -206,7 +208,7 @@ class CompactionPlanner:
 
     def _dirt(self, slots: Sequence[tuple[Slot, Cleaned]]) -> tuple[list[Dirt], list[SlotKey]]:
         """What is dirty, and slots whose newest chunks are not verified yet. Blocks."""
-        now_ms = self._container.clock.wall_ms()
+        now = self._container.trusted.now()
         verified: dict[ChunkId, bool] = {}
         found: list[Dirt] = []
         young: list[SlotKey] = []
@@ -221,7 +223,7 @@ class CompactionPlanner:
                     young.append(key)
                     break
                 runs.append(run)
-            dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now_ms)
+            dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now)
             if dirt is not None:
                 found.append(dirt)
         return found, young

@@ -315,7 +315,7 @@ class Rewriter:
                 size=cleaned.size + done.clean_bytes.get(slot_key, 0),
                 due_ms=_sooner(cleaned.due_ms, done.due_ms.get(slot_key, -1)),
             )
-        now_ms = self._clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         chunk = ChunkRow(
             id=request.id,
             state=ChunkState.VERIFIED,
@@ -331,14 +331,14 @@ class Rewriter:
         return _Made(chunk, consumed, rows, round_, is_last, due_s)
 
     async def _intend(self) -> ChunkId:
-        container, now_ms = self._container, self._clock.wall_ms()
+        container, now_ms = self._container, self._container.trusted.stamp_ms()
         chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
         row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
         await container.update(Put(PENDING_TABLE, row.key, row.encode()))
         return chunk_id
 
     async def _abandon(self, chunk_id: ChunkId) -> None:
-        now_ms = self._clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
         self.counters.abandoned += 1
         try:
@@ -456,11 +456,19 @@ class Rewriter:
         for row in rows:
             yield Put(RUNS_TABLE, row.key, row.encode())
         if not made.is_last:
+            yield from self._unclean(rows)
             return
         done = {slot_of(row) for row in rows}
         for slot_key, cleaned in made.round.cleaned.items():
             if slot_key in done:
                 yield Put(CLEANED_TABLE, cleaned_key(slot_key), cleaned.encode())
+
+    def _unclean(self, rows: Sequence[RunRow]) -> Iterator[Operation]:
+        """A start knows from these rows which slots hold less than was appended, also amid their first round."""
+        table = self._container.table(CLEANED_TABLE)
+        for key in dict.fromkeys(cleaned_key(slot_of(row)) for row in rows if row.removed):
+            if table.get(key) is None:
+                yield Put(CLEANED_TABLE, key, Cleaned().encode())
 
 
 def _sooner(one: int, other: int) -> int:

@@ -31,6 +31,7 @@ from core.errors import CorruptState
 from core.stream import StreamPolicy
 from core.tiering.rewrite_requests import InputChunk, InputRun, OutputRun, SlotKey
 from core.tiering.rows import RunKey, RunRow, chunk_key
+from core.trusted_time import TrustedTime
 from tier2.chunk_format import ChunkId
 
 SMALL: Final = 4
@@ -227,9 +228,11 @@ class Dirt:
     size: int
 
 
-def dirt_of(slot: SlotKey, runs: Sequence[RunRow], cleaned: Cleaned, policy: StreamPolicy, now_ms: int) -> Dirt | None:
+def dirt_of(
+    slot: SlotKey, runs: Sequence[RunRow], cleaned: Cleaned, policy: StreamPolicy, now: TrustedTime
+) -> Dirt | None:
     """What is to be compacted of a slot; `runs` are all of its verified ones. None when nothing is due."""
-    settled = list(_settled(runs, cleaned.end, now_ms - policy.min_lag_ms if policy.min_lag_ms else None))
+    settled = list(_settled(runs, cleaned.end, now.timestamps_ms - policy.min_lag_ms if policy.min_lag_ms else None))
     if not settled:
         return None
     size = sum(run.length for run in settled)
@@ -237,8 +240,8 @@ def dirt_of(slot: SlotKey, runs: Sequence[RunRow], cleaned: Cleaned, policy: Str
     begin, end = min(cleaned.end, settled[-1].end), settled[-1].end
     share = (size - clean) / size
     fresh = [run for run in settled if run.end > cleaned.end]
-    overdue = any(0 < run.min_timestamp < now_ms - policy.max_lag_ms for run in fresh)
-    if not (fresh and (share > policy.min_dirty_ratio or overdue)) and not 0 <= cleaned.due_ms <= now_ms:
+    overdue = any(0 < run.min_timestamp < now.timestamps_ms - policy.max_lag_ms for run in fresh)
+    if not (fresh and (share > policy.min_dirty_ratio or overdue)) and not 0 <= cleaned.due_ms <= now.ages_ms:
         return None
     return Dirt(slot, settled, begin, end, share, size)
 

@@ -38,6 +38,7 @@ VERSION: Final = 1
 _RUN_KEY: Final = struct.Struct(">IIQ")
 _CHUNK_KEY: Final = struct.Struct(">IIQ")
 _RUN: Final = struct.Struct("<BqIIQQIqqQQIiQQ")
+_RUN_LENGTH: Final = 10  # its place among the fields
 _CHUNK: Final = struct.Struct("<BBqqQQH")
 _COUNT: Final = struct.Struct("<I")
 _CHUNK_RUN: Final = struct.Struct("<IIqqQ")
@@ -87,6 +88,11 @@ class RunRow:
     @property
     def key(self) -> bytes:
         return run_key(self.stream_id, self.slot, self.first)
+
+    @property
+    def removed(self) -> int:
+        """Bytes that compaction took out of it. A part of a run that was adopted has the bytes of all of it."""
+        return max(0, self.appended - self.length)
 
     @property
     def listed(self) -> RunKey:
@@ -200,18 +206,30 @@ def decode_run(key: bytes, value: bytes) -> RunRow:
     )
 
 
-def run_extent(key: bytes, value: bytes) -> tuple[int, int, int, int]:
-    """Of a run's row its stream, slot, end, and the bytes of the slot up to there as they were appended.
+class RunExtent(NamedTuple):
+    """Of a run's row what a slot must know."""
+
+    stream_id: int
+    slot: int
+    first: int
+    end: int
+    bytes_up_to_end: int  # of the slot, as they were appended
+    removed: int
+
+
+def run_extent(key: bytes, value: bytes) -> RunExtent:
+    """Where a run's row ends, and how much of it is gone.
 
     For the event loop, which applies thousands of rows at once: ten times as fast as `decode_run`. Raises CorruptState.
     """
     try:
-        stream_id, slot, _ = _RUN_KEY.unpack(key)
+        stream_id, slot, first = _RUN_KEY.unpack(key)
         fields = _RUN.unpack(value)
     except struct.error as error:
         raise CorruptState(f"the row of a run cannot be read: {error}") from error
     _check_version(fields[0], "run")
-    return stream_id, slot, fields[1], fields[-2] + fields[-1]
+    before, appended = fields[-2:]
+    return RunExtent(stream_id, slot, first, fields[1], before + appended, max(0, appended - fields[_RUN_LENGTH]))
 
 
 def chunk_row_key(chunk_id: ChunkId) -> bytes:

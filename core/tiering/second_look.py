@@ -63,11 +63,12 @@ class SecondLook:
         """What was looked at twice is verified."""
         for start in range(0, len(rows), CONFIRMED_AT_ONCE):
             operations: list[Operation] = []
+            now_ms = self._container.trusted.stamp_ms()
             async with self._tier.changing:
                 for seen in rows[start : start + CONFIRMED_AT_ONCE]:
                     row = self._container.catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
                     if row is not None and row.state is ChunkState.COMMITTED:
-                        verified = replace(row, state=ChunkState.VERIFIED, changed_ms=self._clock.wall_ms())
+                        verified = replace(row, state=ChunkState.VERIFIED, changed_ms=now_ms)
                         operations += (Delete(PENDING_TABLE, row.key), Put(CHUNKS_TABLE, row.key, verified.encode()))
                 if operations:
                     await self._container.update(*operations)

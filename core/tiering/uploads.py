@@ -80,7 +80,7 @@ class Uploads:
 
     async def abandon_left(self) -> None:
         """What an earlier run left on its way is never committed. Raises StoreError."""
-        now_ms = self._clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         left = [
             _put(replace(row, state=ChunkState.ABANDONED, changed_ms=now_ms))
             for row in self._container.catalog.pending
@@ -114,7 +114,7 @@ class Uploads:
     async def _intend(self) -> ChunkId:
         while True:
             container = self._container
-            now_ms = self._clock.wall_ms()
+            now_ms = self._container.trusted.stamp_ms()
             chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
             row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
             try:
@@ -157,7 +157,7 @@ class Uploads:
             lambda: [(row, _put_run(row)) for row in _run_rows(chunk_id, upload.pieces, index)]
         )
         while True:
-            now_ms = self._clock.wall_ms()
+            now_ms = self._container.trusted.stamp_ms()
             live = [one for one in made if self._is_live(one[0])]
             rows = [row for row, _ in live]
             if not rows:
@@ -193,7 +193,7 @@ class Uploads:
         return stream is not None and not stream.deleted and stream.slot(row.slot).start < row.end
 
     async def _abandon(self, chunk_id: ChunkId) -> None:
-        now_ms = self._clock.wall_ms()
+        now_ms = self._container.trusted.stamp_ms()
         row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
         try:
             await self._container.update(_put(row))

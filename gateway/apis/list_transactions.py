@@ -23,7 +23,9 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
     names = {state.kafka_name for state in TransactionState} | UNUSED_STATES
     unknown = [name for name in request.state_filters if name not in names]
     wanted, producer_ids = set(request.state_filters), set(request.producer_id_filters)
-    began_before_ms = ctx.broker.clock.wall_ms() - request.duration_filter if request.duration_filter >= 0 else None
+    began_before_ms = (
+        ctx.broker.store.trusted.ages_ms() - request.duration_filter if request.duration_filter >= 0 else None
+    )
 
     def matches(known: Transaction) -> bool:
         return (

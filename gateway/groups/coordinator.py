@@ -45,7 +45,6 @@ from gateway.groups.persistence import (
     OffsetKey,
     decode_group,
 )
-from gateway.groups.retention_clock import RetentionClock
 from gateway.groups.states import GroupState
 
 if TYPE_CHECKING:
@@ -59,6 +58,9 @@ TIMESTAMP_MS_MAX: Final = 2**63 - 1
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
 #: Of a name that a client made up, in a line of the log.
 ID_SHOWN_CHARS_MAX: Final = 100
+
+#: The first sweep comes so soon after the start: who restarts more often than the interval has one.
+FIRST_SWEEP_S_MAX: Final = 60.0
 
 _log: Final = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ class GroupCoordinator:
         self._config = config
         self._clock = clock
         self._topics = topics
-        self._retention_clock = RetentionClock(clock)
+        self._trusted = store.trusted
         self._retention_ms = config.offsets_retention_minutes * MINUTE_MS
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._rules = GroupRules(
@@ -246,7 +248,7 @@ class GroupCoordinator:
         self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
     ) -> tuple[dict[OffsetKey, CommittedOffset], list[ErrorCode]]:
         """What is to be stored of these, and the error of each."""
-        now_ms = self._retention_clock.stamp_ms()
+        now_ms = self._trusted.stamp_ms()
         expire_ms = NO_EXPIRY
         if retention_ms != NO_RETENTION:
             expire_ms = min(max(now_ms + retention_ms, 0), TIMESTAMP_MS_MAX)
@@ -389,8 +391,7 @@ class GroupCoordinator:
             self._journal.write_offsets(dict.fromkeys(keys))
 
     def _drop_expired(self, group: Group, topic: str) -> None:
-        now_ms = self._retention_clock.now_ms()
-        expired = self._offsets.expired(group, topic, now_ms, self._retention_ms)
+        expired = self._offsets.expired(group, topic, self._trusted.now(), self._retention_ms)
         if expired:
             facts = {"group": group.group_id, "topic": topic, "offsets": len(expired)}
             _log.info("committed offsets expired", extra=facts)
@@ -440,7 +441,7 @@ class GroupCoordinator:
     # Time
 
     def _now(self) -> Instant:
-        return Instant(self._clock.monotonic_s(), self._retention_clock.stamp_ms())
+        return Instant(self._clock.monotonic_s(), self._trusted.stamp_ms())
 
     def _set_timer(self) -> None:
         """See to it that the timer fires no later than the earliest deadline."""
@@ -459,8 +460,11 @@ class GroupCoordinator:
         self._set_timer()
 
     async def _sweep_for_ever(self) -> None:
+        interval_s = self._config.offsets_retention_check_interval_ms / 1_000
+        pause_s = min(interval_s, FIRST_SWEEP_S_MAX)
         while True:
-            await asyncio.sleep(self._config.offsets_retention_check_interval_ms / 1_000)
+            await asyncio.sleep(pause_s)
+            pause_s = interval_s
             await self.sweep()
 
 

@@ -18,6 +18,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import ErrorKind, StoreError
 from core.tables import Delete, Put, Table
+from core.trusted_clock import TrustedClock
 from gateway.groups.messages import GroupRecord
 from gateway.groups.offsets import CommittedOffsets
 from gateway.groups.persistence import (
@@ -41,7 +42,9 @@ _log: Final = logging.getLogger(__name__)
 
 
 class TableStore(Protocol):
-    """What the journal needs of core.store.Store."""
+    """What groups need of core.store.Store."""
+
+    trusted: TrustedClock
 
     def table(self, name: str) -> Table: ...
 

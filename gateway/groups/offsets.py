@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from core.trusted_time import TrustedTime
 from gateway.groups.group import Group
 from gateway.groups.persistence import (
     NO_EXPIRY,
@@ -110,7 +111,7 @@ class CommittedOffsets:
             for partition in self._partitions(group_id, topic)
         ]
 
-    def expired(self, group: Group, topic: str, now_ms: int, retention_ms: int) -> list[OffsetKey]:
+    def expired(self, group: Group, topic: str, now: TrustedTime, retention_ms: int) -> list[OffsetKey]:
         """The group's offsets of a topic whose time is up, as Kafka counts it."""
         since_ms = 0
         if group.protocol_type is not None:
@@ -124,7 +125,7 @@ class CommittedOffsets:
         return [
             OffsetKey(group.group_id, topic, partition)
             for partition, value in self.topics(group.group_id).get(topic, {}).items()
-            if (topic, partition) not in in_flight and _expires_ms(value, since_ms, retention_ms) <= now_ms
+            if (topic, partition) not in in_flight and _is_expired(value, since_ms, now, retention_ms)
         ]
 
     def _partitions(self, group_id: str, topic: str) -> set[int]:
@@ -144,13 +145,14 @@ class CommittedOffsets:
                 del self._groups[key.group_id]
 
 
-def _expires_ms(value: bytes, since_ms: int, retention_ms: int) -> int:
-    """When a stored offset expires, given since when its group has been empty."""
+def _is_expired(value: bytes, since_ms: int, now: TrustedTime, retention_ms: int) -> bool:
+    """Whether the time of a stored offset is up, given since when its group has been empty."""
     commit_ms, expire_ms = offset_times_ms(value)
+    age_ms = now.age_ms(commit_ms)
     if expire_ms != NO_EXPIRY:  # OffsetCommit v2-v4 named a retention of its own
-        return expire_ms
+        return age_ms >= expire_ms - commit_ms
     # A commit into a group that is empty already (an administrator's reset) counts from itself.
-    return max(since_ms, commit_ms) + retention_ms
+    return min(age_ms, now.age_ms(since_ms)) >= retention_ms
 
 
 def metadata_units(metadata: str) -> int:

@@ -63,7 +63,7 @@ def build(
     async def metrics(_: Request) -> Response:
         if health.ready:
             await services().lags.refresh()
-        return Response(exposition().text(), media_type=CONTENT_TYPE)
+        return Response(await exposition().text(), media_type=CONTENT_TYPE)
 
     async def tier2(_: Request) -> Response:
         if not health.ready:

@@ -1,8 +1,9 @@
 """Who may change something over HTTP.
 
-Keeps: no page of another site makes a reader's browser change a stream. A name that is not ours in `Host` means that a
-stranger's name was pointed at this address; an `Origin` that is not our own address is another page. Where other
-machines reach the listener, or a token is configured, whoever writes shows the token.
+Keeps: no page of another site reads here or makes a reader's browser change a stream. A name that is not ours in `Host`
+means that a stranger's name was pointed at this address; an `Origin` that is not our own address is another page. Where
+other machines reach the listener, or a token is configured, whoever writes shows the token. Where other machines reach
+it, they may read by a name that no stranger can own: one without a dot, or in a domain that is nobody's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from starlette.datastructures import Headers
 from gateway.http.problems import Problem
 
 BEARER: Final = "bearer "
+PRIVATE_DOMAINS: Final = (".local", ".internal", ".localhost", ".home.arpa", ".svc", ".test")
+"""Nobody can register a name there: Compose, Kubernetes and machines' own names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,16 @@ class Guard:
         _check_origin(headers)
         self._check_token(headers)
 
+    def check_read(self, headers: Headers) -> None:
+        """Raises Problem."""
+        host = _host_name(headers.get("host", ""))
+        if not self._is_ours(host) and (self.loopback or not _is_private(host)):
+            raise _unknown(host)
+
     def _check_host(self, headers: Headers) -> None:
         host = _host_name(headers.get("host", ""))
         if not host or not self._is_ours(host):
-            raise Problem(
-                403,
-                "Unknown host",
-                f"this gateway is not called {host[:300]!r}; use its address, or add the name to http.hosts",
-            )
+            raise _unknown(host)
 
     def _is_ours(self, host: str) -> bool:
         if host == "localhost" or host in self.hosts:
@@ -72,6 +77,18 @@ class Guard:
                 "send the configured http.token as Authorization: Bearer TOKEN",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+
+def _unknown(host: str) -> Problem:
+    return Problem(
+        403,
+        "Unknown host",
+        f"this gateway is not called {host[:300]!r}; use its address, or add the name to http.hosts",
+    )
+
+
+def _is_private(host: str) -> bool:
+    return bool(host) and ("." not in host or host.endswith(PRIVATE_DOMAINS))
 
 
 def _check_origin(headers: Headers) -> None:

@@ -1,50 +1,106 @@
 """The HTTP server: uvicorn on our own loop and sockets, bounded against idle and slow strangers.
 
-Keeps: it installs no signal handlers (the process has its own), logs nothing by itself, and holds at
-most CONNECTIONS_MAX connections, none of which may take longer than HEAD_S_MAX over its first request.
+Keeps: it installs no signal handlers (the process has its own). It holds at most CONNECTIONS_MAX connections, of one
+address at most CONNECTIONS_PER_ADDRESS_MAX; whoever comes beyond that gets the place of the one that has asked for
+nothing for the longest, so a probe that sends its request at once is always answered. Every request, head and body,
+is there REQUEST_S_MAX after its first byte, and the first one that long after the connection was made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 from collections.abc import Iterator, Sequence
 from socket import socket
 from typing import Any, Final
 
+import h11
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 256
 """Scrapers, probes and a few people; each costs some 64 KiB at most."""
-HEAD_S_MAX: Final = 10.0
+CONNECTIONS_PER_ADDRESS_MAX: Final = 128
+REQUEST_S_MAX: Final = 10.0
 KEEP_ALIVE_S: Final = 75
 STOP_S_MAX: Final = 1
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, with a bound on connections and on the time until the first request."""
+    """uvicorn's, with a bound on connections and on the time that each request takes to come."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS_MAX:
-            logger.warning("http connection refused", extra={"connections": len(self.connections)})
-            transport.abort()
-            return
-        self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_answering = False
+        self._since_s = self.loop.time()
+        self._address = _network_of(self.client)
+        if (other := self._without_place()) is not None:
+            other.give_way()
+        self._watch()
 
-    def _head_is_late(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.abort()
+    def _without_place(self) -> _Protocol | None:
+        """Who has to go: one who asks for nothing before one who is answered, and the oldest of these."""
+        others: list[Any] = [other for other in self.connections if other is not self]
+        near = [other for other in others if other._address == self._address]
+        if len(near) >= CONNECTIONS_PER_ADDRESS_MAX:
+            others = near
+        elif len(others) < CONNECTIONS_MAX:
+            return None
+        oldest: _Protocol = min(others, key=lambda other: (other._is_answering, other._since_s))
+        return oldest
+
+    def give_way(self) -> None:
+        """Somebody else takes the place."""
+        self.connections.discard(self)
+        self.transport.abort()
+        logger.warning("http connections are at their bound: those that ask for nothing are closed for others")
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Give a request that is not whole its deadline, also one of which there is only an empty line."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering != self._is_answering:
+            self._is_answering, self._since_s = answering, self.loop.time()
+        body_is_due = self.conn.their_state is h11.SEND_BODY
+        is_between = self.timeout_keep_alive_task is not None and not self.conn.trailing_data[0]
+        head_is_due = self.conn.their_state is h11.IDLE and not answering and not is_between
+        if not (body_is_due or head_is_due):
+            self._stop_timer()
+        elif self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(REQUEST_S_MAX, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if timer := getattr(self, "_head_timer", None):
-            timer.cancel()
+        self._stop_timer()
         super().connection_lost(exc)
+
+
+def _network_of(client: tuple[str, int] | None) -> str:
+    """An IPv4 address; of an IPv6 one the part that a single customer gets many of."""
+    try:
+        address = ipaddress.ip_address(client[0].partition("%")[0]) if client is not None else None
+    except ValueError:
+        return ""
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False).network_address
+    return str(address)
 
 
 class _Server(uvicorn.Server):
@@ -57,7 +113,7 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one application on bound sockets until it is stopped."""
 
-    def __init__(self, app: Starlette, sockets: Sequence[socket]) -> None:
+    def __init__(self, app: ASGIApp, sockets: Sequence[socket]) -> None:
         config: Any = uvicorn.Config(
             app,
             http=_Protocol,

@@ -6,13 +6,14 @@ Keeps: a long history is told piece by piece, so that the event loop is never he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Final
 
 from core.keyspace import slots_in_key_order
+from core.slot import Slot
 from core.stream import Epoch, SegmentRun, Stream, StreamState
 from gateway.http.activity import Activity, SegmentLoad
 from gateway.http.models import (
@@ -26,9 +27,12 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.long_work import Turns
 
 MAP_SEGMENTS_MAX: Final = 5_000
 """Rectangles of one answer: some 600 KB."""
+SLOTS_AT_ONCE: Final = 1_000
+"""Slots that are counted between two looks at other work."""
 EPOCHS_AT_ONCE: Final = 20
 """Epochs that are made into JSON between two looks at other work."""
 
@@ -43,13 +47,29 @@ class StreamBytes:
 
     @classmethod
     def of(cls, stream: Stream) -> StreamBytes:
+        return cls._sum(stream.written_slots())
+
+    @classmethod
+    async def counted(cls, stream: Stream, turns: Turns) -> StreamBytes:
+        """As `of`, in turns: a stream may have a hundred thousand slots."""
+        slots = iter(list(stream.written_slots()))
+        total = cls._sum(islice(slots, SLOTS_AT_ONCE))
+        await turns.give_way()
+        while some := list(islice(slots, SLOTS_AT_ONCE)):
+            more = cls._sum(some)
+            tiers = Tiers(log=total.tiers.log + more.tiers.log, chunks=total.tiers.chunks + more.tiers.chunks)
+            total = cls(total.bytes + more.bytes, total.events + more.events, tiers)
+            await turns.give_way()
+        return total
+
+    @classmethod
+    def _sum(cls, slots: Iterable[Slot]) -> StreamBytes:
         appended = events = log = chunks = 0
-        for slot in stream.written_slots():
+        for slot in slots:
             appended += slot.total_bytes
             events += slot.end
-            begin = max(slot.start_bytes, slot.tiered_bytes)
-            chunks += begin - slot.start_bytes
-            log += slot.total_bytes - begin
+            chunks += slot.tier_bytes
+            log += slot.untiered_bytes
         return cls(appended, events, Tiers(log=log, chunks=chunks))
 
 

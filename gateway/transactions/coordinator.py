@@ -32,7 +32,6 @@ from core.transactions import TransactionEnd
 from gateway.config import Config
 from gateway.groups import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
-from gateway.groups.retention_clock import RetentionClock
 from gateway.producers import ProducerIds
 from gateway.transactions.partitions import transaction_end, written_elsewhere
 from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
@@ -62,6 +61,9 @@ ID_SHOWN_CHARS_MAX: Final = 100
 TIMEOUTS_PER_LOOK_MAX: Final = 1_000
 """Transactions that one look ends because their time is up, or forgets: the next look takes the rest."""
 
+FIRST_EXPIRY_S_MAX: Final = 60.0
+"""Ids are looked through for the first time so soon after the start: who restarts every hour forgets some, too."""
+
 
 class Counters:
     """For the operator, since the start."""
@@ -89,7 +91,7 @@ class TransactionCoordinator:
         self._config = config
         self._store = store
         self._clock = clock
-        self._wall = RetentionClock(clock)
+        self._trusted = store.trusted
         self._topics = topics
         self._groups = groups
         self._producers = producers
@@ -124,10 +126,10 @@ class TransactionCoordinator:
         written = written_elsewhere(self._store)
         for key, value in self._store.table(TRANSACTIONS_TABLE).items():
             stored = decode_transaction(key, value)
-            transaction = stored.holding(written.get(stored.producer_id, ()), self._wall.stamp_ms())
+            transaction = stored.holding(written.get(stored.producer_id, ()), self._trusted.stamp_ms())
             self._set(transaction)
             if transaction.is_ongoing:
-                gone_ms = self._wall.stamp_ms() - transaction.started_ms
+                gone_ms = self._trusted.age_ms(transaction.started_ms)
                 left_ms = min(max(transaction.timeout_ms - gone_ms, 0), transaction.timeout_ms)
                 self._deadlines[transaction.transactional_id] = self._clock.monotonic_s() + left_ms / 1_000
         self.pending_offsets.load(self._store.table(PENDING_OFFSETS_TABLE).items())
@@ -167,7 +169,7 @@ class TransactionCoordinator:
             if new_id == NO_ID and (known is None or known.is_exhausted):
                 new_id = await self._producers.allocate()
                 continue
-            now_ms = self._wall.stamp_ms()
+            now_ms = self._trusted.stamp_ms()
             if known is None:
                 following = Transaction(
                     transactional_id=transactional_id,
@@ -190,7 +192,7 @@ class TransactionCoordinator:
 
     async def _fence(self, known: Transaction, *, remembers: bool) -> None:
         """Abort what goes on, so that its producer cannot go on."""
-        now_ms = self._wall.stamp_ms()
+        now_ms = self._trusted.stamp_ms()
         await self._end(known.ending(committed=False, following=known.fenced(), remembers=remembers, now_ms=now_ms))
 
     # What takes part in a transaction
@@ -204,14 +206,14 @@ class TransactionCoordinator:
         if known.holds(places, groups):
             await self._store.home.settled()
         else:
-            await self._change(known.adding(places, groups, self._wall.stamp_ms()))
+            await self._change(known.adding(places, groups, self._trusted.stamp_ms()))
 
     def add_before_write(self, transactional_id: str, identity: Identity, places: Collection[Place]) -> None:
         """The same for partitions that are written to next, behind this in the log. Raises Refused, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         if not known.holds(places, ()):
-            logged = self._submit(known.adding(places, (), self._wall.stamp_ms()))
+            logged = self._submit(known.adding(places, (), self._trusted.stamp_ms()))
             logged.add_done_callback(_nobody_waits)
 
     def admit_write(self, transactional_id: str, identity: Identity, place: Place) -> bool:
@@ -232,7 +234,7 @@ class TransactionCoordinator:
         """Note what the transaction commits for a group if it commits. Raises Refused, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
-        following = known.adding((), (group_id,), self._wall.stamp_ms())
+        following = known.adding((), (group_id,), self._trusted.stamp_ms())
         logged = self._store.home.end_transactions((), [_put(following), *puts(identity.producer_id, offsets)])
         self._set(following)
         self.pending_offsets.add(identity.producer_id, offsets)
@@ -255,7 +257,7 @@ class TransactionCoordinator:
                 new_id = await self._producers.allocate()
                 continue  # another request may have ended it meanwhile
             following = known.bumped(new_id) if bumps else known.identity
-            now_ms = self._wall.stamp_ms()
+            now_ms = self._trusted.stamp_ms()
             prepared = known.ending(committed=committed, following=following, remembers=bumps, now_ms=now_ms)
             await self._end(prepared)
             return following
@@ -280,7 +282,7 @@ class TransactionCoordinator:
 
     async def _complete(self, prepared: Transaction, ends: Sequence[TransactionEnd]) -> None:
         producer_id = prepared.producer_id
-        completed = prepared.completed(self._wall.stamp_ms())
+        completed = prepared.completed(self._trusted.stamp_ms())
         pending = self.pending_offsets.of(producer_id)
         committed = self._committed(pending) if prepared.is_committed else {}
         logged = self._store.home.end_transactions(
@@ -339,7 +341,7 @@ class TransactionCoordinator:
     async def _look_for_ever(self) -> None:
         interval_s = self._config.transaction_abort_timed_out_transaction_cleanup_interval_ms / 1_000
         expiry_s = self._config.transaction_remove_expired_transaction_cleanup_interval_ms / 1_000
-        expire_at = self._clock.monotonic_s() + expiry_s
+        expire_at = self._clock.monotonic_s() + min(expiry_s, FIRST_EXPIRY_S_MAX)
         while True:
             await asyncio.sleep(interval_s)
             try:
@@ -374,8 +376,8 @@ class TransactionCoordinator:
 
     async def forget_unused(self) -> None:
         """Forget ids that nobody used for transactional.id.expiration.ms. Raises StoreError."""
-        oldest_ms = self._wall.now_ms() - self._config.transactional_id_expiration_ms
-        unused = [known for known in self if _is_idle(known) and known.changed_ms <= oldest_ms]
+        now, expiration_ms = self._trusted.now(), self._config.transactional_id_expiration_ms
+        unused = [known for known in self if _is_idle(known) and now.age_ms(known.changed_ms) >= expiration_ms]
         for known in unused[:TIMEOUTS_PER_LOOK_MAX]:
             if self._transactions.get(known.transactional_id) is known:
                 gone = self._store.home.submit([Delete(TRANSACTIONS_TABLE, known.transactional_id.encode())])

@@ -10,8 +10,9 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import OutOfRange
-from core.retention import HOLD_AFTER_JUMP_S, JUMP_MS, Retention, RetentionClock
+from core.retention import Retention
 from core.store import Store
+from core.trusted_time import HOLD_MS
 from tests.core.support import (
     KIB,
     append,
@@ -25,6 +26,7 @@ from tests.core.support import (
 )
 
 HOUR_MS = 3_600_000
+HOLD_AFTER_JUMP_S = HOLD_MS / 1000
 
 
 async def clean_up(store: Store) -> int:
@@ -157,36 +159,6 @@ def test_readers_of_a_file_that_goes(tmp_path: Path) -> None:
         await store.close()
 
     run(scenario())
-
-
-def test_clock_jumps() -> None:
-    """A jump forward is believed only after it has stood for its time; a jump back moves time back at once."""
-    clock = ManualClock()
-    retention = RetentionClock(clock)
-    began = retention.now_ms()
-    clock.advance(60)
-    assert began + 60_000 == retention.now_ms()
-
-    clock.jump_wall(10 * 365 * 24 * HOUR_MS)
-    assert began + 60_000 == retention.now_ms()
-    clock.advance(HOLD_AFTER_JUMP_S - 1)
-    assert began + 60_000 + int((HOLD_AFTER_JUMP_S - 1) * 1000) == retention.now_ms()
-    clock.advance(1)
-    assert clock.wall_ms() == retention.now_ms()
-
-    clock.jump_wall(-3 * JUMP_MS)
-    assert clock.wall_ms() == retention.now_ms()
-
-
-def test_clock_that_comes_back() -> None:
-    """A jump forward that is taken back within its time leaves nothing behind."""
-    clock = ManualClock()
-    retention = RetentionClock(clock)
-    clock.jump_wall(100 * JUMP_MS)
-    before = retention.now_ms()
-    clock.advance(10)
-    clock.jump_wall(-100 * JUMP_MS)
-    assert before + 10_000 == retention.now_ms() == clock.wall_ms()
 
 
 def test_nothing_leaves_because_of_a_jump(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.faults.client import Connection, encode_batch
+from tests.faults.client import Connection, encode_batch, string
 from tests.faults.faultlayer import Faults
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.faults.history import History, Value, check_history, read_outcome
@@ -68,6 +68,62 @@ def test_gateway_sees_the_clock_that_is_set(tmp_path: Path) -> None:
             records = connection.fetch(*P, 0).records
     (stamped_ms,) = struct.unpack_from(">q", records, 35)
     assert abs(stamped_ms / 1000 - (time.time() - DAY_S)) < DAY_S / 24
+
+
+EXPIRING: Final = {
+    **EAGER,
+    "offsets.retention.minutes": 60,
+    "offsets.retention.check.interval.ms": 100,
+    "transactional.id.expiration.ms": 3_600_000,
+    "transaction.remove.expired.transaction.cleanup.interval.ms": 100,
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 50,
+}
+SWEPT: Final = ("swept", 0)
+
+
+def test_wrong_date_expires_nothing(tmp_path: Path) -> None:
+    """A date that is wrong at a start or becomes so later costs no record, offset or id; what is due goes meanwhile."""
+    clock = tmp_path / "clock"
+    set_clock(clock, 0)
+    with Gateway(tmp_path, EXPIRING) as gateway:
+        environment = Faults(gateway.data, clock=clock).environment()
+        gateway.start(environment)
+        with gateway.connect() as connection:
+            connection.create_topic(P[0], 1, {"retention.ms": "3600000"})
+            connection.produce(*P, encode_batch([b"x"]))
+            connection.commit_offset("g", *P, 1)
+            producer_id, epoch = transactional_identity(connection)
+        for jump_s in (30 * DAY_S, -2 * DAY_S, 0):
+            gateway.kill()
+            set_clock(clock, jump_s)
+            gateway.start(environment)
+            with gateway.connect() as connection:
+                for at_s in (jump_s, jump_s + 60 * DAY_S, jump_s):
+                    set_clock(clock, at_s)
+                    await_sweep(connection)
+                    found = connection.list_offset(*P, -2), connection.committed_offset("g", *P)
+                    assert found == (0, 1), f"with the clock at {at_s} s"
+        with gateway.connect() as connection:
+            assert transactional_identity(connection) == (producer_id, epoch + 1)
+
+
+def await_sweep(connection: Connection) -> None:
+    """Until retention has looked: a record of long ago in a topic of its own goes."""
+    connection.create_topic(SWEPT[0], 1, {"retention.ms": "1"})
+    connection.produce(*SWEPT, encode_batch([b"x"], timestamp_ms=1_000))
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while connection.list_offset(*SWEPT, -2) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    connection.delete_topic(SWEPT[0])
+
+
+def transactional_identity(connection: Connection) -> tuple[int, int]:
+    """Producer id and epoch of the id "t": the same producer id, as long as the id is remembered."""
+    answer = connection.call(22, 1, string("t") + struct.pack(">i", 60_000))
+    _, code, producer_id, epoch = answer.take("ihqh")
+    assert code == 0
+    return producer_id, epoch
 
 
 def set_clock(clock: Path, offset_s: int) -> None:

@@ -45,11 +45,17 @@ class Partition:
         writers: Mapping[int, int] | None = None,
         keys_max: int = 1 << 30,
         end: int | None = None,
+        stamp_ms: int = 0,
     ) -> None:
         """One round, as the store runs it."""
         upto = self.end if end is None else end
         scope = CompactionScope(
-            begin=self.clean_end, end=upto, now_ms=now_ms, tombstone_ms=tombstone_ms, writers=writers or {}
+            begin=self.clean_end,
+            end=upto,
+            now_ms=now_ms,
+            tombstone_ms=tombstone_ms,
+            writers=writers or {},
+            stamp_ms=stamp_ms,
         )
         compactor = Compactor(scope)
         last_end = self.clean_end
@@ -200,6 +206,18 @@ def test_tombstone_life() -> None:
     partition.compact(NOW_MS + 1000)
     assert pairs(partition) == [(1, b"b", b"2"), (3, b"c", b"3"), (4, b"z", b"0")]
     assert partition.due_ms is None
+
+
+def test_tombstone_seen_while_a_stop_is_not_believed() -> None:
+    """Its time begins at what the wall clock shows: when the stop is believed, it has not passed already."""
+    partition = Partition()
+    partition.append([(b"a", None)])
+    partition.append([(b"z", b"0")])
+    partition.compact(NOW_MS, tombstone_ms=1000, stamp_ms=NOW_MS + 30 * DAY_MS)
+    partition.compact(NOW_MS + 30 * DAY_MS + 999)
+    assert (0, b"a", None) in pairs(partition)
+    partition.compact(NOW_MS + 30 * DAY_MS + 1000)
+    assert (0, b"a", None) not in pairs(partition)
 
 
 def test_longest_retention() -> None:

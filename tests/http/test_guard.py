@@ -35,6 +35,33 @@ def test_names_that_are_not_ours(host: str) -> None:
     assert status(HERE, host=host) == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("penstock", 200),
+        ("gate.ns.svc", 200),
+        ("box.local", 200),
+        ("10.1.2.3", 200),
+        ("gate.example", 200),
+        ("local", 200),
+        ("evil.example", 403),
+        ("evil.example.", 403),
+        ("", 403),
+        ("[::1", 403),
+    ],
+)
+def test_reading_off_loopback(host: str, expected: int) -> None:
+    """Where other machines reach us, they may read by a name that no stranger can own; on loopback by ours alone."""
+    headers = Headers({"host": host})
+    for guard, wanted in ((OUTSIDE, expected), (HERE, 200 if host == "gate.example" else 403)):
+        try:
+            guard.check_read(headers)
+            found = 200
+        except Problem as problem:
+            found = problem.status
+        assert found == wanted
+
+
 def test_an_address_off_loopback() -> None:
     """Where other machines reach us, any address may be ours; a name must be told."""
     bearer = "Bearer secret"

@@ -32,6 +32,7 @@ from core.tiering.rewriting import (
     portions,
 )
 from core.tiering.rows import RunKey, RunRow
+from core.trusted_time import TrustedTime
 from tests.core.tiering.rewriting import FirstByte
 from tests.tier2.chunks import CLICKS, ORDERS, entry, head_of
 from tier2.chunk import ChunkReader, ChunkWriter, Entry, RunSource
@@ -351,8 +352,14 @@ def test_merging_converges() -> None:
 POLICY = StreamPolicy(compact=True)
 
 
-def dirt(*runs: RunRow, cleaned: Cleaned = Cleaned(), now_ms: int = 1000, **policy: object) -> Dirt | None:  # noqa: B008
-    return dirt_of(SlotKey(7, 0), runs, cleaned, replace(POLICY, **policy), now_ms)  # type: ignore[arg-type]
+def dirt(
+    *runs: RunRow,
+    cleaned: Cleaned = Cleaned(),  # noqa: B008
+    now_ms: int = 1000,
+    now: TrustedTime | None = None,
+    **policy: object,
+) -> Dirt | None:
+    return dirt_of(SlotKey(7, 0), runs, cleaned, replace(POLICY, **policy), now or TrustedTime(now_ms))  # type: ignore[arg-type]
 
 
 def test_dirty_ratio() -> None:
@@ -381,6 +388,9 @@ def test_lags() -> None:
 def test_tombstones_are_due() -> None:
     """A slot to which nothing comes is compacted once more when its tombstones may go."""
     runs = row(0, 10), row(10, 20)
+    stopped = TrustedTime(1).after_stop(10_000_000)
+    assert dirt(*runs, cleaned=Cleaned(20, 200, 500), now=stopped) is None
+    assert dirt(*runs, cleaned=Cleaned(20, 200), max_lag_ms=90, now=stopped) is None
     assert dirt(*runs, cleaned=Cleaned(20, 200, 500), now_ms=499) is None
     found = dirt(*runs, cleaned=Cleaned(20, 200, 500), now_ms=500)
     assert found is not None

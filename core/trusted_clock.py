@@ -1,0 +1,154 @@
+"""The store's one clock for all that expires: `trusted_time`'s rule, asked at any moment and kept over restarts.
+
+Its state is a small file beside the store's lock, written every `SAVE_EVERY_S` and at a stop. Where it cannot be read,
+the log files tell a time that has been.
+
+**Invariant**: a stamp is as late as `TrustedTime` would make it if it looked just now, whenever it looked last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from core.clock import Clock
+from core.log.files import write_durably
+from core.trusted_time import JUMP_MS, BadTime, TrustedTime, decode_time, time_at_start
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 10.0
+SAVE_EVERY_S: Final = 60.0
+COMPLAIN_EVERY_S: Final = 3600.0
+STATE_BYTES_MAX: Final = 4096
+
+
+class TrustedClock:
+    """Readings for any thread. Made with what the wall clock shows, as if nothing had been; then `load`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._monotonic_ms = int(clock.monotonic_s() * 1000)
+        self._time = TrustedTime(clock.wall_ms())
+        self._stamping = (0, 0)  # the wall clock less the monotonic one, and how far stamps are ahead of it
+        self._remember()
+        self._path: Path | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._complained_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<TrustedClock {self._time}>"
+
+    # Readings
+
+    def timestamps_ms(self) -> int:
+        """Now, as the timestamps of records are judged."""
+        return self._look().timestamps_ms
+
+    def stamp_ms(self) -> int:
+        """Now, to be written down and judged by its age. Cheap."""
+        wall_ms, monotonic_ms = self._clock.wall_ms(), int(self._clock.monotonic_s() * 1000)
+        apart_ms, ahead_ms = self._stamping
+        if -JUMP_MS <= wall_ms - monotonic_ms - apart_ms <= JUMP_MS:
+            return wall_ms + ahead_ms
+        return self._look().stamp_ms
+
+    def ages_ms(self) -> int:
+        """Now, as stamps are judged."""
+        return self._look().ages_ms
+
+    def age_ms(self, stamp_ms: int) -> int:
+        """How long ago something was stamped, at the least."""
+        return self._look().age_ms(stamp_ms)
+
+    def now(self) -> TrustedTime:
+        """All readings of one moment: for those who judge many stamps."""
+        return self._look()
+
+    @property
+    def holds_a_jump(self) -> bool:
+        """Whether the wall clock is not believed just now."""
+        return bool(self._look().held)
+
+    def _look(self) -> TrustedTime:
+        with self._lock:
+            wall_ms, monotonic_ms = self._clock.wall_ms(), int(self._clock.monotonic_s() * 1000)
+            passed_ms = monotonic_ms - self._monotonic_ms
+            gained_ms = wall_ms - self._time.wall_ms - passed_ms
+            self._monotonic_ms = monotonic_ms
+            self._time = time = self._time.after(passed_ms, wall_ms)
+            self._remember()
+        if abs(gained_ms) > JUMP_MS:
+            logger.warning(
+                "the clock jumped, or the machine stood still: what expires waits until it has stood for an hour",
+                extra={"jump_ms": gained_ms},
+            )
+        return time
+
+    def _remember(self) -> None:
+        """What `stamp_ms` goes by, without the lock."""
+        self._stamping = self._time.wall_ms - self._monotonic_ms, self._time.ahead_ms
+
+    # Over restarts
+
+    def load(self, path: Path, known_ms: Callable[[], int | None]) -> None:
+        """Go on from what the last run left. Blocks."""
+        self._path = path
+        saved: TrustedTime | None = None
+        try:
+            with path.open("rb") as stream:
+                saved = decode_time(stream.read(STATE_BYTES_MAX))
+        except FileNotFoundError:
+            pass
+        except (OSError, BadTime) as error:
+            logger.warning(
+                "how time went in the last run cannot be read: ages are counted from the newest log file",
+                extra={"file": str(path), "reason": str(error)},
+            )
+        known = known_ms() if saved is None else None
+        with self._lock:
+            wall_ms = self._clock.wall_ms()
+            self._monotonic_ms = int(self._clock.monotonic_s() * 1000)
+            self._time = time_at_start(saved, known, wall_ms)
+            self._remember()
+        was_ms = known if saved is None else saved.wall_ms
+        if was_ms is not None and abs(wall_ms - was_ms) > JUMP_MS:
+            logger.warning(
+                "this start is long after the last stop, or the clock is wrong: what expires by it waits for an hour",
+                extra={"gap_ms": wall_ms - was_ms},
+            )
+
+    def save(self) -> None:
+        """Write down how time went. A failure is logged: the next start takes what passed since for a stop. Blocks."""
+        if self._path is None:
+            return
+        try:
+            write_durably(self._path, self._look().encode())
+        except OSError as error:
+            now_s = self._clock.monotonic_s()
+            if self._complained_s is None or now_s - self._complained_s >= COMPLAIN_EVERY_S:
+                self._complained_s = now_s
+                logger.warning("how time goes cannot be written down", extra={"reason": str(error)})
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="trusted-clock")
+
+    async def stop(self) -> None:
+        """End, and leave to the next run how time went."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+            await asyncio.to_thread(self.save)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.to_thread(self.save)
+            for _ in range(int(SAVE_EVERY_S / LOOK_EVERY_S)):
+                await asyncio.sleep(LOOK_EVERY_S)
+                self._look()

@@ -1,0 +1,85 @@
+"""Secrets that lie in files: for each secret key `KEY` there is `KEY.file`.
+
+Keeps: a secret's text is in no message, and neither is a file's content; a secret that was written on the command line,
+where every user of the machine can read it, is told of by its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, Field
+
+from gateway.config_layers import ConfigError, Given
+
+if TYPE_CHECKING:
+    from gateway.config_model import Config
+
+SUFFIX: Final = ".file"
+SECRET_BYTES_MAX: Final = 16 * 1024
+SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key")
+COMMAND_LINE: Final = "--set"
+"""The source of a value that was given there."""
+
+
+class SecretFileKeys(BaseModel):
+    """Part of `Config`."""
+
+    http_token_file: Path | None = Field(
+        None, description="File with http.token and nothing else but a line's end. Read once, at the start."
+    )
+    tier2_access_key_file: Path | None = Field(
+        None, description="File with tier2.access.key and nothing else but a line's end. Read once, at the start."
+    )
+    tier2_secret_key_file: Path | None = Field(
+        None, description="File with tier2.secret.key and nothing else but a line's end. Read once, at the start."
+    )
+
+
+def with_files(given: Mapping[str, Given]) -> dict[str, Given]:
+    """The values, those in files among them. Raises ConfigError."""
+    problems: list[str] = []
+    found = dict(given)
+    for key in SECRET_KEYS:
+        named = given.get(key + SUFFIX)
+        if named is None:
+            continue
+        if key in given:
+            problems.append(
+                f"{key}{SUFFIX} is set ({named.source}) and {key} too ({given[key].source}): allowed: one of them"
+            )
+            continue
+        try:
+            found[key] = Given(read_secret(Path(str(named.value))), f"{key}{SUFFIX} ({named.source})")
+        except ValueError as exc:
+            problems.append(f"{key}{SUFFIX} = {str(named.value)!r} ({named.source}): {exc}")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def read_secret(path: Path) -> str:
+    """What a file holds, without a line's end. Raises ValueError with a message that does not show it."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(SECRET_BYTES_MAX + 1)
+    except OSError as exc:
+        raise ValueError(f"cannot be read: {exc.strerror}") from exc
+    if len(content) > SECRET_BYTES_MAX:
+        raise ValueError(f"holds more than {SECRET_BYTES_MAX} bytes, which is no secret")
+    try:
+        text = content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+    if not text.strip():
+        raise ValueError("is empty")
+    if "\n" in text or "\r" in text:
+        raise ValueError("has more than one line")
+    return text
+
+
+def on_command_line(config: Config) -> Iterator[str]:
+    """Secret keys that were set there."""
+    return (key for key in SECRET_KEYS if config.source_of(key) == COMMAND_LINE)
