@@ -165,7 +165,8 @@ class Writers(RuleBasedStateMachine):
     @invariant()
     def keeps_five(self) -> None:
         if self.state is not None:
-            assert [b[3] for b in self.model.batches[-BATCHES_KEPT:]] == [b.base for b in self.state.batches[-BATCHES_KEPT:]]
+            newest = self.state.batches[-BATCHES_KEPT:]
+            assert [b[3] for b in self.model.batches[-BATCHES_KEPT:]] == [b.base for b in newest]
 
     @invariant()
     def keeps_where_it_goes_on(self) -> None:
