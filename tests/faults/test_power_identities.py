@@ -12,9 +12,8 @@ from typing import Final
 import pytest
 
 from tests.faults.client import BATCH_HEADER, Connection, array, check, encode_batch, string, varlen
-from tests.faults.faultlayer import Faults
 from tests.faults.gateway_process import EAGER, Gateway
-from tests.faults.power import cut, rebuild
+from tests.faults.power import cut_power, start_shadowed
 from tests.faults.tiered import MIB, QUICK, until, verify
 
 UNSYNCED: Final = {"log.sync.mode": "interval", "log.sync.interval.ms": 3_600_000}
@@ -28,20 +27,6 @@ RECORD_BYTES: Final = 20_000
 
 Identity = tuple[int, int]
 Member = tuple[int, str]  # generation, id
-
-
-def start_shadowed(gateway: Gateway, shadow: Path) -> None:
-    for copy in shadow.iterdir():
-        copy.unlink()
-    gateway.data.mkdir(exist_ok=True)
-    gateway.start(Faults(gateway.data, shadow=shadow).environment())
-
-
-def cut_power(gateway: Gateway, shadow: Path) -> None:
-    gateway.kill()
-    cut(shadow)
-    rebuild(shadow, gateway.data)
-    start_shadowed(gateway, shadow)
 
 
 def init_producer(connection: Connection, transactional_id: str | None) -> Identity:
