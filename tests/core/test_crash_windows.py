@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from core.config import SyncMode
-from core.metadata import Metadata
+from core.metadata import _FIRST_KEY, Metadata
 from tests.core.crash_disk import CrashDisk, build
 from tests.core.support import (
     SMALL,
@@ -133,6 +133,50 @@ def test_rows_of_a_file_that_went_come_back(tmp_path: Path) -> None:
         await maintenance.index_files()
         kept = {number: [ref for ref in refs if ref.file_lsn != gone.file_lsn] for number, refs in rows.items()}
         assert kept == {number: list(metadata.blocks_from(stream.id, number, 0)) for number in range(3)}
+        await store.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["this release", "an older one"])
+@pytest.mark.parametrize("leaves", ["some", "nothing", "no stream"])
+def test_kill_after_files_went(tmp_path: Path, leaves: str, is_old: bool) -> None:
+    """A start forgets rows of files that are gone, also of streams that are, and what an older release left."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path / "a")
+        maintenance, metadata = maintenance_of(store), container_of(store).metadata
+        streams = [await make(store, name, slots=2) for name in ("s", "t")]
+        for _ in range(2):
+            for stream in streams:
+                await append(stream.slot(1), b"beside")
+                await roll(store, stream.slot(0))
+        if is_old:
+            metadata.write((), [_FIRST_KEY])
+        await maintenance.index_files()
+        await maintenance.checkpoint()
+        for stream in streams if leaves == "nothing" else streams[:1]:
+            for slot in stream.written_slots():
+                await slot.truncate_before(slot.durable_end)
+        if leaves == "no stream":
+            for stream in streams:
+                await store.delete_stream(stream)
+        gone = await maintenance.truncate()
+        assert gone == (1 if leaves == "some" else 4)
+        if is_old:
+            metadata.write((), [_FIRST_KEY])
+
+        again = await open_store(await crash_copy(store, tmp_path / "b"))
+        there = {file.first_lsn for file in container_of(again).files}
+        metadata = container_of(again).metadata
+        rows = [ref for s in streams for n in range(2) for ref in metadata.blocks_from(s.id, n, 0)]
+        assert {ref.file_lsn for ref in rows} <= there
+        assert bool(rows) == (leaves == "some")
+        for stream in again.streams:
+            for slot in stream.written_slots():
+                assert len(await read_all(slot)) == (0 if slot.start == slot.durable_end else slot.durable_end)
+                assert await slot.entry_at_time(1) is None
+        await again.close()
         await store.close()
 
     run(scenario())
