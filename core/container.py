@@ -303,6 +303,14 @@ class Container:
         self.when_durable(waiter)
         return waiter.future
 
+    async def synced(self) -> None:
+        """Wait until what streams, slots and tables say is synced, whatever the mode. Raises StorageFailure.
+
+        For what the outside keeps though a power cut takes the record: identities that are given out, objects that are
+        put, files that are deleted.
+        """
+        await self.log.synced(self._applied_lsn)
+
     def _make_room(self, size: int) -> None:
         if len(self.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")

@@ -48,7 +48,7 @@ from crc32c import crc32c
 
 from core.errors import Corrupt
 from core.log.durable_log import LogFile
-from core.log.files import write_durably
+from core.log.files import UNREADABLE, write_durably
 from core.log.format import Buffer
 
 SIDECAR_SUFFIX: Final = ".idx"
@@ -64,7 +64,7 @@ assert _HEADER.size + _CRC.size == HEADER_SIZE
 assert _ENTRY.size == 64
 assert sys.byteorder == "little", "sidecars are written from memory as it is"
 
-_ADVICE = "Delete the sidecar: the next start builds it again from the log file"
+ADVICE: Final = "Delete the sidecar: the next start builds it again from the log file"
 
 
 class SlotColumns:
@@ -199,20 +199,29 @@ def _encode_ref(ref: BlockRef) -> bytes:
 def read_directory(file: LogFile) -> list[BlockRef]:
     """A sidecar's directory; sets the file's end and size. Raises Corrupt, FileNotFoundError."""
     path = sidecar_path(file.path)
-    with path.open("rb") as stream:
+    try:
+        return _read_directory(file, path)
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        raise Corrupt(path, 0, f"cannot be read: {error.strerror}", ADVICE) from error
+
+
+def _read_directory(file: LogFile, path: Path) -> list[BlockRef]:
+    with path.open("rb", buffering=0) as stream:
         header = stream.read(HEADER_SIZE)
         if len(header) < HEADER_SIZE:
-            raise Corrupt(path, 0, "header is cut off", _ADVICE)
+            raise Corrupt(path, 0, "header is cut off", ADVICE)
         magic, version, _, file_id, first, end, size, position, count, crc = _HEADER.unpack_from(header)
         own_crc, _ = _CRC.unpack_from(header, _HEADER.size)
         if magic != SIDECAR_MAGIC or version != SIDECAR_VERSION or own_crc != crc32c(header[: _HEADER.size]):
-            raise Corrupt(path, 0, "header is damaged or of another version", _ADVICE)
+            raise Corrupt(path, 0, "header is damaged or of another version", ADVICE)
         if file_id != file.file_id or first != file.first_lsn:
-            raise Corrupt(path, 0, "belongs to another log file", _ADVICE)
+            raise Corrupt(path, 0, "belongs to another log file", ADVICE)
         stream.seek(position)
         directory = stream.read(count * _ENTRY.size)
     if len(directory) != count * _ENTRY.size or crc32c(directory) != crc:
-        raise Corrupt(path, position, "directory is damaged", _ADVICE)
+        raise Corrupt(path, position, "directory is damaged", ADVICE)
     file.end_lsn, file.size, file.indexed = end, size, True
     return list(_decode_directory(directory, first))
 
@@ -225,7 +234,7 @@ def _decode_directory(directory: bytes, file_lsn: int) -> Iterator[BlockRef]:
 def decode_block(path: Path, ref: BlockRef, block: bytes) -> Rows:
     """Check and unpack a slot's block as read from its sidecar. Raises Corrupt."""
     if len(block) != ref.rows * ROW_BYTES or crc32c(block) != ref.crc:
-        raise Corrupt(path, ref.position, f"rows of stream {ref.stream_id} slot {ref.slot} are damaged", _ADVICE)
+        raise Corrupt(path, ref.position, f"rows of stream {ref.stream_id} slot {ref.slot} are damaged", ADVICE)
     n = ref.rows
     columns = array("q"), array("I"), array("I"), array("q")
     start = 0

@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from core.entries import ReadResult, StoredEntry
 from core.errors import CorruptLog, OutOfRange
 from core.index import BlockRef, Rows, SlotColumns, sidecar_path
-from core.log.files import log_path
-from core.log.format import APPEND_BODY, APPEND_BODY_SIZE, APPEND_OVERHEAD, KIND_APPEND, BadFrame, Buffer, decode_frame
+from core.log.files import UNREADABLE, log_path
+from core.log.format import (
+    APPEND_BODY,
+    APPEND_BODY_SIZE,
+    APPEND_OVERHEAD,
+    FILE_ID_AT,
+    KIND_APPEND,
+    BadFrame,
+    Buffer,
+    decode_frame,
+)
 from core.log_pages import LogPages
 from core.sidecars import Sidecars
 from tier2.direct_io import open_direct, read_direct
@@ -99,8 +108,23 @@ class LogReader:
         wanted = self._stored_locations(slot, offset, end, max_bytes, at_least_one) if memory is None else memory
         if wanted is None:
             return None
-        parts = self.payloads(slot, wanted)
+        try:
+            parts = self.payloads(slot, wanted)
+        except CorruptLog:
+            parts = self._payloads_before_damage(slot, wanted)
+            wanted = wanted[: len(parts)]
         return ReadResult(parts, sum(map(len, parts)), wanted[-1].end if wanted else offset)
+
+    def _payloads_before_damage(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
+        """One entry after the other, up to one that is damaged or cannot be read. Raises CorruptLog for the first."""
+        parts: list[Buffer] = []
+        try:
+            for location in wanted:
+                parts += self._read_span(slot, [location])
+        except CorruptLog:
+            if not parts:
+                raise
+        return parts
 
     def entry_at(self, slot: Slot, memory: list[Location] | None, offset: int) -> StoredEntry | None:
         """The entry that holds this offset; None when the log does not hold it."""
@@ -135,9 +159,9 @@ class LogReader:
                     return self.entry(slot, location_of(file_lsn, rows, row), end)
         return None
 
-    def entry_with_max_timestamp(self, slot: Slot) -> StoredEntry | None:
-        """See `Reader.entry_with_max_timestamp`."""
-        start, end = slot.start, slot.durable_end
+    def entry_with_max_timestamp(self, slot: Slot, start: int) -> StoredEntry | None:
+        """See `Reader.entry_with_max_timestamp`; from `start` on."""
+        end = slot.durable_end
         best: Location | None = None
 
         def better(ref: BlockRef) -> bool:
@@ -214,6 +238,11 @@ class LogReader:
                 data = self._pages.bytes_at(location.file_lsn, location.position, size)
             except FileNotFoundError as error:
                 raise _missing(slot, path, wanted[0].base, wanted[-1].end) from error
+            except OSError as error:  # of a page; what is wanted of it may be whole
+                if error.errno not in UNREADABLE:
+                    raise
+                yield from self._read_span(slot, [location])
+                continue
             try:
                 yield self._checked(slot, path, memoryview(data), location.position, location)
             except CorruptLog:  # is it the disk, or only what we hold of it?
@@ -229,6 +258,11 @@ class LogReader:
             raise _missing(slot, path, wanted[0].base, wanted[-1].end) from error
         try:
             data = read_direct(fd, size, first)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            why = f"cannot be read: {error.strerror} (offset {wanted[0].base} of {slot.stream.name}-{slot.number})"
+            raise CorruptLog(path, first, why, _ADVICE) from error
         finally:
             os.close(fd)
         return [self._checked(slot, path, data, first, location) for location in wanted]
@@ -236,7 +270,7 @@ class LogReader:
     def _checked(self, slot: Slot, path: Path, data: memoryview, first: int, location: Location) -> memoryview:
         at = location.position - first
         try:
-            (file_id,) = _FILE_ID.unpack_from(data, at + 24)
+            (file_id,) = _FILE_ID.unpack_from(data, at + FILE_ID_AT)
             frame = decode_frame(data, at, file_id)
             body = APPEND_BODY.unpack_from(frame.body)
             if frame.kind != KIND_APPEND or body[1:4] != (slot.stream.id, slot.number, location.base):

@@ -6,7 +6,7 @@
 - P is committed after every value that was dirty at P was written, and then flushed; a failure makes all of it dirty
   again and RocksDB is opened anew, so nothing that was not flushed is ever taken for flushed.
 - A log file goes only when it lies wholly behind P, its rows are indexed, and every slot in it starts behind it or is
-  there in chunks that have been verified.
+  there in chunks that have been verified. The records that say so are synced before it goes, whatever the sync mode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from core.errors import Corrupt, StorageFailure
 from core.index import BlockRef, read_directory, sidecar_path, write_sidecar
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
-from core.metadata import BATCH_OPERATIONS, block_key, slot_item, table_item, table_key
+from core.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.slot import Slot
 from core.tables import StoredTable
 
@@ -278,6 +278,7 @@ class Maintenance:
                 return False
         try:
             metadata.reopen()
+            metadata.forget_blocks_before(self._oldest_lsn)
             metadata.register(self._refs_unflushed)
         except Exception as error:
             raise StorageFailure(f"the applied state cannot be written any more: {error}") from error
@@ -294,6 +295,7 @@ class Maintenance:
             tiered: list[BlockRef] | None = await self.in_thread(self._tiered_refs, file)
             if tiered is None or not self._is_released(file, tiered):
                 break
+            await container.synced()  # a power cut must not take why it went, and leave that it is gone
             del container.files[0]
             for slot, columns in container.file_columns.pop(file.first_lsn, ()):
                 slot.columns.remove(columns)
@@ -328,6 +330,11 @@ class Maintenance:
         slot = self._alive(ref)
         return slot is not None and ref.end > slot.tiered_end
 
+    @property
+    def _oldest_lsn(self) -> int:
+        """First LSN of the oldest log file."""
+        return (self._container.files or [self._container.log.file])[0].first_lsn
+
     def _alive(self, ref: BlockRef) -> Slot | None:
         """The slot, if it still has any of these rows' entries."""
         stream = self._container.streams.get(ref.stream_id)
@@ -341,10 +348,7 @@ class Maintenance:
         return tier.releases(file, tiered) if tier is not None else not tiered
 
     def _give_up(self, file: LogFile) -> None:
-        refs = read_directory(file)
-        keys = [block_key(ref) for ref in refs]
-        for start in range(0, len(keys), BATCH_OPERATIONS):
-            self._container.metadata.write((), keys[start : start + BATCH_OPERATIONS])
+        self._container.metadata.forget_blocks(read_directory(file), file.end_lsn)
         # The sidecar goes last: one without its file is swept at the next start, a file without it would be read anew.
         give_up(file.path, self._container.directory)
         sidecar_path(file.path).unlink(missing_ok=True)

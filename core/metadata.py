@@ -4,13 +4,16 @@ Its own WAL is off: the durable log is its WAL. A checkpoint writes every value 
 reflects, then the position P, then flushes; whatever prefix of that reaches the disk, replay from the old P repairs it.
 
 **Invariants**: one column family, so what is flushed is a prefix of what was written. No value reflects an LSN that the
-log had not synced when it was written here.
+log had not synced when it was written here. What is deleted here may come back with a crash, files do not: rows of log
+files that are gone are deleted again by whoever opens this.
 
 Keys (numbers big-endian, so that they sort), and values (numbers little-endian):
 
     b"mcheckpoint"                         → P: u64 LSN, u64 file's first LSN, u64 position in it
     b"mclean"                              → u64 last LSN at the last clean stop
     b"mindexed"                            → u64 first LSN of the newest file whose rows are all among the ``i`` keys
+    b"mfirst"                              → u64 first LSN of the oldest file of which there are ``i`` keys; written
+                                             behind the deletion of those before it
     b"s" + u32 stream + u32 slot           → u64 LSN, the slot's state (core.slot)
     b"t" + u8 name length + name + key     → u64 LSN, a table's value
     b"i" + u32 stream + u32 slot + u64 first sequence number
@@ -45,10 +48,13 @@ _POSITION: Final = struct.Struct("<QQQ")
 _SLOT: Final = struct.Struct(">II")
 _BLOCK_KEY: Final = struct.Struct(">IIQ")
 _BLOCK: Final = struct.Struct("<QqqQQIIQ")
+_BEHIND_SLOT: Final = b"\xff" * 9
+"""Behind all keys that go on with eight bytes."""
 
 _CHECKPOINT_KEY: Final = b"mcheckpoint"
 _CLEAN_KEY: Final = b"mclean"
 _INDEXED_KEY: Final = b"mindexed"
+_FIRST_KEY: Final = b"mfirst"
 BATCH_OPERATIONS: Final = 500
 """Operations of one write: a batch of 1,000 holds the GIL for several milliseconds."""
 
@@ -255,6 +261,42 @@ class Metadata:
         newest = max((ref.file_lsn for ref in refs), default=0)
         if newest > self.indexed_lsn():
             self.write([(_INDEXED_KEY, _LSN.pack(newest))])
+
+    def forget_blocks(self, refs: Sequence[BlockRef], first_lsn: int) -> None:
+        """Rows of a file that is given up go; `first_lsn` is the next one's."""
+        keys = [block_key(ref) for ref in refs]
+        for start in range(0, len(keys), BATCH_OPERATIONS):
+            self.write((), keys[start : start + BATCH_OPERATIONS])
+        self.write([(_FIRST_KEY, _LSN.pack(first_lsn))])
+
+    def forget_blocks_before(self, first_lsn: int) -> int:
+        """Forget rows of files before this one, if a crash has brought any back; returns how many.
+
+        Costs a look at each slot that has rows, and nothing where the last deletions are known to be here.
+        """
+        known = self._db.get(_FIRST_KEY)
+        if known is not None and _LSN.unpack(known)[0] >= first_lsn:
+            return 0
+        gone, keys = 0, []
+        for key in self._blocks_before(first_lsn):
+            keys.append(key)
+            if len(keys) == BATCH_OPERATIONS:
+                self.write((), keys)
+                gone, keys = gone + len(keys), []
+        self.write([(_FIRST_KEY, _LSN.pack(first_lsn))], keys)
+        return gone + len(keys)
+
+    def _blocks_before(self, first_lsn: int) -> Iterator[bytes]:
+        """Keys of rows of older files: each slot's are in front, since its files follow one another."""
+        with self._lock:
+            iterator = self._db.iter()
+        iterator.seek(b"i")
+        while iterator.valid() and (key := iterator.key())[:1] == b"i":
+            if _LSN.unpack_from(iterator.value())[0] < first_lsn:
+                yield key
+                iterator.next()
+            else:
+                iterator.seek(key[: 1 + _SLOT.size] + _BEHIND_SLOT)
 
     def block_at(self, stream_id: int, slot: int, offset: int) -> BlockRef | None:
         """The last block of a slot that begins at or before `offset`."""

@@ -221,7 +221,7 @@ class Reader:
         start = slot.start
 
         async def search(border: int) -> StoredEntry | None:
-            best = await self.run(self._log.entry_with_max_timestamp, slot)
+            best = await self.run(self._log.entry_with_max_timestamp, slot, max(start, border))
             if self.tiered is not None and start < min(border, slot.tiered_end):
                 # The first of several that are equally new lies in front.
                 least = None if best is None else best.max_timestamp - 1
@@ -231,14 +231,21 @@ class Reader:
         return await self._searched(slot, start, search)
 
     async def _searched(self, slot: Slot, start: int, search: Callable[[int], Awaitable[_T]]) -> _T:
-        """Search chunks and log, given where the log begins; again if it lets go of something meanwhile."""
+        """Search chunks and log, given where the log begins; again if it lets go of something meanwhile.
+
+        What chunks hold as well may be damaged in the log: then it is searched there.
+        """
         while True:
             border = await self.first_in_log(slot, start)
             try:
                 return await search(border)
-            except Corrupt:
-                if await self.first_in_log(slot, start) == border:
+            except Corrupt as error:
+                if await self.first_in_log(slot, start) != border:
+                    continue
+                if self.tiered is None or border >= slot.tiered_end:
                     raise
+                logger.warning("searched in long-term storage instead of the log", extra={"reason": str(error)})
+                return await search(slot.tiered_end)
 
     # Where things are
 

@@ -80,16 +80,15 @@ class _Target:
         slot, columns = self._slot, self._columns
         if slot is None:
             return
-        position = frame.position
         (segment_id, _, _, base, count, epoch, timestamp, writer_id, sequence, writer_epoch, flags) = (
-            APPEND_BODY.unpack_from(frame.data, position + FRAME_HEADER_SIZE)
+            APPEND_BODY.unpack_from(frame.data, frame.at + FRAME_HEADER_SIZE)
         )
-        length = frame.end - position - APPEND_OVERHEAD
+        length = frame.size - APPEND_OVERHEAD
         if length < 0:
             raise BadFrame("append is cut off")
         if columns is not None:
             columns.base.append(base)
-            columns.position.append(position)
+            columns.position.append(frame.position)
             columns.length.append(length)
             columns.timestamp.append(timestamp)
             columns.end = base + count
@@ -210,7 +209,7 @@ class _Recovery:
                 start = frame.position
             try:
                 if frame.kind == KIND_APPEND:
-                    key = SLOT_OF_APPEND.unpack_from(frame.data, frame.position + SLOT_POSITION)
+                    key = SLOT_OF_APPEND.unpack_from(frame.data, frame.at + SLOT_POSITION)
                     target = slots.get(key)
                     if target is None:
                         target = slots[key] = self._target(file, key, rows)
@@ -276,6 +275,9 @@ class _Recovery:
         container = self._container
         begun = False
         if files:
+            forgotten = container.metadata.forget_blocks_before(files[0].first_lsn)
+            if forgotten:
+                logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})
             cut = cut_tail(files[-1])
             if cut:
                 logger.info("cut the unused end of the log", extra={"file": files[-1].path.name, "bytes": cut})

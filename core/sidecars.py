@@ -7,8 +7,9 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from core.index import ROW_BYTES, BlockRef, Rows, decode_block, sidecar_path
-from core.log.files import log_path
+from core.errors import Corrupt
+from core.index import ADVICE, ROW_BYTES, BlockRef, Rows, decode_block, sidecar_path
+from core.log.files import UNREADABLE, log_path
 
 
 class Sidecars:
@@ -32,6 +33,10 @@ class Sidecars:
             fd = os.open(path, os.O_RDONLY)
             try:
                 block = os.pread(fd, ref.rows * ROW_BYTES, ref.position)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                raise Corrupt(path, ref.position, f"cannot be read: {error.strerror}", ADVICE) from error
             finally:
                 os.close(fd)
             rows = decode_block(path, ref, block)

@@ -262,7 +262,7 @@ class Slot:
 
     def record_writer(self, writer_id: int, batch: WriterBatch, now_ms: int) -> None:
         """Remember a writer's batch, so that it is known when it comes again."""
-        self._writer(writer_id, batch.epoch, now_ms).record(batch, now_ms)
+        self._writer(writer_id, batch.epoch, now_ms).record(batch, now_ms, self.durable_end)
 
     def _writer(self, writer_id: int, epoch: int, now_ms: int) -> WriterState:
         if self.writers is None:
@@ -369,7 +369,7 @@ class Slot:
         writers = [
             (writer_id, state, batches)
             for writer_id, state in (self.writers or {}).items()
-            if (batches := [b for b in state.batches if b.base < durable]) or state.marked_epoch >= 0
+            if (batches := state.durable_batches(durable)) or state.marked_epoch >= 0
         ]
         parts = [head, _COUNT.pack(len(writers))]
         for writer_id, state, batches in writers:

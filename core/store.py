@@ -414,6 +414,13 @@ class Store:
         changes: tuple[Operation, ...] = operations
         await self.home.update(*changes)
 
+    async def synced(self) -> None:
+        """Wait until what tables say is synced, whatever the mode: before an identity is given out. Raises StoreError.
+
+        A power cut may take what counts already and is not synced, and then it would be given to somebody else again.
+        """
+        await self.home.synced()
+
 
 def _put(state: StreamState) -> Put:
     return Put(STREAMS_TABLE, state.id.to_bytes(4, "big"), state.encode())

@@ -3,8 +3,12 @@
 Per slot and writer id: the epoch, and the last five batches with their sequences, offset and timestamp. Pure
 state, no I/O. After Kafka's ProducerStateManager (KIP-98, KIP-360).
 
-**Invariant**: the batches of a writer are in append order. A client has at most five requests in flight, so a batch
-that it may still send again is among the five.
+**Invariants**
+
+- The batches of a writer are in append order. A client has at most five requests in flight, so a batch that it may
+  still send again is among the five.
+- The newest batch that is durable is remembered, and every one behind it: what a checkpoint saves is where the writer
+  goes on if a crash takes all that is in flight. So what is in flight may be more than five, as many as requests are.
 
 Sequences count records and wrap from 2^31 - 1 to 0.
 """
@@ -56,13 +60,25 @@ class WriterState:
         self.marked_epoch = -1  # the largest of a marker that is durable
         self.batches: list[WriterBatch] = []
 
-    def record(self, batch: WriterBatch, now_ms: int) -> None:
-        """A batch was appended."""
+    def record(self, batch: WriterBatch, now_ms: int, durable_end: int) -> None:
+        """A batch was appended; what lies before `durable_end` is durable."""
         self.epoch = batch.epoch
         self.last_use_ms = now_ms
         self.batches.append(batch)
-        if len(self.batches) > BATCHES_KEPT:
-            del self.batches[0]
+        surplus = len(self.batches) - BATCHES_KEPT
+        if surplus > 0 and self.batches[1].base < durable_end:
+            self._forget(surplus, durable_end)
+
+    def _forget(self, surplus: int, durable_end: int) -> None:
+        """The oldest go, but for the newest that is durable."""
+        gone = 1
+        while gone < surplus and self.batches[gone + 1].base < durable_end:
+            gone += 1
+        del self.batches[:gone]
+
+    def durable_batches(self, durable_end: int) -> list[WriterBatch]:
+        """What a checkpoint saves."""
+        return [batch for batch in self.batches if batch.base < durable_end][-BATCHES_KEPT:]
 
     def fence(self, epoch: int, now_ms: int) -> None:
         """A marker of this epoch was appended: earlier epochs are stale."""

@@ -7,7 +7,8 @@ have gathered, writes them past the page cache in whole blocks, syncs once, and 
 
 - LSNs are consecutive, positions are decided in LSN order, bytes reach the file in that order.
 - A group is reported durable only when a sync that began after its last byte was written has returned
-  (mode `group`), or after it was written (mode `interval`, where `synced_lsn` follows later).
+  (mode `group`), or after it was written (mode `interval`, where `synced_lsn` follows later, and at once where
+  somebody waits for it).
 - A failed write or sync, of the open file or of the next one, is final: the log is poisoned, nothing further is
   written, synced or reported. Linux answers a second fsync with success although the pages are gone.
 - A file is complete and synced before the next one gets its name.
@@ -120,11 +121,15 @@ class _Roll:
     new: LogFile
 
 
+class _Sync:
+    """Somebody waits for a sync: do not leave it to the interval."""
+
+
 class _Stop:
     pass
 
 
-_Command: TypeAlias = _Write | _Roll | _Stop
+_Command: TypeAlias = _Write | _Roll | _Sync | _Stop
 
 
 SYNC_BUCKETS_S: Final[tuple[float, ...]] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -180,6 +185,7 @@ class DurableLog:
         self._closing = False
         self.kick_scheduled = False
         self._sync_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._sync_asked = False  # the writer was asked for a sync and has not reported one since
         self._fd = -1
         self._blocks = BlockWriter()
         self.failure: StorageFailure | None = None
@@ -319,14 +325,22 @@ class DurableLog:
         self._prepare_spare()
 
     async def synced(self, lsn: int) -> None:
-        """Wait until the log is synced up to `lsn`. Raises StorageFailure when it never will be."""
+        """Wait until the log is synced up to `lsn`, which is at once. Raises StorageFailure when it never will be."""
         if self.failure is not None:
             raise self.failure
         if lsn <= self.synced_lsn:
             return
         future: asyncio.Future[None] = self._loop.create_future()
         self._sync_waiters.append((lsn, future))
+        self._ask_for_sync()
         await future
+
+    def _ask_for_sync(self) -> None:
+        """One request at a time: who comes later than its sync began is asked for again when that is reported."""
+        if not self._sync_asked and not self._closing:
+            self._sync_asked = True
+            self._flush_open()
+            self._send(_Sync())
 
     async def close(self) -> None:
         """Write and sync what is queued, then stop. Further appends are refused."""
@@ -414,12 +428,15 @@ class DurableLog:
         if self.failure is not None:
             return
         self.synced_lsn = lsn
+        self._sync_asked = False
         if self._sync_waiters:
             due = [f for wanted, f in self._sync_waiters if wanted <= lsn]
             self._sync_waiters = [w for w in self._sync_waiters if w[0] > lsn]
             for future in due:
                 if not future.done():
                     future.set_result(None)
+            if self._sync_waiters:
+                self._ask_for_sync()
 
     def _on_both(self, end: LogPosition) -> None:
         self._on_synced(end.lsn)
@@ -470,7 +487,7 @@ class DurableLog:
             if isinstance(other, _Roll):
                 self._begin_file(other)
                 report(self._on_rolled, other)
-            elif other is not None:
+            elif isinstance(other, _Stop):
                 os.close(self._fd)
                 return
 
@@ -495,11 +512,11 @@ class DurableLog:
             if isinstance(other, _Roll):
                 self._begin_file(other)
                 report(self._on_rolled, other)
-            elif other is not None:
+            elif isinstance(other, _Stop):
                 os.close(self._fd)
                 return
 
-    def _take(self, timeout_s: float | None) -> tuple[list[_Write], _Roll | _Stop | None]:
+    def _take(self, timeout_s: float | None) -> tuple[list[_Write], _Roll | _Sync | _Stop | None]:
         """All writes that wait, up to the first other command, which comes second."""
         commands = self._commands
         writes: list[_Write] = []

@@ -41,6 +41,8 @@ _ZEROS: Final = memoryview(mmap.mmap(-1, _FILL_STEP))
 """Of aligned memory. Nobody writes to it."""
 
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EUCLEAN})
+"""What a read answers for a place that the disk cannot read; past the page cache a device's own word comes through."""
 
 
 def log_path(directory: Path, first_lsn: int) -> Path:

@@ -99,6 +99,9 @@ APPEND_REST: Final = struct.Struct("<QQIBBHQIIqIIqqihH")
 APPEND_OVERHEAD: Final = FRAME_HEADER_SIZE + APPEND_BODY_SIZE
 assert APPEND_REST.size == APPEND_OVERHEAD - FRAME_PREFIX.size
 
+FILE_ID_AT: Final = 24
+"""Where the file id lies in a frame."""
+
 # Stream id and slot of an append, as they lie in its frame.
 SLOT_OF_APPEND: Final = struct.Struct("<II")
 SLOT_POSITION: Final = FRAME_HEADER_SIZE + 8

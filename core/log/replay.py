@@ -5,28 +5,30 @@ later ones; where that cannot be shown, it raises CorruptLog and names file, pos
 
 A file ends where its next frame would carry the next file's first LSN. The newest file ends at its first bad
 frame x, unless a later whole frame of the same file says that the log was synced up to x or beyond. A step of
-several frames is there as a whole or not at all: where the newest file ends within one, it ends before it.
+several frames is there as a whole or not at all: where the newest file ends within one, it ends before it. A sector
+that the disk cannot read may hold what was acknowledged, so it is no end: the start is refused there.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, NoReturn
 
 from crc32c import crc32c
 
 from core.errors import CorruptLog
 from core.log.durable_log import LogFile
-from core.log.files import LOG_SUFFIX
+from core.log.files import LOG_SUFFIX, UNREADABLE
 from core.log.format import (
     BODY_SIZE_MAX,
     FILE_HEADER_SIZE,
+    FILE_ID_AT,
     FRAME_HEADER,
     FRAME_HEADER_SIZE,
     KINDS,
@@ -41,21 +43,31 @@ _ADVICE = (
     "The log holds damage in what was acknowledged. Keep a copy of the data directory, then restore it from "
     "a backup; nothing was changed"
 )
+_UNREADABLE_ADVICE = (
+    "Nothing was changed. Copy the data directory with a tool that goes on behind bad sectors, as GNU ddrescue does: "
+    "what was synced behind zeros in their place is found out at the next start. Or restore it from a backup"
+)
+
+WINDOW_BYTES: Final = 4 << 20
+"""Of a file in memory at a time, unless a frame or a step is larger."""
+SECTOR_BYTES: Final = 4096
+"""The least that a disk reads: the steps in which a place is looked for that cannot be read."""
 
 
 @dataclass(slots=True)
 class ScannedFrame:
-    """A frame and where it lies in its file's bytes; only valid while the file is being scanned."""
+    """A frame: where it lies in its file, and its bytes; only valid until the next one is scanned."""
 
-    data: memoryview
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
+    at: int = 0  # where it begins in `data`
+    size: int = 0
     position: int = 0
-    end: int = 0
     lsn: int = 0
     kind: int = 0
 
     @property
     def body(self) -> memoryview:
-        return self.data[self.position + FRAME_HEADER_SIZE : self.end]
+        return self.data[self.at + FRAME_HEADER_SIZE : self.at + self.size]
 
 
 def open_log_files(directory: Path) -> list[LogFile]:
@@ -65,8 +77,7 @@ def open_log_files(directory: Path) -> list[LogFile]:
     """
     files: list[LogFile] = []
     for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
-        with path.open("rb") as stream:
-            block = stream.read(FILE_HEADER_SIZE)
+        block = _read_header(path)
         try:
             header = decode_file_header(block)
         except BadFrame as error:
@@ -80,36 +91,62 @@ def open_log_files(directory: Path) -> list[LogFile]:
     return files
 
 
+def _read_header(path: Path) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as stream:
+            return stream.read(FILE_HEADER_SIZE)
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        why = f"the disk cannot read its header: {error.strerror}; its name says LSN {int(path.stem)}"
+        raise CorruptLog(path, 0, why, _UNREADABLE_ADVICE) from error
+
+
 def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
     """Every frame of a file; afterwards `file.size` and `file.end_lsn` are exact. Raises CorruptLog.
 
     The yielded object is the same each time, refilled.
     """
     expected = None if newest else file.end_lsn
-    with _mapped(file.path) as mapped, memoryview(mapped) as data:
+    with _opened(file.path) as source:
         lsn, position = file.first_lsn, FILE_HEADER_SIZE
-        frame = ScannedFrame(data)
-        unpack, size, file_id = FRAME_HEADER.unpack_from, len(data), file.file_id
+        frame = ScannedFrame()
+        unpack, file_id = FRAME_HEADER.unpack_from, file.file_id
         step: list[tuple[int, int, int, int]] = []  # frames of a step whose last one was not met yet
-        while lsn != expected and position + FRAME_HEADER_SIZE <= size:
-            length, crc, own_lsn, _, own_id, kind, follows, _ = unpack(data, position)
-            end = position + FRAME_HEADER_SIZE + length
-            if own_lsn != lsn or own_id != file_id or length > BODY_SIZE_MAX or end > size:
+        while lsn != expected:
+            at = position - source.start
+            if at + FRAME_HEADER_SIZE > len(source.data):
+                if not source.holds(position, FRAME_HEADER_SIZE, lsn):
+                    break
+                at = position - source.start
+            length, crc, own_lsn, _, own_id, kind, follows, _ = unpack(source.data, at)
+            if own_lsn != lsn or own_id != file_id or length > BODY_SIZE_MAX:
                 break
-            if crc32c(data[position + 8 : end]) != crc or kind not in KINDS:
+            size = FRAME_HEADER_SIZE + length
+            if at + size > len(source.data):
+                if not source.holds(position, size, lsn):
+                    break
+                at = position - source.start
+            if crc32c(source.data[at + 8 : at + size]) != crc or kind not in KINDS:
                 break
             if follows or step:
-                step.append((position, end, lsn, kind))
+                step.append((position, size, lsn, kind))
+                source.keep(step[0][0])
             else:
-                frame.position, frame.end, frame.lsn, frame.kind = position, end, lsn, kind
+                frame.data, frame.at = source.data, at
+                frame.position, frame.size, frame.lsn, frame.kind = position, size, lsn, kind
                 yield frame
-            lsn, position = lsn + 1, end
+            lsn, position = lsn + 1, position + size
             if step and not follows:
-                for frame.position, frame.end, frame.lsn, frame.kind in step:
+                frame.data = source.data
+                for frame.position, frame.size, frame.lsn, frame.kind in step:
+                    frame.at = frame.position - source.start
                     yield frame
                 step = []
+                source.keep(None)
         if newest:
-            _check_tail(file, mapped, data, position, lsn)
+            source.keep(None)
+            _check_tail(file, source, position, lsn)
             if step:
                 position, _, lsn, _ = step[0]
             file.end_lsn = lsn
@@ -125,43 +162,128 @@ def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
         file.size = position
 
 
+class _Source:
+    """A file's bytes, a window of them at a time: read, never mapped, since a mapped sector that cannot be read kills.
+
+    `data` has the bytes from position `start` on.
+    """
+
+    __slots__ = ("_bytes", "_end", "_fd", "_kept", "_path", "_size", "data", "start")
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
+        self._end = 0  # position behind `data`
+        self._kept: int | None = None  # from here on bytes stay in `data`
+        self._bytes = b""
+        self.data = memoryview(self._bytes)
+        self.start = 0
+
+    def keep(self, position: int | None) -> None:
+        """Let bytes from here on stay, whatever is read behind them."""
+        self._kept = position
+
+    def holds(self, position: int, size: int, lsn: int) -> bool:
+        """Have these bytes in `data`; False where the file ends before.
+
+        Raises CorruptLog when they cannot be read; `lsn` is the one whose frame is looked for.
+        """
+        if position + size <= self._end and position >= self.start:
+            return True
+        if position + size > self._size:
+            return False
+        begin = position if self._kept is None else min(position, self._kept)
+        held = self._bytes[begin - self.start :] if self.start <= begin < self._end else b""
+        wanted = min(max(size, WINDOW_BYTES), self._size - position) + position - begin
+        self._bytes = held + self._read(begin + len(held), wanted - len(held))
+        self.data, self.start, self._end = memoryview(self._bytes), begin, begin + len(self._bytes)
+        if position + size > self._end:
+            self._refuse(self._end, lsn)
+        return True
+
+    def find(self, needle: bytes, position: int, lsn: int) -> int:
+        """Where the file has these bytes next, -1 where it has them no more. Raises CorruptLog, as `holds`."""
+        while self.holds(position, len(needle), lsn):
+            found = self._bytes.find(needle, position - self.start)
+            if found >= 0:
+                return self.start + found
+            position = self._end - len(needle) + 1
+        return -1
+
+    def _read(self, position: int, size: int) -> bytes:
+        """Bytes from a position on, up to where the disk cannot read on."""
+        try:
+            return _read_whole(self._fd, position, size)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+        parts: list[bytes] = []
+        while size > 0:
+            part = min(size, SECTOR_BYTES - position % SECTOR_BYTES)
+            try:
+                parts.append(_read_whole(self._fd, position, part))
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                break
+            position, size = position + part, size - part
+        return b"".join(parts)
+
+    def _refuse(self, position: int, lsn: int) -> NoReturn:
+        raise CorruptLog(
+            self._path,
+            position,
+            f"the disk cannot read what lies here, where the frame of LSN {lsn} or a later one is looked for",
+            _UNREADABLE_ADVICE,
+        )
+
+
+def _read_whole(fd: int, position: int, size: int) -> bytes:
+    """All of these bytes, fewer where the file ends. Raises OSError."""
+    data = os.pread(fd, size, position)
+    while len(data) < size and (more := os.pread(fd, size - len(data), position + len(data))):
+        data += more
+    return data
+
+
 @contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
+def _opened(path: Path) -> Iterator[_Source]:
     fd = os.open(path, os.O_RDONLY)
     try:
-        mapped = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        yield _Source(path, fd)
     finally:
         os.close(fd)
-    mapped.madvise(mmap.MADV_SEQUENTIAL)
-    with mapped:
-        yield mapped
 
 
-def _check_tail(file: LogFile, mapped: mmap.mmap, data: memoryview, position: int, lsn: int) -> None:
+def _check_tail(file: LogFile, source: _Source, position: int, lsn: int) -> None:
     """Raise CorruptLog when a whole frame after `position` says that `lsn` was synced.
 
     Damage may have moved frame borders, so this looks for the file id's bytes anywhere after it.
     """
     needle = file.file_id.to_bytes(4, "little")
-    at = mapped.find(needle, position)
-    while at >= 0:
-        start = at - 24
-        if start >= position:
-            try:
-                frame = decode_frame(data, start, file.file_id)
-            except BadFrame:
-                pass
-            else:
-                frame.body.release()
-                if frame.synced_lsn >= lsn:
-                    raise CorruptLog(
-                        file.path,
-                        position,
-                        f"the frame of LSN {lsn} is damaged, but the one of LSN {frame.lsn} at byte {start} "
-                        f"says that the log was synced up to {frame.synced_lsn}",
-                        _ADVICE,
-                    )
-        at = mapped.find(needle, at + 1)
+    at = position
+    while (at := source.find(needle, at, lsn)) >= 0:
+        start = at - FILE_ID_AT
+        at += 1
+        if start < position or not source.holds(start, FRAME_HEADER_SIZE, lsn):
+            continue
+        length = FRAME_HEADER.unpack_from(source.data, start - source.start)[0]
+        if length > BODY_SIZE_MAX or not source.holds(start, FRAME_HEADER_SIZE + length, lsn):
+            continue
+        try:
+            frame = decode_frame(source.data, start - source.start, file.file_id)
+        except BadFrame:
+            continue
+        if frame.synced_lsn >= lsn:
+            raise CorruptLog(
+                file.path,
+                position,
+                f"the frame of LSN {lsn} is damaged, but the one of LSN {frame.lsn} at byte {start} "
+                f"says that the log was synced up to {frame.synced_lsn}",
+                _ADVICE,
+            )
 
 
 def cut_tail(file: LogFile) -> int:

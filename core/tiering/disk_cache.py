@@ -36,7 +36,7 @@ class DiskCache:
         self._made = 0
         self._writing = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tier2-disk-cache")
-        self._thread.submit(_empty, directory)
+        self._thread.submit(empty, directory)
 
     @property
     def used(self) -> int:
@@ -91,11 +91,12 @@ class DiskCache:
 
     def close(self) -> None:
         self._names.clear()
-        self._thread.submit(_empty, self._directory)
+        self._thread.submit(empty, self._directory)
         self._thread.shutdown()
 
 
-def _empty(directory: Path) -> None:
+def empty(directory: Path) -> None:
+    """What an earlier process kept goes, also where nothing is to be kept any more. Blocks."""
     shutil.rmtree(directory, ignore_errors=True)
 
 

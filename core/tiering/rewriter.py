@@ -335,6 +335,7 @@ class Rewriter:
         chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
         row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
         await container.update(Put(PENDING_TABLE, row.key, row.encode()))
+        await container.synced()  # or a power cut leaves an object that nobody knows of
         return chunk_id
 
     async def _abandon(self, chunk_id: ChunkId) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
+from core.tiering.disk_cache import empty
 from core.tiering.reader import TieredReader
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter
@@ -72,6 +73,8 @@ class Tier:
 
     async def start(self) -> None:
         """Begin to move data. Raises StoreError."""
+        if not self.container.config.tier2_disk_cache_bytes:
+            await asyncio.to_thread(empty, self.container.directory / CACHE_DIRECTORY)
         await self.writer.start()
         self.collector.start()
         if self.rewriter is not None:

@@ -119,6 +119,7 @@ class Uploads:
             row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
             try:
                 await container.update(_put(row))
+                await container.synced()  # or a power cut leaves an object that nobody knows of
                 return chunk_id
             except StorageFull:
                 await asyncio.sleep(FULL_PAUSE_S)

@@ -2,7 +2,8 @@
 
 Keeps: changes reach the log in the order in which they were submitted, which is when `write_…`
 returns; a change shows in `CommittedOffsets` when it is durable, whether or not its caller still
-waits.
+waits. A group's generation has assignments only once it is synced, whatever the sync mode: a power
+cut never has the same number given to another one.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class TableStore(Protocol):
     def table(self, name: str) -> Table: ...
 
     async def update(self, *ops: Put | Delete) -> None: ...
+
+    async def synced(self) -> None: ...
 
 
 class GroupJournal:
@@ -119,7 +122,12 @@ class GroupJournal:
 
     async def _land_group(self, group_id: str, value: bytes) -> ErrorCode:
         try:
-            return await self._land([(None, Put(GROUPS_TABLE, group_id.encode(), value))])
+            error = await self._land([(None, Put(GROUPS_TABLE, group_id.encode(), value))])
+            if not error:
+                await self._store.synced()
+            return error
+        except StoreError as exc:
+            return error_of(exc)
         finally:
             self._groups_in_flight[group_id] -= 1
             if not self._groups_in_flight[group_id]:

@@ -1,9 +1,10 @@
 """Producer ids, handed out from blocks.
 
-Keeps: an id is never given twice, also across crashes: a block belongs to this process only once
-the log says that the next block begins after it. What is left of a block at a stop is lost, which
-costs nothing: there are 2^63 of them. Table `producerids`: b"next" -> u64 big-endian, the first id
-of the next block.
+Keeps: an id is never given twice, also across crashes and power cuts: a block belongs to this process
+only once the log says that the next block begins after it, and is synced, whatever the sync mode. What
+is left of a block at a stop is lost, which costs nothing: there are 2^63 of them.
+
+Table `producerids`: b"next" -> u64 big-endian, the first id of the next block.
 """
 
 from __future__ import annotations
@@ -53,4 +54,5 @@ class ProducerIds:
             end = first + BLOCK_IDS
             assert end <= IDS_MAX, "a block a microsecond would last for 300 years"
             await self._store.update(Put(TABLE, NEXT_KEY, _ID.pack(end)))
+            await self._store.synced()
             self._next, self._end = first, end

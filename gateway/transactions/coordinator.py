@@ -8,6 +8,7 @@ then markers in each of them, then the rest; a crash between is rolled forward b
 
 - What is asked for is decided, changed in memory and queued for the log without an await, and answered when it is
   durable. So memory is ahead of the log only by what is on its way there, in order.
+- An identity is answered when it is synced, whatever the sync mode: a power cut never has it given to somebody else.
 - A partition or group is in the log as part of a transaction before anything is written to it in that transaction.
 - Whoever is not the newest producer of a transactional id writes nothing, on any partition.
 """
@@ -181,6 +182,7 @@ class TransactionCoordinator:
             else:
                 following = known.initialised(timeout_ms, expected, new_id, now_ms)
             await self._change(following)
+            await self._store.synced()
             return following.identity
 
     def _refuse_id(self, transactional_id: str) -> NoReturn:
@@ -252,6 +254,7 @@ class TransactionCoordinator:
             known = self._find(transactional_id)
             if not known.admit_end(identity, committed=committed, bumps=bumps):
                 await self._store.home.settled()
+                await self._store.synced()
                 return known.identity
             if bumps and known.is_exhausted and new_id == NO_ID:
                 new_id = await self._producers.allocate()
@@ -260,6 +263,8 @@ class TransactionCoordinator:
             now_ms = self._trusted.stamp_ms()
             prepared = known.ending(committed=committed, following=following, remembers=bumps, now_ms=now_ms)
             await self._end(prepared)
+            if bumps:
+                await self._store.synced()
             return following
 
     async def _end(self, prepared: Transaction) -> None:

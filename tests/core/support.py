@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import threading
@@ -206,6 +207,22 @@ async def crash_copy(store: Store, target: Path) -> Path:
 
     await maintenance_of(store).in_thread(copy)
     return target
+
+
+def copy_settled(source: Path, target: Path) -> None:
+    """Copy RocksDB's files as they are at one moment: its compactions come and go by themselves."""
+
+    def files() -> list[tuple[str, int]]:
+        return sorted((path.name, path.stat().st_size) for path in source.iterdir() if path.name != "LOG")
+
+    for _ in range(200):
+        with contextlib.suppress(FileNotFoundError, shutil.Error):
+            before = files()
+            shutil.copytree(source, target)
+            if before == files():
+                return
+        shutil.rmtree(target, ignore_errors=True)
+    raise AssertionError(f"{source} never came to rest")
 
 
 async def make(store: Store, name: str = "s", slots: int = 1, **config: object) -> Stream:

@@ -31,6 +31,7 @@ from tests.core.support import (
     append,
     begin_append,
     container_of,
+    copy_settled,
     end_of,
     fast_directory,
     maintenance_of,
@@ -101,22 +102,6 @@ class History:
             self.commits += 1
 
         patch.setattr(Metadata, "commit", copied)
-
-
-def copy_settled(source: Path, target: Path) -> None:
-    """Copy RocksDB's files as they are at one moment: its compactions come and go by themselves."""
-
-    def files() -> list[tuple[str, int]]:
-        return sorted((path.name, path.stat().st_size) for path in source.iterdir() if path.name != "LOG")
-
-    for _ in range(200):
-        with contextlib.suppress(FileNotFoundError, shutil.Error):
-            before = files()
-            shutil.copytree(source, target)
-            if before == files():
-                return
-        shutil.rmtree(target, ignore_errors=True)
-    raise AssertionError(f"{source} never came to rest")
 
 
 async def workload(directory: Path, history: History) -> None:

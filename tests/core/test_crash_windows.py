@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
+import pytest
+
+from core.config import SyncMode
+from core.metadata import _FIRST_KEY, Metadata
+from tests.core.crash_disk import CrashDisk, build
 from tests.core.support import (
+    SMALL,
     append,
     container_of,
+    copy_settled,
     crash_copy,
     maintenance_of,
     make,
@@ -16,7 +28,27 @@ from tests.core.support import (
     roll,
     run,
 )
+from tests.core.test_replay import logs
 from tests.core.transaction_script import aborted, play
+
+HOUR_MS: Final = 3_600_000
+
+
+class NothingUnsynced(random.Random):
+    """The dice of the worst power cut."""
+
+    def choice(self, seq: Sequence[Any]) -> Any:
+        return min(seq)
+
+
+def lose_what_is_not_flushed(metadata: Metadata) -> None:
+    """RocksDB as a crash leaves it; closing it would flush."""
+    kept = metadata._path.with_name("kept")
+    copy_settled(metadata._path, kept)
+    metadata._close()
+    shutil.rmtree(metadata._path)
+    kept.rename(metadata._path)
+    metadata._db = metadata._open()
 
 
 def test_index_rows_lost_after_checkpoint(tmp_path: Path) -> None:
@@ -36,6 +68,114 @@ def test_index_rows_lost_after_checkpoint(tmp_path: Path) -> None:
         assert recovered is not None
         assert entries == await read_all(recovered.slot(0))
 
+        await again.close()
+        await store.close()
+
+    run(scenario())
+
+
+def test_power_cut_after_a_file_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log file goes only when it is synced why: a start that moved later than the last sync keeps what it gave up."""
+
+    async def scenario(disk: CrashDisk) -> None:
+        store = await open_store(tmp_path / "a", replace(SMALL, sync_mode=SyncMode.INTERVAL, sync_interval_ms=HOUR_MS))
+        slot = (await make(store)).slot(0)
+        for _ in range(3):
+            await roll(store, slot)
+        maintenance = maintenance_of(store)
+        await maintenance.index_files()
+        await maintenance.checkpoint()
+        left = logs(tmp_path / "a")
+        before = slot.durable_end - 1
+        await slot.truncate_before(before)
+        assert container_of(store).log.synced_lsn < container_of(store).applied_lsn
+        assert await maintenance.truncate() > 0
+        assert len(logs(tmp_path / "a")) < len(left)
+
+        disk._take_picture("power cut")
+        build(disk.pictures[-1], tmp_path / "b" / "container-0" / "log", NothingUnsynced())
+        copy_settled(tmp_path / "a" / "container-0" / "metadata", tmp_path / "b" / "container-0" / "metadata")
+        await store.close(clean=False)
+        again = await open_store(tmp_path / "b")
+        recovered = again.streams.get("s")
+        assert recovered is not None
+        assert recovered.slot(0).start == before
+        assert len(await read_all(recovered.slot(0))) == recovered.slot(0).durable_end - before
+        await again.close()
+
+    disk = CrashDisk(tmp_path / "a" / "container-0" / "log", lambda: None)
+    with monkeypatch.context() as patch:
+        disk.install(patch)
+        run(scenario(disk))
+
+
+def test_rows_of_a_file_that_went_come_back(tmp_path: Path) -> None:
+    """RocksDB opened anew after a failed write has forgotten deletions, not files: they are deleted again."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        stream = await make(store, slots=3)
+        container, maintenance = container_of(store), maintenance_of(store)
+        for number in range(3):
+            await roll(store, stream.slot(number))
+        await maintenance.index_files()
+        await maintenance.checkpoint()
+        metadata = container.metadata
+        rows = {number: list(metadata.blocks_from(stream.id, number, 0)) for number in range(3)}
+        await stream.slot(0).truncate_before(stream.slot(0).durable_end)
+        assert await maintenance.truncate() == 1
+        gone = rows[0][0]
+        assert gone not in metadata.blocks_from(stream.id, 0, 0)
+
+        lose_what_is_not_flushed(metadata)
+        assert gone in metadata.blocks_from(stream.id, 0, 0)
+        maintenance._stale = True
+        await maintenance.index_files()
+        kept = {number: [ref for ref in refs if ref.file_lsn != gone.file_lsn] for number, refs in rows.items()}
+        assert kept == {number: list(metadata.blocks_from(stream.id, number, 0)) for number in range(3)}
+        await store.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["this release", "an older one"])
+@pytest.mark.parametrize("leaves", ["some", "nothing", "no stream"])
+def test_kill_after_files_went(tmp_path: Path, leaves: str, is_old: bool) -> None:
+    """A start forgets rows of files that are gone, also of streams that are, and what an older release left."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path / "a")
+        maintenance, metadata = maintenance_of(store), container_of(store).metadata
+        streams = [await make(store, name, slots=2) for name in ("s", "t")]
+        for _ in range(2):
+            for stream in streams:
+                await append(stream.slot(1), b"beside")
+                await roll(store, stream.slot(0))
+        if is_old:
+            metadata.write((), [_FIRST_KEY])
+        await maintenance.index_files()
+        await maintenance.checkpoint()
+        for stream in streams if leaves == "nothing" else streams[:1]:
+            for slot in stream.written_slots():
+                await slot.truncate_before(slot.durable_end)
+        if leaves == "no stream":
+            for stream in streams:
+                await store.delete_stream(stream)
+        gone = await maintenance.truncate()
+        assert gone == (1 if leaves == "some" else 4)
+        if is_old:
+            metadata.write((), [_FIRST_KEY])
+
+        again = await open_store(await crash_copy(store, tmp_path / "b"))
+        there = {file.first_lsn for file in container_of(again).files}
+        metadata = container_of(again).metadata
+        rows = [ref for s in streams for n in range(2) for ref in metadata.blocks_from(s.id, n, 0)]
+        assert {ref.file_lsn for ref in rows} <= there
+        assert bool(rows) == (leaves == "some")
+        for stream in again.streams:
+            for slot in stream.written_slots():
+                assert len(await read_all(slot)) == (0 if slot.start == slot.durable_end else slot.durable_end)
+                assert await slot.entry_at_time(1) is None
         await again.close()
         await store.close()
 

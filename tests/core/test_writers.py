@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from core.errors import SequenceGap, StaleWriterEpoch, StoreError
+from core.slot import Slot
 from core.writers import BATCHES_KEPT, SEQUENCE_MAX, Duplicate, WriterState, new_batch, sequence_after
+from tests.core.support import (
+    Gate,
+    append,
+    append_in_transaction,
+    begin_append,
+    container_of,
+    end_of,
+    make,
+    open_store,
+    run,
+)
 
 Sent = tuple[int, int, int]  # epoch, first sequence, count
+WRITER = 7
 
 
 def state_after(*batches: Sent) -> WriterState:
@@ -20,7 +34,7 @@ def state_after(*batches: Sent) -> WriterState:
     state = WriterState(batches[0][0], 0)
     base = 0
     for epoch, first, count in batches:
-        state.record(new_batch(epoch, first, base, count, 1_000 + base), 0)
+        state.record(new_batch(epoch, first, base, count, 1_000 + base), 0, base)
         base += count
     return state
 
@@ -72,6 +86,7 @@ class Model:
     """All batches for ever, in a plain list."""
 
     batches: list[tuple[int, int, int, int]] = field(default_factory=list)  # epoch, first, count, base
+    kept: int = BATCHES_KEPT  # more where more are in flight
 
     def expect(self, epoch: int, first: int, count: int) -> Duplicate | type[StoreError] | None:
         newest = self.batches[-1]
@@ -81,7 +96,7 @@ class Model:
             return None if first == 0 else SequenceGap
         if first == (newest[1] + newest[2]) % 2**31:
             return None
-        for own_epoch, own_first, own_count, base in self.batches[-BATCHES_KEPT:]:
+        for own_epoch, own_first, own_count, base in self.batches[-self.kept :]:
             if (own_epoch, own_first, own_count) == (epoch, first, count):
                 return Duplicate(base, base + count, base)
         return SequenceGap
@@ -95,6 +110,7 @@ class Writers(RuleBasedStateMachine):
         self.model = Model()
         self.state: WriterState | None = None
         self.base = 0
+        self.durable_end = 0
 
     @precondition(lambda self: self.state is None)
     @rule(
@@ -121,8 +137,14 @@ class Writers(RuleBasedStateMachine):
     def send_other_epoch(self, step: int, first: int, count: int) -> None:
         self._send(max(0, self.model.batches[-1][0] + step), first, count)
 
+    @rule(share=st.sampled_from([0.3, 1.0]))
+    def sync(self, share: float) -> None:
+        waiting = [batch[3] + batch[2] for batch in self.model.batches if batch[3] >= self.durable_end]
+        self.durable_end = max([self.durable_end, *waiting[: round(share * len(waiting))]])
+
     def _send(self, epoch: int, first: int, count: int) -> None:
         assert self.state is not None
+        self.model.kept = len(self.state.batches)
         expected = self.model.expect(epoch, first, count)
         if isinstance(expected, type):
             with pytest.raises(expected):
@@ -134,15 +156,89 @@ class Writers(RuleBasedStateMachine):
 
     def _append(self, epoch: int, first: int, count: int) -> None:
         assert self.state is not None
-        self.state.record(new_batch(epoch, first, self.base, count, self.base), 0)
+        self.state.record(new_batch(epoch, first, self.base, count, self.base), 0, self.durable_end)
         self.model.batches.append((epoch, first, count, self.base))
         self.base += count
+        in_flight = sum(batch[3] >= self.durable_end for batch in self.model.batches)
+        assert len(self.state.batches) <= max(BATCHES_KEPT, in_flight + 1)
 
     @invariant()
     def keeps_five(self) -> None:
         if self.state is not None:
-            assert [b[3] for b in self.model.batches[-BATCHES_KEPT:]] == [b.base for b in self.state.batches]
+            newest = self.state.batches[-BATCHES_KEPT:]
+            assert [b[3] for b in self.model.batches[-BATCHES_KEPT:]] == [b.base for b in newest]
+
+    @invariant()
+    def keeps_where_it_goes_on(self) -> None:
+        """Should a crash take what is in flight, the newest durable batch is known."""
+        if self.state is not None:
+            durable = [b[3] for b in self.model.batches if b[3] < self.durable_end]
+            saved = [batch.base for batch in self.state.durable_batches(self.durable_end)]
+            assert durable[-1:] == saved[-1:]
+            assert saved == durable[len(durable) - len(saved) :]
+            assert len(saved) <= BATCHES_KEPT
 
 
 TestWriters = Writers.TestCase
 TestWriters.settings = settings(max_examples=50, stateful_step_count=30)
+
+
+@pytest.mark.parametrize("in_flight", [4, 5, 6, 12])
+@pytest.mark.parametrize("marked", [False, True], ids=["idempotent", "transactional"])
+def test_all_that_is_remembered_is_in_flight_at_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_flight: int, marked: bool
+) -> None:
+    """A crash that takes what was in flight at a checkpoint leaves a writer that goes on where it was durable."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path / "a")
+        slot = (await make(store)).slot(0)
+        if marked:
+            await append_in_transaction(slot, b"x", (WRITER, 0, 0))
+            await container_of(store).end_transactions([end_of(slot, WRITER, committed=True)], [])
+        before = 1 if marked else 0
+        for sequence in range(before, before + 7):
+            await append(slot, b"x", writer=(WRITER, 0, sequence))
+        gate = Gate(monkeypatch)
+        for sequence in range(before + 7, before + 7 + in_flight):
+            begin_append(slot, b"x", writer=(WRITER, 0, sequence))
+        state = Slot(container_of(store), slot.stream, 0)
+        state.decode(slot.encode())
+        gate.open.set()
+        await container_of(store).settled()
+
+        assert state.end == before * 2 + 7
+        assert state.writers is not None
+        known = state.writers[WRITER]
+        assert known.check(WRITER, 0, before + 7, 1) is None
+        assert known.check(WRITER, 0, before + 6, 1) == Duplicate(state.end - 1, state.end, 0)
+        with pytest.raises(SequenceGap):
+            known.check(WRITER, 0, before + 8, 1)
+        await store.close()
+
+    run(scenario())
+
+
+def test_new_epoch_is_in_flight_at_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that had begun its next epoch goes on in the one that was durable."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot = (await make(store)).slot(0)
+        for sequence in range(3):
+            await append(slot, b"x", writer=(WRITER, 4, sequence))
+        gate = Gate(monkeypatch)
+        for sequence in range(6):
+            begin_append(slot, b"x", writer=(WRITER, 5, sequence))
+        state = Slot(container_of(store), slot.stream, 0)
+        state.decode(slot.encode())
+        gate.open.set()
+        await container_of(store).settled()
+
+        assert state.writers is not None
+        assert state.writers[WRITER].check(WRITER, 4, 2, 1) == Duplicate(2, 3, 0)
+        assert state.writers[WRITER].check(WRITER, 4, 3, 1) is None
+        assert state.writers[WRITER].check(WRITER, 5, 0, 1) is None
+        await store.close()
+
+    run(scenario())

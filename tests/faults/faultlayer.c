@@ -9,11 +9,17 @@
  *   FAULT_AT=N           the N-th counted call is hit, and with FAULT_ONWARD=1 all after it
  *   FAULT_DO=kill|ERRNO  die there before the call takes place, or fail it with this error number
  *
+ *   FAULT_SECTOR=AT      the disk cannot read the 4 KiB that hold this byte of a file that FAULT_MATCH names: a read over
+ *                        them fails with EIO
+ *
  *   FAULT_CLOCK=FILE     the wall clock is off by as many seconds as the i64 in this file says, at any moment
  *
  *   FAULT_SHADOW=DIR     keeps what a power cut would leave: of every file its content at its last sync, of every
  *                        directory its names at its last sync; `root` names FAULT_ROOT's own entry. See power.py,
  *                        which rebuilds a tree from that.
+ *
+ * Children are no part of an experiment that counts calls. With FAULT_SHADOW they are: a power cut is everybody's. They
+ * know by FAULT_CHILD that the shadow has begun, and take turns at it.
  *
  * Keeps: a file's content is copied before its sync is passed on and counts only after the sync has succeeded, so the
  * shadow never holds more than was promised.
@@ -33,6 +39,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -41,11 +48,13 @@
 
 static const char *root, *match, *calls, *shadow;
 static long hit_at, fail_with;
-static int report_fd = -1, onward;
+static long long sector = -1;
+static int report_fd = -1, onward, turn_fd = -1;
 static atomic_long counted;
 static volatile const long long *clock_offset_s;
 static pthread_mutex_t shadow_lock = PTHREAD_MUTEX_INITIALIZER;
 
+#define SECTOR_BYTES 4096
 #define REAL(name) ((typeof(&name))dlsym(RTLD_NEXT, #name))
 
 static int below_root(const char *path) {
@@ -132,7 +141,7 @@ static int copy(const char *path, char *key, char *temporary) {
         int directory = key_of(path, key);
         if (directory < 0)
                 return -1;
-        snprintf(temporary, PATH_MAX, "%s/new", shadow);
+        snprintf(temporary, PATH_MAX, "%s/new-%d", shadow, getpid());
         FILE *out = fopen(temporary, "we");
         if (!out)
                 abort();
@@ -163,6 +172,20 @@ __attribute__((constructor)) static void begin(void) {
         hit_at = getenv("FAULT_AT") ? atol(getenv("FAULT_AT")) : 0;
         onward = getenv("FAULT_ONWARD") != NULL;
         fail_with = getenv("FAULT_DO") ? atol(getenv("FAULT_DO")) : 0;
+        if (getenv("FAULT_SECTOR"))
+                sector = atoll(getenv("FAULT_SECTOR")) / SECTOR_BYTES;
+        if (shadow) {
+                char path[PATH_MAX];
+                snprintf(path, sizeof path, "%s/turn", shadow);
+                turn_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+                if (turn_fd < 0)
+                        abort();
+        }
+        if (getenv("FAULT_CHILD")) {
+                hit_at = 0;
+                calls = "";
+                return;
+        }
         if (getenv("FAULT_REPORT"))
                 report_fd = open(getenv("FAULT_REPORT"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
         if (root && shadow) {
@@ -182,7 +205,10 @@ __attribute__((constructor)) static void begin(void) {
                         abort();
                 clock_offset_s = mapped;
         }
-        unsetenv("LD_PRELOAD"); /* children are no part of the experiment */
+        if (shadow)
+                setenv("FAULT_CHILD", "1", 1);
+        else
+                unsetenv("LD_PRELOAD");
 }
 
 /* The calls */
@@ -199,10 +225,12 @@ static int synced(const char *call, int fd, int (*real)(int)) {
         if (!shadow)
                 return real(fd);
         pthread_mutex_lock(&shadow_lock);
+        flock(turn_fd, LOCK_EX);
         int copied = copy(path, key, temporary);
         int result = real(fd), why = errno;
         if (!copied && !result)
                 keep(key, temporary);
+        flock(turn_fd, LOCK_UN);
         pthread_mutex_unlock(&shadow_lock);
         errno = why;
         return result;
@@ -278,6 +306,72 @@ ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) {
 ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
         FAILS_BY_FD("write", fd);
         return REAL(pwritev64)(fd, parts, count, at);
+}
+
+/* Whether a read of a file meets the sector that cannot be read. */
+static int meets_sector(int fd, off64_t at, size_t size) {
+        static char bad_key[96];
+        char path[PATH_MAX], key[96];
+        if (sector < 0 || at > (sector + 1) * SECTOR_BYTES - 1 || at + (off64_t)size <= sector * SECTOR_BYTES)
+                return 0;
+        if (!path_of(fd, path) || (match && fnmatch(match, path, 0)) || key_of(path, key) < 0)
+                return 0;
+        pthread_mutex_lock(&shadow_lock);
+        if (!*bad_key)
+                strcpy(bad_key, key);
+        int bad = !strcmp(bad_key, key); /* a file that takes its name lies elsewhere */
+        pthread_mutex_unlock(&shadow_lock);
+        return bad;
+}
+
+static size_t total(const struct iovec *parts, int count) {
+        size_t size = 0;
+        while (count--)
+                size += parts++->iov_len;
+        return size;
+}
+
+#define FAILS_BY_SECTOR(fd, at, size)                                                                                  \
+        do {                                                                                                           \
+                if (sector >= 0 && meets_sector(fd, at, size)) {                                                       \
+                        errno = EIO;                                                                                   \
+                        return -1;                                                                                     \
+                }                                                                                                      \
+        } while (0)
+
+ssize_t read(int fd, void *data, size_t size) {
+        FAILS_BY_SECTOR(fd, lseek64(fd, 0, SEEK_CUR), size);
+        return REAL(read)(fd, data, size);
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t at) {
+        FAILS_BY_SECTOR(fd, at, size);
+        return REAL(pread)(fd, data, size, at);
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
+        FAILS_BY_SECTOR(fd, at, size);
+        return REAL(pread64)(fd, data, size, at);
+}
+
+ssize_t preadv(int fd, const struct iovec *parts, int count, off_t at) {
+        FAILS_BY_SECTOR(fd, at, total(parts, count));
+        return REAL(preadv)(fd, parts, count, at);
+}
+
+ssize_t preadv64(int fd, const struct iovec *parts, int count, off64_t at) {
+        FAILS_BY_SECTOR(fd, at, total(parts, count));
+        return REAL(preadv64)(fd, parts, count, at);
+}
+
+ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t at, int flags) {
+        FAILS_BY_SECTOR(fd, at, total(parts, count));
+        return REAL(preadv2)(fd, parts, count, at, flags);
+}
+
+ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+        FAILS_BY_SECTOR(fd, at, total(parts, count));
+        return REAL(preadv64v2)(fd, parts, count, at, flags);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *out) {

@@ -38,6 +38,7 @@ class Faults:
     errno: int | None = None  # how it fails; None kills the process
     report: Path | None = None
     shadow: Path | None = None
+    sector: int | None = None  # of a file that `match` names: what lies around this byte cannot be read
     clock: Path | None = None  # holds an i64: seconds by which the wall clock is off
 
     def environment(self) -> dict[str, str]:
@@ -51,6 +52,7 @@ class Faults:
             "FAULT_DO": self.errno,
             "FAULT_REPORT": self.report,
             "FAULT_SHADOW": self.shadow,
+            "FAULT_SECTOR": self.sector,
             "FAULT_CLOCK": self.clock,
         }
         return {name: str(value) for name, value in wanted.items() if value is not None}

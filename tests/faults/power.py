@@ -6,8 +6,42 @@ had at theirs. `kill -9` is the best one: all that was written is there.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
+from typing import Final
+
+import psutil
+
+from tests.faults.faultlayer import Faults
+from tests.faults.gateway_process import Gateway
+
+END_SECONDS_MAX: Final = 20.0
+
+
+def start_shadowed(gateway: Gateway, shadow: Path) -> None:
+    """Start a gateway of which the shadow keeps what a power cut would leave."""
+    for copy in shadow.iterdir():
+        copy.unlink()
+    gateway.data.mkdir(exist_ok=True)
+    gateway.start(Faults(gateway.data, shadow=shadow).environment())
+
+
+def cut_power(gateway: Gateway, shadow: Path) -> None:
+    """Take the power away, and start on what that leaves."""
+    gateway.kill()
+    end_all(shadow)
+    rebuild(shadow, gateway.data)
+    start_shadowed(gateway, shadow)
+
+
+def end_all(shadow: Path) -> None:
+    """End all processes that write under this shadow: no power, no process."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get("FAULT_SHADOW") == str(shadow):
+                process.kill()
+                process.wait(END_SECONDS_MAX)
 
 
 def rebuild(shadow: Path, directory: Path) -> None:

@@ -7,6 +7,7 @@ records deleted so that the log is truncated, a clean stop. It may be cut off an
 from __future__ import annotations
 
 import copy
+import random
 import time
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from typing import Final
 from tests.faults.client import UNKNOWN_TOPIC, Connection, Disconnected, Refused, encode_batch
 from tests.faults.gateway_process import Gateway
 from tests.faults.history import History, Value, check_history, read_outcome
+from tests.faults.questions import ask_everything
+from tests.faults.settings import SEED
 
 SETTINGS: Final = {
     "log.file.bytes": 1 << 20,
@@ -143,6 +146,7 @@ class Script:
                 return found
             outcome = read_outcome(connection, [MAIN], self.history)
             found += check_history(self.history, outcome)
+            found += ask_everything(connection, [MAIN], random.Random(SEED))
             start = outcome.starts[MAIN]
             if not self.trimmed <= start <= max(self.trying_to_trim, self.trimmed):
                 found.append(f"start {start}, acknowledged {self.trimmed}, tried {self.trying_to_trim}")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.client import Connection
 from tests.faults.gateway_process import EAGER, Ended, Gateway
-from tests.faults.history import History, check_history, read_outcome
+from tests.faults.history import History, Partition, check_history, read_outcome
 from tests.faults.load import (
     BatchWriter,
     Client,
@@ -20,12 +20,14 @@ from tests.faults.load import (
     RealWriter,
     TailReader,
 )
+from tests.faults.questions import ask, ask_everything
 from tests.faults.settings import SEED, scaled
 
 KILLS: Final = scaled(25, 1000)
 UP_SECONDS_MAX: Final = 0.9
 STARTING_KILL_SHARE: Final = 0.4
 PARTITIONS: Final = 4
+ASKED: Final = 2  # partitions of which everything is asked after each kill
 TOPIC: Final = "killed"
 
 
@@ -35,18 +37,22 @@ def clients(gateway: Gateway, history: History) -> list[Client | RealWriter]:
     def address() -> str:
         return gateway.address
 
-    everywhere = [(TOPIC, number) for number in range(PARTITIONS)]
+    places = everywhere()
     return [
-        BatchWriter("plain-a", address, history, everywhere, SEED),
-        BatchWriter("plain-b", address, history, everywhere[:1], SEED),
-        IdempotentWriter("sure-a", address, history, everywhere, SEED),
-        IdempotentWriter("sure-b", address, history, everywhere[:1], SEED),
-        RealWriter("real", gateway.address, history, everywhere[1], SEED),
-        TailReader(address, history, everywhere[0], SEED),
-        TailReader(address, history, everywhere[1], SEED),
-        Committer(address, history, everywhere[0], SEED),
-        Committer(address, history, everywhere[1], SEED),
+        BatchWriter("plain-a", address, history, places, SEED),
+        BatchWriter("plain-b", address, history, places[:1], SEED),
+        IdempotentWriter("sure-a", address, history, places, SEED),
+        IdempotentWriter("sure-b", address, history, places[:1], SEED),
+        RealWriter("real", gateway.address, history, places[1], SEED),
+        TailReader(address, history, places[0], SEED),
+        TailReader(address, history, places[1], SEED),
+        Committer(address, history, places[0], SEED),
+        Committer(address, history, places[1], SEED),
     ]
+
+
+def everywhere() -> list[Partition]:
+    return [(TOPIC, number) for number in range(PARTITIONS)]
 
 
 @pytest.mark.timeout(170 if KILLS == 25 else 0)
@@ -66,7 +72,9 @@ def test_killed_in_a_row_under_load(tmp_path: Path) -> None:
                 while dice.random() < STARTING_KILL_SHARE:
                     killed_starting += kill_while_starting(gateway, dice)
                 gateway.start()
-                assert load.problems() == [], f"after kill {number + 1}, seed {SEED}"
+                with gateway.connect() as connection:
+                    problems = load.problems() + ask(connection, dice.sample(everywhere(), ASKED), dice)
+                assert problems == [], f"after kill {number + 1}, seed {SEED}"
             load.drain()
             assert load.problems() == [], f"seed {SEED}"
         with gateway.connect() as connection:
@@ -98,5 +106,5 @@ def kill_while_starting(gateway: Gateway, dice: random.Random) -> bool:
 
 
 def found(connection: Connection, history: History) -> list[str]:
-    partitions = [(TOPIC, number) for number in range(PARTITIONS)]
-    return check_history(history, read_outcome(connection, partitions, history))
+    asked = ask_everything(connection, everywhere(), random.Random(SEED))
+    return asked + check_history(history, read_outcome(connection, everywhere(), history))

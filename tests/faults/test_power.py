@@ -15,7 +15,8 @@ from tests.faults.faultlayer import Faults
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.faults.history import History, check_history, read_outcome
 from tests.faults.load import BatchWriter, Committer, IdempotentWriter, Load, TailReader
-from tests.faults.power import rebuild
+from tests.faults.power import cut_power, rebuild, start_shadowed
+from tests.faults.questions import ask, ask_everything
 from tests.faults.settings import SEED, scaled
 
 CUTS: Final = scaled(8, 300)
@@ -50,7 +51,6 @@ def test_power_cuts_under_load(tmp_path: Path, shadow: Path) -> None:
     dice = random.Random(SEED)
     history = History()
     with Gateway(tmp_path, EAGER) as gateway:
-        gateway.data.mkdir()
         start_shadowed(gateway, shadow)
         with gateway.connect() as connection:
             connection.create_topic(TOPIC, PARTITIONS)
@@ -66,22 +66,17 @@ def test_power_cuts_under_load(tmp_path: Path, shadow: Path) -> None:
         with load:
             for number in range(CUTS):
                 load.run_for(dice.random() * UP_SECONDS_MAX)
-                gateway.kill()
-                rebuild(shadow, gateway.data)
-                start_shadowed(gateway, shadow)
-                assert load.problems() == [], f"after cut {number + 1}, seed {SEED}"
+                cut_power(gateway, shadow)
+                with gateway.connect() as connection:
+                    found = load.problems() + ask(connection, [dice.choice(partitions)], dice)
+                assert found == [], f"after cut {number + 1}, seed {SEED}"
             load.drain()
             assert load.problems() == [], f"seed {SEED}"
         with gateway.connect() as connection:
             outcome = read_outcome(connection, partitions, history)
+            assert ask_everything(connection, partitions, dice) == [], f"seed {SEED}"
         assert check_history(history, outcome) == [], f"seed {SEED}"
     assert history.acknowledged_count() > 50 * CUTS
-
-
-def start_shadowed(gateway: Gateway, shadow: Path) -> None:
-    for copy in shadow.iterdir():
-        copy.unlink()
-    gateway.start(Faults(gateway.data, shadow=shadow).environment())
 
 
 def run_python(script: str, faults: Faults) -> None:

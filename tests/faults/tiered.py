@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ from minio.error import S3Error
 from tests.faults.client import Connection
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.faults.history import History, Partition, check_history, read_outcome
+from tests.faults.questions import ask_everything
+from tests.faults.settings import SEED
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
 KIB: Final = 1024
@@ -149,9 +152,10 @@ def await_quiet(bucket: Bucket) -> dict[str, int]:
 
 
 def problems(gateway: Gateway, history: History, partitions: list[Partition]) -> list[str]:
-    """What is wrong with what a reader gets who begins at the beginning."""
+    """What is wrong with what a reader gets who begins at the beginning, and with what is told of offsets."""
     with gateway.connect() as connection:
-        return check_history(history, read_outcome(connection, partitions, history))
+        found = check_history(history, read_outcome(connection, partitions, history))
+        return found + ask_everything(connection, partitions, random.Random(SEED))
 
 
 def command(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -138,7 +138,7 @@ class ModelSlot:
             self.entries.append(Entry(change.writer.producer_id, change.value))
             self.transactions.began(change.writer.producer_id, base, 0)
             state = self.writers.setdefault(change.writer.producer_id, WriterState(change.writer.epoch, 0))
-            state.record(new_batch(change.writer.epoch, change.sequence, base, 1, 0), 0)
+            state.record(new_batch(change.writer.epoch, change.sequence, base, 1, 0), 0, self.durable_end)
         else:
             self.entries.append(Entry(change.writer.producer_id, change.committed))
 

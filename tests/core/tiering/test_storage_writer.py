@@ -18,6 +18,7 @@ from core.log.records import Put
 from core.slot import Slot
 from core.tiering.collector import PUT_LASTS_S_MAX
 from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
+from core.tiering.tier import CACHE_DIRECTORY
 from tests.core.support import KIB, append, begin_append, container_of, run, until
 from tests.core.tiering.support import (
     AGEING,
@@ -333,5 +334,19 @@ def test_trim_during_an_upload(tmp_path: Path) -> None:
             await until(lambda: slot.tiered_end == slot.end and not tier.writer.uploading)
             await until(lambda: len(chunks_of(store)) == 1)
             assert [one.first for one in runs_of(slot)] == [slot.start]
+
+    run(scenario())
+
+
+def test_cache_that_is_not_wanted_any_more(tmp_path: Path) -> None:
+    """What a process left that was killed goes from the disk, also where nothing is to be cached on disk now."""
+
+    async def scenario() -> None:
+        async with tiered_store(tmp_path) as store:
+            cache = container_of(store).directory / CACHE_DIRECTORY
+        cache.mkdir()
+        (cache / "1.page").write_bytes(b"of an earlier run")
+        async with tiered_store(tmp_path):
+            assert not cache.exists()
 
     run(scenario())
