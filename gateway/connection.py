@@ -32,7 +32,7 @@ PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 """What one writev takes."""
 
 # Why a connection is not read:
-IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING = (1 << bit for bit in range(6))
+IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, HELD = (1 << bit for bit in range(7))
 REASONS: Final = {
     IN_FLIGHT: "in-flight-limit",
     REQUEST_BYTES: "request-bytes",
@@ -40,6 +40,7 @@ REASONS: Final = {
     OUTPUT: "peer-does-not-read",
     MUTED: "muted",
     STOPPING: "stopping",
+    HELD: "batches-are-opened",
 }
 
 
@@ -65,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         "client_software_version",
         "closed",
         "half_closed",
+        "held",
         "listener",
         "peer_host",
         "peer_port",
@@ -88,6 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closed = False
         self.half_closed = False
         self.blocked = 0  # reasons, see above
+        self.held: deque[Callable[[], None]] | None = None  # requests that were begun while one holds the others up
         self.slots: deque[ResponseSlot] = deque()  # requests not answered, or whose turn has not come
         self.requests = 0
         self.starting = 0  # handler tasks that did not begin yet
@@ -254,6 +257,21 @@ class Connection(asyncio.BufferedProtocol):
             self._mute_handle.cancel()
         self._block(MUTED)
         self._mute_handle = self._server.loop.call_later(duration_ms / 1000, self._unblock, MUTED)
+
+    def hold(self) -> None:
+        """A request needs time before its turn is over: begin nothing after it until `go_on`."""
+        self.held = deque()
+        self._block(HELD)
+
+    def go_on(self) -> None:
+        """What was held goes on, until one of them holds the others up again."""
+        held, self.held = self.held, None
+        while held and not self.closed:
+            held.popleft()()
+            if self.held is not None:
+                self.held.extend(held)
+                return
+        self._unblock(HELD)
 
     def stop_reading(self) -> None:
         """For a clean stop: begin nothing new."""

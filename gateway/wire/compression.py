@@ -36,8 +36,27 @@ LZ4_BLOCK_BYTES: Final = 64 * 1024
 LZ4_STORED: Final = 1 << 31
 LZ4_END: Final = bytes(4)
 
+FRAME_STARTS: Final = {GZIP: b"\x1f\x8b", LZ4: LZ4_FRAME_HEADER[:4], ZSTD: b"\x28\xb5\x2f\xfd"}
+"""What the first bytes are, whoever compressed. Snappy's own format has no such thing."""
+
+ALLOCATED_AT_ONCE_BYTES: Final = 4 * 1024 * 1024
+"""A buffer grows by so much at a time: filling it with zeros keeps the interpreter, and others wait meanwhile."""
+
 _I32: Final = struct.Struct(">i")
 _U32_LITTLE: Final = struct.Struct("<I")
+
+
+def may_be_compressed(codec: int, data: memoryview) -> bool:
+    """Whether the first bytes are those of that codec: a cheap look, before anything is opened."""
+    if codec != SNAPPY:
+        start = FRAME_STARTS.get(codec)
+        return start is not None and bytes(data[: len(start)]) == start
+    if bytes(data[: len(XERIAL_MAGIC)]) == XERIAL_MAGIC:
+        return True
+    try:
+        return bool(cramjam.snappy.decompress_raw_len(data) <= SNAPPY_RATIO_MAX * len(data))
+    except cramjam.DecompressionError:
+        return False
 
 
 def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
@@ -54,7 +73,7 @@ def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
 def _decompress_bounded(module: Any, data: Buffer, bytes_max: int) -> bytearray:
     size = min(bytes_max, max(FIRST_TRY_BYTES_MIN, FIRST_TRY_RATIO * len(data)))
     while True:
-        out = bytearray(size)
+        out = _zeros(size)
         try:
             written = module.decompress_into(data, out)
         except cramjam.DecompressionError as error:
@@ -66,6 +85,13 @@ def _decompress_bounded(module: Any, data: Buffer, bytes_max: int) -> bytearray:
         if size >= bytes_max:
             raise _too_large(bytes_max)
         size = min(bytes_max, GROWTH * size)
+
+
+def _zeros(size: int) -> bytearray:
+    out = bytearray(min(size, ALLOCATED_AT_ONCE_BYTES))
+    while len(out) < size:
+        out += bytes(min(size - len(out), ALLOCATED_AT_ONCE_BYTES))
+    return out
 
 
 def _decompress_snappy(data: memoryview, bytes_max: int) -> bytearray:
@@ -92,7 +118,7 @@ def _append_snappy_block(out: bytearray, block: memoryview, bytes_max: int) -> N
         raise InvalidBatch(CORRUPT_MESSAGE, f"{len(block)} bytes of snappy claim to be {claimed}")
     if len(out) + claimed > bytes_max:
         raise _too_large(bytes_max)
-    piece = bytearray(claimed)
+    piece = _zeros(claimed)
     written = cramjam.snappy.decompress_raw_into(block, piece)
     out += memoryview(piece)[:written]
 
