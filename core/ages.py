@@ -12,6 +12,7 @@ a log file, so what was there before is older than that.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Container as Holder
 from typing import TYPE_CHECKING, Final
 
 from core.slot import Slot
@@ -34,14 +35,14 @@ class Ages:
 
     def of_run(self, run: RunRow, now_ms: int) -> int:
         """When the newest entry of a run was written, as far as that is known; `UNKNOWN` else."""
-        if _says_its_age(run.max_timestamp, now_ms):
+        if says_its_age(run.max_timestamp, now_ms):
             return run.max_timestamp
         chunk = self._container.catalog.find_chunk(run.chunk)
         return UNKNOWN if chunk is None else chunk.created_ms
 
     def of_row(self, slot: Slot, timestamp: int, end: int, file_lsn: int, durable_end: int, now_ms: int) -> int:
         """The same for an entry in the log that ends at `end`; one that is new here is remembered from now on."""
-        if _says_its_age(timestamp, now_ms):
+        if says_its_age(timestamp, now_ms):
             return timestamp
         files = [*self._container.files, self._container.log.file]
         following = bisect_right(files, file_lsn, key=lambda file: file.first_lsn)
@@ -53,10 +54,11 @@ class Ages:
             mark = self._marks[key] = durable_end, now_ms
         return mark[1] if end <= mark[0] else UNKNOWN
 
-    def forget_others(self, streams: dict[int, object]) -> None:
+    def forget_others(self, streams: Holder[int]) -> None:
         """Keep marks of these streams only."""
         self._marks = {key: mark for key, mark in self._marks.items() if key[0] in streams}
 
 
-def _says_its_age(timestamp: int, now_ms: int) -> bool:
+def says_its_age(timestamp: int, now_ms: int) -> bool:
+    """Whether a largest timestamp can be one: it is there, and not far ahead."""
     return 0 <= timestamp <= now_ms + AHEAD_MS_MAX

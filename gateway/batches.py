@@ -45,7 +45,7 @@ from gateway.wire.record_batch import (
     first_timestamp_delta_is_zero,
     read_header,
 )
-from gateway.wire.record_check import Content, Records, check_records, numbered
+from gateway.wire.record_check import Content, Records, are_as_claimed, check_records, numbered
 from gateway.wire.records import seal_batch
 
 INVALID_TIMESTAMP: Final = 32
@@ -65,10 +65,24 @@ _CLIENTS_BITS: Final = CODEC_MASK | TRANSACTIONAL
 
 
 def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
-    """Whether a batch is stored as it is, without a look at its records."""
-    return not (
-        config.timestamp_type_append or batch.attributes & _BROKERS_BITS or _asks_for_records(batch, data, config, now_ms)
-    )
+    """Whether a batch is stored as it is: nothing to change, nothing to look up. Runs for every batch."""
+    attributes, base, newest, count = batch[5], batch[7], batch[8], batch[12]
+    if (
+        attributes & _BROKERS_BITS
+        or newest < base
+        or newest - now_ms > AHEAD_MS_MAX
+        or newest - now_ms > config.after_max_ms
+        or config.before_max_ms < now_ms
+        or config.timestamp_type_append
+        or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))
+    ):
+        return False
+    codec = attributes & CODEC_MASK
+    if config.codec is not None and config.codec != codec:
+        return False
+    if codec == NONE and count <= SMALL_RECORDS_MAX:
+        return are_as_claimed(data, count, newest - base, config.compact)
+    return not config.compact and _begins_well(codec, data)
 
 
 def adapt_batch(
@@ -110,14 +124,14 @@ def stamp(batch: BatchHeader, data: memoryview, now_ms: int) -> BatchHeader:
 
 
 def _asks_for_records(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
-    """Whether topic or header ask for a look at the records. Runs for every batch."""
-    codec = batch.attributes & CODEC_MASK
+    """Whether topic or header ask for a look at the records, of a batch that is not plain."""
+    codec = batch.codec
     return (
         (codec == NONE and batch.record_count <= SMALL_RECORDS_MAX)
         or config.compact
         or (config.codec is not None and config.codec != codec)
         or (not config.timestamp_type_append and _is_doubtful(batch, config, now_ms))
-        or not (first_timestamp_delta_is_zero(data) if codec == NONE else may_be_compressed(codec, data[HEADER_BYTES:]))
+        or not _begins_well(codec, data)
     )
 
 
@@ -130,11 +144,20 @@ def _is_doubtful(batch: BatchHeader, config: TopicConfig, now_ms: int) -> bool:
     newest = batch.max_timestamp
     return (
         newest < batch.base_timestamp
-        or newest > now_ms + min(config.after_max_ms, AHEAD_MS_MAX)
+        or newest - now_ms > min(config.after_max_ms, AHEAD_MS_MAX)
         or config.before_max_ms < now_ms
-        or (config.delete and config.retention_ms >= 0 and NO_TIMESTAMP < newest < now_ms - config.retention_ms)
+        or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))
         or batch.is_log_append_time
     )
+
+
+def _expires_by_time(config: TopicConfig) -> bool:
+    return config.delete and config.retention_ms >= 0
+
+
+def _begins_well(codec: int, data: memoryview) -> bool:
+    """Whether the first bytes of the records are what the header lets expect."""
+    return first_timestamp_delta_is_zero(data) if codec == NONE else may_be_compressed(codec, data, HEADER_BYTES)
 
 
 def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> None:

@@ -29,6 +29,9 @@ XERIAL_BLOCK_BYTES: Final = 32 * 1024
 SNAPPY_RATIO_MAX: Final = 22
 """A copy of at most 64 bytes takes 3: no snappy block grows by more than 64 / 3."""
 
+SNAPPY_TELLING_BYTES_MIN: Final = 256
+"""Raw blocks up to this size are opened rather than judged by their length."""
+
 # Java reads LZ4 frames of independent blocks only; cramjam's own writes dependent ones.
 LZ4_FRAME_HEADER: Final = bytes.fromhex("04224d18604082")
 """Magic; version 1, independent blocks; blocks of 64 KiB; the checksum of these two bytes."""
@@ -36,8 +39,12 @@ LZ4_BLOCK_BYTES: Final = 64 * 1024
 LZ4_STORED: Final = 1 << 31
 LZ4_END: Final = bytes(4)
 
-FRAME_STARTS: Final = {GZIP: b"\x1f\x8b", LZ4: LZ4_FRAME_HEADER[:4], ZSTD: b"\x28\xb5\x2f\xfd"}
-"""What the first bytes are, whoever compressed. Snappy's own format has no such thing."""
+_U32: Final = struct.Struct(">I")
+ZSTD_START: Final = 0x28B52FFD
+GZIP_START: Final = 0x1F8B
+(LZ4_START,) = _U32.unpack_from(LZ4_FRAME_HEADER)
+(XERIAL_START,) = _U32.unpack_from(XERIAL_MAGIC)
+"""The first bytes, whoever compressed. Raw snappy has no such thing."""
 
 ALLOCATED_AT_ONCE_BYTES: Final = 4 * 1024 * 1024
 """A buffer grows by so much at a time: filling it with zeros keeps the interpreter, and others wait meanwhile."""
@@ -46,17 +53,29 @@ _I32: Final = struct.Struct(">i")
 _U32_LITTLE: Final = struct.Struct("<I")
 
 
-def may_be_compressed(codec: int, data: memoryview) -> bool:
-    """Whether the first bytes are those of that codec: a cheap look, before anything is opened."""
-    if codec != SNAPPY:
-        start = FRAME_STARTS.get(codec)
-        return start is not None and bytes(data[: len(start)]) == start
-    if bytes(data[: len(XERIAL_MAGIC)]) == XERIAL_MAGIC:
+def may_be_compressed(codec: int, data: memoryview, position: int) -> bool:
+    """Whether what is at a position begins like that codec's output: a cheap look, before anything is opened.
+
+    False says that it has to be opened to be known.
+    """
+    if len(data) - position < _U32.size:
+        return False
+    (start,) = _U32.unpack_from(data, position)
+    if codec == ZSTD:
+        return bool(start == ZSTD_START)
+    if codec == LZ4:
+        return bool(start == LZ4_START)
+    if codec == GZIP:
+        return bool(start >> 16 == GZIP_START)
+    if start == XERIAL_START:
         return True
+    size = len(data) - position
     try:
-        return bool(cramjam.snappy.decompress_raw_len(data) <= SNAPPY_RATIO_MAX * len(data))
+        claimed = cramjam.snappy.decompress_raw_len(data[position:])
     except cramjam.DecompressionError:
         return False
+    # What cannot be compressed grows by a sixth and 32 bytes at most; so little data says nothing.
+    return size > SNAPPY_TELLING_BYTES_MIN and 6 * (size - 32) <= 7 * claimed and claimed <= SNAPPY_RATIO_MAX * size
 
 
 def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
