@@ -1,10 +1,10 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.ages` where it does not
-say how old they are), those without which the slot
-still holds `retention_bytes`, and, after Pravega, those that all of the policy's consumers are through with, as far as
-`keep_ms` and `keep_bytes` let them. In the log they leave one by one, in chunks run by run, a run when the last of its
-entries may: for that no object is read. Streams that are compacted only are never trimmed.
+Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.ages` counts where it
+does not say their age), those without which the slot still holds `retention_bytes`, and, after Pravega, those that all
+of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In the log they leave one by
+one, in chunks run by run, a run when the last of its entries may: for that no object is read. Streams that are
+compacted only are never trimmed.
 
 **Invariant**: nothing leaves because the wall clock jumped. A jump forward is believed only after it has stood for
 `HOLD_AFTER_JUMP_S`.

@@ -56,8 +56,8 @@ SMALL_RECORDS_MAX: Final = 8
 """Uncompressed batches of so many records are gone through, whatever their topic: about a microsecond a record."""
 AHEAD_MS_MAX: Final = 3_600_000
 """A largest timestamp further ahead than this is looked up in the records, whatever the topic allows."""
-RECORD_ERRORS_MAX: Final = 1_000
-"""Records that one answer names as the reason of a refusal."""
+RECORD_ERRORS_MAX: Final = 100
+"""Records of one batch that are named as the reason of a refusal, the first ones."""
 TIMESTAMP_MAX: Final = 2**63 - 1
 
 _BROKERS_BITS: Final = LOG_APPEND_TIME | DELETE_HORIZON
@@ -97,6 +97,7 @@ def adapt_batch(
         raise InvalidBatch(INVALID_TIMESTAMP, "a producer must not set the timestamp type to LogAppendTime", bad)
     newest = batch.max_timestamp
     if _asks_for_records(batch, data, config, now_ms):
+        pace.begin(batch.record_count)
         content = content_of(batch, data, pace)
         records = check_records(content, batch.record_count, pace.spend)
         if not config.timestamp_type_append:
@@ -161,7 +162,7 @@ def _begins_well(codec: int, data: memoryview) -> bool:
 
 
 def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> None:
-    """Raises InvalidBatch when single records are not what the topic takes; a wrong time is named first, as in Kafka."""
+    """Raises InvalidBatch when single records are not what the topic takes; a wrong time decides, as in Kafka."""
     untimely = [] if config.timestamp_type_append else _untimely(batch, records, config, now_ms)
     keyless = records.without_key[:RECORD_ERRORS_MAX] if config.compact else []
     if not untimely and not keyless:

@@ -53,6 +53,9 @@ class Pace(Protocol):
     def bytes_max(self) -> int:
         """What a batch may grow to when it is decompressed."""
 
+    def begin(self, units: int) -> None:
+        """At least so much is to be done. May raise, rather than be left half-way."""
+
     def spend(self, units: int) -> None:
         """So much is done next. May pause, or raise."""
 
@@ -69,6 +72,10 @@ class LoopPace:
 
     def __init__(self, units: int = LOOP_UNITS_MAX) -> None:
         self.units_left = units
+
+    def begin(self, units: int) -> None:
+        if units > self.units_left:
+            raise LeavesLoop
 
     def spend(self, units: int) -> None:
         self.units_left -= units
@@ -88,6 +95,9 @@ class ThreadPace:
 
     def __init__(self) -> None:
         self._since_s = time.perf_counter()
+
+    def begin(self, units: int) -> None:
+        """All the work is welcome here."""
 
     def spend(self, units: int) -> None:
         busy_s = time.perf_counter() - self._since_s

@@ -63,6 +63,9 @@ UNKNOWN_TOPIC_ID: Final = 100
 
 ZSTD_SINCE: Final = 7
 
+RECORD_ERRORS_MAX: Final = 10_000
+"""Single records that one answer names as reasons, over all its partitions: more take long to encode."""
+
 
 class _Unopened(NamedTuple):
     """A batch that is opened off the loop, and where its result belongs."""
@@ -85,6 +88,7 @@ class _Request:
         "failed",
         "outstanding",
         "pace",
+        "record_errors_left",
         "reply",
         "throttle_ms",
         "topics",
@@ -101,6 +105,7 @@ class _Request:
         self.outstanding = 1  # this request's own hold, until all of it was looked at
         self.failed = False
         self.throttle_ms = 0
+        self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
         self.writes: TransactionalWrites | None = None  # of a request that names a transactional id
         self.pace: LoopPace | None = None  # since something was opened on the loop
@@ -110,6 +115,12 @@ class _Request:
         self.outstanding -= 1
         if not self.outstanding:
             self._answer()
+
+    def refused(self, slot: Slot, error: InvalidBatch) -> ProducedPartition:
+        """What a partition is answered whose batch is not stored."""
+        told = error.record_errors[: self.record_errors_left]
+        self.record_errors_left -= len(told)
+        return slot.number, error.error_code, -1, -1, slot.start, told, error.reason
 
     def append_failed(self, error: StorageFailure) -> None:
         self.failed = True
@@ -228,7 +239,7 @@ async def _opened(request: _Request, broker: Broker, one: _Unopened, now_ms: int
     try:
         batch, records = await broker.openers.run(adapt)
     except InvalidBatch as error:
-        return index, error.error_code, -1, -1, slot.start, error.record_errors, error.reason
+        return request.refused(slot, error)
     except Exception:
         logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
@@ -301,7 +312,7 @@ def _append(
                 request.unopened.append(_Unopened(batch, records, config, topic, slot, results, len(results)))
                 return index, 0, -1, -1, -1
     except InvalidBatch as error:
-        return index, error.error_code, -1, -1, slot.start, error.record_errors, error.reason
+        return request.refused(slot, error)
     return _store(request, slot, index, batch, records, config)
 
 
@@ -337,7 +348,7 @@ def _store(
             flags,
         )
     except InvalidBatch as error:
-        return index, error.error_code, -1, -1, slot.start, error.record_errors, error.reason
+        return request.refused(slot, error)
     except SequenceGap as gap:
         return index, OUT_OF_ORDER_SEQUENCE_NUMBER, -1, -1, slot.start, [], str(gap)
     except StaleWriterEpoch as stale:

@@ -40,7 +40,7 @@ which is 150,000 of the smallest records."""
 VARINT_BYTES_MAX: Final = 5
 VARLONG_BYTES_MAX: Final = 10
 KEEP_BYTES: Final = "surrogateescape"
-"""How a record header's key that is not UTF-8 becomes a `str` and the same bytes again: nothing makes clients use UTF-8."""
+"""How a record header's key that is not UTF-8 becomes a `str` and the same bytes again: Kafka takes any."""
 HEADER_FIELD_BYTES_MIN: Final = 2  # a record header: key length and value length
 
 

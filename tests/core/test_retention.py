@@ -72,7 +72,7 @@ def test_what_leaves(tmp_path: Path, config: dict[str, object], left: int) -> No
 
 @pytest.mark.parametrize("unusable", [-1, 10**15, 2**63 - 1])
 def test_entries_that_do_not_say_their_age(tmp_path: Path, unusable: int) -> None:
-    """Without a timestamp, or with one far ahead, an entry leaves by its time in the log, and holds nothing up before."""
+    """Without a timestamp, or with one far ahead, an entry leaves by its time in the log, not earlier, not never."""
 
     async def scenario() -> None:
         clock = ManualClock()

@@ -105,7 +105,8 @@ def test_what_passes_can_be_read(place: int, value: int, cut: int) -> None:
     assert found.without_key == [n for n, record in enumerate(compacted) if record.key is None]
     assert [r.offset for r in iter_records(batch)] == list(range(80))
     assert [r.timestamp for r in iter_records(batch)] == list(found.timestamp_deltas)
-    assert list(iter_stamps(batch[HEADER_BYTES:], 80, at_once)) == list(zip(found.timestamp_deltas, range(80)))
+    stamps = list(iter_stamps(batch[HEADER_BYTES:], 80, at_once))
+    assert stamps == list(zip(found.timestamp_deltas, range(80), strict=True))
 
 
 def test_numbers_are_the_places() -> None:

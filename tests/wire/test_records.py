@@ -25,7 +25,6 @@ from gateway.wire.record_batch import (
     NONE,
     SNAPPY,
     ZSTD,
-    read_header,
     validate_batch,
 )
 from gateway.wire.records import (
