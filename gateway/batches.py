@@ -70,6 +70,7 @@ def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: 
     if (
         attributes & _BROKERS_BITS
         or newest < base
+        or base < 0 <= newest
         or newest - now_ms > AHEAD_MS_MAX
         or newest - now_ms > config.after_max_ms
         or config.before_max_ms < now_ms
@@ -131,7 +132,7 @@ def _asks_for_records(batch: BatchHeader, data: memoryview, config: TopicConfig,
         (codec == NONE and batch.record_count <= SMALL_RECORDS_MAX)
         or config.compact
         or (config.codec is not None and config.codec != codec)
-        or (not config.timestamp_type_append and _is_doubtful(batch, config, now_ms))
+        or _is_doubtful(batch, config, now_ms)
         or not _begins_well(codec, data)
     )
 
@@ -139,12 +140,13 @@ def _asks_for_records(batch: BatchHeader, data: memoryview, config: TopicConfig,
 def _is_doubtful(batch: BatchHeader, config: TopicConfig, now_ms: int) -> bool:
     """Whether a largest timestamp may not be that of the records, or they may lie outside of the topic's bounds.
 
-    A client begins with its first record's timestamp, so a largest one before that is none. One that would let the
-    batch expire at once is believed to nobody.
+    A client begins with its first record's timestamp, so a largest one before that is none, nor is one where the first
+    record has no time. One that would let the batch expire at once is believed to nobody.
     """
     newest = batch.max_timestamp
     return (
         newest < batch.base_timestamp
+        or batch.base_timestamp < 0 <= newest
         or newest - now_ms > min(config.after_max_ms, AHEAD_MS_MAX)
         or config.before_max_ms < now_ms
         or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))

@@ -90,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closed = False
         self.half_closed = False
         self.blocked = 0  # reasons, see above
-        self.held: deque[Callable[[], None]] | None = None  # requests that were begun while one holds the others up
+        self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait while one holds them up
         self.slots: deque[ResponseSlot] = deque()  # requests not answered, or whose turn has not come
         self.requests = 0
         self.starting = 0  # handler tasks that did not begin yet

@@ -24,7 +24,7 @@ from gateway.wire.record_check import Content
 from gateway.wire.records import DECOMPRESSED_BYTES_MAX
 
 LOOP_UNITS_MAX: Final = 8_000
-"""Work that one request may do on the loop: some 10 ms. A unit is a record or a record header, about a microsecond."""
+"""Work in one turn of the loop, whoever asks: some 10 ms. A unit, a record or a record header, is a microsecond."""
 LOOP_BYTES_MAX: Final = 64 * 1024
 """What one batch may grow to on the loop."""
 OPENING_UNITS: Final = 32
@@ -132,6 +132,8 @@ class Openers:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="opener")
         self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pace = LoopPace()
+        self._spent = False  # something in this turn of the loop
 
     def __repr__(self) -> str:
         return f"<Openers {self._waiting} batches waiting or open>"
@@ -140,6 +142,17 @@ class Openers:
     def waiting(self) -> int:
         """Batches that are open in the thread or wait for it."""
         return self._waiting
+
+    def on_loop(self) -> LoopPace:
+        """The pace of all that is opened in this turn of the loop."""
+        if not self._spent:
+            self._spent = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        return self._pace
+
+    def _next_turn(self) -> None:
+        self._spent = False
+        self._pace.units_left = LOOP_UNITS_MAX
 
     async def run(self, work: Callable[[Pace], _T]) -> _T:
         """Do the work in the thread. Raises what it raises."""

@@ -21,7 +21,7 @@ from core.errors import StoreError
 from core.slot import Slot
 from gateway.admin import epoch_error, repeated, slot_of, storage_code
 from gateway.apis import Api, RequestContext
-from gateway.openers import LeavesLoop, LoopPace, Openers, Pace, content_of
+from gateway.openers import LeavesLoop, Openers, Pace, content_of
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
 from gateway.wire.record_batch import read_header
@@ -44,8 +44,6 @@ SEARCHES_AT_ONCE: Final = 32
 TIMEOUT_SINCE: Final = 10
 PATIENCE_MAX_S: Final = 30.0
 """Longest wait for one request's look-ups, whatever its client says."""
-LOOP_UNITS_MAX: Final = 1_000
-"""Work on the event loop for one batch; one with more records is opened off the loop."""
 
 
 class Found(NamedTuple):
@@ -185,7 +183,7 @@ async def _opened(
     """The record of a batch that is chosen, among those that were not deleted."""
     start = slot.start
     try:
-        return _chosen(entry, start, choose, LoopPace(LOOP_UNITS_MAX))
+        return _chosen(entry, start, choose, openers.on_loop())
     except LeavesLoop:
         return await openers.run(lambda pace: _chosen(entry, start, choose, pace))
 

@@ -26,7 +26,7 @@ from core.log.format import IN_TRANSACTION
 from core.writers import Duplicate
 from gateway.apis import Api
 from gateway.batches import adapt_batch, is_plain, stamp
-from gateway.openers import LeavesLoop, LoopPace, Pace
+from gateway.openers import LeavesLoop
 from gateway.topic_configs import TopicConfig, config_of
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.broker import Broker
     from gateway.connection import Connection
     from gateway.metrics import Metrics
+    from gateway.openers import Openers, Pace
     from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
     from gateway.wire.record_batch import BatchHeader
@@ -87,7 +88,6 @@ class _Request:
         "connection",
         "failed",
         "outstanding",
-        "pace",
         "record_errors_left",
         "reply",
         "throttle_ms",
@@ -108,7 +108,6 @@ class _Request:
         self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
         self.writes: TransactionalWrites | None = None  # of a request that names a transactional id
-        self.pace: LoopPace | None = None  # since something was opened on the loop
         self.unopened: deque[_Unopened] | None = None  # batches that are opened off the loop, in order
 
     def appended(self) -> None:
@@ -301,11 +300,9 @@ def _append(
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
         if not is_plain(batch, records, config, now_ms):
-            pace = request.pace
-            if pace is None:
-                pace = request.pace = LoopPace()
+            openers: Openers = request.connection.broker.openers
             try:
-                batch, records = adapt_batch(batch, records, config, now_ms, pace)
+                batch, records = adapt_batch(batch, records, config, now_ms, openers.on_loop())
             except LeavesLoop:
                 if request.unopened is None:
                     request.unopened = deque()

@@ -26,8 +26,8 @@ UNITS_PER_STEP: Final = 256
 """Of work between two calls of `spend`: a quarter of a millisecond."""
 COPIED_BYTES_MAX: Final = 4_096
 """Records of a batch up to this size are copied first: bytes are read faster than a view of them."""
-FEW_HEADERS_MAX: Final = 64
-"""Record headers of one record that are gone through on the side."""
+FEW_HEADERS_MAX: Final = 16
+"""Record headers of a small batch that are gone through on the side."""
 NO_TIMESTAMP_YET: Final = -(2**63)
 
 HEADERS_MAX: Final = 1_000_000
@@ -53,7 +53,7 @@ def are_as_claimed(batch: memoryview, count: int, newest_delta: int, with_keys: 
     size = len(batch)
     b = bytes(batch[HEADER_BYTES:]) if size <= COPIED_BYTES_MAX else batch[HEADER_BYTES:]
     end = size - HEADER_BYTES
-    p, newest = 0, NO_TIMESTAMP_YET
+    p, newest, headers_left = 0, NO_TIMESTAMP_YET, FEW_HEADERS_MAX
     try:
         for place in range(count):
             byte = b[p]
@@ -90,10 +90,11 @@ def are_as_claimed(batch: memoryview, count: int, newest_delta: int, with_keys: 
                         return False
                     p += length
             if b[p]:
-                count_of_headers, p = read_varint(b, p, stop)
-                if not 0 < count_of_headers <= FEW_HEADERS_MAX:
+                headers, p = read_varint(b, p, stop)
+                headers_left -= headers
+                if headers < 0 or headers_left < 0:
                     return False
-                p = _check_headers(b, p, stop, count_of_headers, 0, _no_pause)
+                p = _check_headers(b, p, stop, headers, headers_left, _no_pause)
             else:
                 p += 1
             if p != stop:
