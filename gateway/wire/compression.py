@@ -46,7 +46,7 @@ GZIP_START: Final = 0x1F8B
 (XERIAL_START,) = _U32.unpack_from(XERIAL_MAGIC)
 """The first bytes, whoever compressed. Raw snappy has no such thing."""
 
-ALLOCATED_AT_ONCE_BYTES: Final = 4 * 1024 * 1024
+ALLOCATED_AT_ONCE_BYTES: Final = 1024 * 1024
 """A buffer grows by so much at a time: filling it with zeros keeps the interpreter, and others wait meanwhile."""
 
 _I32: Final = struct.Struct(">i")
