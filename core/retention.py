@@ -1,9 +1,10 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave from the front: those whose largest timestamp is older than `retention_ms`, those without which the slot
-still holds `retention_bytes`, and, after Pravega, those that all of the policy's consumers are through with, as far as
-`keep_ms` and `keep_bytes` let them. In the log they leave one by one, in chunks run by run, a run when the last of its
-entries may: for that no object is read. Streams that are compacted only are never trimmed.
+Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.ages` counts where it
+does not say their age), those without which the slot still holds `retention_bytes`, and, after Pravega, those that all
+of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In the log they leave one by
+one, in chunks run by run, a run when the last of its entries may: for that no object is read. Streams that are
+compacted only are never trimmed.
 
 **Invariant**: nothing leaves because the wall clock jumped: `core.trusted_time` says what is believed.
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from core.ages import Ages
 from core.errors import StorageFailure, StoreError
 from core.log.records import Trim
 from core.slot import Slot
@@ -42,6 +44,7 @@ class Retention:
     def __init__(self, container: Container, consumed: Consumed | None = None) -> None:
         self._container = container
         self._consumed = consumed
+        self._ages = Ages(container)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, consumed: Consumed | None = None) -> None:
@@ -73,6 +76,7 @@ class Retention:
     async def enforce(self) -> int:
         """Move starts as far as the policies say; returns how many slots moved. Raises StoreError."""
         now = self._container.trusted.now()
+        self._ages.forget_others(self._container.streams)
         moved = 0
         for stream in list(self._container.streams.values()):
             slots = [slot for slot in stream.written_slots() if slot.start < slot.stable_end]
@@ -111,7 +115,8 @@ class Retention:
         if start < slot.tiered_end:
             for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
                 rest_bytes = slot.bytes_behind(run.end, run.bytes_before + run.appended)
-                is_done = run.entries > 0 and not limits.allow(run.max_timestamp, run.end, rest_bytes)
+                written_ms = self._ages.of_run(run, limits.now_ms)
+                is_done = run.entries > 0 and not limits.allow(written_ms, run.end, rest_bytes)
                 is_done |= run.first > new_start > start  # rewritten just now: look again next time
                 if is_done:
                     break
@@ -123,13 +128,16 @@ class Retention:
     def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""
         end, total = limits.stable_end, slot.total_bytes
-        for _, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
+        for file_lsn, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
             first = max(0, rows.row_of(start))
             before = rows.bytes_before + sum(rows.length[:first])
             for row in range(first, len(rows.base)):
                 # In this order: what is durable is whole, a row beyond may be half written by now.
                 row_end, rest_bytes = rows.row_end(row), total - before - rows.length[row]
-                if rows.base[row] >= end or row_end > end or not limits.allow(rows.timestamp[row], row_end, rest_bytes):
+                if rows.base[row] >= end or row_end > end:
+                    return start, before
+                written_ms = self._ages.of_row(slot, rows.timestamp[row], row_end, file_lsn, end, limits.now_ms)
+                if not limits.allow(written_ms, row_end, rest_bytes):
                     return start, before
                 start, before = row_end, before + rows.length[row]
         return start, before

@@ -1,98 +1,216 @@
-"""What a topic's configuration does to a client's batch before it is stored.
+"""What becomes of a client's batch before it is stored: its claims checked, its topic's configuration applied.
+
+A batch's header is written by its client. Of its fields
+
+    CRC, length, magic, counts, producer   are checked for every batch (`validate_batch`)
+    codec                                  must be what the compressed bytes begin with
+    max timestamp                          is computed from the records where these are gone through, as Kafka does
+    LogAppendTime, delete horizon          are the broker's to set, and are cleared
+    unknown bits                           stay as sent, unless something else in the header changes
+
+The records are gone through where a topic asks for it (compacted, another codec, bounds on old timestamps), where the
+header gives cause (`_is_doubtful`), and in every uncompressed batch of up to `SMALL_RECORDS_MAX`. In others they are
+stored unchecked: a Python loop over each record would cost more than all else that a Produce does.
 
 Keeps: a batch that leaves here satisfies its topic's configuration, or was refused with Kafka's error and, where single
-records are the reason, their places in the batch. After Kafka's LogValidator.
+records are the reason, their places in the batch. The bytes stay the client's own where nothing has to change. After
+Kafka's LogValidator.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
+from gateway.openers import COMPRESSED_BYTES_PER_UNIT, Pace, content_of
 from gateway.topic_configs import TopicConfig
+from gateway.wire.compression import compress, may_be_compressed
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.record_batch import (
+    ATTRIBUTES,
+    ATTRIBUTES_AT,
+    CODEC_MASK,
+    DELETE_HORIZON,
+    HEADER,
+    HEADER_BYTES,
     INVALID_RECORD,
+    LENGTH_PREFIX_BYTES,
     LOG_APPEND_TIME,
+    MAX_TIMESTAMP,
+    MAX_TIMESTAMP_AT,
+    MESSAGE_TOO_LARGE,
     NO_TIMESTAMP,
+    NONE,
+    TRANSACTIONAL,
     BatchHeader,
+    first_timestamp_delta_is_zero,
     read_header,
 )
-from gateway.wire.records import Record, build_batch, iter_records, places_without_key, seal_batch
+from gateway.wire.record_check import Content, Records, are_as_claimed, check_records, numbered
+from gateway.wire.records import seal_batch
 
 INVALID_TIMESTAMP: Final = 32
 DEFAULT_LEVEL: Final = -1
 """What `compression.gzip.level` says for gzip's own default."""
 
-_ATTRIBUTES: Final = struct.Struct(">H")
-_ATTRIBUTES_AT: Final = 21
-_MAX_TIMESTAMP: Final = struct.Struct(">q")
-_MAX_TIMESTAMP_AT: Final = 35
+SMALL_RECORDS_MAX: Final = 8
+"""Uncompressed batches of so many records are gone through, whatever their topic: about a microsecond a record."""
+AHEAD_MS_MAX: Final = 3_600_000
+"""A largest timestamp further ahead than this is looked up in the records, whatever the topic allows."""
+RECORD_ERRORS_MAX: Final = 100
+"""Records of one batch that are named as the reason of a refusal, the first ones."""
+TIMESTAMP_MAX: Final = 2**63 - 1
+
+_BROKERS_BITS: Final = LOG_APPEND_TIME | DELETE_HORIZON
+_CLIENTS_BITS: Final = CODEC_MASK | TRANSACTIONAL
+
+
+def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
+    """Whether a batch is stored as it is: nothing to change, nothing to look up. Runs for every batch."""
+    attributes, base, newest, count = batch[5], batch[7], batch[8], batch[12]
+    if (
+        attributes & _BROKERS_BITS
+        or newest < base
+        or base < 0 <= newest
+        or newest - now_ms > AHEAD_MS_MAX
+        or newest - now_ms > config.after_max_ms
+        or config.before_max_ms < now_ms
+        or config.timestamp_type_append
+        or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))
+    ):
+        return False
+    codec = attributes & CODEC_MASK
+    if config.codec is not None and config.codec != codec:
+        return False
+    if codec == NONE and count <= SMALL_RECORDS_MAX:
+        return are_as_claimed(data, count, newest - base, config.compact)
+    return not config.compact and _begins_well(codec, data)
 
 
 def adapt_batch(
-    batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int
+    batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int, pace: Pace
 ) -> tuple[BatchHeader, memoryview]:
-    """Check and rewrite a batch as its topic asks; returns it as it is to be stored. Raises InvalidBatch.
+    """Check and rewrite a batch as its topic asks; returns it as it is to be stored, yet without LogAppendTime.
 
-    `data` may be changed in place.
+    Raises InvalidBatch, and what the pace raises; `data` is as it was then, and may have been changed in place else.
     """
-    if batch.is_log_append_time:
-        raise InvalidBatch(INVALID_TIMESTAMP, "a producer must not set the timestamp type to LogAppendTime")
-    if config.compact:
-        _refuse_null_keys(data)
-    if not config.timestamp_type_append:
-        _check_timestamps(batch, data, config, now_ms)
-    if config.codec is not None and config.codec != batch.codec:
-        data = _recompress(batch, data, config)
-        batch = read_header(data)
-    if config.timestamp_type_append:
-        _stamp(data, batch, now_ms)
+    if batch.is_log_append_time and (config.timestamp_type_append or batch.max_timestamp == NO_TIMESTAMP):
+        bad = [(n, "the broker sets the timestamp type") for n in range(min(batch.record_count, RECORD_ERRORS_MAX))]
+        raise InvalidBatch(INVALID_TIMESTAMP, "a producer must not set the timestamp type to LogAppendTime", bad)
+    newest = batch.max_timestamp
+    if _asks_for_records(batch, data, config, now_ms):
+        pace.begin(batch.record_count)
+        content = content_of(batch, data, pace)
+        records = check_records(content, batch.record_count, pace.spend)
+        if not config.timestamp_type_append:
+            newest = max(NO_TIMESTAMP, batch.base_timestamp + max(records.timestamp_deltas))
+        _refuse_records(batch, records, config, now_ms)
+        codec = batch.codec if config.codec is None else config.codec
+        if codec != batch.codec or not records.are_numbered:
+            if not records.are_numbered:
+                content = numbered(content, batch.record_count, pace.spend)
+            return _rebuilt(batch, content, codec, newest, config, pace)
+    if newest != batch.max_timestamp or batch.attributes & _BROKERS_BITS:
+        ATTRIBUTES.pack_into(data, ATTRIBUTES_AT, batch.attributes & _CLIENTS_BITS)
+        MAX_TIMESTAMP.pack_into(data, MAX_TIMESTAMP_AT, newest)
+        seal_batch(data)
         batch = read_header(data)
     return batch, data
 
 
-def _refuse_null_keys(data: memoryview) -> None:
-    bad = [(place, None) for place in places_without_key(data)]
-    if bad:
-        raise InvalidBatch(INVALID_RECORD, "a compacted topic takes no record without a key", bad)
+def stamp(batch: BatchHeader, data: memoryview, now_ms: int) -> BatchHeader:
+    """LogAppendTime: the broker's clock for the whole batch, and a CRC that covers it. Changes `data` in place."""
+    ATTRIBUTES.pack_into(data, ATTRIBUTES_AT, batch.attributes & _CLIENTS_BITS | LOG_APPEND_TIME)
+    MAX_TIMESTAMP.pack_into(data, MAX_TIMESTAMP_AT, now_ms)
+    seal_batch(data)
+    return read_header(data)
 
 
-def _check_timestamps(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> None:
-    """Every record's time within the topic's bounds around now (KIP-937)."""
-    latest, earliest = now_ms + config.after_max_ms, now_ms - config.before_max_ms
-    if batch.max_timestamp <= latest and earliest <= 0:
-        return
-    bad = [
-        (place, None)
-        for place, record in enumerate(iter_records(data))
-        if record.timestamp != NO_TIMESTAMP and not earliest <= record.timestamp <= latest
-    ]
-    if bad:
-        raise InvalidBatch(
-            INVALID_TIMESTAMP, f"a record's timestamp lies outside of [{earliest}, {latest}], the topic's bounds", bad
-        )
-
-
-def _recompress(batch: BatchHeader, data: memoryview, config: TopicConfig) -> memoryview:
-    """The same records under the topic's codec."""
-    assert config.codec is not None
-    records: list[Record] = list(iter_records(data))
-    return memoryview(
-        build_batch(
-            records,
-            codec=config.codec,
-            level=None if config.codec_level == DEFAULT_LEVEL else config.codec_level,
-            producer_id=batch.producer_id,
-            producer_epoch=batch.producer_epoch,
-            base_sequence=batch.base_sequence,
-            transactional=batch.is_transactional,
-        )
+def _asks_for_records(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
+    """Whether topic or header ask for a look at the records, of a batch that is not plain."""
+    codec = batch.codec
+    return (
+        (codec == NONE and batch.record_count <= SMALL_RECORDS_MAX)
+        or config.compact
+        or (config.codec is not None and config.codec != codec)
+        or _is_doubtful(batch, config, now_ms)
+        or not _begins_well(codec, data)
     )
 
 
-def _stamp(data: memoryview, batch: BatchHeader, now_ms: int) -> None:
-    """LogAppendTime: the broker's clock for the whole batch, and a CRC that covers it."""
-    _ATTRIBUTES.pack_into(data, _ATTRIBUTES_AT, batch.attributes & 0xFFFF | LOG_APPEND_TIME)
-    _MAX_TIMESTAMP.pack_into(data, _MAX_TIMESTAMP_AT, now_ms)
+def _is_doubtful(batch: BatchHeader, config: TopicConfig, now_ms: int) -> bool:
+    """Whether a largest timestamp may not be that of the records, or they may lie outside of the topic's bounds.
+
+    A client begins with its first record's timestamp, so a largest one before that is none, nor is one where the first
+    record has no time. One that would let the batch expire at once is believed to nobody.
+    """
+    newest = batch.max_timestamp
+    return (
+        newest < batch.base_timestamp
+        or batch.base_timestamp < 0 <= newest
+        or newest - now_ms > min(config.after_max_ms, AHEAD_MS_MAX)
+        or config.before_max_ms < now_ms
+        or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))
+        or batch.is_log_append_time
+    )
+
+
+def _expires_by_time(config: TopicConfig) -> bool:
+    return config.delete and config.retention_ms >= 0
+
+
+def _begins_well(codec: int, data: memoryview) -> bool:
+    """Whether the first bytes of the records are what the header lets expect."""
+    return first_timestamp_delta_is_zero(data) if codec == NONE else may_be_compressed(codec, data, HEADER_BYTES)
+
+
+def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> None:
+    """Raises InvalidBatch when single records are not what the topic takes; a wrong time decides, as in Kafka."""
+    untimely = [] if config.timestamp_type_append else _untimely(batch, records, config, now_ms)
+    keyless = records.without_key[:RECORD_ERRORS_MAX] if config.compact else []
+    if not untimely and not keyless:
+        return
+    bad: list[tuple[int, str | None]] = [(place, "the timestamp is out of the topic's bounds") for place in untimely]
+    bad += [(place, "a compacted topic takes no record without a key") for place in keyless]
+    bad = sorted(bad, key=lambda one: one[0])[:RECORD_ERRORS_MAX]
+    if untimely:
+        earliest, latest = _bounds(config, now_ms)
+        reason = f"a record's timestamp lies outside of [{earliest}, {latest}], the topic's bounds"
+        raise InvalidBatch(INVALID_TIMESTAMP, reason, bad)
+    raise InvalidBatch(INVALID_RECORD, "a compacted topic takes no record without a key", bad)
+
+
+def _untimely(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> list[int]:
+    """Places of the records whose time is out of the topic's bounds around now (KIP-937)."""
+    base, deltas = batch.base_timestamp, records.timestamp_deltas
+    earliest, latest = _bounds(config, now_ms)
+    if earliest <= base + min(deltas) and base + max(deltas) <= latest:
+        return []
+    outside = (n for n, d in enumerate(deltas) if not earliest <= base + d <= latest and base + d != NO_TIMESTAMP)
+    return [place for place, _ in zip(outside, range(RECORD_ERRORS_MAX), strict=False)]
+
+
+def _bounds(config: TopicConfig, now_ms: int) -> tuple[int, int]:
+    return now_ms - config.before_max_ms, min(now_ms + config.after_max_ms, TIMESTAMP_MAX)
+
+
+def _rebuilt(
+    batch: BatchHeader, content: Content, codec: int, newest: int, config: TopicConfig, pace: Pace
+) -> tuple[BatchHeader, memoryview]:
+    """The same records under another codec or other numbers."""
+    if codec != NONE:
+        pace.spend(len(content) // COMPRESSED_BYTES_PER_UNIT)
+    level = None if codec != config.codec or config.codec_level == DEFAULT_LEVEL else config.codec_level
+    body = compress(codec, content, level)
+    size = HEADER_BYTES + len(body)
+    if size > config.max_message_bytes:
+        reason = f"{size} bytes under the topic's codec, at most {config.max_message_bytes}"
+        raise InvalidBatch(MESSAGE_TOO_LARGE, reason)
+    header = batch._replace(
+        batch_length=size - LENGTH_PREFIX_BYTES,
+        attributes=codec | batch.attributes & TRANSACTIONAL,
+        max_timestamp=newest,
+    )
+    data = bytearray(HEADER.pack(*header))
+    data += body
     seal_batch(data)
+    return header, memoryview(data)

@@ -29,6 +29,7 @@ from gateway.groups import GroupCoordinator
 from gateway.identity import Admission
 from gateway.long_term import is_private, open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
+from gateway.openers import Openers
 from gateway.ownership import BEAT_S, Owner
 from gateway.producers import ProducerIds
 from gateway.resource_configs import ResourceConfigs
@@ -90,6 +91,7 @@ class Broker:
         self.cluster_id = data.cluster_id
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
+        self.openers = Openers()
         self.phase = "starting"
         self._data = data
         self._kafka = kafka
@@ -217,6 +219,7 @@ class Broker:
             # Together: fetches and members of groups wait for others, and are answered by the end of these.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
+        await self.openers.close()
         await self.store.close()
         if self._storage is not None:
             await self._release()

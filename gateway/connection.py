@@ -34,7 +34,7 @@ PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 """What one writev takes."""
 
 # Why a connection is not read:
-IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE = (1 << bit for bit in range(8))
+IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD = (1 << bit for bit in range(9))
 REASONS: Final = {
     IN_FLIGHT: "in-flight-limit",
     REQUEST_BYTES: "request-bytes",
@@ -44,6 +44,7 @@ REASONS: Final = {
     STOPPING: "stopping",
     TURN: "others-first",
     ASIDE: "request-being-read",
+    HELD: "batches-are-opened",
 }
 
 
@@ -70,6 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         "client_software_version",
         "closed",
         "half_closed",
+        "held",
         "listener",
         "party",
         "peer_host",
@@ -97,6 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closed = False
         self.half_closed = False
         self.blocked = 0  # reasons, see above
+        self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait while one holds them up
         self.slots: deque[ResponseSlot] = deque()  # requests not answered, or whose turn has not come
         self.requests = 0
         self.starting = 0  # handler tasks that did not begin yet
@@ -283,7 +286,7 @@ class Connection(asyncio.BufferedProtocol):
         """Start nothing further until the request before it has been read."""
         self._block(ASIDE)
 
-    def go_on(self) -> None:
+    def set_free(self) -> None:
         self._unblock(ASIDE)
 
     def mute(self, duration_ms: int) -> None:
@@ -294,6 +297,21 @@ class Connection(asyncio.BufferedProtocol):
             self._mute_handle.cancel()
         self._block(MUTED)
         self._mute_handle = self._server.loop.call_later(duration_ms / 1000, self._unblock, MUTED)
+
+    def hold(self) -> None:
+        """A request needs time before its turn is over: begin nothing after it until `go_on`."""
+        self.held = deque()
+        self._block(HELD)
+
+    def go_on(self) -> None:
+        """What was held goes on, until one of them holds the others up again."""
+        held, self.held = self.held, None
+        while held and not self.closed:
+            held.popleft()()
+            if self.held is not None:
+                self.held.extend(held)
+                return
+        self._unblock(HELD)
 
     def stop_reading(self) -> None:
         """For a clean stop: begin nothing new."""

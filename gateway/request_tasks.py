@@ -100,7 +100,7 @@ class RequestTasks:
             connection.close()
             raise
         # What arrived meanwhile starts behind this one: on the loop's next round.
-        loop.call_soon(connection.go_on)
+        loop.call_soon(connection.set_free)
         await self._answer(context, route, _charged(slot, decoded), slot)
 
     async def _answer(self, context: RequestContext, route: "Route", request: Message, slot: ResponseSlot) -> None:

@@ -210,6 +210,7 @@ class CompactionPlanner:
         """What is dirty, and slots whose newest chunks are not verified yet. Blocks."""
         now = self._container.trusted.now()
         verified: dict[ChunkId, bool] = {}
+        made_ms: dict[ChunkId, int] = {}
         found: list[Dirt] = []
         young: list[SlotKey] = []
         for slot, cleaned in slots:
@@ -219,11 +220,12 @@ class CompactionPlanner:
                 if run.chunk not in verified:
                     row = self._container.catalog.find_chunk(run.chunk)
                     verified[run.chunk] = row is not None and row.state is ChunkState.VERIFIED
+                    made_ms[run.chunk] = now.timestamps_ms if row is None else row.created_ms
                 if not verified[run.chunk]:
                     young.append(key)
                     break
                 runs.append(run)
-            dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now)
+            dirt = dirt_of(key, runs, cleaned, slot.stream.policy, now, made_ms)
             if dirt is not None:
                 found.append(dirt)
         return found, young

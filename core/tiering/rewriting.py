@@ -22,11 +22,12 @@ on, goes through a round; small slots share one. With a ratio of r, a stored byt
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
+from core.ages import says_its_age
 from core.errors import CorruptState
 from core.stream import StreamPolicy
 from core.tiering.rewrite_requests import InputChunk, InputRun, OutputRun, SlotKey
@@ -229,10 +230,20 @@ class Dirt:
 
 
 def dirt_of(
-    slot: SlotKey, runs: Sequence[RunRow], cleaned: Cleaned, policy: StreamPolicy, now: TrustedTime
+    slot: SlotKey,
+    runs: Sequence[RunRow],
+    cleaned: Cleaned,
+    policy: StreamPolicy,
+    now: TrustedTime,
+    made_ms: Mapping[ChunkId, int],
 ) -> Dirt | None:
-    """What is to be compacted of a slot; `runs` are all of its verified ones. None when nothing is due."""
-    settled = list(_settled(runs, cleaned.end, now.timestamps_ms - policy.min_lag_ms if policy.min_lag_ms else None))
+    """What is to be compacted of a slot; `runs` are all of its verified ones. None when nothing is due.
+
+    `made_ms` is when their chunks were made, which is their age where their timestamps do not say it.
+    """
+    settled = list(runs)
+    if policy.min_lag_ms:
+        settled = list(_settled(runs, cleaned.end, now.timestamps_ms, policy.min_lag_ms, made_ms))
     if not settled:
         return None
     size = sum(run.length for run in settled)
@@ -246,10 +257,13 @@ def dirt_of(
     return Dirt(slot, settled, begin, end, share, size)
 
 
-def _settled(runs: Iterable[RunRow], clean_end: int, not_after_ms: int | None) -> Iterator[RunRow]:
+def _settled(
+    runs: Iterable[RunRow], clean_end: int, now_ms: int, lag_ms: int, made_ms: Mapping[ChunkId, int]
+) -> Iterator[RunRow]:
     """Runs up to the first dirty one that is too young."""
     for run in runs:
-        if not_after_ms is not None and run.end > clean_end and run.max_timestamp > not_after_ms:
+        newest = run.max_timestamp if says_its_age(run.max_timestamp, now_ms) else made_ms.get(run.chunk, now_ms)
+        if run.end > clean_end and newest > now_ms - lag_ms:
             return
         yield run
 

@@ -11,7 +11,7 @@ is to be asked again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -21,10 +21,11 @@ from core.errors import StoreError
 from core.slot import Slot
 from gateway.admin import epoch_error, repeated_among, slot_of, storage_code
 from gateway.apis import Api, RequestContext
+from gateway.openers import LeavesLoop, Openers, Pace, content_of
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
 from gateway.wire.record_batch import read_header
-from gateway.wire.records import iter_records
+from gateway.wire.record_check import iter_stamps
 
 LATEST, EARLIEST, MAX_TIMESTAMP = -1, -2, -3
 EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING = -4, -5, -6
@@ -45,8 +46,6 @@ TOPICS_AT_ONCE: Final = 200
 TIMEOUT_SINCE: Final = 10
 PATIENCE_MAX_S: Final = 30.0
 """Longest wait for one request's look-ups, whatever its client says."""
-OPENED_INLINE_BYTES_MAX: Final = 64 * 1024
-"""Larger batches are opened in a thread: their records may be many, and are read in Python."""
 
 
 class Found(NamedTuple):
@@ -119,6 +118,7 @@ def _answer(
             return _latest_tiered(slot)
         case -6:
             return _earliest_pending(slot)
+    openers: Openers = ctx.broker.openers
     patience_s = PATIENCE_MAX_S
     if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
         patience_s = min(request.timeout / 1000, PATIENCE_MAX_S)
@@ -126,9 +126,9 @@ def _answer(
         case -4:
             return _searched(searches, patience_s, lambda: _earliest_local(slot))
         case -3:
-            return _searched(searches, patience_s, lambda: _with_max_timestamp(slot, end))
+            return _searched(searches, patience_s, lambda: _with_max_timestamp(openers, slot, end))
         case timestamp:
-            return _searched(searches, patience_s, lambda: _at_time(slot, timestamp, end))
+            return _searched(searches, patience_s, lambda: _at_time(openers, slot, timestamp, end))
 
 
 async def _searched(searches: asyncio.Semaphore, patience_s: float, search: Callable[[], Awaitable[Found]]) -> Found:
@@ -160,18 +160,18 @@ def _earliest_pending(slot: Slot) -> Found:
     return NOTHING if slot.container.tier is None else _at(slot, max(slot.start, slot.tiered_end))
 
 
-async def _with_max_timestamp(slot: Slot, end: int) -> Found:
+async def _with_max_timestamp(openers: Openers, slot: Slot, end: int) -> Found:
     entry = await slot.entry_with_max_timestamp()
     if entry is None:
         return NOTHING
-    return _visible(slot, end, await _opened(slot, entry, _largest))
+    return _visible(slot, end, await _opened(openers, slot, entry, _largest))
 
 
-async def _at_time(slot: Slot, timestamp: int, end: int) -> Found:
+async def _at_time(openers: Openers, slot: Slot, timestamp: int, end: int) -> Found:
     """A batch's largest timestamp may be that of a record before the start, or be made up: go on."""
     offset = slot.start
     while (entry := await slot.entry_at_time(timestamp, offset)) is not None:
-        found = await _opened(slot, entry, lambda records: _first_from(records, timestamp))
+        found = await _opened(openers, slot, entry, lambda records: _first_from(records, timestamp))
         if found is not None:
             return _visible(slot, end, found)
         offset = entry.first + entry.count
@@ -182,32 +182,48 @@ Stamp = tuple[int, int]
 """A record's timestamp and offset."""
 
 
-async def _opened(slot: Slot, entry: StoredEntry, choose: Callable[[list[Stamp]], Stamp | None]) -> Stamp | None:
+async def _opened(
+    openers: Openers, slot: Slot, entry: StoredEntry, choose: Callable[[Iterator[Stamp]], Stamp | None]
+) -> Stamp | None:
     """The record of a batch that is chosen, among those that were not deleted."""
-    if len(entry.payload) <= OPENED_INLINE_BYTES_MAX:
-        return choose(_stamps(entry, slot.start))
-    return await asyncio.to_thread(lambda: choose(_stamps(entry, slot.start)))
+    start = slot.start
+    try:
+        return _chosen(entry, start, choose, openers.on_loop())
+    except LeavesLoop:
+        return await openers.run(lambda pace: _chosen(entry, start, choose, pace))
 
 
-def _stamps(entry: StoredEntry, start: int) -> list[Stamp]:
+def _chosen(
+    entry: StoredEntry, start: int, choose: Callable[[Iterator[Stamp]], Stamp | None], pace: Pace
+) -> Stamp | None:
     """Of a batch that is no batch within, its first record stands for all. Markers have none."""
     header = read_header(entry.payload)
     if header.is_control:
-        return []
-    first = (header.max_timestamp, max(entry.first, start))
-    if header.is_log_append_time:
-        return [first]
+        return None
     try:
-        return [(r.timestamp, r.offset) for r in iter_records(entry.payload) if r.offset >= start]
+        return choose(_stamps(entry, start, pace))
     except InvalidBatch:
-        return [first]
+        return choose(iter([(header.max_timestamp, max(entry.first, start))]))
 
 
-def _first_from(stamps: list[Stamp], timestamp: int) -> Stamp | None:
+def _stamps(entry: StoredEntry, start: int, pace: Pace) -> Iterator[Stamp]:
+    """The records from `start` on, as far as they are asked for."""
+    header = read_header(entry.payload)
+    base, base_timestamp, count = header.base_offset, header.base_timestamp, header.record_count
+    append_time = header.max_timestamp if header.is_log_append_time else None
+    if append_time is not None and count == header.last_offset_delta + 1:  # nothing was compacted away: no need to open
+        yield append_time, max(base, start)
+        return
+    for timestamp_delta, delta in iter_stamps(content_of(header, memoryview(entry.payload), pace), count, pace.spend):
+        if base + delta >= start:
+            yield base_timestamp + timestamp_delta if append_time is None else append_time, base + delta
+
+
+def _first_from(stamps: Iterator[Stamp], timestamp: int) -> Stamp | None:
     return next((stamp for stamp in stamps if stamp[0] >= timestamp), None)
 
 
-def _largest(stamps: list[Stamp]) -> Stamp | None:
+def _largest(stamps: Iterator[Stamp]) -> Stamp | None:
     """The first of those with the largest timestamp."""
     return max(stamps, key=lambda stamp: stamp[0], default=None)
 

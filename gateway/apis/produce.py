@@ -2,26 +2,35 @@
 
 Keeps: a partition is answered without error only after its entry is durable, or because it is a duplicate of one
 that is; entries of one slot are appended in the order in which requests arrived. One batch a partition, magic 2
-(KIP-98); the batch's bytes stay the client's own, save base offset and leader epoch, which its CRC does not cover,
-and save topics that ask for LogAppendTime or another codec.
+(KIP-98); the batch's bytes stay the client's own, save base offset and leader epoch, which its CRC does not cover, and
+save what `gateway.batches` lists.
+
+A batch whose records have to be gone through is opened here while that is little work, else by `gateway.openers`; until
+then nothing further of its connection is begun, as Kafka handles a connection's requests one after another. What is
+waited for is the batch alone: everything that may have changed meanwhile (topic, writer, transaction) is looked at
+after it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
 from core.log.format import IN_TRANSACTION
 from core.writers import Duplicate
 from gateway.apis import Api
-from gateway.batches import adapt_batch
+from gateway.batches import adapt_batch, is_plain, stamp
+from gateway.openers import LeavesLoop
 from gateway.topic_configs import TopicConfig, config_of
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
-from gateway.wire.produce_request import decode_produce
+from gateway.wire.produce_request import ProducedData, decode_produce, without_repetitions
 from gateway.wire.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.broker import Broker
     from gateway.connection import Connection
     from gateway.metrics import Metrics
+    from gateway.openers import Openers, Pace
     from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
     from gateway.wire.record_batch import BatchHeader
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
+UNKNOWN_SERVER_ERROR: Final = -1
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
 NOT_ENOUGH_REPLICAS: Final = 19
 INVALID_REQUIRED_ACKS: Final = 21
@@ -53,11 +64,38 @@ UNKNOWN_TOPIC_ID: Final = 100
 
 ZSTD_SINCE: Final = 7
 
+RECORD_ERRORS_MAX: Final = 10_000
+"""Single records that one answer names as reasons, over all its partitions: more take long to encode."""
+
+
+class _Unopened(NamedTuple):
+    """A batch that is opened off the loop, and where its result belongs."""
+
+    batch: BatchHeader
+    records: memoryview
+    config: TopicConfig
+    topic: TopicKey
+    slot: Slot
+    results: list[ProducedPartition]
+    place: int
+
 
 class _Request:
     """One Produce request on its way: what each partition will be answered, and how many appends are not durable."""
 
-    __slots__ = ("acks", "connection", "failed", "outstanding", "reply", "throttle_ms", "topics", "version", "writes")
+    __slots__ = (
+        "acks",
+        "connection",
+        "failed",
+        "outstanding",
+        "record_errors_left",
+        "reply",
+        "throttle_ms",
+        "topics",
+        "unopened",
+        "version",
+        "writes",
+    )
 
     def __init__(self, connection: Connection, reply: ResponseSlot, version: int, acks: int) -> None:
         self.connection = connection
@@ -67,13 +105,21 @@ class _Request:
         self.outstanding = 1  # this request's own hold, until all of it was looked at
         self.failed = False
         self.throttle_ms = 0
+        self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
         self.writes: TransactionalWrites | None = None  # of a request that names a transactional id
+        self.unopened: deque[_Unopened] | None = None  # batches that are opened off the loop, in order
 
     def appended(self) -> None:
         self.outstanding -= 1
         if not self.outstanding:
             self._answer()
+
+    def refused(self, slot: Slot, error: InvalidBatch) -> ProducedPartition:
+        """What a partition is answered whose batch is not stored."""
+        told = error.record_errors[: self.record_errors_left]
+        self.record_errors_left -= len(told)
+        return slot.number, error.error_code, -1, -1, slot.start, told, error.reason
 
     def append_failed(self, error: StorageFailure) -> None:
         self.failed = True
@@ -99,10 +145,29 @@ def _storage_failed(partition: ProducedPartition) -> ProducedPartition:
 
 def produce(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
     """Append every batch of a request; answer once all are durable. Raises MalformedRequest."""
-    version = header.api_version
-    transactional_id, acks, _, topics = decode_produce(body, version)
+    data = decode_produce(body, header.api_version)
+    if connection.held is None:
+        _produce(connection, reply, header.api_version, data)
+    else:
+        connection.held.append(partial(_produce_held, connection, reply, header.api_version, data))
+
+
+def _produce_held(connection: Connection, reply: ResponseSlot, version: int, data: ProducedData) -> None:
+    """Its turn has come."""
+    try:
+        _produce(connection, reply, version, data)
+    except Exception:
+        logger.exception("Produce v%d failed", version)
+        if not reply.answered:
+            reply.close("the handler failed")
+
+
+def _produce(connection: Connection, reply: ResponseSlot, version: int, data: ProducedData) -> None:
+    transactional_id, acks, _, topics = data
     broker: Broker = connection.broker
     request = _Request(connection, reply, version, acks)
+    if len(topics) > 1 or (topics and len(topics[0][1]) > 1):
+        topics = without_repetitions(topics)
     refused = 0
     if acks not in (-1, 0, 1):
         refused = INVALID_REQUIRED_ACKS
@@ -120,15 +185,66 @@ def produce(connection: Connection, header: RequestHeader, body: memoryview, rep
             if refused:
                 results.append((index, refused, -1, -1, -1))
             elif stream is None:
-                code = UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID
-                results.append((index, code, -1, -1, -1))
+                results.append(_unknown_topic(topic, index))
             else:
-                results.append(_append(request, stream, index, records, now_ms, broker.metrics))
+                results.append(_append(request, stream, topic, index, records, now_ms, results))
             if results[-1][1]:
                 refusals += 1
+    if request.unopened is not None:
+        _hold(request)
+        return
     if refusals:
         _report(request, refusals)
     request.appended()
+
+
+def _unknown_topic(topic: TopicKey, index: int) -> ProducedPartition:
+    return index, UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID, -1, -1, -1
+
+
+def _hold(request: _Request) -> None:
+    """Begin nothing more of the connection until the request's batches are open."""
+    request.connection.hold()
+    task = asyncio.get_running_loop().create_task(_open(request), name="produce-opening")
+    broker: Broker = request.connection.broker
+    broker.openers.keep(task)
+
+
+async def _open(request: _Request) -> None:
+    """Open the batches that were left, one after another, append each; then go on with the connection."""
+    broker: Broker = request.connection.broker
+    unopened = request.unopened
+    assert unopened is not None
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        while unopened:
+            one = unopened.popleft()
+            one.results[one.place] = await _opened(request, broker, one, now_ms)
+        refusals = sum(1 for _, partitions in request.topics for partition in partitions if partition[1])
+        if refusals:
+            _report(request, refusals)
+        request.appended()
+    finally:
+        request.connection.go_on()
+
+
+async def _opened(request: _Request, broker: Broker, one: _Unopened, now_ms: int) -> ProducedPartition:
+    """Open one batch off the loop and append it, if its topic is still there."""
+    slot, index = one.slot, one.slot.number
+
+    def adapt(pace: Pace) -> tuple[BatchHeader, memoryview]:
+        return adapt_batch(one.batch, one.records, one.config, now_ms, pace)
+
+    try:
+        batch, records = await broker.openers.run(adapt)
+    except InvalidBatch as error:
+        return request.refused(slot, error)
+    except Exception:
+        logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
+        return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
+    if _stream(broker, one.topic) is not slot.stream:
+        return _unknown_topic(one.topic, index)
+    return _store(request, slot, index, batch, records, one.config)
 
 
 def _report(request: _Request, refusals: int) -> None:
@@ -153,34 +269,59 @@ def _stream(broker: Broker, topic: TopicKey) -> Stream | None:
     return None if topic is None else broker.topics.by_uuid(topic)
 
 
-def _hold_up(request: _Request, container: Container, size: int, metrics: Metrics) -> None:
+def _hold_up(request: _Request, container: Container, size: int) -> None:
     """The log is nearly full: nothing more is taken from this connection for a while."""
+    metrics: Metrics = request.connection.broker.metrics
     metrics.throttled_requests += not request.throttle_ms
     hold_s = container.throttle.hold_s(container.clock.monotonic_s(), size)
     request.throttle_ms = max(request.throttle_ms, math.ceil(1000 * hold_s))
 
 
 def _append(
-    request: _Request, stream: Stream, index: int, records: memoryview | None, now_ms: int, metrics: Metrics
+    request: _Request,
+    stream: Stream,
+    topic: TopicKey,
+    index: int,
+    records: memoryview | None,
+    now_ms: int,
+    results: list[ProducedPartition],
 ) -> ProducedPartition:
-    """Append one partition's batch, or say why not."""
+    """Append one partition's batch, or say why not, or leave it for later; the result is the next of `results`."""
     try:
         slot = stream.slot(index)
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
     if slot.container.throttle.is_on:
-        _hold_up(request, slot.container, len(records or b""), metrics)
+        _hold_up(request, slot.container, len(records or b""))
     config = config_of(stream)
     try:
         batch = validate_batch(records, config.max_message_bytes)
         assert records is not None
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
-        append_time = -1
-        if _needs_care(config, batch.attributes, batch.max_timestamp, now_ms):
-            batch, records = adapt_batch(batch, records, config, now_ms)
-            if config.timestamp_type_append:
-                append_time = now_ms
+        if not is_plain(batch, records, config, now_ms):
+            openers: Openers = request.connection.broker.openers
+            try:
+                batch, records = adapt_batch(batch, records, config, now_ms, openers.on_loop())
+            except LeavesLoop:
+                if request.unopened is None:
+                    request.unopened = deque()
+                request.unopened.append(_Unopened(batch, records, config, topic, slot, results, len(results)))
+                return index, 0, -1, -1, -1
+    except InvalidBatch as error:
+        return request.refused(slot, error)
+    return _store(request, slot, index, batch, records, config)
+
+
+def _store(
+    request: _Request, slot: Slot, index: int, batch: BatchHeader, records: memoryview, config: TopicConfig
+) -> ProducedPartition:
+    """Append a batch that is as its topic wants it, or say why not."""
+    append_time = -1
+    try:
+        if config.timestamp_type_append:
+            append_time = time.time_ns() // 1_000_000
+            batch = stamp(batch, records, append_time)
         if batch.producer_id >= 0:
             duplicate = slot.container.check_writer(
                 slot, batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.record_count
@@ -204,7 +345,7 @@ def _append(
             flags,
         )
     except InvalidBatch as error:
-        return index, error.error_code, -1, -1, slot.start, error.record_errors, error.reason
+        return request.refused(slot, error)
     except SequenceGap as gap:
         return index, OUT_OF_ORDER_SEQUENCE_NUMBER, -1, -1, slot.start, [], str(gap)
     except StaleWriterEpoch as stale:
@@ -217,6 +358,7 @@ def _append(
     except StorageFailure as failure:
         return index, KAFKA_STORAGE_ERROR, -1, -1, slot.start, [], str(failure)
     request.outstanding += 1
+    metrics: Metrics = request.connection.broker.metrics
     metrics.produced_batches += 1
     metrics.produced_records += batch.record_count
     metrics.produced_bytes += len(records)
@@ -235,18 +377,6 @@ def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
         raise InvalidBatch(INVALID_RECORD, "a transactional batch without a producer id")
     request.writes.check(slot, batch)
     return IN_TRANSACTION
-
-
-def _needs_care(config: TopicConfig, attributes: int, max_timestamp: int, now_ms: int) -> bool:
-    """Whether anything but the common case: as sent, timestamps in bounds, keys of no interest."""
-    return (
-        config.compact
-        or config.timestamp_type_append
-        or (config.codec is not None and config.codec != attributes & 7)
-        or attributes & 8 != 0
-        or max_timestamp > now_ms + config.after_max_ms
-        or config.before_max_ms < now_ms
-    )
 
 
 def _duplicate(

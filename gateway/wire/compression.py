@@ -29,6 +29,9 @@ XERIAL_BLOCK_BYTES: Final = 32 * 1024
 SNAPPY_RATIO_MAX: Final = 22
 """A copy of at most 64 bytes takes 3: no snappy block grows by more than 64 / 3."""
 
+SNAPPY_TELLING_BYTES_MIN: Final = 256
+"""Raw blocks up to this size are opened rather than judged by their length."""
+
 # Java reads LZ4 frames of independent blocks only; cramjam's own writes dependent ones.
 LZ4_FRAME_HEADER: Final = bytes.fromhex("04224d18604082")
 """Magic; version 1, independent blocks; blocks of 64 KiB; the checksum of these two bytes."""
@@ -36,8 +39,43 @@ LZ4_BLOCK_BYTES: Final = 64 * 1024
 LZ4_STORED: Final = 1 << 31
 LZ4_END: Final = bytes(4)
 
+_U32: Final = struct.Struct(">I")
+ZSTD_START: Final = 0x28B52FFD
+GZIP_START: Final = 0x1F8B
+(LZ4_START,) = _U32.unpack_from(LZ4_FRAME_HEADER)
+(XERIAL_START,) = _U32.unpack_from(XERIAL_MAGIC)
+"""The first bytes, whoever compressed. Raw snappy has no such thing."""
+
+ALLOCATED_AT_ONCE_BYTES: Final = 1024 * 1024
+"""A buffer grows by so much at a time: filling it with zeros keeps the interpreter, and others wait meanwhile."""
+
 _I32: Final = struct.Struct(">i")
 _U32_LITTLE: Final = struct.Struct("<I")
+
+
+def may_be_compressed(codec: int, data: memoryview, position: int) -> bool:
+    """Whether what is at a position begins like that codec's output: a cheap look, before anything is opened.
+
+    False says that it has to be opened to be known.
+    """
+    if len(data) - position < _U32.size:
+        return False
+    (start,) = _U32.unpack_from(data, position)
+    if codec == ZSTD:
+        return bool(start == ZSTD_START)
+    if codec == LZ4:
+        return bool(start == LZ4_START)
+    if codec == GZIP:
+        return bool(start >> 16 == GZIP_START)
+    if start == XERIAL_START:
+        return True
+    size = len(data) - position
+    try:
+        claimed = cramjam.snappy.decompress_raw_len(data[position:])
+    except cramjam.DecompressionError:
+        return False
+    # What cannot be compressed grows by a sixth and 32 bytes at most; so little data says nothing.
+    return size > SNAPPY_TELLING_BYTES_MIN and 6 * (size - 32) <= 7 * claimed and claimed <= SNAPPY_RATIO_MAX * size
 
 
 def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
@@ -54,7 +92,7 @@ def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
 def _decompress_bounded(module: Any, data: Buffer, bytes_max: int) -> bytearray:
     size = min(bytes_max, max(FIRST_TRY_BYTES_MIN, FIRST_TRY_RATIO * len(data)))
     while True:
-        out = bytearray(size)
+        out = _zeros(size)
         try:
             written = module.decompress_into(data, out)
         except cramjam.DecompressionError as error:
@@ -66,6 +104,13 @@ def _decompress_bounded(module: Any, data: Buffer, bytes_max: int) -> bytearray:
         if size >= bytes_max:
             raise _too_large(bytes_max)
         size = min(bytes_max, GROWTH * size)
+
+
+def _zeros(size: int) -> bytearray:
+    out = bytearray(min(size, ALLOCATED_AT_ONCE_BYTES))
+    while len(out) < size:
+        out += bytes(min(size - len(out), ALLOCATED_AT_ONCE_BYTES))
+    return out
 
 
 def _decompress_snappy(data: memoryview, bytes_max: int) -> bytearray:
@@ -92,7 +137,7 @@ def _append_snappy_block(out: bytearray, block: memoryview, bytes_max: int) -> N
         raise InvalidBatch(CORRUPT_MESSAGE, f"{len(block)} bytes of snappy claim to be {claimed}")
     if len(out) + claimed > bytes_max:
         raise _too_large(bytes_max)
-    piece = bytearray(claimed)
+    piece = _zeros(claimed)
     written = cramjam.snappy.decompress_raw_into(block, piece)
     out += memoryview(piece)[:written]
 

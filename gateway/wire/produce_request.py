@@ -21,7 +21,8 @@ from gateway.wire.primitives import (
 )
 from gateway.wire.responses import PRODUCE_FLEXIBLE, PRODUCE_TOPIC_IDS, TopicKey
 
-ProducedData = tuple[str | None, int, int, list[tuple[TopicKey, list[tuple[int, memoryview | None]]]]]
+Batches = list[tuple[TopicKey, list[tuple[int, memoryview | None]]]]
+ProducedData = tuple[str | None, int, int, Batches]
 
 TOPIC_BYTES_MIN: Final = 6  # legacy: name length, partition count
 PARTITION_BYTES_MIN: Final = 8  # legacy: index, record length
@@ -56,6 +57,18 @@ def decode_produce(body: memoryview, version: int) -> ProducedData:
         topic_ids = version >= PRODUCE_TOPIC_IDS
         return _decode_single_batch(body, topic_ids) or _decode_flexible_produce(body, topic_ids)
     return _decode_legacy_produce(body)
+
+
+def without_repetitions(topics: Batches) -> Batches:
+    """Each topic once, and each of its partitions once: the last batch counts, as with Kafka."""
+    if len({topic for topic, _ in topics}) == len(topics):
+        repeated = (len({index for index, _ in partitions}) < len(partitions) for _, partitions in topics)
+        if not any(repeated):
+            return topics
+    merged: dict[TopicKey, dict[int, memoryview | None]] = {}
+    for topic, partitions in topics:
+        merged.setdefault(topic, {}).update(partitions)
+    return [(topic, list(batches.items())) for topic, batches in merged.items()]
 
 
 def _decode_single_batch(b: memoryview, topic_ids: bool) -> ProducedData | None:

@@ -25,6 +25,11 @@ assert HEADER.size == HEADER_BYTES
 PLACE: Final = struct.Struct(">qii")
 """Base offset, batch length, leader epoch: the part of a batch that the broker writes, and its CRC does not cover."""
 
+ATTRIBUTES: Final = struct.Struct(">H")
+ATTRIBUTES_AT: Final = 21
+MAX_TIMESTAMP: Final = struct.Struct(">q")
+MAX_TIMESTAMP_AT: Final = 35
+
 _SUMMARY: Final = struct.Struct(">qi9xhi8xq")
 """Base offset, length, attributes, last offset delta, max timestamp: what the store asks of a batch that it reads."""
 
@@ -120,6 +125,12 @@ def entry_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """
     first, length, attributes, last_delta, newest = _SUMMARY.unpack_from(data, position)
     return first, last_delta + 1, MARKER_TIMESTAMP if attributes & CONTROL else newest, length + LENGTH_PREFIX_BYTES
+
+
+def first_timestamp_delta_is_zero(batch: memoryview) -> bool:
+    """Whether an uncompressed batch's first record has the batch's base timestamp, as every known client writes it."""
+    length_ends = 61 if batch[61] < 128 else 62 if batch[62] < 128 else 63 if batch[63] < 128 else 64
+    return not batch[length_ends + 2]
 
 
 def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 1) -> BatchHeader:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.wire.records import Record, build_batch
+from gateway.wire.compression import compress
+from gateway.wire.record_batch import HEADER, HEADER_BYTES, LOG_APPEND_TIME, NONE, read_header
+from gateway.wire.records import Record, build_batch, iter_raw_records, seal_batch
 from tests.admin.harness import NOW, Admin, admin_of
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING = range(-1, -7, -1)
@@ -157,6 +159,42 @@ def test_log_append_time(admin: Admin) -> None:
     assert (code, found) == (0, 0)
     assert timestamp >= before
     assert (0, timestamp, 0) == offset(admin, name, before)[:3]
+
+
+@pytest.mark.parametrize("codec", [NONE, ZSTD])
+def test_log_append_time_of_what_was_compacted(admin: Admin, codec: int) -> None:
+    """Of a batch with one time for all, the first record that is still there is found, not the first that was."""
+    name = admin.create()
+    slot = admin.slot(name)
+    records = [Record(n, NOW, b"k%d" % n, b"v") for n in range(6)]
+    for base, left in ((0, records[3:5]), (6, []), (12, records)):
+        kept = compact_to(records, left, codec)
+        head = read_header(build_batch(records))._replace(
+            base_offset=base,
+            attributes=LOG_APPEND_TIME | codec,
+            max_timestamp=NOW + base,
+            record_count=len(left),
+            batch_length=HEADER_BYTES - 12 + len(kept),
+        )
+        whole = bytearray(HEADER.pack(*head)) + kept
+        seal_batch(whole)
+        slot.container.append(slot, memoryview(whole), 6, NOW + base)
+    admin.produce(name, NOW + 100)
+
+    assert offset(admin, name, NOW)[:3] == (0, NOW, 3)
+    assert offset(admin, name, NOW + 1)[:3] == (0, NOW + 12, 12)
+    delete(admin, name, (0, 4))
+    assert offset(admin, name, NOW)[:3] == (0, NOW, 4)
+    delete(admin, name, (0, 5))
+    assert offset(admin, name, NOW)[:3] == (0, NOW + 12, 12)
+
+
+def compact_to(records: list[Record], left: list[Record], codec: int) -> bytes:
+    """The bytes of those records that are left, as compaction leaves them."""
+    batch = build_batch(records)
+    content = bytes(batch[HEADER_BYTES:])
+    kept = [r for r in iter_raw_records(read_header(batch), content) if r.offset_delta in {one.offset for one in left}]
+    return compress(codec, b"".join(content[one.start : one.stop] for one in kept))
 
 
 def test_many_partitions(admin: Admin) -> None:

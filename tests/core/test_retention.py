@@ -72,6 +72,59 @@ def test_what_leaves(tmp_path: Path, config: dict[str, object], left: int) -> No
     run(scenario())
 
 
+@pytest.mark.parametrize("unusable", [-1, 10**15, 2**63 - 1])
+def test_entries_that_do_not_say_their_age(tmp_path: Path, unusable: int) -> None:
+    """Without a timestamp, or with one far ahead, an entry leaves by its time in the log, not earlier, not never."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        store = await open_store(tmp_path, clock=clock)
+        slot = (await make(store, retention_ms=4 * HOUR_MS)).slot(0)
+        retention = Retention(container_of(store))
+        await append(slot, b"old", timestamp=clock.wall_ms() - 5 * HOUR_MS)
+        await append(slot, b"says nothing", timestamp=unusable)
+        await append(slot, b"old, too", timestamp=clock.wall_ms() - 5 * HOUR_MS)
+        starts = []
+        for _ in range(7):
+            await retention.enforce()
+            starts.append(slot.start)
+            clock.advance(HOUR_MS / 1000)
+        assert starts == [1, 1, 1, 1, 1, 3, 3]
+
+        await append(slot, b"came later", timestamp=unusable)
+        await retention.enforce()
+        assert slot.start == 3
+        await store.close()
+
+    run(scenario())
+
+
+def test_age_by_log_file(tmp_path: Path) -> None:
+    """After a start, what does not say its age is as old as the log file after its own."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        store = await open_store(tmp_path, clock=clock)
+        slot = (await make(store, retention_ms=4 * HOUR_MS)).slot(0)
+        await append(slot, b"says nothing", timestamp=-1)
+        clock.advance(2 * HOUR_MS / 1000)
+        await store.close(clean=False)
+
+        store = await open_store(tmp_path, clock=clock)
+        again = store.streams.get("s")
+        assert again is not None
+        retention = Retention(container_of(store))
+        starts = []
+        for _ in range(5):
+            clock.advance(HOUR_MS / 1000)
+            await retention.enforce()
+            starts.append(again.slot(0).start)
+        assert starts == [0, 0, 0, 0, 1]
+        await store.close()
+
+    run(scenario())
+
+
 def test_files_go_exactly_when_nobody_needs_them(tmp_path: Path) -> None:
     """A log file goes when every slot in it starts behind it and a checkpoint covers it, not before."""
 

@@ -25,15 +25,12 @@ from gateway.wire.record_batch import (
     NONE,
     SNAPPY,
     ZSTD,
-    read_header,
     validate_batch,
 )
 from gateway.wire.records import (
     Record,
     build_batch,
-    iter_raw_records,
     iter_records,
-    places_without_key,
     seal_batch,
 )
 
@@ -194,32 +191,6 @@ def test_every_byte_of_a_record_counts() -> None:
             bad[position] = value
             with contextlib.suppress(InvalidBatch):
                 list(iter_records(bad))
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_places_without_key(codec: int) -> None:
-    """The places of records that have none; an empty key is one."""
-    long = [Record(n, 10**12 + n, None if n % 70 == 0 else b"k" * n, b"v" * 300) for n in range(200)]
-
-    assert places_without_key(memoryview(build_batch(RECORDS, codec))) == [1]
-    assert places_without_key(memoryview(build_batch(long, codec))) == [0, 70, 140]
-
-
-@settings(max_examples=400, deadline=None)
-@given(place=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 40))
-def test_keys_are_found_where_compaction_finds_them(place: int, value: int, cut: int) -> None:
-    """Whatever is wrong with a batch: compaction can read what a compacted topic takes, and finds the same keys."""
-    batch = build_batch([Record(n, 3 * n, b"k" * (n % 3 * 60) if n % 4 else None, b"v" * n) for n in range(80)])
-    del batch[len(batch) - cut :]
-    batch[HEADER_BYTES + place % (len(batch) - HEADER_BYTES)] = value
-    header = read_header(batch)
-
-    try:
-        found = places_without_key(memoryview(batch))
-    except InvalidBatch:
-        return
-    raw = list(iter_raw_records(header, bytes(batch[HEADER_BYTES:])))
-    assert found == [n for n, record in enumerate(raw) if record.key is None]
 
 
 def test_counts_must_agree() -> None:

@@ -357,9 +357,12 @@ def dirt(
     cleaned: Cleaned = Cleaned(),  # noqa: B008
     now_ms: int = 1000,
     now: TrustedTime | None = None,
+    made_ms: int = 0,
     **policy: object,
 ) -> Dirt | None:
-    return dirt_of(SlotKey(7, 0), runs, cleaned, replace(POLICY, **policy), now or TrustedTime(now_ms))  # type: ignore[arg-type]
+    made = {run.chunk: made_ms for run in runs}
+    believed = now or TrustedTime(now_ms)
+    return dirt_of(SlotKey(7, 0), runs, cleaned, replace(POLICY, **policy), believed, made)  # type: ignore[arg-type]
 
 
 def test_dirty_ratio() -> None:
@@ -383,6 +386,17 @@ def test_lags() -> None:
     assert dirt(*runs, now_ms=5, min_lag_ms=10) is None
     assert dirt(*runs, cleaned=Cleaned(20, 200), now_ms=100, max_lag_ms=90) is None
     assert dirt(*runs, cleaned=Cleaned(20, 200), now_ms=100, max_lag_ms=79) is not None
+
+
+@pytest.mark.parametrize("timestamp", [-1, 10**18])
+def test_lag_of_what_has_no_usable_time(timestamp: int) -> None:
+    """Records without a timestamp, or with one far ahead, are as young as their chunk: neither too early nor never."""
+    runs = row(0, 10, max_timestamp=timestamp), row(10, 20)
+
+    assert dirt(*runs, now_ms=1000, min_lag_ms=500, made_ms=501) is None
+    found = dirt(*runs, now_ms=1000, min_lag_ms=500, made_ms=500)
+    assert found is not None
+    assert found.end == 20
 
 
 def test_tombstones_are_due() -> None:

@@ -1,0 +1,135 @@
+"""Records are held against what their batch's header claims, and what no consumer could read is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, read_header
+from gateway.wire.record_check import UNITS_PER_STEP, check_records, iter_stamps, numbered
+from gateway.wire.records import (
+    RECORDS_MAX,
+    Record,
+    build_batch,
+    iter_raw_records,
+    iter_records,
+    seal_batch,
+    write_varint,
+)
+
+
+def at_once(units: int) -> None:
+    """Nobody waits for this one."""
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    write_varint(out, number)
+    return bytes(out)
+
+
+def raw(*fields: int | bytes, length: int | None = None) -> bytes:
+    """A record of varints and bytes, after its byte of attributes."""
+    body = b"\0" + b"".join(varint(one) if isinstance(one, int) else one for one in fields)
+    return varint(len(body) if length is None else length) + body
+
+
+GOOD = raw(0, 0, 1, b"k", 1, b"v", 1, 1, b"h", -1)
+BAD = {
+    "a header without a key": raw(0, 0, -1, -1, 1, -1, 1, b"x"),
+    "a header that is not there": raw(0, 0, -1, -1, 2, 1, b"h", -1),
+    "a header's value of -2 bytes": raw(0, 0, -1, -1, 1, 1, b"h", -2),
+    "a header's key beyond the record": raw(0, 0, -1, -1, 1, 60, b"h", -1),
+    "-1 headers": raw(0, 0, -1, -1, -1),
+    "a key of -2 bytes": raw(0, 0, -2, -1, 0),
+    "a key beyond the record": raw(0, 0, 50, b"k", -1, 0),
+    "a value of -2 bytes": raw(0, 0, -1, -2, 0),
+    "a value beyond the record": raw(0, 0, -1, 70, b"v", 0),
+    "a negative length": raw(0, 0, -1, -1, 0, length=-6),
+    "a length beyond the batch": raw(0, 0, -1, -1, 0, length=60),
+    "bytes after the headers": raw(0, 0, -1, -1, 0, b"more"),
+    "a record cut short": GOOD[:-3],
+    "bytes after the last record": GOOD + b"\0",
+    "a record more": GOOD + GOOD,
+    "a timestamp of 70 bits": raw(b"\xff" * 9 + b"\x7f", 0, -1, -1, 0),
+    "a varint without an end": raw(b"\x80" * 11, 0, -1, -1, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("before", [0, 300])
+def test_what_no_reader_takes(name: str, before: int) -> None:
+    """INVALID_RECORD, wherever in a batch it is."""
+    good = b"".join(raw(0, n, -1, -1, 0) for n in range(before))
+
+    with pytest.raises(InvalidBatch) as refused:
+        check_records(good + BAD[name], before + 1, at_once)
+    assert refused.value.error_code == INVALID_RECORD
+
+
+def test_what_the_records_say() -> None:
+    """Timestamps, places without a key (an empty one is a key), and whether offsets are places."""
+    records = [Record(n, 10**12 - n * n, None if n % 70 == 0 else b"k" * n, b"v" * 300) for n in range(200)]
+    content = bytes(build_batch(records)[HEADER_BYTES:])
+
+    found = check_records(content, 200, at_once)
+    assert list(found.timestamp_deltas) == [-n * n for n in range(200)]
+    assert found.without_key == [0, 70, 140]
+    assert found.are_numbered
+    assert check_records(raw(0, 0, 0, -1, 0), 1, at_once).without_key == []
+
+
+@settings(max_examples=400, deadline=None)
+@given(place=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 40))
+def test_what_passes_can_be_read(place: int, value: int, cut: int) -> None:
+    """Whatever is wrong with a batch: readers and compaction read what has passed, and find the same in it."""
+    records = [
+        Record(n, 3 * n, b"k" * (n % 3 * 60) if n % 4 else None, b"v" * n, [("h", b"x")] * (n % 3)) for n in range(80)
+    ]
+    batch = build_batch(records)
+    del batch[len(batch) - cut :]
+    batch[HEADER_BYTES + place % (len(batch) - HEADER_BYTES)] = value
+    content = bytes(batch[HEADER_BYTES:])
+
+    try:
+        found = check_records(content, 80, at_once)
+    except InvalidBatch:
+        return
+    batch[HEADER_BYTES:] = numbered(content, 80, at_once)
+    batch[8:12] = (len(batch) - 12).to_bytes(4, "big")
+    seal_batch(batch)
+    header = read_header(batch)
+    compacted = list(iter_raw_records(header, bytes(batch[HEADER_BYTES:])))
+    assert found.without_key == [n for n, record in enumerate(compacted) if record.key is None]
+    assert [r.offset for r in iter_records(batch)] == list(range(80))
+    assert [r.timestamp for r in iter_records(batch)] == list(found.timestamp_deltas)
+    stamps = list(iter_stamps(batch[HEADER_BYTES:], 80, at_once))
+    assert stamps == list(zip(found.timestamp_deltas, range(80), strict=True))
+
+
+def test_numbers_are_the_places() -> None:
+    """Records with any offset deltas get their places, and stay as they are else."""
+    records = [raw(n, 900 - n, 1, b"k", 1, b"v", 1, 1, b"\xff", -1) for n in range(300)]
+    assert not check_records(b"".join(records), 300, at_once).are_numbered
+
+    fixed = numbered(b"".join(records), 300, at_once)
+    assert bytes(fixed) == b"".join(raw(n, n, 1, b"k", 1, b"v", 1, 1, b"\xff", -1) for n in range(300))
+
+
+def test_work_is_told_in_small_steps() -> None:
+    """Whoever goes through many records, or one with many headers, can pause or end it at every few hundred."""
+    told: list[int] = []
+    headers = raw(0, 0, -1, -1, 10_000, b"\0\0" * 10_000)
+    check_records(headers + b"".join(raw(0, n, -1, -1, 0) for n in range(1, 3_000)), 3_000, told.append)
+
+    assert sum(told) == 13_000
+    assert max(told) <= UNITS_PER_STEP
+
+
+def test_too_many_records() -> None:
+    """More than are ever opened are not gone through."""
+    with pytest.raises(InvalidBatch) as refused:
+        check_records(bytes(7 * RECORDS_MAX + 7), RECORDS_MAX + 1, at_once)
+    assert refused.value.error_code == MESSAGE_TOO_LARGE
