@@ -26,6 +26,7 @@ from gateway.datadir import DataDirectory
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
+from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.identity import Admission
 from gateway.long_term import open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
@@ -123,6 +124,7 @@ class Broker:
             head_of=entry_head,
             admit=admission.admit,
             rewriting=worker_setup(self.config),
+            promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
         )
 
     async def start(self) -> None:

@@ -40,7 +40,8 @@ class LongTermStorage:
     """Where chunks go. `head_of` reads the header of an entry as it is stored.
 
     `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
-    the start. `rewriting` is what the process that rewrites chunks is made with; without it, none are.
+    the start. `rewriting` is what the process that rewrites chunks is made with; without it, none are. `promised` are
+    tables of which a deletion is something that a client was told: a snapshot follows soon.
     """
 
     storage: Storage
@@ -48,6 +49,7 @@ class LongTermStorage:
     head_of: EntryHeadOf
     admit: Callable[[bool], Awaitable[None]] | None = None
     rewriting: WorkerSetup | None = None
+    promised: frozenset[str] = frozenset()
 
 
 class Tier:
