@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from core.tiering.recovered import RecoveredStream, Report, SlotLoss
+from core.tiering.recovered import Report, SlotLoss
 from core.tiering.tails import MarkerPlace, TornTransaction
 from gateway.transactions.transaction import Transaction, TransactionState
 
@@ -107,17 +107,23 @@ def _when(at_ms: int) -> str:
 def in_json(told: Told) -> dict[str, Any]:
     """Counts are of records; what is null is not known."""
     report = told.report
-    losses = list(told.losses)
     return {
-        "topics": [{"name": stream.name, "partitions": list(_partitions_in_json(stream))} for stream in report.streams],
+        "topics": [
+            {
+                "name": stream.name,
+                "partitions": [{"id": slot.slot, "start": slot.start, "end": slot.end} for slot in stream.slots],
+            }
+            for stream in report.streams
+        ],
         "groups": list(told.groups),
         "snapshot_ms": told.snapshot_ms,
         "newest_chunk_ms": report.newest_chunk_ms if report.newest_chunk_ms >= 0 else None,
         "lost": {
             "known_to_snapshot": told.gone if told.snapshot_ms is not None else None,
             "after_snapshot": None,
-            "from_long_term_storage": sum(loss.lost for loss in losses),
-            "left_out": sum(loss.left_out for loss in losses),
+            "from_long_term_storage": sum(loss.lost for loss in told.losses),
+            "left_out": sum(loss.left_out for loss in told.losses),
+            "partitions": list(_losses_in_json(report)),
         },
         "group_offsets": {"moved": told.offsets_moved, "dropped": told.offsets_dropped},
         "torn_transactions": [_torn_in_json(torn, told) for torn in report.transactions],
@@ -127,17 +133,19 @@ def in_json(told: Told) -> dict[str, Any]:
     }
 
 
-def _partitions_in_json(stream: RecoveredStream) -> Iterator[dict[str, Any]]:
-    for slot in stream.slots:
-        loss = stream.losses.get(slot.slot, _UNKNOWN)
-        yield {
-            "id": slot.slot,
-            "start": slot.start,
-            "end": slot.end,
-            "end_in_snapshot": loss.known_end if loss.known_end >= 0 else None,
-            "lost": loss.untiered + loss.lost,
-            "left_out": loss.left_out,
-        }
+def _losses_in_json(report: Report) -> Iterator[dict[str, Any]]:
+    """Of partitions that are known to have lost something."""
+    for stream in report.streams:
+        for number, loss in sorted(stream.losses.items()):
+            if loss.gone:
+                yield {
+                    "topic": stream.name,
+                    "partition": number,
+                    "end_in_snapshot": loss.known_end if loss.known_end >= 0 else None,
+                    "known_to_snapshot": loss.untiered,
+                    "from_long_term_storage": loss.lost,
+                    "left_out": loss.left_out,
+                }
 
 
 def _torn_in_json(torn: TornTransaction, told: Told) -> dict[str, Any]:
@@ -175,11 +183,10 @@ def show(told: Told, cluster_id: str, data_dir: Path) -> None:
         for slot in stream.slots:
             loss = stream.losses.get(slot.slot, _UNKNOWN)
             known_end = "not known" if loss.known_end < 0 else str(loss.known_end)
-            gone = loss.untiered + loss.lost + loss.left_out
-            if slot.start == slot.end and not gone:
+            if slot.start == slot.end and not loss.gone:
                 empty += 1
                 continue
-            shown.add_row(Text(stream.name), str(slot.slot), str(slot.start), str(slot.end), known_end, str(gone))
+            shown.add_row(Text(stream.name), str(slot.slot), str(slot.start), str(slot.end), known_end, str(loss.gone))
         if empty:
             shown.add_row(Text(stream.name), f"{empty} empty", "", "", "", "")
     console.print(shown)

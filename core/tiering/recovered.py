@@ -29,6 +29,10 @@ class SlotLoss(NamedTuple):
     lost: int  # they had, and are not there
     left_out: int  # they are there, behind others that are not
 
+    @property
+    def gone(self) -> int:
+        return self.untiered + self.lost + self.left_out
+
 
 @dataclass(frozen=True, slots=True)
 class RecoveredStream:
