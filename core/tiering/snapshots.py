@@ -64,7 +64,7 @@ STOP_S: Final = 3.0
 """How long a stop waits for a last snapshot: without it, group offsets are lost with the disk, nothing else."""
 SLICE_SLOTS: Final = 1000
 """Slots that one turn of the event loop looks at: about a millisecond."""
-SLICE_WRITERS: Final = 2000
+SLICE_WRITERS: Final = 1000
 """Writers that one turn looks at: about a millisecond."""
 WRITERS_MAX: Final = 1_000_000
 """Writers in one snapshot. What is beyond is left out: such a writer's batch is stored twice if it comes again."""
@@ -201,7 +201,7 @@ class Snapshots:
                 if slot.writers and room > 0:
                     found = writers[len(slots) - 1] = await _capture_writers(slot, room)
                     room -= len(found)
-                    yield_at -= len(found) // (SLICE_WRITERS // SLICE_SLOTS)
+                    yield_at -= len(found) * SLICE_SLOTS // SLICE_WRITERS
                 if len(slots) >= yield_at:
                     yield_at = len(slots) + SLICE_SLOTS
                     await asyncio.sleep(0)
