@@ -125,7 +125,8 @@ async def _recover(config: Config, *, as_json: bool) -> ExitCode:
         for finding in told.findings:
             print(f"penstock: {finding}", file=sys.stderr)
     else:
-        show(told, identity.cluster_id, config.data_dir.absolute())
+        ready = f"{config.data_dir.absolute()} is ready: start with `penstock serve` and the same flags."
+        show(told, identity.cluster_id, ready)
     return ExitCode.CLEAN
 
 

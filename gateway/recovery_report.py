@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from core.tiering.recovered import Report, SlotLoss
@@ -169,8 +168,8 @@ def _torn_in_json(torn: TornTransaction, told: Told) -> dict[str, Any]:
 # To a person
 
 
-def show(told: Told, cluster_id: str, data_dir: Path) -> None:
-    """Print tables and sentences on standard output."""
+def show(told: Told, cluster_id: str, ready: str) -> None:
+    """Print tables and sentences on standard output; `ready`, what to do now, is the last one."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -191,7 +190,7 @@ def show(told: Told, cluster_id: str, data_dir: Path) -> None:
             shown.add_row(Text(stream.name), f"{empty} empty", "", "", "", "")
     console.print(shown)
     _show_findings(console, told)
-    for line in (*_sentences(told), f"{data_dir} is ready: start with `penstock serve` and the same flags."):
+    for line in (*_sentences(told), ready):
         console.print(line, markup=False, soft_wrap=True)
 
 
