@@ -395,8 +395,17 @@ class Container:
             self.dirty_tables.add((operation.table, operation.key))
             if operation.table == STREAMS_TABLE:
                 self._apply_stream(operation)
+                self._promised()
+            elif isinstance(operation, Delete) and self.tier is not None:
+                if operation.table in self.tier.long_term.promised:
+                    self._promised()
             elif operation.table == RUNS_TABLE and isinstance(operation, Put):
                 self.catalog.run_committed(operation)
+
+    def _promised(self) -> None:
+        """Something changed that must not come back as it was, should the disk be lost."""
+        if self.tier is not None:
+            self.tier.snapshots.promised()
 
     def table(self, name: str) -> Table:
         """A table's applied state; empty when nothing was ever put."""
@@ -435,6 +444,7 @@ class Container:
             slot.forget_transactions_before(trim.start)
             self.trimmed[slot] = None
             self.mark_dirty(slot)
+            self._promised()
             slot.changed()
 
     def mark_dirty(self, slot: Slot) -> None:

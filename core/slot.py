@@ -12,7 +12,8 @@ A slot's value in the applied state, little-endian (preceded by the LSN that it 
     u8 version (2), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
     i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
     u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
-    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each;
+    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each, the newest of them with
+    sequences of -2 where a recovery has lost what followed (`core.writers`);
     u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each;
     from version 2 on: u32 count of transactions that are not over, then
     (i64 first sequence number, i64 writer id, u64 bytes of the slot before it) each; u32 count of aborted ones, then
@@ -374,8 +375,7 @@ class Slot:
         parts = [head, _COUNT.pack(len(writers))]
         for writer_id, state, batches in writers:
             epoch = max([state.marked_epoch, *(batch.epoch for batch in batches[-1:])])
-            parts.append(_WRITER.pack(writer_id, epoch, state.last_use_ms, len(batches)))
-            parts += [_BATCH.pack(*batch) for batch in batches]
+            parts.append(encode_writer(writer_id, epoch, state.last_use_ms, batches))
         stretches = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
         parts.append(_COUNT.pack(len(stretches)))
         parts += [_SEGMENT.pack(*stretch) for stretch in stretches]
@@ -446,5 +446,13 @@ def encode_head(
     )
 
 
-NO_WRITERS: Final = _COUNT.pack(0) + _COUNT.pack(0) + NO_TRANSACTIONS
-"""What follows the head of a slot that knows no writers, and whose entries are all in chunks."""
+def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequence[WriterBatch]) -> bytes:
+    """One writer, as a slot's value has it."""
+    return b"".join(
+        (_WRITER.pack(writer_id, epoch, last_use_ms, len(batches)), *(_BATCH.pack(*batch) for batch in batches))
+    )
+
+
+def encode_tiered_rest(writers: Sequence[bytes]) -> bytes:
+    """What follows the head of a slot whose entries are all in chunks; `writers` as `encode_writer` makes them."""
+    return b"".join((_COUNT.pack(len(writers)), *writers, _COUNT.pack(0), NO_TRANSACTIONS))

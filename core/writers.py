@@ -11,6 +11,10 @@ state, no I/O. After Kafka's ProducerStateManager (KIP-98, KIP-360).
   goes on if a crash takes all that is in flight. So what is in flight may be more than five, as many as requests are.
 
 Sequences count records and wrap from 2^31 - 1 to 0.
+
+A store that was recovered without its disk knows what came back of a writer, and not what the writer had written since.
+Its newest batch is then a *gap* (see `gap_after`): what came back is still answered as a duplicate, and the writer goes
+on at any other sequence, as one that nobody knows.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from core.errors import SequenceGap, StaleWriterEpoch
 
 BATCHES_KEPT: Final = 5
 SEQUENCE_MAX: Final = 2**31 - 1
+GAP: Final = -2
+"""In place of a batch's sequences: what followed is lost. No sequence follows it, as -1 would be the next one."""
 
 
 class WriterBatch(NamedTuple):
@@ -38,6 +44,11 @@ class WriterBatch(NamedTuple):
 def new_batch(epoch: int, first_sequence: int, base: int, records: int, timestamp: int) -> WriterBatch:
     """A batch of `records` sequence numbers."""
     return WriterBatch(epoch, first_sequence, sequence_after(first_sequence, records - 1), base, records, timestamp)
+
+
+def gap_after(batch: WriterBatch) -> WriterBatch:
+    """What stands behind the last batch that came back of a writer: at the same place, without sequences."""
+    return batch._replace(first_sequence=GAP, last_sequence=GAP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,9 @@ class WriterState:
 
     def durable_batches(self, durable_end: int) -> list[WriterBatch]:
         """What a checkpoint saves."""
-        return [batch for batch in self.batches if batch.base < durable_end][-BATCHES_KEPT:]
+        durable = [batch for batch in self.batches if batch.base < durable_end]
+        kept = BATCHES_KEPT + (bool(durable) and durable[-1].first_sequence == GAP)  # a gap is no batch
+        return durable[-kept:]
 
     def fence(self, epoch: int, now_ms: int) -> None:
         """A marker of this epoch was appended: earlier epochs are stale."""
@@ -97,7 +110,7 @@ class WriterState:
         if epoch != self.epoch:
             if epoch < self.epoch:
                 raise StaleWriterEpoch(writer_id, epoch, self.epoch)
-            if first_sequence != 0:
+            if first_sequence != 0 and not self._has_gap:
                 raise SequenceGap(writer_id, 0, first_sequence)
             return None
         last_sequence = sequence_after(first_sequence, count - 1)
@@ -109,7 +122,13 @@ class WriterState:
         for batch in batches:
             if batch.epoch == epoch and batch.first_sequence == first_sequence and batch.last_sequence == last_sequence:
                 return Duplicate(batch.base, batch.base + batch.records, batch.timestamp)
+        if self._has_gap:
+            return None
         raise SequenceGap(writer_id, expected, first_sequence)
+
+    @property
+    def _has_gap(self) -> bool:
+        return bool(self.batches) and self.batches[-1].first_sequence == GAP
 
 
 def sequence_after(sequence: int, count: int) -> int:

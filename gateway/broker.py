@@ -26,6 +26,7 @@ from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_dr
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
+from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.identity import Admission
 from gateway.long_term import is_private, open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
@@ -160,6 +161,7 @@ class Broker:
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
+            promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
         )
 
     def _remarked(self, remark: str) -> None:

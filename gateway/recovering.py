@@ -1,8 +1,8 @@
 """`penstock recover`: makes a data directory from long-term storage, when the one that was is gone.
 
 Keeps: nothing in long-term storage is changed; the data directory is made whole, or left so that a start refuses it and
-another try begins anew; what could not be recovered is named. What only Kafka's side knows is put right here: group
-offsets point at what is there, producer ids go on far above any that was given.
+another try begins anew; what is known to be gone is named, and so is what nobody can know. What only Kafka's side
+knows is put right here: group offsets point at what is there, producer ids go on far above any that was given.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import enum
 import json
 import struct
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from core.tiering.recover import Progress, Report, Tables, recover_store
+from core.tiering.recover import Progress, Tables, recover_store
+from core.tiering.recovered import Report
 from gateway import __version__, logs
 from gateway.config_model import Config
 from gateway.config_tiering import Directory
@@ -27,6 +27,7 @@ from gateway.exits import ExitCode
 from gateway.groups.persistence import (
     GROUPS_TABLE,
     OFFSETS_TABLE,
+    UnreadableRecord,
     decode_offset,
     decode_offset_key,
     encode_offset,
@@ -37,17 +38,16 @@ from gateway.outcome import outcome
 from gateway.ownership import read_owner, remember
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
-from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE
+from gateway.recovered_entries import entry_writer
+from gateway.recovery_report import in_json, show, told_of
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
+from gateway.transactions.transaction import Transaction
 from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PRODUCER_IDS_APART: Final = 1 << 40
 """More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
 _PRODUCER_ID: Final = struct.Struct(">Q")
-FINDINGS_SHOWN: Final = 200
 BESIDE_OWNER: Final = (
     "What is made here would end it when it starts. Add `--drill` for a copy that only reads there, `--take-over` to "
     "begin all the same, or stop that gateway"
@@ -76,6 +76,7 @@ class KafkaTables:
     groups: tuple[str, ...] = ()
     clamped: int = 0
     dropped: int = 0
+    transactions: tuple[Transaction, ...] = ()  # of the coordinator, as of the snapshot
 
     def __call__(self, tables: Tables, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> Tables:
         """See `core.tiering.recover.TablesOf`."""
@@ -85,6 +86,7 @@ class KafkaTables:
         self.groups = tuple(sorted(names))
         next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
         first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
+        self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
         # What a transaction had written was not tiered while it was open: nobody may commit the rest of it, or be told
         # that it was committed. So producers begin anew.
         kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
@@ -108,6 +110,13 @@ class KafkaTables:
             clamped = min(max(committed.offset, start), end)
             self.clamped += clamped != committed.offset
             yield raw, value if clamped == committed.offset else encode_offset(committed._replace(offset=clamped))
+
+
+def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[Transaction]:
+    """Those that can be read: they are only told of."""
+    for key, value in rows.items():
+        with suppress(UnreadableRecord):
+            yield decode_transaction(key, value)
 
 
 def run(config: Config, *, as_json: bool, take_over: bool = False, drill: bool = False) -> ExitCode:
@@ -134,12 +143,13 @@ async def _recover(config: Config, mode: _Mode, *, as_json: bool) -> ExitCode:
         tables, report = await _made(config, storage, identity, mode, quiet=as_json)
     finally:
         await storage.close()
+    told = told_of(report, tables.groups, tables.clamped, tables.dropped, tables.transactions)
     if as_json:
-        print(json.dumps(_as_json(report, tables)))
-        for finding in report.findings:
+        print(json.dumps(in_json(told)))
+        for finding in told.findings:
             print(f"penstock: {finding}", file=sys.stderr)
     else:
-        _show(config, identity, mode, report, tables)
+        show(told, identity.cluster_id, f"{config.data_dir.absolute()} is ready: {START[mode]}")
     return ExitCode.CLEAN
 
 
@@ -154,10 +164,15 @@ async def _made(
         with _progress(quiet=quiet) as progress:
             owner = await read_owner(storage)
             report = await recover_store(
-                directory.store, config.store_config(), storage, identity.cluster_id, entry_head, tables, progress
+                directory.store,
+                config.store_config(),
+                storage,
+                identity.cluster_id,
+                entry_head,
+                tables,
+                progress,
+                entry_writer,
             )
-        if tables.dropped:
-            report.findings.append(f"{tables.dropped} group offsets of topics that are not there were left out")
         if owner is not None:  # whoever that is ends when the new store begins
             remember(config.data_dir.absolute(), owner.token)
         if mode is _Mode.DRILL:
@@ -169,19 +184,6 @@ async def _made(
     finally:
         directory.release()
     return tables, report
-
-
-def _as_json(report: Report, tables: KafkaTables) -> dict[str, Any]:
-    return {
-        "topics": [
-            {
-                "name": stream.name,
-                "partitions": [{"id": slot.slot, "start": slot.start, "end": slot.end} for slot in stream.slots],
-            }
-            for stream in report.streams
-        ],
-        "groups": list(tables.groups),
-    }
 
 
 @contextmanager
@@ -196,39 +198,3 @@ def _progress(*, quiet: bool) -> Iterator[Progress]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading what chunks say of themselves", total=None)
         yield lambda what, done, total: bar.update(task, completed=done, total=total)
-
-
-def _show(config: Config, identity: Identity, mode: _Mode, report: Report, tables: KafkaTables) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    shown = Table("topic", "partition", "start", "end", title=f"Cluster {identity.cluster_id}", title_justify="left")
-    for stream in report.streams:
-        empty = [slot for slot in stream.slots if slot.start == slot.end]
-        for slot in stream.slots:
-            if slot.start != slot.end:
-                shown.add_row(Text(stream.name), str(slot.slot), str(slot.start), str(slot.end))
-        if empty:
-            shown.add_row(Text(stream.name), f"{len(empty)} empty", "", "")
-    console.print(shown)
-    _show_summary(console, config, mode, report, tables)
-
-
-def _show_summary(console: Console, config: Config, mode: _Mode, report: Report, tables: KafkaTables) -> None:
-    lost = sum(stream.untiered for stream in report.streams)
-    taken = min(report.snapshots.values(), default=None)
-    when = "never" if taken is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(taken / 1000))
-    lines = [
-        f"{len(report.streams)} topics in {report.chunks} chunks of {report.bytes} bytes; {report.unused} are unused.",
-        f"{len(tables.groups)} groups as of {when}; {tables.clamped} offsets moved to what is there.",
-        f"At least {lost} acknowledged records had not reached long-term storage yet: they are gone.",
-        f"{config.data_dir.absolute()} is ready: {START[mode]}",
-    ]
-    for finding in report.findings[:FINDINGS_SHOWN]:
-        console.print(f"! {finding}", markup=False)
-    if len(report.findings) > FINDINGS_SHOWN:
-        console.print(f"! and {len(report.findings) - FINDINGS_SHOWN} more like these", markup=False)
-    for line in lines:
-        console.print(line, markup=False)

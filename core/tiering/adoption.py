@@ -7,6 +7,9 @@ Chunks of a bucket overlap: what was merged or compacted lies there beside what 
 - The newest chunk, by (epoch, sequence), is right for all that it covers.
 - Leader epochs do not fall with rising sequence numbers. A chunk that would make them fall was made by a store that had
   been replaced already: it is refused.
+- What a slot ends with is known to have been committed, or follows it without a gap: several chunks of a slot are on
+  their way at a time, and one that arrived before its predecessor did stands for nothing. So behind what the snapshot
+  knows to have been tiered, the first gap is the end.
 - Runs that are adopted cover [first of the oldest, end of the newest) without a gap. Where nothing is left of a
   stretch, the run before it stands for it too: readers go on behind it, and no sequence number is given twice.
 """
@@ -58,15 +61,16 @@ class SettledSlot:
     epochs: tuple[tuple[int, int], ...]
     rows: tuple[RunRow, ...]
     refused: tuple[RunRow, ...]
+    behind: tuple[RunRow, ...]  # left out, as something before them is missing
     lost: tuple[tuple[int, int], ...]  # was in long-term storage, and is not
-    untiered: int  # sequence numbers that were acknowledged and had not got there
+    untiered: int  # sequence numbers that the snapshot knows, and that had not got there
 
 
 def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
     """The slot that has these runs, in order and without overlaps; `known` is what the last snapshot says of it."""
     start = known.start if known is not None else 0
     accepted, refused = _accepted(found)
-    rows = [row for row in accepted if row.end > start]
+    rows, behind = _without_gap(known, [row for row in accepted if row.end > start])
     lost: list[tuple[int, int]] = []
     if rows and rows[0].first > start:
         if known is not None:
@@ -97,6 +101,7 @@ def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
         epochs=_epochs(known, rows, end),
         rows=tuple(rows),
         refused=tuple(refused),
+        behind=tuple(behind),
         lost=tuple(lost),
         untiered=untiered,
     )
@@ -105,6 +110,18 @@ def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
 def share(size: int, first: int, end: int, offset: int) -> int:
     """About how many bytes of [first, end), which has `size`, lie before `offset`."""
     return size * (offset - first) // (end - first)
+
+
+def _without_gap(known: SlotSnapshot | None, rows: list[RunRow]) -> tuple[list[RunRow], list[RunRow]]:
+    """What is kept, and what lies behind a gap behind what is known to have been tiered."""
+    if known is None:
+        return rows, []
+    position = max(known.start, known.tiered_end)
+    for number, row in enumerate(rows):
+        if row.first > position:
+            return rows[:number], rows[number:]
+        position = max(position, row.end)
+    return rows, []
 
 
 def _accepted(found: Sequence[RunRow]) -> tuple[list[RunRow], list[RunRow]]:

@@ -1,12 +1,13 @@
 """Rebuilds a store from long-term storage alone: the newest metadata snapshot, and every chunk's own index.
 
-This is the only place that takes a listing for the truth, because nothing else is left. It works in four passes through
+This is the only place that takes a listing for the truth, because nothing else is left. It works in five passes through
 RocksDB, so that memory does not grow with what is stored, beyond a chunk's name:
 
 1. Chunks, the newest first: their runs become rows, as far as no newer chunk has spoken for the same stretch.
 2. Each slot's rows in order: what was refused or lost is told, the rest is made a whole (`core.tiering.adoption`).
 3. Each chunk's rows: what it is still needed for.
 4. Tables and streams, and what no new store may ever do again: use an id, a producer id or a leader epoch twice.
+5. The last entries of each slot: which writers are known again, and which transactions are torn (`core.tiering.tails`).
 
 **Invariants**
 
@@ -20,10 +21,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from core.config import StoreConfig
 from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
@@ -32,13 +33,14 @@ from core.log.durable_log import LogPosition
 from core.log.files import make_directory
 from core.log.format import FILE_HEADER_SIZE
 from core.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
-from core.slot import NO_WRITERS, encode_head
+from core.slot import encode_head, encode_tiered_rest
 from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
 from core.stream import StreamState, decode_stream, new_stream
 from core.tables import STORED_TABLES
 from core.tiering.adoption import Claims, SettledSlot, settle, share
 from core.tiering.bucket import Bucket
 from core.tiering.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives
+from core.tiering.recovered import RecoveredSlot, RecoveredStream, Report, SlotLoss
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -52,7 +54,9 @@ from core.tiering.rows import (
     decode_chunk_row,
     decode_run,
 )
-from core.tiering.snapshot_format import SlotSnapshot, Snapshot
+from core.tiering.snapshot_format import SlotSnapshot, Snapshot, WriterSnapshot
+from core.tiering.tail_reader import Ending, TailReader, last_rows
+from core.tiering.tails import Ends, EntryWriterOf
 from tier2.chunk import EntryHeadOf
 from tier2.chunk_format import ChunkId, ChunkIndex, Run
 from tier2.storage import Storage
@@ -68,35 +72,6 @@ TablesOf = Callable[[Mapping[str, Mapping[bytes, bytes]], Mapping[tuple[str, int
 Tables = Mapping[str, Mapping[bytes, bytes]]
 
 
-class RecoveredSlot(NamedTuple):
-    """[start, end) can be read."""
-
-    slot: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveredStream:
-    """A stream of the new store; `untiered`: sequence numbers that were acknowledged and are gone with the disk."""
-
-    name: str
-    slots: Sequence[RecoveredSlot]
-    untiered: int
-
-
-@dataclass(slots=True)
-class Report:
-    """What was recovered, and what was not."""
-
-    streams: list[RecoveredStream] = field(default_factory=list)
-    snapshots: dict[int, int] = field(default_factory=dict)  # by container: when it was made, ms
-    chunks: int = 0
-    bytes: int = 0
-    unused: int = 0  # objects whose contents lie in newer ones, or are not wanted any more
-    findings: list[str] = field(default_factory=list)
-
-
 async def recover_store(
     directory: Path,
     config: StoreConfig,
@@ -105,20 +80,37 @@ async def recover_store(
     head_of: EntryHeadOf,
     tables_of: TablesOf,
     progress: Progress,
+    writer_of: EntryWriterOf = lambda payload: None,
 ) -> Report:
     """Make a store in an empty directory. Raises StorageError, CorruptState, OSError."""
     report = Report()
-    for container_id in config.container_ids:
-        path = directory / f"container-{container_id}" / "metadata"
-        await asyncio.to_thread(_make_directories, directory, path)
-        metadata = await asyncio.to_thread(Metadata, path, config)
-        try:
-            recovery = _Recovery(container_id, metadata, storage, cluster_id, head_of, report, progress)
-            await recovery.run(tables_of)
-        finally:
-            await asyncio.to_thread(metadata.close)
+    recoveries: list[_Recovery] = []
+    try:
+        for container_id in config.container_ids:
+            path = directory / f"container-{container_id}" / "metadata"
+            await asyncio.to_thread(_make_directories, directory, path)
+            metadata = await asyncio.to_thread(Metadata, path, config)
+            recoveries.append(_Recovery(container_id, metadata, storage, cluster_id, head_of, report, progress))
+            await recoveries[-1].run(tables_of)
+        await _look_at_ends(recoveries, report, writer_of)
+        for recovery in recoveries:
+            await asyncio.to_thread(recovery.commit)
+    finally:
+        for recovery in recoveries:
+            await asyncio.to_thread(recovery.metadata.close)
     report.streams.sort(key=lambda stream: stream.name)
     return report
+
+
+async def _look_at_ends(recoveries: Sequence[_Recovery], report: Report, writer_of: EntryWriterOf) -> None:
+    """After all containers: a transaction may have slots in several."""
+    bounds: dict[tuple[int, int], tuple[int, int]] = {}
+    for recovery in recoveries:
+        bounds |= recovery.bounds
+    ends = Ends(report.stream_names, bounds)
+    for recovery in recoveries:
+        await recovery.look_at_ends(ends, writer_of)
+    report.transactions, report.transactions_more = ends.torn(), ends.more
 
 
 def _make_directories(directory: Path, path: Path) -> None:
@@ -149,11 +141,18 @@ class _Recovery:
         progress: Progress,
     ) -> None:
         self._container_id = container_id
-        self._metadata = metadata
+        self.metadata = metadata
+        self.bounds: dict[tuple[int, int], tuple[int, int]] = {}  # of slots, by stream and number
+        self._storage = storage
+        self._head_of = head_of
         self._bucket = Bucket(container_id, storage, cluster_id, head_of, report.findings.append)
         self._report = report
         self._progress = progress
         self._known: dict[tuple[int, int], SlotSnapshot] = {}
+        self._writers: dict[tuple[int, int], Sequence[WriterSnapshot]] = {}
+        self._has_snapshot = False
+        self._sizes: dict[ChunkId, int] = {}
+        self._endings: list[Ending] = []
         self._streams: dict[int, _Found] = {}
         self._next_stream_id = 1
         self._claims: dict[tuple[int, int], Claims] = {}
@@ -182,8 +181,10 @@ class _Recovery:
     # The snapshot
 
     def _use_snapshot(self, snapshot: Snapshot) -> None:
+        self._has_snapshot = True
         self._report.snapshots[self._container_id] = snapshot.created_ms
         self._known = {(slot.stream_id, slot.slot): slot for slot in snapshot.slots}
+        self._writers = {snapshot.slots[number][:2]: writers for number, writers in snapshot.writers.items()}
         for value in snapshot.tables.get(STREAMS_TABLE, {}).values():
             state = decode_stream(value)
             self._streams[state.id] = _Found(state, state.slots, adopted=False)
@@ -202,7 +203,7 @@ class _Recovery:
     # Pass 1: chunks
 
     async def _adopt_chunks(self, dead: Mapping[ChunkId, ChunkRow]) -> None:
-        sizes = await self._bucket.chunks()
+        sizes = self._sizes = await self._bucket.chunks()
         self._epoch = max(self._epoch, max((chunk_id.epoch for chunk_id in sizes), default=0))
         others = {chunk_id for chunk_id in sizes if any(life.has(chunk_id) for life in self._other_lives)}
         wanted = sorted(
@@ -217,6 +218,7 @@ class _Recovery:
                 await asyncio.to_thread(self._adopt_chunk, chunk_id, sizes[chunk_id], index)
 
     def _adopt_chunk(self, chunk_id: ChunkId, size: int, index: ChunkIndex) -> None:
+        self._report.newest_chunk_ms = max(self._report.newest_chunk_ms, index.created_ms)
         puts: list[tuple[bytes, bytes]] = []
         for run in index.runs:
             self._epoch = max(self._epoch, run.leader_epoch)
@@ -281,11 +283,12 @@ class _Recovery:
     def _settle_slots(self) -> dict[tuple[str, int], tuple[int, int]]:
         """Bounds of all slots by stream's name and number."""
         settled: dict[tuple[int, int], RecoveredSlot] = {}
-        untiered: dict[int, int] = {}
+        losses: dict[int, dict[int, SlotLoss]] = {}
         for place, rows in groupby(self._rows(), key=lambda row: (row.stream_id, row.slot)):
-            self._settle_slot(place, list(rows), settled, untiered)
+            self._settle_slot(place, list(rows), settled, losses)
         for place in self._known.keys() - settled.keys():
-            self._settle_slot(place, [], settled, untiered)
+            self._settle_slot(place, [], settled, losses)
+        self.bounds = {place: (slot.start, slot.end) for place, slot in settled.items()}
         bounds: dict[tuple[str, int], tuple[int, int]] = {}
         for stream_id, found in self._streams.items():
             slots = [
@@ -293,28 +296,40 @@ class _Recovery:
             ]
             name = found.state.name
             bounds |= {(name, slot.slot): (slot.start, slot.end) for slot in slots}
-            self._report.streams.append(RecoveredStream(name, slots, untiered.get(stream_id, 0)))
+            own = losses.get(stream_id, {})
+            untiered = sum(loss.untiered for loss in own.values())
+            self._report.streams.append(RecoveredStream(name, slots, untiered, own))
+            self._report.stream_names[stream_id] = name
         return bounds
 
     def _rows(self) -> Iterator[RunRow]:
-        return (decode_run(key, value) for key, value in self._metadata.table_items(RUNS_TABLE, b""))
+        return (decode_run(key, value) for key, value in self.metadata.table_items(RUNS_TABLE, b""))
 
     def _settle_slot(
         self,
         place: tuple[int, int],
         rows: list[RunRow],
         settled: dict[tuple[int, int], RecoveredSlot],
-        untiered: dict[int, int],
+        losses: dict[int, dict[int, SlotLoss]],
     ) -> None:
         stream_id, number = place
         found = self._streams.get(stream_id)
         if found is None or number >= found.state.slots:
             self._write([], [table_key(RUNS_TABLE, row.key) for row in rows])
             return
-        slot = settle(self._known.get(place), rows)
+        known = self._known.get(place)
+        # What a snapshot does not know began after it, with nothing tiered.
+        begun = SlotSnapshot(stream_id, number, 0, 0, 0, 0, 0, ()) if known is None and self._has_snapshot else known
+        slot = settle(begun, rows)
         settled[place] = RecoveredSlot(number, slot.start, slot.end)
-        untiered[stream_id] = untiered.get(stream_id, 0) + slot.untiered
-        self._tell_of_slot(f"{found.state.name}-{number}", slot)
+        losses.setdefault(stream_id, {})[number] = SlotLoss(
+            known_end=-1 if known is None else known.durable_end,
+            untiered=slot.untiered,
+            lost=sum(end - first for first, end in slot.lost),
+            left_out=sum(row.end - row.first for row in slot.behind),
+        )
+        name = f"{found.state.name}-{number}"
+        self._tell_of_slot(name, slot)
         kept = {row.key for row in slot.rows}
         puts = [table_item(RUNS_TABLE, row.key, 0, row.encode()) for row in slot.rows]
         puts += (table_item(SCRATCH_TABLE, chunk_row_key(row.chunk) + row.key, 0, row.encode()) for row in slot.rows)
@@ -327,7 +342,13 @@ class _Recovery:
             tiered_bytes=slot.total_bytes,
             epochs=slot.epochs,
         )
-        puts.append(slot_item(stream_id, number, 0, head + NO_WRITERS))
+        puts.append(slot_item(stream_id, number, 0, head + encode_tiered_rest(())))
+        writers = self._writers.get(place, ())
+        if slot.rows or writers:
+            known_end = 0 if known is None else known.durable_end
+            last = last_rows(slot.rows, known_end)
+            left_out = last[0].first if len(last) < len(slot.rows) else 0
+            self._endings.append(Ending(name, place, slot.end, slot.lost, head, last, left_out, known_end, writers))
         self._write(puts, [table_key(RUNS_TABLE, row.key) for row in rows if row.key not in kept])
 
     def _tell_of_slot(self, name: str, slot: SettledSlot) -> None:
@@ -338,12 +359,17 @@ class _Recovery:
                 f"{name}: offsets {row.first} to {row.end - 1} of chunk {chunk_key(row.chunk)} are refused: a store "
                 f"that had been replaced already put them there (leader epoch {row.leader_epoch})"
             )
+        for row in slot.behind:
+            self._tell(
+                f"{name}: offsets {row.first} to {row.end - 1} of chunk {chunk_key(row.chunk)} are left out: what lies "
+                f"before them, from {slot.end} on, had not arrived. The object stays where it is"
+            )
 
     # Pass 3: chunks
 
     def _settle_chunks(self) -> None:
         """What each chunk is needed for; those that are needed for nothing are known no more."""
-        scratch = self._metadata.table_items(SCRATCH_TABLE, b"")
+        scratch = self.metadata.table_items(SCRATCH_TABLE, b"")
         rows_of = groupby(((key, decode_run(key[16:], value)) for key, value in scratch), key=lambda item: item[0][:16])
         for row_key, items in rows_of:
             runs: list[RunKey] = []
@@ -351,7 +377,7 @@ class _Recovery:
             for key, run in items:
                 runs.append(run.listed)
                 keys.append(table_key(SCRATCH_TABLE, key))
-            value = self._metadata.table_value(CHUNKS_TABLE, row_key)
+            value = self.metadata.table_value(CHUNKS_TABLE, row_key)
             if value is None:
                 raise CorruptState("a run was adopted from a chunk that was not")
             chunk = replace(
@@ -360,7 +386,7 @@ class _Recovery:
             self._report.chunks += 1
             self._report.bytes += chunk.size
             self._write([table_item(CHUNKS_TABLE, chunk.key, 0, chunk.encode())], keys)
-        for key, value in self._metadata.table_items(CHUNKS_TABLE, b""):
+        for key, value in self.metadata.table_items(CHUNKS_TABLE, b""):
             if not decode_chunk_row(key, value).runs:
                 self._report.unused += 1
                 self._write([], [table_key(CHUNKS_TABLE, key)])
@@ -381,13 +407,32 @@ class _Recovery:
     def _write_tables(self, tables: Tables) -> None:
         for name, entries in tables.items():
             self._write([table_item(name, key, 0, value) for key, value in entries.items()])
-        self._metadata.commit(LogPosition(0, 1, FILE_HEADER_SIZE))
+
+    # Pass 5: ends
+
+    async def look_at_ends(self, ends: Ends, writer_of: EntryWriterOf) -> None:
+        """Give slots their writers, and `ends` what markers say. Raises StorageError."""
+        reader = TailReader(self._storage, self._sizes.get, self._head_of, writer_of, self._tell)
+        done = 0
+
+        def found(ending: Ending, writers: list[bytes]) -> None:
+            nonlocal done
+            done += 1
+            self._progress("ends", done, len(self._endings))
+            if writers:
+                self._write([slot_item(*ending.place, 0, ending.head + encode_tiered_rest(writers))])
+
+        await reader.look(self._endings, ends, found)
+
+    def commit(self) -> None:
+        """The store is whole."""
+        self.metadata.commit(LogPosition(0, 1, FILE_HEADER_SIZE))
 
     def _write(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = ()) -> None:
         for start in range(0, len(puts), BATCH_OPERATIONS):
-            self._metadata.write(puts[start : start + BATCH_OPERATIONS])
+            self.metadata.write(puts[start : start + BATCH_OPERATIONS])
         for start in range(0, len(deletes), BATCH_OPERATIONS):
-            self._metadata.write((), deletes[start : start + BATCH_OPERATIONS])
+            self.metadata.write((), deletes[start : start + BATCH_OPERATIONS])
 
 
 def _row(chunk_id: ChunkId, run: Run, first: int, end: int) -> RunRow:

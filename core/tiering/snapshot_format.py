@@ -8,7 +8,7 @@ Header, 64 bytes:
     offset  type  field
     ======  ====  =====================================================
     0       8s    magic ``PSTKMET\\n``
-    8       u16   format version (1)
+    8       u16   format version: 2 where a slot has writers, else 1
     10      u16   how the body is stored: 0 as it is, 1 zstd
     12      u32   container id
     16      u32   epoch of the container
@@ -31,6 +31,14 @@ Body:
         u32  stream id     4  u32  slot      8  i64  start     16  u64  bytes of the slot before its start
         24  i64  durable end                 32  i64  tiered end           40  u64  bytes of the slot before that
         48  u16  count of epochs, then for each: i32 leader epoch, i64 its first sequence number
+    from version 2 on: u32 count of slots with writers, then for each
+        u32  number of the slot in the list above, u32 count of writers, then for each
+            0   i64  writer id     8  i16  epoch     10  i64  last use, ms since the epoch     18  u8  count of batches
+            19  oldest first, 30 bytes each: i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count of
+                sequence numbers, i64 timestamp
+
+A release that knows version 1 only says "snapshot format version 2, this release reads 1", and takes an older snapshot
+or none. So what it can read is written for it: a snapshot without writers is version 1, byte for byte.
 """
 
 from __future__ import annotations
@@ -38,23 +46,25 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 import cramjam
 from crc32c import crc32c
 
+from core.writers import BATCHES_KEPT, WriterBatch
 from tier2.storage import Buffer
 
 MAGIC: Final = b"PSTKMET\n"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+WRITERS_SINCE: Final = 2
 PLAIN: Final = 0
 ZSTD: Final = 1
 ZSTD_LEVEL: Final = 3
 PARTS_JOINED: Final = 4096
 BODY_BYTES_MAX: Final = 2 << 30
-"""Longest body that is read; a million slots and as many group offsets have less than 200 MB."""
+"""Longest body that is read; a million slots, as many group offsets and as many writers have less than 400 MB."""
 
 _HEADER: Final = struct.Struct("<8sHHIIIQQQQI")
 _CRC: Final = struct.Struct("<I")
@@ -65,14 +75,30 @@ _TABLE: Final = struct.Struct("<BI")
 _ENTRY: Final = struct.Struct("<HI")
 _SLOT: Final = struct.Struct("<IIqQqqQH")
 _EPOCH: Final = struct.Struct("<iq")
+_WRITERS: Final = struct.Struct("<II")
+_WRITER: Final = struct.Struct("<qhqB")
+_BATCH: Final = struct.Struct("<hiiqIq")
+_WITH_BATCHES: Final = tuple(
+    struct.Struct(_WRITER.format + _BATCH.format[1:] * count) for count in range(BATCHES_KEPT + 1)
+)
+"""A writer with so many batches."""
 assert _HEADER.size + _CRC.size == HEADER_SIZE
-assert _SLOT.size == 50
+assert (_SLOT.size, _WRITER.size, _BATCH.size) == (50, 19, 30)
 
 _OBJECT: Final = re.compile(r"meta/([0-9]+)/([0-9a-f]{8})-([0-9a-f]{16})")
 
 
 class BadSnapshot(Exception):
     """The bytes are not those of a whole, undamaged snapshot."""
+
+
+class WriterSnapshot(NamedTuple):
+    """What a slot knew of an idempotent writer: batches that were durable, oldest first."""
+
+    writer_id: int
+    epoch: int
+    last_use_ms: int
+    batches: tuple[WriterBatch, ...]
 
 
 class SlotSnapshot(NamedTuple):
@@ -105,6 +131,7 @@ class Snapshot:
     cluster_id: str
     tables: Mapping[str, Mapping[bytes, bytes]]
     slots: Sequence[SlotSnapshot]
+    writers: Mapping[int, Sequence[WriterSnapshot]] = field(default_factory=dict)  # by the slot's number in `slots`
 
     @property
     def key(self) -> str:
@@ -134,7 +161,7 @@ def encode_snapshot(snapshot: Snapshot) -> list[Buffer]:
     stored = bytes(cramjam.zstd.compress(body, ZSTD_LEVEL))
     head = _HEADER.pack(
         MAGIC,
-        FORMAT_VERSION,
+        FORMAT_VERSION if snapshot.writers else WRITERS_SINCE - 1,
         ZSTD,
         snapshot.container,
         snapshot.id.epoch,
@@ -173,8 +200,16 @@ def _parts(snapshot: Snapshot) -> Iterator[bytes]:
     yield _COUNT.pack(len(snapshot.slots))
     for slot in snapshot.slots:
         yield _SLOT.pack(*slot[:7], len(slot.epochs))
-        for epoch in slot.epochs:
-            yield _EPOCH.pack(*epoch)
+        for leader_epoch in slot.epochs:
+            yield _EPOCH.pack(*leader_epoch)
+    if not snapshot.writers:
+        return
+    yield _COUNT.pack(len(snapshot.writers))
+    for number, writers in snapshot.writers.items():
+        yield _WRITERS.pack(number, len(writers))
+        for writer_id, epoch, last_use_ms, batches in writers:
+            packed = _WITH_BATCHES[len(batches)].pack
+            yield packed(writer_id, epoch, last_use_ms, len(batches), *chain.from_iterable(batches))
 
 
 def decode_snapshot(data: bytes) -> Snapshot:
@@ -182,8 +217,8 @@ def decode_snapshot(data: bytes) -> Snapshot:
     if len(data) < HEADER_SIZE or not data.startswith(MAGIC):
         raise BadSnapshot("no snapshot: the magic is missing")
     _, version, stored_as, container, epoch, crc, lsn, created, stored, length, _ = _HEADER.unpack_from(data)
-    if version != FORMAT_VERSION:
-        raise BadSnapshot(f"snapshot format version {version}, this release reads {FORMAT_VERSION}")
+    if not 1 <= version <= FORMAT_VERSION:
+        raise BadSnapshot(f"snapshot format version {version}, this release reads up to {FORMAT_VERSION}")
     if _CRC.unpack_from(data, _HEADER.size)[0] != crc32c(data[: _HEADER.size]):
         raise BadSnapshot("header fails its CRC")
     body = memoryview(data)[HEADER_SIZE:]
@@ -192,7 +227,8 @@ def decode_snapshot(data: bytes) -> Snapshot:
     if stored_as not in (PLAIN, ZSTD) or length > BODY_BYTES_MAX:
         raise BadSnapshot(f"body of {length} bytes is stored in way {stored_as}, which this release does not read")
     try:
-        cluster_id, tables, slots = _decode_body(_unpacked(body, length) if stored_as == ZSTD else bytes(body))
+        plain = _unpacked(body, length) if stored_as == ZSTD else bytes(body)
+        cluster_id, tables, slots, writers = _decode_body(plain, version)
     except (struct.error, UnicodeDecodeError, ValueError, cramjam.DecompressionError) as error:
         raise BadSnapshot(f"body contradicts itself ({error})") from error
     return Snapshot(
@@ -202,6 +238,7 @@ def decode_snapshot(data: bytes) -> Snapshot:
         cluster_id=cluster_id,
         tables=tables,
         slots=slots,
+        writers=writers,
     )
 
 
@@ -213,7 +250,9 @@ def _unpacked(body: memoryview, length: int) -> bytes:
     return bytes(out)
 
 
-def _decode_body(body: bytes) -> tuple[str, dict[str, dict[bytes, bytes]], list[SlotSnapshot]]:
+def _decode_body(
+    body: bytes, version: int
+) -> tuple[str, dict[str, dict[bytes, bytes]], list[SlotSnapshot], dict[int, list[WriterSnapshot]]]:
     (size,) = _SHORT.unpack_from(body)
     position = _SHORT.size + size
     cluster_id = _cut(body, _SHORT.size, size).decode()
@@ -240,9 +279,33 @@ def _decode_body(body: bytes) -> tuple[str, dict[str, dict[bytes, bytes]], list[
         epochs = _cut(body, position, row[-1] * _EPOCH.size)
         slots.append(SlotSnapshot._make((*row[:-1], tuple(_EPOCH.iter_unpack(epochs)))))
         position += len(epochs)
+    writers: dict[int, list[WriterSnapshot]] = {}
+    if version >= WRITERS_SINCE:
+        writers, position = _decode_writers(body, position, len(slots))
     if position != len(body):
         raise ValueError(f"{len(body) - position} bytes are left over")
-    return cluster_id, tables, slots
+    return cluster_id, tables, slots, writers
+
+
+def _decode_writers(body: bytes, position: int, slots: int) -> tuple[dict[int, list[WriterSnapshot]], int]:
+    """The writers by the slot's number, and where they end."""
+    found: dict[int, list[WriterSnapshot]] = {}
+    (count,) = _COUNT.unpack_from(body, position)
+    position += _COUNT.size
+    for _ in range(count):
+        number, writers_count = _WRITERS.unpack_from(body, position)
+        position += _WRITERS.size
+        if number >= slots:
+            raise ValueError(f"writers of slot number {number} of {slots}")
+        writers = found[number] = []
+        for _ in range(writers_count):
+            writer_id, epoch, last_use_ms, batches = _WRITER.unpack_from(body, position)
+            position += _WRITER.size
+            rows = _cut(body, position, batches * _BATCH.size)
+            position += len(rows)
+            read = tuple(map(WriterBatch._make, _BATCH.iter_unpack(rows)))
+            writers.append(WriterSnapshot(writer_id, epoch, last_use_ms, read))
+    return found, position
 
 
 def _cut(body: bytes, position: int, size: int) -> bytes:

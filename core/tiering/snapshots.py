@@ -1,19 +1,23 @@
 """Metadata snapshots in long-term storage: what a store that lost its disk begins with. The bytes are
 `core.tiering.snapshot_format`'s.
 
-A snapshot has all resident tables, and of each slot what its chunks cannot say. It is taken when something has
-changed, at most every `tier2_snapshot_interval_ms`; sooner, but at least `HURRY_S` after the last one, when the log or
-an object waits for it.
+A snapshot has all resident tables, and of each slot what its chunks cannot say: its place, and its idempotent writers.
+It is taken when something has changed, at most every `tier2_snapshot_interval_ms`. Sooner, but at least `HURRY_S` after
+the last one, when the log or an object waits for it. Soon, too, when something was deleted, or a stream made or
+changed: a recovery from an older one would undo what a client was told. That costs a share of the time at most
+(`SOON_S`, `SOON_COST`).
 
 A snapshot says "everything up to this LSN is in here", and reads the LSN first. Tables are copied in one turn of the
-event loop, slots in slices of some turns, so a slot may be newer than the LSN, and newer than the tables. That is as
-good: starts and ends only rise; where a slot ends, recovery asks the chunks; a stream that is missing was made after
-the LSN, and is adopted from its chunks; slots of a stream that is missing are left out.
+event loop, slots and writers in slices of some turns, so a slot may be newer than the LSN, and newer than the tables.
+That is as good: starts and ends only rise; where a slot ends, recovery asks the chunks, and which of a writer's batches
+are there; a stream that is missing was made after the LSN, and is adopted from its chunks; slots of a stream that is
+missing are left out.
 
 **Invariants**
 
 - `covered_lsn` moves only after the storage has acknowledged the snapshot, it was looked at, and a recovery would begin
-  with it: none is newer. What it covers was synced before. Everything else is a failed snapshot.
+  with it: none is newer. All that is in it was synced before, so a batch of a writer in it lies at its place for good.
+  Everything else is a failed snapshot.
 - Of this container's snapshots the newest `KEPT` stay, and what is newer than our own; nothing else is deleted. Where
   there is no room for a new one, older ones make way, and one stays.
 """
@@ -23,8 +27,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import StorageFailure, TierUnavailable
 from core.tables import StoredTable
@@ -32,11 +38,13 @@ from core.tiering.snapshot_format import (
     SlotSnapshot,
     Snapshot,
     SnapshotId,
+    WriterSnapshot,
     encode_snapshot,
     parse_snapshot_key,
     snapshot_key,
     snapshot_prefix,
 )
+from core.writers import BATCHES_KEPT, GAP, WriterBatch
 from tier2.storage import Buffer, NoRoom, StorageError
 
 if TYPE_CHECKING:
@@ -49,11 +57,19 @@ logger = logging.getLogger(__name__)
 KEPT: Final = 3
 HURRY_S: Final = 1.0
 """Least time between two snapshots that somebody waits for."""
+SOON_S: Final = 5.0
+"""Least time between two snapshots that follow a deletion. Nobody waits for them, and each is a put."""
+SOON_COST: Final = 20
+"""They come after this many times as long as the last one took, too: five percent of the time at most."""
 RETRY_S: Final = 5.0
 STOP_S: Final = 3.0
 """How long a stop waits for a last snapshot: without it, group offsets are lost with the disk, nothing else."""
 SLICE_SLOTS: Final = 1000
 """Slots that one turn of the event loop looks at: about a millisecond."""
+SLICE_WRITERS: Final = 1000
+"""Writers that one turn looks at: about a millisecond."""
+WRITERS_MAX: Final = 1_000_000
+"""Writers in one snapshot. What is beyond is left out: such a writer's batch is stored twice if it comes again."""
 
 
 class SnapshotUnused(TierUnavailable):
@@ -82,9 +98,12 @@ class Snapshots:
         self.counters = SnapshotCounters()
         self.last_error: str | None = None  # None when the last one went well
         self.lacks_room = False  # long-term storage had none for the last one
-        self._wanted = asyncio.Event()
+        self._woken = asyncio.Event()  # when the next one is due has changed
+        self._is_wanted = True  # somebody waits: at first what a start finds in the log
+        self._is_due_soon = False
         self._taking = asyncio.Lock()
-        self._last_s = -HURRY_S  # when one was begun
+        self._last_s = -SOON_S  # when one was begun
+        self._took_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -109,8 +128,14 @@ class Snapshots:
             logger.warning("there is no last metadata snapshot", extra={"reason": str(error) or "no time is left"})
 
     def request(self) -> None:
-        """One is wanted soon."""
-        self._wanted.set()
+        """Somebody waits for one."""
+        self._is_wanted = True
+        self._woken.set()
+
+    def promised(self) -> None:
+        """Something happened that a recovery should not undo."""
+        self._is_due_soon = True
+        self._woken.set()
 
     async def _run(self) -> None:
         pause_s = self._interval_s
@@ -130,11 +155,21 @@ class Snapshots:
 
     async def _until_due(self, pause_s: float) -> None:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._wanted.wait()
-                await asyncio.sleep(self._last_s + HURRY_S - loop.time())
-        self._wanted.clear()
+        latest = loop.time() + pause_s
+        while (left := min(latest, self._due_s()) - loop.time()) > 0:
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._woken.wait()
+        self._is_wanted = self._is_due_soon = False
+
+    def _due_s(self) -> float:
+        """When the next one is due before its interval is over."""
+        if self._is_wanted:
+            return self._last_s + HURRY_S
+        if self._is_due_soon:
+            return self._last_s + max(SOON_S, SOON_COST * self._took_s)
+        return math.inf
 
     async def take(self) -> None:
         """Bring long-term storage up to date, if anything has changed.
@@ -153,21 +188,24 @@ class Snapshots:
                 raise
 
     async def _take(self) -> None:
-        snapshot = await self._capture()
+        clock = self._container.clock
+        began_s = clock.monotonic_s()
+        snapshot, writers = await self._capture()
         known = await self._known()
         if known and known[-1] > snapshot.id:
             raise SnapshotUnused(
                 "long-term storage has a metadata snapshot of a later life of this store, with which a recovery would "
                 f"begin: {snapshot_key(self._container.id, known[-1])}. Start the gateway once more: it rises above it"
             )
-        await self._container.log.synced(snapshot.id.lsn)
-        data = await asyncio.to_thread(encode_snapshot, snapshot)
+        await self._container.log.synced(self._container.applied_lsn)
+        data = await asyncio.to_thread(_encoded, snapshot, writers)
         older = [one for one in known if one < snapshot.id]
         await self._put(snapshot, data, older)
         self.covered_lsn = snapshot.id.lsn
         self.counters.taken += 1
         self.counters.bytes = sum(map(len, data))
-        self.counters.taken_s = self._container.clock.monotonic_s()
+        self.counters.taken_s = clock.monotonic_s()
+        self._took_s = self.counters.taken_s - began_s
         try:
             await self._delete(older[: -(KEPT - 1)])
         except StorageError as error:
@@ -192,21 +230,30 @@ class Snapshots:
         found = [parse_snapshot_key(info.key) async for info in self._storage.list(snapshot_prefix(self._container.id))]
         return sorted(one[1] for one in found if one is not None)
 
-    async def _capture(self) -> Snapshot:
+    async def _capture(self) -> tuple[Snapshot, dict[int, list[_Writer]]]:
+        """A snapshot without writers, and the writers by the slot's number in it."""
         container = self._container
         snapshot_id = SnapshotId(container.epoch, container.applied_lsn)
         tables = {
             name: dict(table.entries) for name, table in container.tables.items() if not isinstance(table, StoredTable)
         }
         slots: list[SlotSnapshot] = []
+        writers: dict[int, list[_Writer]] = {}
+        room = WRITERS_MAX
         yield_at = SLICE_SLOTS
         for stream in list(container.streams.values()):
             for slot in list(stream.written_slots()):
-                slots.append(_slot_snapshot(slot))
+                slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
+                if slot.writers and room > 0:
+                    found = writers[len(slots) - 1] = await _capture_writers(slot, room)
+                    room -= len(found)
+                    yield_at -= len(found) * SLICE_SLOTS // SLICE_WRITERS
                 if len(slots) >= yield_at:
-                    yield_at += SLICE_SLOTS
+                    yield_at = len(slots) + SLICE_SLOTS
                     await asyncio.sleep(0)
-        return Snapshot(
+        if room <= 0:
+            logger.warning("a metadata snapshot leaves writers out", extra={"writers": WRITERS_MAX})
+        snapshot = Snapshot(
             container=container.id,
             id=snapshot_id,
             created_ms=container.clock.wall_ms(),
@@ -214,11 +261,55 @@ class Snapshots:
             tables=tables,
             slots=slots,
         )
+        return snapshot, writers
 
     async def _delete(self, old: list[SnapshotId]) -> None:
         """Raises StorageError; what stays is deleted after the next one."""
         for snapshot_id in old:
             await self._storage.delete(snapshot_key(self._container.id, snapshot_id))
+
+
+class _Writer(NamedTuple):
+    """A writer as it was at a moment at which everything before `durable_end` was durable."""
+
+    writer_id: int
+    marked_epoch: int
+    last_use_ms: int
+    batches: tuple[WriterBatch, ...]
+    durable_end: int
+
+
+async def _capture_writers(slot: Slot, count_max: int) -> list[_Writer]:
+    """The writers of a slot, slice by slice."""
+    known = slot.writers or {}
+    ids = list(known)[:count_max]
+    found: list[_Writer] = []
+    for start in range(0, len(ids), SLICE_WRITERS):
+        if start:
+            await asyncio.sleep(0)
+        durable = slot.durable_end
+        found += [
+            _Writer(writer_id, state.marked_epoch, state.last_use_ms, tuple(state.batches), durable)
+            for writer_id in ids[start : start + SLICE_WRITERS]
+            if (state := known.get(writer_id)) is not None
+        ]
+    return found
+
+
+def _encoded(snapshot: Snapshot, writers: Mapping[int, Sequence[_Writer]]) -> list[Buffer]:
+    """The object. In a thread: there may be a million writers."""
+    durable = {
+        number: [known for known in map(_writer_snapshot, captured) if known.batches]
+        for number, captured in writers.items()
+    }
+    return encode_snapshot(replace(snapshot, writers={number: known for number, known in durable.items() if known}))
+
+
+def _writer_snapshot(writer: _Writer) -> WriterSnapshot:
+    durable = (batch for batch in writer.batches if batch.base < writer.durable_end and batch.first_sequence != GAP)
+    batches = tuple(durable)[-BATCHES_KEPT:]
+    epoch = max([writer.marked_epoch, *(batch.epoch for batch in batches[-1:])])
+    return WriterSnapshot(writer.writer_id, epoch, writer.last_use_ms, batches)
 
 
 def _slot_snapshot(slot: Slot) -> SlotSnapshot:

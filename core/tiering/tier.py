@@ -43,6 +43,7 @@ class LongTermStorage:
     `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
     the start. `had_another_life`: another copy of the store may have put things there, and was given up
     (`core.tiering.lives`). `rewriting` is what the process that rewrites chunks is made with; without it, none are.
+    `promised` are tables of which a deletion is something that a client was told: a snapshot follows soon.
     """
 
     storage: Storage
@@ -51,6 +52,7 @@ class LongTermStorage:
     admit: Callable[[bool], Awaitable[None]] | None = None
     had_another_life: bool = False
     rewriting: WorkerSetup | None = None
+    promised: frozenset[str] = frozenset()
 
 
 class Tier:

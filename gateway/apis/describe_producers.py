@@ -41,7 +41,7 @@ def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any
     return {
         "producer_id": producer_id,
         "producer_epoch": state.epoch,
-        "last_sequence": NONE if newest is None else newest.last_sequence,
+        "last_sequence": NONE if newest is None else max(NONE, newest.last_sequence),  # none behind a gap
         "last_timestamp": state.last_use_ms if newest is None else newest.timestamp,
         "coordinator_epoch": NONE if state.marked_epoch < 0 else slot.leader_epoch,
         "current_txn_start_offset": NONE if transactions is None else transactions.open.get(producer_id, NONE),

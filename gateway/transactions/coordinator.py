@@ -34,7 +34,7 @@ from gateway.config import Config
 from gateway.groups import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.producers import ProducerIds
-from gateway.transactions.partitions import transaction_end, written_elsewhere
+from gateway.transactions.partitions import transaction_ends, written_elsewhere
 from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
 from gateway.transactions.persistence import (
     ID_BYTES_MAX,
@@ -325,14 +325,16 @@ class TransactionCoordinator:
                 self.pending_offsets.drop(producer_id, keys)
 
     def _ends(self, prepared: Transaction) -> dict[Container, Sequence[TransactionEnd]]:
-        ends: dict[Container, list[TransactionEnd]] = {}
-        now_ms = self._clock.wall_ms()
+        slots: dict[Container, list[Slot]] = {}
         for slot in self._slots(prepared.partitions):
-            end = transaction_end(
-                slot, prepared.producer_id, prepared.marker_epoch, committed=prepared.is_committed, now_ms=now_ms
+            slots.setdefault(slot.container, []).append(slot)
+        now_ms = self._clock.wall_ms()
+        return {
+            container: transaction_ends(
+                some, prepared.producer_id, prepared.marker_epoch, committed=prepared.is_committed, now_ms=now_ms
             )
-            ends.setdefault(slot.container, []).append(end)
-        return {**ends}
+            for container, some in slots.items()
+        }
 
     def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
         """In order; without those of topics that are gone."""

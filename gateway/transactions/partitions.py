@@ -6,7 +6,7 @@ so a crash may leave what was written to one and take the record in the home con
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
@@ -14,11 +14,15 @@ from core.slot import Slot
 from core.store import Store
 from core.transactions import TransactionEnd
 from gateway.transactions.transaction import Place
-from gateway.wire.control_batch import marker_batch
+from gateway.wire.control_batch import MarkerEnd, encode_ends, marker_batch
 from gateway.wire.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
 
 TRANSACTIONS_ENDING: Final = 16
 """Markers that are kept: all of a transaction are made in one turn of the loop, but for those of other containers."""
+
+ENDS_TOGETHER: Final = 16
+"""Partitions of a large transaction are grouped: a marker names those of its own group and of the next one, 16 bytes
+each. So whatever is missing of a transaction, what is there tells of it, unless a whole group beside is missing too."""
 
 
 def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
@@ -34,7 +38,55 @@ def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
     return written
 
 
-def transaction_end(slot: Slot, producer_id: int, epoch: int, *, committed: bool, now_ms: int) -> TransactionEnd:
+def transaction_ends(
+    slots: Sequence[Slot], producer_id: int, epoch: int, *, committed: bool, now_ms: int
+) -> list[TransactionEnd]:
+    """The end of a producer's transaction in partitions of one container, all of which end in one step."""
+    together = _Together(slots, producer_id) if len(slots) > 1 else None
+    return [
+        transaction_end(slot, producer_id, epoch, committed=committed, now_ms=now_ms, together=together)
+        for slot in slots
+    ]
+
+
+class _Together:
+    """Partitions in which a transaction ends in one step: each marker says where others lie.
+
+    They are looked at when the first marker is made: then all are about to be appended, in the same turn of the loop.
+    """
+
+    def __init__(self, slots: Sequence[Slot], producer_id: int) -> None:
+        self._slots = slots
+        self._producer_id = producer_id
+        self._said: list[bytes] | None = None
+        self._group_of: dict[tuple[int, int], int] = {}
+
+    def said_in(self, slot: Slot) -> bytes:
+        """What the marker in a partition says of the others."""
+        if self._said is None:
+            self._said = self._made()
+        group = self._group_of.get((slot.stream.id, slot.number))
+        return b"" if group is None else self._said[group]
+
+    def _made(self) -> list[bytes]:
+        ends = [
+            MarkerEnd(slot.stream.id, slot.number, slot.end)
+            for slot in self._slots
+            if slot.has_open_transaction(self._producer_id)
+        ]
+        if len(ends) < 2:
+            return []
+        groups = [ends[at : at + ENDS_TOGETHER] for at in range(0, len(ends), ENDS_TOGETHER)]
+        self._group_of = {end[:2]: number for number, group in enumerate(groups) for end in group}
+        if len(groups) == 1:
+            return [encode_ends(len(ends), ends)]
+        following = [*groups[1:], groups[0]]
+        return [encode_ends(len(ends), [*own, *next_one]) for own, next_one in zip(groups, following, strict=True)]
+
+
+def transaction_end(
+    slot: Slot, producer_id: int, epoch: int, *, committed: bool, now_ms: int, together: _Together | None = None
+) -> TransactionEnd:
     """The end of a producer's transaction in one partition."""
     coordinator_epoch = slot.leader_epoch
     return TransactionEnd(
@@ -44,7 +96,13 @@ def transaction_end(slot: Slot, producer_id: int, epoch: int, *, committed: bool
         committed=committed,
         timestamp=MARKER_TIMESTAMP,
         entry=partial(
-            _marker, producer_id, epoch, committed=committed, coordinator_epoch=coordinator_epoch, now_ms=now_ms
+            _marker,
+            producer_id,
+            epoch,
+            committed=committed,
+            coordinator_epoch=coordinator_epoch,
+            now_ms=now_ms,
+            said=(lambda: b"") if together is None else partial(together.said_in, slot),
         ),
     )
 
@@ -58,13 +116,16 @@ def _marker(
     committed: bool,
     coordinator_epoch: int,
     now_ms: int,
+    said: Callable[[], bytes],
 ) -> bytes:
-    marker = _marker_anywhere(producer_id, epoch, committed, coordinator_epoch, now_ms)
+    marker = _marker_anywhere(producer_id, epoch, committed, coordinator_epoch, now_ms, said())
     return PLACE.pack(base, len(marker) - LENGTH_PREFIX_BYTES, leader_epoch) + marker[PLACE.size :]
 
 
 @lru_cache(maxsize=TRANSACTIONS_ENDING)
-def _marker_anywhere(producer_id: int, epoch: int, committed: bool, coordinator_epoch: int, now_ms: int) -> bytes:
+def _marker_anywhere(
+    producer_id: int, epoch: int, committed: bool, coordinator_epoch: int, now_ms: int, ends: bytes
+) -> bytes:
     """A transaction's marker: the same in all of its partitions but for its place, which the CRC does not cover."""
     return marker_batch(
         base_offset=0,
@@ -74,4 +135,5 @@ def _marker_anywhere(producer_id: int, epoch: int, committed: bool, coordinator_
         committed=committed,
         coordinator_epoch=coordinator_epoch,
         timestamp_ms=now_ms,
+        ends=ends,
     )

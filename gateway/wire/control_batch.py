@@ -5,24 +5,39 @@ i16 version (0), i32 coordinator epoch. All 78 bytes:
 
     61 header    varint 16, i8 attributes, varint timestamp delta, varint offset delta
     varint 4     key        varint 6      value        varint 0 headers
+
+Where a transaction ends in several partitions, the record has one header more, which Kafka's do not have: no client
+looks at the headers of a control record. It says where else the transaction ended, for a recovery that finds one of the
+markers and not the other. Its key is ``penstock.ends``, its value, big-endian:
+
+    u8 version (1), u32 partitions in which the transaction ended, then for some of them, this one included:
+    u32 stream, u32 slot, i64 offset of its marker
 """
 
 import struct
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
+from gateway.wire.errors import InvalidBatch
 from gateway.wire.record_batch import (
     CONTROL,
     HEADER,
     HEADER_BYTES,
+    INVALID_RECORD,
     LENGTH_PREFIX_BYTES,
     MAGIC,
     TRANSACTIONAL,
 )
-from gateway.wire.records import seal_batch
+from gateway.wire.records import Record, iter_records, seal_batch, write_varint
 
 ABORT_TYPE: Final = 0
 COMMIT_TYPE: Final = 1
+ENDS_KEY: Final = "penstock.ends"
+ENDS_VERSION: Final = 1
 _VERSION: Final = 0
+_KEY: Final = struct.Struct(">hh")
+_ENDS: Final = struct.Struct(">BI")
+_END: Final = struct.Struct(">IIq")
 _RECORD: Final = struct.Struct(">BBBBBhhBhiB")
 _RECORD_BYTES: Final = 17
 assert _RECORD.size == _RECORD_BYTES
@@ -30,6 +45,49 @@ assert _RECORD.size == _RECORD_BYTES
 
 def _zigzag(number: int) -> int:
     return number << 1
+
+
+class MarkerEnd(NamedTuple):
+    """Where a transaction's marker lies in one of its partitions."""
+
+    stream_id: int
+    slot: int
+    offset: int
+
+
+class Marker(NamedTuple):
+    """What a marker says. `partitions`: 0 when it does not say where else its transaction ended."""
+
+    committed: bool
+    partitions: int
+    ends: tuple[MarkerEnd, ...]
+
+
+def encode_ends(partitions: int, ends: Iterable[MarkerEnd]) -> bytes:
+    """The value of the header that says where else a transaction ended."""
+    return b"".join((_ENDS.pack(ENDS_VERSION, partitions), *(_END.pack(*end) for end in ends)))
+
+
+def read_marker(batch: bytes | memoryview) -> Marker:
+    """Read a whole control batch. Raises InvalidBatch."""
+    for record in iter_records(batch):
+        if record.key is None or len(record.key) < _KEY.size:
+            break
+        _, kind = _KEY.unpack_from(record.key)
+        partitions, ends = _ends_in(record)
+        return Marker(kind == COMMIT_TYPE, partitions, ends)
+    raise InvalidBatch(INVALID_RECORD, "no marker")
+
+
+def _ends_in(record: Record) -> tuple[int, tuple[MarkerEnd, ...]]:
+    value = dict(record.headers).get(ENDS_KEY)
+    if value is None or value[:1] != bytes((ENDS_VERSION,)):
+        return 0, ()  # another's, or a later release's
+    try:
+        _, partitions = _ENDS.unpack_from(value)
+        return partitions, tuple(map(MarkerEnd._make, _END.iter_unpack(value[_ENDS.size :])))
+    except struct.error as error:
+        raise InvalidBatch(INVALID_RECORD, f"a marker's places are cut off: {error}") from error
 
 
 def marker_batch(
@@ -41,12 +99,16 @@ def marker_batch(
     committed: bool,
     coordinator_epoch: int,
     timestamp_ms: int,
+    ends: bytes = b"",
 ) -> bytes:
-    """The batch that ends a producer's transaction, as it goes on the wire."""
+    """The batch that ends a producer's transaction, as it goes on the wire; `ends` as `encode_ends` makes them."""
+    record = _record(committed=committed, coordinator_epoch=coordinator_epoch)
+    if ends:
+        record = _with_header(record, ENDS_KEY.encode(), ends)
     batch = bytearray(
         HEADER.pack(
             base_offset,
-            HEADER_BYTES - LENGTH_PREFIX_BYTES + _RECORD_BYTES,
+            HEADER_BYTES - LENGTH_PREFIX_BYTES + len(record),
             leader_epoch,
             MAGIC,
             0,
@@ -60,7 +122,13 @@ def marker_batch(
             1,
         )
     )
-    batch += _RECORD.pack(
+    batch += record
+    seal_batch(batch)
+    return bytes(batch)
+
+
+def _record(*, committed: bool, coordinator_epoch: int) -> bytes:
+    return _RECORD.pack(
         _zigzag(_RECORD_BYTES - 1),
         0,
         0,
@@ -73,5 +141,15 @@ def marker_batch(
         coordinator_epoch,
         0,
     )
-    seal_batch(batch)
-    return bytes(batch)
+
+
+def _with_header(record: bytes, key: bytes, value: bytes) -> bytes:
+    """A record that had no headers, with one."""
+    body = bytearray(record[1:-1])  # without its length and the count of its headers
+    write_varint(body, 1)
+    for data in (key, value):
+        write_varint(body, len(data))
+        body += data
+    out = bytearray()
+    write_varint(out, len(body))
+    return bytes(out + body)

@@ -92,6 +92,37 @@ def test_a_gap_keeps_what_is_behind_it() -> None:
     assert [(one.first, one.end, one.length) for one in slot.rows] == [(0, 20, 100), (20, 30, 100)]
 
 
+def test_a_chunk_that_overtook_another() -> None:
+    """Behind what was known to be tiered, the first gap is the end: what lies behind it had not been committed."""
+    slot = settle(known(durable_end=30, tiered_end=10), [row(0, 10), row(10, 20), row(30, 40), row(40, 50)])
+
+    assert (slot.start, slot.end, slot.lost, slot.untiered) == (0, 20, (), 10)
+    assert [(one.first, one.end) for one in slot.behind] == [(30, 40), (40, 50)]
+
+
+def test_the_first_chunk_did_not_arrive() -> None:
+    """Then nothing came back: what follows is not taken for the beginning."""
+    slot = settle(known(durable_end=10), [row(10, 20)])
+
+    assert (slot.start, slot.end, slot.untiered) == (0, 0, 10)
+    assert [one.first for one in slot.behind] == [10]
+
+
+def test_a_gap_before_what_was_tiered_and_one_behind_it() -> None:
+    """The first is a loss that readers skip, the second is the end."""
+    slot = settle(known(durable_end=30, tiered_end=30), [row(0, 10), row(20, 35), row(40, 50)])
+
+    assert (slot.end, slot.lost) == (35, ((10, 20),))
+    assert [one.first for one in slot.behind] == [40]
+
+
+def test_trimmed_behind_what_was_tiered() -> None:
+    """A slot whose start had been moved into what no chunk held goes on there."""
+    slot = settle(known(start=15, durable_end=30, tiered_end=10), [row(0, 10), row(15, 20)])
+
+    assert (slot.start, slot.end, slot.behind, slot.untiered) == (15, 20, (), 10)
+
+
 def test_the_end_is_missing() -> None:
     """A slot ends where its chunks do: what is behind was in a chunk that is lost, or never in one."""
     slot = settle(known(durable_end=50, tiered_end=30), [row(0, 10)])

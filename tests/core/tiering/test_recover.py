@@ -15,7 +15,8 @@ import pytest
 from core.slot import Slot
 from core.store import Store
 from core.tables import Put
-from core.tiering.recover import EPOCHS_APART, RecoveredSlot, Report, Tables, recover_store
+from core.tiering.recover import EPOCHS_APART, Tables, recover_store
+from core.tiering.recovered import RecoveredSlot, Report
 from core.tiering.rows import ChunkState, chunk_key, parse_chunk_key
 from core.tiering.snapshot_format import parse_snapshot_key
 from tests.core.support import append, container_of, run, until

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +19,15 @@ from core.tiering.snapshot_format import (
     SlotSnapshot,
     Snapshot,
     SnapshotId,
+    WriterSnapshot,
     decode_snapshot,
     encode_snapshot,
     parse_snapshot_key,
     snapshot_key,
 )
+from core.writers import BATCHES_KEPT, WriterBatch
 
-GOLDEN: Final = Path(__file__).parent / "golden" / "snapshot-v1.bin"
+GOLDEN: Final = Path(__file__).parent / "golden"
 
 SNAPSHOT: Final = Snapshot(
     container=3,
@@ -33,6 +36,18 @@ SNAPSHOT: Final = Snapshot(
     cluster_id="A" * 22,
     tables={"streams": {b"\0\0\0\1": b"{}"}, "offsets": {b"g": b"1", b"h": b"2"}, "empty": {}},
     slots=(SlotSnapshot(1, 0, 5, 100, 9, 8, 180, ((1, 0), (7, 6))), SlotSnapshot(1, 2, 0, 0, 0, 0, 0, ())),
+)
+
+WITH_WRITERS: Final = replace(
+    SNAPSHOT,
+    writers={
+        1: [
+            WriterSnapshot(
+                4001, 3, 1_700_000_000_000, (WriterBatch(2, 0, 9, 0, 10, 5), WriterBatch(3, 0, 0, 10, 1, -1))
+            ),
+            WriterSnapshot(4002, 0, 0, (WriterBatch(0, 2**31 - 1, 0, 11, 2, 2**40),)),
+        ]
+    },
 )
 
 I64 = st.integers(-(2**63), 2**63 - 1)
@@ -46,6 +61,10 @@ SLOTS = st.builds(
     *(U32, U32, I64, U64, I64, I64, U64),
     st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), I64), max_size=3).map(tuple),
 )
+I32 = st.integers(-(2**31), 2**31 - 1)
+I16 = st.integers(-(2**15), 2**15 - 1)
+BATCHES = st.lists(st.builds(WriterBatch, I16, I32, I32, I64, U32, I64), max_size=BATCHES_KEPT).map(tuple)
+WRITERS = st.lists(st.builds(WriterSnapshot, I64, I16, I64, BATCHES), min_size=1, max_size=3)
 SNAPSHOTS = st.builds(
     Snapshot,
     container=U32,
@@ -53,7 +72,8 @@ SNAPSHOTS = st.builds(
     created_ms=U64,
     cluster_id=st.text(max_size=30),
     tables=TABLES,
-    slots=st.lists(SLOTS, max_size=5),
+    slots=st.lists(SLOTS, min_size=2, max_size=5),
+    writers=st.dictionaries(st.integers(0, 1), WRITERS),
 )
 
 
@@ -73,19 +93,29 @@ def test_round_trip(snapshot: Snapshot) -> None:
 
     assert (read.container, read.id, read.created_ms) == (snapshot.container, snapshot.id, snapshot.created_ms)
     assert (read.cluster_id, read.tables, read.slots) == (snapshot.cluster_id, snapshot.tables, snapshot.slots)
+    assert read.writers == snapshot.writers
 
 
-def test_golden() -> None:
-    """The released format is read for ever; the body is written as it was, however it is compressed by now."""
-    golden = GOLDEN.read_bytes()
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden(version: int) -> None:
+    """Released formats are read for ever; the body is written as it was, however it is compressed by now."""
+    golden = (GOLDEN / f"snapshot-v{version}.bin").read_bytes()
+    snapshot = SNAPSHOT if version == 1 else WITH_WRITERS
 
-    assert encoded(decode_snapshot(golden)) == encoded(SNAPSHOT)
-    assert plain(golden) == plain(encoded(SNAPSHOT))
+    assert encoded(decode_snapshot(golden)) == encoded(snapshot)
+    assert plain(golden) == plain(encoded(snapshot))
+    assert golden[8:10] == struct.pack("<H", version)
+
+
+def test_writers_of_no_slot() -> None:
+    """Writers of a slot that is not in the snapshot are damage."""
+    with pytest.raises(BadSnapshot, match="slot number 7 of 2"):
+        decode_snapshot(encoded(replace(WITH_WRITERS, writers={7: WITH_WRITERS.writers[1]})))
 
 
 def test_every_flipped_bit_is_found() -> None:
     """Damage anywhere is damage, never other metadata."""
-    data = encoded(SNAPSHOT)
+    data = encoded(WITH_WRITERS)
     for position in range(len(data)):
         damaged = bytearray(data)
         damaged[position] ^= 1 << position % 8
@@ -95,7 +125,7 @@ def test_every_flipped_bit_is_found() -> None:
 
 def test_cut_off() -> None:
     """An object that ends early is damage, wherever it ends."""
-    data = encoded(SNAPSHOT)
+    data = encoded(WITH_WRITERS)
     for size in range(len(data)):
         with pytest.raises(BadSnapshot):
             decode_snapshot(data[:size])
@@ -104,11 +134,12 @@ def test_cut_off() -> None:
 @given(st.data())
 def test_bodies_that_lie(data: st.DataObject) -> None:
     """A body with a right CRC that contradicts itself is refused, not believed."""
-    body = bytearray(plain(encoded(SNAPSHOT)))
+    version, snapshot = data.draw(st.sampled_from([(1, SNAPSHOT), (2, WITH_WRITERS)]))
+    body = bytearray(plain(encoded(snapshot)))
     position = data.draw(st.integers(0, len(body) - 4))
     struct.pack_into("<I", body, position, data.draw(U32))
     stored = bytes(cramjam.zstd.compress(bytes(body)))
-    head = struct.pack("<8sHHIIIQQQQI", b"PSTKMET\n", 1, 1, 3, 7, crc32c(stored), 1, 1, len(stored), len(body), 0)
+    head = struct.pack("<8sHHIIIQQQQI", b"PSTKMET\n", version, 1, 3, 7, crc32c(stored), 1, 1, len(stored), len(body), 0)
     made = head + struct.pack("<I", crc32c(head)) + stored
     try:
         decode_snapshot(made)
@@ -119,8 +150,8 @@ def test_bodies_that_lie(data: st.DataObject) -> None:
 def test_newer_version() -> None:
     """A later release's snapshot is not guessed at."""
     data = bytearray(encoded(SNAPSHOT))
-    data[8] = 2
-    with pytest.raises(BadSnapshot, match="version 2"):
+    data[8] = 3
+    with pytest.raises(BadSnapshot, match="version 3"):
         decode_snapshot(bytes(data))
 
 
@@ -137,4 +168,4 @@ def test_keys() -> None:
 
 
 if __name__ == "__main__":  # writes the golden file anew: only for a new format version, beside the old one
-    GOLDEN.write_bytes(encoded(SNAPSHOT))
+    (GOLDEN / "snapshot-v2.bin").write_bytes(encoded(WITH_WRITERS))

@@ -1,0 +1,27 @@
+"""What a recovery asks of a stored batch: who wrote it, and what a marker says of its transaction.
+
+Keeps: a batch that cannot be read says nothing; that is no reason to end a recovery.
+"""
+
+from __future__ import annotations
+
+from core.tiering.tails import EntryWriter, MarkerPlace, TransactionMark
+from gateway.wire.control_batch import read_marker
+from gateway.wire.errors import InvalidBatch
+from gateway.wire.record_batch import read_header
+
+
+def entry_writer(payload: memoryview) -> EntryWriter | None:
+    """An `EntryWriterOf`."""
+    try:
+        header = read_header(payload)
+        if not header.has_producer_id:
+            return None
+        mark = None
+        if header.is_control:
+            marker = read_marker(payload)
+            places = tuple(MarkerPlace(*end) for end in marker.ends)
+            mark = TransactionMark(marker.committed, header.max_timestamp, marker.partitions, places)
+    except InvalidBatch:
+        return None
+    return EntryWriter(header.producer_id, header.producer_epoch, header.base_sequence, header.is_transactional, mark)
