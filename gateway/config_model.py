@@ -25,6 +25,7 @@ from gateway.addresses import ListenAddress, parse_kafka_listener
 from gateway.config_fields import INT_MAX, type_name
 from gateway.config_http import HttpKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
+from gateway.connection_limits import parse_overrides
 
 Compression = Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"]
 
@@ -74,7 +75,22 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
         10_000, ge=1, le=INT_MAX, description="Connections at a time; further ones are closed."
     )
     max_connections_per_ip: int = Field(
-        INT_MAX, ge=1, le=INT_MAX, description="Connections at a time from one address."
+        INT_MAX,
+        ge=0,
+        le=INT_MAX,
+        description="Connections at a time from one address. 0 only with max.connections.per.ip.overrides.",
+    )
+    max_connections_per_ip_overrides: str = Field(
+        "",
+        description="Connections at a time from single addresses or hosts, instead of max.connections.per.ip.",
+        json_schema_extra={"allowed": "HOST:COUNT, separated by commas"},
+    )
+    max_connection_creation_rate: int = Field(
+        INT_MAX,
+        ge=0,
+        le=INT_MAX,
+        description="Connections a second that are taken, over all listeners; after a quiet time ten seconds' worth at "
+        "once. Further ones wait, they are not refused. 0: none is taken.",
     )
     connections_max_idle_ms: int = Field(
         600_000,
@@ -402,6 +418,12 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip()]
         if name in ("int", "long") and isinstance(value, bool):
             raise ValueError("not a number")
+        return value
+
+    @field_validator("max_connections_per_ip_overrides")
+    @classmethod
+    def _hosts_with_counts(cls, value: str) -> str:
+        parse_overrides(value)
         return value
 
     @field_validator("logging_level", "logging_format", "log_sync_mode", mode="before")

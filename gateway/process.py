@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import time
@@ -39,8 +38,6 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """How long a busy thread may keep the event loop waiting for the interpreter; Python's own 5 ms took an
 echo's median from 0.03 ms to 15 ms."""
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-OTHER_FILES: Final = 512
-"""Descriptors that are no connections: log files, RocksDB's files, HTTP."""
 GC_THRESHOLDS: Final = (10_000, 20, 20)
 """Requests make few cycles: 40,000 of them and 600 MB cost 361 passes of up to 17 ms with Python's own
 thresholds, 21 with these."""
@@ -75,7 +72,6 @@ def run(config: Config, ready_file: Path | None) -> ExitCode:
     logs.setup(config.logging_format, config.logging_level)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed()
-    _raise_file_limit(config.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = outcome(lambda: runner.run(_serve(config, ready_file)))
         logs.flush()
@@ -83,17 +79,6 @@ def run(config: Config, ready_file: Path | None) -> ExitCode:
             # Threads may hang in a failing disk: an orderly end would wait for them.
             os._exit(code)
     return code
-
-
-def _raise_file_limit(connections_max: int) -> None:
-    """Take as many descriptors as we may have; shells give 1,024 unless asked."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < connections_max + OTHER_FILES:
-        logger.warning(
-            "max.connections is more than this process may open",
-            extra={"max_connections": connections_max, "open_files_max": hard},
-        )
 
 
 async def _serve(config: Config, ready_file: Path | None) -> ExitCode:

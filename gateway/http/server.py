@@ -29,9 +29,11 @@ STOP_S_MAX: Final = 1
 class _Protocol(H11Protocol):
     """uvicorn's, with a bound on connections and on the time until the first request."""
 
+    connections_max = CONNECTIONS_MAX
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS_MAX:
+        if len(self.connections) > self.connections_max:
             logger.warning("http connection refused", extra={"connections": len(self.connections)})
             transport.abort()
             return
@@ -57,10 +59,10 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one application on bound sockets until it is stopped."""
 
-    def __init__(self, app: Starlette, sockets: Sequence[socket]) -> None:
+    def __init__(self, app: Starlette, sockets: Sequence[socket], connections_max: int = CONNECTIONS_MAX) -> None:
         config: Any = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX)}),
             ws="none",
             lifespan="off",
             log_config=None,
