@@ -33,7 +33,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # rich's would print the values of variables, secrets among them
+    pretty_exceptions_show_locals=False,
 )
 app.add_typer(cli_streams.app)
 app.add_typer(cli_tier2.app)

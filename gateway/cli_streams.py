@@ -69,8 +69,17 @@ def scale(
 
 
 @app.command()
-def seal(name: Name, url: Url = URL, token: Token = None, as_json: AsJson = False) -> None:
-    """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION)."""
+def seal(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
+    url: Url = URL,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION).
+
+    Nobody can undo that, so it asks first.
+    """
     from gateway import streams_commands
 
-    sys.exit(streams_commands.run_seal(url, name, token=token, as_json=as_json))
+    sys.exit(streams_commands.run_seal(url, name, yes=yes, token=token, as_json=as_json))

@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.config import StoreConfig, SyncMode
 from gateway.addresses import ListenAddress, parse_kafka_listener
-from gateway.config_fields import INT_MAX, type_name
+from gateway.config_fields import INT_MAX, check_one_line, type_name
 from gateway.config_http import HttpKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
 from gateway.connection_limits import parse_overrides
@@ -51,6 +51,7 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
         alias_generator=lambda attribute: attribute.replace("_", "."),
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,  # it may be a secret
         arbitrary_types_allowed=True,
     )
 
@@ -411,9 +412,14 @@ class Config(HttpKeys, TieringKeys, BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: object, info: ValidationInfo) -> object:
-        """Lists may be written with commas; true and false are never numbers."""
+        """Text is in one line, lists may be written with commas; true and false are never numbers."""
         assert info.field_name is not None
         name = type_name(cls.model_fields[info.field_name])
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, str | Path):
+                check_one_line(str(item))
+        if name == "password" and isinstance(value, str) and not value.isascii():
+            raise ValueError("it holds characters that no header of a request can carry")
         if name == "list" and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         if name in ("int", "long") and isinstance(value, bool):

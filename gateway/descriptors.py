@@ -61,7 +61,7 @@ def shares_of_this_process(config: Config) -> Shares:
     shares = share(config, limit)
     if shares.kafka < config.max_connections:
         logger.warning(
-            "max.connections is more than this process may have: further connections are closed earlier. Raise the "
+            "max.connections is more than this process may open: further connections are closed earlier. Raise the "
             "limit on open files (ulimit -n, LimitNOFILE=)",
             extra={
                 "max_connections": config.max_connections,

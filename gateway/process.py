@@ -23,7 +23,7 @@ from typing import Any, Final
 import uvloop
 
 from gateway import __version__, logs, long_term
-from gateway.binding import Binding, bind_all
+from gateway.binding import Binding, bind_all, check_apart
 from gateway.broker import Broker
 from gateway.config import Config
 from gateway.config_layers import ConfigError
@@ -63,6 +63,7 @@ class Place:
             for binding in kafka:
                 undo.callback(binding.close)
             http = bind_all([config.http_listen])[0] if config.http_listen else None
+            check_apart([*kafka, *([http] if http else [])])
             undo.pop_all()
             return cls(data, kafka, http)
 

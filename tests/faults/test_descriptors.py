@@ -65,7 +65,7 @@ def test_idle_strangers(tmp_path: Path, hard: int) -> None:
         for each in idle:
             each.close()
         assert gateway.stop() == 0
-        assert "max.connections is more than this process may have" in gateway.output.read_text()
+        assert "max.connections is more than this process may open" in gateway.output.read_text()
 
 
 def test_no_descriptor_at_all(tmp_path: Path) -> None:
