@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import struct
 import threading
 import time
@@ -90,7 +91,9 @@ class Metadata:
             db = rocksdict.Rdict(str(self._path), options)
         except Exception as error:
             if (lack := _lack(error)) is not None:
-                raise OSError(lack, f"{os.strerror(lack)} ({error})", str(self._path)) from error
+                words = os.strerror(lack)
+                named = re.search(rf"({re.escape(str(self._path))}[^:]*): {re.escape(words)}", str(error))
+                raise OSError(lack, f"{words} ({error})", named[1] if named else str(self._path)) from error
             if os.strerror(errno.ENOSPC) in str(error):
                 raise StorageFailure(
                     f"the applied state in {self._path} cannot be opened: {error}. Free some disk space"

@@ -29,7 +29,7 @@ from gateway.cli_options import (
 app = typer.Typer(
     name="penstock",
     help="A Kafka-compatible gateway over an elastic, tiered segment store.",
-    epilog="Exit codes: 0 clean, 1 defect, 2 configuration, 3 lock or port taken, 4 corruption, 5 storage failure.",
+    epilog="Exit codes: 0 clean, 1 defect, 2 configuration or rights, 3 lock or port, 4 corruption, 5 storage failure.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -65,7 +65,8 @@ class UnusableDirectory(Exception):
     """The directory cannot be made or entered."""
 
     def __init__(self, directory: Path, error: OSError) -> None:
-        super().__init__(f"data.dir {directory} cannot be used: {error.strerror}")
+        where = f" ({error.filename})" if error.filename and Path(error.filename) != directory else ""
+        super().__init__(f"data.dir {directory} cannot be used: {error.strerror}{where}")
 
 
 class InterruptedRecovery(Exception):

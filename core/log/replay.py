@@ -64,7 +64,8 @@ def open_log_files(directory: Path) -> list[LogFile]:
     Raises CorruptLog when a header is damaged or a file is missing between two others.
     """
     files: list[LogFile] = []
-    for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
+    # Not `glob`, which finds nothing in a directory that it may not read.
+    for path in sorted(path for path in directory.iterdir() if path.name.endswith(LOG_SUFFIX)):
         with path.open("rb") as stream:
             block = stream.read(FILE_HEADER_SIZE)
         try:
