@@ -14,6 +14,8 @@ from typing import Final
 RATE_WINDOW_S: Final = 10
 """Kafka counts over eleven windows of a second, of which the newest is not complete: after a quiet time as much as for
 ten seconds may come at once."""
+ROUNDING: Final = 1e-6
+"""Of a connection: sums of fractions do not come out even, and nobody waits for so little."""
 INT_MAX: Final = 2**31 - 1
 INT_DIGITS: Final = 10
 _HOST: Final = re.compile(r"[0-9A-Za-z._:%-]{1,255}")
@@ -87,7 +89,7 @@ class CreationRate:
         now_s = self._now_s()
         self._room = min(self.most_s * RATE_WINDOW_S, self._room + (now_s - self._at_s) * self.most_s)
         self._at_s = now_s
-        if self._room >= 1.0:
+        if self._room >= 1.0 - ROUNDING:
             return 0.0
         return (1.0 - self._room) / self.most_s if self.most_s else 1.0
 
