@@ -80,6 +80,13 @@ def describe(config: Config) -> list[dict[str, object]]:
     ]
 
 
+def files_of(config: Config) -> list[Path]:
+    """Files that it was read from, or that it names to be read."""
+    named = [config.tier2_credentials_file, config.tier2_ca_file]
+    read = {source.removeprefix("file ") for source in config._sources.values() if source.startswith("file ")}
+    return [*map(Path, read), *(path for path in named if path is not None)]
+
+
 def _unknown(key: str, given: Given) -> str:
     """A message about a key that does not exist."""
     near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)

@@ -36,6 +36,18 @@ OWNER_FILE: Final = "tier2.owner"
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
+OWN_NAMES: Final = (
+    IDENTITY_FILE,
+    LOCK_FILE,
+    SERVING_FILE,
+    OWNER_FILE,
+    STORE_DIRECTORY,
+    RECOVERING_DIRECTORY,
+    "tier2",
+    "tier2-cache",
+)
+"""Nobody else keeps anything there."""
+
 FORMAT: Final = 2
 """The layout that this release writes: 2 has transactions. Formats are never reused; all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"

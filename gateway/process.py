@@ -25,9 +25,9 @@ import uvloop
 from gateway import __version__, logs, long_term
 from gateway.binding import Binding, bind_all, check_apart
 from gateway.broker import Broker
-from gateway.config import Config
+from gateway.config import Config, files_of
 from gateway.config_layers import ConfigError
-from gateway.datadir import SERVING_FILE, DataDirectory, write_atomically
+from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome
 from tier2.memory import keep_freed
@@ -86,7 +86,7 @@ async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
     started = time.monotonic()
     stopping = _stop_signal()
     if ready_file is not None:
-        _forget(ready_file)
+        _forget(ready_file, config)
     long_term.check_settings(config)
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)})
@@ -121,8 +121,13 @@ async def _serve(config: Config, ready_file: Path | None) -> ExitCode:
     return ExitCode.CLEAN
 
 
-def _forget(ready_file: Path) -> None:
+def _forget(ready_file: Path, config: Config) -> None:
     """Remove what an earlier run left, and find out now whether it can be written."""
+    path = ready_file.resolve()
+    data = config.data_dir.resolve()
+    ours = {data / name for name in OWN_NAMES} | {file.resolve() for file in files_of(config)}
+    if path in ours or not ours.isdisjoint(path.parents):
+        raise ConfigError([f"--ready-file {ready_file}: it is a file that Penstock uses for something else"])
     if not os.access(ready_file.absolute().parent, os.W_OK):
         raise ConfigError([f"--ready-file {ready_file}: its directory is not there or not writable"])
     ready_file.unlink(missing_ok=True)

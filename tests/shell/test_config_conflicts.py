@@ -13,6 +13,7 @@ from gateway.config import FIELDS, describe, load
 from gateway.config_layers import ConfigError, Given
 from gateway.credentials import find_credentials, find_region
 from gateway.http.guard import Guard
+from tests.shell.launching import run
 
 SECRET = "s3cr3t-Value"
 
@@ -244,3 +245,20 @@ class TestSecrets:
         with pytest.raises(ConfigError) as caught:
             load(file, {}, flags={"num.partitions": Given("many", "--x")})
         assert "31415926" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["penstock.toml", "data/penstock.json", "data/store/lock", "link"])
+def test_a_ready_file_in_the_way(tmp_path: Path, name: str) -> None:
+    """What Penstock keeps or reads is not removed for a ready file."""
+    config = tmp_path / "penstock.toml"
+    config.write_text(f'data.dir = "{tmp_path}/data"\nhttp.listen = "off"\nlisteners = ["127.0.0.1:0"]\n')
+    (tmp_path / "data" / "store").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(config)
+    for path in (tmp_path / "data/penstock.json", tmp_path / "data/store/lock"):
+        path.write_text("kept")
+
+    ended = run("serve", "--config", str(config), "--ready-file", str(tmp_path / name))
+
+    assert (ended.returncode, "uses for something else" in ended.stderr) == (2, True), ended.stderr
+    assert (tmp_path / name).exists()
