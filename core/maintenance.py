@@ -28,6 +28,7 @@ from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.slot import Slot
 from core.tables import StoredTable
+from tier2.shortage import is_forbidden, is_shortage
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -261,7 +262,7 @@ class Maintenance:
         self._refs_unflushed += refs
 
     async def _is_writable(self) -> bool:
-        """Whether RocksDB takes writes. After a failed one it is opened anew; until there is room, it is only read.
+        """Whether RocksDB takes writes. After a failed one it is opened anew, as soon as there is room for that.
 
         Raises StorageFailure when it cannot be opened.
         """
@@ -281,6 +282,9 @@ class Maintenance:
             metadata.forget_blocks_before(self._oldest_lsn)
             metadata.register(self._refs_unflushed)
         except Exception as error:
+            if is_shortage(error) or is_forbidden(error):
+                logger.error("the applied state cannot be opened, will be tried again", extra={"error": str(error)})
+                return False
             raise StorageFailure(f"the applied state cannot be written any more: {error}") from error
         return True
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import struct
 import threading
 import time
@@ -40,6 +41,7 @@ from core.config import StoreConfig
 from core.errors import CorruptState, StorageFailure
 from core.index import BlockRef
 from core.log.durable_log import LogPosition
+from tier2.shortage import FORBIDDEN, SHORTAGES
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,10 @@ class Metadata:
         try:
             db = rocksdict.Rdict(str(self._path), options)
         except Exception as error:
+            if (lack := _lack(error)) is not None:
+                words = os.strerror(lack)
+                named = re.search(rf"({re.escape(str(self._path))}[^:]*): {re.escape(words)}", str(error))
+                raise OSError(lack, f"{words} ({error})", named[1] if named else str(self._path)) from error
             if os.strerror(errno.ENOSPC) in str(error):
                 raise StorageFailure(
                     f"the applied state in {self._path} cannot be opened: {error}. Free some disk space"
@@ -109,14 +115,17 @@ class Metadata:
         return db
 
     def reopen(self) -> None:
-        """Start over after a failed flush; what was not flushed is gone and must be written again."""
+        """Start over after a failed flush; what was not flushed is gone and must be written again.
+
+        Raises OSError where this process lacks something: then it is to be called again, and readers hear of it.
+        """
         with self._lock:
             self._close()
             for attempt in range(REOPEN_RETRIES):
                 try:
                     self._db = self._open()
                     return
-                except CorruptState:
+                except (CorruptState, OSError):
                     if attempt == REOPEN_RETRIES - 1:
                         raise
                     time.sleep(STALL_PAUSE_S)
@@ -340,6 +349,11 @@ class Metadata:
                 return
             yield key, iterator.value()
             iterator.next()
+
+
+def _lack(error: Exception) -> int | None:
+    """What this process lacks, if that is what RocksDB says: the number of an OSError."""
+    return next((number for number in SHORTAGES | FORBIDDEN if os.strerror(number) in str(error)), None)
 
 
 def slot_item(stream_id: int, slot: int, lsn: int, state: bytes) -> tuple[bytes, bytes]:

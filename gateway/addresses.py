@@ -98,9 +98,10 @@ def _host(match: re.Match[str], text: str) -> str:
     if literal is None:
         return match["host"]
     try:
-        return str(ipaddress.IPv6Address(literal))
+        address = ipaddress.IPv6Address(literal)
     except ValueError as exc:
         raise ValueError(f"{text!r}: {literal!r} is no IPv6 address") from exc
+    return str(address.ipv4_mapped or address)
 
 
 def _port(match: re.Match[str], text: str) -> int:

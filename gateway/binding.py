@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 from gateway.addresses import ListenAddress, host_port
@@ -19,6 +20,7 @@ from gateway.addresses import ListenAddress, host_port
 BACKLOG: Final = 1024
 """Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that
 reconnects at once comes in one round."""
+ANYWHERE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 FREE_PORT_TRIES: Final = 32
 """Port 0 on two families: the port found free on the first may be taken on the second."""
 
@@ -79,6 +81,7 @@ def bind_all(addresses: Sequence[ListenAddress]) -> list[Binding]:
     try:
         for address in addresses:
             bindings.append(bind(address))
+        check_apart(bindings)
     except CannotListen:
         for binding in bindings:
             binding.close()
@@ -86,9 +89,19 @@ def bind_all(addresses: Sequence[ListenAddress]) -> list[Binding]:
     return bindings
 
 
+def check_apart(bindings: Iterable[Binding]) -> None:
+    """No address is bound twice, which the kernel allows until both listen. Raises CannotListen."""
+    bound = [(binding, each.family, *each.getsockname()[:2]) for binding in bindings for each in binding.sockets]
+    for (one, family, host, port), (other, other_family, other_host, other_port) in combinations(bound, 2):
+        common = host == other_host or ANYWHERE[family] in (host, other_host)
+        if family == other_family and port == other_port and common:
+            twice = OSError(errno.EINVAL, f"{host_port(host, port)} is bound twice, for it and for {other}")
+            raise CannotListen(str(one), twice)
+
+
 def _targets(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """What a host means here, IPv4 first, each address once."""
-    if host == "*":
+    """What a host means here, IPv4 first, each address once. `::` is every address, as in the kernel's default."""
+    if host in ("*", "::"):
         return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
     if host.lower() == "localhost":
         return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]

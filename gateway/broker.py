@@ -23,6 +23,7 @@ from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.broker_configs import BrokerConfigs
 from gateway.config import Config
 from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
+from gateway.descriptors import shares_of_this_process
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups import GroupCoordinator
@@ -34,7 +35,8 @@ from gateway.openers import Openers
 from gateway.ownership import BEAT_S, Owner
 from gateway.producers import ProducerIds
 from gateway.resource_configs import ResourceConfigs
-from gateway.server import Server, ServerLimits
+from gateway.server import Server
+from gateway.serving_limits import offer_connections, server_limits
 from gateway.tier_metrics import offer_container
 from gateway.topics import Topics
 from gateway.transactions import TransactionCoordinator
@@ -94,6 +96,7 @@ class Broker:
         self.metrics = Metrics()
         self.openers = Openers()
         self.phase = "starting"
+        self._shares = shares_of_this_process(config)
         self._data = data
         self._kafka = kafka
         self._http_binding = http
@@ -197,7 +200,8 @@ class Broker:
         await self.groups.start()
         await self.transactions.start()
         self.apis = discover()
-        self._server = Server(_limits(self.config), Dispatcher(self, self.apis, self.metrics), self.metrics)
+        limits = await asyncio.to_thread(server_limits, self.config, self._shares)
+        self._server = Server(limits, Dispatcher(self, self.apis, self.metrics), self.metrics)
         self._offer_gauges(self._server)
         try:
             await self._server.start(self._kafka)
@@ -271,7 +275,7 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        self._http = HttpServer(Entrance(application, guard), binding.sockets)
+        self._http = HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
         await self._http.start()
 
     async def _stop_http(self) -> None:
@@ -304,6 +308,7 @@ class Broker:
         metrics.memory("requests being received", lambda: server.receive_budget.used)
         metrics.memory("requests being handled", lambda: server.request_budget.used)
         metrics.memory("responses", lambda: server.output_budget.used)
+        offer_connections(metrics, server)
         for container in store.containers.values():
             _offer_container_gauges(metrics, container)
             offer_container(metrics, container)
@@ -351,16 +356,3 @@ def _offer_container_gauges(metrics: Metrics, container: Container) -> None:
     metrics.memory(f"tail cache {container.id}", lambda: container.cache.used)
     metrics.memory(f"index cache {container.id}", lambda: container.reader.index_cache_used)
     metrics.log_syncs[container.id] = container.log.stats
-
-
-def _limits(config: Config) -> ServerLimits:
-    return ServerLimits(
-        request_bytes_max=config.socket_request_max_bytes,
-        queued_request_bytes_max=config.queued_max_request_bytes,
-        queued_response_bytes_max=config.queued_max_response_bytes,
-        connections_max=config.max_connections,
-        connections_per_ip_max=config.max_connections_per_ip,
-        idle_ms=config.connections_max_idle_ms,
-        receive_progress_ms=config.connections_receive_timeout_ms,
-        first_request_ms=config.connections_first_request_timeout_ms,
-    )

@@ -30,12 +30,13 @@ from gateway.cli_options import (
 app = typer.Typer(
     name="penstock",
     help="A Kafka-compatible gateway over an elastic, tiered segment store.",
-    epilog="Exit codes: 0 clean, 1 defect, 2 configuration, 3 directory, port or storage taken, 4 corruption, "
-    "5 storage failure.",
+    epilog="Exit codes: 0 clean, 1 defect, 2 configuration or rights, 3 directory, port or storage taken, "
+    "4 corruption, 5 storage failure.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # rich's would print the values of variables, secrets among them
+    pretty_exceptions_show_locals=False,
 )
 app.add_typer(cli_streams.app)
 app.add_typer(cli_tier2.app)

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import enum
+import math
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 EXIT_OPTIONS = 2
 MB = 1e6
+
+
+class Compression(enum.Enum):
+    """Codecs that every client has."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    SNAPPY = "snappy"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+
+
+class Acks(enum.Enum):
+    """As Kafka's clients write them."""
+
+    NONE = "0"
+    LEADER = "1"
+    ALL = "all"
+
+
+class Client(enum.Enum):
+    """The libraries of `bench.tool.clients`."""
+
+    CONFLUENT = "confluent"
+    KAFKA_PYTHON = "kafka-python"
+    AIOKAFKA = "aiokafka"
 
 
 def bench(
@@ -35,11 +65,13 @@ def bench(
     rate: Annotated[float | None, typer.Option(metavar="RECORDS/s", help="The same, in records.")] = None,
     warmup: Annotated[float, typer.Option(min=0, metavar="S", help="Load before the measured time.")] = 3.0,
     keys: Annotated[int, typer.Option(min=0, metavar="N", help="So many different keys; 0 for none.")] = 0,
-    compression: Annotated[str, typer.Option(help="none, gzip, snappy, lz4 or zstd.")] = "none",
-    acks: Annotated[str, typer.Option(help="0, 1 or all.")] = "all",
+    compression: Annotated[Compression, typer.Option(help="Of a writer's batches.")] = Compression.NONE,
+    acks: Annotated[Acks, typer.Option(help="What a writer waits for.")] = Acks.ALL,
     idempotence: Annotated[bool, typer.Option(help="Idempotent producers.")] = False,
     transactions: Annotated[int, typer.Option(min=0, metavar="N", help="Commit after every N records; 0 for no.")] = 0,
-    client: Annotated[str, typer.Option(help="confluent (compiled), kafka-python or aiokafka.")] = "confluent",
+    client: Annotated[
+        Client, typer.Option(help="confluent is compiled; the others are to be installed.")
+    ] = Client.CONFLUENT,
     config: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the client; may be repeated.")
     ] = None,
@@ -61,7 +93,12 @@ def bench(
     try:
         from bench.tool import command, plan
     except ModuleNotFoundError as missing:
-        _refuse(f"{missing.name} is not installed: pip install 'penstock[bench]'")
+        _refuse(f"{missing.name} is not installed, which comes with every installation: install Penstock again")
+    for flag, number in (("--seconds", seconds), ("--warmup", warmup), ("--interval", interval), ("--rate", rate)):
+        if number is not None and not math.isfinite(number):
+            _refuse(f"{flag} {number}: allowed: a finite number")
+    for flag, name in (("--csv", csv), ("--json", json)):
+        _check_writable(flag, name)
     pairs = [pair.partition("=") for pair in config or []]
     if bad := [key for key, equals, _ in pairs if not equals]:
         _refuse(f"--config {bad[0]}: expected KEY=VALUE")
@@ -77,11 +114,11 @@ def bench(
         rate=_rate(throughput, rate, size),
         warmup=warmup,
         keys=keys,
-        compression=compression,
-        acks=acks,
+        compression=compression.value,
+        acks=acks.value,
         idempotence=idempotence,
         transactions=transactions,
-        client=client,
+        client=client.value,
         settings={key: value for key, _, value in pairs},
     )
     reporting = command.Reporting(workload=workload, interval_s=interval, csv_file=csv, json_file=json)
@@ -89,12 +126,24 @@ def bench(
 
 
 def _rate(throughput: float | None, rate: float | None, size: int) -> float | None:
+    if throughput is not None and not math.isfinite(throughput):
+        _refuse(f"--throughput {throughput}: allowed: a finite number")
     if throughput is not None and rate is not None:
         _refuse("--throughput and --rate are two names of one thing: give one of them")
     wanted = rate if throughput is None else throughput * MB / size
     if wanted is not None and wanted <= 0:
         _refuse("a rate is above 0; without --throughput and --rate it is as fast as it goes")
     return wanted
+
+
+def _check_writable(flag: str, name: str | None) -> None:
+    """Before the load: nobody waits for figures that cannot be kept."""
+    if name is None or name == "-":
+        return
+    path = Path(name)
+    place = path if path.exists() else path.absolute().parent
+    if path.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+        _refuse(f"{flag} {name}: no file can be written there")
 
 
 def _refuse(text: str) -> NoReturn:

@@ -107,6 +107,10 @@ _FLAGS: Final = {
 
 
 def flags_of(**given: object) -> dict[str, Given]:
-    from gateway.config_layers import Given
+    from gateway.config_layers import Given, trimmed
 
-    return {_FLAGS[name][0]: Given(value, _FLAGS[name][1]) for name, value in given.items() if value not in (None, [])}
+    return {
+        _FLAGS[name][0]: Given(trimmed(value), _FLAGS[name][1])
+        for name, value in given.items()
+        if value not in (None, [])
+    }

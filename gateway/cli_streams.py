@@ -87,15 +87,20 @@ def scale(
 def seal(
     context: typer.Context,
     name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
     url: Url = URL,
     token: Token = None,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION)."""
+    """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION).
+
+    Nobody can undo that, so it asks first.
+    """
     from gateway import streams_commands
 
-    sys.exit(streams_commands.run_seal(url, name, token=_token(context, token, token_file), as_json=as_json))
+    shown = _token(context, token, token_file)
+    sys.exit(streams_commands.run_seal(url, name, yes=yes, token=shown, as_json=as_json))
 
 
 def _token(context: typer.Context, token: str | None, file: Path | None) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import typing
+import unicodedata
 from typing import Any, Final, Literal
 
 from annotated_types import Ge, Le
@@ -16,6 +18,8 @@ INT_MIN: Final = -(2**31)
 LONG_MIN: Final = -(2**63)
 HIDDEN: Final = "[hidden]"
 """What is shown of a secret that is set."""
+SHOWN_CHARS: Final = 300
+_CREDENTIALS: Final = re.compile(r"(//)[^/?#]*@")
 
 
 def plain(value: object, field: FieldInfo) -> object:
@@ -27,6 +31,22 @@ def plain(value: object, field: FieldInfo) -> object:
     if isinstance(value, SecretStr):
         return HIDDEN
     return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def shown(value: object, *, quoted: bool = True) -> str:
+    """Somebody's value in a message: clipped, in one line, and without what stands before an @ in an address."""
+    text = _CREDENTIALS.sub(rf"\1{HIDDEN}@", str(value))
+    if len(text) > SHOWN_CHARS:
+        text = f"{text[:SHOWN_CHARS]}..."
+    if isinstance(value, str):
+        return repr(text) if quoted else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return text
+
+
+def check_one_line(text: str) -> None:
+    """Raises ValueError where there is a control character, as between two lines."""
+    if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text):
+        raise ValueError("it holds a line break or another control character")
 
 
 def is_secret(field: FieldInfo) -> bool:

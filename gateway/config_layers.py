@@ -1,7 +1,8 @@
 """Where configuration comes from: a TOML file, the environment, flags.
 
 Keeps: every value that was given carries the name of its source, so that a message about it can
-say where to look. Nothing is checked here; keys and values are judged by `gateway.config`.
+say where to look. Text is trimmed wherever it comes from, and an environment variable without text is one that is not
+set. Nothing else is checked here; keys and values are judged by `gateway.config`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ ENVIRONMENT_PREFIX: Final = "PENSTOCK_"
 _SERVICE_LINK: Final = re.compile(
     r"PENSTOCK_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)"
 )
+_KEY: Final = re.compile(r"(?:tier2|[a-z]+)(?:\.[a-z]+)+")
+KEY_CHARS_SHOWN: Final = 60
 _BARE_DOTTED_KEY: Final = re.compile(r"^([ \t]*)([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)(?=[ \t]*=)", re.M)
 
 
@@ -43,11 +46,11 @@ Layer = Mapping[str, Given]
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """`PENSTOCK_LOG_SYNC_MODE=group` gives `log.sync.mode`."""
+    """`PENSTOCK_LOG_SYNC_MODE=group` gives `log.sync.mode`; what passes on a variable that nobody set gives nothing."""
     return {
-        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "."): Given(value, f"environment {name}")
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "."): Given(value.strip(), f"environment {name}")
         for name, value in environ.items()
-        if name.startswith(ENVIRONMENT_PREFIX) and not _SERVICE_LINK.fullmatch(name)
+        if name.startswith(ENVIRONMENT_PREFIX) and value.strip() and not _SERVICE_LINK.fullmatch(name)
     }
 
 
@@ -57,7 +60,10 @@ def assignments_layer(assignments: Sequence[str]) -> Layer:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
-            raise ConfigError([f"--set {assignment}: must be KEY=VALUE"])
+            text = assignment.strip()
+            key = found[0][:KEY_CHARS_SHOWN] if (found := _KEY.match(text)) else ""
+            rest = "" if key == text else "..."  # it may be a secret
+            raise ConfigError([f"--set {key}{rest}: must be KEY=VALUE"])
         layer[key.strip()] = Given(value.strip(), "--set")
     return layer
 
@@ -65,17 +71,23 @@ def assignments_layer(assignments: Sequence[str]) -> Layer:
 def file_layer(path: Path) -> Layer:
     """A TOML file: `log.sync.mode`, `"log.sync.mode"` and `mode` under `[log.sync]` are one key."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as exc:
         raise ConfigError([f"--config {path}: cannot be read: {exc.strerror}"]) from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError([f"--config {path}: is not UTF-8 text: {exc}"]) from exc
+        raise ConfigError([f"--config {path}: is not UTF-8 text: {exc.reason} at byte {exc.start}"]) from None
     layer: dict[str, Given] = {}
     for key, value in _flattened(_parsed(path, text), ""):
         if key in layer:
             raise ConfigError([f"{path}: {key} is given twice, in two spellings"])
-        layer[key] = Given(value, f"file {path}")
+        layer[key] = Given(trimmed(value), f"file {path}")
     return layer
+
+
+def trimmed(value: object) -> object:
+    if isinstance(value, list):
+        return [trimmed(item) for item in value]
+    return value.strip() if isinstance(value, str) else value
 
 
 def _parsed(path: Path, text: str) -> dict[str, object]:

@@ -24,10 +24,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from core.config import StoreConfig, SyncMode
 from gateway.addresses import ListenAddress, parse_kafka_listener
 from gateway.config_bounds import BoundKeys
-from gateway.config_fields import INT_MAX, INT_MIN, LONG_MIN, type_name
+from gateway.config_fields import INT_MAX, INT_MIN, LONG_MIN, check_one_line, type_name
 from gateway.config_http import HttpKeys
 from gateway.config_secrets import SecretFileKeys
 from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
+from gateway.connection_limits import parse_overrides
 
 IDLE_MS_MIN: Final = 101
 """Kafka delays the answer to a failed authentication by 100 ms, and closes no connection before it."""
@@ -64,6 +65,7 @@ class Config(BoundKeys, HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
         alias_generator=lambda attribute: attribute.replace("_", "."),
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,  # it may be a secret
         arbitrary_types_allowed=True,
     )
 
@@ -88,7 +90,22 @@ class Config(BoundKeys, HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
         10_000, ge=1, le=INT_MAX, description="Connections at a time; further ones are closed."
     )
     max_connections_per_ip: int = Field(
-        INT_MAX, ge=1, le=INT_MAX, description="Connections at a time from one address."
+        INT_MAX,
+        ge=0,
+        le=INT_MAX,
+        description="Connections at a time from one address. 0 only with max.connections.per.ip.overrides.",
+    )
+    max_connections_per_ip_overrides: str = Field(
+        "",
+        description="Connections at a time from single addresses or hosts, instead of max.connections.per.ip.",
+        json_schema_extra={"allowed": "HOST:COUNT, separated by commas"},
+    )
+    max_connection_creation_rate: int = Field(
+        INT_MAX,
+        ge=0,
+        le=INT_MAX,
+        description="Connections a second that are taken, over all listeners; after a quiet time ten seconds' worth at "
+        "once. Further ones wait, they are not refused. 0: none is taken.",
     )
     connections_max_idle_ms: int = Field(
         600_000,
@@ -423,15 +440,26 @@ class Config(BoundKeys, HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: object, info: ValidationInfo) -> object:
-        """Lists may be written with commas; numbers and truth values as Kafka reads them."""
+        """Text is in one line, lists may be written with commas; numbers and truth values as Kafka reads them."""
         assert info.field_name is not None
         name = type_name(cls.model_fields[info.field_name])
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, str | Path):
+                check_one_line(str(item))
+        if name == "password" and isinstance(value, str) and not value.isascii():
+            raise ValueError("it holds characters that no header of a request can carry")
         if name == "list" and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         if name in ("int", "long"):
             return _number(value)
         if name == "boolean" and isinstance(value, str) and value.strip().lower() not in ("true", "false"):
             raise ValueError("neither true nor false")
+        return value
+
+    @field_validator("max_connections_per_ip_overrides")
+    @classmethod
+    def _hosts_with_counts(cls, value: str) -> str:
+        parse_overrides(value)
         return value
 
     @field_validator("logging_level", "logging_format", "log_sync_mode", mode="before")

@@ -85,15 +85,14 @@ class Connection(asyncio.BufferedProtocol):
         "unsent_seen",
     )
 
-    def __init__(self, server: "Server", listener: "Binding") -> None:
+    def __init__(self, server: "Server", listener: "Binding", peer: tuple[str, int]) -> None:
         self._server = server
         self.broker: Any = server.dispatcher.broker
         self.listener = listener
         self.receiver = Receiver(server, self)
+        self.peer_host, self.peer_port = peer
         self.turns = server.turns
-        self.party = server.turns.join("?", None)
-        self.peer_host = "?"
-        self.peer_port = 0
+        self.party = server.turns.join(self.peer_host, None)
         self.client_software_name: str | None = None
         self.client_software_version: str | None = None
         self.closed = False
@@ -133,10 +132,6 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         # With a low and high mark of 0 we hear of every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
-        peer = transport.get_extra_info("peername")
-        if peer:
-            self.peer_host, self.peer_port = peer[0], peer[1]
-            self.identify(None)
         refusal = self._server.opened(self)
         if refusal is not None:
             self.refuse(refusal)
@@ -191,6 +186,11 @@ class Connection(asyncio.BufferedProtocol):
         turns = self._server.turns
         turns.leave(self.party)
         self.party = turns.join(self.peer_host, client_id)
+
+    @property
+    def was_made(self) -> bool:
+        """It has, or had, a transport: its end is heard of."""
+        return self._transport is not None
 
     @property
     def in_flight(self) -> int:

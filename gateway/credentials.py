@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from gateway.config_fields import check_one_line
 from gateway.config_layers import ConfigError
 from gateway.config_model import Config
 
 SECTIONS: Final = ("penstock", "default")
+AWS_NAMES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 REGION_NAMES: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
@@ -47,9 +49,8 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
         )
     if config.tier2_credentials_file is not None:
         return _from_file(config.tier2_credentials_file)
-    access, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    access, secret, token = (_text(environ, name) for name in AWS_NAMES)
     if access and secret:
-        token = environ.get("AWS_SESSION_TOKEN") or None
         return Credentials(
             access_key=access, secret_key=secret, session_token=token, source="environment AWS_ACCESS_KEY_ID"
         )
@@ -68,15 +69,27 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
 
 def find_region(config: Config, environ: Mapping[str, str]) -> str | None:
     """The configured region, else the one that all programs are told; None: ask the store."""
-    named = (environ.get(name) for name in REGION_NAMES)
+    named = (_text(environ, name) for name in REGION_NAMES)
     return config.tier2_region or next((region for region in named if region), None)
+
+
+def _text(values: Mapping[str, str], name: str, where: str = "environment ") -> str | None:
+    """Trimmed, None where there is none. Raises ConfigError, which names it and never quotes it."""
+    text = values.get(name, "").strip()
+    try:
+        check_one_line(text)
+    except ValueError as error:
+        raise ConfigError([f"{where}{name}: {error}"]) from None
+    if not text.isascii():
+        raise ConfigError([f"{where}{name}: it holds characters that no header of a request can carry"])
+    return text or None
 
 
 def _from_file(path: Path) -> Credentials:
     # A parser's own message quotes the line that it does not understand: never passed on.
     parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
-        parser.read_string(path.read_text(encoding="utf-8"))
+        parser.read_string(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError([f"tier2.credentials.file {path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
@@ -89,13 +102,14 @@ def _from_file(path: Path) -> Credentials:
     if section is None:
         raise ConfigError([f"tier2.credentials.file {path}: has neither section [penstock] nor [default]"])
     values = parser[section]
-    access, secret = values.get("aws_access_key_id"), values.get("aws_secret_access_key")
+    where = f"tier2.credentials.file {path}: section [{section}]: "
+    access, secret, token = (_text(values, name.lower(), where) for name in AWS_NAMES)
     if not access or not secret:
         missing = "aws_secret_access_key" if access else "aws_access_key_id"
         raise ConfigError([f"tier2.credentials.file {path}: section [{section}] has no {missing}"])
     return Credentials(
         access_key=access,
         secret_key=secret,
-        session_token=values.get("aws_session_token") or None,
+        session_token=token,
         source=f"tier2.credentials.file {path}",
     )

@@ -42,6 +42,18 @@ REPAIRED_FILE: Final = "tier2.repaired"
 RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
+OWN_NAMES: Final = (
+    IDENTITY_FILE,
+    LOCK_FILE,
+    SERVING_FILE,
+    OWNER_FILE,
+    STORE_DIRECTORY,
+    RECOVERING_DIRECTORY,
+    "tier2",
+    "tier2-cache",
+)
+"""Nobody else keeps anything there."""
+
 FORMAT: Final = 2
 """The layout that this release writes: 2 has transactions. Formats are never reused; all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"
@@ -74,7 +86,8 @@ class UnusableDirectory(Exception):
     """The directory cannot be made or entered."""
 
     def __init__(self, directory: Path, error: OSError) -> None:
-        super().__init__(f"data.dir {directory} cannot be used: {error.strerror}")
+        where = f" ({error.filename})" if error.filename and Path(error.filename) != directory else ""
+        super().__init__(f"data.dir {directory} cannot be used: {error.strerror}{where}")
 
 
 class InterruptedRecovery(Exception):

@@ -1,12 +1,20 @@
 """What went wrong, as one log line and an exit code.
 
+What this process may not do or have is configuration, wherever it shows: no bytes are damaged and no disk is broken.
+
 Keeps: whoever starts Penstock sees why it ended, without a traceback, unless that is a defect.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
+import pwd
+import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull, TierMissing
@@ -17,7 +25,8 @@ from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
 from gateway.identity import DamagedIdentity, IdentityRefused, OwnerAlive
 from gateway.long_term import LongTermUnusable
-from tier2.storage import StorageError
+from tier2.shortage import is_forbidden, is_shortage
+from tier2.storage import Denied, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +48,7 @@ _EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (UnreadableRecord, ExitCode.CORRUPT),
     (StorageFailure, ExitCode.STORAGE),
     (StorageFull, ExitCode.STORAGE),
+    (Denied, ExitCode.CONFIGURATION),
     (StorageError, ExitCode.STORAGE),
     (OSError, ExitCode.STORAGE),
 )
@@ -52,9 +62,54 @@ def outcome(work: Callable[[], ExitCode]) -> ExitCode:
         logger.error("cannot start: %s", exc)
         return ExitCode.TAKEN if exc.taken else ExitCode.CONFIGURATION
     except Exception as exc:
+        if (lack := _lack(exc)) is not None:
+            logger.error("cannot go on: %s", lack)
+            return ExitCode.CONFIGURATION
         for kind, code in _EXIT_CODES:
             if isinstance(exc, kind):
                 logger.error("cannot go on: %s", exc)
                 return code
         logger.exception("unexpected error; this is a defect of Penstock")
         return ExitCode.UNEXPECTED
+
+
+def _lack(error: BaseException | None) -> str | None:
+    """What the process lacks, if that is what went wrong: rights, or descriptors and memory."""
+    while error is not None:
+        if isinstance(error, OSError) and (is_forbidden(error) or error.errno == errno.EROFS):
+            return f"{_told(error)}. {_owner(error.filename)}"
+        if is_shortage(error):
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lacks = f"This process lacks descriptors (it may have {soft}: ulimit -n) or memory"
+            return f"{_told(error)}. {lacks}; give it more"
+        error = error.__cause__
+    return None
+
+
+def _told(error: BaseException) -> str:
+    if not isinstance(error, OSError):
+        return repr(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _owner(name: object) -> str:
+    """Who runs, and whose the file is, as far as that can be seen."""
+    ours = f"This process runs as {_user(os.geteuid())}"
+    advice = "start it as the owner of its data, or give it the rights to read and write there"
+    owner = None
+    if isinstance(name, str):
+        for path in (Path(name), *Path(name).parents):  # what cannot be looked at lies in what can be
+            with contextlib.suppress(OSError):
+                owner = path.stat().st_uid
+                break
+    if owner is None or owner == os.geteuid():
+        return f"{ours}: {advice}"
+    return f"{ours}, and this belongs to {_user(owner)}: {advice}"
+
+
+def _user(number: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except KeyError:
+        return f"user {number}"

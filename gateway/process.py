@@ -13,7 +13,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import time
@@ -24,12 +23,12 @@ from typing import Any, Final
 import uvloop
 
 from gateway import __version__, logs, long_term
-from gateway.binding import Binding, bind_all
+from gateway.binding import Binding, bind_all, check_apart
 from gateway.broker import Broker
-from gateway.config import Config
+from gateway.config import Config, files_of
 from gateway.config_layers import ConfigError
 from gateway.config_secrets import on_command_line
-from gateway.datadir import SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
+from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome
 from gateway.ownership import Owner
@@ -41,8 +40,6 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """How long a busy thread may keep the event loop waiting for the interpreter; Python's own 5 ms took an
 echo's median from 0.03 ms to 15 ms."""
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-OTHER_FILES: Final = 512
-"""Descriptors that are no connections: log files, RocksDB's files, HTTP."""
 GC_THRESHOLDS: Final = (10_000, 20, 20)
 """Requests make few cycles: 40,000 of them and 600 MB cost 361 passes of up to 17 ms with Python's own
 thresholds, 21 with these."""
@@ -68,6 +65,7 @@ class Place:
             for binding in kafka:
                 undo.callback(binding.close)
             http = bind_all([config.http_listen])[0] if config.http_listen else None
+            check_apart([*kafka, *([http] if http else [])])
             undo.pop_all()
             return cls(data, kafka, http)
 
@@ -78,7 +76,6 @@ def run(config: Config, ready_file: Path | None, *, take_over: bool = False) -> 
     readable = 0o666 & ~keep_to_ourselves()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed()
-    _raise_file_limit(config.max_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code = outcome(lambda: runner.run(_serve(config, ready_file, readable, take_over=take_over)))
         logs.flush()
@@ -88,22 +85,11 @@ def run(config: Config, ready_file: Path | None, *, take_over: bool = False) -> 
     return code
 
 
-def _raise_file_limit(connections_max: int) -> None:
-    """Take as many descriptors as we may have; shells give 1,024 unless asked."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < connections_max + OTHER_FILES:
-        logger.warning(
-            "max.connections is more than this process may open",
-            extra={"max_connections": connections_max, "open_files_max": hard},
-        )
-
-
 async def _serve(config: Config, ready_file: Path | None, readable: int, *, take_over: bool) -> ExitCode:
     started = time.monotonic()
     stopping = _stop_signal()
     if ready_file is not None:
-        _forget(ready_file)
+        _forget(ready_file, config)
     long_term.check_settings(config)
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)})
@@ -157,8 +143,13 @@ def _taken_over(config: Config, owner: Owner) -> str:
     )
 
 
-def _forget(ready_file: Path) -> None:
+def _forget(ready_file: Path, config: Config) -> None:
     """Remove what an earlier run left, and find out now whether it can be written."""
+    path = ready_file.resolve()
+    data = config.data_dir.resolve()
+    ours = {data / name for name in OWN_NAMES} | {file.resolve() for file in files_of(config)}
+    if path in ours or not ours.isdisjoint(path.parents):
+        raise ConfigError([f"--ready-file {ready_file}: it is a file that Penstock uses for something else"])
     if not os.access(ready_file.absolute().parent, os.W_OK):
         raise ConfigError([f"--ready-file {ready_file}: its directory is not there or not writable"])
     ready_file.unlink(missing_ok=True)

@@ -7,15 +7,17 @@ are not taken, and connections that nobody uses. No connection has a timer of it
 
 import asyncio
 import logging
+import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.binding import BACKLOG, Binding
+from gateway.acceptor import Acceptor
+from gateway.binding import Binding
 from gateway.budgets import Budget, ReceiveBudget
 from gateway.connection import Connection
+from gateway.connection_limits import INT_MAX, ConnectionCounts, CreationRate
 from gateway.dispatch import Dispatcher
 from gateway.metrics import Metrics
 from gateway.receiver import SCRATCH_BYTES
@@ -34,6 +36,9 @@ STOP_POLL_S: Final = 0.01
 """A stop looks again so often; an event would cost every request something."""
 
 
+REFUSAL_TOLD_EVERY_S: Final = 10.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
     """What connections may cost; INT_MAX-like values mean no limit."""
@@ -46,7 +51,9 @@ class ServerLimits:
     in_flight_requests_max: int = 1_000  # per connection
     tasks_max: int = 32  # per connection: handlers that run at a time (hot APIs do not count)
     connections_max: int = 10_000
-    connections_per_ip_max: int = 2**31 - 1
+    connections_per_ip_max: int = INT_MAX
+    connections_per_ip_overrides: Mapping[str, int] = field(default_factory=dict)  # by address
+    connections_per_s_max: int = INT_MAX
     idle_ms: int = 600_000  # -1: never
     receive_progress_ms: int = 30_000  # for a request, or the next part of a large one, to arrive
     first_request_ms: int = 60_000  # after connecting
@@ -69,9 +76,14 @@ class Server:
         self.output_budget = Budget(limits.queued_response_bytes_max, self.loop)
         self.turns = FairTurns(self.loop)
         self.now_s = time.monotonic()
-        self._servers: list[asyncio.Server] = []
+        self.counts = ConnectionCounts(
+            limits.connections_max, limits.connections_per_ip_max, limits.connections_per_ip_overrides
+        )
+        self._rate = CreationRate(limits.connections_per_s_max, time.monotonic)
+        self.acceptor = Acceptor(self.loop, self._take, self._rate.wait_s)
+        self._arriving: set[asyncio.Task[None]] = set()
         self._connections: dict[Connection, None] = {}
-        self._per_ip: dict[str, int] = {}
+        self._refusal_told_s: dict[str, float] = {}  # by reason: a word from our code
         self._to_flush: list[Connection] = []
         self._to_sweep: list[Connection] = []
         self._sweep_handle: asyncio.TimerHandle | None = None
@@ -92,10 +104,7 @@ class Server:
 
     async def start(self, bindings: Sequence[Binding]) -> None:
         """Accept connections on these sockets from now on."""
-        for binding in bindings:
-            for bound in binding.sockets:
-                server = await self.loop.create_server(partial(Connection, self, binding), sock=bound, backlog=BACKLOG)
-                self._servers.append(server)
+        self.acceptor.start(bindings)
         self._sweep()
 
     async def stop(self, grace_s: float) -> None:
@@ -103,8 +112,7 @@ class Server:
         self._stopping = True
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
-        for server in self._servers:
-            server.close()
+        self.acceptor.stop()
         for connection in self._connections:
             connection.stop_reading()
         deadline = self.loop.time() + grace_s
@@ -119,33 +127,53 @@ class Server:
     def _busy(self) -> bool:
         return any(c.in_flight or c.unsent_bytes() for c in self._connections)
 
+    # --- Who comes ------------------------------------------------------------------------------
+
+    def _take(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
+        """A connection is there: it is served, or closed before anything is made for it."""
+        self.metrics.connections_accepted += 1
+        host = address[0]
+        if (refusal := self.counts.refusal(host)) is not None:
+            accepted.close()
+            self._refused(*refusal, address)
+            return
+        self._rate.count()
+        self.counts.add(host)
+        task = self.loop.create_task(self._serve(accepted, address, binding))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    async def _serve(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
+        connection = Connection(self, binding, address)
+        try:
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self.loop.connect_accepted_socket(lambda: connection, accepted)
+        except Exception as error:  # the peer is gone already, or there is no memory for it
+            if not connection.was_made:
+                accepted.close()
+                self.counts.remove(address[0])
+            logger.debug("connection not taken", extra={"peer": f"{address[0]}:{address[1]}", "error": str(error)})
+
+    def _refused(self, key: str, reason: str, address: tuple[str, int]) -> None:
+        """Whoever is refused comes back at once: one line in a while says as much as one for each."""
+        self.metrics.connection_refused(key)
+        if self.now_s - self._refusal_told_s.get(key, -REFUSAL_TOLD_EVERY_S) >= REFUSAL_TOLD_EVERY_S:
+            self._refusal_told_s[key] = self.now_s
+            logger.warning("connection closed: %s", reason, extra={"peer": f"{address[0]}:{address[1]}"})
+
     # --- What connections tell us ---------------------------------------------------------------
 
     def opened(self, connection: Connection) -> str | None:
-        """Register a connection; the reason when it must be refused."""
-        host = connection.peer_host
+        """Register a connection, which is counted already; the reason when it must be closed all the same."""
         self._connections[connection] = None
-        here = self._per_ip[host] = self._per_ip.get(host, 0) + 1
-        self.metrics.connections_accepted += 1
         self.metrics.connections_open = len(self._connections)
-        if self._stopping:
-            return "stopping"
-        if len(self._connections) > self.limits.connections_max:
-            self.metrics.connection_refused("max.connections")
-            return f"max.connections={self.limits.connections_max} is reached"
-        if here > self.limits.connections_per_ip_max:
-            self.metrics.connection_refused("max.connections.per.ip")
-            return f"max.connections.per.ip={self.limits.connections_per_ip_max} is reached"
-        return None
+        return "stopping" if self._stopping else None
 
     def lost(self, connection: Connection) -> None:
         if self._connections.pop(connection, self) is self:
             return
-        left = self._per_ip[connection.peer_host] - 1
-        if left:
-            self._per_ip[connection.peer_host] = left
-        else:
-            del self._per_ip[connection.peer_host]
+        self.counts.remove(connection.peer_host)
         self.metrics.connections_open = len(self._connections)
 
     def flush_soon(self, connection: Connection) -> None:

@@ -1,12 +1,14 @@
 """What a scrape is told of topics, segments, scales and groups.
 
 Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments and `LAGS_MAX` groups and
-topics at most; what is beyond counts under `other`. Who has a label keeps it, so that a counter never falls.
+topics at most; what is beyond counts under `other`, which no name of a client becomes. A name that has a label keeps it
+while there is such a topic, also one made again, so that a counter neither falls nor stands still.
 """
 
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ TOPICS_MAX: Final = 200
 SEGMENTS_MAX: Final = 500
 LAGS_MAX: Final = 500
 OTHER: Final = "other"
+_LIKE_OTHER: Final = re.compile(rf"{OTHER}(?: \(name\))*")
 KINDS: Final = ("split", "merge", "manual", "grown")
 
 
@@ -41,21 +44,20 @@ class _Counted:
 class _Topics:
     """Cumulative counters by label. `other` keeps what topics had that are gone."""
 
-    named: set[int] = field(default_factory=set)  # stream ids that have a label
+    labels: dict[str, str] = field(default_factory=dict)  # of the topics that have one, by name
     counted: dict[str, _Counted] = field(default_factory=lambda: defaultdict(_Counted))
     before: dict[int, _Counted] = field(default_factory=dict)  # what was taken in of each stream
 
     def label(self, stream: Stream) -> str:
-        if stream.id not in self.named and len(self.named) < TOPICS_MAX:
-            self.named.add(stream.id)
-        return stream.name if stream.id in self.named else OTHER
+        if stream.name not in self.labels and len(self.labels) < TOPICS_MAX:
+            self.labels[stream.name] = own_label(stream.name)
+        return self.labels.get(stream.name, OTHER)
 
     def forget(self, alive: set[int], names: set[str]) -> None:
         """Topics that were deleted make room."""
-        self.named &= alive
+        for name in self.labels.keys() - names:
+            self.counted.pop(self.labels.pop(name), None)
         self.before = {stream_id: known for stream_id, known in self.before.items() if stream_id in alive}
-        for name in self.counted.keys() - names - {OTHER}:
-            del self.counted[name]
 
     def count(self, stream: Stream, now: StreamBytes) -> None:
         before = self.before.setdefault(stream.id, _Counted())
@@ -63,6 +65,11 @@ class _Topics:
         total.bytes += now.bytes - before.bytes
         total.events += now.events - before.events
         before.bytes, before.events = now.bytes, now.events
+
+
+def own_label(name: str) -> str:
+    """The label of what a client named: the name, unless that could be taken for the sum of all others."""
+    return f"{name} (name)" if _LIKE_OTHER.fullmatch(name) else name
 
 
 class StreamCollector:
@@ -127,7 +134,8 @@ async def _of_segments(streams: list[Stream], services: Services, turns: Turns) 
         await turns.give_way()
         if not stream.is_sealed and services.activity.stream_rate(stream).bytes_s > 0:
             loads = services.activity.active_loads(stream).items()
-            found += ((load.bytes_s, load.events_s, stream.name, str(number)) for number, load in loads)
+            label = own_label(stream.name)
+            found += ((load.bytes_s, load.events_s, label, str(number)) for number, load in loads)
     named = heapq.nlargest(SEGMENTS_MAX, found)
     for bytes_s, events_s, topic, number in named:
         size.add_metric([topic, number], bytes_s)
@@ -153,7 +161,9 @@ def _of_groups(found: list[GroupLag]) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
         "penstock_group_lag", "Records that a group has not committed, by topic", labels=["group", "topic"]
     )
-    rows = [(topic.lag, group.name, name) for group in found for name, topic in group.topics.items()]
+    rows = [
+        (topic.lag, own_label(group.name), own_label(name)) for group in found for name, topic in group.topics.items()
+    ]
     named = rows if len(rows) <= LAGS_MAX else heapq.nlargest(LAGS_MAX, rows)
     for records, group, topic in named:
         lag.add_metric([visible(group), topic], records)

@@ -20,6 +20,7 @@ TIMEOUT_S: Final = 60.0
 EPOCHS_SHOWN: Final = 200
 _SPLIT: Final = re.compile(r"(\d+)(?:@(\d+(?:,\d+)*))?")
 _MERGE: Final = re.compile(r"\d+(?:,\d+)+")
+_CREDENTIALS: Final = re.compile(r"(^|//)[^/?#]*@")
 
 
 class Refused(Exception):
@@ -83,14 +84,25 @@ def run_scale(
     return _run(scale)
 
 
-def run_seal(url: str, name: str, *, token: str | None, as_json: bool) -> ExitCode:
-    """Seal a stream."""
+def run_seal(url: str, name: str, *, yes: bool, token: str | None, as_json: bool) -> ExitCode:
+    """Seal a stream, when whoever sits there means it."""
 
     def seal() -> None:
+        if not yes:
+            _ask_to_seal(name)
         sealed = _call(url, "POST", f"/streams/{quote(name, safe='')}/seal", None, token)
         _print(sealed) if as_json else print(f"{name} is sealed: it can be read, and takes no more records")
 
     return _run(seal)
+
+
+def _ask_to_seal(name: str) -> None:
+    for_good = f"{name} takes no more records once it is sealed, and nobody can undo that"
+    if not sys.stdin.isatty():
+        raise Refused(f"{for_good}: say --yes where there is no terminal to ask at", ExitCode.CONFIGURATION)
+    print(f"{for_good}. Seal it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Refused(f"{name} is left as it is")
 
 
 def _scale_request(split: str | None, merge: str | None) -> dict[str, Any]:
@@ -127,20 +139,23 @@ def _call(url: str, method: str, path: str, body: object = None, token: str | No
     headers = {"Accept": "application/json"}
     if body is not None:
         headers["Content-Type"] = "application/json"
-    if token:
+    if token := (token or "").strip():
+        if not (token.isascii() and token.isprintable()):  # not quoted: it is a secret
+            why = "--token, or PENSTOCK_HTTP_TOKEN: it holds characters that no header of a request can carry"
+            raise Refused(why, ExitCode.CONFIGURATION)
         headers["Authorization"] = f"Bearer {token}"
     try:
         connection.request(method, f"{base}/api/v1{path}", None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         content = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise Refused(f"no gateway answers at {url} ({error}); say where it is with --url") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Refused(f"no gateway answers at {_named(url)} ({error}); say where it is with --url") from error
     finally:
         connection.close()
     try:
         told = json.loads(content)
     except ValueError as error:
-        raise Refused(f"{url} answers {answer.status}, and is no Penstock gateway") from error
+        raise Refused(f"{_named(url)} answers {answer.status}, and is no Penstock gateway") from error
     if answer.status == HTTPStatus.UNAUTHORIZED:
         raise Refused("the gateway wants its http.token: give it with --token, or in PENSTOCK_HTTP_TOKEN")
     if answer.status != HTTPStatus.OK:
@@ -156,4 +171,9 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
             raise ValueError("no host")
         return kind(parts.hostname, parts.port, timeout=TIMEOUT_S), parts.path.rstrip("/")
     except (KeyError, ValueError) as error:
-        raise Refused(f"--url {url}: allowed: http(s)://HOST[:PORT]", ExitCode.CONFIGURATION) from error
+        raise Refused(f"--url {_named(url)}: allowed: http(s)://HOST[:PORT]", ExitCode.CONFIGURATION) from error
+
+
+def _named(url: str) -> str:
+    """The address in a message, without what stands before an @ in it."""
+    return _CREDENTIALS.sub(r"\1[hidden]@", url)

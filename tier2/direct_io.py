@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tier2.memory import aligned
+from tier2.shortage import patiently
 from tier2.storage import Buffer
 
 BLOCK_BYTES: Final = 4096
@@ -105,7 +106,7 @@ class BlockWriter:
         self.flush()
 
     def _write(self, size: int) -> None:
-        written = os.pwrite(self._fd, self._staging[:size], self._start)
+        written = patiently(lambda: os.pwrite(self._fd, self._staging[:size], self._start))
         if written != size:
             raise OSError(0, f"short write: {written} of {size} bytes")
         whole = self._filled - self._filled % BLOCK_BYTES

@@ -86,7 +86,7 @@ def _check_client(client: str) -> None:
     try:
         __import__({"confluent": "confluent_kafka", "kafka-python": "kafka", "aiokafka": "aiokafka"}[client])
     except ModuleNotFoundError as missing:
-        package = "penstock[bench]" if client == "confluent" else client
+        package = "confluent-kafka" if client == "confluent" else client
         raise PlanError(f"--client {client} is not installed: pip install '{package}'") from missing
 
 

@@ -11,6 +11,8 @@ have gathered, writes them past the page cache in whole blocks, syncs once, and 
   somebody waits for it).
 - A failed write or sync, of the open file or of the next one, is final: the log is poisoned, nothing further is
   written, synced or reported. Linux answers a second fsync with success although the pages are gone.
+- What this process lacks (descriptors, memory, rights) is no failed write: the next file is prepared again until that
+  works, and the writer thread opens nothing.
 - A file is complete and synced before the next one gets its name.
 """
 
@@ -45,6 +47,7 @@ from core.log.files import (
 )
 from core.log.format import FILE_HEADER_SIZE, FRAME_HEADER_SIZE, KIND_UPDATE, Buffer, FileHeader, encode_frame
 from tier2.direct_io import BlockWriter
+from tier2.shortage import is_forbidden, is_shortage, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ POSITION_MAX: Final = 2**32 - 1
 """The index keeps positions in 32 bits."""
 
 SPARE_RETRY_S: Final = 1.0
-"""How often a full disk is asked for room again."""
+"""How often the next file is prepared again, where the disk is full or this process lacks something."""
 
 CONTROL_RESERVE: Final = 64 * 1024
 CONTROL_RESERVE_MAX: Final = 1024 * 1024
@@ -178,6 +181,7 @@ class DurableLog:
         self._allocate = config.log_file_bytes + self._margin
         self._spare: SpareFile | None = None
         self._disk_full = False
+        self._hindered = ""  # why the next file cannot be prepared, other than a full disk
         self._background = ThreadPoolExecutor(1, thread_name_prefix=f"log-{container}-spare")
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name=f"log-{container}-writer", daemon=True)
@@ -187,6 +191,7 @@ class DurableLog:
         self._sync_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._sync_asked = False  # the writer was asked for a sync and has not reported one since
         self._fd = -1
+        self._directory_fd = -1
         self._blocks = BlockWriter()
         self.failure: StorageFailure | None = None
         self.stats = SyncStats()
@@ -213,13 +218,15 @@ class DurableLog:
         return self._disk_full
 
     async def start(self, next_lsn: int, epoch: int) -> None:
-        """Begin a new file at `next_lsn`. Raises StorageFailure when the disk refuses."""
+        """Begin a new file at `next_lsn`. Raises StorageFailure when the disk refuses, OSError for what we lack."""
         self.epoch = epoch
         self.next_lsn = next_lsn
         self.durable_lsn = self.synced_lsn = next_lsn - 1
         try:
             spare = await self._loop.run_in_executor(self._background, self._first_spare)
         except OSError as error:
+            if is_shortage(error) or is_forbidden(error):
+                raise
             raise StorageFailure(
                 f"no room for a log file in {self._directory}: {error.strerror}. "
                 "Free some disk space or choose another data directory"
@@ -250,7 +257,7 @@ class DurableLog:
         grown = self.position + size + self._margin
         limit = min(GROWTH_MAX * self._allocate, POSITION_MAX)
         if grown > limit or free_bytes(self._directory) < GROWTH_MAX * grown:
-            raise StorageFull("the next log file is not ready yet")
+            raise StorageFull(f"the next log file is not ready yet{self._hindered and f': {self._hindered}'}")
         self.room = grown
 
     def begin_step(self, size: int) -> None:
@@ -359,6 +366,9 @@ class DurableLog:
         if self._spare is not None:
             os.close(self._spare.fd)
             self._spare = None
+        if self._directory_fd >= 0:
+            os.close(self._directory_fd)
+            self._directory_fd = -1
 
     # Spare files
 
@@ -367,6 +377,7 @@ class DurableLog:
             self._background.submit(self._spare_job)
 
     def _first_spare(self) -> SpareFile:
+        self._directory_fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         sweep_spares(self._directory)
         spare = allocate_spare(self._directory, self._allocate)
         spare.fill()
@@ -376,8 +387,10 @@ class DurableLog:
     def _spare_job(self) -> None:
         try:
             spare = allocate_spare(self._directory, self._allocate)
-        except OSError as error:
-            if error.errno in DISK_FULL:
+        except (OSError, MemoryError) as error:
+            if is_shortage(error) or is_forbidden(error):
+                self._loop.call_soon_threadsafe(self._spare_hindered, error)
+            elif isinstance(error, OSError) and error.errno in DISK_FULL:
                 drop_ballast(self._directory)
                 self._loop.call_soon_threadsafe(self._spare_refused, error)
             else:
@@ -387,8 +400,8 @@ class DurableLog:
         try:
             make_ballast(self._directory)
             spare.fill(FILL_BYTES_S)
-        except OSError as error:
-            if error.errno in DISK_FULL:
+        except (OSError, MemoryError) as error:
+            if is_shortage(error) or is_forbidden(error) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                 # Some file systems want room for every write. Zeros only make later syncs cheaper.
                 logger.warning("spare log file not filled: %s", error)
                 return
@@ -400,6 +413,9 @@ class DurableLog:
             os.close(spare.fd)
             return
         self._spare = spare
+        if self._hindered:
+            self._hindered = ""
+            logger.warning("the next log file is ready again", extra={"directory": str(self._directory)})
         if self._disk_full:
             self._disk_full = False
             logger.warning("disk has room again: writes go on", extra={"directory": str(self._directory)})
@@ -413,6 +429,18 @@ class DurableLog:
                 "no room for the next log file: writes will be refused until disk space is free",
                 extra={"directory": str(self._directory), "error": str(error)},
             )
+        self._loop.call_later(SPARE_RETRY_S, self._prepare_spare)
+
+    def _spare_hindered(self, error: Exception) -> None:
+        if self._closing:
+            return
+        if not self._hindered:
+            logger.error(
+                "the next log file cannot be prepared, which is tried again: this process lacks descriptors, memory or "
+                "rights, the disk is not at fault",
+                extra={"directory": str(self._directory), "error": str(error) or repr(error)},
+            )
+        self._hindered = str(error) or repr(error)
         self._loop.call_later(SPARE_RETRY_S, self._prepare_spare)
 
     # Reports of the writer thread, on the loop
@@ -536,7 +564,7 @@ class DurableLog:
         for write in writes[1:]:
             buffers += write.buffers
         size = sum(map(len, buffers))
-        self._blocks.write([b"".join(buffers)] if size <= JOIN_BYTES_MAX else buffers)
+        self._blocks.write([patiently(lambda: b"".join(buffers))] if size <= JOIN_BYTES_MAX else buffers)
         self.stats.bytes_written += size
 
     def _sync(self) -> None:
@@ -545,7 +573,7 @@ class DurableLog:
         self.stats.observe(time.perf_counter() - started)
 
     def _begin_file(self, roll: _Roll) -> None:
-        begin(roll.spare, self._directory, roll.header)
+        begin(roll.spare, self._directory, self._directory_fd, roll.header)
         old, self._fd = self._fd, roll.spare.fd
         self._blocks.begin(self._fd, FILE_HEADER_SIZE)
         if old >= 0:

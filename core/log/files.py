@@ -25,6 +25,7 @@ from typing import Final
 from core.log.format import FILE_HEADER_SIZE, FileHeader, encode_file_header
 from tier2.direct_io import BLOCK_BYTES, open_direct, up_to_block
 from tier2.memory import aligned
+from tier2.shortage import patiently
 
 LOG_SUFFIX: Final = ".log"
 SPARE_SUFFIX: Final = ".spare"
@@ -125,8 +126,8 @@ class SpareFile:
 def allocate_spare(directory: Path, size: int) -> SpareFile:
     """Make a spare with `size` bytes of room, from one left over if there is one; synced but for its contents.
 
-    Raises OSError (ENOSPC: the disk is full, down to what is kept for the ballast). One call at a time for each
-    directory.
+    Raises OSError (ENOSPC: the disk is full, down to what is kept for the ballast); then it may be called again. One
+    call at a time for each directory.
     """
     reserved = 0 if (directory / BALLAST_NAME).exists() else BALLAST_BYTES
     left = next(iter(sorted(directory.glob(f"*{SPARE_SUFFIX}"))), None)
@@ -135,12 +136,11 @@ def allocate_spare(directory: Path, size: int) -> SpareFile:
         # Asking for it would take all the room that is left, for a moment, from those who still find enough.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     path = directory / f"{secrets.token_hex(8)}{PREPARED_SUFFIX}"
-    written = 0
-    if left is not None:
-        written = left.stat().st_size
-        left.rename(path)
-    fd = open_direct(path, os.O_CREAT | os.O_RDWR)
+    written = 0 if left is None else left.stat().st_size
+    fd = open_direct(left or path, os.O_CREAT | os.O_RDWR)  # first, as there may be no descriptor just now
     try:
+        if left is not None:
+            left.rename(path)
         os.posix_fallocate(fd, 0, up_to_block(max(size, written)))
         os.fsync(fd)
         sync_directory(directory)
@@ -163,16 +163,19 @@ def sweep_spares(directory: Path) -> None:
         path.unlink()
 
 
-def begin(spare: SpareFile, directory: Path, header: FileHeader) -> Path:
-    """Make the spare the log file that `header` describes; returns its path. All of it is synced."""
+def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHeader) -> Path:
+    """Make the spare the log file that `header` describes; returns its path. All of it is synced.
+
+    Opens nothing: writers wait for it, also where this process has no descriptor left.
+    """
     spare.take()
-    block = aligned(FILE_HEADER_SIZE)
+    block = patiently(lambda: aligned(FILE_HEADER_SIZE))
     block[:] = encode_file_header(header)
-    os.pwrite(spare.fd, block, 0)
+    patiently(lambda: os.pwrite(spare.fd, block, 0))
     os.fdatasync(spare.fd)
     path = log_path(directory, header.first_lsn)
-    spare.path.rename(path)
-    sync_directory(directory)
+    patiently(lambda: spare.path.rename(path))
+    os.fsync(directory_fd)
     return path
 
 

@@ -76,7 +76,8 @@ def open_log_files(directory: Path) -> list[LogFile]:
     Raises CorruptLog when a header is damaged or a file is missing between two others.
     """
     files: list[LogFile] = []
-    for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
+    # Not `glob`, which finds nothing in a directory that it may not read.
+    for path in sorted(path for path in directory.iterdir() if path.name.endswith(LOG_SUFFIX)):
         block = _read_header(path)
         try:
             header = decode_file_header(block)

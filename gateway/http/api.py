@@ -82,11 +82,18 @@ class Services:
 class Api:
     """The operations. `services` is asked for at each request: None until clients are served."""
 
-    def __init__(self, services: Callable[[], Services | None], phase: Callable[[], str], guard: Guard) -> None:
+    def __init__(
+        self,
+        services: Callable[[], Services | None],
+        phase: Callable[[], str],
+        guard: Guard,
+        others: Sequence[Endpoint] = (),
+    ) -> None:
         self._services = services
         self._phase = phase
         self._guard = guard
         self.endpoints: Sequence[Endpoint] = (
+            *others,
             Endpoint("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", self._overview, Overview),
             Endpoint("GET", "/api/v1/streams", "Streams by name", self._list, StreamList, query=(_LIMIT, _AFTER)),
             Endpoint(

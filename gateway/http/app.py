@@ -13,10 +13,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.container import Container
+from gateway.http import models
 from gateway.http.api import Api, Services
 from gateway.http.console import Console
 from gateway.http.exposition import CONTENT_TYPE, Exposition
 from gateway.http.guard import Guard
+from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.tier2_view import tier2_chunk, tier2_records
 
@@ -51,7 +53,6 @@ def build(
     guard: Guard,
 ) -> Starlette:
     """The application; the exposition and the services are asked for when everything is up."""
-    api = Api(lambda: services() if health.ready else None, lambda: health.phase, guard)
     console = Console()
 
     async def healthz(_: Request) -> Response:
@@ -79,19 +80,23 @@ def build(
             raise Problem(404, "No such chunk", f"the store does not know {key[:300]!r}")
         return JSONResponse(found)
 
-    return Starlette(
-        routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-            Route("/api/v1/tier2/chunks", tier2),
-            Route("/api/v1/tier2/chunks/{key:path}", one_chunk),
-            *api.routes(),
-            Route("/", console.index),
-            Route("/console/{name}", console.file),
-        ],
+    get, text = "GET", "text/plain"
+    operations = (
+        Endpoint(get, "/healthz", "503: a restart would help", healthz, models.Health, problems=(), also=(503,)),
+        Endpoint(get, "/readyz", "503: clients are not served", readyz, models.Health, problems=(), also=(503,)),
+        Endpoint(get, "/metrics", "Prometheus' text format", metrics, problems=(), media_type=text),
+        Endpoint(get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", tier2),
+        Endpoint(
+            get, "/api/v1/tier2/chunks/{key:path}", "One object there", one_chunk, models.ChunkView, problems=(404, 503)
+        ),
+    )
+    api = Api(lambda: services() if health.ready else None, lambda: health.phase, guard, operations)
+    application = Starlette(
+        routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},
     )
+    application.router.redirect_slashes = False  # to an address of our own, which a proxy in front does not have
+    return application
 
 
 async def _lines(containers: Sequence[Container]) -> AsyncIterator[bytes]:

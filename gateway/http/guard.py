@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -30,7 +30,7 @@ class Guard:
 
     loopback: bool
     hosts: Collection[str] = ()
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     def check_write(self, headers: Headers) -> None:
         """Raises Problem."""

@@ -30,6 +30,36 @@ class ProblemDocument(_Model):
     instance: str
 
 
+class Health(_Model):
+    """Where the process stands."""
+
+    status: Literal["starting", "recovering", "serving", "stopping", "failed"]
+
+
+class PartitionOfChunk(_Model):
+    """Entries of a partition in a chunk."""
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+    stream: int
+    segment: int
+    position: int
+    length: int
+    entries: int
+
+
+class ChunkView(_Model):
+    """An object in long-term storage, and what the store refers to it for."""
+
+    chunk: str = Field(description="The object's key")
+    state: str
+    bytes: int
+    created_ms: int
+    runs: list[PartitionOfChunk]
+
+
 # Streams
 
 

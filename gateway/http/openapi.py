@@ -43,6 +43,10 @@ class Endpoint:
     body: type[BaseModel] | None = None
     query: Sequence[Parameter] = ()
     problems: Sequence[int] = (503,)
+    also: Sequence[int] = ()
+    """Further statuses that answer the same."""
+    media_type: str = "application/x-ndjson"
+    """Of what is not answered in JSON of a model."""
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -56,6 +60,8 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Penstock", "version": __version__, "license": {"name": "Apache-2.0"}},
+        # Beside this document: a proxy may have put all of it below a path of its own.
+        "servers": [{"url": "../.."}],
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
@@ -65,9 +71,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    answer = (
-        {"application/json": {"schema": _ref(endpoint.answer)}} if endpoint.answer else {"application/x-ndjson": {}}
-    )
+    answer = {"application/json": {"schema": _ref(endpoint.answer)}} if endpoint.answer else {endpoint.media_type: {}}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "parameters": [
@@ -79,6 +83,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         ],
         "responses": {
             "200": {"description": "Done", "content": answer},
+            **{str(status): {"description": "Not so", "content": answer} for status in endpoint.also},
             **{
                 str(status): {
                     "description": "Refused",

@@ -6,11 +6,14 @@ Keeps: an answer with a status of 400 or more below `/api` is `application/probl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Match
 
 from gateway.http.models import ProblemDocument
 
@@ -42,6 +45,8 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
     """Starlette's handler of what it refuses by itself: a path that is not there, a method that is not for it."""
     assert isinstance(error, HTTPException)
     path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND and (there := _without_slash(request)) is not None:
+        return RedirectResponse(there)
     if not path.startswith("/api/"):
         return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
     allowed = (error.headers or {}).get("Allow")
@@ -49,6 +54,17 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
         f"{path[:300]!r} takes {allowed}" if allowed else f"there is no {path[:300]!r}; /api describes what there is"
     )
     return Problem(error.status_code, error.detail, detail, error.headers).response(path)
+
+
+def _without_slash(request: Request) -> str | None:
+    """The same without the slash at its end, if there is such a page: relative, as a proxy may have a path in front."""
+    path: str = request.scope["path"]
+    bare = path.removesuffix("/")
+    routes = request.app.router.routes
+    if bare == path or not any(route.matches({**request.scope, "path": bare})[0] is Match.FULL for route in routes):
+        return None
+    query = f"?{request.url.query}" if request.url.query else ""
+    return f"../{quote(bare.rpartition('/')[2])}{query}"
 
 
 def no_such_stream(name: str) -> Problem:

@@ -34,6 +34,8 @@ STOP_S_MAX: Final = 1
 class _Protocol(H11Protocol):
     """uvicorn's, with a bound on connections and on the time that each request takes to come."""
 
+    connections_max = CONNECTIONS_MAX
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
@@ -50,7 +52,7 @@ class _Protocol(H11Protocol):
         near = [other for other in others if other._address == self._address]
         if len(near) >= CONNECTIONS_PER_ADDRESS_MAX:
             others = near
-        elif len(others) < CONNECTIONS_MAX:
+        elif len(others) < self.connections_max:
             return None
         oldest: _Protocol = min(others, key=lambda other: (other._is_answering, other._since_s))
         return oldest
@@ -113,10 +115,10 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one application on bound sockets until it is stopped."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket]) -> None:
+    def __init__(self, app: ASGIApp, sockets: Sequence[socket], connections_max: int = CONNECTIONS_MAX) -> None:
         config: Any = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX)}),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.faults.gateway_process import Gateway
-from tests.shell.launching import PENSTOCK
+from tests.shell.launching import PENSTOCK, run
+
+REPOSITORY = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +170,7 @@ class TestRefused:
         [
             (("--rate", "5", "--throughput", "5"), "two names of one thing"),
             (("--rate", "0"), "above 0"),
-            (("--client", "nosuch"), "one of confluent, kafka-python, aiokafka"),
+            (("--client", "nosuch"), "is not one of 'confluent', 'kafka-python', 'aiokafka'"),
             (("--config", "linger.ms"), "expected KEY=VALUE"),
             (("--writers", "0"), "neither writers nor readers"),
             (("--topic", "absent", "--readers", "1"), "nothing to read"),
@@ -196,15 +199,45 @@ class TestRefused:
         assert failing.returncode == 1
         assert json.loads(failing.stdout)["errors"] == 3
 
-    def test_without_the_extra(self) -> None:
-        """Where the load generator's libraries are missing, it says how to get them."""
+    @pytest.mark.parametrize(
+        ("option", "value", "allowed"),
+        [
+            ("--compression", "brotli", "zstd"),
+            ("--acks", "2", "all"),
+            ("--client", "franz-go", "kafka-python"),
+            ("--seconds", "nan", "--seconds"),
+            ("--rate", "inf", "finite"),
+            ("--throughput", "nan", "finite"),
+            ("--csv", "/no/such/directory/file", "no file can be written"),
+            ("--json", "/", "no file can be written"),
+        ],
+    )
+    def test_what_an_option_takes(self, option: str, value: str, allowed: str) -> None:
+        """What is not allowed is refused before anything is connected to, with what is."""
+        refused = run("bench", "--bootstrap", "127.0.0.1:1", option, value)
+
+        assert (refused.returncode, allowed in refused.stderr) == (2, True), refused.stderr
+
+    def test_in_every_installation(self) -> None:
+        """What the default client and the histograms need is locked with the gateway, and the image has the tool."""
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        locked = (REPOSITORY / "requirements.lock").read_text()
+
+        for name in ("confluent-kafka", "hdrhistogram"):
+            assert any(needed.startswith(name) for needed in project["dependencies"])
+            assert f"\n{name}==" in locked
+        assert "COPY bench/tool " in (REPOSITORY / "deploy/Dockerfile").read_text()
+        assert "!bench/tool\n" in (REPOSITORY / ".dockerignore").read_text()
+
+    def test_without_its_libraries(self) -> None:
+        """Where an installation is not whole, it says so."""
         absent = "import sys; sys.modules['hdrh'] = None; from gateway.cli import main; main()"
         refused = subprocess.run(
             [sys.executable, "-c", absent, "bench"], capture_output=True, text=True, timeout=30, check=False
         )
 
         assert refused.returncode == 2
-        assert "pip install 'penstock[bench]'" in refused.stderr
+        assert "is not installed" in refused.stderr
 
 
 def _until_written(gateway: Gateway, topic: str) -> None:

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -170,6 +171,18 @@ def test_build(tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(tmp_path / "out")}
     done = subprocess.run(made, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
     assert done.stdout.startswith(str(tmp_path / "out"))
+    assert (tmp_path / "out" / "bench" / "tool" / "worker.py").is_file()
+    bare = "import sys; sys.path.append(sys.argv.pop(1)); import bench.tool.command as tool; print(tool.__file__)"
+    # Without `site`, so that the tool of this checkout is not found.
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", bare, sysconfig.get_paths()["purelib"]],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environ,
+        cwd=tmp_path,
+    )
+    assert found.stdout.startswith(str(tmp_path / "out"))
 
 
 def test_serves_as_composed(services: dict[str, Any], tmp_path: Path, own_minio: MinioServer) -> None:

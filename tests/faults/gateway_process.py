@@ -54,6 +54,7 @@ class Gateway:
         self._listen = "127.0.0.1:0"
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
+        self.within: tuple[str, ...] = ()  # a command that runs the gateway, and becomes it
         self.starts = 0
         self.last_start_seconds = 1.0
         self._launched_at = 0.0
@@ -77,7 +78,7 @@ class Gateway:
         """Start it and return at once."""
         assert self.process is None, "it runs already"
         self._ready_file.unlink(missing_ok=True)
-        command = [str(Path(sys.executable).parent / "penstock"), "serve", "--http", "off"]
+        command = [*self.within, str(Path(sys.executable).parent / "penstock"), "serve", "--http", "off"]
         command += ["--listen", self._listen, "--data-dir", str(self.data)]
         command += ["--ready-file", str(self._ready_file)]
         for key, value in self.settings.items():

@@ -33,7 +33,8 @@ def call(
 
 
 def _read(headers: Mapping[str, str], body: bytes) -> Any:
-    return json.loads(body) if "json" in headers.get("Content-Type", "") else body.decode()
+    kind = headers.get("Content-Type", "")
+    return json.loads(body) if "json" in kind and "ndjson" not in kind else body.decode()
 
 
 def get(address: str, path: str) -> Any:

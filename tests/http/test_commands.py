@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from gateway.streams_picture import picture, show_list, show_stream
 from tests.http.calls import create_topic, get, produce
-from tests.shell.launching import run, serving
+from tests.shell.launching import END_WITHIN_S, PENSTOCK, run, serving
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_by_hand(gateway: tuple[str, str]) -> None:
         run("streams", "scale", "orders", "--split", "4", "--json", *url),
         run("streams", "ls", *url),
         run("streams", "show", "orders", *url),
-        run("streams", "seal", "orders", *url),
+        run("streams", "seal", "orders", "--yes", *url),
     ]
 
     assert [(outcome.returncode, outcome.stderr) for outcome in outcomes] == [(0, "")] * len(outcomes)
@@ -103,12 +105,48 @@ def test_a_token(tmp_path: Path) -> None:
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "http.token=sesame") as running:
         ready = running.ready()
         create_topic(ready["kafka"][0], "kept", 2)
-        seal = ("streams", "seal", "kept", "--url", ready["http"])
+        seal = ("streams", "seal", "kept", "--yes", "--url", ready["http"])
 
-        refused, allowed = run(*seal), run(*seal, environ={"PENSTOCK_HTTP_TOKEN": "sesame"})
+        refused = run(*seal)
+        broken = [run(*seal, "--token", "sesame\nX: 1"), run(*seal, environ={"PENSTOCK_HTTP_TOKEN": "sésame"})]
+        allowed = run(*seal, environ={"PENSTOCK_HTTP_TOKEN": "sesame\n"})  # as a file with a last line has it
 
     assert (refused.returncode, "--token" in refused.stderr) == (1, True)
     assert (allowed.returncode, allowed.stderr) == (0, "")
+    for outcome in broken:
+        assert (outcome.returncode, "no header" in outcome.stderr) == (2, True)
+        assert "same" not in outcome.stderr + outcome.stdout
+
+
+@pytest.mark.slow
+def test_sealing_asks(gateway: tuple[str, str]) -> None:
+    """What nobody can undo is asked for at a terminal, and refused where there is none; --yes means it."""
+    kafka, http = gateway
+    create_topic(kafka, "asked", 2)
+    seal = ("streams", "seal", "asked", "--url", f"http://{http}")
+
+    silent = run(*seal)
+    answers = [at_a_terminal(answer, *seal) for answer in ("\n", "no\n", "\x04", "y\n")]
+
+    assert (silent.returncode, "--yes" in silent.stderr) == (2, True)
+    assert [code for code, _ in answers] == [1, 1, 1, 0]
+    assert all("nobody can undo that" in shown for _, shown in answers)
+    assert "asked is sealed" in answers[-1][1]
+
+
+def at_a_terminal(typed: str, *arguments: str) -> tuple[int, str]:
+    """Run the command with a terminal for a keyboard: exit code, and all that it said."""
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen(
+            [PENSTOCK, *arguments], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            os.write(ours, typed.encode())
+            shown, _ = process.communicate(timeout=END_WITHIN_S)
+        return process.returncode, shown
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 LISTED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,3 +237,53 @@ def test_headers(gateway: tuple[str, str]) -> None:
         assert "unsafe" not in policy
         assert re.findall(r"https?://[^\s\"'`)]+", content) in ([], ["http://www.w3.org/2000/svg"])
     assert call(http, "GET", "/console/..%2f..%2fbroker.py")[0] == 404
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_gateway_that_is_gone(tmp_path: Path, how: str) -> None:
+    """Old numbers are not shown as new ones, neither when nobody answers nor while an answer is waited for."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "seen", 1)
+        produce(kafka, "seen", 0, 100)
+        with chromium() as browser:
+            browser.get(f"http://{http}/#seen")
+            until_shown(browser, "seen: 1 active segment")
+            wait = WebDriverWait(browser, WITHIN_S, 0.05)
+            wait.until(lambda b: b.find_element(By.ID, "in-rate").text.endswith("/s"))
+            browser.find_element(By.TAG_NAME, "summary").click()
+            wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#segments tr"))
+            assert not browser.find_element(By.ID, "stale").is_displayed()
+
+            running.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+            wait.until(lambda b: b.find_element(By.ID, "stale").is_displayed())
+
+            assert browser.find_element(By.ID, "stale").text.startswith("The gateway has not answered since ")
+            assert "does not answer" in browser.find_element(By.ID, "status-text").text
+            for name in ("in-rate", "out-rate", "record-rate", "segment-count"):
+                assert browser.find_element(By.ID, name).text == "\N{EN DASH}"
+            rates = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#segments tr td:nth-child(5)")]
+            assert rates == ["\N{EN DASH}"]
+            assert not browser.find_element(By.ID, "axis-x").text.endswith("now")
+            pictures = browser.execute_script(ROW_COLOURS), browser.execute_script(ROW_COLOURS)
+            assert pictures[0] == pictures[1]
+            assert violations(browser) == []
+
+            if how == "kill":
+                running.process.wait()
+                with serving(tmp_path, "--http", http) as again:
+                    again.ready()
+                    until_live(browser)
+            else:
+                running.process.send_signal(signal.SIGCONT)
+                until_live(browser)
+
+
+def until_live(browser: Chrome) -> None:
+    """The numbers are of now again, and nothing says otherwise."""
+    wait = WebDriverWait(browser, WITHIN_S, 0.05)
+    wait.until(lambda b: b.find_element(By.ID, "status-text").text == "Live")
+    wait.until(lambda b: b.find_element(By.ID, "in-rate").text.endswith("/s"))
+    assert not browser.find_element(By.ID, "stale").is_displayed()
+    assert browser.find_element(By.ID, "axis-x").text.endswith("now")
+    assert browser.title == "Penstock"

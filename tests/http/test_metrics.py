@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import stream_metrics
-from tests.http.calls import call, create_topic, produce, until
+from tests.http.calls import call, create_topic, delete_topic, produce, until
 from tests.shell.launching import http_get, serving
 
 pytestmark = pytest.mark.slow
@@ -110,3 +111,47 @@ def test_every_metric_of_the_dashboard_exists(gateway: tuple[str, str]) -> None:
 
     assert len(named) > 20
     assert named - known == set()
+
+
+def test_what_is_made_again(tmp_path: Path) -> None:
+    """A topic that was deleted and made again keeps its label beyond the bound, and its counters go on."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        admin = AdminClient({"bootstrap.servers": kafka})
+        names = [f"t{number}" for number in range(stream_metrics.TOPICS_MAX + 5)]
+        for made in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
+            made.result(30)
+        labels = set(values(http, "penstock_topic_segments"))
+        ((again,), (gone,)) = sorted(labels - {("other",)})[:2]
+        produce(kafka, again, 0, 3)
+        before = values(http, "penstock_topic_appended_records")[again,]
+
+        delete_topic(kafka, again)
+        create_topic(kafka, again, 1)
+        delete_topic(kafka, gone)
+        produce(kafka, again, 0, 2)
+        counted = values(http, "penstock_topic_appended_records")
+
+        assert counted[again,] == before + 2
+        assert (gone,) not in counted
+        assert len(values(http, "penstock_topic_segments")) == stream_metrics.TOPICS_MAX + 1
+        produce(kafka, again, 0, 2)
+        assert values(http, "penstock_topic_appended_records")[again,] == before + 4
+
+
+def test_named_like_the_sum(tmp_path: Path) -> None:
+    """A topic or group that is called `other` is not added to what has no name."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "other", 1)
+        produce(kafka, "other", 0, 7)
+        reader = Consumer({"bootstrap.servers": kafka, "group.id": "other", "enable.auto.commit": False})
+        reader.commit(offsets=[TopicPartition("other", 0, 3)], asynchronous=False)
+        reader.close()
+        other = Consumer({"bootstrap.servers": kafka, "group.id": "other (name)", "enable.auto.commit": False})
+        other.commit(offsets=[TopicPartition("other", 0, 5)], asynchronous=False)
+        other.close()
+
+        lags = until(lambda: len(found := values(http, "penstock_group_lag")) == 2 and found)
+        assert lags == {("other (name)", "other (name)"): 4, ("other (name) (name)", "other (name)"): 2}
+        assert values(http, "penstock_topic_appended_records") == {("other (name)",): 7}

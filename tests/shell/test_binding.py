@@ -64,3 +64,24 @@ def test_an_address_of_another_machine() -> None:
         bind(ListenAddress("192.0.2.1", 0))
 
     assert not caught.value.taken
+
+
+@pytest.mark.parametrize("host", ["::", "*", "0::0"])
+def test_every_address(host: str) -> None:
+    """`[::]` is every address of both families, as with other servers, and so is `*`."""
+    text = f"[{host}]:0" if ":" in host else f"{host}:0"
+    binding = listening(bind(ListenAddress.parse(text)))
+    try:
+        for each in ("127.0.0.1", "::1"):
+            socket.create_connection((each, binding.port), timeout=5).close()
+    finally:
+        binding.close()
+
+    assert binding.port
+
+
+def test_an_address_of_the_other_family() -> None:
+    """An IPv4 address in IPv6's form is what it stands for: loopback, or every IPv4 address."""
+    assert ListenAddress.parse("[::ffff:127.0.0.1]:1") == ListenAddress("127.0.0.1", 1)
+    assert ListenAddress.parse("[::ffff:127.0.0.1]:1").loopback
+    assert ListenAddress.parse("[::ffff:0.0.0.0]:1").wildcard

@@ -9,6 +9,7 @@ const SLOW = 2; // lists are asked for every second time
 const EVENTS = 50;
 const GROUPS = 100;
 const TABLE_ROWS = 500;
+const STALE_MS = 3000; // without an answer for so long, what is shown is no news
 const YOUNG_MS = 120_000; // a stream of less than that is shown closer
 const THEME = "penstock.theme";
 
@@ -22,6 +23,8 @@ let stream = null;
 let round = 0;
 let newestEvent = null;
 let hasChosenWindow = false;
+let heardMs = 0; // when the gateway answered last, by the clock of this machine
+let stale = false;
 
 // Asking
 
@@ -63,13 +66,37 @@ async function poll() {
   if (!document.hidden) {
     try {
       await once();
+      heardMs = Date.now();
+      setStale(false);
       status("good", "Live");
     } catch {
-      before = null;
-      status("bad", "The gateway does not answer; trying again");
+      setStale(true);
     }
   }
   setTimeout(poll, PERIOD_MS);
+}
+
+// A request that hangs is no answer either; nor is what was shown before somebody came back to this page.
+function watch() {
+  if (!document.hidden && heardMs > 0 && Date.now() - heardMs > STALE_MS) setStale(true);
+}
+
+// Old numbers are not left to be taken for new ones: what is a rate goes, the rest says of when it is.
+function setStale(is) {
+  if (is) {
+    before = null;
+    for (const id of ["in-rate", "out-rate", "record-rate", "segment-count"]) $(id).textContent = "–";
+    status("bad", "The gateway does not answer; trying again");
+    if (heardMs > 0) $("stale").textContent = `The gateway has not answered since ${format.time(heardMs)}. What is shown is of that time.`;
+  }
+  if (is === stale) return;
+  stale = is;
+  document.body.classList.toggle("stale", is);
+  $("stale").hidden = !is || heardMs === 0;
+  document.title = is ? "Penstock: no answer" : "Penstock";
+  map.setStopped(is);
+  axis();
+  if ($("table-box").open) showTable(map.active());
 }
 
 function status(kind, text) {
@@ -184,8 +211,8 @@ function showTable(active) {
     `${format.key(own.low)} to ${format.key(own.high)}`,
     format.whole(own.slots),
     format.time(own.opened),
-    format.bytes(own.rate),
-    format.short(own.events),
+    stale ? "–" : format.bytes(own.rate),
+    stale ? "–" : format.short(own.events),
     format.bytes(own.bytes),
   ]);
 }
@@ -286,7 +313,8 @@ function applyTheme() {
 }
 
 function right() {
-  return map.endMs === Infinity ? "now" : "sealed";
+  if (map.endMs !== Infinity) return "sealed";
+  return stale ? format.time(heardMs) : "now";
 }
 
 function axis() {
@@ -341,6 +369,8 @@ $("window").addEventListener("change", () => {
   askMap().catch(() => {});
 });
 $("table-box").addEventListener("toggle", () => showTable(map.active()));
+document.addEventListener("visibilitychange", watch);
+setInterval(watch, PERIOD_MS);
 applyTheme();
 axis();
 poll();

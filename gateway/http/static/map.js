@@ -28,6 +28,7 @@ export class SegmentMap {
     this.rampMax = rampMax;
     this.windowMs = 600_000;
     this.offsetMs = 0;
+    this.isStopped = false;
     this.clear();
     this.setTheme("light");
     new ResizeObserver(() => this.resize()).observe(canvas);
@@ -56,9 +57,15 @@ export class SegmentMap {
     return this.loadedSinceMs <= wanted + 5_000 ? this.toldMs - 5_000 : wanted;
   }
 
-  // The right edge: for a stream that is sealed, when it was.
+  // The right edge: for a stream that is sealed, when it was; where nothing more is heard, what was heard last.
   now() {
-    return Math.min(Date.now() + this.offsetMs, this.endMs);
+    return Math.min(this.isStopped ? this.toldMs : Date.now() + this.offsetMs, this.endMs);
+  }
+
+  setStopped(is) {
+    this.isStopped = is;
+    this.drawnMs = -Infinity;
+    this.tell();
   }
 
   // A moment at which the newest segments were active.
@@ -274,7 +281,7 @@ export class SegmentMap {
       return;
     }
     const life = own.sealed === null ? `active since ${format.time(own.opened)}` : `${format.time(own.opened)} to ${format.time(own.sealed)}`;
-    const rate = own.sealed === null ? `${format.bytes(own.rate)}/s, ${format.short(own.events)} records/s, ` : "";
+    const rate = own.sealed === null && !this.isStopped ? `${format.bytes(own.rate)}/s, ${format.short(own.events)} records/s, ` : "";
     this.readout.textContent = `Segment ${own.id}: keys ${format.key(own.low)} to ${format.key(own.high)}, ${format.plural(own.slots, "slot")}, ${life}, ${rate}${format.bytes(own.bytes)} in all`;
   }
 }

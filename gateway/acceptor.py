@@ -1,0 +1,102 @@
+"""Taking connections of listening sockets: one descriptor at a time, and only while there is one to take.
+
+Keeps: a connection beyond a bound costs its descriptor for no longer than it takes to close it; where connections are
+made too fast, or this process has no descriptor, those who wait stay in the kernel's queue and are refused nothing.
+A turn takes at most `TURN_MAX` connections, then others have theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.binding import BACKLOG, Binding
+from tier2.shortage import is_shortage
+
+logger = logging.getLogger(__name__)
+
+TURN_MAX: Final = 64
+"""Connections that are taken in one turn of the loop, some 20 µs each."""
+SHORT_PAUSE_S: Final = 0.1
+"""How long nothing is taken after the process had no descriptor, or no memory, for it."""
+TOLD_EVERY_S: Final = 10.0
+
+Take = Callable[[socket.socket, tuple[str, int], Binding], None]
+
+
+class Acceptor:
+    """The sockets of all listeners. `take` gets each connection; `pace` says how long to wait before the next."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Take, pace: Callable[[], float]) -> None:
+        self._loop = loop
+        self._take = take
+        self._pace = pace
+        self._sockets: list[tuple[socket.socket, Binding]] = []
+        self._watching = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._told_s = -TOLD_EVERY_S
+        self.shortages = 0
+        self.waiting_s = 0.0  # how long connections were held up, in all
+
+    def start(self, bindings: Sequence[Binding]) -> None:
+        """Listen, and take whoever comes. Raises OSError."""
+        for binding in bindings:
+            for bound in binding.sockets:
+                bound.listen(BACKLOG)
+                self._sockets.append((bound, binding))
+        self._watch()
+
+    def stop(self) -> None:
+        """Take nobody further; the sockets are closed."""
+        self._unwatch()
+        if self._pause is not None:
+            self._pause.cancel()
+        for bound, _ in self._sockets:
+            bound.close()
+        self._sockets.clear()
+
+    def _watch(self) -> None:
+        self._pause = None
+        self._watching = True
+        for bound, binding in self._sockets:
+            self._loop.add_reader(bound, self._accept, bound, binding)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            for bound, _ in self._sockets:
+                self._loop.remove_reader(bound)
+
+    def _wait(self, seconds: float) -> None:
+        self._unwatch()
+        self.waiting_s += seconds
+        self._pause = self._loop.call_later(seconds, self._watch)
+
+    def _accept(self, bound: socket.socket, binding: Binding) -> None:
+        for _ in range(TURN_MAX):
+            if not self._watching:
+                return
+            if (wait_s := self._pace()) > 0:
+                self._wait(wait_s)
+                return
+            try:
+                accepted, address = bound.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._not_accepted(error)
+                return
+            self._take(accepted, address[:2], binding)
+
+    def _not_accepted(self, error: OSError) -> None:
+        """Level-triggered, it would be tried again at once, for nothing."""
+        self.shortages += is_shortage(error)
+        now = time.monotonic()
+        if now - self._told_s >= TOLD_EVERY_S:
+            self._told_s = now
+            logger.error("no connection can be taken just now, will be tried again", extra={"error": str(error)})
+        self._wait(SHORT_PAUSE_S)

@@ -1,0 +1,220 @@
+"""Keys that are fine alone but not together.
+
+Keeps: what cannot work, or would serve nobody, ends the start with the keys, their values and where each came from;
+nothing is left to be found out by the first client.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.addresses import ListenAddress, host_port
+from gateway.config_fields import allowed
+from gateway.config_model import IDLE_MS_MIN, Config
+from gateway.config_tiering import TIER2_DIRECTORY, Bucket, Directory
+from gateway.datadir import RECOVERING_DIRECTORY, STORE_DIRECTORY
+
+LOG_FILES_MIN: Final = 4
+"""Files that `log.max.bytes` has room for at least: one is written, one prepared; what leaves, leaves by files."""
+RETENTION_KEYS: Final = ("log.retention.ms", "log.retention.minutes", "log.retention.hours")
+"""The first that has a value decides."""
+CACHE_DIRECTORY: Final = "tier2-cache"
+"""Where `tier2.disk.cache.bytes` lie below the data directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Who said what."""
+
+    sources: Mapping[str, str]
+    texts: Mapping[str, str]
+
+    def source(self, key: str) -> str:
+        return self.sources.get(key, "default")
+
+    def said(self, key: str) -> str:
+        """A key with its value and where that came from."""
+        return f"{self.texts[key]} ({self.source(key)})"
+
+
+def conflicts(config: Config, origins: Origins) -> Iterator[str]:
+    """Every one, as a message."""
+    yield from _addresses(config, origins)
+    yield from _connections(config, origins)
+    low, high = config.group_min_session_timeout_ms, config.group_max_session_timeout_ms
+    if low > high:
+        key = "group.min.session.timeout.ms"
+        yield f"{origins.said(key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
+    if not config.retention_ms:
+        key = next(key for key in RETENTION_KEYS if getattr(config, key.replace(".", "_")) is not None)
+        yield f"{origins.said(key)}: allowed: {_allowed(key)}; records would go as they come"
+    if 0 <= config.connections_max_idle_ms < IDLE_MS_MIN:
+        key = "connections.max.idle.ms"
+        yield f"{origins.said(key)}: allowed: {_allowed(key)}"
+    if config.tier2 != "off":
+        yield from _sizes_of_tiers(config, origins)
+    yield from _place_of_tier2(config, origins)
+
+
+def _allowed(key: str) -> str:
+    return allowed(Config.model_fields[key.replace(".", "_")])
+
+
+def _connections(config: Config, origins: Origins) -> Iterator[str]:
+    if config.max_connections_per_ip == 0 and not config.max_connections_per_ip_overrides:
+        yield (
+            f"{origins.said('max.connections.per.ip')}: nobody could connect: allowed: 0 only together with "
+            "max.connections.per.ip.overrides"
+        )
+
+
+# Addresses
+
+
+def _addresses(config: Config, origins: Origins) -> Iterator[str]:
+    """Two servers on one port: the kernel may let both bind, and one of them is never reached."""
+    named = [("listeners", address) for address in config.listeners]
+    if config.http_listen is not None:
+        named.append(("http.listen", config.http_listen))
+    for (key, one), (other_key, other) in itertools.combinations(named, 2):
+        if one.port and one.port == other.port and overlap(one.host, other.host):
+            both = f"{host_port(one.host, one.port)} and {host_port(other.host, other.port)}"
+            where = f"{key} ({origins.source(key)})"
+            if other_key != key:
+                where += f" and {other_key} ({origins.source(other_key)})"
+            yield f"{where}: {both} are one port of this machine: allowed: a port of its own for each"
+    yield from _advertised(config, origins)
+
+
+def _advertised(config: Config, origins: Origins) -> Iterator[str]:
+    key = "listeners"
+    for one, other in itertools.combinations(config.listeners, 2):
+        told = _told(one)
+        if told is not None and told == _told(other):
+            yield (
+                f"{key} ({origins.source(key)}): clients of {host_port(one.host, one.port)} and of "
+                f"{host_port(other.host, other.port)} are told the same address, {host_port(*told)}: allowed: an "
+                "advertised address of its own for each"
+            )
+    http = config.http_listen
+    for one in config.listeners:
+        told = _told(one)
+        # A wildcard is no address that is told: outside of a container its ports may be others.
+        if http and told and one.advertised_host and told[1] == http.port and _places(told[0]) & _places(http.host):
+            yield (
+                f"{key} ({origins.source(key)}): clients of {host_port(one.host, one.port)} are told to connect to "
+                f"{origins.said('http.listen')}: allowed: an address at which this listener is reached"
+            )
+
+
+def _told(address: ListenAddress) -> tuple[str, int] | None:
+    """What clients of a listener are told; None while the kernel has not chosen the port."""
+    port = address.advertised_port or address.port
+    return ((address.advertised_host or address.host).lower(), port) if port else None
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two hosts have an address in common, as far as their text says."""
+    return bool(_families(one) & _families(other)) and bool(_places(one) & _places(other) or _any(one) or _any(other))
+
+
+def _any(host: str) -> bool:
+    return ListenAddress(host, 0).wildcard
+
+
+def _families(host: str) -> set[int]:
+    if host in ("0.0.0.0", "0"):
+        return {4}
+    if ":" in host:
+        return {4, 6} if _any(host) else {6}
+    return {4} if host.replace(".", "").isdigit() else {4, 6}
+
+
+def _places(host: str) -> set[str]:
+    return {"127.0.0.1", "::1"} if host.lower() == "localhost" else {host.lower()}
+
+
+# Long-term storage
+
+
+def _sizes_of_tiers(config: Config, origins: Origins) -> Iterator[str]:
+    if config.log_max_bytes < LOG_FILES_MIN * config.log_file_bytes:
+        yield (
+            f"{origins.said('log.max.bytes')}: allowed: at least {LOG_FILES_MIN} times log.file.bytes, "
+            f"which is {config.log_file_bytes}: what leaves the log, leaves it by whole files"
+        )
+    if config.chunk_bytes > config.log_max_bytes // 2:
+        yield (
+            f"{origins.said('chunk.bytes')}: allowed: at most half of log.max.bytes, which is {config.log_max_bytes}: "
+            "the log must have room for more while a chunk is made"
+        )
+    if config.tier2_read_ahead_bytes > config.tier2_cache_bytes:
+        yield (
+            f"{origins.said('tier2.read.ahead.bytes')}: allowed: at most tier2.cache.bytes, "
+            f"which is {config.tier2_cache_bytes}: what was read ahead waits there"
+        )
+
+
+def _place_of_tier2(config: Config, origins: Origins) -> Iterator[str]:
+    if (config.tier2_access_key is None) != (config.tier2_secret_key is None):
+        there, missing = "tier2.access.key", "tier2.secret.key"
+        if config.tier2_access_key is None:
+            there, missing = missing, there
+        yield f"{there} is set ({origins.source(there)}) and {missing} is not: they belong together"
+    match config.tier2:
+        case Directory() as place:
+            yield from _directory(config, origins, place)
+        case Bucket():
+            yield from _endpoint(config, origins)
+            return
+    if config.tier2_endpoint is not None:
+        yield (
+            f"tier2.endpoint is set ({origins.source('tier2.endpoint')}), which has a meaning with "
+            f"tier2 = s3://BUCKET/PREFIX only: here {origins.said('tier2')}"
+        )
+
+
+def _directory(config: Config, origins: Origins, place: Directory) -> Iterator[str]:
+    """Neither may hold the other, but for a directory in `data.dir` that is nothing else."""
+    data = _real(config.data_dir)
+    path = _real(place.below(config.data_dir))
+    ours = [data / name for name in (STORE_DIRECTORY, RECOVERING_DIRECTORY, CACHE_DIRECTORY)]
+    if path == data or any(path == own or own in path.parents for own in ours):
+        yield f"{origins.said('tier2')}: allowed: no directory that Penstock uses for something else"
+    elif path in data.parents:
+        yield (
+            f"{origins.said('tier2')}: data.dir = {config.data_dir} ({origins.source('data.dir')}) lies in it: "
+            f"allowed: a directory beside data.dir, or one in it, as {TIER2_DIRECTORY}"
+        )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _endpoint(config: Config, origins: Origins) -> Iterator[str]:
+    if config.tier2_endpoint is None:
+        return
+    source = origins.source("tier2.endpoint")
+    try:
+        url = urlsplit(config.tier2_endpoint)
+        known = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:  # a port that is none
+        known = False
+    if not known or url.path.strip("/") or url.query or url.fragment or url.username is not None:
+        # It is not quoted: what stands before an @ in it is a secret.
+        yield (
+            f"tier2.endpoint ({source}) is no address of an S3 store: allowed: http://HOST[:PORT], "
+            "https://HOST[:PORT], without a path or credentials in it"
+        )
+    elif url.scheme == "http" and config.tier2_ca_file is not None:
+        yield (
+            f"{origins.said('tier2.ca.file')}: tier2.endpoint ({source}) begins with http://, where nothing is "
+            "encrypted and no certificate is shown: allowed: https://HOST[:PORT]"
+        )

@@ -1,0 +1,97 @@
+"""Who may connect: bounds on connections at a time, in all and by address, and on how fast they are made.
+
+Keeps: what is counted here is what is open or on its way to be. Kafka's keys and words: `max.connections`,
+`max.connections.per.ip` with its overrides, `max.connection.creation.rate` (KIP-612): beyond the rate a connection
+waits in the queue of its listener, it is not refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+RATE_WINDOW_S: Final = 10
+"""Kafka counts over eleven windows of a second, of which the newest is not complete: after a quiet time as much as for
+ten seconds may come at once."""
+ROUNDING: Final = 1e-6
+"""Of a connection: sums of fractions do not come out even, and nobody waits for so little."""
+INT_MAX: Final = 2**31 - 1
+INT_DIGITS: Final = 10
+_HOST: Final = re.compile(r"[0-9A-Za-z._:%-]{1,255}")
+
+
+def parse_overrides(text: str) -> dict[str, int]:
+    """`HOST:COUNT,HOST:COUNT` by host; the last colon divides, as in Kafka. Raises ValueError."""
+    overrides: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        host, colon, count = (piece.strip() for piece in part.rpartition(":"))
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or _HOST.fullmatch(host) is None:
+            raise ValueError(f"{part!r} is not HOST:COUNT")
+        if not (count.isascii() and count.isdigit()) or len(count) > INT_DIGITS or int(count) > INT_MAX:
+            raise ValueError(f"{part!r}: a count is a number from 0 to {INT_MAX}")
+        overrides[host] = int(count)
+    return overrides
+
+
+class ConnectionCounts:
+    """Connections at a time. `most_of` gives an address' own bound, by its text."""
+
+    def __init__(self, most: int, most_per_ip: int, most_of: Mapping[str, int]) -> None:
+        self.most = most
+        self.most_per_ip = most_per_ip
+        self._most_of = most_of
+        self._per_ip: dict[str, int] = {}
+        self.count = 0
+
+    @property
+    def busiest(self) -> int:
+        """Connections of the address that has most."""
+        return max(self._per_ip.values(), default=0)
+
+    def refusal(self, host: str) -> tuple[str, str] | None:
+        """Why a connection of this address cannot be taken now: the key of the bound, and the words."""
+        if self.count >= self.most:
+            return "max.connections", f"max.connections={self.most} is reached"
+        most = self._most_of.get(host, self.most_per_ip)
+        if self._per_ip.get(host, 0) >= most:
+            key = "max.connections.per.ip" + (".overrides" if host in self._most_of else "")
+            return key, f"{key}={most} is reached"
+        return None
+
+    def add(self, host: str) -> None:
+        self.count += 1
+        self._per_ip[host] = self._per_ip.get(host, 0) + 1
+
+    def remove(self, host: str) -> None:
+        self.count -= 1
+        left = self._per_ip[host] - 1
+        if left:
+            self._per_ip[host] = left
+        else:
+            del self._per_ip[host]
+
+
+class CreationRate:
+    """Connections a second over all listeners; a bucket that fills with the rate."""
+
+    def __init__(self, most_s: int, now_s: Callable[[], float]) -> None:
+        self.most_s = most_s
+        self._now_s = now_s
+        self._room = float(most_s * RATE_WINDOW_S)
+        self._at_s = now_s()
+
+    def wait_s(self) -> float:
+        """How long the next connection has to wait; 0: it may come, and is counted by `count`."""
+        if self.most_s >= INT_MAX:
+            return 0.0
+        now_s = self._now_s()
+        self._room = min(self.most_s * RATE_WINDOW_S, self._room + (now_s - self._at_s) * self.most_s)
+        self._at_s = now_s
+        if self._room >= 1.0 - ROUNDING:
+            return 0.0
+        return (1.0 - self._room) / self.most_s if self.most_s else 1.0
+
+    def count(self) -> None:
+        self._room -= 1.0

@@ -1,0 +1,70 @@
+"""From the configuration to the limits that the Kafka listeners keep to, and to what /metrics shows of them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+
+from gateway.config import Config
+from gateway.connection_limits import INT_MAX, parse_overrides
+from gateway.descriptors import Shares
+from gateway.metrics import Metrics
+from gateway.server import Server, ServerLimits
+
+logger = logging.getLogger(__name__)
+
+
+def server_limits(config: Config, shares: Shares) -> ServerLimits:
+    """Looks up names in `max.connections.per.ip.overrides`, which may take a moment."""
+    return ServerLimits(
+        request_bytes_max=config.socket_request_max_bytes,
+        queued_request_bytes_max=config.queued_max_request_bytes,
+        queued_response_bytes_max=config.queued_max_response_bytes,
+        connections_max=shares.kafka,
+        connections_per_ip_max=config.max_connections_per_ip,
+        connections_per_ip_overrides=_by_address(config.max_connections_per_ip_overrides),
+        connections_per_s_max=config.max_connection_creation_rate,
+        idle_ms=config.connections_max_idle_ms,
+        receive_progress_ms=config.connections_receive_timeout_ms,
+        first_request_ms=config.connections_first_request_timeout_ms,
+    )
+
+
+def _by_address(overrides: str) -> Mapping[str, int]:
+    """Addresses as the sockets tell them: a name stands for all that it has now."""
+    found: dict[str, int] = {}
+    for host, most in parse_overrides(overrides).items():
+        try:
+            targets = {str(target[0]) for *_, target in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        except OSError as error:
+            logger.warning(
+                "a host of max.connections.per.ip.overrides is not known, max.connections.per.ip counts for it",
+                extra={"host": host[:255], "error": str(error)},
+            )
+            continue
+        found |= dict.fromkeys(targets, most)
+    return found
+
+
+def offer_connections(metrics: Metrics, server: Server) -> None:
+    """What is held beside its bound, in `/metrics`."""
+    limits, counts, acceptor = server.limits, server.counts, server.acceptor
+    metrics.gauge("penstock_connections_limit", "Connections that may be open", lambda: limits.connections_max)
+    metrics.gauge("penstock_connections_per_ip_most", "Connections of the busiest address", lambda: counts.busiest)
+    metrics.gauge("penstock_connections_per_ip_limit", "max.connections.per.ip", lambda: limits.connections_per_ip_max)
+    metrics.gauge(
+        "penstock_connection_creation_rate_limit",
+        "max.connection.creation.rate, connections a second",
+        lambda: limits.connections_per_s_max if limits.connections_per_s_max < INT_MAX else float("inf"),
+    )
+    metrics.counter(
+        "penstock_connections_held_up_seconds_total",
+        "Time for which no connection was taken, as they came too fast or there was no descriptor",
+        lambda: acceptor.waiting_s,
+    )
+    metrics.counter(
+        "penstock_connections_without_descriptor_total",
+        "Times when there was no descriptor, or memory, to take a connection",
+        lambda: acceptor.shortages,
+    )

@@ -1,0 +1,43 @@
+"""What this process, or the machine, has too little of for a moment: descriptors, memory, time in a call.
+
+Keeps: a shortage is never taken for a broken disk. It says nothing about what is stored, and ends by itself or when an
+operator raises a limit: what can be done again is done again.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN})
+"""Numbers of OSErrors that are about the process or the machine."""
+FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
+"""Numbers of OSErrors that are about who this process is. (EROFS is not: disks that fail become read-only.)"""
+
+PATIENCE_S: Final = 10.0
+"""What waits for the log waits so long for a call that may be made again; clients' own time-outs begin at 30 s."""
+PAUSE_S: Final = 0.02
+
+T = TypeVar("T")
+
+
+def is_shortage(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES)
+
+
+def is_forbidden(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in FORBIDDEN
+
+
+def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Call again while there is a shortage. Only for what has done nothing when it raises."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            return call()
+        except (OSError, MemoryError) as error:
+            if not is_shortage(error) or time.monotonic() >= end:
+                raise
+        time.sleep(PAUSE_S)
