@@ -53,6 +53,7 @@ from core.transactions import TransactionEnd
 from core.writers import Duplicate, new_batch
 
 if TYPE_CHECKING:
+    from core.kept import KeptFile
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,10 @@ class Container:
         self.log = DurableLog(directory, container_id, config, clock, self)
         self.reader = Reader(self, config)
         self.files: list[LogFile] = []  # complete ones, oldest first
+        self.kept: list[KeptFile] = []  # what pinned the log, oldest first
+        self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
+        self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
+        self.name_writer: Callable[[int], str] = "writer {}".format  # for the operator
         self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
         self.dirty_slots: list[Slot] = []
         self.dirty_tables: set[tuple[str, bytes]] = set()
@@ -193,6 +198,8 @@ class Container:
         """
         if slot.stream.is_sealed:
             raise StreamSealed(slot.stream.name)
+        if self.refused and slot in self.refused:
+            raise StorageFull(self.refused[slot])
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         if log.position + size > log.append_limit or log.entries >= self.config.log_file_entries_max:
@@ -302,6 +309,7 @@ class Container:
             raise StorageFull(
                 f"the log holds {self.log_bytes} bytes that are not in long-term storage yet, log.max.bytes is "
                 f"{self.config.log_max_bytes}: writes go on when long-term storage has caught up"
+                + "".join(f". {pin}" for pin in self.tier.pins.named[:1])
             )
         self.log.make_room(size)
 
@@ -433,8 +441,13 @@ class Container:
 
     @property
     def log_bytes(self) -> int:
-        """Bytes of the log's files, as far as they are in use."""
-        return sum(file.size for file in self.files) + self.log.position
+        """Bytes of the log's files, as far as they are in use, and of what was kept of those that are gone."""
+        return sum(file.size for file in self.files) + self.kept_bytes + self.log.position
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what pinned the log and was moved out of its way."""
+        return sum(kept.size for kept in self.kept)
 
     async def truncate_slot(self, slot: Slot, offset: int) -> int:
         """See `Slot.truncate_before`."""

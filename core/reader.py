@@ -171,10 +171,16 @@ class Reader:
     async def _from_log(
         self, reading: Callable[..., tuple[_T | None, int]], slot: Slot, offset: int, *args: object
     ) -> tuple[_T | None, int]:
-        """Read the log. What chunks hold as well may leave it meanwhile, or be damaged: then it is read from there."""
+        """Read the log. What chunks hold as well may leave it meanwhile, or be damaged: then it is read from there.
+
+        The first of `args` is what is known in memory of where the entries lie.
+        """
+        moved = self._container.moved
         try:
             return await self.run(reading, slot, offset, *args)
         except Corrupt as error:
+            if moved != self._container.moved:  # what was kept of a file lies elsewhere now
+                return await self._from_log(reading, slot, offset, None, *args[1:])
             if self.tiered is None or offset >= slot.tiered_end:
                 raise
             logger.warning("read from long-term storage instead of the log", extra={"reason": str(error)})
@@ -233,11 +239,11 @@ class Reader:
     async def _searched(self, slot: Slot, start: int, search: Callable[[int], Awaitable[_T]]) -> _T:
         """Search chunks and log, given where the log begins; again if it lets go of something meanwhile."""
         while True:
-            border = await self.first_in_log(slot, start)
+            border, moved = await self.first_in_log(slot, start), self._container.moved
             try:
                 return await search(border)
             except Corrupt:
-                if await self.first_in_log(slot, start) == border:
+                if await self.first_in_log(slot, start) == border and moved == self._container.moved:
                     raise
 
     # Where things are
@@ -259,9 +265,12 @@ class Reader:
 
         Where only chunks hold what lies there it is reckoned from the run's bytes: no object is read for it.
         """
+        moved = self._container.moved
         try:
             before = await self.run(self._log.bytes_before, slot, offset)
         except (Corrupt, OutOfRange):
+            if moved != self._container.moved:
+                return await self.bytes_before(slot, offset)
             # What chunks hold as well may leave the log meanwhile, or left it before a crash that kept its rows.
             if self.tiered is None or offset > slot.tiered_end:
                 raise
@@ -281,6 +290,10 @@ class Reader:
     ) -> Iterator[tuple[int, Rows | SlotColumns]]:
         """See `LogReader.all_rows`. Blocks."""
         return self._log.all_rows(slot, start, wanted)
+
+    def check(self, slot: Slot, offset: int) -> None:
+        """See `LogReader.check`. Blocks."""
+        self._log.check(slot, offset)
 
     def payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
         """See `LogReader.payloads`. Blocks."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
+from core.keeper import is_needed_by
+from core.kept import restore
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import LOG_SUFFIX
 from core.log.format import (
@@ -271,6 +273,7 @@ class _Recovery:
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
         container.files = files
+        container.kept = restore(container, is_needed_by(container))
         container.unindexed = [file for file in files if not file.indexed]
         self._sweep_sidecars()
         return begun

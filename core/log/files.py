@@ -43,8 +43,15 @@ _ZEROS: Final = memoryview(mmap.mmap(-1, _FILL_STEP))
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+KEPT: Final = 1 << 62
+"""In the number of a file: not a log file, but what was kept of one. See `core.kept`."""
+KEPT_DIRECTORY: Final = "kept"
+
+
 def log_path(directory: Path, first_lsn: int) -> Path:
-    """Where the log file that begins with this LSN lies."""
+    """Where the log file that begins with this LSN lies, or what was kept of it."""
+    if first_lsn & KEPT:
+        directory, first_lsn = directory / KEPT_DIRECTORY, first_lsn ^ KEPT
     return directory / f"{first_lsn:020d}{LOG_SUFFIX}"
 
 

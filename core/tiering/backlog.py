@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from core.errors import Corrupt, ErrorKind, StoreError
+from core.log.files import KEPT
 from core.log.format import Buffer
 from core.reader import READ_BYTES_MAX, location_of
 from tier2.chunk import Entry
@@ -30,6 +32,16 @@ RUNS_MAX: Final = 2000
 
 HURRY: Final = 2
 """A segment's files are cut into several chunks when they hold more than this many times the size of one."""
+
+
+class UnreadableEntry(StoreError):
+    """A slot's entries can be read up to `first`, and not on from there."""
+
+    kind = ErrorKind.CORRUPT
+
+    def __init__(self, slot: Slot, first: int, bytes_before: int, error: Corrupt) -> None:
+        super().__init__(str(error))
+        self.slot, self.first, self.bytes_before = slot, first, bytes_before
 
 
 class Backlog(NamedTuple):
@@ -60,9 +72,8 @@ class Piece:
         return self.slot.stream.id, self.segment_id, self.slot.number
 
 
-def backlogs_of(slot: Slot, first: int, bytes_before: int) -> Iterator[Backlog]:
-    """What waits of a slot from a place on, oldest segment first."""
-    end, end_bytes = slot.stable_end, slot.stable_bytes
+def backlogs_of(slot: Slot, first: int, bytes_before: int, end: int, end_bytes: int) -> Iterator[Backlog]:
+    """What waits of a slot between two places, oldest segment first."""
     while first < end:
         segment_id, following = slot.segment_at(first)
         if following is None or following.first >= end:
@@ -73,15 +84,23 @@ def backlogs_of(slot: Slot, first: int, bytes_before: int) -> Iterator[Backlog]:
         first, bytes_before = following.first, following.bytes_before
 
 
-def cut_segment(reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, *, whole: bool) -> list[list[Piece]]:
+def cut_segment(
+    reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, failed: list[UnreadableEntry], *, whole: bool
+) -> list[list[Piece]]:
     """Chunks of about `chunk_bytes` from one segment's slots, oldest first. Blocks.
 
-    The rest, of less than a chunk, is taken only if `whole`.
+    The rest, of less than a chunk, is taken only if `whole`. A slot whose rows cannot be read is cut up to there, and
+    what stopped it is added to `failed`.
     """
     by_file: dict[int, list[_Stretch]] = {}
     for backlog in slots:
-        for stretch in _stretches(reader, backlog):
-            by_file.setdefault(stretch.file_lsn, []).append(stretch)
+        reached = backlog.first, backlog.bytes_before
+        try:
+            for stretch in _stretches(reader, backlog):
+                by_file.setdefault(stretch.file_lsn & ~KEPT, []).append(stretch)
+                reached = stretch.ends[-1], stretch.bytes_before + stretch.size
+        except Corrupt as error:
+            failed.append(UnreadableEntry(backlog.slot, *reached, error))
     chunks: list[list[Piece]] = []
     gathered: list[Piece] = []
     for _, stretches in sorted(by_file.items()):
@@ -119,15 +138,23 @@ def pack(slots: Iterable[Backlog], chunk_bytes: int) -> list[list[Piece]]:
 
 
 def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
-    """What a piece holds, from memory or the log. Blocks. Raises OutOfRange when it is gone, CorruptLog."""
+    """What a piece holds, from memory or the log. Blocks.
+
+    Raises OutOfRange when it is gone, UnreadableEntry for the first one that fails its checks.
+    """
     slot = piece.slot
     epoch = slot.epoch_at(piece.end - 1)
-    for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
-        if rows.base[0] >= piece.end:
-            return
-        for payload, row in _payloads(reader, piece, file_lsn, rows):
-            first = rows.base[row]
-            yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
+    reached, before = piece.first, piece.bytes_before
+    try:
+        for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
+            if rows.base[0] >= piece.end:
+                return
+            for payload, row in _payloads(reader, piece, file_lsn, rows):
+                first = rows.base[row]
+                yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
+                reached, before = rows.row_end(row), before + rows.length[row]
+    except Corrupt as error:
+        raise UnreadableEntry(slot, reached, before, error) from error
 
 
 def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:
@@ -143,8 +170,14 @@ def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColu
         while row < last and rows.base[row] < piece.end and size < READ_BYTES_MAX:
             size += rows.length[row]
             row += 1
-        found = reader.payloads(piece.slot, [location_of(file_lsn, rows, number) for number in range(begin, row)])
-        yield from zip(found, range(begin, row), strict=True)
+        wanted = [location_of(file_lsn, rows, number) for number in range(begin, row)]
+        try:
+            found = reader.payloads(piece.slot, wanted)
+        except Corrupt:  # one by one, up to the one that is
+            for number, location in zip(range(begin, row), wanted, strict=True):
+                yield reader.payloads(piece.slot, [location])[0], number
+        else:
+            yield from zip(found, range(begin, row), strict=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.errors import OutOfRange, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
-from core.tiering.backlog import Piece, entries
+from core.tiering.backlog import Piece, UnreadableEntry, entries
 from core.tiering.pacing import Pace
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
@@ -94,6 +94,11 @@ class Uploads:
             chunk_id = await self._intend()
             try:
                 writer, stat = await self._put(chunk_id, upload)
+            except UnreadableEntry as error:
+                # Those that share this chunk go on without it, and it goes on up to there.
+                self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error)
+                await self._abandon(chunk_id)
+                return False
             except (StoreError, ValueError) as error:
                 # What the log held was deleted meanwhile, or is damaged.
                 log = logger.info if isinstance(error, OutOfRange) else logger.error
