@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+import core.keeper
 from core.container import Container
 from core.errors import CorruptLog, StorageFull
+from core.index import sidecar_path
 from core.kept import KeptFile
-from core.log.files import KEPT_DIRECTORY
+from core.log.files import KEPT_DIRECTORY, log_path
 from core.log.format import APPEND_OVERHEAD
+from core.maintenance import Maintenance
+from core.metadata import Metadata
 from core.slot import Slot
 from core.store import Store
-from tests.core.support import KIB, append, append_in_transaction, container_of, crash_copy, end_of, read_all, run, until
-from tests.core.tiering.support import TIERING, fill, runs_of, storage_in, tiered_store, without_gaps
+from tests.core.support import KIB, append, append_in_transaction, container_of, copy_files, end_of, read_all, run, until
+from tests.core.tiering.support import TIERING, runs_of, storage_in, tiered_store, without_gaps
+from tests.core.tiering.test_storage_writer import Unreliable
 from tests.tier2.chunks import entry
 
 PINNED: Final = replace(TIERING, log_max_bytes=1024 * KIB, chunk_age_ms=200)
@@ -49,8 +54,9 @@ async def commit(slot: Slot, writer: int = WRITER) -> None:
 async def write(slot: Slot, size: int, body: int = KIB) -> bytes:
     """As a producer does: what is refused is sent again."""
     written: list[bytes] = []
+    end = slot.total_bytes + size
     async with asyncio.timeout(30):
-        while sum(map(len, written)) < size:
+        while slot.total_bytes < end:
             made = bytes(entry(slot.end, 1, 1000 + slot.end, b"." * body).payload)
             try:
                 await append(slot, made, timestamp=1000 + slot.end)
@@ -68,6 +74,12 @@ def kept_files(container: Container) -> Sequence[KeptFile]:
     return container.kept
 
 
+def slots_of(store: Store) -> tuple[Slot, Slot]:
+    stream = store.streams.get("s")
+    assert stream is not None
+    return stream.slot(0), stream.slot(1)
+
+
 def on_disk(container: Container) -> list[str]:
     directory = container.directory / KEPT_DIRECTORY
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
@@ -78,7 +90,7 @@ async def let_go(store: Store) -> None:
 
 
 def test_one_open_transaction(tmp_path: Path) -> None:
-    """One record of an open transaction holds up nobody: ten times the log goes through behind it; then it is tiered."""
+    """One record of an open transaction holds up nobody: four times the log goes through behind it; then it is tiered."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, PINNED) as store:
@@ -86,7 +98,7 @@ def test_one_open_transaction(tmp_path: Path) -> None:
             stream = await store.create_stream("s", slots=2)
             held, busy = stream.slot(0), stream.slot(1)
             first = [await begin(held)]
-            written = await write(busy, 10 * PINNED.log_max_bytes)
+            written = await write(busy, 4 * PINNED.log_max_bytes)
 
             assert len(kept_files(container)) == 1
             assert container.kept_bytes < 8 * KIB
@@ -162,57 +174,159 @@ def test_restart(tmp_path: Path, clean: bool) -> None:
     run(scenario())
 
 
+STEPS: Final = ((core.keeper, "copy"), (Metadata, "replace_blocks"), (Maintenance, "_give_up"))
+
+
+class Kills:
+    """Copies of a store's directory as a kill before and after each step of keeping would leave it."""
+
+    def __init__(self, home: Path, store: Store, patch: pytest.MonkeyPatch) -> None:
+        self.taken: dict[str, Path] = {}
+        self._home, self._store, self._loop = home, store, asyncio.get_running_loop()
+        for owner, name in STEPS:
+            patch.setattr(owner, name, self._stepping(name, getattr(owner, name)))
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.taken) == 2 * len(STEPS)
+
+    def _stepping(self, name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def stepping(*args: object, **more: object) -> object:
+            if name == "_give_up" and not container_of(self._store).kept:
+                return real(*args, **more)
+            self._take(f"before {name}")
+            done = real(*args, **more)
+            self._take(f"after {name}")
+            return done
+
+        return stepping
+
+    def _take(self, when: str) -> None:
+        """In the metadata thread, while the loop stands and the log is synced."""
+        if when not in self.taken:
+            ready, go_on = threading.Event(), threading.Event()
+            asyncio.run_coroutine_threadsafe(self._stand(ready, go_on), self._loop)
+            assert ready.wait(20)
+            self.taken[when] = self._home / when
+            copy_files(self._store, self._home / when / "store")
+            go_on.set()
+
+    async def _stand(self, ready: threading.Event, go_on: threading.Event) -> None:
+        log = container_of(self._store).log
+        while log.synced_lsn < log.next_lsn - 1:
+            await log.synced(log.next_lsn - 1)
+        ready.set()
+        go_on.wait(20)  # noqa: ASYNC251 - nothing else may happen
+
+
 def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill before or after any step of keeping leaves every entry where a reader finds it."""
-    steps = ("core.keeper.copy", "core.metadata.Metadata.replace_blocks", "core.maintenance.Maintenance._give_up")
-    taken: list[Path] = []
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
-        loop = asyncio.get_running_loop()
         async with tiered_store(tmp_path, PINNED, storage, clean=False) as store:
-
-            def copy_now(name: str) -> None:
-                if sum(path.name.startswith(name) for path in taken) < 2:
-                    target = tmp_path / f"{name}-{len(taken)}"
-                    taken.append(target)
-                    asyncio.run_coroutine_threadsafe(crash_copy(store, target / "store"), loop).result(20)
-
-            for step in steps:
-                module, _, name = step.rpartition(".")
-                owner: object = module
-                if "." in module and module.rpartition(".")[2][0].isupper():
-                    package, _, cls = module.rpartition(".")
-                    owner = getattr(__import__(package, fromlist=[cls]), cls)
-                else:
-                    owner = __import__(module, fromlist=[name])
-                real = getattr(owner, name)
-
-                def stepping(*args: object, _real: object = real, _name: str = name, **more: object) -> object:
-                    held_back = bool(container_of(store).kept) or _name == "copy"
-                    if held_back or _name == "replace_blocks":
-                        copy_now(f"before-{_name}")
-                    result = _real(*args, **more)  # type: ignore[operator]
-                    if held_back or _name == "replace_blocks":
-                        copy_now(f"after-{_name}")
-                    return result
-
-                monkeypatch.setattr(owner, name, stepping)
             stream = await store.create_stream("s", slots=2)
             sent = [await begin(stream.slot(0), number) for number in range(3)]
-            await write(stream.slot(1), 3 * PINNED.log_max_bytes)
-            await until(lambda: len(taken) >= 10)
+            kills = Kills(tmp_path, store, monkeypatch)
+            async with asyncio.timeout(30):
+                while not kills.is_done:
+                    await write(stream.slot(1), 64 * KIB)
             monkeypatch.undo()
-        for place in taken:
+        for when, place in kills.taken.items():
             shutil.copytree(tmp_path / "tier2", place / "tier2")
-            async with tiered_store(place, PINNED) as store:
-                again = store.streams.get("s")
-                assert again is not None
-                held, busy = again.slot(0), again.slot(1)
-                assert await read_all(held) == sent, place.name
-                assert len(await read_bytes(busy)) == busy.total_bytes
+            async with tiered_store(place, PINNED) as again:
+                held, busy = slots_of(again)
+                assert await read_all(held) == sent, when
+                assert len(await read_bytes(busy)) == busy.total_bytes, when
                 await commit(held)
                 await until(lambda held=held: held.tiered_end == len(sent) + 1)
-                assert (await read_bytes(held)).startswith(b"".join(sent))
+                assert (await read_bytes(held)).startswith(b"".join(sent)), when
+
+    run(scenario())
+
+
+# Damage
+
+
+async def damaged_store(store: Store, storage: Unreliable) -> tuple[Slot, Slot, list[bytes], int]:
+    """Two slots side by side in files that are complete and in no chunk; of the first one's entries one is damaged."""
+    stream = await store.create_stream("s", slots=2)
+    hurt, busy = stream.slot(0), stream.slot(1)
+    storage.away = True
+    sent: list[bytes] = []
+    while len(container_of(store).files) < 6:
+        sent.append(payload(hurt))
+        await append(hurt, sent[-1], timestamp=1000 + hurt.end)
+        await write(busy, 4 * KIB)
+    bad = len(sent) // 3
+    damage(hurt, bad)
+    return hurt, busy, sent, bad
+
+
+def damage(slot: Slot, offset: int) -> None:
+    """Turn one byte of an entry that lies in a complete file."""
+    for file_lsn, rows in slot.container.reader.all_rows(slot, offset, lambda ref: True):
+        row = rows.row_of(offset)
+        path = log_path(slot.container.directory, file_lsn)
+        with path.open("r+b") as stream:
+            at = rows.position[row] + APPEND_OVERHEAD + 5
+            stream.seek(at)
+            byte = stream.read(1)[0]
+            stream.seek(at)
+            stream.write(bytes([byte ^ 0xFF]))
+        return
+
+
+def test_one_damaged_entry(tmp_path: Path) -> None:
+    """A damaged entry holds up neither the slots that share its chunks nor the log; what lies before it is tiered."""
+
+    async def scenario() -> None:
+        storage = Unreliable(await storage_in(tmp_path / "tier2"))
+        async with tiered_store(tmp_path, PINNED, storage) as store:
+            container = container_of(store)
+            hurt, busy, sent, bad = await damaged_store(store, storage)
+            storage.away = False
+            await write(busy, 3 * PINNED.log_max_bytes)
+
+            await until(lambda: hurt.tiered_end == bad)
+            assert container.kept
+            assert container.log_bytes <= PINNED.log_max_bytes
+            assert await container.reader.read(hurt, 0, bad, KIB * KIB, True)
+            with pytest.raises(CorruptLog, match=f"offset {bad} of s-0"):
+                await container.reader.read(hurt, bad, hurt.durable_end, KIB * KIB, True)
+            assert await read_all(hurt, bad + 1) == sent[bad + 1 :]
+            tier = container.tier
+            assert tier is not None
+            (pin,) = tier.pins.named
+            assert (pin.place, pin.reason) == ("s-0", "damage")
+
+            sent.append(payload(hurt))
+            await append(hurt, sent[-1])
+            assert await read_all(hurt, bad + 1) == sent[bad + 1 :]
+            await hurt.truncate_before(bad + 1)
+            await until(lambda: hurt.tiered_end == len(sent))
+            await let_go(store)
+            assert await read_bytes(hurt) == b"".join(sent[bad + 1 :])
+
+    run(scenario())
+
+
+def test_damaged_index(tmp_path: Path) -> None:
+    """A slot whose rows cannot be read holds up no other slot."""
+
+    async def scenario() -> None:
+        storage = Unreliable(await storage_in(tmp_path / "tier2"))
+        async with tiered_store(tmp_path, PINNED, storage) as store:
+            container = container_of(store)
+            hurt, busy, *_ = await damaged_store(store, storage)
+            ref = container.metadata.block_at(hurt.stream.id, 0, 0)
+            assert ref is not None
+            with sidecar_path(log_path(container.directory, ref.file_lsn)).open("r+b") as stream:
+                stream.seek(ref.position)
+                stream.write(b"\xff" * 4)
+            storage.away = False
+            written = busy.end
+            await until(lambda: busy.tiered_end >= written)
+            assert hurt.tiered_end == 0
 
     run(scenario())
