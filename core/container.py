@@ -23,6 +23,7 @@ from crc32c import crc32c
 from core.cache import TailCache
 from core.clock import Clock
 from core.config import StoreConfig
+from core.damage import DAMAGED_TABLE, Damage
 from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
 from core.index import SlotColumns
 from core.log.durable_log import DurableLog, LogFile
@@ -132,6 +133,7 @@ class Container:
         self.log = DurableLog(directory, container_id, config, clock, self)
         self.reader = Reader(self, config)
         self.files: list[LogFile] = []  # complete ones, oldest first
+        self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
         self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
         self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
@@ -387,6 +389,8 @@ class Container:
             self.dirty_tables.add((operation.table, operation.key))
             if operation.table == STREAMS_TABLE:
                 self._apply_stream(operation)
+            elif operation.table == DAMAGED_TABLE:
+                self.damage.apply(operation)
             elif operation.table == RUNS_TABLE and isinstance(operation, Put):
                 self.catalog.run_committed(operation)
 

@@ -133,8 +133,7 @@ def _frames(path: Path, wanted: list[tuple[BlockRef, Rows]]) -> Iterable[tuple[B
         while at < len(places):
             first, stop, reached = places[at][0], at, places[at][0]
             while stop < len(places) and (
-                stop == at
-                or (places[stop][0] - reached <= GAP_BYTES and sum(places[stop][:2]) - first <= READ_BYTES)
+                stop == at or (places[stop][0] - reached <= GAP_BYTES and sum(places[stop][:2]) - first <= READ_BYTES)
             ):
                 reached = sum(places[stop][:2])
                 stop += 1

@@ -97,6 +97,10 @@ class Reader:
 
         Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`.
         """
+        if self._container.damage:
+            end = self._container.damage.limit(slot, offset, end)
+            if end <= offset:
+                return None
         if offset < slot.compacted_end and self.tiered is not None:
             return _counted(self.counters.chunk, self.tiered.cached(slot, offset, end, max_bytes, at_least_one))
         parts: list[Buffer] = []
@@ -139,10 +143,13 @@ class Reader:
         Raises OutOfRange when they are gone, errors of kind CORRUPT when they are damaged, TierUnavailable when they
         cannot be reached just now, StillLoading when `patience` is done before long-term storage has answered.
         """
+        wanted = end
         while True:
-            found = self.cached(slot, offset, end, max_bytes, at_least_one)
+            found = self.cached(slot, offset, wanted, max_bytes, at_least_one)
             if found is not None:
                 return found
+            self._container.damage.check(slot, offset)
+            end = self._container.damage.limit(slot, offset, wanted)
             if self.tiered is not None and offset < slot.compacted_end:
                 with contextlib.suppress(TierUnavailable):  # the log may have it as it was
                     border = slot.compacted_end
@@ -157,7 +164,7 @@ class Reader:
                 tiered = self._tiered(slot, offset)
                 found = await tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
                 _counted(self.counters.chunk, found)
-            if found.size or found.end == offset or found.end >= end:
+            if found.size or found.end == offset or found.end >= wanted:
                 return found
             offset = found.end  # compaction left nothing up to there
 
@@ -197,6 +204,7 @@ class Reader:
     async def entry_at(self, slot: Slot, offset: int) -> StoredEntry | None:
         """The entry that holds this offset, or the next one if compaction removed it; None at or beyond the end."""
         while offset < slot.durable_end:
+            self._container.damage.check(slot, offset)
             memory = locations(slot, offset, slot.durable_end, 0, True)
             found, _ = await self._from_log(self._entry_in_log, slot, offset, memory)
             if found is None:

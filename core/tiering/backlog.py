@@ -11,7 +11,7 @@ segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -84,6 +84,20 @@ def backlogs_of(slot: Slot, first: int, bytes_before: int, end: int, end_bytes: 
         first, bytes_before = following.first, following.bytes_before
 
 
+def lost_of(slot: Slot) -> Callable[[int], bool]:
+    """Whether what a slot has at a sequence number is known to be lost."""
+    ranges = slot.container.damage.of(slot)
+    if not ranges:
+        return lambda first: False
+    return lambda first: any(one.first <= first < one.end for one in ranges)
+
+
+def is_lost(backlog: Backlog) -> bool:
+    """Whether nothing is left of what waits: then it waits for what comes behind it."""
+    damage = backlog.slot.container.damage
+    return bool(damage) and damage.bytes_in(backlog.slot, backlog.first, backlog.end) >= backlog.size
+
+
 def cut_segment(
     reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, failed: list[UnreadableEntry], *, whole: bool
 ) -> list[list[Piece]]:
@@ -144,7 +158,7 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
     """
     slot = piece.slot
     epoch = slot.epoch_at(piece.end - 1)
-    reached, before = piece.first, piece.bytes_before
+    damage, reached, size = slot.container.damage, piece.first, 0
     try:
         for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
             if rows.base[0] >= piece.end:
@@ -152,22 +166,28 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
             for payload, row in _payloads(reader, piece, file_lsn, rows):
                 first = rows.base[row]
                 yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
-                reached, before = rows.row_end(row), before + rows.length[row]
+                reached, size = rows.row_end(row), size + rows.length[row]
     except Corrupt as error:
+        reached = next((one.end for one in reversed(damage.of(slot)) if one.first == reached), reached)
+        before = piece.bytes_before + size + damage.bytes_in(slot, piece.first, reached)
         raise UnreadableEntry(slot, reached, before, error) from error
 
 
 def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:
     held = getattr(rows, "payload", None)
     row, last = max(0, rows.row_of(piece.first)), len(rows.base)
+    lost = lost_of(piece.slot)
     while row < last and rows.base[row] < piece.end:
+        if lost(rows.base[row]):
+            row += 1
+            continue
         cached = held[row] if held else None
         if cached is not None:
             yield cached, row
             row += 1
             continue
         begin, size = row, 0
-        while row < last and rows.base[row] < piece.end and size < READ_BYTES_MAX:
+        while row < last and rows.base[row] < piece.end and size < READ_BYTES_MAX and not lost(rows.base[row]):
             size += rows.length[row]
             row += 1
         wanted = [location_of(file_lsn, rows, number) for number in range(begin, row)]
@@ -206,20 +226,25 @@ class _Stretch:
 
 
 def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
-    first, before = backlog.first, backlog.bytes_before
+    first, before, size = backlog.first, backlog.bytes_before, 0
+    lost = lost_of(backlog.slot)
     for file_lsn, rows in reader.all_rows(backlog.slot, first, lambda ref: True):
-        begin = max(0, rows.row_of(first))
         ends: list[int] = []
-        for row in range(begin, len(rows.base)):
+        sizes: list[int] = []
+        for row in range(max(0, rows.row_of(first)), len(rows.base)):
             end = rows.row_end(row)
             if end > backlog.end:
                 break
-            ends.append(end)
-        if not ends:
+            size += rows.length[row]
+            if not lost(rows.base[row]):  # no piece ends with what is lost: each has something
+                ends.append(end)
+                sizes.append(size)
+                size = 0
+        if ends:
+            yield _Stretch(file_lsn, backlog.slot, backlog.segment_id, first, before, ends, sizes)
+            first, before = ends[-1], before + sum(sizes)
+        elif not size:
             return
-        sizes = rows.length[begin : begin + len(ends)]
-        yield _Stretch(file_lsn, backlog.slot, backlog.segment_id, first, before, ends, sizes)
-        first, before = ends[-1], before + sum(sizes)
 
 
 def _joined(earlier: list[Piece], later: list[Piece]) -> list[Piece]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from core.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
 from core.errors import Corrupt, OutOfRange, StoreError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ RETRY_MAX_S: Final = 300.0
 LOOK_EVERY_S: Final = 5.0
 """While there is room enough; else at every turn of the storage writer."""
 SLICE_STREAMS: Final = 50
+GONE_MAX: Final = 1_000
+"""Ranges that one record forgets."""
 
 
 @dataclass(slots=True)
@@ -99,10 +102,14 @@ class Pins:
     def end_of(self, slot: Slot) -> tuple[int, int]:
         """Up to where a slot can be tiered, and its bytes before that."""
         known = self._unreadable.get(slot) if self._unreadable else None
-        end = slot.stable_end
+        end, before = slot.stable_end, slot.stable_bytes
         if known is not None and known.first < end:
-            return known.first, known.bytes_before
-        return end, slot.stable_bytes
+            end, before = known.first, known.bytes_before
+        if self._container.damage:  # a run goes on behind what is lost: it cannot end with it
+            for one in reversed(self._container.damage.of(slot)):
+                if one.end == end:
+                    end, before = one.first, before - one.size
+        return end, before
 
     def found_unreadable(self, slot: Slot, first: int, bytes_before: int, error: StoreError) -> None:
         """An entry of a slot, or the index of it, could not be read."""
@@ -129,8 +136,45 @@ class Pins:
                     continue
                 except Corrupt as error:
                     self.found_unreadable(slot, known.first, known.bytes_before, error)
+                    if self._tier.is_pressed and known.pause_s > RETRY_FIRST_S:
+                        await self._give_up(slot, known.first)
                 else:
                     self._readable(slot)
+        await self._forget_gone()
+
+    async def _give_up(self, slot: Slot, first: int) -> None:
+        """It was tried more than once, and there is no room for waiting: the slot is tiered past what is damaged."""
+        container = self._container
+        try:
+            lost = await container.reader.run(
+                set_aside, container.reader, container.directory, slot, first, slot.stable_end
+            )
+            if lost is None:
+                return
+            await container.update(lost.put())
+        except (StoreError, OSError) as error:
+            logger.warning(
+                "what is damaged could not be set aside, it will be tried again", extra={"error": str(error)}
+            )
+            return
+        _name_lost("what is damaged was set aside: readers are refused there, and may go on behind it", slot, lost)
+        self._readable(slot)
+
+    async def _forget_gone(self) -> None:
+        """Ranges before the start of their slot, and those of streams that are gone."""
+        gone = []
+        for one in self._container.damage:
+            stream = self._container.streams.get(one.stream_id)
+            if stream is None or stream.deleted or stream.slot(one.slot).start >= one.end:
+                gone.append(one.delete())
+        if gone:
+            await self._container.update(*gone[:GONE_MAX])
+
+    def name_lost(self) -> None:
+        """Say what is lost for good, at a start."""
+        for one in islice(self._container.damage, NAMED_MAX):
+            if (stream := self._container.streams.get(one.stream_id)) is not None:
+                _name_lost("a partition has a damaged range: readers are refused there", stream.slot(one.slot), one)
 
     def _readable(self, slot: Slot) -> None:
         del self._unreadable[slot]
@@ -202,3 +246,16 @@ class Pins:
                 extra={"bytes": self.bytes, "partitions": self.slots, "those_that_hold_most": [*map(str, self.named)]}
                 | {"refused": len(self._container.refused)},
             )
+
+
+def _name_lost(what: str, slot: Slot, lost: DamagedRange) -> None:
+    logger.error(
+        what,
+        extra={
+            "topic": slot.stream.name,
+            "partition": slot.number,
+            "from_offset": lost.first,
+            "to_offset": lost.end - 1,
+        }
+        | {"bytes": lost.size, "file": f"{slot.container.directory / DAMAGED_DIRECTORY / lost.file}"},
+    )

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
-from core.tiering.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, pack
+from core.tiering.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
 from core.tiering.second_look import SecondLook
 from core.tiering.uploads import Counters, Upload, Uploads
 from tier2.storage import StorageError
@@ -75,6 +75,7 @@ class StorageWriter:
 
     async def start(self) -> None:
         """Abandon what an earlier run left, then begin. Raises StoreError."""
+        self._tier.pins.name_lost()
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
             for slot in stream.written_slots():
@@ -208,6 +209,7 @@ class StorageWriter:
 
     async def _start_whole(self, backlogs: list[Backlog]) -> None:
         """Pack backlogs into chunks, all of them, and begin to upload those."""
+        backlogs = [backlog for backlog in backlogs if not is_lost(backlog)]
         if backlogs:
             container = self._container
             backlogs.sort(key=lambda backlog: (backlog.slot.stream.id, backlog.segment_id, backlog.slot.number))

@@ -254,7 +254,17 @@ class _Body:
                 generation=0,
             )
             source = _Entries(self._container, piece, self, self._pace)
-            yield RunSource(segment=segment, slot=piece.slot.number, entries=source, aborted=_aborted(piece))
+            yield RunSource(
+                segment=segment,
+                slot=piece.slot.number,
+                entries=source,
+                aborted=_aborted(piece),
+                covered=_covered(piece) if self._container.damage else None,
+            )
+
+
+def _covered(piece: Piece) -> Callable[[], tuple[int, int]]:
+    return lambda: (piece.first, piece.end)
 
 
 def _aborted(piece: Piece) -> Sequence[AbortedTransaction]:
@@ -282,7 +292,7 @@ def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> 
             entries=run.entries,
             leader_epoch=run.leader_epoch,
             bytes_before=piece.bytes_before,
-            appended=run.length,
+            appended=run.length + piece.slot.container.damage.bytes_in(piece.slot, piece.first, piece.end),
         )
 
 

@@ -200,7 +200,15 @@ async def crash_copy(store: Store, target: Path) -> Path:
 
 
 def copy_files(store: Store, target: Path) -> None:
-    """Copy what a start reads of a store's directory."""
+    """Copy what a start reads of a store's directory, while RocksDB lets go of files of its own."""
+    while True:
+        try:
+            return _copy_files(store, target)
+        except FileNotFoundError:
+            shutil.rmtree(target)
+
+
+def _copy_files(store: Store, target: Path) -> None:
     for path in sorted(store.directory.rglob("*")):
         place = target / path.relative_to(store.directory)
         if path.is_dir():

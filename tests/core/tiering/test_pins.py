@@ -24,14 +24,25 @@ from core.maintenance import Maintenance
 from core.metadata import Metadata
 from core.slot import Slot
 from core.store import Store
-from tests.core.support import KIB, append, append_in_transaction, container_of, copy_files, end_of, read_all, run, until
-from tests.core.tiering.support import TIERING, runs_of, storage_in, tiered_store, without_gaps
+from tests.core.support import (
+    KIB,
+    append,
+    append_in_transaction,
+    container_of,
+    copy_files,
+    end_of,
+    read_all,
+    run,
+    until,
+)
+from tests.core.tiering.support import TIERING, chunk_entries, runs_of, storage_in, tiered_store, without_gaps
 from tests.core.tiering.test_storage_writer import Unreliable
 from tests.tier2.chunks import entry
 
 PINNED: Final = replace(TIERING, log_max_bytes=1024 * KIB, chunk_age_ms=200)
 """A log of sixteen files."""
 WRITER: Final = 7
+BAD: Final = 7
 
 
 def payload(slot: Slot, size: int = 100) -> bytes:
@@ -74,6 +85,10 @@ def kept_files(container: Container) -> Sequence[KeptFile]:
     return container.kept
 
 
+async def tiered_to(slot: Slot, end: int) -> None:
+    await until(lambda: slot.tiered_end == end)
+
+
 def slots_of(store: Store) -> tuple[Slot, Slot]:
     stream = store.streams.get("s")
     assert stream is not None
@@ -90,7 +105,7 @@ async def let_go(store: Store) -> None:
 
 
 def test_one_open_transaction(tmp_path: Path) -> None:
-    """One record of an open transaction holds up nobody: four times the log goes through behind it; then it is tiered."""
+    """One record of an open transaction holds up nobody: four times the log goes through; then it is tiered."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, PINNED) as store:
@@ -158,13 +173,12 @@ def test_restart(tmp_path: Path, clean: bool) -> None:
             await write(stream.slot(1), 2 * PINNED.log_max_bytes)
             assert kept_files(container_of(store))
         async with tiered_store(tmp_path, PINNED, storage) as store:
-            container, stream = container_of(store), store.streams.get("s")
-            assert stream is not None
-            held = stream.slot(0)
+            container = container_of(store)
+            held, busy = slots_of(store)
             assert kept_files(container)
             assert await read_all(held) == sent
             sent.append(await begin(held, 3))
-            await write(stream.slot(1), 2 * PINNED.log_max_bytes)
+            await write(busy, 2 * PINNED.log_max_bytes)
             assert await read_all(held) == sent
             await commit(held)
             await until(lambda: held.tiered_end == len(sent) + 1)
@@ -216,7 +230,7 @@ class Kills:
         while log.synced_lsn < log.next_lsn - 1:
             await log.synced(log.next_lsn - 1)
         ready.set()
-        go_on.wait(20)  # noqa: ASYNC251 - nothing else may happen
+        go_on.wait(20)  # nothing else may happen meanwhile
 
 
 def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +253,7 @@ def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
                 assert await read_all(held) == sent, when
                 assert len(await read_bytes(busy)) == busy.total_bytes, when
                 await commit(held)
-                await until(lambda held=held: held.tiered_end == len(sent) + 1)
+                await tiered_to(held, len(sent) + 1)
                 assert (await read_bytes(held)).startswith(b"".join(sent)), when
 
     run(scenario())
@@ -248,7 +262,7 @@ def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 # Damage
 
 
-async def damaged_store(store: Store, storage: Unreliable) -> tuple[Slot, Slot, list[bytes], int]:
+async def damaged_store(store: Store, storage: Unreliable, *bad: int) -> tuple[Slot, Slot, list[bytes]]:
     """Two slots side by side in files that are complete and in no chunk; of the first one's entries one is damaged."""
     stream = await store.create_stream("s", slots=2)
     hurt, busy = stream.slot(0), stream.slot(1)
@@ -258,9 +272,9 @@ async def damaged_store(store: Store, storage: Unreliable) -> tuple[Slot, Slot, 
         sent.append(payload(hurt))
         await append(hurt, sent[-1], timestamp=1000 + hurt.end)
         await write(busy, 4 * KIB)
-    bad = len(sent) // 3
-    damage(hurt, bad)
-    return hurt, busy, sent, bad
+    for offset in bad:
+        damage(hurt, offset)
+    return hurt, busy, sent
 
 
 def damage(slot: Slot, offset: int) -> None:
@@ -284,7 +298,8 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
         storage = Unreliable(await storage_in(tmp_path / "tier2"))
         async with tiered_store(tmp_path, PINNED, storage) as store:
             container = container_of(store)
-            hurt, busy, sent, bad = await damaged_store(store, storage)
+            bad = BAD
+            hurt, busy, sent = await damaged_store(store, storage, bad)
             storage.away = False
             await write(busy, 3 * PINNED.log_max_bytes)
 
@@ -316,7 +331,7 @@ def test_damaged_index(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         storage = Unreliable(await storage_in(tmp_path / "tier2"))
-        async with tiered_store(tmp_path, PINNED, storage) as store:
+        async with tiered_store(tmp_path, replace(PINNED, index_cache_bytes=1), storage) as store:
             container = container_of(store)
             hurt, busy, *_ = await damaged_store(store, storage)
             ref = container.metadata.block_at(hurt.stream.id, 0, 0)
@@ -330,3 +345,54 @@ def test_damaged_index(tmp_path: Path) -> None:
             assert hurt.tiered_end == 0
 
     run(scenario())
+
+
+@pytest.mark.parametrize("bad", [(0,), (7,), (7, 8, 9), (7, 9)])
+def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]) -> None:
+    """While the log is pressed, a slot is tiered past what is damaged, which is set aside and refused by name for good."""
+    monkeypatch.setattr("core.tiering.pins.RETRY_FIRST_S", 0.05)
+
+    async def scenario() -> None:
+        storage = Unreliable(await storage_in(tmp_path / "tier2"))
+        async with tiered_store(tmp_path, PINNED, storage) as store:
+            container = container_of(store)
+            hurt, busy, sent = await damaged_store(store, storage, *bad)
+            storage.away = False
+            good = [one for offset, one in enumerate(sent) if offset not in bad]
+            async with asyncio.timeout(30):
+                while hurt.tiered_end < len(sent):
+                    await write(busy, 256 * KIB)
+            assert (hurt.start, hurt.tiered_bytes) == (0, sum(map(len, sent)))
+            assert await chunk_entries(storage, hurt) == good
+            assert sorted(offset for one in container.damage for offset in range(one.first, one.end)) == list(bad)
+            for one in container.damage:
+                frames = (container.damage.directory / one.file).read_bytes()
+                assert len(frames) == one.size + (one.end - one.first) * APPEND_OVERHEAD
+            await write(busy, 2 * PINNED.log_max_bytes)
+            await let_go(store)
+            await refused_there(hurt, sent, bad)
+        async with tiered_store(tmp_path, PINNED, storage) as store:
+            hurt, busy = slots_of(store)
+            await refused_there(hurt, sent, bad)
+            await hurt.truncate_before(max(bad) + 1)
+            await until(lambda: not container_of(store).damage)
+            assert await read_bytes(hurt) == b"".join(sent[max(bad) + 1 :])
+
+    run(scenario())
+
+
+async def refused_there(slot: Slot, sent: Sequence[bytes], bad: Sequence[int]) -> None:
+    """What is damaged is an error, what lies between is read."""
+    reader, offset = slot.container.reader, 0
+    while offset < len(sent):
+        if offset in bad:
+            with pytest.raises(CorruptLog, match="of s-0 are damaged"):
+                await reader.read(slot, offset, slot.durable_end, KIB * KIB, True)
+            assert reader.cached(slot, offset, slot.durable_end, KIB * KIB, True) is None
+            offset += 1
+            continue
+        found = await reader.read(slot, offset, slot.durable_end, KIB * KIB, True)
+        assert b"".join(bytes(part) for part in found.parts) == b"".join(sent[offset : found.end])
+        assert found.end > offset
+        assert not set(range(offset, found.end)) & set(bad)
+        offset = found.end
