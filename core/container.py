@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -72,6 +72,10 @@ STEP_OPERATIONS_MAX: Final = 1_000
 
 UNINDEXED_FILES_MAX: Final = 8
 """Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
+
+
+NameWriters = Callable[[Collection[int]], Mapping[int, str]]
+"""What people call writers."""
 
 
 class AppendWaiter(Protocol):
@@ -136,8 +140,9 @@ class Container:
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
         self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
+        self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
         self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
-        self.name_writer: Callable[[int], str] = "writer {}".format  # for the operator
+        self.name_writers: NameWriters = _by_number  # for the operator
         self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
         self.dirty_slots: list[Slot] = []
         self.dirty_tables: set[tuple[str, bytes]] = set()
@@ -517,6 +522,10 @@ class Container:
             late_waiter.append_failed(error)
         if not self.failed.done():
             self.failed.set_result(error)
+
+
+def _by_number(writers: Collection[int]) -> Mapping[int, str]:
+    return {writer_id: f"writer {writer_id}" for writer_id in writers}
 
 
 def _without_waste(payload: Buffer) -> Buffer:

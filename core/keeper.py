@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import Corrupt
-from core.index import BlockRef, read_directory
+from core.index import SIDECAR_SUFFIX, BlockRef, read_directory
 from core.kept import KeptFile, copy, discard
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Keeper:
                 return False
             await self._keep(file, needed)
         except (Corrupt, OSError) as error:
+            if isinstance(error, Corrupt) and error.path.suffix == SIDECAR_SUFFIX:
+                self._container.unreadable_indices.add(error.path)
             self._complain(file, error)
             return False
         return True

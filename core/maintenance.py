@@ -27,6 +27,7 @@ from core.keeper import Keeper, slot_of
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, block_key, slot_item, table_item, table_key
+from core.reindex import reindex
 from core.slot import Slot
 from core.tables import StoredTable
 
@@ -293,6 +294,7 @@ class Maintenance:
         given_up = 0
         container, keeper = self._container, self._keeper
         await keeper.release()
+        await self._mend_indices()
         while container.files:
             file = container.files[0]
             tiered: list[BlockRef] | None = await self.in_thread(self._tiered_refs, file)
@@ -328,11 +330,24 @@ class Maintenance:
             refs = read_directory(file)
         except (Corrupt, OSError) as error:
             logger.error("log file kept, its index cannot be read", extra={"error": str(error)})
+            self._container.unreadable_indices.add(sidecar_path(file.path))
             return None
         self._blocker = next(filter(self._is_needed, refs), None)
         if self._blocker is not None:
             return None
         return [ref for ref in refs if self._alive(ref) is not None and not self._keeper.holds(ref)]
+
+    async def _mend_indices(self) -> None:
+        """Make damaged sidecars again."""
+        container = self._container
+        paths, container.unreadable_indices = container.unreadable_indices, set()
+        for file in [file for file in container.files if sidecar_path(file.path) in paths]:
+            try:
+                await self.in_thread(reindex, container, file)
+            except (Corrupt, OSError) as error:
+                logger.error("the index of a log file could not be made again", extra={"error": str(error)})
+            else:
+                logger.warning("the index of a log file was damaged and made again", extra={"file": file.path.name})
 
     def _is_settled(self, file: LogFile) -> bool:
         """Whether no start would read it."""

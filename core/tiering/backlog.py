@@ -41,7 +41,7 @@ class UnreadableEntry(StoreError):
 
     def __init__(self, slot: Slot, first: int, bytes_before: int, error: Corrupt) -> None:
         super().__init__(str(error))
-        self.slot, self.first, self.bytes_before = slot, first, bytes_before
+        self.slot, self.first, self.bytes_before, self.error = slot, first, bytes_before, error
 
 
 class Backlog(NamedTuple):

@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
 from core.errors import Corrupt, OutOfRange, StoreError
+from core.index import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -39,6 +40,8 @@ NAMED_MAX: Final = 10
 COMPLAIN_EVERY_S: Final = 60.0
 RETRY_FIRST_S: Final = 5.0
 RETRY_MAX_S: Final = 300.0
+INDEX_S: Final = 1.0
+"""An index is made again at the next turn of maintenance."""
 LOOK_EVERY_S: Final = 5.0
 """While there is room enough; else at every turn of the storage writer."""
 SLICE_STREAMS: Final = 50
@@ -111,10 +114,13 @@ class Pins:
                     end, before = one.first, before - one.size
         return end, before
 
-    def found_unreadable(self, slot: Slot, first: int, bytes_before: int, error: StoreError) -> None:
+    def found_unreadable(self, slot: Slot, first: int, bytes_before: int, error: Corrupt) -> None:
         """An entry of a slot, or the index of it, could not be read."""
         known = self._unreadable.get(slot)
         pause_s = RETRY_FIRST_S if known is None or known.first != first else min(RETRY_MAX_S, 2 * known.pause_s)
+        if error.path.suffix == SIDECAR_SUFFIX:  # which is made again
+            self._container.unreadable_indices.add(error.path)
+            pause_s = INDEX_S
         retry_at = self._clock.monotonic_s() + pause_s
         self._unreadable[slot] = Unreadable(first, bytes_before, str(error), retry_at, pause_s)
         if known is None or known.first != first:
@@ -136,7 +142,8 @@ class Pins:
                     continue
                 except Corrupt as error:
                     self.found_unreadable(slot, known.first, known.bytes_before, error)
-                    if self._tier.is_pressed and known.pause_s > RETRY_FIRST_S:
+                    is_index = error.path.suffix == SIDECAR_SUFFIX
+                    if not is_index and self._tier.is_pressed and known.pause_s > RETRY_FIRST_S:
                         await self._give_up(slot, known.first)
                 else:
                     self._readable(slot)
@@ -200,9 +207,14 @@ class Pins:
                 found += (pin for slot in stream.written_slots() if (pin := self._pin_of(slot)) is not None)
             await asyncio.sleep(0)
         found.sort(key=lambda pin: -pin.bytes)
-        self.named, self.slots, self.bytes = found[:NAMED_MAX], len(found), sum(pin.bytes for pin in found)
+        found[:NAMED_MAX] = self.named = self._with_names(found[:NAMED_MAX])
+        self.slots, self.bytes = len(found), sum(pin.bytes for pin in found)
         self._refuse(found)
         self._complain()
+
+    def _with_names(self, found: Sequence[Pin]) -> list[Pin]:
+        names = self._container.name_writers({pin.writer_id for pin in found if pin.writer_id >= 0})
+        return [replace(pin, why=f"{names.get(pin.writer_id, '')}{pin.why}") for pin in found]
 
     def _pin_of(self, slot: Slot) -> Pin | None:
         transactions = slot.transactions
@@ -218,8 +230,7 @@ class Pins:
             return Pin(slot, size, "damage", f"offset {known.first} cannot be read: {known.why}")
         assert transactions is not None
         first, unstable = next(islice(transactions.unstable.items(), 1))
-        who = self._container.name_writer(unstable.writer_id)
-        return Pin(slot, size, "transaction", f"{who} has a transaction open since offset {first}", unstable.writer_id)
+        return Pin(slot, size, "transaction", f" has a transaction open since offset {first}", unstable.writer_id)
 
     def _refuse(self, found: Sequence[Pin]) -> None:
         """Those that hold most, until what the others hold is within bounds."""

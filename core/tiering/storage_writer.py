@@ -89,6 +89,7 @@ class StorageWriter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._second_look.stop()
         self._task = None
 
     def wake(self) -> None:
@@ -205,7 +206,7 @@ class StorageWriter:
             )
         )
         for error in failed:
-            self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error)
+            self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
 
     async def _start_whole(self, backlogs: list[Backlog]) -> None:
         """Pack backlogs into chunks, all of them, and begin to upload those."""

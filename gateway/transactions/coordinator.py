@@ -60,6 +60,9 @@ _log: Final = logging.getLogger(__name__)
 TIMEOUTS_PER_LOOK_MAX: Final = 1_000
 """Transactions that one look ends because their time is up, or forgets: the next look takes the rest."""
 
+SHOWN_CHARS: Final = 100
+"""Of a transactional id, in messages."""
+
 
 class Counters:
     """For the operator, since the start."""
@@ -114,6 +117,14 @@ class TransactionCoordinator:
 
     def get(self, transactional_id: str) -> Transaction | None:
         return self._transactions.get(transactional_id)
+
+    def name_producers(self, producer_ids: Collection[int]) -> Mapping[int, str]:
+        """What an operator calls these producers."""
+        names = {producer_id: f"producer {producer_id}" for producer_id in producer_ids}
+        for transaction in self._transactions.values():
+            if transaction.producer_id in names:
+                names[transaction.producer_id] = f"transactional id {transaction.transactional_id[:SHOWN_CHARS]!r}"
+        return names
 
     # Life
 

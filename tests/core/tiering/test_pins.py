@@ -24,6 +24,7 @@ from core.maintenance import Maintenance
 from core.metadata import Metadata
 from core.slot import Slot
 from core.store import Store
+from core.tiering.rows import chunk_key
 from tests.core.support import (
     KIB,
     append,
@@ -38,6 +39,8 @@ from tests.core.support import (
 from tests.core.tiering.support import TIERING, chunk_entries, runs_of, storage_in, tiered_store, without_gaps
 from tests.core.tiering.test_storage_writer import Unreliable
 from tests.tier2.chunks import entry
+from tier2.filesystem import FilesystemStorage
+from tier2.storage import Data, Denied, ObjectStat
 
 PINNED: Final = replace(TIERING, log_max_bytes=1024 * KIB, chunk_age_ms=200)
 """A log of sixteen files."""
@@ -349,7 +352,7 @@ def test_damaged_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [(0,), (7,), (7, 8, 9), (7, 9)])
 def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]) -> None:
-    """While the log is pressed, a slot is tiered past what is damaged, which is set aside and refused by name for good."""
+    """While the log is pressed, a slot is tiered past what is damaged: that is set aside, and refused by name."""
     monkeypatch.setattr("core.tiering.pins.RETRY_FIRST_S", 0.05)
 
     async def scenario() -> None:
@@ -396,3 +399,111 @@ async def refused_there(slot: Slot, sent: Sequence[bytes], bad: Sequence[int]) -
         assert found.end > offset
         assert not set(range(offset, found.end)) & set(bad)
         offset = found.end
+
+
+def test_damaged_index_is_made_again(tmp_path: Path) -> None:
+    """A damaged sidecar, its directory or a slot's rows, is made again from its log file, and the log lets go."""
+
+    async def scenario() -> None:
+        storage = Unreliable(await storage_in(tmp_path / "tier2"))
+        async with tiered_store(tmp_path, replace(PINNED, index_cache_bytes=1), storage) as store:
+            container = container_of(store)
+            hurt, busy, sent = await damaged_store(store, storage)
+            files = container.files[:3]
+            for file, position in zip(files, (-1, 64, 5), strict=True):
+                with sidecar_path(file.path).open("r+b") as stream:
+                    stream.seek(position, os.SEEK_END if position < 0 else os.SEEK_SET)
+                    stream.write(b"\xff")
+            storage.away = False
+            async with asyncio.timeout(30):
+                while files[-1] in container.files:
+                    await write(busy, 64 * KIB)
+            assert await read_bytes(hurt) == b"".join(sent)
+            assert len(await read_bytes(busy)) == busy.total_bytes
+
+    run(scenario())
+
+
+# Whom it costs
+
+
+def test_who_holds_most_is_refused(tmp_path: Path) -> None:
+    """A transaction that outgrows the log's share is refused, by name; its end and all other slots are not."""
+
+    async def scenario() -> None:
+        async with tiered_store(tmp_path, PINNED) as store:
+            container = container_of(store)
+            stream = await store.create_stream("s", slots=3)
+            greedy, modest, busy = (stream.slot(number) for number in range(3))
+            await begin(modest, writer=8)
+            sequence = 0
+            refused = ""
+            async with asyncio.timeout(30):
+                while not refused:
+                    try:
+                        await begin(greedy, sequence, size=4 * KIB)
+                        sequence += 1
+                        await write(busy, 4 * KIB)
+                    except StorageFull as full:
+                        refused = str(full) if greedy in container.refused else ""
+                        await asyncio.sleep(0.01)
+            assert f"s-0 holds {container.refused and greedy.total_bytes} bytes" in refused
+            assert "writer 7 has a transaction open since offset 0" in refused
+            assert list(container.refused) == [greedy]
+            await write(busy, 2 * PINNED.log_max_bytes)
+            await begin(modest, 1, writer=8)
+            assert greedy in container.refused
+
+            await commit(greedy)
+            await tiered_to(greedy, greedy.end)
+            await until(lambda: greedy not in container.refused)
+            await begin(greedy, sequence)
+
+    run(scenario())
+
+
+class Stubborn(Unreliable):
+    """Storage that refuses one key for ever: to take it, or to tell of it."""
+
+    refused = ""
+    puts_only = False
+
+    async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+        if self.puts_only and key.startswith("chunks/") and self.refused in ("", key):
+            self.refused = key
+            raise Denied(key)
+        return await super().put(key, data, token=token)
+
+    async def stat(self, key: str) -> ObjectStat | None:
+        found = await super().stat(key)
+        if not self.puts_only and found is not None and key.startswith("chunks/"):
+            self.seen[key] = self.seen.get(key, 0) + 1
+            if self.seen[key] > 1 and self.refused in ("", key):
+                self.refused = key
+                raise Denied(key)
+        return found
+
+    def __init__(self, inner: FilesystemStorage) -> None:
+        super().__init__(inner)
+        self.seen: dict[str, int] = {}
+
+
+@pytest.mark.parametrize("puts_only", [True, False])
+def test_one_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, puts_only: bool) -> None:
+    """A chunk whose key storage refuses for ever, to take it or to tell of it, gets another key; the log goes on."""
+    monkeypatch.setattr("core.tiering.uploads.FIRST_PAUSE_S", 0.02)
+
+    async def scenario() -> None:
+        storage = Stubborn(await storage_in(tmp_path / "tier2"))
+        storage.puts_only = puts_only
+        async with tiered_store(tmp_path, PINNED, storage) as store:
+            stream = await store.create_stream("s", slots=2)
+            for number in range(2):
+                await write(stream.slot(number), 2 * PINNED.log_max_bytes)
+            assert storage.refused
+            for slot in (stream.slot(0), stream.slot(1)):
+                await tiered_to(slot, slot.end)
+                assert len(await read_bytes(slot)) == slot.total_bytes
+                assert all(chunk_key(row.chunk) != storage.refused for row in runs_of(slot))
+
+    run(scenario())
