@@ -123,11 +123,12 @@ class Keeper:
             return
         is_needed = is_needed_by(container)
         for kept in list(container.kept):
-            gone = [ref for ref in kept.refs if not is_needed(ref)]
+            gone = {ref: None for ref in kept.refs if not is_needed(ref)}
             if not gone or any(file.first_lsn == kept.source_lsn for file in container.files):
                 continue
-            kept.need([ref for ref in kept.refs if is_needed(ref)])
-            await self._in_thread(container.metadata.replace_blocks, (), gone)
+            await container.log.synced(container.applied_lsn)  # or a power cut leaves neither this nor what replaces it
+            kept.need([ref for ref in kept.refs if ref not in gone])
+            await self._in_thread(container.metadata.replace_blocks, (), list(gone))
             for ref in gone:
                 if (slot := slot_of(container, ref)) is not None:
                     slot.forget_transactions_before(ref.end)

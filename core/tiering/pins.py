@@ -15,6 +15,7 @@ such slots hold more than `HELD_SHARE` of it, those that hold most are refused, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
-from core.errors import Corrupt, OutOfRange, StoreError
+from core.errors import Corrupt, OutOfRange, StorageFull, StoreError
 from core.index import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ class Pins:
             if stream is None or stream.deleted or stream.slot(one.slot).start >= one.end:
                 gone.append(one.delete())
         if gone:
-            await self._container.update(*gone[:GONE_MAX])
+            with contextlib.suppress(StorageFull):
+                await self._container.update(*gone[:GONE_MAX])
 
     def name_lost(self) -> None:
         """Say what is lost for good, at a start."""

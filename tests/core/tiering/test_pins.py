@@ -108,7 +108,7 @@ async def let_go(store: Store) -> None:
 
 
 def test_one_open_transaction(tmp_path: Path) -> None:
-    """One record of an open transaction holds up nobody: four times the log goes through; then it is tiered."""
+    """One record of an open transaction holds up nobody: twice the log goes through; then it is tiered."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, PINNED) as store:
@@ -116,7 +116,7 @@ def test_one_open_transaction(tmp_path: Path) -> None:
             stream = await store.create_stream("s", slots=2)
             held, busy = stream.slot(0), stream.slot(1)
             first = [await begin(held)]
-            written = await write(busy, 4 * PINNED.log_max_bytes)
+            written = await write(busy, 2 * PINNED.log_max_bytes)
 
             assert len(kept_files(container)) == 1
             assert container.kept_bytes < 8 * KIB
@@ -143,7 +143,7 @@ def test_a_transaction_that_goes_on(tmp_path: Path) -> None:
             held, busy = stream.slot(0), stream.slot(1)
             sent = [payload(held)]
             await append(held, sent[0], timestamp=1000)
-            for number in range(40):
+            for number in range(20):
                 sent.append(await begin(held, number))
                 await write(busy, 100 * KIB)
             assert held.stable_end == 1
@@ -304,7 +304,7 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
             bad = BAD
             hurt, busy, sent = await damaged_store(store, storage, bad)
             storage.away = False
-            await write(busy, 3 * PINNED.log_max_bytes)
+            await write(busy, 2 * PINNED.log_max_bytes)
 
             await until(lambda: hurt.tiered_end == bad)
             assert container.kept
@@ -350,7 +350,7 @@ def test_damaged_index(tmp_path: Path) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("bad", [(0,), (7,), (7, 8, 9), (7, 9)])
+@pytest.mark.parametrize("bad", [(0,), (7, 8, 10)])
 def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]) -> None:
     """While the log is pressed, a slot is tiered past what is damaged: that is set aside, and refused by name."""
     monkeypatch.setattr("core.tiering.pins.RETRY_FIRST_S", 0.05)
@@ -371,7 +371,6 @@ def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad
             for one in container.damage:
                 frames = (container.damage.directory / one.file).read_bytes()
                 assert len(frames) == one.size + (one.end - one.first) * APPEND_OVERHEAD
-            await write(busy, 2 * PINNED.log_max_bytes)
             await let_go(store)
             await refused_there(hurt, sent, bad)
         async with tiered_store(tmp_path, PINNED, storage) as store:
