@@ -40,7 +40,7 @@ NAMED_MAX: Final = 10
 """Slots that are named, those first that hold most."""
 COMPLAIN_EVERY_S: Final = 60.0
 RETRY_FIRST_S: Final = 5.0
-RETRY_MAX_S: Final = 300.0
+RETRY_MAX_S: Final = 60.0
 INDEX_S: Final = 1.0
 """An index is made again at the next turn of maintenance."""
 LOOK_EVERY_S: Final = 5.0
@@ -144,11 +144,16 @@ class Pins:
                 except Corrupt as error:
                     self.found_unreadable(slot, known.first, known.bytes_before, error)
                     is_index = error.path.suffix == SIDECAR_SUFFIX
-                    if not is_index and self._tier.is_pressed and known.pause_s > RETRY_FIRST_S:
+                    if not is_index and known.pause_s > RETRY_FIRST_S and self._has_pinned(slot):
                         await self._give_up(slot, known.first)
                 else:
                     self._readable(slot)
         await self._forget_gone()
+
+    def _has_pinned(self, slot: Slot) -> bool:
+        """Whether the log is short of room, or was and something of the slot had to be kept apart."""
+        place = slot.stream.id, slot.number
+        return self._tier.is_pressed or any(place in kept.places for kept in self._container.kept)
 
     async def _give_up(self, slot: Slot, first: int) -> None:
         """It was tried more than once, and there is no room for waiting: the slot is tiered past what is damaged."""

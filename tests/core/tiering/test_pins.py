@@ -46,6 +46,7 @@ PINNED: Final = replace(TIERING, log_max_bytes=1024 * KIB, chunk_age_ms=200)
 """A log of sixteen files."""
 WRITER: Final = 7
 BAD: Final = 7
+PATIENCE_S: Final = 50
 
 
 def payload(slot: Slot, size: int = 100) -> bytes:
@@ -69,7 +70,7 @@ async def write(slot: Slot, size: int, body: int = KIB) -> bytes:
     """As a producer does: what is refused is sent again."""
     written: list[bytes] = []
     end = slot.total_bytes + size
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while slot.total_bytes < end:
             made = bytes(entry(slot.end, 1, 1000 + slot.end, b"." * body).payload)
             try:
@@ -245,7 +246,7 @@ def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             stream = await store.create_stream("s", slots=2)
             sent = [await begin(stream.slot(0), number) for number in range(3)]
             kills = Kills(tmp_path, store, monkeypatch)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 while not kills.is_done:
                     await write(stream.slot(1), 64 * KIB)
             monkeypatch.undo()
@@ -329,27 +330,6 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_damaged_index(tmp_path: Path) -> None:
-    """A slot whose rows cannot be read holds up no other slot."""
-
-    async def scenario() -> None:
-        storage = Unreliable(await storage_in(tmp_path / "tier2"))
-        async with tiered_store(tmp_path, replace(PINNED, index_cache_bytes=1), storage) as store:
-            container = container_of(store)
-            hurt, busy, *_ = await damaged_store(store, storage)
-            ref = container.metadata.block_at(hurt.stream.id, 0, 0)
-            assert ref is not None
-            with sidecar_path(log_path(container.directory, ref.file_lsn)).open("r+b") as stream:
-                stream.seek(ref.position)
-                stream.write(b"\xff" * 4)
-            storage.away = False
-            written = busy.end
-            await until(lambda: busy.tiered_end >= written)
-            assert hurt.tiered_end == 0
-
-    run(scenario())
-
-
 @pytest.mark.parametrize("bad", [(0,), (7, 8, 10)])
 def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]) -> None:
     """While the log is pressed, a slot is tiered past what is damaged: that is set aside, and refused by name."""
@@ -362,7 +342,7 @@ def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad
             hurt, busy, sent = await damaged_store(store, storage, *bad)
             storage.away = False
             good = [one for offset, one in enumerate(sent) if offset not in bad]
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 while hurt.tiered_end < len(sent):
                     await write(busy, 256 * KIB)
             assert (hurt.start, hurt.tiered_bytes) == (0, sum(map(len, sent)))
@@ -414,7 +394,7 @@ def test_damaged_index_is_made_again(tmp_path: Path) -> None:
                     stream.seek(position, os.SEEK_END if position < 0 else os.SEEK_SET)
                     stream.write(b"\xff")
             storage.away = False
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 while files[-1] in container.files:
                     await write(busy, 64 * KIB)
             assert await read_bytes(hurt) == b"".join(sent)
@@ -437,7 +417,7 @@ def test_who_holds_most_is_refused(tmp_path: Path) -> None:
             await begin(modest, writer=8)
             sequence = 0
             refused = ""
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 while not refused:
                     try:
                         await begin(greedy, sequence, size=4 * KIB)
