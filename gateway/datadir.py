@@ -37,8 +37,8 @@ RECOVERING_DIRECTORY: Final = "recovering"
 """A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
 FORMAT: Final = 3
-"""The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges. Formats are never reused; all
-older ones are read."""
+"""The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges. Formats are never reused;
+all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"
 """The first release that reads FORMAT."""
 
