@@ -83,27 +83,27 @@ class Damage:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / DAMAGED_DIRECTORY
-        self._of: dict[tuple[int, int], tuple[DamagedRange, ...]] = {}  # in order; replaced, never changed
+        self.ranges: dict[tuple[int, int], tuple[DamagedRange, ...]] = {}  # in order; replaced, never changed
 
     def __bool__(self) -> bool:
-        return bool(self._of)
+        return bool(self.ranges)
 
     def __iter__(self) -> Iterator[DamagedRange]:
-        return (one for ranges in list(self._of.values()) for one in ranges)
+        return (one for ranges in list(self.ranges.values()) for one in ranges)
 
     def apply(self, operation: Put | Delete) -> None:
         """Take in what a durable record says."""
         stream_id, slot, first = _KEY.unpack(operation.key)
-        ranges = [one for one in self._of.get((stream_id, slot), ()) if one.first != first]
+        ranges = [one for one in self.ranges.get((stream_id, slot), ()) if one.first != first]
         if isinstance(operation, Put):
             ranges.append(decode(operation.key, operation.value))
-        self._of[stream_id, slot] = tuple(sorted(ranges))
+        self.ranges[stream_id, slot] = tuple(sorted(ranges))
         if not ranges:
-            del self._of[stream_id, slot]
+            del self.ranges[stream_id, slot]
 
     def of(self, slot: Slot) -> tuple[DamagedRange, ...]:
         """A slot's ranges, in order. For any thread."""
-        return self._of.get((slot.stream.id, slot.number), ())
+        return self.ranges.get((slot.stream.id, slot.number), ())
 
     def bytes_in(self, slot: Slot, first: int, end: int) -> int:
         """Of the entries in [first, end), those that are lost."""

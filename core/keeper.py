@@ -4,8 +4,7 @@
 
 - Only the oldest log file is looked at, behind P, and only while the log is pressed.
 - What is kept of a file is all that it is still needed for; the rest leaves the log as it would have without it.
-- A file is kept of for what cannot be tiered as things stand. Where everything merely waits its turn, nothing is
-  copied, unless the rest of the container got on for `STUCK_S` while this file did not, and half of it is free.
+- Copied is what cannot be tiered as things stand. Where anything in the file merely waits its turn, nothing is copied.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUCK_S: Final = 60.0
-STUCK_SHARE: Final = 0.5
 COMPLAIN_EVERY_S: Final = 60.0
 
 
@@ -57,7 +54,6 @@ class Keeper:
         self._container = container
         self._in_thread = in_thread
         self._unnamed: KeptFile | None = None  # complete, but rows that name it may not be on disk
-        self._front: tuple[int, float, int] = 0, 0.0, 0  # the oldest file, since when, chunks committed until then
         self._complained_at = -COMPLAIN_EVERY_S
 
     def holds(self, ref: BlockRef) -> bool:
@@ -67,16 +63,13 @@ class Keeper:
     async def keep(self, file: LogFile, blocker: BlockRef | None) -> bool:
         """Keep what the oldest file is still needed for, if that pins it; whether anything was kept."""
         tier = self._container.tier
-        if tier is None or not tier.is_pressed:
+        if tier is None or not tier.is_pressed or blocker is None:  # None: a second look or a snapshot is awaited
             return False
-        stuck = self._is_stuck(file, tier.writer.counters.chunks)
-        if blocker is None and not stuck:
-            return False  # a second look or a snapshot is awaited
         try:
             refs: list[BlockRef] = await self._in_thread(read_directory, file)
             is_needed = is_needed_by(self._container)
             needed = [ref for ref in refs if is_needed(ref) and not self.holds(ref)]
-            if not needed or not (self._are_pinned(needed) or (stuck and _is_worth_it(file, needed))):
+            if not needed or not self._are_pinned(needed):
                 return False
             await self._keep(file, needed)
         except (Corrupt, OSError) as error:
@@ -103,13 +96,6 @@ class Keeper:
         assert tier is not None
         slots = [(slot_of(self._container, ref), ref) for ref in refs]
         return all(slot is None or tier.pins.pins(slot, ref) for slot, ref in slots)
-
-    def _is_stuck(self, file: LogFile, chunks: int) -> bool:
-        """Whether it has been the oldest one for long, while chunks were committed."""
-        now = self._container.clock.monotonic_s()
-        if self._front[0] != file.first_lsn:
-            self._front = file.first_lsn, now, chunks
-        return now - self._front[1] >= STUCK_S and chunks > self._front[2]
 
     def moves(self, file: LogFile) -> None:
         """A log file goes: where something of it was kept, rows that were looked up until now are stale."""
@@ -145,7 +131,3 @@ class Keeper:
                 "what pins the log could not be moved out of its way",
                 extra={"file": file.path.name, "error": str(error)},
             )
-
-
-def _is_worth_it(file: LogFile, refs: list[BlockRef]) -> bool:
-    return sum(ref.bytes for ref in refs) <= STUCK_SHARE * file.size

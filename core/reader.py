@@ -97,7 +97,7 @@ class Reader:
 
         Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`.
         """
-        if self._container.damage:
+        if self._container.damage.ranges:
             end = self._container.damage.limit(slot, offset, end)
             if end <= offset:
                 return None
