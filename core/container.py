@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -23,6 +23,7 @@ from crc32c import crc32c
 from core.cache import TailCache
 from core.clock import Clock
 from core.config import StoreConfig
+from core.damage import DAMAGED_TABLE, Damage
 from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
 from core.index import SlotColumns
 from core.log.durable_log import DurableLog, LogFile
@@ -54,6 +55,7 @@ from core.trusted_clock import TrustedClock
 from core.writers import Duplicate, new_batch
 
 if TYPE_CHECKING:
+    from core.kept import KeptFile
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ STEP_OPERATIONS_MAX: Final = 1_000
 
 UNINDEXED_FILES_MAX: Final = 8
 """Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
+
+
+NameWriters = Callable[[Collection[int]], Mapping[int, str]]
+"""What people call writers."""
 
 
 class AppendWaiter(Protocol):
@@ -134,6 +140,12 @@ class Container:
         self.log = DurableLog(directory, container_id, config, clock, self)
         self.reader = Reader(self, config)
         self.files: list[LogFile] = []  # complete ones, oldest first
+        self.damage = Damage(directory)
+        self.kept: list[KeptFile] = []  # what pinned the log, oldest first
+        self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
+        self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
+        self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
+        self.name_writers: NameWriters = _by_number  # for the operator
         self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
         self.dirty_slots: list[Slot] = []
         self.dirty_tables: set[tuple[str, bytes]] = set()
@@ -201,6 +213,8 @@ class Container:
         """
         if slot.stream.is_sealed:
             raise StreamSealed(slot.stream.name)
+        if self.refused and slot in self.refused:
+            raise StorageFull(self.refused[slot])
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         if log.position + size > log.append_limit or log.entries >= self.config.log_file_entries_max:
@@ -318,6 +332,7 @@ class Container:
             raise StorageFull(
                 f"the log holds {self.log_bytes} bytes that are not in long-term storage yet, log.max.bytes is "
                 f"{self.config.log_max_bytes}: writes go on when long-term storage has caught up"
+                + "".join(f". {pin}" for pin in self.tier.pins.named[:1])
             )
         self.log.make_room(size)
 
@@ -396,6 +411,8 @@ class Container:
             if operation.table == STREAMS_TABLE:
                 self._apply_stream(operation)
                 self._promised()
+            elif operation.table == DAMAGED_TABLE:
+                self.damage.apply(operation)
             elif isinstance(operation, Delete) and self.tier is not None:
                 if operation.table in self.tier.long_term.promised:
                     self._promised()
@@ -460,8 +477,13 @@ class Container:
 
     @property
     def log_bytes(self) -> int:
-        """Bytes of the log's files, as far as they are in use."""
-        return sum(file.size for file in self.files) + self.log.position
+        """Bytes of the log's files, as far as they are in use, and of what was kept of those that are gone."""
+        return sum(file.size for file in self.files) + self.kept_bytes + self.log.position
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what pinned the log and was moved out of its way."""
+        return sum(kept.size for kept in self.kept)
 
     async def truncate_slot(self, slot: Slot, offset: int) -> int:
         """See `Slot.truncate_before`."""
@@ -527,6 +549,10 @@ class Container:
             late_waiter.append_failed(error)
         if not self.failed.done():
             self.failed.set_result(error)
+
+
+def _by_number(writers: Collection[int]) -> Mapping[int, str]:
+    return {writer_id: f"writer {writer_id}" for writer_id in writers}
 
 
 def _without_waste(payload: Buffer) -> Buffer:

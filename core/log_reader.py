@@ -213,6 +213,12 @@ class LogReader:
             path = sidecar_path(log_path(self._container.directory, ref.file_lsn))
             raise _missing(slot, path, ref.first, ref.end) from error
 
+    def check(self, slot: Slot, offset: int) -> None:
+        """Read the entry that holds `offset`, if the log does. Raises Corrupt, OutOfRange."""
+        for file_lsn, rows in self.all_rows(slot, offset, lambda ref: True):
+            self.payloads(slot, [location_of(file_lsn, rows, max(0, rows.row_of(offset)))])
+            return
+
     # Their bytes
 
     def payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:

@@ -23,9 +23,11 @@ from core.config import MIB
 from core.container import STREAMS_TABLE
 from core.errors import Corrupt, StorageFailure
 from core.index import BlockRef, read_directory, sidecar_path, write_sidecar
+from core.keeper import Keeper, slot_of
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
+from core.reindex import reindex
 from core.slot import Slot
 from core.tables import StoredTable
 from tier2.shortage import is_forbidden, is_shortage
@@ -74,6 +76,7 @@ class Maintenance:
         self._position = container.metadata.position() or LogPosition(0, 1, 0)
         self._refs_unflushed: list[BlockRef] = []
         self._blocker: BlockRef | None = None  # what keeps the oldest file
+        self._keeper = Keeper(container, self.in_thread)
         self._task: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
         self._stale = False  # a write of RocksDB failed: it must be opened anew
@@ -281,6 +284,7 @@ class Maintenance:
             metadata.reopen()
             metadata.forget_blocks_before(self._oldest_lsn)
             metadata.register(self._refs_unflushed)
+            metadata.replace_blocks([ref for kept in self._container.kept for ref in kept.refs])
         except Exception as error:
             if is_shortage(error) or is_forbidden(error):
                 logger.error("the applied state cannot be opened, will be tried again", extra={"error": str(error)})
@@ -293,17 +297,24 @@ class Maintenance:
     async def truncate(self) -> int:
         """Give up log files that nobody needs; returns how many."""
         given_up = 0
-        container = self._container
+        container, keeper = self._container, self._keeper
+        await keeper.release()
+        await self._mend_indices()
         while container.files:
             file = container.files[0]
             tiered: list[BlockRef] | None = await self.in_thread(self._tiered_refs, file)
             if tiered is None or not self._is_released(file, tiered):
-                break
+                if not self._is_settled(file) or not await keeper.keep(file, self._blocker):
+                    break
+                continue
             await container.synced()  # a power cut must not take why it went, and leave that it is gone
+            await keeper.release()  # of these slots nothing may be kept that lies before what goes now
+            self._refs_unflushed = [ref for ref in self._refs_unflushed if ref.file_lsn != file.first_lsn]
             del container.files[0]
             for slot, columns in container.file_columns.pop(file.first_lsn, ()):
                 slot.columns.remove(columns)
                 columns.payload = []
+            keeper.moves(file)
             await self.in_thread(self._give_up, file)
             for ref in tiered:
                 if (tiered_slot := self._alive(ref)) is not None:
@@ -316,7 +327,7 @@ class Maintenance:
 
     def _tiered_refs(self, file: LogFile) -> list[BlockRef] | None:
         """What of a file only chunks hold besides, if nothing of it is needed but for them; else None."""
-        if not file.indexed or file.end_lsn > self._position.lsn + 1:
+        if not self._is_settled(file):
             return None
         if self._blocker is not None and self._blocker.file_lsn == file.first_lsn and self._is_needed(self._blocker):
             return None
@@ -325,14 +336,33 @@ class Maintenance:
             refs = read_directory(file)
         except (Corrupt, OSError) as error:
             logger.error("log file kept, its index cannot be read", extra={"error": str(error)})
+            self._container.unreadable_indices.add(sidecar_path(file.path))
             return None
         self._blocker = next(filter(self._is_needed, refs), None)
-        return None if self._blocker is not None else [ref for ref in refs if self._alive(ref) is not None]
+        if self._blocker is not None:
+            return None
+        return [ref for ref in refs if self._alive(ref) is not None and not self._keeper.holds(ref)]
+
+    async def _mend_indices(self) -> None:
+        """Make damaged sidecars again."""
+        container = self._container
+        paths, container.unreadable_indices = container.unreadable_indices, set()
+        for file in [file for file in container.files if sidecar_path(file.path) in paths]:
+            try:
+                await self.in_thread(reindex, container, file)
+            except (Corrupt, OSError) as error:
+                logger.error("the index of a log file could not be made again", extra={"error": str(error)})
+            else:
+                logger.warning("the index of a log file was damaged and made again", extra={"file": file.path.name})
+
+    def _is_settled(self, file: LogFile) -> bool:
+        """Whether no start would read it."""
+        return file.indexed and file.end_lsn <= self._position.lsn + 1
 
     def _is_needed(self, ref: BlockRef) -> bool:
-        """Whether the log is all that holds these rows' entries."""
+        """Whether the file is all that holds these rows' entries."""
         slot = self._alive(ref)
-        return slot is not None and ref.end > slot.tiered_end
+        return slot is not None and ref.end > slot.tiered_end and not self._keeper.holds(ref)
 
     @property
     def _oldest_lsn(self) -> int:
@@ -341,18 +371,15 @@ class Maintenance:
 
     def _alive(self, ref: BlockRef) -> Slot | None:
         """The slot, if it still has any of these rows' entries."""
-        stream = self._container.streams.get(ref.stream_id)
-        if stream is None or stream.deleted:
-            return None
-        slot = stream.slot(ref.slot)
-        return slot if slot.start < ref.end else None
+        return slot_of(self._container, ref)
 
     def _is_released(self, file: LogFile, tiered: list[BlockRef]) -> bool:
         tier = self._container.tier
         return tier.releases(file, tiered) if tier is not None else not tiered
 
     def _give_up(self, file: LogFile) -> None:
-        self._container.metadata.forget_blocks(read_directory(file), file.end_lsn)
+        gone = [ref for ref in read_directory(file) if not self._keeper.holds(ref)]
+        self._container.metadata.forget_blocks(gone, file.end_lsn)
         # The sidecar goes last: one without its file is swept at the next start, a file without it would be read anew.
         give_up(file.path, self._container.directory)
         sidecar_path(file.path).unlink(missing_ok=True)

@@ -307,6 +307,15 @@ class Metadata:
             else:
                 iterator.seek(key[: 1 + _SLOT.size] + _BEHIND_SLOT)
 
+    def replace_blocks(self, refs: Sequence[BlockRef], gone: Sequence[BlockRef] = ()) -> None:
+        """Rows lie elsewhere now, others nowhere; returns when that is on disk: what they told of may go."""
+        for start in range(0, len(refs), BATCH_OPERATIONS):
+            self.write(block_item(ref) for ref in refs[start : start + BATCH_OPERATIONS])
+        for start in range(0, len(gone), BATCH_OPERATIONS):
+            self.write((), [block_key(ref) for ref in gone[start : start + BATCH_OPERATIONS]])
+        if refs or gone:
+            self._db.flush(True)
+
     def block_at(self, stream_id: int, slot: int, offset: int) -> BlockRef | None:
         """The last block of a slot that begins at or before `offset`."""
         with self._lock:

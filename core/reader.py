@@ -97,6 +97,10 @@ class Reader:
 
         Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`.
         """
+        if self._container.damage.ranges:
+            end = self._container.damage.limit(slot, offset, end)
+            if end <= offset:
+                return None
         if offset < slot.compacted_end and self.tiered is not None:
             return _counted(self.counters.chunk, self.tiered.cached(slot, offset, end, max_bytes, at_least_one))
         parts: list[Buffer] = []
@@ -139,10 +143,13 @@ class Reader:
         Raises OutOfRange when they are gone, errors of kind CORRUPT when they are damaged, TierUnavailable when they
         cannot be reached just now, StillLoading when `patience` is done before long-term storage has answered.
         """
+        wanted = end
         while True:
-            found = self.cached(slot, offset, end, max_bytes, at_least_one)
+            found = self.cached(slot, offset, wanted, max_bytes, at_least_one)
             if found is not None:
                 return found
+            self._container.damage.check(slot, offset)
+            end = self._container.damage.limit(slot, offset, wanted)
             if self.tiered is not None and offset < slot.compacted_end:
                 with contextlib.suppress(TierUnavailable):  # the log may have it as it was
                     border = slot.compacted_end
@@ -157,7 +164,7 @@ class Reader:
                 tiered = self._tiered(slot, offset)
                 found = await tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
                 _counted(self.counters.chunk, found)
-            if found.size or found.end == offset or found.end >= end:
+            if found.size or found.end == offset or found.end >= wanted:
                 return found
             offset = found.end  # compaction left nothing up to there
 
@@ -171,10 +178,16 @@ class Reader:
     async def _from_log(
         self, reading: Callable[..., tuple[_T | None, int]], slot: Slot, offset: int, *args: object
     ) -> tuple[_T | None, int]:
-        """Read the log. What chunks hold as well may leave it meanwhile, or be damaged: then it is read from there."""
+        """Read the log. What chunks hold as well may leave it meanwhile, or be damaged: then it is read from there.
+
+        The first of `args` is what is known in memory of where the entries lie.
+        """
+        moved = self._container.moved
         try:
             return await self.run(reading, slot, offset, *args)
         except Corrupt as error:
+            if moved != self._container.moved:  # what was kept of a file lies elsewhere now
+                return await self._from_log(reading, slot, offset, None, *args[1:])
             if self.tiered is None or offset >= slot.tiered_end:
                 raise
             logger.warning("read from long-term storage instead of the log", extra={"reason": str(error)})
@@ -191,6 +204,7 @@ class Reader:
     async def entry_at(self, slot: Slot, offset: int) -> StoredEntry | None:
         """The entry that holds this offset, or the next one if compaction removed it; None at or beyond the end."""
         while offset < slot.durable_end:
+            self._container.damage.check(slot, offset)
             memory = locations(slot, offset, slot.durable_end, 0, True)
             found, _ = await self._from_log(self._entry_in_log, slot, offset, memory)
             if found is None:
@@ -236,11 +250,11 @@ class Reader:
         What chunks hold as well may be damaged in the log: then it is searched there.
         """
         while True:
-            border = await self.first_in_log(slot, start)
+            border, moved = await self.first_in_log(slot, start), self._container.moved
             try:
                 return await search(border)
             except Corrupt as error:
-                if await self.first_in_log(slot, start) != border:
+                if await self.first_in_log(slot, start) != border or moved != self._container.moved:
                     continue
                 if self.tiered is None or border >= slot.tiered_end:
                     raise
@@ -266,9 +280,12 @@ class Reader:
 
         Where only chunks hold what lies there it is reckoned from the run's bytes: no object is read for it.
         """
+        moved = self._container.moved
         try:
             before = await self.run(self._log.bytes_before, slot, offset)
         except (Corrupt, OutOfRange):
+            if moved != self._container.moved:
+                return await self.bytes_before(slot, offset)
             # What chunks hold as well may leave the log meanwhile, or left it before a crash that kept its rows.
             if self.tiered is None or offset > slot.tiered_end:
                 raise
@@ -288,6 +305,10 @@ class Reader:
     ) -> Iterator[tuple[int, Rows | SlotColumns]]:
         """See `LogReader.all_rows`. Blocks."""
         return self._log.all_rows(slot, start, wanted)
+
+    def check(self, slot: Slot, offset: int) -> None:
+        """See `LogReader.check`. Blocks."""
+        self._log.check(slot, offset)
 
     def payloads(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
         """See `LogReader.payloads`. Blocks."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
+from core.keeper import is_needed_by
+from core.kept import restore
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import LOG_SUFFIX
 from core.log.format import (
@@ -273,11 +275,8 @@ class _Recovery:
     def _settle_files(self, files: list[LogFile]) -> bool:
         """From here on the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
         container = self._container
-        begun = False
+        begun, oldest = False, files[0].first_lsn if files else None
         if files:
-            forgotten = container.metadata.forget_blocks_before(files[0].first_lsn)
-            if forgotten:
-                logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})
             cut = cut_tail(files[-1])
             if cut:
                 logger.info("cut the unused end of the log", extra={"file": files[-1].path.name, "bytes": cut})
@@ -287,6 +286,11 @@ class _Recovery:
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
         container.files = files
+        container.kept = restore(container, is_needed_by(container))
+        # Behind that: rows of what is kept stop it, wherever their files were.
+        forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
+        if forgotten:
+            logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})
         container.unindexed = [file for file in files if not file.indexed]
         self._sweep_sidecars()
         return begun

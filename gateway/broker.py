@@ -187,6 +187,8 @@ class Broker:
         self.transactions = TransactionCoordinator(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
+        for container in self.store.containers.values():
+            container.name_writers = self.transactions.name_producers
         self.fetch_sessions = FetchSessions(
             self.config.max_incremental_fetch_session_cache_slots,
             self.config.fetch_session_partitions_max,

@@ -54,8 +54,9 @@ OWN_NAMES: Final = (
 )
 """Nobody else keeps anything there."""
 
-FORMAT: Final = 2
-"""The layout that this release writes: 2 has transactions. Formats are never reused; all older ones are read."""
+FORMAT: Final = 3
+"""The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges. Formats are never reused;
+all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"
 """The first release that reads FORMAT."""
 

@@ -1,8 +1,9 @@
 """What a scrape is told of topics, segments, scales and groups.
 
-Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments and `LAGS_MAX` groups and
-topics at most; what is beyond counts under `other`, which no name of a client becomes. A name that has a label keeps it
-while there is such a topic, also one made again, so that a counter neither falls nor stands still.
+Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments, `LAGS_MAX` groups and
+topics, and a few partitions that hold up something, at most; what is beyond counts under `other`, which no name of a
+client becomes. A name that has a label keeps it while there is such a topic, also one made again, so that a counter
+neither falls nor stands still.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TOPICS_MAX: Final = 200
 SEGMENTS_MAX: Final = 500
 LAGS_MAX: Final = 500
+DAMAGED_MAX: Final = 100
 OTHER: Final = "other"
 _LIKE_OTHER: Final = re.compile(rf"{OTHER}(?: \(name\))*")
 KINDS: Final = ("split", "merge", "manual", "grown")
@@ -89,7 +91,7 @@ class StreamCollector:
             yield metric
         async for metric in _of_segments(streams, services, turns):
             yield metric
-        for metric in (*_of_scales(services), *_of_groups(services.lags.found)):
+        for metric in (*_of_pins(services), *_of_scales(services), *_of_groups(services.lags.found)):
             yield metric
 
     async def _of_topics(self, streams: list[Stream], turns: Turns) -> AsyncIterator[Metric]:
@@ -145,6 +147,31 @@ async def _of_segments(streams: list[Stream], services: Services, turns: Turns) 
         events.add_metric([OTHER, OTHER], sum(row[1] for row in found) - sum(row[1] for row in named))
     yield size
     yield events
+
+
+def _of_pins(services: Services) -> Iterator[Metric]:
+    """Partitions that hold back something in the durable log, those that hold most; and what is damaged for good."""
+    held = GaugeMetricFamily(
+        "penstock_partition_held_bytes",
+        "What a partition holds back in the log, by what it waits for, those that hold most",
+        labels=["topic", "partition", "reason"],
+    )
+    damaged = GaugeMetricFamily(
+        "penstock_partition_damaged_bytes", "Bytes of a partition that are damaged", labels=["topic", "partition"]
+    )
+    lost: Counter[tuple[str, str]] = Counter()
+    for container in services.store.containers.values():
+        for pin in container.tier.pins.named if container.tier is not None else ():
+            held.add_metric([own_label(pin.slot.stream.name), str(pin.slot.number), pin.reason], pin.bytes)
+        for one in container.damage:
+            if (stream := container.streams.get(one.stream_id)) is not None:
+                lost[own_label(stream.name), str(one.slot)] += one.size
+    named = lost.most_common(DAMAGED_MAX)
+    for (topic, partition), size in named:
+        damaged.add_metric([topic, partition], size)
+    if len(lost) > len(named):
+        damaged.add_metric([OTHER, OTHER], sum(lost.values()) - sum(size for _, size in named))
+    yield from (held, damaged)
 
 
 def _of_scales(services: Services) -> Iterator[Metric]:

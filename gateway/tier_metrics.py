@@ -56,6 +56,16 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
     def held_s() -> float:
         return container.throttle.held_s(container.clock.monotonic_s())
 
+    pins = tier.pins
+
+    def log_gauge(name: str, doc: str, read: Callable[[], float]) -> None:
+        metrics.gauge(f"penstock_log_{name}", doc, read, container=number)
+
+    log_gauge("kept_bytes", "Of the durable log, what pinned it and was moved aside", lambda: container.kept_bytes)
+    log_gauge("held_bytes", "Bytes behind open transactions or damage, as of the last look", lambda: pins.bytes)
+    log_gauge("holding_partitions", "Partitions that hold back something", lambda: pins.slots)
+    log_gauge("refused_partitions", "Of those, refused while the log fills up", lambda: len(container.refused))
+    log_gauge("damaged_bytes", "Bytes lost to damage in the log", lambda: sum(one.size for one in container.damage))
     gauge("untiered_bytes", "Bytes that are in no chunk, as of the last look", lambda: writer.untiered_bytes)
     gauge("uploads", "Chunks on their way", lambda: writer.uploading)
     gauge("throttle_seconds", "How long a producer is held up", held_s)

@@ -46,8 +46,15 @@ UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.ERE
 """What a read answers for a place that the disk cannot read; past the page cache a device's own word comes through."""
 
 
+KEPT: Final = 1 << 62
+"""In the number of a file: not a log file, but what was kept of one. See `core.kept`."""
+KEPT_DIRECTORY: Final = "kept"
+
+
 def log_path(directory: Path, first_lsn: int) -> Path:
-    """Where the log file that begins with this LSN lies."""
+    """Where the log file that begins with this LSN lies, or what was kept of it."""
+    if first_lsn & KEPT:
+        directory, first_lsn = directory / KEPT_DIRECTORY, first_lsn ^ KEPT
     return directory / f"{first_lsn:020d}{LOG_SUFFIX}"
 
 

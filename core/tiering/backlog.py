@@ -11,11 +11,13 @@ segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from core.errors import Corrupt, ErrorKind, StoreError
+from core.log.files import KEPT
 from core.log.format import Buffer
 from core.reader import READ_BYTES_MAX, location_of
 from tier2.chunk import Entry
@@ -30,6 +32,16 @@ RUNS_MAX: Final = 2000
 
 HURRY: Final = 2
 """A segment's files are cut into several chunks when they hold more than this many times the size of one."""
+
+
+class UnreadableEntry(StoreError):
+    """A slot's entries can be read up to `first`, and not on from there."""
+
+    kind = ErrorKind.CORRUPT
+
+    def __init__(self, slot: Slot, first: int, bytes_before: int, error: Corrupt) -> None:
+        super().__init__(str(error))
+        self.slot, self.first, self.bytes_before, self.error = slot, first, bytes_before, error
 
 
 class Backlog(NamedTuple):
@@ -60,9 +72,8 @@ class Piece:
         return self.slot.stream.id, self.segment_id, self.slot.number
 
 
-def backlogs_of(slot: Slot, first: int, bytes_before: int) -> Iterator[Backlog]:
-    """What waits of a slot from a place on, oldest segment first."""
-    end, end_bytes = slot.stable_end, slot.stable_bytes
+def backlogs_of(slot: Slot, first: int, bytes_before: int, end: int, end_bytes: int) -> Iterator[Backlog]:
+    """What waits of a slot between two places, oldest segment first."""
     while first < end:
         segment_id, following = slot.segment_at(first)
         if following is None or following.first >= end:
@@ -73,15 +84,37 @@ def backlogs_of(slot: Slot, first: int, bytes_before: int) -> Iterator[Backlog]:
         first, bytes_before = following.first, following.bytes_before
 
 
-def cut_segment(reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, *, whole: bool) -> list[list[Piece]]:
+def lost_of(slot: Slot) -> Callable[[int], bool]:
+    """Whether what a slot has at a sequence number is known to be lost."""
+    ranges = slot.container.damage.of(slot)
+    if not ranges:
+        return lambda first: False
+    return lambda first: any(one.first <= first < one.end for one in ranges)
+
+
+def is_lost(backlog: Backlog) -> bool:
+    """Whether nothing is left of what waits: then it waits for what comes behind it."""
+    damage = backlog.slot.container.damage
+    return bool(damage) and damage.bytes_in(backlog.slot, backlog.first, backlog.end) >= backlog.size
+
+
+def cut_segment(
+    reader: Reader, slots: Iterable[Backlog], chunk_bytes: int, failed: list[UnreadableEntry], *, whole: bool
+) -> list[list[Piece]]:
     """Chunks of about `chunk_bytes` from one segment's slots, oldest first. Blocks.
 
-    The rest, of less than a chunk, is taken only if `whole`.
+    The rest, of less than a chunk, is taken only if `whole`. A slot whose rows cannot be read is cut up to there, and
+    what stopped it is added to `failed`.
     """
     by_file: dict[int, list[_Stretch]] = {}
     for backlog in slots:
-        for stretch in _stretches(reader, backlog):
-            by_file.setdefault(stretch.file_lsn, []).append(stretch)
+        reached = backlog.first, backlog.bytes_before
+        try:
+            for stretch in _stretches(reader, backlog):
+                by_file.setdefault(stretch.file_lsn & ~KEPT, []).append(stretch)
+                reached = stretch.ends[-1], stretch.bytes_before + stretch.size
+        except Corrupt as error:
+            failed.append(UnreadableEntry(backlog.slot, *reached, error))
     chunks: list[list[Piece]] = []
     gathered: list[Piece] = []
     for _, stretches in sorted(by_file.items()):
@@ -119,32 +152,52 @@ def pack(slots: Iterable[Backlog], chunk_bytes: int) -> list[list[Piece]]:
 
 
 def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
-    """What a piece holds, from memory or the log. Blocks. Raises OutOfRange when it is gone, CorruptLog."""
+    """What a piece holds, from memory or the log. Blocks.
+
+    Raises OutOfRange when it is gone, UnreadableEntry for the first one that fails its checks.
+    """
     slot = piece.slot
     epoch = slot.epoch_at(piece.end - 1)
-    for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
-        if rows.base[0] >= piece.end:
-            return
-        for payload, row in _payloads(reader, piece, file_lsn, rows):
-            first = rows.base[row]
-            yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
+    damage, reached, size = slot.container.damage, piece.first, 0
+    try:
+        for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
+            if rows.base[0] >= piece.end:
+                return
+            for payload, row in _payloads(reader, piece, file_lsn, rows):
+                first = rows.base[row]
+                yield Entry(first, rows.row_end(row) - first, rows.timestamp[row], epoch, payload)
+                reached, size = rows.row_end(row), size + rows.length[row]
+    except Corrupt as error:
+        reached = next((one.end for one in reversed(damage.of(slot)) if one.first == reached), reached)
+        before = piece.bytes_before + size + damage.bytes_in(slot, piece.first, reached)
+        raise UnreadableEntry(slot, reached, before, error) from error
 
 
 def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:
     held = getattr(rows, "payload", None)
     row, last = max(0, rows.row_of(piece.first)), len(rows.base)
+    lost = lost_of(piece.slot)
     while row < last and rows.base[row] < piece.end:
+        if lost(rows.base[row]):
+            row += 1
+            continue
         cached = held[row] if held else None
         if cached is not None:
             yield cached, row
             row += 1
             continue
         begin, size = row, 0
-        while row < last and rows.base[row] < piece.end and size < READ_BYTES_MAX:
+        while row < last and rows.base[row] < piece.end and size < READ_BYTES_MAX and not lost(rows.base[row]):
             size += rows.length[row]
             row += 1
-        found = reader.payloads(piece.slot, [location_of(file_lsn, rows, number) for number in range(begin, row)])
-        yield from zip(found, range(begin, row), strict=True)
+        wanted = [location_of(file_lsn, rows, number) for number in range(begin, row)]
+        try:
+            found = reader.payloads(piece.slot, wanted)
+        except Corrupt:  # one by one, up to the one that is
+            for number, location in zip(range(begin, row), wanted, strict=True):
+                yield reader.payloads(piece.slot, [location])[0], number
+        else:
+            yield from zip(found, range(begin, row), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,20 +226,25 @@ class _Stretch:
 
 
 def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
-    first, before = backlog.first, backlog.bytes_before
+    first, before, size = backlog.first, backlog.bytes_before, 0
+    lost = lost_of(backlog.slot)
     for file_lsn, rows in reader.all_rows(backlog.slot, first, lambda ref: True):
-        begin = max(0, rows.row_of(first))
         ends: list[int] = []
-        for row in range(begin, len(rows.base)):
+        sizes: list[int] = []
+        for row in range(max(0, rows.row_of(first)), len(rows.base)):
             end = rows.row_end(row)
             if end > backlog.end:
                 break
-            ends.append(end)
-        if not ends:
+            size += rows.length[row]
+            if not lost(rows.base[row]):  # no piece ends with what is lost: each has something
+                ends.append(end)
+                sizes.append(size)
+                size = 0
+        if ends:
+            yield _Stretch(file_lsn, backlog.slot, backlog.segment_id, first, before, ends, sizes)
+            first, before = ends[-1], before + sum(sizes)
+        elif not size:
             return
-        sizes = rows.length[begin : begin + len(ends)]
-        yield _Stretch(file_lsn, backlog.slot, backlog.segment_id, first, before, ends, sizes)
-        first, before = ends[-1], before + sum(sizes)
 
 
 def _joined(earlier: list[Piece], later: list[Piece]) -> list[Piece]:

@@ -108,6 +108,16 @@ class Catalog:
         entries = self._pending.entries
         return [decode_chunk_row(key, value) for key, value in sorted(entries.items())]
 
+    def held(self) -> dict[tuple[int, int], int]:
+        """By stream and slot: from where on the log still backs chunks that were not looked at twice."""
+        held: dict[tuple[int, int], int] = {}
+        for row in self.pending:
+            if row.state is ChunkState.COMMITTED:
+                for run in row.runs:
+                    place = run.stream_id, run.slot
+                    held[place] = min(held.get(place, run.first), run.first)
+        return held
+
     def pending_chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
         """A chunk in any state but verified."""
         key = chunk_row_key(chunk_id)

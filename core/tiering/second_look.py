@@ -7,6 +7,7 @@ that is gone or has changed is made anew.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 from core.log.records import Delete, Operation, Put
 from core.tiering.backlog import Piece
 from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, ChunkRow, ChunkState, chunk_key
-from core.tiering.uploads import Upload, Uploads
+from core.tiering.uploads import REFUSED_AFTER, Upload, Uploads
+from tier2.storage import StorageError, Unavailable
 
 if TYPE_CHECKING:
     from core.container import Container
@@ -37,13 +39,19 @@ class SecondLook:
         self._clock = tier.container.clock
         self._delay_s = tier.container.config.tier2_verify_delay_ms / 1000
         self._due_at: dict[ChunkId, float] = {}
+        self._refused: dict[ChunkId, tuple[int, int]] = {}  # how often it could not be looked at; verified until then
+        self._verified = 0
+        self._puts: dict[ChunkId, asyncio.Task[None]] = {}  # of chunks that are put again
 
     def committed(self, chunk_id: ChunkId) -> None:
         """Its time begins."""
         self._due_at[chunk_id] = self._clock.monotonic_s() + self._delay_s
 
     async def look(self, uploads: Uploads) -> None:
-        """Verify what is due, and put again what is not there. Raises StorageError, StoreError."""
+        """Verify what is due, and begin to put again what is not there.
+
+        One that cannot be looked at holds up no other. Raises StoreError, StorageError for the last of those.
+        """
         now = self._clock.monotonic_s()
         due = [
             row
@@ -51,13 +59,50 @@ class SecondLook:
             if row.state is ChunkState.COMMITTED and self._due_at.setdefault(row.id, now + self._delay_s) <= now
         ]
         whole: list[ChunkRow] = []
+        failure: StorageError | None = None
         for row in due:
-            stat = await self._tier.long_term.storage.stat(chunk_key(row.id))
+            if row.id in self._puts:
+                continue
+            try:
+                stat = await self._tier.long_term.storage.stat(chunk_key(row.id))
+            except StorageError as error:
+                self._due_at[row.id] = now + self._delay_s
+                failure = error
+                if isinstance(error, Unavailable):
+                    break  # nothing can be reached: not one request for each of them
+                if self._is_refused(row.id):
+                    self._begin_put(row, uploads)
+                continue
             if stat is not None and stat.size == row.size and stat.etag == row.etag:
                 whole.append(row)
             else:
-                await self._put_again(row, uploads)
+                self._begin_put(row, uploads)
         await self._confirm(whole)
+        if failure is not None:
+            raise failure
+
+    def _is_refused(self, chunk_id: ChunkId) -> bool:
+        """Whether it is this one key, of which nothing can be known: others were looked at meanwhile."""
+        times, verified = self._refused.get(chunk_id, (0, self._verified))
+        self._refused[chunk_id] = times + 1, verified
+        return times + 1 >= REFUSED_AFTER and self._verified > verified
+
+    def _begin_put(self, row: ChunkRow, uploads: Uploads) -> None:
+        """Apart from the other looks: an upload is tried for as long as it takes."""
+        self._due_at[row.id] = self._clock.monotonic_s() + self._delay_s
+        task = self._puts[row.id] = asyncio.create_task(self._put_again(row, uploads), name="chunk put again")
+        task.add_done_callback(lambda done: self._put_done(row.id, done))
+
+    def _put_done(self, chunk_id: ChunkId, task: asyncio.Task[None]) -> None:
+        del self._puts[chunk_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a chunk could not be put again, it will be tried again", exc_info=error)
+
+    async def stop(self) -> None:
+        tasks = list(self._puts.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _confirm(self, rows: Sequence[ChunkRow]) -> None:
         """What was looked at twice is verified."""
@@ -74,6 +119,8 @@ class SecondLook:
                     await self._container.update(*operations)
             for seen in rows[start : start + CONFIRMED_AT_ONCE]:
                 self._due_at.pop(seen.id, None)
+                self._refused.pop(seen.id, None)
+                self._verified += 1
 
     async def _put_again(self, row: ChunkRow, uploads: Uploads) -> None:
         """Its entries are still in the log: they go into another chunk, because readers know what was in this one."""

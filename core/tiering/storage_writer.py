@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
-from core.tiering.backlog import Backlog, Piece, backlogs_of, cut_segment, pack
+from core.tiering.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
 from core.tiering.second_look import SecondLook
 from core.tiering.uploads import Counters, Upload, Uploads
 from tier2.storage import StorageError
@@ -86,6 +86,7 @@ class StorageWriter:
 
     async def start(self) -> None:
         """Abandon what an earlier run left, then begin. Raises StoreError."""
+        self._tier.pins.name_lost()
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
             for slot in stream.written_slots():
@@ -99,6 +100,7 @@ class StorageWriter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._second_look.stop()
         self._task = None
 
     def wake(self) -> None:
@@ -116,6 +118,8 @@ class StorageWriter:
             self._wake.clear()
             try:
                 self._tier.log_changed()
+                await self._tier.pins.look_again()
+                await self._tier.pins.look()
                 self._uploads.pace.observe(self._container.appended_bytes, self.untiered_bytes, self._tier.pressure)
                 if self._clock.monotonic_s() >= self._look_at:
                     await self._plan()
@@ -159,7 +163,7 @@ class StorageWriter:
     async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], list[Slot], float]:
         """What there is to tier: slots and about how many bytes, by stream and segment; slots of which a part lies in
         sealed segments; since when the oldest waits."""
-        container = self._container
+        container, pins = self._container, self._tier.pins
         sealed: list[Slot] = []
         oldest = self._clock.monotonic_s()
         slots_of: dict[tuple[int, int], list[Slot]] = {}
@@ -168,7 +172,8 @@ class StorageWriter:
         for start in range(0, len(untiered), SLICE_SLOTS):
             for slot, since in untiered[start : start + SLICE_SLOTS]:
                 first, before = self._place_of(slot)
-                if slot.stream.deleted or first >= slot.stable_end:
+                end, end_bytes = pins.end_of(slot)
+                if slot.stream.deleted or first >= end:
                     if slot not in self._planned and container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue
@@ -177,7 +182,6 @@ class StorageWriter:
                 if slot.stream.is_sealed or slot.segment_at(first)[0] != slot.segment_id:
                     sealed.append(slot)
                 # What an open transaction holds back is not due, and must not keep the rest from being so by its age.
-                end_bytes = slot.total_bytes if slot.transactions is None else slot.stable_bytes
                 size_of[segment] = size_of.get(segment, 0) + end_bytes - before
                 oldest = min(oldest, since)
             await asyncio.sleep(0)
@@ -192,7 +196,7 @@ class StorageWriter:
 
     def _backlogs(self, slot: Slot) -> Iterator[Backlog]:
         """Of each segment that the slot was appended to, oldest first."""
-        return backlogs_of(slot, *self._place_of(slot))
+        return backlogs_of(slot, *self._place_of(slot), *self._tier.pins.end_of(slot))
 
     async def _start_sealed(self, slots: Sequence[Slot]) -> None:
         """What is left of sealed segments is due at once."""
@@ -208,12 +212,18 @@ class StorageWriter:
             return
         container, chunk_bytes = self._container, self._config.chunk_bytes
         await container.log.synced(container.applied_lsn)
+        failed: list[UnreadableEntry] = []
         self._begin(
-            await container.catalog.run(lambda: cut_segment(container.reader, backlogs, chunk_bytes, whole=False))
+            await container.catalog.run(
+                lambda: cut_segment(container.reader, backlogs, chunk_bytes, failed, whole=False)
+            )
         )
+        for error in failed:
+            self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
 
     async def _start_whole(self, backlogs: list[Backlog]) -> None:
         """Pack backlogs into chunks, all of them, and begin to upload those."""
+        backlogs = [backlog for backlog in backlogs if not is_lost(backlog)]
         if backlogs:
             container = self._container
             backlogs.sort(key=lambda backlog: (backlog.slot.stream.id, backlog.segment_id, backlog.slot.number))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
 from core.tiering.disk_cache import empty
+from core.tiering.pins import Pins
 from core.tiering.reader import TieredReader
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter
-from core.tiering.rows import ChunkState
 from core.tiering.scrub import Scrub
 from core.tiering.snapshots import Snapshots
 from core.tiering.storage_writer import StorageWriter
@@ -62,6 +62,7 @@ class Tier:
         self.container = container
         self.long_term = long_term
         self.changing = asyncio.Lock()
+        self.pins = Pins(self)
         self.writer = StorageWriter(self)
         self.collector = Collector(self)
         self.rewriter = None if long_term.rewriting is None else Rewriter(self, long_term.rewriting)
@@ -99,20 +100,10 @@ class Tier:
     def releases(self, file: LogFile, tiered: Iterable[BlockRef]) -> bool:
         """Whether the log may let go of a file of which chunks hold these rows' entries."""
         # Looked at after it was found that chunks hold them, so every chunk that was committed until then is in here.
-        held = self._held()
+        held = self.container.catalog.held()
         if any(ref.end > held.get((ref.stream_id, ref.slot), ref.end) for ref in tiered):
             return False
         return self.covers(file.end_lsn - 1)
-
-    def _held(self) -> dict[tuple[int, int], int]:
-        """By stream and slot: from where on the log still backs chunks that were not looked at twice."""
-        held: dict[tuple[int, int], int] = {}
-        for row in self.container.catalog.pending:
-            if row.state is ChunkState.COMMITTED:
-                for run in row.runs:
-                    place = run.stream_id, run.slot
-                    held[place] = min(held.get(place, run.first), run.first)
-        return held
 
     def covers(self, lsn: int) -> bool:
         """Whether a snapshot in long-term storage reflects the log up to here; if not, one is asked for."""

@@ -6,7 +6,8 @@
 - A chunk is committed only after those that hold what precedes it; when one of them is given up, so is this one.
 - A chunk lists every aborted transaction that overlaps one of its runs: the slot forgets none before the log lets go of
   what it overlaps.
-- A put that fails for long-term storage's sake is tried for ever; one whose entries cannot be read is given up.
+- A put that fails for long-term storage's sake is tried for ever, under another key where only this one is refused; one
+  whose entries cannot be read is given up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.errors import OutOfRange, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
-from core.tiering.backlog import Piece, entries
+from core.tiering.backlog import Piece, UnreadableEntry, entries
 from core.tiering.pacing import Pace
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from tier2.chunk import ChunkWriter, Entry, RunSource
@@ -38,6 +39,8 @@ FULL_PAUSE_S: Final = 1.0
 PACED_BYTES: Final = 256 << 10
 """A piece is made in steps of so many bytes, at the pace of what comes in."""
 FIRST_PAUSE_S: Final = 0.5
+REFUSED_AFTER: Final = 5
+"""A chunk that failed so often, while others were put, is cut anew: what is refused may be this one key."""
 PAUSE_MAX_S: Final = 15.0
 COMPLAIN_EVERY_S: Final = 60.0
 
@@ -75,6 +78,7 @@ class Uploads:
         self._complained_at = -COMPLAIN_EVERY_S
         self.pace = Pace()
         self.counters = Counters()
+        self._put_count = 0  # of objects that were put and seen, whether or not they were committed
         self.last_error: str | None = None  # of long-term storage; None when the last put went well
         self.lacks_room = False  # long-term storage had none for the last put
 
@@ -95,6 +99,11 @@ class Uploads:
             chunk_id = await self._intend()
             try:
                 writer, stat = await self._put(chunk_id, upload)
+            except UnreadableEntry as error:
+                # Those that share this chunk go on without it, and it goes on up to there.
+                self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
+                await self._abandon(chunk_id)
+                return False
             except (StoreError, ValueError) as error:
                 # What the log held was deleted meanwhile, or is damaged.
                 self.last_error, self.lacks_room = None, False  # nobody tries any more
@@ -127,8 +136,9 @@ class Uploads:
     async def _put(self, chunk_id: ChunkId, upload: Upload) -> tuple[ChunkWriter, ObjectStat]:
         """Put and look at it, as often as it takes. Raises StoreError when the entries cannot be read."""
         storage, key = self._long_term.storage, chunk_key(chunk_id)
-        pause = FIRST_PAUSE_S
+        pause, tries, others = FIRST_PAUSE_S, 0, self._put_count
         while True:
+            tries += 1
             body = _Body(self._container, upload.pieces, self.pace)
             writer = ChunkWriter(chunk_id, self._long_term.cluster_id, self._clock.wall_ms(), body.sources())
             try:
@@ -136,6 +146,7 @@ class Uploads:
                 seen = await storage.stat(key)
                 if seen is not None and seen.size == writer.size == stat.size:
                     self.last_error, self.lacks_room = None, False
+                    self._put_count += 1
                     return writer, stat
                 raise TierUnavailable(f"{key} was put with {stat.size} bytes and is not there: {seen}")
             except (StorageError, TierUnavailable) as error:
@@ -143,6 +154,10 @@ class Uploads:
                     raise body.failure from error
                 self.last_error, self.lacks_room = str(error), isinstance(error, NoRoom)
                 self.failed(error, "a chunk could not be put and will be put again")
+                if tries >= REFUSED_AFTER and self._put_count > others:
+                    raise TierUnavailable(
+                        f"{key} is refused while others are not, it gets another key: {error}"
+                    ) from error
             except Exception as error:
                 if body.failure is not None:
                     raise body.failure from error
@@ -252,7 +267,17 @@ class _Body:
                 generation=0,
             )
             source = _Entries(self._container, piece, self, self._pace)
-            yield RunSource(segment=segment, slot=piece.slot.number, entries=source, aborted=_aborted(piece))
+            yield RunSource(
+                segment=segment,
+                slot=piece.slot.number,
+                entries=source,
+                aborted=_aborted(piece),
+                covered=_covered(piece) if self._container.damage else None,
+            )
+
+
+def _covered(piece: Piece) -> Callable[[], tuple[int, int]]:
+    return lambda: (piece.first, piece.end)
 
 
 def _aborted(piece: Piece) -> Sequence[AbortedTransaction]:
@@ -280,7 +305,7 @@ def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> 
             entries=run.entries,
             leader_epoch=run.leader_epoch,
             bytes_before=piece.bytes_before,
-            appended=run.length,
+            appended=run.length + piece.slot.container.damage.bytes_in(piece.slot, piece.first, piece.end),
         )
 
 

@@ -57,13 +57,13 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 
-ID_SHOWN_CHARS_MAX: Final = 100
-"""Of an id that a client made up, in a line of the log."""
 TIMEOUTS_PER_LOOK_MAX: Final = 1_000
 """Transactions that one look ends because their time is up, or forgets: the next look takes the rest."""
 
 FIRST_EXPIRY_S_MAX: Final = 60.0
 """Ids are looked through for the first time so soon after the start: who restarts every hour forgets some, too."""
+SHOWN_CHARS: Final = 100
+"""Of a transactional id, in messages."""
 
 
 class Counters:
@@ -119,6 +119,14 @@ class TransactionCoordinator:
 
     def get(self, transactional_id: str) -> Transaction | None:
         return self._transactions.get(transactional_id)
+
+    def name_producers(self, producer_ids: Collection[int]) -> Mapping[int, str]:
+        """What an operator calls these producers."""
+        names = {producer_id: f"producer {producer_id}" for producer_id in producer_ids}
+        for transaction in self._transactions.values():
+            if transaction.producer_id in names:
+                names[transaction.producer_id] = f"transactional id {transaction.transactional_id[:SHOWN_CHARS]!r}"
+        return names
 
     # Life
 
@@ -188,7 +196,7 @@ class TransactionCoordinator:
     def _refuse_id(self, transactional_id: str) -> NoReturn:
         _log.warning(
             "a new transactional id is refused: there are as many as transactional.ids.max allows",
-            extra={"transactional_id": transactional_id[:ID_SHOWN_CHARS_MAX], "ids": len(self)},
+            extra={"transactional_id": transactional_id[:SHOWN_CHARS], "ids": len(self)},
         )
         raise Refused(ErrorCode.policy_violation)
 

@@ -196,17 +196,27 @@ async def crash_copy(store: Store, target: Path) -> Path:
     container = container_of(store)
     await container.log.synced(container.log.next_lsn - 1)
 
-    def copy() -> None:
-        for path in sorted(store.directory.rglob("*")):
-            place = target / path.relative_to(store.directory)
-            if path.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-            elif path.name not in ("LOCK", "lock", "ballast") and path.suffix not in (".prepared", ".spare"):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, place)
-
-    await maintenance_of(store).in_thread(copy)
+    await maintenance_of(store).in_thread(copy_files, store, target)
     return target
+
+
+def copy_files(store: Store, target: Path) -> None:
+    """Copy what a start reads of a store's directory, while RocksDB lets go of files of its own."""
+    while True:
+        try:
+            return _copy_files(store, target)
+        except FileNotFoundError:
+            shutil.rmtree(target)
+
+
+def _copy_files(store: Store, target: Path) -> None:
+    for path in sorted(store.directory.rglob("*")):
+        place = target / path.relative_to(store.directory)
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        elif path.name not in ("LOCK", "lock", "ballast") and path.suffix not in (".prepared", ".spare"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
 
 
 def copy_settled(source: Path, target: Path) -> None:

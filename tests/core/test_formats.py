@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.damage import DamagedRange
+from core.damage import decode as decode_damaged
 from core.errors import Corrupt, CorruptState
 from core.index import SlotColumns, decode_block, read_directory, sidecar_path, write_sidecar
 from core.log.durable_log import LogFile
@@ -193,6 +195,12 @@ def assert_saved_slot(again: Slot) -> None:
     assert again.writers is not None
     assert [batch.base for batch in again.writers[77].batches] == [15, 20]
     assert again.segments == [SegmentStretch(10, 3, 300), SegmentStretch(14, 7, 400)]
+
+
+def test_damaged_range_is_written_as_released() -> None:
+    lost = DamagedRange(stream_id=7, slot=3, first=1_000, end=1_002, size=4_321, file="7-3-1000.frames")
+    assert golden("damaged-v1.bin") == lost.key + lost.put().value
+    assert decode_damaged(lost.key, golden("damaged-v1.bin")[len(lost.key) :]) == lost
 
 
 def test_update_is_written_as_released() -> None:

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from core.clock import ManualClock
 from core.container import UNINDEXED_FILES_MAX, Container
 from core.errors import StaleWriterEpoch
+from core.index import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
 from core.slot import Slot
 from core.store import Store
@@ -353,6 +354,23 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def truncate(self) -> None:
         self.run(maintenance_of(self.store).truncate())
+
+    @rule(half=st.booleans())
+    def keep(self, half: bool) -> None:
+        """What the oldest file is needed for is kept apart, and the file goes; or it was only about to."""
+
+        async def go() -> None:
+            maintenance = maintenance_of(self.store)
+            await maintenance.index_files()
+            await maintenance.checkpoint()
+            for file in self.container.files[:1]:
+                needed = [ref for ref in read_directory(file) if maintenance._is_needed(ref)]
+                if needed and maintenance._is_settled(file):
+                    await maintenance._keeper._keep(file, needed)
+            if not half:
+                await maintenance.truncate()
+
+        self.run(go())
 
     @rule(seconds=st.integers(0, 10))
     def retain(self, seconds: int) -> None:

@@ -150,11 +150,13 @@ def test_backlogs_follow_the_seals(tmp_path: Path) -> None:
             slot.segment_id = 5
             more = await fill(slot, 2 * KIB)
 
-            found = [backlog[1:] for backlog in backlogs_of(slot, 0, 0)]
+            found = [backlog[1:] for backlog in backlogs_of(slot, 0, 0, slot.stable_end, slot.stable_bytes)]
             assert found == [
                 (0, 0, len(entries), 0, size),
                 (5, len(entries), slot.end, size, sum(map(len, more))),
             ]
-            assert [backlog[1:] for backlog in backlogs_of(slot, len(entries), size)] == found[1:]
+            assert [
+                backlog[1:] for backlog in backlogs_of(slot, len(entries), size, slot.stable_end, slot.stable_bytes)
+            ] == found[1:]
 
     run(scenario())

@@ -1,0 +1,279 @@
+"""What pins the log: slots of which something cannot go into chunks, why, and how much they hold.
+
+A slot is tiered up to its stable end, and up to an entry that cannot be read. Everything else of the container goes on
+without it: its chunks are made of the other slots, and when the log is pressed, what it holds there is kept apart
+(`core.kept`). So only what the slot itself holds is a matter of room, and that is bounded: while the log is pressed and
+such slots hold more than `HELD_SHARE` of it, those that hold most are refused, by name, and nobody else.
+
+**Invariants**
+
+- What a slot may tier ends at or before its stable end, and before what of it is known to be damaged.
+- A slot is refused only for what it holds back itself, and only while the log is pressed. The end of a transaction is
+  never refused: it is what lets go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from core.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
+from core.errors import Corrupt, OutOfRange, StorageFull, StoreError
+from core.index import SIDECAR_SUFFIX
+
+if TYPE_CHECKING:
+    from core.container import Container
+    from core.index import BlockRef
+    from core.slot import Slot
+    from core.tiering.tier import Tier
+
+logger = logging.getLogger(__name__)
+
+HELD_SHARE: Final = 0.5
+"""Of `log.max.bytes`, what slots that cannot be tiered may hold together while the log is pressed."""
+NAMED_MAX: Final = 10
+"""Slots that are named, those first that hold most."""
+COMPLAIN_EVERY_S: Final = 60.0
+RETRY_FIRST_S: Final = 5.0
+RETRY_MAX_S: Final = 60.0
+INDEX_S: Final = 1.0
+"""An index is made again at the next turn of maintenance."""
+LOOK_EVERY_S: Final = 5.0
+"""While there is room enough; else at every turn of the storage writer."""
+SLICE_STREAMS: Final = 50
+GONE_MAX: Final = 1_000
+"""Ranges that one record forgets."""
+
+
+@dataclass(slots=True)
+class Unreadable:
+    """Where a slot cannot be read in the log, since when, and when that is looked at again."""
+
+    first: int
+    bytes_before: int
+    why: str
+    retry_at: float
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A slot of which something cannot be tiered."""
+
+    slot: Slot
+    bytes: int  # what it holds in the log from there on
+    reason: str  # a word of ours: "transaction" or "damage"
+    why: str
+    writer_id: int = -1
+
+    @property
+    def place(self) -> str:
+        return f"{self.slot.stream.name}-{self.slot.number}"
+
+    def __str__(self) -> str:
+        return f"{self.place} holds {self.bytes} bytes: {self.why}"
+
+
+class Pins:
+    """Of one container. For the event loop."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._container: Container = tier.container
+        self._clock = tier.container.clock
+        self._unreadable: dict[Slot, Unreadable] = {}
+        self._complained_at = -COMPLAIN_EVERY_S
+        self._look_at = 0.0
+        self.named: Sequence[Pin] = ()  # as of the last look, those first that hold most
+        self.slots = 0  # that pin the log, as of the last look
+        self.bytes = 0  # what they hold there
+
+    def __repr__(self) -> str:
+        return f"<Pins {self.slots} slots hold {self.bytes} bytes, {len(self._unreadable)} are damaged>"
+
+    @property
+    def unreadable(self) -> int:
+        """Slots of which something in the log cannot be read."""
+        return len(self._unreadable)
+
+    # How far a slot can be tiered
+
+    def end_of(self, slot: Slot) -> tuple[int, int]:
+        """Up to where a slot can be tiered, and its bytes before that."""
+        known = self._unreadable.get(slot) if self._unreadable else None
+        end, before = slot.stable_end, slot.stable_bytes
+        if known is not None and known.first < end:
+            end, before = known.first, known.bytes_before
+        if self._container.damage:  # a run goes on behind what is lost: it cannot end with it
+            for one in reversed(self._container.damage.of(slot)):
+                if one.end == end:
+                    end, before = one.first, before - one.size
+        return end, before
+
+    def found_unreadable(self, slot: Slot, first: int, bytes_before: int, error: Corrupt) -> None:
+        """An entry of a slot, or the index of it, could not be read."""
+        known = self._unreadable.get(slot)
+        pause_s = RETRY_FIRST_S if known is None or known.first != first else min(RETRY_MAX_S, 2 * known.pause_s)
+        if error.path.suffix == SIDECAR_SUFFIX:  # which is made again
+            self._container.unreadable_indices.add(error.path)
+            pause_s = INDEX_S
+        retry_at = self._clock.monotonic_s() + pause_s
+        self._unreadable[slot] = Unreadable(first, bytes_before, str(error), retry_at, pause_s)
+        if known is None or known.first != first:
+            logger.error(
+                "a partition is tiered up to an entry that cannot be read, and stays in the log from there on",
+                extra={"topic": slot.stream.name, "partition": slot.number, "offset": first, "reason": str(error)},
+            )
+
+    async def look_again(self) -> None:
+        """What could not be read may be readable by now, or gone."""
+        now = self._clock.monotonic_s()
+        for slot, known in list(self._unreadable.items()):
+            if slot.stream.deleted or slot.start > known.first:
+                self._readable(slot)
+            elif now >= known.retry_at:
+                try:
+                    await self._container.reader.run(self._container.reader.check, slot, known.first)
+                except OutOfRange:
+                    continue
+                except Corrupt as error:
+                    self.found_unreadable(slot, known.first, known.bytes_before, error)
+                    is_index = error.path.suffix == SIDECAR_SUFFIX
+                    if not is_index and known.pause_s > RETRY_FIRST_S and self._has_pinned(slot):
+                        await self._give_up(slot, known.first)
+                else:
+                    self._readable(slot)
+        await self._forget_gone()
+
+    def _has_pinned(self, slot: Slot) -> bool:
+        """Whether the log is short of room, or was and something of the slot had to be kept apart."""
+        place = slot.stream.id, slot.number
+        return self._tier.is_pressed or any(place in kept.places for kept in self._container.kept)
+
+    async def _give_up(self, slot: Slot, first: int) -> None:
+        """It was tried more than once, and there is no room for waiting: the slot is tiered past what is damaged."""
+        container = self._container
+        try:
+            lost = await container.reader.run(
+                set_aside, container.reader, container.directory, slot, first, slot.stable_end
+            )
+            if lost is None:
+                return
+            await container.update(lost.put())
+        except (StoreError, OSError) as error:
+            logger.warning(
+                "what is damaged could not be set aside, it will be tried again", extra={"error": str(error)}
+            )
+            return
+        _name_lost("what is damaged was set aside: readers are refused there, and may go on behind it", slot, lost)
+        self._readable(slot)
+
+    async def _forget_gone(self) -> None:
+        """Ranges before the start of their slot, and those of streams that are gone."""
+        gone = []
+        for one in self._container.damage:
+            stream = self._container.streams.get(one.stream_id)
+            if stream is None or stream.deleted or stream.slot(one.slot).start >= one.end:
+                gone.append(one.delete())
+        if gone:
+            with contextlib.suppress(StorageFull):
+                await self._container.update(*gone[:GONE_MAX])
+
+    def name_lost(self) -> None:
+        """Say what is lost for good, at a start."""
+        for one in islice(self._container.damage, NAMED_MAX):
+            if (stream := self._container.streams.get(one.stream_id)) is not None:
+                _name_lost("a partition has a damaged range: readers are refused there", stream.slot(one.slot), one)
+
+    def _readable(self, slot: Slot) -> None:
+        del self._unreadable[slot]
+        if not slot.stream.deleted and not slot.untiered and slot.durable_end > slot.untiered_from[0]:
+            self._container.mark_untiered(slot)
+
+    # What pins the log
+
+    def pins(self, slot: Slot, ref: BlockRef) -> bool:
+        """Whether these rows cannot be tiered as things stand."""
+        return ref.end > self.end_of(slot)[0]
+
+    async def look(self) -> None:
+        """Find what pins the log, say so, and decide whom to refuse."""
+        now = self._clock.monotonic_s()
+        if now < self._look_at and not self._tier.is_pressed and not self._container.refused:
+            return
+        self._look_at = now + LOOK_EVERY_S
+        found: list[Pin] = []
+        streams = list(self._container.streams.values())
+        for start in range(0, len(streams), SLICE_STREAMS):
+            for stream in streams[start : start + SLICE_STREAMS]:
+                found += (pin for slot in stream.written_slots() if (pin := self._pin_of(slot)) is not None)
+            await asyncio.sleep(0)
+        found.sort(key=lambda pin: -pin.bytes)
+        found[:NAMED_MAX] = self.named = self._with_names(found[:NAMED_MAX])
+        self.slots, self.bytes = len(found), sum(pin.bytes for pin in found)
+        self._refuse(found)
+        self._complain()
+
+    def _with_names(self, found: Sequence[Pin]) -> list[Pin]:
+        names = self._container.name_writers({pin.writer_id for pin in found if pin.writer_id >= 0})
+        return [replace(pin, why=f"{names.get(pin.writer_id, '')}{pin.why}") for pin in found]
+
+    def _pin_of(self, slot: Slot) -> Pin | None:
+        transactions = slot.transactions
+        is_open = transactions is not None and bool(transactions.unstable)
+        if not is_open and slot not in self._unreadable:
+            return None
+        end, before = self.end_of(slot)
+        size = slot.total_bytes - before
+        if size <= 0:
+            return None
+        known = self._unreadable.get(slot)
+        if known is not None and known.first <= end:
+            return Pin(slot, size, "damage", f"offset {known.first} cannot be read: {known.why}")
+        assert transactions is not None
+        first, unstable = next(islice(transactions.unstable.items(), 1))
+        return Pin(slot, size, "transaction", f" has a transaction open since offset {first}", unstable.writer_id)
+
+    def _refuse(self, found: Sequence[Pin]) -> None:
+        """Those that hold most, until what the others hold is within bounds."""
+        refused: dict[Slot, str] = {}
+        if self._tier.is_pressed:
+            limit = HELD_SHARE * self._container.config.log_max_bytes
+            held = self.bytes
+            for pin in found:
+                if held <= limit:
+                    break
+                held -= pin.bytes
+                refused[pin.slot] = (
+                    f"{pin}. That cannot go to long-term storage, and the log, of which such partitions may hold "
+                    f"{int(limit)} bytes together, is filling up: this partition takes writes again when it lets go"
+                )
+        self._container.refused = refused
+
+    def _complain(self) -> None:
+        now = self._clock.monotonic_s()
+        if self.named and self._tier.is_pressed and now >= self._complained_at + COMPLAIN_EVERY_S:
+            self._complained_at = now
+            logger.warning(
+                "partitions hold back what cannot go to long-term storage, while the log is filling up",
+                extra={"bytes": self.bytes, "partitions": self.slots, "those_that_hold_most": [*map(str, self.named)]}
+                | {"refused": len(self._container.refused)},
+            )
+
+
+def _name_lost(what: str, slot: Slot, lost: DamagedRange) -> None:
+    logger.error(
+        what,
+        extra={
+            "topic": slot.stream.name,
+            "partition": slot.number,
+            "from_offset": lost.first,
+            "to_offset": lost.end - 1,
+        }
+        | {"bytes": lost.size, "file": f"{slot.container.directory / DAMAGED_DIRECTORY / lost.file}"},
+    )
