@@ -1,11 +1,9 @@
-"""What would have no effect is refused with a reason, after all that Kafka would refuse; long requests take turns."""
+"""What would have no effect is refused with a reason, after all that Kafka would refuse."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from gateway.turns import ITEMS_PER_TURN, in_turns
 from tests.admin.harness import Admin, code_and_message
 
 
@@ -54,23 +52,3 @@ def test_telemetry_is_not_advertised(admin: Admin) -> None:
     assert subscription.requested_metrics == []
     assert admin.ask("PushTelemetry", 0, subscription_id=subscription.subscription_id, **pushed).error_code == 0
     assert admin.ask("PushTelemetry", 0, subscription_id=7, **pushed).error_code == 117
-
-
-def test_in_turns() -> None:
-    """Who goes through many items lets others run in between."""
-
-    async def others_that_ran() -> int:
-        count = 0
-
-        async def other() -> None:
-            nonlocal count
-            while True:
-                count += 1
-                await asyncio.sleep(0)
-
-        running = asyncio.create_task(other())
-        assert [item async for item in in_turns(range(10 * ITEMS_PER_TURN))] == list(range(10 * ITEMS_PER_TURN))
-        running.cancel()
-        return count
-
-    assert asyncio.run(others_that_ran()) >= 10

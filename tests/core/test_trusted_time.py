@@ -49,14 +49,21 @@ class World:
             ms -= step
 
     def set(self, error_ms: int) -> None:
-        self.error_ms = error_ms
-        self.wrong_for_ms = 0
+        self._become(error_ms)
         self._look(0)
+
+    def _become(self, error_ms: int) -> None:
+        """A clock that is ahead has been so since it was not, however far; a step that is no jump is not taken."""
+        if abs(error_ms - self.error_ms) <= JUMP_MS:
+            return
+        if error_ms <= 0 or self.error_ms <= 0:
+            self.wrong_for_ms = 0
+        self.error_ms = error_ms
 
     def stop(self, ms: int, error_ms: int | None = None) -> None:
         """Down for a time; the clock may be another afterwards."""
         if error_ms is not None:
-            self.error_ms, self.wrong_for_ms = error_ms, 0
+            self._become(error_ms)
         self.true_ms += ms
         self.time = time_at_start(decode_time(self.time.encode()), None, self.true_ms + self.error_ms)
         self.stamp()

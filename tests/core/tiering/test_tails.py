@@ -36,7 +36,7 @@ def test_behind_a_gap() -> None:
     assert state.check(7, 0, 10, 10) == Duplicate(10, 20, 1)
     assert [state.check(7, 0, first, 5) for first in (0, 20, 95)] == [None, None, None]
     assert state.check(7, 3, 41, 5) is None  # a later epoch, whose beginning is gone
-    state.record(new_batch(0, 95, 20, 5, 1), 1)
+    state.record(new_batch(0, 95, 20, 5, 1), 1, durable_end=25)
     assert state.check(7, 0, 100, 1) is None
     with pytest.raises(SequenceGap):
         state.check(7, 0, 200, 1)
