@@ -43,7 +43,7 @@ REASONS: Final = {
     MUTED: "muted",
     STOPPING: "stopping",
     TURN: "others-first",
-    ASIDE: "request-being-read",
+    ASIDE: "large-request",
     HELD: "batches-are-opened",
 }
 
@@ -283,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def set_aside(self) -> None:
-        """Start nothing further until the request before it has been read."""
+        """Start nothing further until the large request that begins now is answered."""
         self._block(ASIDE)
 
     def set_free(self) -> None:

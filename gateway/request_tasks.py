@@ -1,9 +1,9 @@
 """A request of an API that is not hot, as a task: decoded, let in turn, handled, encoded, answered.
 
-Keeps: handlers of one connection begin in the order of their requests. No step of a task holds the loop for the
-size of a message: large ones are decoded and encoded in a thread, and a connection starts nothing further while
-its large request is decoded. An API whose answer may be large makes one for a connection at a time, and none
-before there is room for it.
+Keeps: handlers of one connection begin in the order of their requests. No step of a task holds the loop for the size
+of a message: large ones are decoded and encoded in a thread. A large request is alone: its connection starts nothing
+further before it is answered, as its handler gives way in between. An API whose answer may be large makes one for a
+connection at a time, and none before there is room for it.
 """
 
 import asyncio
@@ -99,9 +99,10 @@ class RequestTasks:
             slot.none()
             connection.close()
             raise
-        # What arrived meanwhile starts behind this one: on the loop's next round.
-        loop.call_soon(connection.set_free)
-        await self._answer(context, route, _charged(slot, decoded), slot)
+        try:
+            await self._answer(context, route, _charged(slot, decoded), slot)
+        finally:
+            loop.call_soon(connection.set_free)
 
     async def _answer(self, context: RequestContext, route: "Route", request: Message, slot: ResponseSlot) -> None:
         connection = context.connection

@@ -22,8 +22,8 @@ from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
 TOPIC_IDS_FROM: Final = 10
-AT_ONCE: Final = 1_000
-"""Partitions of one commit; a request with more is several commits, one after the other."""
+AT_ONCE: Final = 1_200
+"""Partitions of one commit; a request with more is large, and so alone on its connection, and several commits."""
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:

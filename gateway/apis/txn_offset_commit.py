@@ -24,7 +24,7 @@ ABORTABLE_SINCE: Final = 4
 GROUP_ADDED_SINCE: Final = 5
 FENCED_SINCE: Final = 6
 """No version of this API has PRODUCER_FENCED: a group's coordinator says INVALID_PRODUCER_EPOCH."""
-AT_ONCE: Final = 1_000
+AT_ONCE: Final = 1_200
 """Partitions that are added to the transaction together."""
 
 

@@ -109,6 +109,26 @@ def test_order_around_a_large_request() -> None:
     run(test())
 
 
+def test_a_large_request_is_alone() -> None:
+    """Nothing behind a large request begins before it is answered: its handler may give way in the middle."""
+
+    async def test() -> None:
+        gate = Gate()
+        async with serving(gate) as (_, port):
+            client = await Client.connect(port)
+            client.send(heartbeat("wait-large", 1, size=30_000), heartbeat("b", 2), produce("c", 3))
+            await until(lambda: gate.begun == ["wait-large"], "the large one has begun")
+            other = await Client.connect(port)
+            other.send(heartbeat("other", client_id="other"))
+            await other.frame()
+            assert gate.begun == ["wait-large", "other"]
+            gate.released["wait-large"].set()
+
+            assert [(await client.frame())[0] for _ in range(3)] == [1, 2, 3]
+
+    run(test())
+
+
 def test_closed_while_in_line() -> None:
     """A client that goes while it waits for its turn leaves the line, and others go on."""
 
