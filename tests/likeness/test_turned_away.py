@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Consumer
 
 from tests.likeness.asking import Server
 from tests.likeness.questions import NEW_GROUPS, Question
 from tests.shell.launching import serving
+
+pytestmark = pytest.mark.slow
 
 HEARTBEATS = ("ConsumerGroupHeartbeat", "ShareGroupHeartbeat", "StreamsGroupHeartbeat")
 POLL_SECONDS_MAX = 10.0

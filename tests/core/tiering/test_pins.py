@@ -42,6 +42,8 @@ from tests.tier2.chunks import entry
 from tier2.filesystem import FilesystemStorage
 from tier2.storage import Data, Denied, ObjectStat
 
+pytestmark = pytest.mark.slow
+
 PINNED: Final = replace(TIERING, log_max_bytes=1024 * KIB, chunk_age_ms=200)
 """A log of sixteen files."""
 WRITER: Final = 7
