@@ -10,16 +10,21 @@ from typing import Any, Final
 from gateway.admin import told
 from gateway.apis import Api, RequestContext
 from gateway.quotas import check_change, entity_of, repeated
-from gateway.refusals import Refusal
+from gateway.refusals import Refusal, invalid_request
 from gateway.wire.message import Message
+
+PARTS_MAX: Final = 100
+"""Parts of one entity; there are three kinds."""
 
 
 async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     outcomes: dict[frozenset[tuple[str, str | None]], dict[str, Any]] = {}
     async for entry in ctx.paced(request.entries):
-        entity = entity_of([(part.entity_type, part.entity_name) for part in entry.entity])
+        entity = entity_of([(part.entity_type, part.entity_name) for part in entry.entity[:PARTS_MAX]])
         identity = frozenset(entity.items())
         try:
+            if len(entry.entity) > PARTS_MAX:
+                raise invalid_request(f"An entity of {len(entry.entity)} parts, at most {PARTS_MAX} are read.")
             if identity in outcomes:
                 raise repeated(entity)
             check_change(entity, [(op.key, None if op.remove else op.value) for op in entry.ops])
