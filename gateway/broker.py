@@ -337,7 +337,6 @@ class Broker:
                 config.max_incremental_fetch_session_cache_slots,
                 lambda: len(self.fetch_sessions),
             ),
-            ("max.connections", config.max_connections, lambda: metrics.connections_open),
         )
         for key, limit, used in limits:
             metrics.gauge("penstock_limit", "What a configuration key bounds: the bound", partial(int, limit), key=key)
