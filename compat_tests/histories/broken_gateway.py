@@ -51,12 +51,12 @@ def forget_a_marker() -> None:
 
 def commit_what_is_aborted() -> None:
     """Every marker says commit."""
-    end: Any = coordinating.transaction_end
+    ends: Any = coordinating.transaction_ends
 
-    def transaction_end(*arguments: Any, committed: bool, **named: Any) -> Any:
-        return end(*arguments, committed=True, **named)
+    def transaction_ends(*arguments: Any, committed: bool, **named: Any) -> Any:
+        return ends(*arguments, committed=True, **named)
 
-    coordinating.transaction_end = transaction_end
+    coordinating.transaction_ends = transaction_ends
 
 
 def forget_offsets() -> None:
