@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, read_header
-from gateway.wire.record_check import UNITS_PER_STEP, check_records, iter_stamps, numbered
+from gateway.wire.record_check import UNITS_PER_STEP, are_as_claimed, check_records, iter_stamps, numbered
 from gateway.wire.records import (
     RECORDS_MAX,
     Record,
@@ -133,3 +133,20 @@ def test_too_many_records() -> None:
     with pytest.raises(InvalidBatch) as refused:
         check_records(bytes(7 * RECORDS_MAX + 7), RECORDS_MAX + 1, at_once)
     assert refused.value.error_code == MESSAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [0, 1, 57, 58, 63, 64, 65, 127, 128, 3_000, 4_020, 5_000])
+def test_one_record_without_a_key(size: int) -> None:
+    """The quick look at one record takes just those batches whose record can be read, whatever byte is changed."""
+    batch = bytearray(build_batch([Record(0, 1_700_000_000_000, None, bytes(size))]))
+    assert are_as_claimed(memoryview(batch), 1, 0, with_keys=False)
+    assert not are_as_claimed(memoryview(batch), 1, 1, with_keys=False)
+    assert not are_as_claimed(memoryview(batch), 1, 0, with_keys=True)
+
+    for position in (*range(HEADER_BYTES, HEADER_BYTES + 10), len(batch) - 1):
+        if position < len(batch):
+            changed = bytearray(batch)
+            changed[position] ^= 2
+            if are_as_claimed(memoryview(changed), 1, 0, with_keys=False):
+                (record,) = iter_records(changed)
+                assert record.timestamp == 1_700_000_000_000
