@@ -34,7 +34,9 @@ PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 """What one writev takes."""
 
 # Why a connection is not read:
-IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD = (1 << bit for bit in range(9))
+IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD, ROOM = (
+    1 << bit for bit in range(10)
+)
 REASONS: Final = {
     IN_FLIGHT: "in-flight-limit",
     REQUEST_BYTES: "request-bytes",
@@ -45,6 +47,7 @@ REASONS: Final = {
     TURN: "others-first",
     ASIDE: "large-request",
     HELD: "batches-are-opened",
+    ROOM: "waits-for-room-for-an-answer",
 }
 
 
@@ -60,6 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         "_mute_handle",
         "_output_bytes",
         "_output_waiters",
+        "_room_waits",
         "_server",
         "_transport",
         "active_s",
@@ -110,6 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         self._held_bytes = 0  # of answers whose turn has not come
         self._output_bytes = 0  # charged to the output budget
         self._output_waiters: list[Callable[[], None]] = []
+        self._room_waits = 0  # requests that wait for room for their answers
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self._mute_handle: asyncio.TimerHandle | None = None
         self._large_answers: asyncio.Lock | None = None  # one is made at a time
@@ -425,13 +430,26 @@ class Connection(asyncio.BufferedProtocol):
         return 0 if self.blocked & OUTPUT else self._server.output_budget.room
 
     def when_output_room(self, callback: Callable[[], None]) -> None:
-        """Call back once, when output_room() may have grown or the connection is gone."""
+        """Call back once, when output_room() may have grown or the connection is gone.
+
+        Nothing further of the connection starts until then: answers of later requests would take the room, and could
+        not leave before this one's."""
         if self.closed:
             self._server.loop.call_soon(callback)
-        elif self.blocked & OUTPUT:
-            self._output_waiters.append(callback)
+            return
+        self._room_waits += 1
+        self._block(ROOM)
+
+        def room_came() -> None:
+            self._room_waits -= 1
+            callback()
+            if not self._room_waits:
+                self._unblock(ROOM)
+
+        if self.blocked & OUTPUT:
+            self._output_waiters.append(room_came)
         else:
-            self._server.output_budget.wait(callback)
+            self._server.output_budget.wait(room_came)
 
     @contextlib.asynccontextmanager
     async def large_answer(self) -> AsyncIterator[None]:

@@ -60,7 +60,7 @@ class Address:
 class Party:
     """The connections of one address with one client id."""
 
-    __slots__ = ("address", "client_id", "connections", "over", "spent_s", "waiting")
+    __slots__ = ("address", "client_id", "connections", "is_in_line", "over", "spent_s", "waiting")
 
     def __init__(self, address: Address, client_id: str | None) -> None:
         self.address = address
@@ -70,6 +70,7 @@ class Party:
         self.over = False
         """Has had its share of this round."""
         self.waiting: deque[Callable[[], bool]] = deque()
+        self.is_in_line = False
 
     def __repr__(self) -> str:
         return f"<Party {self.address.host} {self.client_id!r}, {self.connections} connections>"
@@ -135,9 +136,10 @@ class FairTurns:
     def wait(self, party: Party, go_on: Callable[[], bool]) -> None:
         """Call `go_on` when it is the party's turn. It says whether what it began runs only later, in a task: the
         party then waits for the next round, as nobody knows yet how long that takes."""
-        if not party.waiting:
-            self._line.append(party)
         party.waiting.append(go_on)
+        if not party.is_in_line:
+            party.is_in_line = True
+            self._line.append(party)
         if not self._round_due:
             self._next_round_soon()
 
@@ -183,7 +185,8 @@ class FairTurns:
                 later = party.waiting.popleft()()
             if later:
                 ends_at -= GIVE_WAY_S
-            if party.waiting:
+            party.is_in_line = bool(party.waiting)
+            if party.is_in_line:
                 self._line.append(party)
             if _now() >= ends_at:
                 return
