@@ -224,6 +224,28 @@ def test_one_large_answer_at_a_time() -> None:
     run(test())
 
 
+def test_nothing_begins_behind_one_that_waits_for_room() -> None:
+    """Answers of later requests cannot take the room that an earlier one of the connection waits for."""
+
+    async def test() -> None:
+        gate = Gate()
+        limits = ServerLimits(queued_response_bytes_max=1_000)
+        async with serving(gate, limits) as (server, port):
+            client, other = await Client.connect(port), await Client.connect(port)
+            server.output_budget.charge(1_000)
+            client.send(produce("room-first", 1))
+            await until(lambda: gate.begun == ["room-first"], "the first waits for room")
+            client.send(produce("second", 2))
+            other.send(heartbeat("other", client_id="other"))
+            await other.frame()
+            assert gate.begun == ["room-first", "other"]
+            server.output_budget.release(1_000)
+
+            assert [(await client.frame())[0] for _ in range(2)] == [1, 2]
+
+    run(test())
+
+
 def test_no_large_answer_for_who_has_gone() -> None:
     """A large answer that waits for room is not made when its peer is gone."""
 
