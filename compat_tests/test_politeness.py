@@ -87,7 +87,7 @@ def test_reassignments(tools: Tools, tmp_path: Path) -> None:
 
 
 def test_elections(tools: Tools) -> None:
-    """kafka-leader-election is told that the leader leads."""
+    """kafka-leader-election hears that the leader leads."""
     tools.create()
     asked = ("--election-type", "preferred", "--topic", tools.topic, "--partition", "0")
 
@@ -131,7 +131,7 @@ def test_the_new_consumer_protocol(classic: Tools) -> None:
 
 
 def test_share_groups(classic: Tools) -> None:
-    """kafka-share-groups finds none, and is told that they are not served."""
+    """kafka-share-groups finds none, and hears that they are not served."""
     assert classic.run(SHARE_GROUPS, *SERVER, "--list").strip() == ""
     reset = ("--reset-offsets", "--group", classic.group, "--all-topics", "--to-earliest", "--execute")
     assert "The version of API is not supported" in classic.run(SHARE_GROUPS, *SERVER, *reset, status=1)

@@ -265,7 +265,7 @@ class Maintenance:
         self._refs_unflushed += refs
 
     async def _is_writable(self) -> bool:
-        """Whether RocksDB takes writes. After a failed one it is opened anew, as soon as there is room for that.
+        """Whether RocksDB takes writes. A failed write reopens it, once the disk has room.
 
         Raises StorageFailure when it cannot be opened.
         """

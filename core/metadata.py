@@ -5,7 +5,7 @@ reflects, then the position P, then flushes; whatever prefix of that reaches the
 
 **Invariants**: one column family, so what is flushed is a prefix of what was written. No value reflects an LSN that the
 log had not synced when it was written here. What is deleted here may come back with a crash, files do not: rows of log
-files that are gone are deleted again by whoever opens this.
+files that are gone are deleted again when it is opened.
 
 Keys (numbers big-endian, so that they sort), and values (numbers little-endian):
 
