@@ -26,20 +26,20 @@ from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_dr
 from gateway.descriptors import shares_of_this_process
 from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
-from gateway.groups import GroupCoordinator
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.identity import Admission
 from gateway.long_term import is_private, open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
 from gateway.openers import Openers
 from gateway.ownership import BEAT_S, Owner
-from gateway.producers import ProducerIds
+from gateway.producers.ids import ProducerIds
 from gateway.resource_configs import ResourceConfigs
 from gateway.server import Server
 from gateway.serving_limits import offer_connections, server_limits
 from gateway.tier_metrics import offer_container
 from gateway.topics import Topics
-from gateway.transactions import TransactionCoordinator
+from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError

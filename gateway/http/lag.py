@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from core.clock import Clock
-from gateway.groups import GroupCoordinator
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset
 from gateway.topics import Topics
 

@@ -1,5 +1,0 @@
-"""Producer ids for idempotent producers."""
-
-from gateway.producers.ids import ProducerIds
-
-__all__ = ["ProducerIds"]

@@ -31,9 +31,9 @@ from core.stream import Stream
 from core.tables import Delete, Put
 from core.transactions import TransactionEnd
 from gateway.config import Config
-from gateway.groups import GroupCoordinator
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
-from gateway.producers import ProducerIds
+from gateway.producers.ids import ProducerIds
 from gateway.transactions.partitions import transaction_ends, written_elsewhere
 from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
 from gateway.transactions.persistence import (

@@ -15,8 +15,7 @@ from core.clock import ManualClock
 from core.store import Store
 from gateway.broker_configs import BrokerConfigs
 from gateway.config import load
-from gateway.groups import GroupCoordinator
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.topics import Topics, WantedTopic
 from tests.groups.harness import RANGE, REBALANCE_MS, SESSION_MS

@@ -21,12 +21,11 @@ from core.store import Store
 from core.stream import new_stream
 from gateway.broker_configs import BrokerConfigs
 from gateway.config import load
-from gateway.groups import GroupCoordinator
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey
-from gateway.producers import ProducerIds
+from gateway.producers.ids import ProducerIds
 from gateway.topics import Topics, WantedTopic
-from gateway.transactions import TransactionCoordinator
+from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.transaction import Identity, Place, Transaction
 from gateway.wire.record_batch import read_header
 from gateway.wire.records import Record, build_batch, iter_records
