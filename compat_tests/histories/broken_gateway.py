@@ -14,7 +14,7 @@ from kio.schema.errors import ErrorCode
 
 import gateway.transactions.coordinator as coordinating
 from core.slot import Slot
-from gateway.cli import main as serve
+from gateway.cli.app import main as serve
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.transaction import PREPARED, Identity, Place, Refused, Transaction
 

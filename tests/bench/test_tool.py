@@ -231,7 +231,7 @@ class TestRefused:
 
     def test_without_its_libraries(self) -> None:
         """Where an installation is not whole, it says so."""
-        absent = "import sys; sys.modules['hdrh'] = None; from gateway.cli import main; main()"
+        absent = "import sys; sys.modules['hdrh'] = None; from gateway.cli.app import main; main()"
         refused = subprocess.run(
             [sys.executable, "-c", absent, "bench"], capture_output=True, text=True, timeout=30, check=False
         )

@@ -142,7 +142,7 @@ def test_settings_of_the_image_are_known() -> None:
     values = {row["key"]: row["value"] for row in json.loads(shown.stdout)}
     assert values["data.dir"] == "/var/lib/penstock"
     scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
-    assert [scripts[name] for (name,) in map(json.loads, arguments_of(stage, "ENTRYPOINT"))] == ["gateway.cli:main"]
+    assert [scripts[name] for (name,) in map(json.loads, arguments_of(stage, "ENTRYPOINT"))] == ["gateway.cli.app:main"]
     assert json.loads(arguments_of(stage, "CMD")[0])[0] == "serve"
 
 
@@ -167,7 +167,7 @@ def test_build(tmp_path: Path) -> None:
 
     subprocess.run([*words, "--target", tmp_path / "out"], cwd=tmp_path / "src", check=True, timeout=COMMAND_S_MAX)
 
-    made = [sys.executable, "-c", "import gateway.cli; print(gateway.__file__); gateway.cli.main()", "version"]
+    made = [sys.executable, "-c", "import gateway.cli.app; print(gateway.__file__); gateway.cli.app.main()", "version"]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path / "out")}
     done = subprocess.run(made, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
     assert done.stdout.startswith(str(tmp_path / "out"))

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 
-from gateway.streams_picture import picture, show_list, show_stream
+from gateway.cli.streams_picture import picture, show_list, show_stream
 from tests.http.calls import create_topic, get, produce
 from tests.shell.launching import END_WITHIN_S, PENSTOCK, run, serving
 

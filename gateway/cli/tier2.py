@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gateway.cli_options import (
+from gateway.cli.options import (
     AsJson,
     Assignments,
     ConfigFile,
@@ -40,7 +40,7 @@ def list_chunks(
     flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = load_config(config, assignments, flags)
 
-    from gateway import tier2_commands
+    from gateway.cli import tier2_commands
 
     sys.exit(tier2_commands.run_ls(loaded, as_json=as_json))
 
@@ -58,7 +58,7 @@ def verify(
     flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = load_config(config, assignments, flags)
 
-    from gateway import tier2_commands
+    from gateway.cli import tier2_commands
 
     sys.exit(tier2_commands.run_verify(loaded, as_json=as_json))
 
@@ -79,6 +79,6 @@ def init(
     flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = load_config(config, assignments, flags)
 
-    from gateway import tier2_commands
+    from gateway.cli import tier2_commands
 
     sys.exit(tier2_commands.run_init(loaded, take_over=take_over))

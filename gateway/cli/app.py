@@ -13,8 +13,11 @@ from typing import Annotated
 
 import typer
 
-from gateway import __version__, cli_bench, cli_streams, cli_tier2
-from gateway.cli_options import (
+from gateway import __version__
+from gateway.cli import bench as cli_bench
+from gateway.cli import streams as cli_streams
+from gateway.cli import tier2 as cli_tier2
+from gateway.cli.options import (
     Assignments,
     ConfigFile,
     DataDir,
@@ -116,7 +119,7 @@ def recover(
     flags = flags_of(listen=listen, http=http, data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = load_config(config, assignments, flags)
 
-    from gateway import recovering
+    from gateway.cli import recover as recovering
 
     sys.exit(recovering.run(loaded, as_json=as_json, take_over=take_over, drill=drill))
 

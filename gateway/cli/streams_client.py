@@ -35,7 +35,7 @@ def run_ls(url: str, *, as_json: bool) -> ExitCode:
     """List streams."""
 
     def ls() -> None:
-        from gateway.streams_picture import show_list
+        from gateway.cli.streams_picture import show_list
 
         listed = _all_streams(url)
         _print(listed) if as_json else show_list(listed)
@@ -56,7 +56,7 @@ def run_show(url: str, name: str, *, as_json: bool) -> ExitCode:
     """Show one stream."""
 
     def show() -> None:
-        from gateway.streams_picture import show_stream
+        from gateway.cli.streams_picture import show_stream
 
         path = f"/streams/{quote(name, safe='')}"
         if as_json:

@@ -20,6 +20,7 @@ from typing import Final
 from core.tiering.recover import Progress, Tables, recover_store
 from core.tiering.recovered import Report
 from gateway import __version__, logs
+from gateway.cli.recovery_report import in_json, show, told_of
 from gateway.config_model import Config
 from gateway.config_tiering import Directory
 from gateway.datadir import RecoveryDirectory, keep_to_ourselves, make_drill
@@ -39,7 +40,6 @@ from gateway.ownership import read_owner, remember
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.recovered_entries import entry_writer
-from gateway.recovery_report import in_json, show, told_of
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
 from gateway.transactions.transaction import Transaction
 from gateway.wire.record_batch import entry_head

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli_options import AsJson
+from gateway.cli.options import AsJson
 from gateway.exits import ExitCode
 
 app = typer.Typer(
@@ -46,7 +46,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The stream: a topic's
 @app.command("ls")
 def list_streams(url: Url = URL, as_json: AsJson = False) -> None:
     """List streams with their segments, sizes and rates."""
-    from gateway import streams_commands
+    from gateway.cli import streams_client as streams_commands
 
     sys.exit(streams_commands.run_ls(url, as_json=as_json))
 
@@ -54,7 +54,7 @@ def list_streams(url: Url = URL, as_json: AsJson = False) -> None:
 @app.command()
 def show(name: Name, url: Url = URL, as_json: AsJson = False) -> None:
     """Draw a stream's epochs as a picture: time goes to the right, the key space upwards."""
-    from gateway import streams_commands
+    from gateway.cli import streams_client as streams_commands
 
     sys.exit(streams_commands.run_show(url, name, as_json=as_json))
 
@@ -77,7 +77,7 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Split a segment, or merge neighbours. Clients notice nothing."""
-    from gateway import streams_commands
+    from gateway.cli import streams_client as streams_commands
 
     shown = _token(context, token, token_file)
     sys.exit(streams_commands.run_scale(url, name, split=split, merge=merge, token=shown, as_json=as_json))
@@ -97,7 +97,7 @@ def seal(
 
     Nobody can undo that, so it asks first.
     """
-    from gateway import streams_commands
+    from gateway.cli import streams_client as streams_commands
 
     shown = _token(context, token, token_file)
     sys.exit(streams_commands.run_seal(url, name, yes=yes, token=shown, as_json=as_json))
