@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from gateway.addresses import ListenAddress, host_port
+from gateway.config.addresses import ListenAddress, host_port
 
 BACKLOG: Final = 1024
 """Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that

@@ -21,7 +21,7 @@ from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
 from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.broker_configs import BrokerConfigs
-from gateway.config import Config
+from gateway.config.loading import Config
 from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.descriptors import shares_of_this_process
 from gateway.dispatch import Dispatcher

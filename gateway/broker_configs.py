@@ -21,7 +21,7 @@ from kio.schema.errors import ErrorCode
 from core.tables import Delete, Put, Table
 from gateway.admin import ResourceType
 from gateway.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
-from gateway.config import Config
+from gateway.config.loading import Config
 from gateway.config_keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue
 from gateway.refusals import InvalidConfig, Refusal
 from gateway.topic_configs import TopicConfig, check_names, check_together, topic_config

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.addresses import host_port
-from gateway.config import Config, describe
+from gateway.config.addresses import host_port
+from gateway.config.loading import Config, describe
 from gateway.config_keys import Check, ConfigKey, ConfigType, at_least, between, required, time_or_for_ever
 from gateway.resource_keys import GROUP_KEYS
 from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from gateway.config_fields import check_one_line
-from gateway.config_layers import ConfigError
-from gateway.config_model import Config
+from gateway.config.fields import check_one_line
+from gateway.config.layers import ConfigError
+from gateway.config.model import Config
 
 SECTIONS: Final = ("penstock", "default")
 AWS_NAMES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -11,7 +11,7 @@ import resource
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config import Config
+from gateway.config.loading import Config
 
 logger = logging.getLogger(__name__)
 

@@ -16,15 +16,15 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from gateway.config_layers import ConfigError, file_layer
-from gateway.config_model import Config
+from gateway.config.layers import ConfigError, file_layer
+from gateway.config.model import Config
 from gateway.credentials import Credentials, find_credentials
 from tier2.rotating_keys import Keys, ReadKeys
 
 logger = logging.getLogger(__name__)
 
 FILE_SOURCE: Final = "file "
-"""What the source of a value begins with that `gateway.config_layers.file_layer` has read."""
+"""What the source of a value begins with that `gateway.config.layers.file_layer` has read."""
 KEY_NAMES: Final = {"tier2.access.key": "tier2_access_key", "tier2.secret.key": "tier2_secret_key"}
 
 

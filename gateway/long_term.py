@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.tiering.rewrite_worker import WorkerSetup
 from gateway.compaction import Compactor
-from gateway.config_layers import ConfigError
-from gateway.config_model import Config
-from gateway.config_tiering import Bucket, Directory
+from gateway.config.layers import ConfigError
+from gateway.config.model import Config
+from gateway.config.tiering import Bucket, Directory
 from gateway.datadir import DRILL_DIRECTORY, is_drill
 from gateway.wire.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage

@@ -25,9 +25,9 @@ import uvloop
 from gateway import __version__, logs, long_term
 from gateway.binding import Binding, bind_all, check_apart
 from gateway.broker import Broker
-from gateway.config import Config, files_of
-from gateway.config_layers import ConfigError
-from gateway.config_secrets import on_command_line
+from gateway.config.layers import ConfigError
+from gateway.config.loading import Config, files_of
+from gateway.config.secrets import on_command_line
 from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
 from gateway.exits import ExitCode
 from gateway.outcome import outcome

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Mapping
 
-from gateway.config import Config
+from gateway.config.loading import Config
 from gateway.connection_limits import INT_MAX, parse_overrides
 from gateway.descriptors import Shares
 from gateway.metrics import Metrics

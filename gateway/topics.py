@@ -21,7 +21,7 @@ from core.errors import StoreError, StreamExists, StreamSealed, UnknownStream
 from core.store import Store
 from core.stream import Stream
 from gateway.broker_configs import CLUSTER, TABLE, BrokerConfigs
-from gateway.config import Config
+from gateway.config.loading import Config
 from gateway.refusals import Refusal
 
 logger = logging.getLogger(__name__)

@@ -133,7 +133,7 @@ def show_config(
     """Show every configuration key: value, default, source, type, meaning."""
     loaded = load_config(config, assignments, {})
 
-    from gateway.config import describe
+    from gateway.config.loading import describe
 
     rows = describe(loaded)
     if as_json:

@@ -10,8 +10,8 @@ import typer
 from gateway.exits import ExitCode
 
 if TYPE_CHECKING:
-    from gateway.config import Config
-    from gateway.config_layers import Given
+    from gateway.config.layers import Given
+    from gateway.config.loading import Config
 
 ConfigFile = Annotated[
     Path | None,
@@ -85,8 +85,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
 def load_config(file: Path | None, assignments: list[str] | None, flags: dict[str, Given]) -> Config:
-    from gateway.config import load
-    from gateway.config_layers import ConfigError
+    from gateway.config.layers import ConfigError
+    from gateway.config.loading import load
 
     try:
         return load(file, assignments=assignments or (), flags=flags)
@@ -107,7 +107,7 @@ _FLAGS: Final = {
 
 
 def flags_of(**given: object) -> dict[str, Given]:
-    from gateway.config_layers import Given, trimmed
+    from gateway.config.layers import Given, trimmed
 
     return {
         _FLAGS[name][0]: Given(trimmed(value), _FLAGS[name][1])

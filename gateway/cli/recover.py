@@ -21,8 +21,8 @@ from core.tiering.recover import Progress, Tables, recover_store
 from core.tiering.recovered import Report
 from gateway import __version__, logs
 from gateway.cli.recovery_report import in_json, show, told_of
-from gateway.config_model import Config
-from gateway.config_tiering import Directory
+from gateway.config.model import Config
+from gateway.config.tiering import Directory
 from gateway.datadir import RecoveryDirectory, keep_to_ourselves, make_drill
 from gateway.exits import ExitCode
 from gateway.groups.persistence import (

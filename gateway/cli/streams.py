@@ -105,7 +105,7 @@ def seal(
 
 def _token(context: typer.Context, token: str | None, file: Path | None) -> str | None:
     """What is shown to the gateway: --token is stronger than the file."""
-    from gateway.config_secrets import read_secret
+    from gateway.config.secrets import read_secret
 
     source = context.get_parameter_source("token")
     if source is not None and source.name == "COMMANDLINE":

@@ -22,7 +22,7 @@ from core.container import Container
 from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs
-from gateway.config_model import Config
+from gateway.config.model import Config
 from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, keep_to_ourselves, read_serving, write_atomically
 from gateway.exits import ExitCode
 from gateway.identity import IdentityRefused, create_identity, read_identity, refuse_beside

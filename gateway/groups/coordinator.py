@@ -18,7 +18,7 @@ from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
 from core.tables import Put
-from gateway.config import Config
+from gateway.config.loading import Config
 from gateway.groups.allowance import Allowance
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.group import Group, GroupRules

@@ -30,7 +30,7 @@ from core.store import Store
 from core.stream import Stream
 from core.tables import Delete, Put
 from core.transactions import TransactionEnd
-from gateway.config import Config
+from gateway.config.loading import Config
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.producers.ids import ProducerIds

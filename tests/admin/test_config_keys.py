@@ -6,7 +6,7 @@ import pytest
 
 from core.stream import ScalingKind, ScalingPolicy
 from gateway.broker_configs import BrokerConfigs
-from gateway.config import load
+from gateway.config.loading import load
 from gateway.config_keys import ConfigValue
 from gateway.refusals import InvalidConfig
 from gateway.topic_configs import CODECS

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from compat_tests.harness.system import JARS, JVM_FLAGS
 from gateway.broker_configs import BrokerConfigs
-from gateway.config import FIELDS, load
+from gateway.config.loading import FIELDS, load
 from gateway.resource_keys import KINDS
 from gateway.topic_keys import TOPIC_KEYS
 

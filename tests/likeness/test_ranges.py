@@ -10,8 +10,8 @@ from typing import Final
 import pytest
 
 from gateway.broker_configs import CLUSTER, BrokerConfigs
-from gateway.config import load
-from gateway.config_layers import ConfigError
+from gateway.config.layers import ConfigError
+from gateway.config.loading import load
 from gateway.refusals import Refusal
 from gateway.resource_keys import KINDS, check
 from tests.likeness.ranges import shared, told

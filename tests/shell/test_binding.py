@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from gateway.addresses import ListenAddress
 from gateway.binding import Binding, CannotListen, bind, bind_all
+from gateway.config.addresses import ListenAddress
 
 
 def listening(binding: Binding) -> Binding:

@@ -9,10 +9,10 @@ import pytest
 
 from core.config import StoreConfig, SyncMode
 from gateway.broker_keys import broker_keys
-from gateway.config import FIELDS, Config, describe, load
+from gateway.config.layers import ConfigError, Given, environment_layer
+from gateway.config.loading import FIELDS, Config, describe, load
+from gateway.config.tiering import Bucket, Directory
 from gateway.config_keys import ConfigType
-from gateway.config_layers import ConfigError, Given, environment_layer
-from gateway.config_tiering import Bucket, Directory
 
 
 def loaded(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.addresses import ListenAddress
 from gateway.binding import CannotListen, bind_all
-from gateway.config import FIELDS, describe, load
-from gateway.config_layers import ConfigError, Given
+from gateway.config.addresses import ListenAddress
+from gateway.config.layers import ConfigError, Given
+from gateway.config.loading import FIELDS, describe, load
 from gateway.credentials import find_credentials, find_region
 from gateway.http.guard import Guard
 from tests.shell.launching import run

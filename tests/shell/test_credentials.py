@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load
-from gateway.config_layers import ConfigError
+from gateway.config.layers import ConfigError
+from gateway.config.loading import load
 from gateway.credentials import Credentials, find_credentials, find_region
 from gateway.long_term import check_settings
 

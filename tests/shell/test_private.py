@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import FIELDS, load
-from gateway.config_fields import is_secret
-from gateway.config_layers import ConfigError
-from gateway.config_secrets import SECRET_KEYS
+from gateway.config.fields import is_secret
+from gateway.config.layers import ConfigError
+from gateway.config.loading import FIELDS, load
+from gateway.config.secrets import SECRET_KEYS
 from gateway.datadir import close_to_others
 from tests.http.calls import call, create_topic, get
 from tests.shell.launching import run, serving

@@ -11,10 +11,10 @@ import pytest
 
 from core.container import Container
 from core.slot import Slot
-from gateway.addresses import parse_kafka_listener
 from gateway.binding import bind_all
 from gateway.broker import Broker
-from gateway.config import load
+from gateway.config.addresses import parse_kafka_listener
+from gateway.config.loading import load
 from gateway.datadir import DataDirectory
 from gateway.wire.records import Record, build_batch
 from tests.core.support import until

@@ -10,8 +10,8 @@ import pytest
 from minio import MinioAdmin
 from minio.credentials import AssumeRoleProvider, StaticProvider
 
-from gateway.config import load
-from gateway.config_model import Config
+from gateway.config.loading import load
+from gateway.config.model import Config
 from gateway.key_rotation import key_reader
 from gateway.long_term import open_storage
 from tests.tier2.loops import in_loop

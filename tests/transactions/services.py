@@ -20,7 +20,7 @@ from core.slot import Slot
 from core.store import Store
 from core.stream import new_stream
 from gateway.broker_configs import BrokerConfigs
-from gateway.config import load
+from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey
 from gateway.producers.ids import ProducerIds

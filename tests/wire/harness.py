@@ -10,10 +10,10 @@ from typing import Any
 
 import uvloop
 
-from gateway.addresses import ListenAddress
 from gateway.apis import Api, Registry, RequestContext
 from gateway.apis.api_versions import API as API_VERSIONS
 from gateway.binding import bind
+from gateway.config.addresses import ListenAddress
 from gateway.connection import Connection
 from gateway.dispatch import Dispatcher
 from gateway.metrics import Metrics

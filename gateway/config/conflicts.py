@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.addresses import ListenAddress, host_port
-from gateway.config_fields import allowed
-from gateway.config_model import IDLE_MS_MIN, Config
-from gateway.config_tiering import TIER2_DIRECTORY, Bucket, Directory
+from gateway.config.addresses import ListenAddress, host_port
+from gateway.config.fields import allowed
+from gateway.config.model import IDLE_MS_MIN, Config
+from gateway.config.tiering import TIER2_DIRECTORY, Bucket, Directory
 from gateway.datadir import RECOVERING_DIRECTORY, STORE_DIRECTORY
 
 LOG_FILES_MIN: Final = 4

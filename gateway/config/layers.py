@@ -2,7 +2,7 @@
 
 Keeps: every value that was given carries the name of its source, so that a message about it can
 say where to look. Text is trimmed wherever it comes from, and an environment variable without text is one that is not
-set. Nothing else is checked here; keys and values are judged by `gateway.config`.
+set. Nothing else is checked here; keys and values are judged by `gateway.config.loading`.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from gateway.config_conflicts import Origins, conflicts
-from gateway.config_fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
-from gateway.config_layers import (
+from gateway.config.conflicts import Origins, conflicts
+from gateway.config.fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
+from gateway.config.layers import (
     ConfigError,
     Given,
     Layer,
@@ -26,9 +26,9 @@ from gateway.config_layers import (
     environment_layer,
     file_layer,
 )
-from gateway.config_model import Config
-from gateway.config_secrets import with_files
-from gateway.config_tiering import TieringKeys
+from gateway.config.model import Config
+from gateway.config.secrets import with_files
+from gateway.config.tiering import TieringKeys
 
 __all__ = ["FIELDS", "Config", "describe", "load"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, PlainValidator, SecretStr
 
-from gateway.config_fields import INT_MAX
+from gateway.config.fields import INT_MAX
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

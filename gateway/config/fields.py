@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from gateway.addresses import ListenAddress
+from gateway.config.addresses import ListenAddress
 
 INT_MAX: Final = 2**31 - 1
 INT_MIN: Final = -(2**31)

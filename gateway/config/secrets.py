@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, Field
 
-from gateway.config_layers import ConfigError, Given
+from gateway.config.layers import ConfigError, Given
 
 if TYPE_CHECKING:
-    from gateway.config_model import Config
+    from gateway.config.model import Config
 
 SUFFIX: Final = ".file"
 SECRET_BYTES_MAX: Final = 16 * 1024

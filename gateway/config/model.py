@@ -1,8 +1,8 @@
 """Every configuration key of Penstock: type, default, bounds, meaning.
 
 Keeps: a key is named as Kafka names it wherever Kafka has it; its attribute is the key with underscores for dots. The
-keys of long-term storage are in `gateway.config_tiering`, those of HTTP in `gateway.config_http`, files of secrets in
-`gateway.config_secrets`; `gateway.config` fills and judges the whole.
+keys of long-term storage are in `gateway.config.tiering`, those of HTTP in `gateway.config.http`, files of secrets in
+`gateway.config.secrets`; `gateway.config.loading` fills and judges the whole.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.config import StoreConfig, SyncMode
-from gateway.addresses import ListenAddress, parse_kafka_listener
-from gateway.config_bounds import BoundKeys
-from gateway.config_fields import INT_MAX, INT_MIN, LONG_MIN, check_one_line, type_name
-from gateway.config_http import HttpKeys
-from gateway.config_secrets import SecretFileKeys
-from gateway.config_tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
+from gateway.config.addresses import ListenAddress, parse_kafka_listener
+from gateway.config.bounds import BoundKeys
+from gateway.config.fields import INT_MAX, INT_MIN, LONG_MIN, check_one_line, type_name
+from gateway.config.http import HttpKeys
+from gateway.config.secrets import SecretFileKeys
+from gateway.config.tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
 from gateway.connection_limits import parse_overrides
 
 IDLE_MS_MIN: Final = 101
@@ -434,7 +434,7 @@ class Config(BoundKeys, HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
         *_: Any,
         **__: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `gateway.config.load` hands over: it reads the layers, to remember each value's source."""
+        """Only what `gateway.config.loading.load` hands over: it reads the layers, to remember each value's source."""
         return (init_settings,)
 
     @field_validator("*", mode="before")
