@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.kafka_configs.topic_config import TopicConfig
 from gateway.openers import COMPRESSED_BYTES_PER_UNIT, Pace, content_of
-from gateway.topic_configs import TopicConfig
 from gateway.wire.compression import compress, may_be_compressed
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.record_batch import (

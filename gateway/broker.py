@@ -20,7 +20,6 @@ from core.store import Store
 from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
 from gateway.binding import BACKLOG, Binding, CannotListen
-from gateway.broker_configs import BrokerConfigs
 from gateway.config.loading import Config
 from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.descriptors import shares_of_this_process
@@ -29,12 +28,13 @@ from gateway.fetch_sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.identity import Admission
+from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term import is_private, open_storage, place_of, worker_setup
 from gateway.metrics import Metrics
 from gateway.openers import Openers
 from gateway.ownership import BEAT_S, Owner
 from gateway.producers.ids import ProducerIds
-from gateway.resource_configs import ResourceConfigs
 from gateway.server import Server
 from gateway.serving_limits import offer_connections, server_limits
 from gateway.tier_metrics import offer_container

@@ -11,10 +11,10 @@ from typing import Any
 
 from gateway.admin import ResourceType, repeated, repeated_among, told
 from gateway.apis import RequestContext
-from gateway.broker_configs import CLUSTER
+from gateway.kafka_configs.broker_configs import CLUSTER
+from gateway.kafka_configs.resource_configs import kind_of
+from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal, invalid_request
-from gateway.resource_configs import kind_of
-from gateway.resource_keys import KINDS
 from gateway.topics import Change, check_name
 from gateway.wire.message import Message
 

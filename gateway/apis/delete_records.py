@@ -13,7 +13,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from gateway.admin import slot_of, storage_code
 from gateway.apis import Api, RequestContext
-from gateway.topic_configs import config_of
+from gateway.kafka_configs.topic_config import config_of
 from gateway.topics import INTERNAL
 from gateway.wire.message import Message
 

@@ -11,10 +11,10 @@ from kio.schema.errors import ErrorCode
 
 from gateway.admin import ResourceType, told
 from gateway.apis import Api, RequestContext
-from gateway.broker_configs import DescribedConfig
-from gateway.config_keys import ConfigType
+from gateway.kafka_configs.broker_configs import DescribedConfig
+from gateway.kafka_configs.keys import ConfigType
+from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal
-from gateway.resource_keys import KINDS
 from gateway.topics import check_name
 from gateway.wire.message import Message
 

@@ -12,8 +12,8 @@ from kio.schema.errors import ErrorCode
 
 from gateway.admin import ResourceType
 from gateway.apis import Api, RequestContext
-from gateway.broker_configs import BrokerConfigs
 from gateway.config_changes import Resource, alter, check_no_nulls, error_response
+from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.refusals import Refusal, invalid_request
 from gateway.topics import Change
 from gateway.wire.message import Message

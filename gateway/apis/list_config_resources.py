@@ -10,7 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.admin import ResourceType
 from gateway.apis import Api, RequestContext
-from gateway.resource_keys import KINDS
+from gateway.kafka_configs.resource_keys import KINDS
 from gateway.wire.message import Message
 
 ANY_TYPE_FROM: Final = 1

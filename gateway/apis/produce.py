@@ -26,8 +26,8 @@ from core.log.format import IN_TRANSACTION
 from core.writers import Duplicate
 from gateway.apis import Api
 from gateway.batches import adapt_batch, is_plain, stamp
+from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.openers import LeavesLoop
-from gateway.topic_configs import TopicConfig, config_of
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.produce_request import ProducedData, decode_produce, without_repetitions

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from core.stream import ScalingKind, ScalingPolicy
-from gateway.broker_configs import BrokerConfigs
 from gateway.config.loading import load
-from gateway.config_keys import ConfigValue
+from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.keys import ConfigValue
+from gateway.kafka_configs.topic_config import CODECS
+from gateway.kafka_configs.topic_keys import NO_EFFECT, TOPIC_KEYS
 from gateway.refusals import InvalidConfig
-from gateway.topic_configs import CODECS
-from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS
 
 CONFIGS = BrokerConfigs(load(environ={}))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.resource_configs import STORED_CHARS_MAX, ResourceConfigs
-from gateway.resource_keys import KINDS, PATTERN_CHARS_MAX
+from gateway.kafka_configs.resource_configs import STORED_CHARS_MAX, ResourceConfigs
+from gateway.kafka_configs.resource_keys import KINDS, PATTERN_CHARS_MAX
 from gateway.wire.message import Message
 from tests.admin.harness import Admin, admin_of, code_and_message
 

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.batches import is_plain
 from gateway.broker import Broker
+from gateway.kafka_configs.topic_config import config_of
 from gateway.openers import LOOP_UNITS_MAX
-from gateway.topic_configs import config_of
 from gateway.wire.compression import compress
 from gateway.wire.message import Message
 from gateway.wire.record_batch import (

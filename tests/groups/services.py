@@ -13,10 +13,10 @@ from kio.schema.errors import ErrorCode
 
 from core.clock import ManualClock
 from core.store import Store
-from gateway.broker_configs import BrokerConfigs
 from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
+from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics import Topics, WantedTopic
 from tests.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from compat_tests.harness.system import JARS, JVM_FLAGS
-from gateway.broker_configs import BrokerConfigs
 from gateway.config.loading import FIELDS, load
-from gateway.resource_keys import KINDS
-from gateway.topic_keys import TOPIC_KEYS
+from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.resource_keys import KINDS
+from gateway.kafka_configs.topic_keys import TOPIC_KEYS
 
 HERE: Final = Path(__file__).parent
 RANGES: Final = HERE / "ranges.json"

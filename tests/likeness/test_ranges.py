@@ -9,11 +9,11 @@ from typing import Final
 
 import pytest
 
-from gateway.broker_configs import CLUSTER, BrokerConfigs
 from gateway.config.layers import ConfigError
 from gateway.config.loading import load
+from gateway.kafka_configs.broker_configs import CLUSTER, BrokerConfigs
+from gateway.kafka_configs.resource_keys import KINDS, check
 from gateway.refusals import Refusal
-from gateway.resource_keys import KINDS, check
 from tests.likeness.ranges import shared, told
 
 RANGES: Final = json.loads(Path(__file__).with_name("ranges.json").read_text())

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from core.config import StoreConfig, SyncMode
-from gateway.broker_keys import broker_keys
 from gateway.config.layers import ConfigError, Given, environment_layer
 from gateway.config.loading import FIELDS, Config, describe, load
 from gateway.config.tiering import Bucket, Directory
-from gateway.config_keys import ConfigType
+from gateway.kafka_configs.broker_keys import broker_keys
+from gateway.kafka_configs.keys import ConfigType
 
 
 def loaded(

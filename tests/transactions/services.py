@@ -19,10 +19,10 @@ from core.log.records import Put
 from core.slot import Slot
 from core.store import Store
 from core.stream import new_stream
-from gateway.broker_configs import BrokerConfigs
 from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey
+from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.producers.ids import ProducerIds
 from gateway.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator

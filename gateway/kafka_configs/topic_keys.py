@@ -1,7 +1,7 @@
 """Kafka's documented topic configurations, and Penstock's own: the table.
 
 Keeps: every topic config of Kafka 4.x is known, defaulted and checked as Kafka does it; one that has no effect in
-Penstock says so in its documentation. What the values mean is `gateway.topic_configs`'.
+Penstock says so in its documentation. What the values mean is `gateway.kafka_configs.topic_config`'.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.config_keys import (
+from gateway.kafka_configs.keys import (
     LONG_MAX,
     Check,
     ConfigKey,

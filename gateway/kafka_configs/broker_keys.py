@@ -13,9 +13,9 @@ from typing import Final
 
 from gateway.config.addresses import host_port
 from gateway.config.loading import Config, describe
-from gateway.config_keys import Check, ConfigKey, ConfigType, at_least, between, required, time_or_for_ever
-from gateway.resource_keys import GROUP_KEYS
-from gateway.topic_keys import NO_EFFECT, TOPIC_KEYS
+from gateway.kafka_configs.keys import Check, ConfigKey, ConfigType, at_least, between, required, time_or_for_ever
+from gateway.kafka_configs.resource_keys import GROUP_KEYS
+from gateway.kafka_configs.topic_keys import NO_EFFECT, TOPIC_KEYS
 
 CLEANER_BUFFER: Final = "log.cleaner.dedupe.buffer.size"
 CLEANER_THREADS: Final = "log.cleaner.threads"

@@ -20,12 +20,12 @@ from kio.schema.errors import ErrorCode
 
 from core.tables import Delete, Put, Table
 from gateway.admin import ResourceType
-from gateway.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
 from gateway.config.loading import Config
-from gateway.config_keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue
+from gateway.kafka_configs.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
+from gateway.kafka_configs.keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue
+from gateway.kafka_configs.topic_config import TopicConfig, check_names, check_together, topic_config
+from gateway.kafka_configs.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
 from gateway.refusals import InvalidConfig, Refusal
-from gateway.topic_configs import TopicConfig, check_names, check_together, topic_config
-from gateway.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
 
 logger = logging.getLogger(__name__)
 

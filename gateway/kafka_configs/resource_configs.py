@@ -17,10 +17,10 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.store import Store
 from core.tables import Delete, Put
-from gateway.broker_configs import DescribedConfig, SynonymValue
-from gateway.config_keys import ConfigSource
+from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
+from gateway.kafka_configs.keys import ConfigSource
+from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
 from gateway.refusals import Refusal, invalid_request
-from gateway.resource_keys import KINDS, ResourceKind, check
 from gateway.topics import Change, refusal_of
 
 logger = logging.getLogger(__name__)

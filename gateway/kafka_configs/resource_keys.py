@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.admin import ResourceType
-from gateway.config_keys import (
+from gateway.kafka_configs.keys import (
     Check,
     ConfigKey,
     ConfigSource,

@@ -1,7 +1,7 @@
 """What a topic's configuration means here: the parsed form, and values that do not go together.
 
 Keeps: `TopicConfig` is what the produce path and the store read, made once per change, never per record. The keys
-themselves are in `gateway.topic_keys`.
+themselves are in `gateway.kafka_configs.topic_keys`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from core.stream import ScalingKind, ScalingPolicy, Stream, StreamPolicy
-from gateway.config_keys import ConfigValue
-from gateway.refusals import InvalidConfig
-from gateway.topic_keys import (
+from gateway.kafka_configs.keys import ConfigValue
+from gateway.kafka_configs.topic_keys import (
     GROUPS,
     MIN_BYTES,
     MIN_MS,
@@ -23,6 +22,7 @@ from gateway.topic_keys import (
     TARGET_RATE,
     TOPIC_KEYS,
 )
+from gateway.refusals import InvalidConfig
 
 TARGETS: Final[Mapping[ScalingKind, int]] = {
     ScalingKind.FIXED: 1,  # nothing is compared with it
