@@ -27,13 +27,13 @@ from gateway.dispatch import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
-from gateway.identity import Admission
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_configs import ResourceConfigs
-from gateway.long_term import is_private, open_storage, place_of, worker_setup
+from gateway.long_term.identity import Admission
+from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
+from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics import Metrics
 from gateway.openers import Openers
-from gateway.ownership import BEAT_S, Owner
 from gateway.producers.ids import ProducerIds
 from gateway.server import Server
 from gateway.serving_limits import offer_connections, server_limits

@@ -23,8 +23,8 @@ from gateway.config.layers import ConfigError
 from gateway.datadir import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
 from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
-from gateway.identity import DamagedIdentity, IdentityRefused, OwnerAlive
-from gateway.long_term import LongTermUnusable
+from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive
+from gateway.long_term.opening import LongTermUnusable
 from tier2.shortage import is_forbidden, is_shortage
 from tier2.storage import Denied, StorageError
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import uvloop
 
-from gateway import __version__, logs, long_term
+from gateway import __version__, logs
 from gateway.binding import Binding, bind_all, check_apart
 from gateway.broker import Broker
 from gateway.config.layers import ConfigError
@@ -30,8 +30,9 @@ from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line
 from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
 from gateway.exits import ExitCode
+from gateway.long_term import opening as long_term
+from gateway.long_term.ownership import Owner
 from gateway.outcome import outcome
-from gateway.ownership import Owner
 from tier2.memory import keep_freed
 
 logger = logging.getLogger(__name__)

@@ -33,13 +33,13 @@ from gateway.groups.persistence import (
     decode_offset_key,
     encode_offset,
 )
-from gateway.identity import Identity, IdentityRefused, read_identity, refuse_beside
-from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
+from gateway.long_term.identity import Identity, IdentityRefused, read_identity, refuse_beside
+from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of
+from gateway.long_term.ownership import read_owner, remember
+from gateway.long_term.recovered_entries import entry_writer
 from gateway.outcome import outcome
-from gateway.ownership import read_owner, remember
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
-from gateway.recovered_entries import entry_writer
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
 from gateway.transactions.transaction import Transaction
 from gateway.wire.record_batch import entry_head

@@ -25,12 +25,12 @@ from gateway import __version__, logs
 from gateway.config.model import Config
 from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, keep_to_ourselves, read_serving, write_atomically
 from gateway.exits import ExitCode
-from gateway.identity import IdentityRefused, create_identity, read_identity, refuse_beside
-from gateway.long_term import LongTermUnusable, check_settings, open_storage, place_of
+from gateway.long_term.identity import IdentityRefused, create_identity, read_identity, refuse_beside
+from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of
+from gateway.long_term.ownership import read_owner, take
+from gateway.long_term.verify import Findings, Knowledge, Verification
+from gateway.long_term.view import Record, tier2_chunk, tier2_records
 from gateway.outcome import outcome
-from gateway.ownership import read_owner, take
-from gateway.tier2_verify import Findings, Knowledge, Verification
-from gateway.tier2_view import Record, tier2_chunk, tier2_records
 from tier2.storage import Storage
 
 if TYPE_CHECKING:

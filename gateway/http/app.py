@@ -20,7 +20,7 @@ from gateway.http.exposition import CONTENT_TYPE, Exposition
 from gateway.http.guard import Guard
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
-from gateway.tier2_view import tier2_chunk, tier2_records
+from gateway.long_term.view import tier2_chunk, tier2_records
 
 LINES: Final = "application/x-ndjson"
 

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.config.layers import ConfigError
 from gateway.config.loading import load
-from gateway.credentials import Credentials, find_credentials, find_region
-from gateway.long_term import check_settings
+from gateway.long_term.credentials import Credentials, find_credentials, find_region
+from gateway.long_term.opening import check_settings
 
 AWS = {"AWS_ACCESS_KEY_ID": "aws-key", "AWS_SECRET_ACCESS_KEY": "aws-secret", "AWS_SESSION_TOKEN": "aws-token"}
 OWN = {"PENSTOCK_TIER2_ACCESS_KEY": "own-key", "PENSTOCK_TIER2_SECRET_KEY": "own-secret"}

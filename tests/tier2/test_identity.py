@@ -14,8 +14,8 @@ from subprocess import PIPE
 
 import pytest
 
-from gateway import liveness
-from gateway.identity import (
+from gateway.long_term import liveness
+from gateway.long_term.identity import (
     IDENTITY_KEY,
     Admission,
     DamagedIdentity,
@@ -26,7 +26,7 @@ from gateway.identity import (
     decode_identity,
     read_identity,
 )
-from gateway.ownership import OWNER_KEY, Owner, beat, read_beat, read_owner, remember
+from gateway.long_term.ownership import OWNER_KEY, Owner, beat, read_beat, read_owner, remember
 from tests.tier2.conftest import OpenStorage
 from tests.tier2.loops import in_loop
 from tier2.storage import Storage

@@ -12,8 +12,8 @@ from minio.credentials import AssumeRoleProvider, StaticProvider
 
 from gateway.config.loading import load
 from gateway.config.model import Config
-from gateway.key_rotation import key_reader
-from gateway.long_term import open_storage
+from gateway.long_term.key_rotation import key_reader
+from gateway.long_term.opening import open_storage
 from tests.tier2.loops import in_loop
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2 import rotating_keys

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.log.format import IN_TRANSACTION
-from gateway.recovered_entries import entry_writer
+from gateway.long_term.recovered_entries import entry_writer
 from gateway.transactions.partitions import ENDS_TOGETHER, transaction_end, transaction_ends
 from gateway.wire.control_batch import MarkerEnd, encode_ends, marker_batch, read_marker
 from gateway.wire.errors import InvalidBatch

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from core.tiering.rows import chunk_key
 from core.tiering.snapshot_format import BadSnapshot, decode_snapshot, parse_snapshot_key
-from gateway.tier2_view import Record
+from gateway.long_term.view import Record
 from gateway.wire.record_batch import entry_head
 from tier2.chunk import ChunkReader
 from tier2.storage import Corrupt, ObjectNotFound, Storage
@@ -24,7 +24,7 @@ LIVE: Final = ("committed", "verified")
 
 
 class Knowledge(Protocol):
-    """What the store knows; see `gateway.tier2_view`."""
+    """What the store knows; see `gateway.long_term.view`."""
 
     def records(self) -> AsyncIterator[Record]:
         """Everything."""

@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 
 from gateway import __version__
 from gateway.datadir import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
-from gateway.ownership import BEAT_S, Life, Owner, beat, is_ours, life_of, read_owner, take
+from gateway.long_term.ownership import BEAT_S, Life, Owner, beat, is_ours, life_of, read_owner, take
 from tier2.storage import AlreadyExists, Corrupt, Denied, NoRoom, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from gateway.config.layers import ConfigError, file_layer
 from gateway.config.model import Config
-from gateway.credentials import Credentials, find_credentials
+from gateway.long_term.credentials import Credentials, find_credentials
 from tier2.rotating_keys import Keys, ReadKeys
 
 logger = logging.getLogger(__name__)

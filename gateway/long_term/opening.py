@@ -104,7 +104,7 @@ async def _open_bucket(
     config: Config, place: Bucket, environ: Mapping[str, str], *, create: bool, remark: Callable[[str], None] | None
 ) -> Storage:
     # Here, as the package behind it takes a third of a second to import.
-    from gateway.key_rotation import credentials_now
+    from gateway.long_term.key_rotation import credentials_now
     from tier2.s3 import S3Storage
 
     settings = _s3_settings(config, place, environ)
@@ -147,8 +147,8 @@ async def _open_in_worker(config: Config) -> Storage:
 
 
 def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S3Settings:
-    from gateway.credentials import find_region
-    from gateway.key_rotation import credentials_now, key_reader
+    from gateway.long_term.credentials import find_region
+    from gateway.long_term.key_rotation import credentials_now, key_reader
     from tier2.minio import S3Settings
 
     credentials = credentials_now(config, environ)
