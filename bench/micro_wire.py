@@ -16,7 +16,7 @@ import uvloop
 from gateway.apis import Api, Registry
 from gateway.connection import Connection
 from gateway.dispatch import Dispatcher
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 from gateway.response_slot import ResponseSlot
 from gateway.server import Server, ServerLimits
 from gateway.wire.codec import request_codec

@@ -32,12 +32,12 @@ from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
+from gateway.metrics.tiers import offer_container
 from gateway.openers import Openers
 from gateway.producers.ids import ProducerIds
 from gateway.server import Server
 from gateway.serving_limits import offer_connections, server_limits
-from gateway.tier_metrics import offer_container
 from gateway.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.wire.record_batch import entry_head
@@ -46,8 +46,8 @@ from tier2.storage import StorageError
 
 if TYPE_CHECKING:
     from gateway.http.api import Services
-    from gateway.http.exposition import Exposition
     from gateway.http.server import HttpServer
+    from gateway.metrics.exposition import Exposition
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ class Broker:
 
     def _expose(self) -> Exposition:
         if self._exposition is None:
-            from gateway.http.exposition import Exposition
+            from gateway.metrics.exposition import Exposition
 
             names = {api.key: api.name for api in discover()}
             self._exposition = Exposition(self.metrics, names, lambda: self._tell() if self.ready else None)

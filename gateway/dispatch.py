@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.apis import Api, Registry
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 from gateway.request_tasks import RequestTasks, report_failure
 from gateway.response_slot import ResponseSlot
 from gateway.turns import is_out_of_turn, took

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import StorageFailure
 from gateway.apis import Registry, RequestContext
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 from gateway.response_slot import ResponseSlot
 from gateway.turns import is_out_of_turn, took
 from gateway.wire.errors import MalformedRequest

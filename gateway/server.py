@@ -19,7 +19,7 @@ from gateway.budgets import Budget, ReceiveBudget
 from gateway.connection import Connection
 from gateway.connection_limits import INT_MAX, ConnectionCounts, CreationRate
 from gateway.dispatch import Dispatcher
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 from gateway.receiver import SCRATCH_BYTES
 from gateway.turns import FairTurns
 

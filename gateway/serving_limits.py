@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from gateway.config.loading import Config
 from gateway.connection_limits import INT_MAX, parse_overrides
 from gateway.descriptors import Shares
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 from gateway.server import Server, ServerLimits
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from core.stream import Stream
     from gateway.broker import Broker
     from gateway.connection import Connection
-    from gateway.metrics import Metrics
+    from gateway.metrics.counters import Metrics
     from gateway.openers import Openers, Pace
     from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader

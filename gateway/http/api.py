@@ -23,7 +23,6 @@ from core.container import Container
 from core.errors import StoreError, UnknownStream
 from core.store import Store
 from core.stream import Stream
-from gateway.http.activity import Activity, told_limit
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard
 from gateway.http.lag import GroupLag, Lags
@@ -46,6 +45,7 @@ from gateway.http.openapi import Endpoint, Parameter, document, page
 from gateway.http.problems import Problem, no_such_stream, not_ready
 from gateway.http.scaling import Planned, plan
 from gateway.http.views import StreamBytes, status_of, stream_map, summary, told
+from gateway.metrics.activity import Activity, told_limit
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000

@@ -16,11 +16,11 @@ from core.container import Container
 from gateway.http import models
 from gateway.http.api import Api, Services
 from gateway.http.console import Console
-from gateway.http.exposition import CONTENT_TYPE, Exposition
 from gateway.http.guard import Guard
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.long_term.view import tier2_chunk, tier2_records
+from gateway.metrics.exposition import CONTENT_TYPE, Exposition
 
 LINES: Final = "application/x-ndjson"
 

@@ -13,8 +13,8 @@ from itertools import accumulate
 from core.errors import StreamSealed
 from core.keyspace import position_of_slot
 from core.stream import SegmentRun, Stream, numbers
-from gateway.http.activity import Activity
 from gateway.http.models import ScaleRequest, Split
+from gateway.metrics.activity import Activity
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway import __version__
-from gateway.http.activity import Activity
 from gateway.http.api import Services, chunk_bytes
 from gateway.http.lag import Lags
 from gateway.http.models import Overview
+from gateway.metrics.activity import Activity
 
 if TYPE_CHECKING:
     from gateway.broker import Broker

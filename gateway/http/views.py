@@ -15,7 +15,6 @@ from typing import Final
 from core.keyspace import slots_in_key_order
 from core.slot import Slot
 from core.stream import Epoch, SegmentRun, Stream, StreamState
-from gateway.http.activity import Activity, SegmentLoad
 from gateway.http.models import (
     EpochView,
     MapSegment,
@@ -27,7 +26,8 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
-from gateway.long_work import Turns
+from gateway.metrics.activity import Activity, SegmentLoad
+from gateway.metrics.long_work import Turns
 
 MAP_SEGMENTS_MAX: Final = 5_000
 """Rectangles of one answer: some 600 KB."""

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import stream_metrics
+from gateway.metrics import streams as stream_metrics
 from tests.http.calls import call, create_topic, delete_topic, produce, until
 from tests.shell.launching import http_get, serving
 

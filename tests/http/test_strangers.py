@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.http.exposition import Exposition
 from gateway.http.server import CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, REQUEST_S_MAX
-from gateway.metrics import Metrics
-from gateway.visible import visible
+from gateway.metrics.counters import Metrics
+from gateway.metrics.exposition import Exposition
+from gateway.metrics.visible import visible
 from tests.faults.client import Connection
 from tests.http.calls import create_topic, until
 from tests.shell.launching import http_get, serving

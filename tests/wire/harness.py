@@ -16,7 +16,7 @@ from gateway.binding import bind
 from gateway.config.addresses import ListenAddress
 from gateway.connection import Connection
 from gateway.dispatch import Dispatcher
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 from gateway.response_slot import ResponseSlot
 from gateway.server import Server, ServerLimits
 from gateway.wire.codec import request_codec, response_codec

@@ -1,7 +1,7 @@
 """Counters of the running gateway, cheap enough for every request.
 
 Keeps: counting is an integer addition on the event loop, no lock, no label look-up, no text. Names and
-labels are made at scrape time, in `gateway.http.exposition`; sizes that a component knows anyway are
+labels are made at scrape time, in `gateway.metrics.exposition`; sizes that a component knows anyway are
 not counted twice but asked for then (`gauge`, `counter`).
 """
 

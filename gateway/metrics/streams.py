@@ -19,8 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from gateway.http.views import StreamBytes, active_segments
-from gateway.long_work import Turns
-from gateway.visible import visible
+from gateway.metrics.long_work import Turns
+from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
     from core.stream import Stream

@@ -1,9 +1,9 @@
 """The process's counters in Prometheus' words, made when somebody scrapes.
 
 Keeps: names and labels come from this code and from fixed lists (APIs, pools), so the number of series is bounded;
-those that name topics and groups are `gateway.stream_metrics`, which bounds them. Making the text gives way to the loop
-every few milliseconds, and takes a fifth of the time at most, however many scrape: those who ask before it is begun
-share it, and nobody gets one that was begun before he asked.
+those that name topics and groups are `gateway.metrics.streams`, which bounds them. Making the text gives way to the
+loop every few milliseconds, and takes a fifth of the time at most, however many scrape: those who ask before it is
+begun share it, and nobody gets one that was begun before he asked.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from prometheus_client.registry import Collector
 
 from core.log.durable_log import SYNC_BUCKETS_S
 from gateway import __version__
-from gateway.long_work import Turns
-from gateway.metrics import LATENCY_BOUNDS_S, Metrics
-from gateway.stream_metrics import StreamCollector
+from gateway.metrics.counters import LATENCY_BOUNDS_S, Metrics
+from gateway.metrics.long_work import Turns
+from gateway.metrics.streams import StreamCollector
 from gateway.turns import HELD_S
 from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
 from tier2.metered import MeteredStorage

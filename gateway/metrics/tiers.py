@@ -11,7 +11,7 @@ from typing import Final
 from core.container import Container
 from core.tiering.rows import ChunkState
 from core.tiering.tier import Tier
-from gateway.metrics import Metrics
+from gateway.metrics.counters import Metrics
 
 PENDING: Final = (ChunkState.INTENT, ChunkState.COMMITTED, ChunkState.DELETING, ChunkState.ABANDONED)
 
