@@ -17,13 +17,13 @@ from gateway.apis import Api, Registry
 from gateway.connection import Connection
 from gateway.dispatch import Dispatcher
 from gateway.metrics.counters import Metrics
+from gateway.records.record_batch import validate_batch
+from gateway.records.records import Record, build_batch, iter_records
 from gateway.response_slot import ResponseSlot
 from gateway.server import Server, ServerLimits
 from gateway.wire.codec import request_codec
 from gateway.wire.headers import RequestHeader, encode_request_header
 from gateway.wire.produce_request import decode_produce
-from gateway.wire.record_batch import validate_batch
-from gateway.wire.records import Record, build_batch, iter_records
 from gateway.wire.responses import encode_fetch_response, encode_produce_response
 
 PRODUCE = 0

@@ -34,13 +34,13 @@ from gateway.long_term.opening import is_private, open_storage, place_of, worker
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
 from gateway.metrics.tiers import offer_container
-from gateway.openers import Openers
 from gateway.producers.ids import ProducerIds
+from gateway.records.openers import Openers
+from gateway.records.record_batch import entry_head
 from gateway.server import Server
 from gateway.serving_limits import offer_connections, server_limits
 from gateway.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
-from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 

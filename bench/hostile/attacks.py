@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.hostile.wire import Stranger, bounded, frame
-from gateway.wire.record_batch import GZIP, LZ4, SNAPPY, ZSTD
-from gateway.wire.records import Record, build_batch
+from gateway.records.record_batch import GZIP, LZ4, SNAPPY, ZSTD
+from gateway.records.records import Record, build_batch
 
 NOW_MS: Final = 1_700_000_000_000
 CODECS: Final = {"gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}

@@ -35,8 +35,8 @@ from gateway.apis import Api
 from gateway.cold_reads import ColdRead, report
 from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
 from gateway.kafka_configs.topic_config import config_of
+from gateway.records.record_batch import ZSTD
 from gateway.wire.codec import request_codec
-from gateway.wire.record_batch import ZSTD
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from core.errors import StoreError
 from core.slot import Slot
 from gateway.admin import epoch_error, repeated_among, slot_of, storage_code
 from gateway.apis import Api, RequestContext
-from gateway.openers import LeavesLoop, Openers, Pace, content_of
+from gateway.records.openers import LeavesLoop, Openers, Pace, content_of
+from gateway.records.record_batch import read_header
+from gateway.records.record_check import iter_stamps
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
-from gateway.wire.record_batch import read_header
-from gateway.wire.record_check import iter_stamps
 
 LATEST, EARLIEST, MAX_TIMESTAMP = -1, -2, -3
 EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING = -4, -5, -6

@@ -3,12 +3,12 @@
 Keeps: a partition is answered without error only after its entry is durable, or because it is a duplicate of one
 that is; entries of one slot are appended in the order in which requests arrived. One batch a partition, magic 2
 (KIP-98); the batch's bytes stay the client's own, save base offset and leader epoch, which its CRC does not cover, and
-save what `gateway.batches` lists.
+save what `gateway.records.adaptation` lists.
 
-A batch whose records have to be gone through is opened here while that is little work, else by `gateway.openers`; until
-then nothing further of its connection is begun, as Kafka handles a connection's requests one after another. What is
-waited for is the batch alone: everything that may have changed meanwhile (topic, writer, transaction) is looked at
-after it.
+A batch whose records have to be gone through is opened here while that is little work, else by
+`gateway.records.openers`; until then nothing further of its connection is begun, as Kafka handles a connection's
+requests one after another. What is waited for is the batch alone: everything that may have changed meanwhile (topic,
+writer, transaction) is looked at after it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFu
 from core.log.format import IN_TRANSACTION
 from core.writers import Duplicate
 from gateway.apis import Api
-from gateway.batches import adapt_batch, is_plain, stamp
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
-from gateway.openers import LeavesLoop
+from gateway.records.adaptation import adapt_batch, is_plain, stamp
+from gateway.records.openers import LeavesLoop
+from gateway.records.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.produce_request import ProducedData, decode_produce, without_repetitions
-from gateway.wire.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from gateway.broker import Broker
     from gateway.connection import Connection
     from gateway.metrics.counters import Metrics
-    from gateway.openers import Openers, Pace
+    from gateway.records.openers import Openers, Pace
+    from gateway.records.record_batch import BatchHeader
     from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
-    from gateway.wire.record_batch import BatchHeader
 
 logger = logging.getLogger(__name__)
 

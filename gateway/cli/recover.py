@@ -40,9 +40,9 @@ from gateway.long_term.recovered_entries import entry_writer
 from gateway.outcome import outcome
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
+from gateway.records.record_batch import entry_head
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
 from gateway.transactions.transaction import Transaction
-from gateway.wire.record_batch import entry_head
 from tier2.retrying import RetryingStorage
 
 PRODUCER_IDS_APART: Final = 1 << 40

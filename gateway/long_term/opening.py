@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.tiering.rewrite_worker import WorkerSetup
-from gateway.compaction import Compactor
 from gateway.config.layers import ConfigError
 from gateway.config.model import Config
 from gateway.config.tiering import Bucket, Directory
 from gateway.datadir import DRILL_DIRECTORY, is_drill
-from gateway.wire.record_batch import entry_head
+from gateway.records.compaction import Compactor
+from gateway.records.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.metered import MeteredStorage
 from tier2.overlay import OverlayStorage

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from core.tiering.rows import chunk_key
 from core.tiering.snapshot_format import BadSnapshot, decode_snapshot, parse_snapshot_key
 from gateway.long_term.view import Record
-from gateway.wire.record_batch import entry_head
+from gateway.records.record_batch import entry_head
 from tier2.chunk import ChunkReader
 from tier2.storage import Corrupt, ObjectNotFound, Storage
 

@@ -13,9 +13,9 @@ from typing import Final
 from core.slot import Slot
 from core.store import Store
 from core.transactions import TransactionEnd
+from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch
+from gateway.records.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
 from gateway.transactions.transaction import Place
-from gateway.wire.control_batch import MarkerEnd, encode_ends, marker_batch
-from gateway.wire.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
 
 TRANSACTIONS_ENDING: Final = 16
 """Markers that are kept: all of a transaction are made in one turn of the loop, but for those of other containers."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import SequenceGap, StoreError
+from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.transactions.transaction import Identity, Place, Refused
 from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import HEADER_BYTES, BatchHeader, read_header
 
 if TYPE_CHECKING:
     from core.slot import Slot

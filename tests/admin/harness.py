@@ -16,8 +16,8 @@ from core.slot import Slot
 from core.stream import Stream
 from gateway.apis import discover
 from gateway.broker import Broker
+from gateway.records.records import Record, build_batch
 from gateway.wire.message import Message
-from gateway.wire.records import Record, build_batch
 from tests.gateway.harness import Client, running_broker
 
 _T = TypeVar("_T")

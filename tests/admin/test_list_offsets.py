@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.wire.compression import compress
-from gateway.wire.record_batch import HEADER, HEADER_BYTES, LOG_APPEND_TIME, NONE, read_header
-from gateway.wire.records import Record, build_batch, iter_raw_records, seal_batch
+from gateway.records.compression import compress
+from gateway.records.record_batch import HEADER, HEADER_BYTES, LOG_APPEND_TIME, NONE, read_header
+from gateway.records.records import Record, build_batch, iter_raw_records, seal_batch
 from tests.admin.harness import NOW, Admin, admin_of
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING = range(-1, -7, -1)

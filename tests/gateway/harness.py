@@ -14,10 +14,10 @@ from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
 from gateway.datadir import DataDirectory
+from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
 from gateway.wire.message import Message
-from gateway.wire.records import Record, build_batch, iter_records
 
 PRODUCE, FETCH, CREATE_TOPICS = 0, 1, 19
 ANSWER_SECONDS_MAX = 20

@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.batches import is_plain
 from gateway.broker import Broker
 from gateway.kafka_configs.topic_config import config_of
-from gateway.openers import LOOP_UNITS_MAX
-from gateway.wire.compression import compress
-from gateway.wire.message import Message
-from gateway.wire.record_batch import (
+from gateway.records.adaptation import is_plain
+from gateway.records.compression import compress
+from gateway.records.openers import LOOP_UNITS_MAX
+from gateway.records.record_batch import (
     DELETE_HORIZON,
     GZIP,
     HEADER,
@@ -30,7 +29,8 @@ from gateway.wire.record_batch import (
     read_header,
     validate_batch,
 )
-from gateway.wire.records import Record, build_batch, iter_records, seal_batch, write_varint
+from gateway.records.records import Record, build_batch, iter_records, seal_batch, write_varint
+from gateway.wire.message import Message
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, split, values
 
 LIST_OFFSETS: Final = 2

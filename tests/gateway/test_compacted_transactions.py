@@ -19,9 +19,9 @@ from core.stream import StreamPolicy
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.tier import LongTermStorage
 from core.transactions import TransactionEnd
-from gateway.compaction import Compactor
-from gateway.wire.record_batch import CONTROL, TRANSACTIONAL, entry_head, read_header
-from gateway.wire.records import Record, build_batch
+from gateway.records.compaction import Compactor
+from gateway.records.record_batch import CONTROL, TRANSACTIONAL, entry_head, read_header
+from gateway.records.records import Record, build_batch
 from tests.core.support import Outcome, policy_from, run, until
 from tests.core.tiering.rewriting import REWRITING, open_directory
 from tests.core.tiering.support import CLUSTER, runs_of

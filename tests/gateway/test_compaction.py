@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.tiering.filters import CompactionScope
-from gateway.compaction import Compactor
-from gateway.wire.record_batch import DELETE_HORIZON, GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
-from gateway.wire.records import Record, build_batch, iter_records, seal_batch
+from gateway.records.compaction import Compactor
+from gateway.records.record_batch import DELETE_HORIZON, GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
+from gateway.records.records import Record, build_batch, iter_records, seal_batch
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000

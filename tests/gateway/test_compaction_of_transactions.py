@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.tiering.filters import CompactionScope
-from gateway.compaction import Compactor
-from gateway.wire.record_batch import CONTROL, DELETE_HORIZON, NONE, TRANSACTIONAL, ZSTD, BatchHeader, read_header
-from gateway.wire.records import Record, build_batch, iter_records
+from gateway.records.compaction import Compactor
+from gateway.records.record_batch import CONTROL, DELETE_HORIZON, NONE, TRANSACTIONAL, ZSTD, BatchHeader, read_header
+from gateway.records.records import Record, build_batch, iter_records
 from tests.gateway.test_compaction import crc_is_right, keys, values
 from tier2.chunk_format import AbortedTransaction
 

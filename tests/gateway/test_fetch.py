@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.broker import Broker
+from gateway.records.record_batch import ZSTD
 from gateway.wire.message import Message
-from gateway.wire.record_batch import ZSTD
 from tests.gateway.harness import FETCH, Client, batch, fetch_body, running_broker, split, values
 
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]

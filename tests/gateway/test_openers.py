@@ -13,10 +13,10 @@ from typing import Any, Final
 import pytest
 
 from gateway.broker import Broker
-from gateway.openers import LOOP_UNITS_MAX, LeavesLoop, Openers, Pace
+from gateway.records.openers import LOOP_UNITS_MAX, LeavesLoop, Openers, Pace
+from gateway.records.record_batch import NONE, ZSTD
+from gateway.records.records import Record, build_batch
 from gateway.wire.message import Message
-from gateway.wire.record_batch import NONE, ZSTD
-from gateway.wire.records import Record, build_batch
 from tests.core.support import until
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, values
 from tests.shell.launching import serving

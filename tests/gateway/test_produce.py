@@ -13,8 +13,8 @@ import pytest
 
 from gateway.broker import Broker
 from gateway.logs import facts
-from gateway.wire.record_batch import GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
-from gateway.wire.records import iter_records, seal_batch
+from gateway.records.record_batch import GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
+from gateway.records.records import iter_records, seal_batch
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, split, values
 
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]

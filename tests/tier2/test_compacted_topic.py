@@ -16,7 +16,7 @@ from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
 from gateway.datadir import DataDirectory
-from gateway.wire.records import Record, build_batch
+from gateway.records.records import Record, build_batch
 from tests.core.support import until
 from tests.gateway.harness import SETTINGS, Client, batch, running_broker, values
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer

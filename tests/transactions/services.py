@@ -24,11 +24,11 @@ from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.producers.ids import ProducerIds
+from gateway.records.record_batch import read_header
+from gateway.records.records import Record, build_batch, iter_records
 from gateway.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.transaction import Identity, Place, Transaction
-from gateway.wire.record_batch import read_header
-from gateway.wire.records import Record, build_batch, iter_records
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
 TIMEOUT_MS = 60_000

@@ -8,8 +8,8 @@ import pytest
 
 from core.log.format import IN_TRANSACTION
 from gateway.long_term.recovered_entries import entry_writer
+from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch, read_marker
 from gateway.transactions.partitions import ENDS_TOGETHER, transaction_end, transaction_ends
-from gateway.wire.control_batch import MarkerEnd, encode_ends, marker_batch, read_marker
 from gateway.wire.errors import InvalidBatch
 from tests.transactions.services import run, serving
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.fetch_sessions import FetchSet
+from gateway.records.record_batch import read_header
+from gateway.records.records import iter_records
 from gateway.wire.message import Message
-from gateway.wire.record_batch import read_header
-from gateway.wire.records import iter_records
 from tests.admin.harness import NOW, Admin, admin_of, new_name
 from tests.gateway.harness import FETCH, Client, fetch_body, split
 from tests.transactions.client import NONE, READ_COMMITTED, Producer

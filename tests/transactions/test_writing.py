@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.records.record_batch import read_header
 from gateway.transactions.transaction import Identity
-from gateway.wire.record_batch import read_header
 from tests.admin.harness import Admin
 from tests.gateway.harness import fetch_body, split, values
 from tests.transactions.client import (

@@ -10,9 +10,9 @@ from aiokafka.record.memory_records import MemoryRecords as AiokafkaRecords
 from crc32c import crc32c
 from kafka.record import MemoryRecords as KafkaPythonRecords
 
-from gateway.wire.control_batch import marker_batch
-from gateway.wire.record_batch import read_header
-from gateway.wire.records import iter_records
+from gateway.records.control_batch import marker_batch
+from gateway.records.record_batch import read_header
+from gateway.records.records import iter_records
 
 NOW = 1_700_000_000_123
 

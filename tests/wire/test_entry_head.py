@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.record_batch import HEADER, HEADER_BYTES, MARKER_TIMESTAMP, entry_head, read_header
+from gateway.records.record_batch import HEADER, HEADER_BYTES, MARKER_TIMESTAMP, entry_head, read_header
 
 I64 = st.integers(-(2**63), 2**63 - 1)
 I32 = st.integers(-(2**31), 2**31 - 1)

@@ -5,8 +5,7 @@ import struct
 import pytest
 from crc32c import crc32c
 
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import (
+from gateway.records.record_batch import (
     CONTROL,
     CORRUPT_MESSAGE,
     CRC_COVERS_FROM,
@@ -16,7 +15,8 @@ from gateway.wire.record_batch import (
     read_header,
     validate_batch,
 )
-from gateway.wire.records import Record, build_batch
+from gateway.records.records import Record, build_batch
+from gateway.wire.errors import InvalidBatch
 
 RECORDS = [Record(n, 1_000 + n, b"k%d" % n, b"v" * 20) for n in range(3)]
 

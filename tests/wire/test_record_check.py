@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, read_header
-from gateway.wire.record_check import UNITS_PER_STEP, are_as_claimed, check_records, iter_stamps, numbered
-from gateway.wire.records import (
+from gateway.records.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, read_header
+from gateway.records.record_check import UNITS_PER_STEP, are_as_claimed, check_records, iter_stamps, numbered
+from gateway.records.records import (
     RECORDS_MAX,
     Record,
     build_batch,
@@ -18,6 +17,7 @@ from gateway.wire.records import (
     seal_batch,
     write_varint,
 )
+from gateway.wire.errors import InvalidBatch
 
 
 def at_once(units: int) -> None:

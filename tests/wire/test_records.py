@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
 
-from gateway.wire.compression import SNAPPY_RATIO_MAX, compress, decompress
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import (
+from gateway.records.compression import SNAPPY_RATIO_MAX, compress, decompress
+from gateway.records.record_batch import (
     GZIP,
     HEADER_BYTES,
     LZ4,
@@ -27,12 +26,13 @@ from gateway.wire.record_batch import (
     ZSTD,
     validate_batch,
 )
-from gateway.wire.records import (
+from gateway.records.records import (
     Record,
     build_batch,
     iter_records,
     seal_batch,
 )
+from gateway.wire.errors import InvalidBatch
 
 MIB = 1024 * 1024
 CODECS = [NONE, GZIP, SNAPPY, LZ4, ZSTD]

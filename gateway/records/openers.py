@@ -17,11 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar, final
 
-from gateway.wire.compression import decompress
+from gateway.records.compression import decompress
+from gateway.records.record_batch import HEADER_BYTES, MESSAGE_TOO_LARGE, NONE, BatchHeader
+from gateway.records.record_check import Content
+from gateway.records.records import DECOMPRESSED_BYTES_MAX
 from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import HEADER_BYTES, MESSAGE_TOO_LARGE, NONE, BatchHeader
-from gateway.wire.record_check import Content
-from gateway.wire.records import DECOMPRESSED_BYTES_MAX
 
 LOOP_UNITS_MAX: Final = 8_000
 """Work in one turn of the loop, whoever asks: some 10 ms. A unit, a record or a record header, is a microsecond."""

@@ -18,8 +18,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import (
+from gateway.records.record_batch import (
     CONTROL,
     HEADER,
     HEADER_BYTES,
@@ -28,7 +27,8 @@ from gateway.wire.record_batch import (
     MAGIC,
     TRANSACTIONAL,
 )
-from gateway.wire.records import Record, iter_records, seal_batch, write_varint
+from gateway.records.records import Record, iter_records, seal_batch, write_varint
+from gateway.wire.errors import InvalidBatch
 
 ABORT_TYPE: Final = 0
 COMMIT_TYPE: Final = 1

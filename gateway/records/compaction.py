@@ -33,9 +33,8 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from core.tiering.filters import CompactionScope
-from gateway.wire.compression import compress, decompress
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import (
+from gateway.records.compression import compress, decompress
+from gateway.records.record_batch import (
     CODEC_MASK,
     DELETE_HORIZON,
     HEADER,
@@ -46,7 +45,8 @@ from gateway.wire.record_batch import (
     BatchHeader,
     read_header,
 )
-from gateway.wire.records import DECOMPRESSED_BYTES_MAX, RawRecord, iter_raw_records, seal_batch, write_varint
+from gateway.records.records import DECOMPRESSED_BYTES_MAX, RawRecord, iter_raw_records, seal_batch, write_varint
+from gateway.wire.errors import InvalidBatch
 from tier2.chunk_format import AbortedTransaction
 from tier2.storage import Buffer
 

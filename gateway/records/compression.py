@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import cramjam
 
-from gateway.wire import record_batch
+from gateway.records import record_batch
+from gateway.records.record_batch import CORRUPT_MESSAGE, GZIP, LZ4, MESSAGE_TOO_LARGE, SNAPPY, ZSTD
 from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import CORRUPT_MESSAGE, GZIP, LZ4, MESSAGE_TOO_LARGE, SNAPPY, ZSTD
 
 Buffer = bytes | bytearray | memoryview
 

@@ -22,10 +22,9 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.kafka_configs.topic_config import TopicConfig
-from gateway.openers import COMPRESSED_BYTES_PER_UNIT, Pace, content_of
-from gateway.wire.compression import compress, may_be_compressed
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import (
+from gateway.records.compression import compress, may_be_compressed
+from gateway.records.openers import COMPRESSED_BYTES_PER_UNIT, Pace, content_of
+from gateway.records.record_batch import (
     ATTRIBUTES,
     ATTRIBUTES_AT,
     CODEC_MASK,
@@ -45,8 +44,9 @@ from gateway.wire.record_batch import (
     first_timestamp_delta_is_zero,
     read_header,
 )
-from gateway.wire.record_check import Content, Records, are_as_claimed, check_records, numbered
-from gateway.wire.records import seal_batch
+from gateway.records.record_check import Content, Records, are_as_claimed, check_records, numbered
+from gateway.records.records import seal_batch
+from gateway.wire.errors import InvalidBatch
 
 INVALID_TIMESTAMP: Final = 32
 DEFAULT_LEVEL: Final = -1

@@ -15,9 +15,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Final, NamedTuple
 
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, SMALLEST_RECORD_BYTES
-from gateway.wire.records import (
+from gateway.records.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, SMALLEST_RECORD_BYTES
+from gateway.records.records import (
     HEADER_FIELD_BYTES_MIN,
     RECORDS_MAX,
     VARINT_BYTES_MAX,
@@ -25,6 +24,7 @@ from gateway.wire.records import (
     read_varint,
     write_varint,
 )
+from gateway.wire.errors import InvalidBatch
 
 Content = bytes | bytearray | memoryview
 """A batch's records, decompressed."""

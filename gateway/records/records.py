@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from gateway.wire.compression import compress, decompress
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.record_batch import (
+from gateway.records.compression import compress, decompress
+from gateway.records.record_batch import (
     CRC_COVERS_FROM,
     HEADER,
     HEADER_BYTES,
@@ -29,6 +28,7 @@ from gateway.wire.record_batch import (
     BatchHeader,
     read_header,
 )
+from gateway.wire.errors import InvalidBatch
 
 DECOMPRESSED_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one opened batch: 64 times the usual largest message; beyond it lie mistakes and bombs."""
