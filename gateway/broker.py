@@ -39,7 +39,7 @@ from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.server import Server
 from gateway.serving_limits import offer_connections, server_limits
-from gateway.topics import Topics
+from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
 from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError

@@ -15,7 +15,7 @@ from gateway.kafka_configs.broker_configs import CLUSTER
 from gateway.kafka_configs.resource_configs import kind_of
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal, invalid_request
-from gateway.topics import Change, check_name
+from gateway.topics.topics import Change, check_name
 from gateway.wire.message import Message
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
 from gateway.config_changes import Resource, alter, check_no_nulls, error_response
-from gateway.topics import Change
+from gateway.topics.topics import Change
 from gateway.wire.message import Message
 
 

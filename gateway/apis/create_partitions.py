@@ -16,7 +16,7 @@ from gateway.admin import repeated_among, told
 from gateway.apis import Api, RequestContext
 from gateway.apis.create_topics import replicas_refused
 from gateway.refusals import Refusal
-from gateway.topics import check_growth
+from gateway.topics.topics import check_growth
 from gateway.wire.message import Message
 
 

@@ -18,7 +18,7 @@ from core.stream import Stream
 from gateway.admin import repeated, repeated_among, told
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
-from gateway.topics import (
+from gateway.topics.topics import (
     PARTITIONS_PER_REQUEST_MAX,
     NewTopic,
     WantedTopic,

@@ -14,7 +14,7 @@ from core.errors import StoreError
 from gateway.admin import slot_of, storage_code
 from gateway.apis import Api, RequestContext
 from gateway.kafka_configs.topic_config import config_of
-from gateway.topics import INTERNAL
+from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
 
 HIGH_WATERMARK: Final = -1

@@ -15,7 +15,7 @@ from gateway.kafka_configs.broker_configs import DescribedConfig
 from gateway.kafka_configs.keys import ConfigType
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal
-from gateway.topics import check_name
+from gateway.topics.topics import check_name
 from gateway.wire.message import Message
 
 LOGGER_SOURCE: Final = 6

@@ -10,7 +10,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.topics import CLUSTER_METADATA
+from gateway.topics.topics import CLUSTER_METADATA
 from gateway.wire.message import Message
 
 NOT_HERE: Final = "This server does not host this topic-partition."

@@ -14,7 +14,7 @@ from core.stream import Stream
 from gateway.admin import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
-from gateway.topics import INTERNAL, check_name
+from gateway.topics.topics import INTERNAL, check_name
 from gateway.wire.message import Message
 
 PARTITIONS_MAX: Final = 2_000

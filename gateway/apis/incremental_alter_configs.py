@@ -15,7 +15,7 @@ from gateway.apis import Api, RequestContext
 from gateway.config_changes import Resource, alter, check_no_nulls, error_response
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.refusals import Refusal, invalid_request
-from gateway.topics import Change
+from gateway.topics.topics import Change
 from gateway.wire.message import Message
 
 

@@ -21,7 +21,7 @@ from core.stream import Stream
 from gateway.admin import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.apis import Api, RequestContext
 from gateway.refusals import Refusal
-from gateway.topics import INTERNAL
+from gateway.topics.topics import INTERNAL
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
 from gateway.wire.primitives import EncodedItems

@@ -49,7 +49,7 @@ from gateway.groups.states import GroupState
 
 if TYPE_CHECKING:
     from core.stream import Stream
-    from gateway.topics import Topics
+    from gateway.topics.topics import Topics
 
 MINUTE_MS: Final = 60_000
 NO_RETENTION: Final = -1

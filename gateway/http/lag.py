@@ -14,7 +14,7 @@ from typing import Final
 from core.clock import Clock
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset
-from gateway.topics import Topics
+from gateway.topics.topics import Topics
 
 OFFSETS_AT_ONCE: Final = 1_000
 AGE_S_MAX: Final = 1.0

@@ -53,7 +53,7 @@ from gateway.transactions.transaction import (
 )
 
 if TYPE_CHECKING:
-    from gateway.topics import Topics
+    from gateway.topics.topics import Topics
 
 _log: Final = logging.getLogger(__name__)
 

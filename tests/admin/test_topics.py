@@ -10,7 +10,7 @@ import pytest
 from core.errors import StorageFailure, StorageFull, StoreClosed, StoreError, StreamExists, UnknownStream
 from core.stream import Stream
 from gateway.refusals import Refusal
-from gateway.topics import WantedTopic, refusal_of
+from gateway.topics.topics import WantedTopic, refusal_of
 from tests.admin.harness import Admin, new_name
 
 

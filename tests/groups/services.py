@@ -17,7 +17,7 @@ from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.kafka_configs.broker_configs import BrokerConfigs
-from gateway.topics import Topics, WantedTopic
+from gateway.topics.topics import Topics, WantedTopic
 from tests.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")

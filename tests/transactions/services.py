@@ -26,7 +26,7 @@ from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.producers.ids import ProducerIds
 from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
-from gateway.topics import Topics, WantedTopic
+from gateway.topics.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.transaction import Identity, Place, Transaction
 

@@ -18,7 +18,7 @@ import uvloop
 from core.stream import Stream
 from gateway.apis import Api, discover
 from gateway.broker import Broker
-from gateway.topics import WantedTopic
+from gateway.topics.topics import WantedTopic
 from gateway.wire.codec import request_codec
 from gateway.wire.schema import FieldSpec, StructSpec
 from tests.gateway.harness import running_broker
