@@ -86,7 +86,7 @@ def serve(
     flags = flags_of(listen=listen, http=http, data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
     loaded = load_config(config, assignments, flags)
 
-    from gateway import process
+    from gateway.process import serving as process
 
     sys.exit(process.run(loaded, ready_file, take_over=take_over))
 

@@ -37,7 +37,7 @@ from gateway.long_term.identity import Identity, IdentityRefused, read_identity,
 from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.long_term.ownership import read_owner, remember
 from gateway.long_term.recovered_entries import entry_writer
-from gateway.outcome import outcome
+from gateway.process.outcome import outcome
 from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.records.record_batch import entry_head

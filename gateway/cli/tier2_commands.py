@@ -30,7 +30,7 @@ from gateway.long_term.opening import LongTermUnusable, check_settings, open_sto
 from gateway.long_term.ownership import read_owner, take
 from gateway.long_term.verify import Findings, Knowledge, Verification
 from gateway.long_term.view import Record, tier2_chunk, tier2_records
-from gateway.outcome import outcome
+from gateway.process.outcome import outcome
 from tier2.storage import Storage
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ours
 from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner
-from gateway.outcome import outcome
+from gateway.process.outcome import outcome
 from tier2.memory import keep_freed
 
 logger = logging.getLogger(__name__)
