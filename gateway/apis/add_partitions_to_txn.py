@@ -14,8 +14,8 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
-from gateway.admin import slot_of
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import slot_of
 from gateway.transactions.errors import code_of
 from gateway.transactions.transaction import Identity, Place, Refused
 from gateway.wire.message import Message

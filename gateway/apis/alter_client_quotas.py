@@ -1,15 +1,15 @@
 """AlterClientQuotas (key 49), versions 0-1 (KIP-546): sets and takes away quotas, each entity by itself.
 
 Taking away what is not there is done at once. Setting is refused: by Kafka's checks first, then because it would have
-no effect (see `gateway.quotas`).
+no effect (see `gateway.apis.shared.client_quotas`).
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.admin import told
 from gateway.apis import Api, RequestContext
-from gateway.quotas import check_change, entity_of, repeated
+from gateway.apis.shared.administration import told
+from gateway.apis.shared.client_quotas import check_change, entity_of, repeated
 from gateway.refusals import Refusal, invalid_request
 from gateway.wire.message import Message
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.config_changes import Resource, alter, check_no_nulls, error_response
+from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
 from gateway.topics.topics import Change
 from gateway.wire.message import Message
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.admin import slot_of, told
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import slot_of, told
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.new_groups import NOT_SERVED, NOT_SERVED_TEXT
+from gateway.apis.shared.new_groups import NOT_SERVED, NOT_SERVED_TEXT
 from gateway.wire.message import Message
 
 

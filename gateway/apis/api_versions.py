@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.features import SUPPORTED_FEATURES
+from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.wire.message import Message
 
 UNSUPPORTED_VERSION: Final = 35

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.security import ANONYMOUS, NO_TIME, NO_TOKENS, USER
+from gateway.apis.shared.without_security import ANONYMOUS, NO_TIME, NO_TOKENS, USER
 from gateway.wire.message import Message
 
 

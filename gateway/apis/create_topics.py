@@ -15,8 +15,8 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.stream import Stream
-from gateway.admin import repeated, repeated_among, told
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.refusals import Refusal
 from gateway.topics.topics import (
     PARTITIONS_PER_REQUEST_MAX,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.admin import told
 from gateway.apis import Api, RequestContext
-from gateway.security import NOTHING_TO_CHANGE
+from gateway.apis.shared.administration import told
+from gateway.apis.shared.without_security import NOTHING_TO_CHANGE
 from gateway.wire.message import Message
 
 

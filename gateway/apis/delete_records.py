@@ -11,8 +11,8 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
-from gateway.admin import slot_of, storage_code
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import slot_of, storage_code
 from gateway.kafka_configs.topic_config import config_of
 from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message

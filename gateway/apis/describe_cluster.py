@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.admin import CLUSTER_OPERATIONS, NOT_ASKED
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import CLUSTER_OPERATIONS, NOT_ASKED
 from gateway.wire.message import Message
 
 BROKERS: Final = 1

@@ -9,8 +9,8 @@ from kio.schema.errors import ErrorCode
 
 from core.slot import Slot
 from core.writers import WriterState
-from gateway.admin import slot_of
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import slot_of
 from gateway.wire.message import Message
 
 NOT_HERE: Final = "This server does not host this topic-partition."

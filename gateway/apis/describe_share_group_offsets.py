@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.new_groups import none_described
+from gateway.apis.shared.new_groups import none_described
 from gateway.wire.message import Message
 
 

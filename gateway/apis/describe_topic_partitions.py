@@ -11,8 +11,8 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.stream import Stream
-from gateway.admin import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.refusals import Refusal
 from gateway.topics.topics import INTERNAL, check_name
 from gateway.wire.message import Message

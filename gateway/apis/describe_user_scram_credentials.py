@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.admin import told
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import told
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.security import NO_TIME, NO_TOKENS
+from gateway.apis.shared.without_security import NO_TIME, NO_TOKENS
 from gateway.wire.message import Message
 
 

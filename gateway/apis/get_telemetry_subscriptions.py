@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.telemetry import CODECS, NOTHING, PAYLOAD_BYTES_MAX, PUSH_INTERVAL_MS
+from gateway.apis.shared.telemetry import CODECS, NOTHING, PAYLOAD_BYTES_MAX, PUSH_INTERVAL_MS
 from gateway.wire.message import Message
 
 

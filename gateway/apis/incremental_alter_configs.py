@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.admin import ResourceType
 from gateway.apis import Api, RequestContext
-from gateway.config_changes import Resource, alter, check_no_nulls, error_response
+from gateway.apis.shared.administration import ResourceType
+from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.refusals import Refusal, invalid_request
 from gateway.topics.topics import Change

@@ -14,8 +14,8 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
-from gateway.admin import storage_code
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import storage_code
 from gateway.transactions.errors import code_of
 from gateway.transactions.transaction import NOBODY, Identity, Refused
 from gateway.wire.message import Message

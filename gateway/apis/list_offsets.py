@@ -19,8 +19,8 @@ from kio.schema.errors import ErrorCode
 from core.entries import StoredEntry
 from core.errors import StoreError
 from core.slot import Slot
-from gateway.admin import epoch_error, repeated_among, slot_of, storage_code
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of, storage_code
 from gateway.records.openers import LeavesLoop, Openers, Pace, content_of
 from gateway.records.record_batch import read_header
 from gateway.records.record_check import iter_stamps

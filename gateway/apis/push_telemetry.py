@@ -10,7 +10,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.telemetry import NOTHING
+from gateway.apis.shared.telemetry import NOTHING
 from gateway.wire.message import Message
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.security import NOT_IN_THIS_STATE
+from gateway.apis.shared.without_security import NOT_IN_THIS_STATE
 from gateway.wire.message import Message
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.new_groups import NOT_SERVED
+from gateway.apis.shared.new_groups import NOT_SERVED
 from gateway.wire.message import Message
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.new_groups import in_every_group, none_described
+from gateway.apis.shared.new_groups import in_every_group, none_described
 from gateway.wire.message import Message
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
-from gateway.new_groups import turned_away
+from gateway.apis.shared.new_groups import turned_away
 from gateway.wire.message import Message
 
 

@@ -16,8 +16,8 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.slot import Slot
 from core.transactions import TransactionEnd
-from gateway.admin import slot_of, storage_code
 from gateway.apis import Api, RequestContext
+from gateway.apis.shared.administration import slot_of, storage_code
 from gateway.transactions.partitions import transaction_end
 from gateway.wire.message import Message
 

@@ -19,7 +19,7 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from core.tables import Delete, Put, Table
-from gateway.admin import ResourceType
+from gateway.apis.shared.administration import ResourceType
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
 from gateway.kafka_configs.keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.admin import ResourceType
+from gateway.apis.shared.administration import ResourceType
 from gateway.kafka_configs.keys import (
     Check,
     ConfigKey,
