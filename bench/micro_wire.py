@@ -15,7 +15,7 @@ import uvloop
 
 from gateway.apis import Api, Registry
 from gateway.connection import Connection
-from gateway.dispatch import Dispatcher
+from gateway.dispatch.dispatcher import Dispatcher
 from gateway.metrics.counters import Metrics
 from gateway.records.record_batch import validate_batch
 from gateway.records.records import Record, build_batch, iter_records

@@ -23,7 +23,7 @@ from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.config.loading import Config
 from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.descriptors import shares_of_this_process
-from gateway.dispatch import Dispatcher
+from gateway.dispatch.dispatcher import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE

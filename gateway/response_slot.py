@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
-    from gateway.dispatch import Route
+    from gateway.dispatch.dispatcher import Route
 
 Part = bytes | bytearray | memoryview
 

@@ -18,10 +18,10 @@ from gateway.binding import Binding
 from gateway.budgets import Budget, ReceiveBudget
 from gateway.connection import Connection
 from gateway.connection_limits import INT_MAX, ConnectionCounts, CreationRate
-from gateway.dispatch import Dispatcher
+from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.turns import FairTurns
 from gateway.metrics.counters import Metrics
 from gateway.receiver import SCRATCH_BYTES
-from gateway.turns import FairTurns
 
 logger = logging.getLogger(__name__)
 

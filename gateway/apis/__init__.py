@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.turns import Pace
+from gateway.dispatch.turns import Pace
 from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.log.durable_log import SyncStats
-from gateway.turns import TurnCounters
+from gateway.dispatch.turns import TurnCounters
 
 if TYPE_CHECKING:
     from tier2.retrying import RetryingStorage

@@ -15,7 +15,7 @@ from gateway.apis.api_versions import API as API_VERSIONS
 from gateway.binding import bind
 from gateway.config.addresses import ListenAddress
 from gateway.connection import Connection
-from gateway.dispatch import Dispatcher
+from gateway.dispatch.dispatcher import Dispatcher
 from gateway.metrics.counters import Metrics
 from gateway.response_slot import ResponseSlot
 from gateway.server import Server, ServerLimits

@@ -130,7 +130,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 def own_time_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Turns count the processor's time of the loop's thread, so other work on the machine does not; nor does the
     collector, which would also go through what the test made."""
-    monkeypatch.setattr("gateway.request_tasks._now", time.thread_time)
+    monkeypatch.setattr("gateway.dispatch.request_tasks._now", time.thread_time)
     gc.disable()
     yield
     gc.enable()

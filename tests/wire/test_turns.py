@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from gateway.dispatch.turns import PARTY_S, FairTurns
 from gateway.server import ServerLimits
-from gateway.turns import PARTY_S, FairTurns
 from tests.wire.harness import HEARTBEAT, PRODUCE, Client, Gate, heartbeat, produce, run, serving, until
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.connection import Connection
-    from gateway.dispatch import Route
+    from gateway.dispatch.dispatcher import Route
 
 logger = logging.getLogger(__name__)
 

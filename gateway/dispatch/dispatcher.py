@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.apis import Api, Registry
+from gateway.dispatch.request_tasks import RequestTasks, report_failure
+from gateway.dispatch.turns import is_out_of_turn, took
 from gateway.metrics.counters import Metrics
-from gateway.request_tasks import RequestTasks, report_failure
 from gateway.response_slot import ResponseSlot
-from gateway.turns import is_out_of_turn, took
 from gateway.wire.codec import Codec, request_codec, response_codec
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import (
