@@ -14,13 +14,13 @@ from typing import Any
 import uvloop
 
 from gateway.apis import Api, Registry
-from gateway.connection import Connection
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.metrics.counters import Metrics
+from gateway.network.connection import Connection
+from gateway.network.response_slot import ResponseSlot
+from gateway.network.server import Server, ServerLimits
 from gateway.records.record_batch import validate_batch
 from gateway.records.records import Record, build_batch, iter_records
-from gateway.response_slot import ResponseSlot
-from gateway.server import Server, ServerLimits
 from gateway.wire.codec import request_codec
 from gateway.wire.headers import RequestHeader, encode_request_header
 from gateway.wire.produce_request import decode_produce

@@ -19,10 +19,8 @@ from core.container import Container
 from core.store import Store
 from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
-from gateway.binding import BACKLOG, Binding, CannotListen
 from gateway.config.loading import Config
 from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
-from gateway.descriptors import shares_of_this_process
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.fetch_sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
@@ -34,11 +32,13 @@ from gateway.long_term.opening import is_private, open_storage, place_of, worker
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
 from gateway.metrics.tiers import offer_container
+from gateway.network.binding import BACKLOG, Binding, CannotListen
+from gateway.network.descriptors import shares_of_this_process
+from gateway.network.server import Server
+from gateway.network.serving_limits import offer_connections, server_limits
 from gateway.producers.ids import ProducerIds
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
-from gateway.server import Server
-from gateway.serving_limits import offer_connections, server_limits
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
 from tier2.retrying import RetryingStorage

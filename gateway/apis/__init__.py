@@ -16,8 +16,8 @@ from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
-    from gateway.response_slot import ResponseSlot
+    from gateway.network.connection import Connection
+    from gateway.network.response_slot import ResponseSlot
 
 
 _T = TypeVar("_T")

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from core.stream import Stream
     from core.transactions import Aborted
     from gateway.broker import Broker
-    from gateway.connection import Connection
-    from gateway.response_slot import ResponseSlot
+    from gateway.network.connection import Connection
+    from gateway.network.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
     from gateway.wire.message import Message
 

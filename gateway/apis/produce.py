@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from core.slot import Slot
     from core.stream import Stream
     from gateway.broker import Broker
-    from gateway.connection import Connection
     from gateway.metrics.counters import Metrics
+    from gateway.network.connection import Connection
+    from gateway.network.response_slot import ResponseSlot
     from gateway.records.openers import Openers, Pace
     from gateway.records.record_batch import BatchHeader
-    from gateway.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from gateway.config.fields import INT_MAX, INT_MIN, LONG_MIN, check_one_line, ty
 from gateway.config.http import HttpKeys
 from gateway.config.secrets import SecretFileKeys
 from gateway.config.tiering import DAY_MS, GIB, HOUR_MS, LONG_MAX, MIB, TieringKeys
-from gateway.connection_limits import parse_overrides
+from gateway.network.connection_limits import parse_overrides
 
 IDLE_MS_MIN: Final = 101
 """Kafka delays the answer to a failed authentication by 100 ms, and closes no connection before it."""

@@ -14,7 +14,7 @@ from gateway.apis import Api, Registry
 from gateway.dispatch.request_tasks import RequestTasks, report_failure
 from gateway.dispatch.turns import is_out_of_turn, took
 from gateway.metrics.counters import Metrics
-from gateway.response_slot import ResponseSlot
+from gateway.network.response_slot import ResponseSlot
 from gateway.wire.codec import Codec, request_codec, response_codec
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import (
@@ -27,7 +27,7 @@ from gateway.wire.headers import (
 from gateway.wire.primitives import skip_tags
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
+    from gateway.network.connection import Connection
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,14 @@ from core.errors import StorageFailure
 from gateway.apis import Registry, RequestContext
 from gateway.dispatch.turns import is_out_of_turn, took
 from gateway.metrics.counters import Metrics
-from gateway.response_slot import ResponseSlot
+from gateway.network.response_slot import ResponseSlot
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
     from gateway.dispatch.dispatcher import Route
+    from gateway.network.connection import Connection
 
 logger = logging.getLogger(__name__)
 

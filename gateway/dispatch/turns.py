@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
     from gateway.dispatch.dispatcher import Route
+    from gateway.network.connection import Connection
 
 logger = logging.getLogger(__name__)
 

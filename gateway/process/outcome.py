@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull, TierMissing
-from gateway.binding import CannotListen
 from gateway.config.layers import ConfigError
 from gateway.datadir import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
 from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
 from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive
 from gateway.long_term.opening import LongTermUnusable
+from gateway.network.binding import CannotListen
 from tier2.shortage import is_forbidden, is_shortage
 from tier2.storage import Denied, StorageError
 

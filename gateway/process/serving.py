@@ -23,7 +23,6 @@ from typing import Any, Final
 import uvloop
 
 from gateway import __version__, logs
-from gateway.binding import Binding, bind_all, check_apart
 from gateway.broker import Broker
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
@@ -32,6 +31,7 @@ from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ours
 from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner
+from gateway.network.binding import Binding, bind_all, check_apart
 from gateway.process.outcome import outcome
 from tier2.memory import keep_freed
 

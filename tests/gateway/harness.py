@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from gateway.binding import bind_all
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
 from gateway.datadir import DataDirectory
+from gateway.network.binding import bind_all
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible

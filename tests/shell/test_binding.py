@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from gateway.binding import Binding, CannotListen, bind, bind_all
 from gateway.config.addresses import ListenAddress
+from gateway.network.binding import Binding, CannotListen, bind, bind_all
 
 
 def listening(binding: Binding) -> Binding:

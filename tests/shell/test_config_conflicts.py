@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.binding import CannotListen, bind_all
 from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError, Given
 from gateway.config.loading import FIELDS, describe, load
 from gateway.http.guard import Guard
 from gateway.long_term.credentials import find_credentials, find_region
+from gateway.network.binding import CannotListen, bind_all
 from tests.shell.launching import run
 
 SECRET = "s3cr3t-Value"

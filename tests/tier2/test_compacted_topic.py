@@ -11,11 +11,11 @@ import pytest
 
 from core.container import Container
 from core.slot import Slot
-from gateway.binding import bind_all
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
 from gateway.datadir import DataDirectory
+from gateway.network.binding import bind_all
 from gateway.records.records import Record, build_batch
 from tests.core.support import until
 from tests.gateway.harness import SETTINGS, Client, batch, running_broker, values

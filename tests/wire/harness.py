@@ -12,13 +12,13 @@ import uvloop
 
 from gateway.apis import Api, Registry, RequestContext
 from gateway.apis.api_versions import API as API_VERSIONS
-from gateway.binding import bind
 from gateway.config.addresses import ListenAddress
-from gateway.connection import Connection
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.metrics.counters import Metrics
-from gateway.response_slot import ResponseSlot
-from gateway.server import Server, ServerLimits
+from gateway.network.binding import bind
+from gateway.network.connection import Connection
+from gateway.network.response_slot import ResponseSlot
+from gateway.network.server import Server, ServerLimits
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
 from gateway.wire.message import Message

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.connection_limits import RATE_WINDOW_S, ConnectionCounts, CreationRate, parse_overrides
-from gateway.server import ServerLimits
+from gateway.network.connection_limits import RATE_WINDOW_S, ConnectionCounts, CreationRate, parse_overrides
+from gateway.network.server import ServerLimits
 from tests.faults.client import Connection
 from tests.shell.launching import http_get, serving
 from tests.wire import harness

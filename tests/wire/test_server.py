@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.receiver import PEEK_BYTES, SCRATCH_BYTES
-from gateway.server import ServerLimits
+from gateway.network.receiver import PEEK_BYTES, SCRATCH_BYTES
+from gateway.network.server import ServerLimits
 from tests.wire.harness import (
     HEARTBEAT,
     PRODUCE,
@@ -724,7 +724,7 @@ def test_large_answers_arrive_byte_for_byte(parts: list[int]) -> None:
 
 def test_stalled_peer_makes_room(monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]) -> None:
     """When answers have used up their bound, whoever takes nothing is closed and others go on."""
-    monkeypatch.setattr("gateway.server.STALLED_UNDER_PRESSURE_S", 0.2)
+    monkeypatch.setattr("gateway.network.server.STALLED_UNDER_PRESSURE_S", 0.2)
 
     async def test() -> None:
         gate = Gate()

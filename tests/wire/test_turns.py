@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from gateway.dispatch.turns import PARTY_S, FairTurns
-from gateway.server import ServerLimits
+from gateway.network.server import ServerLimits
 from tests.wire.harness import HEARTBEAT, PRODUCE, Client, Gate, heartbeat, produce, run, serving, until
 
 pytestmark = pytest.mark.slow

@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from gateway.receiver import Receiver
-from gateway.response_slot import Part, ResponseSlot
+from gateway.network.receiver import Receiver
+from gateway.network.response_slot import Part, ResponseSlot
 
 if TYPE_CHECKING:
-    from gateway.binding import Binding
-    from gateway.server import Server
+    from gateway.network.binding import Binding
+    from gateway.network.server import Server
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
     from gateway.dispatch.dispatcher import Route
+    from gateway.network.connection import Connection
 
 Part = bytes | bytearray | memoryview
 

@@ -7,10 +7,10 @@ import socket
 from collections.abc import Mapping
 
 from gateway.config.loading import Config
-from gateway.connection_limits import INT_MAX, parse_overrides
-from gateway.descriptors import Shares
 from gateway.metrics.counters import Metrics
-from gateway.server import Server, ServerLimits
+from gateway.network.connection_limits import INT_MAX, parse_overrides
+from gateway.network.descriptors import Shares
+from gateway.network.server import Server, ServerLimits
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from tier2.memory import uninitialized
 
 if TYPE_CHECKING:
-    from gateway.connection import Connection
-    from gateway.server import Server
+    from gateway.network.connection import Connection
+    from gateway.network.server import Server
 
 SCRATCH_BYTES: Final = 64 * 1024
 OWN_BUFFER_FROM_BYTES: Final = 32 * 1024

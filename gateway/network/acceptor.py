@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.binding import BACKLOG, Binding
+from gateway.network.binding import BACKLOG, Binding
 from tier2.shortage import is_shortage
 
 logger = logging.getLogger(__name__)

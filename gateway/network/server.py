@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.acceptor import Acceptor
-from gateway.binding import Binding
-from gateway.budgets import Budget, ReceiveBudget
-from gateway.connection import Connection
-from gateway.connection_limits import INT_MAX, ConnectionCounts, CreationRate
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.turns import FairTurns
 from gateway.metrics.counters import Metrics
-from gateway.receiver import SCRATCH_BYTES
+from gateway.network.acceptor import Acceptor
+from gateway.network.binding import Binding
+from gateway.network.budgets import Budget, ReceiveBudget
+from gateway.network.connection import Connection
+from gateway.network.connection_limits import INT_MAX, ConnectionCounts, CreationRate
+from gateway.network.receiver import SCRATCH_BYTES
 
 logger = logging.getLogger(__name__)
 
