@@ -22,7 +22,7 @@ from gateway.apis import Registry, discover
 from gateway.config.loading import Config
 from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
-from gateway.fetch_sessions import FetchSessions
+from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.kafka_configs.broker_configs import BrokerConfigs

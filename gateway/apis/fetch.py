@@ -32,8 +32,8 @@ from core.errors import (
     TierUnavailable,
 )
 from gateway.apis import Api
-from gateway.cold_reads import ColdRead, report
-from gateway.fetch_sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
+from gateway.fetching.cold_reads import ColdRead, report
+from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
 from gateway.kafka_configs.topic_config import config_of
 from gateway.records.record_batch import ZSTD
 from gateway.wire.codec import request_codec

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.clock import ManualClock
 from gateway.broker import Broker
-from gateway.fetch_sessions import EVICTABLE_AFTER_S, FetchSession, FetchSessions
+from gateway.fetching.sessions import EVICTABLE_AFTER_S, FetchSession, FetchSessions
 from gateway.wire.message import Message
 from tests.gateway.harness import Client, batch
 from tests.gateway.test_fetch import found, partitions, run

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.fetch_sessions import FetchSet
+from gateway.fetching.sessions import FetchSet
 from gateway.records.record_batch import read_header
 from gateway.records.records import iter_records
 from gateway.wire.message import Message

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from core.slot import Slot
-    from gateway.fetch_sessions import Target
+    from gateway.fetching.sessions import Target
 
 logger = logging.getLogger(__name__)
 
