@@ -12,9 +12,9 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.groups.group import Group
-from gateway.groups.roster import Member
-from gateway.groups.states import GroupState
+from gateway.groups.classic.group import Group
+from gateway.groups.classic.roster import Member
+from gateway.groups.classic.states import GroupState
 from gateway.wire.message import Message
 
 NOT_FOUND_FROM: Final = 6

@@ -13,7 +13,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.groups.messages import JoinRequest, JoinResult, Protocol
+from gateway.groups.classic.messages import JoinRequest, JoinResult, Protocol
 from gateway.wire.message import Message
 
 REBALANCE_TIMEOUT_FROM: Final = 1

@@ -12,7 +12,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.groups.messages import LeavingMember
+from gateway.groups.classic.messages import LeavingMember
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 3

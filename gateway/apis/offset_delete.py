@@ -8,7 +8,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.groups.group import Group
+from gateway.groups.classic.group import Group
 from gateway.wire.message import Message
 
 

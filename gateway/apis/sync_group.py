@@ -12,7 +12,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.groups.messages import SyncRequest
+from gateway.groups.classic.messages import SyncRequest
 from gateway.wire.message import Message
 
 PROTOCOL_NAMED_FROM: Final = 5

@@ -19,11 +19,9 @@ from kio.schema.errors import ErrorCode
 from core.clock import Clock
 from core.tables import Put
 from gateway.config.loading import Config
-from gateway.groups.allowance import Allowance
-from gateway.groups.deadlines import Deadlines
-from gateway.groups.group import Group, GroupRules
-from gateway.groups.journal import GroupJournal, TableStore, offset_puts
-from gateway.groups.messages import (
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.classic.group import Group, GroupRules
+from gateway.groups.classic.messages import (
     NO_MEMBER_ID,
     Alarm,
     Answer,
@@ -37,7 +35,10 @@ from gateway.groups.messages import (
     SyncResult,
     Transitioned,
 )
-from gateway.groups.offsets import CommittedOffsets, metadata_units
+from gateway.groups.classic.states import GroupState
+from gateway.groups.deadlines import Deadlines
+from gateway.groups.journal import GroupJournal, TableStore, offset_puts
+from gateway.groups.offsets.committed import CommittedOffsets, metadata_units
 from gateway.groups.persistence import (
     KEY_TEXT_BYTES_MAX,
     NO_EXPIRY,
@@ -45,7 +46,6 @@ from gateway.groups.persistence import (
     OffsetKey,
     decode_group,
 )
-from gateway.groups.states import GroupState
 
 if TYPE_CHECKING:
     from core.stream import Stream

@@ -20,8 +20,8 @@ from kio.schema.errors import ErrorCode
 from core.errors import ErrorKind, StoreError
 from core.tables import Delete, Put, Table
 from core.trusted_clock import TrustedClock
-from gateway.groups.messages import GroupRecord
-from gateway.groups.offsets import CommittedOffsets
+from gateway.groups.classic.messages import GroupRecord
+from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.persistence import (
     GROUPS_TABLE,
     OFFSETS_TABLE,

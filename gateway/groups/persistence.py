@@ -46,7 +46,7 @@ import struct
 from typing import Final, NamedTuple
 
 from core.errors import ErrorKind, StoreError
-from gateway.groups.messages import GroupRecord, MemberRecord, Protocol
+from gateway.groups.classic.messages import GroupRecord, MemberRecord, Protocol
 
 GROUPS_TABLE: Final = "groups"
 OFFSETS_TABLE: Final = "offsets"

@@ -23,9 +23,9 @@ from core.container import Container
 from core.errors import StoreError, UnknownStream
 from core.store import Store
 from core.stream import Stream
+from gateway.groups.lag import GroupLag, Lags
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard
-from gateway.http.lag import GroupLag, Lags
 from gateway.http.models import (
     EventList,
     GroupList,

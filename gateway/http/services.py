@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway import __version__
+from gateway.groups.lag import Lags
 from gateway.http.api import Services, chunk_bytes
-from gateway.http.lag import Lags
 from gateway.http.models import Overview
 from gateway.metrics.activity import Activity
 

@@ -24,8 +24,8 @@ from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
     from core.stream import Stream
+    from gateway.groups.lag import GroupLag
     from gateway.http.api import Services
-    from gateway.http.lag import GroupLag
 
 TOPICS_MAX: Final = 200
 SEGMENTS_MAX: Final = 500

@@ -12,10 +12,9 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.allowance import Allowance
-from gateway.groups.deadlines import Deadlines
-from gateway.groups.group import Group, GroupRules
-from gateway.groups.messages import (
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.classic.group import Group, GroupRules
+from gateway.groups.classic.messages import (
     Alarm,
     Answer,
     Effect,
@@ -28,7 +27,8 @@ from gateway.groups.messages import (
     SyncRequest,
     SyncResult,
 )
-from gateway.groups.states import GroupState
+from gateway.groups.classic.states import GroupState
+from gateway.groups.deadlines import Deadlines
 
 SESSION_MS: Final = 10_000
 REBALANCE_MS: Final = 60_000

@@ -14,8 +14,8 @@ from kio.schema.errors import ErrorCode
 from core.clock import ManualClock
 from core.store import Store
 from gateway.config.loading import load
+from gateway.groups.classic.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
-from gateway.groups.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
 from tests.groups.harness import RANGE, REBALANCE_MS, SESSION_MS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.group import ID_PREFIX_CHARS_MAX, PENDING_MAX, Group
-from gateway.groups.messages import JoinRequest, Protocol
-from gateway.groups.states import GroupState
+from gateway.groups.classic.group import ID_PREFIX_CHARS_MAX, PENDING_MAX, Group
+from gateway.groups.classic.messages import JoinRequest, Protocol
+from gateway.groups.classic.states import GroupState
 from tests.admin.harness import Admin
 from tests.groups.harness import GroupDriver
 

@@ -10,8 +10,9 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from core.log.records import Put
+from gateway.groups.classic.messages import LeavingMember
+from gateway.groups.classic.states import GroupState
 from gateway.groups.coordinator import OffsetCommit
-from gateway.groups.messages import LeavingMember
 from gateway.groups.persistence import (
     GROUPS_TABLE,
     CommittedOffset,
@@ -19,7 +20,6 @@ from gateway.groups.persistence import (
     UnreadableRecord,
     encode_offset_key,
 )
-from gateway.groups.states import GroupState
 from tests.groups.harness import SESSION_MS
 from tests.groups.services import run, serving
 

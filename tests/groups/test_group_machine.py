@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.messages import JoinResult, LeavingMember, Protocol, SyncResult
-from gateway.groups.states import GroupState
+from gateway.groups.classic.messages import JoinResult, LeavingMember, Protocol, SyncResult
+from gateway.groups.classic.states import GroupState
 from tests.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
 
 pytestmark = pytest.mark.slow

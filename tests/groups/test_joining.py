@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.messages import Protocol
-from gateway.groups.states import GroupState
+from gateway.groups.classic.messages import Protocol
+from gateway.groups.classic.states import GroupState
 from tests.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
 
 COOPERATIVE = Protocol("cooperative-sticky", subscription("t"))

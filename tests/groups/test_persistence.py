@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from gateway.groups.messages import GroupRecord, MemberRecord, Protocol
+from gateway.groups.classic.messages import GroupRecord, MemberRecord, Protocol
 from gateway.groups.persistence import (
     CommittedOffset,
     OffsetKey,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gateway.groups.messages import Protocol
+from gateway.groups.classic.messages import Protocol
 
 
 class Allowance:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.states import GroupState
+from gateway.groups.classic.states import GroupState
 
 if TYPE_CHECKING:
-    from gateway.groups.group import Group
+    from gateway.groups.classic.group import Group
 
 NO_GENERATION: Final = -1
 NO_MEMBER_ID: Final = ""

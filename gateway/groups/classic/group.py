@@ -17,8 +17,8 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups import views
-from gateway.groups.admission import (
+from gateway.groups.classic import views
+from gateway.groups.classic.admission import (
     check_commit,
     check_member,
     check_member_now,
@@ -28,10 +28,9 @@ from gateway.groups.admission import (
     is_managed_outside,
     supports,
 )
-from gateway.groups.allowance import Allowance
-from gateway.groups.deadlines import Deadline, Deadlines
-from gateway.groups.initial_delay import InitialDelay
-from gateway.groups.messages import (
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.classic.initial_delay import InitialDelay
+from gateway.groups.classic.messages import (
     NO_ASSIGNMENT,
     NO_LEADER,
     NO_MEMBER_ID,
@@ -50,9 +49,10 @@ from gateway.groups.messages import (
     Transitioned,
     Waiter,
 )
-from gateway.groups.roster import Member, Roster
-from gateway.groups.states import CAN_REBALANCE, TRANSITIONS, GroupState
-from gateway.groups.subscription import CONSUMER_PROTOCOL_TYPE
+from gateway.groups.classic.roster import Member, Roster
+from gateway.groups.classic.states import CAN_REBALANCE, TRANSITIONS, GroupState
+from gateway.groups.classic.subscription import CONSUMER_PROTOCOL_TYPE
+from gateway.groups.deadlines import Deadline, Deadlines
 
 #: A new member knows no id, so it cannot send heartbeats; its first join waits no longer than this.
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from core.trusted_time import TrustedTime
-from gateway.groups.group import Group
+from gateway.groups.classic.group import Group
+from gateway.groups.classic.states import GroupState
 from gateway.groups.persistence import (
     NO_EXPIRY,
     CommittedOffset,
@@ -21,7 +22,6 @@ from gateway.groups.persistence import (
     decode_offset_key,
     offset_times_ms,
 )
-from gateway.groups.states import GroupState
 
 _NO_TOPICS: Final[Mapping[str, Mapping[int, bytes]]] = {}
 _NONE_IN_FLIGHT: Final[Mapping[tuple[str, int], int]] = {}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.messages import NO_MEMBER_ID, JoinRequest, SyncRequest
-from gateway.groups.roster import Roster
-from gateway.groups.states import GroupState
+from gateway.groups.classic.messages import NO_MEMBER_ID, JoinRequest, SyncRequest
+from gateway.groups.classic.roster import Roster
+from gateway.groups.classic.states import GroupState
 
 if TYPE_CHECKING:
-    from gateway.groups.group import Group
+    from gateway.groups.classic.group import Group
 
 
 def has_room_for(group: Group, member_id: str, max_size: int) -> bool:

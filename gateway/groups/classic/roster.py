@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from gateway.groups.allowance import Allowance, size_of
-from gateway.groups.deadlines import Deadline
-from gateway.groups.messages import (
+from gateway.groups.classic.allowance import Allowance, size_of
+from gateway.groups.classic.messages import (
     NO_ASSIGNMENT,
     Alarm,
     JoinedMember,
@@ -21,6 +20,7 @@ from gateway.groups.messages import (
     Protocol,
     Waiter,
 )
+from gateway.groups.deadlines import Deadline
 
 
 class Member:

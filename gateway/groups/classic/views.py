@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gateway.groups.messages import NO_ASSIGNMENT, NO_LEADER, GroupRecord, JoinResult, SyncResult
-from gateway.groups.roster import Member
-from gateway.groups.subscription import subscribed_topics
+from gateway.groups.classic.messages import NO_ASSIGNMENT, NO_LEADER, GroupRecord, JoinResult, SyncResult
+from gateway.groups.classic.roster import Member
+from gateway.groups.classic.subscription import subscribed_topics
 
 if TYPE_CHECKING:
-    from gateway.groups.group import Group
+    from gateway.groups.classic.group import Group
 
 
 def joined(group: Group, member: Member) -> JoinResult:
