@@ -36,11 +36,11 @@ from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, server_limits
-from gateway.producers.ids import ProducerIds
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 

@@ -38,10 +38,10 @@ from gateway.long_term.opening import LongTermUnusable, check_settings, open_sto
 from gateway.long_term.ownership import read_owner, remember
 from gateway.long_term.recovered_entries import entry_writer
 from gateway.process.outcome import outcome
-from gateway.producers.ids import NEXT_KEY as NEXT_PRODUCER_KEY
-from gateway.producers.ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.records.record_batch import entry_head
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
+from gateway.transactions.producer_ids import NEXT_KEY as NEXT_PRODUCER_KEY
+from gateway.transactions.producer_ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.transactions.transaction import Transaction
 from tier2.retrying import RetryingStorage
 

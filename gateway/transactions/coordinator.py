@@ -33,7 +33,6 @@ from core.transactions import TransactionEnd
 from gateway.config.loading import Config
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
-from gateway.producers.ids import ProducerIds
 from gateway.transactions.partitions import transaction_ends, written_elsewhere
 from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
 from gateway.transactions.persistence import (
@@ -43,6 +42,7 @@ from gateway.transactions.persistence import (
     decode_transaction,
     encode_transaction,
 )
+from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import (
     NO_ID,
     PREPARED,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.producers.ids import BLOCK_IDS, ProducerIds
+from gateway.transactions.producer_ids import BLOCK_IDS, ProducerIds
 from tests.admin.harness import Admin, admin_of
 
 

@@ -23,11 +23,11 @@ from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey
 from gateway.kafka_configs.broker_configs import BrokerConfigs
-from gateway.producers.ids import ProducerIds
 from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.topics.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import Identity, Place, Transaction
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
