@@ -34,7 +34,7 @@ class Acks(enum.Enum):
 
 
 class Client(enum.Enum):
-    """The libraries of `bench.tool.clients`."""
+    """The libraries of `gateway.bench.clients`."""
 
     CONFLUENT = "confluent"
     KAFKA_PYTHON = "kafka-python"
@@ -91,7 +91,7 @@ def bench(
     together the time from end to end.
     """
     try:
-        from bench.tool import command, plan
+        from gateway.bench import command, plan
     except ModuleNotFoundError as missing:
         _refuse(f"{missing.name} is not installed, which comes with every installation: install Penstock again")
     for flag, number in (("--seconds", seconds), ("--warmup", warmup), ("--interval", interval), ("--rate", rate)):

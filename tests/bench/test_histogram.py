@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from bench.tool.histogram import PERCENTILES, Latencies, counts_of
+from gateway.bench.histogram import PERCENTILES, Latencies, counts_of
 
 MS = 1_000_000
 

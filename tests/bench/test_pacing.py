@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.tool.pacing import SECOND_NS, Pace
+from gateway.bench.pacing import SECOND_NS, Pace
 
 START = 1000 * SECOND_NS
 

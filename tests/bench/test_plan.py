@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.tool.plan import Plan, PlanError, partitions_of
+from gateway.bench.plan import Plan, PlanError, partitions_of
 
 PLAN = Plan(bootstrap="localhost:9092", topic="t")
 

@@ -172,7 +172,7 @@ def test_build(tmp_path: Path) -> None:
     done = subprocess.run(made, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
     assert done.stdout.startswith(str(tmp_path / "out"))
     assert (tmp_path / "out" / "bench" / "tool" / "worker.py").is_file()
-    bare = "import sys; sys.path.append(sys.argv.pop(1)); import bench.tool.command as tool; print(tool.__file__)"
+    bare = "import sys; sys.path.append(sys.argv.pop(1)); import gateway.bench.command as tool; print(tool.__file__)"
     # Without `site`, so that the tool of this checkout is not found.
     found = subprocess.run(
         [sys.executable, "-S", "-c", bare, sysconfig.get_paths()["purelib"]],

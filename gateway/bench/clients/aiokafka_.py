@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from bench.tool.clients import Finished, own_names
-from bench.tool.plan import Plan
+from gateway.bench.clients import Finished, own_names
+from gateway.bench.plan import Plan
 
 BATCH: Final = 1000
 POLL_S: Final = 0.001

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
-from bench.tool.plan import Plan
+from gateway.bench.plan import Plan
 
 Finished = Callable[[object | None, object], None]
 """Called once for each record, with None or what went wrong, and with anything else that the client has to say."""
@@ -52,7 +52,7 @@ class _Module(Protocol):
 
 
 def load(client: str) -> _Module:
-    return cast(_Module, importlib.import_module(f"bench.tool.clients.{MODULES[client]}"))
+    return cast(_Module, importlib.import_module(f"gateway.bench.clients.{MODULES[client]}"))
 
 
 def own_names(plan: Plan) -> dict[str, Any]:

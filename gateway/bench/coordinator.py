@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Final
 
-from bench.tool.pacing import SECOND_NS
-from bench.tool.plan import Plan
-from bench.tool.topics import Topics
-from bench.tool.totals import Totals
+from gateway.bench.pacing import SECOND_NS
+from gateway.bench.plan import Plan
+from gateway.bench.topics import Topics
+from gateway.bench.totals import Totals
 
 READY_SECONDS_MAX: Final = 120
 SILENCE_SECONDS_MAX: Final = 120
@@ -38,7 +38,7 @@ class Worker:
         self.done = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.tool.worker"],
+            [sys.executable, "-m", "gateway.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -1,4 +1,4 @@
-"""One worker process: `python -m bench.tool.worker`, spoken to in lines of JSON.
+"""One worker process: `python -m gateway.bench.worker`, spoken to in lines of JSON.
 
 In: the role and the plan; `{"start_ns": N}`; to readers also `{"ends": {PARTITION: OFFSET}}`. Out: `{"ready": true}`,
 then a report each half second, the last one with `"done": true`. Keeps: a worker whose coordinator is gone ends.
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
-from bench.tool import clients
-from bench.tool.pacing import SECOND_NS, Pace
-from bench.tool.plan import STAMP_BYTES, Plan, partitions_of
-from bench.tool.tally import Tally
+from gateway.bench import clients
+from gateway.bench.pacing import SECOND_NS, Pace
+from gateway.bench.plan import STAMP_BYTES, Plan, partitions_of
+from gateway.bench.tally import Tally
 
 REPORT_NS: Final = SECOND_NS // 2
 BATCH: Final = 32

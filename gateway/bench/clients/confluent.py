@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from bench.tool.clients import Finished
-from bench.tool.plan import Plan
+from gateway.bench.clients import Finished
+from gateway.bench.plan import Plan
 
 FULL_WAIT_S: Final = 0.05
 TRANSACTION_SECONDS_MAX: Final = 60

@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bench.tool.clients import MODULES
-from bench.tool.coordinator import Run, RunFailed
-from bench.tool.output import Output
-from bench.tool.plan import PROCESSES_MAX, Plan, PlanError
-from bench.tool.topics import Topics, TopicTrouble
+from gateway.bench.clients import MODULES
+from gateway.bench.coordinator import Run, RunFailed
+from gateway.bench.output import Output
+from gateway.bench.plan import PROCESSES_MAX, Plan, PlanError
+from gateway.bench.topics import Topics, TopicTrouble
 
 EXIT_FAILED = 1
 EXIT_OPTIONS = 2

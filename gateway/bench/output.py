@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench.tool.histogram import PERCENTILES
-from bench.tool.plan import Plan
-from bench.tool.totals import Figures, Totals
+from gateway.bench.histogram import PERCENTILES
+from gateway.bench.plan import Plan
+from gateway.bench.totals import Figures, Totals
 
 COLUMNS: Final = ("workload", "part", "at_s", "records", "bytes", "seconds", "records_s", "mb_s", "errors")
 LATENCIES: Final = ("avg", "max", *PERCENTILES)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.tool.histogram import Latencies
-from bench.tool.pacing import SECOND_NS
+from gateway.bench.histogram import Latencies
+from gateway.bench.pacing import SECOND_NS
 
 MB: Final = 1e6
 

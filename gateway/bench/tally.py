@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench.tool.histogram import counts_of
+from gateway.bench.histogram import counts_of
 
 
 class Tally:
