@@ -20,7 +20,7 @@ from core.store import Store
 from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover
 from gateway.config.loading import Config
-from gateway.datadir import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
+from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator

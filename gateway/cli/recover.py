@@ -23,7 +23,7 @@ from gateway import __version__, logs
 from gateway.cli.recovery_report import in_json, show, told_of
 from gateway.config.model import Config
 from gateway.config.tiering import Directory
-from gateway.datadir import RecoveryDirectory, keep_to_ourselves, make_drill
+from gateway.data_directory import RecoveryDirectory, keep_to_ourselves, make_drill
 from gateway.exits import ExitCode
 from gateway.groups.persistence import (
     GROUPS_TABLE,

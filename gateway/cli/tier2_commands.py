@@ -23,7 +23,14 @@ from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs
 from gateway.config.model import Config
-from gateway.datadir import REPAIRED_FILE, DataDirectory, is_drill, keep_to_ourselves, read_serving, write_atomically
+from gateway.data_directory import (
+    REPAIRED_FILE,
+    DataDirectory,
+    is_drill,
+    keep_to_ourselves,
+    read_serving,
+    write_atomically,
+)
 from gateway.exits import ExitCode
 from gateway.long_term.identity import IdentityRefused, create_identity, read_identity, refuse_beside
 from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of

@@ -18,7 +18,7 @@ from gateway.config.addresses import ListenAddress, host_port
 from gateway.config.fields import allowed
 from gateway.config.model import IDLE_MS_MIN, Config
 from gateway.config.tiering import TIER2_DIRECTORY, Bucket, Directory
-from gateway.datadir import RECOVERING_DIRECTORY, STORE_DIRECTORY
+from gateway.data_directory import RECOVERING_DIRECTORY, STORE_DIRECTORY
 
 LOG_FILES_MIN: Final = 4
 """Files that `log.max.bytes` has room for at least: one is written, one prepared; what leaves, leaves by files."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway import __version__
-from gateway.datadir import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
+from gateway.data_directory import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
 from gateway.long_term.ownership import BEAT_S, Life, Owner, beat, is_ours, life_of, read_owner, take
 from tier2.storage import AlreadyExists, Corrupt, Denied, NoRoom, ObjectNotFound, Storage, StorageError
 

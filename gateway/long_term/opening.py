@@ -21,7 +21,7 @@ from core.tiering.rewrite_worker import WorkerSetup
 from gateway.config.layers import ConfigError
 from gateway.config.model import Config
 from gateway.config.tiering import Bucket, Directory
-from gateway.datadir import DRILL_DIRECTORY, is_drill
+from gateway.data_directory import DRILL_DIRECTORY, is_drill
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage

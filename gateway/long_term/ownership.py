@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.datadir import OWNER_FILE, write_atomically
+from gateway.data_directory import OWNER_FILE, write_atomically
 from gateway.long_term import liveness
 from tier2.storage import Corrupt, NoRoom, ObjectNotFound, Storage, StorageError
 

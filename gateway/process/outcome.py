@@ -19,7 +19,7 @@ from typing import Final
 
 from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull, TierMissing
 from gateway.config.layers import ConfigError
-from gateway.datadir import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
+from gateway.data_directory import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
 from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
 from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive

@@ -27,7 +27,7 @@ from gateway.broker import Broker
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line
-from gateway.datadir import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
+from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
 from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner

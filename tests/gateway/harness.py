@@ -12,7 +12,7 @@ from typing import Any
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
-from gateway.datadir import DataDirectory
+from gateway.data_directory import DataDirectory
 from gateway.network.binding import bind_all
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.codec import request_codec, response_codec

@@ -16,7 +16,7 @@ from core.tiering.rows import chunk_key
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
-from gateway.datadir import DataDirectory
+from gateway.data_directory import DataDirectory
 from gateway.network.binding import bind_all
 from gateway.wire.message import Message
 from tests.core.support import Gate

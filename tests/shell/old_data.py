@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.datadir import FORMAT
+from gateway.data_directory import FORMAT
 from tests.faults.client import Connection, decode_batches, encode_batch
 from tests.faults.transactional import TransactionalProducer
 from tests.shell.launching import Running, serving

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import AlreadyLocked
-from gateway.datadir import (
+from gateway.data_directory import (
     FORMAT,
     BadIdentity,
     DataDirectory,

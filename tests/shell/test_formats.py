@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.datadir import FORMAT
+from gateway.data_directory import FORMAT
 from tests.faults.client import TIMEOUT_S, Connection, encode_batch
 from tests.faults.transactional import TransactionalProducer, read_committed
 from tests.shell import old_data

@@ -15,7 +15,7 @@ from gateway.config.fields import is_secret
 from gateway.config.layers import ConfigError
 from gateway.config.loading import FIELDS, load
 from gateway.config.secrets import SECRET_KEYS
-from gateway.datadir import close_to_others
+from gateway.data_directory import close_to_others
 from tests.http.calls import call, create_topic, get
 from tests.shell.launching import run, serving
 from tests.shell.test_cli import produce

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import AlreadyLocked
-from gateway.datadir import DataDirectory, InterruptedRecovery, NotEmpty, RecoveryDirectory
+from gateway.data_directory import DataDirectory, InterruptedRecovery, NotEmpty, RecoveryDirectory
 
 CLUSTER = "C" * 22
 

@@ -14,7 +14,7 @@ from core.slot import Slot
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
-from gateway.datadir import DataDirectory
+from gateway.data_directory import DataDirectory
 from gateway.network.binding import bind_all
 from gateway.records.records import Record, build_batch
 from tests.core.support import until
