@@ -44,15 +44,15 @@ from core.log.format import (
 from core.log.records import Delete, Operation, Put, Trim, encode_update
 from core.metadata import Metadata
 from core.reader import Reader
-from core.slot import Slot
-from core.stream import Stream, StreamState, decode_stream
+from core.streams.live import Slot
+from core.streams.state import Stream, StreamState, decode_stream
+from core.streams.transactions import TransactionEnd
+from core.streams.writers import Duplicate, new_batch
 from core.tables import Table, new_table
 from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
 from core.tiering.throttle import Throttle
-from core.transactions import TransactionEnd
 from core.trusted_clock import TrustedClock
-from core.writers import Duplicate, new_batch
 
 if TYPE_CHECKING:
     from core.kept import KeptFile

@@ -33,7 +33,7 @@ from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
     from core.reader import Reader
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 DAMAGED_TABLE: Final = "damaged"
 DAMAGED_DIRECTORY: Final = "damaged"

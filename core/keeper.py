@@ -20,7 +20,7 @@ from core.kept import KeptFile, copy, discard
 if TYPE_CHECKING:
     from core.container import Container
     from core.log.durable_log import LogFile
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from core.entries import ReadResult, StoredEntry
 from core.errors import CorruptLog, OutOfRange
 from core.index import BlockRef, Rows, SlotColumns, sidecar_path
 from core.log.files import UNREADABLE, log_path
@@ -32,12 +31,13 @@ from core.log.format import (
 )
 from core.log_pages import LogPages
 from core.sidecars import Sidecars
+from core.streams.entries import ReadResult, StoredEntry
 from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
     from core.config import StoreConfig
     from core.container import Container
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 SPAN_GAP_MAX: Final = 128 << 10
 """One read of a file takes what nobody wants along, if it is no more than this: another read costs as much."""

@@ -28,7 +28,7 @@ from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.reindex import reindex
-from core.slot import Slot
+from core.streams.live import Slot
 from core.tables import StoredTable
 from tier2.shortage import is_forbidden, is_shortage
 

@@ -14,7 +14,7 @@ Keys (numbers big-endian, so that they sort), and values (numbers little-endian)
     b"mindexed"                            → u64 first LSN of the newest file whose rows are all among the ``i`` keys
     b"mfirst"                              → u64 first LSN of the oldest file of which there are ``i`` keys; written
                                              behind the deletion of those before it
-    b"s" + u32 stream + u32 slot           → u64 LSN, the slot's state (core.slot)
+    b"s" + u32 stream + u32 slot           → u64 LSN, the slot's state (core.streams.live)
     b"t" + u8 name length + name + key     → u64 LSN, a table's value
     b"i" + u32 stream + u32 slot + u64 first sequence number
                                            → where a slot's rows of one log file lie: u64 file's first LSN, i64 end,

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from core.keyspace import slots_in_key_order
+from core.streams.keyspace import slots_in_key_order
 
 if TYPE_CHECKING:
-    from core.slot import Slot
-    from core.stream import SegmentRun, Stream
+    from core.streams.live import Slot
+    from core.streams.state import SegmentRun, Stream
 
 MINUTE_S: Final = 60.0
 WINDOWS_S: Final = (10.0, 2 * MINUTE_S, 5 * MINUTE_S, 10 * MINUTE_S, 20 * MINUTE_S)

@@ -20,16 +20,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from core.config import StoreConfig
-from core.entries import ReadResult, StoredEntry
 from core.errors import Corrupt, OutOfRange, TierUnavailable
 from core.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
-from core.transactions import overlapping
+from core.streams.entries import ReadResult, StoredEntry
+from core.streams.transactions import overlapping
 
 if TYPE_CHECKING:
     from core.container import Container
     from core.index import BlockRef, Rows, SlotColumns
     from core.log.format import Buffer
-    from core.slot import Slot
+    from core.streams.live import Slot
     from core.tiering.reader import TieredReader
 
 __all__ = ["READ_BYTES_MAX", "ReadResult", "Reader", "StoredEntry", "location_of"]

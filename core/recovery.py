@@ -35,15 +35,15 @@ from core.log.format import (
 )
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
-from core.removed import Removed
+from core.streams.removed import Removed
+from core.streams.writers import new_batch
 from core.tables import STORED_TABLES
 from core.tiering.rewrite_plans import slot_in
 from core.tiering.rewriting import CLEANED_TABLE, decode_cleaned_key
-from core.writers import new_batch
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
-from core.keyspace import slot_at_position
 from core.rates import NOTHING, WATCHED, Averages, Rates, slots_of
 from core.scaling import AtLimit, Decision, SegmentLoad, at_limit, decide
-from core.stream import Epoch, ScalingKind, SegmentRun, Stream
+from core.streams.keyspace import slot_at_position
+from core.streams.state import Epoch, ScalingKind, SegmentRun, Stream
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import Final
 
 from core.rates import FIVE, MINUTE_S, TEN, TWENTY, TWO, WINDOWS_S, Averages
-from core.stream import Epoch, ScalingKind, ScalingPolicy, SegmentRun
+from core.streams.state import Epoch, ScalingKind, ScalingPolicy, SegmentRun
 
 SPLITS: Final = ((TWO, 5.0), (FIVE, 2.0), (TEN, 1.0))
 """Window, and how many times the target makes a segment split."""

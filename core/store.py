@@ -29,7 +29,7 @@ from core.recovery import Recovered, recover
 from core.retention import Consumed, Retention
 from core.scaler import ScaleEvent, Scaler
 from core.scaling import Decision
-from core.stream import Epoch, Stream, StreamPolicy, StreamState, new_stream
+from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
 from core.tables import Delete, Put, Table
 from core.tiering.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier

@@ -13,7 +13,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 import gateway.transactions.coordinator as coordinating
-from core.slot import Slot
+from core.streams.live import Slot
 from gateway.cli.app import main as serve
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.transaction import PREPARED, Identity, Place, Refused, Transaction

@@ -25,7 +25,7 @@ from tier2.chunk import Entry
 if TYPE_CHECKING:
     from core.index import Rows, SlotColumns
     from core.reader import Reader
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 RUNS_MAX: Final = 2000
 """Pieces of one chunk: its commit, one record of the log, has some 180 bytes for each."""

@@ -16,7 +16,7 @@ from core.config import StoreConfig
 from core.container import Container
 from core.metadata import Metadata
 from core.recovery import recover
-from core.stream import Stream, StreamPolicy, StreamState
+from core.streams.state import Stream, StreamPolicy, StreamState
 from core.trusted_clock import TrustedClock
 
 

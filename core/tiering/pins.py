@@ -29,7 +29,7 @@ from core.index import SIDECAR_SUFFIX
 if TYPE_CHECKING:
     from core.container import Container
     from core.index import BlockRef
-    from core.slot import Slot
+    from core.streams.live import Slot
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from core.entries import ReadResult, StillLoading, StoredEntry
 from core.errors import CorruptChunk, CorruptState, MissingChunk, OutOfRange, StoreError
+from core.streams.entries import ReadResult, StillLoading, StoredEntry
+from core.streams.transactions import Aborted
 from core.tiering.cutting import NO_TIMESTAMP, Cut, Needs, View, cut, first_at_time, located, newest_entry
 from core.tiering.disk_cache import DiskCache
 from core.tiering.gets import Gets
@@ -30,12 +31,11 @@ from core.tiering.indices import Indices
 from core.tiering.pages import PageCounters, Pages
 from core.tiering.read_ahead import Follower, FollowerKey, ReadAhead
 from core.tiering.rows import parse_chunk_key
-from core.transactions import Aborted
 
 if TYPE_CHECKING:
     from core.config import StoreConfig
     from core.log.format import Buffer
-    from core.slot import Slot
+    from core.streams.live import Slot
     from core.tiering.indices import Lookups
     from core.tiering.rows import RunRow
     from tier2.chunk import EntryHeadOf

@@ -33,9 +33,9 @@ from core.log.durable_log import LogPosition
 from core.log.files import make_directory
 from core.log.format import FILE_HEADER_SIZE
 from core.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
-from core.slot import encode_head, encode_tiered_rest
 from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
-from core.stream import StreamState, decode_stream, new_stream
+from core.streams.live import encode_head, encode_tiered_rest
+from core.streams.state import StreamState, decode_stream, new_stream
 from core.tables import STORED_TABLES
 from core.tiering.adoption import Claims, SettledSlot, settle, share
 from core.tiering.bucket import Bucket

@@ -30,7 +30,7 @@ from core.tiering.rows import ChunkState, RunKey, RunRow
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
+    from core.streams.live import Slot
     from tier2.chunk_format import ChunkId
 
 SLOT_AGAIN_S: Final = 60.0

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from core.ages import says_its_age
 from core.errors import CorruptState
-from core.stream import StreamPolicy
+from core.streams.ages import says_its_age
+from core.streams.state import StreamPolicy
 from core.tiering.rewrite_requests import InputChunk, InputRun, OutputRun, SlotKey
 from core.tiering.rows import RunKey, RunRow, chunk_key
 from core.trusted_time import TrustedTime

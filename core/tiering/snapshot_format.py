@@ -53,7 +53,7 @@ from typing import Final, NamedTuple
 import cramjam
 from crc32c import crc32c
 
-from core.writers import BATCHES_KEPT, WriterBatch
+from core.streams.writers import BATCHES_KEPT, WriterBatch
 from tier2.storage import Buffer
 
 MAGIC: Final = b"PSTKMET\n"

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import StorageFailure, TierUnavailable
+from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch
 from core.tables import StoredTable
 from core.tiering.snapshot_format import (
     SlotSnapshot,
@@ -44,12 +45,11 @@ from core.tiering.snapshot_format import (
     snapshot_key,
     snapshot_prefix,
 )
-from core.writers import BATCHES_KEPT, GAP, WriterBatch
 from tier2.storage import Buffer, NoRoom, StorageError
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
+    from core.streams.live import Slot
     from core.tiering.tier import LongTermStorage
 
 logger = logging.getLogger(__name__)

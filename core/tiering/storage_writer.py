@@ -28,7 +28,7 @@ from tier2.storage import StorageError
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
+    from core.streams.live import Slot
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)

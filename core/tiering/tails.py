@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from core.slot import encode_writer
+from core.streams.live import encode_writer
+from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch, gap_after, new_batch
 from core.tiering.snapshot_format import WriterSnapshot
-from core.writers import BATCHES_KEPT, GAP, WriterBatch, gap_after, new_batch
 
 TORN_MAX: Final = 10_000
 """Torn transactions that are named; more are counted."""

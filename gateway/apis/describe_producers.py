@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.slot import Slot
-from core.writers import WriterState
+from core.streams.live import Slot
+from core.streams.writers import WriterState
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of
 from gateway.wire.message import Message

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from core.entries import StillLoading
 from core.errors import (
     CorruptChunk,
     MissingChunk,
@@ -31,6 +30,7 @@ from core.errors import (
     StoreError,
     TierUnavailable,
 )
+from core.streams.entries import StillLoading
 from gateway.apis import Api
 from gateway.fetching.cold_reads import ColdRead, report
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
@@ -41,11 +41,11 @@ from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.entries import ReadResult
     from core.log.format import Buffer
-    from core.slot import Slot
-    from core.stream import Stream
-    from core.transactions import Aborted
+    from core.streams.entries import ReadResult
+    from core.streams.live import Slot
+    from core.streams.state import Stream
+    from core.streams.transactions import Aborted
     from gateway.broker import Broker
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from core.entries import StoredEntry
 from core.errors import StoreError
-from core.slot import Slot
+from core.streams.entries import StoredEntry
+from core.streams.live import Slot
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of, storage_code
 from gateway.records.openers import LeavesLoop, Openers, Pace, content_of

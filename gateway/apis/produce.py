@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
 from core.log.format import IN_TRANSACTION
-from core.writers import Duplicate
+from core.streams.writers import Duplicate
 from gateway.apis import Api
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
@@ -36,8 +36,8 @@ from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_r
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.slot import Slot
-    from core.stream import Stream
+    from core.streams.live import Slot
+    from core.streams.state import Stream
     from gateway.broker import Broker
     from gateway.metrics.counters import Metrics
     from gateway.network.connection import Connection

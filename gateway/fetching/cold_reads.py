@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from core.slot import Slot
+    from core.streams.live import Slot
     from gateway.fetching.sessions import Target
 
 logger = logging.getLogger(__name__)

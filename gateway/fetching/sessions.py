@@ -26,8 +26,8 @@ from uuid import UUID
 from core.clock import Clock
 
 if TYPE_CHECKING:
-    from core.slot import Slot
-    from core.stream import Stream
+    from core.streams.live import Slot
+    from core.streams.state import Stream
 
 TopicKey = str | UUID | None
 

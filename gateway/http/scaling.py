@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from core.errors import StreamSealed
-from core.keyspace import position_of_slot
-from core.stream import SegmentRun, Stream, numbers
+from core.streams.keyspace import position_of_slot
+from core.streams.state import SegmentRun, Stream, numbers
 from gateway.http.models import ScaleRequest, Split
 from gateway.metrics.activity import Activity
 

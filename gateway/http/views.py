@@ -12,9 +12,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Final
 
-from core.keyspace import slots_in_key_order
-from core.slot import Slot
-from core.stream import Epoch, SegmentRun, Stream, StreamState
+from core.streams.keyspace import slots_in_key_order
+from core.streams.live import Slot
+from core.streams.state import Epoch, SegmentRun, Stream, StreamState
 from gateway.http.models import (
     EpochView,
     MapSegment,

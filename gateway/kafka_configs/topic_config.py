@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from core.stream import ScalingKind, ScalingPolicy, Stream, StreamPolicy
+from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy
 from gateway.kafka_configs.keys import ConfigValue
 from gateway.kafka_configs.topic_keys import (
     GROUPS,

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from core.container import Container
-from core.slot import Slot
+from core.streams.live import Slot
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key, parse_chunk_key
 
 Record: TypeAlias = dict[str, Any]

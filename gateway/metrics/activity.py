@@ -15,7 +15,7 @@ from typing import Final
 from core.rates import Rate, slots_of
 from core.scaler import Limit, ScaleEvent
 from core.store import Store
-from core.stream import SegmentRun, Stream
+from core.streams.state import SegmentRun, Stream
 
 
 @dataclass(frozen=True, slots=True)

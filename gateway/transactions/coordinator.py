@@ -25,11 +25,11 @@ from kio.schema.errors import ErrorCode
 from core.clock import Clock
 from core.container import Container
 from core.errors import StoreError
-from core.slot import Slot
 from core.store import Store
-from core.stream import Stream
+from core.streams.live import Slot
+from core.streams.state import Stream
+from core.streams.transactions import TransactionEnd
 from core.tables import Delete, Put
-from core.transactions import TransactionEnd
 from gateway.config.loading import Config
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from core.slot import Slot
-from core.stream import Stream
+from core.streams.live import Slot
+from core.streams.state import Stream
 from gateway.apis import discover
 from gateway.broker import Broker
 from gateway.records.records import Record, build_batch

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.keyspace import slot_range
+from core.streams.keyspace import slot_range
 from tests.admin.harness import Admin, code_and_message
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from core.stream import Stream
+from core.streams.state import Stream
 from tests.admin.harness import Admin, admin_of
 
 NOBODY = UUID(int=7)

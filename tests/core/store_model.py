@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.stream import Epoch
+from core.streams.state import Epoch
 from tests.core.transaction_model import Walked, walk
 
 

@@ -20,10 +20,10 @@ from core.container import Container
 from core.errors import StorageFailure
 from core.log.format import IN_TRANSACTION, Buffer
 from core.maintenance import Maintenance
-from core.slot import Slot
 from core.store import Store
-from core.stream import Stream, StreamPolicy
-from core.transactions import TransactionEnd
+from core.streams.live import Slot
+from core.streams.state import Stream, StreamPolicy
+from core.streams.transactions import TransactionEnd
 
 T = TypeVar("T")
 

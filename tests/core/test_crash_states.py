@@ -19,10 +19,10 @@ from core.container import STEP_OPERATIONS_MAX
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.metadata import Metadata
-from core.slot import Slot
 from core.store import Store
-from core.stream import Stream
-from core.transactions import Aborted
+from core.streams.live import Slot
+from core.streams.state import Stream
+from core.streams.transactions import Aborted
 from tests.core.crash_disk import CrashDisk, Picture, build
 from tests.core.support import (
     KIB,

@@ -14,8 +14,8 @@ from core.container import STEP_OPERATIONS_MAX
 from core.errors import StorageFailure, StorageFull
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
-from core.slot import Slot
 from core.store import Store
+from core.streams.live import Slot
 from tests.core.support import (
     KIB,
     append,

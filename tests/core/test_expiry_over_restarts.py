@@ -10,8 +10,8 @@ import pytest
 
 from core.clock import ManualClock
 from core.retention import Retention
-from core.slot import Slot
 from core.store import TIME_FILE, Store
+from core.streams.live import Slot
 from core.trusted_time import HOLD_MS
 from tests.core.support import append, container_of, make, open_store, run
 

@@ -33,10 +33,10 @@ from core.log.format import (
 )
 from core.log.records import Delete, Operation, Put, Trim, decode_update, encode_update
 from core.log.replay import open_log_files, scan
-from core.slot import SegmentStretch, Slot
-from core.stream import decode_stream, new_stream
-from core.transactions import Aborted, SlotTransactions
-from core.writers import new_batch
+from core.streams.live import SegmentStretch, Slot
+from core.streams.state import decode_stream, new_stream
+from core.streams.transactions import Aborted, SlotTransactions
+from core.streams.writers import new_batch
 from tests.core.support import container_of, open_store, run
 
 GOLDEN: Final = Path(__file__).parent / "golden"

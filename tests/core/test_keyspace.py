@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.keyspace import (
+from core.streams.keyspace import (
     KeyRange,
     covers,
     key_point,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.removed import NOTHING_REMOVED, Removed
+from core.streams.removed import NOTHING_REMOVED, Removed
 
 END = 40
 PUTS = st.tuples(st.integers(0, END - 1), st.integers(1, 8), st.integers(-1, 90))

@@ -12,11 +12,11 @@ import pytest
 
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
-from core.keyspace import slot_at_position
 from core.rates import WATCHED
 from core.scaler import Scaler
 from core.store import Store
-from core.stream import ScalingKind, ScalingPolicy, Stream, StreamPolicy
+from core.streams.keyspace import slot_at_position
+from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy
 from tests.core.support import KIB, SMALL, append, maintenance_of, make, policy_from, read_all, run, until
 
 TARGET: Final = 100.0

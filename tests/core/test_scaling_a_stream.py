@@ -12,8 +12,8 @@ from core.errors import StreamSealed, UnknownStream
 from core.log.format import APPEND_BODY, KIND_APPEND
 from core.log.records import Put, decode_update
 from core.log.replay import open_log_files, scan
-from core.slot import Slot
 from core.store import Store
+from core.streams.live import Slot
 from tests.core.support import (
     append,
     begin_append,

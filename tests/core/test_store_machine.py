@@ -22,11 +22,11 @@ from core.container import UNINDEXED_FILES_MAX, Container
 from core.errors import StaleWriterEpoch
 from core.index import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
-from core.slot import Slot
 from core.store import Store
-from core.stream import Stream
+from core.streams.live import Slot
+from core.streams.state import Stream
+from core.streams.writers import Duplicate
 from core.tables import Delete, Put
-from core.writers import Duplicate
 from tests.core.store_model import Entry, ModelSlot, ModelStream
 from tests.core.support import (
     NO_WRITER,

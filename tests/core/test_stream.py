@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import core.stream
-from core.keyspace import covers, key_point, position_of_slot, slot_range
-from core.stream import Epoch, StreamState, decode_stream, new_stream
+import core.streams.state
+from core.streams.keyspace import covers, key_point, position_of_slot, slot_range
+from core.streams.state import Epoch, StreamState, decode_stream, new_stream
 from tests.core.test_keyspace import murmur2
 
 
@@ -148,7 +148,7 @@ def test_sealed_stream_stays_as_it_is() -> None:
 
 def test_oldest_epochs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the oldest epochs go; what is left reads back."""
-    monkeypatch.setattr(core.stream, "EPOCHS_MAX", 3)
+    monkeypatch.setattr(core.streams.state, "EPOCHS_MAX", 3)
     state = stream_of(8, 4)
     for step in range(6):
         newest = max(run.number for run in state.current.segments)

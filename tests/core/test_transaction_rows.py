@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from core.transactions import Aborted, SlotTransactions, overlapping
+from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from tests.core.transaction_model import Ended, walk
 from tests.core.transaction_script import WRITERS
 

@@ -13,8 +13,8 @@ from core.clock import ManualClock
 from core.errors import SequenceGap, StaleWriterEpoch
 from core.log.format import IN_TRANSACTION
 from core.retention import Retention
-from core.slot import Slot
-from core.transactions import overlapping
+from core.streams.live import Slot
+from core.streams.transactions import overlapping
 from tests.core.support import (
     SMALL,
     Gate,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from core.errors import SequenceGap, StaleWriterEpoch, StoreError
-from core.slot import Slot
-from core.writers import BATCHES_KEPT, SEQUENCE_MAX, Duplicate, WriterState, new_batch, sequence_after
+from core.streams.live import Slot
+from core.streams.writers import BATCHES_KEPT, SEQUENCE_MAX, Duplicate, WriterState, new_batch, sequence_after
 from tests.core.support import (
     Gate,
     append,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from core.log.records import Put
-from core.slot import Slot
+from core.streams.live import Slot
 from tests.core.support import append, append_in_transaction, end_of
 
 WRITERS: Final = {"a": 1, "b": 2, "c": 3}

@@ -13,12 +13,12 @@ import pytest
 from core.clock import SystemClock
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.records import Put
-from core.slot import Slot
 from core.store import Store
-from core.stream import StreamPolicy
+from core.streams.live import Slot
+from core.streams.state import StreamPolicy
+from core.streams.transactions import TransactionEnd
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.tier import LongTermStorage
-from core.transactions import TransactionEnd
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import CONTROL, TRANSACTIONAL, entry_head, read_header
 from gateway.records.records import Record, build_batch

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from core.slot import Slot
+from core.streams.live import Slot
 from core.tiering.rows import chunk_key
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener

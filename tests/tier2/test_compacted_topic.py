@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.container import Container
-from core.slot import Slot
+from core.streams.live import Slot
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load

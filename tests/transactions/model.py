@@ -16,8 +16,8 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 from kio.schema.errors import ErrorCode
 
 from core.errors import StaleWriterEpoch
-from core.transactions import SlotTransactions, overlapping
-from core.writers import Duplicate, WriterState, new_batch
+from core.streams.transactions import SlotTransactions, overlapping
+from core.streams.writers import Duplicate, WriterState, new_batch
 from gateway.transactions.transaction import (
     EPOCH_MAX,
     PREPARED,

@@ -16,9 +16,9 @@ from core.clock import ManualClock
 from core.container import STREAMS_TABLE, Container
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
-from core.slot import Slot
 from core.store import Store
-from core.stream import new_stream
+from core.streams.live import Slot
+from core.streams.state import new_stream
 from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey

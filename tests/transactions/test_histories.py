@@ -10,7 +10,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import StaleWriterEpoch
-from core.writers import Duplicate
+from core.streams.writers import Duplicate
 from gateway.transactions.transaction import Identity, Refused
 from tests.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, run, serving
 

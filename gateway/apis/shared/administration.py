@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from kio.schema.errors import ErrorCode
 
 from core.errors import OutOfRange, StoreError, UnknownStream
-from core.slot import Slot
-from core.stream import Stream
+from core.streams.live import Slot
+from core.streams.state import Stream
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from core.config import StoreConfig
 from core.container import Container
-from core.slot import Slot
-from core.stream import Stream, StreamPolicy, new_stream
+from core.streams.live import Slot
+from core.streams.state import Stream, StreamPolicy, new_stream
 from core.tiering.reader import TieredReader
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from tests.tier2.chunks import head_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from core.clock import SystemClock
 from core.config import StoreConfig
 from core.store import Store
-from core.stream import StreamPolicy
+from core.streams.state import StreamPolicy
 from core.tiering.filters import CompactionScope
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from core.clock import SystemClock
 from core.config import StoreConfig
 from core.container import Container
-from core.slot import Slot
 from core.store import Store
+from core.streams.live import Slot
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from core.tiering.tier import LongTermStorage
 from tests.core.support import KIB, SMALL, append, container_of, policy_from, until

@@ -22,8 +22,8 @@ from core.log.files import KEPT_DIRECTORY, log_path
 from core.log.format import APPEND_OVERHEAD
 from core.maintenance import Maintenance
 from core.metadata import Metadata
-from core.slot import Slot
 from core.store import Store
+from core.streams.live import Slot
 from core.tiering.rows import chunk_key
 from tests.core.support import (
     KIB,

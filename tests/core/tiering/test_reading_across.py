@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from core.entries import StillLoading
-from core.slot import Slot
 from core.store import Store
+from core.streams.entries import StillLoading
+from core.streams.live import Slot
 from core.tiering.rows import chunk_key
 from tests.core.support import DEADLINE_S, KIB, append, container_of, run, until
 from tests.core.tiering.chunked_slot import Counting

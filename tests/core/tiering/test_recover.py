@@ -12,8 +12,8 @@ from uuid import UUID
 
 import pytest
 
-from core.slot import Slot
 from core.store import Store
+from core.streams.live import Slot
 from core.tables import Put
 from core.tiering.recover import EPOCHS_APART, Tables, recover_store
 from core.tiering.recovered import RecoveredSlot, Report

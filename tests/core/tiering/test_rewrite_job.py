@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.stream import StreamPolicy
+from core.streams.state import StreamPolicy
 from core.tiering.filters import CompactionScope
 from core.tiering.rewrite_job import Executor
 from core.tiering.rewrite_requests import InputChunk, InputRun, Learn, Rewrite, Rewritten, SlotKey

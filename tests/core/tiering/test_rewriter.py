@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.slot import Slot
 from core.store import Store
-from core.stream import Stream
+from core.streams.live import Slot
+from core.streams.state import Stream
 from core.tiering.rewriter import Rewriter
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import append, begin_append, container_of, run, until

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.log.records import Put
-from core.slot import Slot
 from core.store import Store
+from core.streams.live import Slot
 from core.tiering.backlog import backlogs_of
 from core.tiering.tier import Tier
 from tests.core.support import KIB, container_of, run, until

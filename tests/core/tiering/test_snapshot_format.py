@@ -13,6 +13,7 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.streams.writers import BATCHES_KEPT, WriterBatch
 from core.tiering.snapshot_format import (
     HEADER_SIZE,
     BadSnapshot,
@@ -25,7 +26,6 @@ from core.tiering.snapshot_format import (
     parse_snapshot_key,
     snapshot_key,
 )
-from core.writers import BATCHES_KEPT, WriterBatch
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 

@@ -12,11 +12,11 @@ import pytest
 
 from core.clock import SystemClock
 from core.store import Store
+from core.streams.writers import WriterState, new_batch
 from core.tables import Delete, Put
 from core.tiering.snapshot_format import Snapshot, decode_snapshot
 from core.tiering.snapshots import KEPT, SLICE_WRITERS, Snapshots, _encoded
 from core.tiering.tier import LongTermStorage
-from core.writers import WriterState, new_batch
 from tests.core.support import append, container_of, policy_from, run, until
 from tests.core.tiering.support import CLUSTER, TIERING, storage_in, tiered_store
 from tests.tier2.chunks import head_of

@@ -15,7 +15,7 @@ import pytest
 
 from core.errors import StorageFull
 from core.log.records import Put
-from core.slot import Slot
+from core.streams.live import Slot
 from core.tiering.collector import PUT_LASTS_S_MAX
 from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
 from core.tiering.tier import CACHE_DIRECTORY

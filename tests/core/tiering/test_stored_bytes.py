@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.retention import Retention
-from core.slot import Slot
-from core.stream import StreamPolicy
+from core.streams.live import Slot
+from core.streams.state import StreamPolicy
 from gateway.http.views import StreamBytes
 from tests.core.support import append, container_of, run, until
 from tests.core.tiering.rewriting import REWRITING, FirstByte, rewriting_store

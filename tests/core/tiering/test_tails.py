@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from core.errors import SequenceGap
-from core.slot import encode_head, encode_tiered_rest
+from core.streams.live import encode_head, encode_tiered_rest
+from core.streams.writers import BATCHES_KEPT, Duplicate, WriterBatch, WriterState, gap_after, new_batch
 from core.tiering.rows import RunRow
 from core.tiering.snapshot_format import WriterSnapshot
 from core.tiering.tail_reader import LOOK_BACK_BYTES, NEW_BYTES_MAX, last_rows
 from core.tiering.tails import Ends, EntryWriter, MarkerPlace, Tail, TransactionMark
-from core.writers import BATCHES_KEPT, Duplicate, WriterBatch, WriterState, gap_after, new_batch
 from tests.core.tiering.test_adoption import row
 
 PLACE = (1, 0)
@@ -49,7 +49,7 @@ def lost_batches() -> WriterSnapshot:
 
 def decoded(tail: Tail, end: int) -> dict[int, list[WriterBatch]]:
     """As the next start reads them."""
-    from core.slot import Slot
+    from core.streams.live import Slot
 
     class Nothing:
         id, state, name = 1, None, "s"

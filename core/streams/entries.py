@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
-    from core.transactions import Aborted
+    from core.streams.transactions import Aborted
 
 
 class ReadResult(NamedTuple):

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Container as Holder
 from typing import TYPE_CHECKING, Final
 
-from core.slot import Slot
+from core.streams.live import Slot
 
 if TYPE_CHECKING:
     from core.container import Container

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 assert sys.byteorder == "little", "aborted transactions are written from memory as they are"
 
@@ -107,7 +107,7 @@ class SlotTransactions:
     # Saving and loading
 
     def encode(self, durable_end: int) -> bytes:
-        """As laid out in `core.slot`, without what is in flight."""
+        """As laid out in `core.streams.live`, without what is in flight."""
         unstable = [(first, *known) for first, known in self.unstable.items() if first < durable_end]
         return b"".join(
             (

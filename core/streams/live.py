@@ -13,7 +13,7 @@ A slot's value in the applied state, little-endian (preceded by the LSN that it 
     i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
     u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
     (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each, the newest of them with
-    sequences of -2 where a recovery has lost what followed (`core.writers`);
+    sequences of -2 where a recovery has lost what followed (`core.streams.writers`);
     u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each;
     from version 2 on: u32 count of transactions that are not over, then
     (i64 first sequence number, i64 writer id, u64 bytes of the slot before it) each; u32 count of aborted ones, then
@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.errors import CorruptState, StorageFailure
 from core.index import SlotColumns
-from core.removed import NOTHING_REMOVED, Removed
-from core.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
+from core.streams.removed import NOTHING_REMOVED, Removed
+from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
+from core.streams.writers import WriterBatch, WriterState
 from core.trusted_time import TrustedTime
-from core.writers import WriterBatch, WriterState
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.entries import StoredEntry
     from core.rates import SlotRate
-    from core.stream import Stream
+    from core.streams.entries import StoredEntry
+    from core.streams.state import Stream
 
 STATE_VERSION: Final = 2
 TRANSACTIONS_SINCE: Final = 2

@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from core.errors import CorruptState, StreamSealed
-from core.keyspace import KeyRange, covers, position_of_slot, run_range, slot_at_position
+from core.streams.keyspace import KeyRange, covers, position_of_slot, run_range, slot_at_position
 
 if TYPE_CHECKING:
-    from core.slot import Slot
+    from core.streams.live import Slot
 
 STATE_VERSION: Final = 1
 EPOCHS_MAX: Final = 10_000
