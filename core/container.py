@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from crc32c import crc32c
 
-from core.cache import TailCache
 from core.clock import Clock
 from core.config import StoreConfig
 from core.damage import DAMAGED_TABLE, Damage
 from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
-from core.index import SlotColumns
+from core.index.rows import SlotColumns
+from core.index.tail_cache import TailCache
 from core.log.durable_log import DurableLog, LogFile
 from core.log.format import (
     ABORT_MARKER,

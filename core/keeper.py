@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import Corrupt
-from core.index import SIDECAR_SUFFIX, BlockRef, read_directory
+from core.index.rows import SIDECAR_SUFFIX, BlockRef, read_directory
 from core.kept import KeptFile, copy, discard
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import CorruptLog, OutOfRange
-from core.index import BlockRef, Rows, SlotColumns, sidecar_path
+from core.index.rows import BlockRef, Rows, SlotColumns, sidecar_path
+from core.index.sidecars import Sidecars
 from core.log.files import UNREADABLE, log_path
 from core.log.format import (
     APPEND_BODY,
@@ -30,7 +31,6 @@ from core.log.format import (
     decode_frame,
 )
 from core.log_pages import LogPages
-from core.sidecars import Sidecars
 from core.streams.entries import ReadResult, StoredEntry
 from tier2.direct_io import open_direct, read_direct
 

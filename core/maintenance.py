@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from core.config import MIB
 from core.container import STREAMS_TABLE
 from core.errors import Corrupt, StorageFailure
-from core.index import BlockRef, read_directory, sidecar_path, write_sidecar
+from core.index.rows import BlockRef, read_directory, sidecar_path, write_sidecar
 from core.keeper import Keeper, slot_of
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up

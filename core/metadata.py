@@ -39,7 +39,7 @@ import rocksdict
 
 from core.config import StoreConfig
 from core.errors import CorruptState, StorageFailure
-from core.index import BlockRef
+from core.index.rows import BlockRef
 from core.log.durable_log import LogPosition
 from tier2.shortage import FORBIDDEN, SHORTAGES
 

@@ -27,7 +27,7 @@ from core.streams.transactions import overlapping
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.index import BlockRef, Rows, SlotColumns
+    from core.index.rows import BlockRef, Rows, SlotColumns
     from core.log.format import Buffer
     from core.streams.live import Slot
     from core.tiering.reader import TieredReader

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import Corrupt, CorruptLog, CorruptState
-from core.index import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
+from core.index.rows import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
 from core.keeper import is_needed_by
 from core.kept import restore
 from core.log.durable_log import LogFile, LogPosition

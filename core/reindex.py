@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from core.errors import CorruptLog
-from core.index import BlockRef, SlotColumns, write_sidecar
+from core.index.rows import BlockRef, SlotColumns, write_sidecar
 from core.log.format import APPEND_BODY, APPEND_OVERHEAD, FILE_HEADER_SIZE, KIND_APPEND, BadFrame, decode_frame
 from tier2.direct_io import open_direct, read_direct
 

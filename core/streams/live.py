@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.errors import CorruptState, StorageFailure
-from core.index import SlotColumns
+from core.index.rows import SlotColumns
 from core.streams.removed import NOTHING_REMOVED, Removed
 from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState

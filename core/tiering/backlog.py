@@ -23,7 +23,7 @@ from core.reader import READ_BYTES_MAX, location_of
 from tier2.chunk import Entry
 
 if TYPE_CHECKING:
-    from core.index import Rows, SlotColumns
+    from core.index.rows import Rows, SlotColumns
     from core.reader import Reader
     from core.streams.live import Slot
 

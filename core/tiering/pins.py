@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Final
 
 from core.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
 from core.errors import Corrupt, OutOfRange, StorageFull, StoreError
-from core.index import SIDECAR_SUFFIX
+from core.index.rows import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.index import BlockRef
+    from core.index.rows import BlockRef
     from core.streams.live import Slot
     from core.tiering.tier import Tier
 

@@ -25,7 +25,7 @@ from core.tiering.storage_writer import StorageWriter
 
 if TYPE_CHECKING:
     from core.container import Container
-    from core.index import BlockRef
+    from core.index.rows import BlockRef
     from core.log.durable_log import LogFile
     from tier2.chunk import EntryHeadOf
     from tier2.chunk_format import ChunkId

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from core.damage import DamagedRange
 from core.damage import decode as decode_damaged
 from core.errors import Corrupt, CorruptState
-from core.index import SlotColumns, decode_block, read_directory, sidecar_path, write_sidecar
+from core.index.rows import SlotColumns, decode_block, read_directory, sidecar_path, write_sidecar
 from core.log.durable_log import LogFile
 from core.log.format import (
     APPEND_BODY,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.config import StoreConfig
-from core.index import ROW_BYTES
+from core.index.rows import ROW_BYTES
 from tests.core.support import (
     SMALL,
     append,

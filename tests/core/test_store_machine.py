@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from core.clock import ManualClock
 from core.container import UNINDEXED_FILES_MAX, Container
 from core.errors import StaleWriterEpoch
-from core.index import read_directory
+from core.index.rows import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
 from core.store import Store
 from core.streams.live import Slot

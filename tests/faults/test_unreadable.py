@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from core.index import sidecar_path
+from core.index.rows import sidecar_path
 from core.log.format import KIND_APPEND
 from core.log.replay import SECTOR_BYTES
 from tests.faults.client import encode_batch

@@ -16,7 +16,7 @@ import pytest
 import core.keeper
 from core.container import Container
 from core.errors import CorruptLog, StorageFull
-from core.index import sidecar_path
+from core.index.rows import sidecar_path
 from core.kept import KeptFile
 from core.log.files import KEPT_DIRECTORY, log_path
 from core.log.format import APPEND_OVERHEAD

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from core.errors import Corrupt
-from core.index import ADVICE, ROW_BYTES, BlockRef, Rows, decode_block, sidecar_path
+from core.index.rows import ADVICE, ROW_BYTES, BlockRef, Rows, decode_block, sidecar_path
 from core.log.files import UNREADABLE, log_path
 
 

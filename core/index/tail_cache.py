@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from core.index import SlotColumns
+from core.index.rows import SlotColumns
 
 ENTRY_OVERHEAD: Final = 200
 """Bytes that a cached entry costs beside itself: objects for the buffer, its view, its place in the queue."""
