@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from crc32c import crc32c
 
+from core.applied.metadata import Metadata
+from core.applied.tables import Table, new_table
 from core.clock import Clock
 from core.config import StoreConfig
 from core.damage import DAMAGED_TABLE, Damage
@@ -42,13 +44,11 @@ from core.log.format import (
     Buffer,
 )
 from core.log.records import Delete, Operation, Put, Trim, encode_update
-from core.metadata import Metadata
 from core.reader import Reader
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamState, decode_stream
 from core.streams.transactions import TransactionEnd
 from core.streams.writers import Duplicate, new_batch
-from core.tables import Table, new_table
 from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
 from core.tiering.throttle import Throttle

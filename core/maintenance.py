@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from core.applied.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
+from core.applied.tables import StoredTable
 from core.config import MIB
 from core.container import STREAMS_TABLE
 from core.errors import Corrupt, StorageFailure
@@ -26,10 +28,8 @@ from core.index.rows import BlockRef, read_directory, sidecar_path, write_sideca
 from core.keeper import Keeper, slot_of
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
-from core.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.reindex import reindex
 from core.streams.live import Slot
-from core.tables import StoredTable
 from tier2.shortage import is_forbidden, is_shortage
 
 if TYPE_CHECKING:

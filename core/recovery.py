@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from core.applied.tables import STORED_TABLES
 from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
@@ -37,7 +38,6 @@ from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
 from core.streams.removed import Removed
 from core.streams.writers import new_batch
-from core.tables import STORED_TABLES
 from core.tiering.rewrite_plans import slot_in
 from core.tiering.rewriting import CLEANED_TABLE, decode_cleaned_key
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final, Self
 from uuid import UUID, uuid4
 
+from core.applied.metadata import Metadata
+from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
 from core.container import CONTAINER_TABLE, STREAMS_TABLE, Container
@@ -24,13 +26,11 @@ from core.log.files import make_directory
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.maintenance import Maintenance
-from core.metadata import Metadata
 from core.recovery import Recovered, recover
 from core.retention import Consumed, Retention
 from core.scaler import ScaleEvent, Scaler
 from core.scaling import Decision
 from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
-from core.tables import Delete, Put, Table
 from core.tiering.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier
 from core.trusted_clock import TrustedClock

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from core.applied.tables import GROUP_BYTES, StoredTable
 from core.log.records import Put
-from core.tables import GROUP_BYTES, StoredTable
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from core.applied.metadata import Metadata
 from core.clock import SystemClock
 from core.config import StoreConfig
 from core.container import Container
-from core.metadata import Metadata
 from core.recovery import recover
 from core.streams.state import Stream, StreamPolicy, StreamState
 from core.trusted_clock import TrustedClock

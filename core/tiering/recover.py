@@ -26,17 +26,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from core.applied.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
+from core.applied.tables import STORED_TABLES
 from core.config import StoreConfig
 from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import CorruptState
 from core.log.durable_log import LogPosition
 from core.log.files import make_directory
 from core.log.format import FILE_HEADER_SIZE
-from core.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
 from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
 from core.streams.live import encode_head, encode_tiered_rest
 from core.streams.state import StreamState, decode_stream, new_stream
-from core.tables import STORED_TABLES
 from core.tiering.adoption import Claims, SettledSlot, settle, share
 from core.tiering.bucket import Bucket
 from core.tiering.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives

@@ -5,7 +5,7 @@ A *run* is a stretch of one slot's sequence numbers that lies in one chunk.
 **Invariant**: the runs of a slot, in order, cover [first of the oldest, the slot's `tiered_end`) without a gap and
 without an overlap. What a chunk holds of a run may be less than what the run covers: compaction leaves gaps.
 
-Tables (see `core.tables`); keys big-endian, so that they sort; values little-endian:
+Tables (see `core.applied.tables`); keys big-endian, so that they sort; values little-endian:
 
     ``runs``            key: u32 stream, u32 slot, u64 first sequence number
         u8 version (1), i64 end, u32 container, u32 epoch, u64 sequence of the chunk, u64 segment, u32 generation,

@@ -32,9 +32,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from core.applied.tables import StoredTable
 from core.errors import StorageFailure, TierUnavailable
 from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch
-from core.tables import StoredTable
 from core.tiering.snapshot_format import (
     SlotSnapshot,
     Snapshot,

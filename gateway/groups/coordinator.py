@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Put
 from core.clock import Clock
-from core.tables import Put
 from gateway.config.loading import Config
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.group import Group, GroupRules

@@ -17,8 +17,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Delete, Put, Table
 from core.errors import ErrorKind, StoreError
-from core.tables import Delete, Put, Table
 from core.trusted_clock import TrustedClock
 from gateway.groups.classic.messages import GroupRecord
 from gateway.groups.offsets.committed import CommittedOffsets

@@ -18,7 +18,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.tables import Delete, Put, Table
+from core.applied.tables import Delete, Put, Table
 from gateway.apis.shared.administration import ResourceType
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys

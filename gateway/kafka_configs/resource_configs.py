@@ -14,9 +14,9 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
-from core.tables import Delete, Put
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check

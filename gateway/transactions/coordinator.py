@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.container import Container
 from core.errors import StoreError
@@ -29,7 +30,6 @@ from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import Stream
 from core.streams.transactions import TransactionEnd
-from core.tables import Delete, Put
 from gateway.config.loading import Config
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey

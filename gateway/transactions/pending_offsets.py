@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from core.tables import Delete, Put
+from core.applied.tables import Delete, Put
 from gateway.groups.persistence import CommittedOffset, OffsetKey, decode_offset, encode_offset
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, decode_pending_key, encode_pending_key
 

@@ -13,8 +13,8 @@ import asyncio
 import struct
 from typing import Final
 
+from core.applied.tables import Put
 from core.store import Store
-from core.tables import Put
 
 TABLE: Final = "producerids"
 NEXT_KEY: Final = b"next"

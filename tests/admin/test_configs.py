@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.tables import Put
+from core.applied.tables import Put
 from gateway.kafka_configs.topic_config import config_of
 from gateway.wire.message import Message
 from tests.admin.harness import Admin, admin_of, code_and_message

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import pytest
 
+from core.applied.metadata import Metadata
 from core.container import STEP_OPERATIONS_MAX
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
-from core.metadata import Metadata
 from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import Stream

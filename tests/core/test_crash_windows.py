@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pytest
 
+from core.applied.metadata import _FIRST_KEY, Metadata
 from core.config import SyncMode
-from core.metadata import _FIRST_KEY, Metadata
 from tests.core.crash_disk import CrashDisk, build
 from tests.core.support import (
     SMALL,

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from core.applied.tables import Put
 from core.config import SyncMode
 from core.errors import StorageFailure, StorageFull
 from core.log.durable_log import DurableLog
 from core.log.files import BALLAST_NAME
-from core.tables import Put
 from tests.core.support import (
     DEADLINE_S,
     KIB,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from core.applied.tables import Put
 from core.errors import StorageFailure
-from core.tables import Put
 from tests.core.support import append, begin_append, container_of, is_log, make, open_store, run
 
 

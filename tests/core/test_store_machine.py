@@ -17,6 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from core.applied.tables import Delete, Put
 from core.clock import ManualClock
 from core.container import UNINDEXED_FILES_MAX, Container
 from core.errors import StaleWriterEpoch
@@ -26,7 +27,6 @@ from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import Stream
 from core.streams.writers import Duplicate
-from core.tables import Delete, Put
 from tests.core.store_model import Entry, ModelSlot, ModelStream
 from tests.core.support import (
     NO_WRITER,

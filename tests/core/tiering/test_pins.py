@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 import core.keeper
+from core.applied.metadata import Metadata
 from core.container import Container
 from core.errors import CorruptLog, StorageFull
 from core.index.rows import sidecar_path
@@ -21,7 +22,6 @@ from core.kept import KeptFile
 from core.log.files import KEPT_DIRECTORY, log_path
 from core.log.format import APPEND_OVERHEAD
 from core.maintenance import Maintenance
-from core.metadata import Metadata
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.rows import chunk_key

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import pytest
 
+from core.applied.tables import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.tables import Put
 from core.tiering.recover import EPOCHS_APART, Tables, recover_store
 from core.tiering.recovered import RecoveredSlot, Report
 from core.tiering.rows import ChunkState, chunk_key, parse_chunk_key

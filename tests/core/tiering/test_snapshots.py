@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from core.applied.tables import Delete, Put
 from core.clock import SystemClock
 from core.store import Store
 from core.streams.writers import WriterState, new_batch
-from core.tables import Delete, Put
 from core.tiering.snapshot_format import Snapshot, decode_snapshot
 from core.tiering.snapshots import KEPT, SLICE_WRITERS, Snapshots, _encoded
 from core.tiering.tier import LongTermStorage
