@@ -36,7 +36,7 @@ from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
     from core.config import StoreConfig
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
 
 SPAN_GAP_MAX: Final = 128 << 10

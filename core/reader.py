@@ -26,7 +26,7 @@ from core.streams.entries import ReadResult, StoredEntry
 from core.streams.transactions import overlapping
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.index.rows import BlockRef, Rows, SlotColumns
     from core.log.format import Buffer
     from core.streams.live import Slot

@@ -24,7 +24,7 @@ from core.streams.live import Slot
 from core.streams.state import StreamPolicy
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from core.streams.keyspace import slot_at_position
 from core.streams.state import Epoch, ScalingKind, SegmentRun, Stream
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,13 @@ from core.applied.metadata import Metadata
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
-from core.container import CONTAINER_TABLE, STREAMS_TABLE, Container
+from core.container.container import CONTAINER_TABLE, STREAMS_TABLE, Container
+from core.container.maintenance import Maintenance
+from core.container.recovery import Recovered, recover
 from core.errors import AlreadyLocked, Corrupt, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.records import Operation
 from core.log.replay import open_log_files
-from core.maintenance import Maintenance
-from core.recovery import Recovered, recover
 from core.retention import Consumed, Retention
 from core.scaler import ScaleEvent, Scaler
 from core.scaling import Decision

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
-from core.container import Container
+from core.container.container import Container
 from core.store import Store
 from core.tiering.tier import LongTermStorage
 from gateway.apis import Registry, discover

@@ -47,7 +47,7 @@ UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.ERE
 
 
 KEPT: Final = 1 << 62
-"""In the number of a file: not a log file, but what was kept of one. See `core.kept`."""
+"""In the number of a file: not a log file, but what was kept of one. See `core.container.kept`."""
 KEPT_DIRECTORY: Final = "kept"
 
 

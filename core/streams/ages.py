@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from core.streams.live import Slot
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.tiering.rows import RunRow
 
 AHEAD_MS_MAX: Final = 2 * 3_600_000

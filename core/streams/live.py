@@ -34,7 +34,7 @@ from core.streams.writers import WriterBatch, WriterState
 from core.trusted_time import TrustedTime
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.rates import SlotRate
     from core.streams.entries import StoredEntry
     from core.streams.state import Stream

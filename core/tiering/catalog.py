@@ -34,7 +34,7 @@ from core.tiering.rows import (
 )
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from tier2.chunk_format import ChunkId
 
 _T = TypeVar("_T")

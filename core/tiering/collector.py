@@ -34,7 +34,7 @@ from core.tiering.rows import (
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
     from core.tiering.tier import Tier
     from tier2.chunk_format import ChunkId

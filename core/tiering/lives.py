@@ -27,7 +27,7 @@ from tier2.chunk_format import ChunkId
 from tier2.storage import Storage
 
 LIVES_KEY: Final = b"other lives"
-"""Its place in `core.container.CONTAINER_TABLE`."""
+"""Its place in `core.container.container.CONTAINER_TABLE`."""
 LIVES_MAX: Final = 64
 """Of which a store knows: the newest."""
 EPOCHS_ABOVE: Final = 1000

@@ -14,8 +14,8 @@ from pathlib import Path
 from core.applied.metadata import Metadata
 from core.clock import SystemClock
 from core.config import StoreConfig
-from core.container import Container
-from core.recovery import recover
+from core.container.container import Container
+from core.container.recovery import recover
 from core.streams.state import Stream, StreamPolicy, StreamState
 from core.trusted_clock import TrustedClock
 

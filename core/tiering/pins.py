@@ -2,8 +2,8 @@
 
 A slot is tiered up to its stable end, and up to an entry that cannot be read. Everything else of the container goes on
 without it: its chunks are made of the other slots, and when the log is pressed, what it holds there is kept apart
-(`core.kept`). So only what the slot itself holds is a matter of room, and that is bounded: while the log is pressed and
-such slots hold more than `HELD_SHARE` of it, those that hold most are refused, by name, and nobody else.
+(`core.container.kept`). So only what the slot itself holds is a matter of room, and that is bounded: while the log is
+pressed and such slots hold more than `HELD_SHARE` of it, those that hold most are refused, by name, and nobody else.
 
 **Invariants**
 
@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from core.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
+from core.container.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
 from core.errors import Corrupt, OutOfRange, StorageFull, StoreError
 from core.index.rows import SIDECAR_SUFFIX
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.index.rows import BlockRef
     from core.streams.live import Slot
     from core.tiering.tier import Tier

@@ -29,7 +29,7 @@ from typing import Final
 from core.applied.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
 from core.applied.tables import STORED_TABLES
 from core.config import StoreConfig
-from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.container.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import CorruptState
 from core.log.durable_log import LogPosition
 from core.log.files import make_directory

@@ -29,7 +29,7 @@ from core.tiering.rewriting import (
 from core.tiering.rows import ChunkState, RunKey, RunRow
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
     from tier2.chunk_format import ChunkId
 

@@ -20,7 +20,7 @@ from tier2.chunk_format import BadChunk, ChunkIndex, Run, check_blocks
 from tier2.storage import Corrupt, ObjectNotFound, StorageError
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)

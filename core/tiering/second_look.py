@@ -20,7 +20,7 @@ from core.tiering.uploads import REFUSED_AFTER, Upload, Uploads
 from tier2.storage import StorageError, Unavailable
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.tiering.tier import Tier
     from tier2.chunk_format import ChunkId
 

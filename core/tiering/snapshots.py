@@ -48,7 +48,7 @@ from core.tiering.snapshot_format import (
 from tier2.storage import Buffer, NoRoom, StorageError
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
     from core.tiering.tier import LongTermStorage
 

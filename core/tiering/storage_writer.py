@@ -27,7 +27,7 @@ from core.tiering.uploads import Counters, Upload, Uploads
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
     from core.tiering.tier import Tier
 

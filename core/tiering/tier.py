@@ -24,7 +24,7 @@ from core.tiering.snapshots import Snapshots
 from core.tiering.storage_writer import StorageWriter
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.index.rows import BlockRef
     from core.log.durable_log import LogFile
     from tier2.chunk import EntryHeadOf

@@ -29,7 +29,7 @@ from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentR
 from tier2.storage import NoRoom, ObjectStat, StorageError
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ from gateway.wire.codec import request_codec
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.log.format import Buffer
     from core.streams.entries import ReadResult
     from core.streams.live import Slot

@@ -35,7 +35,7 @@ from gateway.wire.produce_request import ProducedData, decode_produce, without_r
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
     from core.streams.state import Stream
     from gateway.broker import Broker

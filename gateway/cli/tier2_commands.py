@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from core.container import Container
+from core.container.container import Container
 from core.errors import AlreadyLocked
 from core.tiering.offline import looked_at
 from gateway import __version__, logs

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from core.clock import Clock
-from core.container import Container
+from core.container.container import Container
 from core.errors import StoreError, UnknownStream
 from core.store import Store
 from core.streams.state import Stream

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.container import Container
+from core.container.container import Container
 from gateway.http import models
 from gateway.http.api import Api, Services
 from gateway.http.console import Console

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from core.container import Container
+from core.container.container import Container
 from core.streams.live import Slot
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key, parse_chunk_key
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from core.container import Container
+from core.container.container import Container
 from core.tiering.rows import ChunkState
 from core.tiering.tier import Tier
 from gateway.metrics.counters import Metrics

@@ -24,7 +24,7 @@ from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete, Put
 from core.clock import Clock
-from core.container import Container
+from core.container.container import Container
 from core.errors import StoreError
 from core.store import Store
 from core.streams.live import Slot

@@ -16,10 +16,10 @@ import pytest
 
 from core.clock import Clock, ManualClock
 from core.config import StoreConfig
-from core.container import Container
+from core.container.container import Container
+from core.container.maintenance import Maintenance
 from core.errors import StorageFailure
 from core.log.format import IN_TRANSACTION, Buffer
-from core.maintenance import Maintenance
 from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamPolicy

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from core.applied.metadata import Metadata
-from core.container import STEP_OPERATIONS_MAX
+from core.container.container import STEP_OPERATIONS_MAX
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store

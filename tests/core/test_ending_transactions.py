@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from core.container import STEP_OPERATIONS_MAX
+from core.container.container import STEP_OPERATIONS_MAX
 from core.errors import StorageFailure, StorageFull
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put

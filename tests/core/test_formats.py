@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.damage import DamagedRange
-from core.damage import decode as decode_damaged
+from core.container.damage import DamagedRange
+from core.container.damage import decode as decode_damaged
 from core.errors import Corrupt, CorruptState
 from core.index.rows import SlotColumns, decode_block, read_directory, sidecar_path, write_sidecar
 from core.log.durable_log import LogFile

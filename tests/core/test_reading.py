@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.container.maintenance import COLUMNS_KEPT_MAX
 from core.errors import CorruptLog
-from core.maintenance import COLUMNS_KEPT_MAX
 from tests.core.support import KIB, append, container_of, maintenance_of, make, open_store, read_all, roll, run
 from tests.core.transactional import Transactional, check_all
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.container import STEP_OPERATIONS_MAX
+from core.container.container import STEP_OPERATIONS_MAX
 from core.errors import CorruptLog
 from core.log.format import FILE_HEADER_SIZE, KIND_UPDATE, STEP_GOES_ON, BadFrame, decode_frame, encode_frame
 from core.log.records import Put

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from core.applied.tables import Delete, Put
 from core.clock import ManualClock
-from core.container import UNINDEXED_FILES_MAX, Container
+from core.container.container import UNINDEXED_FILES_MAX, Container
 from core.errors import StaleWriterEpoch
 from core.index.rows import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.container import Container
+from core.container.container import Container
 from core.streams.live import Slot
 from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener

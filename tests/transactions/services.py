@@ -13,7 +13,7 @@ from uuid import uuid4
 import uvloop
 
 from core.clock import ManualClock
-from core.container import STREAMS_TABLE, Container
+from core.container.container import STREAMS_TABLE, Container
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store

@@ -10,7 +10,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from core.config import StoreConfig
-from core.container import Container
+from core.container.container import Container
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamPolicy, new_stream
 from core.tiering.reader import TieredReader

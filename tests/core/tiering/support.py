@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.clock import SystemClock
 from core.config import StoreConfig
-from core.container import Container
+from core.container.container import Container
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key

@@ -13,15 +13,15 @@ from typing import Final
 
 import pytest
 
-import core.keeper
+import core.container.keeper
 from core.applied.metadata import Metadata
-from core.container import Container
+from core.container.container import Container
+from core.container.kept import KeptFile
+from core.container.maintenance import Maintenance
 from core.errors import CorruptLog, StorageFull
 from core.index.rows import sidecar_path
-from core.kept import KeptFile
 from core.log.files import KEPT_DIRECTORY, log_path
 from core.log.format import APPEND_OVERHEAD
-from core.maintenance import Maintenance
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.rows import chunk_key
@@ -194,7 +194,7 @@ def test_restart(tmp_path: Path, clean: bool) -> None:
     run(scenario())
 
 
-STEPS: Final = ((core.keeper, "copy"), (Metadata, "replace_blocks"), (Maintenance, "_give_up"))
+STEPS: Final = ((core.container.keeper, "copy"), (Metadata, "replace_blocks"), (Maintenance, "_give_up"))
 
 
 class Kills:

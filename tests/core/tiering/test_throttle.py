@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.tiering.throttle import HOLD_MAX_S, LAST_PART_S, THROTTLE_FROM, Throttle
+from core.container.throttle import HOLD_MAX_S, LAST_PART_S, THROTTLE_FROM, Throttle
 
 MB = 1_000_000
 LOG_MAX = 2000 * MB

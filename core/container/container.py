@@ -24,7 +24,8 @@ from core.applied.metadata import Metadata
 from core.applied.tables import Table, new_table
 from core.clock import Clock
 from core.config import StoreConfig
-from core.damage import DAMAGED_TABLE, Damage
+from core.container.damage import DAMAGED_TABLE, Damage
+from core.container.throttle import Throttle
 from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
 from core.index.rows import SlotColumns
 from core.index.tail_cache import TailCache
@@ -51,11 +52,10 @@ from core.streams.transactions import TransactionEnd
 from core.streams.writers import Duplicate, new_batch
 from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
-from core.tiering.throttle import Throttle
 from core.trusted_clock import TrustedClock
 
 if TYPE_CHECKING:
-    from core.kept import KeptFile
+    from core.container.kept import KeptFile
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)

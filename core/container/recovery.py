@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.applied.tables import STORED_TABLES
-from core.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.container.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.container.keeper import is_needed_by
+from core.container.kept import restore
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
-from core.keeper import is_needed_by
-from core.kept import restore
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import LOG_SUFFIX
 from core.log.format import (
@@ -42,7 +42,7 @@ from core.tiering.rewrite_plans import slot_in
 from core.tiering.rewriting import CLEANED_TABLE, decode_cleaned_key
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from core.log.format import APPEND_BODY, APPEND_OVERHEAD, FILE_HEADER_SIZE, KIND
 from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.log.durable_log import LogFile
 
 _ADVICE = "Its index is damaged too. Keep a copy of the data directory, then restore it from a backup"

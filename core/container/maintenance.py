@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from core.applied.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.applied.tables import StoredTable
 from core.config import MIB
-from core.container import STREAMS_TABLE
+from core.container.container import STREAMS_TABLE
+from core.container.keeper import Keeper, slot_of
+from core.container.reindex import reindex
 from core.errors import Corrupt, StorageFailure
 from core.index.rows import BlockRef, read_directory, sidecar_path, write_sidecar
-from core.keeper import Keeper, slot_of
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
-from core.reindex import reindex
 from core.streams.live import Slot
 from tier2.shortage import is_forbidden, is_shortage
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from core.log.format import APPEND_OVERHEAD, BadFrame, FileHeader, decode_file_h
 from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""When something of the log is kept apart, and when that goes: the policy around `core.kept`.
+"""When something of the log is kept apart, and when that goes: the policy around `core.container.kept`.
 
 **Invariants**
 
@@ -13,12 +13,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from core.container.kept import KeptFile, copy, discard
 from core.errors import Corrupt
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, read_directory
-from core.kept import KeptFile, copy, discard
 
 if TYPE_CHECKING:
-    from core.container import Container
+    from core.container.container import Container
     from core.log.durable_log import LogFile
     from core.streams.live import Slot
 
