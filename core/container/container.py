@@ -45,7 +45,7 @@ from core.log.format import (
     Buffer,
 )
 from core.log.records import Delete, Operation, Put, Trim, encode_update
-from core.reader import Reader
+from core.reading.reader import Reader
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamState, decode_stream
 from core.streams.transactions import TransactionEnd

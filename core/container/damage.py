@@ -28,11 +28,11 @@ from core.errors import CorruptLog, CorruptState
 from core.log.files import log_path, make_directory, write_durably
 from core.log.format import APPEND_OVERHEAD
 from core.log.records import Delete, Put
-from core.log_reader import Location, location_of
+from core.reading.log_reader import Location, location_of
 from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
-    from core.reader import Reader
+    from core.reading.reader import Reader
     from core.streams.live import Slot
 
 DAMAGED_TABLE: Final = "damaged"

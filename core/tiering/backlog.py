@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from core.errors import Corrupt, ErrorKind, StoreError
 from core.log.files import KEPT
 from core.log.format import Buffer
-from core.reader import READ_BYTES_MAX, location_of
+from core.reading.reader import READ_BYTES_MAX, location_of
 from tier2.chunk import Entry
 
 if TYPE_CHECKING:
     from core.index.rows import Rows, SlotColumns
-    from core.reader import Reader
+    from core.reading.reader import Reader
     from core.streams.live import Slot
 
 RUNS_MAX: Final = 2000

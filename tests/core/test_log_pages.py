@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from core.log.files import log_path
-from core.log_pages import PAGE_BYTES, LogPages
+from core.reading.log_pages import PAGE_BYTES, LogPages
 from tests.core.support import DEADLINE_S
 
 FILE = 7

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.log.format import APPEND_OVERHEAD
-from core.log_reader import READ_BYTES_MAX, SPAN_GAP_MAX, SPAN_WASTE_MAX, Location, span
+from core.reading.log_reader import READ_BYTES_MAX, SPAN_GAP_MAX, SPAN_WASTE_MAX, Location, span
 
 KIB = 1 << 10
 

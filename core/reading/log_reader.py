@@ -30,7 +30,7 @@ from core.log.format import (
     Buffer,
     decode_frame,
 )
-from core.log_pages import LogPages
+from core.reading.log_pages import LogPages
 from core.streams.entries import ReadResult, StoredEntry
 from tier2.direct_io import open_direct, read_direct
 

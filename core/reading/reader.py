@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from core.config import StoreConfig
 from core.errors import Corrupt, OutOfRange, TierUnavailable
-from core.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
+from core.reading.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
 from core.streams.entries import ReadResult, StoredEntry
 from core.streams.transactions import overlapping
 
