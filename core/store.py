@@ -28,8 +28,8 @@ from core.log.files import make_directory
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.retention import Consumed, Retention
-from core.scaler import ScaleEvent, Scaler
-from core.scaling import Decision
+from core.scaling.decisions import Decision
+from core.scaling.scaler import ScaleEvent, Scaler
 from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
 from core.tiering.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier

@@ -35,7 +35,7 @@ from core.trusted_time import TrustedTime
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.rates import SlotRate
+    from core.scaling.rates import SlotRate
     from core.streams.entries import StoredEntry
     from core.streams.state import Stream
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from core.rates import Rate, slots_of
-from core.scaler import Limit, ScaleEvent
+from core.scaling.rates import Rate, slots_of
+from core.scaling.scaler import Limit, ScaleEvent
 from core.store import Store
 from core.streams.state import SegmentRun, Stream
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.rates import FADED, WINDOWS_S, Rates
+from core.scaling.rates import FADED, WINDOWS_S, Rates
 
 
 def slot() -> Any:

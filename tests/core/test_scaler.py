@@ -12,8 +12,8 @@ import pytest
 
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
-from core.rates import WATCHED
-from core.scaler import Scaler
+from core.scaling.rates import WATCHED
+from core.scaling.scaler import Scaler
 from core.store import Store
 from core.streams.keyspace import slot_at_position
 from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy

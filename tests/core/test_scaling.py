@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.rates import MINUTE_S, WINDOWS_S, Averages, Rates
-from core.scaling import COOL_DOWN_S, Decision, SegmentLoad, at_limit, balanced_cuts, decide
+from core.scaling.decisions import COOL_DOWN_S, Decision, SegmentLoad, at_limit, balanced_cuts, decide
+from core.scaling.rates import MINUTE_S, WINDOWS_S, Averages, Rates
 from core.streams.state import ScalingKind, ScalingPolicy, SegmentRun, StreamState, new_stream
 
 TARGET: Final = 100.37  # loads are whole numbers: none is just at a threshold

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from core.rates import FIVE, MINUTE_S, TEN, TWENTY, TWO, WINDOWS_S, Averages
+from core.scaling.rates import FIVE, MINUTE_S, TEN, TWENTY, TWO, WINDOWS_S, Averages
 from core.streams.state import Epoch, ScalingKind, ScalingPolicy, SegmentRun
 
 SPLITS: Final = ((TWO, 5.0), (FIVE, 2.0), (TEN, 1.0))

@@ -1,7 +1,7 @@
 """The scaler: takes a container's rates and scales its streams as their policies ask.
 
-What to do is `core.scaling`'s; this looks, asks, and does it. Streams are looked at between others' work, and a scale
-that has become impossible meanwhile is not done.
+What to do is `core.scaling.decisions`'s; this looks, asks, and does it. Streams are looked at between others' work, and
+a scale that has become impossible meanwhile is not done.
 
 How long a segment has lived is counted from when this process first saw it: after a start nothing scales before the
 rates are worth something.
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
-from core.rates import NOTHING, WATCHED, Averages, Rates, slots_of
-from core.scaling import AtLimit, Decision, SegmentLoad, at_limit, decide
+from core.scaling.decisions import AtLimit, Decision, SegmentLoad, at_limit, decide
+from core.scaling.rates import NOTHING, WATCHED, Averages, Rates, slots_of
 from core.streams.keyspace import slot_at_position
 from core.streams.state import Epoch, ScalingKind, SegmentRun, Stream
 
