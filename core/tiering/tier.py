@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
 from core.tiering.disk_cache import empty
-from core.tiering.pins import Pins
 from core.tiering.reader import TieredReader
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter
 from core.tiering.scrub import Scrub
 from core.tiering.snapshots import Snapshots
-from core.tiering.storage_writer import StorageWriter
+from core.tiering.writing.pins import Pins
+from core.tiering.writing.storage_writer import StorageWriter
 
 if TYPE_CHECKING:
     from core.container.container import Container

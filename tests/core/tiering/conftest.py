@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.tiering.storage_writer.TICK_S", 0.05)
+    monkeypatch.setattr("core.tiering.writing.storage_writer.TICK_S", 0.05)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.tiering.pacing import DRAIN_S, HEADROOM, RATE_MIN, rate
+from core.tiering.writing.pacing import DRAIN_S, HEADROOM, RATE_MIN, rate
 
 MIB = 1 << 20
 LOG_MAX = 4096 * MIB

@@ -335,7 +335,7 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [(0,), (7, 8, 10)])
 def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]) -> None:
     """While the log is pressed, a slot is tiered past what is damaged: that is set aside, and refused by name."""
-    monkeypatch.setattr("core.tiering.pins.RETRY_FIRST_S", 0.05)
+    monkeypatch.setattr("core.tiering.writing.pins.RETRY_FIRST_S", 0.05)
 
     async def scenario() -> None:
         storage = Unreliable(await storage_in(tmp_path / "tier2"))
@@ -472,7 +472,7 @@ class Stubborn(Unreliable):
 @pytest.mark.parametrize("puts_only", [True, False])
 def test_one_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, puts_only: bool) -> None:
     """A chunk whose key storage refuses for ever, to take it or to tell of it, gets another key; the log goes on."""
-    monkeypatch.setattr("core.tiering.uploads.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("core.tiering.writing.uploads.FIRST_PAUSE_S", 0.02)
 
     async def scenario() -> None:
         storage = Stubborn(await storage_in(tmp_path / "tier2"))

@@ -11,8 +11,8 @@ import pytest
 from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.tiering.backlog import backlogs_of
 from core.tiering.tier import Tier
+from core.tiering.writing.backlog import backlogs_of
 from tests.core.support import KIB, container_of, run, until
 from tests.core.tiering.rewriting import rewriter_of, rewriting_store
 from tests.core.tiering.support import (

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from core.log.records import Delete, Operation, Put
-from core.tiering.backlog import Piece
 from core.tiering.rows import CHUNKS_TABLE, PENDING_TABLE, ChunkRow, ChunkState, chunk_key
-from core.tiering.uploads import REFUSED_AFTER, Upload, Uploads
+from core.tiering.writing.backlog import Piece
+from core.tiering.writing.uploads import REFUSED_AFTER, Upload, Uploads
 from tier2.storage import StorageError, Unavailable
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
-from core.tiering.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
-from core.tiering.second_look import SecondLook
-from core.tiering.uploads import Counters, Upload, Uploads
+from core.tiering.writing.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
+from core.tiering.writing.second_look import SecondLook
+from core.tiering.writing.uploads import Counters, Upload, Uploads
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Final
 
 from core.errors import OutOfRange, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
-from core.tiering.backlog import Piece, UnreadableEntry, entries
-from core.tiering.pacing import Pace
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
+from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
+from core.tiering.writing.pacing import Pace
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentRef, StreamRef
 from tier2.storage import NoRoom, ObjectStat, StorageError
