@@ -30,7 +30,7 @@ from bench import disk, loadgen
 from bench.results import Results
 from bench.servers import Penstock
 from bench.tiering import BUCKET, BareMinio, running_minio, running_penstock
-from core.tiering.pages import GET_BYTES_MAX
+from core.tiering.reading.pages import GET_BYTES_MAX
 
 RESULT: Final = Path(__file__).resolve().parent / "results" / "catch_up.json"
 MIB: Final = 1 << 20

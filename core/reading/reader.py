@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from core.index.rows import BlockRef, Rows, SlotColumns
     from core.log.format import Buffer
     from core.streams.live import Slot
-    from core.tiering.reader import TieredReader
+    from core.tiering.reading.reader import TieredReader
 
 __all__ = ["READ_BYTES_MAX", "ReadResult", "Reader", "StoredEntry", "location_of"]
 

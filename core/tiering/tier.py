@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.collector import Collector
-from core.tiering.disk_cache import empty
-from core.tiering.reader import TieredReader
+from core.tiering.reading.disk_cache import empty
+from core.tiering.reading.reader import TieredReader
 from core.tiering.rewrite_worker import WorkerSetup
 from core.tiering.rewriter import Rewriter
 from core.tiering.scrub import Scrub

@@ -13,7 +13,7 @@ from core.config import StoreConfig
 from core.container.container import Container
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamPolicy, new_stream
-from core.tiering.reader import TieredReader
+from core.tiering.reading.reader import TieredReader
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkWriter, Entry, RunSource

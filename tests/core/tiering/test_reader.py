@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from core.config import MIB
 from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, TierUnavailable
-from core.tiering.gets import GETS_MAX
-from core.tiering.reader import TieredReader
+from core.tiering.reading.gets import GETS_MAX
+from core.tiering.reading.reader import TieredReader
 from core.tiering.rows import chunk_key
 from tests.core.support import KIB, fast_directory, run, until
 from tests.core.tiering.chunked_slot import ChunkedSlot, Counting, read_on

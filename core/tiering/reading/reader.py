@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from core.errors import CorruptChunk, CorruptState, MissingChunk, OutOfRange, StoreError
 from core.streams.entries import ReadResult, StillLoading, StoredEntry
 from core.streams.transactions import Aborted
-from core.tiering.cutting import NO_TIMESTAMP, Cut, Needs, View, cut, first_at_time, located, newest_entry
-from core.tiering.disk_cache import DiskCache
-from core.tiering.gets import Gets
-from core.tiering.indices import Indices
-from core.tiering.pages import PageCounters, Pages
-from core.tiering.read_ahead import Follower, FollowerKey, ReadAhead
+from core.tiering.reading.cutting import NO_TIMESTAMP, Cut, Needs, View, cut, first_at_time, located, newest_entry
+from core.tiering.reading.disk_cache import DiskCache
+from core.tiering.reading.gets import Gets
+from core.tiering.reading.indices import Indices
+from core.tiering.reading.pages import PageCounters, Pages
+from core.tiering.reading.read_ahead import Follower, FollowerKey, ReadAhead
 from core.tiering.rows import parse_chunk_key
 
 if TYPE_CHECKING:
     from core.config import StoreConfig
     from core.log.format import Buffer
     from core.streams.live import Slot
-    from core.tiering.indices import Lookups
+    from core.tiering.reading.indices import Lookups
     from core.tiering.rows import RunRow
     from tier2.chunk import EntryHeadOf
     from tier2.chunk_format import ChunkId

@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from core.errors import CorruptChunk, MissingChunk
-from core.tiering.gets import Get, Gets, translated
-from core.tiering.pages import OpenRun, Pages
+from core.tiering.reading.gets import Get, Gets, translated
+from core.tiering.reading.pages import OpenRun, Pages
 from core.tiering.rows import chunk_key
 from tier2.chunk import TAIL_BYTES
 from tier2.chunk_format import FOOTER_SIZE, HEADER_SIZE, BadChunk, Footer, decode_footer

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.config import MIB
 from core.errors import StoreClosed
-from core.tiering.gets import Get, Gets, heard, translated
+from core.tiering.reading.gets import Get, Gets, heard, translated
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
-    from core.tiering.disk_cache import DiskCache
+    from core.tiering.reading.disk_cache import DiskCache
     from tier2.chunk_format import ChunkId
     from tier2.packed_index import PackedRun
     from tier2.storage import Storage

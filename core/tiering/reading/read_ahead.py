@@ -21,11 +21,11 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from core.errors import StoreError
-from core.tiering.gets import Get
+from core.tiering.reading.gets import Get
 
 if TYPE_CHECKING:
-    from core.tiering.indices import Indices, Lookups
-    from core.tiering.pages import OpenRun, Pages
+    from core.tiering.reading.indices import Indices, Lookups
+    from core.tiering.reading.pages import OpenRun, Pages
     from core.tiering.rows import RunRow
     from tier2.chunk_format import ChunkId
 

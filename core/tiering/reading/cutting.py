@@ -17,7 +17,7 @@ from core.errors import CorruptChunk
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
-    from core.tiering.pages import OpenRun, Page
+    from core.tiering.reading.pages import OpenRun, Page
     from tier2.chunk import EntryHeadOf
 
 
