@@ -38,8 +38,8 @@ from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
 from core.streams.removed import Removed
 from core.streams.writers import new_batch
-from core.tiering.rewrite_plans import slot_in
-from core.tiering.rewriting import CLEANED_TABLE, decode_cleaned_key
+from core.tiering.rewriting.planners import slot_in
+from core.tiering.rewriting.rules import CLEANED_TABLE, decode_cleaned_key
 
 if TYPE_CHECKING:
     from core.container.container import Container

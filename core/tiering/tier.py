@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from core.tiering.collector import Collector
 from core.tiering.reading.disk_cache import empty
 from core.tiering.reading.reader import TieredReader
-from core.tiering.rewrite_worker import WorkerSetup
-from core.tiering.rewriter import Rewriter
+from core.tiering.rewriting.rewriter import Rewriter
+from core.tiering.rewriting.worker import WorkerSetup
 from core.tiering.scrub import Scrub
 from core.tiering.snapshots import Snapshots
 from core.tiering.writing.pins import Pins

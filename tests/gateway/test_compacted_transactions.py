@@ -17,7 +17,7 @@ from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import StreamPolicy
 from core.streams.transactions import TransactionEnd
-from core.tiering.rewrite_worker import WorkerSetup
+from core.tiering.rewriting.worker import WorkerSetup
 from core.tiering.tier import LongTermStorage
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import CONTROL, TRANSACTIONAL, entry_head, read_header

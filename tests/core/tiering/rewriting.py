@@ -13,8 +13,8 @@ from core.config import StoreConfig
 from core.store import Store
 from core.streams.state import StreamPolicy
 from core.tiering.filters import CompactionScope
-from core.tiering.rewrite_worker import WorkerSetup
-from core.tiering.rewriter import Rewriter
+from core.tiering.rewriting.rewriter import Rewriter
+from core.tiering.rewriting.worker import WorkerSetup
 from core.tiering.tier import LongTermStorage
 from tests.core.support import container_of, policy_from
 from tests.core.tiering.support import AGEING, CLUSTER

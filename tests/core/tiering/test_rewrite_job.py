@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from core.streams.state import StreamPolicy
 from core.tiering.filters import CompactionScope
-from core.tiering.rewrite_job import Executor
-from core.tiering.rewrite_requests import InputChunk, InputRun, Learn, Rewrite, Rewritten, SlotKey
-from core.tiering.rewriting import (
+from core.tiering.rewriting.job import Executor
+from core.tiering.rewriting.requests import InputChunk, InputRun, Learn, Rewrite, Rewritten, SlotKey
+from core.tiering.rewriting.rules import (
     LEVELS_MAX,
     MERGE_CHUNKS_MAX,
     MERGE_CHUNKS_MIN,

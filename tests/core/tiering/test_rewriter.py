@@ -19,7 +19,7 @@ import pytest
 from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import Stream
-from core.tiering.rewriter import Rewriter
+from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import append, begin_append, container_of, run, until
 from tests.core.tiering.rewriting import REWRITING, Deadly, FirstByte, rewriter_of, rewriting_store
@@ -308,8 +308,8 @@ def test_worker_ends_with_its_parent(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from core.tiering.rewrite_worker import Worker, WorkerFailed
-from core.tiering.rewrite_requests import Learn
+from core.tiering.rewriting.worker import Worker, WorkerFailed
+from core.tiering.rewriting.requests import Learn
 from tests.core.tiering.rewriting import FirstByte, setup_for
 
 async def main():

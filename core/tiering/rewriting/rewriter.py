@@ -32,10 +32,9 @@ from typing import TYPE_CHECKING, Final
 from core.errors import StorageFailure, StorageFull, StoreError
 from core.log.records import Delete, Operation, Put
 from core.tiering.collector import without_runs
-from core.tiering.rewrite_plans import Busy, CompactionPlanner, MergePlanner, slot_in
-from core.tiering.rewrite_requests import Learn, Rewrite, Rewritten, SlotKey
-from core.tiering.rewrite_worker import Worker, WorkerFailed, WorkerSetup
-from core.tiering.rewriting import (
+from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner, slot_in
+from core.tiering.rewriting.requests import Learn, Rewrite, Rewritten, SlotKey
+from core.tiering.rewriting.rules import (
     CLEANED_TABLE,
     Cleaned,
     Dirt,
@@ -49,6 +48,7 @@ from core.tiering.rewriting import (
     output_rows,
     slot_of,
 )
+from core.tiering.rewriting.worker import Worker, WorkerFailed, WorkerSetup
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,

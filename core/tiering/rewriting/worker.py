@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from typing import IO, Any, Final, TypeVar
 
 from core.tiering.filters import FilterFactory
-from core.tiering.rewrite_job import Executor
-from core.tiering.rewrite_requests import Learn, Learned, Rewrite, Rewritten
+from core.tiering.rewriting.job import Executor
+from core.tiering.rewriting.requests import Learn, Learned, Rewrite, Rewritten
 from tier2.chunk import EntryHeadOf
 from tier2.storage import Corrupt, ErrorKind, ObjectNotFound, Storage, StorageError
 

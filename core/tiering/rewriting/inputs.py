@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from core.tiering.rewrite_requests import InputChunk, InputRun
+from core.tiering.rewriting.requests import InputChunk, InputRun
 from tier2.chunk import Entry, EntryHeadOf, walk
 from tier2.chunk_format import AbortedTransaction, BadChunk, ChunkIndex, Run, check_blocks
 from tier2.storage import Corrupt

@@ -22,8 +22,8 @@ from itertools import groupby
 from typing import IO, Any, Final, TypeVar
 
 from core.tiering.filters import EntryFilter, FilterFactory
-from core.tiering.rewrite_inputs import Inputs
-from core.tiering.rewrite_requests import InputChunk, InputRun, Learn, Learned, OutputRun, Rewrite, Rewritten, SlotKey
+from core.tiering.rewriting.inputs import Inputs
+from core.tiering.rewriting.requests import InputChunk, InputRun, Learn, Learned, OutputRun, Rewrite, Rewritten, SlotKey
 from tier2.chunk import ChunkReader, ChunkWriter, Entry, EntryHeadOf, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkIndex, SegmentRef
 from tier2.storage import Buffer, Storage

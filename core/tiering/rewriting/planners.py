@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.filters import CompactionScope
-from core.tiering.rewrite_requests import SlotKey
-from core.tiering.rewriting import (
+from core.tiering.rewriting.requests import SlotKey
+from core.tiering.rewriting.rules import (
     CLEANED_TABLE,
     Candidate,
     Cleaned,
