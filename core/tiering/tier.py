@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from core.tiering.collector import Collector
 from core.tiering.reading.disk_cache import empty
 from core.tiering.reading.reader import TieredReader
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rewriting.worker import WorkerSetup
-from core.tiering.scrub import Scrub
 from core.tiering.snapshots import Snapshots
+from core.tiering.upkeep.collector import Collector
+from core.tiering.upkeep.scrub import Scrub
 from core.tiering.writing.pins import Pins
 from core.tiering.writing.storage_writer import StorageWriter
 

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StorageFull, StoreError
 from core.log.records import Delete, Operation, Put
-from core.tiering.collector import without_runs
 from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner, slot_in
 from core.tiering.rewriting.requests import Learn, Rewrite, Rewritten, SlotKey
 from core.tiering.rewriting.rules import (
@@ -59,6 +58,7 @@ from core.tiering.rows import (
     chunk_key,
     parse_chunk_key,
 )
+from core.tiering.upkeep.collector import without_runs
 from tier2.chunk_format import ChunkId, StreamRef
 from tier2.storage import StorageError
 

@@ -11,7 +11,7 @@ import pytest
 
 from core.store import Store
 from core.tiering.rows import ChunkState, chunk_key
-from core.tiering.scrub import ScrubCounters
+from core.tiering.upkeep.scrub import ScrubCounters
 from tests.core.support import KIB, container_of, until
 from tests.core.tiering.support import TIERING, chunks_in, fill, storage_in, tiered_store
 

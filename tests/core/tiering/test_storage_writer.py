@@ -16,9 +16,9 @@ import pytest
 from core.errors import StorageFull
 from core.log.records import Put
 from core.streams.live import Slot
-from core.tiering.collector import PUT_LASTS_S_MAX
 from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
 from core.tiering.tier import CACHE_DIRECTORY
+from core.tiering.upkeep.collector import PUT_LASTS_S_MAX
 from tests.core.support import KIB, append, begin_append, container_of, run, until
 from tests.core.tiering.support import (
     AGEING,
