@@ -31,7 +31,7 @@ from core.retention import Consumed, Retention
 from core.scaling.decisions import Decision
 from core.scaling.scaler import ScaleEvent, Scaler
 from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
-from core.tiering.lives import EPOCHS_ABOVE, find_other_life, lives_put
+from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier
 from core.trusted_clock import TrustedClock
 

@@ -17,7 +17,7 @@ from core.tiering.reading.disk_cache import empty
 from core.tiering.reading.reader import TieredReader
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rewriting.worker import WorkerSetup
-from core.tiering.snapshots import Snapshots
+from core.tiering.snapshots.snapshots import Snapshots
 from core.tiering.upkeep.collector import Collector
 from core.tiering.upkeep.scrub import Scrub
 from core.tiering.writing.pins import Pins
@@ -42,8 +42,8 @@ class LongTermStorage:
 
     `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
     the start. `had_another_life`: another copy of the store may have put things there, and was given up
-    (`core.tiering.lives`). `rewriting` is what the process that rewrites chunks is made with; without it, none are.
-    `promised` are tables of which a deletion is something that a client was told: a snapshot follows soon.
+    (`core.tiering.snapshots.lives`). `rewriting` is what the process that rewrites chunks is made with; without it,
+    none are. `promised` are tables of which a deletion is something that a client was told: a snapshot follows soon.
     """
 
     storage: Storage

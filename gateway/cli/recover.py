@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from core.tiering.recover import Progress, Tables, recover_store
-from core.tiering.recovered import Report
+from core.tiering.snapshots.recover import Progress, Tables, recover_store
+from core.tiering.snapshots.recovered import Report
 from gateway import __version__, logs
 from gateway.cli.recovery_report import in_json, show, told_of
 from gateway.config.model import Config
@@ -79,7 +79,7 @@ class KafkaTables:
     transactions: tuple[Transaction, ...] = ()  # of the coordinator, as of the snapshot
 
     def __call__(self, tables: Tables, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> Tables:
-        """See `core.tiering.recover.TablesOf`."""
+        """See `core.tiering.snapshots.recover.TablesOf`."""
         offsets = dict(self._offsets(tables.get(OFFSETS_TABLE, {}), bounds))
         names = {key.decode() for key in tables.get(GROUPS_TABLE, {})}
         names |= {decode_offset_key(key).group_id for key in offsets}

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from core.tiering.recovered import Report, SlotLoss
-from core.tiering.tails import MarkerPlace, TornTransaction
+from core.tiering.snapshots.recovered import Report, SlotLoss
+from core.tiering.snapshots.tails import MarkerPlace, TornTransaction
 from gateway.transactions.transaction import Transaction, TransactionState
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ Keeps: a batch that cannot be read says nothing; that is no reason to end a reco
 
 from __future__ import annotations
 
-from core.tiering.tails import EntryWriter, MarkerPlace, TransactionMark
+from core.tiering.snapshots.tails import EntryWriter, MarkerPlace, TransactionMark
 from gateway.records.control_batch import read_marker
 from gateway.records.record_batch import read_header
 from gateway.wire.errors import InvalidBatch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from core.tiering.rows import chunk_key
-from core.tiering.snapshot_format import BadSnapshot, decode_snapshot, parse_snapshot_key
+from core.tiering.snapshots.format import BadSnapshot, decode_snapshot, parse_snapshot_key
 from gateway.long_term.view import Record
 from gateway.records.record_batch import entry_head
 from tier2.chunk import ChunkReader

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from core.tiering.snapshot_format import Snapshot, decode_snapshot
+from core.tiering.snapshots.format import Snapshot, decode_snapshot
 from tests.faults.client import Connection, array, decode_batches, encode_batch, string
 from tests.faults.gateway_process import Gateway
 from tests.faults.tiered import QUICK, command, until

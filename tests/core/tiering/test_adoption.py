@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.tiering.adoption import Claims, settle
 from core.tiering.rows import RunRow
-from core.tiering.snapshot_format import SlotSnapshot
+from core.tiering.snapshots.adoption import Claims, settle
+from core.tiering.snapshots.format import SlotSnapshot
 from tier2.chunk_format import ChunkId
 
 RANGES = st.tuples(st.integers(0, 40), st.integers(1, 15)).map(lambda pair: (pair[0], pair[0] + pair[1]))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import CorruptState
-from core.tiering.lives import LIVES_MAX, OtherLife, decode_lives, encode_lives, find_other_life
 from core.tiering.rows import chunk_key
-from core.tiering.snapshot_format import SnapshotId, snapshot_key
+from core.tiering.snapshots.format import SnapshotId, snapshot_key
+from core.tiering.snapshots.lives import LIVES_MAX, OtherLife, decode_lives, encode_lives, find_other_life
 from tests.core.tiering.support import storage_in
 from tier2.chunk_format import ChunkId
 

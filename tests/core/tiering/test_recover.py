@@ -15,10 +15,10 @@ import pytest
 from core.applied.tables import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.tiering.recover import EPOCHS_APART, Tables, recover_store
-from core.tiering.recovered import RecoveredSlot, Report
 from core.tiering.rows import ChunkState, chunk_key, parse_chunk_key
-from core.tiering.snapshot_format import parse_snapshot_key
+from core.tiering.snapshots.format import parse_snapshot_key
+from core.tiering.snapshots.recover import EPOCHS_APART, Tables, recover_store
+from core.tiering.snapshots.recovered import RecoveredSlot, Report
 from tests.core.support import append, container_of, run, until
 from tests.core.tiering.support import (
     AGEING,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.streams.writers import BATCHES_KEPT, WriterBatch
-from core.tiering.snapshot_format import (
+from core.tiering.snapshots.format import (
     HEADER_SIZE,
     BadSnapshot,
     SlotSnapshot,

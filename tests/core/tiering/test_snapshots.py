@@ -14,8 +14,8 @@ from core.applied.tables import Delete, Put
 from core.clock import SystemClock
 from core.store import Store
 from core.streams.writers import WriterState, new_batch
-from core.tiering.snapshot_format import Snapshot, decode_snapshot
-from core.tiering.snapshots import KEPT, SLICE_WRITERS, Snapshots, _encoded
+from core.tiering.snapshots.format import Snapshot, decode_snapshot
+from core.tiering.snapshots.snapshots import KEPT, SLICE_WRITERS, Snapshots, _encoded
 from core.tiering.tier import LongTermStorage
 from tests.core.support import append, container_of, policy_from, run, until
 from tests.core.tiering.support import CLUSTER, TIERING, storage_in, tiered_store
@@ -175,7 +175,7 @@ def test_writers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("promise", ["stream made", "stream deleted", "records deleted", "row deleted"])
 def test_soon_after(tmp_path: Path, promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client was told is in a snapshot soon, though the interval is an hour."""
-    monkeypatch.setattr("core.tiering.snapshots.SOON_S", 0.05)
+    monkeypatch.setattr("core.tiering.snapshots.snapshots.SOON_S", 0.05)
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
@@ -210,7 +210,7 @@ def test_soon_after(tmp_path: Path, promise: str, monkeypatch: pytest.MonkeyPatc
 
 def test_others_wait_for_the_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written all the time, and what nobody was told, does not ask for a snapshot."""
-    monkeypatch.setattr("core.tiering.snapshots.SOON_S", 0.0)
+    monkeypatch.setattr("core.tiering.snapshots.snapshots.SOON_S", 0.0)
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")

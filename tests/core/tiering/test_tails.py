@@ -8,9 +8,9 @@ from core.errors import SequenceGap
 from core.streams.live import encode_head, encode_tiered_rest
 from core.streams.writers import BATCHES_KEPT, Duplicate, WriterBatch, WriterState, gap_after, new_batch
 from core.tiering.rows import RunRow
-from core.tiering.snapshot_format import WriterSnapshot
-from core.tiering.tail_reader import LOOK_BACK_BYTES, NEW_BYTES_MAX, last_rows
-from core.tiering.tails import Ends, EntryWriter, MarkerPlace, Tail, TransactionMark
+from core.tiering.snapshots.format import WriterSnapshot
+from core.tiering.snapshots.tail_reader import LOOK_BACK_BYTES, NEW_BYTES_MAX, last_rows
+from core.tiering.snapshots.tails import Ends, EntryWriter, MarkerPlace, Tail, TransactionMark
 from tests.core.tiering.test_adoption import row
 
 PLACE = (1, 0)

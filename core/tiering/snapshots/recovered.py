@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from core.tiering.tails import TornTransaction
+from core.tiering.snapshots.tails import TornTransaction
 
 
 class RecoveredSlot(NamedTuple):

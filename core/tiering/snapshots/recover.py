@@ -4,10 +4,12 @@ This is the only place that takes a listing for the truth, because nothing else 
 RocksDB, so that memory does not grow with what is stored, beyond a chunk's name:
 
 1. Chunks, the newest first: their runs become rows, as far as no newer chunk has spoken for the same stretch.
-2. Each slot's rows in order: what was refused or lost is told, the rest is made a whole (`core.tiering.adoption`).
+2. Each slot's rows in order: what was refused or lost is told, the rest is made a whole
+   (`core.tiering.snapshots.adoption`).
 3. Each chunk's rows: what it is still needed for.
 4. Tables and streams, and what no new store may ever do again: use an id, a producer id or a leader epoch twice.
-5. The last entries of each slot: which writers are known again, and which transactions are torn (`core.tiering.tails`).
+5. The last entries of each slot: which writers are known again, and which transactions are torn
+   (`core.tiering.snapshots.tails`).
 
 **Invariants**
 
@@ -37,10 +39,6 @@ from core.log.format import FILE_HEADER_SIZE
 from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
 from core.streams.live import encode_head, encode_tiered_rest
 from core.streams.state import StreamState, decode_stream, new_stream
-from core.tiering.adoption import Claims, SettledSlot, settle, share
-from core.tiering.bucket import Bucket
-from core.tiering.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives
-from core.tiering.recovered import RecoveredSlot, RecoveredStream, Report, SlotLoss
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -54,9 +52,13 @@ from core.tiering.rows import (
     decode_chunk_row,
     decode_run,
 )
-from core.tiering.snapshot_format import SlotSnapshot, Snapshot, WriterSnapshot
-from core.tiering.tail_reader import Ending, TailReader, last_rows
-from core.tiering.tails import Ends, EntryWriterOf
+from core.tiering.snapshots.adoption import Claims, SettledSlot, settle, share
+from core.tiering.snapshots.bucket import Bucket
+from core.tiering.snapshots.format import SlotSnapshot, Snapshot, WriterSnapshot
+from core.tiering.snapshots.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives
+from core.tiering.snapshots.recovered import RecoveredSlot, RecoveredStream, Report, SlotLoss
+from core.tiering.snapshots.tail_reader import Ending, TailReader, last_rows
+from core.tiering.snapshots.tails import Ends, EntryWriterOf
 from tier2.chunk import EntryHeadOf
 from tier2.chunk_format import ChunkId, ChunkIndex, Run
 from tier2.storage import Storage

@@ -1,5 +1,5 @@
 """Metadata snapshots in long-term storage: what a store that lost its disk begins with. The bytes are
-`core.tiering.snapshot_format`'s.
+`core.tiering.snapshots.format`'s.
 
 A snapshot has all resident tables, and of each slot what its chunks cannot say: its place, and its idempotent writers.
 It is taken when something has changed, at most every `tier2_snapshot_interval_ms`. Sooner, but at least `HURRY_S` after
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from core.applied.tables import StoredTable
 from core.errors import StorageFailure, TierUnavailable
 from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch
-from core.tiering.snapshot_format import (
+from core.tiering.snapshots.format import (
     SlotSnapshot,
     Snapshot,
     SnapshotId,

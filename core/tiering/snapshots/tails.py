@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from core.streams.live import encode_writer
 from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch, gap_after, new_batch
-from core.tiering.snapshot_format import WriterSnapshot
+from core.tiering.snapshots.format import WriterSnapshot
 
 TORN_MAX: Final = 10_000
 """Torn transactions that are named; more are counted."""

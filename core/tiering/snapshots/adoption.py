@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from core.tiering.rows import RunRow
-from core.tiering.snapshot_format import SlotSnapshot
+from core.tiering.snapshots.format import SlotSnapshot
 
 
 class Claims:

@@ -1,4 +1,4 @@
-"""Reads the last entries of recovered slots from their chunks, for `core.tiering.tails`.
+"""Reads the last entries of recovered slots from their chunks, for `core.tiering.snapshots.tails`.
 
 Of each slot everything is read that the last snapshot did not know, and `LOOK_BACK_BYTES` before that: another slot of
 a transaction may have come back shorter. Some slots are read at a time, each some blocks at a time.
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from core.tiering.rows import RunRow, chunk_key
-from core.tiering.snapshot_format import WriterSnapshot
-from core.tiering.tails import Ends, EntryWriterOf, Tail
+from core.tiering.snapshots.format import WriterSnapshot
+from core.tiering.snapshots.tails import Ends, EntryWriterOf, Tail
 from tier2.chunk import ChunkEntry, ChunkReader, EntryHeadOf
 from tier2.chunk_format import ChunkId, Run
 from tier2.storage import Corrupt, ObjectNotFound, Storage

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from core.tiering.rows import chunk_key, parse_chunk_key
-from core.tiering.snapshot_format import (
+from core.tiering.snapshots.format import (
     BODY_BYTES_MAX,
     HEADER_SIZE,
     BadSnapshot,

@@ -22,7 +22,7 @@ from typing import Final
 from core.errors import CorruptState
 from core.log.records import Put
 from core.tiering.rows import parse_chunk_key
-from core.tiering.snapshot_format import parse_snapshot_key, snapshot_prefix
+from core.tiering.snapshots.format import parse_snapshot_key, snapshot_prefix
 from tier2.chunk_format import ChunkId
 from tier2.storage import Storage
 

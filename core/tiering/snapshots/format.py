@@ -1,4 +1,4 @@
-"""The bytes of a metadata snapshot in long-term storage. Pure; `core.tiering.snapshots` puts them there.
+"""The bytes of a metadata snapshot in long-term storage. Pure; `core.tiering.snapshots.snapshots` puts them there.
 
 An object ``meta/<container>/<epoch, 8 hex>-<LSN, 16 hex>``: a header, then a body. All numbers are little-endian.
 
