@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.harness.system import Kafka
-from tests.shell.launching import PENSTOCK
+from tests.gateway.launching import PENSTOCK
 
 pytestmark = pytest.mark.slow
 

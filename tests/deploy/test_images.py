@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.shell.launching import run, serving
+from tests.gateway.launching import run, serving
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.gateway.launching import serving
 from tests.likeness.asking import Server, versions_of
 from tests.likeness.questions import GROUPS, Question
-from tests.shell.launching import serving
 
 ANSWERS: Final = json.loads(Path(__file__).with_name("answers.json").read_text())
 

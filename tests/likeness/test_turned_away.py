@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer
 
+from tests.gateway.launching import serving
 from tests.likeness.asking import Server
 from tests.likeness.questions import NEW_GROUPS, Question
-from tests.shell.launching import serving
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,101 @@
+"""Topics: changes one at a time, finished even if nobody waits for them any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from core.errors import StorageFailure, StorageFull, StoreClosed, StoreError, StreamExists, UnknownStream
+from core.streams.state import Stream
+from gateway.refusals import Refusal
+from gateway.topics.topics import WantedTopic, refusal_of
+from tests.gateway.apis.harness import Admin, new_name
+
+
+def test_finished_without_the_asker(admin: Admin) -> None:
+    """A deletion whose asker has gone is finished, and heard of."""
+    topics = admin.broker.topics
+    gone: list[Stream] = []
+    topics.on_deletion(gone.append)
+    stream = admin.stream(admin.create())
+
+    async def ask_and_leave() -> None:
+        asking = asyncio.create_task(topics.delete([stream]))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await topics.create([WantedTopic(new_name())])  # takes its turn behind the deletion
+
+    admin.run(ask_and_leave())
+    assert [stream] == gone
+
+
+def test_same_name_at_the_same_time(admin: Admin) -> None:
+    """Of several creations of one name one succeeds, the others hear that it exists."""
+    wanted = [WantedTopic(new_name())]
+
+    async def together() -> list[object]:
+        outcomes = await asyncio.gather(*(admin.broker.topics.create(wanted) for _ in range(4)))
+        return [outcome for (outcome,) in outcomes]
+
+    outcomes = admin.run(together())
+    assert sum(isinstance(outcome, Stream) for outcome in outcomes) == 1
+    assert [outcome.code for outcome in outcomes if isinstance(outcome, Refusal)] == [36] * 3
+
+
+def test_appends_at_the_same_time(admin: Admin) -> None:
+    """Changes that start from what is set see one another."""
+    name = admin.create(max_message_bytes="0")
+
+    def one_more(now: Mapping[str, str]) -> Mapping[str, str | None]:
+        return {"max.message.bytes": str(int(now["max.message.bytes"]) + 1)}
+
+    async def together() -> None:
+        await asyncio.gather(*(admin.broker.topics.configure({name: one_more}) for _ in range(20)))
+
+    admin.run(together())
+    assert admin.stream(name).config["max.message.bytes"] == "20"
+
+
+def test_growth_at_the_same_time(admin: Admin) -> None:
+    """Of two growths the later one starts from what the earlier one made."""
+    name = admin.create(2)
+
+    async def together() -> list[Refusal | None]:
+        outcomes = await asyncio.gather(*(admin.broker.topics.grow({name: count}) for count in (8, 4)))
+        return [outcome[name] for outcome in outcomes]
+
+    first, second = admin.run(together())
+    assert (first, second and second.code, admin.stream(name).slot_count) == (None, 37, 8)
+
+
+def test_deleted_twice_at_the_same_time(admin: Admin) -> None:
+    """The second deletion hears that there is nothing left."""
+    stream = admin.stream(admin.create())
+
+    async def together() -> list[Refusal | None]:
+        outcomes = await asyncio.gather(*(admin.broker.topics.delete([stream]) for _ in range(2)))
+        return [outcome for (outcome,) in outcomes]
+
+    first, second = admin.run(together())
+    assert (first, second and second.code) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (StorageFull("no room"), 56),
+        (StorageFailure("EIO"), 56),
+        (StoreClosed("stopping"), 56),
+        (StreamExists("t"), 36),
+        (UnknownStream("t"), 3),
+    ],
+)
+def test_what_the_store_cannot_do(failure: StoreError, code: int) -> None:
+    """What the store refuses reaches the client under Kafka's code: storage trouble as a retriable one."""
+    refusal = refusal_of(failure)
+
+    assert code == refusal.code
+    assert refusal.code.retriable == (code != 36)

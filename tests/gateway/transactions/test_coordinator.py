@@ -1,0 +1,626 @@
+"""The coordinator on a real store: time-outs, expiry, restarts in every state, full disks, several containers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from core.clock import ManualClock
+from core.errors import StorageFull
+from core.log.records import Put
+from gateway.transactions.partitions import transaction_end
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, encode_transaction
+from gateway.transactions.transaction import EPOCH_MAX, Identity, Refused, Transaction, TransactionState
+from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, full, run, serving
+
+BOTH = (0, ELSEWHERE)
+WEEK_S = 7 * 24 * 3_600
+
+
+async def store_as(services: Services, known: Transaction) -> None:
+    """Put a transaction into the log as it is to be found by the next start."""
+    key = known.transactional_id.encode()
+    await services.store.home.update(Put(TRANSACTIONS_TABLE, key, encode_transaction(known)))
+
+
+def test_commit(tmp_path: Path) -> None:
+    """Records and offsets of a transaction become visible together, when it commits."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.write(who, "t", b"b", partition=1)
+            await services.commit_offset(who, 7)
+            before = (await services.committed("t"), services.offset(), services.is_unstable())
+            following = await services.end(who)
+            after = (await services.committed("t"), services.offset(), services.is_unstable())
+
+            assert before == ([], None, True)
+            assert after == ([b"a"], 7, False)
+            assert await services.committed("t", 1) == [b"b"]
+            assert following == Identity(who.producer_id, who.epoch + 1)
+            assert services.store.table(PENDING_OFFSETS_TABLE).entries == {}
+
+    run(scenario())
+
+
+def test_abort(tmp_path: Path) -> None:
+    """Of one that aborts nothing is visible, and what was committed before stays."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.commit_offset(who, 3)
+            who = await services.end(who)
+            await services.write(who, "t", b"a")
+            await services.commit_offset(who, 7)
+            await services.end(who, committed=False)
+
+            assert (await services.committed("t"), services.offset(), services.is_unstable()) == ([], 3, False)
+            assert services.slot("t").stable_end == services.slot("t").durable_end == 2
+            assert services.store.table(PENDING_OFFSETS_TABLE).entries == {}
+
+    run(scenario())
+
+
+def test_time_out(tmp_path: Path) -> None:
+    """A transaction that takes longer than its producer said is aborted, and its producer fenced."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            services.clock.advance(TIMEOUT_MS / 1_000 - 0.001)
+            await services.transactions.abort_overdue()
+            assert services.known().is_ongoing
+            services.clock.advance(0.001)
+            await services.transactions.abort_overdue()
+
+            assert services.known().state is TransactionState.COMPLETE_ABORT
+            assert services.slot("t").stable_end == 2
+            assert services.transactions.counters.timed_out == 1
+            for call in (services.end(who), services.write(who, "t", b"b", sequence=1), services.init(expected=who)):
+                with pytest.raises(Refused, match="producer_fenced"):
+                    await call
+            assert (await services.init()).epoch == who.epoch + 2
+
+    run(scenario())
+
+
+def test_time_is_counted_from_the_beginning(tmp_path: Path) -> None:
+    """More partitions do not prolong a transaction, the next one has its time anew, and an idle id is left alone."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            services.clock.advance(WEEK_S)
+            await services.write(who, "t", b"a")
+            services.clock.advance(50)
+            await services.write(who, "t", b"b", partition=1)
+            who = await services.end(who)
+            await services.write(who, "t", b"c")
+            services.clock.advance(50)
+            await services.transactions.abort_overdue()
+            assert services.known().is_ongoing
+            await services.write(who, "t", b"d", partition=1)
+            services.clock.advance(10)
+            await services.transactions.abort_overdue()
+
+            assert services.known().state is TransactionState.COMPLETE_ABORT
+            assert await services.committed("t") == [b"a"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("jump_ms", [-3_600_000, 0])
+def test_time_out_over_a_restart(tmp_path: Path, jump_ms: int) -> None:
+    """What was under way at a crash goes on, and times out, also if the clock was set back."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        async with serving(tmp_path, clock=clock, clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.commit_offset(who, 7)
+        clock.advance(30)
+        clock.jump_wall(jump_ms)
+        async with serving(tmp_path, clock=clock) as services:
+            assert services.known().is_ongoing
+            assert (services.is_unstable(), services.slot("t").stable_end) == (True, 0)
+            await services.write(who, "t", b"b", sequence=1)
+            await services.transactions.abort_overdue()
+            assert services.known().is_ongoing
+            clock.advance(60 if jump_ms else 30)
+            await services.transactions.abort_overdue()
+
+            assert services.known().state is TransactionState.COMPLETE_ABORT
+            assert (services.is_unstable(), services.offset(), await services.committed("t")) == (False, None, [])
+            assert services.slot("t").stable_end == 3
+
+    run(scenario())
+
+
+def test_commit_after_a_restart(tmp_path: Path) -> None:
+    """A producer does not notice a crash: records and offsets from before it are committed with those after it."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.commit_offset(who, 7)
+        async with serving(tmp_path, clean=False) as services:
+            await services.write(who, "t", b"b", sequence=1)
+            following = await services.end(who)
+        async with serving(tmp_path) as services:
+            assert (await services.committed("t"), services.offset()) == ([b"a", b"b"], 7)
+            assert await services.end(who) == following  # the answer was lost, and it asks again
+            assert services.known().state is TransactionState.COMPLETE_COMMIT
+
+    run(scenario())
+
+
+def test_expiry(tmp_path: Path) -> None:
+    """Ids that nobody used for a week are forgotten, for good; those with a transaction under way are not."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        async with serving(tmp_path, clock=clock) as services:
+            await services.create("t")
+            await services.init("unused")
+            await services.init("going on")
+            used = await services.init("used")
+            clock.advance(WEEK_S - 1)
+            await services.transactions.forget_unused()
+            assert len(services.transactions) == 3
+            who = await services.init("going on")
+            await services.write(who, "t", b"a", name="going on")
+            await services.write(used, "t", b"b", name="used", partition=1)
+            await services.end(used, name="used")
+            clock.advance(1)
+            await services.transactions.forget_unused()
+            assert {known.transactional_id for known in services.transactions} == {"going on", "used"}
+            clock.advance(WEEK_S)
+            await services.transactions.forget_unused()
+            assert {known.transactional_id for known in services.transactions} == {"going on"}
+        async with serving(tmp_path, clock=clock) as services:
+            assert {known.transactional_id for known in services.transactions} == {"going on"}
+            with pytest.raises(Refused, match="invalid_producer_id_mapping"):
+                await services.end(used, name="used")
+            assert (await services.init("used")).producer_id > used.producer_id
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("bumps", [True, False])
+def test_full_disk(tmp_path: Path, bumps: bool) -> None:
+    """Whatever finds no room is refused for now and has changed nothing; it succeeds when there is room."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            with full(services.store.home):
+                for call in (services.init("y"), services.init(), services.commit_offset(who, 7)):
+                    with pytest.raises(StorageFull):
+                        await call
+                with pytest.raises(StorageFull):
+                    await services.transactions.add("x", who, [services.place("t")])
+            assert services.transactions.get("y") is None
+            assert services.known().state is TransactionState.EMPTY
+            assert services.known().identity == who
+            assert not services.is_unstable()
+            await services.write(who, "t", b"a")
+            await services.commit_offset(who, 7)
+            known = services.known()
+            with full(services.store.home):
+                for call in (services.end(who, bumps=bumps), services.init()):
+                    with pytest.raises(StorageFull):
+                        await call
+                services.clock.advance(TIMEOUT_MS / 1_000)
+                with pytest.raises(StorageFull):
+                    await services.transactions.abort_overdue()
+            assert (services.known(), services.is_unstable(), services.slot("t").end) == (known, True, 1)
+
+            await services.end(who, bumps=bumps)
+            assert (await services.committed("t"), services.offset()) == ([b"a"], 7)
+
+    run(scenario())
+
+
+def test_full_disk_elsewhere(tmp_path: Path) -> None:
+    """A commit that is chosen but finds no room in another container is completed when there is room."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.write(who, "u", b"b")
+            with full(services.store.containers[ELSEWHERE]), pytest.raises(StorageFull):
+                await services.end(who)
+            assert services.known().state is TransactionState.PREPARE_COMMIT
+            for call in (services.end(who), services.init()):
+                with pytest.raises(Refused, match="concurrent_transactions"):
+                    await call
+            with pytest.raises(Refused, match="invalid_txn_state"):
+                await services.end(who, committed=False)
+            await services.transactions._complete_prepared()
+
+            assert (await services.committed("t"), await services.committed("u")) == ([b"a"], [b"b"])
+            assert (await services.end(who)).epoch == who.epoch + 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("crash", ["chosen", "marked elsewhere", "marked in part"])
+def test_crash_between(tmp_path: Path, committed: bool, crash: str) -> None:
+    """A transaction whose outcome was logged ends that way after a crash: partitions, offsets and the new epoch."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=(0, 1, 2)) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.write(who, "u", b"b")
+            await services.write(who, "u", b"c", partition=1)
+            await services.commit_offset(who, 7)
+            known = services.known()
+            prepared = known.ending(committed=committed, following=known.bumped(-1), remembers=True, now_ms=1)
+            await store_as(services, prepared)
+            marked = {"chosen": 0, "marked elsewhere": 2, "marked in part": 1}[crash]
+            await services.store.containers[ELSEWHERE].end_transactions(
+                [
+                    transaction_end(
+                        services.slot("u", n), who.producer_id, prepared.marker_epoch, committed=committed, now_ms=1
+                    )
+                    for n in range(marked)
+                ],
+                (),
+            )
+        for _ in range(2):  # and it is stored as it is then
+            async with serving(tmp_path, clean=False, containers=(0, 1, 2)) as services:
+                values = [await services.committed(*where) for where in (("t",), ("u",), ("u", 1))]
+                slots = [services.slot(*where) for where in (("t",), ("u",), ("u", 1))]
+
+                assert values == ([[b"a"], [b"b"], [b"c"]] if committed else [[], [], []])
+                assert services.offset() == (7 if committed else None)
+                assert not services.is_unstable()
+                assert [(slot.stable_end, slot.durable_end) for slot in slots] == [(2, 2)] * 3  # one marker each
+                assert await services.end(who, committed=committed) == Identity(who.producer_id, who.epoch + 1)
+
+    run(scenario())
+
+
+def test_outcome_is_logged_first(tmp_path: Path) -> None:
+    """Who waits for a commit in another container and is cut off finds it done; nobody can abort it meanwhile."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            ending = asyncio.create_task(services.end(who))
+            await asyncio.sleep(0)
+            assert services.known().state is TransactionState.PREPARE_COMMIT
+            with pytest.raises(Refused, match="concurrent_transactions"):
+                await services.transactions.add("x", who, [services.place("u", 1)])
+            services.clock.advance(TIMEOUT_MS)
+            await services.transactions.abort_overdue()
+            assert services.known().is_committed
+            await services.store.home.settled()
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+        async with serving(tmp_path, containers=BOTH) as services:
+            assert await services.committed("u") == [b"a"]
+            assert (await services.end(who)).epoch == who.epoch + 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("ending", ["time-out", "commit", "next producer"])
+def test_written_elsewhere_before_a_crash(tmp_path: Path, ending: str) -> None:
+    """Where a crash kept what was written to another container and took the record that made the partition part of the
+    transaction, it is part of it all the same: it ends with the transaction, and never stays open."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            append(services.slot("u"), who, b"a")
+            await services.slot("u").container.settled()
+        async with serving(tmp_path, containers=BOTH) as services:
+            assert services.known().partitions == {services.place("u")}
+            assert services.slot("u").stable_end == 0
+            if ending == "time-out":
+                services.clock.advance(TIMEOUT_MS / 1_000)
+                await services.transactions.abort_overdue()
+            elif ending == "commit":
+                await services.end(who)
+            else:
+                await services.init()
+
+            assert services.slot("u").stable_end == 2
+            assert await services.committed("u") == ([b"a"] if ending == "commit" else [])
+
+    run(scenario())
+
+
+def test_of_no_id_that_is_known(tmp_path: Path) -> None:
+    """What a producer that nobody knows has open stays as it is: an administrator may end it."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            await services.init()
+            append(services.slot("u"), Identity(999_999, 0), b"a")
+            await services.slot("u").container.settled()
+        async with serving(tmp_path, containers=BOTH) as services:
+            assert services.known().state is TransactionState.EMPTY
+            assert services.slot("u").stable_end == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("state", TransactionState)
+def test_restart_in_every_state(tmp_path: Path, state: TransactionState) -> None:
+    """Whatever the log holds: after the start nothing is prepared, and the next producer gets the next epoch."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            known = replace(services.known(), state=state)
+            if state.name.startswith("PREPARE"):
+                known = replace(known, next=known.bumped(-1), remembers=True)
+            if state is TransactionState.ONGOING:
+                known = replace(known, partitions=frozenset({services.place("t")}), started_ms=0)
+            await store_as(services, known)
+        async with serving(tmp_path) as services:
+            expected = {
+                TransactionState.PREPARE_COMMIT: TransactionState.COMPLETE_COMMIT,
+                TransactionState.PREPARE_ABORT: TransactionState.COMPLETE_ABORT,
+            }
+            assert services.known().state is expected.get(state, state)
+            assert services.transactions.under_way == (state is TransactionState.ONGOING)
+            epoch = services.known().epoch
+            rises = 2 if state is TransactionState.ONGOING else 1
+            assert await services.init() == Identity(who.producer_id, epoch + rises)
+
+    run(scenario())
+
+
+def test_epochs_used_up(tmp_path: Path) -> None:
+    """A producer with the last but one epoch gets a new id with its next transaction, and can ask for that again."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            await store_as(services, replace(services.known(), epoch=EPOCH_MAX - 1))
+        last = Identity(who.producer_id, EPOCH_MAX - 1)
+        async with serving(tmp_path) as services:
+            await services.write(last, "t", b"a")
+            await services.commit_offset(last, 7)
+            following = await services.end(last)
+            assert (following.epoch, following.producer_id > last.producer_id) == (0, True)
+            assert await services.end(last) == following
+            assert (await services.committed("t"), services.offset()) == ([b"a"], 7)
+            await services.write(following, "t", b"b")
+            with pytest.raises(Refused, match="invalid_producer_id_mapping"):
+                await services.write(last, "t", b"c", sequence=1)
+
+    run(scenario())
+
+
+def test_fenced_with_epochs_used_up(tmp_path: Path) -> None:
+    """A producer that names itself while its last epoch has a transaction gets another id, never the last epoch."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            await store_as(services, replace(services.known(), epoch=EPOCH_MAX - 1))
+        last = Identity(who.producer_id, EPOCH_MAX - 1)
+        async with serving(tmp_path) as services:
+            await services.write(last, "t", b"a")
+            following = await services.init(expected=last)
+
+            assert (following.epoch, following.producer_id > last.producer_id) == (0, True)
+            assert await services.init(expected=last) == following
+            assert (services.slot("t").stable_end, await services.committed("t")) == (2, [])
+
+    run(scenario())
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    """Producers that begin at the same time get an epoch each, and all but the last are fenced."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            found = await asyncio.gather(*(services.init() for _ in range(5)))
+
+            assert len({who.producer_id for who in found}) == 1
+            assert sorted(who.epoch for who in found) == list(range(5))
+            newest = max(found)
+            for who in found:
+                if who != newest:
+                    with pytest.raises(Refused, match="producer_fenced"):
+                        await services.write(who, "t", b"a")
+            await services.write(newest, "t", b"b")
+
+    run(scenario())
+
+
+def test_topic_deleted(tmp_path: Path) -> None:
+    """A transaction ends although a topic of it is gone; a topic that is made anew gets none of its offsets."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            await services.create("other")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.write(who, "other", b"b")
+            await services.commit_offset(who, 7)
+            await services.commit_offset(who, 8, topic="other")
+            stream = services.topics.get("t")
+            assert stream is not None
+            assert await services.topics.delete([stream]) == [None]
+            assert not services.is_unstable()
+            await services.create("t")
+            await services.end(who)
+
+            assert (services.offset(), services.offset(topic="other")) == (None, 8)
+            assert (await services.committed("t"), await services.committed("other")) == ([], [b"b"])
+            assert services.store.table(PENDING_OFFSETS_TABLE).entries == {}
+
+    run(scenario())
+
+
+def test_topic_deleted_before_a_crash(tmp_path: Path) -> None:
+    """Offsets of a topic that was deleted just before a crash are dropped by the start."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.commit_offset(who, 7)
+            stream = services.topics.get("t")
+            assert stream is not None
+            await services.store.delete_stream(stream)
+        async with serving(tmp_path) as services:
+            assert not services.is_unstable()
+            await services.create("t")
+            await services.end(who)
+            assert services.offset() is None
+
+    run(scenario())
+
+
+def test_topic_sealed(tmp_path: Path) -> None:
+    """A transaction ends in a topic that takes no more records."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            stream = services.topics.get("t")
+            assert stream is not None
+            await services.store.seal_stream(stream)
+            await services.end(who)
+
+            assert (await services.committed("t"), services.slot("t").stable_end) == ([b"a"], 2)
+
+    run(scenario())
+
+
+def test_an_offset_is_visible_when_its_commit_is_answered(tmp_path: Path) -> None:
+    """Not a moment later: whoever hears of the commit reads the offset."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            who = await services.init()
+            for number in range(20):
+                await services.commit_offset(who, number)
+                who = await services.end(who)
+                assert services.offset() == number
+
+    run(scenario())
+
+
+def test_group_deleted(tmp_path: Path) -> None:
+    """A commit brings back a group that was deleted meanwhile, with the offsets of the transaction."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            assert services.groups.admit_commit("g", "", None, -1) is ErrorCode.none
+            who = await services.init()
+            await services.commit_offset(who, 3)
+            who = await services.end(who)
+            await services.commit_offset(who, 7)
+            assert await services.groups.delete_group("g") is ErrorCode.none
+            assert services.offset() is None
+            await services.end(who)
+            assert services.offset() == 7
+        async with serving(tmp_path) as services:
+            assert services.offset() == 7
+
+    run(scenario())
+
+
+def test_several_transactions_of_one_offset(tmp_path: Path) -> None:
+    """An offset is unstable until the last transaction that may change it has ended."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            await services.create("t")
+            one, other = await services.init(), await services.init("y")
+            await services.commit_offset(one, 1)
+            await services.commit_offset(one, 2)
+            await services.commit_offset(other, 3, name="y")
+            await services.end(one)
+            assert (services.offset(), services.is_unstable()) == (2, True)
+            await services.end(other, name="y", committed=False)
+            assert (services.offset(), services.is_unstable()) == (2, False)
+
+    run(scenario())
+
+
+@pytest.mark.slow
+def test_many_offsets(tmp_path: Path) -> None:
+    """More offsets than one record of the log can hold are pending and committed as one."""
+
+    async def scenario() -> None:
+        count = 70_000
+        async with serving(tmp_path, "log.file.bytes=16777216", clean=False) as services:
+            await services.create("t")
+            who = await services.init()
+            offsets = {}
+            (template,) = services.groups.judge("g", [("t", 0, 7, -1, "")])[0].items()  # type: ignore[list-item]
+            for number in range(count):
+                offsets[template[0]._replace(partition=number)] = template[1]
+            await services.transactions.commit_offsets("x", who, "g", offsets)
+        async with serving(tmp_path, "log.file.bytes=16777216") as services:
+            assert len(list(services.transactions.pending_offsets.keys_of_group("g"))) == count
+            await services.end(who)
+            assert len(services.groups.offsets("g")["t"]) == count
+
+    run(scenario())
+
+
+def test_metrics(tmp_path: Path) -> None:
+    """What the operator sees: how many ended, how many are under way; an idle coordinator counts nothing."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            counters = services.transactions.counters
+            idle = (len(services.transactions), services.transactions.under_way)
+            assert (*idle, counters.committed, counters.aborted, counters.timed_out) == (0, 0, 0, 0, 0)
+            await services.create("t")
+            who, other = await services.init(), await services.init("y")
+            await services.write(who, "t", b"a")
+            await services.write(other, "t", b"b", name="y")
+            assert (len(services.transactions), services.transactions.under_way) == (2, 2)
+            await services.end(who)
+            await services.end(other, name="y", committed=False)
+            assert (services.transactions.under_way, counters.committed, counters.aborted) == (0, 1, 1)
+
+    run(scenario())
