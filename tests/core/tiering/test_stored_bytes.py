@@ -13,7 +13,7 @@ from core.streams.live import Slot
 from core.streams.state import StreamPolicy
 from gateway.http.views import StreamBytes
 from tests.core.support import append, container_of, run, until
-from tests.core.tiering.rewriting import REWRITING, FirstByte, rewriting_store
+from tests.core.tiering.rewriting.support import REWRITING, FirstByte, rewriting_store
 from tests.core.tiering.support import runs_of
 from tests.tier2.chunks import entry
 

@@ -10,7 +10,10 @@ import pytest
 
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import KIB, container_of, run, until
-from tests.core.tiering.rewriting import REWRITING, rewriter_of, rewriting_store
+from tests.core.tiering.reading.test_reading_across import left_the_log
+from tests.core.tiering.rewriting.support import REWRITING, rewriter_of, rewriting_store
+from tests.core.tiering.rewriting.test_rewriter import storage_of
+from tests.core.tiering.snapshots.test_recover import life, recovered, snapshot
 from tests.core.tiering.support import (
     AGEING,
     TIERING,
@@ -21,9 +24,6 @@ from tests.core.tiering.support import (
     storage_in,
     tiered_store,
 )
-from tests.core.tiering.test_reading_across import left_the_log
-from tests.core.tiering.test_recover import life, recovered, snapshot
-from tests.core.tiering.test_rewriter import storage_of
 from tests.core.transactional import Transactional, check_all, check_each, end_all, told, write_randomly
 from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkReader

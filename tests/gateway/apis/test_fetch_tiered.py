@@ -20,7 +20,7 @@ from gateway.data_directory import DataDirectory
 from gateway.network.binding import bind_all
 from gateway.wire.message import Message
 from tests.core.support import Gate
-from tests.core.tiering.chunked_slot import Counting
+from tests.core.tiering.reading.chunked_slot import Counting
 from tests.gateway.apis.test_fetch import found, partitions
 from tests.gateway.harness import FETCH, SETTINGS, Client, batch, fetch_body, values
 from tier2.storage import Unavailable

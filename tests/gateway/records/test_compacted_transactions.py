@@ -23,7 +23,7 @@ from gateway.records.compaction import Compactor
 from gateway.records.record_batch import CONTROL, TRANSACTIONAL, entry_head, read_header
 from gateway.records.records import Record, build_batch
 from tests.core.support import Outcome, policy_from, run, until
-from tests.core.tiering.rewriting import REWRITING, open_directory
+from tests.core.tiering.rewriting.support import REWRITING, open_directory
 from tests.core.tiering.support import CLUSTER, runs_of
 from tests.gateway.records.test_compaction_of_transactions import ABORT, COMMIT, VALUE, delivered, last_values
 

@@ -21,7 +21,7 @@ from core.tiering.reading.gets import GETS_MAX
 from core.tiering.reading.reader import TieredReader
 from core.tiering.rows import chunk_key
 from tests.core.support import KIB, fast_directory, run, until
-from tests.core.tiering.chunked_slot import ChunkedSlot, Counting, read_on
+from tests.core.tiering.reading.chunked_slot import ChunkedSlot, Counting, read_on
 from tests.tier2.chunks import entry
 from tier2.chunk import Entry
 from tier2.chunk_format import AbortedTransaction

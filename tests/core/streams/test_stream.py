@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import core.streams.state
 from core.streams.keyspace import covers, key_point, position_of_slot, slot_range
 from core.streams.state import Epoch, StreamState, decode_stream, new_stream
-from tests.core.test_keyspace import murmur2
+from tests.core.streams.test_keyspace import murmur2
 
 
 def stream_of(slots: int, segments: int = 1) -> StreamState:

@@ -11,7 +11,7 @@ from core.tiering.rows import RunRow
 from core.tiering.snapshots.format import WriterSnapshot
 from core.tiering.snapshots.tail_reader import LOOK_BACK_BYTES, NEW_BYTES_MAX, last_rows
 from core.tiering.snapshots.tails import Ends, EntryWriter, MarkerPlace, Tail, TransactionMark
-from tests.core.tiering.test_adoption import row
+from tests.core.tiering.snapshots.test_adoption import row
 
 PLACE = (1, 0)
 ENDS = Ends([], {})

@@ -22,7 +22,7 @@ from core.streams.state import Stream
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import append, begin_append, container_of, run, until
-from tests.core.tiering.rewriting import REWRITING, Deadly, FirstByte, rewriter_of, rewriting_store
+from tests.core.tiering.rewriting.support import REWRITING, Deadly, FirstByte, rewriter_of, rewriting_store
 from tests.core.tiering.support import chunk_entries, chunks_in, chunks_of, object_keys, runs_of, without_gaps
 from tests.tier2.chunks import entry, head_of
 from tier2.chunk import ChunkReader
@@ -310,7 +310,7 @@ import asyncio, sys
 from pathlib import Path
 from core.tiering.rewriting.worker import Worker, WorkerFailed
 from core.tiering.rewriting.requests import Learn
-from tests.core.tiering.rewriting import FirstByte, setup_for
+from tests.core.tiering.rewriting.support import FirstByte, setup_for
 
 async def main():
     worker = Worker(setup_for(Path(sys.argv[1]), FirstByte), None)

@@ -14,7 +14,7 @@ from core.errors import CorruptLog
 from core.log import replay
 from core.log.format import FILE_HEADER_SIZE, KIND_UPDATE, STEP_GOES_ON, encode_frame
 from core.log.replay import SECTOR_BYTES, open_log_files, scan
-from tests.core.test_replay import FILE_ID, write_log
+from tests.core.log.test_replay import FILE_ID, write_log
 
 LOGS: Final = 60
 FRAMES: Final = 12

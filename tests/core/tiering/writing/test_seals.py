@@ -14,7 +14,7 @@ from core.streams.live import Slot
 from core.tiering.tier import Tier
 from core.tiering.writing.backlog import backlogs_of
 from tests.core.support import KIB, container_of, run, until
-from tests.core.tiering.rewriting import rewriter_of, rewriting_store
+from tests.core.tiering.rewriting.support import rewriter_of, rewriting_store
 from tests.core.tiering.support import (
     TIERING,
     chunk_entries,

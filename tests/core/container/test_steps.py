@@ -19,6 +19,7 @@ from core.log.format import FILE_HEADER_SIZE, KIND_UPDATE, STEP_GOES_ON, BadFram
 from core.log.records import Put
 from core.log.replay import cut_tail, open_log_files, scan
 from core.store import Store
+from tests.core.log.test_replay import FILE_ID, contents, logs, scanned, write_log
 from tests.core.support import (
     KIB,
     append,
@@ -34,7 +35,6 @@ from tests.core.support import (
     run,
     until,
 )
-from tests.core.test_replay import FILE_ID, contents, logs, scanned, write_log
 from tests.core.transaction_script import aborted
 
 SLOTS: Final = 3

@@ -37,7 +37,7 @@ from tests.core.support import (
     until,
 )
 from tests.core.tiering.support import TIERING, chunk_entries, runs_of, storage_in, tiered_store, without_gaps
-from tests.core.tiering.test_storage_writer import Unreliable
+from tests.core.tiering.writing.test_storage_writer import Unreliable
 from tests.tier2.chunks import entry
 from tier2.filesystem import FilesystemStorage
 from tier2.storage import Data, Denied, ObjectStat

@@ -33,7 +33,7 @@ from core.tiering.rewriting.rules import (
 )
 from core.tiering.rows import RunKey, RunRow
 from core.trusted_time import TrustedTime
-from tests.core.tiering.rewriting import FirstByte
+from tests.core.tiering.rewriting.support import FirstByte
 from tests.tier2.chunks import CLICKS, ORDERS, entry, head_of
 from tier2.chunk import ChunkReader, ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, SegmentRef

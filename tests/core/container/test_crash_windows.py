@@ -15,6 +15,7 @@ import pytest
 from core.applied.metadata import _FIRST_KEY, Metadata
 from core.config import SyncMode
 from tests.core.crash_disk import CrashDisk, build
+from tests.core.log.test_replay import logs
 from tests.core.support import (
     SMALL,
     append,
@@ -28,7 +29,6 @@ from tests.core.support import (
     roll,
     run,
 )
-from tests.core.test_replay import logs
 from tests.core.transaction_script import aborted, play
 
 HOUR_MS: Final = 3_600_000

@@ -15,7 +15,7 @@ from core.streams.entries import StillLoading
 from core.streams.live import Slot
 from core.tiering.rows import chunk_key
 from tests.core.support import DEADLINE_S, KIB, append, container_of, run, until
-from tests.core.tiering.chunked_slot import Counting
+from tests.core.tiering.reading.chunked_slot import Counting
 from tests.core.tiering.support import AGEING, TIERING, fill, runs_of, storage_in, tiered_store
 from tests.tier2.chunks import entry
 
