@@ -1,7 +1,7 @@
 """One broker: every service, made in the order in which they need one another, ended in reverse.
 
 Keeps: clients are served only when everything below them is recovered, and hear the end of what they
-asked before what answers it goes. Handlers reach services through this object's attributes.
+asked before what answers it goes. Handlers reach its services through `Services`, and nothing else of it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, server_limits
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
+from gateway.services import Services
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.producer_ids import ProducerIds
@@ -45,7 +46,7 @@ from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from gateway.http.api import Services
+    from gateway.http.api import Services as Observed
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
 
@@ -69,7 +70,7 @@ HTTP_DELAY_S_MAX: Final = 0.5
 
 
 class Broker:
-    """What handlers find behind `ctx.broker`."""
+    """What handlers find behind `ctx.services`."""
 
     store: Store
     topics: Topics
@@ -105,7 +106,7 @@ class Broker:
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
-        self._services: Services | None = None
+        self._observed: Observed | None = None
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
@@ -201,9 +202,10 @@ class Broker:
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
+        self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
-        self._server = Server(limits, Dispatcher(self, self.apis, self.metrics), self.metrics)
+        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics)
         self._offer_gauges(self._server)
         try:
             await self._server.start(self._kafka)
@@ -211,6 +213,23 @@ class Broker:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
         self.phase = "serving"
         self._serving.set()
+
+    def _offered(self) -> Services:
+        return Services(
+            config=self.config,
+            node_id=self.node_id,
+            cluster_id=self.cluster_id,
+            clock=self.clock,
+            metrics=self.metrics,
+            store=self.store,
+            topics=self.topics,
+            resource_configs=self.resource_configs,
+            producers=self.producers,
+            groups=self.groups,
+            transactions=self.transactions,
+            fetch_sessions=self.fetch_sessions,
+            openers=self.openers,
+        )
 
     async def until_taken_over(self) -> Owner:
         """Returns when another copy of the data directory owns long-term storage: this process must end then, before
@@ -289,12 +308,12 @@ class Broker:
     def _containers(self) -> list[Container]:
         return list(self.store.containers.values())
 
-    def _tell(self) -> Services:
-        if self._services is None:
-            from gateway.http.services import services_of
+    def _tell(self) -> Observed:
+        if self._observed is None:
+            from gateway.http.services import observed
 
-            self._services = services_of(self)
-        return self._services
+            self._observed = observed(self.services, lambda: self.phase)
+        return self._observed
 
     def _expose(self) -> Exposition:
         if self._exposition is None:

@@ -1,15 +1,38 @@
-"""A request, or one item of it, that is refused: Kafka's error code and the words that say why.
+"""What a client hears when a request is refused, and which error of the store becomes which code of Kafka.
 
-Keeps: whoever refuses chooses the code where the reason is known, so handlers only pass it on.
+A refusal is one exception, `Refusal`: the check that knows the reason chooses the code, handlers pass it on. An error
+of the store knows nothing of Kafka; `CODES` says what it means to a client, by what was asked. The columns differ,
+because clients do different things with the same code.
+
+Invariant: no other module maps an error of the store to a code.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Final
+
 from kio.schema.errors import ErrorCode
+
+from core.errors import (
+    CorruptChunk,
+    ErrorKind,
+    MissingChunk,
+    OutOfRange,
+    SequenceGap,
+    StaleWriterEpoch,
+    StorageFailure,
+    StorageFull,
+    StoreError,
+    StreamExists,
+    StreamSealed,
+    UnknownStream,
+)
 
 
 class Refusal(Exception):
-    """Carried from the check that failed to the response."""
+    """A request, or one item of it, is refused: Kafka's code, and words where the response has a field for them."""
 
     def __init__(self, code: ErrorCode, message: str | None = None) -> None:
         super().__init__(message or code.name)
@@ -27,3 +50,72 @@ class InvalidConfig(Refusal):
 def invalid_request(message: str) -> Refusal:
     """A request that makes no sense, whatever the state of the broker."""
     return Refusal(ErrorCode.invalid_request, message)
+
+
+class Asked(enum.Enum):
+    """What was asked of the store: a column of the table."""
+
+    APPEND = enum.auto()  # Produce
+    READ = enum.auto()  # Fetch
+    PARTITION = enum.auto()  # an administrative request about one partition, or about a producer id
+    TOPIC = enum.auto()  # an administrative request about a topic or a resource
+    COORDINATOR = enum.auto()  # a group's or a transaction's own record
+    ANYTHING = enum.auto()  # a handler raised what it did not foresee
+
+
+Meant = type[StoreError] | ErrorKind
+
+CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
+    Asked.APPEND: (
+        (SequenceGap, ErrorCode.out_of_order_sequence_number),
+        (StaleWriterEpoch, ErrorCode.invalid_producer_epoch),
+        (StreamSealed, ErrorCode.policy_violation),
+        # Every client tries this again, and it says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
+        (StorageFull, ErrorCode.not_enough_replicas),
+        (StoreError, ErrorCode.kafka_storage_error),
+    ),
+    Asked.READ: (
+        # Clients pass this to the application with partition and offset. KAFKA_STORAGE_ERROR they would try for ever.
+        (CorruptChunk, ErrorCode.corrupt_message),
+        (MissingChunk, ErrorCode.corrupt_message),
+        (StoreError, ErrorCode.kafka_storage_error),
+    ),
+    Asked.PARTITION: (
+        (OutOfRange, ErrorCode.offset_out_of_range),
+        (UnknownStream, ErrorCode.unknown_topic_or_partition),
+        (StoreError, ErrorCode.kafka_storage_error),
+    ),
+    Asked.TOPIC: (
+        (StreamExists, ErrorCode.topic_already_exists),
+        (UnknownStream, ErrorCode.unknown_topic_or_partition),
+        (StreamSealed, ErrorCode.policy_violation),
+        (StoreError, ErrorCode.kafka_storage_error),
+    ),
+    Asked.COORDINATOR: (
+        # Upon both, every client looks for the coordinator again; upon the second it also forgets the one it has.
+        (ErrorKind.RETRY, ErrorCode.coordinator_not_available),
+        (StoreError, ErrorCode.not_coordinator),
+    ),
+    Asked.ANYTHING: (
+        # A write failed: the process ends, and a client finds everything acknowledged after the restart.
+        (StorageFailure, ErrorCode.kafka_storage_error),
+        (StoreError, ErrorCode.unknown_server_error),
+    ),
+}
+"""By what was asked: kinds of errors with their codes. The first row that fits counts, and the last one fits all.
+Upon KAFKA_STORAGE_ERROR a client asks for the leader and tries again."""
+
+
+def code_of(error: StoreError, asked: Asked) -> ErrorCode:
+    """Kafka's code for an error of the store."""
+    return next(code for meant, code in CODES[asked] if _is(error, meant))
+
+
+def _is(error: StoreError, meant: Meant) -> bool:
+    return error.kind is meant if isinstance(meant, ErrorKind) else isinstance(error, meant)
+
+
+def refusal_of(error: StoreError) -> Refusal:
+    """The refusal of a change to a topic that the store could not make."""
+    code = code_of(error, Asked.TOPIC)
+    return Refusal(code, f"Topic '{error.name}' already exists." if isinstance(error, StreamExists) else str(error))

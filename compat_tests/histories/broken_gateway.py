@@ -15,8 +15,9 @@ from kio.schema.errors import ErrorCode
 import gateway.transactions.coordinator as coordinating
 from core.streams.live import Slot
 from gateway.cli.app import main as serve
+from gateway.refusals import Refusal
 from gateway.transactions.coordinator import TransactionCoordinator
-from gateway.transactions.transaction import PREPARED, Identity, Place, Refused, Transaction
+from gateway.transactions.transaction import PREPARED, Identity, Place, Transaction
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def turn_off_fencing() -> None:
 
     def admit(self: Transaction, identity: Identity) -> None:
         if self.state in PREPARED:
-            raise Refused(ErrorCode.concurrent_transactions)
+            raise Refusal(ErrorCode.concurrent_transactions)
 
     Transaction.admit = admit  # type: ignore[method-assign]
     Transaction._admit_identity = lambda self, identity: None  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ from gateway.wire.message import Message
 if TYPE_CHECKING:
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
+    from gateway.services import Services
 
 
 _T = TypeVar("_T")
@@ -27,7 +28,7 @@ _T = TypeVar("_T")
 class RequestContext:
     """Who asked, and on what: everything about a request except its body."""
 
-    broker: Any
+    services: "Services"
     version: int
     correlation_id: int
     client_id: str | None

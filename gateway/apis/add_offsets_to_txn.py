@@ -12,20 +12,21 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
-from gateway.transactions.errors import code_of
-from gateway.transactions.transaction import Identity, Refused
+from gateway.refusals import Refusal
+from gateway.transactions.errors import transaction_code
+from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
 
 async def add_offsets_to_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    error = ctx.broker.groups.check_group_id(request.group_id)
+    error = ctx.services.groups.check_group_id(request.group_id)
     if error is not ErrorCode.none:
         return {"error_code": error}
     identity = Identity(request.producer_id, request.producer_epoch)
     try:
-        await ctx.broker.transactions.add(request.transactional_id, identity, (), (request.group_id,))
-    except (Refused, StoreError) as refused:
-        return {"error_code": code_of(refused, ctx.version)}
+        await ctx.services.transactions.add(request.transactional_id, identity, (), (request.group_id,))
+    except (Refusal, StoreError) as refused:
+        return {"error_code": transaction_code(refused, ctx.version)}
     return {"error_code": ErrorCode.none}
 
 

@@ -16,8 +16,9 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of
-from gateway.transactions.errors import code_of
-from gateway.transactions.transaction import Identity, Place, Refused
+from gateway.refusals import Refusal
+from gateway.transactions.errors import transaction_code
+from gateway.transactions.transaction import Identity, Place
 from gateway.wire.message import Message
 
 BATCHED_SINCE: Final = 4
@@ -49,9 +50,9 @@ async def _added(
         return await _not_attempted(ctx, topics, unknown)
     code = ErrorCode.none
     try:
-        await ctx.broker.transactions.add(transactional_id, identity, places.values())
-    except (Refused, StoreError) as error:
-        code = code_of(error, ctx.version)
+        await ctx.services.transactions.add(transactional_id, identity, places.values())
+    except (Refusal, StoreError) as error:
+        code = transaction_code(error, ctx.version)
     return await _results(ctx, topics, lambda name, index: code)
 
 
@@ -65,9 +66,9 @@ async def _verified(
 
     def code(name: str, index: int) -> ErrorCode:
         try:
-            is_part = ctx.broker.transactions.admit_write(transactional_id, identity, places[name, index])
-        except Refused as error:
-            return code_of(error, ctx.version)
+            is_part = ctx.services.transactions.admit_write(transactional_id, identity, places[name, index])
+        except Refusal as error:
+            return transaction_code(error, ctx.version)
         return ErrorCode.none if is_part else outside
 
     return await _results(ctx, topics, code)
@@ -80,7 +81,7 @@ async def _places(
     places: dict[tuple[str, int], Place] = {}
     unknown: set[tuple[str, int]] = set()
     async for topic in ctx.paced(topics):
-        stream = ctx.broker.topics.get(topic.name)
+        stream = ctx.services.topics.get(topic.name)
         async for index in ctx.paced(topic.partitions):
             slot = slot_of(stream, index)
             if slot is None:

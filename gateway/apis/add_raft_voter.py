@@ -20,7 +20,7 @@ FIXED: Final = Refusal(
 
 async def add_raft_voter(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     try:
-        check_cluster(ctx.broker.cluster_id, request.cluster_id)
+        check_cluster(ctx.services.cluster_id, request.cluster_id)
     except Refusal as refused:
         return told(refused)
     return told(FIXED)

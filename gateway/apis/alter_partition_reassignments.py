@@ -34,7 +34,7 @@ async def alter_partition_reassignments(ctx: RequestContext, request: Message) -
 
 def _why_not(ctx: RequestContext, name: str, part: Message) -> Refusal | None:
     """Why a partition does not get the replicas that it is to have; None when it has them."""
-    stream = ctx.broker.topics.get(name)
+    stream = ctx.services.topics.get(name)
     if stream is None:
         return Refusal(ErrorCode.unknown_topic_or_partition, f"Unable to find a topic named {name}.")
     if slot_of(stream, part.partition_index) is None:
@@ -42,7 +42,7 @@ def _why_not(ctx: RequestContext, name: str, part: Message) -> Refusal | None:
         return Refusal(ErrorCode.unknown_topic_or_partition, why)
     if part.replicas is None:
         return Refusal(ErrorCode.no_reassignment_in_progress)
-    return _wrong(part.replicas, ctx.broker.node_id)
+    return _wrong(part.replicas, ctx.services.node_id)
 
 
 def _wrong(replicas: Sequence[int], node_id: int) -> Refusal | None:

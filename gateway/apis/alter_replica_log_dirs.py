@@ -15,7 +15,7 @@ from gateway.wire.message import Message
 
 
 async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    here = str(ctx.broker.config.data_dir.absolute())
+    here = str(ctx.services.config.data_dir.absolute())
     outcomes: dict[str, dict[int, int]] = {}
     async for directory in ctx.paced(request.dirs):
         async for topic in ctx.paced(directory.topics):
@@ -28,7 +28,7 @@ async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mappi
 def _outcome(ctx: RequestContext, name: str, partition: int, *, is_here: bool) -> int:
     if not is_here:
         return ErrorCode.log_dir_not_found
-    if slot_of(ctx.broker.topics.get(name), partition) is None:
+    if slot_of(ctx.services.topics.get(name), partition) is None:
         return ErrorCode.unknown_topic_or_partition
     return ErrorCode.none
 

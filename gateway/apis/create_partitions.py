@@ -33,7 +33,7 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
             wanted[topic.name] = topic.count
         except Refusal as refused:
             outcomes[topic.name] = refused
-    outcomes |= await ctx.broker.topics.grow(wanted, request.validate_only)
+    outcomes |= await ctx.services.topics.grow(wanted, request.validate_only)
     return {"results": [{"name": name, **told(outcome)} async for name, outcome in ctx.paced(outcomes.items())]}
 
 
@@ -41,7 +41,7 @@ def _check_assignments(ctx: RequestContext, topic: Message) -> None:
     """Kafka looks at the topic and the count first."""
     if topic.assignments is None:
         return
-    stream = ctx.broker.topics.existing(topic.name)
+    stream = ctx.services.topics.existing(topic.name)
     check_growth(stream, topic.count)
     added = topic.count - stream.slot_count
     if added != len(topic.assignments):

@@ -43,7 +43,7 @@ async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
     if partitions > PARTITIONS_PER_REQUEST_MAX:
         made: Sequence[NewTopic | Stream | Refusal] = [too_many_partitions()] * len(once)
     else:
-        made = await ctx.broker.topics.create(wanted, request.validate_only)
+        made = await ctx.services.topics.create(wanted, request.validate_only)
     outcomes = dict(zip(once, made, strict=True))
     duplicate = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
     outcomes |= dict.fromkeys(sorted(twice), duplicate)
@@ -54,7 +54,7 @@ async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
 def _partitions_of(ctx: RequestContext, topic: Message) -> int:
     if topic.assignments:
         return len(topic.assignments)
-    default: int = ctx.broker.config.num_partitions
+    default: int = ctx.services.config.num_partitions
     return default if topic.num_partitions == -1 else max(0, topic.num_partitions)
 
 
@@ -145,7 +145,7 @@ class _ConfigEntries:
                     "is_sensitive": False,
                 },
             )
-            for config in self._ctx.broker.topics.configs.describe_topic(overrides)
+            for config in self._ctx.services.topics.configs.describe_topic(overrides)
         ]
         return EncodedItems(len(items), b"".join(items))
 

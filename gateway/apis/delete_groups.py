@@ -20,10 +20,10 @@ async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, A
     results: list[dict[str, Any]] = []
     async for first in ctx.paced(range(0, len(group_ids), AT_ONCE)):
         some = group_ids[first : first + AT_ONCE]
-        errors = await asyncio.gather(*map(ctx.broker.groups.delete_group, some))
+        errors = await asyncio.gather(*map(ctx.services.groups.delete_group, some))
         for group_id, error in zip(some, errors, strict=True):
             if error is ErrorCode.none:
-                ctx.broker.transactions.group_deleted(group_id)
+                ctx.services.transactions.group_deleted(group_id)
             results.append({"group_id": group_id, "error_code": error})
     return {"results": results}
 

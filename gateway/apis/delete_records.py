@@ -12,8 +12,9 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
-from gateway.apis.shared.administration import slot_of, storage_code
+from gateway.apis.shared.administration import slot_of
 from gateway.kafka_configs.topic_config import config_of
+from gateway.refusals import Asked, code_of
 from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
 
@@ -43,7 +44,7 @@ async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -
     """The partition's new start, or -1 and why not."""
     if name in INTERNAL:
         return -1, ErrorCode.invalid_topic_exception
-    stream = ctx.broker.topics.get(name)
+    stream = ctx.services.topics.get(name)
     slot = slot_of(stream, partition)
     if stream is None or slot is None:
         return -1, ErrorCode.unknown_topic_or_partition
@@ -56,7 +57,7 @@ async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -
     try:
         return await slot.truncate_before(wanted), ErrorCode.none
     except StoreError as failed:
-        return -1, storage_code(failed)
+        return -1, code_of(failed, Asked.PARTITION)
 
 
 def _result(partition: int, start: int, code: int) -> dict[str, Any]:

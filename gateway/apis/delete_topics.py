@@ -13,6 +13,7 @@ from core.streams.state import Stream
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.refusals import Refusal
+from gateway.topics.topics import Topics
 from gateway.wire.message import Message
 
 IDS_FROM: Final = 6
@@ -29,20 +30,18 @@ _NAMED_TWICE: Final = Refusal(
 async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     asked = _asked(request, ctx.version)
     refused = await _refused_alone(ctx, asked)
-    if not ctx.broker.config.delete_topic_enable:
+    if not ctx.services.config.delete_topic_enable:
         refused = dict.fromkeys(asked, _disabled(ctx.version))
     found: dict[Asked, Stream] = {}
     async for each in ctx.paced(asked):
         if each not in refused:
-            name, topic_id = each
-            topics = ctx.broker.topics
-            stream = topics.get(name) if name is not None else topics.by_uuid(topic_id)
+            stream = _found(ctx.services.topics, *each)
             if stream is None:
-                refused[each] = _unknown(name)
+                refused[each] = _unknown(each[0])
             else:
                 found[each] = stream
     twice = _twice_named(found)
-    outcomes = await ctx.broker.topics.delete(found.values())
+    outcomes = await ctx.services.topics.delete(found.values())
     answers = [_answer(*each, refusal) async for each, refusal in ctx.paced(refused.items())]
     answers += [_answer(stream.name, stream.uuid, _NAMED_TWICE) for stream in twice]
     answers += [
@@ -55,6 +54,12 @@ def _asked(request: Message, version: int) -> list[Asked]:
     if version >= IDS_FROM:
         return [(topic.name, topic.topic_id) for topic in request.topics]
     return [(name, None) for name in request.topic_names]
+
+
+def _found(topics: Topics, name: str | None, topic_id: UUID | None) -> Stream | None:
+    if topic_id is not None:
+        return topics.by_uuid(topic_id)
+    return None if name is None else topics.get(name)
 
 
 async def _refused_alone(ctx: RequestContext, asked: list[Asked]) -> dict[Asked, Refusal]:

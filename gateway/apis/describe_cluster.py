@@ -29,7 +29,7 @@ async def describe_cluster(ctx: RequestContext, request: Message) -> Mapping[str
             f"Unsupported endpoint type {request.endpoint_type}",
         )
     listener = ctx.connection.listener
-    broker = ctx.broker
+    broker = ctx.services
     return {
         "endpoint_type": BROKERS,
         "cluster_id": broker.cluster_id,

@@ -50,7 +50,7 @@ def _describe(ctx: RequestContext, request: Message, resource: Message) -> dict[
 
 def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig]:
     name: str = resource.resource_name
-    topics = ctx.broker.topics
+    topics = ctx.services.topics
     described: Iterator[DescribedConfig]
     match resource.resource_type:
         case ResourceType.TOPIC:
@@ -68,7 +68,7 @@ def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig
             if not name:
                 what = "Group" if kind == ResourceType.GROUP else "Client metrics subscription"
                 raise Refusal(ErrorCode.invalid_request, f"{what} name must not be empty")
-            described = ctx.broker.resource_configs.describe(KINDS[kind], name)
+            described = ctx.services.resource_configs.describe(KINDS[kind], name)
         case unknown:
             raise Refusal(ErrorCode.invalid_request, f"Unsupported resource type: {unknown}")
     return described
@@ -77,10 +77,10 @@ def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig
 def _check_node(ctx: RequestContext, name: str) -> None:
     if not name.removeprefix("-").isascii() or not name.removeprefix("-").isdigit():
         raise Refusal(ErrorCode.invalid_request, f"Broker id must be an integer, but it is: {name}")
-    if int(name) != ctx.broker.node_id:
+    if int(name) != ctx.services.node_id:
         raise Refusal(
             ErrorCode.invalid_request,
-            f"Unexpected broker id, expected {ctx.broker.node_id} or empty string, but received {name}",
+            f"Unexpected broker id, expected {ctx.services.node_id} or empty string, but received {name}",
         )
 
 
@@ -114,7 +114,7 @@ def _root_logger(ctx: RequestContext, name: str) -> dict[str, Any]:
     _check_node(ctx, name)
     return {
         "name": "root",
-        "value": ctx.broker.config.logging_level.upper(),
+        "value": ctx.services.config.logging_level.upper(),
         "read_only": True,
         "config_source": LOGGER_SOURCE,
         "is_sensitive": False,

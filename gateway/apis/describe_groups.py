@@ -28,7 +28,7 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
     operations = ALL_GROUP_OPERATIONS if is_asked else NOT_ASKED
     described = []
     async for group_id in ctx.paced(dict.fromkeys(request.groups)):  # a group named twice is described once
-        group = ctx.broker.groups.get(group_id)
+        group = ctx.services.groups.get(group_id)
         if group is not None:
             described.append(_described(group) | {"authorized_operations": operations})
         elif ctx.version >= NOT_FOUND_FROM:

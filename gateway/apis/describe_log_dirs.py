@@ -17,7 +17,7 @@ from gateway.wire.message import Message
 
 
 async def describe_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    directory = ctx.broker.config.data_dir.absolute()
+    directory = ctx.services.config.data_dir.absolute()
     try:
         usage = await asyncio.to_thread(shutil.disk_usage, directory)
     except OSError:
@@ -35,14 +35,14 @@ async def describe_log_dirs(ctx: RequestContext, request: Message) -> Mapping[st
 
 async def _topics(ctx: RequestContext, request: Message) -> list[dict[str, Any]]:
     if request.topics is None:
-        every: list[Stream] = list(ctx.broker.topics)
+        every: list[Stream] = list(ctx.services.topics)
         return [_topic(stream, range(stream.slot_count)) async for stream in ctx.paced(every)]
     asked: dict[str, dict[int, None]] = {}
     async for topic in ctx.paced(request.topics):
         asked.setdefault(topic.topic, {}).update(dict.fromkeys(topic.partitions))
     described = []
     async for name, partitions in ctx.paced(asked.items()):
-        stream = ctx.broker.topics.get(name)
+        stream = ctx.services.topics.get(name)
         there = [p for p in partitions if stream is not None and 0 <= p < stream.slot_count]
         if stream is not None and there:
             described.append(_topic(stream, there))

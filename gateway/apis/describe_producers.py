@@ -20,7 +20,7 @@ NONE: Final = -1
 async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     topics = []
     async for topic in ctx.paced(request.topics):
-        stream = ctx.broker.topics.get(topic.name)
+        stream = ctx.services.topics.get(topic.name)
         why = NOT_HERE if stream is None else None
         indexes = dict.fromkeys(topic.partition_indexes)  # one named twice is described once
         partitions = [_partition(index, slot_of(stream, index), why) async for index in ctx.paced(indexes)]

@@ -30,17 +30,17 @@ async def describe_quorum(ctx: RequestContext, request: Message) -> Mapping[str,
 
 
 def _partition(ctx: RequestContext) -> dict[str, Any]:
-    container = ctx.broker.store.home
-    now = ctx.broker.clock.wall_ms()
+    container = ctx.services.store.home
+    now = ctx.services.clock.wall_ms()
     voter = {
-        "replica_id": ctx.broker.node_id,
+        "replica_id": ctx.services.node_id,
         "log_end_offset": container.log.next_lsn,
         "last_fetch_timestamp": now,
         "last_caught_up_timestamp": now,
     }
     return {
         "partition_index": 0,
-        "leader_id": ctx.broker.node_id,
+        "leader_id": ctx.services.node_id,
         "leader_epoch": container.epoch,
         "high_watermark": container.applied_lsn + 1,
         "current_voters": [voter],
@@ -50,7 +50,7 @@ def _partition(ctx: RequestContext) -> dict[str, Any]:
 def _node(ctx: RequestContext) -> dict[str, Any]:
     listener = ctx.connection.listener
     reached = {"name": LISTENER, "host": listener.advertised_host, "port": listener.advertised_port}
-    return {"node_id": ctx.broker.node_id, "listeners": [reached]}
+    return {"node_id": ctx.services.node_id, "listeners": [reached]}
 
 
 def _unknown(request: Message) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
     if cursor is not None and (cursor.partition_index < 0 or (names and cursor.topic_name not in names)):
         return _error_response(request, ctx.version, ErrorCode.invalid_request)
     first_name = cursor.topic_name if cursor is not None else ""
-    every = names or {stream.name for stream in ctx.broker.topics}
+    every = names or {stream.name for stream in ctx.services.topics}
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
     entries: list[dict[str, Any]] = []
     # One more than a page can hold: it is the next page's first.
@@ -36,13 +36,13 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
         if not left:
             return _page(entries, name, 0)
         first = cursor.partition_index if cursor is not None and name == first_name else 0
-        stream = ctx.broker.topics.get(name)
+        stream = ctx.services.topics.get(name)
         if stream is None:
             entries.append(_unknown(name))
             left -= 1
             continue
         end = min(stream.slot_count, first + left)
-        entries.append(_known(ctx.broker.node_id, stream, range(first, end)))
+        entries.append(_known(ctx.services.node_id, stream, range(first, end)))
         left -= max(0, end - first)
         if end < stream.slot_count:
             return _page(entries, name, end)

@@ -15,7 +15,7 @@ from gateway.wire.message import Message
 async def describe_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     described = []
     async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
-        known = ctx.broker.transactions.get(transactional_id)
+        known = ctx.services.transactions.get(transactional_id)
         if known is not None:
             described.append(_described(ctx, known))
         elif transactional_id:
@@ -28,7 +28,7 @@ async def describe_transactions(ctx: RequestContext, request: Message) -> Mappin
 def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
     partitions: dict[str, list[int]] = {}
     for place in sorted(known.partitions):
-        stream = ctx.broker.store.stream_of(place.stream_id)
+        stream = ctx.services.store.stream_of(place.stream_id)
         if stream is not None:
             partitions.setdefault(stream.name, []).append(place.slot)
     return {

@@ -36,7 +36,7 @@ async def elect_leaders(ctx: RequestContext, request: Message) -> Mapping[str, A
 
 
 def _outcome(ctx: RequestContext, name: str, partition: int) -> Refusal:
-    stream = ctx.broker.topics.get(name)
+    stream = ctx.services.topics.get(name)
     if stream is None:
         return Refusal(ErrorCode.unknown_topic_or_partition, f"No such topic as {name}")
     if slot_of(stream, partition) is None:

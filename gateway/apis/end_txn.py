@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
-from gateway.transactions.errors import code_of
-from gateway.transactions.transaction import NO_EPOCH, NO_ID, Identity, Refused
+from gateway.refusals import Refusal
+from gateway.transactions.errors import transaction_code
+from gateway.transactions.transaction import NO_EPOCH, NO_ID, Identity
 from gateway.wire.message import Message
 
 EPOCH_BUMPED_SINCE: Final = 5
@@ -23,14 +24,14 @@ EPOCH_BUMPED_SINCE: Final = 5
 
 async def end_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     try:
-        identity = await ctx.broker.transactions.end(
+        identity = await ctx.services.transactions.end(
             request.transactional_id,
             Identity(request.producer_id, request.producer_epoch),
             committed=request.committed,
             bumps=ctx.version >= EPOCH_BUMPED_SINCE,
         )
-    except (Refused, StoreError) as error:
-        return {"error_code": code_of(error, ctx.version), "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
+    except (Refusal, StoreError) as error:
+        return {"error_code": transaction_code(error, ctx.version), "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
     return {"error_code": 0, "producer_id": identity.producer_id, "producer_epoch": identity.epoch}
 
 

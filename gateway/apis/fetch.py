@@ -22,8 +22,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import (
-    CorruptChunk,
-    MissingChunk,
     OutOfRange,
     StorageFailure,
     StoreClosed,
@@ -33,10 +31,21 @@ from core.errors import (
 from core.streams.entries import StillLoading
 from gateway.apis import Api
 from gateway.fetching.cold_reads import ColdRead, report
-from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, SessionError, Target, TopicKey
+from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, Target, TopicKey
 from gateway.kafka_configs.topic_config import config_of
 from gateway.records.record_batch import ZSTD
+from gateway.refusals import Asked, Refusal, code_of
 from gateway.wire.codec import request_codec
+from gateway.wire.error_codes import (
+    FENCED_LEADER_EPOCH,
+    KAFKA_STORAGE_ERROR,
+    NOT_LEADER_OR_FOLLOWER,
+    OFFSET_OUT_OF_RANGE,
+    UNKNOWN_LEADER_EPOCH,
+    UNKNOWN_TOPIC_ID,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    UNSUPPORTED_COMPRESSION_TYPE,
+)
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
@@ -46,7 +55,6 @@ if TYPE_CHECKING:
     from core.streams.live import Slot
     from core.streams.state import Stream
     from core.streams.transactions import Aborted
-    from gateway.broker import Broker
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
@@ -54,16 +62,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
-OFFSET_OUT_OF_RANGE: Final = 1
-CORRUPT_MESSAGE: Final = 2
-UNKNOWN_TOPIC_OR_PARTITION: Final = 3
-NOT_LEADER_OR_FOLLOWER: Final = 6
-KAFKA_STORAGE_ERROR: Final = 56
-UNSUPPORTED_COMPRESSION_TYPE: Final = 76
-FENCED_LEADER_EPOCH: Final = 74
-UNKNOWN_LEADER_EPOCH: Final = 75
-UNKNOWN_TOPIC_ID: Final = 100
 
 KEY: Final = 1
 JOIN_BELOW: Final = 4096
@@ -93,7 +91,6 @@ class _Fetch:
     """One Fetch request on its way."""
 
     __slots__ = (
-        "broker",
         "committed",
         "connection",
         "deadline_s",
@@ -107,6 +104,7 @@ class _Fetch:
         "reply",
         "reserved",
         "results",
+        "services",
         "session",
         "size",
         "timer",
@@ -117,13 +115,13 @@ class _Fetch:
     )
 
     def __init__(self, connection: Connection, version: int, request: Message, reply: ResponseSlot) -> None:
-        broker: Broker = connection.broker
-        self.broker = broker
+        services = connection.services
+        self.services = services
         self.connection = connection
         self.version = version
         self.reply = reply
         self.done = False
-        self.max_bytes: int = min(request.max_bytes, broker.config.fetch_max_bytes)
+        self.max_bytes: int = min(request.max_bytes, services.config.fetch_max_bytes)
         self.min_bytes: int = min(request.min_bytes, self.max_bytes)
         self.committed = request.isolation_level == READ_COMMITTED
         self.wanted = FetchSet()
@@ -143,9 +141,9 @@ class _Fetch:
     # What is asked for
 
     def read_request(self, request: Message) -> None:
-        """Find the partitions, in a session or not. Raises SessionError."""
+        """Find the partitions, in a session or not. Raises Refusal."""
         with_ids = self.version >= TOPIC_IDS_SINCE
-        sessions = self.broker.fetch_sessions
+        sessions = self.services.fetch_sessions
         session_id, epoch = request.session_id, request.session_epoch
         if self.version < SESSIONS_SINCE or epoch == FINAL_EPOCH:
             sessions.remove(session_id)
@@ -184,8 +182,8 @@ class _Fetch:
 
     def stream(self, topic: TopicKey) -> Stream | None:
         if isinstance(topic, str):
-            return self.broker.topics.get(topic)
-        return None if topic is None else self.broker.topics.by_uuid(topic)
+            return self.services.topics.get(topic)
+        return None if topic is None else self.services.topics.by_uuid(topic)
 
     # Evaluation
 
@@ -321,8 +319,7 @@ class _Fetch:
             self._add(target, slot, None)
         except (StoreError, OSError) as error:
             report(slot, error)
-            is_tiered = isinstance(error, CorruptChunk | MissingChunk)
-            self._fail(target, CORRUPT_MESSAGE if is_tiered else KAFKA_STORAGE_ERROR)
+            self._fail(target, code_of(error, Asked.READ) if isinstance(error, StoreError) else KAFKA_STORAGE_ERROR)
         else:
             read.fits_nothing = not found.size
             self._add(target, slot, found)
@@ -394,7 +391,7 @@ class _Fetch:
         if self.timer is None:
             self.timer = asyncio.get_running_loop().call_later(self.deadline_s, self._time_is_up)
             self.connection.on_close(self._finish)
-            self.broker.fetch_sessions.waiting[self._time_is_up] = None
+            self.services.fetch_sessions.waiting[self._time_is_up] = None
         self.wanted.wait(self.min_bytes - self.size, self.run)
 
     def _time_is_up(self) -> None:
@@ -408,7 +405,7 @@ class _Fetch:
         if self.timer is not None:
             self.timer.cancel()
             self.connection.forget_on_close(self._finish)
-            self.broker.fetch_sessions.waiting.pop(self._time_is_up, None)
+            self.services.fetch_sessions.waiting.pop(self._time_is_up, None)
         if self.session is None or self.session.ended:
             self.wanted.close()
         else:
@@ -429,7 +426,7 @@ class _Fetch:
                 # It may have more: its turn comes again, after all others.
                 del dirty[target]
                 dirty[target] = None
-        self.broker.metrics.fetched_bytes += self.size
+        self.services.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
         self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
 
@@ -468,8 +465,8 @@ def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply
     running = _Fetch(connection, version, request, reply)
     try:
         running.read_request(request)
-    except SessionError as error:
-        reply.send(encode_fetch_response(version, [], error_code=error.error_code))
+    except Refusal as error:
+        reply.send(encode_fetch_response(version, [], error_code=error.code))
         return
     running.run()
 

@@ -35,7 +35,7 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
     listener = ctx.connection.listener
     node = {
         "error_code": ErrorCode.none,
-        "node_id": ctx.broker.node_id,
+        "node_id": ctx.services.node_id,
         "host": listener.advertised_host,
         "port": listener.advertised_port,
     }

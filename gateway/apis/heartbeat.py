@@ -13,7 +13,7 @@ from gateway.wire.message import Message
 
 
 async def heartbeat(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    error = ctx.broker.groups.heartbeat(
+    error = ctx.services.groups.heartbeat(
         request.group_id, request.member_id, request.group_instance_id, request.generation_id
     )
     return {"error_code": error}

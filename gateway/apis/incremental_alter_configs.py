@@ -27,7 +27,7 @@ class Operation(enum.IntEnum):
 
 
 async def incremental_alter_configs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    configs: BrokerConfigs = ctx.broker.topics.configs
+    configs: BrokerConfigs = ctx.services.topics.configs
 
     def change_of(message: Message, resource: Resource) -> Change:
         for config in message.configs:

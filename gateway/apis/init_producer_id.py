@@ -15,9 +15,9 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
-from gateway.apis.shared.administration import storage_code
-from gateway.transactions.errors import code_of
-from gateway.transactions.transaction import NOBODY, Identity, Refused
+from gateway.refusals import Asked, Refusal, code_of
+from gateway.transactions.errors import transaction_code
+from gateway.transactions.transaction import NOBODY, Identity
 from gateway.wire.message import Message
 
 FENCED_SINCE: Final = 4
@@ -29,19 +29,19 @@ async def init_producer_id(ctx: RequestContext, request: Message) -> Mapping[str
         return _refused(ErrorCode.invalid_request)
     if request.transactional_id is None:
         try:
-            return _answer(Identity(await ctx.broker.producers.allocate(), 0))
+            return _answer(Identity(await ctx.services.producers.allocate(), 0))
         except StoreError as failed:
-            return _refused(storage_code(failed))
+            return _refused(code_of(failed, Asked.PARTITION))
     try:
         return _answer(
-            await ctx.broker.transactions.init_producer(
+            await ctx.services.transactions.init_producer(
                 request.transactional_id,
                 request.transaction_timeout,
                 None if expected == NOBODY else expected,
             )
         )
-    except (Refused, StoreError) as error:
-        return _refused(code_of(error, ctx.version, FENCED_SINCE))
+    except (Refusal, StoreError) as error:
+        return _refused(transaction_code(error, ctx.version, FENCED_SINCE))
 
 
 def _answer(identity: Identity) -> Mapping[str, Any]:

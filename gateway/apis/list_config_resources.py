@@ -23,12 +23,12 @@ async def list_config_resources(ctx: RequestContext, request: Message) -> Mappin
         asked = {ResourceType.CLIENT_METRICS.value}
     if asked - known:
         return {"error_code": ErrorCode.unsupported_version}
-    node = str(ctx.broker.node_id)
+    node = str(ctx.services.node_id)
     found = [(node, kind) for kind in (ResourceType.BROKER, ResourceType.BROKER_LOGGER)]
     if ResourceType.TOPIC in asked:
-        found += [(stream.name, ResourceType.TOPIC) for stream in ctx.broker.topics]
+        found += [(stream.name, ResourceType.TOPIC) for stream in ctx.services.topics]
     for kind in KINDS.values():
-        found += [(name, kind.type) for name in ctx.broker.resource_configs.names(kind)]
+        found += [(name, kind.type) for name in ctx.services.resource_configs.names(kind)]
     return {
         "config_resources": [{"resource_name": name, "resource_type": kind} for name, kind in found if kind in asked]
     }

@@ -27,7 +27,7 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
                 "group_state": group.state.value,
                 "group_type": CLASSIC,
             }
-            async for group in ctx.paced(list(ctx.broker.groups))
+            async for group in ctx.paced(list(ctx.services.groups))
             if not states or group.state.lower() in states
         ]
     }

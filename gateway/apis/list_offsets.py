@@ -20,10 +20,11 @@ from core.errors import StoreError
 from core.streams.entries import StoredEntry
 from core.streams.live import Slot
 from gateway.apis import Api, RequestContext
-from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of, storage_code
+from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of
 from gateway.records.openers import LeavesLoop, Openers, Pace, content_of
 from gateway.records.record_batch import read_header
 from gateway.records.record_check import iter_stamps
+from gateway.refusals import Asked, code_of
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
 
@@ -71,7 +72,7 @@ async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, An
 
 async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: asyncio.Semaphore) -> dict[str, Any]:
     twice = await repeated_among(ctx, [partition.partition_index for partition in topic.partitions])
-    stream = ctx.broker.topics.get(topic.name)
+    stream = ctx.services.topics.get(topic.name)
     answers: dict[int, Found] = {}
     awaited: dict[int, Awaitable[Found]] = {}
     async for asked in ctx.paced(topic.partitions):
@@ -118,7 +119,7 @@ def _answer(
             return _latest_tiered(slot)
         case -6:
             return _earliest_pending(slot)
-    openers: Openers = ctx.broker.openers
+    openers: Openers = ctx.services.openers
     patience_s = PATIENCE_MAX_S
     if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
         patience_s = min(request.timeout / 1000, PATIENCE_MAX_S)
@@ -138,7 +139,7 @@ async def _searched(searches: asyncio.Semaphore, patience_s: float, search: Call
     except TimeoutError:
         return Found(code=ErrorCode.request_timed_out)
     except StoreError as failed:
-        return Found(code=storage_code(failed))
+        return Found(code=code_of(failed, Asked.PARTITION))
 
 
 def _at(slot: Slot, offset: int) -> Found:

@@ -24,7 +24,7 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
     unknown = [name for name in request.state_filters if name not in names]
     wanted, producer_ids = set(request.state_filters), set(request.producer_id_filters)
     began_before_ms = (
-        ctx.broker.store.trusted.ages_ms() - request.duration_filter if request.duration_filter >= 0 else None
+        ctx.services.store.trusted.ages_ms() - request.duration_filter if request.duration_filter >= 0 else None
     )
 
     def matches(known: Transaction) -> bool:
@@ -38,7 +38,7 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
         "error_code": ErrorCode.none,
         "unknown_state_filters": unknown,
         "transaction_states": [
-            _listed(known) async for known in ctx.paced(list(ctx.broker.transactions)) if matches(known)
+            _listed(known) async for known in ctx.paced(list(ctx.services.transactions)) if matches(known)
         ],
     }
 

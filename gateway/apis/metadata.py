@@ -41,7 +41,7 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if request.topics is not None and not all(map(_well_formed(ctx.version), request.topics)):
         return _error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
-    broker = ctx.broker
+    broker = ctx.services
     entries = await _entries(ctx, request)
     return {
         "brokers": [
@@ -68,7 +68,7 @@ def _well_formed(version: int) -> Any:
 
 
 async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
-    topics = ctx.broker.topics
+    topics = ctx.services.topics
     if request.topics is None or (ctx.version == 0 and not request.topics):
         wanted: list[Stream] = list(topics)
         return [_known(ctx, request, stream) async for stream in ctx.paced(wanted) if not stream.deleted]
@@ -88,7 +88,7 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
 
 def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
     """The entry of a topic that is not there, whose creation perhaps begins now."""
-    topics = ctx.broker.topics
+    topics = ctx.services.topics
     code = ErrorCode.unknown_topic_or_partition
     try:
         topics.check_creatable(name)
@@ -134,7 +134,7 @@ def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     """The entry of a topic that is there."""
     operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
     key = (stream.uuid, ctx.version, operations)
-    state = (stream.slot_count, leader_epoch_of(stream), ctx.broker.node_id)
+    state = (stream.slot_count, leader_epoch_of(stream), ctx.services.node_id)
     encoded = _cache.get(key, state)
     if encoded is None:
         entry = {

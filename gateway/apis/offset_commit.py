@@ -52,7 +52,7 @@ class _Group:
 
     def take(self, topic: Message, partition: Message, by_id: bool) -> dict[str, Any]:
         """The partition's answer: complete if it cannot be committed, else `commit` completes it."""
-        topics = self._ctx.broker.topics
+        topics = self._ctx.services.topics
         stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
         answer: dict[str, Any] = {"partition_index": partition.partition_index}
         if stream is None:
@@ -74,7 +74,7 @@ class _Group:
         if error:
             errors = [error] * len(commits)
         else:
-            groups, request = self._ctx.broker.groups, self._request
+            groups, request = self._ctx.services.groups, self._request
             errors = await groups.commit(request.group_id, commits, request.retention_time)
         for answer, code in zip(answers, errors, strict=True):
             answer["error_code"] = code
@@ -91,7 +91,7 @@ def _commit(stream: Stream, partition: Message) -> OffsetCommit:
 
 
 def _admit(ctx: RequestContext, request: Message) -> ErrorCode:
-    error: ErrorCode = ctx.broker.groups.admit_commit(
+    error: ErrorCode = ctx.services.groups.admit_commit(
         request.group_id,
         request.member_id,
         request.group_instance_id,

@@ -13,7 +13,7 @@ from gateway.wire.message import Message
 
 
 async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    groups = ctx.broker.groups
+    groups = ctx.services.groups
     error = groups.check_offset_delete(request.group_id)
     if error:
         return error_response(request, ctx.version, error)
@@ -45,11 +45,11 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     }
 
 
-def _check(ctx: RequestContext, group: Group, name: str, partition: Message) -> ErrorCode:
-    stream = ctx.broker.topics.get(name)
+def _check(ctx: RequestContext, group: Group | None, name: str, partition: Message) -> ErrorCode:
+    stream = ctx.services.topics.get(name)
     if stream is None or not 0 <= partition.partition_index < stream.slot_count:
         return ErrorCode.unknown_topic_or_partition
-    if group.is_subscribed_to(name):
+    if group is not None and group.is_subscribed_to(name):
         return ErrorCode.group_subscribed_to_topic
     return ErrorCode.none
 

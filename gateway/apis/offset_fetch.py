@@ -46,7 +46,7 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
     """One group's answer; before v8 the request itself is the only group."""
     by_id = ctx.version >= TOPIC_IDS_FROM
     if require_stable:
-        await ctx.broker.groups.settle(group.group_id)
+        await ctx.services.groups.settle(group.group_id)
     offsets = _Offsets(ctx, group.group_id, require_stable)
     if group.topics is None:
         return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
@@ -59,11 +59,11 @@ class _Offsets:
 
     def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
         self._ctx = ctx
-        self._groups = ctx.broker.groups
-        self._pending = ctx.broker.transactions.pending_offsets
+        self._groups = ctx.services.groups
+        self._pending = ctx.services.transactions.pending_offsets
         self._group_id = group_id
         self._require_stable = require_stable
-        self.topics = ctx.broker.topics
+        self.topics = ctx.services.topics
 
     async def partitions(self, name: str, indexes: Iterable[int]) -> list[dict[str, Any]]:
         return [self._partition(OffsetKey(self._group_id, name, i)) async for i in self._ctx.paced(indexes)]

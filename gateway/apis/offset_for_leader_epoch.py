@@ -21,7 +21,7 @@ async def offset_for_leader_epoch(ctx: RequestContext, request: Message) -> Mapp
             {
                 "topic": topic.topic,
                 "partitions": [
-                    _answer(ctx.broker.topics.get(topic.topic), asked) async for asked in ctx.paced(topic.partitions)
+                    _answer(ctx.services.topics.get(topic.topic), asked) async for asked in ctx.paced(topic.partitions)
                 ],
             }
             async for topic in ctx.paced(request.topics)

@@ -21,15 +21,27 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
+from core.errors import StorageFailure, StoreError
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
 from gateway.apis import Api
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
-from gateway.records.record_batch import INVALID_RECORD, LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
+from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
+from gateway.refusals import Asked, code_of
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
+from gateway.wire.error_codes import (
+    INVALID_RECORD,
+    INVALID_REQUIRED_ACKS,
+    INVALID_TXN_STATE,
+    KAFKA_STORAGE_ERROR,
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    UNKNOWN_SERVER_ERROR,
+    UNKNOWN_TOPIC_ID,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    UNSUPPORTED_COMPRESSION_TYPE,
+)
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.produce_request import ProducedData, decode_produce, without_repetitions
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
@@ -38,29 +50,15 @@ if TYPE_CHECKING:
     from core.container.container import Container
     from core.streams.live import Slot
     from core.streams.state import Stream
-    from gateway.broker import Broker
-    from gateway.metrics.counters import Metrics
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
-    from gateway.records.openers import Openers, Pace
+    from gateway.records.openers import Pace
     from gateway.records.record_batch import BatchHeader
+    from gateway.services import Services
     from gateway.wire.headers import RequestHeader
 
 logger = logging.getLogger(__name__)
 
-# Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
-UNKNOWN_SERVER_ERROR: Final = -1
-UNKNOWN_TOPIC_OR_PARTITION: Final = 3
-NOT_ENOUGH_REPLICAS: Final = 19
-INVALID_REQUIRED_ACKS: Final = 21
-POLICY_VIOLATION: Final = 44
-OUT_OF_ORDER_SEQUENCE_NUMBER: Final = 45
-INVALID_PRODUCER_EPOCH: Final = 47
-INVALID_TXN_STATE: Final = 48
-TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Final = 53
-KAFKA_STORAGE_ERROR: Final = 56
-UNSUPPORTED_COMPRESSION_TYPE: Final = 76
-UNKNOWN_TOPIC_ID: Final = 100
 
 ZSTD_SINCE: Final = 7
 
@@ -164,7 +162,7 @@ def _produce_held(connection: Connection, reply: ResponseSlot, version: int, dat
 
 def _produce(connection: Connection, reply: ResponseSlot, version: int, data: ProducedData) -> None:
     transactional_id, acks, _, topics = data
-    broker: Broker = connection.broker
+    services = connection.services
     request = _Request(connection, reply, version, acks)
     if len(topics) > 1 or (topics and len(topics[0][1]) > 1):
         topics = without_repetitions(topics)
@@ -172,15 +170,15 @@ def _produce(connection: Connection, reply: ResponseSlot, version: int, data: Pr
     if acks not in (-1, 0, 1):
         refused = INVALID_REQUIRED_ACKS
     elif transactional_id is not None:
-        request.writes = TransactionalWrites(broker.transactions, transactional_id, version)
+        request.writes = TransactionalWrites(services.transactions, transactional_id, version)
         if version >= ADDED_BY_WRITING_SINCE:
-            request.writes.add_partitions(topics, lambda topic: _stream(broker, topic))
+            request.writes.add_partitions(topics, lambda topic: _stream(services, topic))
     now_ms = time.time_ns() // 1_000_000
     refusals = 0
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
         request.topics.append((topic, results))
-        stream = _stream(broker, topic)
+        stream = _stream(services, topic)
         for index, records in partitions:
             if refused:
                 results.append((index, refused, -1, -1, -1))
@@ -206,20 +204,20 @@ def _hold(request: _Request) -> None:
     """Begin nothing more of the connection until the request's batches are open."""
     request.connection.hold()
     task = asyncio.get_running_loop().create_task(_open(request), name="produce-opening")
-    broker: Broker = request.connection.broker
-    broker.openers.keep(task)
+    services = request.connection.services
+    services.openers.keep(task)
 
 
 async def _open(request: _Request) -> None:
     """Open the batches that were left, one after another, append each; then go on with the connection."""
-    broker: Broker = request.connection.broker
+    services = request.connection.services
     unopened = request.unopened
     assert unopened is not None
     now_ms = time.time_ns() // 1_000_000
     try:
         while unopened:
             one = unopened.popleft()
-            one.results[one.place] = await _opened(request, broker, one, now_ms)
+            one.results[one.place] = await _opened(request, services, one, now_ms)
         refusals = sum(1 for _, partitions in request.topics for partition in partitions if partition[1])
         if refusals:
             _report(request, refusals)
@@ -228,7 +226,7 @@ async def _open(request: _Request) -> None:
         request.connection.go_on()
 
 
-async def _opened(request: _Request, broker: Broker, one: _Unopened, now_ms: int) -> ProducedPartition:
+async def _opened(request: _Request, services: Services, one: _Unopened, now_ms: int) -> ProducedPartition:
     """Open one batch off the loop and append it, if its topic is still there."""
     slot, index = one.slot, one.slot.number
 
@@ -236,13 +234,13 @@ async def _opened(request: _Request, broker: Broker, one: _Unopened, now_ms: int
         return adapt_batch(one.batch, one.records, one.config, now_ms, pace)
 
     try:
-        batch, records = await broker.openers.run(adapt)
+        batch, records = await services.openers.run(adapt)
     except InvalidBatch as error:
         return request.refused(slot, error)
     except Exception:
         logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
-    if _stream(broker, one.topic) is not slot.stream:
+    if _stream(services, one.topic) is not slot.stream:
         return _unknown_topic(one.topic, index)
     return _store(request, slot, index, batch, records, one.config)
 
@@ -263,15 +261,15 @@ def _report(request: _Request, refusals: int) -> None:
     logger.warning("produce refused", extra=facts)
 
 
-def _stream(broker: Broker, topic: TopicKey) -> Stream | None:
+def _stream(services: Services, topic: TopicKey) -> Stream | None:
     if isinstance(topic, str):
-        return broker.topics.get(topic)
-    return None if topic is None else broker.topics.by_uuid(topic)
+        return services.topics.get(topic)
+    return None if topic is None else services.topics.by_uuid(topic)
 
 
 def _hold_up(request: _Request, container: Container, size: int) -> None:
     """The log is nearly full: nothing more is taken from this connection for a while."""
-    metrics: Metrics = request.connection.broker.metrics
+    metrics = request.connection.services.metrics
     metrics.throttled_requests += not request.throttle_ms
     hold_s = container.throttle.hold_s(container.clock.monotonic_s(), size)
     request.throttle_ms = max(request.throttle_ms, math.ceil(1000 * hold_s))
@@ -300,7 +298,7 @@ def _append(
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
         if not is_plain(batch, records, config, now_ms):
-            openers: Openers = request.connection.broker.openers
+            openers = request.connection.services.openers
             try:
                 batch, records = adapt_batch(batch, records, config, now_ms, openers.on_loop())
             except LeavesLoop:
@@ -346,19 +344,10 @@ def _store(
         )
     except InvalidBatch as error:
         return request.refused(slot, error)
-    except SequenceGap as gap:
-        return index, OUT_OF_ORDER_SEQUENCE_NUMBER, -1, -1, slot.start, [], str(gap)
-    except StaleWriterEpoch as stale:
-        return index, INVALID_PRODUCER_EPOCH, -1, -1, slot.start, [], str(stale)
-    except StreamSealed as sealed:
-        return index, POLICY_VIOLATION, -1, -1, slot.start, [], str(sealed)
-    except StorageFull as full:
-        # Retriable in every client, and says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
-        return index, NOT_ENOUGH_REPLICAS, -1, -1, slot.start, [], str(full)
-    except StorageFailure as failure:
-        return index, KAFKA_STORAGE_ERROR, -1, -1, slot.start, [], str(failure)
+    except StoreError as error:
+        return index, code_of(error, Asked.APPEND), -1, -1, slot.start, [], str(error)
     request.outstanding += 1
-    metrics: Metrics = request.connection.broker.metrics
+    metrics = request.connection.services.metrics
     metrics.produced_batches += 1
     metrics.produced_records += batch.record_count
     metrics.produced_bytes += len(records)

@@ -16,8 +16,9 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
 from gateway.groups.coordinator import OffsetCommit
-from gateway.transactions.errors import code_of
-from gateway.transactions.transaction import Identity, Refused
+from gateway.refusals import Refusal
+from gateway.transactions.errors import transaction_code
+from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
 ABORTABLE_SINCE: Final = 4
@@ -44,7 +45,7 @@ async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[st
 
 async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit]) -> dict[str, Any]:
     """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
-    stream = ctx.broker.topics.get(topic.name)
+    stream = ctx.services.topics.get(topic.name)
     partitions: list[dict[str, Any]] = []
     async for partition in ctx.paced(topic.partitions):
         index = partition.partition_index
@@ -65,7 +66,7 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
 
 
 async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCommit]) -> list[ErrorCode]:
-    transactions, groups = ctx.broker.transactions, ctx.broker.groups
+    transactions, groups = ctx.services.transactions, ctx.services.groups
     identity = Identity(request.producer_id, request.producer_epoch)
     try:
         is_part = transactions.has_group(request.transactional_id, identity, request.group_id)
@@ -78,7 +79,7 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
             return [error] * len(commits)
         offsets, errors = groups.judge(request.group_id, commits)
         await transactions.commit_offsets(request.transactional_id, identity, request.group_id, offsets)
-    except (Refused, StoreError) as refused:
+    except (Refusal, StoreError) as refused:
         return [_refused(refused, ctx.version)] * len(commits)
     return list(errors)
 
@@ -87,8 +88,8 @@ def _outside(version: int) -> ErrorCode:
     return ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
 
 
-def _refused(error: Refused | StoreError, version: int) -> ErrorCode:
-    code = code_of(error, version, FENCED_SINCE)
+def _refused(error: Refusal | StoreError, version: int) -> ErrorCode:
+    code = transaction_code(error, version, FENCED_SINCE)
     if code is ErrorCode.concurrent_transactions and version < GROUP_ADDED_SINCE:
         return ErrorCode.coordinator_load_in_progress  # the one that older clients try again
     return code

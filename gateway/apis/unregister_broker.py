@@ -15,7 +15,7 @@ from gateway.wire.message import Message
 
 
 async def unregister_broker(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    if request.broker_id != ctx.broker.node_id:
+    if request.broker_id != ctx.services.node_id:
         why = f"Broker ID {request.broker_id} is not currently registered"
         return told(Refusal(ErrorCode.broker_id_not_registered, why))
     return told(Refusal(ErrorCode.policy_violation, f"Broker ID {request.broker_id} is the only broker"))

@@ -42,10 +42,10 @@ def _why_not(ctx: RequestContext, update: Message) -> str | None:
     if level < 0:
         return "A feature version cannot be less than 0."
     if update.feature not in SUPPORTED_FEATURES:
-        return f"Local controller {ctx.broker.node_id} does not support this feature."
+        return f"Local controller {ctx.services.node_id} does not support this feature."
     lowest, highest = SUPPORTED_FEATURES[update.feature]
     if not lowest <= level <= highest:
-        return f"Local controller {ctx.broker.node_id} only supports versions {lowest}-{highest}"
+        return f"Local controller {ctx.services.node_id} only supports versions {lowest}-{highest}"
     if level < highest:
         if kind == Kind.UPGRADE:
             return (

@@ -17,7 +17,8 @@ from core.errors import StoreError
 from core.streams.live import Slot
 from core.streams.transactions import TransactionEnd
 from gateway.apis import Api, RequestContext
-from gateway.apis.shared.administration import slot_of, storage_code
+from gateway.apis.shared.administration import slot_of
+from gateway.refusals import Asked, code_of
 from gateway.transactions.partitions import transaction_end
 from gateway.wire.message import Message
 
@@ -34,7 +35,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
     codes: dict[tuple[str, int], int] = {}
     ends: dict[tuple[str, int], TransactionEnd] = {}
     async for topic in ctx.paced(marker.topics):
-        stream = ctx.broker.topics.get(topic.name)
+        stream = ctx.services.topics.get(topic.name)
         async for index in ctx.paced(topic.partition_indexes):
             slot = slot_of(stream, index)
             if slot is None:
@@ -47,7 +48,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
                     marker.producer_id,
                     marker.producer_epoch,
                     committed=marker.transaction_result,
-                    now_ms=ctx.broker.clock.wall_ms(),
+                    now_ms=ctx.services.clock.wall_ms(),
                 )
     code = await _appended(list(ends.values()))
     codes |= dict.fromkeys(ends, code)
@@ -83,7 +84,7 @@ async def _appended(ends: list[TransactionEnd]) -> int:
         for done in logged:
             await done
     except StoreError as error:
-        return storage_code(error)
+        return code_of(error, Asked.PARTITION)
     return ErrorCode.none
 
 

@@ -8,7 +8,7 @@ log line, whatever the handler does.
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.apis import Api, Registry
 from gateway.dispatch.request_tasks import RequestTasks, report_failure
@@ -28,6 +28,7 @@ from gateway.wire.primitives import skip_tags
 
 if TYPE_CHECKING:
     from gateway.network.connection import Connection
+    from gateway.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,12 @@ def _read_header(connection: "Connection", frame: bytearray, flexible: bool) -> 
 class Dispatcher:
     """Finds the route of each request and starts its handler, in order of arrival."""
 
-    def __init__(self, broker: Any, apis: Registry, metrics: Metrics) -> None:
-        self.broker = broker
+    def __init__(self, services: "Services", apis: Registry, metrics: Metrics) -> None:
+        self.services = services
         self.apis = apis
         self.metrics = metrics
         self._routes: dict[int, Route] = {}
-        self._tasks = RequestTasks(broker, apis, metrics)
+        self._tasks = RequestTasks(services, apis, metrics)
 
     def __repr__(self) -> str:
         return f"<Dispatcher {len(self.apis)} APIs, {self._tasks!r}>"

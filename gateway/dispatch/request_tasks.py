@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from core.errors import StorageFailure
+from core.errors import StoreError
 from gateway.apis import Registry, RequestContext
 from gateway.dispatch.turns import is_out_of_turn, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import ResponseSlot
+from gateway.refusals import Asked, code_of
+from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
@@ -26,6 +28,7 @@ from gateway.wire.message import Message
 if TYPE_CHECKING:
     from gateway.dispatch.dispatcher import Route
     from gateway.network.connection import Connection
+    from gateway.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +38,6 @@ ASIDE_BYTES_MIN: Final = 16 * 1024
 """Requests from this size on are decoded in a thread; 200,000 elements take half a second."""
 ASIDE_ITEMS_MIN: Final = 2_000
 """Answers with more items than this are encoded in a thread; on the loop these take 5 ms."""
-UNKNOWN_SERVER_ERROR: Final = -1
-KAFKA_STORAGE_ERROR: Final = 56
 
 _now: Final = time.perf_counter
 
@@ -44,8 +45,8 @@ _now: Final = time.perf_counter
 class RequestTasks:
     """The handlers that run. See the module."""
 
-    def __init__(self, broker: Any, apis: Registry, metrics: Metrics) -> None:
-        self._broker = broker
+    def __init__(self, services: "Services", apis: Registry, metrics: Metrics) -> None:
+        self._services = services
         self._apis = apis
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
@@ -59,7 +60,7 @@ class RequestTasks:
     ) -> None:
         """Begin to answer a request; `slot` hears of everything that becomes of it."""
         context = RequestContext(
-            self._broker,
+            self._services,
             header.api_version,
             header.correlation_id,
             header.client_id,
@@ -227,7 +228,7 @@ def _send_error(route: "Route", request: Message, slot: ResponseSlot, error: Exc
     if respond is None:
         slot.close("the handler failed")
         return
-    code = KAFKA_STORAGE_ERROR if isinstance(error, StorageFailure) else UNKNOWN_SERVER_ERROR
+    code = code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
     try:
         body = route.answers.encode(respond(request, route.version, code))
     except Exception:

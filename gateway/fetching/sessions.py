@@ -23,7 +23,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from kio.schema.errors import ErrorCode
+
 from core.clock import Clock
+from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Slot
@@ -31,24 +34,12 @@ if TYPE_CHECKING:
 
 TopicKey = str | UUID | None
 
-SESSION_NOT_FOUND: Final = 70
-INVALID_SESSION_EPOCH: Final = 71
-SESSION_TOPIC_ID_ERROR: Final = 106
-
 INITIAL_EPOCH: Final = 0
 FINAL_EPOCH: Final = -1
 EPOCH_MAX: Final = 2**31 - 1
 
 EVICTABLE_AFTER_S: Final = 120.0
 """Kafka's `min.incremental.fetch.session.eviction.ms`."""
-
-
-class SessionError(Exception):
-    """The request does not fit its session; carries Kafka's error code."""
-
-    def __init__(self, error_code: int) -> None:
-        super().__init__(f"fetch session error {error_code}")
-        self.error_code = error_code
 
 
 class Target:
@@ -236,14 +227,14 @@ class FetchSessions:
         return True
 
     def take(self, session_id: int, epoch: int, uses_topic_ids: bool) -> FetchSession:
-        """The session that an incremental request continues. Raises SessionError."""
+        """The session that an incremental request continues. Raises Refusal."""
         session = self._sessions.get(session_id)
         if session is None:
-            raise SessionError(SESSION_NOT_FOUND)
+            raise Refusal(ErrorCode.fetch_session_id_not_found)
         if session.epoch != epoch:
-            raise SessionError(INVALID_SESSION_EPOCH)
+            raise Refusal(ErrorCode.invalid_fetch_session_epoch)
         if session.uses_topic_ids != uses_topic_ids:
-            raise SessionError(SESSION_TOPIC_ID_ERROR)
+            raise Refusal(ErrorCode.fetch_session_topic_id_error)
         session.epoch = 1 if epoch == EPOCH_MAX else epoch + 1
         session.used_s = self._clock.monotonic_s()
         self._sessions.move_to_end(session_id)

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete, Put, Table
-from core.errors import ErrorKind, StoreError
+from core.errors import StoreError
 from core.trusted_clock import TrustedClock
 from gateway.groups.classic.messages import GroupRecord
 from gateway.groups.offsets.committed import CommittedOffsets
@@ -31,6 +31,7 @@ from gateway.groups.persistence import (
     encode_offset,
     encode_offset_key,
 )
+from gateway.refusals import Asked, code_of
 
 #: One log record holds no more changes than this; a larger write becomes several records.
 CHANGES_PER_UPDATE_MAX: Final = 1_000
@@ -127,7 +128,7 @@ class GroupJournal:
                 await self._store.synced()
             return error
         except StoreError as exc:
-            return error_of(exc)
+            return code_of(exc, Asked.COORDINATOR)
         finally:
             self._groups_in_flight[group_id] -= 1
             if not self._groups_in_flight[group_id]:
@@ -139,7 +140,7 @@ class GroupJournal:
         except StoreError as exc:
             facts = {"error": str(exc), "changes": len(changes)}
             _log.warning("group state was not stored", extra=facts)
-            return error_of(exc)
+            return code_of(exc, Asked.COORDINATOR)
         finally:
             # What the table holds now: after a failure that is what it held before.
             for key, op in changes:
@@ -152,13 +153,6 @@ class GroupJournal:
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return task
-
-
-def error_of(error: StoreError) -> ErrorCode:
-    """What a group's client is told: codes upon which every client looks for the coordinator again."""
-    if error.kind is ErrorKind.RETRY:
-        return ErrorCode.coordinator_not_available
-    return ErrorCode.not_coordinator
 
 
 def _offset_change(key: OffsetKey, committed: CommittedOffset | None) -> _Change:

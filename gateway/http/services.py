@@ -1,7 +1,8 @@
-"""What the REST API and the metrics tell of, taken from a broker that serves."""
+"""What the REST API and the metrics tell of, taken from the services of a broker."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,31 +13,32 @@ from gateway.http.models import Overview
 from gateway.metrics.activity import Activity
 
 if TYPE_CHECKING:
-    from gateway.broker import Broker
+    from gateway.services import Services as BrokerServices
 
 
-def services_of(broker: Broker) -> Services:
-    """The services of a broker, for one who keeps them."""
-    activity = Activity(broker.store)
-    lags = Lags(broker.groups, broker.topics, broker.clock)
-    return Services(broker.store, broker.clock, lags, activity, _Totals(broker, activity))
+def observed(services: BrokerServices, phase: Callable[[], str]) -> Services:
+    """Build what the REST API shows, once; the caller caches it. `phase` names the broker's phase at a call."""
+    activity = Activity(services.store)
+    lags = Lags(services.groups, services.topics, services.clock)
+    return Services(services.store, services.clock, lags, activity, _Totals(services, phase, activity))
 
 
 @dataclass(frozen=True, slots=True)
 class _Totals:
-    broker: Broker
+    services: BrokerServices
+    phase: Callable[[], str]
     activity: Activity
 
     def overview(self) -> Overview:
-        broker, metrics = self.broker, self.broker.metrics
-        containers = list(broker.store.containers.values())
+        services, metrics = self.services, self.services.metrics
+        containers = list(services.store.containers.values())
         return Overview(
             version=__version__,
-            cluster_id=broker.cluster_id,
-            phase=broker.phase,
-            time_ms=broker.clock.wall_ms(),
-            topics=len(broker.topics),
-            groups=len(broker.groups),
+            cluster_id=services.cluster_id,
+            phase=self.phase(),
+            time_ms=services.clock.wall_ms(),
+            topics=len(services.topics),
+            groups=len(services.groups),
             connections=metrics.connections_open,
             produced_bytes=metrics.produced_bytes,
             produced_records=metrics.produced_records,

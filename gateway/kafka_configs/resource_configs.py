@@ -20,8 +20,8 @@ from core.store import Store
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
-from gateway.refusals import Refusal, invalid_request
-from gateway.topics.topics import Change, refusal_of
+from gateway.refusals import Refusal, invalid_request, refusal_of
+from gateway.topics.topics import Change
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
@@ -68,7 +68,6 @@ class Connection(asyncio.BufferedProtocol):
         "_transport",
         "active_s",
         "blocked",
-        "broker",
         "client_field",
         "client_id",
         "client_software_name",
@@ -82,6 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         "peer_port",
         "receiver",
         "requests",
+        "services",
         "slots",
         "starting",
         "tasks",
@@ -91,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, server: "Server", listener: "Binding", peer: tuple[str, int]) -> None:
         self._server = server
-        self.broker: Any = server.dispatcher.broker
+        self.services = server.dispatcher.services
         self.listener = listener
         self.receiver = Receiver(server, self)
         self.peer_host, self.peer_port = peer

@@ -31,12 +31,10 @@ from gateway.records.record_batch import (
     DELETE_HORIZON,
     HEADER,
     HEADER_BYTES,
-    INVALID_RECORD,
     LENGTH_PREFIX_BYTES,
     LOG_APPEND_TIME,
     MAX_TIMESTAMP,
     MAX_TIMESTAMP_AT,
-    MESSAGE_TOO_LARGE,
     NO_TIMESTAMP,
     NONE,
     TRANSACTIONAL,
@@ -46,9 +44,9 @@ from gateway.records.record_batch import (
 )
 from gateway.records.record_check import Content, Records, are_as_claimed, check_records, numbered
 from gateway.records.records import seal_batch
+from gateway.wire.error_codes import INVALID_RECORD, INVALID_TIMESTAMP, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
-INVALID_TIMESTAMP: Final = 32
 DEFAULT_LEVEL: Final = -1
 """What `compression.gzip.level` says for gzip's own default."""
 

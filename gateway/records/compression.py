@@ -11,7 +11,8 @@ from typing import Any, Final
 import cramjam
 
 from gateway.records import record_batch
-from gateway.records.record_batch import CORRUPT_MESSAGE, GZIP, LZ4, MESSAGE_TOO_LARGE, SNAPPY, ZSTD
+from gateway.records.record_batch import GZIP, LZ4, SNAPPY, ZSTD
+from gateway.wire.error_codes import CORRUPT_MESSAGE, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 Buffer = bytes | bytearray | memoryview

@@ -18,16 +18,9 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from gateway.records.record_batch import (
-    CONTROL,
-    HEADER,
-    HEADER_BYTES,
-    INVALID_RECORD,
-    LENGTH_PREFIX_BYTES,
-    MAGIC,
-    TRANSACTIONAL,
-)
+from gateway.records.record_batch import CONTROL, HEADER, HEADER_BYTES, LENGTH_PREFIX_BYTES, MAGIC, TRANSACTIONAL
 from gateway.records.records import Record, iter_records, seal_batch, write_varint
+from gateway.wire.error_codes import INVALID_RECORD
 from gateway.wire.errors import InvalidBatch
 
 ABORT_TYPE: Final = 0

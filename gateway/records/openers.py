@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar, final
 
 from gateway.records.compression import decompress
-from gateway.records.record_batch import HEADER_BYTES, MESSAGE_TOO_LARGE, NONE, BatchHeader
+from gateway.records.record_batch import HEADER_BYTES, NONE, BatchHeader
 from gateway.records.record_check import Content
 from gateway.records.records import DECOMPRESSED_BYTES_MAX
+from gateway.wire.error_codes import MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 LOOP_UNITS_MAX: Final = 8_000

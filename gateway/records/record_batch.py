@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from core.log.format import HOLDING_GIL
+from gateway.wire.error_codes import CORRUPT_MESSAGE, INVALID_RECORD, MESSAGE_TOO_LARGE, UNSUPPORTED_COMPRESSION_TYPE
 from gateway.wire.errors import InvalidBatch
 
 HEADER: Final = struct.Struct(">qiibIhiqqqhii")
@@ -53,12 +54,6 @@ NO_TIMESTAMP: Final = -1
 MARKER_TIMESTAMP: Final = 0
 """What the store is told of control batches: no look-up by time is to find them, and by their age they may go with what
 lies before them."""
-
-# Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
-CORRUPT_MESSAGE: Final = 2
-MESSAGE_TOO_LARGE: Final = 10
-UNSUPPORTED_COMPRESSION_TYPE: Final = 76
-INVALID_RECORD: Final = 87
 
 
 class BatchHeader(NamedTuple):

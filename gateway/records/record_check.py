@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Final, NamedTuple
 
-from gateway.records.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, SMALLEST_RECORD_BYTES
+from gateway.records.record_batch import HEADER_BYTES, SMALLEST_RECORD_BYTES
 from gateway.records.records import (
     HEADER_FIELD_BYTES_MIN,
     RECORDS_MAX,
@@ -24,6 +24,7 @@ from gateway.records.records import (
     read_varint,
     write_varint,
 )
+from gateway.wire.error_codes import INVALID_RECORD, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 Content = bytes | bytearray | memoryview

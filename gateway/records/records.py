@@ -16,11 +16,9 @@ from gateway.records.record_batch import (
     CRC_COVERS_FROM,
     HEADER,
     HEADER_BYTES,
-    INVALID_RECORD,
     LENGTH_PREFIX_BYTES,
     LOG_APPEND_TIME,
     MAGIC,
-    MESSAGE_TOO_LARGE,
     NONE,
     SMALLEST_RECORD_BYTES,
     TRANSACTIONAL,
@@ -28,6 +26,7 @@ from gateway.records.record_batch import (
     BatchHeader,
     read_header,
 )
+from gateway.wire.error_codes import INVALID_RECORD, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 DECOMPRESSED_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -17,12 +17,12 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StoreError, StreamExists, StreamSealed, UnknownStream
+from core.errors import StoreError, StreamSealed, UnknownStream
 from core.store import Store
 from core.streams.state import Stream
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, TABLE, BrokerConfigs
-from gateway.refusals import Refusal
+from gateway.refusals import Refusal, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -383,17 +383,6 @@ def check_growth(stream: Stream, count: int) -> None:
 
 def too_many_partitions() -> Refusal:
     return Refusal(ErrorCode.policy_violation, "Excessively large number of partitions per request.")
-
-
-def refusal_of(error: StoreError) -> Refusal:
-    """What a client is told when the store could not make a change."""
-    if isinstance(error, StreamExists):
-        return Refusal(ErrorCode.topic_already_exists, f"Topic '{error.name}' already exists.")
-    if isinstance(error, UnknownStream):
-        return Refusal(ErrorCode.unknown_topic_or_partition, str(error))
-    if isinstance(error, StreamSealed):
-        return Refusal(ErrorCode.policy_violation, str(error))
-    return Refusal(ErrorCode.kafka_storage_error, str(error))
 
 
 def _collision(name: str, other: str) -> Refusal:

@@ -33,6 +33,7 @@ from core.streams.transactions import TransactionEnd
 from gateway.config.loading import Config
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey
+from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_ends, written_elsewhere
 from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
 from gateway.transactions.persistence import (
@@ -48,7 +49,6 @@ from gateway.transactions.transaction import (
     PREPARED,
     Identity,
     Place,
-    Refused,
     Transaction,
 )
 
@@ -160,11 +160,11 @@ class TransactionCoordinator:
     # Producers
 
     async def init_producer(self, transactional_id: str, timeout_ms: int, expected: Identity | None) -> Identity:
-        """The next producer of this id; a transaction of the one before is aborted. Raises Refused, StoreError."""
+        """The next producer of this id; a transaction of the one before is aborted. Raises Refusal, StoreError."""
         if not transactional_id or len(transactional_id.encode()) > ID_BYTES_MAX:
-            raise Refused(ErrorCode.invalid_request)
+            raise Refusal(ErrorCode.invalid_request)
         if not 0 < timeout_ms <= self._config.transaction_max_timeout_ms:
-            raise Refused(ErrorCode.invalid_transaction_timeout)
+            raise Refusal(ErrorCode.invalid_transaction_timeout)
         new_id = NO_ID
         while True:  # every await may have changed what was looked at
             known = self._transactions.get(transactional_id)
@@ -198,7 +198,7 @@ class TransactionCoordinator:
             "a new transactional id is refused: there are as many as transactional.ids.max allows",
             extra={"transactional_id": transactional_id[:SHOWN_CHARS], "ids": len(self)},
         )
-        raise Refused(ErrorCode.policy_violation)
+        raise Refusal(ErrorCode.policy_violation)
 
     async def _fence(self, known: Transaction, *, remembers: bool) -> None:
         """Abort what goes on, so that its producer cannot go on."""
@@ -210,7 +210,7 @@ class TransactionCoordinator:
     async def add(
         self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
     ) -> None:
-        """Make partitions and groups part of a transaction, which begins if need be. Raises Refused, StoreError."""
+        """Make partitions and groups part of a transaction, which begins if need be. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         if known.holds(places, groups):
@@ -219,7 +219,7 @@ class TransactionCoordinator:
             await self._change(known.adding(places, groups, self._trusted.stamp_ms()))
 
     def add_before_write(self, transactional_id: str, identity: Identity, places: Collection[Place]) -> None:
-        """The same for partitions that are written to next, behind this in the log. Raises Refused, StoreError."""
+        """The same for partitions that are written to next, behind this in the log. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         if not known.holds(places, ()):
@@ -227,13 +227,13 @@ class TransactionCoordinator:
             logged.add_done_callback(_nobody_waits)
 
     def admit_write(self, transactional_id: str, identity: Identity, place: Place) -> bool:
-        """Whether a partition is part of the transaction that this producer has under way. Raises Refused."""
+        """Whether a partition is part of the transaction that this producer has under way. Raises Refusal."""
         known = self._find(transactional_id)
         known.admit(identity)
         return known.is_ongoing and place in known.partitions
 
     def has_group(self, transactional_id: str, identity: Identity, group_id: str) -> bool:
-        """The same for a group. Raises Refused."""
+        """The same for a group. Raises Refusal."""
         known = self._find(transactional_id)
         known.admit(identity)
         return known.is_ongoing and group_id in known.groups
@@ -241,7 +241,7 @@ class TransactionCoordinator:
     async def commit_offsets(
         self, transactional_id: str, identity: Identity, group_id: str, offsets: Mapping[OffsetKey, CommittedOffset]
     ) -> None:
-        """Note what the transaction commits for a group if it commits. Raises Refused, StoreError."""
+        """Note what the transaction commits for a group if it commits. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         following = known.adding((), (group_id,), self._trusted.stamp_ms())
@@ -253,7 +253,7 @@ class TransactionCoordinator:
     # The end
 
     async def end(self, transactional_id: str, identity: Identity, *, committed: bool, bumps: bool) -> Identity:
-        """Commit or abort; returns who the producer is from here on. Raises Refused, StoreError.
+        """Commit or abort; returns who the producer is from here on. Raises Refusal, StoreError.
 
         `bumps`: with each end the producer gets a new epoch (KIP-890).
         """
@@ -404,7 +404,7 @@ class TransactionCoordinator:
     def _find(self, transactional_id: str) -> Transaction:
         known = self._transactions.get(transactional_id)
         if known is None:
-            raise Refused(ErrorCode.invalid_producer_id_mapping if transactional_id else ErrorCode.invalid_request)
+            raise Refusal(ErrorCode.invalid_producer_id_mapping if transactional_id else ErrorCode.invalid_request)
         return known
 
     async def _change(self, following: Transaction) -> None:

@@ -1,6 +1,6 @@
 """One transactional id: its producer, and the transaction that it has under way. Pure: no I/O, no clock.
 
-Every transition is a method here that returns the next state; what is not allowed raises Refused with Kafka's error.
+Every transition is a method here that returns the next state; what is not allowed raises Refusal with Kafka's error.
 After Kafka's TransactionMetadata and TransactionCoordinator (KIP-98, KIP-360, KIP-890).
 
     Empty, CompleteCommit, CompleteAbort  --adding-->  Ongoing  --ending-->  PrepareCommit, PrepareAbort
@@ -25,6 +25,8 @@ from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from gateway.refusals import Refusal
+
 NO_ID: Final = -1
 NO_EPOCH: Final = -1
 NO_TIME: Final = -1
@@ -48,14 +50,6 @@ class TransactionState(enum.IntEnum):
 
 PREPARED: Final = frozenset({TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT})
 COMPLETE: Final = frozenset({TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT})
-
-
-class Refused(Exception):
-    """What was asked for is not allowed now; carries Kafka's error."""
-
-    def __init__(self, code: ErrorCode) -> None:
-        super().__init__(code.name)
-        self.code = code
 
 
 class Identity(NamedTuple):
@@ -121,12 +115,12 @@ class Transaction:
     # A producer begins
 
     def admit_init(self, expected: Identity | None) -> None:
-        """May a producer take over that says who it was (KIP-360), or does not? Raises Refused."""
+        """May a producer take over that says who it was (KIP-360), or does not? Raises Refusal."""
         if self.state in PREPARED:
-            raise Refused(ErrorCode.concurrent_transactions)
+            raise Refusal(ErrorCode.concurrent_transactions)
         is_known = expected in (None, self.identity) or (expected == self.last and not self.is_ongoing)
         if not is_known:
-            raise Refused(ErrorCode.producer_fenced)
+            raise Refusal(ErrorCode.producer_fenced)
 
     def initialised(self, timeout_ms: int, expected: Identity | None, new_id: int, now_ms: int) -> Transaction:
         """The next producer of this id; `new_id` is taken if the epochs are used up.
@@ -150,13 +144,13 @@ class Transaction:
     # A transaction grows
 
     def admit(self, identity: Identity) -> None:
-        """May this producer do anything in a transaction? Raises Refused."""
+        """May this producer do anything in a transaction? Raises Refusal."""
         if identity.producer_id != self.producer_id:
-            raise Refused(ErrorCode.invalid_producer_id_mapping)
+            raise Refusal(ErrorCode.invalid_producer_id_mapping)
         if identity.epoch != self.epoch:
-            raise Refused(ErrorCode.producer_fenced)
+            raise Refusal(ErrorCode.producer_fenced)
         if self.state in PREPARED:
-            raise Refused(ErrorCode.concurrent_transactions)
+            raise Refusal(ErrorCode.concurrent_transactions)
 
     def holds(self, places: Iterable[Place], groups: Iterable[str]) -> bool:
         return self.is_ongoing and self.partitions.issuperset(places) and self.groups.issuperset(groups)
@@ -182,7 +176,7 @@ class Transaction:
     # A transaction ends
 
     def admit_end(self, identity: Identity, *, committed: bool, bumps: bool) -> bool:
-        """Is there something to end? False when that has been done and is only asked for again. Raises Refused.
+        """Is there something to end? False when that has been done and is only asked for again. Raises Refusal.
 
         `bumps`: the producer gets a new identity with each end (KIP-890), so it may come with its last one.
         """
@@ -193,19 +187,19 @@ class Transaction:
             return True
         wanted = TransactionState.PREPARE_COMMIT if committed else TransactionState.PREPARE_ABORT
         if self.state in PREPARED:
-            raise Refused(ErrorCode.concurrent_transactions if self.state is wanted else ErrorCode.invalid_txn_state)
+            raise Refusal(ErrorCode.concurrent_transactions if self.state is wanted else ErrorCode.invalid_txn_state)
         is_same = self.state in COMPLETE and self.is_committed == committed
         if bumps and not again and not committed:
             return True  # nothing was written; the epoch rises all the same
         if not is_same or (bumps and not again):
-            raise Refused(ErrorCode.invalid_txn_state)
+            raise Refusal(ErrorCode.invalid_txn_state)
         return False
 
     def _admit_identity(self, identity: Identity) -> None:
         if identity.producer_id != self.producer_id:
-            raise Refused(ErrorCode.invalid_producer_id_mapping)
+            raise Refusal(ErrorCode.invalid_producer_id_mapping)
         if identity.epoch != self.epoch:
-            raise Refused(ErrorCode.producer_fenced)
+            raise Refusal(ErrorCode.producer_fenced)
 
     def ending(self, *, committed: bool, following: Identity, remembers: bool, now_ms: int) -> Transaction:
         """Prepared: the outcome is chosen, and who the producer will be."""

@@ -14,7 +14,8 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import SequenceGap, StoreError
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
-from gateway.transactions.transaction import Identity, Place, Refused
+from gateway.refusals import Refusal
+from gateway.transactions.transaction import Identity, Place
 from gateway.wire.errors import InvalidBatch
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class TransactionalWrites:
             return
         try:
             self._transactions.add_before_write(self._transactional_id, identity, places)
-        except Refused:
+        except Refusal:
             pass
         except StoreError as failure:
             self._failure = failure
@@ -83,7 +84,7 @@ class TransactionalWrites:
             if self._transactions.admit_write(self._transactional_id, identity, place):
                 self._check_first(slot, batch)
                 return
-        except Refused as refused:
+        except Refusal as refused:
             code = self._codes.get(refused.code, refused.code)
             raise InvalidBatch(code, f"transaction of {identity}: {refused}") from refused
         raise InvalidBatch(self._outside, "the partition is not part of a transaction of this producer")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import OutOfRange, StoreError, UnknownStream
 from core.streams.live import Slot
 from core.streams.state import Stream
 from gateway.refusals import Refusal
@@ -91,15 +90,6 @@ def epoch_error(slot: Slot, current_leader_epoch: int) -> ErrorCode:
     if current_leader_epoch < slot.leader_epoch:
         return ErrorCode.fenced_leader_epoch
     return ErrorCode.unknown_leader_epoch
-
-
-def storage_code(error: StoreError) -> ErrorCode:
-    """The code for a partition that the store could not serve."""
-    if isinstance(error, OutOfRange):
-        return ErrorCode.offset_out_of_range
-    if isinstance(error, UnknownStream):
-        return ErrorCode.unknown_topic_or_partition
-    return ErrorCode.kafka_storage_error
 
 
 def told(refusal: Refusal | None) -> dict[str, Any]:

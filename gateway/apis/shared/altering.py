@@ -74,7 +74,7 @@ def _check_resource(ctx: RequestContext, resource: Resource) -> None:
     elif resource.type != ResourceType.BROKER:
         kind_of(resource.type, resource.name)
     elif resource.name != CLUSTER:
-        _check_node(ctx.broker.node_id, resource.name)
+        _check_node(ctx.services.node_id, resource.name)
 
 
 def _check_node(node_id: int, name: str) -> None:
@@ -87,7 +87,7 @@ def _check_node(node_id: int, name: str) -> None:
 
 
 async def _apply(ctx: RequestContext, changes: Changes, validate_only: bool) -> Outcomes:
-    topics = ctx.broker.topics
+    topics = ctx.services.topics
     of_topics = {r.name: c async for r, c in ctx.paced(changes.items()) if r.type == ResourceType.TOPIC}
     done = await topics.configure(of_topics, validate_only)
     outcomes: Outcomes = {
@@ -102,7 +102,7 @@ async def _apply(ctx: RequestContext, changes: Changes, validate_only: bool) -> 
                 await topics.configure_broker(entity, change, validate_only)
             else:
                 kind = KINDS[resource.type]
-                await ctx.broker.resource_configs.configure(kind, resource.name, change, validate_only)
+                await ctx.services.resource_configs.configure(kind, resource.name, change, validate_only)
             outcomes[resource] = None
         except Refusal as refused:
             outcomes[resource] = refused

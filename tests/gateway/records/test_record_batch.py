@@ -5,17 +5,9 @@ import struct
 import pytest
 from crc32c import crc32c
 
-from gateway.records.record_batch import (
-    CONTROL,
-    CORRUPT_MESSAGE,
-    CRC_COVERS_FROM,
-    INVALID_RECORD,
-    MESSAGE_TOO_LARGE,
-    UNSUPPORTED_COMPRESSION_TYPE,
-    read_header,
-    validate_batch,
-)
+from gateway.records.record_batch import CONTROL, CRC_COVERS_FROM, read_header, validate_batch
 from gateway.records.records import Record, build_batch
+from gateway.wire.error_codes import CORRUPT_MESSAGE, INVALID_RECORD, MESSAGE_TOO_LARGE, UNSUPPORTED_COMPRESSION_TYPE
 from gateway.wire.errors import InvalidBatch
 
 RECORDS = [Record(n, 1_000 + n, b"k%d" % n, b"v" * 20) for n in range(3)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.records.record_batch import HEADER_BYTES, INVALID_RECORD, MESSAGE_TOO_LARGE, read_header
+from gateway.records.record_batch import HEADER_BYTES, read_header
 from gateway.records.record_check import UNITS_PER_STEP, are_as_claimed, check_records, iter_stamps, numbered
 from gateway.records.records import (
     RECORDS_MAX,
@@ -17,6 +17,7 @@ from gateway.records.records import (
     seal_batch,
     write_varint,
 )
+from gateway.wire.error_codes import INVALID_RECORD, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 

@@ -16,22 +16,14 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaPythonBuilder
 
 from gateway.records.compression import SNAPPY_RATIO_MAX, compress, decompress
-from gateway.records.record_batch import (
-    GZIP,
-    HEADER_BYTES,
-    LZ4,
-    MESSAGE_TOO_LARGE,
-    NONE,
-    SNAPPY,
-    ZSTD,
-    validate_batch,
-)
+from gateway.records.record_batch import GZIP, HEADER_BYTES, LZ4, NONE, SNAPPY, ZSTD, validate_batch
 from gateway.records.records import (
     Record,
     build_batch,
     iter_records,
     seal_batch,
 )
+from gateway.wire.error_codes import MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 MIB = 1024 * 1024

@@ -18,12 +18,12 @@ from kio.schema.errors import ErrorCode
 from core.errors import StaleWriterEpoch
 from core.streams.transactions import SlotTransactions, overlapping
 from core.streams.writers import Duplicate, WriterState, new_batch
+from gateway.refusals import Refusal
 from gateway.transactions.transaction import (
     EPOCH_MAX,
     PREPARED,
     Identity,
     Place,
-    Refused,
     Transaction,
 )
 
@@ -308,7 +308,7 @@ class World:
             is_taken = self._handlers[request.kind](self, self.clients[name], request)
         except StaleWriterEpoch:
             is_taken = None
-        except Refused as refused:
+        except Refusal as refused:
             is_taken = False if refused.code is ErrorCode.concurrent_transactions else None
         if is_taken is None:
             self.clients[name] = replace(client, is_dead=True, request=None)
@@ -358,7 +358,7 @@ class World:
         if not isinstance(found, Duplicate):
             known.admit(identity)
             if not (known.is_ongoing and place in known.partitions):
-                raise Refused(ErrorCode.invalid_txn_state)
+                raise Refusal(ErrorCode.invalid_txn_state)
             assert self.newest[client.transactional_id] == client.name, "a fenced producer wrote"
             value = Value(client.name, client.tag, request.slot)
             self._log(self.containers[request.slot], Data(request.slot, identity, sequence, value))
@@ -553,7 +553,7 @@ class World:
     def _known(self, client: Client) -> Transaction:
         known = self.transactions.get(client.transactional_id)
         if known is None:
-            raise Refused(ErrorCode.invalid_producer_id_mapping)
+            raise Refusal(ErrorCode.invalid_producer_id_mapping)
         return known
 
     def _identity(self, client: Client) -> Identity:

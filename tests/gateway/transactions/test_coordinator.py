@@ -12,9 +12,10 @@ from kio.schema.errors import ErrorCode
 from core.clock import ManualClock
 from core.errors import StorageFull
 from core.log.records import Put
+from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_end
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, encode_transaction
-from gateway.transactions.transaction import EPOCH_MAX, Identity, Refused, Transaction, TransactionState
+from gateway.transactions.transaction import EPOCH_MAX, Identity, Transaction, TransactionState
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, full, run, serving
 
 BOTH = (0, ELSEWHERE)
@@ -88,7 +89,7 @@ def test_time_out(tmp_path: Path) -> None:
             assert services.slot("t").stable_end == 2
             assert services.transactions.counters.timed_out == 1
             for call in (services.end(who), services.write(who, "t", b"b", sequence=1), services.init(expected=who)):
-                with pytest.raises(Refused, match="producer_fenced"):
+                with pytest.raises(Refusal, match="producer_fenced"):
                     await call
             assert (await services.init()).epoch == who.epoch + 2
 
@@ -195,7 +196,7 @@ def test_expiry(tmp_path: Path) -> None:
             assert {known.transactional_id for known in services.transactions} == {"going on"}
         async with serving(tmp_path, clock=clock) as services:
             assert {known.transactional_id for known in services.transactions} == {"going on"}
-            with pytest.raises(Refused, match="invalid_producer_id_mapping"):
+            with pytest.raises(Refusal, match="invalid_producer_id_mapping"):
                 await services.end(used, name="used")
             assert (await services.init("used")).producer_id > used.producer_id
 
@@ -252,9 +253,9 @@ def test_full_disk_elsewhere(tmp_path: Path) -> None:
                 await services.end(who)
             assert services.known().state is TransactionState.PREPARE_COMMIT
             for call in (services.end(who), services.init()):
-                with pytest.raises(Refused, match="concurrent_transactions"):
+                with pytest.raises(Refusal, match="concurrent_transactions"):
                     await call
-            with pytest.raises(Refused, match="invalid_txn_state"):
+            with pytest.raises(Refusal, match="invalid_txn_state"):
                 await services.end(who, committed=False)
             await services.transactions._complete_prepared()
 
@@ -316,7 +317,7 @@ def test_outcome_is_logged_first(tmp_path: Path) -> None:
             ending = asyncio.create_task(services.end(who))
             await asyncio.sleep(0)
             assert services.known().state is TransactionState.PREPARE_COMMIT
-            with pytest.raises(Refused, match="concurrent_transactions"):
+            with pytest.raises(Refusal, match="concurrent_transactions"):
                 await services.transactions.add("x", who, [services.place("u", 1)])
             services.clock.advance(TIMEOUT_MS)
             await services.transactions.abort_overdue()
@@ -420,7 +421,7 @@ def test_epochs_used_up(tmp_path: Path) -> None:
             assert await services.end(last) == following
             assert (await services.committed("t"), services.offset()) == ([b"a"], 7)
             await services.write(following, "t", b"b")
-            with pytest.raises(Refused, match="invalid_producer_id_mapping"):
+            with pytest.raises(Refusal, match="invalid_producer_id_mapping"):
                 await services.write(last, "t", b"c", sequence=1)
 
     run(scenario())
@@ -459,7 +460,7 @@ def test_two_at_once(tmp_path: Path) -> None:
             newest = max(found)
             for who in found:
                 if who != newest:
-                    with pytest.raises(Refused, match="producer_fenced"):
+                    with pytest.raises(Refusal, match="producer_fenced"):
                         await services.write(who, "t", b"a")
             await services.write(newest, "t", b"b")
 

@@ -11,7 +11,8 @@ import pytest
 from core.clock import ManualClock
 from core.errors import StaleWriterEpoch
 from core.streams.writers import Duplicate
-from gateway.transactions.transaction import Identity, Refused
+from gateway.refusals import Refusal
+from gateway.transactions.transaction import Identity
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, run, serving
 
 LIVES = 4
@@ -50,7 +51,7 @@ class History:
                         sequences = dict.fromkeys(PLACES, 0)
             except Gone:
                 before = self.rng.choice([None, before])  # it comes back as another one, or says who it was
-            except (Refused, StaleWriterEpoch):
+            except (Refusal, StaleWriterEpoch):
                 before = None  # fenced, or in the middle of another's end
             for _ in range(self.rng.randint(0, 20)):
                 await services.store.home.settled()

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from kio.schema.errors import ErrorCode
 
+from gateway.refusals import Refusal
 from gateway.transactions.transaction import (
     EPOCH_MAX,
     NO_TIME,
     NOBODY,
     Identity,
     Place,
-    Refused,
     Transaction,
     TransactionState,
 )
@@ -48,7 +48,7 @@ def outcome(call: Callable[[], object]) -> object:
     """What a call returns, or the error that it is refused with."""
     try:
         return call()
-    except Refused as refused:
+    except Refusal as refused:
         return refused.code
 
 

@@ -1,0 +1,40 @@
+"""The services that handlers reach, by name and type.
+
+Invariant: the broker makes them all before the first request and replaces none, so a handler may keep what it took.
+Nothing of the broker's own (its phase, its sockets, its start and stop) can be reached from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.clock import Clock
+from core.store import Store
+from gateway.config.model import Config
+from gateway.fetching.sessions import FetchSessions
+from gateway.groups.coordinator import GroupCoordinator
+from gateway.kafka_configs.resource_configs import ResourceConfigs
+from gateway.metrics.counters import Metrics
+from gateway.records.openers import Openers
+from gateway.topics.topics import Topics
+from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.producer_ids import ProducerIds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Services:
+    """One broker's services. `node_id` and `cluster_id` are what Metadata tells clients."""
+
+    config: Config
+    node_id: int
+    cluster_id: str
+    clock: Clock
+    metrics: Metrics
+    store: Store
+    topics: Topics
+    resource_configs: ResourceConfigs
+    producers: ProducerIds
+    groups: GroupCoordinator
+    transactions: TransactionCoordinator
+    fetch_sessions: FetchSessions
+    openers: Openers
