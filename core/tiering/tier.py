@@ -3,7 +3,8 @@
 **Invariants**
 
 - Who changes rows of verified chunks holds `changing`, from look to change.
-- The log goes up to `released` only: what lies in chunks that were looked at twice, and in a metadata snapshot.
+- The log gives a file up only if `releases` allows it: chunks that were looked at twice hold its entries, and a
+  metadata snapshot reflects its records.
 """
 
 from __future__ import annotations
