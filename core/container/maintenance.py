@@ -27,8 +27,8 @@ from core.container.keeper import Keeper, slot_of
 from core.container.reindex import reindex
 from core.errors import Corrupt, StorageFailure
 from core.index.rows import BlockRef, read_directory, sidecar_path, write_sidecar
-from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
+from core.log.log_file import LogFile, LogPosition
 from core.streams.live import Slot
 from tier2.shortage import is_forbidden, is_shortage
 

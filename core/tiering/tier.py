@@ -27,7 +27,7 @@ from core.tiering.writing.storage_writer import StorageWriter
 if TYPE_CHECKING:
     from core.container.container import Container
     from core.index.rows import BlockRef
-    from core.log.durable_log import LogFile
+    from core.log.log_file import LogFile
     from tier2.chunk import EntryHeadOf
     from tier2.chunk_format import ChunkId
     from tier2.storage import Storage

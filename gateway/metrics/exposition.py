@@ -29,7 +29,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from core.log.durable_log import SYNC_BUCKETS_S
+from core.log.interface import SYNC_BUCKETS_S
 from gateway import __version__
 from gateway.dispatch.turns import HELD_S
 from gateway.metrics.counters import LATENCY_BOUNDS_S, Metrics
