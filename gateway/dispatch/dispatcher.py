@@ -102,7 +102,7 @@ class Dispatcher:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
         else:
-            self._call_raw(connection, route, header, body, slot)
+            self._call_raw(connection, route, header, body, slot, slot.started_s)
 
     def _call_raw_later(
         self,
@@ -117,7 +117,7 @@ class Dispatcher:
         def call() -> bool:
             connection.starting -= 1
             if not connection.closed:
-                self._call_raw(connection, route, header, body, slot)
+                self._call_raw(connection, route, header, body, slot, _now())
             return False
 
         if is_out_of_turn(connection.party):
@@ -132,9 +132,9 @@ class Dispatcher:
         header: RequestHeader,
         body: memoryview,
         slot: ResponseSlot,
+        began_s: float,
     ) -> None:
         assert route.raw is not None
-        began_s = _now()
         try:
             route.raw(connection, header, body, slot)
         except MalformedRequest as error:
