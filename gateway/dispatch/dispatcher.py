@@ -7,11 +7,13 @@ log line, whatever the handler does.
 
 import asyncio
 import logging
+import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.apis import Api, Registry
-from gateway.dispatch.request_tasks import RequestTasks, report_failure
+from gateway.dispatch.request_tasks import ASIDE_BYTES_MIN, RequestTasks, report_failure
 from gateway.dispatch.turns import is_out_of_turn, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import ResponseSlot
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 CLIENT_FIELD_END_MAX: Final = 256
 """A client id that ends behind this is not remembered: an idle connection should hold nothing large."""
 
@@ -45,6 +49,7 @@ class Route:
     __slots__ = (
         "answers",
         "api",
+        "aside_from",
         "flexible_answer",
         "flexible_request",
         "latency",
@@ -60,6 +65,7 @@ class Route:
         self.version = version
         self.name = api.name
         self.raw = api.handle_raw
+        self.aside_from = sys.maxsize if api.handle_long is None else ASIDE_BYTES_MIN
         self.requests: Codec = request_codec(api.key, version)
         self.answers: Codec = response_codec(api.key, version)
         self.flexible_request = self.requests.flexible
@@ -124,12 +130,15 @@ class Dispatcher:
         header = _new_header(RequestHeader, (key, version, correlation_id, client_id))
         slot = ResponseSlot(connection, route, correlation_id, charge)
         connection.slots.append(slot)
-        if route.raw is None:
+        if route.raw is None or len(body) >= route.aside_from:
             self._tasks.start(connection, route, header, body, slot)
         elif connection.starting:
             connection.starting += 1
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
+        elif field is not connection.client_field and is_out_of_turn(connection.party):
+            connection.starting += 1  # whose request it is was not known before
+            self._call_raw_later(connection, route, header, body, slot)
         else:
             self._call_raw(connection, route, header, body, slot)
 
@@ -199,6 +208,10 @@ class Dispatcher:
     def _refuse(self, connection: "Connection", charge: int, reason: str) -> None:
         connection.release(charge)
         connection.refuse(reason)
+
+    def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Run something in the thread of large messages."""
+        return self._tasks.aside(function, *args)
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the handlers that run; cancel those that take longer."""
