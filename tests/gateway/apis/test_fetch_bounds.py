@@ -78,7 +78,7 @@ def test_nothing_is_read_for_who_left_while_waiting_for_room(tmp_path: Path) -> 
     async def scenario(broker: Broker, client: Client) -> None:
         await fill(client, 1, b"x" * 1_000)
         before = broker.metrics.fetched_bytes
-        budget = broker._server.output_budget
+        budget = broker._server.host.output_budget
         budget.charge(budget.limit)
         with stranger(broker) as peer:
             peer.sendall(frames(PIPELINED))
@@ -156,7 +156,7 @@ def test_room_is_taken_when_an_answer_is_made(tmp_path: Path) -> None:
 
     async def scenario(broker: Broker, client: Client) -> None:
         await fill(client, 30, b"x" * 100_000)
-        budget = broker._server.output_budget
+        budget = broker._server.host.output_budget
         budget.charge(budget.limit)
         peers = [stranger(broker) for _ in range(20)]
         for peer in peers:
