@@ -18,10 +18,11 @@ from core.clock import Clock, SystemClock
 from core.container.container import Container
 from core.store import Store
 from core.tiering.tier import LongTermStorage
-from gateway.apis import Registry, discover
+from gateway.apis import discover
 from gateway.config.loading import Config
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
@@ -283,12 +284,17 @@ class Broker:
         """Let Kafka clients in first, unless that takes long: then people want to see why."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
-        await asyncio.to_thread(importlib.import_module, "gateway.http.server")
+        self._http = await asyncio.to_thread(self._make_http, binding)
+        await self._http.start()
+
+    def _make_http(self, binding: Binding) -> HttpServer:
+        """Called in a thread: its modules and the API's description cost 100 ms, and clients are served by now."""
         from gateway.http.app import build
         from gateway.http.entrance import Entrance
         from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
 
+        importlib.import_module("gateway.http.services")  # or the first who asks pays for it
         token = self.config.http_token
         guard = Guard(
             loopback=binding.loopback,
@@ -296,8 +302,7 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        self._http = HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
-        await self._http.start()
+        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
 
     async def _stop_http(self) -> None:
         self._serving.set()
@@ -326,9 +331,9 @@ class Broker:
     def _offer_gauges(self, server: Server) -> None:
         """Tell the metrics where the sizes of bounded things can be read."""
         metrics, store = self.metrics, self.store
-        metrics.memory("requests being received", lambda: server.receive_budget.used)
-        metrics.memory("requests being handled", lambda: server.request_budget.used)
-        metrics.memory("responses", lambda: server.output_budget.used)
+        metrics.memory("requests being received", lambda: server.host.receive_budget.used)
+        metrics.memory("requests being handled", lambda: server.host.request_budget.used)
+        metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
         for container in store.containers.values():
             _offer_container_gauges(metrics, container)

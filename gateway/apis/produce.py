@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from core.errors import StorageFailure, StoreError
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
-from gateway.apis import Api
+from gateway.dispatch.registry import Api
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
@@ -164,7 +164,7 @@ def _produce(connection: Connection, reply: ResponseSlot, version: int, data: Pr
     transactional_id, acks, _, topics = data
     services = connection.services
     request = _Request(connection, reply, version, acks)
-    if len(topics) > 1 or (topics and len(topics[0][1]) > 1):
+    if len(topics) != 1 or len(topics[0][1]) != 1:
         topics = without_repetitions(topics)
     refused = 0
     if acks not in (-1, 0, 1):

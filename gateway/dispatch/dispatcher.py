@@ -1,28 +1,28 @@
 """From a request's bytes to the handler that answers it.
 
-A route is what is known about one (API, version): its codecs, made at first use, and its latency
-counters. Invariant: every request that got a slot is answered, or its connection is closed with a
+Invariant: every request that got a slot is answered, or its connection is closed with a
 log line, whatever the handler does.
 """
 
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from gateway.apis import Api, Registry
+from gateway.dispatch.registry import Registry
 from gateway.dispatch.request_tasks import RequestTasks, report_failure
-from gateway.dispatch.turns import is_out_of_turn, took
+from gateway.dispatch.route import Route, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import ResponseSlot
-from gateway.wire.codec import Codec, request_codec, response_codec
+from gateway.network.turns import is_out_of_turn
+from gateway.wire.codec import response_codec
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import (
     FIXED,
     HEADER_TAGS_MAX,
     RequestHeader,
     decode_client_id,
-    response_header_is_flexible,
 )
 from gateway.wire.primitives import skip_tags
 
@@ -32,41 +32,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 CLIENT_FIELD_END_MAX: Final = 256
 """A client id that ends behind this is not remembered: an idle connection should hold nothing large."""
 
 _fixed = FIXED.unpack_from
 _new_header = tuple.__new__
 _now: Final = time.perf_counter
-
-
-class Route:
-    """One version of one API."""
-
-    __slots__ = (
-        "answers",
-        "api",
-        "flexible_answer",
-        "flexible_request",
-        "latency",
-        "name",
-        "raw",
-        "requests",
-        "turn",
-        "version",
-    )
-
-    def __init__(self, api: Api, version: int, metrics: Metrics) -> None:
-        self.api = api
-        self.version = version
-        self.name = api.name
-        self.raw = api.handle_raw
-        self.requests: Codec = request_codec(api.key, version)
-        self.answers: Codec = response_codec(api.key, version)
-        self.flexible_request = self.requests.flexible
-        self.flexible_answer = response_header_is_flexible(api.key, self.answers.flexible)
-        self.latency = metrics.latency(api.key)
-        self.turn = metrics.turn(api.key)
 
 
 def _read_header(connection: "Connection", frame: bytearray, flexible: bool) -> tuple[str | None, int]:
@@ -125,14 +98,17 @@ class Dispatcher:
         header = _new_header(RequestHeader, (key, version, correlation_id, client_id))
         slot = ResponseSlot(connection, route, correlation_id, charge)
         connection.slots.append(slot)
-        if route.raw is None:
+        if route.raw is None or len(body) >= route.aside_from:
             self._tasks.start(connection, route, header, body, slot)
         elif connection.starting:
             connection.starting += 1
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
+        elif field is not connection.client_field and is_out_of_turn(connection.party):
+            connection.starting += 1  # whose request it is was not known before
+            self._call_raw_later(connection, route, header, body, slot)
         else:
-            self._call_raw(connection, route, header, body, slot)
+            self._call_raw(connection, route, header, body, slot, slot.started_s)
 
     def _call_raw_later(
         self,
@@ -147,7 +123,7 @@ class Dispatcher:
         def call() -> bool:
             connection.starting -= 1
             if not connection.closed:
-                self._call_raw(connection, route, header, body, slot)
+                self._call_raw(connection, route, header, body, slot, _now())
             return False
 
         if is_out_of_turn(connection.party):
@@ -162,9 +138,9 @@ class Dispatcher:
         header: RequestHeader,
         body: memoryview,
         slot: ResponseSlot,
+        began_s: float,
     ) -> None:
         assert route.raw is not None
-        began_s = _now()
         try:
             route.raw(connection, header, body, slot)
         except MalformedRequest as error:
@@ -200,6 +176,10 @@ class Dispatcher:
     def _refuse(self, connection: "Connection", charge: int, reason: str) -> None:
         connection.release(charge)
         connection.refuse(reason)
+
+    def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Run something in the thread of large messages."""
+        return self._tasks.aside(function, *args)
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the handlers that run; cancel those that take longer."""

@@ -31,8 +31,7 @@ from prometheus_client.registry import Collector
 
 from core.log.interface import SYNC_BUCKETS_S
 from gateway import __version__
-from gateway.dispatch.turns import HELD_S
-from gateway.metrics.counters import LATENCY_BOUNDS_S, Metrics
+from gateway.metrics.counters import HELD_S, LATENCY_BOUNDS_S, Metrics
 from gateway.metrics.long_work import Turns
 from gateway.metrics.streams import StreamCollector
 from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
@@ -170,6 +169,7 @@ class _GatewayCollector(Collector):
             ("produced_bytes", "Bytes of record batches appended", metrics.produced_bytes),
             ("fetched_bytes", "Bytes of record batches sent", metrics.fetched_bytes),
             ("throttled_requests", "Produce requests whose client was held up", metrics.throttled_requests),
+            ("abandoned_requests", "Requests not worked on as their peer had left", metrics.abandoned_requests),
         ):
             yield CounterMetricFamily(f"penstock_{name}", doc, count)
 

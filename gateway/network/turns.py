@@ -10,39 +10,23 @@ loses nothing: the next round begins at once. What waits is bounded by the conne
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from gateway.dispatch.dispatcher import Route
-    from gateway.network.connection import Connection
-
-logger = logging.getLogger(__name__)
+from typing import Final
 
 PARTY_S: Final = 0.008
 ADDRESS_S: Final = 0.030
 SERVE_S: Final = 0.008
 """What those in line get of one round. An answer takes some four rounds: together these must stay far below what a
 waiting client notices."""
+UNCOUNTED_S: Final = 0.001
+"""What all parties together may have had before a round is counted: the next one costs a turn of the loop, which would
+be a tenth of what a few small requests cost. It is an eighth of PARTY_S, so nobody's share differs by more."""
 GIVE_WAY_S: Final = 0.008
 """A handler with much to do lets others in after so long."""
-HELD_S: Final = 0.100
-"""A turn that took longer is logged and counted: everybody waited for it."""
 
 _now: Final = time.perf_counter
-
-
-@dataclass(slots=True)
-class TurnCounters:
-    """The turns of one API."""
-
-    longest_s: float = 0.0
-    held: int = 0
-    """Turns that took longer than HELD_S."""
 
 
 class Address:
@@ -88,6 +72,7 @@ class FairTurns:
         self._loop = loop
         self._addresses: dict[str, Address] = {}
         self._spenders: list[Party] = []
+        self._spent_s = 0.0
         self._line: deque[Party] = deque()
         self._round_due = False
 
@@ -97,6 +82,11 @@ class FairTurns:
     @property
     def parties_waiting(self) -> int:
         return len(self._line)
+
+    @property
+    def parties_in_round(self) -> int:
+        """Those that had something of this round."""
+        return len(self._spenders)
 
     def join(self, host: str, client_id: str | None) -> Party:
         """One connection more of this party; `leave` ends it."""
@@ -123,15 +113,20 @@ class FairTurns:
         """The party held the loop for so long."""
         if not party.spent_s:
             self._spenders.append(party)
-            if not self._round_due:
-                self._next_round_soon()
         party.spent_s += seconds
-        address = party.address
-        address.spent_s += seconds
+        party.address.spent_s += seconds
+        self._spent_s += seconds
+        if self._spent_s > UNCOUNTED_S:
+            self._count(party)
+
+    def _count(self, party: Party) -> None:
+        """Has it had its share? The next round gives it a new one."""
+        if not self._round_due:
+            self._next_round_soon()
         if party.spent_s > PARTY_S:
             party.over = True
-        if address.spent_s > ADDRESS_S:
-            address.over = True
+        if party.address.spent_s > ADDRESS_S:
+            party.address.over = True
 
     def wait(self, party: Party, go_on: Callable[[], bool]) -> None:
         """Call `go_on` when it is the party's turn. It says whether what it began runs only later, in a task: the
@@ -166,6 +161,7 @@ class FairTurns:
     def _next_round(self) -> None:
         self._round_due = False
         spenders, self._spenders = self._spenders, []
+        self._spent_s = 0.0
         for party in spenders:
             party.spent_s = party.address.spent_s = 0.0
             party.over = party.address.over = False
@@ -209,23 +205,3 @@ class Pace:
     async def give_way(self) -> None:
         await self._turns.turn(self._party)
         self._ends_at = _now() + GIVE_WAY_S
-
-
-def took(connection: "Connection", route: "Route", seconds: float, size: int) -> None:
-    """A request of this connection, `size` bytes long, held the loop for so long."""
-    connection.turns.spend(connection.party, seconds)
-    counters = route.turn
-    if seconds > counters.longest_s:
-        counters.longest_s = seconds
-    if seconds > HELD_S:
-        counters.held += 1
-        logger.warning(
-            "one request held the event loop",
-            extra={
-                "api": f"{route.name} v{route.version}",
-                "ms": round(seconds * 1000),
-                "client": connection.client_id,
-                "peer": f"{connection.peer_host}:{connection.peer_port}",
-                "request_bytes": size,
-            },
-        )
