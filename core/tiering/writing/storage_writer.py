@@ -119,9 +119,13 @@ class StorageWriter:
         self._wake.set()
 
     async def _until_woken(self, pause_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._wake.wait()
+        """Whatever is due, a pause after a failure is kept: each upload that ends would cause another try."""
+        if self._background.last_error is not None:
+            await asyncio.sleep(pause_s)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
         self._wake.clear()
 
     async def _step(self) -> float:
