@@ -102,6 +102,10 @@ _T = TypeVar("_T")
 _first = attrgetter("first")
 
 
+_as_tuple = tuple.__new__
+"""Makes a named tuple in half the time of its own constructor, which goes through the defaults."""
+
+
 class _Fetch:
     """One Fetch request on its way."""
 
@@ -349,7 +353,7 @@ class _Fetch:
                 continue
             if read is not None:
                 self._add(target, read.slot, None)
-            if target in self.wanted.dirty and not self.results[target][7]:
+            if target in self.wanted.dirty and not self.results[target].size:
                 left.append(target)
 
     def _look(self, target: Target) -> ColdRead | None:
@@ -476,10 +480,10 @@ class _Fetch:
         """What an earlier look found is looked up anew."""
         old = self.results.pop(target, None)
         if old is not None:
-            self.size -= old[7]
+            self.size -= old.size
 
     def _fail(self, target: Target, code: int) -> None:
-        self.results[target] = (target.index, code, -1, -1, -1, None, (), 0)
+        self.results[target] = FetchedPartition(target.index, code)
         self.urgent = True
 
     def _add(self, target: Target, slot: Slot, found: ReadResult | None) -> None:
@@ -495,7 +499,9 @@ class _Fetch:
         if self.committed:
             aborted = [] if found is None else _aborted(found.aborted)
         end, stable = slot.durable_end, slot.stable_end
-        self.results[target] = (target.index, 0, end, stable, slot.start, aborted, parts, size)
+        self.results[target] = _as_tuple(
+            FetchedPartition, (target.index, 0, end, stable, slot.start, aborted, parts, size)
+        )
 
     # Waiting and answering
 
@@ -526,7 +532,7 @@ class _Fetch:
 
     def _keep_nothing(self) -> None:
         """What was found is found again: nobody pays for what a fetch keeps while it waits."""
-        for target in [target for target, result in self.results.items() if result[7]]:
+        for target in [target for target, result in self.results.items() if result.size]:
             self._forget(target)
         self.entries = 0
 
@@ -587,7 +593,8 @@ class _Fetch:
         """Collect what the client does not know yet."""
         dirty = self.wanted.dirty
         for target, result in results:
-            _, code, end, _, start, _, _, size = result
+            code, size = result.error_code, result.size
+            end, start = result.high_watermark, result.log_start_offset
             if self.full or size or code or end != target.sent_end or start != target.sent_start:
                 topics.setdefault(target.topic, []).append(result)
                 target.sent_end, target.sent_start = end, start
@@ -674,7 +681,7 @@ def _refuse_replica(version: int, request: Message) -> list[Any]:
     topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
         (
             topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,
-            [(p.partition, NOT_LEADER_OR_FOLLOWER, -1, -1, -1, None, (), 0) for p in topic.partitions],
+            [FetchedPartition(p.partition, NOT_LEADER_OR_FOLLOWER) for p in topic.partitions],
         )
         for topic in request.topics
     ]
