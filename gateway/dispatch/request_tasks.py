@@ -81,7 +81,7 @@ class RequestTasks:
             answering = self._answer(context, route, _charged(slot, decoded), slot)
         connection.starting += 1
         connection.tasks += 1
-        task = asyncio.get_running_loop().create_task(_timed(answering, connection, route, len(body)))
+        task = asyncio.get_running_loop().create_task(timed(answering, connection, route, len(body)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -155,7 +155,7 @@ class RequestTasks:
 
 
 @coroutine
-def _timed(
+def timed(
     running: Coroutine[Any, Any, None], connection: "Connection", route: "Route", size: int
 ) -> Generator[Any, Any, None]:
     """Run it, and count each of its steps as a turn of the connection's party."""
@@ -178,11 +178,16 @@ def _timed(
 def _charged(slot: ResponseSlot, decoded: tuple[Message, int]) -> Message:
     """The request; what it became in memory is charged until it is answered."""
     request, elements = decoded
+    charge_elements(slot, elements)
+    return request
+
+
+def charge_elements(slot: ResponseSlot, elements: int) -> None:
+    """A request was decoded into so many elements, which are there until it is answered."""
     extra = elements * ELEMENT_BYTES
     if not slot.connection.closed:
         slot.charge += extra
         slot.connection.charge(extra)
-    return request
 
 
 def _encoded(route: "Route", held: list[Mapping[str, Any]]) -> bytearray:
