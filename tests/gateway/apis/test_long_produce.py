@@ -32,7 +32,7 @@ VERSION: Final = 9
 @pytest.fixture(autouse=True)
 def own_time_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Turns count the processor's time of the loop's thread, so other work on the machine does not."""
-    for module in ("dispatch", "request_tasks"):
+    for module in ("dispatch.dispatcher", "dispatch.request_tasks"):
         monkeypatch.setattr(f"gateway.{module}._now", time.thread_time)
     gc.disable()
     yield
