@@ -165,7 +165,7 @@ def test_of_a_peer_that_is_gone(tmp_path: Path) -> None:
         await until(lambda: ends(broker) == {1})
         server = broker._server
         assert server is not None
-        await until(lambda: not server.request_budget.used)
+        await until(lambda: not server.host.request_budget.used)
 
     run(tmp_path, scenario)
 
