@@ -13,12 +13,13 @@ from typing import Any
 
 import uvloop
 
-from gateway.apis import Api, Registry
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.registry import Api, Registry
 from gateway.metrics.counters import Metrics
 from gateway.network.connection import Connection
+from gateway.network.host import ServerLimits
 from gateway.network.response_slot import ResponseSlot
-from gateway.network.server import Server, ServerLimits
+from gateway.network.server import Server
 from gateway.records.record_batch import validate_batch
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.codec import request_codec

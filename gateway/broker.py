@@ -18,10 +18,11 @@ from core.clock import Clock, SystemClock
 from core.container.container import Container
 from core.store import Store
 from core.tiering.tier import LongTermStorage
-from gateway.apis import Registry, discover
+from gateway.apis import discover
 from gateway.config.loading import Config
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
@@ -326,9 +327,9 @@ class Broker:
     def _offer_gauges(self, server: Server) -> None:
         """Tell the metrics where the sizes of bounded things can be read."""
         metrics, store = self.metrics, self.store
-        metrics.memory("requests being received", lambda: server.receive_budget.used)
-        metrics.memory("requests being handled", lambda: server.request_budget.used)
-        metrics.memory("responses", lambda: server.output_budget.used)
+        metrics.memory("requests being received", lambda: server.host.receive_budget.used)
+        metrics.memory("requests being handled", lambda: server.host.request_budget.used)
+        metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
         for container in store.containers.values():
             _offer_container_gauges(metrics, container)

@@ -14,8 +14,9 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import Identity, Place

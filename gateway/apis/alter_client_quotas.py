@@ -7,9 +7,10 @@ no effect (see `gateway.apis.shared.client_quotas`).
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import told
 from gateway.apis.shared.client_quotas import check_change, entity_of, repeated
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal, invalid_request
 from gateway.wire.message import Message
 

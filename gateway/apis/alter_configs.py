@@ -6,8 +6,9 @@ Keeps: what a request does not name goes back to its default.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.topics.topics import Change
 from gateway.wire.message import Message
 

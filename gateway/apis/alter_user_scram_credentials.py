@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import told
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
 

@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.dispatch.context import Described, RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 UNSUPPORTED_VERSION: Final = 35
@@ -53,7 +54,7 @@ async def api_versions(ctx: RequestContext, request: Message) -> Mapping[str, An
     }
 
 
-def _advertised(api: Api) -> dict[str, int]:
+def _advertised(api: Described) -> dict[str, int]:
     lowest = api.versions.start if api.advertise_from is None else api.advertise_from
     return {"api_key": api.key, "min_version": lowest, "max_version": api.versions.stop - 1}
 

@@ -6,8 +6,9 @@ UNSUPPORTED_VERSION for each group: Java's AdminClient, which asks this first, t
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.new_groups import in_every_group, none_described
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

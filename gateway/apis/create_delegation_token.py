@@ -7,8 +7,9 @@ principals that the request concerns.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.without_security import ANONYMOUS, NO_TIME, NO_TOKENS, USER
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.create_topics import replicas_refused
 from gateway.apis.shared.administration import repeated_among, told
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.topics.topics import check_growth
 from gateway.wire.message import Message

@@ -11,8 +11,9 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.kafka_configs.topic_config import config_of
 from gateway.refusals import Asked, code_of
 from gateway.topics.topics import INTERNAL

@@ -10,8 +10,9 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.state import Stream
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import repeated, repeated_among, told
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.topics.topics import Topics
 from gateway.wire.message import Message

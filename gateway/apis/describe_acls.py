@@ -6,9 +6,10 @@ Without an authorizer there is nothing to look at, and Kafka says so: SECURITY_D
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import told
 from gateway.apis.shared.without_security import NOTHING_TO_DESCRIBE
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -6,9 +6,10 @@ There are none; a filter that makes no sense is refused as Kafka does.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import told
 from gateway.apis.shared.client_quotas import Component, check_filter
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
 

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import ResourceType, told
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.kafka_configs.broker_configs import DescribedConfig
 from gateway.kafka_configs.keys import ConfigType
 from gateway.kafka_configs.resource_keys import KINDS

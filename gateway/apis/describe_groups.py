@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import GroupState

@@ -9,8 +9,9 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.live import Slot
 from core.streams.writers import WriterState
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 NOT_HERE: Final = "This server does not host this topic-partition."

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.topics.topics import CLUSTER_METADATA
 from gateway.wire.message import Message
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.state import Stream
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.topics.topics import INTERNAL, check_name
 from gateway.wire.message import Message

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.transactions.transaction import NO_EPOCH, NO_ID, NO_TIME, Transaction
 from gateway.wire.message import Message
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from core.errors import StoreError
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import NO_EPOCH, NO_ID, Identity

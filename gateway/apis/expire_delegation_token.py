@@ -6,8 +6,9 @@ There are none (DELEGATION_TOKEN_REQUEST_NOT_ALLOWED).
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.without_security import NO_TIME, NO_TOKENS
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -29,7 +29,7 @@ from core.errors import (
     TierUnavailable,
 )
 from core.streams.entries import StillLoading
-from gateway.apis import Api
+from gateway.dispatch.registry import Api
 from gateway.fetching.cold_reads import ColdRead, report
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, Target, TopicKey
 from gateway.kafka_configs.topic_config import config_of

@@ -8,8 +8,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.telemetry import CODECS, NOTHING, PAYLOAD_BYTES_MAX, PUSH_INTERVAL_MS
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

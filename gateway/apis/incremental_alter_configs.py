@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import ResourceType
 from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.refusals import Refusal, invalid_request
 from gateway.topics.topics import Change

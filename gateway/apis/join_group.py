@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.groups.classic.messages import JoinRequest, JoinResult, Protocol
 from gateway.wire.message import Message
 

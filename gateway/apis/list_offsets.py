@@ -19,8 +19,9 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.streams.entries import StoredEntry
 from core.streams.live import Slot
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.records.openers import LeavesLoop, Openers, Pace, content_of
 from gateway.records.record_batch import read_header
 from gateway.records.record_check import iter_stamps

@@ -18,8 +18,9 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.state import Stream
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.topics.topics import INTERNAL
 from gateway.wire.codec import response_codec

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.wire.message import Message
 

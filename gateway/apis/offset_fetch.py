@@ -16,7 +16,8 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.state import Stream
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.groups.persistence import NO_EPOCH, CommittedOffset, OffsetKey
 from gateway.wire.message import Message
 

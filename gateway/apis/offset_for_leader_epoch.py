@@ -10,8 +10,9 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.state import Stream
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import epoch_error, slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

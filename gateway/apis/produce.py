@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from core.errors import StorageFailure, StoreError
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
-from gateway.apis import Api
+from gateway.dispatch.registry import Api
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop

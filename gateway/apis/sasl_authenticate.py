@@ -7,8 +7,9 @@ words. Nothing of the token is looked at, kept or logged.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.without_security import NOT_IN_THIS_STATE
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 TOO_LATE: Final = "SaslAuthenticate request received after successful authentication"

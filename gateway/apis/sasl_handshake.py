@@ -7,8 +7,9 @@ for SASL fails at once, and learns why.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.without_security import NOT_IN_THIS_STATE
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -6,8 +6,9 @@ Share groups are not served (UNSUPPORTED_VERSION); a member never gets as far as
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.new_groups import NOT_SERVED
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.new_groups import in_every_group, none_described
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

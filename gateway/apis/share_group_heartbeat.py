@@ -6,8 +6,9 @@ v0 was Kafka 4.0's early access, and is served nowhere.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.new_groups import turned_away
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -6,8 +6,9 @@ Not served: UNSUPPORTED_VERSION. With group.protocol=classic, its default, Kafka
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.new_groups import turned_away
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
-from gateway.apis import Api, RequestContext
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.groups.coordinator import OffsetCommit
 from gateway.refusals import Refusal
 from gateway.transactions.errors import transaction_code

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import told
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
 

@@ -16,8 +16,9 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.streams.live import Slot
 from core.streams.transactions import TransactionEnd
-from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Api
 from gateway.refusals import Asked, code_of
 from gateway.transactions.partitions import transaction_end
 from gateway.wire.message import Message

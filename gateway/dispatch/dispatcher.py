@@ -1,7 +1,6 @@
 """From a request's bytes to the handler that answers it.
 
-A route is what is known about one (API, version): its codecs, made at first use, and its latency
-counters. Invariant: every request that got a slot is answered, or its connection is closed with a
+Invariant: every request that got a slot is answered, or its connection is closed with a
 log line, whatever the handler does.
 """
 
@@ -10,19 +9,19 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from gateway.apis import Api, Registry
+from gateway.dispatch.registry import Registry
 from gateway.dispatch.request_tasks import RequestTasks, report_failure
-from gateway.dispatch.turns import is_out_of_turn, took
+from gateway.dispatch.route import Route, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import ResponseSlot
-from gateway.wire.codec import Codec, request_codec, response_codec
+from gateway.network.turns import is_out_of_turn
+from gateway.wire.codec import response_codec
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import (
     FIXED,
     HEADER_TAGS_MAX,
     RequestHeader,
     decode_client_id,
-    response_header_is_flexible,
 )
 from gateway.wire.primitives import skip_tags
 
@@ -38,35 +37,6 @@ CLIENT_FIELD_END_MAX: Final = 256
 _fixed = FIXED.unpack_from
 _new_header = tuple.__new__
 _now: Final = time.perf_counter
-
-
-class Route:
-    """One version of one API."""
-
-    __slots__ = (
-        "answers",
-        "api",
-        "flexible_answer",
-        "flexible_request",
-        "latency",
-        "name",
-        "raw",
-        "requests",
-        "turn",
-        "version",
-    )
-
-    def __init__(self, api: Api, version: int, metrics: Metrics) -> None:
-        self.api = api
-        self.version = version
-        self.name = api.name
-        self.raw = api.handle_raw
-        self.requests: Codec = request_codec(api.key, version)
-        self.answers: Codec = response_codec(api.key, version)
-        self.flexible_request = self.requests.flexible
-        self.flexible_answer = response_header_is_flexible(api.key, self.answers.flexible)
-        self.latency = metrics.latency(api.key)
-        self.turn = metrics.turn(api.key)
 
 
 def _read_header(connection: "Connection", frame: bytearray, flexible: bool) -> tuple[str | None, int]:

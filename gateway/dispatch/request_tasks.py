@@ -15,10 +15,12 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import StoreError
-from gateway.apis import Registry, RequestContext
-from gateway.dispatch.turns import is_out_of_turn, took
+from gateway.dispatch.context import RequestContext
+from gateway.dispatch.registry import Registry
+from gateway.dispatch.route import Route, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import ResponseSlot
+from gateway.network.turns import is_out_of_turn
 from gateway.refusals import Asked, code_of
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
@@ -26,7 +28,6 @@ from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
 
 if TYPE_CHECKING:
-    from gateway.dispatch.dispatcher import Route
     from gateway.network.connection import Connection
     from gateway.services import Services
 
@@ -56,7 +57,7 @@ class RequestTasks:
         return f"<RequestTasks {len(self._running)} running>"
 
     def start(
-        self, connection: "Connection", route: "Route", header: RequestHeader, body: memoryview, slot: ResponseSlot
+        self, connection: "Connection", route: Route, header: RequestHeader, body: memoryview, slot: ResponseSlot
     ) -> None:
         """Begin to answer a request; `slot` hears of everything that becomes of it."""
         context = RequestContext(
@@ -86,7 +87,7 @@ class RequestTasks:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _read_aside(self, context: RequestContext, route: "Route", body: memoryview, slot: ResponseSlot) -> None:
+    async def _read_aside(self, context: RequestContext, route: Route, body: memoryview, slot: ResponseSlot) -> None:
         connection = context.connection
         loop = asyncio.get_running_loop()
         try:
@@ -105,7 +106,7 @@ class RequestTasks:
         finally:
             loop.call_soon(connection.set_free)
 
-    async def _answer(self, context: RequestContext, route: "Route", request: Message, slot: ResponseSlot) -> None:
+    async def _answer(self, context: RequestContext, route: Route, request: Message, slot: ResponseSlot) -> None:
         connection = context.connection
         try:
             if is_out_of_turn(connection.party):
@@ -124,7 +125,7 @@ class RequestTasks:
         finally:
             connection.task_ended()
 
-    async def _handle(self, context: RequestContext, route: "Route", request: Message, slot: ResponseSlot) -> None:
+    async def _handle(self, context: RequestContext, route: Route, request: Message, slot: ResponseSlot) -> None:
         handle = route.api.handle
         assert handle is not None
         if context.connection.closed and route.api.large_answer:
@@ -157,7 +158,7 @@ class RequestTasks:
 
 @coroutine
 def _timed(
-    running: Coroutine[Any, Any, None], connection: "Connection", route: "Route", size: int
+    running: Coroutine[Any, Any, None], connection: "Connection", route: Route, size: int
 ) -> Generator[Any, Any, None]:
     """Run it, and count each of its steps as a turn of the connection's party."""
     step: Any = running.send
@@ -186,7 +187,7 @@ def _charged(slot: ResponseSlot, decoded: tuple[Message, int]) -> Message:
     return request
 
 
-def _encoded(route: "Route", held: list[Mapping[str, Any]]) -> bytearray:
+def _encoded(route: Route, held: list[Mapping[str, Any]]) -> bytearray:
     """The answer's bytes. What it was made of goes here, in the thread: freeing a million objects takes time too."""
     values = held.pop()
     return route.answers.encode(values)
@@ -208,7 +209,7 @@ def _is_large(values: Mapping[str, Any]) -> bool:
     return False
 
 
-def report_failure(metrics: Metrics, connection: "Connection", route: "Route", request: str) -> None:
+def report_failure(metrics: Metrics, connection: "Connection", route: Route, request: str) -> None:
     """Log and count the exception of a handler."""
     metrics.request_failed(route.api.key)
     logger.exception(
@@ -222,7 +223,7 @@ def report_failure(metrics: Metrics, connection: "Connection", route: "Route", r
     )
 
 
-def _send_error(route: "Route", request: Message, slot: ResponseSlot, error: Exception) -> None:
+def _send_error(route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
     """Answer that the handler failed."""
     respond = route.api.error_response
     if respond is None:

@@ -14,14 +14,15 @@ import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
-    from gateway.network.server import Server
+    from gateway.network.host import Host
+    from gateway.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +52,42 @@ REASONS: Final = {
 }
 
 
+class Dispatching(Protocol):
+    """Starts the handler of each request."""
+
+    services: "Services"
+
+    def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None: ...
+
+
+class Owner(Protocol):
+    """Accepted the connection, and hears of its beginning and its end."""
+
+    host: "Host"
+
+    @property
+    def dispatcher(self) -> Dispatching: ...
+
+    def opened(self, connection: "Connection") -> str | None: ...
+
+    def lost(self, connection: "Connection") -> None: ...
+
+
 class Connection(asyncio.BufferedProtocol):
-    """See the module. Handlers use: broker, peer_host, peer_port, listener, client_software_name and
+    """See the module. Handlers use: services, peer_host, peer_port, listener, client_software_name and
     _version, closed, mute, output_room, when_output_room, on_close, forget_on_close."""
 
     __slots__ = (
         "_close_callbacks",
         "_flushing",
         "_held_bytes",
+        "_host",
         "_large_answers",
         "_mute_handle",
         "_output_bytes",
         "_output_waiters",
+        "_owner",
         "_room_waits",
-        "_server",
         "_transport",
         "active_s",
         "blocked",
@@ -89,14 +112,16 @@ class Connection(asyncio.BufferedProtocol):
         "unsent_seen",
     )
 
-    def __init__(self, server: "Server", listener: "Binding", peer: tuple[str, int]) -> None:
-        self._server = server
-        self.services = server.dispatcher.services
+    def __init__(self, owner: Owner, listener: "Binding", peer: tuple[str, int]) -> None:
+        host = owner.host
+        self._owner = owner
+        self._host = host
+        self.services = owner.dispatcher.services
         self.listener = listener
-        self.receiver = Receiver(server, self)
+        self.receiver = Receiver(host, self)
         self.peer_host, self.peer_port = peer
-        self.turns = server.turns
-        self.party = server.turns.join(self.peer_host, None)
+        self.turns = host.turns
+        self.party = host.turns.join(self.peer_host, None)
         self.client_software_name: str | None = None
         self.client_software_version: str | None = None
         self.closed = False
@@ -107,7 +132,7 @@ class Connection(asyncio.BufferedProtocol):
         self.requests = 0
         self.starting = 0  # handler tasks that did not begin yet
         self.tasks = 0  # handler tasks that did not end yet
-        self.active_s = server.now_s
+        self.active_s = host.now_s
         self.unsent_seen = 0  # by the sweep, to see whether the peer takes anything
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
         self._flushing = False
@@ -137,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         # With a low and high mark of 0 we hear of every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
-        refusal = self._server.opened(self)
+        refusal = self._owner.opened(self)
         if refusal is not None:
             self.refuse(refusal)
 
@@ -148,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
             slot.charge = 0
         self.slots.clear()
         self.receiver.drop()
-        self._server.output_budget.release(self._output_bytes)
+        self._host.output_budget.release(self._output_bytes)
         self._output_bytes = self._held_bytes = 0
         if self._mute_handle is not None:
             self._mute_handle.cancel()
@@ -157,8 +182,8 @@ class Connection(asyncio.BufferedProtocol):
         self._output_waiters.clear()
         for callback in callbacks:
             callback()
-        self._server.turns.leave(self.party)
-        self._server.lost(self)
+        self._host.turns.leave(self.party)
+        self._owner.lost(self)
 
     def refuse(self, reason: str) -> None:
         """Close because of what the peer did or what we could not do for it: one log line."""
@@ -188,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def identify(self, client_id: str | None) -> None:
         """The client says who it is; its share of the loop is that of all connections that say the same."""
-        turns = self._server.turns
+        turns = self._host.turns
         turns.leave(self.party)
         self.party = turns.join(self.peer_host, client_id)
 
@@ -207,9 +232,9 @@ class Connection(asyncio.BufferedProtocol):
         return self.receiver.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        server = self._server
-        server.metrics.received_bytes += nbytes
-        self.active_s = server.now_s
+        host = self._host
+        host.metrics.received_bytes += nbytes
+        self.active_s = host.now_s
         party = self.party
         if party.over or party.address.over:
             self._wait_turn()
@@ -222,11 +247,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def start(self, frame: bytearray, size: int) -> None:
         """A whole request is here, and nothing stands in its way."""
-        server = self._server
+        host = self._host
         self.requests += 1
-        server.request_budget.used += size
-        server.dispatcher.dispatch(self, frame, size)
-        limits = server.limits
+        host.request_budget.used += size
+        self._owner.dispatcher.dispatch(self, frame, size)
+        limits = host.limits
         if len(self.slots) >= limits.in_flight_requests_max or self.tasks >= limits.tasks_max:
             self._block(IN_FLIGHT)
         party = self.party
@@ -235,10 +260,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def charge(self, size: int) -> None:
         """More bytes of the request budget, for what a request became when it was decoded."""
-        self._server.request_budget.charge(size)
+        self._host.request_budget.charge(size)
 
     def release(self, size: int) -> None:
-        self._server.request_budget.release(size)
+        self._host.request_budget.release(size)
 
     # --- Pausing ------------------------------------------------------------------------------
 
@@ -260,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     def wait_for_request_bytes(self) -> None:
         """The bytes of all requests in flight are at their bound."""
         self._block(REQUEST_BYTES)
-        self._server.request_budget.wait(self._request_bytes_free)
+        self._host.request_budget.wait(self._request_bytes_free)
 
     def _request_bytes_free(self) -> None:
         self._unblock(REQUEST_BYTES)
@@ -268,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
     def wait_for_receive_bytes(self) -> None:
         """The bytes of all incomplete requests are at their bound."""
         self._block(RECEIVE_BYTES)
-        self._server.receive_budget.wait(self._receive_bytes_free)
+        self._host.receive_budget.wait(self._receive_bytes_free)
 
     def _receive_bytes_free(self) -> None:
         if self.closed:
@@ -276,12 +301,12 @@ class Connection(asyncio.BufferedProtocol):
         if self.receiver.admitted():
             self._unblock(RECEIVE_BYTES)
         else:
-            self._server.receive_budget.wait(self._receive_bytes_free)
+            self._host.receive_budget.wait(self._receive_bytes_free)
 
     def _wait_turn(self) -> None:
         if not self.blocked & TURN and not self.closed:
             self._block(TURN)
-            self._server.turns.wait(self.party, self._turn_came)
+            self._host.turns.wait(self.party, self._turn_came)
 
     def _turn_came(self) -> bool:
         self._unblock(TURN)
@@ -301,7 +326,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._mute_handle is not None:
             self._mute_handle.cancel()
         self._block(MUTED)
-        self._mute_handle = self._server.loop.call_later(duration_ms / 1000, self._unblock, MUTED)
+        self._mute_handle = self._host.loop.call_later(duration_ms / 1000, self._unblock, MUTED)
 
     def hold(self) -> None:
         """A request needs time before its turn is over: begin nothing after it until `go_on`."""
@@ -328,7 +353,7 @@ class Connection(asyncio.BufferedProtocol):
             self._check_in_flight()
 
     def _check_in_flight(self) -> None:
-        limits = self._server.limits
+        limits = self._host.limits
         few = len(self.slots) <= limits.in_flight_requests_max * 3 // 4
         if few and self.tasks < limits.tasks_max:
             self._unblock(IN_FLIGHT)
@@ -337,7 +362,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def answered(self, slot: ResponseSlot) -> None:
         """Called by the slot. Its answer leaves when all before it have left."""
-        self._server.request_budget.release(slot.charge)
+        self._host.request_budget.release(slot.charge)
         slot.charge = 0
         if self.closed:
             return
@@ -347,7 +372,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._account_output()
         elif not self._flushing:
             self._flushing = True
-            self._server.flush_soon(self)
+            self._host.flush_soon(self)
 
     def flush(self) -> None:
         """Send the answers that are due; begin what waited for that."""
@@ -373,8 +398,8 @@ class Connection(asyncio.BufferedProtocol):
             size += slots.popleft().size
         if not out:
             return
-        self._server.metrics.sent_bytes += size
-        self.active_s = self._server.now_s
+        self._host.metrics.sent_bytes += size
+        self.active_s = self._host.now_s
         if size <= JOIN_BYTES_MAX:
             self._transport.write(b"".join(out))
         elif size < LARGE_BYTES_MIN or len(out) > PARTS_MAX or self._transport.get_write_buffer_size():
@@ -409,12 +434,12 @@ class Connection(asyncio.BufferedProtocol):
         unsent = 0 if self.closed else self._transport.get_write_buffer_size() + self._held_bytes
         change = unsent - self._output_bytes
         self._output_bytes = unsent
-        budget = self._server.output_budget
+        budget = self._host.output_budget
         if change > 0:
             budget.charge(change)
         elif change:
             budget.release(-change)
-        if unsent > self._server.limits.connection_output_bytes_max or (unsent and budget.exhausted):
+        if unsent > self._host.limits.connection_output_bytes_max or (unsent and budget.exhausted):
             self._block(OUTPUT)
         elif not unsent:
             self._unblock(OUTPUT)
@@ -427,7 +452,7 @@ class Connection(asyncio.BufferedProtocol):
 
         A large answer (Fetch) asks before it reads anything, because everything that a slow or
         silent peer does not take stays in our memory."""
-        return 0 if self.blocked & OUTPUT else self._server.output_budget.room
+        return 0 if self.blocked & OUTPUT else self._host.output_budget.room
 
     def when_output_room(self, callback: Callable[[], None]) -> None:
         """Call back once, when output_room() may have grown or the connection is gone.
@@ -435,7 +460,7 @@ class Connection(asyncio.BufferedProtocol):
         Nothing further of the connection starts until then: answers of later requests would take the room, and could
         not leave before this one's."""
         if self.closed:
-            self._server.loop.call_soon(callback)
+            self._host.loop.call_soon(callback)
             return
         self._room_waits += 1
         self._block(ROOM)
@@ -449,7 +474,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.blocked & OUTPUT:
             self._output_waiters.append(room_came)
         else:
-            self._server.output_budget.wait(room_came)
+            self._host.output_budget.wait(room_came)
 
     @contextlib.asynccontextmanager
     async def large_answer(self) -> AsyncIterator[None]:
@@ -461,7 +486,7 @@ class Connection(asyncio.BufferedProtocol):
             self._large_answers = asyncio.Lock()
         async with self._large_answers:
             while not self.closed and self.output_room() <= 0:
-                room = self._server.loop.create_future()
+                room = self._host.loop.create_future()
                 self.when_output_room(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
                 await room
             yield

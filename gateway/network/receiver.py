@@ -11,15 +11,11 @@ Invariants:
 """
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from gateway.network.host import SCRATCH_BYTES, Host
 from tier2.memory import uninitialized
 
-if TYPE_CHECKING:
-    from gateway.network.connection import Connection
-    from gateway.network.server import Server
-
-SCRATCH_BYTES: Final = 64 * 1024
 OWN_BUFFER_FROM_BYTES: Final = 32 * 1024
 """A request of this size gets a buffer of its own, so that its bytes are copied at most in part."""
 PEEK_BYTES: Final = 4 * 1024
@@ -38,25 +34,41 @@ _length: Final = struct.Struct(">i").unpack_from
 _length_key: Final = struct.Struct(">ih").unpack_from
 
 
+class Sink(Protocol):
+    """Takes whole requests, and can be made to wait."""
+
+    blocked: int
+    closed: bool
+    requests: int
+
+    def start(self, frame: bytearray, size: int) -> None: ...
+
+    def refuse(self, reason: str) -> None: ...
+
+    def wait_for_request_bytes(self) -> None: ...
+
+    def wait_for_receive_bytes(self) -> None: ...
+
+
 class Receiver:
     """See the module. `since_s`: when the incomplete request began or last made progress worth the
     name; 0 when there is none."""
 
     __slots__ = (
-        "_connection",
         "_expects_large",
         "_frame",
         "_frame_bytes",
+        "_host",
         "_received",
         "_rest",
-        "_server",
+        "_sink",
         "_trusted_bytes",
         "since_s",
     )
 
-    def __init__(self, server: "Server", connection: "Connection") -> None:
-        self._server = server
-        self._connection = connection
+    def __init__(self, host: Host, sink: Sink) -> None:
+        self._host = host
+        self._sink = sink
         self._rest = b""  # what arrived and is no whole request, or must wait
         self._frame: bytearray | None = None  # a large request's own buffer, without the length
         self._frame_bytes = 0  # its declared length
@@ -80,7 +92,7 @@ class Receiver:
         """Where the next bytes go. The rest of the scratch is put back in front of them."""
         frame = self._frame
         if frame is None:
-            rest, scratch = self._rest, self._server.scratch_view
+            rest, scratch = self._rest, self._host.scratch_view
             if not rest:
                 return scratch[:PEEK_BYTES] if self._expects_large else scratch
             scratch[: len(rest)] = rest
@@ -97,12 +109,12 @@ class Receiver:
             return
         rest = self._rest
         if not rest:
-            self._take(self._server.scratch, count)
+            self._take(self._host.scratch, count)
             return
-        since_s, requests = self.since_s, self._connection.requests
+        since_s, requests = self.since_s, self._sink.requests
         self._drop_rest()
-        self._take(self._server.scratch, len(rest) + count)
-        if self._rest and self._connection.requests == requests:
+        self._take(self._host.scratch, len(rest) + count)
+        if self._rest and self._sink.requests == requests:
             self.since_s = since_s  # the same request, and still not all of it
 
     def resume(self) -> None:
@@ -115,19 +127,19 @@ class Receiver:
             self._drop_rest()
             self._take(bytearray(rest), len(rest))
         if self.since_s:
-            self.since_s = self._server.now_s  # the time that it was blocked does not count
+            self.since_s = self._host.now_s  # the time that it was blocked does not count
 
     def drop(self) -> None:
         """The connection is gone."""
-        self._server.receive_budget.finished(self, self.holds_bytes)
+        self._host.receive_budget.finished(self, self.holds_bytes)
         self._frame, self._rest = None, b""
 
     # --- Small requests -----------------------------------------------------------------------
 
     def _take(self, buffer: bytearray, end: int) -> None:
         """Start every whole request in buffer[:end]; keep what is left."""
-        connection = self._connection
-        budget = self._server.request_budget
+        connection = self._sink
+        budget = self._host.request_budget
         position = 0
         while end - position >= 4:
             (size,) = _length(buffer, position)
@@ -153,18 +165,18 @@ class Receiver:
 
     def _may_come(self, buffer: bytearray, position: int, end: int, size: int) -> bool:
         """Refuses a request by its declared length."""
-        limits = self._server.limits
+        limits = self._host.limits
         if 0 <= size <= limits.small_request_bytes_max:
             return True
         if size < 0 or size > limits.request_bytes_max:
-            self._connection.refuse(f"a request of {size} bytes, at most {limits.request_bytes_max} are read")
+            self._sink.refuse(f"a request of {size} bytes, at most {limits.request_bytes_max} are read")
             return False
         if end - position < ROUTE_BYTES:
             return True
         _, key = _length_key(buffer, position)
         if key == PRODUCE_KEY:
             return True
-        self._connection.refuse(
+        self._sink.refuse(
             f"a request of {size} bytes with API key {key}, "
             f"only Produce may have more than {limits.small_request_bytes_max}"
         )
@@ -172,16 +184,16 @@ class Receiver:
 
     def _keep_rest(self, rest: bytes) -> None:
         self._rest = rest
-        self.since_s = self._server.now_s
-        self._server.receive_budget.charge(len(rest))
-        if not self._connection.blocked:
+        self.since_s = self._host.now_s
+        self._host.receive_budget.charge(len(rest))
+        if not self._sink.blocked:
             self._admit_more()
 
     def _drop_rest(self) -> None:
         size = len(self._rest)
         self._rest = b""
         self.since_s = 0.0
-        self._server.receive_budget.finished(self, size)
+        self._host.receive_budget.finished(self, size)
 
     # --- Large requests -----------------------------------------------------------------------
 
@@ -191,15 +203,15 @@ class Receiver:
         have = end - start
         frame[:have] = memoryview(buffer)[start:end]
         self._frame, self._frame_bytes, self._received = frame, size, have
-        self.since_s = self._server.now_s
-        self._server.receive_budget.charge(len(frame))
+        self.since_s = self._host.now_s
+        self._host.receive_budget.charge(len(frame))
         self._admit_more()
 
     def _add_to_frame(self, frame: bytearray, count: int) -> None:
         before = self._received
         self._received += count
         if self._received // PROGRESS_BYTES > before // PROGRESS_BYTES:
-            self.since_s = self._server.now_s
+            self.since_s = self._host.now_s
         if self._received == self._frame_bytes:
             self._complete(frame)
         elif self._received == len(frame):
@@ -208,14 +220,14 @@ class Receiver:
     def _grow(self, frame: bytearray) -> None:
         """Twice the size, never more than declared: memory follows what has really arrived."""
         more = min(self._frame_bytes, 2 * len(frame)) - len(frame)
-        self._server.receive_budget.charge(more)
+        self._host.receive_budget.charge(more)
         frame += bytes(more)
 
     def _complete(self, frame: bytearray) -> None:
-        budget = self._server.request_budget
+        budget = self._host.request_budget
         if budget.used >= budget.limit:
-            self._connection.wait_for_request_bytes()
-        if self._connection.blocked:  # `resume` comes back here
+            self._sink.wait_for_request_bytes()
+        if self._sink.blocked:  # `resume` comes back here
             return
         size = self._frame_bytes
         self._frame, self._frame_bytes, self._received = None, 0, 0
@@ -223,17 +235,17 @@ class Receiver:
         if size > self._trusted_bytes:
             self._trusted_bytes = min(size, TRUST_BYTES_MAX)
         self._expects_large = True
-        self._server.receive_budget.finished(self, len(frame))
-        self._connection.start(frame, size)
+        self._host.receive_budget.finished(self, len(frame))
+        self._sink.start(frame, size)
 
     # --- The bound on all incomplete requests -------------------------------------------------
 
     def _admit_more(self) -> None:
         """Wait, when the incomplete requests of all connections have reached their bound."""
-        budget = self._server.receive_budget
+        budget = self._host.receive_budget
         if not budget.admits(self):
-            self._connection.wait_for_receive_bytes()
+            self._sink.wait_for_receive_bytes()
 
     def admitted(self) -> bool:
         """There was room: is it this connection's turn?"""
-        return self._server.receive_budget.admits(self)
+        return self._host.receive_budget.admits(self)

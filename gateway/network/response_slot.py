@@ -7,11 +7,10 @@ its connection sends the answers in the order of the requests.
 import struct
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from gateway.dispatch.dispatcher import Route
-    from gateway.network.connection import Connection
+    from gateway.metrics.counters import LatencyHistogram
 
 Part = bytes | bytearray | memoryview
 
@@ -20,12 +19,33 @@ _header_v1: Final = struct.Struct(">iib").pack
 _now: Final = time.perf_counter
 
 
+class Answerable(Protocol):
+    """What a slot must know of the API and version that it answers."""
+
+    name: str
+    version: int
+    flexible_answer: bool
+    latency: "LatencyHistogram"
+
+
+class Line(Protocol):
+    """Where slots stand in line: it sends what they were answered with, in order."""
+
+    closed: bool
+
+    def answered(self, slot: "ResponseSlot") -> None: ...
+
+    def refuse(self, reason: str) -> None: ...
+
+    def charge(self, size: int) -> None: ...
+
+
 class ResponseSlot:
     """See the module. `charge`: bytes of the request budget that are held until the answer."""
 
     __slots__ = ("charge", "connection", "correlation_id", "parts", "route", "size", "started_s")
 
-    def __init__(self, connection: "Connection", route: "Route", correlation_id: int, charge: int) -> None:
+    def __init__(self, connection: Line, route: Answerable, correlation_id: int, charge: int) -> None:
         self.connection = connection
         self.route = route
         self.correlation_id = correlation_id

@@ -9,23 +9,18 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from gateway.dispatch.dispatcher import Dispatcher
-from gateway.dispatch.turns import FairTurns
 from gateway.metrics.counters import Metrics
 from gateway.network.acceptor import Acceptor
 from gateway.network.binding import Binding
-from gateway.network.budgets import Budget, ReceiveBudget
-from gateway.network.connection import Connection
-from gateway.network.connection_limits import INT_MAX, ConnectionCounts, CreationRate
-from gateway.network.receiver import SCRATCH_BYTES
+from gateway.network.connection import Connection, Dispatching
+from gateway.network.connection_limits import ConnectionCounts, CreationRate
+from gateway.network.host import Host, ServerLimits
 
 logger = logging.getLogger(__name__)
 
-MIB: Final = 1024 * 1024
 SWEEP_SLICES: Final = 10
 """A sweep visits all connections in so many ticks, so that none of them holds the loop for long."""
 STALLED_UNDER_PRESSURE_S: Final = 5.0
@@ -39,61 +34,32 @@ STOP_POLL_S: Final = 0.01
 REFUSAL_TOLD_EVERY_S: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """What connections may cost; INT_MAX-like values mean no limit."""
+class Dispatcher(Dispatching, Protocol):
+    """Starts the handlers of requests, and waits for them at a stop."""
 
-    request_bytes_max: int = 100 * MIB  # socket.request.max.bytes
-    small_request_bytes_max: int = 16 * MIB  # of every API but Produce
-    queued_request_bytes_max: int = 256 * MIB  # half being received, half being handled
-    queued_response_bytes_max: int = 256 * MIB
-    connection_output_bytes_max: int = 1 * MIB  # answers not taken, before it is not read any more
-    in_flight_requests_max: int = 1_000  # per connection
-    tasks_max: int = 32  # per connection: handlers that run at a time (hot APIs do not count)
-    connections_max: int = 10_000
-    connections_per_ip_max: int = INT_MAX
-    connections_per_ip_overrides: Mapping[str, int] = field(default_factory=dict)  # by address
-    connections_per_s_max: int = INT_MAX
-    idle_ms: int = 600_000  # -1: never
-    receive_progress_ms: int = 30_000  # for a request, or the next part of a large one, to arrive
-    first_request_ms: int = 60_000  # after connecting
-    sweep_ms: int = 1_000
+    async def finish(self, grace_s: float) -> None: ...
 
 
 class Server:
-    """Accepts connections on bound sockets and keeps what they share."""
+    """Accepts connections on bound sockets, ends those that are over, and stops."""
 
     def __init__(self, limits: ServerLimits, dispatcher: Dispatcher, metrics: Metrics) -> None:
-        self.limits = limits
+        self.host = Host(limits, metrics)
         self.dispatcher = dispatcher
-        self.metrics = metrics
-        self.scratch = bytearray(SCRATCH_BYTES)
-        self.scratch_view = memoryview(self.scratch)
-        self.loop = asyncio.get_running_loop()
-        half = limits.queued_request_bytes_max // 2
-        self.receive_budget = ReceiveBudget(half, self.loop)
-        self.request_budget = Budget(half, self.loop)
-        self.output_budget = Budget(limits.queued_response_bytes_max, self.loop)
-        self.turns = FairTurns(self.loop)
-        self.now_s = time.monotonic()
         self.counts = ConnectionCounts(
             limits.connections_max, limits.connections_per_ip_max, limits.connections_per_ip_overrides
         )
         self._rate = CreationRate(limits.connections_per_s_max, time.monotonic)
-        self.acceptor = Acceptor(self.loop, self._take, self._rate.wait_s)
+        self.acceptor = Acceptor(self.host.loop, self._take, self._rate.wait_s)
         self._arriving: set[asyncio.Task[None]] = set()
         self._connections: dict[Connection, None] = {}
         self._refusal_told_s: dict[str, float] = {}  # by reason: a word from our code
-        self._to_flush: list[Connection] = []
         self._to_sweep: list[Connection] = []
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._stopping = False
 
     def __repr__(self) -> str:
-        return (
-            f"<Server {len(self._connections)} connections, receiving {self.receive_budget!r}, "
-            f"handling {self.request_budget!r}, sending {self.output_budget!r}>"
-        )
+        return f"<Server {len(self._connections)} connections, {self.host!r}>"
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -115,13 +81,13 @@ class Server:
         self.acceptor.stop()
         for connection in self._connections:
             connection.stop_reading()
-        deadline = self.loop.time() + grace_s
-        while self._busy() and self.loop.time() < deadline:  # noqa: ASYNC110  see STOP_POLL_S
+        deadline = self.host.loop.time() + grace_s
+        while self._busy() and self.host.loop.time() < deadline:  # noqa: ASYNC110  see STOP_POLL_S
             await asyncio.sleep(STOP_POLL_S)
-        await self.dispatcher.finish(max(0.0, deadline - self.loop.time()))
+        await self.dispatcher.finish(max(0.0, deadline - self.host.loop.time()))
         for connection in list(self._connections):
             connection.close()
-        while self._connections and self.loop.time() < deadline + grace_s:  # noqa: ASYNC110
+        while self._connections and self.host.loop.time() < deadline + grace_s:  # noqa: ASYNC110
             await asyncio.sleep(STOP_POLL_S)
 
     def _busy(self) -> bool:
@@ -131,7 +97,7 @@ class Server:
 
     def _take(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
         """A connection is there: it is served, or closed before anything is made for it."""
-        self.metrics.connections_accepted += 1
+        self.host.metrics.connections_accepted += 1
         host = address[0]
         if (refusal := self.counts.refusal(host)) is not None:
             accepted.close()
@@ -139,7 +105,7 @@ class Server:
             return
         self._rate.count()
         self.counts.add(host)
-        task = self.loop.create_task(self._serve(accepted, address, binding))
+        task = self.host.loop.create_task(self._serve(accepted, address, binding))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
@@ -148,7 +114,7 @@ class Server:
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.loop.connect_accepted_socket(lambda: connection, accepted)
+            await self.host.loop.connect_accepted_socket(lambda: connection, accepted)
         except Exception as error:  # the peer is gone already, or there is no memory for it
             if not connection.was_made:
                 accepted.close()
@@ -157,9 +123,9 @@ class Server:
 
     def _refused(self, key: str, reason: str, address: tuple[str, int]) -> None:
         """Whoever is refused comes back at once: one line in a while says as much as one for each."""
-        self.metrics.connection_refused(key)
-        if self.now_s - self._refusal_told_s.get(key, -REFUSAL_TOLD_EVERY_S) >= REFUSAL_TOLD_EVERY_S:
-            self._refusal_told_s[key] = self.now_s
+        self.host.metrics.connection_refused(key)
+        if self.host.now_s - self._refusal_told_s.get(key, -REFUSAL_TOLD_EVERY_S) >= REFUSAL_TOLD_EVERY_S:
+            self._refusal_told_s[key] = self.host.now_s
             logger.warning("connection closed: %s", reason, extra={"peer": f"{address[0]}:{address[1]}"})
 
     # --- What connections tell us ---------------------------------------------------------------
@@ -167,30 +133,19 @@ class Server:
     def opened(self, connection: Connection) -> str | None:
         """Register a connection, which is counted already; the reason when it must be closed all the same."""
         self._connections[connection] = None
-        self.metrics.connections_open = len(self._connections)
+        self.host.metrics.connections_open = len(self._connections)
         return "stopping" if self._stopping else None
 
     def lost(self, connection: Connection) -> None:
         if self._connections.pop(connection, self) is self:
             return
         self.counts.remove(connection.peer_host)
-        self.metrics.connections_open = len(self._connections)
-
-    def flush_soon(self, connection: Connection) -> None:
-        """One write per connection for all answers that became due in this turn of the loop."""
-        if not self._to_flush:
-            self.loop.call_soon(self._flush)
-        self._to_flush.append(connection)
-
-    def _flush(self) -> None:
-        connections, self._to_flush = self._to_flush, []
-        for connection in connections:
-            connection.flush()
+        self.host.metrics.connections_open = len(self._connections)
 
     # --- Time-outs ------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        self.now_s = time.monotonic()
+        self.host.now_s = time.monotonic()
         if not self._to_sweep:
             self._to_sweep = list(self._connections)
         share = max(1, -(-len(self._connections) // SWEEP_SLICES))
@@ -198,22 +153,22 @@ class Server:
         for connection in due:
             if connection.closed:
                 continue
-            if connection.half_closed and self.now_s - connection.active_s > HALF_CLOSED_S:
+            if connection.half_closed and self.host.now_s - connection.active_s > HALF_CLOSED_S:
                 connection.close()
             elif (reason := self._overdue(connection)) is not None:
                 connection.refuse(reason)
-        tick_s = self.limits.sweep_ms / 1000 / SWEEP_SLICES
-        self._sweep_handle = self.loop.call_later(tick_s, self._sweep)
+        tick_s = self.host.limits.sweep_ms / 1000 / SWEEP_SLICES
+        self._sweep_handle = self.host.loop.call_later(tick_s, self._sweep)
 
     def _overdue(self, connection: Connection) -> str | None:
         """Why this connection has to end now, if it has to."""
-        limits, now_s = self.limits, self.now_s
+        limits, now_s = self.host.limits, self.host.now_s
         unsent = connection.unsent_bytes()
         if unsent:
             if unsent != connection.unsent_seen:
                 connection.unsent_seen = unsent
                 connection.active_s = now_s
-            elif self.output_budget.exhausted and (now_s - connection.active_s > STALLED_UNDER_PRESSURE_S):
+            elif self.host.output_budget.exhausted and (now_s - connection.active_s > STALLED_UNDER_PRESSURE_S):
                 return f"{unsent} bytes of answers are not taken, and others need the room"
         if not connection.blocked:
             since_s = connection.receiver.since_s

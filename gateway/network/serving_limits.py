@@ -10,7 +10,8 @@ from gateway.config.loading import Config
 from gateway.metrics.counters import Metrics
 from gateway.network.connection_limits import INT_MAX, parse_overrides
 from gateway.network.descriptors import Shares
-from gateway.network.server import Server, ServerLimits
+from gateway.network.host import ServerLimits
+from gateway.network.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def _by_address(overrides: str) -> Mapping[str, int]:
 
 def offer_connections(metrics: Metrics, server: Server) -> None:
     """What is held beside its bound, in `/metrics`."""
-    limits, counts, acceptor = server.limits, server.counts, server.acceptor
+    limits, counts, acceptor = server.host.limits, server.counts, server.acceptor
     metrics.gauge("penstock_connections_limit", "Connections that may be open", lambda: limits.connections_max)
     metrics.gauge("penstock_connections_per_ip_most", "Connections of the busiest address", lambda: counts.busiest)
     metrics.gauge("penstock_connections_per_ip_limit", "max.connections.per.ip", lambda: limits.connections_per_ip_max)

@@ -18,7 +18,7 @@ from core.streams.state import Stream
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
-    from gateway.apis import RequestContext
+    from gateway.dispatch.context import RequestContext
 
 _T = TypeVar("_T", bound=Hashable)
 

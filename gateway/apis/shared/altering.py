@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.apis import RequestContext
 from gateway.apis.shared.administration import ResourceType, repeated, repeated_among, told
+from gateway.dispatch.context import RequestContext
 from gateway.kafka_configs.broker_configs import CLUSTER
 from gateway.kafka_configs.resource_configs import kind_of
 from gateway.kafka_configs.resource_keys import KINDS

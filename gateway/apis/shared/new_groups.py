@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import RequestContext
+from gateway.dispatch.context import RequestContext
 from gateway.wire.message import Message
 
 logger = logging.getLogger(__name__)

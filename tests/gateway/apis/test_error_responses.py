@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.apis import Api, discover
+from gateway.apis import discover
+from gateway.dispatch.registry import Api
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.message import Message
 from gateway.wire.schema import StructSpec

@@ -16,8 +16,9 @@ import pytest
 import uvloop
 
 from core.streams.state import Stream
-from gateway.apis import Api, discover
+from gateway.apis import discover
 from gateway.broker import Broker
+from gateway.dispatch.registry import Api
 from gateway.topics.topics import WantedTopic
 from gateway.wire.codec import request_codec
 from gateway.wire.schema import FieldSpec, StructSpec

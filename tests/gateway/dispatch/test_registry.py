@@ -6,7 +6,8 @@ import sys
 import pytest
 from kio.schema.index import api_key_map
 
-from gateway.apis import Api, Registry, discover
+from gateway.apis import discover
+from gateway.dispatch.registry import Api, Registry
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.schema import versions_known
 

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from gateway.dispatch.turns import PARTY_S, FairTurns
-from gateway.network.server import ServerLimits
+from gateway.network.host import ServerLimits
+from gateway.network.turns import PARTY_S, FairTurns
 from tests.gateway.network.harness import HEARTBEAT, PRODUCE, Client, Gate, heartbeat, produce, run, serving, until
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,7 @@ def test_closed_while_in_line() -> None:
             other.send(heartbeat("x", client_id="other"))
             await other.frame()
 
-            await until(lambda: len(server.connections) == 1 and not server.turns.parties_waiting, "nobody waits")
+            await until(lambda: len(server.connections) == 1 and not server.host.turns.parties_waiting, "nobody waits")
 
     run(test())
 
@@ -161,7 +161,7 @@ def test_parties_are_forgotten() -> None:
             client.close()
             await until(lambda: not server.connections, "it is gone")
 
-            assert repr(server.turns) == "<FairTurns 0 addresses, 0 parties in line>"
+            assert repr(server.host.turns) == "<FairTurns 0 addresses, 0 parties in line>"
 
     run(test())
 
@@ -195,7 +195,7 @@ def test_turns_are_measured() -> None:
             for _ in range(3):
                 await client.frame()
 
-            turns = server.metrics.turns
+            turns = server.host.metrics.turns
             assert 0.099 <= turns[PRODUCE].longest_s < 60
             assert 0.099 <= turns[HEARTBEAT].longest_s < 60
 
@@ -232,14 +232,14 @@ def test_nothing_begins_behind_one_that_waits_for_room() -> None:
         limits = ServerLimits(queued_response_bytes_max=1_000)
         async with serving(gate, limits) as (server, port):
             client, other = await Client.connect(port), await Client.connect(port)
-            server.output_budget.charge(1_000)
+            server.host.output_budget.charge(1_000)
             client.send(produce("room-first", 1))
             await until(lambda: gate.begun == ["room-first"], "the first waits for room")
             client.send(produce("second", 2))
             other.send(heartbeat("other", client_id="other"))
             await other.frame()
             assert gate.begun == ["room-first", "other"]
-            server.output_budget.release(1_000)
+            server.host.output_budget.release(1_000)
 
             assert [(await client.frame())[0] for _ in range(2)] == [1, 2]
 
@@ -275,7 +275,7 @@ def test_held_loop_is_logged(caplog: pytest.LogCaptureFixture) -> None:
             client.send(heartbeat("hold120", client_id="someone"))
             await client.frame()
 
-            assert server.metrics.turns[HEARTBEAT].held == 1
+            assert server.host.metrics.turns[HEARTBEAT].held == 1
 
     run(test())
     (held,) = [vars(r) for r in caplog.records if r.getMessage() == "one request held the event loop"]

@@ -10,15 +10,17 @@ from typing import Any
 
 import uvloop
 
-from gateway.apis import Api, Registry, RequestContext
 from gateway.apis.api_versions import API as API_VERSIONS
 from gateway.config.addresses import ListenAddress
+from gateway.dispatch.context import RequestContext
 from gateway.dispatch.dispatcher import Dispatcher
+from gateway.dispatch.registry import Api, Registry
 from gateway.metrics.counters import Metrics
 from gateway.network.binding import bind
 from gateway.network.connection import Connection
+from gateway.network.host import ServerLimits
 from gateway.network.response_slot import ResponseSlot
-from gateway.network.server import Server, ServerLimits
+from gateway.network.server import Server
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
 from gateway.wire.message import Message

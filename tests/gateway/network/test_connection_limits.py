@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.network.connection_limits import RATE_WINDOW_S, ConnectionCounts, CreationRate, parse_overrides
-from gateway.network.server import ServerLimits
+from gateway.network.host import ServerLimits
 from tests.faults.client import Connection
 from tests.gateway.launching import http_get, serving
 from tests.gateway.network import harness
@@ -83,7 +83,7 @@ def test_held_up_and_not_refused() -> None:
 
             assert loop.time() - began >= 0.9
             assert len(server.connections) == len(clients)
-            assert server.metrics.connections_refused == {}
+            assert server.host.metrics.connections_refused == {}
             assert server.acceptor.waiting_s > 0
 
     run(test())
@@ -97,7 +97,9 @@ def test_a_crowd_leaves_nothing() -> None:
             for _ in range(50):
                 with socket.create_connection(("127.0.0.1", port)) as hasty:
                     hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
-            await until(lambda: server.counts.count == 0 and server.metrics.connections_accepted == 50, "all are gone")
+            await until(
+                lambda: server.counts.count == 0 and server.host.metrics.connections_accepted == 50, "all are gone"
+            )
             client = await Client.connect(port)
             client.send(produce("a", 1))
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.apis import Api, discover
+from gateway.apis import discover
+from gateway.dispatch.registry import Api
 from gateway.wire.codec import request_codec
 from gateway.wire.headers import RequestHeader, encode_request_header
 from tests.gateway.launching import Running

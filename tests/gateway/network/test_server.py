@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.network.host import ServerLimits
 from gateway.network.receiver import PEEK_BYTES, SCRATCH_BYTES
-from gateway.network.server import ServerLimits
 from tests.gateway.network.harness import (
     HEARTBEAT,
     PRODUCE,
@@ -142,7 +142,7 @@ def test_byte_by_byte() -> None:
                 await asyncio.sleep(0)
 
             assert [(await client.frame())[0] for _ in range(2)] == [1, 2]
-            assert server.receive_budget.used == server.request_budget.used == 0
+            assert server.host.receive_budget.used == server.host.request_budget.used == 0
 
     run(test())
 
@@ -159,7 +159,7 @@ def test_large_requests_back_to_back(size: int) -> None:
                 client.send(*(produce("x", 3 * turn + n, size=size if n % 2 else 5) for n in range(3)))
 
             assert [(await client.frame())[0] for _ in range(9)] == list(range(9))
-            assert server.receive_budget.used == server.request_budget.used == 0
+            assert server.host.receive_budget.used == server.host.request_budget.used == 0
 
     run(test())
 
@@ -225,15 +225,15 @@ def test_declared_length_is_not_allocated() -> None:
         async with serving(Gate()) as (server, port):
             client = await Client.connect(port)
             client.send(struct.pack(">ihhi", 90 * MIB, PRODUCE, 9, 1) + bytes(100))
-            await until(lambda: server.receive_budget.used > 0, "the request has begun")
+            await until(lambda: server.host.receive_budget.used > 0, "the request has begun")
 
-            assert server.receive_budget.used <= SCRATCH_BYTES
+            assert server.host.receive_budget.used <= SCRATCH_BYTES
 
             client.send(bytes(200 * KIB))
-            await until(lambda: server.receive_budget.used > SCRATCH_BYTES, "its buffer grew")
-            assert server.receive_budget.used <= 512 * KIB
+            await until(lambda: server.host.receive_budget.used > SCRATCH_BYTES, "its buffer grew")
+            assert server.host.receive_budget.used <= 512 * KIB
             client.close()
-            await until(lambda: server.receive_budget.used == 0, "it was given back")
+            await until(lambda: server.host.receive_budget.used == 0, "it was given back")
 
     run(test())
 
@@ -273,7 +273,7 @@ def test_refused_with_one_line(raw: bytes, reason: str, lines: Callable[[], list
             assert await client.closed() == b""
             assert [reason in line for line in lines()] == [True], lines()
             await until(lambda: not server.connections, "the connection is gone")
-            assert server.request_budget.used == server.receive_budget.used == 0
+            assert server.host.request_budget.used == server.host.receive_budget.used == 0
 
     run(test())
 
@@ -384,7 +384,7 @@ def test_failed_handler_closes(lines: Callable[[], list[str]]) -> None:
 
             assert await client.closed() == b""
             assert lines() == ["Heartbeat v4 failed", "connection closed: Heartbeat v4: the handler failed"]
-            assert server.metrics.request_failures == {HEARTBEAT: 1}
+            assert server.host.metrics.request_failures == {HEARTBEAT: 1}
 
     run(test())
 
@@ -436,7 +436,7 @@ def test_answer_after_the_connection_is_gone() -> None:
             await asyncio.sleep(0.01)
 
             assert gone == [True]
-            assert server.request_budget.used == server.output_budget.used == 0
+            assert server.host.request_budget.used == server.host.output_budget.used == 0
 
     run(test())
 
@@ -464,7 +464,7 @@ def test_slow_loris(size: int, drip: bool, lines: Callable[[], list[str]]) -> No
             assert await client.closed() == b""
             assert ["does not arrive" in line for line in lines()] == [True]
             await until(lambda: not server.connections, "gone")
-            assert server.receive_budget.used == 0
+            assert server.host.receive_budget.used == 0
 
     run(test())
 
@@ -589,14 +589,14 @@ def test_request_bytes_are_bounded_fairly() -> None:
             seen = 0
             while seen < 32:
                 await until(lambda: bool(gate.waiting), f"another request after {seen}")
-                assert server.request_budget.used <= MIB // 2 + 201 * KIB
-                assert server.receive_budget.used <= MIB // 2 + 8 * 512 * KIB
+                assert server.host.request_budget.used <= MIB // 2 + 201 * KIB
+                assert server.host.receive_budget.used <= MIB // 2 + 8 * 512 * KIB
                 name, reply = gate.waiting.popitem()
                 reply.send((name.encode(),))
                 seen += 1
             for client in clients:
                 assert [(await client.frame())[0] for _ in range(4)] == [0, 1, 2, 3]
-            assert server.request_budget.used == server.receive_budget.used == 0
+            assert server.host.request_budget.used == server.host.receive_budget.used == 0
 
     run(test())
 
@@ -667,19 +667,19 @@ def test_peer_that_never_reads() -> None:
             peer.setblocking(False)
             asked = produce("a") * 200
             peer.send(asked)
-            await until(lambda: server.output_budget.used > 0, "the peer's socket is full")
+            await until(lambda: server.host.output_budget.used > 0, "the peer's socket is full")
             await unchanged(lambda: len(gate.begun))
 
             (connection,) = server.connections
             assert len(gate.begun) < 100
             assert connection.output_room() == 0
-            assert 0 < server.output_budget.used <= 20 * MIB
+            assert 0 < server.host.output_budget.used <= 20 * MIB
             assert "peer-does-not-read" in repr(connection)
             other = await Client.connect(port)
             other.send(produce("other", 5))
             assert (await other.frame())[0] == 5
             peer.close()
-            await until(lambda: server.output_budget.used == 0, "given back")
+            await until(lambda: server.host.output_budget.used == 0, "given back")
 
     run(test())
 
@@ -698,7 +698,7 @@ def test_peer_that_reads_again() -> None:
             client.reader._transport.resume_reading()  # type: ignore[attr-defined]
 
             assert [(await client.frame())[0] for _ in range(300)] == list(range(300))
-            assert server.output_budget.used == 0
+            assert server.host.output_budget.used == 0
 
     run(test())
 
@@ -733,7 +733,7 @@ def test_stalled_peer_makes_room(monkeypatch: pytest.MonkeyPatch, lines: Callabl
         async with serving(gate, limits) as (server, port):
             peer = quiet_socket(port)
             peer.send(produce("a"))
-            await until(lambda: server.output_budget.exhausted, "the bound is reached")
+            await until(lambda: server.host.output_budget.exhausted, "the bound is reached")
             room: list[int] = []
             waiter = await Client.connect(port)
             waiter.send(produce("wait"))

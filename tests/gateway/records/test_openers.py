@@ -224,7 +224,7 @@ def test_a_client_that_goes_meanwhile(tmp_path: Path) -> None:
         other.close()
         server = broker._server
         assert server is not None
-        await until(lambda: not (broker.openers.waiting or server.request_budget.used))
+        await until(lambda: not (broker.openers.waiting or server.host.request_budget.used))
         assert offset_of(await client.ask(PRODUCE, 8, produce_body("zipped", [(0, batch(b"a"))]))) == (0, 0)
 
     run(tmp_path, scenario)

@@ -10,18 +10,10 @@ loses nothing: the next round begins at once. What waits is bounded by the conne
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from gateway.dispatch.dispatcher import Route
-    from gateway.network.connection import Connection
-
-logger = logging.getLogger(__name__)
+from typing import Final
 
 PARTY_S: Final = 0.008
 ADDRESS_S: Final = 0.030
@@ -30,19 +22,8 @@ SERVE_S: Final = 0.008
 waiting client notices."""
 GIVE_WAY_S: Final = 0.008
 """A handler with much to do lets others in after so long."""
-HELD_S: Final = 0.100
-"""A turn that took longer is logged and counted: everybody waited for it."""
 
 _now: Final = time.perf_counter
-
-
-@dataclass(slots=True)
-class TurnCounters:
-    """The turns of one API."""
-
-    longest_s: float = 0.0
-    held: int = 0
-    """Turns that took longer than HELD_S."""
 
 
 class Address:
@@ -209,23 +190,3 @@ class Pace:
     async def give_way(self) -> None:
         await self._turns.turn(self._party)
         self._ends_at = _now() + GIVE_WAY_S
-
-
-def took(connection: "Connection", route: "Route", seconds: float, size: int) -> None:
-    """A request of this connection, `size` bytes long, held the loop for so long."""
-    connection.turns.spend(connection.party, seconds)
-    counters = route.turn
-    if seconds > counters.longest_s:
-        counters.longest_s = seconds
-    if seconds > HELD_S:
-        counters.held += 1
-        logger.warning(
-            "one request held the event loop",
-            extra={
-                "api": f"{route.name} v{route.version}",
-                "ms": round(seconds * 1000),
-                "client": connection.client_id,
-                "peer": f"{connection.peer_host}:{connection.peer_port}",
-                "request_bytes": size,
-            },
-        )

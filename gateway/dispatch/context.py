@@ -1,0 +1,51 @@
+"""What a handler knows of a request beside its body: who asked, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from gateway.network.turns import Pace
+
+if TYPE_CHECKING:
+    from gateway.network.connection import Connection
+    from gateway.services import Services
+
+_T = TypeVar("_T")
+
+
+class Described(Protocol):
+    """An API that is served, as ApiVersions tells of it."""
+
+    @property
+    def key(self) -> int: ...
+
+    @property
+    def versions(self) -> range: ...
+
+    @property
+    def advertise_from(self) -> int | None: ...
+
+    @property
+    def advertised(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestContext:
+    """One request, without its body. `apis`: every API that is served."""
+
+    services: Services
+    version: int
+    correlation_id: int
+    client_id: str | None
+    connection: Connection
+    apis: Iterable[Described]
+
+    async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
+        """One item after another; others get the event loop in between when this has kept it for long."""
+        pace = Pace(self.connection.turns, self.connection.party)
+        for item in items:
+            if pace.is_over:
+                await pace.give_way()
+            yield item

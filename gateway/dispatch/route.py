@@ -1,0 +1,65 @@
+"""One version of one API, with everything that a request of it needs: codecs, made at first use, and its counters."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.dispatch.registry import Api
+from gateway.metrics.counters import HELD_S, Metrics
+from gateway.wire.codec import Codec, request_codec, response_codec
+from gateway.wire.headers import response_header_is_flexible
+
+if TYPE_CHECKING:
+    from gateway.network.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+
+class Route:
+    """One version of one API."""
+
+    __slots__ = (
+        "answers",
+        "api",
+        "flexible_answer",
+        "flexible_request",
+        "latency",
+        "name",
+        "raw",
+        "requests",
+        "turn",
+        "version",
+    )
+
+    def __init__(self, api: Api, version: int, metrics: Metrics) -> None:
+        self.api = api
+        self.version = version
+        self.name = api.name
+        self.raw = api.handle_raw
+        self.requests: Codec = request_codec(api.key, version)
+        self.answers: Codec = response_codec(api.key, version)
+        self.flexible_request = self.requests.flexible
+        self.flexible_answer = response_header_is_flexible(api.key, self.answers.flexible)
+        self.latency = metrics.latency(api.key)
+        self.turn = metrics.turn(api.key)
+
+
+def took(connection: Connection, route: Route, seconds: float, size: int) -> None:
+    """A request of this connection, `size` bytes long, held the loop for so long."""
+    connection.turns.spend(connection.party, seconds)
+    counters = route.turn
+    if seconds > counters.longest_s:
+        counters.longest_s = seconds
+    if seconds > HELD_S:
+        counters.held += 1
+        logger.warning(
+            "one request held the event loop",
+            extra={
+                "api": f"{route.name} v{route.version}",
+                "ms": round(seconds * 1000),
+                "client": connection.client_id,
+                "peer": f"{connection.peer_host}:{connection.peer_port}",
+                "request_bytes": size,
+            },
+        )
