@@ -330,3 +330,12 @@ def test_metrics(name: str) -> None:
         )
 
     assert {metric for metric in named if not (is_there(metric) or is_there(metric.removesuffix("_total")))} == set()
+
+
+def test_signs() -> None:
+    """A line of the log or of an error that the runbook quotes is one that the sources write."""
+    written = "\n".join(literals())
+    quoted = [span for span in spans("docs/operating/runbook.md") if " " in span and not span.startswith("penstock ")]
+
+    assert len(quoted) >= 25
+    assert [part for span in quoted for part in re.split("…", span) if part.strip(" .:()") not in written] == []
