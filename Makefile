@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test lint format lock bench-quick bench bench-tiering bench-transactions soak clean
+.PHONY: help install install-dev run demo test lint format lock bench-quick bench bench-pair bench-tiering bench-transactions soak clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that serv
 
 bench: install-dev ## Compare with Apache Kafka and Pravega, 40 minutes; ARGS="--only single --rounds 1" a part
 	$(BIN)/python -m bench.compare $(ARGS)
+
+bench-pair: install-dev ## Compare two checkouts, A=DIRECTORY with B=DIRECTORY, to a few per cent; ARGS="--only single"
+	$(BIN)/python -m bench.paired $(A) $(or $(B),.) $(ARGS)
 
 bench-tiering: install-dev ## Measure long-term storage, with a MinIO beside
 	@scripts/install-minio >/dev/null

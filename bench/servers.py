@@ -23,6 +23,8 @@ READY_SECONDS_MAX: Final = 60
 STOP_SECONDS_MAX: Final = 30
 POLL_S: Final = 0.002
 CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+CPUCLOCK_SCHED: Final = 2
+"""In the id of a process's clock, beside its number (clock_getcpuclockid(3))."""
 
 
 class StartFailed(Exception):
@@ -62,6 +64,10 @@ class _Process:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
 
+    def cpu_ns(self) -> int:
+        """The same, of all its threads that are and were, by the clock that the kernel keeps for it."""
+        return time.clock_gettime_ns(~self.process.pid << 3 | CPUCLOCK_SCHED)
+
     def rss_mb(self) -> float:
         return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
 
@@ -99,10 +105,12 @@ class Penstock(_Process):
         settings: dict[str, object] | None = None,
         environment: dict[str, str] | None = None,
         http: str = "off",
+        program: Path | None = None,
     ) -> None:
+        """`program` of another checkout, if not this one's."""
         ready = directory / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [str(Path(sys.executable).parent / "penstock"), "serve"]
+        command = [str(program or Path(sys.executable).parent / "penstock"), "serve"]
         command += ["--listen", "127.0.0.1:0", "--http", http, "--ready-file", str(ready)]
         command += ["--data-dir", str(directory / "data")]
         for key, value in (settings or {}).items():

@@ -74,14 +74,14 @@ def many_partitions(server: Server, topic: str) -> Iterator[Figure]:
     yield "1 KB over 1,000 partitions", "MB/s", load.per_second * KILOBYTE / 1e6
 
 
-def produce_singles(server: Server, topic: str) -> loadgen.Load:
+def produce_singles(server: Server, topic: str, count: int = SINGLE_RECORDS) -> loadgen.Load:
     """One record in each request, 64 requests on the way."""
     return loadgen.run(
         "produce",
         server.bootstrap,
         topic,
         size=100,
-        count=SINGLE_RECORDS,
+        count=count,
         linger_ms=0,
         batch_num_messages=1,
         max_in_flight=64,

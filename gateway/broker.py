@@ -284,12 +284,17 @@ class Broker:
         """Let Kafka clients in first, unless that takes long: then people want to see why."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
-        await asyncio.to_thread(importlib.import_module, "gateway.http.server")
+        self._http = await asyncio.to_thread(self._make_http, binding)
+        await self._http.start()
+
+    def _make_http(self, binding: Binding) -> HttpServer:
+        """Called in a thread: its modules and the API's description cost 100 ms, and clients are served by now."""
         from gateway.http.app import build
         from gateway.http.entrance import Entrance
         from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
 
+        importlib.import_module("gateway.http.services")  # or the first who asks pays for it
         token = self.config.http_token
         guard = Guard(
             loopback=binding.loopback,
@@ -297,8 +302,7 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        self._http = HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
-        await self._http.start()
+        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
 
     async def _stop_http(self) -> None:
         self._serving.set()

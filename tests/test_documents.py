@@ -20,7 +20,7 @@ from typing import Any, Final
 import pytest
 import typer.main
 
-from gateway.cli.app import app
+from gateway.cli.app import add_tools, app
 from gateway.config.loading import load
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS
@@ -58,7 +58,7 @@ SET: Final = re.compile(r"--(?:set|add-config) ([a-z0-9.]+)=")
 VARIABLE: Final = re.compile(r"PENSTOCK_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)")
 METRIC: Final = re.compile(r"penstock_[a-z0-9_]+")
 FLAG: Final = re.compile(r"--[a-z][a-z0-9-]+")
-COMMAND: Final = re.compile(r"(?:^|[/`(] ?)penstock ((?:[a-z0-9]+)(?: [^`|&#)]*)?)", re.MULTILINE)
+COMMAND: Final = re.compile(r"(?:^|[/`(] ?)penstock ((?:[a-z0-9]+)(?: [^`|&#)\n]*)?)", re.MULTILINE)
 MEMBER: Final = re.compile(r"(_?[A-Z]\w+)\.(\w+)(?:\(\))?")
 FUNCTION: Final = re.compile(r"([a-z_]+)\.([a-z_]+)")
 
@@ -149,6 +149,7 @@ def keys() -> frozenset[str]:
 
 @cache
 def command() -> Any:
+    add_tools()
     return typer.main.get_command(app)
 
 

@@ -1,7 +1,8 @@
 """What honest clients notice of strangers: `python -m bench.hostile`.
 
 Keeps: each attack meets a gateway of its own, with an honest producer, consumer and group beside it, and the first row
-is the same without an attack, in the same run. Figures go to `bench/results/hostile.json` and are shown as a table.
+is the same without an attack, in the same run. Figures of a whole run go to `bench/results/hostile.json`, others where
+`--result` says, and are shown as a table; Kafka's stand beside ours. What the machine's other work adds is in each row.
 """
 
 from __future__ import annotations
@@ -20,18 +21,25 @@ from typing import Final
 
 from bench import disk, loadgen
 from bench.hostile.attacks import ATTACKS, Attack, Target
-from bench.hostile.honest import TOPIC, Noticed, honest_clients, percentile
-from bench.servers import Penstock
+from bench.hostile.honest import TOPIC, honest_clients, percentile
+from bench.hostile.starved import OtherWork, Starved
+from bench.servers import Kafka, Penstock
 
 RESULT: Final = Path(__file__).resolve().parent.parent / "results" / "hostile.json"
 BACK_TO_NORMAL_S: Final = 5.0
 SAMPLE_S: Final = 0.05
+SERVERS: Final = (Penstock.name, Kafka.name)
+HEAD: Final = (
+    "| server | strangers | produce p99, max | consume p99 | rebalances | memory, peak | p99 after "
+    "| wait for a processor, others' work | answers |\n|---|---|---|---|---|---|---|---|---|"
+)
 
 
 @dataclass
 class Row:
-    """One attack. Times in milliseconds, of the honest clients."""
+    """One attack on one server. Times in milliseconds, of the honest clients."""
 
+    server: str
     attack: str
     seconds: float
     produce_p99_ms: float
@@ -43,6 +51,10 @@ class Row:
     memory_peak_mb: float
     after_p99_ms: float
     """Of the five seconds after its end."""
+    cpu_wait_ms: float
+    """The longest that a thread of the server or of the honest clients waited for a processor."""
+    others_busy: float
+    """The share of all processors that work which is not this bench's had, 0 to 1."""
     note: str = ""
 
 
@@ -50,84 +62,94 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.hostile", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="rows whose name has one of these words")
     parser.add_argument("--seconds", type=float, default=10, help="length of attacks that could go on for ever")
+    parser.add_argument("--server", nargs="+", choices=SERVERS, default=["penstock"], help="each attack meets each")
+    parser.add_argument("--result", type=Path, help="file of the figures")
     options = parser.parse_args()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "hostile"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     disk.require_disk(scratch)
+    result: Path | None = options.result or (None if options.only else RESULT)
     rows = []
     for number, attack in enumerate(ATTACKS):
         if options.only and not any(word in attack.name for word in options.only):
             continue
-        print(attack.name, file=sys.stderr, flush=True)
-        rows.append(_row(attack, scratch / str(number), options.seconds))
-        shutil.rmtree(scratch / str(number), ignore_errors=True)
-        print(_line(rows[-1]), flush=True)
-    if not options.only:
-        RESULT.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    print()
-    print("| strangers | produce p99, max | consume p99 | rebalances | memory, peak | p99 after |")
-    print("|---|---|---|---|---|---|")
+        for name in options.server:
+            if name == Kafka.name and attack.only_penstock:
+                continue
+            print(name, attack.name, file=sys.stderr, flush=True)
+            rows.append(_row(name, attack, scratch / str(number), options.seconds))
+            shutil.rmtree(scratch / str(number), ignore_errors=True)
+            print(_line(rows[-1]), flush=True)
+            if result is not None:
+                result.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    print("\n" + HEAD)
     for row in rows:
         print(_line(row))
     return 0
 
 
-def _row(attack: Attack, directory: Path, seconds: float) -> Row:
-    server = Penstock(directory, {"num.partitions": 4}, http="127.0.0.1:0")
+def _row(server_name: str, attack: Attack, directory: Path, seconds: float) -> Row:
+    server = _start(server_name, directory)
     try:
-        target = Target(_address(server.bootstrap), _address(server.ready["http"]), seconds)
+        http = _address(server.ready["http"]) if isinstance(server, Penstock) else None
+        target = Target(_address(server.bootstrap), http, seconds)
         server.create_topic(TOPIC, 4)
         with honest_clients(server.bootstrap) as honest:
             attack.prepare(target)
             time.sleep(2)
             honest.look()
             memory_mb = server.rss_mb()
-            note = ""
-            with _Peak(server) as peak:
+            others = OtherWork()
+            with _Watch(server, Starved([server.process.pid, *honest.pids])) as watch:
                 began_s = time.monotonic()
                 try:
-                    attack.run(target)
+                    note = attack.run(target) or ""
                 except Exception as error:
                     traceback.print_exc()
                     note = f"{type(error).__name__}: {error}"[:100]
                 took_s = time.monotonic() - began_s
             during = honest.look()
+            others_busy = others.share()
             time.sleep(BACK_TO_NORMAL_S)
             after = honest.look()
-        return _noticed(attack.name, took_s, during, after, memory_mb, peak.mb, note)
+        return Row(
+            server=server_name,
+            attack=attack.name,
+            seconds=round(took_s, 1),
+            produce_p99_ms=_ms(percentile(during.acknowledged_s, 0.99)),
+            produce_max_ms=_ms(max(during.acknowledged_s, default=0)),
+            consume_p99_ms=_ms(percentile(during.received_s, 0.99)),
+            rebalances=during.rebalances + after.rebalances,
+            failures=during.failures + after.failures,
+            memory_mb=round(memory_mb),
+            memory_peak_mb=round(watch.memory_mb),
+            after_p99_ms=_ms(percentile(after.acknowledged_s, 0.99)),
+            cpu_wait_ms=_ms(watch.starved.longest_s),
+            others_busy=round(others_busy, 2),
+            note=note,
+        )
     finally:
         server.stop()
 
 
-def _noticed(
-    name: str, took_s: float, during: Noticed, after: Noticed, memory_mb: float, peak_mb: float, note: str
-) -> Row:
-    return Row(
-        attack=name,
-        seconds=round(took_s, 1),
-        produce_p99_ms=_ms(percentile(during.acknowledged_s, 0.99)),
-        produce_max_ms=_ms(max(during.acknowledged_s, default=0)),
-        consume_p99_ms=_ms(percentile(during.received_s, 0.99)),
-        rebalances=during.rebalances + after.rebalances,
-        failures=during.failures + after.failures,
-        memory_mb=round(memory_mb),
-        memory_peak_mb=round(peak_mb),
-        after_p99_ms=_ms(percentile(after.acknowledged_s, 0.99)),
-        note=note,
-    )
+def _start(name: str, directory: Path) -> Penstock | Kafka:
+    if name == Kafka.name:
+        return Kafka(directory)
+    return Penstock(directory, {"num.partitions": 4}, http="127.0.0.1:0")
 
 
-class _Peak:
-    """The most memory that the gateway has while this is entered."""
+class _Watch:
+    """The most memory that the server has, and how long threads wait for a processor, while this is entered."""
 
-    def __init__(self, server: Penstock) -> None:
+    def __init__(self, server: Penstock | Kafka, starved: Starved) -> None:
         self._server = server
+        self.starved = starved
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
-        self.mb = 0.0
+        self.memory_mb = 0.0
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> _Watch:
         self._thread.start()
         return self
 
@@ -137,7 +159,8 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self._over.wait(SAMPLE_S):
-            self.mb = max(self.mb, self._server.rss_mb())
+            self.memory_mb = max(self.memory_mb, self._server.rss_mb())
+            self.starved.look()
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -152,10 +175,10 @@ def _ms(seconds: float) -> float:
 def _line(row: Row) -> str:
     lost = f"{row.rebalances}" + (f", {row.failures} failures" if row.failures else "")
     return (
-        f"| {row.attack} ({row.seconds:g} s) | {row.produce_p99_ms:g} ms, {row.produce_max_ms:g} ms "
+        f"| {row.server} | {row.attack} ({row.seconds:g} s) | {row.produce_p99_ms:g} ms, {row.produce_max_ms:g} ms "
         f"| {row.consume_p99_ms:g} ms | {lost} | {row.memory_mb:g}, {row.memory_peak_mb:g} MB "
-        f"| {row.after_p99_ms:g} ms | {row.note}"
-    ).rstrip()
+        f"| {row.after_p99_ms:g} ms | {row.cpu_wait_ms:g} ms, {row.others_busy:.0%} | {row.note} |"
+    )
 
 
 if __name__ == "__main__":

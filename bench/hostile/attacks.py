@@ -10,15 +10,28 @@ import socket
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kio.schema.errors import ErrorCode
+
+from bench.hostile.honest import TOPIC
 from bench.hostile.wire import Stranger, bounded, frame
 from gateway.records.record_batch import GZIP, LZ4, SNAPPY, ZSTD
 from gateway.records.records import Record, build_batch
+from gateway.wire.message import Message
 
 NOW_MS: Final = 1_700_000_000_000
+HALF_HEADS: Final = 256
+MADE_UP: Final = 100_000
+CONNECTIONS: Final = 4
+AT_ONCE: Final = 250
+"""Requests that one connection sends before it reads their answers."""
+COORDINATOR_S_MAX: Final = 30
+NO_HTTP: Final = "no HTTP port"
 CODECS: Final = {"gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 
 
@@ -27,9 +40,14 @@ class Target:
     """Where the gateway listens."""
 
     kafka: tuple[str, int]
-    http: tuple[str, int]
+    http: tuple[str, int] | None
+    """Kafka has none."""
     seconds: float
     """How long an attack that could go on for ever goes on."""
+
+    def url(self, path: str) -> str:
+        assert self.http is not None
+        return f"http://{self.http[0]}:{self.http[1]}{path}"
 
     def connect(self, receive_buffer: int | None = None) -> Stranger:
         return Stranger(self.kafka, receive_buffer)
@@ -39,7 +57,10 @@ class Target:
 class Attack:
     name: str
     prepare: Callable[[Target], None]
-    run: Callable[[Target], None]
+    run: Callable[[Target], str | None]
+    """May say what was answered."""
+    only_penstock: str = ""
+    """Why Kafka is not asked the same."""
 
 
 def nothing(target: Target) -> None:
@@ -188,53 +209,104 @@ def _hang_up(target: Target) -> None:
         stranger.close()
 
 
-def _half_heads(target: Target) -> None:
-    sockets = []
+def _half_heads(target: Target) -> str:
+    """Those that the gateway closed are opened again, twice a second."""
+    assert target.http is not None
+    opened = 0
+    longest_s = 0.0
+    halves: list[socket.socket] = []
     going_on = bounded(target.seconds)
     while going_on():
-        while len(sockets) < 256:
+        halves = [half for half in halves if not _was_closed(half)]
+        while len(halves) < HALF_HEADS:
             half = socket.create_connection(target.http, timeout=5)
             with contextlib.suppress(OSError):
                 half.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
-            sockets.append(half)
+            halves.append(half)
+            opened += 1
         started_s = time.monotonic()
-        url = f"http://{target.http[0]}:{target.http[1]}/healthz"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(target.url("/healthz"), timeout=10) as answer:
             answer.read()
-        if time.monotonic() - started_s > 1:
-            print("  /healthz took", round(time.monotonic() - started_s, 1), "s")
+        longest_s = max(longest_s, time.monotonic() - started_s)
         time.sleep(0.5)
-    for half in sockets:
+    for half in halves:
         half.close()
+    return f"{opened:,} opened, /healthz at most {longest_s * 1000:.0f} ms"
 
 
-def _made_up(target: Target) -> None:
-    init: list[dict[str, Any]] = [
-        {"transactional_id": f"made up {n}", "transaction_timeout": 10_000} for n in range(20_000)
-    ]
-    commits = [
-        {
+def _was_closed(half: socket.socket) -> bool:
+    """By the other side; the socket is closed then."""
+    half.setblocking(False)
+    try:
+        half.recv(1_000)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    half.close()
+    return True
+
+
+def _coordinators(target: Target) -> None:
+    """Kafka makes the topic of its transactions when somebody looks for a coordinator."""
+    with contextlib.closing(target.connect()) as stranger:
+        deadline = time.monotonic() + COORDINATOR_S_MAX
+        while time.monotonic() < deadline:
+            answer = stranger.ask("FindCoordinator", 4, {"key_type": 1, "coordinator_keys": ["made up"]})
+            if answer.coordinators[0].error_code == 0:
+                return
+            time.sleep(0.2)
+
+
+def _transactional_ids(target: Target) -> str:
+    return _made_up(
+        target, "InitProducerId", 4, lambda n: {"transactional_id": f"made up {n}", "transaction_timeout": 10_000}
+    )
+
+
+def _groups(target: Target) -> str:
+    partition = {"partition_index": 0, "committed_offset": 1, "committed_leader_epoch": -1, "committed_metadata": ""}
+    return _made_up(
+        target,
+        "OffsetCommit",
+        8,
+        lambda n: {
             "group_id": f"made up {n}",
             "generation_id_or_member_epoch": -1,
             "member_id": "",
-            "topics": [{"name": "honest", "partitions": [{"partition_index": 0, "committed_offset": 1}]}],
-        }
-        for n in range(100_000)
+            "topics": [{"name": TOPIC, "partitions": [partition]}],
+        },
+    )
+
+
+def _producer_ids(target: Target) -> str:
+    return _made_up(target, "InitProducerId", 4, lambda _: {"transactional_id": None, "transaction_timeout": 10_000})
+
+
+def _made_up(target: Target, api: str, version: int, values: Callable[[int], dict[str, Any]]) -> str:
+    """Send MADE_UP requests over a few connections, pipelined; tell how they were answered. Made before they are sent:
+    the strangers' own work shall not slow them down."""
+    shares = [
+        [frame(api, version, values(n)) for n in range(first, MADE_UP, CONNECTIONS)] for first in range(CONNECTIONS)
     ]
-    with contextlib.closing(target.connect()) as stranger:
-        _pipelined(stranger, [frame("InitProducerId", 4, values) for values in init])
-        _pipelined(stranger, [frame("OffsetCommit", 8, values) for values in commits])
-        _pipelined(
-            stranger, [frame("InitProducerId", 4, {"transactional_id": None, "transaction_timeout": 10_000})] * 100_000
-        )
+    answers: Counter[str] = Counter()
+
+    def send(frames: list[bytes]) -> None:
+        with contextlib.closing(target.connect()) as stranger:
+            for first in range(0, len(frames), AT_ONCE):
+                some = frames[first : first + AT_ONCE]
+                stranger.send(*some)
+                answers.update(_error_of(stranger.answer(api, version), api) for _ in some)
+
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        for sent in [threads.submit(send, share) for share in shares]:
+            sent.result()
+    return ", ".join(f"{count:,} {error}" for error, count in answers.most_common())
 
 
-def _pipelined(stranger: Stranger, frames: list[bytes], at_once: int = 500) -> None:
-    for first in range(0, len(frames), at_once):
-        some = frames[first : first + at_once]
-        stranger.send(*some)
-        for _ in some:
-            stranger.skip()
+def _error_of(answer: Message, api: str) -> str:
+    code = answer.topics[0].partitions[0].error_code if api == "OffsetCommit" else answer.error_code
+    return ErrorCode(code).name
 
 
 def _large_members(target: Target) -> None:
@@ -266,7 +338,7 @@ def _reconnects(target: Target) -> None:
 
 def _scrapers(target: Target) -> None:
     going_on = bounded(target.seconds)
-    url = f"http://{target.http[0]}:{target.http[1]}/metrics"
+    url = target.url("/metrics")
 
     def scrape() -> None:
         while going_on():
@@ -290,12 +362,19 @@ ATTACKS: Final = (
     ),
     Attack("20 batches of 0.9 MB to zstd level 22", _compacted, _conversion),
     Attack("ListOffsets by time over bombs", _bombs_stored, _by_time),
-    Attack("8 x 32 unread Metadata beside 300,000 partitions", _many_partitions, _unread),
+    Attack(
+        "8 x 32 unread Metadata beside 300,000 partitions",
+        _many_partitions,
+        _unread,
+        "300,000 partitions are as many directories there",
+    ),
     Attack("DescribeConfigs of one broker 80,000 times", nothing, _describe),
     Attack("5,000 connections x 5 Fetches that hang up", _one_record_batches, _hang_up),
-    Attack("256 half heads on HTTP", nothing, _half_heads),
-    Attack("made-up transactional ids, groups, producer ids", nothing, _made_up),
+    Attack(f"{HALF_HEADS} half heads on HTTP", nothing, _half_heads, NO_HTTP),
+    Attack("100,000 made-up transactional ids", _coordinators, _transactional_ids),
+    Attack("100,000 made-up groups", nothing, _groups),
+    Attack("100,000 producer ids", nothing, _producer_ids),
     Attack("12 members with 8 MiB of metadata", nothing, _large_members),
     Attack("5,000 reconnects", nothing, _reconnects),
-    Attack("8 scrapers", _topics, _scrapers),
+    Attack("8 scrapers", _topics, _scrapers, NO_HTTP),
 )

@@ -63,6 +63,10 @@ class Honest:
             self._ends.append(here)
             self._processes.append(process)
 
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes if process.pid is not None]
+
     def ready(self) -> None:
         """Return when both have begun to see records."""
         deadline = time.monotonic() + READY_S

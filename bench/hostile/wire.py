@@ -57,6 +57,10 @@ class Stranger:
 
     def ask(self, api: str, version: int, values: Mapping[str, Any]) -> Message:
         self.send(frame(api, version, values))
+        return self.answer(api, version)
+
+    def answer(self, api: str, version: int) -> Message:
+        """The next answer, to a request of this API."""
         codec = response_codec(KEYS[api], version)
         start = 5 if response_header_is_flexible(KEYS[api], codec.flexible) else 4
         return codec.decode(memoryview(self.skip()), start)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from core.config import StoreConfig
 from core.errors import Corrupt, OutOfRange, TierUnavailable
 from core.reading.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
-from core.streams.entries import ReadResult, StoredEntry
+from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StoredEntry
 from core.streams.transactions import overlapping
 
 if TYPE_CHECKING:
@@ -92,10 +92,19 @@ class Reader:
 
     # Entries in order
 
-    def cached(self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> ReadResult | None:
+    def cached(
+        self,
+        slot: Slot,
+        offset: int,
+        end: int,
+        max_bytes: int,
+        at_least_one: bool,
+        max_entries: int = ENTRIES_AT_ONCE,
+    ) -> ReadResult | None:
         """Entries from memory; None when the first one is not there. For the event loop.
 
-        Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`.
+        Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`. At most
+        `max_entries` (1 or more) where each is found alone: small ones take the loop's time, not room.
         """
         if self._container.damage.ranges:
             end = self._container.damage.limit(slot, offset, end)
@@ -107,7 +116,8 @@ class Reader:
         size, reached = 0, offset
         for columns in columns_from(slot, offset):
             base, length, payload = columns.base, columns.length, columns.payload
-            for row in range(columns.row_of(max(reached, base[0])), len(base)):
+            first = columns.row_of(max(reached, base[0]))
+            for row in range(first, min(len(base), first + max_entries - len(parts))):
                 if base[row] >= end:
                     return self._from_memory(slot, offset, ReadResult(parts, size, reached))
                 held = payload[row]
@@ -118,6 +128,8 @@ class Reader:
                     return self._from_memory(slot, offset, ReadResult(parts, size - length[row], reached))
                 parts.append(held)
                 reached = columns.row_end(row)
+            if len(parts) >= max_entries:
+                break
         if parts or offset >= end:
             return self._from_memory(slot, offset, ReadResult(parts, size, reached))
         if self.tiered is not None and offset < slot.tiered_end:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
     from core.streams.transactions import Aborted
+
+
+ENTRIES_AT_ONCE: Final = 4096
+"""Entries that one read takes from memory at most, where each is found alone: about a millisecond of the event loop."""
 
 
 class ReadResult(NamedTuple):

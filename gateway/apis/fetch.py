@@ -10,6 +10,10 @@ client would wait for new records, half a second at most, and not at all once ot
 answered empty, what is on its way is loaded all the same, and a later fetch finds it in memory. Storage that is away is
 no error, only nothing new; an object that is damaged or gone is CORRUPT_MESSAGE, which clients report with partition
 and offset (KAFKA_STORAGE_ERROR they take for a broker that is about to recover: they try again for ever, silently).
+
+A fetch of more than LOOKS_AT_ONCE partitions goes through them as a task that gives way, and looks at them
+LONG_LOOKS_MAX times at most, however often it is woken. An answer has ENTRIES_AT_ONCE entries from memory at most; none
+is kept while the fetch waits for more. For a peer that has left nothing is looked at.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from core.errors import (
     OutOfRange,
@@ -28,11 +34,14 @@ from core.errors import (
     StoreError,
     TierUnavailable,
 )
-from core.streams.entries import StillLoading
+from core.streams.entries import ENTRIES_AT_ONCE, StillLoading
 from gateway.dispatch.registry import Api
+from gateway.dispatch.request_tasks import timed
+from gateway.dispatch.route import took
 from gateway.fetching.cold_reads import ColdRead, report
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, Target, TopicKey
 from gateway.kafka_configs.topic_config import config_of
+from gateway.network.turns import Pace, is_out_of_turn
 from gateway.records.record_batch import ZSTD
 from gateway.refusals import Asked, Refusal, code_of
 from gateway.wire.codec import request_codec
@@ -82,9 +91,19 @@ COLD_READS_MAX: Final = 64
 """Partitions of one fetch that are read at the same time."""
 SHARE_MIN_BYTES: Final = 65_536
 """Room that a partition gets, while there is any, however little it is said to hold."""
+LOOKS_AT_ONCE: Final = 256
+"""Partitions that are looked at, or answered, without asking how long that takes."""
+LONG_LOOKS_MAX: Final = 3
+"""How often a fetch that gives way looks at its partitions: then it answers what there is."""
 
+_now: Final = time.perf_counter
+_T = TypeVar("_T")
 
 _first = attrgetter("first")
+
+
+_as_tuple = tuple.__new__
+"""Makes a named tuple in half the time of its own constructor, which goes through the defaults."""
 
 
 class _Fetch:
@@ -95,9 +114,12 @@ class _Fetch:
         "connection",
         "deadline_s",
         "done",
+        "entries",
         "full",
         "gave_way",
         "late",
+        "long_looks",
+        "looking",
         "max_bytes",
         "min_bytes",
         "patience",
@@ -132,6 +154,9 @@ class _Fetch:
         self.timer: asyncio.TimerHandle | None = None
         self.results: dict[Target, FetchedPartition] = {}
         self.size = 0  # bytes of records
+        self.entries = 0  # or pieces of a page
+        self.looking = False  # as a task that gives way
+        self.long_looks = 0
         self.late: list[Target] = []  # were read from afar, or ought to have been
         self.reserved = 0  # bytes that reads under way may bring
         self.patience: asyncio.Future[None] | None = None  # done when nobody waits for long-term storage any more
@@ -142,6 +167,33 @@ class _Fetch:
 
     def read_request(self, request: Message) -> None:
         """Find the partitions, in a session or not. Raises Refusal."""
+        self._find_session(request)
+        with_ids = self.version >= TOPIC_IDS_SINCE
+        for topic in request.forgotten_topics_data:
+            self._forget_partitions(topic.topic_id if with_ids else topic.topic, topic.partitions)
+        for topic in request.topics:
+            self._want(topic.topic_id if with_ids else topic.topic, topic.partitions)
+        if self.session is not None:
+            self._keep_session(self.session)
+
+    async def read_long_request(self, request: Message) -> None:
+        """The same, of a request that names many: others are let in between."""
+        self._find_session(request)
+        self.wanted.watch()  # of each as it comes
+        with_ids = self.version >= TOPIC_IDS_SINCE
+        pace = self._pace()
+        for topic in request.forgotten_topics_data:
+            for some in slices(topic.partitions):
+                await _breathe(pace)
+                self._forget_partitions(topic.topic_id if with_ids else topic.topic, some)
+        for topic in request.topics:
+            for some in slices(topic.partitions):
+                await _breathe(pace)
+                self._want(topic.topic_id if with_ids else topic.topic, some)
+        if self.session is not None:
+            self._keep_session(self.session)
+
+    def _find_session(self, request: Message) -> None:
         with_ids = self.version >= TOPIC_IDS_SINCE
         sessions = self.services.fetch_sessions
         session_id, epoch = request.session_id, request.session_epoch
@@ -156,29 +208,28 @@ class _Fetch:
         if self.session is not None:
             self.wanted = self.session
         self.wanted.committed = self.committed
-        self._read_partitions(request, with_ids)
-        if self.session is not None and not sessions.keep(self.session):
-            self.session = None  # the answer says so: the client names all partitions in its next fetch
-        if self.session is not None:
-            self.session.watch()
 
-    def _read_partitions(self, request: Message, with_ids: bool) -> None:
+    def _keep_session(self, session: FetchSession) -> None:
+        if self.services.fetch_sessions.keep(session):
+            session.watch()
+        else:
+            self.session = None  # the answer says so: the client names all partitions in its next fetch
+
+    def _forget_partitions(self, topic: TopicKey, indices: Sequence[int]) -> None:
+        for index in indices:
+            self.wanted.remove(topic, index)
+
+    def _want(self, topic: TopicKey, partitions: Sequence[Message]) -> None:
         wanted = self.wanted
-        for topic in request.forgotten_topics_data:
-            key = topic.topic_id if with_ids else topic.topic
-            for index in topic.partitions:
-                wanted.remove(key, index)
-        for topic in request.topics:
-            key = topic.topic_id if with_ids else topic.topic
-            for partition in topic.partitions:
-                target = wanted.targets.get((key, partition.partition))
-                if target is None:
-                    target = Target(key, partition.partition)
-                    target.find_slot(self.stream)
-                target.offset = partition.fetch_offset
-                target.max_bytes = partition.partition_max_bytes
-                target.leader_epoch = partition.current_leader_epoch
-                wanted.put(target)
+        for partition in partitions:
+            target = wanted.targets.get((topic, partition.partition))
+            if target is None:
+                target = Target(topic, partition.partition)
+                target.find_slot(self.stream)
+            target.offset = partition.fetch_offset
+            target.max_bytes = partition.partition_max_bytes
+            target.leader_epoch = partition.current_leader_epoch
+            wanted.put(target)
 
     def stream(self, topic: TopicKey) -> Stream | None:
         if isinstance(topic, str):
@@ -189,24 +240,77 @@ class _Fetch:
 
     def run(self) -> None:
         """Look at the partitions that may have news, then answer or wait."""
-        if self.done:
+        if self.done or self.looking:
             return
         if self.patience is not None:
             self._lose_patience()  # it goes on, and ends, when the reads under way have
             return
         if self.connection.output_room() <= 0:
-            self.connection.when_output_room(self.run)
+            self.connection.when_output_room(self._run_in_turn)
             return
         todo = list(self.wanted.dirty)
+        if len(todo) > LOOKS_AT_ONCE:
+            self._begin(self.run_long(todo))
+            return
         self.wanted.find_slots(self.stream, todo)
         if self._gives_way(todo):
             return
-        cold, left = self._choose(todo)
+        cold: list[ColdRead] = []
+        left: list[Target] = []
+        self._choose(todo, cold, left)
         if not cold:
             self._decide()
             return
-        task = asyncio.ensure_future(self._run_cold(cold, left))
-        task.add_done_callback(self._cold_done)
+        self._begin(self._run_cold(cold, left))
+
+    async def run_long(self, todo: Sequence[Target]) -> None:
+        """Look at many partitions; others are let in between."""
+        self.looking = True
+        try:
+            pace = self._pace()
+            for some in slices(todo):
+                await _breathe(pace)
+                if self.connection.closed:
+                    break
+                self.wanted.find_slots(self.stream, some)
+            gives_way = self._gives_way(todo)
+            if not gives_way:
+                self.long_looks += 1
+                cold, left = await self._choose_of_many(todo)
+        finally:
+            self.looking = False
+        if gives_way:
+            return
+        if self.long_looks >= LONG_LOOKS_MAX:
+            self.urgent = True
+        if cold and not self.connection.closed:
+            await self._run_cold(cold, left)
+        else:
+            self._decide_after_others()
+
+    def _pace(self) -> Pace:
+        return Pace(self.connection.turns, self.connection.party)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on as a task, whose steps are turns of the connection's party."""
+        task = asyncio.get_running_loop().create_task(timed(work, self.connection, self.reply.route, 0))
+        task.add_done_callback(self._task_done)
+
+    def _go_on(self) -> None:
+        """There are news, or it is time to answer: run when it is the party's turn."""
+        if is_out_of_turn(self.connection.party) and not self.connection.closed:
+            self.connection.turns.wait(self.connection.party, self._run_in_turn)
+        else:
+            self._run_in_turn()
+
+    def _run_in_turn(self) -> bool:
+        began_s = _now()
+        if not (self.done or self.looking) and self.connection.peer_left():
+            self._abandon()
+        else:
+            self.run()
+        took(self.connection, self.reply.route, _now() - began_s, 0)
+        return False
 
     def _gives_way(self, todo: Sequence[Target]) -> bool:
         """Who only reads history waits, once, for the appends under way: a megabyte for it keeps a processor from
@@ -223,14 +327,23 @@ class _Fetch:
             return False
         self.gave_way = True
         waiting = asyncio.ensure_future(_settled(container))
-        waiting.add_done_callback(lambda _: self.run())
+        waiting.add_done_callback(lambda _: self._go_on())
         return True
 
-    def _choose(self, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
-        """Take what is in memory; what to read of the rest, and whose turn comes when that has left room."""
+    async def _choose_of_many(self, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
         cold: list[ColdRead] = []
         left: list[Target] = []
-        for target in todo:
+        pace = self._pace()
+        for some in slices(todo):
+            await _breathe(pace)
+            if self.connection.closed:
+                break
+            self._choose(some, cold, left)
+        return cold, left
+
+    def _choose(self, some: Sequence[Target], cold: list[ColdRead], left: list[Target]) -> None:
+        """Take what is in memory; add what to read of the rest, and whose turn comes when that has left room."""
+        for target in some:
             read = self._look(target)
             if read is not None and len(cold) < COLD_READS_MAX:
                 stored = read.slot.durable_bytes - read.slot.start_bytes
@@ -240,9 +353,8 @@ class _Fetch:
                 continue
             if read is not None:
                 self._add(target, read.slot, None)
-            if target in self.wanted.dirty and not self.results[target][7]:
+            if target in self.wanted.dirty and not self.results[target].size:
                 left.append(target)
-        return cold, left
 
     def _look(self, target: Target) -> ColdRead | None:
         """Evaluate one partition from memory; what to read when that is not enough."""
@@ -261,10 +373,12 @@ class _Fetch:
         if target.offset >= end:
             self.wanted.dirty.pop(target, None)
             self._add(target, slot, None)
-        elif room <= 0 and not at_least_one:
+        elif (room <= 0 or self.entries >= ENTRIES_AT_ONCE) and not at_least_one:
             self._add(target, slot, None)
         else:
-            found = slot.container.reader.cached(slot, target.offset, end, room, at_least_one)
+            found = slot.container.reader.cached(
+                slot, target.offset, end, room, at_least_one, ENTRIES_AT_ONCE - self.entries
+            )
             if found is None:
                 return ColdRead(target, slot, end, max(room, 0), at_least_one)
             self._add(target, slot, found)
@@ -291,7 +405,7 @@ class _Fetch:
             if not self.size and not self.urgent:
                 await self._read_one(cold, patience)
             while left and cold and 0 < self.size < self.max_bytes and not self.urgent and loop.time() < ends_at:
-                cold, left = self._choose(left)
+                cold, left = await self._choose_of_many(left)
                 read += cold
                 await asyncio.gather(*(self._read_cold(one, patience) for one in cold))
                 self.reserved = 0
@@ -301,8 +415,8 @@ class _Fetch:
             self.wanted.stop_waiting()
         self.late = [one.target for one in read if one.target in self.wanted.dirty]
         if patience.done() and not has_enough:
-            self._look_again()
-        self._decide()
+            await self._look_again()
+        self._decide_after_others()
 
     async def _read_cold(self, read: ColdRead, patience: asyncio.Future[None]) -> None:
         target, slot = read.target, read.slot
@@ -341,18 +455,22 @@ class _Fetch:
         if self.patience is not None:
             self._lose_patience()
         else:
-            self.run()
+            self._go_on()
 
-    def _look_again(self) -> None:
+    async def _look_again(self) -> None:
         """It is time to answer: who did not come in time is left out, others may have got something meanwhile."""
         self.waited = True
         left_out = set(self.late)
-        for target in [target for target in self.wanted.dirty if target not in left_out]:
-            cold = self._look(target)
-            if cold is not None:
-                self._add(target, cold.slot, None)
+        again = [target for target in self.wanted.dirty if target not in left_out]
+        pace = self._pace()
+        for some in slices(again):
+            await _breathe(pace)
+            for target in some:
+                cold = self._look(target)
+                if cold is not None:
+                    self._add(target, cold.slot, None)
 
-    def _cold_done(self, task: asyncio.Future[None]) -> None:
+    def _task_done(self, task: asyncio.Future[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             logger.error("fetch failed", exc_info=task.exception())
             self._finish()
@@ -362,10 +480,10 @@ class _Fetch:
         """What an earlier look found is looked up anew."""
         old = self.results.pop(target, None)
         if old is not None:
-            self.size -= old[7]
+            self.size -= old.size
 
     def _fail(self, target: Target, code: int) -> None:
-        self.results[target] = (target.index, code, -1, -1, -1, None, (), 0)
+        self.results[target] = FetchedPartition(target.index, code)
         self.urgent = True
 
     def _add(self, target: Target, slot: Slot, found: ReadResult | None) -> None:
@@ -373,6 +491,7 @@ class _Fetch:
         size = 0
         if found is not None:
             parts, size = found.parts, found.size
+            self.entries += len(parts)
             if len(parts) > 1 and size < len(parts) * JOIN_BELOW:
                 parts = (b"".join(parts),)
         self.size += size
@@ -380,24 +499,52 @@ class _Fetch:
         if self.committed:
             aborted = [] if found is None else _aborted(found.aborted)
         end, stable = slot.durable_end, slot.stable_end
-        self.results[target] = (target.index, 0, end, stable, slot.start, aborted, parts, size)
+        self.results[target] = _as_tuple(
+            FetchedPartition, (target.index, 0, end, stable, slot.start, aborted, parts, size)
+        )
 
     # Waiting and answering
 
+    def _decide_after_others(self) -> None:
+        """They ran meanwhile, and the peer may have left."""
+        if self.done:
+            return
+        if self.connection.peer_left():
+            self._abandon()
+        else:
+            self._decide()
+
     def _decide(self) -> None:
-        if self.waited or self.urgent or self.size >= self.min_bytes or not self.wanted.targets:
-            self._answer()
+        is_enough = self.size >= self.min_bytes or self.entries >= ENTRIES_AT_ONCE
+        if is_enough or self.waited or self.urgent or not self.wanted.targets:
+            if len(self.results) > LOOKS_AT_ONCE:
+                self._begin(self._answer_of_many())
+            else:
+                self._answer()
             return
         if self.timer is None:
             self.timer = asyncio.get_running_loop().call_later(self.deadline_s, self._time_is_up)
             self.connection.on_close(self._finish)
             self.services.fetch_sessions.waiting[self._time_is_up] = None
-        self.wanted.wait(self.min_bytes - self.size, self.run)
+        self.wanted.wait(self.min_bytes - self.size, self._go_on)
+        if self.size:
+            self._keep_nothing()
+
+    def _keep_nothing(self) -> None:
+        """What was found is found again: nobody pays for what a fetch keeps while it waits."""
+        for target in [target for target, result in self.results.items() if result.size]:
+            self._forget(target)
+        self.entries = 0
 
     def _time_is_up(self) -> None:
         self.waited = True
         self.wanted.stop_waiting()
-        self.run()
+        self._go_on()
+
+    def _abandon(self) -> None:
+        """Nobody wants an answer any more."""
+        self._finish()
+        self.connection.abandon(self.reply)
 
     def _finish(self) -> None:
         """Nothing more will happen to this request."""
@@ -416,9 +563,38 @@ class _Fetch:
             return
         self._finish()
         topics: dict[TopicKey, list[FetchedPartition]] = {}
-        dirty, late = self.wanted.dirty, set(self.late)
-        for target, result in self.results.items():
-            _, code, end, _, start, _, _, size = result
+        self._tell(self.results.items(), topics, set(self.late))
+        self.services.metrics.fetched_bytes += self.size
+        session_id = 0 if self.session is None else self.session.id
+        self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+
+    async def _answer_of_many(self) -> None:
+        """Others are let in between, and the answer is encoded in a thread."""
+        if self.done:
+            return
+        self._finish()
+        topics: dict[TopicKey, list[FetchedPartition]] = {}
+        late = set(self.late)
+        pace = self._pace()
+        for some in slices(list(self.results.items())):
+            await _breathe(pace)
+            self._tell(some, topics, late)
+        self.services.metrics.fetched_bytes += self.size
+        session_id = 0 if self.session is None else self.session.id
+        encode = partial(encode_fetch_response, self.version, list(topics.items()), session_id=session_id)
+        self.reply.send(await self.connection.aside(encode))
+
+    def _tell(
+        self,
+        results: Iterable[tuple[Target, FetchedPartition]],
+        topics: dict[TopicKey, list[FetchedPartition]],
+        late: set[Target],
+    ) -> None:
+        """Collect what the client does not know yet."""
+        dirty = self.wanted.dirty
+        for target, result in results:
+            code, size = result.error_code, result.size
+            end, start = result.high_watermark, result.log_start_offset
             if self.full or size or code or end != target.sent_end or start != target.sent_start:
                 topics.setdefault(target.topic, []).append(result)
                 target.sent_end, target.sent_start = end, start
@@ -426,9 +602,18 @@ class _Fetch:
                 # It may have more: its turn comes again, after all others.
                 del dirty[target]
                 dirty[target] = None
-        self.services.metrics.fetched_bytes += self.size
-        session_id = 0 if self.session is None else self.session.id
-        self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+
+
+def slices(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
+    """One after another; an empty sequence is one, too, so that going through many of these takes turns as well."""
+    if len(items) <= LOOKS_AT_ONCE:
+        return (items,)
+    return (items[first : first + LOOKS_AT_ONCE] for first in range(0, len(items), LOOKS_AT_ONCE))
+
+
+async def _breathe(pace: Pace) -> None:
+    if pace.is_over:
+        await pace.give_way()
 
 
 async def _settled(container: Container) -> None:
@@ -457,6 +642,9 @@ def _refusal(target: Target) -> int:
 
 def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
     """Answer a Fetch, now or when there is enough. Raises MalformedRequest."""
+    if (connection.blocked or connection.half_closed or len(connection.slots) > 1) and connection.peer_left():
+        connection.abandon(reply)
+        return
     version = header.api_version
     request = request_codec(KEY, version).decode(body)
     if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
@@ -471,16 +659,33 @@ def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply
     running.run()
 
 
+async def fetch_long(connection: Connection, version: int, request: Message, reply: ResponseSlot) -> None:
+    """Answer a Fetch that names many partitions; returns when it is answered or waits."""
+    if connection.peer_left():
+        connection.abandon(reply)
+        return
+    if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
+        reply.send(await connection.aside(_refuse_replica, version, request))
+        return
+    running = _Fetch(connection, version, request, reply)
+    try:
+        await running.read_long_request(request)
+    except Refusal as error:
+        reply.send(encode_fetch_response(version, [], error_code=error.code))
+        return
+    running.run()
+
+
 def _refuse_replica(version: int, request: Message) -> list[Any]:
     """Nobody replicates from here: a fetch that says it is a replica's must not move anything."""
     topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
         (
             topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,
-            [(p.partition, NOT_LEADER_OR_FOLLOWER, -1, -1, -1, None, (), 0) for p in topic.partitions],
+            [FetchedPartition(p.partition, NOT_LEADER_OR_FOLLOWER) for p in topic.partitions],
         )
         for topic in request.topics
     ]
     return list(encode_fetch_response(version, topics))
 
 
-API: Final = Api(key=KEY, name="Fetch", versions=range(4, 19), handle_raw=fetch)
+API: Final = Api(key=KEY, name="Fetch", versions=range(4, 19), handle_raw=fetch, handle_long=fetch_long)

@@ -164,7 +164,7 @@ def _produce(connection: Connection, reply: ResponseSlot, version: int, data: Pr
     transactional_id, acks, _, topics = data
     services = connection.services
     request = _Request(connection, reply, version, acks)
-    if len(topics) > 1 or (topics and len(topics[0][1]) > 1):
+    if len(topics) != 1 or len(topics[0][1]) != 1:
         topics = without_repetitions(topics)
     refused = 0
     if acks not in (-1, 0, 1):

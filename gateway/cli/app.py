@@ -14,9 +14,6 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import bench as cli_bench
-from gateway.cli import streams as cli_streams
-from gateway.cli import tier2 as cli_tier2
 from gateway.cli.options import (
     Assignments,
     ConfigFile,
@@ -41,9 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # rich's would print the values of variables, secrets among them
     pretty_exceptions_show_locals=False,
 )
-app.add_typer(cli_streams.app)
-app.add_typer(cli_tier2.app)
-app.command(short_help="Load a Kafka endpoint and measure it.")(cli_bench.bench)
 
 
 def _print_version(wanted: bool) -> None:
@@ -163,11 +157,24 @@ def main() -> None:
     # Where hypothesis is installed, kio imports it to register strategies: up to three seconds at
     # every start, and files in the working directory. A gateway draws no examples.
     sys.modules["hypothesis"] = None  # type: ignore[assignment]
+    if sys.argv[1:2] != ["serve"]:  # whose start is waited for
+        add_tools()
     try:
         app()
     except KeyboardInterrupt:
         # Interrupted before the gateway took over the signals: nothing was started.
         os._exit(128 + 2)
+
+
+def add_tools() -> None:
+    """The commands that no gateway needs."""
+    from gateway.cli import bench as cli_bench
+    from gateway.cli import streams as cli_streams
+    from gateway.cli import tier2 as cli_tier2
+
+    app.add_typer(cli_streams.app)
+    app.add_typer(cli_tier2.app)
+    app.command(short_help="Load a Kafka endpoint and measure it.")(cli_bench.bench)
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,8 @@ log line, whatever the handler does.
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.dispatch.registry import Registry
 from gateway.dispatch.request_tasks import RequestTasks, report_failure
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from gateway.services import Services
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 CLIENT_FIELD_END_MAX: Final = 256
 """A client id that ends behind this is not remembered: an idle connection should hold nothing large."""
@@ -95,14 +98,17 @@ class Dispatcher:
         header = _new_header(RequestHeader, (key, version, correlation_id, client_id))
         slot = ResponseSlot(connection, route, correlation_id, charge)
         connection.slots.append(slot)
-        if route.raw is None:
+        if route.raw is None or len(body) >= route.aside_from:
             self._tasks.start(connection, route, header, body, slot)
         elif connection.starting:
             connection.starting += 1
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
+        elif field is not connection.client_field and is_out_of_turn(connection.party):
+            connection.starting += 1  # whose request it is was not known before
+            self._call_raw_later(connection, route, header, body, slot)
         else:
-            self._call_raw(connection, route, header, body, slot)
+            self._call_raw(connection, route, header, body, slot, slot.started_s)
 
     def _call_raw_later(
         self,
@@ -117,7 +123,7 @@ class Dispatcher:
         def call() -> bool:
             connection.starting -= 1
             if not connection.closed:
-                self._call_raw(connection, route, header, body, slot)
+                self._call_raw(connection, route, header, body, slot, _now())
             return False
 
         if is_out_of_turn(connection.party):
@@ -132,9 +138,9 @@ class Dispatcher:
         header: RequestHeader,
         body: memoryview,
         slot: ResponseSlot,
+        began_s: float,
     ) -> None:
         assert route.raw is not None
-        began_s = _now()
         try:
             route.raw(connection, header, body, slot)
         except MalformedRequest as error:
@@ -170,6 +176,10 @@ class Dispatcher:
     def _refuse(self, connection: "Connection", charge: int, reason: str) -> None:
         connection.release(charge)
         connection.refuse(reason)
+
+    def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Run something in the thread of large messages."""
+        return self._tasks.aside(function, *args)
 
     async def finish(self, grace_s: float) -> None:
         """Wait for the handlers that run; cancel those that take longer."""

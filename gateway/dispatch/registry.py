@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["RequestContext", Message], Awaitable[Mapping[str, Any]]]
 RawHandler = Callable[["Connection", RequestHeader, memoryview, "ResponseSlot"], None]
+LongHandler = Callable[["Connection", int, Message, "ResponseSlot"], Awaitable[None]]
 ErrorResponse = Callable[[Message, int, int], Mapping[str, Any]]
 
 
@@ -28,12 +29,13 @@ class Api:
 
     `handle` runs as a task; its result is encoded and sent. `handle_raw` is called with the undecoded
     body as soon as the request is there, and answers through the slot whenever it can: for the hot
-    APIs. `error_response(request, version, error code)` is the answer when `handle` raised; without
-    one the connection is closed. `advertise_from` is the lowest version that ApiVersions shows, where
-    that differs from the truth; what is not `advertised` is answered and not shown.
-    `unsupported_version()` is the answer, in version 0's form, to a version that is not served; without
-    one the connection is closed, as Kafka does. `large_answer`: an answer may have more than 64 KiB, so it is
-    made only when there is room for it.
+    APIs. `handle_long` then is the task for requests so large that they are decoded in a thread; it gets
+    the connection, the version, the request and the slot. `error_response(request, version, error code)`
+    is the answer when `handle` raised; without one the connection is closed. `advertise_from` is the
+    lowest version that ApiVersions shows, where that differs from the truth; what is not `advertised` is
+    answered and not shown. `unsupported_version()` is the answer, in version 0's form, to a version that
+    is not served; without one the connection is closed, as Kafka does. `large_answer`: an answer may have
+    more than 64 KiB, so it is made only when there is room for it.
     """
 
     key: int
@@ -41,6 +43,7 @@ class Api:
     versions: range
     handle: Handler | None = None
     handle_raw: RawHandler | None = None
+    handle_long: LongHandler | None = None
     error_response: ErrorResponse | None = None
     advertise_from: int | None = None
     advertised: bool = True
@@ -52,6 +55,8 @@ class Api:
             raise ValueError(f"{self.name}: versions must be a range without gaps")
         if (self.handle is None) == (self.handle_raw is None):
             raise ValueError(f"{self.name}: exactly one of handle and handle_raw")
+        if self.handle_long is not None and self.handle_raw is None:
+            raise ValueError(f"{self.name}: handle_long is for what handle_raw would do")
 
 
 class Registry:

@@ -1,4 +1,4 @@
-"""A request of an API that is not hot, as a task: decoded, let in turn, handled, encoded, answered.
+"""A request of an API that is not hot, or a long Fetch, as a task: decoded, let in turn, handled, encoded, answered.
 
 Keeps: handlers of one connection begin in the order of their requests. No step of a task holds the loop for the size
 of a message: large ones are decoded and encoded in a thread. A large request is alone: its connection starts nothing
@@ -9,17 +9,17 @@ connection at a time, and none before there is room for it.
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from core.errors import StoreError
 from gateway.dispatch.context import RequestContext
-from gateway.dispatch.registry import Registry
-from gateway.dispatch.route import Route, took
+from gateway.dispatch.registry import LongHandler, Registry
+from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
 from gateway.metrics.counters import Metrics
-from gateway.network.response_slot import ResponseSlot
+from gateway.network.response_slot import Answerable, ResponseSlot
 from gateway.network.turns import is_out_of_turn
 from gateway.refusals import Asked, code_of
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 ELEMENT_BYTES: Final = 200
 """What one decoded element is charged with: about the memory of a small Message."""
-ASIDE_BYTES_MIN: Final = 16 * 1024
-"""Requests from this size on are decoded in a thread; 200,000 elements take half a second."""
 ASIDE_ITEMS_MIN: Final = 2_000
 """Answers with more items than this are encoded in a thread; on the loop these take 5 ms."""
 
@@ -83,7 +83,7 @@ class RequestTasks:
             answering = self._answer(context, route, _charged(slot, decoded), slot)
         connection.starting += 1
         connection.tasks += 1
-        task = asyncio.get_running_loop().create_task(_timed(answering, connection, route, len(body)))
+        task = asyncio.get_running_loop().create_task(timed(answering, connection, route, len(body)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -126,11 +126,14 @@ class RequestTasks:
             connection.task_ended()
 
     async def _handle(self, context: RequestContext, route: Route, request: Message, slot: ResponseSlot) -> None:
-        handle = route.api.handle
-        assert handle is not None
-        if context.connection.closed and route.api.large_answer:
-            slot.none()  # it waited for room, and its peer has gone: nobody wants to know any more
+        handle, handle_long = route.api.handle, route.api.handle_long
+        if route.api.large_answer and context.connection.peer_left():
+            context.connection.abandon(slot)  # it waited for its turn or for room: nobody wants to know any more
             return
+        if handle_long is not None:
+            await self._handle_long(handle_long, context, route, request, slot)
+            return
+        assert handle is not None
         try:
             values = await handle(context, request)
             if _is_large(values):
@@ -145,6 +148,20 @@ class RequestTasks:
         else:
             slot.send((answer,))
 
+    async def _handle_long(
+        self, handle: LongHandler, context: RequestContext, route: Route, request: Message, slot: ResponseSlot
+    ) -> None:
+        try:
+            await handle(context.connection, route.version, request, slot)
+        except Exception:
+            report_failure(self._metrics, context.connection, route, repr(request))
+            if not slot.answered:
+                slot.close("the handler failed")
+
+    def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Run something in the thread of large messages."""
+        return asyncio.get_running_loop().run_in_executor(self._aside, function, *args)
+
     async def finish(self, grace_s: float) -> None:
         """Wait for the handlers that run; cancel those that take longer."""
         if self._running:
@@ -157,8 +174,8 @@ class RequestTasks:
 
 
 @coroutine
-def _timed(
-    running: Coroutine[Any, Any, None], connection: "Connection", route: Route, size: int
+def timed(
+    running: Coroutine[Any, Any, None], connection: "Connection", route: Answerable, size: int
 ) -> Generator[Any, Any, None]:
     """Run it, and count each of its steps as a turn of the connection's party."""
     step: Any = running.send

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Final
 
 from gateway.dispatch.registry import Api
 from gateway.metrics.counters import HELD_S, Metrics
+from gateway.network.response_slot import Answerable
 from gateway.wire.codec import Codec, request_codec, response_codec
 from gateway.wire.headers import response_header_is_flexible
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ASIDE_BYTES_MIN: Final = 16 * 1024
+"""Requests from this size on are decoded in a thread; 200,000 elements take half a second."""
+
 
 class Route:
     """One version of one API."""
@@ -22,6 +27,7 @@ class Route:
     __slots__ = (
         "answers",
         "api",
+        "aside_from",
         "flexible_answer",
         "flexible_request",
         "latency",
@@ -37,6 +43,7 @@ class Route:
         self.version = version
         self.name = api.name
         self.raw = api.handle_raw
+        self.aside_from = sys.maxsize if api.handle_long is None else ASIDE_BYTES_MIN
         self.requests: Codec = request_codec(api.key, version)
         self.answers: Codec = response_codec(api.key, version)
         self.flexible_request = self.requests.flexible
@@ -45,7 +52,7 @@ class Route:
         self.turn = metrics.turn(api.key)
 
 
-def took(connection: Connection, route: Route, seconds: float, size: int) -> None:
+def took(connection: Connection, route: Answerable, seconds: float, size: int) -> None:
     """A request of this connection, `size` bytes long, held the loop for so long."""
     connection.turns.spend(connection.party, seconds)
     counters = route.turn

@@ -211,6 +211,8 @@ class FetchSessions:
 
     def keep(self, session: FetchSession) -> bool:
         """Whether there is room for the partitions that it has now; without, it ends."""
+        if session.ended:
+            return False  # meanwhile, by another request
         self._partitions += len(session) - session.counted
         session.counted = len(session)
         while self._partitions > self._max_partitions:

@@ -127,6 +127,7 @@ class HttpServer:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S_MAX,
         )
+        config.load()  # imports what it names: not when it serves, on the loop
         self._server = _Server(config)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None

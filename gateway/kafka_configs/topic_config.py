@@ -7,7 +7,7 @@ themselves are in `gateway.kafka_configs.topic_keys`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy
@@ -41,6 +41,12 @@ CODECS: Final[Mapping[str, int]] = {
 """Kafka's names of codecs, and their number in the attributes of a record batch."""
 
 
+AHEAD_MS_MAX: Final = 3_600_000
+"""A largest timestamp further ahead than this is looked up in the records, whatever the topic allows."""
+ANY_TIME_MS: Final = 2**62
+"""A distance in time that no clock shows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicConfig(StreamPolicy):
     """What Produce and retention ask of a topic, parsed: every stream's `policy` is one.
@@ -56,6 +62,24 @@ class TopicConfig(StreamPolicy):
     codec: int | None
     """The codec (its number in a batch's attributes) that batches must have; None: as sent."""
     codec_level: int | None
+
+    is_ordinary: bool = field(init=False)
+    """Batches that come uncompressed with timestamps in the usual bounds are stored as they are."""
+    ahead_ms: int = field(init=False)
+    """The usual bounds: so far ahead of the clock."""
+    behind_ms: int = field(init=False)
+    """And so far behind it: older ones may be at their end already."""
+
+    def __post_init__(self) -> None:
+        as_sent = self.codec in (None, CODECS["uncompressed"]) and not self.timestamp_type_append
+        ordinary = as_sent and not self.compact and self.before_max_ms >= ANY_TIME_MS
+        object.__setattr__(self, "is_ordinary", ordinary)
+        object.__setattr__(self, "ahead_ms", min(self.after_max_ms, AHEAD_MS_MAX))
+        object.__setattr__(self, "behind_ms", self.retention_ms if self.expires_by_time else ANY_TIME_MS)
+
+    @property
+    def expires_by_time(self) -> bool:
+        return self.delete and self.retention_ms >= 0
 
 
 def config_of(stream: Stream) -> TopicConfig:

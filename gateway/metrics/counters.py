@@ -86,6 +86,7 @@ class Metrics:
         self.fetched_bytes = 0
         self.log_syncs: dict[int, SyncStats] = {}  # by container
         self.throttled_requests = 0
+        self.abandoned_requests = 0
         self.numbers: list[Number] = []
         self.storage: RetryingStorage | None = None  # where there is long-term storage
 

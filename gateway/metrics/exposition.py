@@ -169,6 +169,7 @@ class _GatewayCollector(Collector):
             ("produced_bytes", "Bytes of record batches appended", metrics.produced_bytes),
             ("fetched_bytes", "Bytes of record batches sent", metrics.fetched_bytes),
             ("throttled_requests", "Produce requests whose client was held up", metrics.throttled_requests),
+            ("abandoned_requests", "Requests not worked on as their peer had left", metrics.abandoned_requests),
         ):
             yield CounterMetricFamily(f"penstock_{name}", doc, count)
 

@@ -12,12 +12,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
+from gateway.network.turns import is_out_of_turn
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
@@ -33,6 +35,10 @@ LARGE_BYTES_MIN: Final = 128 * 1024
 """Answers from this size on are written without keeping the interpreter meanwhile."""
 PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 """What one writev takes."""
+
+PEER_LEFT: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+
+_T = TypeVar("_T")
 
 # Why a connection is not read:
 IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD, ROOM = (
@@ -59,6 +65,10 @@ class Dispatching(Protocol):
 
     def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None: ...
 
+    def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Run it in the thread for large messages."""
+        ...
+
 
 class Owner(Protocol):
     """Accepted the connection, and hears of its beginning and its end."""
@@ -75,10 +85,11 @@ class Owner(Protocol):
 
 class Connection(asyncio.BufferedProtocol):
     """See the module. Handlers use: services, peer_host, peer_port, listener, client_software_name and
-    _version, closed, mute, output_room, when_output_room, on_close, forget_on_close."""
+    _version, closed, peer_left, abandon, mute, output_room, when_output_room, aside, on_close, forget_on_close."""
 
     __slots__ = (
         "_close_callbacks",
+        "_due_bytes",
         "_flushing",
         "_held_bytes",
         "_host",
@@ -136,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
         self.unsent_seen = 0  # by the sweep, to see whether the peer takes anything
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
         self._flushing = False
+        self._due_bytes = 0  # of large answers that are charged until the socket has been asked to take them
         self._held_bytes = 0  # of answers whose turn has not come
         self._output_bytes = 0  # charged to the output budget
         self._output_waiters: list[Callable[[], None]] = []
@@ -173,8 +185,8 @@ class Connection(asyncio.BufferedProtocol):
             slot.charge = 0
         self.slots.clear()
         self.receiver.drop()
-        self._host.output_budget.release(self._output_bytes)
-        self._output_bytes = self._held_bytes = 0
+        self._host.output_budget.release(self._output_bytes + self._due_bytes)
+        self._output_bytes = self._held_bytes = self._due_bytes = 0
         if self._mute_handle is not None:
             self._mute_handle.cancel()
         callbacks = [*self._close_callbacks, *self._output_waiters]
@@ -241,9 +253,29 @@ class Connection(asyncio.BufferedProtocol):
         self.receiver.add(nbytes)
 
     def eof_received(self) -> bool:
-        """A peer that only stopped sending still gets the answers that are due."""
+        """A peer that only stopped sending still gets the answers that are due, those of `abandon` excepted."""
         self.half_closed = True
         return bool(self.slots)
+
+    def peer_left(self) -> bool:
+        """Will the peer send nothing more? While the connection is not read, or requests were sent at once, only the
+        socket knows: its state says so whatever lies unread before the end."""
+        if self.closed or self.half_closed:
+            return True
+        if not self.blocked and len(self.slots) <= 1:
+            return False
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return True
+        state = select.poll()
+        state.register(descriptor, PEER_LEFT)
+        return bool(state.poll(0))
+
+    def abandon(self, slot: ResponseSlot) -> None:
+        """Do not work on a request that changes nothing: its peer has left. No client reads on without sending."""
+        self._host.metrics.abandoned_requests += 1
+        slot.none()
+        self.close()
 
     def start(self, frame: bytearray, size: int) -> None:
         """A whole request is here, and nothing stands in its way."""
@@ -264,6 +296,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def release(self, size: int) -> None:
         self._host.request_budget.release(size)
+
+    def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
+        """Do what would keep the loop for long, in the thread of large messages."""
+        return self._owner.dispatcher.aside(function, *args)
 
     # --- Pausing ------------------------------------------------------------------------------
 
@@ -370,7 +406,11 @@ class Connection(asyncio.BufferedProtocol):
             if slot.size:
                 self._held_bytes += slot.size
                 self._account_output()
-        elif not self._flushing:
+            return
+        if slot.size >= LARGE_BYTES_MIN:  # others that ask for room before the flush must see that it is taken
+            self._due_bytes += slot.size
+            self._host.output_budget.charge(slot.size)
+        if not self._flushing:
             self._flushing = True
             self._host.flush_soon(self)
 
@@ -383,6 +423,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._held_bytes or self._output_bytes:
             self._held_bytes = sum(slot.size for slot in self.slots)
             self._account_output()
+        if self._due_bytes:
+            self._host.output_budget.release(self._due_bytes)
+            self._due_bytes = 0
         if self.blocked & IN_FLIGHT:
             self._check_in_flight()
         if self.half_closed and not self.slots and not self.closed:
@@ -454,7 +497,7 @@ class Connection(asyncio.BufferedProtocol):
         silent peer does not take stays in our memory."""
         return 0 if self.blocked & OUTPUT else self._host.output_budget.room
 
-    def when_output_room(self, callback: Callable[[], None]) -> None:
+    def when_output_room(self, callback: Callable[[], object]) -> None:
         """Call back once, when output_room() may have grown or the connection is gone.
 
         Nothing further of the connection starts until then: answers of later requests would take the room, and could
@@ -466,10 +509,17 @@ class Connection(asyncio.BufferedProtocol):
         self._block(ROOM)
 
         def room_came() -> None:
+            if is_out_of_turn(self.party) and not self.closed:
+                self.turns.wait(self.party, go_on)
+            else:
+                go_on()
+
+        def go_on() -> bool:
             self._room_waits -= 1
             callback()
             if not self._room_waits:
                 self._unblock(ROOM)
+            return False
 
         if self.blocked & OUTPUT:
             self._output_waiters.append(room_came)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from gateway.metrics.counters import LatencyHistogram
+    from gateway.metrics.counters import LatencyHistogram, TurnCounters
 
 Part = bytes | bytearray | memoryview
 
@@ -26,6 +26,7 @@ class Answerable(Protocol):
     version: int
     flexible_answer: bool
     latency: "LatencyHistogram"
+    turn: "TurnCounters"
 
 
 class Line(Protocol):

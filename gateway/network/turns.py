@@ -20,6 +20,9 @@ ADDRESS_S: Final = 0.030
 SERVE_S: Final = 0.008
 """What those in line get of one round. An answer takes some four rounds: together these must stay far below what a
 waiting client notices."""
+UNCOUNTED_S: Final = 0.001
+"""What all parties together may have had before a round is counted: the next one costs a turn of the loop, which would
+be a tenth of what a few small requests cost. It is an eighth of PARTY_S, so nobody's share differs by more."""
 GIVE_WAY_S: Final = 0.008
 """A handler with much to do lets others in after so long."""
 
@@ -69,6 +72,7 @@ class FairTurns:
         self._loop = loop
         self._addresses: dict[str, Address] = {}
         self._spenders: list[Party] = []
+        self._spent_s = 0.0
         self._line: deque[Party] = deque()
         self._round_due = False
 
@@ -78,6 +82,11 @@ class FairTurns:
     @property
     def parties_waiting(self) -> int:
         return len(self._line)
+
+    @property
+    def parties_in_round(self) -> int:
+        """Those that had something of this round."""
+        return len(self._spenders)
 
     def join(self, host: str, client_id: str | None) -> Party:
         """One connection more of this party; `leave` ends it."""
@@ -104,15 +113,20 @@ class FairTurns:
         """The party held the loop for so long."""
         if not party.spent_s:
             self._spenders.append(party)
-            if not self._round_due:
-                self._next_round_soon()
         party.spent_s += seconds
-        address = party.address
-        address.spent_s += seconds
+        party.address.spent_s += seconds
+        self._spent_s += seconds
+        if self._spent_s > UNCOUNTED_S:
+            self._count(party)
+
+    def _count(self, party: Party) -> None:
+        """Has it had its share? The next round gives it a new one."""
+        if not self._round_due:
+            self._next_round_soon()
         if party.spent_s > PARTY_S:
             party.over = True
-        if address.spent_s > ADDRESS_S:
-            address.over = True
+        if party.address.spent_s > ADDRESS_S:
+            party.address.over = True
 
     def wait(self, party: Party, go_on: Callable[[], bool]) -> None:
         """Call `go_on` when it is the party's turn. It says whether what it began runs only later, in a task: the
@@ -147,6 +161,7 @@ class FairTurns:
     def _next_round(self) -> None:
         self._round_due = False
         spenders, self._spenders = self._spenders, []
+        self._spent_s = 0.0
         for party in spenders:
             party.spent_s = party.address.spent_s = 0.0
             party.over = party.address.over = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner
 from gateway.network.binding import Binding, bind_all, check_apart
+from gateway.process.gc_passes import ShortPasses
 from gateway.process.outcome import outcome
 from tier2.memory import keep_freed
 
@@ -41,9 +41,6 @@ SWITCH_INTERVAL_S: Final = 0.0005
 """How long a busy thread may keep the event loop waiting for the interpreter; Python's own 5 ms took an
 echo's median from 0.03 ms to 15 ms."""
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-GC_THRESHOLDS: Final = (10_000, 20, 20)
-"""Requests make few cycles: 40,000 of them and 600 MB cost 361 passes of up to 17 ms with Python's own
-thresholds, 21 with these."""
 SAME_SIGNAL_S: Final = 0.1
 """A signal to a process group arrives twice when `make` passes it on; nobody means that as a second."""
 
@@ -110,10 +107,9 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
         return ExitCode.CLEAN
     opening.result()
     await broker.start()
-    # What was made until now stays: the collector, off since the command began, need not look at it.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    gc.enable()
+    ShortPasses(
+        asyncio.get_running_loop().call_soon_threadsafe
+    ).begin()  # the collector was off since the command began
     if not stopping.done():
         _announce(broker, place, ready_file, readable, time.monotonic() - started)
     failed = broker.store.failed

@@ -52,35 +52,48 @@ DEFAULT_LEVEL: Final = -1
 
 SMALL_RECORDS_MAX: Final = 8
 """Uncompressed batches of so many records are gone through, whatever their topic: about a microsecond a record."""
-AHEAD_MS_MAX: Final = 3_600_000
-"""A largest timestamp further ahead than this is looked up in the records, whatever the topic allows."""
 RECORD_ERRORS_MAX: Final = 100
 """Records of one batch that are named as the reason of a refusal, the first ones."""
 TIMESTAMP_MAX: Final = 2**63 - 1
 
 _BROKERS_BITS: Final = LOG_APPEND_TIME | DELETE_HORIZON
 _CLIENTS_BITS: Final = CODEC_MASK | TRANSACTIONAL
+_UNCOMMON_BITS: Final = _BROKERS_BITS | CODEC_MASK
 
 
 def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
     """Whether a batch is stored as it is: nothing to change, nothing to look up. Runs for every batch."""
-    attributes, base, newest, count = batch[5], batch[7], batch[8], batch[12]
+    base, newest, count = batch[7], batch[8], batch[12]
+    if (
+        config.is_ordinary
+        and not batch[5] & _UNCOMMON_BITS
+        and 0 <= base <= newest
+        and -config.behind_ms <= newest - now_ms <= config.ahead_ms
+    ):
+        if count <= SMALL_RECORDS_MAX:
+            return are_as_claimed(data, count, newest - base, False)
+        return first_timestamp_delta_is_zero(data)
+    return _is_plain(batch, data, config, now_ms)
+
+
+def _is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
+    """The same, of a batch or a topic that is not the most common one."""
+    attributes, base, newest = batch.attributes, batch.base_timestamp, batch.max_timestamp
     if (
         attributes & _BROKERS_BITS
         or newest < base
         or base < 0 <= newest
-        or newest - now_ms > AHEAD_MS_MAX
-        or newest - now_ms > config.after_max_ms
+        or newest - now_ms > config.ahead_ms
         or config.before_max_ms < now_ms
         or config.timestamp_type_append
-        or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))
+        or NO_TIMESTAMP < newest < now_ms - config.behind_ms
     ):
         return False
     codec = attributes & CODEC_MASK
     if config.codec is not None and config.codec != codec:
         return False
-    if codec == NONE and count <= SMALL_RECORDS_MAX:
-        return are_as_claimed(data, count, newest - base, config.compact)
+    if codec == NONE and batch.record_count <= SMALL_RECORDS_MAX:
+        return are_as_claimed(data, batch.record_count, newest - base, config.compact)
     return not config.compact and _begins_well(codec, data)
 
 
@@ -145,15 +158,11 @@ def _is_doubtful(batch: BatchHeader, config: TopicConfig, now_ms: int) -> bool:
     return (
         newest < batch.base_timestamp
         or batch.base_timestamp < 0 <= newest
-        or newest - now_ms > min(config.after_max_ms, AHEAD_MS_MAX)
+        or newest - now_ms > config.ahead_ms
         or config.before_max_ms < now_ms
-        or (NO_TIMESTAMP < newest < now_ms - config.retention_ms and _expires_by_time(config))
+        or NO_TIMESTAMP < newest < now_ms - config.behind_ms
         or batch.is_log_append_time
     )
-
-
-def _expires_by_time(config: TopicConfig) -> bool:
-    return config.delete and config.retention_ms >= 0
 
 
 def _begins_well(codec: int, data: memoryview) -> bool:

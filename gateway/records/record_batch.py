@@ -138,8 +138,7 @@ def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 
         raise InvalidBatch(INVALID_RECORD, "no record batch, or one cut short")
     size = len(records)
     fields = _unpack(records)
-    (base_offset, length, _, magic, crc, attributes, last_delta, _, _) = fields[:9]
-    (producer_id, producer_epoch, sequence, count) = fields[9:]
+    base_offset, length, _, magic, crc, attributes, last_delta, _, _, writer, epoch, sequence, count = fields
     if (
         magic != MAGIC
         or length + LENGTH_PREFIX_BYTES != size
@@ -147,7 +146,7 @@ def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 
         or base_offset
         or count <= 0
         or last_delta != count - 1
-        or (producer_id >= 0 and (sequence < 0 or producer_epoch < 0))
+        or (writer >= 0 and (sequence < 0 or epoch < 0))
         or attributes & (CODEC_MASK | CONTROL)
         or count * SMALLEST_RECORD_BYTES > size - HEADER_BYTES
     ):

@@ -38,7 +38,7 @@ COPIED_BYTES_MAX: Final = 4_096
 """Records of a batch up to this size are copied first: bytes are read faster than a view of them."""
 FEW_HEADERS_MAX: Final = 16
 """Record headers of a small batch that are gone through on the side."""
-NO_TIMESTAMP_YET: Final = -(2**63)
+NO_TIMESTAMP_YET: Final = -(2**64)
 
 _HEAD_WITHOUT_KEY: Final = b"\0\0\0\x01"
 """Attributes, timestamp delta 0, offset delta 0, a null key."""
@@ -63,51 +63,70 @@ def are_as_claimed(batch: memoryview, count: int, newest_delta: int, with_keys: 
     """Whether the records of an uncompressed batch are just as its header says, and need no further thought.
 
     It says so of what honest clients send; of the rest `check_records` tells what is wrong. Runs for every small
-    batch, hence without a call for each field.
+    batch, hence without a call for each field: numbers of one byte are taken as they stand, as are sizes of two. Such a
+    number is twice its value, or odd if that is negative.
     """
     size = len(batch)
-    if count == 1 and not (newest_delta or with_keys) and size <= COPIED_BYTES_MAX:
-        front = _front_of_one(size - HEADER_BYTES)
-        if batch[HEADER_BYTES : HEADER_BYTES + len(front)] == front and not batch[-1]:
-            return True
-    b = bytes(batch[HEADER_BYTES:]) if size <= COPIED_BYTES_MAX else batch[HEADER_BYTES:]
-    end = size - HEADER_BYTES
+    if size > COPIED_BYTES_MAX:
+        return _are_as_claimed(batch[HEADER_BYTES:], count, newest_delta, with_keys)
+    b = bytes(batch[HEADER_BYTES:])
+    if count == 1 and not (newest_delta or with_keys or b[-1]) and b.startswith(_front_of_one(size - HEADER_BYTES)):
+        return True
+    return _are_as_claimed(b, count, newest_delta, with_keys)
+
+
+def _are_as_claimed(b: Content, count: int, newest_delta: int, with_keys: bool) -> bool:
     p, newest, headers_left = 0, NO_TIMESTAMP_YET, FEW_HEADERS_MAX
+    end = len(b)
     try:
-        for place in range(count):
-            byte = b[p]
-            if byte < 128:
-                length, p = byte >> 1, p + 1
+        for number in range(0, count << 1, 2):  # of one byte: so few records have no larger one
+            length = b[p]
+            if length < 128:
+                p += 1
+            elif (byte := b[p + 1]) < 128:
+                length = length & 127 | byte << 7
+                p += 2
             else:
                 length, p = read_varint(b, p, end)
-            stop = p + length
-            if length < SMALLEST_RECORD_BYTES - 1 or stop > end:
-                return False
-            byte = b[p + 1]
-            if byte < 128:
-                delta, p = byte >> 1 ^ -(byte & 1), p + 2
-            else:
+                length <<= 1
+            stop = p + (length >> 1)
+            delta = b[p + 1]
+            if delta & 129:
                 delta, p = read_varint(b, p + 1, stop, VARLONG_BYTES_MAX)
+                delta <<= 1
+            else:
+                p += 2
             if delta > newest:
                 newest = delta
-            if b[p] != place << 1:  # one byte: so few records have no larger number
+            if b[p] != number:
                 return False
-            p += 1
-            for is_key in (True, False):
-                byte = b[p]
-                if byte == 1:  # null
-                    if is_key and with_keys:
-                        return False
-                    p += 1
-                elif byte < 128:
-                    if byte & 1:
-                        return False
-                    p += 1 + (byte >> 1)
-                else:
-                    length, p = read_varint(b, p, stop)
-                    if length < 0:
-                        return False
-                    p += length
+            key = b[p + 1]
+            if key == 1:  # null
+                if with_keys:
+                    return False
+                p += 2
+            elif key < 128:
+                p += 2 + (key >> 1)
+            else:
+                key, p = read_varint(b, p + 1, stop)
+                if key < 0:
+                    return False
+                p += key
+                key = 0
+            value = b[p]
+            if value == 1:  # null
+                p += 1
+            elif value < 128:
+                p += 1 + (value >> 1)
+            elif (byte := b[p + 1]) < 128:
+                value = value & 127 | byte << 7
+                p += 2 + (value >> 1)
+            else:
+                value, p = read_varint(b, p, stop)
+                if value < 0:
+                    return False
+                p += value
+                value = 0
             if b[p]:
                 headers, p = read_varint(b, p, stop)
                 headers_left -= headers
@@ -116,11 +135,11 @@ def are_as_claimed(batch: memoryview, count: int, newest_delta: int, with_keys: 
                 p = _check_headers(b, p, stop, headers, headers_left, _no_pause)
             else:
                 p += 1
-            if p != stop:
+            if p != stop or length & 1 or (key & 1 and key != 1) or (value & 1 and value != 1):
                 return False
     except (IndexError, InvalidBatch):
         return False
-    return p == end and newest == newest_delta
+    return p == end and newest == newest_delta << 1
 
 
 @lru_cache(COPIED_BYTES_MAX)

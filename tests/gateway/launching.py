@@ -10,11 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 PENSTOCK: Final = str(Path(sys.executable).parent / "penstock")
+ROOT: Final = Path(__file__).resolve().parents[2]
+WATCHED: Final = (sys.executable, "-m", "tests.gateway.turns")
+"""`penstock`, with its loop's longest turn in its output."""
 READY_WITHIN_S: Final = 30.0
 END_WITHIN_S: Final = 30.0
 
@@ -34,16 +37,23 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess
 class Running:
     """A `penstock serve` that was started; files `out` and `err` hold what it said."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK,)) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.out, self.err = directory / "out", directory / "err"
         self._ready_file = directory / "ready.json"
         self._ready_file.unlink(missing_ok=True)
-        command = [PENSTOCK, "serve", "--ready-file", str(self._ready_file)]
-        command += ["--data-dir", str(directory / "data"), *arguments]
+        whole = [*command, "serve", "--ready-file", str(self._ready_file)]
+        whole += ["--data-dir", str(directory / "data"), *arguments]
         self.started_s = time.monotonic()
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=directory)
+            self.process = subprocess.Popen(
+                whole,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=directory,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
 
     def ready(self) -> dict[str, Any]:
         """What the ready file says, once it is there."""
@@ -73,19 +83,24 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str) -> Iterator[Running]:
+def serving(directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK,)) -> Iterator[Running]:
     """A gateway on free ports of 127.0.0.1; killed in the end, if the test has not ended it."""
     if "--listen" not in arguments:
         arguments = ("--listen", "127.0.0.1:0", *arguments)
     if "--http" not in arguments:
         arguments = ("--http", "off", *arguments)
-    running = Running(directory, *arguments)
+    running = Running(directory, *arguments, command=command)
     try:
         yield running
     finally:
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
+
+
+def longest_turn_ms(watched: Running) -> float:
+    """Of a WATCHED gateway since clients are served, in CPU time of its loop."""
+    return float(watched.out.read_text().split()[-1])
 
 
 def http_get(address: str, path: str) -> tuple[int, str]:

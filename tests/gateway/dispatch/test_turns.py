@@ -183,6 +183,43 @@ def test_a_party_alone_goes_on() -> None:
     run(test())
 
 
+def test_little_by_little() -> None:
+    """A party has had its share of a round whether it came at once or in small parts, and gets it anew in the next."""
+
+    async def test() -> None:
+        turns = FairTurns(asyncio.get_running_loop())
+        party = turns.join("127.0.0.1", "busy")
+        for _ in range(100):
+            assert not party.over
+            turns.spend(party, PARTY_S / 99)
+        assert party.over
+        async with asyncio.timeout(5):
+            await turns.turn(party)
+
+        assert not party.over
+        assert not party.spent_s
+
+    run(test())
+
+
+def test_small_requests_cost_no_round() -> None:
+    """While all parties together have had less than anybody's share, the loop is not asked for a round."""
+
+    async def test() -> None:
+        turns = FairTurns(asyncio.get_running_loop())
+        rounds = 0
+        for n in range(20):
+            party = turns.join(f"127.0.0.{n}", "little")
+            turns.spend(party, PARTY_S / 100)
+            turns.leave(party)
+            await asyncio.sleep(0)
+            rounds += not turns.parties_in_round
+
+        assert rounds == 1
+
+    run(test())
+
+
 def test_turns_are_measured() -> None:
     """The longest time that a request kept the loop is known by API, for handlers of both kinds."""
 

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.http.server import CONNECTIONS_MAX
 from tests.faults.client import Connection
 from tests.gateway.cli.test_cli import consume, produce
-from tests.gateway.launching import http_get, serving
+from tests.gateway.launching import WATCHED, http_get, longest_turn_ms, serving
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,16 @@ def test_health_and_readiness(tmp_path: Path) -> None:
             status, body = http_get(address, path)
             assert (status, json.loads(body)) == (200, {"status": "serving"})
         assert http_get(address, "/nothing")[0] == 404
+
+
+def test_start_beside_clients(tmp_path: Path) -> None:
+    """Clients are served before HTTP is: making it, and the first scrape, keep nobody waiting for 50 ms."""
+    with serving(tmp_path, *LOCAL, command=WATCHED) as gateway:
+        address = gateway.ready()["http"]
+        assert http_get(address, "/metrics")[0] == 200
+        assert http_get(address, "/api")[0] == 200
+
+        assert 0 < longest_turn_ms(gateway) < 50
 
 
 def test_while_stopping(tmp_path: Path) -> None:

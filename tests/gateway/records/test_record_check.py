@@ -151,3 +151,33 @@ def test_one_record_without_a_key(size: int) -> None:
             if are_as_claimed(memoryview(changed), 1, 0, with_keys=False):
                 (record,) = iter_records(changed)
                 assert record.timestamp == 1_700_000_000_000
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("key_size", [None, 0, 3, 70, 9_000])
+@pytest.mark.parametrize("value_size", [None, 0, 40, 300, 9_000])
+def test_quick_look_at_small_batches(count: int, key_size: int | None, value_size: int | None) -> None:
+    """A small batch is taken at the quick look if it is in order, and never if a full one would refuse it."""
+    key, value = (None if size is None else bytes(size) for size in (key_size, value_size))
+    batch = build_batch([Record(n, 1_700_000_000_000 + 100 * n, key, value) for n in range(count)])
+    newest = 100 * (count - 1)
+    assert are_as_claimed(memoryview(batch), count, newest, with_keys=key is not None)
+    assert are_as_claimed(memoryview(batch), count, newest, with_keys=True) == (key is not None)
+
+    for position in (*range(HEADER_BYTES, min(len(batch), HEADER_BYTES + 12)), len(batch) - 1):
+        for bit in range(8):
+            changed = bytearray(batch)
+            changed[position] ^= 1 << bit
+            if are_as_claimed(memoryview(changed), count, newest, with_keys=False):
+                found = check_records(bytes(changed[HEADER_BYTES:]), count, at_once)
+                assert found.are_numbered
+                assert max(found.timestamp_deltas) == newest
+
+
+def test_quick_look_finds_lengths_below_zero() -> None:
+    """A length that reads as a negative one is not taken for the positive one beside it."""
+    batch = build_batch([Record(0, 1_700_000_000_000, b"key", b"value")])
+    assert are_as_claimed(memoryview(batch), 1, 0, with_keys=False)
+    batch[HEADER_BYTES] |= 1
+
+    assert not are_as_claimed(memoryview(batch), 1, 0, with_keys=False)

@@ -1,0 +1,163 @@
+"""`make bench-pair A=CHECKOUT B=CHECKOUT`: one row of the table for each figure, as a ratio of B to A.
+
+For changes of a few per cent, which two runs one after the other cannot show: their disk and their machine differ by
+more. Keeps: both servers are up all the time, and each sample of one is taken right beside one of the other, with
+the order turned each time (A B, B A, A B, ...). CPU time is what the server itself used: what else runs on the machine
+changes it least, so it is the figure to go by. Each checkout needs its `.venv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from bench import disk, loadgen
+from bench.servers import Penstock
+from bench.workloads import KILOBYTE, WIDE_PARTITIONS, produce_singles
+
+PAIRS: Final = 12
+SERVERS: Final = 3
+"""Each so often both servers start anew: how memory happens to lie is worth a per cent or two."""
+SINGLE_RECORDS: Final = 10_000
+KILOBYTE_RECORDS: Final = 50_000
+WIDE_RECORDS: Final = 50_000
+TAIL_RECORDS: Final = 24_000
+TAIL_ROUNDS: Final = 4
+SMALL_RECORDS: Final = 300_000
+
+T = TypeVar("T")
+Samples = dict[str, dict[str, list[float]]]
+"""By figure, by checkout: the values, pair by pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One load; a sample of it takes about half a second."""
+
+    key: str
+    name: str
+    partitions: int
+    run: Callable[[Penstock, str], loadgen.Load]
+
+
+def _produce(size: int, count: int, **options: object) -> Callable[[Penstock, str], loadgen.Load]:
+    return lambda server, topic: loadgen.run("produce", server.bootstrap, topic, size=size, count=count, **options)
+
+
+def _consume(count: int, **options: object) -> Callable[[Penstock, str], loadgen.Load]:
+    return lambda server, topic: loadgen.run("consume", server.bootstrap, topic, count=count, **options)
+
+
+TAIL_FROM: Final = KILOBYTE_RECORDS - TAIL_RECORDS
+ROWS: Final = (
+    Row("single", "single-record requests", 1, lambda server, topic: produce_singles(server, topic, SINGLE_RECORDS)),
+    Row("small", "100 B, batched", 1, _produce(100, SMALL_RECORDS)),
+    Row("kilobyte", "1 KB, one partition", 1, _produce(KILOBYTE, KILOBYTE_RECORDS)),
+    Row("tail", "consumer at the tail, 1 KB", 1, _consume(TAIL_RECORDS, from_offset=TAIL_FROM, rounds=TAIL_ROUNDS)),
+    Row("behind", "consumer catching up, 1 KB", 1, _consume(KILOBYTE_RECORDS)),
+    Row("wide", "1 KB over 1,000 partitions", WIDE_PARTITIONS, _produce(KILOBYTE, WIDE_RECORDS, partitions=1000)),
+)
+READS: Final = ("tail", "behind")
+START: Final = "start"
+
+
+def main() -> int:
+    options = _options()
+    scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "paired"
+    scratch.mkdir(parents=True, exist_ok=True)
+    disk.require_disk(scratch)
+    loadgen.build()
+    chosen = options.only or [START, *(row.key for row in ROWS)]
+    samples: Samples = defaultdict(lambda: defaultdict(list))
+    for number in range(options.servers):
+        with _pair(options, scratch, number, samples if START in chosen else None) as servers:
+            for row in ROWS:
+                if row.key in chosen:
+                    _measure(row, servers, options.pairs, samples)
+    print(f"{'B to A: median [quartiles] of pairs':46} {'A':>12} {'B':>12}")
+    for name, values in samples.items():
+        _tell(name, values["A"], values["B"])
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
+    parser.add_argument("a", type=Path, help="the checkout before")
+    parser.add_argument("b", type=Path, help="the checkout after")
+    parser.add_argument("--only", action="append", choices=[START, *(row.key for row in ROWS)])
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="of each row and pair of servers")
+    parser.add_argument("--servers", type=int, default=SERVERS, help="pairs of servers that are started")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _pair(
+    options: argparse.Namespace, scratch: Path, number: int, starts: Samples | None
+) -> Iterator[dict[str, Penstock]]:
+    """A server of each checkout, on empty directories."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.ExitStack() as running:
+        running.callback(shutil.rmtree, scratch, ignore_errors=True)
+        if starts is not None:
+            _measure_start(options, scratch, starts)
+        servers = {}
+        for name, checkout in _ordered({"A": options.a, "B": options.b}, number):
+            servers[name] = _started(checkout, scratch / name)
+            running.callback(servers[name].stop)
+        yield servers
+
+
+def _measure_start(options: argparse.Namespace, scratch: Path, samples: Samples) -> None:
+    for number in range(options.pairs):
+        for name, checkout in _ordered({"A": options.a, "B": options.b}, number):
+            directory = scratch / f"start-{name}"
+            server = _started(checkout, directory)
+            samples["start-up, ms"][name].append(server.ready_seconds * 1e3)
+            samples["start-up, CPU ms"][name].append(server.cpu_ns() / 1e6)
+            server.stop()
+            shutil.rmtree(directory)
+
+
+def _started(checkout: Path, directory: Path) -> Penstock:
+    return Penstock(directory, program=checkout.resolve() / ".venv/bin/penstock")
+
+
+def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Samples) -> None:
+    """One pair more than is counted: the first finds nothing in any cache."""
+    for number in range(pairs + 1):
+        for name, server in _ordered(servers, number):
+            topic = "read" if row.key in READS else f"{row.key}-{number}"
+            if row.key not in READS or (number == 0 and row.key == READS[0]):
+                server.create_topic(topic, row.partitions)
+            if row.key in READS and number == 0:
+                _produce(KILOBYTE, KILOBYTE_RECORDS)(server, topic)
+            before = server.cpu_ns()
+            load = row.run(server, topic)
+            used = server.cpu_ns() - before
+            if number:
+                samples[f"{row.name}, records/s"][name].append(load.per_second)
+                samples[f"{row.name}, CPU ns/record"][name].append(used / load.records)
+
+
+def _ordered(pair: dict[str, T], number: int) -> list[tuple[str, T]]:
+    both = list(pair.items())
+    return both[::-1] if number % 2 else both
+
+
+def _tell(name: str, a: list[float], b: list[float]) -> None:
+    ratios = [after / before for before, after in zip(a, b, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    print(f"{name:46} {statistics.median(a):12,.0f} {statistics.median(b):12,.0f}  {middle:.3f} [{low:.3f}-{high:.3f}]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
