@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from core.container.forgetting import forget_expired
 from core.errors import StorageFailure, StoreError
 from core.log.records import Trim
 from core.streams.ages import Ages
@@ -82,9 +83,7 @@ class Retention:
             slots = [slot for slot in stream.written_slots() if slot.start < slot.stable_end]
             for start in range(0, len(slots), SLOTS_PER_STEP):
                 moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now.timestamps_ms)
-            for slot in list(stream.written_slots()):
-                if slot.forget_writers(now, self._container.config.writer_expiration_ms):
-                    self._container.mark_dirty(slot)
+        await forget_expired(self._container, now)
         return moved
 
     async def _trim(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> int:
