@@ -25,7 +25,7 @@ from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.codec import request_codec
 from gateway.wire.headers import RequestHeader, encode_request_header
 from gateway.wire.produce_request import decode_produce
-from gateway.wire.responses import encode_fetch_response, encode_produce_response
+from gateway.wire.responses import FetchedPartition, encode_fetch_response, encode_produce_response
 
 PRODUCE = 0
 LOOPS, REPEATS, PIPELINED = 20_000, 7, 64
@@ -96,7 +96,7 @@ def main() -> None:
         show(f"encode Produce v{version} response", lambda v=version, a=answer: encode_produce_response(v, a))
     view = memoryview(bytearray(batch))
     show("validate batch of 170 bytes", lambda: validate_batch(view))
-    fetched = [("my-topic", [(3, 0, 99, 99, 0, None, [batch], len(batch))])]
+    fetched = [("my-topic", [FetchedPartition(3, 0, 99, 99, 0, None, [batch], len(batch))])]
     show("encode Fetch v11 response", lambda: encode_fetch_response(11, fetched))
     thousand = build_batch([Record(n, n, b"key", b"x" * 100) for n in range(1_000)])
     show("iterate, per record", lambda: sum(1 for _ in iter_records(thousand)), 20, 1_000)

@@ -32,6 +32,7 @@ class StoreConfig:
     checkpoint_log_bytes: int = 256 * MIB
     retention_check_interval_ms: int = 300_000
     writer_expiration_ms: int = 86_400_000
+    writers_max: int = 500_000  # that all slots know together, each counted for each slot
     log_reader_threads: int = 8
     scaler_sample_ms: int = 1_000  # how often rates are taken
     scaler_time_factor: float = 1.0  # multiplies every window and cool-down of the scaler

@@ -71,6 +71,16 @@ class SequenceGap(StoreError):
         self.writer_id, self.expected, self.got = writer_id, expected, got
 
 
+class TooManyWriters(StoreError):
+    """All slots together know as many writers as they may, and this slot does not know this one."""
+
+    kind = ErrorKind.RETRY
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} writers are known, as many as there may be: a new one has to wait")
+        self.limit = limit
+
+
 class StorageFull(StoreError):
     """No room for the next log file; reads go on, writes may be tried again."""
 

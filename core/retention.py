@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.background import Background
+from core.container.forgetting import forget_expired
 from core.log.records import Trim
 from core.streams.ages import Ages
 from core.streams.live import Slot
@@ -66,9 +67,7 @@ class Retention:
             slots = [slot for slot in stream.written_slots() if slot.start < slot.stable_end]
             for start in range(0, len(slots), SLOTS_PER_STEP):
                 moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now.timestamps_ms)
-            for slot in list(stream.written_slots()):
-                if slot.forget_writers(now, self._container.config.writer_expiration_ms):
-                    self._container.mark_dirty(slot)
+        await forget_expired(self._container, now)
         return moved
 
     async def _trim(self, slots: Sequence[Slot], policy: StreamPolicy, now_ms: int) -> int:

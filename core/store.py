@@ -21,6 +21,7 @@ from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
 from core.container.container import CONTAINER_TABLE, STREAMS_TABLE, Container
+from core.container.forgetting import Forgetting
 from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
 from core.errors import AlreadyLocked, Corrupt, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
@@ -30,6 +31,7 @@ from core.log.replay import open_log_files
 from core.retention import Consumed, Retention
 from core.scaling.decisions import Decision
 from core.scaling.scaler import ScaleEvent, Scaler
+from core.streams.known_writers import KnownWriters
 from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
 from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier
@@ -90,6 +92,8 @@ class Store:
         self.config = config
         self.clock = clock
         self.trusted = TrustedClock(clock)
+        self.known_writers = KnownWriters(config.writers_max)
+        self._forgetting = Forgetting(self.known_writers, lambda: list(self.containers.values()))
         self.streams = Streams()
         self.containers: dict[int, Container] = {}
         self.replayed_bytes = 0
@@ -167,7 +171,14 @@ class Store:
             await asyncio.to_thread(make_directory, needed)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, self.config)
         container = Container(
-            container_id, log_directory, self.config, self.clock, self.trusted, metadata, self._stream_changed
+            container_id,
+            log_directory,
+            self.config,
+            self.clock,
+            self.trusted,
+            metadata,
+            self.known_writers,
+            self._stream_changed,
         )
         self.containers[container_id] = container
         maintenance = self._maintenance[container_id] = Maintenance(container)
@@ -224,6 +235,7 @@ class Store:
         """
         for retention in self._retention.values():
             retention.start(consumed)
+        self._forgetting.start()
 
     def start_scaling(self) -> None:
         """Take rates and scale streams from now on: once `policy_for` knows every default, not before."""
@@ -236,6 +248,7 @@ class Store:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        await self._forgetting.stop()
         for scaler in self.scalers.values():
             await scaler.stop()
         for retention in self._retention.values():

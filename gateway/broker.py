@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from core.clock import Clock, SystemClock
 from core.container.container import Container
 from core.store import Store
+from core.streams.known_writers import KnownWriters
 from core.tiering.tier import LongTermStorage
 from gateway.apis import discover
 from gateway.config.loading import Config
@@ -42,6 +43,7 @@ from gateway.records.record_batch import entry_head
 from gateway.services import Services
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
@@ -76,6 +78,7 @@ class Broker:
     store: Store
     topics: Topics
     producers: ProducerIds
+    new_producers: NewProducers
     groups: GroupCoordinator
     transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
@@ -185,6 +188,7 @@ class Broker:
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store)
         self.producers = ProducerIds(self.store)
+        self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
         self.transactions = TransactionCoordinator(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers
@@ -226,6 +230,7 @@ class Broker:
             topics=self.topics,
             resource_configs=self.resource_configs,
             producers=self.producers,
+            new_producers=self.new_producers,
             groups=self.groups,
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
@@ -344,6 +349,7 @@ class Broker:
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
         self._offer_limits()
         _offer_transactions(metrics, self.transactions)
+        _offer_producers(metrics, self.store.known_writers)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
 
     def _offer_limits(self) -> None:
@@ -355,6 +361,7 @@ class Broker:
             ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
             ("groups.max", config.groups_max, lambda: len(self.groups)),
             ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
+            ("producer.states.max", config.producer_states_max, lambda: self.store.known_writers.count),
             ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
             (
                 "max.incremental.fetch.session.cache.slots",
@@ -375,6 +382,14 @@ def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) 
     metrics.counter(name, doc, lambda: counters.committed, outcome="committed")
     metrics.counter(name, doc, lambda: counters.aborted, outcome="aborted")
     metrics.counter("penstock_transactions_timed_out_total", "Of the aborted: timed out", lambda: counters.timed_out)
+
+
+def _offer_producers(metrics: Metrics, known: KnownWriters) -> None:
+    name = "penstock_producers_forgotten_early_total"
+    metrics.counter(name, "Producers of partitions forgotten for others to have room", lambda: known.forgotten_early)
+    metrics.counter(
+        "penstock_producers_refused_total", "Batches of producers that were too many", lambda: known.refused
+    )
 
 
 def _offer_container_gauges(metrics: Metrics, container: Container) -> None:

@@ -27,6 +27,7 @@ from core.errors import (
     StoreError,
     StreamExists,
     StreamSealed,
+    TooManyWriters,
     UnknownStream,
 )
 
@@ -72,6 +73,8 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
         (StreamSealed, ErrorCode.policy_violation),
         # Every client tries this again, and it says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
         (StorageFull, ErrorCode.not_enough_replicas),
+        # Its client sends the same batch again, with the same sequence.
+        (TooManyWriters, ErrorCode.not_enough_replicas),
         (StoreError, ErrorCode.kafka_storage_error),
     ),
     Asked.READ: (

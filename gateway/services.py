@@ -18,6 +18,7 @@ from gateway.metrics.counters import Metrics
 from gateway.records.openers import Openers
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 
 
@@ -34,6 +35,7 @@ class Services:
     topics: Topics
     resource_configs: ResourceConfigs
     producers: ProducerIds
+    new_producers: NewProducers
     groups: GroupCoordinator
     transactions: TransactionCoordinator
     fetch_sessions: FetchSessions

@@ -47,6 +47,7 @@ from core.log.format import (
 from core.log.log_file import LogFile
 from core.log.records import Delete, Operation, Put, Trim, encode_update
 from core.reading.reader import Reader
+from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamState, decode_stream
 from core.streams.transactions import TransactionEnd
@@ -124,6 +125,7 @@ class Container:
         clock: Clock,
         trusted: TrustedClock,
         metadata: Metadata,
+        known_writers: KnownWriters,
         stream_changed: Callable[[Container, int, StreamState | None], Stream | None],
     ) -> None:
         self.id = container_id
@@ -132,6 +134,7 @@ class Container:
         self.clock = clock
         self.trusted = trusted  # by which things expire
         self.metadata = metadata
+        self.known_writers = known_writers  # of the whole store
         self.epoch = 0
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
@@ -189,10 +192,13 @@ class Container:
     def check_writer(self, slot: Slot, writer_id: int, epoch: int, sequence: int, count: int) -> Duplicate | None:
         """Whether an idempotent writer's batch is the next one (None) or there already.
 
-        Raises StaleWriterEpoch, SequenceGap.
+        Raises StaleWriterEpoch, SequenceGap; TooManyWriters for one that the slot does not know.
         """
         state = slot.writers.get(writer_id) if slot.writers is not None else None
-        return None if state is None else state.check(writer_id, epoch, sequence, count)
+        if state is None:
+            self.known_writers.admit()
+            return None
+        return state.check(writer_id, epoch, sequence, count)
 
     def append(
         self,
@@ -444,6 +450,7 @@ class Container:
             self.streams_deleted += 1
             self.dead_streams.append(stream_id)
             for slot in gone.written_slots():
+                self.known_writers.slot_gone(slot)
                 slot.changed()
 
     def _state_of(self, stream_id: int, value: bytes) -> StreamState:

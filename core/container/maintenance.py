@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -32,6 +32,7 @@ from core.index.rows import BlockRef, read_directory, sidecar_path, write_sideca
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.log.log_file import LogFile, LogPosition
 from core.streams.live import Slot
+from core.turns import Turn
 from tier2.shortage import is_forbidden, is_shortage
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ LOOK_EVERY_S: Final = 1.0
 
 RETRY_S: Final = 1.0
 
-CAPTURE_SLOTS: Final = 200
-"""Slots that are encoded in one turn of the event loop: about a millisecond."""
+BATCH_BYTES: Final = MIB
+"""Of values in one write to RocksDB, but for one that is larger by itself."""
 
 CAPTURE_ROWS: Final = 2000
 """Rows of tables that are captured in one turn."""
@@ -233,12 +234,13 @@ class Maintenance:
 
     async def _capture(self, slots: list[Slot], tables: set[tuple[str, bytes]]) -> _Values:
         container, values = self._container, _Values()
-        for start in range(0, len(slots), CAPTURE_SLOTS):
-            for slot in slots[start : start + CAPTURE_SLOTS]:
-                slot.dirty = False
-                if not slot.stream.deleted:
-                    values.puts.append(slot_item(slot.stream.id, slot.number, container.applied_lsn, slot.encode()))
-            await asyncio.sleep(0)
+        turn = Turn()
+        for slot in slots:
+            slot.dirty = False
+            if not slot.stream.deleted:
+                encoded = await turn.through(slot.encoding())
+                # Only now: a writer may be newer than when this began, but not than what is applied.
+                values.puts.append(slot_item(slot.stream.id, slot.number, container.applied_lsn, encoded))
         for number, (name, key) in enumerate(tables, 1):
             if number % CAPTURE_ROWS == 0:
                 await asyncio.sleep(0)
@@ -256,8 +258,8 @@ class Maintenance:
 
     def _write_checkpoint(self, position: LogPosition, values: _Values, dead: list[int], clean: bool) -> None:
         metadata = self._container.metadata
-        for start in range(0, len(values.puts), BATCH_OPERATIONS):
-            metadata.write(values.puts[start : start + BATCH_OPERATIONS])
+        for puts in _batches(values.puts):
+            metadata.write(puts)
         for start in range(0, len(values.deletes), BATCH_OPERATIONS):
             metadata.write((), values.deletes[start : start + BATCH_OPERATIONS])
         metadata.commit(position, values.gone, clean=clean)
@@ -392,6 +394,18 @@ class Maintenance:
         # The sidecar goes last: one without its file is swept at the next start, a file without it would be read anew.
         give_up(file.path, self._container.directory)
         sidecar_path(file.path).unlink(missing_ok=True)
+
+
+def _batches(puts: Sequence[tuple[bytes, bytes]]) -> Iterator[Sequence[tuple[bytes, bytes]]]:
+    """Some at a time: the interpreter stands still while RocksDB takes them over."""
+    begin = size = 0
+    for number, (_, value) in enumerate(puts):
+        if number - begin >= BATCH_OPERATIONS or (number > begin and size + len(value) > BATCH_BYTES):
+            yield puts[begin:number]
+            begin, size = number, 0
+        size += len(value)
+    if begin < len(puts):
+        yield puts[begin:]
 
 
 def _truncate(file: LogFile) -> None:

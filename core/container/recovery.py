@@ -163,7 +163,9 @@ class _Recovery:
                     self._container.dead_streams.append(stream_id)
                 continue
             if number < stream.slot_count:  # else it has grown after P: the log holds all of the slot
-                stream.slot(number).decode(state)
+                slot = stream.slot(number)
+                slot.decode(state)
+                self._container.known_writers.added(len(slot.writers or ()))
 
     # The log
 

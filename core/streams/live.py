@@ -23,15 +23,15 @@ A slot's value in the applied state, little-endian (preceded by the LSN that it 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.errors import CorruptState, StorageFailure
 from core.index.rows import SlotColumns
 from core.streams.removed import NOTHING_REMOVED, Removed
 from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
-from core.streams.writers import WriterBatch, WriterState
-from core.trusted_time import TrustedTime
+from core.streams.writers import BATCHES_KEPT, WriterBatch, WriterState
 
 if TYPE_CHECKING:
     from core.container.container import Container
@@ -46,7 +46,14 @@ _EPOCH: Final = struct.Struct("<iq")
 _COUNT: Final = struct.Struct("<I")
 _WRITER: Final = struct.Struct("<qhqB")
 _BATCH: Final = struct.Struct("<hiiqIq")
+_WRITERS: Final = [
+    struct.Struct(_WRITER.format + _BATCH.format.lstrip("<") * count) for count in range(BATCHES_KEPT + 2)
+]
+"""A writer with so many batches, a gap among them."""
 _SEGMENT: Final = struct.Struct("<qQQ")
+
+WRITERS_PER_STEP: Final = 200
+"""Writers that one step goes through: half a millisecond where they are encoded."""
 
 SEGMENTS_MAX: Final = 1_000
 """Stretches that a slot remembers; beyond it the oldest goes, and what is tiered late is taken to be the next one's."""
@@ -271,20 +278,25 @@ class Slot:
         state = self.writers.get(writer_id)
         if state is None:
             state = self.writers[writer_id] = WriterState(epoch, now_ms)
+            if not self.stream.deleted:
+                self.container.known_writers.added()
         return state
 
-    def forget_writers(self, time: TrustedTime, expiration_ms: int) -> int:
-        """Drop writers that were not heard of for so long and have no transaction open; returns how many."""
-        if not self.writers:
-            return 0
-        expired = [
-            writer_id
-            for writer_id, state in self.writers.items()
-            if time.age_ms(state.last_use_ms) > expiration_ms and not self.has_open_transaction(writer_id)
-        ]
-        for writer_id in expired:
-            del self.writers[writer_id]
-        return len(expired)
+    def writers_stepwise(self) -> Iterator[list[tuple[int, WriterState]]]:
+        """All writers, some at a time, as they are when it is their turn; those that begin meanwhile are left out."""
+        known = self.writers or {}
+        ids = list(known)
+        for start in range(0, max(1, len(ids)), WRITERS_PER_STEP):
+            some = ids[start : start + WRITERS_PER_STEP]
+            yield [(writer_id, state) for writer_id in some if (state := known.get(writer_id)) is not None]
+
+    def forget_writers(self, writer_ids: Iterable[int]) -> None:
+        """These are known no longer."""
+        assert self.writers is not None
+        before = len(self.writers)
+        for writer_id in writer_ids:
+            self.writers.pop(writer_id, None)
+        self.container.known_writers.removed(before - len(self.writers))
 
     # Transactions
 
@@ -357,6 +369,20 @@ class Slot:
 
     def encode(self) -> bytes:
         """What is durable of this slot."""
+        steps = self.encoding()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def encoding(self) -> Generator[None, None, bytes]:
+        """The same in steps, between which anything may happen to the slot; what it returns is encoded.
+
+        All but the writers is of the first step. Of each writer only what was durable then is taken, if it is still
+        remembered: what it has done since lies behind the slot's end in the log, and replay adds it. A writer that has
+        begun since is left out, for the same reason.
+        """
         durable = self.durable_end
         head = encode_head(
             start=self.start,
@@ -367,20 +393,21 @@ class Slot:
             tiered_bytes=self.tiered_bytes,
             epochs=[e for e in self.epochs if e[1] < durable],
         )
-        writers = [
-            (writer_id, state, batches)
-            for writer_id, state in (self.writers or {}).items()
-            if (batches := state.durable_batches(durable)) or state.marked_epoch >= 0
-        ]
-        parts = [head, _COUNT.pack(len(writers))]
-        for writer_id, state, batches in writers:
-            epoch = max([state.marked_epoch, *(batch.epoch for batch in batches[-1:])])
-            parts.append(encode_writer(writer_id, epoch, state.last_use_ms, batches))
         stretches = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
-        parts.append(_COUNT.pack(len(stretches)))
-        parts += [_SEGMENT.pack(*stretch) for stretch in stretches]
-        parts.append(NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(durable))
-        return b"".join(parts)
+        rest = [_COUNT.pack(len(stretches)), *(_SEGMENT.pack(*stretch) for stretch in stretches)]
+        rest.append(NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(durable))
+        encoded, count = bytearray(head + _COUNT.pack(0)), 0
+        for states in self.writers_stepwise():
+            for writer_id, state in states:
+                batches = state.durable_batches(durable)
+                if batches or state.marked_epoch >= 0:
+                    epoch = max(state.marked_epoch, batches[-1].epoch) if batches else state.marked_epoch
+                    encoded += encode_writer(writer_id, epoch, state.last_use_ms, batches)
+                    count += 1
+            yield
+        _COUNT.pack_into(encoded, len(head), count)
+        encoded += b"".join(rest)
+        return bytes(encoded)
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
         for columns in reversed(self.columns):
@@ -448,9 +475,8 @@ def encode_head(
 
 def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequence[WriterBatch]) -> bytes:
     """One writer, as a slot's value has it."""
-    return b"".join(
-        (_WRITER.pack(writer_id, epoch, last_use_ms, len(batches)), *(_BATCH.pack(*batch) for batch in batches))
-    )
+    count = len(batches)
+    return _WRITERS[count].pack(writer_id, epoch, last_use_ms, count, *chain.from_iterable(batches))
 
 
 def encode_tiered_rest(writers: Sequence[bytes]) -> bytes:

@@ -16,6 +16,7 @@ from core.clock import SystemClock
 from core.config import StoreConfig
 from core.container.container import Container
 from core.container.recovery import recover
+from core.streams.known_writers import KnownWriters
 from core.streams.state import Stream, StreamPolicy, StreamState
 from core.trusted_clock import TrustedClock
 
@@ -25,14 +26,14 @@ async def looked_at(directory: Path, config: StoreConfig) -> AsyncIterator[list[
     """The containers of a store that the caller owns. Raises CorruptLog, CorruptState, StorageFailure."""
     containers: list[Container] = []
     clock = SystemClock()
-    trusted = TrustedClock(clock)
+    trusted, known = TrustedClock(clock), KnownWriters(config.writers_max)
     try:
         for container_id in config.container_ids:
             path = directory / f"container-{container_id}"
             if not path.exists():
                 continue
             metadata = await asyncio.to_thread(Metadata, path / "metadata", config)
-            container = Container(container_id, path / "log", config, clock, trusted, metadata, _stream_changed)
+            container = Container(container_id, path / "log", config, clock, trusted, metadata, known, _stream_changed)
             containers.append(container)
             await asyncio.to_thread(recover, container)
         yield containers

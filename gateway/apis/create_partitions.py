@@ -3,7 +3,7 @@
 Keeps: a topic only grows, and every partition keeps its number, offsets and records: a growth is a
 scale that seals every segment and cuts the key space anew, as it was cut. From N to 2N partitions, N a
 power of two, a key of partition p stays there or goes to p + N. What is appended of one key before and
-after is in order if its producers were idle in between; see "Elasticity" in ARCHITECTURE.md.
+after is in order if its producers were idle in between; see docs/internals/elasticity.md.
 Assignments are checked as far as they can be wrong in themselves, and otherwise accepted.
 """
 

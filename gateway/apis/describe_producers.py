@@ -1,4 +1,8 @@
-"""DescribeProducers (key 61), version 0: who writes to partitions, and whose transactions are open there (KIP-664)."""
+"""DescribeProducers (key 61), version 0: who writes to partitions, and whose transactions are open there (KIP-664).
+
+Keeps: a partition is described once, however often it is named, and no answer describes more than `PRODUCERS_MAX`
+producers: in memory they are larger than the request that asks for them.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +19,37 @@ from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 NOT_HERE: Final = "This server does not host this topic-partition."
+TOO_MANY: Final = "One answer describes no more than 100,000 producers: ask for fewer partitions."
 NONE: Final = -1
+PRODUCERS_MAX: Final = 100_000
 
 
 async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    topics = []
+    asked: dict[str, dict[int, None]] = {}
     async for topic in ctx.paced(request.topics):
-        stream = ctx.services.topics.get(topic.name)
+        asked.setdefault(topic.name, {}).update(dict.fromkeys(topic.partition_indexes))
+    topics = []
+    left = PRODUCERS_MAX
+    async for name, indexes in ctx.paced(asked.items()):
+        stream = ctx.services.topics.get(name)
         why = NOT_HERE if stream is None else None
-        indexes = dict.fromkeys(topic.partition_indexes)  # one named twice is described once
-        partitions = [_partition(index, slot_of(stream, index), why) async for index in ctx.paced(indexes)]
-        topics.append({"name": topic.name, "partitions": partitions})
+        partitions = []
+        async for index in ctx.paced(indexes):
+            described = await _partition(ctx, index, slot_of(stream, index), why, left)
+            left -= len(described["active_producers"])
+            partitions.append(described)
+        topics.append({"name": name, "partitions": partitions})
     return {"topics": topics}
 
 
-def _partition(index: int, slot: Slot | None, why: str | None) -> dict[str, Any]:
+async def _partition(ctx: RequestContext, index: int, slot: Slot | None, why: str | None, left: int) -> dict[str, Any]:
     if slot is None:
         return _failed(index, ErrorCode.unknown_topic_or_partition, why)
-    producers = [_producer(slot, producer_id, state) for producer_id, state in (slot.writers or {}).items()]
+    if len(slot.writers or ()) > left:
+        return _failed(index, ErrorCode.policy_violation, TOO_MANY)
+    producers = []
+    async for states in ctx.paced(slot.writers_stepwise()):
+        producers += [_producer(slot, producer_id, state) for producer_id, state in states]
     return {"partition_index": index, "error_code": ErrorCode.none, "active_producers": producers}
 
 

@@ -5,12 +5,6 @@ at or beyond the high watermark is returned, nor beyond the last stable offset t
 for a partition is what was produced, byte for byte. Sessions: KIP-227. Topic ids: KIP-516, from version 13. Topics
 whose `compression.type` is zstd: KIP-110, from version 10.
 
-Partitions whose entries are not in memory are read side by side. For long-term storage a fetch waits as long as its
-client would wait for new records, half a second at most, and not at all once others have enough: then the partition is
-answered empty, what is on its way is loaded all the same, and a later fetch finds it in memory. Storage that is away is
-no error, only nothing new; an object that is damaged or gone is CORRUPT_MESSAGE, which clients report with partition
-and offset (KAFKA_STORAGE_ERROR they take for a broker that is about to recover: they try again for ever, silently).
-
 A fetch of more than LOOKS_AT_ONCE partitions goes through them as a task that gives way, and looks at them
 LONG_LOOKS_MAX times at most, however often it is woken. An answer has ENTRIES_AT_ONCE entries from memory at most; none
 is kept while the fetch waits for more. For a peer that has left nothing is looked at.
@@ -24,46 +18,25 @@ import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from core.errors import (
-    OutOfRange,
-    StorageFailure,
-    StoreClosed,
-    StoreError,
-    TierUnavailable,
-)
-from core.streams.entries import ENTRIES_AT_ONCE, StillLoading
+from core.errors import StorageFailure
+from core.streams.entries import ENTRIES_AT_ONCE
 from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import timed
 from gateway.dispatch.route import took
-from gateway.fetching.cold_reads import ColdRead, report
-from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, FetchSet, Target, TopicKey
-from gateway.kafka_configs.topic_config import config_of
+from gateway.fetching.cold_reads import ColdReads
+from gateway.fetching.looking import ColdRead, Findings
+from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, Target, TopicKey
 from gateway.network.turns import Pace, is_out_of_turn
-from gateway.records.record_batch import ZSTD
-from gateway.refusals import Asked, Refusal, code_of
+from gateway.refusals import Refusal
 from gateway.wire.codec import request_codec
-from gateway.wire.error_codes import (
-    FENCED_LEADER_EPOCH,
-    KAFKA_STORAGE_ERROR,
-    NOT_LEADER_OR_FOLLOWER,
-    OFFSET_OUT_OF_RANGE,
-    UNKNOWN_LEADER_EPOCH,
-    UNKNOWN_TOPIC_ID,
-    UNKNOWN_TOPIC_OR_PARTITION,
-    UNSUPPORTED_COMPRESSION_TYPE,
-)
+from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.log.format import Buffer
-    from core.streams.entries import ReadResult
-    from core.streams.live import Slot
     from core.streams.state import Stream
-    from core.streams.transactions import Aborted
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
@@ -73,24 +46,13 @@ logger = logging.getLogger(__name__)
 
 
 KEY: Final = 1
-JOIN_BELOW: Final = 4096
-"""Entries that are smaller than this on average are copied together: cheaper than a buffer for each."""
 SESSIONS_SINCE: Final = 7
-ZSTD_TOPICS_SINCE: Final = 10
 TOPIC_IDS_SINCE: Final = 13
 REPLICA_STATE_SINCE: Final = 15
 READ_COMMITTED: Final = 1
 
-TIER_WAIT_MAX_S: Final = 0.5
-"""Longest wait for long-term storage: Kafka's `remote.fetch.max.wait.ms`."""
-TIER_WAIT_MIN_S: Final = 0.05
-"""Shortest wait, also for clients that wait for nothing: they would ask again and again while a page is loaded."""
 GIVE_WAY_S: Final = 0.02
-"""Longest that who reads history waits for appends: a disk that stands still does not concern it."""
-COLD_READS_MAX: Final = 64
-"""Partitions of one fetch that are read at the same time."""
-SHARE_MIN_BYTES: Final = 65_536
-"""Room that a partition gets, while there is any, however little it is said to hold."""
+"""Longest wait of a reader of history for appends: a disk that stands still does not concern it."""
 LOOKS_AT_ONCE: Final = 256
 """Partitions that are looked at, or answered, without asking how long that takes."""
 LONG_LOOKS_MAX: Final = 3
@@ -99,64 +61,46 @@ LONG_LOOKS_MAX: Final = 3
 _now: Final = time.perf_counter
 _T = TypeVar("_T")
 
-_first = attrgetter("first")
 
-
-class _Fetch:
+class _Fetch(Findings):
     """One Fetch request on its way."""
 
     __slots__ = (
-        "committed",
         "connection",
         "deadline_s",
         "done",
-        "entries",
         "full",
         "gave_way",
         "late",
         "long_looks",
         "looking",
-        "max_bytes",
         "min_bytes",
-        "patience",
+        "reads",
         "reply",
-        "reserved",
-        "results",
         "services",
         "session",
-        "size",
         "timer",
-        "urgent",
-        "version",
         "waited",
-        "wanted",
     )
 
     def __init__(self, connection: Connection, version: int, request: Message, reply: ResponseSlot) -> None:
         services = connection.services
+        max_bytes: int = min(request.max_bytes, services.config.fetch_max_bytes)
+        super().__init__(version, max_bytes, request.isolation_level == READ_COMMITTED)
         self.services = services
         self.connection = connection
-        self.version = version
         self.reply = reply
         self.done = False
-        self.max_bytes: int = min(request.max_bytes, services.config.fetch_max_bytes)
-        self.min_bytes: int = min(request.min_bytes, self.max_bytes)
-        self.committed = request.isolation_level == READ_COMMITTED
-        self.wanted = FetchSet()
+        self.min_bytes: int = min(request.min_bytes, max_bytes)
         self.session: FetchSession | None = None
         self.full = True  # every partition is answered, not only those with news
         self.waited = request.max_wait <= 0
         self.deadline_s = request.max_wait / 1000
         self.timer: asyncio.TimerHandle | None = None
-        self.results: dict[Target, FetchedPartition] = {}
-        self.size = 0  # bytes of records
-        self.entries = 0  # or pieces of a page
         self.looking = False  # as a task that gives way
         self.long_looks = 0
         self.late: list[Target] = []  # were read from afar, or ought to have been
-        self.reserved = 0  # bytes that reads under way may bring
-        self.patience: asyncio.Future[None] | None = None  # done when nobody waits for long-term storage any more
-        self.urgent = False  # a partition has an error: answer now
+        self.reads: ColdReads | None = None  # under way
         self.gave_way = False  # to appends: once is enough
 
     # What is asked for
@@ -238,8 +182,8 @@ class _Fetch:
         """Look at the partitions that may have news, then answer or wait."""
         if self.done or self.looking:
             return
-        if self.patience is not None:
-            self._lose_patience()  # it goes on, and ends, when the reads under way have
+        if self.reads is not None:
+            self.reads.lose_patience()  # it goes on, and ends, when the reads under way have
             return
         if self.connection.output_room() <= 0:
             self.connection.when_output_room(self._run_in_turn)
@@ -253,7 +197,7 @@ class _Fetch:
             return
         cold: list[ColdRead] = []
         left: list[Target] = []
-        self._choose(todo, cold, left)
+        self.choose(todo, cold, left)
         if not cold:
             self._decide()
             return
@@ -334,122 +278,24 @@ class _Fetch:
             await _breathe(pace)
             if self.connection.closed:
                 break
-            self._choose(some, cold, left)
+            self.choose(some, cold, left)
         return cold, left
 
-    def _choose(self, some: Sequence[Target], cold: list[ColdRead], left: list[Target]) -> None:
-        """Take what is in memory; add what to read of the rest, and whose turn comes when that has left room."""
-        for target in some:
-            read = self._look(target)
-            if read is not None and len(cold) < COLD_READS_MAX:
-                stored = read.slot.durable_bytes - read.slot.start_bytes
-                read.room = min(read.room, max(stored, SHARE_MIN_BYTES))
-                self.reserved += read.room
-                cold.append(read)
-                continue
-            if read is not None:
-                self._add(target, read.slot, None)
-            if target in self.wanted.dirty and not self.results[target][7]:
-                left.append(target)
-
-    def _look(self, target: Target) -> ColdRead | None:
-        """Evaluate one partition from memory; what to read when that is not enough."""
-        self._forget(target)
-        slot = target.slot
-        code = _refusal(target)
-        if self.version < ZSTD_TOPICS_SINCE and not code and slot is not None and config_of(slot.stream).codec == ZSTD:
-            # As Kafka: by the topic's setting. Old consumers that know zstd read what producers chose to send in it.
-            code = UNSUPPORTED_COMPRESSION_TYPE
-        if code or slot is None:
-            self._fail(target, code)
-            return None
-        end = slot.stable_end if self.committed else slot.durable_end
-        room = min(target.max_bytes, self.max_bytes - self.size - self.reserved)
-        at_least_one = not self.size and not self.reserved
-        if target.offset >= end:
-            self.wanted.dirty.pop(target, None)
-            self._add(target, slot, None)
-        elif (room <= 0 or self.entries >= ENTRIES_AT_ONCE) and not at_least_one:
-            self._add(target, slot, None)
-        else:
-            found = slot.container.reader.cached(
-                slot, target.offset, end, room, at_least_one, ENTRIES_AT_ONCE - self.entries
-            )
-            if found is None:
-                return ColdRead(target, slot, end, max(room, 0), at_least_one)
-            self._add(target, slot, found)
-        return None
-
-    # Reading what is not in memory
-
     async def _run_cold(self, cold: list[ColdRead], left: list[Target]) -> None:
-        """Many at once; each has its share of the bytes. Then those that are left, while there is room and time."""
-        loop = asyncio.get_running_loop()
-        patience = self.patience = loop.create_future()
-        wait_s = max(TIER_WAIT_MIN_S, min(TIER_WAIT_MAX_S, self.deadline_s))
-        ends_at = loop.time() + wait_s
-        timer = loop.call_at(ends_at, self._lose_patience)
-        has_enough = self.size >= self.min_bytes or self.urgent
-        if has_enough:
-            patience.set_result(None)
-        else:
-            self.wanted.wait(self.min_bytes - self.size, self._woken)
-        read = list(cold)
+        reads = self.reads = ColdReads(self, self.min_bytes, self.deadline_s, self._choose_of_many, self._woken)
         try:
-            await asyncio.gather(*(self._read_cold(one, patience) for one in cold))
-            self.reserved = 0
-            if not self.size and not self.urgent:
-                await self._read_one(cold, patience)
-            while left and cold and 0 < self.size < self.max_bytes and not self.urgent and loop.time() < ends_at:
-                cold, left = await self._choose_of_many(left)
-                read += cold
-                await asyncio.gather(*(self._read_cold(one, patience) for one in cold))
-                self.reserved = 0
+            out_of_time = await reads.run(cold, left)
         finally:
-            timer.cancel()
-            self.reserved, self.patience = 0, None
-            self.wanted.stop_waiting()
-        self.late = [one.target for one in read if one.target in self.wanted.dirty]
-        if patience.done() and not has_enough:
+            self.reads = None
+        self.late = reads.late
+        if out_of_time:
             await self._look_again()
         self._decide_after_others()
 
-    async def _read_cold(self, read: ColdRead, patience: asyncio.Future[None]) -> None:
-        target, slot = read.target, read.slot
-        self._forget(target)
-        reading = slot.container.reader.read(slot, target.offset, read.end, read.room, read.at_least_one, patience)
-        try:
-            found = await reading
-        except OutOfRange:
-            self._fail(target, OFFSET_OUT_OF_RANGE)
-        except StillLoading:
-            self._add(target, slot, None)
-        except (TierUnavailable, StoreClosed):
-            await asyncio.wait((patience,))  # as if nothing were there: answered at once, clients would spin
-            self._add(target, slot, None)
-        except (StoreError, OSError) as error:
-            report(slot, error)
-            self._fail(target, code_of(error, Asked.READ) if isinstance(error, StoreError) else KAFKA_STORAGE_ERROR)
-        else:
-            read.fits_nothing = not found.size
-            self._add(target, slot, found)
-
-    async def _read_one(self, cold: list[ColdRead], patience: asyncio.Future[None]) -> None:
-        """No partition's first entry fitted into its share: one of them gets it whole."""
-        for read in cold:
-            if read.fits_nothing and not self.size:
-                read.at_least_one = True
-                await self._read_cold(read, patience)
-
-    def _lose_patience(self) -> None:
-        """Nobody waits for long-term storage any more."""
-        if self.patience is not None and not self.patience.done():
-            self.patience.set_result(None)
-
     def _woken(self) -> None:
-        """There are enough new entries while others are read."""
-        if self.patience is not None:
-            self._lose_patience()
+        """There are enough new entries while others are read, or just after."""
+        if self.reads is not None:
+            self.reads.lose_patience()
         else:
             self._go_on()
 
@@ -462,40 +308,15 @@ class _Fetch:
         for some in slices(again):
             await _breathe(pace)
             for target in some:
-                cold = self._look(target)
+                cold = self.look(target)
                 if cold is not None:
-                    self._add(target, cold.slot, None)
+                    self.add(target, cold.slot, None)
 
     def _task_done(self, task: asyncio.Future[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             logger.error("fetch failed", exc_info=task.exception())
             self._finish()
             self.reply.close("a fetch failed; the gateway's log says why")
-
-    def _forget(self, target: Target) -> None:
-        """What an earlier look found is looked up anew."""
-        old = self.results.pop(target, None)
-        if old is not None:
-            self.size -= old[7]
-
-    def _fail(self, target: Target, code: int) -> None:
-        self.results[target] = (target.index, code, -1, -1, -1, None, (), 0)
-        self.urgent = True
-
-    def _add(self, target: Target, slot: Slot, found: ReadResult | None) -> None:
-        parts: Sequence[Buffer] = ()
-        size = 0
-        if found is not None:
-            parts, size = found.parts, found.size
-            self.entries += len(parts)
-            if len(parts) > 1 and size < len(parts) * JOIN_BELOW:
-                parts = (b"".join(parts),)
-        self.size += size
-        aborted: list[tuple[int, int]] | None = None
-        if self.committed:
-            aborted = [] if found is None else _aborted(found.aborted)
-        end, stable = slot.durable_end, slot.stable_end
-        self.results[target] = (target.index, 0, end, stable, slot.start, aborted, parts, size)
 
     # Waiting and answering
 
@@ -522,13 +343,7 @@ class _Fetch:
             self.services.fetch_sessions.waiting[self._time_is_up] = None
         self.wanted.wait(self.min_bytes - self.size, self._go_on)
         if self.size:
-            self._keep_nothing()
-
-    def _keep_nothing(self) -> None:
-        """What was found is found again: nobody pays for what a fetch keeps while it waits."""
-        for target in [target for target, result in self.results.items() if result[7]]:
-            self._forget(target)
-        self.entries = 0
+            self.keep_nothing()
 
     def _time_is_up(self) -> None:
         self.waited = True
@@ -587,7 +402,8 @@ class _Fetch:
         """Collect what the client does not know yet."""
         dirty = self.wanted.dirty
         for target, result in results:
-            _, code, end, _, start, _, _, size = result
+            code, size = result.error_code, result.size
+            end, start = result.high_watermark, result.log_start_offset
             if self.full or size or code or end != target.sent_end or start != target.sent_start:
                 topics.setdefault(target.topic, []).append(result)
                 target.sent_end, target.sent_start = end, start
@@ -614,23 +430,6 @@ async def _settled(container: Container) -> None:
     with contextlib.suppress(TimeoutError, StorageFailure):
         async with asyncio.timeout(GIVE_WAY_S):
             await container.settled()
-
-
-def _aborted(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:
-    """What read_committed clients skip: producer ids, and from which offset on."""
-    return [(transaction.writer_id, transaction.first) for transaction in sorted(overlapping, key=_first)]
-
-
-def _refusal(target: Target) -> int:
-    """Kafka's error code for a partition that cannot be read from, else 0."""
-    slot = target.slot
-    if slot is None or slot.stream.deleted:
-        return UNKNOWN_TOPIC_OR_PARTITION if isinstance(target.topic, str) else UNKNOWN_TOPIC_ID
-    if target.leader_epoch >= 0 and target.leader_epoch != slot.leader_epoch:
-        return FENCED_LEADER_EPOCH if target.leader_epoch < slot.leader_epoch else UNKNOWN_LEADER_EPOCH
-    if not slot.start <= target.offset <= slot.end:
-        return OFFSET_OUT_OF_RANGE
-    return 0
 
 
 def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
@@ -674,7 +473,7 @@ def _refuse_replica(version: int, request: Message) -> list[Any]:
     topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
         (
             topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,
-            [(p.partition, NOT_LEADER_OR_FOLLOWER, -1, -1, -1, None, (), 0) for p in topic.partitions],
+            [FetchedPartition(p.partition, NOT_LEADER_OR_FOLLOWER) for p in topic.partitions],
         )
         for topic in request.topics
     ]

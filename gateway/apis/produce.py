@@ -1,14 +1,17 @@
 """Produce (key 0), versions 3-13. The hot path: no task, no await; the answer leaves when the log has synced.
 
+A request that lists much is gone through in steps, as a task; others have the loop in between. A very long one is also
+decoded, and its answer encoded, in the thread of `gateway.records.openers`.
+
 Keeps: a partition is answered without error only after its entry is durable, or because it is a duplicate of one
 that is; entries of one slot are appended in the order in which requests arrived. One batch a partition, magic 2
 (KIP-98); the batch's bytes stay the client's own, save base offset and leader epoch, which its CRC does not cover, and
 save what `gateway.records.adaptation` lists.
 
 A batch whose records have to be gone through is opened here while that is little work, else by
-`gateway.records.openers`; until then nothing further of its connection is begun, as Kafka handles a connection's
-requests one after another. What is waited for is the batch alone: everything that may have changed meanwhile (topic,
-writer, transaction) is looked at after it.
+`gateway.records.openers`. Until all of a request was looked at, nothing further of its connection is begun, as Kafka
+handles a connection's requests one after another. Nothing that may change meanwhile (topic, writer, transaction) is
+kept: it is looked at where it is used.
 """
 
 from __future__ import annotations
@@ -18,14 +21,18 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Coroutine, Generator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from core.errors import StorageFailure, StoreError
+from core.errors import StorageFailure, StoreError, TooManyWriters
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
 from gateway.dispatch.registry import Api
+from gateway.dispatch.request_tasks import charge_elements, timed
+from gateway.dispatch.route import took
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
+from gateway.network.turns import Pace
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
@@ -42,8 +49,15 @@ from gateway.wire.error_codes import (
     UNKNOWN_TOPIC_OR_PARTITION,
     UNSUPPORTED_COMPRESSION_TYPE,
 )
-from gateway.wire.errors import InvalidBatch
-from gateway.wire.produce_request import ProducedData, decode_produce, without_repetitions
+from gateway.wire.errors import InvalidBatch, MalformedRequest
+from gateway.wire.produce_request import (
+    Batches,
+    LongRequest,
+    ProducedData,
+    decode_produce,
+    partition_count,
+    without_repetitions,
+)
 from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_response
 
 if TYPE_CHECKING:
@@ -52,7 +66,8 @@ if TYPE_CHECKING:
     from core.streams.state import Stream
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
-    from gateway.records.openers import Pace
+    from gateway.records.openers import Openers
+    from gateway.records.openers import Pace as OpeningPace
     from gateway.records.record_batch import BatchHeader
     from gateway.services import Services
     from gateway.wire.headers import RequestHeader
@@ -61,6 +76,12 @@ logger = logging.getLogger(__name__)
 
 
 ZSTD_SINCE: Final = 7
+
+ELEMENTS_AT_ONCE_MAX: Final = 4_000
+"""Topics and partitions that are decoded on the loop: some 4 ms."""
+
+PARTITIONS_PER_LOOK: Final = 8
+"""Partitions of one topic that are gone through between two looks at the clock."""
 
 RECORD_ERRORS_MAX: Final = 10_000
 """Single records that one answer names as reasons, over all its partitions: more take long to encode."""
@@ -85,8 +106,10 @@ class _Request:
         "acks",
         "connection",
         "failed",
+        "is_long",
         "outstanding",
         "record_errors_left",
+        "refusals",
         "reply",
         "throttle_ms",
         "topics",
@@ -102,11 +125,34 @@ class _Request:
         self.acks = acks
         self.outstanding = 1  # this request's own hold, until all of it was looked at
         self.failed = False
+        self.refusals = 0
+        self.is_long = False  # its answer is encoded in the thread
         self.throttle_ms = 0
         self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
         self.writes: TransactionalWrites | None = None  # of a request that names a transactional id
         self.unopened: deque[_Unopened] | None = None  # batches that are opened off the loop, in order
+
+    def went_through(self) -> None:
+        """All batches were looked at."""
+        if self.refusals:
+            self._report()
+        self.appended()
+
+    def _report(self) -> None:
+        """One line for a request of which something was refused: with the first reason, as its client may hide it."""
+        topic, refused = next((topic, p) for topic, partitions in self.topics for p in partitions if p[1])
+        peer = self.connection
+        facts = {
+            "topic": topic,
+            "partition": refused[0],
+            "error": refused[1],
+            "reason": refused[6] if len(refused) > 6 else "",
+            "partitions_refused": self.refusals,
+            "peer": f"{peer.peer_host}:{peer.peer_port}",
+            "client": peer.client_id,
+        }
+        logger.warning("produce refused", extra=facts)
 
     def appended(self) -> None:
         self.outstanding -= 1
@@ -128,13 +174,26 @@ class _Request:
             self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
         if self.throttle_ms:
             self.connection.mute(self.throttle_ms)
-        if self.acks:
+        if self.acks and self.is_long:
+            services: Services = self.connection.services
+            services.openers.keep(asyncio.get_running_loop().create_task(self._answer_aside(services.openers)))
+        elif self.acks:
             self.reply.send([encode_produce_response(self.version, self.topics, self.throttle_ms)])
         elif any(partition[1] for _, partitions in self.topics for partition in partitions):
             code = next(p[1] for _, partitions in self.topics for p in partitions if p[1])
             self.reply.close(f"a Produce with acks=0 was refused with error {code}")
         else:
             self.reply.none()
+
+    async def _answer_aside(self, openers: Openers) -> None:
+        """What it was made of goes in the thread, too: to free many objects takes time."""
+        held, self.topics = [self.topics], []
+        try:
+            answer = await openers.run(lambda pace: encode_produce_response(self.version, held.pop(), self.throttle_ms))
+        except Exception:
+            _failed(self.reply)
+        else:
+            self.reply.send([answer])
 
 
 def _storage_failed(partition: ProducedPartition) -> ProducedPartition:
@@ -143,43 +202,84 @@ def _storage_failed(partition: ProducedPartition) -> ProducedPartition:
 
 def produce(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
     """Append every batch of a request; answer once all are durable. Raises MalformedRequest."""
-    data = decode_produce(body, header.api_version)
-    if connection.held is None:
-        _produce(connection, reply, header.api_version, data)
-    else:
-        connection.held.append(partial(_produce_held, connection, reply, header.api_version, data))
-
-
-def _produce_held(connection: Connection, reply: ResponseSlot, version: int, data: ProducedData) -> None:
-    """Its turn has come."""
+    version = header.api_version
     try:
-        _produce(connection, reply, version, data)
+        data = decode_produce(body, version, ELEMENTS_AT_ONCE_MAX)
+    except LongRequest:
+        if connection.held is None:
+            _produce_long(connection, reply, body)
+        else:
+            connection.held.append(partial(_produce_long, connection, reply, body))
+        return
+    if connection.held is None:
+        _produce(connection, reply, data)
+    else:
+        connection.held.append(partial(_produce_held, connection, reply, data))
+
+
+def _produce_long(connection: Connection, reply: ResponseSlot, body: memoryview) -> None:
+    _hold(connection, reply, _read_aside(connection, reply, body))
+
+
+def _produce_held(connection: Connection, reply: ResponseSlot, data: ProducedData) -> None:
+    """Its turn has come."""
+    began_s = time.perf_counter()
+    try:
+        _produce(connection, reply, data)
     except Exception:
-        logger.exception("Produce v%d failed", version)
-        if not reply.answered:
-            reply.close("the handler failed")
+        _failed(reply)
+    took(connection, reply.route, time.perf_counter() - began_s, reply.charge)
 
 
-def _produce(connection: Connection, reply: ResponseSlot, version: int, data: ProducedData) -> None:
+def _failed(reply: ResponseSlot) -> None:
+    """The handler of a request that had to wait raised something: nobody else tells its client."""
+    logger.exception("Produce v%d failed", reply.route.version)
+    if not reply.answered:
+        reply.close("the handler failed")
+
+
+def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) -> None:
+    """Go through a request, in this turn if that is short and no batch is opened off the loop."""
     transactional_id, acks, _, topics = data
-    services = connection.services
-    request = _Request(connection, reply, version, acks)
-    if len(topics) != 1 or len(topics[0][1]) != 1:
+    request = _Request(connection, reply, reply.route.version, acks)
+    pace = None
+    if len(topics) > 1 or (topics and len(topics[0][1]) > 1):
         topics = without_repetitions(topics)
+        pace = Pace(connection.turns, connection.party)
+    steps = _steps(request, transactional_id, topics, pace)
+    for _ in steps:
+        _hold(connection, reply, _go_on(request, steps, pace))
+        return
+    if request.unopened is not None:
+        _hold(connection, reply, _go_on(request, steps, None))
+        return
+    request.went_through()
+
+
+def _steps(
+    request: _Request, transactional_id: str | None, topics: Batches, pace: Pace | None
+) -> Generator[None, None, None]:
+    """Append each batch, or say why not. Stops where the pace is over: anything may have changed when it goes on."""
+    services = request.connection.services
     refused = 0
-    if acks not in (-1, 0, 1):
+    if request.acks not in (-1, 0, 1):
         refused = INVALID_REQUIRED_ACKS
     elif transactional_id is not None:
-        request.writes = TransactionalWrites(services.transactions, transactional_id, version)
-        if version >= ADDED_BY_WRITING_SINCE:
-            request.writes.add_partitions(topics, lambda topic: _stream(services, topic))
+        request.writes = TransactionalWrites(services.transactions, transactional_id, request.version)
+        if request.version >= ADDED_BY_WRITING_SINCE:
+            for _ in request.writes.adding(topics, lambda topic: _stream(services, topic)):
+                if pace is not None and pace.is_over:
+                    yield
     now_ms = time.time_ns() // 1_000_000
-    refusals = 0
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
         request.topics.append((topic, results))
         stream = _stream(services, topic)
         for index, records in partitions:
+            if pace is not None and not len(results) % PARTITIONS_PER_LOOK and pace.is_over:
+                yield
+                now_ms = time.time_ns() // 1_000_000
+                stream = _stream(services, topic)
             if refused:
                 results.append((index, refused, -1, -1, -1))
             elif stream is None:
@@ -187,50 +287,82 @@ def _produce(connection: Connection, reply: ResponseSlot, version: int, data: Pr
             else:
                 results.append(_append(request, stream, topic, index, records, now_ms, results))
             if results[-1][1]:
-                refusals += 1
-    if request.unopened is not None:
-        _hold(request)
-        return
-    if refusals:
-        _report(request, refusals)
-    request.appended()
+                request.refusals += 1
 
 
 def _unknown_topic(topic: TopicKey, index: int) -> ProducedPartition:
     return index, UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID, -1, -1, -1
 
 
-def _hold(request: _Request) -> None:
-    """Begin nothing more of the connection until the request's batches are open."""
-    request.connection.hold()
-    task = asyncio.get_running_loop().create_task(_open(request), name="produce-opening")
-    services = request.connection.services
+def _hold(connection: Connection, reply: ResponseSlot, rest: Coroutine[Any, Any, None]) -> None:
+    """Begin nothing more of the connection until the rest of the request has been gone through, as a task."""
+    connection.hold()
+    running = _until_gone_through(connection, reply, rest)
+    task = asyncio.get_running_loop().create_task(timed(running, connection, reply.route, reply.charge))
+    services = connection.services
     services.openers.keep(task)
 
 
-async def _open(request: _Request) -> None:
-    """Open the batches that were left, one after another, append each; then go on with the connection."""
-    services = request.connection.services
-    unopened = request.unopened
-    assert unopened is not None
-    now_ms = time.time_ns() // 1_000_000
+async def _until_gone_through(connection: Connection, reply: ResponseSlot, rest: Coroutine[Any, Any, None]) -> None:
     try:
-        while unopened:
-            one = unopened.popleft()
-            one.results[one.place] = await _opened(request, services, one, now_ms)
-        refusals = sum(1 for _, partitions in request.topics for partition in partitions if partition[1])
-        if refusals:
-            _report(request, refusals)
-        request.appended()
+        await rest
+    except Exception:
+        _failed(reply)
     finally:
-        request.connection.go_on()
+        connection.go_on()
+
+
+async def _read_aside(connection: Connection, reply: ResponseSlot, body: memoryview) -> None:
+    """A long request is decoded in the thread, then gone through in steps."""
+    services = connection.services
+    try:
+        (transactional_id, acks, _, topics), elements = await services.openers.run(
+            lambda pace: _read_long(body, reply.route.version)
+        )
+    except MalformedRequest as error:
+        reply.close(f"malformed: {error}")
+        return
+    charge_elements(reply, elements)
+    request = _Request(connection, reply, reply.route.version, acks)
+    request.is_long = True
+    pace = Pace(connection.turns, connection.party)
+    await _go_on(request, _steps(request, transactional_id, topics, pace), pace)
+
+
+def _read_long(body: memoryview, version: int) -> tuple[ProducedData, int]:
+    """The request, and how many topics and partitions it names. Raises MalformedRequest."""
+    transactional_id, acks, timeout_ms, topics = decode_produce(body, version)
+    elements = len(topics) + partition_count(topics)
+    return (transactional_id, acks, timeout_ms, without_repetitions(topics)), elements
+
+
+async def _go_on(request: _Request, steps: Iterator[None], pace: Pace | None) -> None:
+    """The rest of a request: others get the loop between its steps. Then the batches that are opened off the loop."""
+    if pace is not None:
+        await pace.give_way()
+        for _ in steps:
+            await pace.give_way()
+    if request.unopened is not None:
+        await _open(request, request.unopened)
+    request.went_through()
+
+
+async def _open(request: _Request, unopened: deque[_Unopened]) -> None:
+    """Open the batches that were left, one after another, and append each."""
+    services = request.connection.services
+    now_ms = time.time_ns() // 1_000_000
+    while unopened:
+        one = unopened.popleft()
+        result = one.results[one.place] = await _opened(request, services, one, now_ms)
+        if result[1]:
+            request.refusals += 1
 
 
 async def _opened(request: _Request, services: Services, one: _Unopened, now_ms: int) -> ProducedPartition:
     """Open one batch off the loop and append it, if its topic is still there."""
     slot, index = one.slot, one.slot.number
 
-    def adapt(pace: Pace) -> tuple[BatchHeader, memoryview]:
+    def adapt(pace: OpeningPace) -> tuple[BatchHeader, memoryview]:
         return adapt_batch(one.batch, one.records, one.config, now_ms, pace)
 
     try:
@@ -243,22 +375,6 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
     if _stream(services, one.topic) is not slot.stream:
         return _unknown_topic(one.topic, index)
     return _store(request, slot, index, batch, records, one.config)
-
-
-def _report(request: _Request, refusals: int) -> None:
-    """One line for a request of which something was refused: with the first reason, because its client may hide it."""
-    topic, refused = next((topic, p) for topic, partitions in request.topics for p in partitions if p[1])
-    peer = request.connection
-    facts = {
-        "topic": topic,
-        "partition": refused[0],
-        "error": refused[1],
-        "reason": refused[6] if len(refused) > 6 else "",
-        "partitions_refused": refusals,
-        "peer": f"{peer.peer_host}:{peer.peer_port}",
-        "client": peer.client_id,
-    }
-    logger.warning("produce refused", extra=facts)
 
 
 def _stream(services: Services, topic: TopicKey) -> Stream | None:
@@ -326,6 +442,8 @@ def _store(
             )
             if duplicate is not None:
                 return _duplicate(request, slot, index, duplicate, config)
+            if slot.writers is None or batch.producer_id not in slot.writers:
+                request.connection.services.new_producers.admit(request.connection.peer_host)
         flags = 0
         if batch.attributes & TRANSACTIONAL or slot.transactions is not None:
             flags = _flags(request, slot, batch)
@@ -345,7 +463,8 @@ def _store(
     except InvalidBatch as error:
         return request.refused(slot, error)
     except StoreError as error:
-        return index, code_of(error, Asked.APPEND), -1, -1, slot.start, [], str(error)
+        why = f"{error} (producer.states.max)" if isinstance(error, TooManyWriters) else str(error)
+        return index, code_of(error, Asked.APPEND), -1, -1, slot.start, [], why
     request.outstanding += 1
     metrics = request.connection.services.metrics
     metrics.produced_batches += 1

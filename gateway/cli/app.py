@@ -158,7 +158,7 @@ def main() -> None:
     # every start, and files in the working directory. A gateway draws no examples.
     sys.modules["hypothesis"] = None  # type: ignore[assignment]
     if sys.argv[1:2] != ["serve"]:  # whose start is waited for
-        _add_tools()
+        add_tools()
     try:
         app()
     except KeyboardInterrupt:
@@ -166,7 +166,7 @@ def main() -> None:
         os._exit(128 + 2)
 
 
-def _add_tools() -> None:
+def add_tools() -> None:
     """The commands that no gateway needs."""
     from gateway.cli import bench as cli_bench
     from gateway.cli import streams as cli_streams

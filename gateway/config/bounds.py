@@ -1,4 +1,4 @@
-"""The configuration keys that bound what clients can make: topics, groups, transactional ids.
+"""The configuration keys that bound what clients can make: topics, groups, producers.
 
 Keeps: whatever a stranger can fill has a bound here or beside it; at the bound a request is refused with Kafka's
 error and a line in the log, and what is there already goes on as before.
@@ -55,6 +55,14 @@ class BoundKeys(BaseModel):
         ge=MIB,
         le=INT_MAX,
         description="Metadata of the members of all groups together; more is refused with GROUP_MAX_SIZE_REACHED.",
+    )
+    producer_states_max: int = Field(
+        500_000,
+        ge=1_000,
+        le=INT_MAX,
+        description="Idempotent producers that are remembered, each counted for each partition that it writes to; "
+        "0.6 to 1.5 KB. From nine tenths on those silent for longest, ten minutes at least, are forgotten early; at "
+        "the bound one that is new to a partition is refused with NOT_ENOUGH_REPLICAS, which clients try again.",
     )
     transactional_ids_max: int = Field(
         100_000,

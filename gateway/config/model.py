@@ -402,6 +402,7 @@ class Config(BoundKeys, HttpKeys, TieringKeys, SecretFileKeys, BaseSettings):
             checkpoint_log_bytes=self.checkpoint_bytes,
             retention_check_interval_ms=self.log_retention_check_interval_ms,
             writer_expiration_ms=self.producer_id_expiration_ms,
+            writers_max=self.producer_states_max,
             log_reader_threads=self.log_reader_threads,
             scaler_sample_ms=self.scaler_sample_ms,
             scaler_time_factor=self.scaler_time_factor,

@@ -197,11 +197,16 @@ def timed(
 def _charged(slot: ResponseSlot, decoded: tuple[Message, int]) -> Message:
     """The request; what it became in memory is charged until it is answered."""
     request, elements = decoded
+    charge_elements(slot, elements)
+    return request
+
+
+def charge_elements(slot: ResponseSlot, elements: int) -> None:
+    """A request was decoded into so many elements, which are there until it is answered."""
     extra = elements * ELEMENT_BYTES
     if not slot.connection.closed:
         slot.charge += extra
         slot.connection.charge(extra)
-    return request
 
 
 def _encoded(route: Route, held: list[Mapping[str, Any]]) -> bytearray:

@@ -1,48 +1,115 @@
-"""What a fetch must read because it is not in memory, and what is logged when that fails."""
+"""Partitions of one fetch whose entries are not in memory, read side by side.
+
+For long-term storage a fetch waits as long as its client would wait for new records, half a second at most, and not at
+all once others have enough: then the partition is left empty, what is on its way is loaded all the same, and a later
+fetch finds it in memory. Storage that is away is no error, only nothing new; an object that is damaged or gone is
+CORRUPT_MESSAGE, which clients report with partition and offset. (KAFKA_STORAGE_ERROR they take for a broker that is
+about to recover: they try again for ever, silently.)
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
-if TYPE_CHECKING:
-    from core.streams.live import Slot
-    from gateway.fetching.sessions import Target
+from core.errors import OutOfRange, StoreClosed, StoreError, TierUnavailable
+from core.streams.entries import StillLoading
+from gateway.fetching.looking import ColdRead, Findings
+from gateway.fetching.reports import report
+from gateway.fetching.sessions import Target
+from gateway.refusals import Asked, code_of
+from gateway.wire.error_codes import KAFKA_STORAGE_ERROR, OFFSET_OUT_OF_RANGE
 
-logger = logging.getLogger(__name__)
+TIER_WAIT_MAX_S: Final = 0.5
+"""Longest wait for long-term storage: Kafka's `remote.fetch.max.wait.ms`."""
+TIER_WAIT_MIN_S: Final = 0.05
+"""Shortest wait, also for clients that wait for nothing: they would ask again and again while a page is loaded."""
 
-REPORT_AGAIN_S: Final = 60.0
-"""How often it is logged that a partition cannot be read: its clients may ask many times a second."""
-REPORTED_MAX: Final = 1000
-
-
-class ColdRead:
-    """What must be read for a partition: it is not in memory."""
-
-    __slots__ = ("at_least_one", "end", "fits_nothing", "room", "slot", "target")
-
-    def __init__(self, target: Target, slot: Slot, end: int, room: int, at_least_one: bool) -> None:
-        self.target = target
-        self.slot = slot
-        self.end = end
-        self.room = room
-        self.at_least_one = at_least_one
-        self.fits_nothing = False  # there are entries, and the first is larger than the room
+Choose = Callable[[Sequence[Target]], Awaitable[tuple[list[ColdRead], list[Target]]]]
 
 
-_reported: Final[OrderedDict[tuple[str, int, str], float]] = OrderedDict()
+class ColdReads:
+    """The reads of one fetch. `wait_s`: how long its client waits; `choose` looks at partitions, and gives way; `woken`
+    is called when others have enough, perhaps after the reads have ended."""
 
+    def __init__(
+        self, findings: Findings, min_bytes: int, wait_s: float, choose: Choose, woken: Callable[[], None]
+    ) -> None:
+        self._findings = findings
+        self._min_bytes = min_bytes
+        self._wait_s = max(TIER_WAIT_MIN_S, min(TIER_WAIT_MAX_S, wait_s))
+        self._choose = choose
+        self._woken = woken
+        self._patience: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when nobody waits for long-term storage any more."""
+        self.late: list[Target] = []
+        """Were read from afar, or ought to have been, and may have more."""
 
-def report(slot: Slot, error: Exception) -> None:
-    """Log that a partition cannot be read, once in a while."""
-    key = slot.stream.name, slot.number, str(error)
-    now = time.monotonic()
-    if now - _reported.get(key, -REPORT_AGAIN_S) < REPORT_AGAIN_S:
-        return
-    logger.error("partition cannot be read", extra={"partition": repr(slot), "error": str(error)})
-    _reported[key] = now
-    _reported.move_to_end(key)
-    if len(_reported) > REPORTED_MAX:
-        _reported.popitem(last=False)
+    def lose_patience(self) -> None:
+        """Wait for long-term storage no longer."""
+        if not self._patience.done():
+            self._patience.set_result(None)
+
+    async def run(self, cold: list[ColdRead], left: list[Target]) -> bool:
+        """Read many at once; each has its share of the bytes. Then those that are left, while there is room and time.
+
+        Returns whether time ran out while the fetch had too little."""
+        loop = asyncio.get_running_loop()
+        findings, patience = self._findings, self._patience
+        ends_at = loop.time() + self._wait_s
+        timer = loop.call_at(ends_at, self.lose_patience)
+        has_enough = findings.size >= self._min_bytes or findings.urgent
+        if has_enough:
+            patience.set_result(None)
+        else:
+            findings.wanted.wait(self._min_bytes - findings.size, self._woken)
+        read = list(cold)
+        try:
+            await self._read_all(cold)
+            if not findings.size and not findings.urgent:
+                await self._read_one(cold)
+            while left and cold and self._has_room() and loop.time() < ends_at:
+                cold, left = await self._choose(left)
+                read += cold
+                await self._read_all(cold)
+        finally:
+            timer.cancel()
+            findings.reserved = 0
+            findings.wanted.stop_waiting()
+        self.late = [one.target for one in read if one.target in findings.wanted.dirty]
+        return patience.done() and not has_enough
+
+    def _has_room(self) -> bool:
+        return 0 < self._findings.size < self._findings.max_bytes and not self._findings.urgent
+
+    async def _read_all(self, cold: Sequence[ColdRead]) -> None:
+        await asyncio.gather(*(self._read(one) for one in cold))
+        self._findings.reserved = 0
+
+    async def _read_one(self, cold: Sequence[ColdRead]) -> None:
+        """No partition's first entry fitted into its share: one of them gets it whole."""
+        for read in cold:
+            if read.fits_nothing and not self._findings.size:
+                read.at_least_one = True
+                await self._read(read)
+
+    async def _read(self, read: ColdRead) -> None:
+        findings, target, slot = self._findings, read.target, read.slot
+        findings.forget(target)
+        reader = slot.container.reader
+        try:
+            found = await reader.read(slot, target.offset, read.end, read.room, read.at_least_one, self._patience)
+        except OutOfRange:
+            findings.fail(target, OFFSET_OUT_OF_RANGE)
+        except StillLoading:
+            findings.add(target, slot, None)
+        except (TierUnavailable, StoreClosed):
+            await asyncio.wait((self._patience,))  # as if nothing were there: answered at once, clients would spin
+            findings.add(target, slot, None)
+        except (StoreError, OSError) as error:
+            report(slot, error)
+            findings.fail(target, code_of(error, Asked.READ) if isinstance(error, StoreError) else KAFKA_STORAGE_ERROR)
+        else:
+            read.fits_nothing = not found.size
+            findings.add(target, slot, found)

@@ -370,14 +370,22 @@ class Connection(asyncio.BufferedProtocol):
         self._block(HELD)
 
     def go_on(self) -> None:
-        """What was held goes on, until one of them holds the others up again."""
+        """What was held goes on, one request in a turn, until one of them holds the others up again."""
         held, self.held = self.held, None
-        while held and not self.closed:
+        if held and not self.closed:
             held.popleft()()
             if self.held is not None:
                 self.held.extend(held)
                 return
+            if held:
+                self.held = held
+                self.turns.wait(self.party, self._turn_of_held_came)
+                return
         self._unblock(HELD)
+
+    def _turn_of_held_came(self) -> bool:
+        self.go_on()
+        return False
 
     def stop_reading(self) -> None:
         """For a clean stop: begin nothing new."""

@@ -7,7 +7,7 @@ batch is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
@@ -50,15 +50,20 @@ class TransactionalWrites:
         self._outside = ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
         self._failure: StoreError | None = None
 
-    def add_partitions(self, topics: Topics, stream_of: Callable[[TopicKey], Stream | None]) -> None:
-        """Make what is going to be written to part of the transaction; what is refused, `check` tells."""
+    def adding(self, topics: Topics, stream_of: Callable[[TopicKey], Stream | None]) -> Iterator[None]:
+        """Make what is going to be written to part of the transaction; what is refused, `check` tells.
+
+        Stops at each partition, for others to have the loop; all are added in the last step.
+        """
         places: list[Place] = []
         identity: Identity | None = None
         for topic, partitions in topics:
+            yield
             stream = stream_of(topic)
             if stream is None:
                 continue
             for index, records in partitions:
+                yield
                 if records is None or len(records) < HEADER_BYTES or not 0 <= index < stream.slot_count:
                     continue
                 header = read_header(records)

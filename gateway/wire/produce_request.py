@@ -24,6 +24,11 @@ from gateway.wire.responses import PRODUCE_FLEXIBLE, PRODUCE_TOPIC_IDS, TopicKey
 Batches = list[tuple[TopicKey, list[tuple[int, memoryview | None]]]]
 ProducedData = tuple[str | None, int, int, Batches]
 
+
+class LongRequest(Exception):
+    """More elements than were to be decoded at once. Nothing is known about the rest."""
+
+
 TOPIC_BYTES_MIN: Final = 6  # legacy: name length, partition count
 PARTITION_BYTES_MIN: Final = 8  # legacy: index, record length
 COMPACT_TOPIC_BYTES_MIN: Final = 3
@@ -46,17 +51,28 @@ _single_head_id = _SINGLE_HEAD_ID.unpack_from
 _partition_start = _SINGLE_PARTITION.unpack_from
 
 
-def decode_produce(body: memoryview, version: int) -> ProducedData:
+def decode_produce(body: memoryview, version: int, elements_max: int = ELEMENTS_MAX) -> ProducedData:
     """A Produce request, v3 to v13: (transactional_id, acks, timeout_ms, topics).
 
     topics: [(name, or topic id from v13 on, [(partition index, records), …]), …]. `records` is a
     view into `body` (writable when the frame's buffer is), or None where the client sent null.
-    Raises MalformedRequest.
+    Raises MalformedRequest; LongRequest for more than `elements_max` topics, partitions and tags, if that is less than
+    any message may have.
     """
-    if version >= PRODUCE_FLEXIBLE:
-        topic_ids = version >= PRODUCE_TOPIC_IDS
-        return _decode_single_batch(body, topic_ids) or _decode_flexible_produce(body, topic_ids)
-    return _decode_legacy_produce(body)
+    budget = [elements_max]
+    try:
+        if version >= PRODUCE_FLEXIBLE:
+            topic_ids = version >= PRODUCE_TOPIC_IDS
+            return _decode_single_batch(body, topic_ids) or _decode_flexible_produce(body, topic_ids, budget)
+        return _decode_legacy_produce(body, budget)
+    except MalformedRequest:
+        if budget[0] < 0 and elements_max < ELEMENTS_MAX:
+            raise LongRequest from None
+        raise
+
+
+def partition_count(topics: Batches) -> int:
+    return sum(len(partitions) for _, partitions in topics)
 
 
 def without_repetitions(topics: Batches) -> Batches:
@@ -126,9 +142,8 @@ def _topic_id(raw: bytes) -> uuid.UUID | None:
     return None if raw == ZERO_UUID else uuid.UUID(bytes=raw)
 
 
-def _decode_flexible_produce(b: memoryview, topic_ids: bool) -> ProducedData:
+def _decode_flexible_produce(b: memoryview, topic_ids: bool, budget: list[int]) -> ProducedData:
     end = len(b)
-    budget = [ELEMENTS_MAX]
     transactional_id, p = read_compact_string(b, 0, end, True, "transactional_id")
     if end - p < _ACKS_TIMEOUT.size:
         raise too_short("acks", p, _ACKS_TIMEOUT.size, end)
@@ -182,9 +197,8 @@ def _flexible_partitions(
     return partitions, p
 
 
-def _decode_legacy_produce(b: memoryview) -> ProducedData:
+def _decode_legacy_produce(b: memoryview, budget: list[int]) -> ProducedData:
     end = len(b)
-    budget = [ELEMENTS_MAX]
     transactional_id, p = read_string(b, 0, end, True, "transactional_id")
     if end - p < _ACKS_TIMEOUT_TOPICS.size:
         raise too_short("acks", p, _ACKS_TIMEOUT_TOPICS.size, end)

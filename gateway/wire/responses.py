@@ -8,7 +8,7 @@ import struct
 import uuid
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.wire.primitives import ZERO_UUID, write_uvarint
 
@@ -166,9 +166,22 @@ def _legacy_record_errors(errors: Sequence[tuple[int, str | None]], message: str
 
 # --- Fetch responses ----------------------------------------------------------------------------
 
-FetchedPartition = tuple[int, int, int, int, int, Sequence[tuple[int, int]] | None, Sequence[Part], int]
-"""(index, error code, high watermark, last stable offset, log start offset, aborted transactions as
-[(producer id, first offset), …] or None, parts of the records in order, their bytes in all)."""
+
+class FetchedPartition(NamedTuple):
+    """What a Fetch has of one partition; offsets are -1 beside an error."""
+
+    partition: int
+    error_code: int
+    high_watermark: int = -1
+    last_stable_offset: int = -1
+    log_start_offset: int = -1
+    aborted: Sequence[tuple[int, int]] | None = None
+    """(producer id, first offset) of transactions; None for readers that asked for everything."""
+    parts: Sequence[Part] = ()
+    """The records in order."""
+    size: int = 0
+    """Bytes of the parts together."""
+
 
 _FETCHED_V4: Final = struct.Struct(">ihqq")
 _FETCHED_V5: Final = struct.Struct(">ihqqq")
@@ -198,9 +211,9 @@ def encode_fetch_response(
         head += _compact_count(len(partitions)) if flexible else _I32.pack(len(partitions))
         for partition in partitions:
             _write_fetched(head, version, flexible, partition)
-            if partition[7]:
+            if partition.size:
                 parts.append(head)
-                parts.extend(partition[6])
+                parts.extend(partition.parts)
                 head = bytearray()
             if flexible:
                 head.append(0)
@@ -215,7 +228,7 @@ def encode_fetch_response(
 
 def _write_fetched(head: bytearray, version: int, flexible: bool, fetched: FetchedPartition) -> None:
     """A partition up to and with the length of its records."""
-    aborted, size = fetched[5], fetched[7]
+    aborted, size = fetched.aborted, fetched.size
     if version >= FETCH_LOG_START:
         head += _FETCHED_V5.pack(*fetched[:5])
     else:

@@ -120,11 +120,13 @@ class Fetched:
 class Connection:
     """One socket. Requests may be pipelined with `send` and `receive`."""
 
-    def __init__(self, address: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, address: str, timeout_s: float = TIMEOUT_S, source: str | None = None) -> None:
         host, _, port = address.rpartition(":")
         self._correlation = 0
         try:
-            self._socket = socket.create_connection((host, int(port)), timeout=timeout_s)
+            self._socket = socket.create_connection(
+                (host, int(port)), timeout=timeout_s, source_address=(source, 0) if source else None
+            )
         except OSError as gone:
             raise Disconnected(str(gone)) from gone
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

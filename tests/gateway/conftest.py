@@ -1,8 +1,9 @@
-"""One broker per module: its tests use topics of their own."""
+"""What the gateway's tests share: a broker for each module, whose tests use topics of their own, and the log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,3 +14,10 @@ from tests.gateway.apis.harness import Admin, admin_of
 def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
     with admin_of(tmp_path_factory.mktemp("broker")) as admin:
         yield admin
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the gateway has logged so far."""
+    caplog.set_level(logging.INFO, "gateway")
+    return lambda: [record.getMessage() for record in caplog.records]

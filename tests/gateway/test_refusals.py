@@ -28,6 +28,7 @@ from core.errors import (
     StreamSealed,
     TierMissing,
     TierUnavailable,
+    TooManyWriters,
     UnknownStream,
 )
 from gateway.refusals import CODES, Asked, code_of, refusal_of
@@ -41,6 +42,7 @@ ERRORS: Final[tuple[StoreError, ...]] = (
     StaleWriterEpoch(1, 0, 1),
     SequenceGap(1, 2, 4),
     StorageFull("the log is full"),
+    TooManyWriters(5),
     StorageFailure("the disk is gone"),
     StoreClosed("stopping"),
     Corrupt(Path("a.log"), 0, "torn", "Restore it"),
@@ -67,6 +69,7 @@ TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, Error
     OutOfRange: (STORAGE, STORAGE, ErrorCode.offset_out_of_range, STORAGE, LOST, OTHER),
     StaleWriterEpoch: (ErrorCode.invalid_producer_epoch, STORAGE, STORAGE, STORAGE, LOST, OTHER),
     SequenceGap: (ErrorCode.out_of_order_sequence_number, STORAGE, STORAGE, STORAGE, LOST, OTHER),
+    TooManyWriters: (ErrorCode.not_enough_replicas, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StorageFull: (ErrorCode.not_enough_replicas, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StorageFailure: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, STORAGE),
     StoreClosed: (STORAGE, STORAGE, STORAGE, STORAGE, AWAY, OTHER),

@@ -6,7 +6,7 @@ Look-ups block, and run in the catalog's threads; nothing here changes anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.filters import CompactionScope
@@ -27,6 +27,7 @@ from core.tiering.rewriting.rules import (
     slot_of,
 )
 from core.tiering.rows import ChunkState, RunKey, RunRow
+from core.turns import Turn
 
 if TYPE_CHECKING:
     from core.container.container import Container
@@ -175,19 +176,18 @@ class CompactionPlanner:
             self._looked.pop(key, None)
         return next_round(found, self._container.config.chunk_bytes)
 
-    def scope(self, dirt: Dirt) -> CompactionScope:
+    async def scope(self, dirt: Dirt) -> CompactionScope:
         """What the round may do to a slot."""
         slot = slot_in(self._container, dirt.slot)
-        writers = {} if slot is None else slot.writers or {}
+        writers = {} if slot is None else await Turn().through(_last_entries(slot))
         now = self._container.trusted.now()
-        last = ((writer_id, state.batches[-1]) for writer_id, state in writers.items() if state.batches)
         return CompactionScope(
             begin=dirt.begin,
             end=dirt.end,
             now_ms=now.ages_ms,
             stamp_ms=now.stamp_ms,
             tombstone_ms=0 if slot is None else slot.stream.policy.tombstone_ms,
-            writers={writer_id: batch.base + batch.records - 1 for writer_id, batch in last},
+            writers=writers,
         )
 
     def _slots_to_look_at(self, busy: Busy) -> Iterator[tuple[Slot, Cleaned]]:
@@ -229,6 +229,19 @@ class CompactionPlanner:
             if dirt is not None:
                 found.append(dirt)
         return found, young
+
+
+def _last_entries(slot: Slot) -> Generator[None, None, dict[int, int]]:
+    """The last sequence number of each writer's last entry, in steps."""
+    last: dict[int, int] = {}
+    for states in slot.writers_stepwise():
+        last |= {
+            writer_id: state.batches[-1].base + state.batches[-1].records - 1
+            for writer_id, state in states
+            if state.batches
+        }
+        yield
+    return last
 
 
 def slot_in(container: Container, key: SlotKey) -> Slot | None:

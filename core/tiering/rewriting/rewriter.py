@@ -234,7 +234,7 @@ class Rewriter:
 
     async def _round_of(self, chosen: Sequence[Dirt]) -> None:
         """Raises WorkerFailed, StoreError."""
-        scopes = {one.slot: self._compactions.scope(one) for one in chosen}
+        scopes = {one.slot: await self._compactions.scope(one) for one in chosen}
         runs = [run for one in chosen for run in dirty_runs(one)]
         sizes = await self._sizes(runs)
         if not all(run.chunk in sizes for run in runs):

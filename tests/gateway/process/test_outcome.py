@@ -27,6 +27,7 @@ from core.errors import (
     StreamSealed,
     TierMissing,
     TierUnavailable,
+    TooManyWriters,
     UnknownStream,
 )
 from gateway.config.layers import ConfigError
@@ -94,6 +95,7 @@ DEFECTS: Final[tuple[Exception, ...]] = (
     StaleWriterEpoch(1, 0, 1),
     SequenceGap(1, 2, 4),
     StoreClosed("stopping"),
+    TooManyWriters(1),
 )
 
 

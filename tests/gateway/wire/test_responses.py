@@ -17,6 +17,7 @@ from gateway.wire.responses import (
     FETCH_VERSIONS,
     PRODUCE_TOPIC_IDS,
     PRODUCE_VERSIONS,
+    FetchedPartition,
     encode_fetch_response,
     encode_produce_response,
 )
@@ -131,13 +132,13 @@ def test_fetch_response(version: int) -> None:
         )
 
         assert b"".join(parts) == kio_bytes(value)
-        given = [r for _, partitions in topics for p in partitions for r in p[6]]
+        given = [r for _, partitions in topics for p in partitions for r in p.parts]
         assert all(any(part is record for part in parts) for record in given)
 
 
-def fetched(p: Any) -> tuple[Any, ...]:
+def fetched(p: Any) -> FetchedPartition:
     aborted = p.aborted_transactions
-    return (
+    return FetchedPartition(
         p.partition_index,
         p.error_code,
         p.high_watermark,

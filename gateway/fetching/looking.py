@@ -1,0 +1,168 @@
+"""What a fetch finds in its partitions: from memory, or that something has to be read.
+
+Invariants: nothing at or beyond the high watermark is taken, nor beyond the last stable offset for read_committed; the
+first partition that has anything gives at least one whole batch, whatever the limits (KIP-74); `size` and `entries` are
+those of `results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from core.streams.entries import ENTRIES_AT_ONCE
+from gateway.fetching.sessions import FetchSet, Target
+from gateway.kafka_configs.topic_config import config_of
+from gateway.records.record_batch import ZSTD
+from gateway.wire.error_codes import (
+    FENCED_LEADER_EPOCH,
+    OFFSET_OUT_OF_RANGE,
+    UNKNOWN_LEADER_EPOCH,
+    UNKNOWN_TOPIC_ID,
+    UNKNOWN_TOPIC_OR_PARTITION,
+    UNSUPPORTED_COMPRESSION_TYPE,
+)
+from gateway.wire.responses import FetchedPartition
+
+if TYPE_CHECKING:
+    from core.log.format import Buffer
+    from core.streams.entries import ReadResult
+    from core.streams.live import Slot
+    from core.streams.transactions import Aborted
+
+JOIN_BELOW: Final = 4096
+"""Entries that are smaller than this on average are copied together: cheaper than a buffer for each."""
+ZSTD_TOPICS_SINCE: Final = 10
+COLD_READS_MAX: Final = 64
+"""Partitions of one fetch that are read at the same time."""
+SHARE_MIN_BYTES: Final = 65_536
+"""Room that a partition gets, while there is any, however little it is said to hold."""
+
+_first = attrgetter("first")
+_as_tuple = tuple.__new__
+"""Makes a named tuple in half the time of its own constructor, which goes through the defaults."""
+
+
+class ColdRead:
+    """What must be read for a partition: it is not in memory."""
+
+    __slots__ = ("at_least_one", "end", "fits_nothing", "room", "slot", "target")
+
+    def __init__(self, target: Target, slot: Slot, end: int, room: int, at_least_one: bool) -> None:
+        self.target = target
+        self.slot = slot
+        self.end = end
+        self.room = room
+        self.at_least_one = at_least_one
+        self.fits_nothing = False  # there are entries, and the first is larger than the room
+
+
+class Findings:
+    """What one fetch has found so far. `version`: of the Fetch API; `max_bytes`: of records, in all partitions."""
+
+    __slots__ = ("committed", "entries", "max_bytes", "reserved", "results", "size", "urgent", "version", "wanted")
+
+    def __init__(self, version: int, max_bytes: int, committed: bool) -> None:
+        self.version = version
+        self.max_bytes = max_bytes
+        self.committed = committed
+        self.wanted = FetchSet()
+        self.results: dict[Target, FetchedPartition] = {}
+        self.size = 0  # bytes of records
+        self.entries = 0  # or pieces of a page
+        self.reserved = 0  # bytes that reads under way may bring
+        self.urgent = False  # a partition has an error: answer now
+
+    def choose(self, some: Sequence[Target], cold: list[ColdRead], left: list[Target]) -> None:
+        """Take what is in memory; add what to read of the rest, and whose turn comes when that has left room."""
+        for target in some:
+            read = self.look(target)
+            if read is not None and len(cold) < COLD_READS_MAX:
+                stored = read.slot.durable_bytes - read.slot.start_bytes
+                read.room = min(read.room, max(stored, SHARE_MIN_BYTES))
+                self.reserved += read.room
+                cold.append(read)
+                continue
+            if read is not None:
+                self.add(target, read.slot, None)
+            if target in self.wanted.dirty and not self.results[target].size:
+                left.append(target)
+
+    def look(self, target: Target) -> ColdRead | None:
+        """Evaluate one partition from memory; what to read when that is not enough."""
+        self.forget(target)
+        slot = target.slot
+        code = refusal_of(target)
+        if self.version < ZSTD_TOPICS_SINCE and not code and slot is not None and config_of(slot.stream).codec == ZSTD:
+            # As Kafka: by the topic's setting. Old consumers that know zstd read what producers chose to send in it.
+            code = UNSUPPORTED_COMPRESSION_TYPE
+        if code or slot is None:
+            self.fail(target, code)
+            return None
+        end = slot.stable_end if self.committed else slot.durable_end
+        room = min(target.max_bytes, self.max_bytes - self.size - self.reserved)
+        at_least_one = not self.size and not self.reserved
+        if target.offset >= end:
+            self.wanted.dirty.pop(target, None)
+            self.add(target, slot, None)
+        elif (room <= 0 or self.entries >= ENTRIES_AT_ONCE) and not at_least_one:
+            self.add(target, slot, None)
+        else:
+            found = slot.container.reader.cached(
+                slot, target.offset, end, room, at_least_one, ENTRIES_AT_ONCE - self.entries
+            )
+            if found is None:
+                return ColdRead(target, slot, end, max(room, 0), at_least_one)
+            self.add(target, slot, found)
+        return None
+
+    def forget(self, target: Target) -> None:
+        """What an earlier look found is looked up anew."""
+        old = self.results.pop(target, None)
+        if old is not None:
+            self.size -= old.size
+
+    def fail(self, target: Target, code: int) -> None:
+        self.results[target] = FetchedPartition(target.index, code)
+        self.urgent = True
+
+    def add(self, target: Target, slot: Slot, found: ReadResult | None) -> None:
+        parts: Sequence[Buffer] = ()
+        size = 0
+        if found is not None:
+            parts, size = found.parts, found.size
+            self.entries += len(parts)
+            if len(parts) > 1 and size < len(parts) * JOIN_BELOW:
+                parts = (b"".join(parts),)
+        self.size += size
+        aborted: list[tuple[int, int]] | None = None
+        if self.committed:
+            aborted = [] if found is None else aborted_of(found.aborted)
+        end, stable = slot.durable_end, slot.stable_end
+        self.results[target] = _as_tuple(
+            FetchedPartition, (target.index, 0, end, stable, slot.start, aborted, parts, size)
+        )
+
+    def keep_nothing(self) -> None:
+        """What was found is found again: nobody pays for what a fetch keeps while it waits."""
+        for target in [target for target, result in self.results.items() if result.size]:
+            self.forget(target)
+        self.entries = 0
+
+
+def aborted_of(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:
+    """What read_committed clients skip: producer ids, and from which offset on."""
+    return [(transaction.writer_id, transaction.first) for transaction in sorted(overlapping, key=_first)]
+
+
+def refusal_of(target: Target) -> int:
+    """Kafka's error code for a partition that cannot be read from, else 0."""
+    slot = target.slot
+    if slot is None or slot.stream.deleted:
+        return UNKNOWN_TOPIC_OR_PARTITION if isinstance(target.topic, str) else UNKNOWN_TOPIC_ID
+    if target.leader_epoch >= 0 and target.leader_epoch != slot.leader_epoch:
+        return FENCED_LEADER_EPOCH if target.leader_epoch < slot.leader_epoch else UNKNOWN_LEADER_EPOCH
+    if not slot.start <= target.offset <= slot.end:
+        return OFFSET_OUT_OF_RANGE
+    return 0
