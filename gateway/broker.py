@@ -185,7 +185,7 @@ class Broker:
         self.producers = ProducerIds(self.store)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
         self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups, self.producers
+            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
         )
         for container in self.store.containers.values():
             container.name_writers = self.transactions.name_producers
@@ -197,7 +197,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs are known now, and what groups have committed.
-        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()

@@ -17,7 +17,7 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.state import Stream
 from gateway.apis import Api, RequestContext
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
@@ -75,7 +75,7 @@ class _Group:
             errors = [error] * len(commits)
         else:
             groups, request = self._ctx.broker.groups, self._request
-            errors = await groups.commit(request.group_id, commits, request.retention_time)
+            errors = await groups.offsets.commit(request.group_id, commits, request.retention_time)
         for answer, code in zip(answers, errors, strict=True):
             answer["error_code"] = code
 

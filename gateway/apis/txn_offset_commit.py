@@ -15,7 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
 from gateway.apis import Api, RequestContext
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.transactions.errors import code_of
 from gateway.transactions.transaction import Identity, Refused
 from gateway.wire.message import Message
@@ -76,7 +76,7 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)
-        offsets, errors = groups.judge(request.group_id, commits)
+        offsets, errors = groups.offsets.judge(request.group_id, commits)
         await transactions.commit_offsets(request.transactional_id, identity, request.group_id, offsets)
     except (Refused, StoreError) as refused:
         return [_refused(refused, ctx.version)] * len(commits)
