@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from kio.schema.errors import ErrorCode
 
+from core.errors import StoreError, StreamExists, StreamSealed, UnknownStream
+
 
 class Refusal(Exception):
     """Carried from the check that failed to the response."""
@@ -27,3 +29,14 @@ class InvalidConfig(Refusal):
 def invalid_request(message: str) -> Refusal:
     """A request that makes no sense, whatever the state of the broker."""
     return Refusal(ErrorCode.invalid_request, message)
+
+
+def refusal_of(error: StoreError) -> Refusal:
+    """What a client is told when the store could not make a change."""
+    if isinstance(error, StreamExists):
+        return Refusal(ErrorCode.topic_already_exists, f"Topic '{error.name}' already exists.")
+    if isinstance(error, UnknownStream):
+        return Refusal(ErrorCode.unknown_topic_or_partition, str(error))
+    if isinstance(error, StreamSealed):
+        return Refusal(ErrorCode.policy_violation, str(error))
+    return Refusal(ErrorCode.kafka_storage_error, str(error))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
-from gateway.topics.topics import Change
+from gateway.kafka_configs.keys import Change
 from gateway.wire.message import Message
 
 

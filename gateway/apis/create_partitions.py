@@ -16,7 +16,7 @@ from gateway.apis import Api, RequestContext
 from gateway.apis.create_topics import replicas_refused
 from gateway.apis.shared.administration import repeated_among, told
 from gateway.refusals import Refusal
-from gateway.topics.topics import check_growth
+from gateway.topics.checks import check_growth
 from gateway.wire.message import Message
 
 

@@ -18,12 +18,8 @@ from core.streams.state import Stream
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.refusals import Refusal
-from gateway.topics.topics import (
-    PARTITIONS_PER_REQUEST_MAX,
-    NewTopic,
-    WantedTopic,
-    too_many_partitions,
-)
+from gateway.topics.checks import PARTITIONS_PER_REQUEST_MAX, too_many_partitions
+from gateway.topics.topics import NewTopic, WantedTopic
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
 from gateway.wire.primitives import EncodedItems

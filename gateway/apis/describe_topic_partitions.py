@@ -14,7 +14,8 @@ from core.streams.state import Stream
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.refusals import Refusal
-from gateway.topics.topics import INTERNAL, check_name
+from gateway.topics.checks import check_name
+from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
 
 PARTITIONS_MAX: Final = 2_000

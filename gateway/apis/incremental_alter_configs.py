@@ -11,11 +11,10 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.apis.shared.administration import ResourceType
 from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.keys import Change, ResourceType
 from gateway.refusals import Refusal, invalid_request
-from gateway.topics.topics import Change
 from gateway.wire.message import Message
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import Api, RequestContext
-from gateway.apis.shared.administration import ResourceType
+from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.wire.message import Message
 

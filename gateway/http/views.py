@@ -26,8 +26,8 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.long_work import Turns
 from gateway.metrics.activity import Activity, SegmentLoad
-from gateway.metrics.long_work import Turns
 
 MAP_SEGMENTS_MAX: Final = 5_000
 """Rectangles of one answer: some 600 KB."""

@@ -32,8 +32,8 @@ from prometheus_client.registry import Collector
 from core.log.durable_log import SYNC_BUCKETS_S
 from gateway import __version__
 from gateway.dispatch.turns import HELD_S
+from gateway.long_work import Turns
 from gateway.metrics.counters import LATENCY_BOUNDS_S, Metrics
-from gateway.metrics.long_work import Turns
 from gateway.metrics.streams import StreamCollector
 from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
 from tier2.metered import MeteredStorage

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from gateway.http.views import StreamBytes, active_segments
-from gateway.metrics.long_work import Turns
+from gateway.long_work import Turns
 from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
