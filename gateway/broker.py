@@ -45,7 +45,7 @@ from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from gateway.http.api import Services
+    from gateway.http.api import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
 
@@ -105,7 +105,7 @@ class Broker:
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
-        self._services: Services | None = None
+        self._services: ApiSources | None = None
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
@@ -289,7 +289,7 @@ class Broker:
     def _containers(self) -> list[Container]:
         return list(self.store.containers.values())
 
-    def _tell(self) -> Services:
+    def _tell(self) -> ApiSources:
         if self._services is None:
             from gateway.http.services import services_of
 

@@ -14,8 +14,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from gateway.metrics.counters import HELD_S
 
 if TYPE_CHECKING:
     from gateway.dispatch.dispatcher import Route
@@ -30,19 +31,8 @@ SERVE_S: Final = 0.008
 waiting client notices."""
 GIVE_WAY_S: Final = 0.008
 """A handler with much to do lets others in after so long."""
-HELD_S: Final = 0.100
-"""A turn that took longer is logged and counted: everybody waited for it."""
 
 _now: Final = time.perf_counter
-
-
-@dataclass(slots=True)
-class TurnCounters:
-    """The turns of one API."""
-
-    longest_s: float = 0.0
-    held: int = 0
-    """Turns that took longer than HELD_S."""
 
 
 class Address:

@@ -18,12 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.clock import Clock
-from core.container.container import Container
 from core.errors import StoreError, UnknownStream
-from core.store import Store
 from core.streams.state import Stream
-from gateway.groups.lag import GroupLag, Lags
+from gateway.groups.lag import GroupLag
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard
 from gateway.http.models import (
@@ -44,8 +41,9 @@ from gateway.http.models import (
 from gateway.http.openapi import Endpoint, Parameter, document, page
 from gateway.http.problems import Problem, no_such_stream, not_ready
 from gateway.http.scaling import Planned, plan
-from gateway.http.views import StreamBytes, status_of, stream_map, summary, told
+from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
+from gateway.metrics.sources import Sources
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000
@@ -69,27 +67,23 @@ class Totals(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class ApiSources(Sources):
     """What the API tells of; made when clients are served."""
 
-    store: Store
-    clock: Clock
-    lags: Lags
-    activity: Activity
     totals: Totals
 
 
 class Api:
-    """The operations. `services` is asked for at each request: None until clients are served."""
+    """The operations. `sources` is asked for at each request: None until clients are served."""
 
     def __init__(
         self,
-        services: Callable[[], Services | None],
+        sources: Callable[[], ApiSources | None],
         phase: Callable[[], str],
         guard: Guard,
         others: Sequence[Endpoint] = (),
     ) -> None:
-        self._services = services
+        self._sources = sources
         self._phase = phase
         self._guard = guard
         self.endpoints: Sequence[Endpoint] = (
@@ -164,27 +158,27 @@ class Api:
         return _json(self._ready().totals.overview())
 
     async def _list(self, request: Request) -> Response:
-        services = self._ready()
+        sources = self._ready()
         most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
-        streams = sorted(services.store.streams, key=lambda stream: stream.name)
+        streams = sorted(sources.store.streams, key=lambda stream: stream.name)
         after = request.query_params.get("after")
         begin = 0 if after is None else bisect_right(streams, after, key=lambda stream: stream.name)
         listed = []
         for n, stream in enumerate(islice(streams, begin, begin + (most or 0)), 1):
-            listed.append(summary(stream, services.activity))
+            listed.append(summary(stream, sources.activity))
             if n % STREAMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return _json(StreamList(streams=listed, total=len(streams)))
 
     async def _show(self, request: Request) -> Response:
-        services, stream = self._stream(request)
+        sources, stream = self._stream(request)
         epochs = _number(request, "epochs", None, INT_MAX, least=1)
-        return StreamingResponse(told(stream, services.activity, epochs), media_type="application/json")
+        return StreamingResponse(told(stream, sources.activity, epochs), media_type="application/json")
 
     async def _map(self, request: Request) -> Response:
-        services, stream = self._stream(request)
+        sources, stream = self._stream(request)
         since_ms = _number(request, "since_ms", 0, INT_MAX)
-        return _json(stream_map(stream, services.activity, since_ms or 0, services.clock.wall_ms()))
+        return _json(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
 
     async def _groups(self, request: Request) -> Response:
         lags = self._ready().lags
@@ -219,10 +213,10 @@ class Api:
     async def _scale(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
         wanted = await _body(request, ScaleRequest)
-        services, stream = self._stream(request)
-        planned = _planned(stream, wanted, services.activity)
+        sources, stream = self._stream(request)
+        planned = _planned(stream, wanted, sources.activity)
         try:
-            epoch = await services.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
+            epoch = await sources.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
         except ValueError as error:
             raise Problem(409, "Cannot be scaled like that", str(error)) from error
         except StoreError as error:
@@ -232,37 +226,32 @@ class Api:
 
     async def _seal(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
-        services, stream = self._stream(request)
+        sources, stream = self._stream(request)
         try:
-            await services.store.seal_stream(stream)
+            await sources.store.seal_stream(stream)
         except ValueError as error:
             raise Problem(409, "Sealed already", str(error)) from error
         except StoreError as error:
             raise _failed(error) from error
         return _json(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
 
-    def _ready(self) -> Services:
-        services = self._services()
-        if services is None:
+    def _ready(self) -> ApiSources:
+        sources = self._sources()
+        if sources is None:
             raise not_ready(self._phase())
-        return services
+        return sources
 
-    def _stream(self, request: Request) -> tuple[Services, Stream]:
-        services = self._ready()
+    def _stream(self, request: Request) -> tuple[ApiSources, Stream]:
+        sources = self._ready()
         name = request.path_params["name"]
-        stream = services.store.streams.get(name)
+        stream = sources.store.streams.get(name)
         if stream is None:
             raise no_such_stream(name)
-        return services, stream
+        return sources, stream
 
 
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
 _LIMIT: Final = Parameter("limit", f"At most so many; {LISTED_MAX} without it")
-
-
-def chunk_bytes(containers: Sequence[Container]) -> int:
-    """What of all streams lies in chunks."""
-    return sum(StreamBytes.of(s).tiers.chunks for container in containers for s in container.streams.values())
 
 
 def _json(model: BaseModel) -> Response:

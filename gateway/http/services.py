@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.groups.lag import Lags
-from gateway.http.api import Services, chunk_bytes
+from gateway.http.api import ApiSources
 from gateway.http.models import Overview
 from gateway.metrics.activity import Activity
+from gateway.metrics.sources import chunk_bytes
 
 if TYPE_CHECKING:
     from gateway.broker import Broker
 
 
-def services_of(broker: Broker) -> Services:
-    """The services of a broker, for one who keeps them."""
+def services_of(broker: Broker) -> ApiSources:
+    """Build the sources once; the caller keeps them."""
     activity = Activity(broker.store)
     lags = Lags(broker.groups, broker.topics, broker.clock)
-    return Services(broker.store, broker.clock, lags, activity, _Totals(broker, activity))
+    return ApiSources(broker.store, broker.clock, lags, activity, _Totals(broker, activity))
 
 
 @dataclass(frozen=True, slots=True)

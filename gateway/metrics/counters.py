@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.log.durable_log import SyncStats
-from gateway.dispatch.turns import TurnCounters
 
 if TYPE_CHECKING:
     from tier2.retrying import RetryingStorage
@@ -23,6 +22,9 @@ LATENCY_BUCKETS: Final = 21
 _FIRST_BUCKET_BITS: Final = 6
 
 LATENCY_BOUNDS_S: Final = tuple((1 << (_FIRST_BUCKET_BITS + i)) / 1e6 for i in range(LATENCY_BUCKETS))
+
+HELD_S: Final = 0.100
+"""A turn that took longer is logged and counted: everybody waited for it."""
 
 
 class LatencyHistogram:
@@ -43,6 +45,15 @@ class LatencyHistogram:
     @property
     def count(self) -> int:
         return sum(self.buckets)
+
+
+@dataclass(slots=True)
+class TurnCounters:
+    """The turns of one API."""
+
+    longest_s: float = 0.0
+    held: int = 0
+    """Turns that took longer than HELD_S."""
 
 
 @dataclass(frozen=True, slots=True)
