@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -86,56 +87,7 @@ class Api:
         self._sources = sources
         self._phase = phase
         self._guard = guard
-        self.endpoints: Sequence[Endpoint] = (
-            *others,
-            Endpoint("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", self._overview, Overview),
-            Endpoint("GET", "/api/v1/streams", "Streams by name", self._list, StreamList, query=(_LIMIT, _AFTER)),
-            Endpoint(
-                "GET",
-                "/api/v1/streams/{name}",
-                "A stream with its epochs",
-                self._show,
-                StreamView,
-                query=(Parameter("epochs", "The newest so many; without it, all"),),
-                problems=(400, 404, 503),
-            ),
-            Endpoint(
-                "GET",
-                "/api/v1/streams/{name}/map",
-                "The segments that were active since a time, as rectangles of key space and time",
-                self._map,
-                StreamMap,
-                query=(Parameter("since_ms", "Milliseconds since 1970; without it, all"),),
-                problems=(400, 404, 503),
-            ),
-            Endpoint(
-                "POST",
-                "/api/v1/streams/{name}/scale",
-                "Split a segment, or merge neighbouring ones",
-                self._scale,
-                Scaled,
-                ScaleRequest,
-                problems=(400, 401, 403, 404, 409, 413, 415, 503),
-            ),
-            Endpoint(
-                "POST",
-                "/api/v1/streams/{name}/seal",
-                "End a stream: it is read, and takes no more records",
-                self._seal,
-                Sealed,
-                problems=(401, 403, 404, 409, 503),
-            ),
-            Endpoint("GET", "/api/v1/groups", "Consumer groups with lag", self._groups, GroupList, query=(_LIMIT,)),
-            Endpoint(
-                "GET",
-                "/api/v1/events",
-                "Recent scales, and hot segments that cannot split",
-                self._events,
-                EventList,
-                query=(Parameter("limit", f"At most so many; {EVENTS_DEFAULT} without it"),),
-                problems=(400, 503),
-            ),
-        )
+        self.endpoints: Sequence[Endpoint] = (*others, *(operation.endpoint(self) for operation in _OPERATIONS))
         self._document = document(self.endpoints)
         self._page = page(self.endpoints, self._document)
 
@@ -250,8 +202,76 @@ class Api:
         return sources, stream
 
 
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """An operation before there is an `Api` that does it."""
+
+    method: str
+    path: str
+    summary: str
+    handle: Callable[[Api, Request], Awaitable[Response]]
+    answer: type[BaseModel]
+    body: type[BaseModel] | None = None
+    query: Sequence[Parameter] = ()
+    problems: Sequence[int] = (503,)
+
+    def endpoint(self, api: Api) -> Endpoint:
+        handle = partial(self.handle, api)
+        return Endpoint(self.method, self.path, self.summary, handle, self.answer, self.body, self.query, self.problems)
+
+
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
-_LIMIT: Final = Parameter("limit", f"At most so many; {LISTED_MAX} without it")
+_LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
+
+_OPERATIONS: Final = (
+    _Operation("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", Api._overview, Overview),
+    _Operation("GET", "/api/v1/streams", "Streams by name", Api._list, StreamList, query=(_LIMIT, _AFTER)),
+    _Operation(
+        "GET",
+        "/api/v1/streams/{name}",
+        "A stream with its epochs",
+        Api._show,
+        StreamView,
+        query=(Parameter("epochs", "Maximum number of epochs, newest first. Default: all"),),
+        problems=(400, 404, 503),
+    ),
+    _Operation(
+        "GET",
+        "/api/v1/streams/{name}/map",
+        "The segments that were active since a time, as rectangles of key space and time",
+        Api._map,
+        StreamMap,
+        query=(Parameter("since_ms", "Milliseconds since 1970. Default: all"),),
+        problems=(400, 404, 503),
+    ),
+    _Operation(
+        "POST",
+        "/api/v1/streams/{name}/scale",
+        "Split a segment, or merge neighbouring ones",
+        Api._scale,
+        Scaled,
+        ScaleRequest,
+        problems=(400, 401, 403, 404, 409, 413, 415, 503),
+    ),
+    _Operation(
+        "POST",
+        "/api/v1/streams/{name}/seal",
+        "End a stream: it is read, and takes no more records",
+        Api._seal,
+        Sealed,
+        problems=(401, 403, 404, 409, 503),
+    ),
+    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT,)),
+    _Operation(
+        "GET",
+        "/api/v1/events",
+        "Recent scales, and hot segments that cannot split",
+        Api._events,
+        EventList,
+        query=(Parameter("limit", f"Maximum number of scales. Default: {EVENTS_DEFAULT}"),),
+        problems=(400, 503),
+    ),
+)
 
 
 def _json(model: BaseModel) -> Response:
