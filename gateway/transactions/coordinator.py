@@ -66,7 +66,7 @@ SHOWN_CHARS: Final = 100
 """Of a transactional id, in messages."""
 
 
-class Counters:
+class TransactionCounters:
     """For the operator, since the start."""
 
     __slots__ = ("aborted", "committed", "timed_out")
@@ -102,7 +102,7 @@ class TransactionCoordinator:
         self._ending: set[str] = set()  # prepared ones that somebody is completing
         self._looker: asyncio.Task[None] | None = None
         self.pending_offsets = PendingOffsets()
-        self.counters = Counters()
+        self.counters = TransactionCounters()
 
     def __repr__(self) -> str:
         return f"<TransactionCoordinator {len(self._transactions)} ids, {len(self._deadlines)} under way>"
