@@ -49,7 +49,7 @@ from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from gateway.http.api import Services as Observed
+    from gateway.http.api import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
 
@@ -110,7 +110,7 @@ class Broker:
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
-        self._observed: Observed | None = None
+        self._observed: ApiSources | None = None
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
@@ -191,7 +191,7 @@ class Broker:
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
         self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups, self.producers
+            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
         )
         for container in self.store.containers.values():
             container.name_writers = self.transactions.name_producers
@@ -203,7 +203,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs are known now, and what groups have committed.
-        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -318,7 +318,7 @@ class Broker:
     def _containers(self) -> list[Container]:
         return list(self.store.containers.values())
 
-    def _tell(self) -> Observed:
+    def _tell(self) -> ApiSources:
         if self._observed is None:
             from gateway.http.services import observed
 

@@ -40,21 +40,31 @@ _T = TypeVar("_T")
 _Found = TypeVar("_Found", ReadResult, ReadResult | None)
 
 
+class Served:
+    """The reads that one tier served, and their bytes."""
+
+    __slots__ = ("bytes", "reads")
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.bytes = 0
+
+
 class ReadCounters:
-    """For the operator: which tier served the reads. Each list is the number of reads and their bytes."""
+    """For the operator: which tier served the reads."""
 
     __slots__ = ("chunk", "log", "memory")
 
     def __init__(self) -> None:
-        self.memory = [0, 0]
-        self.log = [0, 0]
-        self.chunk = [0, 0]
+        self.memory = Served()
+        self.log = Served()
+        self.chunk = Served()
 
 
-def _counted(served: list[int], found: _Found) -> _Found:
+def _counted(served: Served, found: _Found) -> _Found:
     if found is not None and found.size:
-        served[0] += 1
-        served[1] += found.size
+        served.reads += 1
+        served.bytes += found.size
     return found
 
 

@@ -15,7 +15,8 @@ from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, lead
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
-from gateway.topics.topics import INTERNAL, check_name
+from gateway.topics.checks import check_name
+from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
 
 PARTITIONS_MAX: Final = 2_000

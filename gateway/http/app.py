@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from core.container.container import Container
 from gateway.http import models
-from gateway.http.api import Api, Services
+from gateway.http.api import Api, ApiSources
 from gateway.http.console import Console
 from gateway.http.guard import Guard
 from gateway.http.openapi import Endpoint
@@ -49,7 +49,7 @@ def build(
     health: Health,
     exposition: Callable[[], Exposition],
     containers: Callable[[], Sequence[Container]],
-    services: Callable[[], Services],
+    services: Callable[[], ApiSources],
     guard: Guard,
 ) -> Starlette:
     """The application; the exposition and the services are asked for when everything is up."""

@@ -6,14 +6,13 @@ Keeps: a long history is told piece by piece, so that the event loop is never he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Final
 
 from core.streams.keyspace import slots_in_key_order
-from core.streams.live import Slot
 from core.streams.state import Epoch, SegmentRun, Stream, StreamState
 from gateway.http.models import (
     EpochView,
@@ -26,59 +25,16 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
-from gateway.metrics.activity import Activity, SegmentLoad
-from gateway.metrics.long_work import Turns
+from gateway.metrics.activity import Activity, SegmentLoad, StreamBytes, active_segments
 
 MAP_SEGMENTS_MAX: Final = 5_000
 """Rectangles of one answer: some 600 KB."""
-SLOTS_AT_ONCE: Final = 1_000
-"""Slots that are counted between two looks at other work."""
 EPOCHS_AT_ONCE: Final = 20
 """Epochs that are made into JSON between two looks at other work."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamBytes:
-    """Cumulative counters of a stream."""
-
-    bytes: int
-    events: int
-    tiers: Tiers
-
-    @classmethod
-    def of(cls, stream: Stream) -> StreamBytes:
-        return cls._sum(stream.written_slots())
-
-    @classmethod
-    async def counted(cls, stream: Stream, turns: Turns) -> StreamBytes:
-        """As `of`, in turns: a stream may have a hundred thousand slots."""
-        slots = iter(list(stream.written_slots()))
-        total = cls._sum(islice(slots, SLOTS_AT_ONCE))
-        await turns.give_way()
-        while some := list(islice(slots, SLOTS_AT_ONCE)):
-            more = cls._sum(some)
-            tiers = Tiers(log=total.tiers.log + more.tiers.log, chunks=total.tiers.chunks + more.tiers.chunks)
-            total = cls(total.bytes + more.bytes, total.events + more.events, tiers)
-            await turns.give_way()
-        return total
-
-    @classmethod
-    def _sum(cls, slots: Iterable[Slot]) -> StreamBytes:
-        appended = events = log = chunks = 0
-        for slot in slots:
-            appended += slot.total_bytes
-            events += slot.end
-            chunks += slot.tier_bytes
-            log += slot.untiered_bytes
-        return cls(appended, events, Tiers(log=log, chunks=chunks))
-
-
 def status_of(state: StreamState) -> StreamStatus:
     return "sealed" if state.is_sealed else "open"
-
-
-def active_segments(stream: Stream) -> int:
-    return 0 if stream.is_sealed else len(stream.state.current.segments)
 
 
 def scaling_of(stream: Stream) -> Scaling:
@@ -103,7 +59,7 @@ def summary(stream: Stream, activity: Activity) -> StreamSummary:
         segments=active_segments(stream),
         appended_bytes=counted.bytes,
         appended_events=counted.events,
-        tiers=counted.tiers,
+        tiers=Tiers(log=counted.tiers.log, chunks=counted.tiers.chunks),
         rate_bytes=rate.bytes_s,
         rate_events=rate.events_s,
     )

@@ -18,10 +18,9 @@ from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
-from gateway.kafka_configs.keys import ConfigSource
+from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
 from gateway.refusals import Refusal, invalid_request, refusal_of
-from gateway.topics.topics import Change
 
 logger = logging.getLogger(__name__)
 

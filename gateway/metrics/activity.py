@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from core.scaling.rates import Rate, slots_of
 from core.scaling.scaler import Limit, ScaleEvent
 from core.store import Store
+from core.streams.live import Slot
 from core.streams.state import SegmentRun, Stream
+from core.turns import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,57 @@ class SegmentLoad:
 
 NOTHING: Final = SegmentLoad(0)
 IDLE: Final = Rate(0.0, 0.0)
+SLOTS_AT_ONCE: Final = 1_000
+"""Slots that are counted between two looks at other work."""
 LIMITS_TOLD: Final = 5
 """Hot segments of a stream that are told one by one."""
+
+
+class TierBytes(NamedTuple):
+    """How many bytes lie where. What is in a chunk and still in the log counts as chunk bytes."""
+
+    log: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBytes:
+    """Cumulative counters of a stream."""
+
+    bytes: int
+    events: int
+    tiers: TierBytes
+
+    @classmethod
+    def of(cls, stream: Stream) -> StreamBytes:
+        return cls._sum(stream.written_slots())
+
+    @classmethod
+    async def counted(cls, stream: Stream, turn: Turn) -> StreamBytes:
+        """As `of`, in turns: a stream may have a hundred thousand slots."""
+        slots = iter(list(stream.written_slots()))
+        total = cls._sum(islice(slots, SLOTS_AT_ONCE))
+        await turn.breathe()
+        while some := list(islice(slots, SLOTS_AT_ONCE)):
+            more = cls._sum(some)
+            tiers = TierBytes(total.tiers.log + more.tiers.log, total.tiers.chunks + more.tiers.chunks)
+            total = cls(total.bytes + more.bytes, total.events + more.events, tiers)
+            await turn.breathe()
+        return total
+
+    @classmethod
+    def _sum(cls, slots: Iterable[Slot]) -> StreamBytes:
+        appended = events = log = chunks = 0
+        for slot in slots:
+            appended += slot.total_bytes
+            events += slot.end
+            chunks += slot.tier_bytes
+            log += slot.untiered_bytes
+        return cls(appended, events, TierBytes(log, chunks))
+
+
+def active_segments(stream: Stream) -> int:
+    return 0 if stream.is_sealed else len(stream.state.current.segments)
 
 
 class _Loads(dict[int, SegmentLoad]):

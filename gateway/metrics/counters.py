@@ -23,7 +23,6 @@ _FIRST_BUCKET_BITS: Final = 6
 
 LATENCY_BOUNDS_S: Final = tuple((1 << (_FIRST_BUCKET_BITS + i)) / 1e6 for i in range(LATENCY_BUCKETS))
 
-
 HELD_S: Final = 0.100
 """A turn that took longer is logged and counted: everybody waited for it."""
 

@@ -1,4 +1,4 @@
-"""What a scrape is told about the tiers: how full the log is, what moves, who served the reads.
+"""Numbers of the tiers for /metrics: how full the log is, what moves, which tier served the reads.
 
 Keeps: labels are container numbers, operations and words of our own code, never names of topics or keys.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from core.container.container import Container
+from core.reading.reader import Served
 from core.tiering.rows import ChunkState
 from core.tiering.tier import Tier
 from gateway.metrics.counters import Metrics
@@ -30,12 +31,12 @@ def offer_container(metrics: Metrics, container: Container) -> None:
         _offer_tier(metrics, container, container.tier, number)
 
 
-def _reads(served: list[int]) -> Callable[[], float]:
-    return lambda: served[0]
+def _reads(served: Served) -> Callable[[], float]:
+    return lambda: served.reads
 
 
-def _bytes(served: list[int]) -> Callable[[], float]:
-    return lambda: served[1]
+def _bytes(served: Served) -> Callable[[], float]:
+    return lambda: served.bytes
 
 
 def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str) -> None:

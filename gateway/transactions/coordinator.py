@@ -31,7 +31,7 @@ from core.streams.live import Slot
 from core.streams.state import Stream
 from core.streams.transactions import TransactionEnd
 from gateway.config.loading import Config
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_ends, written_elsewhere
@@ -66,7 +66,7 @@ SHOWN_CHARS: Final = 100
 """Of a transactional id, in messages."""
 
 
-class Counters:
+class TransactionCounters:
     """For the operator, since the start."""
 
     __slots__ = ("aborted", "committed", "timed_out")
@@ -86,7 +86,7 @@ class TransactionCoordinator:
         store: Store,
         clock: Clock,
         topics: Topics,
-        groups: GroupCoordinator,
+        offsets: OffsetService,
         producers: ProducerIds,
     ) -> None:
         self._config = config
@@ -94,7 +94,7 @@ class TransactionCoordinator:
         self._clock = clock
         self._trusted = store.trusted
         self._topics = topics
-        self._groups = groups
+        self._offsets = offsets
         self._producers = producers
         topics.on_deletion(self._topic_deleted)
         self._transactions: dict[str, Transaction] = {}
@@ -102,7 +102,7 @@ class TransactionCoordinator:
         self._ending: set[str] = set()  # prepared ones that somebody is completing
         self._looker: asyncio.Task[None] | None = None
         self.pending_offsets = PendingOffsets()
-        self.counters = Counters()
+        self.counters = TransactionCounters()
 
     def __repr__(self) -> str:
         return f"<TransactionCoordinator {len(self._transactions)} ids, {len(self._deadlines)} under way>"
@@ -299,11 +299,11 @@ class TransactionCoordinator:
         pending = self.pending_offsets.of(producer_id)
         committed = self._committed(pending) if prepared.is_committed else {}
         logged = self._store.home.end_transactions(
-            ends, [_put(completed), *deletes(producer_id, pending), *self._groups.offset_puts(committed)]
+            ends, [_put(completed), *deletes(producer_id, pending), *self._offsets.puts(committed)]
         )
         self._set(completed)
         self.pending_offsets.take(producer_id)
-        self._groups.offsets_submitted(committed, logged)
+        self._offsets.submitted(committed, logged)
         if prepared.is_committed:
             self.counters.committed += 1
         else:

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.states import GroupState
-
-if TYPE_CHECKING:
-    from gateway.groups.classic.group import Group
 
 NO_GENERATION: Final = -1
 NO_MEMBER_ID: Final = ""
 NO_LEADER: Final = ""
 NO_ASSIGNMENT: Final = b""
 
-#: Whoever waits for an answer; the machine hands it back and never looks inside.
+OwnerT = TypeVar("OwnerT")
+
+#: The caller that waits for an answer; the machine hands it back and never looks inside.
 Waiter: TypeAlias = object
 
 
@@ -157,8 +156,8 @@ class Transitioned:
 Effect: TypeAlias = "Answer | Store | Transitioned"
 
 
-class Alarm(NamedTuple):
-    """What a deadline stands for: run `fire` when it has passed, then do what it returns."""
+class Alarm(NamedTuple, Generic[OwnerT]):
+    """What a deadline stands for: when it has passed, run `fire`, then carry out its effects for the owner."""
 
-    group: Group
+    owner: OwnerT
     fire: Callable[[Instant], list[Effect]]

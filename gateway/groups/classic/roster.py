@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from typing import Any, TypeAlias
 
 from gateway.groups.classic.allowance import Allowance, size_of
 from gateway.groups.classic.messages import (
@@ -21,6 +22,9 @@ from gateway.groups.classic.messages import (
     Waiter,
 )
 from gateway.groups.deadlines import Deadline
+
+#: A deadline of a member or of an id; its owner is the group, of which the roster knows nothing.
+Expiry: TypeAlias = Deadline[Alarm[Any]]
 
 
 class Member:
@@ -41,7 +45,7 @@ class Member:
         "sync_waiter",
     )
 
-    session: Deadline[Alarm]  # set by the group, which is told when it expires
+    session: Expiry  # set by the group, which acts when it passes
 
     def __init__(self, member_id: str, joined: JoinRequest | MemberRecord) -> None:
         self.member_id = member_id
@@ -111,7 +115,7 @@ class Roster:
         self.joined_count = 0
         self.protocol_votes: Counter[str] = Counter()
         #: Ids handed out by KIP-394 whose owners have not come back yet, with their expiry.
-        self.pending: dict[str, Deadline[Alarm]] = {}
+        self.pending: dict[str, Expiry] = {}
         self._members: dict[str, Member] = {}
         self._static_ids: dict[str, str] = {}
 

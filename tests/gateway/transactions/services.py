@@ -20,7 +20,8 @@ from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import new_stream
 from gateway.config.loading import load
-from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
+from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.records.record_batch import read_header
@@ -103,7 +104,7 @@ class Services:
         self, who: Identity, offset: int, *, name: str = "x", group: str = "g", topic: str = "t"
     ) -> None:
         """As a TxnOffsetCommit of version 5 does, for partition 0."""
-        offsets, _ = self.groups.judge(group, [OffsetCommit(topic, 0, offset, -1, "")])
+        offsets, _ = self.groups.offsets.judge(group, [OffsetCommit(topic, 0, offset, -1, "")])
         await self.transactions.commit_offsets(name, who, group, offsets)
 
     async def end(self, who: Identity, *, name: str = "x", committed: bool = True, bumps: bool = True) -> Identity:
@@ -135,7 +136,7 @@ class Services:
 
     def offset(self, group: str = "g", topic: str = "t") -> int | None:
         """What the group has committed of partition 0."""
-        committed = self.groups.offset(OffsetKey(group, topic, 0))
+        committed = self.groups.offsets.get(OffsetKey(group, topic, 0))
         return None if committed is None else committed.offset
 
     def is_unstable(self, group: str = "g", topic: str = "t") -> bool:
@@ -182,7 +183,7 @@ async def serving(
     store = await Store.open(directory, store_config, configs.policy_for, clock)
     topics = Topics(config, store, configs)
     groups = GroupCoordinator(config, store, clock, topics)
-    transactions = TransactionCoordinator(config, store, clock, topics, groups, ProducerIds(store))
+    transactions = TransactionCoordinator(config, store, clock, topics, groups.offsets, ProducerIds(store))
     groups.load()
     transactions.load()
     await groups.start()

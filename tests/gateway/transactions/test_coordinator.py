@@ -595,14 +595,14 @@ def test_many_offsets(tmp_path: Path) -> None:
             await services.create("t")
             who = await services.init()
             offsets = {}
-            (template,) = services.groups.judge("g", [("t", 0, 7, -1, "")])[0].items()  # type: ignore[list-item]
+            (template,) = services.groups.offsets.judge("g", [("t", 0, 7, -1, "")])[0].items()  # type: ignore[list-item]
             for number in range(count):
                 offsets[template[0]._replace(partition=number)] = template[1]
             await services.transactions.commit_offsets("x", who, "g", offsets)
         async with serving(tmp_path, "log.file.bytes=16777216") as services:
             assert len(list(services.transactions.pending_offsets.keys_of_group("g"))) == count
             await services.end(who)
-            assert len(services.groups.offsets("g")["t"]) == count
+            assert len(services.groups.offsets.of_group("g")["t"]) == count
 
     run(scenario())
 
