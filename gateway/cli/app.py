@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -143,6 +144,7 @@ def main() -> None:
         os._exit(128 + 2)
 
 
+@cache
 def add_tools() -> None:
     """Add the commands that no gateway needs."""
     from gateway.cli import bench, streams, tier2

@@ -7,7 +7,7 @@ from typing import Final
 
 from typer.testing import CliRunner
 
-from gateway.cli.app import app
+from gateway.cli.app import add_tools, app
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "help.txt"
 """What `penstock COMMAND --help` prints, one after another. `python -m tests.gateway.cli.test_help` writes it again."""
@@ -23,6 +23,7 @@ COMMANDS: Final = (
 
 def help_texts() -> str:
     """All of them, as a wide terminal shows them."""
+    add_tools()
     runner = CliRunner()
     texts = []
     for command in COMMANDS:
