@@ -7,12 +7,13 @@ from pathlib import Path
 
 
 class ErrorKind(enum.Enum):
-    """What the caller must do, not what broke."""
+    """What the caller must do, not what broke. Kafka's codes and exit codes go by it where that is all that counts."""
 
     RETRY = enum.auto()  # nothing was lost; the same call may be sent again
     INVALID = enum.auto()  # the call itself is wrong; sending it again changes nothing
     FENCED = enum.auto()  # another owner has the container; drop it, never retry
     CORRUPT = enum.auto()  # stored bytes fail their checks; stop serving the range
+    CONFIG = enum.auto()  # the store is opened without something that it needs; the operator must act
     FAILED = enum.auto()  # storage failed under us; the process must end, a restart recovers
 
 
@@ -120,6 +121,8 @@ class TierUnavailable(StoreError):
 
 class TierMissing(StoreError):
     """The store is opened without the long-term storage that holds a part of it."""
+
+    kind = ErrorKind.CONFIG
 
     def __init__(self) -> None:
         super().__init__("a part of this store lies in long-term storage, and none is configured: name the one it had")

@@ -11,14 +11,12 @@ are compacted only are never trimmed.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from core.background import Background
 from core.container.forgetting import forget_expired
-from core.errors import StorageFailure, StoreError
 from core.log.records import Trim
 from core.streams.ages import Ages
 from core.streams.live import Slot
@@ -26,8 +24,6 @@ from core.streams.state import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container.container import Container
-
-logger = logging.getLogger(__name__)
 
 FIRST_LOOK_S_MAX: Final = 30.0
 """How soon after a start the first look comes: who restarts more often than the interval has one, too."""
@@ -46,33 +42,21 @@ class Retention:
         self._container = container
         self._consumed = consumed
         self._ages = Ages(container)
-        self._task: asyncio.Task[None] | None = None
+        interval_s = self._interval_s = container.config.retention_check_interval_ms / 1000
+        first_s = min(interval_s, FIRST_LOOK_S_MAX)
+        self._background = Background("retention", container.id, self._step, retry_s=interval_s, first_s=first_s)
 
     def start(self, consumed: Consumed | None = None) -> None:
         """Begin; `consumed` tells how far consumers are, where a policy names some."""
         self._consumed = consumed
-        self._task = asyncio.create_task(self._run(), name=f"retention-{self._container.id}")
+        self._background.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.stop()
 
-    async def _run(self) -> None:
-        interval_s = self._container.config.retention_check_interval_ms / 1000
-        pause_s = min(interval_s, FIRST_LOOK_S_MAX)
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = interval_s
-            try:
-                await self.enforce()
-            except StorageFailure:
-                return  # the log is poisoned: the process is ending
-            except StoreError as error:
-                logger.warning("retention will be tried again", extra={"reason": str(error)})
-            except Exception:
-                logger.exception("retention failed and will be tried again")
+    async def _step(self) -> float:
+        await self.enforce()
+        return self._interval_s
 
     async def enforce(self) -> int:
         """Move starts as far as the policies say; returns how many slots moved. Raises StoreError."""

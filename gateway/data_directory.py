@@ -28,6 +28,7 @@ from typing import Final, Self
 
 from core.errors import AlreadyLocked
 from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
+from gateway.exits import CannotGoOn, ExitCode
 
 IDENTITY_FILE: Final = "penstock.json"
 LOCK_FILE: Final = "penstock.lock"
@@ -65,7 +66,7 @@ PRIVATE_UMASK: Final = 0o077
 logger = logging.getLogger(__name__)
 
 
-class NewerFormat(Exception):
+class NewerFormat(CannotGoOn):
     """A later release has written this directory."""
 
     def __init__(self, directory: Path, written: int, release: str) -> None:
@@ -74,14 +75,16 @@ class NewerFormat(Exception):
         )
 
 
-class BadIdentity(Exception):
+class BadIdentity(CannotGoOn):
     """penstock.json cannot be what Penstock wrote."""
+
+    exit_code = ExitCode.CORRUPT
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: {why}. The data beside it is not touched; put the file back from a backup")
 
 
-class UnusableDirectory(Exception):
+class UnusableDirectory(CannotGoOn):
     """The directory cannot be made or entered."""
 
     def __init__(self, directory: Path, error: OSError) -> None:
@@ -89,14 +92,14 @@ class UnusableDirectory(Exception):
         super().__init__(f"data.dir {directory} cannot be used: {error.strerror}{where}")
 
 
-class InterruptedRecovery(Exception):
+class InterruptedRecovery(CannotGoOn):
     """`penstock recover` began here and did not come to its end."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(f"{directory} holds an interrupted recovery: run `penstock recover` with the same flags again")
 
 
-class NotEmpty(Exception):
+class NotEmpty(CannotGoOn):
     """A store cannot be recovered into this directory."""
 
     def __init__(self, directory: Path, names: Sequence[str]) -> None:

@@ -1,8 +1,12 @@
-"""How the process ends, for whoever started it."""
+"""How the process ends, for whoever started it.
+
+Keeps: an error that ends the process and is no defect knows its exit code, so a new one needs no table.
+"""
 
 from __future__ import annotations
 
 import enum
+from typing import ClassVar
 
 
 class ExitCode(enum.IntEnum):
@@ -14,3 +18,9 @@ class ExitCode(enum.IntEnum):
     TAKEN = 3  # another process has the data directory, the port or the prefix of long-term storage
     CORRUPT = 4  # stored bytes fail their checks; nothing was changed
     STORAGE = 5  # a write or sync failed, or the disk is full at start
+
+
+class CannotGoOn(Exception):
+    """Base of the gateway's errors that end the process. The message is all that the operator sees of them."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.CONFIGURATION

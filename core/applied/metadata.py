@@ -40,7 +40,7 @@ import rocksdict
 from core.config import StoreConfig
 from core.errors import CorruptState, StorageFailure
 from core.index.rows import BlockRef
-from core.log.durable_log import LogPosition
+from core.log.log_file import LogPosition
 from tier2.shortage import FORBIDDEN, SHORTAGES
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from core.container.throttle import Throttle
 from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
 from core.index.rows import SlotColumns
 from core.index.tail_cache import TailCache
-from core.log.durable_log import DurableLog, LogFile
+from core.log.durable_log import DurableLog
 from core.log.format import (
     ABORT_MARKER,
     APPEND_OVERHEAD,
@@ -44,6 +44,7 @@ from core.log.format import (
     STEP_GOES_ON,
     Buffer,
 )
+from core.log.log_file import LogFile
 from core.log.records import Delete, Operation, Put, Trim, encode_update
 from core.reading.reader import Reader
 from core.streams.known_writers import KnownWriters

@@ -19,7 +19,7 @@ from core.index.rows import SIDECAR_SUFFIX, BlockRef, read_directory
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.log.durable_log import LogFile
+    from core.log.log_file import LogFile
     from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)

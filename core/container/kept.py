@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Final
 from core.errors import CorruptLog
 from core.index.rows import BlockRef, Rows, SlotColumns, read_directory, sidecar_path, write_sidecar
 from core.index.sidecars import Sidecars
-from core.log.durable_log import LogFile
 from core.log.files import KEPT, KEPT_DIRECTORY, LOG_SUFFIX, log_path, make_directory, sync_directory
 from core.log.format import APPEND_OVERHEAD, BadFrame, FileHeader, decode_file_header, encode_file_header
+from core.log.log_file import LogFile
 from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:

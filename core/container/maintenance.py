@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +22,15 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.applied.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.applied.tables import StoredTable
+from core.background import Background
 from core.config import MIB
 from core.container.container import STREAMS_TABLE
 from core.container.keeper import Keeper, slot_of
 from core.container.reindex import reindex
 from core.errors import Corrupt, StorageFailure
 from core.index.rows import BlockRef, read_directory, sidecar_path, write_sidecar
-from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
+from core.log.log_file import LogFile, LogPosition
 from core.streams.live import Slot
 from core.turns import Turn
 from tier2.shortage import is_forbidden, is_shortage
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+LOOK_EVERY_S: Final = 1.0
+"""How often it is looked whether the log has grown enough for a checkpoint before its interval is over."""
+
+RETRY_S: Final = 1.0
 
 BATCH_BYTES: Final = MIB
 """Of values in one write to RocksDB, but for one that is larger by itself."""
@@ -78,7 +85,16 @@ class Maintenance:
         self._refs_unflushed: list[BlockRef] = []
         self._blocker: BlockRef | None = None  # what keeps the oldest file
         self._keeper = Keeper(container, self.in_thread)
-        self._task: asyncio.Task[None] | None = None
+        self._interval_s = container.config.checkpoint_interval_ms / 1000
+        self._checkpoint_at = 0.0  # on the event loop's clock, s
+        self._background = Background(
+            "maintenance",
+            container.id,
+            self._step,
+            retry_s=RETRY_S,
+            first_s=min(self._interval_s, LOOK_EVERY_S),
+            wait=self._until_rolled,
+        )
         self._bytes_at_checkpoint = 0
         self._stale = False  # a write of RocksDB failed: it must be opened anew
         self._lock = asyncio.Lock()
@@ -89,7 +105,8 @@ class Maintenance:
         return self._position
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"maintenance-{self._container.id}")
+        self._checkpoint_at = asyncio.get_running_loop().time() + self._interval_s
+        self._background.start()
 
     async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         """Run something that blocks, in the metadata thread."""
@@ -97,10 +114,7 @@ class Maintenance:
 
     async def stop(self) -> None:
         """End the task. The log may still be written to."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.stop()
 
     async def close(self, *, clean: bool) -> None:
         """After the log was closed: index its last file and commit everything, so that nothing is left to replay."""
@@ -115,31 +129,26 @@ class Maintenance:
             await self.checkpoint(clean=not container.unindexed)
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self) -> None:
-        container, config = self._container, self._container.config
-        loop = asyncio.get_running_loop()
-        due = loop.time() + config.checkpoint_interval_ms / 1000
-        while True:
-            try:
-                async with asyncio.timeout(max(0.0, min(due - loop.time(), 1.0))):
-                    await container.rolled.wait()
-            except TimeoutError:
-                pass
-            try:
-                await self.index_files()
-                grown = container.log.stats.bytes_written - self._bytes_at_checkpoint
-                pressed = container.tier is not None and container.tier.is_pressed
-                if loop.time() >= due or grown >= config.checkpoint_log_bytes or pressed:
-                    due = loop.time() + config.checkpoint_interval_ms / 1000
-                    await self.checkpoint()
-                    await self.truncate()
-            except StorageFailure as failure:  # the process is ending
-                if not container.failed.done():
-                    container.failed.set_result(failure)
-                return
-            except Exception:
-                logger.exception("background work failed and will be tried again", extra={"container": container.id})
-                await asyncio.sleep(1.0)
+    async def _until_rolled(self, pause_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._container.rolled.wait()
+
+    async def _step(self) -> float:
+        container, loop = self._container, asyncio.get_running_loop()
+        try:
+            await self.index_files()
+            grown = container.log.stats.bytes_written - self._bytes_at_checkpoint
+            pressed = container.tier is not None and container.tier.is_pressed
+            if loop.time() >= self._checkpoint_at or grown >= container.config.checkpoint_log_bytes or pressed:
+                self._checkpoint_at = loop.time() + self._interval_s
+                await self.checkpoint()
+                await self.truncate()
+        except StorageFailure as failure:  # the process is ending
+            if not container.failed.done():
+                container.failed.set_result(failure)
+            raise
+        return max(0.0, min(self._checkpoint_at - loop.time(), LOOK_EVERY_S))
 
     # Sidecars
 

@@ -19,7 +19,6 @@ from core.container.keeper import is_needed_by
 from core.container.kept import restore
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
-from core.log.durable_log import LogFile, LogPosition
 from core.log.files import LOG_SUFFIX
 from core.log.format import (
     APPEND_BODY,
@@ -34,6 +33,7 @@ from core.log.format import (
     SLOT_POSITION,
     BadFrame,
 )
+from core.log.log_file import LogFile, LogPosition
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
 from core.streams.removed import Removed

@@ -15,7 +15,7 @@ from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.log.durable_log import LogFile
+    from core.log.log_file import LogFile
 
 _ADVICE = "Its index is damaged too. Keep a copy of the data directory, then restore it from a backup"
 

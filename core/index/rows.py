@@ -47,9 +47,9 @@ from typing import Final
 from crc32c import crc32c
 
 from core.errors import Corrupt
-from core.log.durable_log import LogFile
 from core.log.files import UNREADABLE, write_durably
 from core.log.format import Buffer
+from core.log.log_file import LogFile
 
 SIDECAR_SUFFIX: Final = ".idx"
 SIDECAR_MAGIC: Final = b"PSTKIDX\n"

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from core.errors import StorageFailure
 from core.log.format import FILE_HEADER_SIZE, FileHeader, encode_file_header
 from tier2.direct_io import BLOCK_BYTES, open_direct, up_to_block
 from tier2.memory import aligned
@@ -213,6 +214,12 @@ def make_ballast(directory: Path) -> None:
             path.unlink()
     finally:
         os.close(fd)
+
+
+def log_failure(directory: Path, error: Exception) -> StorageFailure:
+    """What a failed write or sync in the log's directory means to all who wait."""
+    what = f"write or sync of the log in {directory} failed: {str(error) or repr(error)}"
+    return StorageFailure(f"{what}. Nothing further is acknowledged; check the disk, then restart")
 
 
 def free_bytes(directory: Path) -> int:

@@ -40,7 +40,7 @@ Body of an append (kind 1): one entry for one slot.
     ======  ====  =====================================================
     offset  type  field
     ======  ====  =====================================================
-    0       u64   segment id (epoch << 32 | number)
+    0       u64   segment id: its number, which no other segment of the stream ever has
     8       u32   stream id
     12      u32   slot
     16      i64   first sequence number

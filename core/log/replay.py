@@ -23,7 +23,6 @@ from typing import Final, NoReturn
 from crc32c import crc32c
 
 from core.errors import CorruptLog
-from core.log.durable_log import LogFile
 from core.log.files import LOG_SUFFIX, UNREADABLE
 from core.log.format import (
     BODY_SIZE_MAX,
@@ -36,6 +35,7 @@ from core.log.format import (
     decode_file_header,
     decode_frame,
 )
+from core.log.log_file import LogFile
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from core.errors import StorageFailure, StoreError
+from core.background import Background
 from core.scaling.decisions import AtLimit, Decision, SegmentLoad, at_limit, decide
 from core.scaling.rates import NOTHING, WATCHED, Averages, Rates, slots_of
 from core.streams.keyspace import slot_at_position
@@ -78,7 +78,11 @@ class Scaler:
         self.counts: Counter[str] = Counter()  # scales since the start, by kind
         self._limits: dict[int, Sequence[Limit]] = {}
         self._seen: dict[int, dict[int, float]] = {}  # stream id: active segment: since when, monotonic s
-        self._task: asyncio.Task[None] | None = None
+        sample_s = container.config.scaler_sample_ms / 1000
+        self._pause_s = min(sample_s, max(TICK_MIN_S, DECIDE_S * self._factor))
+        self._decide_s = max(self._pause_s, DECIDE_S * self._factor)
+        self._decide_at = 0.0  # monotonic s
+        self._background = Background("scaling", container.id, self._step, retry_s=self._pause_s, first_s=self._pause_s)
 
     def __repr__(self) -> str:
         return f"<Scaler {self._container.id}: {dict(self.counts)}>"
@@ -89,13 +93,10 @@ class Scaler:
 
     def start(self) -> None:
         self.begin()
-        self._task = asyncio.create_task(self._run(), name=f"scaler-{self._container.id}")
+        self._background.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.stop()
 
     def record(self, event: ScaleEvent) -> None:
         """A scale has happened, whoever wanted it."""
@@ -107,25 +108,13 @@ class Scaler:
         slots = (slot for stream in self._container.streams.values() for slot in stream.written_slots())
         self.rates.begin(slots, self._container.clock.monotonic_s())
 
-    async def _run(self) -> None:
-        sample_s = self._container.config.scaler_sample_ms / 1000
-        pause_s = min(sample_s, max(TICK_MIN_S, DECIDE_S * self._factor))
-        decide_s = max(pause_s, DECIDE_S * self._factor)
-        decide_at = 0.0
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await self.sample()
-                now = self._container.clock.monotonic_s()
-                if now >= decide_at:
-                    decide_at = now + decide_s
-                    await self.scale_once()
-            except StorageFailure:
-                return  # the log is poisoned: the process is ending
-            except StoreError as error:
-                logger.warning("scaling will be tried again", extra={"reason": str(error)})
-            except Exception:
-                logger.exception("scaling failed and will be tried again")
+    async def _step(self) -> float:
+        await self.sample()
+        now = self._container.clock.monotonic_s()
+        if now >= self._decide_at:
+            self._decide_at = now + self._decide_s
+            await self.scale_once()
+        return self._pause_s
 
     async def sample(self) -> None:
         """Take the rates of all slots."""

@@ -3,7 +3,8 @@
 **Invariants**
 
 - Who changes rows of verified chunks holds `changing`, from look to change.
-- The log goes up to `released` only: what lies in chunks that were looked at twice, and in a metadata snapshot.
+- The log gives a file up only if `releases` allows it: chunks that were looked at twice hold its entries, and a
+  metadata snapshot reflects its records.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from core.tiering.writing.storage_writer import StorageWriter
 if TYPE_CHECKING:
     from core.container.container import Container
     from core.index.rows import BlockRef
-    from core.log.durable_log import LogFile
+    from core.log.log_file import LogFile
     from tier2.chunk import EntryHeadOf
     from tier2.chunk_format import ChunkId
     from tier2.storage import Storage

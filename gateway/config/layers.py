@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gateway.exits import CannotGoOn
+
 ENVIRONMENT_PREFIX: Final = "PENSTOCK_"
 
 # Kubernetes and Docker put the addresses of services into the environment of their neighbours:
@@ -26,7 +28,7 @@ KEY_CHARS_SHOWN: Final = 60
 _BARE_DOTTED_KEY: Final = re.compile(r"^([ \t]*)([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)(?=[ \t]*=)", re.M)
 
 
-class ConfigError(Exception):
+class ConfigError(CannotGoOn):
     """The configuration cannot be used; the message says what to change, one problem per line."""
 
     def __init__(self, problems: Sequence[str]) -> None:

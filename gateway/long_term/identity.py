@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 
 from gateway import __version__
 from gateway.data_directory import CLUSTER_ID_CHARS, IDENTITY_BYTES_MAX
+from gateway.exits import CannotGoOn, ExitCode
 from gateway.long_term.ownership import BEAT_S, Life, Owner, beat, is_ours, life_of, read_owner, take
 from tier2.storage import AlreadyExists, Corrupt, Denied, NoRoom, ObjectNotFound, Storage, StorageError
 
@@ -37,19 +38,23 @@ NEEDS_RELEASE: Final = "0.1.0"
 """The first release that reads FORMAT."""
 
 
-class IdentityRefused(Exception):
+class IdentityRefused(CannotGoOn):
     """This store must not use that prefix; the message says what can be done. Nothing there was changed."""
 
 
 class OwnerAlive(IdentityRefused):
     """Another gateway owns that prefix and runs."""
 
+    exit_code = ExitCode.TAKEN
+
     def __init__(self, place: str, owner: Owner, what_to_do: str) -> None:
         super().__init__(f"{place} is in use: it belongs to {owner}, which is alive. {what_to_do}")
 
 
-class DamagedIdentity(Exception):
+class DamagedIdentity(CannotGoOn):
     """The identity object cannot be what Penstock wrote."""
+
+    exit_code = ExitCode.CORRUPT
 
     def __init__(self, place: str, why: str) -> None:
         super().__init__(

@@ -22,6 +22,7 @@ from gateway.config.layers import ConfigError
 from gateway.config.model import Config
 from gateway.config.tiering import Bucket, Directory
 from gateway.data_directory import DRILL_DIRECTORY, is_drill
+from gateway.exits import CannotGoOn
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import entry_head
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
@@ -43,7 +44,7 @@ TOLD_EVERY_S: Final = 10.0
 DISKS_FAULT: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
-class LongTermUnusable(Exception):
+class LongTermUnusable(CannotGoOn):
     """Long-term storage cannot be used as it is configured; the message says what to change."""
 
 

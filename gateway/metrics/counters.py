@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from core.log.durable_log import SyncStats
+from core.log.interface import SyncStats
 
 if TYPE_CHECKING:
     from tier2.retrying import RetryingStorage

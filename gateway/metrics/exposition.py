@@ -29,7 +29,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from core.log.durable_log import SYNC_BUCKETS_S
+from core.log.interface import SYNC_BUCKETS_S
 from core.turns import Turn
 from gateway import __version__
 from gateway.metrics.counters import HELD_S, LATENCY_BOUNDS_S, Metrics

@@ -17,41 +17,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from core.errors import AlreadyLocked, Corrupt, CorruptState, StorageFailure, StorageFull, TierMissing
-from gateway.config.layers import ConfigError
-from gateway.data_directory import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
-from gateway.exits import ExitCode
-from gateway.groups.persistence import UnreadableRecord
-from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive
-from gateway.long_term.opening import LongTermUnusable
+from core.errors import ErrorKind, StoreClosed, StoreError
+from gateway.exits import CannotGoOn, ExitCode
 from gateway.network.binding import CannotListen
 from tier2.shortage import is_forbidden, is_shortage
 from tier2.storage import Denied, StorageError
 
 logger = logging.getLogger(__name__)
 
-_EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
-    (ConfigError, ExitCode.CONFIGURATION),
-    (NewerFormat, ExitCode.CONFIGURATION),
-    (UnusableDirectory, ExitCode.CONFIGURATION),
-    (InterruptedRecovery, ExitCode.CONFIGURATION),
-    (NotEmpty, ExitCode.CONFIGURATION),
-    (LongTermUnusable, ExitCode.CONFIGURATION),
-    (OwnerAlive, ExitCode.TAKEN),
-    (IdentityRefused, ExitCode.CONFIGURATION),
-    (TierMissing, ExitCode.CONFIGURATION),
-    (AlreadyLocked, ExitCode.TAKEN),
-    (BadIdentity, ExitCode.CORRUPT),
-    (DamagedIdentity, ExitCode.CORRUPT),
-    (Corrupt, ExitCode.CORRUPT),
-    (CorruptState, ExitCode.CORRUPT),
-    (UnreadableRecord, ExitCode.CORRUPT),
-    (StorageFailure, ExitCode.STORAGE),
-    (StorageFull, ExitCode.STORAGE),
-    (Denied, ExitCode.CONFIGURATION),
-    (StorageError, ExitCode.STORAGE),
-    (OSError, ExitCode.STORAGE),
-)
+_OF_THE_STORE: Final = {
+    ErrorKind.RETRY: ExitCode.STORAGE,  # no room, or no storage: later perhaps
+    ErrorKind.FENCED: ExitCode.TAKEN,
+    ErrorKind.CORRUPT: ExitCode.CORRUPT,
+    ErrorKind.CONFIG: ExitCode.CONFIGURATION,
+    ErrorKind.FAILED: ExitCode.STORAGE,
+}
 
 
 def outcome(work: Callable[[], ExitCode]) -> ExitCode:
@@ -65,12 +45,27 @@ def outcome(work: Callable[[], ExitCode]) -> ExitCode:
         if (lack := _lack(exc)) is not None:
             logger.error("cannot go on: %s", lack)
             return ExitCode.CONFIGURATION
-        for kind, code in _EXIT_CODES:
-            if isinstance(exc, kind):
-                logger.error("cannot go on: %s", exc)
-                return code
+        if (code := _code_of(exc)) is not None:
+            logger.error("cannot go on: %s", exc)
+            return code
         logger.exception("unexpected error; this is a defect of Penstock")
         return ExitCode.UNEXPECTED
+
+
+def _code_of(error: Exception) -> ExitCode | None:
+    """The exit code, or None for a defect: a call of the store that was wrong, or came after its end, is our doing."""
+    match error:
+        case CannotGoOn():
+            return error.exit_code
+        case StoreClosed():
+            return None
+        case StoreError():
+            return _OF_THE_STORE.get(error.kind)
+        case Denied():
+            return ExitCode.CONFIGURATION
+        case StorageError() | OSError():
+            return ExitCode.STORAGE
+    return None
 
 
 def _lack(error: BaseException | None) -> str | None:

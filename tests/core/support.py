@@ -19,7 +19,9 @@ from core.config import StoreConfig
 from core.container.container import Container
 from core.container.maintenance import Maintenance
 from core.errors import StorageFailure
+from core.log.durable_log import DurableLog
 from core.log.format import IN_TRANSACTION, Buffer
+from core.log.writer import FileWriter
 from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import Stream, StreamPolicy
@@ -133,6 +135,12 @@ def is_log(fd: int) -> bool:
     return os.readlink(f"/proc/self/fd/{fd}").endswith(".log")
 
 
+def writer_of(log: DurableLog) -> FileWriter:
+    """The side of a log that a disk is behind."""
+    assert isinstance(log._writer, FileWriter)
+    return log._writer
+
+
 class Gate:
     """Holds every fdatasync of a log file until it is opened; those of files that are being prepared go on."""
 
@@ -149,7 +157,7 @@ class Gate:
                 self.syncs += 1
             real(fd)
 
-        monkeypatch.setattr("core.log.durable_log.os.fdatasync", fdatasync)
+        monkeypatch.setattr("core.log.writer.os.fdatasync", fdatasync)
 
 
 async def read_all(slot: Slot, start: int | None = None, max_bytes: int = 1 << 20) -> list[bytes]:
@@ -186,7 +194,7 @@ async def roll(store: Store, slot: Slot) -> list[bytes]:
     while container.log.file.first_lsn == first:
         entries.append(b"filler %6d " % slot.end + b"." * 4 * KIB)
         await append(slot, entries[-1])
-        await until(lambda: container.log._spare is not None)
+        await until(lambda: container.log.can_roll)
     await until(lambda: container.files and container.files[-1].first_lsn == first)
     return entries
 

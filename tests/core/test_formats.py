@@ -17,7 +17,6 @@ from core.container.damage import DamagedRange
 from core.container.damage import decode as decode_damaged
 from core.errors import Corrupt, CorruptState
 from core.index.rows import SlotColumns, decode_block, read_directory, sidecar_path, write_sidecar
-from core.log.durable_log import LogFile
 from core.log.format import (
     APPEND_BODY,
     FILE_HEADER_SIZE,
@@ -31,6 +30,7 @@ from core.log.format import (
     encode_file_header,
     encode_frame,
 )
+from core.log.log_file import LogFile
 from core.log.records import Delete, Operation, Put, Trim, decode_update, encode_update
 from core.log.replay import open_log_files, scan
 from core.streams.live import SegmentStretch, Slot

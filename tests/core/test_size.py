@@ -52,7 +52,7 @@ def test_many_tiny_entries() -> None:
             for number in range(start, start + 5_000):
                 container.append(slots[number % 16], b"tiny", 1, number)
             await container.log.synced(container.log.next_lsn - 1)
-            await until(lambda: container.log._spare is not None)
+            await until(lambda: container.log.can_roll)
             if container.unindexed:
                 await maintenance_of(store).index_files()
                 assert container.cache.used <= config.cache_bytes

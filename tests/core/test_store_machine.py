@@ -194,7 +194,7 @@ class StoreMachine(RuleBasedStateMachine):
             for outcome in outcomes:
                 await outcome.future
             # Rolls happen where sizes say, not where threads do.
-            await until(lambda: self.container.log._spare is not None)
+            await until(lambda: self.container.log.can_roll)
 
         self.run(go())
 
@@ -255,7 +255,7 @@ class StoreMachine(RuleBasedStateMachine):
         async def go() -> None:
             for place, _ in zip(itertools.cycle(places), range(count), strict=False):
                 await self.send_in_transaction(place, writer, 200)[0].future
-            await until(lambda: self.container.log._spare is not None)
+            await until(lambda: self.container.log.can_roll)
 
         self.run(go())
 
@@ -285,7 +285,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         async def go() -> None:
             await self.send_end(writer, committed, bump, value)[0]
-            await until(lambda: self.container.log._spare is not None)
+            await until(lambda: self.container.log.can_roll)
 
         self.run(go())
 

@@ -38,8 +38,8 @@ class Transactional:
             self.open.setdefault(writer_id, base)
         self._note(payload, base + count)
         await outcome.future
-        if container.log._spare is None:
-            await until(lambda: container.log._spare is not None)
+        if not container.log.can_roll:
+            await until(lambda: container.log.can_roll)
         return base
 
     async def end(self, writer_id: int, *, committed: bool) -> int:

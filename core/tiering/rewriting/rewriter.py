@@ -29,7 +29,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from core.errors import StorageFailure, StorageFull, StoreError
+from core.background import Background
+from core.errors import StorageFull
 from core.log.records import Delete, Operation, Put
 from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner, slot_in
 from core.tiering.rewriting.requests import Learn, Rewrite, Rewritten, SlotKey
@@ -133,9 +134,14 @@ class Rewriter:
         self._compactions = CompactionPlanner(tier.container)
         self._looked: tuple[int, float] = (-1, 0.0)  # chunks that came and runs that went, when
         self._worked_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(
+            "rewriting of chunks",
+            tier.container.id,
+            self._step,
+            retry_s=tier.container.config.rewrite_interval_ms / 1000,
+            expected=(WorkerFailed,),
+        )
         self.counters = Counters()
-        self.last_error: str | None = None  # None when the last look went well
 
     def __repr__(self) -> str:
         return f"<Rewriter {self._container.id}: {len(self._made)} uncommitted, {self.counters}>"
@@ -145,35 +151,23 @@ class Rewriter:
         """The process that rewrites, while there is one."""
         return self._worker.pid
 
+    @property
+    def last_error(self) -> str | None:
+        """Why the last look failed; None when it went well."""
+        return self._background.last_error
+
     def start(self) -> None:
         for key, value in self._container.table(CLEANED_TABLE).items():
             self._show(decode_cleaned_key(key), decode_cleaned(value))
-        self._task = asyncio.create_task(self._run(), name=f"rewriter-{self._container.id}")
+        self._background.start()
 
     async def stop(self) -> None:
         """End; what is on its way is abandoned by the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.stop()
         await self._worker.end()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                worked = await self.work()
-                self.last_error = None
-                await asyncio.sleep(0 if worked else self._pause_s())
-            except StorageFailure:
-                return  # the log is poisoned: the process is ending
-            except (StoreError, StorageError, WorkerFailed) as error:
-                self.last_error = str(error)
-                logger.warning("chunks will be rewritten later", extra={"reason": str(error)})
-                await asyncio.sleep(self._config.rewrite_interval_ms / 1000)
-            except Exception as error:
-                self.last_error = repr(error)
-                logger.exception("rewriting of chunks failed and will be tried again")
-                await asyncio.sleep(self._config.rewrite_interval_ms / 1000)
+    async def _step(self) -> float:
+        return 0 if await self.work() else self._pause_s()
 
     def _pause_s(self) -> float:
         pause = self._config.rewrite_interval_ms / 1000

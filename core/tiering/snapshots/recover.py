@@ -33,9 +33,9 @@ from core.applied.tables import STORED_TABLES
 from core.config import StoreConfig
 from core.container.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
 from core.errors import CorruptState
-from core.log.durable_log import LogPosition
 from core.log.files import make_directory
 from core.log.format import FILE_HEADER_SIZE
+from core.log.log_file import LogPosition
 from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
 from core.streams.live import encode_head, encode_tiered_rest
 from core.streams.state import StreamState, decode_stream, new_stream

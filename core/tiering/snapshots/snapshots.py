@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.applied.tables import StoredTable
+from core.background import Background
 from core.errors import StorageFailure, TierUnavailable
 from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch
 from core.tiering.snapshots.format import (
@@ -104,21 +105,26 @@ class Snapshots:
         self._taking = asyncio.Lock()
         self._last_s = -SOON_S  # when one was begun
         self._took_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(
+            "metadata snapshots",
+            container.id,
+            self._step,
+            retry_s=min(RETRY_S, self._interval_s),
+            first_s=self._interval_s,
+            wait=self._until_due,
+        )
 
     def __repr__(self) -> str:
         return f"<Snapshots of container {self._container.id} up to LSN {self.covered_lsn}, {self.counters}>"
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"snapshots-{self._container.id}")
+        self._background.start()
 
     async def stop(self, *, last: bool = True) -> None:
         """End; with a last snapshot, if one is wanted, there is something new and long-term storage answers soon."""
-        if self._task is None:
+        if not self._background.is_started:
             return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
+        await self._background.stop()
         if not last:
             return
         try:
@@ -137,21 +143,10 @@ class Snapshots:
         self._is_due_soon = True
         self._woken.set()
 
-    async def _run(self) -> None:
-        pause_s = self._interval_s
-        while True:
-            await self._until_due(pause_s)
-            self._last_s = asyncio.get_running_loop().time()
-            try:
-                await self.take()
-                pause_s = self._interval_s
-            except StorageFailure:
-                return  # the process is ending
-            except (StorageError, TierUnavailable) as error:
-                logger.warning("metadata snapshot will be tried again", extra={"reason": str(error)})
-                pause_s = min(RETRY_S, self._interval_s)
-            except Exception:
-                logger.exception("metadata snapshot failed and will be tried again")
+    async def _step(self) -> float:
+        self._last_s = asyncio.get_running_loop().time()
+        await self.take()
+        return self._interval_s
 
     async def _until_due(self, pause_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -14,13 +14,12 @@ A run is dead when its slot starts behind it, or its stream is gone. A chunk goe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from core.errors import StorageFailure, StoreError
+from core.background import Background
 from core.log.records import Delete, Operation, Put
 from core.tiering.rows import (
     CHUNKS_TABLE,
@@ -61,20 +60,23 @@ class Collector:
         self._deletions_seen = -1
         self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
         self._uploads_swept_s: float | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tick_s = min(TICK_S, tier.container.config.file_delete_delay_ms / 4000)
+        self._background = Background("removal of chunks", tier.container.id, self._step, retry_s=PAUSE_S)
         self.deleted_objects = 0
         self.failures = 0
-        self.last_error: str | None = None  # None when the last round went well
         self.removed_runs = 0
 
+    @property
+    def last_error(self) -> str | None:
+        """Why the last round failed; None when it went well."""
+        return self._background.last_error
+
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"collector-{self._container.id}")
+        self.look_again()  # what died before a crash
+        self._background.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.stop()
 
     def look_again(self) -> None:
         """Something may have died where nobody looks: look at everything once."""
@@ -82,33 +84,18 @@ class Collector:
         container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.written_slots())
         self._deletions_seen = -1
 
-    async def _run(self) -> None:
-        self.look_again()  # what died before a crash
-        tick_s = min(TICK_S, self._container.config.file_delete_delay_ms / 4000)
-        while True:
-            self._tier.log_changed()
-            try:
-                await self._collect_streams()
-                await self._collect_slots()
-                await self._delete_objects()
-                await self._sweep_uploads()
-                self.last_error = None
-                await asyncio.sleep(tick_s)
-            except StorageFailure:
-                return  # the log is poisoned: the process is ending
-            except (StoreError, StorageError) as error:
-                self._failed(error)
-                logger.warning("removal of chunks will be tried again", extra={"reason": str(error)})
-                await asyncio.sleep(PAUSE_S)
-            except Exception as error:
-                self._failed(error)
-                logger.exception("removal of chunks failed and will be tried again")
-                await asyncio.sleep(PAUSE_S)
-
-    def _failed(self, error: Exception) -> None:
-        self._deletions_seen = -1
-        self.failures += 1
-        self.last_error = str(error)
+    async def _step(self) -> float:
+        self._tier.log_changed()
+        try:
+            await self._collect_streams()
+            await self._collect_slots()
+            await self._delete_objects()
+            await self._sweep_uploads()
+        except Exception:
+            self._deletions_seen = -1
+            self.failures += 1
+            raise
+        return self._tick_s
 
     # Runs
 

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from core.background import Background
 from core.tiering.rows import ChunkRow, ChunkState, chunk_key
 from tier2.chunk import ChunkReader
 from tier2.chunk_format import BadChunk, ChunkIndex, Run, check_blocks
-from tier2.storage import Corrupt, ObjectNotFound, StorageError
+from tier2.storage import Corrupt, ObjectNotFound
 
 if TYPE_CHECKING:
     from core.container.container import Container
@@ -52,35 +53,26 @@ class Scrub:
         self._container: Container = tier.container
         self._interval_s = tier.container.config.tier2_scrub_interval_ms / 1000
         self._after = b""  # the pass has come so far
-        self._task: asyncio.Task[None] | None = None
+        first_s = min(FIRST_AFTER_S, self._interval_s)
+        self._background = Background("scrub", self._container.id, self._step, retry_s=PAUSE_S, first_s=first_s)
         self.counters = ScrubCounters()
-        self.last_error: str | None = None  # None when the last pass went well, or goes
+
+    @property
+    def last_error(self) -> str | None:
+        """Why a pass was interrupted; None when the last one went well."""
+        return self._background.last_error
 
     def start(self) -> None:
         """Begin, unless it is turned off."""
         if self._interval_s:
-            self._task = asyncio.create_task(self._run(), name=f"scrub-{self._container.id}")
+            self._background.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._background.stop()
 
-    async def _run(self) -> None:
-        pause_s = min(FIRST_AFTER_S, self._interval_s)
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = PAUSE_S
-            try:
-                await self._pass()
-                pause_s, self.last_error = self._interval_s, None
-            except StorageError as error:
-                self.last_error = str(error)
-                logger.warning("the scrub will go on later", extra={"reason": str(error)})
-            except Exception as error:
-                self.last_error = repr(error)
-                logger.exception("the scrub failed and will go on later")
+    async def _step(self) -> float:
+        await self._pass()
+        return self._interval_s
 
     async def _pass(self) -> None:
         """Over all verified chunks, from where the last one was interrupted. Raises StorageError."""

@@ -14,13 +14,14 @@ slots there are. A log that is half full takes everything, every `PRESSURE_PAUSE
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from core.errors import StorageFailure, StoreError
+from core.background import Background
 from core.tiering.writing.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
 from core.tiering.writing.second_look import SecondLook
 from core.tiering.writing.uploads import Counters, Upload, Uploads
@@ -39,7 +40,8 @@ SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at: about a millisecond."""
 LOOK_COST: Final = 50
 """All slots that wait are looked at again after this many times as long as it took: two percent of a core at most."""
-PAUSE_MAX_S: Final = 15.0
+UNFORESEEN_S: Final = 15.0
+"""The pause after a failure that nobody foresaw: a step may have read much."""
 
 
 class StorageWriter:
@@ -57,7 +59,16 @@ class StorageWriter:
         self._tasks: set[asyncio.Task[bool]] = set()
         self._pressed_at = 0.0
         self._look_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._tick_s = min(TICK_S, tier.container.config.chunk_age_ms / 4000)
+        self._background = Background(
+            "tiering",
+            tier.container.id,
+            self._step,
+            retry_s=self._tick_s,
+            unforeseen_s=UNFORESEEN_S,
+            first_s=self._tick_s,
+            wait=self._until_woken,
+        )
         self._look_error: str | None = None
         self.untiered_bytes = 0  # as of the last look
 
@@ -92,51 +103,46 @@ class StorageWriter:
             for slot in stream.written_slots():
                 if slot.durable_end > slot.untiered_from[0] and not slot.untiered:
                     self._container.mark_untiered(slot)
-        self._task = asyncio.create_task(self._run(), name=f"storage-writer-{self._container.id}")
+        self._background.start()
 
     async def stop(self) -> None:
         """End; what is on its way is abandoned by the next start."""
-        tasks = [task for task in (self._task, *self._tasks) if task is not None]
+        await self._background.stop()
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._second_look.stop()
-        self._task = None
 
     def wake(self) -> None:
         """Something may be due."""
         self._wake.set()
 
-    async def _run(self) -> None:
-        tick_s = min(TICK_S, self._config.chunk_age_ms / 4000)
-        while True:
-            try:
-                async with asyncio.timeout(tick_s):
+    async def _until_woken(self, pause_s: float) -> None:
+        """Whatever is due, a pause after a failure is kept: each upload that ends would cause another try."""
+        if self._background.last_error is not None:
+            await asyncio.sleep(pause_s)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                self._tier.log_changed()
-                await self._tier.pins.look_again()
-                await self._tier.pins.look()
-                self._uploads.pace.observe(self._container.appended_bytes, self.untiered_bytes, self._tier.pressure)
-                if self._clock.monotonic_s() >= self._look_at:
-                    await self._plan()
-                await self._second_look.look(self._uploads)
-                self._look_error = None
-            except StorageFailure:
-                return  # the log is poisoned: the process is ending
-            except StorageError as error:
-                self._look_error = str(error)
-                self._uploads.failed(error, "chunks cannot be looked at")
-                await asyncio.sleep(tick_s)
-            except StoreError as error:
-                logger.warning("tiering will be tried again", extra={"reason": str(error)})
-                await asyncio.sleep(tick_s)
-            except Exception:
-                logger.exception("tiering failed and will be tried again")
-                await asyncio.sleep(PAUSE_MAX_S)
+        self._wake.clear()
+
+    async def _step(self) -> float:
+        try:
+            self._tier.log_changed()
+            await self._tier.pins.look_again()
+            await self._tier.pins.look()
+            self._uploads.pace.observe(self._container.appended_bytes, self.untiered_bytes, self._tier.pressure)
+            if self._clock.monotonic_s() >= self._look_at:
+                await self._plan()
+            await self._second_look.look(self._uploads)
+        except StorageError as error:
+            self._look_error = str(error)
+            self._uploads.counters.failures += 1
+            raise
+        self._look_error = None
+        return self._tick_s
 
     # What is due
 

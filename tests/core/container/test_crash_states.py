@@ -133,7 +133,7 @@ async def workload(directory: Path, history: History) -> None:
 
 async def end_transaction(store: Store, stream: Stream, history: History) -> None:
     """End what one writer has begun in both slots; the other begins one that goes on. Commits and aborts take turns."""
-    await until(lambda: container_of(store).log._spare is not None)
+    await until(lambda: container_of(store).log.can_roll)
     number, slots = history.ended_asked, [stream.slot(0), stream.slot(1)]
     writer, other = WRITERS[number % 2], WRITERS[1 - number % 2]
     committed = number % 3 == 0
@@ -158,7 +158,7 @@ def send_in_transaction(slot: Slot, history: History, writer: Writer) -> Outcome
 async def fill(store: Store, slot: Slot, history: History, count: int) -> None:
     log = container_of(store).log
     for group in range(0, count, 3):
-        await until(lambda: log._spare is not None)
+        await until(lambda: log.can_roll)
         outcomes = []
         for _ in range(group, min(group + 3, count)):
             history.send(slot, b"%d;" % slot.end + b"." * 3 * KIB)

@@ -191,7 +191,7 @@ def test_stop_during_checkpoint(tmp_path: Path) -> None:
         for number in range(500):
             await append(stream.slot(number), b"x") if number % 50 == 0 else stream.slot(number)
         task = asyncio.create_task(maintenance_of(store).checkpoint())
-        maintenance_of(store)._task = task
+        maintenance_of(store)._background._task = task
         await asyncio.sleep(0)
         await store.close()
 

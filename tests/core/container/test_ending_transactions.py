@@ -23,6 +23,7 @@ from tests.core.support import (
     begin_append,
     container_of,
     end_of,
+    is_log,
     make,
     open_store,
     read_all,
@@ -95,14 +96,14 @@ def test_storage_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
         await play(slot, ". a")
-        log, real, unheard = slot.container.log, os.fdatasync, []
+        real, unheard = os.fdatasync, []
 
         def fail(fd: int) -> None:
-            if fd != log._fd:
+            if not is_log(fd):
                 return real(fd)  # the next file is being prepared beside
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr("core.log.durable_log.os.fdatasync", fail)
+        monkeypatch.setattr("core.log.writer.os.fdatasync", fail)
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
         puts = [Put("t", b"%d" % n, b"x") for n in range(STEP_OPERATIONS_MAX + 1)]
         with pytest.raises(StorageFailure):
@@ -121,7 +122,7 @@ def test_full_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = await open_store(tmp_path)
         stream = await make(store, slots=2)
         log, slots, writers = container_of(store).log, [stream.slot(0), stream.slot(1)], range(1, 50)
-        await until(lambda: log._spare is not None)
+        await until(lambda: log.can_roll)
         for writer, slot in itertools.product(writers, slots):
             await append_in_transaction(slot, b"x", (writer, 0, 0))
 
@@ -129,7 +130,7 @@ def test_full_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as full:
-            full.setattr("core.log.durable_log.allocate_spare", no_room)
+            full.setattr("core.log.spares.allocate_spare", no_room)
             for size in (4 * KIB, 1):
                 with pytest.raises(StorageFull):
                     await append_for_ever(slots[0], size)
@@ -151,7 +152,7 @@ def test_full_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: not log.disk_full)
         for writer in writers[ended:]:
             await end_everywhere(slots, writer)
-            await until(lambda: log._spare is not None)
+            await until(lambda: log.can_roll)
         await store.close(clean=False)
         store = await open_store(tmp_path)
         assert (store.table("t").get(b"k") or b"").startswith(b"%d " % writers[-1])
@@ -166,7 +167,7 @@ async def append_for_ever(slot: Slot, size: int) -> None:
     log = slot.container.log
     while True:
         await append(slot, bytes(size))
-        await until(lambda: log._spare is not None or log.disk_full)
+        await until(lambda: log.can_roll or log.disk_full)
 
 
 async def end_everywhere(slots: list[Slot], writer_id: int) -> None:

@@ -22,7 +22,7 @@ def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytes
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
         await append(slot, b"safe")
-        monkeypatch.setattr("core.log.durable_log.os.fdatasync", fail)
+        monkeypatch.setattr("core.log.writer.os.fdatasync", fail)
         with pytest.raises(StorageFailure):
             await append(slot, b"lost")
 
@@ -79,7 +79,7 @@ def test_late_waiters_after_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         container.when_durable(Waiter())
         assert told == ["durable"]
-        monkeypatch.setattr("core.log.durable_log.os.fdatasync", lambda fd: os.fsync(-1))
+        monkeypatch.setattr("core.log.writer.os.fdatasync", lambda fd: os.fsync(-1))
         with pytest.raises(StorageFailure):
             await append(slot, b"lost")
         container.when_durable(Waiter())

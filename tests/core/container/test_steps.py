@@ -276,7 +276,7 @@ def test_step_that_needs_a_new_file(tmp_path: Path, size: int) -> None:
         for number in range(SLOTS):
             await append_in_transaction(stream.slot(number), b"x", (1, 0, 0))
         filler = await append(stream.slot(0), bytes(58 * KIB))
-        await until(lambda: log._spare is not None)
+        await until(lambda: log.can_roll)
         before = log.file.path
         puts = [Put("t", b"%d" % n, b"x" * size) for n in range(4 * STEP_OPERATIONS_MAX)]
         ends = [end_of(stream.slot(number), 1, committed=True) for number in range(SLOTS)]

@@ -34,6 +34,7 @@ from tests.core.support import (
     roll,
     run,
     until,
+    writer_of,
 )
 
 MIB = KIB * KIB
@@ -73,15 +74,14 @@ def test_group_of_a_failed_sync_was_never_visible(tmp_path: Path, monkeypatch: p
     async def scenario() -> None:
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
-        log = container_of(store).log
 
         def fail(fd: int) -> None:
-            if fd != log._fd:
+            if not is_log(fd):
                 return real(fd)  # the next file is being prepared beside
             calls.append(fd)
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr("core.log.durable_log.os.fdatasync", fail)
+        monkeypatch.setattr("core.log.writer.os.fdatasync", fail)
         outcomes = [begin_append(slot, b"x")[1] for _ in range(10)]
         update = asyncio.create_task(store.update(Put("t", b"k", b"v")))
         results = await asyncio.gather(*(o.future for o in outcomes), update, return_exceptions=True)
@@ -166,7 +166,7 @@ def test_entry_larger_than_a_log_file(tmp_path: Path) -> None:
         for entry in entries:
             await append(slot, entry)
             assert log.position <= log.room
-            await until(lambda: log._spare is not None)
+            await until(lambda: log.can_roll)
         assert entries == await read_all(slot)
         with pytest.raises(StorageFull):
             begin_append(slot, bytes(4 * MIB))
@@ -201,15 +201,15 @@ def test_zeros_stop_before_their_file_is_closed(tmp_path: Path, monkeypatch: pyt
     logs: list[DurableLog] = []
 
     def taken() -> bool:
-        return any(log._spare is not None and not log._spare._filling for log in logs)
+        return any((spare := writer_of(log)._spares._spare) is not None and not spare._filling for log in logs)
 
     async def scenario() -> None:
         store = await open_store(tmp_path / "store")
         slot = (await make(store)).slot(0)
         log = container_of(store).log
         logs.append(log)
-        await until(lambda: log._spare is not None)
-        monkeypatch.setattr("core.log.durable_log.make_ballast", slow_ballast)
+        await until(lambda: log.can_roll)
+        monkeypatch.setattr("core.log.spares.make_ballast", slow_ballast)
         file = log.file
         while log.file is file:
             begin_append(slot, bytes(8 * KIB))
@@ -252,7 +252,7 @@ def test_full_disk(small_disk: Path) -> None:
                 await append(slot, entry)
                 entries.append(entry)
                 if log.position > log.append_limit:
-                    await until(lambda: log._spare is not None or log.disk_full)
+                    await until(lambda: log.can_roll or log.disk_full)
 
         assert log.disk_full
         with pytest.raises(StorageFull):
@@ -268,7 +268,7 @@ def test_full_disk(small_disk: Path) -> None:
         assert maintenance_of(store).position.lsn == log.durable_lsn
 
         hog.unlink()
-        await until(lambda: not log.disk_full and log._spare is not None)
+        await until(lambda: not log.disk_full and log.can_roll)
         entries.append(b"room again")
         await append(slot, entries[-1])
         assert entries[3:] == await read_all(slot)

@@ -306,7 +306,7 @@ def test_empty_newest_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as full:
-            full.setattr("core.log.durable_log.allocate_spare", no_room)
+            full.setattr("core.log.spares.allocate_spare", no_room)
             with pytest.raises(StorageFailure, match="No space"):
                 await open_store(copy)
         again = await open_store(copy)

@@ -67,8 +67,8 @@ async def fill(slot: Slot, size: int, body: int = KIB) -> list[bytes]:
         payload = bytes(entry(slot.end, 1, 1000 + slot.end, b"." * body).payload)
         await append(slot, payload, timestamp=1000 + slot.end)
         written.append(payload)
-        if container_of_slot(slot).log._spare is None:
-            await until(lambda: container_of_slot(slot).log._spare is not None)
+        if not container_of_slot(slot).log.can_roll:
+            await until(lambda: container_of_slot(slot).log.can_roll)
     return written
 
 

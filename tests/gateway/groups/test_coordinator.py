@@ -20,6 +20,7 @@ from gateway.groups.persistence import (
     UnreadableRecord,
     encode_offset_key,
 )
+from tests.core.support import writer_of
 from tests.gateway.groups.harness import SESSION_MS
 from tests.gateway.groups.services import run, serving
 
@@ -584,7 +585,7 @@ def test_failed_disk_refuses_commits(tmp_path: Path) -> None:
         async with serving(tmp_path, clean=False) as services:
             await services.create("t")
             read_only = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(read_only, services.store.home.log._fd)
+            os.dup2(read_only, writer_of(services.store.home.log)._thread._fd)
             os.close(read_only)
 
             assert await services.commit("g", "t", 0, 1) is ErrorCode.not_coordinator

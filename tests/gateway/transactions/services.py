@@ -30,6 +30,7 @@ from gateway.topics.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import Identity, Place, Transaction
+from tests.core.support import writer_of
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
 TIMEOUT_MS = 60_000
@@ -158,13 +159,13 @@ def append(slot: Slot, who: Identity, value: bytes, sequence: int = 0) -> None:
 @contextmanager
 def full(container: Container) -> Iterator[None]:
     """The disk of a container's log has no room, and neither has the log's reserve."""
-    log = container.log
-    before = log.append_limit, log.room, log._spare, log._disk_full
-    log.append_limit, log.room, log._spare, log._disk_full = 0, 0, None, True
+    log, spares = container.log, writer_of(container.log)._spares
+    before = log.append_limit, log.room, spares._spare, spares.is_full
+    log.append_limit, log.room, spares._spare, spares.is_full = 0, 0, None, True
     try:
         yield
     finally:
-        log.append_limit, log.room, log._spare, log._disk_full = before
+        log.append_limit, log.room, spares._spare, spares.is_full = before
 
 
 @asynccontextmanager
