@@ -1,10 +1,10 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.streams.ages` counts
-where it does not say their age), those without which the slot still holds `retention_bytes`, and, after Pravega, those
-that all of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In the log they
-leave one by one, in chunks run by run, a run when the last of its entries may: for that no object is read. Streams that
-are compacted only are never trimmed.
+Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.retention_ages`
+counts where it does not say their age), those without which the slot still holds `retention_bytes`, and, after
+Pravega, those that all of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In
+the log they leave one by one, in chunks run by run, a run when the last of its entries may: for that no object is
+read. Streams that are compacted only are never trimmed.
 
 **Invariant**: nothing leaves because the wall clock jumped: `core.trusted_time` says what is believed.
 """
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from core.errors import StorageFailure, StoreError
 from core.log.records import Trim
-from core.streams.ages import Ages
+from core.retention_ages import Ages
 from core.streams.live import Slot
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container.container import Container
@@ -44,7 +44,7 @@ class Retention:
     def __init__(self, container: Container, consumed: Consumed | None = None) -> None:
         self._container = container
         self._consumed = consumed
-        self._ages = Ages(container)
+        self._ages = Ages(container, container.catalog)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, consumed: Consumed | None = None) -> None:

@@ -11,16 +11,16 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from core.applied.metadata import Metadata
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
-from core.container.container import CONTAINER_TABLE, STREAMS_TABLE, Container
+from core.container.container import CONTAINER_TABLE, Container
 from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
 from core.errors import AlreadyLocked, Corrupt, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
@@ -30,7 +30,10 @@ from core.log.replay import open_log_files
 from core.retention import Consumed, Retention
 from core.scaling.decisions import Decision
 from core.scaling.scaler import ScaleEvent, Scaler
-from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
+from core.streams.live import Stream
+from core.streams.policy import StreamPolicy
+from core.streams.registry import Streams
+from core.streams.state import NEXT_STREAM_KEY, STREAM_IDS_TABLE, STREAMS_TABLE, Epoch, StreamState, new_stream
 from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import LongTermStorage, Tier
 from core.trusted_clock import TrustedClock
@@ -41,38 +44,8 @@ PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
-STREAM_IDS_TABLE: Final = STREAMS_TABLE + ".ids"
 TIME_FILE: Final = "time"
 """In the store's directory: how time went, see `core.trusted_time`."""
-NEXT_STREAM_KEY: Final = b"next stream id"
-
-
-class Streams:
-    """All live streams."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, Stream] = {}
-        self._by_uuid: dict[UUID, Stream] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(list(self._by_name.values()))
-
-    def get(self, name: str) -> Stream | None:
-        return self._by_name.get(name)
-
-    def by_uuid(self, uuid: UUID) -> Stream | None:
-        return self._by_uuid.get(uuid)
-
-    def add(self, stream: Stream) -> None:
-        self._by_name[stream.name] = stream
-        self._by_uuid[stream.uuid] = stream
-
-    def remove(self, stream: Stream) -> None:
-        self._by_name.pop(stream.name, None)
-        self._by_uuid.pop(stream.uuid, None)
 
 
 class Store:
@@ -347,24 +320,24 @@ class Store:
                 raise UnknownStream(stream.name)
             before, state = stream.state.current, changed(stream.state)
             if state.current is not before:
-                going_on = {run.number for run in state.current.segments}
-                sealed = [run for run in before.segments if run.number not in going_on]
-                state = state.measured({run.number: stream.segment_bytes(run) for run in sealed})
+                going_on = {segment.number for segment in state.current.segments}
+                sealed = [segment for segment in before.segments if segment.number not in going_on]
+                state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
             await self._container_of(stream).change_stream(stream, state)
             if kind is not None:
                 self._record(stream, before, state.current, kind)
             return state.current
 
     def _record(self, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
-        going_on = {run.number for run in after.segments}
+        going_on = {segment.number for segment in after.segments}
         event = ScaleEvent(
             time_ms=after.started_ms,
             stream=stream.name,
             epoch=after.epoch,
             kind=kind,
             reason=after.reason,
-            sealed=tuple(run.number for run in before.segments if run.number not in going_on),
-            opened=tuple(run.number for run in after.opened),
+            sealed=tuple(segment.number for segment in before.segments if segment.number not in going_on),
+            opened=tuple(segment.number for segment in after.opened),
         )
         self.scaler_of(stream).record(event)
         logger.info(

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
@@ -24,7 +24,8 @@ from core.applied.metadata import Metadata
 from core.applied.tables import Table, new_table
 from core.clock import Clock
 from core.config import StoreConfig
-from core.container.damage import DAMAGED_TABLE, Damage
+from core.container.kept import KeptFile
+from core.container.ports import AppendWaiter, TransactionEnd
 from core.container.throttle import Throttle
 from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
 from core.index.rows import SlotColumns
@@ -46,21 +47,19 @@ from core.log.format import (
 )
 from core.log.records import Delete, Operation, Put, Trim, encode_update
 from core.reading.reader import Reader
-from core.streams.live import Slot
-from core.streams.state import Stream, StreamState, decode_stream
-from core.streams.transactions import TransactionEnd
+from core.streams.damage import DAMAGED_TABLE, Damage
+from core.streams.live import Slot, Stream
+from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
 from core.streams.writers import Duplicate, new_batch
 from core.tiering.catalog import Catalog
 from core.tiering.rows import RUNS_TABLE
 from core.trusted_clock import TrustedClock
 
 if TYPE_CHECKING:
-    from core.container.kept import KeptFile
     from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
 
-STREAMS_TABLE: Final = "streams"
 CONTAINER_TABLE: Final = "container"
 EPOCH_KEY: Final = b"epoch"
 
@@ -77,16 +76,6 @@ UNINDEXED_FILES_MAX: Final = 8
 
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
 """What people call writers."""
-
-
-class AppendWaiter(Protocol):
-    """Who wants to know what became of an append; called on the event loop."""
-
-    def appended(self) -> None:
-        """It is durable."""
-
-    def append_failed(self, error: StorageFailure) -> None:
-        """Its outcome is unknown: storage failed before it was reported durable."""
 
 
 @dataclass(slots=True)
@@ -289,8 +278,8 @@ class Container:
             slot.begin_transaction(writer_id, base)
         slot.total_bytes += length
         self.cache.added(columns, len(columns.payload) - 1, length)
-        if not slot.epochs or slot.epochs[-1][0] != self.epoch:
-            slot.epochs.append((self.epoch, base))
+        if not slot.leader_epochs or slot.leader_epochs[-1][0] != self.epoch:
+            slot.leader_epochs.append((self.epoch, base))
         if writer_id >= 0 and not flags & MARKER:
             batch = new_batch(writer_epoch, sequence, base, count, timestamp)
             slot.record_writer(writer_id, batch, self.trusted.stamp_ms())

@@ -82,7 +82,7 @@ class Keeper:
     async def _keep(self, file: LogFile, needed: list[BlockRef]) -> None:
         container, kept = self._container, self._unnamed
         if kept is None or kept.source_lsn != file.first_lsn:
-            kept = self._unnamed = await self._in_thread(copy, container, file, needed)
+            kept = self._unnamed = await self._in_thread(copy, container.id, container.directory, file, needed)
         await self._in_thread(container.metadata.replace_blocks, kept.refs)
         self._unnamed = None
         container.kept.append(kept)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from core.applied.metadata import BATCH_OPERATIONS, slot_item, table_item, table_key
 from core.applied.tables import StoredTable
 from core.config import MIB
-from core.container.container import STREAMS_TABLE
 from core.container.keeper import Keeper, slot_of
 from core.container.reindex import reindex
 from core.errors import Corrupt, StorageFailure
@@ -30,6 +29,7 @@ from core.index.rows import BlockRef, read_directory, sidecar_path, write_sideca
 from core.log.durable_log import LogFile, LogPosition
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.streams.live import Slot
+from core.streams.state import STREAMS_TABLE
 from tier2.shortage import is_forbidden, is_shortage
 
 if TYPE_CHECKING:

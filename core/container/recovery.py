@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.applied.tables import STORED_TABLES
-from core.container.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.container.container import CONTAINER_TABLE, EPOCH_KEY
 from core.container.keeper import is_needed_by
 from core.container.kept import restore
 from core.errors import Corrupt, CorruptLog, CorruptState
@@ -37,6 +37,7 @@ from core.log.format import (
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
 from core.streams.removed import Removed
+from core.streams.state import STREAMS_TABLE
 from core.streams.writers import new_batch
 from core.tiering.rewriting.planners import slot_in
 from core.tiering.rewriting.rules import CLEANED_TABLE, decode_cleaned_key
@@ -104,8 +105,8 @@ class _Target:
         if flags & IN_TRANSACTION:
             slot.begin_transaction(writer_id, base)
         slot.total_bytes += length
-        if not slot.epochs or slot.epochs[-1][0] != epoch:
-            slot.epochs.append((epoch, base))
+        if not slot.leader_epochs or slot.leader_epochs[-1][0] != epoch:
+            slot.leader_epochs.append((epoch, base))
         if flags & MARKER:
             slot.mark_transaction(writer_id, writer_epoch, base, committed=bool(flags & COMMIT_MARKER)).appended()
         elif writer_id >= 0:
@@ -286,7 +287,7 @@ class _Recovery:
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
         container.files = files
-        container.kept = restore(container, is_needed_by(container))
+        container.kept = restore(container.directory, container.files, container.metadata, is_needed_by(container))
         # Behind that: rows of what is kept stop it, wherever their files were.
         forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
         if forgotten:

@@ -6,58 +6,33 @@
 - ``tiered_end <= stable_end``: what lies from `start` to there is in chunks.
 - Everything here changes on the event loop only, without an await between look and change.
 - What is saved at a checkpoint is what was durable: in-flight appends are left out of it.
-
-A slot's value in the applied state, little-endian (preceded by the LSN that it reflects):
-
-    u8 version (2), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
-    i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
-    u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
-    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each, the newest of them with
-    sequences of -2 where a recovery has lost what followed (`core.streams.writers`);
-    u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each;
-    from version 2 on: u32 count of transactions that are not over, then
-    (i64 first sequence number, i64 writer id, u64 bytes of the slot before it) each; u32 count of aborted ones, then
-    (i64 its marker's sequence number, i64 first, i64 writer id, i64 stable end when it had ended) each
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import UUID
 
-from core.errors import CorruptState, StorageFailure
+from core.errors import StorageFailure
 from core.index.rows import SlotColumns
+from core.streams.averages import SlotRate
+from core.streams.keyspace import position_of_slot, slot_at_position
+from core.streams.policy import StreamPolicy
 from core.streams.removed import NOTHING_REMOVED, Removed
-from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
+from core.streams.slot_format import SavedSlot, SavedWriter, SegmentStretch, decode_slot
+from core.streams.state import Segment, StreamState
+from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState
 from core.trusted_time import TrustedTime
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.scaling.rates import SlotRate
     from core.streams.entries import StoredEntry
-    from core.streams.state import Stream
-
-STATE_VERSION: Final = 2
-TRANSACTIONS_SINCE: Final = 2
-_HEAD: Final = struct.Struct("<BqqQQqQH")
-_EPOCH: Final = struct.Struct("<iq")
-_COUNT: Final = struct.Struct("<I")
-_WRITER: Final = struct.Struct("<qhqB")
-_BATCH: Final = struct.Struct("<hiiqIq")
-_SEGMENT: Final = struct.Struct("<qQQ")
 
 SEGMENTS_MAX: Final = 1_000
 """Stretches that a slot remembers; beyond it the oldest goes, and what is tiered late is taken to be the next one's."""
-
-
-class SegmentStretch(NamedTuple):
-    """What a slot appended to one segment: begins here, ends where the next one begins."""
-
-    first: int
-    id: int
-    bytes_before: int
 
 
 class SlotWatcher(Protocol):
@@ -110,7 +85,7 @@ class Slot:
         "dirty",
         "durable_end",
         "end",
-        "epochs",
+        "leader_epochs",
         "number",
         "rate",
         "removed",
@@ -147,7 +122,7 @@ class Slot:
         self.removed: Removed = NOTHING_REMOVED  # what chunks hold less than was appended
         self.untiered = False  # the container knows that it has something to tier
         self.columns: list[SlotColumns] = []  # newest last
-        self.epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
+        self.leader_epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
         self.writers: dict[int, WriterState] | None = None
         self.transactions: SlotTransactions | None = None  # None: there never were any
         self.watchers: dict[SlotWatcher, None] | None = None
@@ -327,19 +302,19 @@ class Slot:
         """The largest known epoch not above `epoch`, and where it ends; (-1, -1) when unknown (KIP-320)."""
         if epoch < 0 or epoch > self.leader_epoch:
             return -1, -1
-        if epoch == self.leader_epoch or not self.epochs:  # never written: nothing was lost either
+        if epoch == self.leader_epoch or not self.leader_epochs:  # never written: nothing was lost either
             return epoch, self.durable_end
-        if epoch < self.epochs[0][0]:
-            return epoch, self.epochs[0][1]
-        known = max(index for index, (own, _) in enumerate(self.epochs) if own <= epoch)
-        end = self.epochs[known + 1][1] if known + 1 < len(self.epochs) else self.durable_end
-        return self.epochs[known][0], end
+        if epoch < self.leader_epochs[0][0]:
+            return epoch, self.leader_epochs[0][1]
+        known = max(index for index, (own, _) in enumerate(self.leader_epochs) if own <= epoch)
+        end = self.leader_epochs[known + 1][1] if known + 1 < len(self.leader_epochs) else self.durable_end
+        return self.leader_epochs[known][0], end
 
     def epoch_at(self, offset: int) -> int:
         """The leader epoch in which the entry at `offset` was appended, or would be."""
         if offset >= self.durable_end:
             return self.leader_epoch
-        return max((own for own, first in self.epochs if first <= offset), default=self.leader_epoch)
+        return max((own for own, first in self.leader_epochs if first <= offset), default=self.leader_epoch)
 
     async def truncate_before(self, offset: int) -> int:
         """Move the start up to `offset`, durably; returns the start. Raises OutOfRange beyond `durable_end`."""
@@ -356,31 +331,41 @@ class Slot:
     # Saving and loading
 
     def encode(self) -> bytes:
-        """What is durable of this slot."""
+        """What is durable of this slot, as `core.streams.slot_format` lays it out."""
         durable = self.durable_end
-        head = encode_head(
+        writers: list[SavedWriter] = []
+        for writer_id, state in (self.writers or {}).items():
+            batches = state.durable_batches(durable)
+            if batches or state.marked_epoch >= 0:
+                epoch = max([state.marked_epoch, *(batch.epoch for batch in batches[-1:])])
+                writers.append(SavedWriter(writer_id, epoch, state.last_use_ms, batches))
+        return SavedSlot(
             start=self.start,
             end=durable,
             total_bytes=self.durable_bytes,
             start_bytes=self.start_bytes,
             tiered_end=self.tiered_end,
             tiered_bytes=self.tiered_bytes,
-            epochs=[e for e in self.epochs if e[1] < durable],
-        )
-        writers = [
-            (writer_id, state, batches)
-            for writer_id, state in (self.writers or {}).items()
-            if (batches := state.durable_batches(durable)) or state.marked_epoch >= 0
-        ]
-        parts = [head, _COUNT.pack(len(writers))]
-        for writer_id, state, batches in writers:
-            epoch = max([state.marked_epoch, *(batch.epoch for batch in batches[-1:])])
-            parts.append(encode_writer(writer_id, epoch, state.last_use_ms, batches))
-        stretches = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
-        parts.append(_COUNT.pack(len(stretches)))
-        parts += [_SEGMENT.pack(*stretch) for stretch in stretches]
-        parts.append(NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(durable))
-        return b"".join(parts)
+            leader_epochs=[epoch for epoch in self.leader_epochs if epoch[1] < durable],
+            writers=writers,
+            segments=[stretch for stretch in self._untiered_segments() if stretch.first < durable],
+            transactions=self.transactions,
+        ).encode()
+
+    def decode(self, value: bytes) -> None:
+        """Take over a saved state. Raises CorruptState."""
+        saved = decode_slot(value)
+        self.start, self.end, self.durable_end = saved.start, saved.end, saved.end
+        self.total_bytes, self.start_bytes = saved.total_bytes, saved.start_bytes
+        self.tiered_end, self.tiered_bytes = saved.tiered_end, saved.tiered_bytes
+        self.leader_epochs, self.segments = saved.leader_epochs, saved.segments
+        self.transactions = saved.transactions
+        if saved.writers:
+            self.writers = {}
+            for writer_id, epoch, last_use_ms, batches in saved.writers:
+                state = self.writers[writer_id] = WriterState(epoch, last_use_ms)
+                state.marked_epoch = epoch
+                state.batches.extend(batches)
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
         for columns in reversed(self.columns):
@@ -389,70 +374,84 @@ class Slot:
                     return
                 yield columns.length[row]
 
-    def decode(self, value: bytes) -> None:
-        """Take over a saved state. Raises CorruptState."""
-        try:
-            version, start, end, total, before, tiered_end, tiered_bytes, epochs = _HEAD.unpack_from(value)
-            if version > STATE_VERSION:
-                raise CorruptState(f"slot state version {version} is newer than this release")
-            position = _HEAD.size
-            self.start, self.end, self.durable_end = start, end, end
-            self.total_bytes, self.start_bytes = total, before
-            self.tiered_end, self.tiered_bytes = tiered_end, tiered_bytes
-            self.epochs = [_EPOCH.unpack_from(value, position + i * _EPOCH.size) for i in range(epochs)]
-            position += epochs * _EPOCH.size
-            (writers,) = _COUNT.unpack_from(value, position)
-            position += _COUNT.size
-            if writers:
-                self.writers = {}
-            for _ in range(writers):
-                writer_id, epoch, last_use, count = _WRITER.unpack_from(value, position)
-                position += _WRITER.size
-                state = WriterState(epoch, last_use)
-                state.marked_epoch = epoch
-                for _ in range(count):
-                    state.batches.append(WriterBatch(*_BATCH.unpack_from(value, position)))
-                    position += _BATCH.size
-                assert self.writers is not None
-                self.writers[writer_id] = state
-            (stretches,) = _COUNT.unpack_from(value, position)
-            position += _COUNT.size
-            self.segments = [
-                SegmentStretch(*_SEGMENT.unpack_from(value, position + n * _SEGMENT.size)) for n in range(stretches)
-            ]
-            position += stretches * _SEGMENT.size
-            if version >= TRANSACTIONS_SINCE:
-                self.transactions, position = SlotTransactions.decode(value, position)
-        except struct.error as error:
-            raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error
 
+class Stream:
+    """A live stream: its state, its slots as they are written, and what the gateway keeps beside it."""
 
-def encode_head(
-    *,
-    start: int,
-    end: int,
-    total_bytes: int,
-    start_bytes: int,
-    tiered_end: int,
-    tiered_bytes: int,
-    epochs: Sequence[tuple[int, int]],
-) -> bytes:
-    """The part of a slot's value before its writers and its segments' stretches."""
-    return b"".join(
-        (
-            _HEAD.pack(STATE_VERSION, start, end, total_bytes, start_bytes, tiered_end, tiered_bytes, len(epochs)),
-            *(_EPOCH.pack(*epoch) for epoch in epochs),
-        )
-    )
+    __slots__ = ("_make_slot", "_slots", "changing", "deleted", "extension", "is_sealed", "logged", "policy", "state")
 
+    def __init__(self, state: StreamState, policy: StreamPolicy, make_slot: Callable[[Stream, int], Slot]) -> None:
+        self.state = state
+        self.logged = state  # the newest that the log was given: what appends go by
+        self.is_sealed = state.is_sealed  # of `logged`: it takes no more entries
+        self.policy = policy
+        self.deleted = False
+        self.changing = asyncio.Lock()  # held while a change of the state is on its way to the log
+        self.extension: Any = None
+        self._slots: dict[int, Slot] = {}
+        self._make_slot = make_slot
 
-def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequence[WriterBatch]) -> bytes:
-    """One writer, as a slot's value has it."""
-    return b"".join(
-        (_WRITER.pack(writer_id, epoch, last_use_ms, len(batches)), *(_BATCH.pack(*batch) for batch in batches))
-    )
+    def __repr__(self) -> str:
+        return f"<Stream {self.state.id} {self.name!r} {self.slot_count} slots{' deleted' if self.deleted else ''}>"
 
+    @property
+    def id(self) -> int:
+        return self.state.id
 
-def encode_tiered_rest(writers: Sequence[bytes]) -> bytes:
-    """What follows the head of a slot whose entries are all in chunks; `writers` as `encode_writer` makes them."""
-    return b"".join((_COUNT.pack(len(writers)), *writers, _COUNT.pack(0), NO_TRANSACTIONS))
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    @property
+    def uuid(self) -> UUID:
+        return self.state.uuid
+
+    @property
+    def slot_count(self) -> int:
+        return self.state.slots
+
+    @property
+    def config(self) -> Mapping[str, str]:
+        return self.state.config
+
+    @property
+    def created_ms(self) -> int:
+        return self.state.created_ms
+
+    def slot(self, number: int) -> Slot:
+        """The slot of that number. Raises IndexError when the stream has no such slot."""
+        found = self._slots.get(number)
+        if found is not None:
+            return found
+        if not 0 <= number < self.state.slots:
+            raise IndexError(f"stream {self.name!r} has no slot {number}")
+        made = self._slots[number] = self._make_slot(self, number)
+        return made
+
+    def known_slot(self, number: int) -> Slot | None:
+        """The slot of that number, if it was ever written or asked for."""
+        return self._slots.get(number)
+
+    def written_slots(self) -> Iterator[Slot]:
+        """The slots that memory holds: each one that was ever written or asked for."""
+        return iter(self._slots.values())
+
+    def segment_bytes(self, segment: Segment) -> int:
+        """What was appended to an active segment."""
+        places = range(segment.first, segment.last)
+        slots = (self.known_slot(slot_at_position(place, self.slot_count)) for place in places)
+        return sum(slot.appended_to(segment.number) for slot in slots if slot is not None)
+
+    def go_by(self, state: StreamState) -> None:
+        """From here on appends lie behind this state in the log."""
+        is_cut_anew = state.epochs is not self.logged.epochs
+        self.logged = state
+        self.is_sealed = state.is_sealed
+        if is_cut_anew:
+            for slot in self._slots.values():
+                slot.segment_id = self.segment_id_of(slot.number)
+
+    def segment_id_of(self, number: int) -> int:
+        """The active segment that owns a slot, as of what the log takes next."""
+        epoch = self.logged.current
+        return epoch.segment_id(epoch.segment_at(position_of_slot(number, epoch.slots)))

@@ -16,7 +16,9 @@ from core.clock import SystemClock
 from core.config import StoreConfig
 from core.container.container import Container
 from core.container.recovery import recover
-from core.streams.state import Stream, StreamPolicy, StreamState
+from core.streams.live import Stream
+from core.streams.policy import StreamPolicy
+from core.streams.state import StreamState
 from core.trusted_clock import TrustedClock
 
 

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from core.container.container import Container
     from core.log.format import Buffer
     from core.streams.entries import ReadResult
-    from core.streams.live import Slot
-    from core.streams.state import Stream
+    from core.streams.live import Slot, Stream
     from core.streams.transactions import Aborted
     from gateway.broker import Broker
     from gateway.network.connection import Connection

@@ -36,8 +36,7 @@ from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_r
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.streams.live import Slot
-    from core.streams.state import Stream
+    from core.streams.live import Slot, Stream
     from gateway.broker import Broker
     from gateway.metrics.counters import Metrics
     from gateway.network.connection import Connection

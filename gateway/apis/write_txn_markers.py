@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from core.container.ports import TransactionEnd
 from core.errors import StoreError
 from core.streams.live import Slot
-from core.streams.transactions import TransactionEnd
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of, storage_code
 from gateway.transactions.partitions import transaction_end

@@ -26,8 +26,7 @@ from uuid import UUID
 from core.clock import Clock
 
 if TYPE_CHECKING:
-    from core.streams.live import Slot
-    from core.streams.state import Stream
+    from core.streams.live import Slot, Stream
 
 TopicKey = str | UUID | None
 

@@ -48,7 +48,7 @@ from gateway.groups.persistence import (
 )
 
 if TYPE_CHECKING:
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.topics.topics import Topics
 
 MINUTE_MS: Final = 60_000

@@ -22,7 +22,7 @@ from core.clock import Clock
 from core.container.container import Container
 from core.errors import StoreError, UnknownStream
 from core.store import Store
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.groups.lag import GroupLag, Lags
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard

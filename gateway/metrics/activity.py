@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from core.scaling.rates import Rate, slots_of
+from core.scaling.rates import slots_of
 from core.scaling.scaler import Limit, ScaleEvent
 from core.store import Store
-from core.streams.state import SegmentRun, Stream
+from core.streams.averages import Rate
+from core.streams.live import Stream
+from core.streams.state import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,15 @@ class Activity:
         """The segments of the newest epoch, by number."""
         rates = self.store.scaler_of(stream).rates
         loads = {}
-        for run in stream.state.current.segments:
-            rate = IDLE if stream.is_sealed else rates.of_segment(stream, run)
-            loads[run.number] = SegmentLoad(stream.segment_bytes(run), rate.bytes_s, rate.events_s)
+        for segment in stream.state.current.segments:
+            rate = IDLE if stream.is_sealed else rates.of_segment(stream, segment)
+            loads[segment.number] = SegmentLoad(stream.segment_bytes(segment), rate.bytes_s, rate.events_s)
         return loads
 
-    def slot_loads(self, stream: Stream, run: SegmentRun) -> list[float]:
+    def slot_loads(self, stream: Stream, segment: Segment) -> list[float]:
         """Bytes a second of each slot of an active segment, in key order."""
         rates = self.store.scaler_of(stream).rates
-        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, run)]
+        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)]
 
     def limits_of(self, stream: Stream) -> list[str]:
         """Hot segments that cannot be split, the hottest first, and in the end what to do."""

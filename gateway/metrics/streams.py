@@ -23,7 +23,7 @@ from gateway.metrics.long_work import Turns
 from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.groups.lag import GroupLag
     from gateway.http.api import Services
 

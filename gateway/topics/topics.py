@@ -19,7 +19,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError, StreamExists, StreamSealed, UnknownStream
 from core.store import Store
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, TABLE, BrokerConfigs
 from gateway.refusals import Refusal

@@ -25,11 +25,10 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.container.container import Container
+from core.container.ports import TransactionEnd
 from core.errors import StoreError
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
-from core.streams.transactions import TransactionEnd
+from core.streams.live import Slot, Stream
 from gateway.config.loading import Config
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import CommittedOffset, OffsetKey

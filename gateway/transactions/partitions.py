@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
+from core.container.ports import TransactionEnd
 from core.store import Store
 from core.streams.live import Slot
-from core.streams.transactions import TransactionEnd
 from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
 from gateway.transactions.transaction import Place

@@ -18,12 +18,12 @@ from core.clock import Clock, ManualClock
 from core.config import StoreConfig
 from core.container.container import Container
 from core.container.maintenance import Maintenance
+from core.container.ports import TransactionEnd
 from core.errors import StorageFailure
 from core.log.format import IN_TRANSACTION, Buffer
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream, StreamPolicy
-from core.streams.transactions import TransactionEnd
+from core.streams.live import Slot, Stream
+from core.streams.policy import StreamPolicy
 
 T = TypeVar("T")
 

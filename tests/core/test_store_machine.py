@@ -24,8 +24,7 @@ from core.errors import StaleWriterEpoch
 from core.index.rows import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from core.streams.writers import Duplicate
 from tests.core.store_model import Entry, ModelSlot, ModelStream
 from tests.core.support import (
@@ -551,7 +550,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert sum(len(e.payload) for e in live) == slot.size_bytes
         assert [e.payload for e in live] == self.run(read_all(slot, model.start))
         assert [e.segment for e in live] == [slot.segment_at(e.base)[0] for e in live]
-        epochs = [epoch for epoch, _ in slot.epochs]
+        epochs = [epoch for epoch, _ in slot.leader_epochs]
         assert sorted(set(epochs)) == epochs
         self.check_transactions(slot, model)
         for writer, sent in model.sequences.items():

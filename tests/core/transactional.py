@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from core.container.ports import TransactionEnd
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.records import Put
 from core.streams.entries import ReadResult
 from core.streams.live import Slot
-from core.streams.transactions import TransactionEnd
 from tests.core.support import Outcome, until
 from tests.tier2.chunks import entry
 

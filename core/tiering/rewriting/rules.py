@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 from core.errors import CorruptState
 from core.streams.ages import says_its_age
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 from core.tiering.rewriting.requests import InputChunk, InputRun, OutputRun, SlotKey
 from core.tiering.rows import RunKey, RunRow, chunk_key
 from core.trusted_time import TrustedTime

@@ -321,5 +321,5 @@ def _slot_snapshot(slot: Slot) -> SlotSnapshot:
         slot.durable_end,
         slot.tiered_end,
         slot.tiered_bytes,
-        tuple(slot.epochs),
+        tuple(slot.leader_epochs),
     )

@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from core.container.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
 from core.errors import Corrupt, OutOfRange, StorageFull, StoreError
 from core.index.rows import SIDECAR_SUFFIX
+from core.reading.setting_aside import set_aside
+from core.streams.damage import DAMAGED_DIRECTORY, DamagedRange
 
 if TYPE_CHECKING:
     from core.container.container import Container

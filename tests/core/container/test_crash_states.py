@@ -20,8 +20,7 @@ from core.container.container import STEP_OPERATIONS_MAX
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from core.streams.transactions import Aborted
 from tests.core.crash_disk import CrashDisk, Picture, build
 from tests.core.support import (

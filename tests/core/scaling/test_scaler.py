@@ -12,11 +12,12 @@ import pytest
 
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
-from core.scaling.rates import WATCHED
 from core.scaling.scaler import Scaler
 from core.store import Store
+from core.streams.averages import WATCHED
 from core.streams.keyspace import slot_at_position
-from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy
+from core.streams.live import Stream
+from core.streams.policy import ScalingKind, ScalingPolicy, StreamPolicy
 from tests.core.support import KIB, SMALL, append, maintenance_of, make, policy_from, read_all, run, until
 
 TARGET: Final = 100.0

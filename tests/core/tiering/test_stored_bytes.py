@@ -10,7 +10,7 @@ import pytest
 
 from core.retention import Retention
 from core.streams.live import Slot
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 from gateway.http.views import StreamBytes
 from tests.core.support import append, container_of, run, until
 from tests.core.tiering.rewriting.support import REWRITING, FirstByte, rewriting_store

@@ -11,12 +11,12 @@ from random import Random
 import pytest
 
 from core.clock import SystemClock
+from core.container.ports import TransactionEnd
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.streams.state import StreamPolicy
-from core.streams.transactions import TransactionEnd
+from core.streams.policy import StreamPolicy
 from core.tiering.rewriting.worker import WorkerSetup
 from core.tiering.tier import LongTermStorage
 from gateway.records.compaction import Compactor

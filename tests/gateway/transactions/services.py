@@ -13,12 +13,12 @@ from uuid import uuid4
 import uvloop
 
 from core.clock import ManualClock
-from core.container.container import STREAMS_TABLE, Container
+from core.container.container import Container
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.streams.state import new_stream
+from core.streams.state import STREAMS_TABLE, new_stream
 from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
 from gateway.groups.persistence import OffsetKey

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from core.config import StoreConfig
 from core.container.container import Container
-from core.streams.live import Slot
-from core.streams.state import Stream, StreamPolicy, new_stream
+from core.streams.live import Slot, Stream
+from core.streams.policy import StreamPolicy
+from core.streams.state import new_stream
 from core.tiering.reading.reader import TieredReader
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
 from tests.tier2.chunks import head_of

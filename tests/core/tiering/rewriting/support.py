@@ -11,7 +11,7 @@ from pathlib import Path
 from core.clock import SystemClock
 from core.config import StoreConfig
 from core.store import Store
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 from core.tiering.filters import CompactionScope
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rewriting.worker import WorkerSetup

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 from core.tiering.filters import CompactionScope
 from core.tiering.rewriting.job import Executor
 from core.tiering.rewriting.requests import InputChunk, InputRun, Learn, Rewrite, Rewritten, SlotKey

@@ -17,8 +17,7 @@ import psutil
 import pytest
 
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import append, begin_append, container_of, run, until

@@ -56,7 +56,7 @@ def test_what_is_in_it(tmp_path: Path) -> None:
             assert taken.tables["offsets"] == {b"k": b"v"}
             assert not {"runs", "chunks"} & taken.tables.keys()
             assert [row[:6] for row in taken.slots] == [(slot.stream.id, 1, 5, 4, 7, 0)]
-            assert taken.slots[0].epochs == tuple(slot.epochs)
+            assert taken.slots[0].epochs == tuple(slot.leader_epochs)
         await storage.close()
 
     run(scenario())
