@@ -25,6 +25,8 @@ from core.streams.policy import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container.container import Container
+    from core.reading.reader import Reader
+    from core.tiering.catalog import Catalog
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +43,14 @@ Consumed = Callable[[Slot, Sequence[str]], int | None]
 class Retention:
     """Applies the streams' policies in one container."""
 
-    def __init__(self, container: Container, consumed: Consumed | None = None) -> None:
+    def __init__(
+        self, container: Container, reader: Reader, catalog: Catalog, consumed: Consumed | None = None
+    ) -> None:
         self._container = container
+        self._reader = reader
+        self._catalog = catalog
         self._consumed = consumed
-        self._ages = Ages(container, container.catalog)
+        self._ages = Ages(container, catalog)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, consumed: Consumed | None = None) -> None:
@@ -92,7 +98,7 @@ class Retention:
         if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0 and not consumers):
             return 0
         limits = [Limits(policy, now_ms, slot.stable_end, self._consumed_of(slot, consumers)) for slot in slots]
-        trims = await self._container.reader.run(self._retained, slots, limits)
+        trims = await self._reader.in_thread(self._retained, slots, limits)
         live = [trim for trim in trims if trim.stream_id in self._container.streams]
         if live:
             await self._container.update(*live)
@@ -113,7 +119,7 @@ class Retention:
         start = slot.start
         new_start, before, is_done = start, slot.start_bytes, False
         if start < slot.tiered_end:
-            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
+            for run in self._catalog.iter_runs(slot.stream.id, slot.number, start):
                 rest_bytes = slot.bytes_behind(run.end, run.bytes_before + run.appended)
                 written_ms = self._ages.of_run(run, limits.now_ms)
                 is_done = run.entries > 0 and not limits.allow(written_ms, run.end, rest_bytes)
@@ -128,7 +134,7 @@ class Retention:
     def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""
         end, total = limits.stable_end, slot.total_bytes
-        for file_lsn, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
+        for file_lsn, rows in self._reader.all_rows(slot, start, lambda ref: True):
             first = max(0, rows.row_of(start))
             before = rows.bytes_before + sum(rows.length[:first])
             for row in range(first, len(rows.base)):

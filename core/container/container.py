@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from crc32c import crc32c
 
@@ -25,9 +25,9 @@ from core.applied.tables import Table, new_table
 from core.clock import Clock
 from core.config import StoreConfig
 from core.container.kept import KeptFile
-from core.container.ports import AppendWaiter, TransactionEnd
+from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
-from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
+from core.errors import StorageFailure, StorageFull, StreamSealed
 from core.index.rows import SlotColumns
 from core.index.tail_cache import TailCache
 from core.log.durable_log import DurableLog, LogFile
@@ -46,17 +46,11 @@ from core.log.format import (
     Buffer,
 )
 from core.log.records import Delete, Operation, Put, Trim, encode_update
-from core.reading.reader import Reader
 from core.streams.damage import DAMAGED_TABLE, Damage
 from core.streams.live import Slot, Stream
 from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
 from core.streams.writers import Duplicate, new_batch
-from core.tiering.catalog import Catalog
-from core.tiering.rows import RUNS_TABLE
 from core.trusted_clock import TrustedClock
-
-if TYPE_CHECKING:
-    from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +68,14 @@ UNINDEXED_FILES_MAX: Final = 8
 """Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
 
 
+TableListener = Callable[[Put | Delete], None]
+"""Hears of an operation on a table, once it is durable and applied."""
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
 """What people call writers."""
 
 
 @dataclass(slots=True)
-class _Settled:
+class _AllDurable:
     """Who awaits that everything up to a point is durable."""
 
     future: asyncio.Future[None]
@@ -123,11 +119,9 @@ class Container:
         self.epoch = 0
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
-        self.catalog = Catalog(self)
-        self.tier: Tier | None = None  # where there is long-term storage, once the store has been recovered
+        self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
         self.cache = TailCache(config.cache_bytes)
         self.log = DurableLog(directory, container_id, config, clock, self)
-        self.reader = Reader(self, config)
         self.files: list[LogFile] = []  # complete ones, oldest first
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
@@ -148,6 +142,9 @@ class Container:
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._stream_changed = stream_changed
+        self._listeners: dict[str, list[TableListener]] = {}
+        self.on_applied(STREAMS_TABLE, self._apply_stream)
+        self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
         self._pending: deque[tuple[Slot | None, int, int, AppendWaiter | _Update | None]] = deque()
         self._late: deque[tuple[int, AppendWaiter]] = deque()
@@ -296,13 +293,13 @@ class Container:
             self._late.append((self.log.next_lsn - 1, waiter))
 
     @property
-    def is_settled(self) -> bool:
+    def is_all_durable(self) -> bool:
         """Whether nobody waits for the log just now."""
         return self.log.durable_lsn >= self.log.next_lsn - 1
 
-    def settled(self) -> asyncio.Future[None]:
+    def all_durable(self) -> asyncio.Future[None]:
         """Done once all that is queued now is durable and applied; StorageFailure if it never will be."""
-        waiter = _Settled(asyncio.get_running_loop().create_future())
+        waiter = _AllDurable(asyncio.get_running_loop().create_future())
         self.when_durable(waiter)
         return waiter.future
 
@@ -321,7 +318,7 @@ class Container:
             raise StorageFull(
                 f"the log holds {self.log_bytes} bytes that are not in long-term storage yet, log.max.bytes is "
                 f"{self.config.log_max_bytes}: writes go on when long-term storage has caught up"
-                + "".join(f". {pin}" for pin in self.tier.pins.named[:1])
+                + (f". {pin}" if (pin := self.tier.worst_pin()) else "")
             )
         self.log.make_room(size)
 
@@ -353,11 +350,13 @@ class Container:
             left -= 1
             lsn = self.log.queue_update(body, STEP_GOES_ON if left else 0)
             self._pending.append((None, lsn, 0, _Update(part)))
-        return self.settled()
+        return self.all_durable()
 
     def _append_marker(self, end: TransactionEnd, entry: Buffer, follows: int) -> None:
         slot = end.slot
-        marker = slot.mark_transaction(end.writer_id, end.writer_epoch, slot.end, committed=end.committed)
+        marker = slot.mark_transaction(
+            end.writer_id, end.writer_epoch, slot.end, self.trusted.stamp_ms(), committed=end.committed
+        )
         flags = COMMIT_MARKER if end.committed else ABORT_MARKER
         self._append(slot, entry, 1, end.timestamp, marker, end.writer_id, end.writer_epoch, -1, flags, follows)
 
@@ -397,21 +396,12 @@ class Container:
                 continue
             self.table(operation.table).apply(operation)
             self.dirty_tables.add((operation.table, operation.key))
-            if operation.table == STREAMS_TABLE:
-                self._apply_stream(operation)
-                self._promised()
-            elif operation.table == DAMAGED_TABLE:
-                self.damage.apply(operation)
-            elif isinstance(operation, Delete) and self.tier is not None:
-                if operation.table in self.tier.long_term.promised:
-                    self._promised()
-            elif operation.table == RUNS_TABLE and isinstance(operation, Put):
-                self.catalog.run_committed(operation)
+            for listener in self._listeners.get(operation.table, ()):
+                listener(operation)
 
-    def _promised(self) -> None:
-        """Something changed that must not come back as it was, should the disk be lost."""
-        if self.tier is not None:
-            self.tier.snapshots.promised()
+    def on_applied(self, table: str, listener: TableListener) -> None:
+        """Have a listener hear of each operation on a table from now on; it is called on the loop, or in recovery."""
+        self._listeners.setdefault(table, []).append(listener)
 
     def table(self, name: str) -> Table:
         """A table's applied state; empty when nothing was ever put."""
@@ -450,7 +440,8 @@ class Container:
             slot.forget_transactions_before(trim.start)
             self.trimmed[slot] = None
             self.mark_dirty(slot)
-            self._promised()
+            if self.tier is not None:
+                self.tier.promised()
             slot.changed()
 
     def mark_dirty(self, slot: Slot) -> None:
@@ -474,16 +465,15 @@ class Container:
         """Bytes of what pinned the log and was moved out of its way."""
         return sum(kept.size for kept in self.kept)
 
-    async def truncate_slot(self, slot: Slot, offset: int) -> int:
-        """See `Slot.truncate_before`."""
-        if not 0 <= offset <= slot.durable_end:
-            raise OutOfRange(offset, slot.start, slot.durable_end)
-        if offset > slot.start:
-            before = await self.reader.bytes_before(slot, offset)
-            if slot.stream.deleted:
-                raise UnknownStream(slot.stream.name)
-            await self.update(Trim(slot.stream.id, slot.number, offset, before))
-        return slot.start
+    def log_changed(self) -> None:
+        """Decide anew how much appends are slowed down."""
+        log_bytes = self.log_bytes
+        self.throttle.observe(self.clock.monotonic_s(), log_bytes, self.appended_bytes - log_bytes)
+
+    @property
+    def durable_file_lsn(self) -> int:
+        """The first LSN of the file that holds the durable end: files before it are complete."""
+        return self.log.durable_position.file_lsn
 
     def make_slot(self, stream: Stream, number: int) -> Slot:
         return Slot(self, stream, number)

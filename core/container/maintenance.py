@@ -23,6 +23,7 @@ from core.applied.metadata import BATCH_OPERATIONS, slot_item, table_item, table
 from core.applied.tables import StoredTable
 from core.config import MIB
 from core.container.keeper import Keeper, slot_of
+from core.container.ports import Chunks
 from core.container.reindex import reindex
 from core.errors import Corrupt, StorageFailure
 from core.index.rows import BlockRef, read_directory, sidecar_path, write_sidecar
@@ -70,13 +71,13 @@ class _Values:
 class Maintenance:
     """The background side of one container."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, chunks: Chunks) -> None:
         self._container = container
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"metadata-{container.id}")
         self._position = container.metadata.position() or LogPosition(0, 1, 0)
         self._refs_unflushed: list[BlockRef] = []
         self._blocker: BlockRef | None = None  # what keeps the oldest file
-        self._keeper = Keeper(container, self.in_thread)
+        self._keeper = Keeper(container, chunks, self.in_thread)
         self._task: asyncio.Task[None] | None = None
         self._bytes_at_checkpoint = 0
         self._stale = False  # a write of RocksDB failed: it must be opened anew
@@ -322,7 +323,7 @@ class Maintenance:
             logger.info("log file truncated", extra={"file": file.path.name, "bytes": file.size})
             given_up += 1
         if container.tier is not None:
-            container.tier.log_changed()
+            container.log_changed()
         return given_up
 
     def _tiered_refs(self, file: LogFile) -> list[BlockRef] | None:

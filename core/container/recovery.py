@@ -17,6 +17,7 @@ from core.applied.tables import STORED_TABLES
 from core.container.container import CONTAINER_TABLE, EPOCH_KEY
 from core.container.keeper import is_needed_by
 from core.container.kept import restore
+from core.container.ports import Chunks
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
 from core.log.durable_log import LogFile, LogPosition
@@ -36,11 +37,8 @@ from core.log.format import (
 )
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
-from core.streams.removed import Removed
 from core.streams.state import STREAMS_TABLE
 from core.streams.writers import new_batch
-from core.tiering.rewriting.planners import slot_in
-from core.tiering.rewriting.rules import CLEANED_TABLE, decode_cleaned_key
 
 if TYPE_CHECKING:
     from core.container.container import Container
@@ -61,20 +59,21 @@ class Recovered:
     clean: bool
 
 
-def recover(container: Container) -> Recovered:
+def recover(container: Container, chunks: Chunks) -> Recovered:
     """Fill an empty container from its directory. Blocks; nothing else may use the container meanwhile.
 
     Raises CorruptLog, CorruptState.
     """
-    return _Recovery(container).run()
+    return _Recovery(container, chunks).run()
 
 
 class _Target:
     """A slot that entries are read into: rows where its file has no sidecar, state where it lies beyond P."""
 
-    __slots__ = ("_columns", "_slot")
+    __slots__ = ("_columns", "_container", "_slot")
 
-    def __init__(self, slot: Slot | None, columns: SlotColumns | None) -> None:
+    def __init__(self, container: Container, slot: Slot | None, columns: SlotColumns | None) -> None:
+        self._container = container
         self._slot = slot  # None: its stream is gone
         self._columns = columns
 
@@ -108,16 +107,19 @@ class _Target:
         if not slot.leader_epochs or slot.leader_epochs[-1][0] != epoch:
             slot.leader_epochs.append((epoch, base))
         if flags & MARKER:
-            slot.mark_transaction(writer_id, writer_epoch, base, committed=bool(flags & COMMIT_MARKER)).appended()
+            slot.mark_transaction(
+                writer_id, writer_epoch, base, now_ms, committed=bool(flags & COMMIT_MARKER)
+            ).appended()
         elif writer_id >= 0:
             slot.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
         if not slot.dirty:
-            slot.container.mark_dirty(slot)
+            self._container.mark_dirty(slot)
 
 
 class _Recovery:
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, chunks: Chunks) -> None:
         self._container = container
+        self._chunks = chunks
         self._applied = LogPosition(0, 1, FILE_HEADER_SIZE)
         self._newest_value_lsn = 0
         self._replayed_bytes = 0
@@ -139,7 +141,6 @@ class _Recovery:
         self._check_end(end_lsn)
         self._settle_bytes_before(files)
         begun = self._settle_files(files)
-        self._settle_removed()
         epoch, clean = self._epoch(end_lsn, begun)
         return Recovered(end_lsn, epoch, self._replayed_bytes, clean)
 
@@ -234,7 +235,7 @@ class _Recovery:
         """Where the entries of a slot go, while one file is read."""
         stream = self._container.streams.get(key[0])
         if stream is None:
-            return _Target(None, None)
+            return _Target(self._container, None, None)
         try:
             slot = stream.slot(key[1])
         except IndexError as error:
@@ -243,7 +244,7 @@ class _Recovery:
             rows[key] = SlotColumns(file, slot.end, 0)
             slot.columns.append(rows[key])
             self._container.file_columns.setdefault(file.first_lsn, []).append((slot, rows[key]))
-        return _Target(slot, None if rows is None else rows[key])
+        return _Target(self._container, slot, None if rows is None else rows[key])
 
     # Afterwards
 
@@ -263,16 +264,6 @@ class _Recovery:
                 key = slot.stream.id, slot.number
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
 
-    def _settle_removed(self) -> None:
-        """What compaction has taken out of slots is counted anew: rows of runs are in no checkpoint of a slot."""
-        container = self._container
-        for key in container.table(CLEANED_TABLE).entries:
-            slot_key = decode_cleaned_key(key)
-            slot = slot_in(container, slot_key)
-            if slot is not None:
-                runs = container.catalog.iter_runs(slot_key.stream_id, slot_key.slot, slot.start)
-                slot.removed = Removed.of_runs((run.first, run.end, run.removed) for run in runs)
-
     def _settle_files(self, files: list[LogFile]) -> bool:
         """From here on the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
         container = self._container
@@ -287,7 +278,9 @@ class _Recovery:
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
         container.files = files
-        container.kept = restore(container.directory, container.files, container.metadata, is_needed_by(container))
+        container.kept = restore(
+            container.directory, container.files, container.metadata, is_needed_by(container, self._chunks)
+        )
         # Behind that: rows of what is kept stop it, wherever their files were.
         forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
         if forgotten:

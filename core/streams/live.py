@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from core.errors import StorageFailure
@@ -26,10 +26,6 @@ from core.streams.state import Segment, StreamState
 from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState
 from core.trusted_time import TrustedTime
-
-if TYPE_CHECKING:
-    from core.container.container import Container
-    from core.streams.entries import StoredEntry
 
 SEGMENTS_MAX: Final = 1_000
 """Stretches that a slot remembers; beyond it the oldest goes, and what is tiered late is taken to be the next one's."""
@@ -46,6 +42,17 @@ class SlotWatcher(Protocol):
 
     def slot_changed(self, slot: Slot) -> None:
         """The slot was deleted, trimmed, or lost its storage."""
+
+
+class Owner(Protocol):
+    """What a slot asks of the container that it lies in."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def epoch(self) -> int:
+        """The leader epoch that new entries carry."""
 
 
 class Marker:
@@ -81,12 +88,13 @@ class Slot:
     __slots__ = (
         "columns",
         "compacted_end",
-        "container",
+        "container_id",
         "dirty",
         "durable_end",
         "end",
         "leader_epochs",
         "number",
+        "owner",
         "rate",
         "removed",
         "sampled_bytes",
@@ -105,8 +113,9 @@ class Slot:
         "writers",
     )
 
-    def __init__(self, container: Container, stream: Stream, number: int) -> None:
-        self.container = container
+    def __init__(self, owner: Owner, stream: Stream, number: int) -> None:
+        self.owner = owner
+        self.container_id = owner.id
         self.stream = stream
         self.number = number
         self.segment_id = stream.segment_id_of(number)  # what the next append goes to
@@ -156,7 +165,7 @@ class Slot:
     @property
     def leader_epoch(self) -> int:
         """What Metadata advertises and new entries carry."""
-        return self.container.epoch
+        return self.owner.epoch
 
     @property
     def size_bytes(self) -> int:
@@ -273,13 +282,14 @@ class Slot:
             self.transactions = SlotTransactions()
         self.transactions.began(writer_id, base, self.total_bytes)
 
-    def mark_transaction(self, writer_id: int, writer_epoch: int, marker: int, *, committed: bool) -> Marker:
+    def mark_transaction(
+        self, writer_id: int, writer_epoch: int, marker: int, now_ms: int, *, committed: bool
+    ) -> Marker:
         """The writer's transaction ends with the entry at `marker`; to be told when that is durable.
 
         Earlier epochs are stale at once: what they still send would begin a transaction that nobody ends.
         """
         first = None if self.transactions is None else self.transactions.ending(writer_id)
-        now_ms = self.container.trusted.stamp_ms()
         writer = self._writer(writer_id, writer_epoch, now_ms)
         writer.fence(writer_epoch, now_ms)
         return Marker(self, writer, writer_epoch, first, marker, committed)
@@ -315,18 +325,6 @@ class Slot:
         if offset >= self.durable_end:
             return self.leader_epoch
         return max((own for own, first in self.leader_epochs if first <= offset), default=self.leader_epoch)
-
-    async def truncate_before(self, offset: int) -> int:
-        """Move the start up to `offset`, durably; returns the start. Raises OutOfRange beyond `durable_end`."""
-        return await self.container.truncate_slot(self, offset)
-
-    async def entry_at_time(self, timestamp_ms: int, offset: int = 0) -> StoredEntry | None:
-        """The first entry, from the one that holds `offset` on, whose largest timestamp is at or after a time."""
-        return await self.container.reader.entry_at_time(self, timestamp_ms, offset)
-
-    async def entry_with_max_timestamp(self) -> StoredEntry | None:
-        """The first entry with the largest timestamp of all."""
-        return await self.container.reader.entry_with_max_timestamp(self)
 
     # Saving and loading
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from core.errors import (
     CorruptChunk,
     MissingChunk,
+    NotHosted,
     OutOfRange,
     StorageFailure,
     StoreClosed,
@@ -217,9 +218,14 @@ class _Fetch:
         container: Container | None = None
         for target in todo:
             slot = target.slot
-            if slot is None or target.offset >= slot.tiered_end or slot.container.is_settled:
+            if slot is None or target.offset >= slot.tiered_end:
                 return False
-            container = slot.container
+            try:
+                container = self.broker.store.hosted(slot).container
+            except NotHosted:
+                return False
+            if container.is_all_durable:
+                return False
         if container is None:
             return False
         self.gave_way = True
@@ -265,7 +271,12 @@ class _Fetch:
         elif room <= 0 and not at_least_one:
             self._add(target, slot, None)
         else:
-            found = slot.container.reader.cached(slot, target.offset, end, room, at_least_one)
+            try:
+                reader = self.broker.store.hosted(slot).reader
+            except NotHosted:
+                self._fail(target, NOT_LEADER_OR_FOLLOWER)
+                return None
+            found = reader.cached(slot, target.offset, end, room, at_least_one)
             if found is None:
                 return ColdRead(target, slot, end, max(room, 0), at_least_one)
             self._add(target, slot, found)
@@ -308,11 +319,13 @@ class _Fetch:
     async def _read_cold(self, read: ColdRead, patience: asyncio.Future[None]) -> None:
         target, slot = read.target, read.slot
         self._forget(target)
-        reading = slot.container.reader.read(slot, target.offset, read.end, read.room, read.at_least_one, patience)
         try:
-            found = await reading
+            reader = self.broker.store.hosted(slot).reader
+            found = await reader.read(slot, target.offset, read.end, read.room, read.at_least_one, patience)
         except OutOfRange:
             self._fail(target, OFFSET_OUT_OF_RANGE)
+        except NotHosted:
+            self._fail(target, NOT_LEADER_OR_FOLLOWER)
         except StillLoading:
             self._add(target, slot, None)
         except (TierUnavailable, StoreClosed):
@@ -437,7 +450,7 @@ async def _settled(container: Container) -> None:
     """Wait until what is being appended now is durable, or never will be; not longer than `GIVE_WAY_S`."""
     with contextlib.suppress(TimeoutError, StorageFailure):
         async with asyncio.timeout(GIVE_WAY_S):
-            await container.settled()
+            await container.all_durable()
 
 
 def _aborted(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:

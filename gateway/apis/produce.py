@@ -21,7 +21,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from core.errors import SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
+from core.errors import NotHosted, SequenceGap, StaleWriterEpoch, StorageFailure, StorageFull, StreamSealed
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
 from gateway.apis import Api
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gateway.metrics.counters import Metrics
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
-    from gateway.records.openers import Openers, Pace
+    from gateway.records.openers import Pace
     from gateway.records.record_batch import BatchHeader
     from gateway.wire.headers import RequestHeader
 
@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 # Kafka's error codes, as numbers: kio's enum is loaded with the first schema, not on the hot path.
 UNKNOWN_SERVER_ERROR: Final = -1
 UNKNOWN_TOPIC_OR_PARTITION: Final = 3
+NOT_LEADER_OR_FOLLOWER: Final = 6
 NOT_ENOUGH_REPLICAS: Final = 19
 INVALID_REQUIRED_ACKS: Final = 21
 POLICY_VIOLATION: Final = 44
@@ -243,7 +244,11 @@ async def _opened(request: _Request, broker: Broker, one: _Unopened, now_ms: int
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
     if _stream(broker, one.topic) is not slot.stream:
         return _unknown_topic(one.topic, index)
-    return _store(request, slot, index, batch, records, one.config)
+    try:
+        container = broker.store.hosted(slot).container
+    except NotHosted as elsewhere:
+        return index, NOT_LEADER_OR_FOLLOWER, -1, -1, -1, [], str(elsewhere)
+    return _store(request, container, slot, index, batch, records, one.config)
 
 
 def _report(request: _Request, refusals: int) -> None:
@@ -286,12 +291,16 @@ def _append(
     results: list[ProducedPartition],
 ) -> ProducedPartition:
     """Append one partition's batch, or say why not, or leave it for later; the result is the next of `results`."""
+    broker: Broker = request.connection.broker
     try:
         slot = stream.slot(index)
+        container = broker.store.hosted(slot).container
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
-    if slot.container.throttle.is_on:
-        _hold_up(request, slot.container, len(records or b""))
+    except NotHosted as elsewhere:
+        return index, NOT_LEADER_OR_FOLLOWER, -1, -1, -1, [], str(elsewhere)
+    if container.throttle.is_on:
+        _hold_up(request, container, len(records or b""))
     config = config_of(stream)
     try:
         batch = validate_batch(records, config.max_message_bytes)
@@ -299,9 +308,8 @@ def _append(
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
         if not is_plain(batch, records, config, now_ms):
-            openers: Openers = request.connection.broker.openers
             try:
-                batch, records = adapt_batch(batch, records, config, now_ms, openers.on_loop())
+                batch, records = adapt_batch(batch, records, config, now_ms, broker.openers.on_loop())
             except LeavesLoop:
                 if request.unopened is None:
                     request.unopened = deque()
@@ -309,11 +317,17 @@ def _append(
                 return index, 0, -1, -1, -1
     except InvalidBatch as error:
         return request.refused(slot, error)
-    return _store(request, slot, index, batch, records, config)
+    return _store(request, container, slot, index, batch, records, config)
 
 
 def _store(
-    request: _Request, slot: Slot, index: int, batch: BatchHeader, records: memoryview, config: TopicConfig
+    request: _Request,
+    container: Container,
+    slot: Slot,
+    index: int,
+    batch: BatchHeader,
+    records: memoryview,
+    config: TopicConfig,
 ) -> ProducedPartition:
     """Append a batch that is as its topic wants it, or say why not."""
     append_time = -1
@@ -322,17 +336,17 @@ def _store(
             append_time = time.time_ns() // 1_000_000
             batch = stamp(batch, records, append_time)
         if batch.producer_id >= 0:
-            duplicate = slot.container.check_writer(
+            duplicate = container.check_writer(
                 slot, batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.record_count
             )
             if duplicate is not None:
-                return _duplicate(request, slot, index, duplicate, config)
+                return _duplicate(request, container, slot, index, duplicate, config)
         flags = 0
         if batch.attributes & TRANSACTIONAL or slot.transactions is not None:
             flags = _flags(request, slot, batch)
         base = slot.end
-        PLACE.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, slot.container.epoch)
-        slot.container.append(
+        PLACE.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, container.epoch)
+        container.append(
             slot,
             records,
             batch.record_count,
@@ -379,12 +393,12 @@ def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
 
 
 def _duplicate(
-    request: _Request, slot: Slot, index: int, duplicate: Duplicate, config: TopicConfig
+    request: _Request, container: Container, slot: Slot, index: int, duplicate: Duplicate, config: TopicConfig
 ) -> ProducedPartition:
     """Answer as the original was, once that is durable."""
     if duplicate.end > slot.durable_end:
         request.outstanding += 1
-        slot.container.when_durable(request)
+        container.when_durable(request)
     append_time = duplicate.timestamp if config.timestamp_type_append else -1
     return index, 0, duplicate.base, append_time, slot.start
 

@@ -13,8 +13,10 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from core.container.container import Container
 from core.container.ports import TransactionEnd
 from core.errors import StoreError
+from core.store import Store
 from core.streams.live import Slot
 from gateway.apis import Api, RequestContext
 from gateway.apis.shared.administration import slot_of, storage_code
@@ -49,7 +51,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
                     committed=marker.transaction_result,
                     now_ms=ctx.broker.clock.wall_ms(),
                 )
-    code = await _appended(list(ends.values()))
+    code = await _appended(ctx.broker.store, list(ends.values()))
     codes |= dict.fromkeys(ends, code)
     topics = [
         {
@@ -73,13 +75,13 @@ def _is_stale(slot: Slot, marker: Message, version: int) -> bool:
     return bool(marker.producer_epoch < lowest)
 
 
-async def _appended(ends: list[TransactionEnd]) -> int:
+async def _appended(store: Store, ends: list[TransactionEnd]) -> int:
     """One step for each container."""
     try:
-        logged = [
-            container.end_transactions([end for end in ends if end.slot.container is container], ())
-            for container in dict.fromkeys(end.slot.container for end in ends)
-        ]
+        by_container: dict[Container, list[TransactionEnd]] = {}
+        for end in ends:
+            by_container.setdefault(store.hosted(end.slot).container, []).append(end)
+        logged = [container.end_transactions(some, ()) for container, some in by_container.items()]
         for done in logged:
             await done
     except StoreError as error:

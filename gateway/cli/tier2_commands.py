@@ -18,9 +18,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from core.container.container import Container
 from core.errors import AlreadyLocked
-from core.tiering.offline import looked_at
+from core.hosted import HostedContainer
+from core.offline import looked_at
 from gateway import __version__, logs
 from gateway.config.model import Config
 from gateway.data_directory import (
@@ -58,7 +58,7 @@ class CannotAsk(LongTermUnusable):
 class Directory:
     """What a store knows that nobody runs."""
 
-    containers: Sequence[Container]
+    containers: Sequence[HostedContainer]
 
     def records(self) -> AsyncIterator[Record]:
         return tier2_records(self.containers)

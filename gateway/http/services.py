@@ -29,7 +29,8 @@ class _Totals:
 
     def overview(self) -> Overview:
         broker, metrics = self.broker, self.broker.metrics
-        containers = list(broker.store.containers.values())
+        hosted = list(broker.store.containers.values())
+        containers = [one.container for one in hosted]
         return Overview(
             version=__version__,
             cluster_id=broker.cluster_id,

@@ -82,16 +82,16 @@ class Activity:
         return [*told, found[0].advice] if found else []
 
     def limits(self) -> list[Limit]:
-        return [limit for scaler in self.store.scalers.values() for limit in scaler.limits]
+        return [limit for hosted in self.store.containers.values() for limit in hosted.scaler.limits]
 
     def events(self, most: int) -> list[ScaleEvent]:
         """Recent scales, newest first."""
-        newest_first = (reversed(scaler.events) for scaler in self.store.scalers.values())
+        newest_first = (reversed(hosted.scaler.events) for hosted in self.store.containers.values())
         return list(islice(heapq.merge(*newest_first, key=lambda event: event.time_ms, reverse=True), most))
 
     def counts(self) -> Counter[str]:
         """Scales since the start, by kind."""
-        return sum((scaler.counts for scaler in self.store.scalers.values()), Counter())
+        return sum((hosted.scaler.counts for hosted in self.store.containers.values()), Counter())
 
 
 def which_limit(limit: Limit) -> str:

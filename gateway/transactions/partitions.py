@@ -28,10 +28,10 @@ each. So whatever is missing of a transaction, what is there tells of it, unless
 def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
     """Partitions outside the home container with an open transaction, by producer id."""
     written: dict[int, list[Place]] = {}
-    for container in store.containers.values():
-        if container is store.home:
+    for hosted in store.containers.values():
+        if hosted.container is store.home:
             continue
-        for stream in container.streams.values():
+        for stream in hosted.container.streams.values():
             for slot in stream.written_slots():
                 for producer_id in slot.transactions.open if slot.transactions is not None else ():
                     written.setdefault(producer_id, []).append(Place(stream.id, slot.number))

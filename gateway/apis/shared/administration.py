@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import OutOfRange, StoreError, UnknownStream
+from core.errors import NotHosted, OutOfRange, StoreError, UnknownStream
 from core.streams.live import Slot, Stream
 from gateway.refusals import Refusal
 
@@ -98,6 +98,8 @@ def storage_code(error: StoreError) -> ErrorCode:
         return ErrorCode.offset_out_of_range
     if isinstance(error, UnknownStream):
         return ErrorCode.unknown_topic_or_partition
+    if isinstance(error, NotHosted):
+        return ErrorCode.not_leader_or_follower
     return ErrorCode.kafka_storage_error
 
 
