@@ -131,13 +131,14 @@ class HostedContainer:
 
     async def close(self, *, clean: bool = True) -> None:
         """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        clean = clean and not self.container.failed.done()
         await self.scaler.stop()
         await self.retention.stop()
         await self.maintenance.stop()
         if self.tier is not None:
             await self.tier.stop(clean=clean)
         await self.container.log.close()
-        await self.maintenance.close(clean=clean and self.container.log.failure is None)
+        await self.maintenance.close(clean=clean and not self.container.failed.done())
         await asyncio.to_thread(self.reader.close)
         await asyncio.to_thread(self.catalog.close)
         await asyncio.to_thread(self.container.metadata.close)

@@ -161,13 +161,19 @@ class Store:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        failures: list[StorageFailure] = []
         for hosted in self.containers.values():
-            await hosted.close(clean=clean)
+            try:
+                await hosted.close(clean=clean)
+            except StorageFailure as failure:  # of one container: the others are closed all the same
+                failures.append(failure)
         self.containers.clear()
         await self.trusted.stop()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+        if failures:
+            raise failures[0]
 
     # Containers
 

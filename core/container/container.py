@@ -311,7 +311,18 @@ class Container:
         """
         await self.log.synced(self._applied_lsn)
 
+    def fail(self, error: StorageFailure) -> None:
+        """Take nothing more: storage failed, of the log or of the applied state. What is durable is still read."""
+        self.log.append_limit = 0  # every append asks for room now, and hears of the failure
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    def _check_failed(self) -> None:
+        if self.failed.done():
+            raise self.failed.result()
+
     def _make_room(self, size: int) -> None:
+        self._check_failed()
         if len(self.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
         if self.tier is not None and self.log_bytes + self.config.log_file_bytes > self.config.log_max_bytes:
@@ -336,6 +347,7 @@ class Container:
         A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
         when it is durable and applied. Raises StorageFull, StorageFailure: then nothing has changed.
         """
+        self._check_failed()
         ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
         entries = [end.entry(end.slot.end, self.epoch) for end in ends]
         parts = [operations[at : at + STEP_OPERATIONS_MAX] for at in range(0, len(operations), STEP_OPERATIONS_MAX)]
@@ -383,6 +395,7 @@ class Container:
 
         Returns what is done when they are durable and applied. Raises StorageFull, StorageFailure.
         """
+        self._check_failed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lsn = self.log.append_update(encode_update(operations))
         self._pending.append((None, lsn, 0, _Update(operations, future)))
@@ -526,8 +539,7 @@ class Container:
                 slot.changed()
         for _, late_waiter in late:
             late_waiter.append_failed(error)
-        if not self.failed.done():
-            self.failed.set_result(error)
+        self.fail(error)
 
 
 def _by_number(writers: Collection[int]) -> Mapping[int, str]:

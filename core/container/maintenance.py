@@ -133,9 +133,8 @@ class Maintenance:
                     due = loop.time() + config.checkpoint_interval_ms / 1000
                     await self.checkpoint()
                     await self.truncate()
-            except StorageFailure as failure:  # the process is ending
-                if not container.failed.done():
-                    container.failed.set_result(failure)
+            except StorageFailure as failure:  # the container ends, and the process with the last one
+                container.fail(failure)
                 return
             except Exception:
                 logger.exception("background work failed and will be tried again", extra={"container": container.id})

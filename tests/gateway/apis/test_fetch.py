@@ -281,3 +281,20 @@ def test_what_left_memory_is_read_from_disk(tmp_path: Path) -> None:
         assert len(broker.store.home.files) > 2
 
     run(tmp_path, scenario, "log.cache.bytes=1048576", "log.file.bytes=1048576")
+
+
+def test_a_container_that_is_not_here(tmp_path: Path) -> None:
+    """Both ask for another leader (6), and are served again when the container is back."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a"))
+        away = broker.store.containers.pop(0)
+        produced = await client.produce("t", batch(b"b"))
+        fetched = partitions(await client.fetch(("t", 0, 0)))[0]
+        assert (produced.error_code, fetched.error_code) == (6, 6)
+
+        broker.store.containers[0] = away
+        assert (await client.produce("t", batch(b"b"))).error_code == 0
+        assert len(values(partitions(await client.fetch(("t", 0, 0)))[0].records)) == 2
+
+    run(tmp_path, scenario)
