@@ -39,9 +39,7 @@ from core.log.format import (
     FRAME_HEADER_SIZE,
     FRAME_PREFIX,
     HOLDING_GIL,
-    IN_TRANSACTION,
     KIND_APPEND,
-    MARKER,
     STEP_GOES_ON,
     Buffer,
 )
@@ -49,7 +47,7 @@ from core.log.records import Delete, Operation, Put, Trim, encode_update
 from core.streams.damage import DAMAGED_TABLE, Damage
 from core.streams.live import Slot, Stream
 from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
-from core.streams.writers import Duplicate, new_batch
+from core.streams.writers import Duplicate
 from core.trusted_clock import TrustedClock
 
 logger = logging.getLogger(__name__)
@@ -95,6 +93,20 @@ class _Update:
 
     operations: Sequence[Operation]
     future: asyncio.Future[None] | None = None  # None: nobody waits for this record alone
+
+    def settle(self, container: Container) -> None:
+        """It is durable."""
+        container.apply(self.operations)
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def fail(self, error: StorageFailure) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
+
+_Append = tuple[Slot, int, int, AppendWaiter | None]
+"""An append on its way: where the slot ends with it, its bytes, whom to tell. A plain tuple: there is one an append."""
 
 
 class Container:
@@ -146,7 +158,7 @@ class Container:
         self.on_applied(STREAMS_TABLE, self._apply_stream)
         self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
-        self._pending: deque[tuple[Slot | None, int, int, AppendWaiter | _Update | None]] = deque()
+        self._pending: deque[_Append | _Update] = deque()
         self._late: deque[tuple[int, AppendWaiter]] = deque()
 
     def __repr__(self) -> str:
@@ -267,19 +279,21 @@ class Container:
         columns.timestamp.append(timestamp)
         columns.payload.append(payload)
         columns.total += length
-        columns.end = slot.end = end = base + count
-        segments = slot.segments
-        if not segments or segments[-1].id != slot.segment_id:
-            slot.begin_segment(base, slot.segment_id)
-        if flags & IN_TRANSACTION:
-            slot.begin_transaction(writer_id, base)
-        slot.total_bytes += length
+        columns.end = end = base + count
+        slot.appended(
+            base,
+            count,
+            length,
+            slot.segment_id,
+            self.epoch,
+            timestamp,
+            writer_id,
+            writer_epoch,
+            sequence,
+            flags,
+            self.trusted.stamp_ms() if writer_id >= 0 else 0,
+        )
         self.cache.added(columns, len(columns.payload) - 1, length)
-        if not slot.leader_epochs or slot.leader_epochs[-1][0] != self.epoch:
-            slot.leader_epochs.append((self.epoch, base))
-        if writer_id >= 0 and not flags & MARKER:
-            batch = new_batch(writer_epoch, sequence, base, count, timestamp)
-            slot.record_writer(writer_id, batch, self.trusted.stamp_ms())
         self._pending.append((slot, end, length, waiter))
         return base
 
@@ -360,8 +374,8 @@ class Container:
             self._append_marker(end, entry, STEP_GOES_ON if left else 0)
         for part, body in zip(parts, bodies, strict=True):
             left -= 1
-            lsn = self.log.queue_update(body, STEP_GOES_ON if left else 0)
-            self._pending.append((None, lsn, 0, _Update(part)))
+            self.log.queue_update(body, STEP_GOES_ON if left else 0)
+            self._pending.append(_Update(part))
         return self.all_durable()
 
     def _append_marker(self, end: TransactionEnd, entry: Buffer, follows: int) -> None:
@@ -397,8 +411,8 @@ class Container:
         """
         self._check_failed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        lsn = self.log.append_update(encode_update(operations))
-        self._pending.append((None, lsn, 0, _Update(operations, future)))
+        self.log.append_update(encode_update(operations))
+        self._pending.append(_Update(operations, future))
         return future
 
     def apply(self, operations: Sequence[Operation]) -> None:
@@ -496,26 +510,21 @@ class Container:
     def log_durable(self, lsn: int) -> None:
         pending = self._pending
         for _ in range(lsn - self._applied_lsn):
-            slot, end, size, waiter = pending.popleft()
+            oldest = pending.popleft()
             self._applied_lsn += 1
-            if slot is None:
-                assert isinstance(waiter, _Update)
-                self.apply(waiter.operations)
-                if waiter.future is not None and not waiter.future.done():
-                    waiter.future.set_result(None)
+            if isinstance(oldest, _Update):
+                oldest.settle(self)
                 continue
-            slot.durable_end = end
+            slot, end, size, waiter = oldest
             self.appended_bytes += size
             if not slot.dirty:
                 slot.dirty = True
                 self.dirty_slots.append(slot)
             if not slot.untiered:
                 self.mark_untiered(slot)
-            if slot.watchers is not None:
-                for watcher in list(slot.watchers):
-                    watcher.slot_appended(slot, size)
+            slot.durable(end, size)
             if waiter is not None:
-                _tell(waiter)  # type: ignore[arg-type]
+                _tell(waiter)
         while self._late and self._late[0][0] <= lsn:
             _tell(self._late.popleft()[1])
 
@@ -529,14 +538,14 @@ class Container:
     def log_failed(self, error: StorageFailure) -> None:
         pending, self._pending = self._pending, deque()
         late, self._late = self._late, deque()
-        for slot, _, _, waiter in pending:
-            if isinstance(waiter, _Update):
-                if waiter.future is not None and not waiter.future.done():
-                    waiter.future.set_exception(error)
-            elif waiter is not None:
+        for one in pending:
+            if isinstance(one, _Update):
+                one.fail(error)
+                continue
+            slot, _, _, waiter = one
+            if waiter is not None:
                 waiter.append_failed(error)
-            if slot is not None:
-                slot.changed()
+            slot.changed()
         for _, late_waiter in late:
             late_waiter.append_failed(error)
         self.fail(error)

@@ -28,7 +28,6 @@ from core.log.format import (
     COMMIT_MARKER,
     FILE_HEADER_SIZE,
     FRAME_HEADER_SIZE,
-    IN_TRANSACTION,
     KIND_APPEND,
     MARKER,
     SLOT_OF_APPEND,
@@ -38,11 +37,10 @@ from core.log.format import (
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
 from core.streams.state import STREAMS_TABLE
-from core.streams.writers import new_batch
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.streams.live import Slot
+    from core.streams.live import Marker, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -98,20 +96,26 @@ class _Target:
             return
         if base > slot.end:
             raise BadFrame(f"{slot!r} misses the entries before offset {base}")
-        slot.end = slot.durable_end = base + count
-        if not slot.segments or slot.segments[-1].id != segment_id:
-            slot.begin_segment(base, segment_id)
-        if flags & IN_TRANSACTION:
-            slot.begin_transaction(writer_id, base)
-        slot.total_bytes += length
-        if not slot.leader_epochs or slot.leader_epochs[-1][0] != epoch:
-            slot.leader_epochs.append((epoch, base))
+        marker: Marker | None = None
         if flags & MARKER:
-            slot.mark_transaction(
-                writer_id, writer_epoch, base, now_ms, committed=bool(flags & COMMIT_MARKER)
-            ).appended()
-        elif writer_id >= 0:
-            slot.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
+            committed = bool(flags & COMMIT_MARKER)
+            marker = slot.mark_transaction(writer_id, writer_epoch, base, now_ms, committed=committed)
+        slot.appended(
+            base,
+            count,
+            length,
+            segment_id,
+            epoch,
+            timestamp,
+            writer_id,
+            writer_epoch,
+            sequence,
+            flags,
+            now_ms,
+        )
+        slot.durable(base + count, length)
+        if marker is not None:
+            marker.appended()
         if not slot.dirty:
             self._container.mark_dirty(slot)
 

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from core.errors import StorageFailure
 from core.index.rows import SlotColumns
+from core.log.format import IN_TRANSACTION, MARKER
 from core.streams.averages import SlotRate
 from core.streams.keyspace import position_of_slot, slot_at_position
 from core.streams.policy import StreamPolicy
@@ -24,7 +25,7 @@ from core.streams.removed import NOTHING_REMOVED, Removed
 from core.streams.slot_format import SavedSlot, SavedWriter, SegmentStretch, decode_slot
 from core.streams.state import Segment, StreamState
 from core.streams.transactions import Aborted, SlotTransactions, overlapping
-from core.streams.writers import WriterBatch, WriterState
+from core.streams.writers import WriterBatch, WriterState, new_batch
 from core.trusted_time import TrustedTime
 
 SEGMENTS_MAX: Final = 1_000
@@ -198,6 +199,44 @@ class Slot:
             return self.start, self.start_bytes
         return self.tiered_end, self.tiered_bytes
 
+    def appended(
+        self,
+        base: int,
+        count: int,
+        length: int,
+        segment_id: int,
+        leader_epoch: int,
+        timestamp: int,
+        writer_id: int,
+        writer_epoch: int,
+        sequence: int,
+        flags: int,
+        now_ms: int,
+    ) -> None:
+        """The log has an entry of the slot: what that changes, in life and in replay. `durable` follows, in log order.
+
+        `now_ms`, where the entry has a writer: when it was heard of. The writer of a marker was marked before.
+        """
+        self.end = base + count
+        segments = self.segments
+        if not segments or segments[-1].id != segment_id:
+            self.begin_segment(base, segment_id)
+        if flags & IN_TRANSACTION:
+            self.begin_transaction(writer_id, base)
+        self.total_bytes += length
+        epochs = self.leader_epochs
+        if not epochs or epochs[-1][0] != leader_epoch:
+            epochs.append((leader_epoch, base))
+        if writer_id >= 0 and not flags & MARKER:
+            self.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
+
+    def durable(self, end: int, size: int) -> None:
+        """An entry that ends at `end` and has this size is durable; tell all watchers."""
+        self.durable_end = end
+        if self.watchers is not None:
+            for watcher in list(self.watchers):
+                watcher.slot_appended(self, size)
+
     def begin_segment(self, first: int, segment_id: int) -> None:
         """Entries from `first` on are appended to another segment. What is in chunks is forgotten."""
         kept = self._untiered_segments()
@@ -247,7 +286,10 @@ class Slot:
 
     def record_writer(self, writer_id: int, batch: WriterBatch, now_ms: int) -> None:
         """Remember a writer's batch, so that it is known when it comes again."""
-        self._writer(writer_id, batch.epoch, now_ms).record(batch, now_ms, self.durable_end)
+        state = None if self.writers is None else self.writers.get(writer_id)
+        if state is None:
+            state = self._writer(writer_id, batch.epoch, now_ms)
+        state.record(batch, now_ms, self.durable_end)
 
     def _writer(self, writer_id: int, epoch: int, now_ms: int) -> WriterState:
         if self.writers is None:
