@@ -42,7 +42,7 @@ class Ages:
         """The same for an entry in the log that ends at `end`; one that is new here is remembered from now on."""
         if says_its_age(timestamp, now_ms):
             return timestamp
-        files = [*self._container.files, self._container.log.file]
+        files = [*self._container.files.complete, self._container.log.file]
         following = bisect_right(files, file_lsn, key=lambda file: file.first_lsn)
         if following < len(files):
             return files[following].created_ms

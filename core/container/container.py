@@ -25,10 +25,11 @@ from core.applied.tables import Table, new_table
 from core.clock import Clock
 from core.config import StoreConfig
 from core.container.kept import KeptFile
+from core.container.log_files import LogFiles
 from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
+from core.container.unsaved import Unsaved
 from core.errors import StorageFailure, StorageFull, StreamSealed
-from core.index.rows import SlotColumns
 from core.index.tail_cache import TailCache
 from core.log.durable_log import DurableLog, LogFile
 from core.log.format import (
@@ -134,22 +135,17 @@ class Container:
         self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
         self.cache = TailCache(config.cache_bytes)
         self.log = DurableLog(directory, container_id, config, clock, self)
-        self.files: list[LogFile] = []  # complete ones, oldest first
+        self.files = LogFiles()
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
         self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
         self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
         self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
         self.name_writers: NameWriters = _by_number  # for the operator
-        self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
-        self.dirty_slots: list[Slot] = []
-        self.dirty_tables: set[tuple[str, bytes]] = set()
+        self.unsaved = Unsaved()
         self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
         self.streams_deleted = 0  # since the start
-        self.dead_streams: list[int] = []  # their keys are still in the applied state
-        self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
-        self.unindexed: list[LogFile] = []
         self.throttle = Throttle(config.log_max_bytes)  # whoever appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
@@ -272,7 +268,7 @@ class Container:
         length = len(payload)
         columns = slot.columns[-1] if slot.columns else None
         if columns is None or columns.file is not log.file:
-            columns = self._begin_columns(slot, log.file)
+            columns = self.files.begin_columns(slot, log.file, slot.total_bytes)
         columns.base.append(base)
         columns.position.append(position)
         columns.length.append(length)
@@ -337,7 +333,7 @@ class Container:
 
     def _make_room(self, size: int) -> None:
         self._check_failed()
-        if len(self.unindexed) >= UNINDEXED_FILES_MAX:
+        if len(self.files.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
         if self.tier is not None and self.log_bytes + self.config.log_file_bytes > self.config.log_max_bytes:
             raise StorageFull(
@@ -346,12 +342,6 @@ class Container:
                 + (f". {pin}" if (pin := self.tier.worst_pin()) else "")
             )
         self.log.make_room(size)
-
-    def _begin_columns(self, slot: Slot, file: LogFile) -> SlotColumns:
-        columns = SlotColumns(file, slot.end, slot.total_bytes)
-        slot.columns.append(columns)
-        self.file_columns.setdefault(file.first_lsn, []).append((slot, columns))
-        return columns
 
     # Transactions
 
@@ -422,7 +412,7 @@ class Container:
                 self._apply_trim(operation)
                 continue
             self.table(operation.table).apply(operation)
-            self.dirty_tables.add((operation.table, operation.key))
+            self.unsaved.mark_row(operation.table, operation.key)
             for listener in self._listeners.get(operation.table, ()):
                 listener(operation)
 
@@ -447,7 +437,7 @@ class Container:
         elif (gone := self.streams.pop(stream_id, None)) is not None:
             gone.deleted = True
             self.streams_deleted += 1
-            self.dead_streams.append(stream_id)
+            self.unsaved.mark_dead(stream_id)
             for slot in gone.written_slots():
                 slot.changed()
 
@@ -473,9 +463,7 @@ class Container:
 
     def mark_dirty(self, slot: Slot) -> None:
         """The slot's durable state changed since the last checkpoint."""
-        if not slot.dirty:
-            slot.dirty = True
-            self.dirty_slots.append(slot)
+        self.unsaved.mark(slot)
 
     def mark_untiered(self, slot: Slot) -> None:
         """The slot has something that is in no chunk yet."""
@@ -485,7 +473,7 @@ class Container:
     @property
     def log_bytes(self) -> int:
         """Bytes of the log's files, as far as they are in use, and of what was kept of those that are gone."""
-        return sum(file.size for file in self.files) + self.kept_bytes + self.log.position
+        return self.files.bytes + self.kept_bytes + self.log.position
 
     @property
     def kept_bytes(self) -> int:
@@ -518,8 +506,7 @@ class Container:
             slot, end, size, waiter = oldest
             self.appended_bytes += size
             if not slot.dirty:
-                slot.dirty = True
-                self.dirty_slots.append(slot)
+                self.unsaved.mark(slot)
             if not slot.untiered:
                 self.mark_untiered(slot)
             slot.durable(end, size)
@@ -529,9 +516,7 @@ class Container:
             _tell(self._late.popleft()[1])
 
     def log_rolled(self, old: LogFile) -> None:
-        self.files.append(old)
-        self.unindexed.append(old)
-        self.rolled.set()
+        self.files.completed(old)
         if self.tier is not None:
             self.tier.log_grew()
 

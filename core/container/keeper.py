@@ -112,7 +112,7 @@ class Keeper:
         is_needed = is_needed_by(container, self._chunks)
         for kept in list(container.kept):
             gone = {ref: None for ref in kept.refs if not is_needed(ref)}
-            if not gone or any(file.first_lsn == kept.source_lsn for file in container.files):
+            if not gone or any(file.first_lsn == kept.source_lsn for file in container.files.complete):
                 continue
             await container.log.synced(container.applied_lsn)  # or a power cut leaves neither this nor what replaces it
             kept.need([ref for ref in kept.refs if ref not in gone])

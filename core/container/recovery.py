@@ -157,7 +157,7 @@ class _Recovery:
             puts.setdefault(table, []).append(Put(table, key, value))
         for operations in puts.values():
             self._container.apply(operations)
-        self._container.dirty_tables.clear()
+        self._container.unsaved.rows_are_saved()
 
     def _load_slots(self) -> None:
         streams = self._container.streams
@@ -165,8 +165,7 @@ class _Recovery:
             self._newest_value_lsn = max(self._newest_value_lsn, lsn)
             stream = streams.get(stream_id)
             if stream is None:
-                if not self._container.dead_streams or self._container.dead_streams[-1] != stream_id:
-                    self._container.dead_streams.append(stream_id)
+                self._container.unsaved.mark_dead(stream_id)
                 continue
             if number < stream.slot_count:  # else it has grown after P: the log holds all of the slot
                 stream.slot(number).decode(state)
@@ -245,9 +244,7 @@ class _Recovery:
         except IndexError as error:
             raise BadFrame(str(error)) from error
         if rows is not None and key not in rows:
-            rows[key] = SlotColumns(file, slot.end, 0)
-            slot.columns.append(rows[key])
-            self._container.file_columns.setdefault(file.first_lsn, []).append((slot, rows[key]))
+            rows[key] = self._container.files.begin_columns(slot, file, 0)
         return _Target(self._container, slot, None if rows is None else rows[key])
 
     # Afterwards
@@ -264,7 +261,7 @@ class _Recovery:
                 before.update({(ref.stream_id, ref.slot): ref.bytes_before for ref in read_directory(file)})
                 continue
             left -= 1
-            for slot, rows in container.file_columns.get(file.first_lsn, ()):
+            for slot, rows in container.files.columns_of(file):
                 key = slot.stream.id, slot.number
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
 
@@ -281,15 +278,12 @@ class _Recovery:
                 files.pop()  # the file that is begun next takes its name and so replaces it
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
-        container.files = files
-        container.kept = restore(
-            container.directory, container.files, container.metadata, is_needed_by(container, self._chunks)
-        )
+        container.kept = restore(container.directory, files, container.metadata, is_needed_by(container, self._chunks))
         # Behind that: rows of what is kept stop it, wherever their files were.
         forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
         if forgotten:
             logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})
-        container.unindexed = [file for file in files if not file.indexed]
+        container.files.found(files)
         self._sweep_sidecars()
         return begun
 
@@ -300,11 +294,10 @@ class _Recovery:
         for file in files[:newest_indexed]:
             if file.indexed:
                 continue
-            columns = container.file_columns.pop(file.first_lsn, [])
+            columns = container.files.columns_of(file)
             refs = write_sidecar(file, [(slot.stream.id, slot.number, rows) for slot, rows in columns])
             container.metadata.register(refs)
-            for slot, rows in columns:
-                slot.columns.remove(rows)
+            container.files.drop_columns(file)
             file.indexed = True
 
     def _sweep_sidecars(self) -> None:

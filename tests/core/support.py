@@ -213,7 +213,7 @@ async def roll(store: Store, slot: Slot) -> list[bytes]:
         entries.append(b"filler %6d " % slot.end + b"." * 4 * KIB)
         await append(slot, entries[-1])
         await until(lambda: container.log._spare is not None)
-    await until(lambda: container.files and container.files[-1].first_lsn == first)
+    await until(lambda: container.files.complete and container.files.complete[-1].first_lsn == first)
     return entries
 
 

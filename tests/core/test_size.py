@@ -54,10 +54,10 @@ def test_many_tiny_entries() -> None:
                 container.append(slots[number % 16], b"tiny", 1, number)
             await container.log.synced(container.log.next_lsn - 1)
             await until(lambda: container.log._spare is not None)
-            if container.unindexed:
+            if container.files.unindexed:
                 await maintenance_of(store).index_files()
                 assert container.cache.used <= config.cache_bytes
-                rows = sum(len(columns) for kept in container.file_columns.values() for _, columns in kept)
+                rows = sum(len(columns) for kept in container.files._columns.values() for _, columns in kept)
                 assert rows <= 2 * config.log_file_entries_max + 5_000
         gc.collect()
         bound = config.cache_bytes + 2 * config.log_file_entries_max * (ROW_BYTES + 8)

@@ -343,7 +343,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def index_in_time(self) -> None:
         """As the background does: with too many files that are not indexed, the log takes no more."""
-        if len(self.container.unindexed) > UNINDEXED_FILES_MAX // 4:
+        if len(self.container.files.unindexed) > UNINDEXED_FILES_MAX // 4:
             self.index()
 
     @rule()
@@ -362,7 +362,7 @@ class StoreMachine(RuleBasedStateMachine):
             maintenance = maintenance_of(self.store)
             await maintenance.index_files()
             await maintenance.checkpoint()
-            for file in self.container.files[:1]:
+            for file in self.container.files.complete[:1]:
                 needed = [ref for ref in read_directory(file) if maintenance._is_needed(ref)]
                 if needed and maintenance._is_settled(file):
                     await maintenance._keeper._keep(file, needed)
@@ -391,7 +391,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def forget_cache(self) -> None:
         """The tail cache lost everything: reads go to the files."""
-        for _, columns in itertools.chain.from_iterable(self.container.file_columns.values()):
+        for _, columns in itertools.chain.from_iterable(self.container.files._columns.values()):
             columns.payload[:] = [None] * len(columns.payload)
 
     # Restarts

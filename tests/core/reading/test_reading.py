@@ -97,7 +97,7 @@ def test_missing_file_is_damage(tmp_path: Path) -> None:
         for _ in range(COLUMNS_KEPT_MAX + 2):  # the first file's rows leave memory
             await roll(store, slot)
         await maintenance_of(store).index_files()
-        first = container_of(store).files[0].path
+        first = container_of(store).files.complete[0].path
         with_sidecar = first.with_suffix(".idx")
         kept = with_sidecar.read_bytes()
         with_sidecar.unlink()

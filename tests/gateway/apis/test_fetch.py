@@ -278,7 +278,7 @@ def test_what_left_memory_is_read_from_disk(tmp_path: Path) -> None:
         heads = {index: [value.partition(b"-")[0] for value in all_ if value] for index, all_ in read.items()}
 
         assert heads == {i: [b"%d" % n for n in range(i, 400, 2)] for i in (0, 1)}
-        assert len(broker.store.home.files) > 2
+        assert len(broker.store.home.files.complete) > 2
 
     run(tmp_path, scenario, "log.cache.bytes=1048576", "log.file.bytes=1048576")
 

@@ -185,7 +185,7 @@ def test_a_lost_log_file_is_read_from_its_chunks(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with tiered_and_local(tmp_path) as (store, slot, written, _):
             container = container_of(store)
-            oldest = container.files[0].path
+            oldest = container.files.complete[0].path
             kept = oldest.rename(oldest.with_suffix(".kept"))
             answer = await hosted_of(store).reader.read(slot, 0, slot.durable_end, 1, True)
             assert written[0] == b"".join(map(bytes, answer.parts))

@@ -276,7 +276,7 @@ async def damaged_store(store: Store, storage: Unreliable, *bad: int) -> tuple[S
     hurt, busy = stream.slot(0), stream.slot(1)
     storage.away = True
     sent: list[bytes] = []
-    while len(container_of(store).files) < 6:
+    while len(container_of(store).files.complete) < 6:
         sent.append(payload(hurt))
         await append(hurt, sent[-1], timestamp=1000 + hurt.end)
         await write(busy, 4 * KIB)
@@ -394,14 +394,14 @@ def test_damaged_index_is_made_again(tmp_path: Path) -> None:
         async with tiered_store(tmp_path, replace(PINNED, index_cache_bytes=1), storage) as store:
             container = container_of(store)
             hurt, busy, sent = await damaged_store(store, storage)
-            files = container.files[:3]
+            files = container.files.complete[:3]
             for file, position in zip(files, (-1, 64, 5), strict=True):
                 with sidecar_path(file.path).open("r+b") as stream:
                     stream.seek(position, os.SEEK_END if position < 0 else os.SEEK_SET)
                     stream.write(b"\xff")
             storage.away = False
             async with asyncio.timeout(PATIENCE_S):
-                while files[-1] in container.files:
+                while files[-1] in container.files.complete:
                     await write(busy, 64 * KIB)
             assert await read_bytes(store, hurt) == b"".join(sent)
             assert len(await read_bytes(store, busy)) == busy.total_bytes

@@ -115,8 +115,8 @@ def test_log_is_released(tmp_path: Path) -> None:
             container = container_of(store)
             slot = (await store.create_stream("s", slots=1)).slot(0)
             await fill(slot, 300 * KIB)
-            first = container.files[0].first_lsn
-            await until(lambda: container.files == [] or container.files[0].first_lsn > first + 100)
+            first = container.files.complete[0].first_lsn
+            await until(lambda: container.files.complete == [] or container.files.complete[0].first_lsn > first + 100)
             assert slot.start == 0
 
     run(scenario())
@@ -192,7 +192,7 @@ def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
             written = await fill(slot, 200 * KIB)
             await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
             assert chunks_in(store, ChunkState.VERIFIED) == []
-            assert container_of(store).files[0].first_lsn == 1
+            assert container_of(store).files.complete[0].first_lsn == 1
         for key in await object_keys(storage):
             if damage == "gone":
                 await storage.delete(key)
@@ -203,7 +203,9 @@ def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
             await until(lambda: not chunks_in(store, ChunkState.COMMITTED))
             assert all(without_gaps(runs_of(store, slot)))
             assert await chunk_entries(storage, store, slot) == written[: slot.tiered_end]
-            await until(lambda: container_of(store).files == [] or container_of(store).files[0].first_lsn > 1)
+            await until(
+                lambda: container_of(store).files.complete == [] or container_of(store).files.complete[0].first_lsn > 1
+            )
 
     run(scenario())
 
