@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIRST_LOOK_S_MAX: Final = 30.0
-"""How soon after a start the first look comes: who restarts more often than the interval has one, too."""
+"""How soon after a start the first look comes, so that a store that restarts often has one, too."""
 SLOTS_PER_STEP: Final = 100
 """Slots that one step in a thread looks at, and that one log record trims at the most."""
 

@@ -231,7 +231,7 @@ class Store:
         await self._change(stream, lambda state: state.configured(config))
 
     async def grow_stream(self, stream: Stream, slots: int) -> None:
-        """Give a stream more slots, durably: a scale that cuts every segment anew.
+        """Give a stream more slots, durably: a scale that seals every segment.
 
         Raises UnknownStream, StreamSealed, ValueError when that is no growth, StoreError.
         """
@@ -300,7 +300,7 @@ class Store:
         )
 
     def scaler_of(self, stream: Stream) -> Scaler:
-        """Who takes a stream's rates and scales it."""
+        """The scaler that takes a stream's rates."""
         return self.containers[stream.state.container].scaler
 
     def stream_of(self, stream_id: int) -> Stream | None:

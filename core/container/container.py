@@ -75,7 +75,7 @@ NameWriters = Callable[[Collection[int]], Mapping[int, str]]
 
 @dataclass(slots=True)
 class _AllDurable:
-    """Who awaits that everything up to a point is durable."""
+    """A waiter for everything up to a point: done once that is durable."""
 
     future: asyncio.Future[None]
 
@@ -90,7 +90,7 @@ class _AllDurable:
 
 @dataclass(slots=True)
 class _Update:
-    """An update record on its way: what to apply, whom to tell."""
+    """An update record on its way: its operations, and the future that waits for it."""
 
     operations: Sequence[Operation]
     future: asyncio.Future[None] | None = None  # None: nobody waits for this record alone
@@ -107,7 +107,7 @@ class _Update:
 
 
 _Append = tuple[Slot, int, int, AppendWaiter | None]
-"""An append on its way: where the slot ends with it, its bytes, whom to tell. A plain tuple: there is one an append."""
+"""An append on its way: the slot, its end behind it, bytes, waiter. A plain tuple, as there is one for each append."""
 
 
 class Container:
@@ -146,7 +146,7 @@ class Container:
         self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
         self.streams_deleted = 0  # since the start
-        self.throttle = Throttle(config.log_max_bytes)  # whoever appends, when the log fills faster than it is tiered
+        self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._stream_changed = stream_changed
@@ -481,7 +481,7 @@ class Container:
         return sum(kept.size for kept in self.kept)
 
     def log_changed(self) -> None:
-        """Decide anew how much appends are slowed down."""
+        """The log grew or shrank: appends are slowed down accordingly."""
         log_bytes = self.log_bytes
         self.throttle.observe(self.clock.monotonic_s(), log_bytes, self.appended_bytes - log_bytes)
 

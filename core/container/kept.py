@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 READ_BYTES: Final = 4 << 20
 """Most bytes that one read takes, unless a single frame is larger."""
 GAP_BYTES: Final = 64 << 10
-"""What nobody wants is read along up to this many bytes: another read costs as much."""
+"""Two wanted ranges closer than this are read in one call: the gap costs less than a second read."""
 PARTIAL_SUFFIX: Final = ".partial"
 
 
@@ -169,7 +169,7 @@ def restore(
     for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
         file = _opened(path)
         if not sidecar_path(path).exists() and any(own.first_lsn == file.first_lsn & ~KEPT for own in files):
-            logger.info("a copy of what pins the log was not completed: it is made anew", extra={"file": path.name})
+            logger.info("a copy of what pins the log was not completed: it is made again", extra={"file": path.name})
             continue  # swept below
         try:
             refs = read_directory(file)

@@ -14,7 +14,7 @@ from core.streams.live import Slot
 
 
 class AppendWaiter(Protocol):
-    """Who wants to know what became of an append; called on the event loop."""
+    """Hears what became of an append, on the event loop."""
 
     def appended(self) -> None:
         """It is durable."""

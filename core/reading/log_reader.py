@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from core.streams.live import Slot
 
 SPAN_GAP_MAX: Final = 128 << 10
-"""One read of a file takes what nobody wants along, if it is no more than this: another read costs as much."""
+"""Two wanted ranges closer than this are read in one call: the gap costs less than a second read."""
 
 SPAN_WASTE_MAX: Final = 4
-"""But not more than so many times what is wanted: an entry may keep alive all that was read with it."""
+"""One read takes at most this many times what is wanted: an entry may keep alive all that was read with it."""
 
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most bytes that one read of a file takes, unless a single entry is larger."""
@@ -53,7 +53,7 @@ PAGES_WASTE_MAX: Final = 2
 many slots are too far apart in a file for pages to last: with 16 slots they read three times slower than without."""
 
 DENSE_BYTES_MIN: Final = 256 << 10
-"""Who wants less than this of a file is not catching up."""
+"""A reader that wants less than this from a file is at the tail, not catching up."""
 
 _ADVICE: Final = "Keep a copy of the data directory; the range cannot be served until it is restored"
 

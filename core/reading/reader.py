@@ -6,8 +6,8 @@ threads, and where the log does not hold the entry, to long-term storage. What i
 order.
 
 **Invariants**: what the log holds is read from the log, unless it has been compacted (`Slot.compacted_end`): then
-chunks hold what is left of it, and the log is asked only while they cannot be reached. Nobody waits for long-term
-storage but who reads from there.
+chunks hold what is left of it, and the log is asked only while they cannot be reached. Only reads from long-term
+storage wait for it.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Reader:
             return None, offset + 1
 
     def _tiered(self, slot: Slot, offset: int) -> ChunkReading:
-        """Whoever reads what the log does not hold. Raises OutOfRange when nobody can."""
+        """The reader of chunks, for what the log does not hold. Raises OutOfRange when chunks do not hold it either."""
         if self.tiered is None or not slot.start <= offset < slot.tiered_end:
             raise OutOfRange(offset, slot.start, slot.durable_end)
         return self.tiered
@@ -304,7 +304,7 @@ class Reader:
                 return run.bytes_before + run.appended * (offset - run.first) // (run.end - run.first)
         return slot.start_bytes if before is None else before
 
-    # For who goes through the log entry by entry, in a thread of its own
+    # For callers that scan the log in their own thread
 
     def all_rows(
         self, slot: Slot, start: int, wanted: Callable[[BlockRef], bool]

@@ -1,13 +1,13 @@
 """How fast slots grow: exponentially weighted averages over several windows. The append path knows nothing of it.
 
-Whoever samples looks at what each slot has ever got (`Slot.total_bytes`, `Slot.end`) and when it looked last.
+A sample compares what each slot has ever got (`Slot.total_bytes`, `Slot.end`) with the last sample.
 A slot that got nothing costs one comparison; its averages fade when they are read.
 
 Averages begin at nothing, and are corrected for how short a time they have been taken: what comes evenly is read as it
 is from the first sample on.
 
 **Invariant**: the averages of a sum are the sums of averages, so a segment's rates are those of its slots, and do not
-begin anew when it is cut.
+begin again when it is cut.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Rates:
         return self._watched(stream.written_slots())
 
     def _watched(self, slots: Iterable[Slot | None]) -> Rate:
-        # One window, one pass: whoever watches ten thousand slots holds up the others for milliseconds.
+        # One window, one pass: a look at ten thousand slots holds up the loop for milliseconds.
         bytes_s = events_s = 0.0
         now, tau = self._now, self._taus[WATCHED]
         for slot in slots:

@@ -38,7 +38,7 @@ SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at."""
 STREAMS_PER_SLICE: Final = 200
 EVENTS_MAX: Final = 1_000
-"""Scale events that are remembered for whoever looks; the streams' epochs remember all."""
+"""Scale events that are remembered for operators; the streams' epochs remember all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Scaler:
             self._task = None
 
     def record(self, event: ScaleEvent) -> None:
-        """A scale has happened, whoever wanted it."""
+        """A scale has happened, by hand or by itself."""
         self.events.append(event)
         self.counts[event.kind] += 1
 

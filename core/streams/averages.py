@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 MINUTE_S: Final = 60.0
 WINDOWS_S: Final = (10.0, 2 * MINUTE_S, 5 * MINUTE_S, 10 * MINUTE_S, 20 * MINUTE_S)
-"""The first is for people who watch, the others are the scaler's."""
+"""The first is for people to watch, the others are the scaler's."""
 WATCHED, TWO, FIVE, TEN, TWENTY = range(len(WINDOWS_S))
 
 FADED: Final = 12 * WINDOWS_S[TWENTY]

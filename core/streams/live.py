@@ -1,4 +1,5 @@
-"""A slot: the dense sequence numbers of one Kafka partition, what is durable of it, and who waits for it.
+"""Streams and their slots, as they live: a slot has the dense sequence numbers of one Kafka partition, what is durable
+of it, and its watchers.
 
 **Invariants**
 
@@ -33,7 +34,7 @@ SEGMENTS_MAX: Final = 1_000
 
 
 class SlotWatcher(Protocol):
-    """Who wants to hear of a slot, on the event loop: a waiting fetch or a fetch session."""
+    """Hears of a slot, on the event loop: a waiting fetch or a fetch session."""
 
     def slot_appended(self, slot: Slot, size: int) -> None:
         """`size` more bytes are durable."""
@@ -184,7 +185,7 @@ class Slot:
         return max(0, self.tiered_bytes - self.start_bytes - self.removed.behind(self.start))
 
     def bytes_behind(self, end: int, bytes_up_to_end: int) -> int:
-        """Bytes that are stored of the entries from `end` on, before which so many were appended. For any thread."""
+        """Bytes stored of the entries from `end` on; `bytes_up_to_end` were appended before. For any thread."""
         return self.total_bytes - bytes_up_to_end - self.removed.behind(end)
 
     @property
@@ -268,7 +269,7 @@ class Slot:
         self.watchers[watcher] = None
 
     def unwatch(self, watcher: SlotWatcher) -> None:
-        """Stop hearing; does nothing for one who did not watch."""
+        """Stop hearing; does nothing for a stranger."""
         if self.watchers is not None:
             self.watchers.pop(watcher, None)
             if not self.watchers:
@@ -315,7 +316,7 @@ class Slot:
     # Transactions
 
     def has_open_transaction(self, writer_id: int) -> bool:
-        """Whether the writer has begun a transaction here that no marker has ended, be it durable or not."""
+        """Whether the writer has begun a transaction here that no marker has ended, durable or not."""
         return self.transactions is not None and writer_id in self.transactions.open
 
     def begin_transaction(self, writer_id: int, base: int) -> None:
@@ -343,7 +344,7 @@ class Slot:
 
     @property
     def aborted_rows(self) -> Sequence[int]:
-        """Flat rows of `Aborted`; whoever holds them goes on seeing all that they had."""
+        """Flat rows of `Aborted`. A reference keeps all that they had when it was taken."""
         return () if self.transactions is None else self.transactions.aborted
 
     def aborted_in(self, first: int, end: int) -> list[Aborted]:
@@ -484,10 +485,10 @@ class Stream:
 
     def go_by(self, state: StreamState) -> None:
         """From here on appends lie behind this state in the log."""
-        is_cut_anew = state.epochs is not self.logged.epochs
+        is_cut_again = state.epochs is not self.logged.epochs
         self.logged = state
         self.is_sealed = state.is_sealed
-        if is_cut_anew:
+        if is_cut_again:
             for slot in self._slots.values():
                 slot.segment_id = self.segment_id_of(slot.number)
 

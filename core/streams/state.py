@@ -8,7 +8,7 @@ segment, and the next epoch has more slots; slots keep their numbers, sequence n
 
 - The segments of an epoch are runs of slots in key order that cover all slots once.
 - Epochs and segment numbers only grow: a segment's number is never used again, so it is the segment's id in its stream.
-- A segment's slots never change, save that it is sealed when the stream grows.
+- A segment's slots never change. It is sealed when the stream grows.
 - A stream's id is never used again. What is sealed stays sealed, segment or stream.
 
 A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON object, version 1:
@@ -269,7 +269,7 @@ def new_stream(
     config: Mapping[str, str],
     segments: int = 1,
 ) -> StreamState:
-    """A stream in its first epoch: its slots in so many segments, as far as there are slots for them."""
+    """A stream in its first epoch: its slots in `segments` segments, as far as there are slots for them."""
     count = max(1, min(segments, slots))
     made = tuple(Segment(n, slots * n // count, slots * (n + 1) // count) for n in range(count))
     first = Epoch(0, created_ms, "created", slots, made, made)

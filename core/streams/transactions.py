@@ -9,7 +9,7 @@ its own. After Kafka's ProducerStateManager and TransactionIndex (KIP-98).
   transaction leaves `open` when its marker is appended, and `unstable` when that marker is durable.
 - `unstable` is in the order of first sequence numbers, so its first key is where committed readers stop.
 - Rows of `aborted` are in the order of their markers. Rows are added in place and removed by making another array, so
-  whoever holds the array goes on seeing all that it had.
+  a reference to the array keeps all that it had.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a compaction asks of whoever knows what is in an entry. The store does not: a filter is given to it.
+"""What a compaction asks of the owner of the entries' format. The store does not know it: a filter is given to it.
 
 A *round* compacts a slot from its start up to `CompactionScope.end`: first every entry from `begin` on is shown to
 `learn`, then every entry from the slot's start on to `keep`, both in order. Before the entries of each run, in either

@@ -194,7 +194,7 @@ class Collector:
             self._swept.add(row.id)
 
     async def _sweep_uploads(self) -> None:
-        """Whoever may not list uploads has the rest of the work done all the same."""
+        """Without permission to list uploads, the rest of the collection still runs."""
         now = self._clock.monotonic_s()
         if self._uploads_swept_s is not None and now < self._uploads_swept_s + UPLOADS_SWEPT_EVERY_S:
             return

@@ -258,11 +258,11 @@ def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             shutil.copytree(tmp_path / "tier2", place / "tier2")
             async with tiered_store(place, PINNED) as again:
                 held, busy = slots_of(again)
-                assert await read_all(store, held) == sent, when
-                assert len(await read_bytes(store, busy)) == busy.total_bytes, when
+                assert await read_all(again, held) == sent, when
+                assert len(await read_bytes(again, busy)) == busy.total_bytes, when
                 await commit(held)
                 await tiered_to(held, len(sent) + 1)
-                assert (await read_bytes(store, held)).startswith(b"".join(sent)), when
+                assert (await read_bytes(again, held)).startswith(b"".join(sent)), when
 
     run(scenario())
 
@@ -353,9 +353,7 @@ def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad
             assert await chunk_entries(storage, store, hurt) == good
             assert sorted(offset for one in container.damage for offset in range(one.first, one.end)) == list(bad)
             for one in container.damage:
-                frames = (container.damage.directory / one.file).read_bytes(
-                    store,
-                )
+                frames = (container.damage.directory / one.file).read_bytes()
                 assert len(frames) == one.size + (one.end - one.first) * APPEND_OVERHEAD
             await let_go(store)
             await refused_there(store, hurt, sent, bad)
