@@ -167,6 +167,12 @@ class HostedContainer:
         )
         await container.rise(epoch, lives_put(CONTAINER_TABLE, container.table(CONTAINER_TABLE).entries, found))
 
+    def concerns(self) -> list[str]:
+        """What does not go as it should, a sentence each; empty when all is well."""
+        failed = self.container.failed
+        found = [f"container {self.id} takes nothing more: {failed.result()}"] if failed.done() else []
+        return found + (self.tier.concerns() if self.tier is not None else [])
+
     # Slots
 
     async def truncate(self, slot: Slot, offset: int) -> int:

@@ -150,8 +150,8 @@ class Store:
 
     def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
         """The process outlives a container, unless nothing can go on without it."""
-        others = [one for one in self.containers.values() if not one.container.failed.done()]
-        if others and hosted.container is not self.home:
+        is_home = hosted.id == self.config.container_ids[HOME_CONTAINER]
+        if not is_home and any(not one.container.failed.done() for one in self.containers.values()):
             logger.error(
                 "a container failed: nothing is appended to its streams until the next start, the others go on",
                 extra={"container": hosted.id, "reason": str(failure)},

@@ -126,8 +126,8 @@ class Broker:
     @property
     def concerns(self) -> list[str]:
         """What an operator should know although clients are served; a few sentences."""
-        tiers = [hosted.tier for hosted in self._containers() if hosted.tier is not None]
-        found = [one[:CONCERN_CHARS_MAX] for one in (*(c for tier in tiers for c in tier.concerns()), *self._remarks)]
+        told = (one for hosted in self._containers() for one in hosted.concerns())
+        found = [one[:CONCERN_CHARS_MAX] for one in (*told, *self._remarks)]
         if self._admission is not None and not self._admission.has_taken:
             found.append(f"{self._admission.place} has no room: what is there is served, nothing is moved there")
         return found[:CONCERNS_MAX]

@@ -83,6 +83,7 @@ def test_one_fails_and_the_others_serve(tmp_path: Path) -> None:
         assert await read_all(store, away) == [b"safe"]
         await append(here, b"two")
         assert not store.failed.done()
+        assert [hosted.concerns() != [] for hosted in store.containers.values()] == [False, True]
         await append((await make(store, "later")).slot(0), b"three")
         assert await read_all(store, here) == [b"one", b"two"]
         await store.close()
