@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api

@@ -42,7 +42,7 @@ from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import KEY_TEXT_BYTES_MAX, decode_group
 
 if TYPE_CHECKING:
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.topics.topics import Topics
 
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.

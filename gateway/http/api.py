@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from core.errors import StoreError, UnknownStream
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.groups.lag import GroupLag
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard

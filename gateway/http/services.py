@@ -32,7 +32,8 @@ class _Totals:
 
     def overview(self) -> Overview:
         services, metrics = self.services, self.services.metrics
-        containers = list(services.store.containers.values())
+        hosted = list(services.store.containers.values())
+        containers = [one.container for one in hosted]
         return Overview(
             version=__version__,
             cluster_id=services.cluster_id,

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from core.container.container import Container
 from core.errors import AlreadyLocked
-from core.tiering.offline import looked_at
+from core.hosted import HostedContainer
+from core.offline import looked_at
 from gateway import __version__
 from gateway.config.model import Config
 from gateway.config.places import STORE_DIRECTORY
@@ -39,7 +39,7 @@ class CannotAsk(LongTermUnusable):
 class Directory:
     """The knowledge of a store that no process runs."""
 
-    containers: Sequence[Container]
+    containers: Sequence[HostedContainer]
 
     def records(self) -> AsyncIterator[Record]:
         return tier2_records(self.containers)

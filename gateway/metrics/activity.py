@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-from core.scaling.rates import Rate, slots_of
+from core.scaling.rates import slots_of
 from core.scaling.scaler import Limit, ScaleEvent
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import SegmentRun, Stream
+from core.streams.averages import Rate
+from core.streams.live import Slot, Stream
+from core.streams.state import Segment
 from core.turns import Turn
 
 
@@ -112,15 +113,15 @@ class Activity:
         """The segments of the newest epoch, by number."""
         rates = self.store.scaler_of(stream).rates
         loads = {}
-        for run in stream.state.current.segments:
-            rate = IDLE if stream.is_sealed else rates.of_segment(stream, run)
-            loads[run.number] = SegmentLoad(stream.segment_bytes(run), rate.bytes_s, rate.events_s)
+        for segment in stream.state.current.segments:
+            rate = IDLE if stream.is_sealed else rates.of_segment(stream, segment)
+            loads[segment.number] = SegmentLoad(stream.segment_bytes(segment), rate.bytes_s, rate.events_s)
         return loads
 
-    def slot_loads(self, stream: Stream, run: SegmentRun) -> list[float]:
+    def slot_loads(self, stream: Stream, segment: Segment) -> list[float]:
         """Bytes a second of each slot of an active segment, in key order."""
         rates = self.store.scaler_of(stream).rates
-        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, run)]
+        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)]
 
     def limits_of(self, stream: Stream) -> list[str]:
         """Hot segments that cannot be split, the hottest first, and in the end what to do."""
@@ -131,16 +132,16 @@ class Activity:
         return [*told, found[0].advice] if found else []
 
     def limits(self) -> list[Limit]:
-        return [limit for scaler in self.store.scalers.values() for limit in scaler.limits]
+        return [limit for hosted in self.store.containers.values() for limit in hosted.scaler.limits]
 
     def events(self, most: int) -> list[ScaleEvent]:
         """Recent scales, newest first."""
-        newest_first = (reversed(scaler.events) for scaler in self.store.scalers.values())
+        newest_first = (reversed(hosted.scaler.events) for hosted in self.store.containers.values())
         return list(islice(heapq.merge(*newest_first, key=lambda event: event.time_ms, reverse=True), most))
 
     def counts(self) -> Counter[str]:
         """Scales since the start, by kind."""
-        return sum((scaler.counts for scaler in self.store.scalers.values()), Counter())
+        return sum((hosted.scaler.counts for hosted in self.store.containers.values()), Counter())
 
 
 def which_limit(limit: Limit) -> str:

@@ -24,7 +24,7 @@ from gateway.metrics.sources import Sources
 from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.groups.lag import GroupLag
 
 TOPICS_MAX: Final = 200
@@ -160,8 +160,9 @@ def _of_pins(sources: Sources) -> Iterator[Metric]:
         "penstock_partition_damaged_bytes", "Bytes of a partition that are damaged", labels=["topic", "partition"]
     )
     lost: Counter[tuple[str, str]] = Counter()
-    for container in sources.store.containers.values():
-        for pin in container.tier.pins.named if container.tier is not None else ():
+    for hosted in sources.store.containers.values():
+        container = hosted.container
+        for pin in hosted.tier.pins.named if hosted.tier is not None else ():
             held.add_metric([own_label(pin.slot.stream.name), str(pin.slot.number), pin.reason], pin.bytes)
         for one in container.damage:
             if (stream := container.streams.get(one.stream_id)) is not None:

@@ -11,7 +11,7 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from core.errors import StreamSealed
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.refusals import Refusal, refusal_of
 
 NAME_CHARS_MAX: Final = 249

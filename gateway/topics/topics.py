@@ -17,7 +17,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError, UnknownStream
 from core.store import Store
-from core.streams.state import Stream
+from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, TABLE, BrokerConfigs

@@ -25,11 +25,10 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.container.container import Container
+from core.container.ports import TransactionEnd
 from core.errors import StoreError
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
-from core.streams.transactions import TransactionEnd
+from core.streams.live import Slot, Stream
 from gateway.config.loading import Config
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import CommittedOffset, OffsetKey
@@ -214,7 +213,7 @@ class TransactionCoordinator:
         known = self._find(transactional_id)
         known.admit(identity)
         if known.holds(places, groups):
-            await self._store.home.settled()
+            await self._store.home.all_durable()
         else:
             await self._change(known.adding(places, groups, self._trusted.stamp_ms()))
 
@@ -261,7 +260,7 @@ class TransactionCoordinator:
         while True:
             known = self._find(transactional_id)
             if not known.admit_end(identity, committed=committed, bumps=bumps):
-                await self._store.home.settled()
+                await self._store.home.all_durable()
                 await self._store.synced()
                 return known.identity
             if bumps and known.is_exhausted and new_id == NO_ID:
@@ -335,7 +334,7 @@ class TransactionCoordinator:
     def _ends(self, prepared: Transaction) -> dict[Container, Sequence[TransactionEnd]]:
         slots: dict[Container, list[Slot]] = {}
         for slot in self._slots(prepared.partitions):
-            slots.setdefault(slot.container, []).append(slot)
+            slots.setdefault(self._store.hosted(slot).container, []).append(slot)
         now_ms = self._clock.wall_ms()
         return {
             container: transaction_ends(

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
