@@ -239,6 +239,7 @@ class Container:
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         base, lsn, position = slot.end, log.next_lsn, log.position
+        segment_id, epoch = slot.segment_id, self.epoch
         rest = APPEND_REST.pack(
             lsn,
             log.synced_lsn,
@@ -246,12 +247,12 @@ class Container:
             KIND_APPEND,
             follows,
             0,
-            slot.segment_id,
+            segment_id,
             slot.stream.state.id,
             slot.number,
             base,
             count,
-            self.epoch,
+            epoch,
             timestamp,
             writer_id,
             sequence,
@@ -273,22 +274,25 @@ class Container:
             log.kick()
 
         length = len(payload)
-        columns = slot.columns[-1] if slot.columns else None
+        known = slot.columns
+        columns = known[-1] if known else None
         if columns is None or columns.file is not log.file:
             columns = self.files.begin_columns(slot, log.file, slot.total_bytes)
         columns.base.append(base)
         columns.position.append(position)
         columns.length.append(length)
         columns.timestamp.append(timestamp)
-        columns.payload.append(payload)
+        payloads = columns.payload
+        row = len(payloads)
+        payloads.append(payload)
         columns.total += length
         columns.end = end = base + count
         slot.appended(
             base,
             count,
             length,
-            slot.segment_id,
-            self.epoch,
+            segment_id,
+            epoch,
             timestamp,
             writer_id,
             writer_epoch,
@@ -296,7 +300,7 @@ class Container:
             flags,
             self.trusted.stamp_ms() if writer_id >= 0 else 0,
         )
-        self.cache.added(columns, len(columns.payload) - 1, length)
+        self.cache.added(columns, row, length)
         self._pending.append((slot, end, length, waiter))
         return base
 
@@ -508,7 +512,7 @@ class Container:
         for _ in range(lsn - self._applied_lsn):
             oldest = pending.popleft()
             self._applied_lsn += 1
-            if isinstance(oldest, _Update):
+            if not isinstance(oldest, tuple):  # asked like this, as that is quick for a tuple
                 oldest.settle(self)
                 continue
             slot, end, size, waiter = oldest

@@ -86,15 +86,17 @@ class _Target:
         length = frame.size - APPEND_OVERHEAD
         if length < 0:
             raise BadFrame("append is cut off")
+        end = base + count
         if columns is not None:
             columns.base.append(base)
             columns.position.append(frame.position)
             columns.length.append(length)
             columns.timestamp.append(timestamp)
-            columns.end = base + count
-        if not new or base < slot.end:
+            columns.end = end
+        expected = slot.end
+        if not new or base < expected:
             return
-        if base > slot.end:
+        if base > expected:
             raise BadFrame(f"{slot!r} misses the entries before offset {base}")
         marker: Marker | None = None
         if flags & MARKER:
@@ -113,7 +115,7 @@ class _Target:
             flags,
             now_ms,
         )
-        slot.durable(base + count, length)
+        slot.durable(end, length)
         if marker is not None:
             marker.appended()
         if not slot.dirty:
