@@ -95,7 +95,7 @@ class GroupJournal:
         keys = list(offsets)
         self._offsets.begin(keys)
         self._writes.add(logged)
-        logged.add_done_callback(partial(self._landed, keys))  # before whoever waits for it goes on
+        logged.add_done_callback(partial(self._landed, keys))  # before callers that wait for it go on
 
     def _landed(self, keys: Sequence[OffsetKey], logged: asyncio.Future[None]) -> None:
         self._writes.discard(logged)
@@ -155,7 +155,7 @@ class GroupJournal:
 
 
 def error_of(error: StoreError) -> ErrorCode:
-    """What a group's client is told: codes upon which every client looks for the coordinator again."""
+    """The code for a group's client: one upon which every client looks for the coordinator again."""
     if error.kind is ErrorKind.RETRY:
         return ErrorCode.coordinator_not_available
     return ErrorCode.not_coordinator
