@@ -101,12 +101,12 @@ _FLAGS: Final = {
     "tier2": Flag("tier2", "--tier2", Tier2),
     "tier2_endpoint": Flag("tier2.endpoint", "--tier2-endpoint", Tier2Endpoint),
 }
-"""By the name of the parameter, in the order in which they are told."""
+"""By the name of the parameter, in the order of help texts."""
 
 SERVING: Final = tuple(_FLAGS)
 STORAGE: Final = ("data_dir", "tier2", "tier2_endpoint")
 _LAST: Final = "as_json"
-"""The parameter that is told after `--set`."""
+"""The parameter that help texts list after `--set`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Settings:
     flags: Mapping[str, object]
 
     def load(self) -> Config:
-        """The configuration. A wrong one is told on standard error, and ends the command."""
+        """The configuration. A wrong one ends the command, with every problem on standard error."""
         from gateway.config.layers import ConfigError, Given, trimmed
         from gateway.config.loading import load
 

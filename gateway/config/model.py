@@ -39,7 +39,7 @@ def _number(value: object) -> object:
 
 
 class Config(
-    # Keys are told in this order from the last section to the first, as pydantic collects them.
+    # `penstock config` lists sections from the last to the first: that is how pydantic collects them.
     LogLineKeys,
     GroupKeys,
     TransactionKeys,

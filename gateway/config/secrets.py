@@ -1,7 +1,7 @@
 """Secrets that lie in files: for each secret key `KEY` there is `KEY.file`.
 
 Keeps: a secret's text is in no message, and neither is a file's content; a secret that was written on the command line,
-where every user of the machine can read it, is told of by its key.
+where every user of the machine can read it, is reported by its key.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _place(value: object) -> Place:
 
 
 class TieringKeys(BaseModel):
-    """Keys that have no effect with `tier2 = off`, save that they must be valid."""
+    """Keys that have no effect with `tier2 = off`, but must be valid."""
 
     # Long-term storage: where it is and who asks
     tier2: Annotated[Place, PlainValidator(_place)] = Field(

@@ -1,6 +1,6 @@
-"""Streams as the REST API tells them: made of their immutable states, and of counters read on the event loop.
+"""Streams in the REST API: made of their immutable states, and of counters read on the event loop.
 
-Keeps: a long history is told piece by piece, so that the event loop is never held up by it.
+Keeps: a long history is sent piece by piece and never holds up the event loop.
 """
 
 from __future__ import annotations

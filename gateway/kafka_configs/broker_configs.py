@@ -34,7 +34,7 @@ ENTRIES_MAX: Final = 1_000
 """Configs that one entity may have set: Kafka keeps unknown names too, and it must end somewhere."""
 CLEANER_THREAD_BYTES_MIN: Final = 2**20
 PARSED_MAX: Final = 4_096
-"""Different sets of overrides whose parsed form is shared; more are parsed anew each time."""
+"""Different sets of overrides whose parsed form is shared; more are parsed each time."""
 
 
 _KEEP_EVERYTHING: Final[Mapping[str, ConfigValue]] = {

@@ -1,8 +1,8 @@
 """The configs of single consumer groups and metrics subscriptions: kept by name, changed one at a time, described.
 
-Keeps: what is told is durable, and a change starts from what is there when it is made. Table `resourceconfig`: key =
-Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte, the config's name;
-value = its text; all UTF-8. A resource without configs is not there.
+Keeps: what is described is durable, and a change starts from what is there when it is made. Table `resourceconfig`:
+key = Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte, the config's
+name; value = its text; all UTF-8. A resource without configs is not there.
 """
 
 from __future__ import annotations

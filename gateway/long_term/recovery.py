@@ -70,7 +70,7 @@ class KafkaTables:
         first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
         self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
         # What a transaction had written was not tiered while it was open: nobody may commit the rest of it, or be told
-        # that it was committed. So producers begin anew.
+        # that it was committed. So producers begin again.
         kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
         return {
             **kept,

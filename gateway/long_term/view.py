@@ -1,4 +1,4 @@
-"""What a store knows of its long-term storage, as records for whoever asks: one JSON object a line.
+"""What a store knows of its long-term storage, as records: one JSON object a line.
 
     {"topic": name, "partitions": [{"id", "start", "end", "gaps": [[first, end], …]}, …]}
         `end`: where its part in long-term storage ends; `gaps`: what of that is in no chunk. At most `SLOTS_MAX`
@@ -8,7 +8,7 @@
         `runs`: what the store refers to it for.
 
 Keeps: the event loop is not held up; memory does not grow with what is stored. Records are told while the store works,
-so whoever finds something wrong asks for that chunk once more.
+so a reader that finds something wrong asks for that chunk once more.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def active_segments(stream: Stream) -> int:
 
 
 class _Loads(dict[int, SegmentLoad]):
-    """By segment; those that nothing is known of have nothing."""
+    """By segment; an unknown one has nothing."""
 
     def __missing__(self, segment: int) -> SegmentLoad:
         return NOTHING

@@ -40,7 +40,7 @@ from tier2.metered import MeteredStorage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REST: Final = 4
-"""Between two texts it rests for so many times as long as the last one took."""
+"""Rest between two texts, as a multiple of the time that the last one took."""
 REST_S_MAX: Final = 2.0
 
 

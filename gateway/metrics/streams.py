@@ -1,4 +1,4 @@
-"""What a scrape is told of topics, segments, scales and groups.
+"""Topics, segments, scales and groups in the words of /metrics.
 
 Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments, `LAGS_MAX` groups and
 topics, and a few partitions that hold up something, at most; what is beyond counts under `other`, which no name of a

@@ -150,7 +150,7 @@ class Topics:
         return NewTopic(wanted.name, partitions, overrides)
 
     def _check_room(self, partitions: int, topics: int = 0) -> None:
-        """Raises Refusal when there would be more than there may be, with so many new ones."""
+        """Raises Refusal when there would be more than there may be, with these new ones."""
         config = self._config
         if len(self) + topics > config.topics_max:
             raise Refusal(ErrorCode.policy_violation, f"There are {len(self)} topics, topics.max={config.topics_max}.")

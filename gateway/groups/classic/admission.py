@@ -1,4 +1,4 @@
-"""Who may do what in a group: checks in Kafka's order, each with the error that it gives.
+"""Checks of what a member may do in its group, in Kafka's order, each with the error that it gives.
 
 Keeps: reads the group, changes nothing.
 """
@@ -19,7 +19,7 @@ def has_room_for(group: GroupFacts, member_id: str, max_size: int) -> bool:
     if group.state in (GroupState.EMPTY, GroupState.DEAD):
         return True
     if group.state is GroupState.PREPARING_REBALANCE:
-        # Who joins last of a group that is too large is the one to go.
+        # The last to join a group that is too large has to go.
         member = roster.get(member_id)
         has_joined = member is not None and member.awaits_join
         return has_joined or roster.joined_count < max_size
@@ -77,7 +77,7 @@ def is_managed_outside(group: GroupFacts, generation: int) -> bool:
 def check_transactional_commit(
     group: GroupFacts, member_id: str, instance_id: str | None, generation: int
 ) -> ErrorCode:
-    """May this member commit offsets in a transaction? Who says nothing of itself may: its producer is fenced."""
+    """May this member commit offsets in a transaction? A client that names no member may: its producer is fenced."""
     if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
         return ErrorCode.none
     return check_member_now(group, member_id, instance_id, generation)

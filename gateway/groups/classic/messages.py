@@ -51,7 +51,7 @@ class JoinRequest:
     rebalance_timeout_ms: int
     reason: str | None
     requires_known_member_id: bool  # KIP-394: the first join only hands out an id
-    supports_skip_assignment: bool  # KIP-814: a returning static leader is told who it is
+    supports_skip_assignment: bool  # KIP-814: a returning static leader learns that it leads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class SyncRequest:
 
 
 class LeavingMember(NamedTuple):
-    """Who leaves: by id, by instance id, or by both."""
+    """A member that leaves, named by id, by instance id, or by both."""
 
     member_id: str
     instance_id: str | None
@@ -73,7 +73,7 @@ class LeavingMember(NamedTuple):
 
 
 class JoinedMember(NamedTuple):
-    """What the leader is told of a member."""
+    """A member as its leader sees it."""
 
     member_id: str
     instance_id: str | None
@@ -128,7 +128,7 @@ class GroupRecord:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Effect: give `result` to the one who waits."""
+    """Effect: give `result` to the waiter."""
 
     waiter: Waiter
     result: JoinResult | SyncResult

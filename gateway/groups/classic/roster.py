@@ -1,4 +1,4 @@
-"""Who is in a group: members, their leader, their votes, static and pending ids.
+"""The members of a group: their leader, their votes, static and pending ids.
 
 Keeps: each instance id belongs to one member at most; the leader is a member whenever there is one;
 `protocol_votes` counts, per protocol, the members that support it; `joined_count` counts those that
@@ -80,7 +80,7 @@ class Member:
 
     @property
     def satisfies_heartbeat(self) -> bool:
-        """Whoever waits for us is alive, as far as we let it show; new members can expire."""
+        """A member that waits for our answer counts as alive; a new one can expire all the same."""
         return not self.is_new and (self.join_waiter is not None or self.sync_waiter is not None)
 
     def protocol_names(self) -> set[str]:
@@ -226,7 +226,7 @@ class Roster:
         return votes.most_common(1)[0][0]
 
     def joined_members(self, protocol_name: str | None) -> tuple[JoinedMember, ...]:
-        """What the leader is told, to assign by."""
+        """All members as the leader sees them, to assign by."""
         return tuple(
             JoinedMember(member.member_id, member.instance_id, member.metadata(protocol_name)) for member in self
         )

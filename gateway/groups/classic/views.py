@@ -1,4 +1,4 @@
-"""What members are told of their group, and what is stored of it.
+"""Answers to members about their group, and the record that is stored of it.
 
 Keeps: reads the group, changes nothing.
 """
@@ -14,7 +14,7 @@ from gateway.groups.classic.subscription import subscribed_topics
 
 
 def joined(group: GroupFacts, member: Member) -> JoinResult:
-    """The answer to a join that succeeded; the leader is told of all members."""
+    """The answer to a join that succeeded; the leader's lists all members."""
     is_leader = group.roster.leader_id == member.member_id
     return JoinResult(
         member_id=member.member_id,
