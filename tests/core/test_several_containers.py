@@ -53,7 +53,7 @@ def failing(container_id: int) -> Iterator[None]:
         real(fd)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.log.durable_log.os.fdatasync", fdatasync)
+        patch.setattr("core.log.writer.os.fdatasync", fdatasync)
         yield
 
 
@@ -113,8 +113,8 @@ def test_an_applied_state_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytes
             raise StorageFailure("the applied state cannot be written any more")
 
         monkeypatch.setattr(maintenance, "checkpoint", fail)
-        monkeypatch.setattr(maintenance._container, "config", replace(TWO, checkpoint_interval_ms=1))
         maintenance.start()
+        monkeypatch.setattr(maintenance, "_checkpoint_at", 0.0)  # it is due
         await until(owner_of(away).failed.done)
 
         await refuses(away)

@@ -64,7 +64,7 @@ async def opened(directory: Path, clock: ManualClock, config: StoreConfig = BOUN
 
 
 async def room_made(store: Store) -> int:
-    return await make_room(store.known_writers, list(store.containers.values()))
+    return await make_room(store.known_writers, [one.container for one in store.containers.values()])
 
 
 def test_a_new_one_waits_and_known_ones_go_on(tmp_path: Path) -> None:
