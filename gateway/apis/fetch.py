@@ -54,6 +54,8 @@ TOPIC_IDS_SINCE: Final = 13
 REPLICA_STATE_SINCE: Final = 15
 READ_COMMITTED: Final = 1
 
+MAX_WAIT_MS: Final = 60_000
+"""Longest wait for news, whatever a client asks for: a waiting request holds its share of queued.max.request.bytes, milliseconds."""
 GIVE_WAY_S: Final = 0.02
 """Longest wait of a reader of history for appends: a disk that stands still does not concern it."""
 LOOKS_AT_ONCE: Final = 256
@@ -98,7 +100,7 @@ class _Fetch(Findings):
         self.session: FetchSession | None = None
         self.full = True  # every partition is answered, not only those with news
         self.waited = request.max_wait <= 0
-        self.deadline_s = request.max_wait / 1000
+        self.deadline_s = min(request.max_wait, MAX_WAIT_MS) / 1000
         self.timer: asyncio.TimerHandle | None = None
         self.looking = False  # as a task that gives way
         self.long_looks = 0
