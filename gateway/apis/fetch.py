@@ -55,7 +55,7 @@ REPLICA_STATE_SINCE: Final = 15
 READ_COMMITTED: Final = 1
 
 MAX_WAIT_MS: Final = 60_000
-"""Longest wait for news, whatever a client asks for: a waiting request holds its share of queued.max.request.bytes, milliseconds."""
+"""Longest wait for news, in ms, whatever a client asks for: a request that waits holds room that others need."""
 GIVE_WAY_S: Final = 0.02
 """Longest wait of a reader of history for appends: a disk that stands still does not concern it."""
 LOOKS_AT_ONCE: Final = 256
