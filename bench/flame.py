@@ -42,7 +42,7 @@ def _recorded(work: Work, scratch: Path, output: Path, kind: str) -> None:
     shutil.rmtree(place, ignore_errors=True)
     gateway = Penstock(place)
     try:
-        recorder = record(gateway.process.serving.pid, output, kind=kind)
+        recorder = record(gateway.process.pid, output, kind=kind)
         for _ in figures(work, KafkaLike(PENSTOCK, gateway), work.key):
             pass
         recorder.send_signal(signal.SIGINT)

@@ -99,6 +99,16 @@ class StoreClosed(StoreError):
     kind = ErrorKind.RETRY
 
 
+class NotHosted(StoreError):
+    """The container is not open in this process: it was closed, or another process has it."""
+
+    kind = ErrorKind.FENCED
+
+    def __init__(self, container_id: int) -> None:
+        super().__init__(f"container {container_id} is not open here")
+        self.container_id = container_id
+
+
 class Corrupt(StoreError):
     """Stored bytes fail their checks. Names the file, the position and what to do."""
 

@@ -1,10 +1,10 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.streams.ages` counts
-where it does not say their age), those without which the slot still holds `retention_bytes`, and, after Pravega, those
-that all of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In the log they
-leave one by one, in chunks run by run, a run when the last of its entries may: for that no object is read. Streams that
-are compacted only are never trimmed.
+Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.retention_ages`
+counts where it does not say their age), those without which the slot still holds `retention_bytes`, and, after
+Pravega, those that all of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In
+the log they leave one by one, in chunks run by run, a run when the last of its entries may: for that no object is
+read. Streams that are compacted only are never trimmed.
 
 **Invariant**: nothing leaves because the wall clock jumped: `core.trusted_time` says what is believed.
 """
@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Final
 from core.background import Background
 from core.container.forgetting import forget_expired
 from core.log.records import Trim
-from core.streams.ages import Ages
+from core.retention_ages import Ages
 from core.streams.live import Slot
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 
 if TYPE_CHECKING:
     from core.container.container import Container
+    from core.reading.reader import Reader
+    from core.tiering.catalog import Catalog
 
 FIRST_LOOK_S_MAX: Final = 30.0
-"""How soon after a start the first look comes: who restarts more often than the interval has one, too."""
+"""How soon after a start the first look comes, so that a store that restarts often has one, too."""
 SLOTS_PER_STEP: Final = 100
 """Slots that one step in a thread looks at, and that one log record trims at the most."""
 
@@ -38,10 +40,14 @@ Consumed = Callable[[Slot, Sequence[str]], int | None]
 class Retention:
     """Applies the streams' policies in one container."""
 
-    def __init__(self, container: Container, consumed: Consumed | None = None) -> None:
+    def __init__(
+        self, container: Container, reader: Reader, catalog: Catalog, consumed: Consumed | None = None
+    ) -> None:
         self._container = container
+        self._reader = reader
+        self._catalog = catalog
         self._consumed = consumed
-        self._ages = Ages(container)
+        self._ages = Ages(container, catalog)
         interval_s = self._interval_s = container.config.retention_check_interval_ms / 1000
         first_s = min(interval_s, FIRST_LOOK_S_MAX)
         self._background = Background("retention", container.id, self._step, retry_s=interval_s, first_s=first_s)
@@ -75,7 +81,7 @@ class Retention:
         if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0 and not consumers):
             return 0
         limits = [Limits(policy, now_ms, slot.stable_end, self._consumed_of(slot, consumers)) for slot in slots]
-        trims = await self._container.reader.run(self._retained, slots, limits)
+        trims = await self._reader.in_thread(self._retained, slots, limits)
         live = [trim for trim in trims if trim.stream_id in self._container.streams]
         if live:
             await self._container.update(*live)
@@ -96,7 +102,7 @@ class Retention:
         start = slot.start
         new_start, before, is_done = start, slot.start_bytes, False
         if start < slot.tiered_end:
-            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, start):
+            for run in self._catalog.iter_runs(slot.stream.id, slot.number, start):
                 rest_bytes = slot.bytes_behind(run.end, run.bytes_before + run.appended)
                 written_ms = self._ages.of_run(run, limits.now_ms)
                 is_done = run.entries > 0 and not limits.allow(written_ms, run.end, rest_bytes)
@@ -111,7 +117,7 @@ class Retention:
     def _trimmed_in_log(self, slot: Slot, limits: Limits, start: int, before: int) -> tuple[int, int]:
         """The first entry from `start` on that stays, and the bytes before it."""
         end, total = limits.stable_end, slot.total_bytes
-        for file_lsn, rows in self._container.reader.all_rows(slot, start, lambda ref: True):
+        for file_lsn, rows in self._reader.all_rows(slot, start, lambda ref: True):
             first = max(0, rows.row_of(start))
             before = rows.bytes_before + sum(rows.length[:first])
             for row in range(first, len(rows.base)):

@@ -11,30 +11,38 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from core.applied.metadata import Metadata
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.config import StoreConfig
-from core.container.container import CONTAINER_TABLE, STREAMS_TABLE, Container
+from core.container.container import Container
 from core.container.forgetting import Forgetting
-from core.container.maintenance import Maintenance
-from core.container.recovery import Recovered, recover
-from core.errors import AlreadyLocked, Corrupt, StorageFailure, StoreClosed, StreamExists, TierMissing, UnknownStream
+from core.errors import (
+    AlreadyLocked,
+    Corrupt,
+    NotHosted,
+    StorageFailure,
+    StoreClosed,
+    StreamExists,
+    UnknownStream,
+)
+from core.hosted import HostedContainer, log_directory
 from core.log.files import make_directory
 from core.log.records import Operation
 from core.log.replay import open_log_files
-from core.retention import Consumed, Retention
+from core.retention import Consumed
 from core.scaling.decisions import Decision
 from core.scaling.scaler import ScaleEvent, Scaler
 from core.streams.known_writers import KnownWriters
-from core.streams.state import Epoch, Stream, StreamPolicy, StreamState, new_stream
-from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
-from core.tiering.tier import LongTermStorage, Tier
+from core.streams.live import Slot, Stream
+from core.streams.policy import StreamPolicy
+from core.streams.registry import Streams
+from core.streams.state import NEXT_STREAM_KEY, STREAM_IDS_TABLE, STREAMS_TABLE, Epoch, StreamState, new_stream
+from core.tiering.context import LongTermStorage
 from core.trusted_clock import TrustedClock
 
 logger = logging.getLogger(__name__)
@@ -43,38 +51,8 @@ PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
-STREAM_IDS_TABLE: Final = STREAMS_TABLE + ".ids"
 TIME_FILE: Final = "time"
 """In the store's directory: how time went, see `core.trusted_time`."""
-NEXT_STREAM_KEY: Final = b"next stream id"
-
-
-class Streams:
-    """All live streams."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, Stream] = {}
-        self._by_uuid: dict[UUID, Stream] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-    def __iter__(self) -> Iterator[Stream]:
-        return iter(list(self._by_name.values()))
-
-    def get(self, name: str) -> Stream | None:
-        return self._by_name.get(name)
-
-    def by_uuid(self, uuid: UUID) -> Stream | None:
-        return self._by_uuid.get(uuid)
-
-    def add(self, stream: Stream) -> None:
-        self._by_name[stream.name] = stream
-        self._by_uuid[stream.uuid] = stream
-
-    def remove(self, stream: Stream) -> None:
-        self._by_name.pop(stream.name, None)
-        self._by_uuid.pop(stream.uuid, None)
 
 
 class Store:
@@ -93,17 +71,14 @@ class Store:
         self.clock = clock
         self.trusted = TrustedClock(clock)
         self.known_writers = KnownWriters(config.writers_max)
-        self._forgetting = Forgetting(self.known_writers, lambda: list(self.containers.values()))
+        self._forgetting = Forgetting(self.known_writers, lambda: [one.container for one in self.containers.values()])
         self.streams = Streams()
-        self.containers: dict[int, Container] = {}
+        self.containers: dict[int, HostedContainer] = {}  # by id
         self.replayed_bytes = 0
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._policy_for = policy_for
         self._long_term = long_term
         self._creating: set[str] = set()
-        self._maintenance: dict[int, Maintenance] = {}
-        self._retention: dict[int, Retention] = {}
-        self.scalers: dict[int, Scaler] = {}  # by container
         self._lock_fd = -1
         self._next_stream_id = 1
 
@@ -128,7 +103,7 @@ class Store:
             store._lock()
             await asyncio.to_thread(store.trusted.load, directory / TIME_FILE, store._newest_file_ms)
             for container_id in config.container_ids:
-                await store._open_container(container_id)
+                await store._host(container_id)
         except BaseException:
             await store.close(clean=False)
             raise
@@ -157,127 +132,86 @@ class Store:
         begun: list[int] = []
         for container_id in self.config.container_ids:
             with contextlib.suppress(Corrupt, OSError):  # recovery says what is wrong with it
-                begun += (file.created_ms for file in open_log_files(self._log_directory(container_id)))
+                begun += (file.created_ms for file in open_log_files(log_directory(self.directory, container_id)))
         return max(begun, default=None)
 
-    def _log_directory(self, container_id: int) -> Path:
-        return self.directory / f"container-{container_id}" / "log"
-
-    async def _open_container(self, container_id: int) -> None:
-        directory = self.directory / f"container-{container_id}"
-        log_directory = self._log_directory(container_id)
-        metadata_directory = directory / "metadata"
-        for needed in (directory, log_directory, metadata_directory):
-            await asyncio.to_thread(make_directory, needed)
-        metadata = await asyncio.to_thread(Metadata, metadata_directory, self.config)
-        container = Container(
+    async def _host(self, container_id: int) -> None:
+        """Open a container and serve it."""
+        hosted = await HostedContainer.open(
             container_id,
-            log_directory,
+            self.directory,
             self.config,
             self.clock,
             self.trusted,
-            metadata,
             self.known_writers,
             self._stream_changed,
+            self._scale,
         )
-        self.containers[container_id] = container
-        maintenance = self._maintenance[container_id] = Maintenance(container)
-        recovered: Recovered = await asyncio.to_thread(recover, container)
-        self.replayed_bytes += recovered.replayed_bytes
-        logger.info(
-            "container recovered",
-            extra={
-                "container": container_id,
-                "clean": recovered.clean,
-                "replayed_bytes": recovered.replayed_bytes,
-                "epoch": recovered.epoch,
-                "streams": len(container.streams),
-            },
+        self.containers[container_id] = hosted
+        self.replayed_bytes += hosted.recovered.replayed_bytes
+        hosted.container.failed.add_done_callback(
+            lambda failed: None if failed.cancelled() else self._container_failed(hosted, failed.result())
         )
-        await self._admit(container)
-        await container.start(recovered.next_lsn, recovered.epoch)
-        container.failed.add_done_callback(self._container_failed)
-        if self._long_term is not None:
-            await self._rise(container, self._long_term, recovered.next_lsn)
-            container.tier = Tier(container, self._long_term)
-            await container.tier.start()
-        maintenance.start()
-        self._retention[container_id] = Retention(container)
-        self.scalers[container_id] = Scaler(container, self._scale)
-
-    async def _admit(self, container: Container) -> None:
-        """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""
-        has_chunks = await container.catalog.has_chunks()
-        if self._long_term is None:
-            if has_chunks:
-                raise TierMissing
-        elif self._long_term.admit is not None:
-            await self._long_term.admit(has_chunks)
-
-    async def _rise(self, container: Container, long_term: LongTermStorage, next_lsn: int) -> None:
-        """Above what another life of this store has left in long-term storage, if there was one."""
-        found = await find_other_life(
-            long_term.storage, container.id, container.epoch, next_lsn, chunks=long_term.had_another_life
-        )
-        if found is None:
-            return
-        epoch = found.last_epoch + EPOCHS_ABOVE
-        logger.warning(
-            "another copy of this store has put things into long-term storage: they are not used, and the epoch rises",
-            extra={"container": container.id, "epoch": epoch, "last_epoch_there": found.last_epoch},
-        )
-        await container.rise(epoch, lives_put(CONTAINER_TABLE, container.table(CONTAINER_TABLE).entries, found))
+        await hosted.start(self._long_term)
 
     def start_retention(self, consumed: Consumed | None = None) -> None:
         """Apply the streams' policies from now on: once `policy_for` knows every default, not before.
 
         `consumed` tells how far consumers are that a policy names.
         """
-        for retention in self._retention.values():
-            retention.start(consumed)
+        for hosted in self.containers.values():
+            hosted.retention.start(consumed)
         self._forgetting.start()
 
     def start_scaling(self) -> None:
         """Take rates and scale streams from now on: once `policy_for` knows every default, not before."""
-        for scaler in self.scalers.values():
-            scaler.start()
+        for hosted in self.containers.values():
+            hosted.scaler.start()
 
-    def _container_failed(self, failed: asyncio.Future[StorageFailure]) -> None:
-        if not self.failed.done() and not failed.cancelled():
-            self.failed.set_result(failed.result())
+    def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
+        """The process outlives a container, unless nothing can go on without it."""
+        is_home = hosted.id == self.config.container_ids[HOME_CONTAINER]
+        if not is_home and any(not one.container.failed.done() for one in self.containers.values()):
+            logger.error(
+                "a container failed: nothing is appended to its streams until the next start, the others go on",
+                extra={"container": hosted.id, "reason": str(failure)},
+            )
+        elif not self.failed.done():
+            self.failed.set_result(failure)
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
         await self._forgetting.stop()
-        for scaler in self.scalers.values():
-            await scaler.stop()
-        for retention in self._retention.values():
-            await retention.stop()
-        for container_id, container in self.containers.items():
-            maintenance = self._maintenance.get(container_id)
-            if maintenance is not None:
-                await maintenance.stop()
-            if container.tier is not None:
-                await container.tier.stop(clean=clean)
-            await container.log.close()
-            if maintenance is not None:
-                await maintenance.close(clean=clean and container.log.failure is None)
-            await asyncio.to_thread(container.reader.close)
-            await asyncio.to_thread(container.catalog.close)
-            await asyncio.to_thread(container.metadata.close)
+        failures: list[StorageFailure] = []
+        for hosted in self.containers.values():
+            try:
+                await hosted.close(clean=clean)
+            except StorageFailure as failure:  # of one container: the others are closed all the same
+                failures.append(failure)
         self.containers.clear()
         await self.trusted.stop()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+        if failures:
+            raise failures[0]
+
+    # Containers
+
+    def hosted(self, slot: Slot) -> HostedContainer:
+        """The container that a slot lies in. Raises NotHosted: no other place decides what is not here."""
+        found = self.containers.get(slot.container_id)
+        if found is None:
+            raise NotHosted(slot.container_id)
+        return found
 
     @property
     def home(self) -> Container:
         """The container that keeps tables and the ids of streams. Raises StoreClosed after a stop."""
-        container = self.containers.get(self.config.container_ids[HOME_CONTAINER])
-        if container is None:
+        hosted = self.containers.get(self.config.container_ids[HOME_CONTAINER])
+        if hosted is None:
             raise StoreClosed("the store has been closed")
-        return container
+        return hosted.container
 
     # Streams
 
@@ -318,7 +252,7 @@ class Store:
         await self._change(stream, lambda state: state.configured(config))
 
     async def grow_stream(self, stream: Stream, slots: int) -> None:
-        """Give a stream more slots, durably: a scale that cuts every segment anew.
+        """Give a stream more slots, durably: a scale that seals every segment.
 
         Raises UnknownStream, StreamSealed, ValueError when that is no growth, StoreError.
         """
@@ -360,24 +294,24 @@ class Store:
                 raise UnknownStream(stream.name)
             before, state = stream.state.current, changed(stream.state)
             if state.current is not before:
-                going_on = {run.number for run in state.current.segments}
-                sealed = [run for run in before.segments if run.number not in going_on]
-                state = state.measured({run.number: stream.segment_bytes(run) for run in sealed})
+                going_on = {segment.number for segment in state.current.segments}
+                sealed = [segment for segment in before.segments if segment.number not in going_on]
+                state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
             await self._container_of(stream).change_stream(stream, state)
             if kind is not None:
                 self._record(stream, before, state.current, kind)
             return state.current
 
     def _record(self, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
-        going_on = {run.number for run in after.segments}
+        going_on = {segment.number for segment in after.segments}
         event = ScaleEvent(
             time_ms=after.started_ms,
             stream=stream.name,
             epoch=after.epoch,
             kind=kind,
             reason=after.reason,
-            sealed=tuple(run.number for run in before.segments if run.number not in going_on),
-            opened=tuple(run.number for run in after.opened),
+            sealed=tuple(segment.number for segment in before.segments if segment.number not in going_on),
+            opened=tuple(segment.number for segment in after.opened),
         )
         self.scaler_of(stream).record(event)
         logger.info(
@@ -387,12 +321,12 @@ class Store:
         )
 
     def scaler_of(self, stream: Stream) -> Scaler:
-        """Who takes a stream's rates and scales it."""
-        return self.scalers[stream.state.container]
+        """The scaler that takes a stream's rates."""
+        return self.containers[stream.state.container].scaler
 
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id."""
-        found = (container.streams.get(stream_id) for container in self.containers.values())
+        found = (hosted.container.streams.get(stream_id) for hosted in self.containers.values())
         return next((stream for stream in found if stream is not None), None)
 
     def refresh_policies(self) -> None:
@@ -401,7 +335,7 @@ class Store:
             stream.policy = self._policy_for(stream.config)
 
     def _container_of(self, stream: Stream) -> Container:
-        return self.containers[stream.state.container]
+        return self.containers[stream.state.container].container
 
     def _stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
         stream = container.streams.get(stream_id)

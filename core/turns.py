@@ -1,14 +1,14 @@
-"""How long background work on the event loop goes on before it lets others in.
+"""Long work on the event loop that no client's request does, in turns.
 
-Keeps: who asks `is_over` between small pieces of work, and gives way then, keeps nobody waiting for much longer than
-`TURN_S`.
+Keeps: work that asks between its small pieces, and gives way when its turn is over, holds the loop for `TURN_S` and one
+piece at most. The turns of requests, which clients share, are `gateway.network.turns`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from typing import Final, TypeVar
 
 TURN_S: Final = 0.005
@@ -30,11 +30,17 @@ class Turn:
         return _now() > self._ends_at
 
     async def give_way(self) -> None:
+        """Let others run; the next turn begins."""
         await asyncio.sleep(0)
         self._ends_at = _now() + TURN_S
 
+    async def breathe(self) -> None:
+        """Let others run if this turn is over."""
+        if self.is_over:
+            await self.give_way()
+
     async def through(self, steps: Generator[None, None, _T]) -> _T:
-        """Do something step by step, with others in between where this has had its turn; what it returns."""
+        """Do work step by step, with others in between when a turn is over; returns what the work returns."""
         while True:
             if self.is_over:
                 await self.give_way()
@@ -42,3 +48,11 @@ class Turn:
                 next(steps)
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
+
+
+async def in_turns(items: Iterable[_T]) -> AsyncIterator[_T]:
+    """One item after another; others run between two turns."""
+    turn = Turn()
+    for item in items:
+        await turn.breathe()
+        yield item

@@ -15,10 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
-from core.container.container import Container
+from core.hosted import HostedContainer
 from core.store import Store
 from core.streams.known_writers import KnownWriters
-from core.tiering.tier import LongTermStorage
+from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.config.loading import Config
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
@@ -49,7 +49,7 @@ from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from gateway.http.api import Services as Observed
+    from gateway.http.api import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
 
@@ -110,7 +110,7 @@ class Broker:
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
-        self._observed: Observed | None = None
+        self._observed: ApiSources | None = None
         self._storage: RetryingStorage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
@@ -131,8 +131,8 @@ class Broker:
     @property
     def concerns(self) -> list[str]:
         """What an operator should know although clients are served; a few sentences."""
-        tiers = [container.tier for container in self._containers() if container.tier is not None]
-        found = [one[:CONCERN_CHARS_MAX] for one in (*(c for tier in tiers for c in tier.concerns()), *self._remarks)]
+        told = (one for hosted in self._containers() for one in hosted.concerns())
+        found = [one[:CONCERN_CHARS_MAX] for one in (*told, *self._remarks)]
         if self._admission is not None and not self._admission.has_taken:
             found.append(f"{self._admission.place} has no room: what is there is served, nothing is moved there")
         return found[:CONCERNS_MAX]
@@ -191,10 +191,10 @@ class Broker:
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
         self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups, self.producers
+            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
         )
-        for container in self.store.containers.values():
-            container.name_writers = self.transactions.name_producers
+        for hosted in self.store.containers.values():
+            hosted.container.name_writers = self.transactions.name_producers
         self.fetch_sessions = FetchSessions(
             self.config.max_incremental_fetch_session_cache_slots,
             self.config.fetch_session_partitions_max,
@@ -203,7 +203,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs are known now, and what groups have committed.
-        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -315,10 +315,10 @@ class Broker:
         if self._http is not None:
             await self._http.stop()
 
-    def _containers(self) -> list[Container]:
+    def _containers(self) -> list[HostedContainer]:
         return list(self.store.containers.values())
 
-    def _tell(self) -> Observed:
+    def _tell(self) -> ApiSources:
         if self._observed is None:
             from gateway.http.services import observed
 
@@ -340,9 +340,9 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
-        for container in store.containers.values():
-            _offer_container_gauges(metrics, container)
-            offer_container(metrics, container)
+        for hosted in store.containers.values():
+            _offer_container_gauges(metrics, hosted)
+            offer_container(metrics, hosted)
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
@@ -392,7 +392,8 @@ def _offer_producers(metrics: Metrics, known: KnownWriters) -> None:
     )
 
 
-def _offer_container_gauges(metrics: Metrics, container: Container) -> None:
+def _offer_container_gauges(metrics: Metrics, hosted: HostedContainer) -> None:
+    container, reader = hosted.container, hosted.reader
     metrics.memory(f"tail cache {container.id}", lambda: container.cache.used)
-    metrics.memory(f"index cache {container.id}", lambda: container.reader.index_cache_used)
+    metrics.memory(f"index cache {container.id}", lambda: reader.index_cache_used)
     metrics.log_syncs[container.id] = container.log.stats

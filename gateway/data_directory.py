@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Final, Self
 
 from core.errors import AlreadyLocked
+from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
 from gateway.exits import CannotGoOn, ExitCode
 
 IDENTITY_FILE: Final = "penstock.json"
-STORE_DIRECTORY: Final = "store"
 LOCK_FILE: Final = "penstock.lock"
 SERVING_FILE: Final = "serving.json"
 """What the process that owns the directory serves, for commands that want to ask it. Means nothing without the lock."""
@@ -40,8 +40,6 @@ DRILL_DIRECTORY: Final = "tier2-drill"
 """Where a drill puts what would go to long-term storage; it is there exactly in the data directory of a drill."""
 REPAIRED_FILE: Final = "tier2.repaired"
 """Left by `penstock tier2 init` for the next start: another copy may have put things into long-term storage."""
-RECOVERING_DIRECTORY: Final = "recovering"
-"""A store that `penstock recover` has not completed: it gets its name when it is whole."""
 
 OWN_NAMES: Final = (
     IDENTITY_FILE,
@@ -50,10 +48,10 @@ OWN_NAMES: Final = (
     OWNER_FILE,
     STORE_DIRECTORY,
     RECOVERING_DIRECTORY,
-    "tier2",
-    "tier2-cache",
+    TIER2_DIRECTORY,
+    CACHE_DIRECTORY,
 )
-"""Nobody else keeps anything there."""
+"""Names in the directory that are Penstock's alone."""
 
 FORMAT: Final = 3
 """The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges. Formats are never reused;

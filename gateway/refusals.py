@@ -19,6 +19,7 @@ from core.errors import (
     CorruptChunk,
     ErrorKind,
     MissingChunk,
+    NotHosted,
     OutOfRange,
     SequenceGap,
     StaleWriterEpoch,
@@ -71,6 +72,7 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
         (SequenceGap, ErrorCode.out_of_order_sequence_number),
         (StaleWriterEpoch, ErrorCode.invalid_producer_epoch),
         (StreamSealed, ErrorCode.policy_violation),
+        (NotHosted, ErrorCode.not_leader_or_follower),
         # Every client tries this again, and it says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
         (StorageFull, ErrorCode.not_enough_replicas),
         # Its client sends the same batch again, with the same sequence.
@@ -78,12 +80,14 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
         (StoreError, ErrorCode.kafka_storage_error),
     ),
     Asked.READ: (
+        (NotHosted, ErrorCode.not_leader_or_follower),
         # Clients pass this to the application with partition and offset. KAFKA_STORAGE_ERROR they would try for ever.
         (CorruptChunk, ErrorCode.corrupt_message),
         (MissingChunk, ErrorCode.corrupt_message),
         (StoreError, ErrorCode.kafka_storage_error),
     ),
     Asked.PARTITION: (
+        (NotHosted, ErrorCode.not_leader_or_follower),
         (OutOfRange, ErrorCode.offset_out_of_range),
         (UnknownStream, ErrorCode.unknown_topic_or_partition),
         (StoreError, ErrorCode.kafka_storage_error),

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 from crc32c import crc32c
 
@@ -24,10 +24,12 @@ from core.applied.metadata import Metadata
 from core.applied.tables import Table, new_table
 from core.clock import Clock
 from core.config import StoreConfig
-from core.container.damage import DAMAGED_TABLE, Damage
+from core.container.kept import KeptFile
+from core.container.log_files import LogFiles
+from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
-from core.errors import OutOfRange, StorageFailure, StorageFull, StreamSealed, UnknownStream
-from core.index.rows import SlotColumns
+from core.container.unsaved import Unsaved
+from core.errors import StorageFailure, StorageFull, StreamSealed
 from core.index.tail_cache import TailCache
 from core.log.durable_log import DurableLog
 from core.log.format import (
@@ -38,31 +40,21 @@ from core.log.format import (
     FRAME_HEADER_SIZE,
     FRAME_PREFIX,
     HOLDING_GIL,
-    IN_TRANSACTION,
     KIND_APPEND,
-    MARKER,
     STEP_GOES_ON,
     Buffer,
 )
 from core.log.log_file import LogFile
 from core.log.records import Delete, Operation, Put, Trim, encode_update
-from core.reading.reader import Reader
+from core.streams.damage import DAMAGED_TABLE, Damage
 from core.streams.known_writers import KnownWriters
-from core.streams.live import Slot
-from core.streams.state import Stream, StreamState, decode_stream
-from core.streams.transactions import TransactionEnd
-from core.streams.writers import Duplicate, new_batch
-from core.tiering.catalog import Catalog
-from core.tiering.rows import RUNS_TABLE
+from core.streams.live import Slot, Stream
+from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
+from core.streams.writers import Duplicate
 from core.trusted_clock import TrustedClock
-
-if TYPE_CHECKING:
-    from core.container.kept import KeptFile
-    from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
 
-STREAMS_TABLE: Final = "streams"
 CONTAINER_TABLE: Final = "container"
 EPOCH_KEY: Final = b"epoch"
 
@@ -77,23 +69,15 @@ UNINDEXED_FILES_MAX: Final = 8
 """Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
 
 
+TableListener = Callable[[Put | Delete], None]
+"""Hears of an operation on a table, once it is durable and applied."""
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
 """What people call writers."""
 
 
-class AppendWaiter(Protocol):
-    """Who wants to know what became of an append; called on the event loop."""
-
-    def appended(self) -> None:
-        """It is durable."""
-
-    def append_failed(self, error: StorageFailure) -> None:
-        """Its outcome is unknown: storage failed before it was reported durable."""
-
-
 @dataclass(slots=True)
-class _Settled:
-    """Who awaits that everything up to a point is durable."""
+class _AllDurable:
+    """A waiter for everything up to a point: done once that is durable."""
 
     future: asyncio.Future[None]
 
@@ -108,10 +92,24 @@ class _Settled:
 
 @dataclass(slots=True)
 class _Update:
-    """An update record on its way: what to apply, whom to tell."""
+    """An update record on its way: its operations, and the future that waits for it."""
 
     operations: Sequence[Operation]
     future: asyncio.Future[None] | None = None  # None: nobody waits for this record alone
+
+    def settle(self, container: Container) -> None:
+        """It is durable."""
+        container.apply(self.operations)
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def fail(self, error: StorageFailure) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
+
+_Append = tuple[Slot, int, int, AppendWaiter | None]
+"""An append on its way: the slot, its end behind it, bytes, waiter. A plain tuple, as there is one for each append."""
 
 
 class Container:
@@ -138,33 +136,29 @@ class Container:
         self.epoch = 0
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
-        self.catalog = Catalog(self)
-        self.tier: Tier | None = None  # where there is long-term storage, once the store has been recovered
+        self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
         self.cache = TailCache(config.cache_bytes)
         self.log = DurableLog(directory, container_id, config, clock, self)
-        self.reader = Reader(self, config)
-        self.files: list[LogFile] = []  # complete ones, oldest first
+        self.files = LogFiles()
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
         self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
         self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
         self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
         self.name_writers: NameWriters = _by_number  # for the operator
-        self.file_columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
-        self.dirty_slots: list[Slot] = []
-        self.dirty_tables: set[tuple[str, bytes]] = set()
+        self.unsaved = Unsaved()
         self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
         self.streams_deleted = 0  # since the start
-        self.dead_streams: list[int] = []  # their keys are still in the applied state
-        self.rolled: asyncio.Event = asyncio.Event()  # a file was completed: its sidecar is due
-        self.unindexed: list[LogFile] = []
-        self.throttle = Throttle(config.log_max_bytes)  # whoever appends, when the log fills faster than it is tiered
+        self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._stream_changed = stream_changed
+        self._listeners: dict[str, list[TableListener]] = {}
+        self.on_applied(STREAMS_TABLE, self._apply_stream)
+        self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
-        self._pending: deque[tuple[Slot | None, int, int, AppendWaiter | _Update | None]] = deque()
+        self._pending: deque[_Append | _Update] = deque()
         self._late: deque[tuple[int, AppendWaiter]] = deque()
 
     def __repr__(self) -> str:
@@ -245,6 +239,7 @@ class Container:
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         base, lsn, position = slot.end, log.next_lsn, log.position
+        segment_id, epoch = slot.segment_id, self.epoch
         rest = APPEND_REST.pack(
             lsn,
             log.synced_lsn,
@@ -252,12 +247,12 @@ class Container:
             KIND_APPEND,
             follows,
             0,
-            slot.segment_id,
+            segment_id,
             slot.stream.state.id,
             slot.number,
             base,
             count,
-            self.epoch,
+            epoch,
             timestamp,
             writer_id,
             sequence,
@@ -279,28 +274,33 @@ class Container:
             log.kick()
 
         length = len(payload)
-        columns = slot.columns[-1] if slot.columns else None
+        known = slot.columns
+        columns = known[-1] if known else None
         if columns is None or columns.file is not log.file:
-            columns = self._begin_columns(slot, log.file)
+            columns = self.files.begin_columns(slot, log.file, slot.total_bytes)
         columns.base.append(base)
         columns.position.append(position)
         columns.length.append(length)
         columns.timestamp.append(timestamp)
-        columns.payload.append(payload)
+        payloads = columns.payload
+        row = len(payloads)
+        payloads.append(payload)
         columns.total += length
-        columns.end = slot.end = end = base + count
-        segments = slot.segments
-        if not segments or segments[-1].id != slot.segment_id:
-            slot.begin_segment(base, slot.segment_id)
-        if flags & IN_TRANSACTION:
-            slot.begin_transaction(writer_id, base)
-        slot.total_bytes += length
-        self.cache.added(columns, len(columns.payload) - 1, length)
-        if not slot.epochs or slot.epochs[-1][0] != self.epoch:
-            slot.epochs.append((self.epoch, base))
-        if writer_id >= 0 and not flags & MARKER:
-            batch = new_batch(writer_epoch, sequence, base, count, timestamp)
-            slot.record_writer(writer_id, batch, self.trusted.stamp_ms())
+        columns.end = end = base + count
+        slot.appended(
+            base,
+            count,
+            length,
+            segment_id,
+            epoch,
+            timestamp,
+            writer_id,
+            writer_epoch,
+            sequence,
+            flags,
+            self.trusted.stamp_ms() if writer_id >= 0 else 0,
+        )
+        self.cache.added(columns, row, length)
         self._pending.append((slot, end, length, waiter))
         return base
 
@@ -314,13 +314,13 @@ class Container:
             self._late.append((self.log.next_lsn - 1, waiter))
 
     @property
-    def is_settled(self) -> bool:
+    def is_all_durable(self) -> bool:
         """Whether nobody waits for the log just now."""
         return self.log.durable_lsn >= self.log.next_lsn - 1
 
-    def settled(self) -> asyncio.Future[None]:
+    def all_durable(self) -> asyncio.Future[None]:
         """Done once all that is queued now is durable and applied; StorageFailure if it never will be."""
-        waiter = _Settled(asyncio.get_running_loop().create_future())
+        waiter = _AllDurable(asyncio.get_running_loop().create_future())
         self.when_durable(waiter)
         return waiter.future
 
@@ -332,22 +332,27 @@ class Container:
         """
         await self.log.synced(self._applied_lsn)
 
+    def fail(self, error: StorageFailure) -> None:
+        """Take nothing more: storage failed, of the log or of the applied state. What is durable is still read."""
+        self.log.append_limit = 0  # every append asks for room now, and hears of the failure
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    def _check_failed(self) -> None:
+        if self.failed.done():
+            raise self.failed.result()
+
     def _make_room(self, size: int) -> None:
-        if len(self.unindexed) >= UNINDEXED_FILES_MAX:
+        self._check_failed()
+        if len(self.files.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
         if self.tier is not None and self.log_bytes + self.config.log_file_bytes > self.config.log_max_bytes:
             raise StorageFull(
                 f"the log holds {self.log_bytes} bytes that are not in long-term storage yet, log.max.bytes is "
                 f"{self.config.log_max_bytes}: writes go on when long-term storage has caught up"
-                + "".join(f". {pin}" for pin in self.tier.pins.named[:1])
+                + (f". {pin}" if (pin := self.tier.worst_pin()) else "")
             )
         self.log.make_room(size)
-
-    def _begin_columns(self, slot: Slot, file: LogFile) -> SlotColumns:
-        columns = SlotColumns(file, slot.end, slot.total_bytes)
-        slot.columns.append(columns)
-        self.file_columns.setdefault(file.first_lsn, []).append((slot, columns))
-        return columns
 
     # Transactions
 
@@ -357,6 +362,7 @@ class Container:
         A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
         when it is durable and applied. Raises StorageFull, StorageFailure: then nothing has changed.
         """
+        self._check_failed()
         ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
         entries = [end.entry(end.slot.end, self.epoch) for end in ends]
         parts = [operations[at : at + STEP_OPERATIONS_MAX] for at in range(0, len(operations), STEP_OPERATIONS_MAX)]
@@ -369,13 +375,15 @@ class Container:
             self._append_marker(end, entry, STEP_GOES_ON if left else 0)
         for part, body in zip(parts, bodies, strict=True):
             left -= 1
-            lsn = self.log.queue_update(body, STEP_GOES_ON if left else 0)
-            self._pending.append((None, lsn, 0, _Update(part)))
-        return self.settled()
+            self.log.queue_update(body, STEP_GOES_ON if left else 0)
+            self._pending.append(_Update(part))
+        return self.all_durable()
 
     def _append_marker(self, end: TransactionEnd, entry: Buffer, follows: int) -> None:
         slot = end.slot
-        marker = slot.mark_transaction(end.writer_id, end.writer_epoch, slot.end, committed=end.committed)
+        marker = slot.mark_transaction(
+            end.writer_id, end.writer_epoch, slot.end, self.trusted.stamp_ms(), committed=end.committed
+        )
         flags = COMMIT_MARKER if end.committed else ABORT_MARKER
         self._append(slot, entry, 1, end.timestamp, marker, end.writer_id, end.writer_epoch, -1, flags, follows)
 
@@ -402,9 +410,10 @@ class Container:
 
         Returns what is done when they are durable and applied. Raises StorageFull, StorageFailure.
         """
+        self._check_failed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        lsn = self.log.append_update(encode_update(operations))
-        self._pending.append((None, lsn, 0, _Update(operations, future)))
+        self.log.append_update(encode_update(operations))
+        self._pending.append(_Update(operations, future))
         return future
 
     def apply(self, operations: Sequence[Operation]) -> None:
@@ -414,22 +423,13 @@ class Container:
                 self._apply_trim(operation)
                 continue
             self.table(operation.table).apply(operation)
-            self.dirty_tables.add((operation.table, operation.key))
-            if operation.table == STREAMS_TABLE:
-                self._apply_stream(operation)
-                self._promised()
-            elif operation.table == DAMAGED_TABLE:
-                self.damage.apply(operation)
-            elif isinstance(operation, Delete) and self.tier is not None:
-                if operation.table in self.tier.long_term.promised:
-                    self._promised()
-            elif operation.table == RUNS_TABLE and isinstance(operation, Put):
-                self.catalog.run_committed(operation)
+            self.unsaved.mark_row(operation.table, operation.key)
+            for listener in self._listeners.get(operation.table, ()):
+                listener(operation)
 
-    def _promised(self) -> None:
-        """Something changed that must not come back as it was, should the disk be lost."""
-        if self.tier is not None:
-            self.tier.snapshots.promised()
+    def on_applied(self, table: str, listener: TableListener) -> None:
+        """Have a listener hear of each operation on a table from now on; it is called on the loop, or in recovery."""
+        self._listeners.setdefault(table, []).append(listener)
 
     def table(self, name: str) -> Table:
         """A table's applied state; empty when nothing was ever put."""
@@ -448,7 +448,7 @@ class Container:
         elif (gone := self.streams.pop(stream_id, None)) is not None:
             gone.deleted = True
             self.streams_deleted += 1
-            self.dead_streams.append(stream_id)
+            self.unsaved.mark_dead(stream_id)
             for slot in gone.written_slots():
                 self.known_writers.slot_gone(slot)
                 slot.changed()
@@ -469,14 +469,13 @@ class Container:
             slot.forget_transactions_before(trim.start)
             self.trimmed[slot] = None
             self.mark_dirty(slot)
-            self._promised()
+            if self.tier is not None:
+                self.tier.promised()
             slot.changed()
 
     def mark_dirty(self, slot: Slot) -> None:
         """The slot's durable state changed since the last checkpoint."""
-        if not slot.dirty:
-            slot.dirty = True
-            self.dirty_slots.append(slot)
+        self.unsaved.mark(slot)
 
     def mark_untiered(self, slot: Slot) -> None:
         """The slot has something that is in no chunk yet."""
@@ -486,23 +485,22 @@ class Container:
     @property
     def log_bytes(self) -> int:
         """Bytes of the log's files, as far as they are in use, and of what was kept of those that are gone."""
-        return sum(file.size for file in self.files) + self.kept_bytes + self.log.position
+        return self.files.bytes + self.kept_bytes + self.log.position
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of what pinned the log and was moved out of its way."""
         return sum(kept.size for kept in self.kept)
 
-    async def truncate_slot(self, slot: Slot, offset: int) -> int:
-        """See `Slot.truncate_before`."""
-        if not 0 <= offset <= slot.durable_end:
-            raise OutOfRange(offset, slot.start, slot.durable_end)
-        if offset > slot.start:
-            before = await self.reader.bytes_before(slot, offset)
-            if slot.stream.deleted:
-                raise UnknownStream(slot.stream.name)
-            await self.update(Trim(slot.stream.id, slot.number, offset, before))
-        return slot.start
+    def log_changed(self) -> None:
+        """The log grew or shrank: appends are slowed down accordingly."""
+        log_bytes = self.log_bytes
+        self.throttle.observe(self.clock.monotonic_s(), log_bytes, self.appended_bytes - log_bytes)
+
+    @property
+    def durable_file_lsn(self) -> int:
+        """The first LSN of the file that holds the durable end: files before it are complete."""
+        return self.log.durable_position.file_lsn
 
     def make_slot(self, stream: Stream, number: int) -> Slot:
         return Slot(self, stream, number)
@@ -512,51 +510,42 @@ class Container:
     def log_durable(self, lsn: int) -> None:
         pending = self._pending
         for _ in range(lsn - self._applied_lsn):
-            slot, end, size, waiter = pending.popleft()
+            oldest = pending.popleft()
             self._applied_lsn += 1
-            if slot is None:
-                assert isinstance(waiter, _Update)
-                self.apply(waiter.operations)
-                if waiter.future is not None and not waiter.future.done():
-                    waiter.future.set_result(None)
+            if not isinstance(oldest, tuple):  # asked like this, as that is quick for a tuple
+                oldest.settle(self)
                 continue
-            slot.durable_end = end
+            slot, end, size, waiter = oldest
             self.appended_bytes += size
             if not slot.dirty:
-                slot.dirty = True
-                self.dirty_slots.append(slot)
+                self.unsaved.mark(slot)
             if not slot.untiered:
                 self.mark_untiered(slot)
-            if slot.watchers is not None:
-                for watcher in list(slot.watchers):
-                    watcher.slot_appended(slot, size)
+            slot.durable(end, size)
             if waiter is not None:
-                _tell(waiter)  # type: ignore[arg-type]
+                _tell(waiter)
         while self._late and self._late[0][0] <= lsn:
             _tell(self._late.popleft()[1])
 
     def log_rolled(self, old: LogFile) -> None:
-        self.files.append(old)
-        self.unindexed.append(old)
-        self.rolled.set()
+        self.files.completed(old)
         if self.tier is not None:
             self.tier.log_grew()
 
     def log_failed(self, error: StorageFailure) -> None:
         pending, self._pending = self._pending, deque()
         late, self._late = self._late, deque()
-        for slot, _, _, waiter in pending:
-            if isinstance(waiter, _Update):
-                if waiter.future is not None and not waiter.future.done():
-                    waiter.future.set_exception(error)
-            elif waiter is not None:
+        for one in pending:
+            if isinstance(one, _Update):
+                one.fail(error)
+                continue
+            slot, _, _, waiter = one
+            if waiter is not None:
                 waiter.append_failed(error)
-            if slot is not None:
-                slot.changed()
+            slot.changed()
         for _, late_waiter in late:
             late_waiter.append_failed(error)
-        if not self.failed.done():
-            self.failed.set_result(error)
+        self.fail(error)
 
 
 def _by_number(writers: Collection[int]) -> Mapping[int, str]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from core.container.kept import KeptFile, copy, discard
+from core.container.ports import Chunks
 from core.errors import Corrupt
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, read_directory
 
@@ -36,9 +37,9 @@ def slot_of(container: Container, ref: BlockRef) -> Slot | None:
     return slot if slot.start < ref.end else None
 
 
-def is_needed_by(container: Container) -> Callable[[BlockRef], bool]:
+def is_needed_by(container: Container, chunks: Chunks) -> Callable[[BlockRef], bool]:
     """Whether the log must hold rows' entries: no chunk does, or one that was not looked at twice. As of now."""
-    held = container.catalog.held()
+    held = chunks.held()
 
     def is_needed(ref: BlockRef) -> bool:
         slot = slot_of(container, ref)
@@ -50,8 +51,9 @@ def is_needed_by(container: Container) -> Callable[[BlockRef], bool]:
 class Keeper:
     """Of one container. For the event loop; `in_thread` runs what blocks where the metadata is changed."""
 
-    def __init__(self, container: Container, in_thread: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, container: Container, chunks: Chunks, in_thread: Callable[..., Awaitable[Any]]) -> None:
         self._container = container
+        self._chunks = chunks
         self._in_thread = in_thread
         self._unnamed: KeptFile | None = None  # complete, but rows that name it may not be on disk
         self._complained_at = -COMPLAIN_EVERY_S
@@ -67,7 +69,7 @@ class Keeper:
             return False
         try:
             refs: list[BlockRef] = await self._in_thread(read_directory, file)
-            is_needed = is_needed_by(self._container)
+            is_needed = is_needed_by(self._container, self._chunks)
             needed = [ref for ref in refs if is_needed(ref) and not self.holds(ref)]
             if not needed or not self._are_pinned(needed):
                 return False
@@ -82,7 +84,7 @@ class Keeper:
     async def _keep(self, file: LogFile, needed: list[BlockRef]) -> None:
         container, kept = self._container, self._unnamed
         if kept is None or kept.source_lsn != file.first_lsn:
-            kept = self._unnamed = await self._in_thread(copy, container, file, needed)
+            kept = self._unnamed = await self._in_thread(copy, container.id, container.directory, file, needed)
         await self._in_thread(container.metadata.replace_blocks, kept.refs)
         self._unnamed = None
         container.kept.append(kept)
@@ -95,7 +97,7 @@ class Keeper:
         tier = self._container.tier
         assert tier is not None
         slots = [(slot_of(self._container, ref), ref) for ref in refs]
-        return all(slot is None or tier.pins.pins(slot, ref) for slot, ref in slots)
+        return all(slot is None or tier.is_pinned(slot, ref) for slot, ref in slots)
 
     def moves(self, file: LogFile) -> None:
         """A log file goes: where something of it was kept, rows that were looked up until now are stale."""
@@ -107,10 +109,10 @@ class Keeper:
         container = self._container
         if not container.kept:
             return
-        is_needed = is_needed_by(container)
+        is_needed = is_needed_by(container, self._chunks)
         for kept in list(container.kept):
             gone = {ref: None for ref in kept.refs if not is_needed(ref)}
-            if not gone or any(file.first_lsn == kept.source_lsn for file in container.files):
+            if not gone or any(file.first_lsn == kept.source_lsn for file in container.files.complete):
                 continue
             await container.log.synced(container.applied_lsn)  # or a power cut leaves neither this nor what replaces it
             kept.need([ref for ref in kept.refs if ref not in gone])

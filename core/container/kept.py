@@ -23,11 +23,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from core.applied.metadata import Metadata
 from core.errors import CorruptLog
 from core.index.rows import BlockRef, Rows, SlotColumns, read_directory, sidecar_path, write_sidecar
 from core.index.sidecars import Sidecars
@@ -36,15 +37,12 @@ from core.log.format import APPEND_OVERHEAD, BadFrame, FileHeader, decode_file_h
 from core.log.log_file import LogFile
 from tier2.direct_io import open_direct, read_direct
 
-if TYPE_CHECKING:
-    from core.container.container import Container
-
 logger = logging.getLogger(__name__)
 
 READ_BYTES: Final = 4 << 20
 """Most bytes that one read takes, unless a single frame is larger."""
 GAP_BYTES: Final = 64 << 10
-"""What nobody wants is read along up to this many bytes: another read costs as much."""
+"""Two wanted ranges closer than this are read in one call: the gap costs less than a second read."""
 PARTIAL_SUFFIX: Final = ".partial"
 
 
@@ -78,19 +76,18 @@ class KeptFile:
         return ref.file_lsn == self.source_lsn and (ref.stream_id, ref.slot) in self.places
 
 
-def copy(container: Container, source: LogFile, refs: Iterable[BlockRef]) -> KeptFile:
+def copy(container_id: int, directory: Path, source: LogFile, refs: Iterable[BlockRef]) -> KeptFile:
     """Copy a log file's entries that these rows tell of into a kept file, durably. No row names it yet.
 
     Blocks. Raises Corrupt when the rows cannot be read, OSError.
     """
-    directory = container.directory
     make_directory(directory / KEPT_DIRECTORY)
     sidecars = Sidecars(directory, 0)
     wanted = [(ref, sidecars.rows(ref)) for ref in refs]
     lsn = source.first_lsn | KEPT
     file = LogFile(lsn, log_path(directory, lsn), source.file_id, source.created_ms, source.epoch)
     header = FileHeader(
-        container=container.id,
+        container=container_id,
         first_lsn=lsn,
         file_id=source.file_id,
         epoch=source.epoch,
@@ -158,19 +155,21 @@ def _read(fd: int, size: int, position: int) -> memoryview | None:
         return None
 
 
-def restore(container: Container, is_needed: Callable[[BlockRef], bool]) -> list[KeptFile]:
+def restore(
+    log_directory: Path, files: Sequence[LogFile], metadata: Metadata, is_needed: Callable[[BlockRef], bool]
+) -> list[KeptFile]:
     """What was kept, for a start: the index tells of what is still needed, and of nothing else. Blocks.
 
-    `container.files` are the log's. Raises Corrupt.
+    `files` are the log's. Raises Corrupt.
     """
-    directory = container.directory / KEPT_DIRECTORY
+    directory = log_directory / KEPT_DIRECTORY
     found: list[KeptFile] = []
     if not directory.exists():
         return found
     for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
         file = _opened(path)
-        if not sidecar_path(path).exists() and any(own.first_lsn == file.first_lsn & ~KEPT for own in container.files):
-            logger.info("a copy of what pins the log was not completed: it is made anew", extra={"file": path.name})
+        if not sidecar_path(path).exists() and any(own.first_lsn == file.first_lsn & ~KEPT for own in files):
+            logger.info("a copy of what pins the log was not completed: it is made again", extra={"file": path.name})
             continue  # swept below
         try:
             refs = read_directory(file)
@@ -178,7 +177,7 @@ def restore(container: Container, is_needed: Callable[[BlockRef], bool]) -> list
             advice = "Put it back from a backup of the data directory: the entries themselves are there"
             raise CorruptLog(sidecar_path(path), 0, "the index of entries that were kept is gone", advice) from error
         needed = [ref for ref in refs if is_needed(ref)]
-        container.metadata.replace_blocks(needed, [ref for ref in refs if not is_needed(ref)])
+        metadata.replace_blocks(needed, [ref for ref in refs if not is_needed(ref)])
         if needed:
             found.append(KeptFile(file, needed))
     known = {kept.file.path.stem for kept in found}

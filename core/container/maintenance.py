@@ -24,14 +24,16 @@ from core.applied.metadata import BATCH_OPERATIONS, slot_item, table_item, table
 from core.applied.tables import StoredTable
 from core.background import Background
 from core.config import MIB
-from core.container.container import STREAMS_TABLE
 from core.container.keeper import Keeper, slot_of
+from core.container.ports import Chunks
 from core.container.reindex import reindex
+from core.container.unsaved import Taken
 from core.errors import Corrupt, StorageFailure
 from core.index.rows import BlockRef, read_directory, sidecar_path, write_sidecar
 from core.log.files import drop_ballast, free_bytes, give_up
 from core.log.log_file import LogFile, LogPosition
 from core.streams.live import Slot
+from core.streams.state import STREAMS_TABLE
 from core.turns import Turn
 from tier2.shortage import is_forbidden, is_shortage
 
@@ -78,13 +80,13 @@ class _Values:
 class Maintenance:
     """The background side of one container."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, chunks: Chunks) -> None:
         self._container = container
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"metadata-{container.id}")
         self._position = container.metadata.position() or LogPosition(0, 1, 0)
         self._refs_unflushed: list[BlockRef] = []
         self._blocker: BlockRef | None = None  # what keeps the oldest file
-        self._keeper = Keeper(container, self.in_thread)
+        self._keeper = Keeper(container, chunks, self.in_thread)
         self._interval_s = container.config.checkpoint_interval_ms / 1000
         self._checkpoint_at = 0.0  # on the event loop's clock, s
         self._background = Background(
@@ -126,13 +128,13 @@ class Maintenance:
                 container.log_rolled(last)
                 await self.in_thread(_truncate, last)
             await self.index_files()
-            await self.checkpoint(clean=not container.unindexed)
+            await self.checkpoint(clean=not container.files.unindexed)
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _until_rolled(self, pause_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await self._container.rolled.wait()
+                await self._container.files.rolled.wait()
 
     async def _step(self) -> float:
         container, loop = self._container, asyncio.get_running_loop()
@@ -144,9 +146,8 @@ class Maintenance:
                 self._checkpoint_at = loop.time() + self._interval_s
                 await self.checkpoint()
                 await self.truncate()
-        except StorageFailure as failure:  # the process is ending
-            if not container.failed.done():
-                container.failed.set_result(failure)
+        except StorageFailure as failure:  # the container ends, and the process with the last one
+            container.fail(failure)
             raise
         return max(0.0, min(self._checkpoint_at - loop.time(), LOOK_EVERY_S))
 
@@ -155,13 +156,13 @@ class Maintenance:
     async def index_files(self) -> None:
         """Write the sidecars that are due; rows of older files leave memory."""
         container = self._container
-        container.rolled.clear()
+        container.files.rolled.clear()
         if not await self._is_writable():
             return
-        for file in list(container.unindexed):
+        for file in list(container.files.unindexed):
             columns = [
                 (slot.stream.id, slot.number, rows)
-                for slot, rows in container.file_columns.get(file.first_lsn, ())
+                for slot, rows in container.files.columns_of(file)
                 if not slot.stream.deleted
             ]
             try:
@@ -177,21 +178,18 @@ class Maintenance:
                 self._stale = True
                 return
             self._refs_unflushed += refs
-            file.indexed = True
-            container.unindexed.remove(file)
+            container.files.indexed(file)
         self._drop_columns()
 
     def _drop_columns(self) -> None:
         container = self._container
-        complete = [file for file in container.files if file.first_lsn in container.file_columns]
+        complete = container.files.in_memory()
         config = container.config
         kept = max(1, min(COLUMNS_KEPT_MAX, config.cache_bytes // config.log_file_bytes))
         for file in complete[: max(0, len(complete) - kept)]:
             if not file.indexed:
                 break
-            for slot, columns in container.file_columns.pop(file.first_lsn):
-                slot.columns.remove(columns)
-                columns.payload = []
+            container.files.drop_columns(file)
 
     # Checkpoints
 
@@ -209,27 +207,24 @@ class Maintenance:
         self._bytes_at_checkpoint = container.log.stats.bytes_written
         if (position.lsn <= self._position.lsn and not clean) or not await self._is_writable():
             return
-        slots, container.dirty_slots = container.dirty_slots, []
-        tables, container.dirty_tables = container.dirty_tables, set()
-        # A slot's value may have reached the disk before its stream's, and the log has brought the stream back since.
-        dead, container.dead_streams = [s for s in container.dead_streams if s not in container.streams], []
+        taken = container.unsaved.take(container.streams)
         refs, self._refs_unflushed = self._refs_unflushed, []
         try:
-            values = await self._capture(slots, tables)
+            values = await self._capture(taken.slots, taken.rows)
             if not clean:
                 await container.log.synced(container.applied_lsn)
-            await self.in_thread(self._write_checkpoint, position, values, dead, clean)
+            await self.in_thread(self._write_checkpoint, position, values, taken.dead_streams, clean)
             self._position = position
             for table, saved in values.stored.items():
                 table.saved(saved)
         except StorageFailure:
             raise
         except asyncio.CancelledError:  # the store is closing: its last checkpoint takes all of this on
-            self._undo(slots, tables, dead, refs)
+            self._undo(taken, refs)
             raise
         except Exception as error:
             logger.error("checkpoint failed and will be tried again", extra={"error": str(error)})
-            self._undo(slots, tables, dead, refs)
+            self._undo(taken, refs)
             self._stale = True
 
     async def _capture(self, slots: list[Slot], tables: set[tuple[str, bytes]]) -> _Values:
@@ -267,12 +262,8 @@ class Maintenance:
         for stream_id in dead:
             metadata.forget_stream(stream_id)
 
-    def _undo(self, slots: list[Slot], tables: set[tuple[str, bytes]], dead: list[int], refs: list[BlockRef]) -> None:
-        container = self._container
-        for slot in slots:
-            container.mark_dirty(slot)
-        container.dirty_tables |= tables
-        container.dead_streams += dead
+    def _undo(self, taken: Taken, refs: list[BlockRef]) -> None:
+        self._container.unsaved.put_back(taken)
         self._refs_unflushed += refs
 
     async def _is_writable(self) -> bool:
@@ -311,8 +302,8 @@ class Maintenance:
         container, keeper = self._container, self._keeper
         await keeper.release()
         await self._mend_indices()
-        while container.files:
-            file = container.files[0]
+        while container.files.complete:
+            file = container.files.complete[0]
             tiered: list[BlockRef] | None = await self.in_thread(self._tiered_refs, file)
             if tiered is None or not self._is_released(file, tiered):
                 if not self._is_settled(file) or not await keeper.keep(file, self._blocker):
@@ -321,10 +312,7 @@ class Maintenance:
             await container.synced()  # a power cut must not take why it went, and leave that it is gone
             await keeper.release()  # of these slots nothing may be kept that lies before what goes now
             self._refs_unflushed = [ref for ref in self._refs_unflushed if ref.file_lsn != file.first_lsn]
-            del container.files[0]
-            for slot, columns in container.file_columns.pop(file.first_lsn, ()):
-                slot.columns.remove(columns)
-                columns.payload = []
+            container.files.gave_up(file)
             keeper.moves(file)
             await self.in_thread(self._give_up, file)
             for ref in tiered:
@@ -333,7 +321,7 @@ class Maintenance:
             logger.info("log file truncated", extra={"file": file.path.name, "bytes": file.size})
             given_up += 1
         if container.tier is not None:
-            container.tier.log_changed()
+            container.log_changed()
         return given_up
 
     def _tiered_refs(self, file: LogFile) -> list[BlockRef] | None:
@@ -358,7 +346,7 @@ class Maintenance:
         """Make damaged sidecars again."""
         container = self._container
         paths, container.unreadable_indices = container.unreadable_indices, set()
-        for file in [file for file in container.files if sidecar_path(file.path) in paths]:
+        for file in [file for file in container.files.complete if sidecar_path(file.path) in paths]:
             try:
                 await self.in_thread(reindex, container, file)
             except (Corrupt, OSError) as error:
@@ -378,7 +366,7 @@ class Maintenance:
     @property
     def _oldest_lsn(self) -> int:
         """First LSN of the oldest log file."""
-        return (self._container.files or [self._container.log.file])[0].first_lsn
+        return (self._container.files.complete or [self._container.log.file])[0].first_lsn
 
     def _alive(self, ref: BlockRef) -> Slot | None:
         """The slot, if it still has any of these rows' entries."""

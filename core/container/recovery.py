@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.applied.tables import STORED_TABLES
-from core.container.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.container.container import CONTAINER_TABLE, EPOCH_KEY
 from core.container.keeper import is_needed_by
 from core.container.kept import restore
+from core.container.ports import Chunks
 from core.errors import Corrupt, CorruptLog, CorruptState
 from core.index.rows import SIDECAR_SUFFIX, BlockRef, SlotColumns, read_directory, write_sidecar
 from core.log.files import LOG_SUFFIX
@@ -26,7 +27,6 @@ from core.log.format import (
     COMMIT_MARKER,
     FILE_HEADER_SIZE,
     FRAME_HEADER_SIZE,
-    IN_TRANSACTION,
     KIND_APPEND,
     MARKER,
     SLOT_OF_APPEND,
@@ -36,14 +36,11 @@ from core.log.format import (
 from core.log.log_file import LogFile, LogPosition
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
-from core.streams.removed import Removed
-from core.streams.writers import new_batch
-from core.tiering.rewriting.planners import slot_in
-from core.tiering.rewriting.rules import CLEANED_TABLE, decode_cleaned_key
+from core.streams.state import STREAMS_TABLE
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.streams.live import Slot
+    from core.streams.live import Marker, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +57,21 @@ class Recovered:
     clean: bool
 
 
-def recover(container: Container) -> Recovered:
+def recover(container: Container, chunks: Chunks) -> Recovered:
     """Fill an empty container from its directory. Blocks; nothing else may use the container meanwhile.
 
     Raises CorruptLog, CorruptState.
     """
-    return _Recovery(container).run()
+    return _Recovery(container, chunks).run()
 
 
 class _Target:
     """A slot that entries are read into: rows where its file has no sidecar, state where it lies beyond P."""
 
-    __slots__ = ("_columns", "_slot")
+    __slots__ = ("_columns", "_container", "_slot")
 
-    def __init__(self, slot: Slot | None, columns: SlotColumns | None) -> None:
+    def __init__(self, container: Container, slot: Slot | None, columns: SlotColumns | None) -> None:
+        self._container = container
         self._slot = slot  # None: its stream is gone
         self._columns = columns
 
@@ -88,35 +86,46 @@ class _Target:
         length = frame.size - APPEND_OVERHEAD
         if length < 0:
             raise BadFrame("append is cut off")
+        end = base + count
         if columns is not None:
             columns.base.append(base)
             columns.position.append(frame.position)
             columns.length.append(length)
             columns.timestamp.append(timestamp)
-            columns.end = base + count
-        if not new or base < slot.end:
+            columns.end = end
+        expected = slot.end
+        if not new or base < expected:
             return
-        if base > slot.end:
+        if base > expected:
             raise BadFrame(f"{slot!r} misses the entries before offset {base}")
-        slot.end = slot.durable_end = base + count
-        if not slot.segments or slot.segments[-1].id != segment_id:
-            slot.begin_segment(base, segment_id)
-        if flags & IN_TRANSACTION:
-            slot.begin_transaction(writer_id, base)
-        slot.total_bytes += length
-        if not slot.epochs or slot.epochs[-1][0] != epoch:
-            slot.epochs.append((epoch, base))
+        marker: Marker | None = None
         if flags & MARKER:
-            slot.mark_transaction(writer_id, writer_epoch, base, committed=bool(flags & COMMIT_MARKER)).appended()
-        elif writer_id >= 0:
-            slot.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
+            committed = bool(flags & COMMIT_MARKER)
+            marker = slot.mark_transaction(writer_id, writer_epoch, base, now_ms, committed=committed)
+        slot.appended(
+            base,
+            count,
+            length,
+            segment_id,
+            epoch,
+            timestamp,
+            writer_id,
+            writer_epoch,
+            sequence,
+            flags,
+            now_ms,
+        )
+        slot.durable(end, length)
+        if marker is not None:
+            marker.appended()
         if not slot.dirty:
-            slot.container.mark_dirty(slot)
+            self._container.mark_dirty(slot)
 
 
 class _Recovery:
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, chunks: Chunks) -> None:
         self._container = container
+        self._chunks = chunks
         self._applied = LogPosition(0, 1, FILE_HEADER_SIZE)
         self._newest_value_lsn = 0
         self._replayed_bytes = 0
@@ -138,7 +147,6 @@ class _Recovery:
         self._check_end(end_lsn)
         self._settle_bytes_before(files)
         begun = self._settle_files(files)
-        self._settle_removed()
         epoch, clean = self._epoch(end_lsn, begun)
         return Recovered(end_lsn, epoch, self._replayed_bytes, clean)
 
@@ -151,7 +159,7 @@ class _Recovery:
             puts.setdefault(table, []).append(Put(table, key, value))
         for operations in puts.values():
             self._container.apply(operations)
-        self._container.dirty_tables.clear()
+        self._container.unsaved.rows_are_saved()
 
     def _load_slots(self) -> None:
         streams = self._container.streams
@@ -159,8 +167,7 @@ class _Recovery:
             self._newest_value_lsn = max(self._newest_value_lsn, lsn)
             stream = streams.get(stream_id)
             if stream is None:
-                if not self._container.dead_streams or self._container.dead_streams[-1] != stream_id:
-                    self._container.dead_streams.append(stream_id)
+                self._container.unsaved.mark_dead(stream_id)
                 continue
             if number < stream.slot_count:  # else it has grown after P: the log holds all of the slot
                 slot = stream.slot(number)
@@ -235,16 +242,14 @@ class _Recovery:
         """Where the entries of a slot go, while one file is read."""
         stream = self._container.streams.get(key[0])
         if stream is None:
-            return _Target(None, None)
+            return _Target(self._container, None, None)
         try:
             slot = stream.slot(key[1])
         except IndexError as error:
             raise BadFrame(str(error)) from error
         if rows is not None and key not in rows:
-            rows[key] = SlotColumns(file, slot.end, 0)
-            slot.columns.append(rows[key])
-            self._container.file_columns.setdefault(file.first_lsn, []).append((slot, rows[key]))
-        return _Target(slot, None if rows is None else rows[key])
+            rows[key] = self._container.files.begin_columns(slot, file, 0)
+        return _Target(self._container, slot, None if rows is None else rows[key])
 
     # Afterwards
 
@@ -260,19 +265,9 @@ class _Recovery:
                 before.update({(ref.stream_id, ref.slot): ref.bytes_before for ref in read_directory(file)})
                 continue
             left -= 1
-            for slot, rows in container.file_columns.get(file.first_lsn, ()):
+            for slot, rows in container.files.columns_of(file):
                 key = slot.stream.id, slot.number
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
-
-    def _settle_removed(self) -> None:
-        """What compaction has taken out of slots is counted anew: rows of runs are in no checkpoint of a slot."""
-        container = self._container
-        for key in container.table(CLEANED_TABLE).entries:
-            slot_key = decode_cleaned_key(key)
-            slot = slot_in(container, slot_key)
-            if slot is not None:
-                runs = container.catalog.iter_runs(slot_key.stream_id, slot_key.slot, slot.start)
-                slot.removed = Removed.of_runs((run.first, run.end, run.removed) for run in runs)
 
     def _settle_files(self, files: list[LogFile]) -> bool:
         """From here on the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
@@ -287,13 +282,12 @@ class _Recovery:
                 files.pop()  # the file that is begun next takes its name and so replaces it
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
-        container.files = files
-        container.kept = restore(container, is_needed_by(container))
+        container.kept = restore(container.directory, files, container.metadata, is_needed_by(container, self._chunks))
         # Behind that: rows of what is kept stop it, wherever their files were.
         forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
         if forgotten:
             logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})
-        container.unindexed = [file for file in files if not file.indexed]
+        container.files.found(files)
         self._sweep_sidecars()
         return begun
 
@@ -304,11 +298,10 @@ class _Recovery:
         for file in files[:newest_indexed]:
             if file.indexed:
                 continue
-            columns = container.file_columns.pop(file.first_lsn, [])
+            columns = container.files.columns_of(file)
             refs = write_sidecar(file, [(slot.stream.id, slot.number, rows) for slot, rows in columns])
             container.metadata.register(refs)
-            for slot, rows in columns:
-                slot.columns.remove(rows)
+            container.files.drop_columns(file)
             file.indexed = True
 
     def _sweep_sidecars(self) -> None:

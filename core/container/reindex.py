@@ -1,6 +1,6 @@
 """A damaged sidecar is made again from its log file, while the store runs: an index must not pin the log.
 
-**Invariant**: what is made lists the same rows as before, so whoever holds rows of the old one holds right ones.
+**Invariant**: what is made lists the same rows as before, so rows of the old one stay right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ADVICE = "Its index is damaged too. Keep a copy of the data directory, then res
 
 
 def reindex(container: Container, file: LogFile) -> list[BlockRef]:
-    """Write a complete log file's sidecar anew, and the rows that name its blocks. Blocks.
+    """Write a complete log file's sidecar again, and the rows that name its blocks. Blocks.
 
     Raises CorruptLog when the log file is damaged as well, OSError.
     """

@@ -1,4 +1,4 @@
-"""How long whoever appends is held up while the log is nearly full: what comes in becomes what goes out.
+"""How long an append is held up while the log is nearly full: what comes in becomes what goes out.
 
 Pure: times and bytes come from outside.
 
@@ -40,7 +40,7 @@ class Throttle:
         return self._rate is not None
 
     def observe(self, now_s: float, log_bytes: int, left_bytes: int) -> None:
-        """The log has so many bytes now; so many have left it, in all, but for a constant."""
+        """The log's bytes now, and how many have left it in all, but for a constant."""
         if self._seen is None:
             self._seen = now_s, left_bytes
         gone_s = now_s - self._seen[0]
@@ -56,12 +56,12 @@ class Throttle:
         self._rate = max(floor, self._leaving * (EASE + (STRAIN - EASE) * min(1.0, excess)))
 
     def hold_s(self, now_s: float, size: int) -> float:
-        """So many bytes are appended now: how long to take nothing more from who did it."""
+        """An append of this size: how long to take nothing more from its connection."""
         if self._rate is None:
             return 0.0
         self._free_at = min(max(self._free_at, now_s) + size / self._rate, now_s + HOLD_MAX_S)
         return self._free_at - now_s
 
     def held_s(self, now_s: float) -> float:
-        """How long who appends now is held up at least."""
+        """How long an append is held up now, at least."""
         return 0.0 if self._rate is None else max(0.0, self._free_at - now_s)

@@ -1,7 +1,7 @@
-"""Pages of complete log files in memory: what lies on disk is read once for all who want it, ahead of who reads on.
+"""Pages of complete log files in memory: what lies on disk is read once for all readers, ahead of those that read on.
 
 The log is written past the page cache, so this is what stands between its readers and the disk. Entries of many slots
-lie side by side in a file; who catches up with several of them asks for the same pages at about the same time.
+lie side by side in a file; readers that catch up with them ask for the same pages at about the same time.
 
 **Invariants**
 
@@ -106,7 +106,7 @@ class LogPages:
         try:
             self._load(key)
         except OSError:
-            return  # who comes to want it will hear of it
+            return  # a reader that comes to want it will hear of it
 
     def _read(self, key: PageKey) -> memoryview:
         file_lsn, number = key

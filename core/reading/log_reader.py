@@ -36,14 +36,14 @@ from tier2.direct_io import open_direct, read_direct
 
 if TYPE_CHECKING:
     from core.config import StoreConfig
-    from core.container.container import Container
+    from core.reading.sources import LogSource
     from core.streams.live import Slot
 
 SPAN_GAP_MAX: Final = 128 << 10
-"""One read of a file takes what nobody wants along, if it is no more than this: another read costs as much."""
+"""Two wanted ranges closer than this are read in one call: the gap costs less than a second read."""
 
 SPAN_WASTE_MAX: Final = 4
-"""But not more than so many times what is wanted: an entry may keep alive all that was read with it."""
+"""One read takes at most this many times what is wanted: an entry may keep alive all that was read with it."""
 
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most bytes that one read of a file takes, unless a single entry is larger."""
@@ -53,7 +53,7 @@ PAGES_WASTE_MAX: Final = 2
 many slots are too far apart in a file for pages to last: with 16 slots they read three times slower than without."""
 
 DENSE_BYTES_MIN: Final = 256 << 10
-"""Who wants less than this of a file is not catching up."""
+"""A reader that wants less than this from a file is at the tail, not catching up."""
 
 _ADVICE: Final = "Keep a copy of the data directory; the range cannot be served until it is restored"
 
@@ -72,10 +72,10 @@ class Location(NamedTuple):
 class LogReader:
     """Reads one container's log files."""
 
-    def __init__(self, container: Container, config: StoreConfig) -> None:
-        self._container = container
-        self._sidecars = Sidecars(container.directory, config.index_cache_bytes)
-        self._pages = LogPages(container.directory, config.log_read_cache_bytes)
+    def __init__(self, source: LogSource, config: StoreConfig) -> None:
+        self._source = source
+        self._sidecars = Sidecars(source.directory, config.index_cache_bytes)
+        self._pages = LogPages(source.directory, config.log_read_cache_bytes)
 
     def close(self) -> None:
         self._pages.close()
@@ -95,7 +95,7 @@ class LogReader:
     def first_from(self, slot: Slot, offset: int) -> int:
         """The first sequence number from `offset` on that the log holds; where the slot ends if it holds none."""
         memory = list(slot.columns)
-        ref = next(self._container.metadata.blocks_from(slot.stream.id, slot.number, offset), None)
+        ref = next(self._source.metadata.blocks_from(slot.stream.id, slot.number, offset), None)
         held = [columns.base[0] for columns in memory if len(columns) and columns.end > offset]
         if ref is not None:
             held.append(ref.first)
@@ -142,7 +142,7 @@ class LogReader:
         for columns in reversed(list(slot.columns)):
             if len(columns) and columns.base[0] <= offset:
                 return columns.bytes_before + sum(columns.length[: _rows_before(columns, offset)])
-        ref = self._container.metadata.block_at(slot.stream.id, slot.number, offset)
+        ref = self._source.metadata.block_at(slot.stream.id, slot.number, offset)
         if ref is None:
             return None
         rows = self._rows(slot, ref)
@@ -179,7 +179,7 @@ class LogReader:
         """The rows of a slot from `start` on by file (its first LSN), without blocks that are not wanted."""
         memory = list(slot.columns)
         border = memory[0].base[0] if memory and len(memory[0]) else slot.durable_end
-        for ref in self._container.metadata.blocks_from(slot.stream.id, slot.number, start):
+        for ref in self._source.metadata.blocks_from(slot.stream.id, slot.number, start):
             if ref.first >= border:
                 break
             if wanted(ref):
@@ -192,7 +192,7 @@ class LogReader:
         self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool
     ) -> list[Location] | None:
         found: list[Location] = []
-        ref = self._container.metadata.block_at(slot.stream.id, slot.number, offset)
+        ref = self._source.metadata.block_at(slot.stream.id, slot.number, offset)
         if ref is None or ref.end <= offset:
             return None
         rows = self._rows(slot, ref)
@@ -210,7 +210,7 @@ class LogReader:
         try:
             return self._sidecars.rows(ref)
         except FileNotFoundError as error:
-            path = sidecar_path(log_path(self._container.directory, ref.file_lsn))
+            path = sidecar_path(log_path(self._source.directory, ref.file_lsn))
             raise _missing(slot, path, ref.first, ref.end) from error
 
     def check(self, slot: Slot, offset: int) -> None:
@@ -226,7 +226,7 @@ class LogReader:
         parts: list[Buffer] = []
         for file_lsn, group in groupby(wanted, attrgetter("file_lsn")):
             located = list(group)
-            if file_lsn < self._container.log.durable_position.file_lsn and _is_dense(located):
+            if file_lsn < self._source.durable_file_lsn and _is_dense(located):
                 parts += self._from_pages(slot, located)
                 continue
             start = 0
@@ -237,7 +237,7 @@ class LogReader:
         return parts
 
     def _from_pages(self, slot: Slot, wanted: list[Location]) -> Iterator[Buffer]:
-        path = log_path(self._container.directory, wanted[0].file_lsn)
+        path = log_path(self._source.directory, wanted[0].file_lsn)
         for location in wanted:
             size = APPEND_OVERHEAD + location.length
             try:
@@ -255,7 +255,7 @@ class LogReader:
                 yield from self._read_span(slot, [location])
 
     def _read_span(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
-        path = log_path(self._container.directory, wanted[0].file_lsn)
+        path = log_path(self._source.directory, wanted[0].file_lsn)
         first = wanted[0].position
         size = wanted[-1].position + APPEND_OVERHEAD + wanted[-1].length - first
         try:

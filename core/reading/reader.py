@@ -6,8 +6,8 @@ threads, and where the log does not hold the entry, to long-term storage. What i
 order.
 
 **Invariants**: what the log holds is read from the log, unless it has been compacted (`Slot.compacted_end`): then
-chunks hold what is left of it, and the log is asked only while they cannot be reached. Nobody waits for long-term
-storage but who reads from there.
+chunks hold what is left of it, and the log is asked only while they cannot be reached. Only reads from long-term
+storage wait for it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StoredEntry
 from core.streams.transactions import overlapping
 
 if TYPE_CHECKING:
-    from core.container.container import Container
     from core.index.rows import BlockRef, Rows, SlotColumns
     from core.log.format import Buffer
+    from core.reading.sources import ChunkReading, LogSource, Runs
+    from core.streams.damage import Damage
     from core.streams.live import Slot
-    from core.tiering.reading.reader import TieredReader
 
 __all__ = ["READ_BYTES_MAX", "ReadResult", "Reader", "StoredEntry", "location_of"]
 
@@ -40,21 +40,31 @@ _T = TypeVar("_T")
 _Found = TypeVar("_Found", ReadResult, ReadResult | None)
 
 
+class Served:
+    """The reads that one tier served, and their bytes."""
+
+    __slots__ = ("bytes", "reads")
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.bytes = 0
+
+
 class ReadCounters:
-    """For the operator: which tier served the reads. Each list is the number of reads and their bytes."""
+    """For the operator: which tier served the reads."""
 
     __slots__ = ("chunk", "log", "memory")
 
     def __init__(self) -> None:
-        self.memory = [0, 0]
-        self.log = [0, 0]
-        self.chunk = [0, 0]
+        self.memory = Served()
+        self.log = Served()
+        self.chunk = Served()
 
 
-def _counted(served: list[int], found: _Found) -> _Found:
+def _counted(served: Served, found: _Found) -> _Found:
     if found is not None and found.size:
-        served[0] += 1
-        served[1] += found.size
+        served.reads += 1
+        served.bytes += found.size
     return found
 
 
@@ -65,11 +75,12 @@ def _with_aborted(rows: Sequence[int], offset: int, found: ReadResult) -> ReadRe
 class Reader:
     """Reads for one container."""
 
-    def __init__(self, container: Container, config: StoreConfig) -> None:
-        self._container = container
-        self._pool = ThreadPoolExecutor(config.log_reader_threads, thread_name_prefix=f"log-{container.id}-reader")
-        self._log = LogReader(container, config)
-        self.tiered: TieredReader | None = None  # where there is long-term storage
+    def __init__(self, source: LogSource, runs: Runs, config: StoreConfig) -> None:
+        self._source = source
+        self._runs = runs
+        self._pool = ThreadPoolExecutor(config.log_reader_threads, thread_name_prefix=f"log-{source.id}-reader")
+        self._log = LogReader(source, config)
+        self.tiered: ChunkReading | None = None  # where there is long-term storage
         self.counters = ReadCounters()
 
     @property
@@ -82,11 +93,16 @@ class Reader:
         """Bytes of log files held in memory."""
         return self._log.read_cache_used
 
+    @property
+    def damage(self) -> Damage:
+        """What of the log is lost, and refused."""
+        return self._source.damage
+
     def close(self) -> None:
         self._pool.shutdown()
         self._log.close()
 
-    async def run(self, function: Callable[..., _T], *args: object) -> _T:
+    async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         """Run something that reads the log, in the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
@@ -106,8 +122,8 @@ class Reader:
         Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`. At most
         `max_entries` (1 or more) where each is found alone: small ones take the loop's time, not room.
         """
-        if self._container.damage.ranges:
-            end = self._container.damage.limit(slot, offset, end)
+        if self._source.damage.ranges:
+            end = self._source.damage.limit(slot, offset, end)
             if end <= offset:
                 return None
         if offset < slot.compacted_end and self.tiered is not None:
@@ -160,8 +176,8 @@ class Reader:
             found = self.cached(slot, offset, wanted, max_bytes, at_least_one)
             if found is not None:
                 return found
-            self._container.damage.check(slot, offset)
-            end = self._container.damage.limit(slot, offset, wanted)
+            self._source.damage.check(slot, offset)
+            end = self._source.damage.limit(slot, offset, wanted)
             if self.tiered is not None and offset < slot.compacted_end:
                 with contextlib.suppress(TierUnavailable):  # the log may have it as it was
                     border = slot.compacted_end
@@ -194,19 +210,19 @@ class Reader:
 
         The first of `args` is what is known in memory of where the entries lie.
         """
-        moved = self._container.moved
+        moved = self._source.moved
         try:
-            return await self.run(reading, slot, offset, *args)
+            return await self.in_thread(reading, slot, offset, *args)
         except Corrupt as error:
-            if moved != self._container.moved:  # what was kept of a file lies elsewhere now
+            if moved != self._source.moved:  # what was kept of a file lies elsewhere now
                 return await self._from_log(reading, slot, offset, None, *args[1:])
             if self.tiered is None or offset >= slot.tiered_end:
                 raise
             logger.warning("read from long-term storage instead of the log", extra={"reason": str(error)})
             return None, offset + 1
 
-    def _tiered(self, slot: Slot, offset: int) -> TieredReader:
-        """Whoever reads what the log does not hold. Raises OutOfRange when nobody can."""
+    def _tiered(self, slot: Slot, offset: int) -> ChunkReading:
+        """The reader of chunks, for what the log does not hold. Raises OutOfRange when chunks do not hold it either."""
         if self.tiered is None or not slot.start <= offset < slot.tiered_end:
             raise OutOfRange(offset, slot.start, slot.durable_end)
         return self.tiered
@@ -216,7 +232,7 @@ class Reader:
     async def entry_at(self, slot: Slot, offset: int) -> StoredEntry | None:
         """The entry that holds this offset, or the next one if compaction removed it; None at or beyond the end."""
         while offset < slot.durable_end:
-            self._container.damage.check(slot, offset)
+            self._source.damage.check(slot, offset)
             memory = locations(slot, offset, slot.durable_end, 0, True)
             found, _ = await self._from_log(self._entry_in_log, slot, offset, memory)
             if found is None:
@@ -238,7 +254,7 @@ class Reader:
                 found = await self.tiered.entry_at_time(slot, timestamp, start, border)
                 if found is not None:
                     return found
-            return await self.run(self._log.entry_at_time, slot, timestamp, max(start, border))
+            return await self.in_thread(self._log.entry_at_time, slot, timestamp, max(start, border))
 
         return await self._searched(slot, start, search)
 
@@ -247,7 +263,7 @@ class Reader:
         start = slot.start
 
         async def search(border: int) -> StoredEntry | None:
-            best = await self.run(self._log.entry_with_max_timestamp, slot, max(start, border))
+            best = await self.in_thread(self._log.entry_with_max_timestamp, slot, max(start, border))
             if self.tiered is not None and start < min(border, slot.tiered_end):
                 # The first of several that are equally new lies in front.
                 least = None if best is None else best.max_timestamp - 1
@@ -262,11 +278,11 @@ class Reader:
         What chunks hold as well may be damaged in the log: then it is searched there.
         """
         while True:
-            border, moved = await self.first_in_log(slot, start), self._container.moved
+            border, moved = await self.first_in_log(slot, start), self._source.moved
             try:
                 return await search(border)
             except Corrupt as error:
-                if await self.first_in_log(slot, start) != border or moved != self._container.moved:
+                if await self.first_in_log(slot, start) != border or moved != self._source.moved:
                     continue
                 if self.tiered is None or border >= slot.tiered_end:
                     raise
@@ -281,7 +297,7 @@ class Reader:
             return offset
         if self.tiered is not None:
             offset = max(offset, slot.compacted_end)
-        return await self.run(self._log.first_from, slot, offset)
+        return await self.in_thread(self._log.first_from, slot, offset)
 
     async def local_start(self, slot: Slot) -> int:
         """The first sequence number that can be read without long-term storage; the slot's end when there is none."""
@@ -292,11 +308,11 @@ class Reader:
 
         Where only chunks hold what lies there it is reckoned from the run's bytes: no object is read for it.
         """
-        moved = self._container.moved
+        moved = self._source.moved
         try:
-            before = await self.run(self._log.bytes_before, slot, offset)
+            before = await self.in_thread(self._log.bytes_before, slot, offset)
         except (Corrupt, OutOfRange):
-            if moved != self._container.moved:
+            if moved != self._source.moved:
                 return await self.bytes_before(slot, offset)
             # What chunks hold as well may leave the log meanwhile, or left it before a crash that kept its rows.
             if self.tiered is None or offset > slot.tiered_end:
@@ -305,12 +321,12 @@ class Reader:
         if before is None and self.tiered is not None and offset == slot.tiered_end:
             return slot.tiered_bytes
         if before is None and offset < slot.tiered_end:
-            run = await self._container.catalog.run_at(slot.stream.id, slot.number, offset)
+            run = await self._runs.run_at(slot.stream.id, slot.number, offset)
             if run is not None and run.first <= offset:
                 return run.bytes_before + run.appended * (offset - run.first) // (run.end - run.first)
         return slot.start_bytes if before is None else before
 
-    # For who goes through the log entry by entry, in a thread of its own
+    # For callers that scan the log in their own thread
 
     def all_rows(
         self, slot: Slot, start: int, wanted: Callable[[BlockRef], bool]

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from core.scaling.rates import FIVE, MINUTE_S, TEN, TWENTY, TWO, WINDOWS_S, Averages
-from core.streams.state import Epoch, ScalingKind, ScalingPolicy, SegmentRun
+from core.streams.averages import FIVE, MINUTE_S, TEN, TWENTY, TWO, WINDOWS_S, Averages
+from core.streams.policy import ScalingKind, ScalingPolicy
+from core.streams.state import Epoch, Segment
 
 SPLITS: Final = ((TWO, 5.0), (FIVE, 2.0), (TEN, 1.0))
 """Window, and how many times the target makes a segment split."""
@@ -33,7 +34,7 @@ COOL_DOWN_S: Final = 10 * MINUTE_S
 class SegmentLoad:
     """An active segment: how long it has been one (seconds, divided by the time factor), and what it gets."""
 
-    run: SegmentRun
+    segment: Segment
     age_s: float
     averages: Averages
 
@@ -52,12 +53,12 @@ class Decision:
 class AtLimit:
     """A segment that ought to split and cannot: it has one slot."""
 
-    run: SegmentRun
+    segment: Segment
     rate: float
     why: str
 
 
-SlotRates = Callable[[SegmentRun], Sequence[float]]
+SlotRates = Callable[[Segment], Sequence[float]]
 """What the slots of a segment get, in key order; asked for only where it is to be cut."""
 
 
@@ -82,16 +83,16 @@ def at_limit(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: f
     """Segments that ought to split and have one slot."""
     if policy.kind is ScalingKind.FIXED:
         return []
-    hot = ((load, _why_hot(policy, load, time_factor)) for load in loads if load.run.last - load.run.first == 1)
-    return [AtLimit(load.run, _rate(load), why) for load, why in hot if why is not None]
+    hot = ((load, _why_hot(policy, load, time_factor)) for load in loads if load.segment.last - load.segment.first == 1)
+    return [AtLimit(load.segment, _rate(load), why) for load, why in hot if why is not None]
 
 
-def balanced_cuts(run: SegmentRun, rates: Sequence[float], pieces: int) -> tuple[int, ...]:
+def balanced_cuts(segment: Segment, rates: Sequence[float], pieces: int) -> tuple[int, ...]:
     """Where to cut a segment so that each piece gets about the same; `rates` of its slots in key order.
 
     Without any load, pieces have about the same number of slots. Fewer cuts than asked for if there are few slots.
     """
-    slots = run.last - run.first
+    slots = segment.last - segment.first
     pieces = min(pieces, slots)
     weights = rates if sum(rates) > 0 else [1.0] * slots
     before = [0.0, *accumulate(weights)]
@@ -100,7 +101,7 @@ def balanced_cuts(run: SegmentRun, rates: Sequence[float], pieces: int) -> tuple
         ideal = before[-1] * n / pieces
         low, high = (cuts[-1] if cuts else 0) + 1, slots - (pieces - n)  # each piece has a slot
         cuts.append(min(range(low, high + 1), key=lambda place: abs(before[place] - ideal)))
-    return tuple(run.first + cut for cut in cuts)
+    return tuple(segment.first + cut for cut in cuts)
 
 
 def _to_the_minimum(
@@ -109,22 +110,22 @@ def _to_the_minimum(
     missing = min(policy.min_segments, epoch.slots) - len(loads)
     if missing <= 0:
         return None
-    wide = [load for load in loads if load.run.last - load.run.first > 1]
-    widest = max(wide, key=lambda load: (_rate(load), load.run.last - load.run.first))
-    cuts = balanced_cuts(widest.run, slot_rates(widest.run), min(missing + 1, policy.factor))
-    return Decision("split", (widest.run.number,), cuts, f"min.segments is {policy.min_segments}")
+    wide = [load for load in loads if load.segment.last - load.segment.first > 1]
+    widest = max(wide, key=lambda load: (_rate(load), load.segment.last - load.segment.first))
+    cuts = balanced_cuts(widest.segment, slot_rates(widest.segment), min(missing + 1, policy.factor))
+    return Decision("split", (widest.segment.number,), cuts, f"min.segments is {policy.min_segments}")
 
 
 def _split(
     policy: ScalingPolicy, loads: Sequence[SegmentLoad], slot_rates: SlotRates, time_factor: float
 ) -> Decision | None:
-    wide = [load for load in loads if load.run.last - load.run.first > 1]
+    wide = [load for load in loads if load.segment.last - load.segment.first > 1]
     hot = [(load, why) for load in wide if (why := _why_hot(policy, load, time_factor))]
     if not hot:
         return None
     load, why = max(hot, key=lambda one: _rate(one[0]))
     pieces = max(2, min(policy.factor, -int(-_rate(load) // policy.target_rate)))
-    return Decision("split", (load.run.number,), balanced_cuts(load.run, slot_rates(load.run), pieces), why)
+    return Decision("split", (load.segment.number,), balanced_cuts(load.segment, slot_rates(load.segment), pieces), why)
 
 
 def _why_hot(policy: ScalingPolicy, load: SegmentLoad, time_factor: float) -> str | None:
@@ -167,7 +168,7 @@ def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: flo
     total = sum(load.averages[TWENTY] for load in chosen)
     period = _period(TWENTY, time_factor)
     why = f"{_told(policy, total)} together over {period}, each less than half of the target of {_told(policy)}"
-    return Decision("merge", tuple(load.run.number for load in chosen), (), why)
+    return Decision("merge", tuple(load.segment.number for load in chosen), (), why)
 
 
 def _is_cold(load: SegmentLoad, target: float) -> bool:

@@ -1,13 +1,13 @@
 """How fast slots grow: exponentially weighted averages over several windows. The append path knows nothing of it.
 
-Whoever samples looks at what each slot has ever got (`Slot.total_bytes`, `Slot.end`) and when it looked last.
+A sample compares what each slot has ever got (`Slot.total_bytes`, `Slot.end`) with the last sample.
 A slot that got nothing costs one comparison; its averages fade when they are read.
 
 Averages begin at nothing, and are corrected for how short a time they have been taken: what comes evenly is read as it
 is from the first sample on.
 
 **Invariant**: the averages of a sum are the sums of averages, so a segment's rates are those of its slots, and do not
-begin anew when it is cut.
+begin again when it is cut.
 """
 
 from __future__ import annotations
@@ -15,43 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
 
+from core.streams.averages import FADED, NOTHING, TWENTY, WATCHED, WINDOWS_S, Averages, Rate, SlotRate
 from core.streams.keyspace import slots_in_key_order
-
-if TYPE_CHECKING:
-    from core.streams.live import Slot
-    from core.streams.state import SegmentRun, Stream
-
-MINUTE_S: Final = 60.0
-WINDOWS_S: Final = (10.0, 2 * MINUTE_S, 5 * MINUTE_S, 10 * MINUTE_S, 20 * MINUTE_S)
-"""The first is for people who watch, the others are the scaler's."""
-WATCHED, TWO, FIVE, TEN, TWENTY = range(len(WINDOWS_S))
-
-FADED: Final = 12 * WINDOWS_S[TWENTY]
-"""After so long without an entry a slot's averages are below one in 100,000 of what they were, and are dropped."""
-
-Averages = tuple[float, ...]
-"""One for each window, a second."""
-NOTHING: Final[Averages] = (0.0,) * len(WINDOWS_S)
-
-
-class Rate(NamedTuple):
-    """What comes just now."""
-
-    bytes_s: float
-    events_s: float
-
-
-class SlotRate:
-    """One slot's averages, as of `at`."""
-
-    __slots__ = ("at", "bytes", "events")
-
-    def __init__(self, at: float) -> None:
-        self.at = at
-        self.bytes = list(NOTHING)
-        self.events = list(NOTHING)
+from core.streams.live import Slot, Stream
+from core.streams.state import Segment
 
 
 class Rates:
@@ -117,15 +85,15 @@ class Rates:
     def of_slot(self, slot: Slot) -> Rate:
         return Rate(self.bytes_of(slot)[WATCHED], self.events_of(slot)[WATCHED])
 
-    def of_segment(self, stream: Stream, run: SegmentRun) -> Rate:
+    def of_segment(self, stream: Stream, segment: Segment) -> Rate:
         """Of an active segment: what its slots get."""
-        return self._watched(slots_of(stream, run))
+        return self._watched(slots_of(stream, segment))
 
     def of_stream(self, stream: Stream) -> Rate:
         return self._watched(stream.written_slots())
 
     def _watched(self, slots: Iterable[Slot | None]) -> Rate:
-        # One window, one pass: whoever watches ten thousand slots holds up the others for milliseconds.
+        # One window, one pass: a look at ten thousand slots holds up the loop for milliseconds.
         bytes_s = events_s = 0.0
         now, tau = self._now, self._taus[WATCHED]
         for slot in slots:
@@ -161,9 +129,9 @@ class Rates:
         return tuple(map(float.__mul__, faded, self._corrections))
 
 
-def slots_of(stream: Stream, run: SegmentRun) -> Iterator[Slot | None]:
+def slots_of(stream: Stream, segment: Segment) -> Iterator[Slot | None]:
     """An active segment's slots in key order; None for one that memory does not hold: it was never written to."""
-    return map(stream.known_slot, _key_order(stream.slot_count)[run.first : run.last])
+    return map(stream.known_slot, _key_order(stream.slot_count)[segment.first : segment.last])
 
 
 @lru_cache(maxsize=64)

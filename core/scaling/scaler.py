@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from core.background import Background
 from core.scaling.decisions import AtLimit, Decision, SegmentLoad, at_limit, decide
-from core.scaling.rates import NOTHING, WATCHED, Averages, Rates, slots_of
+from core.scaling.rates import Rates, slots_of
+from core.streams.averages import NOTHING, WATCHED, Averages
 from core.streams.keyspace import slot_at_position
-from core.streams.state import Epoch, ScalingKind, SegmentRun, Stream
+from core.streams.live import Stream
+from core.streams.policy import ScalingKind
+from core.streams.state import Epoch, Segment
 
 if TYPE_CHECKING:
     from core.container.container import Container
@@ -35,7 +38,7 @@ SLICE_SLOTS: Final = 2000
 """Slots that one turn of the event loop looks at."""
 STREAMS_PER_SLICE: Final = 200
 EVENTS_MAX: Final = 1_000
-"""Scale events that are remembered for whoever looks; the streams' epochs remember all."""
+"""Scale events that are remembered for operators; the streams' epochs remember all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Scaler:
         await self._background.stop()
 
     def record(self, event: ScaleEvent) -> None:
-        """A scale has happened, whoever wanted it."""
+        """A scale has happened, by hand or by itself."""
         self.events.append(event)
         self.counts[event.kind] += 1
 
@@ -163,14 +166,16 @@ class Scaler:
             return None
         averages_of = self.rates.events_of if policy.kind is ScalingKind.EVENTS else self.rates.bytes_of
         loads: list[SegmentLoad] = []
-        for run in epoch.segments:
-            total = await self._total(list(slots_of(stream, run)), by_events=policy.kind is ScalingKind.EVENTS)
-            loads.append(SegmentLoad(run, ages[run.number] / self._factor, total))
+        for segment in epoch.segments:
+            total = await self._total(list(slots_of(stream, segment)), by_events=policy.kind is ScalingKind.EVENTS)
+            loads.append(SegmentLoad(segment, ages[segment.number] / self._factor, total))
         if limits := at_limit(policy, loads, self._factor):
             self._limits[stream.id] = [_limit(stream, limit) for limit in limits]
 
-        def slot_rates(run: SegmentRun) -> Sequence[float]:
-            return [0.0 if slot is None else max(averages_of(slot)[WATCHED + 1 :]) for slot in slots_of(stream, run)]
+        def slot_rates(segment: Segment) -> Sequence[float]:
+            return [
+                0.0 if slot is None else max(averages_of(slot)[WATCHED + 1 :]) for slot in slots_of(stream, segment)
+            ]
 
         return decide(policy, epoch, loads, slot_rates, self._factor)
 
@@ -188,7 +193,7 @@ class Scaler:
         """How long each active segment has been seen, s."""
         now = self._container.clock.monotonic_s()
         before = self._seen.get(stream.id, {})
-        seen = self._seen[stream.id] = {run.number: before.get(run.number, now) for run in epoch.segments}
+        seen = self._seen[stream.id] = {segment.number: before.get(segment.number, now) for segment in epoch.segments}
         return {number: now - since for number, since in seen.items()}
 
 
@@ -197,9 +202,9 @@ def _idle(stream: Stream) -> bool:
 
 
 def _limit(stream: Stream, limit: AtLimit) -> Limit:
-    slot = slot_at_position(limit.run.first, stream.slot_count)
+    slot = slot_at_position(limit.segment.first, stream.slot_count)
     advice = (
         "A slot is the smallest piece of the key space: it does not split. Give its keys more variety, give the "
         "stream more slots (a topic more partitions), or raise penstock.scaling.target.rate."
     )
-    return Limit(stream.name, limit.run.number, slot, limit.rate, limit.why, advice)
+    return Limit(stream.name, limit.segment.number, slot, limit.rate, limit.why, advice)

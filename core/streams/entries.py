@@ -39,4 +39,4 @@ class StoredEntry:
 
 
 class StillLoading(Exception):
-    """Nobody wants to wait any longer for what is on its way; who asks again later will find it."""
+    """Patience ended before long-term storage answered; a later request will find the answer."""

@@ -11,18 +11,23 @@ again. What replay finds is what was known when the process died, or more.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from core.errors import TooManyWriters
 
 if TYPE_CHECKING:
-    from core.streams.live import Slot
     from core.streams.writers import WriterState
 
 PRESSED_SHARE: Final = 0.9
 """From here on, writers that were silent for long make room, ..."""
 ROOM_SHARE: Final = 0.8
 """... until there are only so many."""
+
+
+class HasWriters(Protocol):
+    """A slot, with the writers that it knows."""
+
+    writers: dict[int, WriterState] | None
 
 
 class KnownWriters:
@@ -63,7 +68,7 @@ class KnownWriters:
     def removed(self, count: int) -> None:
         self.count -= count
 
-    def slot_gone(self, slot: Slot) -> None:
+    def slot_gone(self, slot: HasWriters) -> None:
         """The slot's stream was deleted. What it knew is freed in steps: to free many objects takes time."""
         writers, slot.writers = slot.writers, None
         if writers:

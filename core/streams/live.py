@@ -1,4 +1,5 @@
-"""A slot: the dense sequence numbers of one Kafka partition, what is durable of it, and who waits for it.
+"""Streams and their slots, as they live: a slot has the dense sequence numbers of one Kafka partition, what is durable
+of it, and its watchers.
 
 **Invariants**
 
@@ -6,51 +7,27 @@
 - ``tiered_end <= stable_end``: what lies from `start` to there is in chunks.
 - Everything here changes on the event loop only, without an await between look and change.
 - What is saved at a checkpoint is what was durable: in-flight appends are left out of it.
-
-A slot's value in the applied state, little-endian (preceded by the LSN that it reflects):
-
-    u8 version (2), i64 start, i64 end, u64 bytes ever appended, u64 bytes before start,
-    i64 tiered end, u64 bytes before it, u16 count of epochs, then (i32 leader epoch, i64 first sequence number) each,
-    u32 count of writers, then each: i64 writer id, i16 epoch, i64 last use ms, u8 count of batches, then
-    (i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count, i64 timestamp) each, the newest of them with
-    sequences of -2 where a recovery has lost what followed (`core.streams.writers`);
-    u32 count of segments' stretches, then (i64 first sequence number, u64 segment, u64 bytes before it) each;
-    from version 2 on: u32 count of transactions that are not over, then
-    (i64 first sequence number, i64 writer id, u64 bytes of the slot before it) each; u32 count of aborted ones, then
-    (i64 its marker's sequence number, i64 first, i64 writer id, i64 stable end when it had ended) each
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+import asyncio
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+from uuid import UUID
 
-from core.errors import CorruptState, StorageFailure
+from core.errors import StorageFailure
 from core.index.rows import SlotColumns
+from core.log.format import IN_TRANSACTION, MARKER
+from core.streams.averages import SlotRate
+from core.streams.keyspace import position_of_slot, slot_at_position
+from core.streams.known_writers import KnownWriters
+from core.streams.policy import StreamPolicy
 from core.streams.removed import NOTHING_REMOVED, Removed
-from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
-from core.streams.writers import BATCHES_KEPT, WriterBatch, WriterState
-
-if TYPE_CHECKING:
-    from core.container.container import Container
-    from core.scaling.rates import SlotRate
-    from core.streams.entries import StoredEntry
-    from core.streams.state import Stream
-
-STATE_VERSION: Final = 2
-TRANSACTIONS_SINCE: Final = 2
-_HEAD: Final = struct.Struct("<BqqQQqQH")
-_EPOCH: Final = struct.Struct("<iq")
-_COUNT: Final = struct.Struct("<I")
-_WRITER: Final = struct.Struct("<qhqB")
-_BATCH: Final = struct.Struct("<hiiqIq")
-_WRITERS: Final = [
-    struct.Struct(_WRITER.format + _BATCH.format.lstrip("<") * count) for count in range(BATCHES_KEPT + 2)
-]
-"""A writer with so many batches, a gap among them."""
-_SEGMENT: Final = struct.Struct("<qQQ")
+from core.streams.slot_format import SegmentStretch, decode_slot, encode_head, encode_rest, encode_writer, joined
+from core.streams.state import Segment, StreamState
+from core.streams.transactions import Aborted, SlotTransactions, overlapping
+from core.streams.writers import WriterBatch, WriterState, new_batch
 
 WRITERS_PER_STEP: Final = 200
 """Writers that one step goes through: half a millisecond where they are encoded."""
@@ -59,16 +36,8 @@ SEGMENTS_MAX: Final = 1_000
 """Stretches that a slot remembers; beyond it the oldest goes, and what is tiered late is taken to be the next one's."""
 
 
-class SegmentStretch(NamedTuple):
-    """What a slot appended to one segment: begins here, ends where the next one begins."""
-
-    first: int
-    id: int
-    bytes_before: int
-
-
 class SlotWatcher(Protocol):
-    """Who wants to hear of a slot, on the event loop: a waiting fetch or a fetch session."""
+    """Hears of a slot, on the event loop: a waiting fetch or a fetch session."""
 
     def slot_appended(self, slot: Slot, size: int) -> None:
         """`size` more bytes are durable."""
@@ -78,6 +47,20 @@ class SlotWatcher(Protocol):
 
     def slot_changed(self, slot: Slot) -> None:
         """The slot was deleted, trimmed, or lost its storage."""
+
+
+class Owner(Protocol):
+    """What a slot asks of the container that it lies in."""
+
+    @property
+    def known_writers(self) -> KnownWriters: ...
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def epoch(self) -> int:
+        """The leader epoch that new entries carry."""
 
 
 class Marker:
@@ -113,12 +96,13 @@ class Slot:
     __slots__ = (
         "columns",
         "compacted_end",
-        "container",
+        "container_id",
         "dirty",
         "durable_end",
         "end",
-        "epochs",
+        "leader_epochs",
         "number",
+        "owner",
         "rate",
         "removed",
         "sampled_bytes",
@@ -137,8 +121,9 @@ class Slot:
         "writers",
     )
 
-    def __init__(self, container: Container, stream: Stream, number: int) -> None:
-        self.container = container
+    def __init__(self, owner: Owner, stream: Stream, number: int) -> None:
+        self.owner = owner
+        self.container_id = owner.id
         self.stream = stream
         self.number = number
         self.segment_id = stream.segment_id_of(number)  # what the next append goes to
@@ -154,7 +139,7 @@ class Slot:
         self.removed: Removed = NOTHING_REMOVED  # what chunks hold less than was appended
         self.untiered = False  # the container knows that it has something to tier
         self.columns: list[SlotColumns] = []  # newest last
-        self.epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
+        self.leader_epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
         self.writers: dict[int, WriterState] | None = None
         self.transactions: SlotTransactions | None = None  # None: there never were any
         self.watchers: dict[SlotWatcher, None] | None = None
@@ -188,7 +173,7 @@ class Slot:
     @property
     def leader_epoch(self) -> int:
         """What Metadata advertises and new entries carry."""
-        return self.container.epoch
+        return self.owner.epoch
 
     @property
     def size_bytes(self) -> int:
@@ -206,7 +191,7 @@ class Slot:
         return max(0, self.tiered_bytes - self.start_bytes - self.removed.behind(self.start))
 
     def bytes_behind(self, end: int, bytes_up_to_end: int) -> int:
-        """Bytes that are stored of the entries from `end` on, before which so many were appended. For any thread."""
+        """Bytes stored of the entries from `end` on; `bytes_up_to_end` were appended before. For any thread."""
         return self.total_bytes - bytes_up_to_end - self.removed.behind(end)
 
     @property
@@ -220,6 +205,44 @@ class Slot:
         if self.start >= self.tiered_end:
             return self.start, self.start_bytes
         return self.tiered_end, self.tiered_bytes
+
+    def appended(
+        self,
+        base: int,
+        count: int,
+        length: int,
+        segment_id: int,
+        leader_epoch: int,
+        timestamp: int,
+        writer_id: int,
+        writer_epoch: int,
+        sequence: int,
+        flags: int,
+        now_ms: int,
+    ) -> None:
+        """The log has an entry of the slot: what that changes, in life and in replay. `durable` follows, in log order.
+
+        `now_ms`, where the entry has a writer: when it was heard of. The writer of a marker was marked before.
+        """
+        self.end = base + count
+        segments = self.segments
+        if not segments or segments[-1].id != segment_id:
+            self.begin_segment(base, segment_id)
+        if flags & IN_TRANSACTION:
+            self.begin_transaction(writer_id, base)
+        self.total_bytes += length
+        epochs = self.leader_epochs
+        if not epochs or epochs[-1][0] != leader_epoch:
+            epochs.append((leader_epoch, base))
+        if writer_id >= 0 and not flags & MARKER:
+            self.record_writer(writer_id, new_batch(writer_epoch, sequence, base, count, timestamp), now_ms)
+
+    def durable(self, end: int, size: int) -> None:
+        """An entry that ends at `end` and has this size is durable; tell all watchers."""
+        self.durable_end = end
+        if self.watchers is not None:
+            for watcher in list(self.watchers):
+                watcher.slot_appended(self, size)
 
     def begin_segment(self, first: int, segment_id: int) -> None:
         """Entries from `first` on are appended to another segment. What is in chunks is forgotten."""
@@ -252,7 +275,7 @@ class Slot:
         self.watchers[watcher] = None
 
     def unwatch(self, watcher: SlotWatcher) -> None:
-        """Stop hearing; does nothing for one who did not watch."""
+        """Stop hearing; does nothing for a stranger."""
         if self.watchers is not None:
             self.watchers.pop(watcher, None)
             if not self.watchers:
@@ -270,7 +293,10 @@ class Slot:
 
     def record_writer(self, writer_id: int, batch: WriterBatch, now_ms: int) -> None:
         """Remember a writer's batch, so that it is known when it comes again."""
-        self._writer(writer_id, batch.epoch, now_ms).record(batch, now_ms, self.durable_end)
+        state = None if self.writers is None else self.writers.get(writer_id)
+        if state is None:
+            state = self._writer(writer_id, batch.epoch, now_ms)
+        state.record(batch, now_ms, self.durable_end)
 
     def _writer(self, writer_id: int, epoch: int, now_ms: int) -> WriterState:
         if self.writers is None:
@@ -279,7 +305,7 @@ class Slot:
         if state is None:
             state = self.writers[writer_id] = WriterState(epoch, now_ms)
             if not self.stream.deleted:
-                self.container.known_writers.added()
+                self.owner.known_writers.added()
         return state
 
     def writers_stepwise(self) -> Iterator[list[tuple[int, WriterState]]]:
@@ -296,12 +322,12 @@ class Slot:
         before = len(self.writers)
         for writer_id in writer_ids:
             self.writers.pop(writer_id, None)
-        self.container.known_writers.removed(before - len(self.writers))
+        self.owner.known_writers.removed(before - len(self.writers))
 
     # Transactions
 
     def has_open_transaction(self, writer_id: int) -> bool:
-        """Whether the writer has begun a transaction here that no marker has ended, be it durable or not."""
+        """Whether the writer has begun a transaction here that no marker has ended, durable or not."""
         return self.transactions is not None and writer_id in self.transactions.open
 
     def begin_transaction(self, writer_id: int, base: int) -> None:
@@ -310,13 +336,14 @@ class Slot:
             self.transactions = SlotTransactions()
         self.transactions.began(writer_id, base, self.total_bytes)
 
-    def mark_transaction(self, writer_id: int, writer_epoch: int, marker: int, *, committed: bool) -> Marker:
+    def mark_transaction(
+        self, writer_id: int, writer_epoch: int, marker: int, now_ms: int, *, committed: bool
+    ) -> Marker:
         """The writer's transaction ends with the entry at `marker`; to be told when that is durable.
 
         Earlier epochs are stale at once: what they still send would begin a transaction that nobody ends.
         """
         first = None if self.transactions is None else self.transactions.ending(writer_id)
-        now_ms = self.container.trusted.stamp_ms()
         writer = self._writer(writer_id, writer_epoch, now_ms)
         writer.fence(writer_epoch, now_ms)
         return Marker(self, writer, writer_epoch, first, marker, committed)
@@ -328,7 +355,7 @@ class Slot:
 
     @property
     def aborted_rows(self) -> Sequence[int]:
-        """Flat rows of `Aborted`; whoever holds them goes on seeing all that they had."""
+        """Flat rows of `Aborted`. A reference keeps all that they had when it was taken."""
         return () if self.transactions is None else self.transactions.aborted
 
     def aborted_in(self, first: int, end: int) -> list[Aborted]:
@@ -339,36 +366,24 @@ class Slot:
         """The largest known epoch not above `epoch`, and where it ends; (-1, -1) when unknown (KIP-320)."""
         if epoch < 0 or epoch > self.leader_epoch:
             return -1, -1
-        if epoch == self.leader_epoch or not self.epochs:  # never written: nothing was lost either
+        if epoch == self.leader_epoch or not self.leader_epochs:  # never written: nothing was lost either
             return epoch, self.durable_end
-        if epoch < self.epochs[0][0]:
-            return epoch, self.epochs[0][1]
-        known = max(index for index, (own, _) in enumerate(self.epochs) if own <= epoch)
-        end = self.epochs[known + 1][1] if known + 1 < len(self.epochs) else self.durable_end
-        return self.epochs[known][0], end
+        if epoch < self.leader_epochs[0][0]:
+            return epoch, self.leader_epochs[0][1]
+        known = max(index for index, (own, _) in enumerate(self.leader_epochs) if own <= epoch)
+        end = self.leader_epochs[known + 1][1] if known + 1 < len(self.leader_epochs) else self.durable_end
+        return self.leader_epochs[known][0], end
 
     def epoch_at(self, offset: int) -> int:
         """The leader epoch in which the entry at `offset` was appended, or would be."""
         if offset >= self.durable_end:
             return self.leader_epoch
-        return max((own for own, first in self.epochs if first <= offset), default=self.leader_epoch)
-
-    async def truncate_before(self, offset: int) -> int:
-        """Move the start up to `offset`, durably; returns the start. Raises OutOfRange beyond `durable_end`."""
-        return await self.container.truncate_slot(self, offset)
-
-    async def entry_at_time(self, timestamp_ms: int, offset: int = 0) -> StoredEntry | None:
-        """The first entry, from the one that holds `offset` on, whose largest timestamp is at or after a time."""
-        return await self.container.reader.entry_at_time(self, timestamp_ms, offset)
-
-    async def entry_with_max_timestamp(self) -> StoredEntry | None:
-        """The first entry with the largest timestamp of all."""
-        return await self.container.reader.entry_with_max_timestamp(self)
+        return max((own for own, first in self.leader_epochs if first <= offset), default=self.leader_epoch)
 
     # Saving and loading
 
     def encode(self) -> bytes:
-        """What is durable of this slot."""
+        """What is durable of this slot, as `core.streams.slot_format` lays it out."""
         steps = self.encoding()
         while True:
             try:
@@ -391,23 +406,35 @@ class Slot:
             start_bytes=self.start_bytes,
             tiered_end=self.tiered_end,
             tiered_bytes=self.tiered_bytes,
-            epochs=[e for e in self.epochs if e[1] < durable],
+            leader_epochs=[epoch for epoch in self.leader_epochs if epoch[1] < durable],
         )
-        stretches = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
-        rest = [_COUNT.pack(len(stretches)), *(_SEGMENT.pack(*stretch) for stretch in stretches)]
-        rest.append(NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(durable))
-        encoded, count = bytearray(head + _COUNT.pack(0)), 0
+        segments = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
+        rest = encode_rest(segments, self.transactions, durable)
+        writers, count = bytearray(), 0
         for states in self.writers_stepwise():
             for writer_id, state in states:
                 batches = state.durable_batches(durable)
                 if batches or state.marked_epoch >= 0:
                     epoch = max(state.marked_epoch, batches[-1].epoch) if batches else state.marked_epoch
-                    encoded += encode_writer(writer_id, epoch, state.last_use_ms, batches)
+                    writers += encode_writer(writer_id, epoch, state.last_use_ms, batches)
                     count += 1
             yield
-        _COUNT.pack_into(encoded, len(head), count)
-        encoded += b"".join(rest)
-        return bytes(encoded)
+        return joined(head, count, writers, rest)
+
+    def decode(self, value: bytes) -> None:
+        """Take over a saved state. Raises CorruptState."""
+        saved = decode_slot(value)
+        self.start, self.end, self.durable_end = saved.start, saved.end, saved.end
+        self.total_bytes, self.start_bytes = saved.total_bytes, saved.start_bytes
+        self.tiered_end, self.tiered_bytes = saved.tiered_end, saved.tiered_bytes
+        self.leader_epochs, self.segments = saved.leader_epochs, saved.segments
+        self.transactions = saved.transactions
+        if saved.writers:
+            self.writers = {}
+            for writer_id, epoch, last_use_ms, batches in saved.writers:
+                state = self.writers[writer_id] = WriterState(epoch, last_use_ms)
+                state.marked_epoch = epoch
+                state.batches.extend(batches)
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
         for columns in reversed(self.columns):
@@ -416,69 +443,84 @@ class Slot:
                     return
                 yield columns.length[row]
 
-    def decode(self, value: bytes) -> None:
-        """Take over a saved state. Raises CorruptState."""
-        try:
-            version, start, end, total, before, tiered_end, tiered_bytes, epochs = _HEAD.unpack_from(value)
-            if version > STATE_VERSION:
-                raise CorruptState(f"slot state version {version} is newer than this release")
-            position = _HEAD.size
-            self.start, self.end, self.durable_end = start, end, end
-            self.total_bytes, self.start_bytes = total, before
-            self.tiered_end, self.tiered_bytes = tiered_end, tiered_bytes
-            self.epochs = [_EPOCH.unpack_from(value, position + i * _EPOCH.size) for i in range(epochs)]
-            position += epochs * _EPOCH.size
-            (writers,) = _COUNT.unpack_from(value, position)
-            position += _COUNT.size
-            if writers:
-                self.writers = {}
-            for _ in range(writers):
-                writer_id, epoch, last_use, count = _WRITER.unpack_from(value, position)
-                position += _WRITER.size
-                state = WriterState(epoch, last_use)
-                state.marked_epoch = epoch
-                for _ in range(count):
-                    state.batches.append(WriterBatch(*_BATCH.unpack_from(value, position)))
-                    position += _BATCH.size
-                assert self.writers is not None
-                self.writers[writer_id] = state
-            (stretches,) = _COUNT.unpack_from(value, position)
-            position += _COUNT.size
-            self.segments = [
-                SegmentStretch(*_SEGMENT.unpack_from(value, position + n * _SEGMENT.size)) for n in range(stretches)
-            ]
-            position += stretches * _SEGMENT.size
-            if version >= TRANSACTIONS_SINCE:
-                self.transactions, position = SlotTransactions.decode(value, position)
-        except struct.error as error:
-            raise CorruptState(f"the state of {self!r} cannot be read: {error}") from error
 
+class Stream:
+    """A live stream: its state, its slots as they are written, and what the gateway keeps beside it."""
 
-def encode_head(
-    *,
-    start: int,
-    end: int,
-    total_bytes: int,
-    start_bytes: int,
-    tiered_end: int,
-    tiered_bytes: int,
-    epochs: Sequence[tuple[int, int]],
-) -> bytes:
-    """The part of a slot's value before its writers and its segments' stretches."""
-    return b"".join(
-        (
-            _HEAD.pack(STATE_VERSION, start, end, total_bytes, start_bytes, tiered_end, tiered_bytes, len(epochs)),
-            *(_EPOCH.pack(*epoch) for epoch in epochs),
-        )
-    )
+    __slots__ = ("_make_slot", "_slots", "changing", "deleted", "extension", "is_sealed", "logged", "policy", "state")
 
+    def __init__(self, state: StreamState, policy: StreamPolicy, make_slot: Callable[[Stream, int], Slot]) -> None:
+        self.state = state
+        self.logged = state  # the newest that the log was given: what appends go by
+        self.is_sealed = state.is_sealed  # of `logged`: it takes no more entries
+        self.policy = policy
+        self.deleted = False
+        self.changing = asyncio.Lock()  # held while a change of the state is on its way to the log
+        self.extension: Any = None
+        self._slots: dict[int, Slot] = {}
+        self._make_slot = make_slot
 
-def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequence[WriterBatch]) -> bytes:
-    """One writer, as a slot's value has it."""
-    count = len(batches)
-    return _WRITERS[count].pack(writer_id, epoch, last_use_ms, count, *chain.from_iterable(batches))
+    def __repr__(self) -> str:
+        return f"<Stream {self.state.id} {self.name!r} {self.slot_count} slots{' deleted' if self.deleted else ''}>"
 
+    @property
+    def id(self) -> int:
+        return self.state.id
 
-def encode_tiered_rest(writers: Sequence[bytes]) -> bytes:
-    """What follows the head of a slot whose entries are all in chunks; `writers` as `encode_writer` makes them."""
-    return b"".join((_COUNT.pack(len(writers)), *writers, _COUNT.pack(0), NO_TRANSACTIONS))
+    @property
+    def name(self) -> str:
+        return self.state.name
+
+    @property
+    def uuid(self) -> UUID:
+        return self.state.uuid
+
+    @property
+    def slot_count(self) -> int:
+        return self.state.slots
+
+    @property
+    def config(self) -> Mapping[str, str]:
+        return self.state.config
+
+    @property
+    def created_ms(self) -> int:
+        return self.state.created_ms
+
+    def slot(self, number: int) -> Slot:
+        """The slot of that number. Raises IndexError when the stream has no such slot."""
+        found = self._slots.get(number)
+        if found is not None:
+            return found
+        if not 0 <= number < self.state.slots:
+            raise IndexError(f"stream {self.name!r} has no slot {number}")
+        made = self._slots[number] = self._make_slot(self, number)
+        return made
+
+    def known_slot(self, number: int) -> Slot | None:
+        """The slot of that number, if it was ever written or asked for."""
+        return self._slots.get(number)
+
+    def written_slots(self) -> Iterator[Slot]:
+        """The slots that memory holds: each one that was ever written or asked for."""
+        return iter(self._slots.values())
+
+    def segment_bytes(self, segment: Segment) -> int:
+        """What was appended to an active segment."""
+        places = range(segment.first, segment.last)
+        slots = (self.known_slot(slot_at_position(place, self.slot_count)) for place in places)
+        return sum(slot.appended_to(segment.number) for slot in slots if slot is not None)
+
+    def go_by(self, state: StreamState) -> None:
+        """From here on appends lie behind this state in the log."""
+        is_cut_again = state.epochs is not self.logged.epochs
+        self.logged = state
+        self.is_sealed = state.is_sealed
+        if is_cut_again:
+            for slot in self._slots.values():
+                slot.segment_id = self.segment_id_of(slot.number)
+
+    def segment_id_of(self, number: int) -> int:
+        """The active segment that owns a slot, as of what the log takes next."""
+        epoch = self.logged.current
+        return epoch.segment_id(epoch.segment_at(position_of_slot(number, epoch.slots)))

@@ -9,7 +9,7 @@ its own. After Kafka's ProducerStateManager and TransactionIndex (KIP-98).
   transaction leaves `open` when its marker is appended, and `unstable` when that marker is durable.
 - `unstable` is in the order of first sequence numbers, so its first key is where committed readers stop.
 - Rows of `aborted` are in the order of their markers. Rows are added in place and removed by making another array, so
-  whoever holds the array goes on seeing all that it had.
+  a reference to the array keeps all that it had.
 """
 
 from __future__ import annotations
@@ -19,36 +19,13 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from core.log.format import Buffer
-    from core.streams.live import Slot
+from typing import Final, NamedTuple
 
 assert sys.byteorder == "little", "aborted transactions are written from memory as they are"
 
 COLUMNS: Final = 4
 _COUNT: Final = struct.Struct("<I")
 _UNSTABLE: Final = struct.Struct("<qqQ")
-
-
-class EntryMaker(Protocol):
-    """Makes a marker, once its place is known."""
-
-    def __call__(self, base: int, leader_epoch: int) -> Buffer: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransactionEnd:
-    """The end of one writer's transaction in one slot: what its marker is appended with."""
-
-    slot: Slot
-    writer_id: int
-    writer_epoch: int  # earlier ones are stale in this slot from here on
-    committed: bool
-    timestamp: int
-    entry: EntryMaker
 
 
 class Unstable(NamedTuple):
@@ -107,7 +84,7 @@ class SlotTransactions:
     # Saving and loading
 
     def encode(self, durable_end: int) -> bytes:
-        """As laid out in `core.streams.live`, without what is in flight."""
+        """As laid out in `core.streams.slot_format`, without what is in flight."""
         unstable = [(first, *known) for first, known in self.unstable.items() if first < durable_end]
         return b"".join(
             (

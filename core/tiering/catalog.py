@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.applied.tables import GROUP_BYTES, StoredTable
-from core.log.records import Put
+from core.log.records import Delete, Put
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -57,7 +57,7 @@ class Catalog:
     def close(self) -> None:
         self._pool.shutdown()
 
-    async def run(self, function: Callable[..., _T], *args: object) -> _T:
+    async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         """Run a blocking look-up in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
@@ -65,11 +65,11 @@ class Catalog:
 
     async def run_at(self, stream_id: int, slot: int, offset: int) -> RunRow | None:
         """The first run that ends behind `offset`."""
-        return await self.run(self.find_run, stream_id, slot, offset)
+        return await self.in_thread(self.find_run, stream_id, slot, offset)
 
     async def runs_from(self, stream_id: int, slot: int, offset: int) -> list[RunRow]:
         """All runs that end behind `offset`, in order."""
-        return await self.run(lambda: list(self.iter_runs(stream_id, slot, offset)))
+        return await self.in_thread(lambda: list(self.iter_runs(stream_id, slot, offset)))
 
     def find_run(self, stream_id: int, slot: int, offset: int) -> RunRow | None:
         """See `run_at`. Blocks."""
@@ -87,9 +87,11 @@ class Catalog:
             if row.end > offset:
                 yield row
 
-    def run_committed(self, put: Put) -> None:
+    def row_applied(self, operation: Put | Delete) -> None:
         """A durable record has this row: what lies before its end is tiered. For the event loop, or recovery."""
-        stream_id, number, first, end, bytes_up_to_end, removed = run_extent(put.key, put.value)
+        if isinstance(operation, Delete):
+            return
+        stream_id, number, first, end, bytes_up_to_end, removed = run_extent(operation.key, operation.value)
         stream = self._container.streams.get(stream_id)
         if stream is None or number >= stream.slot_count:
             return
@@ -126,7 +128,7 @@ class Catalog:
 
     async def chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
         """A chunk in any state."""
-        return await self.run(self.find_chunk, chunk_id)
+        return await self.in_thread(self.find_chunk, chunk_id)
 
     def find_chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
         """See `chunk`. Blocks."""
@@ -138,7 +140,7 @@ class Catalog:
     async def has_chunks(self) -> bool:
         """Whether anything lies in long-term storage that this store refers to."""
         committed = any(row.state is ChunkState.COMMITTED for row in self.pending)
-        return committed or await self.run(lambda: next(self.iter_verified(), None)) is not None
+        return committed or await self.in_thread(lambda: next(self.iter_verified(), None)) is not None
 
     def iter_verified(self) -> Iterator[ChunkRow]:
         """All verified chunks, in no order. Blocks."""

@@ -1,4 +1,4 @@
-"""What a compaction asks of whoever knows what is in an entry. The store does not: a filter is given to it.
+"""What a compaction asks of the owner of the entries' format. The store does not know it: a filter is given to it.
 
 A *round* compacts a slot from its start up to `CompactionScope.end`: first every entry from `begin` on is shown to
 `learn`, then every entry from the slot's start on to `keep`, both in order. Before the entries of each run, in either
@@ -8,12 +8,13 @@ makes one must be a callable of a module, so that its name alone can be sent the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tier2.chunk import EntryHeadOf
 from tier2.chunk_format import AbortedTransaction
-from tier2.storage import Buffer
+from tier2.storage import Buffer, Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +64,13 @@ class EntryFilter(Protocol):
 
 
 FilterFactory = Callable[[CompactionScope], EntryFilter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """What the process is made with. All callables are found by their names, in modules."""
+
+    open_storage: Callable[..., Awaitable[Storage]]
+    arguments: tuple[object, ...]
+    head_of: EntryHeadOf
+    filter_for: FilterFactory | None = None

@@ -24,10 +24,11 @@ import enum
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from core.errors import CorruptState
+from core.log.records import Delete, Operation, Put
 from tier2.chunk_format import ChunkId
 
 RUNS_TABLE: Final = "runs"
@@ -260,6 +261,20 @@ def decode_chunk_row(key: bytes, value: bytes) -> ChunkRow:
         )
     except (struct.error, ValueError) as error:
         raise CorruptState(f"the row of a chunk cannot be read: {error}") from error
+
+
+def without_runs(row: ChunkRow, gone: set[tuple[int, int, int]], now_ms: int) -> list[Operation]:
+    """What makes a chunk's row one without these runs (stream, slot, first); one without any run is to be deleted."""
+    left = tuple(run for run in row.runs if run[:3] not in gone)
+    live = sum(run.length for run in left)
+    if left:
+        changed = replace(row, runs=left, live_bytes=live)
+        return [Put(changed.table, changed.key, changed.encode())]
+    deleting = replace(row, runs=(), live_bytes=0, state=ChunkState.DELETING, changed_ms=now_ms)
+    operations: list[Operation] = [Put(PENDING_TABLE, deleting.key, deleting.encode())]
+    if row.state is ChunkState.VERIFIED:
+        operations.append(Delete(CHUNKS_TABLE, row.key))
+    return operations
 
 
 def _check_version(version: int, what: str) -> None:

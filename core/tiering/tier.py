@@ -1,84 +1,64 @@
-"""A container's side of long-term storage: what the store is given, and the parts that use it, started and stopped.
+"""A container's side of long-term storage: makes the parts that use it, starts and stops them, and says how they do.
 
-**Invariants**
-
-- Who changes rows of verified chunks holds `changing`, from look to change.
-- The log gives a file up only if `releases` allows it: chunks that were looked at twice hold its entries, and a
-  metadata snapshot reflects its records.
+**Invariant**: the log lets go only of what lies in chunks that were looked at twice, and is in a metadata snapshot
+(`releases`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
+from core.container.container import Container
+from core.index.rows import BlockRef
+from core.log.log_file import LogFile
+from core.log.records import Delete, Put
+from core.reading.reader import Reader
+from core.streams.live import Slot
+from core.streams.state import STREAMS_TABLE
+from core.tiering.catalog import Catalog
+from core.tiering.context import LongTermStorage, TierContext
 from core.tiering.reading.disk_cache import empty
 from core.tiering.reading.reader import TieredReader
 from core.tiering.rewriting.rewriter import Rewriter
-from core.tiering.rewriting.worker import WorkerSetup
 from core.tiering.snapshots.snapshots import Snapshots
 from core.tiering.upkeep.collector import Collector
+from core.tiering.upkeep.deletions import Deletions
 from core.tiering.upkeep.scrub import Scrub
 from core.tiering.writing.pins import Pins
 from core.tiering.writing.storage_writer import StorageWriter
+from tier2.chunk_format import ChunkId
 
-if TYPE_CHECKING:
-    from core.container.container import Container
-    from core.index.rows import BlockRef
-    from core.log.log_file import LogFile
-    from tier2.chunk import EntryHeadOf
-    from tier2.chunk_format import ChunkId
-    from tier2.storage import Storage
-
-PRESSURE: Final = 0.5
-"""How full the log is when everything is moved out of it, whatever its age."""
 CACHE_DIRECTORY: Final = "tier2-cache"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LongTermStorage:
-    """Where chunks go. `head_of` reads the header of an entry as it is stored.
-
-    `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
-    the start. `had_another_life`: another copy of the store may have put things there, and was given up
-    (`core.tiering.snapshots.lives`). `rewriting` is what the process that rewrites chunks is made with; without it,
-    none are. `promised` are tables of which a deletion is something that a client was told: a snapshot follows soon.
-    """
-
-    storage: Storage
-    cluster_id: str
-    head_of: EntryHeadOf
-    admit: Callable[[bool], Awaitable[None]] | None = None
-    had_another_life: bool = False
-    rewriting: WorkerSetup | None = None
-    promised: frozenset[str] = frozenset()
 
 
 class Tier:
     """Long-term storage for one container."""
 
-    def __init__(self, container: Container, long_term: LongTermStorage) -> None:
-        self.container = container
+    def __init__(self, container: Container, reader: Reader, catalog: Catalog, long_term: LongTermStorage) -> None:
         self.long_term = long_term
-        self.changing = asyncio.Lock()
-        self.pins = Pins(self)
-        self.writer = StorageWriter(self)
-        self.collector = Collector(self)
-        self.rewriter = None if long_term.rewriting is None else Rewriter(self, long_term.rewriting)
         self.snapshots = Snapshots(container, long_term)
-        self.scrub = Scrub(self)
+        self.context = TierContext(container, reader, catalog, long_term, self.snapshots)
+        self.pins = Pins(self.context)
+        self.writer = StorageWriter(self.context, self.pins)
+        self.collector = Collector(self.context, Deletions(container, self.snapshots), self._forget)
+        self.rewriter = None if long_term.rewriting is None else Rewriter(self.context, long_term.rewriting)
+        self.scrub = Scrub(self.context)
         config = container.config
-        cache = container.directory / CACHE_DIRECTORY if config.tier2_disk_cache_bytes else None
-        self.reader = TieredReader(container.catalog, long_term.storage, long_term.head_of, config, cache)
-        container.reader.tiered = self.reader
-        self._deletions: dict[ChunkId, int] = {}  # the LSN that a snapshot must cover
+        self._cache = container.directory / CACHE_DIRECTORY
+        cache = self._cache if config.tier2_disk_cache_bytes else None
+        self.reader = TieredReader(catalog, long_term.storage, long_term.head_of, config, cache)
+        self._container = container
+        self._catalog = catalog
+        container.on_applied(STREAMS_TABLE, self._stream_changed)
+        for table in sorted(long_term.promised):
+            container.on_applied(table, self._row_changed)
 
     async def start(self) -> None:
         """Begin to move data. Raises StoreError."""
-        if not self.container.config.tier2_disk_cache_bytes:
-            await asyncio.to_thread(empty, self.container.directory / CACHE_DIRECTORY)
+        if not self._container.config.tier2_disk_cache_bytes:
+            await asyncio.to_thread(empty, self._cache)
         await self.writer.start()
         self.collector.start()
         if self.rewriter is not None:
@@ -96,36 +76,48 @@ class Tier:
         await self.snapshots.stop(last=clean)
         await self.reader.close()
 
-    # What may leave the log
+    # What the container asks
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether the log is so full that all that makes it shorter is urgent."""
+        return self.context.is_pressed
 
     def releases(self, file: LogFile, tiered: Iterable[BlockRef]) -> bool:
         """Whether the log may let go of a file of which chunks hold these rows' entries."""
         # Looked at after it was found that chunks hold them, so every chunk that was committed until then is in here.
-        held = self.container.catalog.held()
+        held = self._catalog.held()
         if any(ref.end > held.get((ref.stream_id, ref.slot), ref.end) for ref in tiered):
             return False
-        return self.covers(file.end_lsn - 1)
+        return self.snapshots.covers(file.end_lsn - 1)
 
-    def covers(self, lsn: int) -> bool:
-        """Whether a snapshot in long-term storage reflects the log up to here; if not, one is asked for."""
-        if self.snapshots.covered_lsn >= lsn:
-            return True
-        self.snapshots.request()
-        return False
+    def is_pinned(self, slot: Slot, ref: BlockRef) -> bool:
+        """Whether these rows cannot go into chunks as things stand."""
+        return self.pins.pins(slot, ref)
 
-    # What may leave long-term storage
+    def worst_pin(self) -> str:
+        """What holds back most of the log, as a sentence; empty when nothing does."""
+        return str(self.pins.named[0]) if self.pins.named else ""
 
-    def deletion_logged(self, chunk_id: ChunkId) -> None:
-        """Nothing refers to the chunk any more, as of now."""
-        self._deletions[chunk_id] = self.container.applied_lsn
+    def promised(self) -> None:
+        """Something changed that must not come back as it was, should the disk be lost."""
+        self.snapshots.promised()
 
-    def snapshot_knows(self, chunk_id: ChunkId) -> bool:
-        """Whether a snapshot knows that nothing refers to the chunk, or there is no room for one before it goes."""
-        covered = self.covers(self._deletions.setdefault(chunk_id, self.container.applied_lsn))
-        return covered or self.snapshots.lacks_room
+    def log_grew(self) -> None:
+        """A log file was completed: more may be due, and appends may have to be slowed down."""
+        self._container.log_changed()
+        self.writer.wake()
 
-    def chunk_deleted(self, chunk_id: ChunkId) -> None:
-        self._deletions.pop(chunk_id, None)
+    # What the parts have to do with one another
+
+    def _stream_changed(self, operation: Put | Delete) -> None:
+        self.snapshots.promised()
+
+    def _row_changed(self, operation: Put | Delete) -> None:
+        if isinstance(operation, Delete):
+            self.snapshots.promised()
+
+    def _forget(self, chunk_id: ChunkId) -> None:
         self.reader.forget(chunk_id)
 
     # What an operator should know
@@ -147,25 +139,3 @@ class Tier:
             ("chunks are damaged or gone", f"{scrub.damaged} of those read again" if scrub.damaged else None),
         ]
         return [f"{what}: {why}" for what, why in found if why is not None]
-
-    # How full the log is
-
-    @property
-    def pressure(self) -> float:
-        """How full the log is; from 1 on all that makes it shorter is urgent."""
-        return self.container.log_bytes / (PRESSURE * self.container.config.log_max_bytes)
-
-    @property
-    def is_pressed(self) -> bool:
-        return self.pressure > 1
-
-    def log_grew(self) -> None:
-        """A log file was completed: more may be due, and who appends may have to be slowed down."""
-        self.log_changed()
-        self.writer.wake()
-
-    def log_changed(self) -> None:
-        """Decide anew how much those who append are slowed down."""
-        container = self.container
-        log_bytes = container.log_bytes
-        container.throttle.observe(container.clock.monotonic_s(), log_bytes, container.appended_bytes - log_bytes)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.topics.topics import Change
+from gateway.kafka_configs.keys import Change
 from gateway.wire.message import Message
 
 

@@ -17,7 +17,7 @@ from gateway.apis.shared.administration import repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
-from gateway.topics.topics import check_growth
+from gateway.topics.checks import check_growth
 from gateway.wire.message import Message
 
 

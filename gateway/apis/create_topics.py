@@ -14,17 +14,13 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
-from gateway.topics.topics import (
-    PARTITIONS_PER_REQUEST_MAX,
-    NewTopic,
-    WantedTopic,
-    too_many_partitions,
-)
+from gateway.topics.checks import PARTITIONS_PER_REQUEST_MAX, too_many_partitions
+from gateway.topics.topics import NewTopic, WantedTopic
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
 from gateway.wire.primitives import EncodedItems

@@ -56,7 +56,7 @@ async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -
     if not 0 <= wanted <= slot.durable_end:
         return -1, ErrorCode.offset_out_of_range
     try:
-        return await slot.truncate_before(wanted), ErrorCode.none
+        return await ctx.services.store.hosted(slot).truncate(slot, wanted), ErrorCode.none
     except StoreError as failed:
         return -1, code_of(failed, Asked.PARTITION)
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api

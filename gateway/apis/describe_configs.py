@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.shared.administration import ResourceType, told
+from gateway.apis.shared.administration import told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.kafka_configs.broker_configs import DescribedConfig
-from gateway.kafka_configs.keys import ConfigType
+from gateway.kafka_configs.keys import ConfigType, ResourceType
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal
-from gateway.topics.topics import check_name
+from gateway.topics.checks import check_name
 from gateway.wire.message import Message
 
 LOGGER_SOURCE: Final = 6

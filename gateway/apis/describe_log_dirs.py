@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.wire.message import Message

@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
-from gateway.topics.topics import INTERNAL, check_name
+from gateway.topics.checks import check_name
+from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
 
 PARTITIONS_MAX: Final = 2_000

@@ -20,7 +20,10 @@ from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from core.errors import StorageFailure
+from core.errors import (
+    NotHosted,
+    StorageFailure,
+)
 from core.streams.entries import ENTRIES_AT_ONCE
 from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import timed
@@ -36,7 +39,7 @@ from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
     from gateway.wire.headers import RequestHeader
@@ -51,6 +54,8 @@ TOPIC_IDS_SINCE: Final = 13
 REPLICA_STATE_SINCE: Final = 15
 READ_COMMITTED: Final = 1
 
+MAX_WAIT_MS: Final = 60_000
+"""Longest wait for news, in ms, whatever a client asks for: a request that waits holds room that others need."""
 GIVE_WAY_S: Final = 0.02
 """Longest wait of a reader of history for appends: a disk that stands still does not concern it."""
 LOOKS_AT_ONCE: Final = 256
@@ -86,7 +91,7 @@ class _Fetch(Findings):
     def __init__(self, connection: Connection, version: int, request: Message, reply: ResponseSlot) -> None:
         services = connection.services
         max_bytes: int = min(request.max_bytes, services.config.fetch_max_bytes)
-        super().__init__(version, max_bytes, request.isolation_level == READ_COMMITTED)
+        super().__init__(services.store, version, max_bytes, request.isolation_level == READ_COMMITTED)
         self.services = services
         self.connection = connection
         self.reply = reply
@@ -95,7 +100,7 @@ class _Fetch(Findings):
         self.session: FetchSession | None = None
         self.full = True  # every partition is answered, not only those with news
         self.waited = request.max_wait <= 0
-        self.deadline_s = request.max_wait / 1000
+        self.deadline_s = min(request.max_wait, MAX_WAIT_MS) / 1000
         self.timer: asyncio.TimerHandle | None = None
         self.looking = False  # as a task that gives way
         self.long_looks = 0
@@ -260,9 +265,14 @@ class _Fetch(Findings):
         container: Container | None = None
         for target in todo:
             slot = target.slot
-            if slot is None or target.offset >= slot.tiered_end or slot.container.is_settled:
+            if slot is None or target.offset >= slot.tiered_end:
                 return False
-            container = slot.container
+            try:
+                container = self.services.store.hosted(slot).container
+            except NotHosted:
+                return False
+            if container.is_all_durable:
+                return False
         if container is None:
             return False
         self.gave_way = True
@@ -429,7 +439,7 @@ async def _settled(container: Container) -> None:
     """Wait until what is being appended now is durable, or never will be; not longer than `GIVE_WAY_S`."""
     with contextlib.suppress(TimeoutError, StorageFailure):
         async with asyncio.timeout(GIVE_WAY_S):
-            await container.settled()
+            await container.all_durable()
 
 
 def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:

@@ -10,13 +10,12 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.shared.administration import ResourceType
 from gateway.apis.shared.altering import Resource, alter, check_no_nulls, error_response
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.keys import Change, ResourceType
 from gateway.refusals import Refusal, invalid_request
-from gateway.topics.topics import Change
 from gateway.wire.message import Message
 
 

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.shared.administration import ResourceType
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.wire.message import Message
 

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
+from core.store import Store
 from core.streams.entries import StoredEntry
 from core.streams.live import Slot
 from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of
@@ -119,18 +120,19 @@ def _answer(
         case -5:
             return _latest_tiered(slot)
         case -6:
-            return _earliest_pending(slot)
+            return _earliest_pending(ctx, slot)
     openers: Openers = ctx.services.openers
+    store: Store = ctx.services.store
     patience_s = PATIENCE_MAX_S
     if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
         patience_s = min(request.timeout / 1000, PATIENCE_MAX_S)
     match asked.timestamp:
         case -4:
-            return _searched(searches, patience_s, lambda: _earliest_local(slot))
+            return _searched(searches, patience_s, lambda: _earliest_local(store, slot))
         case -3:
-            return _searched(searches, patience_s, lambda: _with_max_timestamp(openers, slot, end))
+            return _searched(searches, patience_s, lambda: _with_max_timestamp(store, openers, slot, end))
         case timestamp:
-            return _searched(searches, patience_s, lambda: _at_time(openers, slot, timestamp, end))
+            return _searched(searches, patience_s, lambda: _at_time(store, openers, slot, timestamp, end))
 
 
 async def _searched(searches: asyncio.Semaphore, patience_s: float, search: Callable[[], Awaitable[Found]]) -> Found:
@@ -147,9 +149,9 @@ def _at(slot: Slot, offset: int) -> Found:
     return Found(offset, leader_epoch=slot.epoch_at(offset))
 
 
-async def _earliest_local(slot: Slot) -> Found:
+async def _earliest_local(store: Store, slot: Slot) -> Found:
     """The first offset that can be read without long-term storage; the end when there is none."""
-    return _at(slot, await slot.container.reader.local_start(slot))
+    return _at(slot, await store.hosted(slot).reader.local_start(slot))
 
 
 def _latest_tiered(slot: Slot) -> Found:
@@ -157,22 +159,27 @@ def _latest_tiered(slot: Slot) -> Found:
     return _at(slot, slot.tiered_end - 1) if slot.tiered_end > slot.start else NOTHING
 
 
-def _earliest_pending(slot: Slot) -> Found:
+def _earliest_pending(ctx: RequestContext, slot: Slot) -> Found:
     """The first offset that is not in long-term storage yet; -1 when there is no such storage."""
-    return NOTHING if slot.container.tier is None else _at(slot, max(slot.start, slot.tiered_end))
+    store: Store = ctx.services.store
+    try:
+        tier = store.hosted(slot).tier
+    except StoreError as failed:
+        return Found(code=code_of(failed, Asked.PARTITION))
+    return NOTHING if tier is None else _at(slot, max(slot.start, slot.tiered_end))
 
 
-async def _with_max_timestamp(openers: Openers, slot: Slot, end: int) -> Found:
-    entry = await slot.entry_with_max_timestamp()
+async def _with_max_timestamp(store: Store, openers: Openers, slot: Slot, end: int) -> Found:
+    entry = await store.hosted(slot).reader.entry_with_max_timestamp(slot)
     if entry is None:
         return NOTHING
     return _visible(slot, end, await _opened(openers, slot, entry, _largest))
 
 
-async def _at_time(openers: Openers, slot: Slot, timestamp: int, end: int) -> Found:
+async def _at_time(store: Store, openers: Openers, slot: Slot, timestamp: int, end: int) -> Found:
     """A batch's largest timestamp may be that of a record before the start, or be made up: go on."""
-    offset = slot.start
-    while (entry := await slot.entry_at_time(timestamp, offset)) is not None:
+    offset, reader = slot.start, store.hosted(slot).reader
+    while (entry := await reader.entry_at_time(slot, timestamp, offset)) is not None:
         found = await _opened(openers, slot, entry, lambda records: _first_from(records, timestamp))
         if found is not None:
             return _visible(slot, end, found)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis.shared.administration import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
@@ -76,7 +76,7 @@ class _Group:
             errors = [error] * len(commits)
         else:
             groups, request = self._ctx.services.groups, self._request
-            errors = await groups.commit(request.group_id, commits, request.retention_time)
+            errors = await groups.offsets.commit(request.group_id, commits, request.retention_time)
         for answer, code in zip(answers, errors, strict=True):
             answer["error_code"] = code
 

@@ -25,7 +25,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
         async for partition in ctx.paced(topic.partitions)
     }
     places = [place async for place, error in ctx.paced(errors.items()) if not error]
-    error = await groups.delete_offsets(request.group_id, places)
+    error = await groups.offsets.delete(request.group_id, places)
     if error:
         return error_response(request, ctx.version, error)
     return {

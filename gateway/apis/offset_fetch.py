@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.persistence import NO_EPOCH, CommittedOffset, OffsetKey
@@ -47,7 +47,7 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
     """One group's answer; before v8 the request itself is the only group."""
     by_id = ctx.version >= TOPIC_IDS_FROM
     if require_stable:
-        await ctx.services.groups.settle(group.group_id)
+        await ctx.services.groups.offsets.settle(group.group_id)
     offsets = _Offsets(ctx, group.group_id, require_stable)
     if group.topics is None:
         return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
@@ -60,7 +60,7 @@ class _Offsets:
 
     def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
         self._ctx = ctx
-        self._groups = ctx.services.groups
+        self._offsets = ctx.services.groups.offsets
         self._pending = ctx.services.transactions.pending_offsets
         self._group_id = group_id
         self._require_stable = require_stable
@@ -72,11 +72,11 @@ class _Offsets:
     def _partition(self, key: OffsetKey) -> dict[str, Any]:
         if self._require_stable and self._pending.is_unstable(key):
             return _partition(key.partition, NO_OFFSET, ErrorCode.unstable_offset_commit)
-        return _partition(key.partition, self._groups.offset(key) or NO_OFFSET)
+        return _partition(key.partition, self._offsets.get(key) or NO_OFFSET)
 
     def all(self) -> Mapping[str, Collection[int]]:
         """Partitions with an offset, by topic; with one that is unstable, where only stable ones are wanted."""
-        known = {name: set(partitions) for name, partitions in self._groups.offsets(self._group_id).items()}
+        known = {name: set(partitions) for name, partitions in self._offsets.of_group(self._group_id).items()}
         if self._require_stable:
             for key in self._pending.keys_of_group(self._group_id):
                 known.setdefault(key.topic, set()).add(key.partition)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis.shared.administration import epoch_error, slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api

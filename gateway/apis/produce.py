@@ -25,7 +25,12 @@ from collections.abc import Coroutine, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from core.errors import StorageFailure, StoreError, TooManyWriters
+from core.errors import (
+    NotHosted,
+    StorageFailure,
+    StoreError,
+    TooManyWriters,
+)
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
 from gateway.dispatch.registry import Api
@@ -62,8 +67,7 @@ from gateway.wire.responses import ProducedPartition, TopicKey, encode_produce_r
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.streams.live import Slot
-    from core.streams.state import Stream
+    from core.streams.live import Slot, Stream
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
     from gateway.records.openers import Openers
@@ -374,7 +378,15 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
     if _stream(services, one.topic) is not slot.stream:
         return _unknown_topic(one.topic, index)
-    return _store(request, slot, index, batch, records, one.config)
+    try:
+        container = services.store.hosted(slot).container
+    except NotHosted as elsewhere:
+        return _not_here(index, elsewhere)
+    return _store(request, container, slot, index, batch, records, one.config)
+
+
+def _not_here(index: int, elsewhere: NotHosted) -> ProducedPartition:
+    return index, code_of(elsewhere, Asked.APPEND), -1, -1, -1, [], str(elsewhere)
 
 
 def _stream(services: Services, topic: TopicKey) -> Stream | None:
@@ -401,12 +413,16 @@ def _append(
     results: list[ProducedPartition],
 ) -> ProducedPartition:
     """Append one partition's batch, or say why not, or leave it for later; the result is the next of `results`."""
+    services = request.connection.services
     try:
         slot = stream.slot(index)
+        container = services.store.hosted(slot).container
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
-    if slot.container.throttle.is_on:
-        _hold_up(request, slot.container, len(records or b""))
+    except NotHosted as elsewhere:
+        return _not_here(index, elsewhere)
+    if container.throttle.is_on:
+        _hold_up(request, container, len(records or b""))
     config = config_of(stream)
     try:
         batch = validate_batch(records, config.max_message_bytes)
@@ -414,9 +430,8 @@ def _append(
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
         if not is_plain(batch, records, config, now_ms):
-            openers = request.connection.services.openers
             try:
-                batch, records = adapt_batch(batch, records, config, now_ms, openers.on_loop())
+                batch, records = adapt_batch(batch, records, config, now_ms, services.openers.on_loop())
             except LeavesLoop:
                 if request.unopened is None:
                     request.unopened = deque()
@@ -424,11 +439,17 @@ def _append(
                 return index, 0, -1, -1, -1
     except InvalidBatch as error:
         return request.refused(slot, error)
-    return _store(request, slot, index, batch, records, config)
+    return _store(request, container, slot, index, batch, records, config)
 
 
 def _store(
-    request: _Request, slot: Slot, index: int, batch: BatchHeader, records: memoryview, config: TopicConfig
+    request: _Request,
+    container: Container,
+    slot: Slot,
+    index: int,
+    batch: BatchHeader,
+    records: memoryview,
+    config: TopicConfig,
 ) -> ProducedPartition:
     """Append a batch that is as its topic wants it, or say why not."""
     append_time = -1
@@ -437,19 +458,19 @@ def _store(
             append_time = time.time_ns() // 1_000_000
             batch = stamp(batch, records, append_time)
         if batch.producer_id >= 0:
-            duplicate = slot.container.check_writer(
+            duplicate = container.check_writer(
                 slot, batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.record_count
             )
             if duplicate is not None:
-                return _duplicate(request, slot, index, duplicate, config)
+                return _duplicate(request, container, slot, index, duplicate, config)
             if slot.writers is None or batch.producer_id not in slot.writers:
                 request.connection.services.new_producers.admit(request.connection.peer_host)
         flags = 0
         if batch.attributes & TRANSACTIONAL or slot.transactions is not None:
             flags = _flags(request, slot, batch)
         base = slot.end
-        PLACE.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, slot.container.epoch)
-        slot.container.append(
+        PLACE.pack_into(records, 0, base, len(records) - LENGTH_PREFIX_BYTES, container.epoch)
+        container.append(
             slot,
             records,
             batch.record_count,
@@ -488,12 +509,12 @@ def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
 
 
 def _duplicate(
-    request: _Request, slot: Slot, index: int, duplicate: Duplicate, config: TopicConfig
+    request: _Request, container: Container, slot: Slot, index: int, duplicate: Duplicate, config: TopicConfig
 ) -> ProducedPartition:
     """Answer as the original was, once that is durable."""
     if duplicate.end > slot.durable_end:
         request.outstanding += 1
-        slot.container.when_durable(request)
+        container.when_durable(request)
     append_time = duplicate.timestamp if config.timestamp_type_append else -1
     return index, 0, duplicate.base, append_time, slot.start
 

@@ -16,7 +16,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.refusals import Refusal
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import Identity
@@ -78,7 +78,7 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)
-        offsets, errors = groups.judge(request.group_id, commits)
+        offsets, errors = groups.offsets.judge(request.group_id, commits)
         await transactions.commit_offsets(request.transactional_id, identity, request.group_id, offsets)
     except (Refusal, StoreError) as refused:
         return [_refused(refused, ctx.version)] * len(commits)

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from core.container.container import Container
+from core.container.ports import TransactionEnd
 from core.errors import StoreError
+from core.store import Store
 from core.streams.live import Slot
-from core.streams.transactions import TransactionEnd
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
@@ -51,7 +53,7 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
                     committed=marker.transaction_result,
                     now_ms=ctx.services.clock.wall_ms(),
                 )
-    code = await _appended(list(ends.values()))
+    code = await _appended(ctx.services.store, list(ends.values()))
     codes |= dict.fromkeys(ends, code)
     topics = [
         {
@@ -75,13 +77,13 @@ def _is_stale(slot: Slot, marker: Message, version: int) -> bool:
     return bool(marker.producer_epoch < lowest)
 
 
-async def _appended(ends: list[TransactionEnd]) -> int:
+async def _appended(store: Store, ends: list[TransactionEnd]) -> int:
     """One step for each container."""
     try:
-        logged = [
-            container.end_transactions([end for end in ends if end.slot.container is container], ())
-            for container in dict.fromkeys(end.slot.container for end in ends)
-        ]
+        by_container: dict[Container, list[TransactionEnd]] = {}
+        for end in ends:
+            by_container.setdefault(store.hosted(end.slot).container, []).append(end)
+        logged = [container.end_transactions(some, ()) for container, some in by_container.items()]
         for done in logged:
             await done
     except StoreError as error:

@@ -8,24 +8,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway import __version__
-from gateway.cli.options import (
-    Assignments,
-    ConfigFile,
-    DataDir,
-    Http,
-    Listen,
-    TakeOver,
-    Tier2,
-    Tier2Endpoint,
-    flags_of,
-    load_config,
-)
+from gateway.cli.options import SERVING, Settings, TakeOver, configured
 
 app = typer.Typer(
     name="penstock",
@@ -57,13 +47,9 @@ def penstock(
 
 
 @app.command(short_help="Run the gateway until SIGINT or SIGTERM.")
+@configured(*SERVING)
 def serve(
-    config: ConfigFile = None,
-    listen: Listen = None,
-    http: Http = None,
-    data_dir: DataDir = None,
-    tier2: Tier2 = None,
-    tier2_endpoint: Tier2Endpoint = None,
+    settings: Settings,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -73,12 +59,10 @@ def serve(
         ),
     ] = None,
     take_over: TakeOver = False,
-    assignments: Assignments = None,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
     gc.disable()  # until the gateway is ready: nearly everything that is made now stays
-    flags = flags_of(listen=listen, http=http, data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
-    loaded = load_config(config, assignments, flags)
+    loaded = settings.load()
 
     from gateway.process import serving as process
 
@@ -86,13 +70,9 @@ def serve(
 
 
 @app.command(short_help="Make a data directory from long-term storage.")
+@configured(*SERVING)
 def recover(
-    config: ConfigFile = None,
-    listen: Listen = None,
-    http: Http = None,
-    data_dir: DataDir = None,
-    tier2: Tier2 = None,
-    tier2_endpoint: Tier2Endpoint = None,
+    settings: Settings,
     ready_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Has no effect here.")] = None,
     take_over: TakeOver = False,
     drill: Annotated[
@@ -103,15 +83,13 @@ def recover(
             "elsewhere, below its data directory, and leaves the gateway that owns the storage alone.",
         ),
     ] = False,
-    assignments: Assignments = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print {topics: [{name, partitions: [{id, start, end}]}], groups} instead."),
     ] = False,
 ) -> None:
     """Make a data directory from long-term storage, when the one that was is gone. Takes the flags of `serve`."""
-    flags = flags_of(listen=listen, http=http, data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
-    loaded = load_config(config, assignments, flags)
+    loaded = settings.load()
 
     from gateway.cli import recover as recovering
 
@@ -119,13 +97,13 @@ def recover(
 
 
 @app.command("config", short_help="Show every configuration key and its meaning.")
+@configured()
 def show_config(
-    config: ConfigFile = None,
-    assignments: Assignments = None,
+    settings: Settings,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead.")] = False,
 ) -> None:
     """Show every configuration key: value, default, source, type, meaning."""
-    loaded = load_config(config, assignments, {})
+    loaded = settings.load()
 
     from gateway.config.loading import describe
 
@@ -166,15 +144,14 @@ def main() -> None:
         os._exit(128 + 2)
 
 
+@cache
 def add_tools() -> None:
-    """The commands that no gateway needs."""
-    from gateway.cli import bench as cli_bench
-    from gateway.cli import streams as cli_streams
-    from gateway.cli import tier2 as cli_tier2
+    """Add the commands that no gateway needs."""
+    from gateway.cli import bench, streams, tier2
 
-    app.add_typer(cli_streams.app)
-    app.add_typer(cli_tier2.app)
-    app.command(short_help="Load a Kafka endpoint and measure it.")(cli_bench.bench)
+    app.add_typer(streams.app)
+    app.add_typer(tier2.app)
+    app.command(short_help="Load a Kafka endpoint and measure it.")(bench.bench)
 
 
 def _shown(value: object) -> str:

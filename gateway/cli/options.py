@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hints
 
 import typer
 
 from gateway.exits import ExitCode
 
 if TYPE_CHECKING:
-    from gateway.config.layers import Given
     from gateway.config.loading import Config
 
 ConfigFile = Annotated[
@@ -84,33 +86,85 @@ TakeOver = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
-def load_config(file: Path | None, assignments: list[str] | None, flags: dict[str, Given]) -> Config:
-    from gateway.config.layers import ConfigError
-    from gateway.config.loading import load
+class Flag(NamedTuple):
+    """A flag of its own for one configuration key."""
 
-    try:
-        return load(file, assignments=assignments or (), flags=flags)
-    except ConfigError as exc:
-        for problem in exc.problems:
-            typer.echo(f"penstock: {problem}", err=True)
-        raise typer.Exit(ExitCode.CONFIGURATION) from exc
+    key: str
+    option: str
+    type: Any
 
 
 _FLAGS: Final = {
-    "listen": ("listeners", "--listen"),
-    "http": ("http.listen", "--http"),
-    "data_dir": ("data.dir", "--data-dir"),
-    "tier2": ("tier2", "--tier2"),
-    "tier2_endpoint": ("tier2.endpoint", "--tier2-endpoint"),
+    "listen": Flag("listeners", "--listen", Listen),
+    "http": Flag("http.listen", "--http", Http),
+    "data_dir": Flag("data.dir", "--data-dir", DataDir),
+    "tier2": Flag("tier2", "--tier2", Tier2),
+    "tier2_endpoint": Flag("tier2.endpoint", "--tier2-endpoint", Tier2Endpoint),
 }
-"""Configuration keys that have a flag of their own."""
+"""By the name of the parameter, in the order of help texts."""
+
+SERVING: Final = tuple(_FLAGS)
+STORAGE: Final = ("data_dir", "tier2", "tier2_endpoint")
+_LAST: Final = "as_json"
+"""The parameter that help texts list after `--set`."""
 
 
-def flags_of(**given: object) -> dict[str, Given]:
-    from gateway.config.layers import Given, trimmed
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The part of a command line that makes the configuration. `flags`: by parameter, what was given."""
 
-    return {
-        _FLAGS[name][0]: Given(trimmed(value), _FLAGS[name][1])
-        for name, value in given.items()
-        if value not in (None, [])
-    }
+    file: Path | None
+    assignments: Sequence[str]
+    flags: Mapping[str, object]
+
+    def load(self) -> Config:
+        """The configuration. A wrong one ends the command, with every problem on standard error."""
+        from gateway.config.layers import ConfigError, Given, trimmed
+        from gateway.config.loading import load
+
+        given = {
+            _FLAGS[name].key: Given(trimmed(value), _FLAGS[name].option)
+            for name, value in self.flags.items()
+            if value not in (None, [])
+        }
+        try:
+            return load(self.file, assignments=self.assignments, flags=given)
+        except ConfigError as exc:
+            for problem in exc.problems:
+                typer.echo(f"penstock: {problem}", err=True)
+            raise typer.Exit(ExitCode.CONFIGURATION) from exc
+
+
+def configured(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags that make a configuration: `--config`, these, and `--set`.
+
+    The command's first parameter gets them as `Settings`; its others are flags of its own. The configuration is not
+    loaded before the command asks for it: a command decides what comes before.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def taking(config: Path | None, assignments: list[str] | None, **given: object) -> None:
+            command(Settings(config, assignments or (), {name: given.pop(name) for name in flags}), **given)
+
+        types = get_type_hints(command, include_extras=True)
+        own = [
+            parameter.replace(annotation=types[parameter.name], kind=Parameter.KEYWORD_ONLY)
+            for parameter in list(signature(command).parameters.values())[1:]
+        ]
+        parameters = [
+            _parameter("config", ConfigFile),
+            *(_parameter(name, _FLAGS[name].type) for name in flags),
+            *(one for one in own if one.name != _LAST),
+            _parameter("assignments", Assignments),
+            *(one for one in own if one.name == _LAST),
+        ]
+        taking.__name__, taking.__doc__ = command.__name__, command.__doc__
+        taking.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        taking.__annotations__ = {one.name: one.annotation for one in parameters}
+        return taking
+
+    return decorate
+
+
+def _parameter(name: str, annotation: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

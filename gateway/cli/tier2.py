@@ -6,17 +6,7 @@ import sys
 
 import typer
 
-from gateway.cli.options import (
-    AsJson,
-    Assignments,
-    ConfigFile,
-    DataDir,
-    TakeOver,
-    Tier2,
-    Tier2Endpoint,
-    flags_of,
-    load_config,
-)
+from gateway.cli.options import STORAGE, AsJson, Settings, TakeOver, configured
 
 app = typer.Typer(
     name="tier2",
@@ -28,17 +18,10 @@ app = typer.Typer(
 
 
 @app.command("ls")
-def list_chunks(
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    tier2: Tier2 = None,
-    tier2_endpoint: Tier2Endpoint = None,
-    assignments: Assignments = None,
-    as_json: AsJson = False,
-) -> None:
+@configured(*STORAGE)
+def list_chunks(settings: Settings, as_json: AsJson = False) -> None:
     """List partitions and chunks, as the store knows them. Asks the gateway if one runs on the data directory."""
-    flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
-    loaded = load_config(config, assignments, flags)
+    loaded = settings.load()
 
     from gateway.cli import tier2_commands
 
@@ -46,17 +29,10 @@ def list_chunks(
 
 
 @app.command()
-def verify(
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    tier2: Tier2 = None,
-    tier2_endpoint: Tier2Endpoint = None,
-    assignments: Assignments = None,
-    as_json: AsJson = False,
-) -> None:
+@configured(*STORAGE)
+def verify(settings: Settings, as_json: AsJson = False) -> None:
     """Read every chunk and compare it with what the store knows. Exit code 1 if something is missing or damaged."""
-    flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
-    loaded = load_config(config, assignments, flags)
+    loaded = settings.load()
 
     from gateway.cli import tier2_commands
 
@@ -64,20 +40,13 @@ def verify(
 
 
 @app.command()
-def init(
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    tier2: Tier2 = None,
-    tier2_endpoint: Tier2Endpoint = None,
-    take_over: TakeOver = False,
-    assignments: Assignments = None,
-) -> None:
+@configured(*STORAGE)
+def init(settings: Settings, take_over: TakeOver = False) -> None:
     """Make a prefix this data directory's own: an empty one, or one that another copy of its data has taken.
 
     What was in it, or what the other copy has made of it, is lost.
     """
-    flags = flags_of(data_dir=data_dir, tier2=tier2, tier2_endpoint=tier2_endpoint)
-    loaded = load_config(config, assignments, flags)
+    loaded = settings.load()
 
     from gateway.cli import tier2_commands
 

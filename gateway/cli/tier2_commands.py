@@ -1,26 +1,16 @@
 """`penstock tier2 ls|verify|init`: what lies in long-term storage, and whether it is what the store knows.
 
-Keeps: nothing in long-term storage is changed, save that `init` may create an identity object where there is none.
-While a gateway runs on the data directory it is asked; else the directory is opened, and owned, for as long as that
-takes.
+Keeps: nothing in long-term storage is changed, but for the identity object that `init` creates where there is none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlsplit
 
-from core.container.container import Container
-from core.errors import AlreadyLocked
-from core.tiering.offline import looked_at
 from gateway import __version__, logs
 from gateway.config.model import Config
 from gateway.data_directory import (
@@ -28,87 +18,23 @@ from gateway.data_directory import (
     DataDirectory,
     is_drill,
     keep_to_ourselves,
-    read_serving,
     write_atomically,
 )
 from gateway.exits import ExitCode
 from gateway.long_term.identity import IdentityRefused, create_identity, read_identity, refuse_beside
+from gateway.long_term.knowledge import knowledge_of
 from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.long_term.ownership import read_owner, take
-from gateway.long_term.verify import Findings, Knowledge, Verification
-from gateway.long_term.view import Record, tier2_chunk, tier2_records
+from gateway.long_term.verify import Findings, Verification
+from gateway.long_term.view import Record
 from gateway.process.outcome import outcome
 from tier2.storage import Storage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-CHUNKS_PATH: Final = "/api/v1/tier2/chunks"
-HTTP_TIMEOUT_S: Final = 60.0
-LINES_AT_ONCE: Final = 100
 ROWS_SHOWN: Final = 1000
 STOP_IT: Final = "Stop that gateway first; to end it by force, add `--take-over`"
-
-
-class CannotAsk(LongTermUnusable):
-    """A gateway runs on the data directory, and cannot be asked what it knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """What a store knows that nobody runs."""
-
-    containers: Sequence[Container]
-
-    def records(self) -> AsyncIterator[Record]:
-        return tier2_records(self.containers)
-
-    async def chunk(self, key: str) -> Record | None:
-        return await tier2_chunk(self.containers, key)
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """What a running gateway knows; `address` is that of its HTTP server."""
-
-    address: str
-
-    async def records(self) -> AsyncIterator[Record]:
-        connection, answer = await asyncio.to_thread(self._get, CHUNKS_PATH)
-        try:
-            while lines := await asyncio.to_thread(lambda: list(islice(answer, LINES_AT_ONCE))):
-                for line in lines:
-                    record: Record = json.loads(line)
-                    if record.get("complete"):
-                        return
-                    yield record
-            raise CannotAsk(f"the gateway at {self.address} broke off its answer; try again")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CannotAsk(f"the gateway at {self.address} broke off its answer ({error}); try again") from error
-        finally:
-            connection.close()
-
-    async def chunk(self, key: str) -> Record | None:
-        connection, answer = await asyncio.to_thread(self._get, f"{CHUNKS_PATH}/{quote(key)}")
-        try:
-            found: Record | None = None if answer.status == 404 else json.loads(await asyncio.to_thread(answer.read))
-            return found
-        finally:
-            connection.close()
-
-    def _get(self, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        url = urlsplit(f"http://{self.address}")
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=HTTP_TIMEOUT_S)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise CannotAsk(f"the gateway at {self.address} does not answer ({error})") from error
-        if answer.status not in (200, 404):
-            connection.close()
-            raise CannotAsk(f"the gateway at {self.address} answers {answer.status} {answer.reason}")
-        return connection, answer
 
 
 def run_ls(config: Config, *, as_json: bool) -> ExitCode:
@@ -137,28 +63,6 @@ def _run(config: Config, command: Callable[[], Awaitable[ExitCode]]) -> ExitCode
     return code
 
 
-@asynccontextmanager
-async def _knowledge(config: Config) -> AsyncIterator[Knowledge]:
-    """What the store of this data directory knows, from whoever has it."""
-    path = config.data_dir.absolute()
-    if not (path / "store").is_dir():
-        raise LongTermUnusable(f"{path} holds no store: name the data directory with --data-dir")
-    try:
-        keep_to_ourselves()
-        data = DataDirectory.acquire(path, __version__)
-    except AlreadyLocked as locked:
-        address = read_serving(path)
-        if address is None:
-            raise CannotAsk(f"{locked}: it cannot be asked, as it has no HTTP server (--http) or is starting") from None
-        yield Gateway(address)
-        return
-    try:
-        async with looked_at(data.store, config.store_config()) as containers:
-            yield Directory(containers)
-    finally:
-        data.release()
-
-
 async def _storage(config: Config, *, create: bool = False) -> Storage:
     storage = await open_storage(config, create=create)
     if storage is None:
@@ -170,7 +74,7 @@ async def _storage(config: Config, *, create: bool = False) -> Storage:
 
 
 async def _ls(config: Config, *, as_json: bool) -> ExitCode:
-    async with _knowledge(config) as knowledge:
+    async with knowledge_of(config) as knowledge:
         topics: dict[str, list[Record]] = {}
         chunks: list[Record] = []
         async for record in knowledge.records():
@@ -241,7 +145,7 @@ async def _verify(config: Config, *, as_json: bool) -> ExitCode:
     storage = await _storage(config)
     try:
         identity = await read_identity(storage, place_of(config))
-        async with _knowledge(config) as knowledge:
+        async with knowledge_of(config) as knowledge:
             findings = await Verification(storage, knowledge).run()
     finally:
         await storage.close()

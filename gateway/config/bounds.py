@@ -6,12 +6,10 @@ error and a line in the log, and what is there already goes on as before.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import BaseModel, Field
 
-INT_MAX: Final = 2**31 - 1
-MIB: Final = 1024 * 1024
+from gateway.config.fields import INT_MAX
+from gateway.config.units import MIB
 
 
 class BoundKeys(BaseModel):

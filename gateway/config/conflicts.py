@@ -16,21 +16,20 @@ from urllib.parse import urlsplit
 
 from gateway.config.addresses import ListenAddress, host_port
 from gateway.config.fields import allowed
-from gateway.config.model import IDLE_MS_MIN, Config
-from gateway.config.tiering import TIER2_DIRECTORY, Bucket, Directory
-from gateway.data_directory import RECOVERING_DIRECTORY, STORE_DIRECTORY
+from gateway.config.listeners import IDLE_MS_MIN
+from gateway.config.model import Config
+from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
+from gateway.config.tiering import Bucket, Directory
 
 LOG_FILES_MIN: Final = 4
 """Files that `log.max.bytes` has room for at least: one is written, one prepared; what leaves, leaves by files."""
 RETENTION_KEYS: Final = ("log.retention.ms", "log.retention.minutes", "log.retention.hours")
 """The first that has a value decides."""
-CACHE_DIRECTORY: Final = "tier2-cache"
-"""Where `tier2.disk.cache.bytes` lie below the data directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Who said what."""
+    """The text and the source of each key's value."""
 
     sources: Mapping[str, str]
     texts: Mapping[str, str]

@@ -16,6 +16,7 @@ from gateway.config.addresses import ListenAddress
 INT_MAX: Final = 2**31 - 1
 INT_MIN: Final = -(2**31)
 LONG_MIN: Final = -(2**63)
+LONG_MAX: Final = 2**63 - 1
 HIDDEN: Final = "[hidden]"
 """What is shown of a secret that is set."""
 SHOWN_CHARS: Final = 300

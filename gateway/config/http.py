@@ -1,4 +1,4 @@
-"""The configuration keys of the HTTP server that say who may change something over it."""
+"""The configuration keys of access to the HTTP server: the token and the names that changes need."""
 
 from __future__ import annotations
 

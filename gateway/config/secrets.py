@@ -1,27 +1,30 @@
 """Secrets that lie in files: for each secret key `KEY` there is `KEY.file`.
 
 Keeps: a secret's text is in no message, and neither is a file's content; a secret that was written on the command line,
-where every user of the machine can read it, is told of by its key.
+where every user of the machine can read it, is reported by its key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from pydantic import BaseModel, Field
 
 from gateway.config.layers import ConfigError, Given
 
-if TYPE_CHECKING:
-    from gateway.config.model import Config
-
 SUFFIX: Final = ".file"
 SECRET_BYTES_MAX: Final = 16 * 1024
 SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key")
 COMMAND_LINE: Final = "--set"
-"""The source of a value that was given there."""
+"""The source of a value that was given on the command line."""
+
+
+class Sourced(Protocol):
+    """A configuration that knows where each value came from."""
+
+    def source_of(self, key: str) -> str: ...
 
 
 class SecretFileKeys(BaseModel):
@@ -80,6 +83,6 @@ def read_secret(path: Path) -> str:
     return text
 
 
-def on_command_line(config: Config) -> Iterator[str]:
-    """Secret keys that were set there."""
+def on_command_line(config: Sourced) -> Iterator[str]:
+    """Secret keys that were set on the command line."""
     return (key for key in SECRET_KEYS if config.source_of(key) == COMMAND_LINE)

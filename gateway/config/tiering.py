@@ -7,22 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, PlainValidator, SecretStr
 
-from gateway.config.fields import INT_MAX
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
-SECOND_MS: Final = 1_000
-HOUR_MS: Final = 3_600_000
-DAY_MS: Final = 24 * HOUR_MS
-LONG_MAX: Final = 2**63 - 1
-
-TIER2_DIRECTORY: Final = "tier2"
-"""Below the data directory: where `tier2 = file` keeps its objects."""
+from gateway.config.fields import INT_MAX, LONG_MAX
+from gateway.config.places import TIER2_DIRECTORY
+from gateway.config.units import DAY_MS, GIB, HOUR_MS, KIB, MIB, SECOND_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +63,7 @@ def _place(value: object) -> Place:
 
 
 class TieringKeys(BaseModel):
-    """Keys that have no effect with `tier2 = off`, save that they must be valid."""
+    """Keys that have no effect with `tier2 = off`, but must be valid."""
 
     # Long-term storage: where it is and who asks
     tier2: Annotated[Place, PlainValidator(_place)] = Field(

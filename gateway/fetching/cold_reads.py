@@ -97,8 +97,8 @@ class ColdReads:
     async def _read(self, read: ColdRead) -> None:
         findings, target, slot = self._findings, read.target, read.slot
         findings.forget(target)
-        reader = slot.container.reader
         try:
+            reader = findings.store.hosted(slot).reader
             found = await reader.read(slot, target.offset, read.end, read.room, read.at_least_one, self._patience)
         except OutOfRange:
             findings.fail(target, OFFSET_OUT_OF_RANGE)

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from core.errors import NotHosted
 from core.streams.entries import ENTRIES_AT_ONCE
 from gateway.fetching.sessions import FetchSet, Target
 from gateway.kafka_configs.topic_config import config_of
 from gateway.records.record_batch import ZSTD
+from gateway.refusals import Asked, code_of
 from gateway.wire.error_codes import (
     FENCED_LEADER_EPOCH,
     OFFSET_OUT_OF_RANGE,
@@ -27,6 +29,7 @@ from gateway.wire.responses import FetchedPartition
 
 if TYPE_CHECKING:
     from core.log.format import Buffer
+    from core.store import Store
     from core.streams.entries import ReadResult
     from core.streams.live import Slot
     from core.streams.transactions import Aborted
@@ -61,9 +64,21 @@ class ColdRead:
 class Findings:
     """What one fetch has found so far. `version`: of the Fetch API; `max_bytes`: of records, in all partitions."""
 
-    __slots__ = ("committed", "entries", "max_bytes", "reserved", "results", "size", "urgent", "version", "wanted")
+    __slots__ = (
+        "committed",
+        "entries",
+        "max_bytes",
+        "reserved",
+        "results",
+        "size",
+        "store",
+        "urgent",
+        "version",
+        "wanted",
+    )
 
-    def __init__(self, version: int, max_bytes: int, committed: bool) -> None:
+    def __init__(self, store: Store, version: int, max_bytes: int, committed: bool) -> None:
+        self.store = store
         self.version = version
         self.max_bytes = max_bytes
         self.committed = committed
@@ -109,9 +124,12 @@ class Findings:
         elif (room <= 0 or self.entries >= ENTRIES_AT_ONCE) and not at_least_one:
             self.add(target, slot, None)
         else:
-            found = slot.container.reader.cached(
-                slot, target.offset, end, room, at_least_one, ENTRIES_AT_ONCE - self.entries
-            )
+            try:
+                reader = self.store.hosted(slot).reader
+            except NotHosted as elsewhere:
+                self.fail(target, code_of(elsewhere, Asked.READ))
+                return None
+            found = reader.cached(slot, target.offset, end, room, at_least_one, ENTRIES_AT_ONCE - self.entries)
             if found is None:
                 return ColdRead(target, slot, end, max(room, 0), at_least_one)
             self.add(target, slot, found)

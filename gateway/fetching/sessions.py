@@ -29,8 +29,7 @@ from core.clock import Clock
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
-    from core.streams.live import Slot
-    from core.streams.state import Stream
+    from core.streams.live import Slot, Stream
 
 TopicKey = str | UUID | None
 

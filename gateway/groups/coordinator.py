@@ -1,7 +1,7 @@
 """The group coordinator: a thin asyncio shell around the groups' state machines.
 
-Keeps: groups decide (`group.py`, `offsets.py`), the journal writes, the shell only carries out. Each
-input is one synchronous step: nothing is awaited between reading a group and changing it. One timer
+Keeps: groups decide (`classic/group.py`), `offsets` serves what they have committed, the journal writes, the shell only
+carries out. Each input is one synchronous step: nothing is awaited between reading a group and changing it. One timer
 wakes for the earliest of all deadlines.
 """
 
@@ -11,12 +11,11 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Put
 from core.clock import Clock
 from gateway.config.loading import Config
 from gateway.groups.classic.allowance import Allowance
@@ -37,42 +36,24 @@ from gateway.groups.classic.messages import (
 )
 from gateway.groups.classic.states import GroupState
 from gateway.groups.deadlines import Deadlines
-from gateway.groups.journal import GroupJournal, TableStore, offset_puts
-from gateway.groups.offsets.committed import CommittedOffsets, metadata_units
-from gateway.groups.persistence import (
-    KEY_TEXT_BYTES_MAX,
-    NO_EXPIRY,
-    CommittedOffset,
-    OffsetKey,
-    decode_group,
-)
+from gateway.groups.journal import GroupJournal, TableStore
+from gateway.groups.offsets.committed import CommittedOffsets
+from gateway.groups.offsets.service import OffsetService
+from gateway.groups.persistence import KEY_TEXT_BYTES_MAX, decode_group
 
 if TYPE_CHECKING:
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.topics.topics import Topics
 
-MINUTE_MS: Final = 60_000
-NO_RETENTION: Final = -1
-TIMESTAMP_MS_MAX: Final = 2**63 - 1
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
 #: Of a name that a client made up, in a line of the log.
 ID_SHOWN_CHARS_MAX: Final = 100
 
-#: The first sweep comes so soon after the start: who restarts more often than the interval has one.
+#: The first sweep comes this soon after the start, for a gateway that restarts more often than the interval.
 FIRST_SWEEP_S_MAX: Final = 60.0
 
 _log: Final = logging.getLogger(__name__)
-
-
-class OffsetCommit(NamedTuple):
-    """One partition of an OffsetCommit."""
-
-    topic: str
-    partition: int
-    offset: int
-    leader_epoch: int
-    metadata: str
 
 
 class GroupCoordinator:
@@ -83,7 +64,6 @@ class GroupCoordinator:
         self._clock = clock
         self._topics = topics
         self._trusted = store.trusted
-        self._retention_ms = config.offsets_retention_minutes * MINUTE_MS
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._rules = GroupRules(
             initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
@@ -92,9 +72,10 @@ class GroupCoordinator:
             allowance=self.allowance,
         )
         self._groups: dict[str, Group] = {}
-        self._deadlines: Deadlines[Alarm] = Deadlines()
-        self._offsets = CommittedOffsets()
-        self._journal = GroupJournal(store, self._offsets)
+        self._deadlines: Deadlines[Alarm[Group]] = Deadlines()
+        self._committed = CommittedOffsets()
+        self._journal = GroupJournal(store, self._committed)
+        self.offsets = OffsetService(config, store.trusted, self._committed, self._journal, self._ensure_group)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._sweeper: asyncio.Task[None] | None = None
@@ -116,27 +97,26 @@ class GroupCoordinator:
 
     def load(self) -> None:
         """Take up what the store holds. Raises UnreadableRecord."""
-        self._offsets.load(self._journal.offsets())
+        self._committed.load(self._journal.offsets())
         for group_id, stored in self._journal.groups():
             group = self._create(group_id)
             self._carry_out(group, group.restore(decode_group(stored), self._now()))
-        for group_id in self._offsets.group_ids():
-            if group_id not in self._groups:
-                self._create(group_id)
+        for group_id in self._committed.group_ids():
+            self._ensure_group(group_id)
 
     async def start(self) -> None:
         """Begin to serve: deadlines run, offsets of topics that are gone go too."""
         self._is_active = True
         self._topics.on_deletion(self._topic_deleted)
-        for topic in self._offsets.topic_names():
+        for topic in self._committed.topic_names():
             if self._topics.get(topic) is None:
-                self._drop_topic(topic)
+                self.offsets.drop_topic(topic)
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
         self._set_timer()
         _log.info("groups loaded", extra={"groups": len(self._groups)})
 
     async def stop(self) -> None:
-        """Send everybody away who waits; return when all that was submitted is stored."""
+        """Answer every waiter with an error; return when all that was submitted is stored."""
         self._is_active = False
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -191,7 +171,7 @@ class GroupCoordinator:
         return error
 
     def leave(self, group_id: str, leaving: Sequence[LeavingMember]) -> tuple[ErrorCode, list[ErrorCode]]:
-        """The error of the whole request, and one for each who leaves."""
+        """The error of the whole request, and one for each member that leaves."""
         group, error = self._find(group_id)
         if group is None:
             if error is ErrorCode.unknown_member_id:
@@ -233,65 +213,6 @@ class GroupCoordinator:
             error = unknown if generation >= 0 else self._room_for_group(group_id)
         return error or group or self._create(group_id)
 
-    async def commit(
-        self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
-    ) -> list[ErrorCode]:
-        """Store offsets that were admitted; returns when they are durable and visible."""
-        changes, errors = self.judge(group_id, commits, retention_ms)
-        if not changes:
-            return errors
-        # The write goes on when the client does not wait for it.
-        stored = await asyncio.shield(self._journal.write_offsets(changes))
-        return [error or stored for error in errors]
-
-    def judge(
-        self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
-    ) -> tuple[dict[OffsetKey, CommittedOffset], list[ErrorCode]]:
-        """What is to be stored of these, and the error of each."""
-        now_ms = self._trusted.stamp_ms()
-        expire_ms = NO_EXPIRY
-        if retention_ms != NO_RETENTION:
-            expire_ms = min(max(now_ms + retention_ms, 0), TIMESTAMP_MS_MAX)
-        changes: dict[OffsetKey, CommittedOffset] = {}
-        errors = []
-        for topic, partition, offset, leader_epoch, metadata in commits:
-            if metadata_units(metadata) > self._config.offset_metadata_max_bytes:
-                errors.append(ErrorCode.offset_metadata_too_large)
-                continue
-            errors.append(ErrorCode.none)
-            key = OffsetKey(group_id, topic, partition)
-            changes[key] = CommittedOffset(offset, leader_epoch, metadata, now_ms, expire_ms)
-        return changes, errors
-
-    def offset_puts(self, offsets: Mapping[OffsetKey, CommittedOffset]) -> list[Put]:
-        """What stores offsets, for whoever has a record of the log of its own for them."""
-        return offset_puts(offsets)
-
-    def offsets_submitted(self, offsets: Mapping[OffsetKey, CommittedOffset], logged: asyncio.Future[None]) -> None:
-        """Such a record was queued: they are visible when it is durable."""
-        for group_id in {key.group_id for key in offsets}:
-            if group_id not in self._groups:
-                self._create(group_id)
-        self._journal.submitted(offsets, logged)
-
-    def offset(self, key: OffsetKey) -> CommittedOffset | None:
-        """The offset that is durable now."""
-        return self._offsets.get(key)
-
-    def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
-        """The smallest offset that any of these groups has committed; None when one has committed nothing."""
-        offsets = [self._offsets.get(OffsetKey(group_id, topic, partition)) for group_id in group_ids]
-        return min((o.offset for o in offsets if o is not None), default=None) if all(offsets) else None
-
-    def offsets(self, group_id: str) -> Mapping[str, Mapping[int, CommittedOffset]]:
-        """All offsets of a group that are durable now, by topic and partition."""
-        return self._offsets.of_group(group_id)
-
-    async def settle(self, group_id: str) -> None:
-        """Wait until what the group has committed so far is visible."""
-        if self._offsets.has_in_flight(group_id):
-            await self._journal.settle()
-
     def check_offset_delete(self, group_id: str) -> ErrorCode:
         """May offsets of this group be deleted one by one?"""
         error = self.check_group_id(group_id)
@@ -303,14 +224,6 @@ class GroupCoordinator:
         if not group.is_empty and not group.uses_consumer_protocol:
             return ErrorCode.non_empty_group
         return ErrorCode.none
-
-    async def delete_offsets(self, group_id: str, places: Collection[tuple[str, int]]) -> ErrorCode:
-        """Delete offsets that the group may lose; returns when they are gone for good."""
-        known = {(key.topic, key.partition): key for key in self._offsets.keys_of_group(group_id)}
-        changes = {known[place]: None for place in places if place in known}
-        if not changes:
-            return ErrorCode.none
-        return await asyncio.shield(self._journal.write_offsets(changes))
 
     # Groups as a whole
 
@@ -333,9 +246,9 @@ class GroupCoordinator:
         """Delete offsets that have expired, then groups that have nothing left."""
         looked_at = 0
         for group in list(self._groups.values()):
-            for topic, partitions in list(self._offsets.topics(group.group_id).items()):
+            for topic, partitions in list(self._committed.topics(group.group_id).items()):
                 looked_at += len(partitions)
-                self._drop_expired(group, topic)
+                self.offsets.drop_expired(group, topic)
                 if looked_at >= OFFSETS_PER_SWEEP_STEP:
                     looked_at = 0
                     await asyncio.sleep(0)
@@ -376,31 +289,22 @@ class GroupCoordinator:
         write.add_done_callback(stored)
 
     def _delete(self, group: Group) -> asyncio.Task[ErrorCode]:
-        keys = self._offsets.keys_of_group(group.group_id)
+        keys = self._committed.keys_of_group(group.group_id)
         write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id)
         write.add_done_callback(lambda _: self._forget_if_unused(group))
         return write
 
     def _topic_deleted(self, stream: Stream) -> None:
-        self._drop_topic(stream.name)
-
-    def _drop_topic(self, topic: str) -> None:
-        """Submit the deletion of a topic's offsets: whoever makes the topic anew comes after it."""
-        keys = self._offsets.keys_of_topic(topic)
-        if keys:
-            self._journal.write_offsets(dict.fromkeys(keys))
-
-    def _drop_expired(self, group: Group, topic: str) -> None:
-        expired = self._offsets.expired(group, topic, self._trusted.now(), self._retention_ms)
-        if expired:
-            facts = {"group": group.group_id, "topic": topic, "offsets": len(expired)}
-            _log.info("committed offsets expired", extra=facts)
-            self._journal.write_offsets(dict.fromkeys(expired))
+        self.offsets.drop_topic(stream.name)
 
     def _create(self, group_id: str) -> Group:
         group = Group(group_id, self._rules, self._deadlines, self._now())
         self._groups[group_id] = group
         return group
+
+    def _ensure_group(self, group_id: str) -> None:
+        if group_id not in self._groups:
+            self._create(group_id)
 
     def _room_for_group(self, group_id: str) -> ErrorCode:
         """May there be one more group?"""
@@ -413,7 +317,7 @@ class GroupCoordinator:
     def _is_unused(self, group: Group) -> bool:
         """Nobody is in the group, and it has no offset, visible or on its way."""
         is_known = self._groups.get(group.group_id) is group
-        return is_known and group.is_idle and not self._offsets.is_used(group.group_id)
+        return is_known and group.is_idle and not self._committed.is_used(group.group_id)
 
     def _forget_if_unused(self, group: Group) -> None:
         """Drop a group that nothing speaks of any more, in memory or in the store."""

@@ -96,7 +96,7 @@ class GroupJournal:
         keys = list(offsets)
         self._offsets.begin(keys)
         self._writes.add(logged)
-        logged.add_done_callback(partial(self._landed, keys))  # before whoever waits for it goes on
+        logged.add_done_callback(partial(self._landed, keys))  # before callers that wait for it go on
 
     def _landed(self, keys: Sequence[OffsetKey], logged: asyncio.Future[None]) -> None:
         self._writes.discard(logged)

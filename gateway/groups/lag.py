@@ -69,7 +69,7 @@ class Lags:
         counted = 0
         for group in list(self.groups):
             topics: dict[str, TopicLag] = {}
-            for topic, offsets in self.groups.offsets(group.group_id).items():
+            for topic, offsets in self.groups.offsets.of_group(group.group_id).items():
                 topics[topic] = TopicLag(len(offsets), self._lag(topic, offsets))
                 counted += len(offsets)
                 if counted >= OFFSETS_AT_ONCE:

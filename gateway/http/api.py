@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -18,12 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.clock import Clock
-from core.container.container import Container
 from core.errors import StoreError, UnknownStream
-from core.store import Store
-from core.streams.state import Stream
-from gateway.groups.lag import GroupLag, Lags
+from core.streams.live import Stream
+from gateway.groups.lag import GroupLag
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard
 from gateway.http.models import (
@@ -44,8 +42,9 @@ from gateway.http.models import (
 from gateway.http.openapi import Endpoint, Parameter, document, page
 from gateway.http.problems import Problem, no_such_stream, not_ready
 from gateway.http.scaling import Planned, plan
-from gateway.http.views import StreamBytes, status_of, stream_map, summary, told
+from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
+from gateway.metrics.sources import Sources
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000
@@ -69,79 +68,26 @@ class Totals(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class ApiSources(Sources):
     """What the API tells of; made when clients are served."""
 
-    store: Store
-    clock: Clock
-    lags: Lags
-    activity: Activity
     totals: Totals
 
 
 class Api:
-    """The operations. `services` is asked for at each request: None until clients are served."""
+    """The operations. `sources` is asked for at each request: None until clients are served."""
 
     def __init__(
         self,
-        services: Callable[[], Services | None],
+        sources: Callable[[], ApiSources | None],
         phase: Callable[[], str],
         guard: Guard,
         others: Sequence[Endpoint] = (),
     ) -> None:
-        self._services = services
+        self._sources = sources
         self._phase = phase
         self._guard = guard
-        self.endpoints: Sequence[Endpoint] = (
-            *others,
-            Endpoint("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", self._overview, Overview),
-            Endpoint("GET", "/api/v1/streams", "Streams by name", self._list, StreamList, query=(_LIMIT, _AFTER)),
-            Endpoint(
-                "GET",
-                "/api/v1/streams/{name}",
-                "A stream with its epochs",
-                self._show,
-                StreamView,
-                query=(Parameter("epochs", "The newest so many; without it, all"),),
-                problems=(400, 404, 503),
-            ),
-            Endpoint(
-                "GET",
-                "/api/v1/streams/{name}/map",
-                "The segments that were active since a time, as rectangles of key space and time",
-                self._map,
-                StreamMap,
-                query=(Parameter("since_ms", "Milliseconds since 1970; without it, all"),),
-                problems=(400, 404, 503),
-            ),
-            Endpoint(
-                "POST",
-                "/api/v1/streams/{name}/scale",
-                "Split a segment, or merge neighbouring ones",
-                self._scale,
-                Scaled,
-                ScaleRequest,
-                problems=(400, 401, 403, 404, 409, 413, 415, 503),
-            ),
-            Endpoint(
-                "POST",
-                "/api/v1/streams/{name}/seal",
-                "End a stream: it is read, and takes no more records",
-                self._seal,
-                Sealed,
-                problems=(401, 403, 404, 409, 503),
-            ),
-            Endpoint("GET", "/api/v1/groups", "Consumer groups with lag", self._groups, GroupList, query=(_LIMIT,)),
-            Endpoint(
-                "GET",
-                "/api/v1/events",
-                "Recent scales, and hot segments that cannot split",
-                self._events,
-                EventList,
-                query=(Parameter("limit", f"At most so many; {EVENTS_DEFAULT} without it"),),
-                problems=(400, 503),
-            ),
-        )
+        self.endpoints: Sequence[Endpoint] = (*others, *(operation.endpoint(self) for operation in _OPERATIONS))
         self._document = document(self.endpoints)
         self._page = page(self.endpoints, self._document)
 
@@ -164,27 +110,27 @@ class Api:
         return _json(self._ready().totals.overview())
 
     async def _list(self, request: Request) -> Response:
-        services = self._ready()
+        sources = self._ready()
         most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
-        streams = sorted(services.store.streams, key=lambda stream: stream.name)
+        streams = sorted(sources.store.streams, key=lambda stream: stream.name)
         after = request.query_params.get("after")
         begin = 0 if after is None else bisect_right(streams, after, key=lambda stream: stream.name)
         listed = []
         for n, stream in enumerate(islice(streams, begin, begin + (most or 0)), 1):
-            listed.append(summary(stream, services.activity))
+            listed.append(summary(stream, sources.activity))
             if n % STREAMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return _json(StreamList(streams=listed, total=len(streams)))
 
     async def _show(self, request: Request) -> Response:
-        services, stream = self._stream(request)
+        sources, stream = self._stream(request)
         epochs = _number(request, "epochs", None, INT_MAX, least=1)
-        return StreamingResponse(told(stream, services.activity, epochs), media_type="application/json")
+        return StreamingResponse(told(stream, sources.activity, epochs), media_type="application/json")
 
     async def _map(self, request: Request) -> Response:
-        services, stream = self._stream(request)
+        sources, stream = self._stream(request)
         since_ms = _number(request, "since_ms", 0, INT_MAX)
-        return _json(stream_map(stream, services.activity, since_ms or 0, services.clock.wall_ms()))
+        return _json(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
 
     async def _groups(self, request: Request) -> Response:
         lags = self._ready().lags
@@ -219,10 +165,10 @@ class Api:
     async def _scale(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
         wanted = await _body(request, ScaleRequest)
-        services, stream = self._stream(request)
-        planned = _planned(stream, wanted, services.activity)
+        sources, stream = self._stream(request)
+        planned = _planned(stream, wanted, sources.activity)
         try:
-            epoch = await services.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
+            epoch = await sources.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
         except ValueError as error:
             raise Problem(409, "Cannot be scaled like that", str(error)) from error
         except StoreError as error:
@@ -232,37 +178,100 @@ class Api:
 
     async def _seal(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
-        services, stream = self._stream(request)
+        sources, stream = self._stream(request)
         try:
-            await services.store.seal_stream(stream)
+            await sources.store.seal_stream(stream)
         except ValueError as error:
             raise Problem(409, "Sealed already", str(error)) from error
         except StoreError as error:
             raise _failed(error) from error
         return _json(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
 
-    def _ready(self) -> Services:
-        services = self._services()
-        if services is None:
+    def _ready(self) -> ApiSources:
+        sources = self._sources()
+        if sources is None:
             raise not_ready(self._phase())
-        return services
+        return sources
 
-    def _stream(self, request: Request) -> tuple[Services, Stream]:
-        services = self._ready()
+    def _stream(self, request: Request) -> tuple[ApiSources, Stream]:
+        sources = self._ready()
         name = request.path_params["name"]
-        stream = services.store.streams.get(name)
+        stream = sources.store.streams.get(name)
         if stream is None:
             raise no_such_stream(name)
-        return services, stream
+        return sources, stream
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """An operation before there is an `Api` that does it."""
+
+    method: str
+    path: str
+    summary: str
+    handle: Callable[[Api, Request], Awaitable[Response]]
+    answer: type[BaseModel]
+    body: type[BaseModel] | None = None
+    query: Sequence[Parameter] = ()
+    problems: Sequence[int] = (503,)
+
+    def endpoint(self, api: Api) -> Endpoint:
+        handle = partial(self.handle, api)
+        return Endpoint(self.method, self.path, self.summary, handle, self.answer, self.body, self.query, self.problems)
 
 
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
-_LIMIT: Final = Parameter("limit", f"At most so many; {LISTED_MAX} without it")
+_LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
-
-def chunk_bytes(containers: Sequence[Container]) -> int:
-    """What of all streams lies in chunks."""
-    return sum(StreamBytes.of(s).tiers.chunks for container in containers for s in container.streams.values())
+_OPERATIONS: Final = (
+    _Operation("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", Api._overview, Overview),
+    _Operation("GET", "/api/v1/streams", "Streams by name", Api._list, StreamList, query=(_LIMIT, _AFTER)),
+    _Operation(
+        "GET",
+        "/api/v1/streams/{name}",
+        "A stream with its epochs",
+        Api._show,
+        StreamView,
+        query=(Parameter("epochs", "Maximum number of epochs, newest first. Default: all"),),
+        problems=(400, 404, 503),
+    ),
+    _Operation(
+        "GET",
+        "/api/v1/streams/{name}/map",
+        "The segments that were active since a time, as rectangles of key space and time",
+        Api._map,
+        StreamMap,
+        query=(Parameter("since_ms", "Milliseconds since 1970. Default: all"),),
+        problems=(400, 404, 503),
+    ),
+    _Operation(
+        "POST",
+        "/api/v1/streams/{name}/scale",
+        "Split a segment, or merge neighbouring ones",
+        Api._scale,
+        Scaled,
+        ScaleRequest,
+        problems=(400, 401, 403, 404, 409, 413, 415, 503),
+    ),
+    _Operation(
+        "POST",
+        "/api/v1/streams/{name}/seal",
+        "End a stream: it is read, and takes no more records",
+        Api._seal,
+        Sealed,
+        problems=(401, 403, 404, 409, 503),
+    ),
+    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT,)),
+    _Operation(
+        "GET",
+        "/api/v1/events",
+        "Recent scales, and hot segments that cannot split",
+        Api._events,
+        EventList,
+        query=(Parameter("limit", f"Maximum number of scales. Default: {EVENTS_DEFAULT}"),),
+        problems=(400, 503),
+    ),
+)
 
 
 def _json(model: BaseModel) -> Response:

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.container.container import Container
+from core.hosted import HostedContainer
 from gateway.http import models
-from gateway.http.api import Api, Services
+from gateway.http.api import Api, ApiSources
 from gateway.http.console import Console
 from gateway.http.guard import Guard
 from gateway.http.openapi import Endpoint
@@ -48,8 +48,8 @@ class Health(Protocol):
 def build(
     health: Health,
     exposition: Callable[[], Exposition],
-    containers: Callable[[], Sequence[Container]],
-    services: Callable[[], Services],
+    containers: Callable[[], Sequence[HostedContainer]],
+    services: Callable[[], ApiSources],
     guard: Guard,
 ) -> Starlette:
     """The application; the exposition and the services are asked for when everything is up."""
@@ -99,7 +99,7 @@ def build(
     return application
 
 
-async def _lines(containers: Sequence[Container]) -> AsyncIterator[bytes]:
+async def _lines(containers: Sequence[HostedContainer]) -> AsyncIterator[bytes]:
     """What the store knows, a JSON object a line; the last one says that it is the last."""
     async for record in tier2_records(containers):
         yield json.dumps(record).encode() + b"\n"

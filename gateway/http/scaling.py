@@ -12,7 +12,8 @@ from itertools import accumulate
 
 from core.errors import StreamSealed
 from core.streams.keyspace import position_of_slot
-from core.streams.state import SegmentRun, Stream, numbers
+from core.streams.live import Stream
+from core.streams.state import Segment, numbers
 from gateway.http.models import ScaleRequest, Split
 from gateway.metrics.activity import Activity
 
@@ -38,7 +39,7 @@ def plan(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planned:
 def _merge(stream: Stream, merged: tuple[int, ...]) -> Planned:
     if len(set(merged)) != len(merged):
         raise ValueError("a segment is named twice")
-    stream.state.current.runs(merged)
+    stream.state.current.segments_of(merged)
     active = len(stream.state.current.segments)
     least = min(stream.policy.scaling.min_segments, stream.slot_count)
     if active - len(merged) + 1 < least:
@@ -50,23 +51,25 @@ def _merge(stream: Stream, merged: tuple[int, ...]) -> Planned:
 
 def _split(stream: Stream, split: Split, activity: Activity) -> Planned:
     epoch = stream.state.current
-    run = epoch.run(split.segment)
-    if run.last - run.first < 2:
-        raise ValueError(f"segment {run.number} has one slot, and a slot is never cut: give the topic more partitions")
-    cuts = tuple(sorted({_position(slot, run, epoch.slots) for slot in split.at}))
+    segment = epoch.segment(split.segment)
+    if segment.last - segment.first < 2:
+        raise ValueError(
+            f"segment {segment.number} has one slot, and a slot is never cut: give the topic more partitions"
+        )
+    cuts = tuple(sorted({_position(slot, segment, epoch.slots) for slot in split.at}))
     if not cuts:
-        cuts = (run.first + halving(activity.slot_loads(stream, run)),)
-    return Planned((run.number,), cuts, f"segment {run.number} split by hand")
+        cuts = (segment.first + halving(activity.slot_loads(stream, segment)),)
+    return Planned((segment.number,), cuts, f"segment {segment.number} split by hand")
 
 
-def _position(slot: int, run: SegmentRun, slots: int) -> int:
+def _position(slot: int, segment: Segment, slots: int) -> int:
     if not 0 <= slot < slots:
         raise ValueError(f"there is no slot {slot}: the stream has {slots}")
     position = position_of_slot(slot, slots)
-    if not run.first <= position < run.last:
-        raise ValueError(f"slot {slot} is not in segment {run.number}")
-    if position == run.first:
-        raise ValueError(f"slot {slot} is where segment {run.number} begins: there is nothing to cut off before it")
+    if not segment.first <= position < segment.last:
+        raise ValueError(f"slot {slot} is not in segment {segment.number}")
+    if position == segment.first:
+        raise ValueError(f"slot {slot} is where segment {segment.number} begins: there is nothing to cut off before it")
     return position
 
 

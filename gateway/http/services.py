@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.groups.lag import Lags
-from gateway.http.api import Services, chunk_bytes
+from gateway.http.api import ApiSources
 from gateway.http.models import Overview
 from gateway.metrics.activity import Activity
+from gateway.metrics.sources import chunk_bytes
 
 if TYPE_CHECKING:
     from gateway.services import Services as BrokerServices
 
 
-def observed(services: BrokerServices, phase: Callable[[], str]) -> Services:
+def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     """Build what the REST API shows, once; the caller caches it. `phase` names the broker's phase at a call."""
     activity = Activity(services.store)
     lags = Lags(services.groups, services.topics, services.clock)
-    return Services(services.store, services.clock, lags, activity, _Totals(services, phase, activity))
+    return ApiSources(services.store, services.clock, lags, activity, _Totals(services, phase, activity))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class _Totals:
 
     def overview(self) -> Overview:
         services, metrics = self.services, self.services.metrics
-        containers = list(services.store.containers.values())
+        hosted = list(services.store.containers.values())
+        containers = [one.container for one in hosted]
         return Overview(
             version=__version__,
             cluster_id=services.cluster_id,

@@ -1,20 +1,20 @@
-"""Streams as the REST API tells them: made of their immutable states, and of counters read on the event loop.
+"""Streams in the REST API: made of their immutable states, and of counters read on the event loop.
 
-Keeps: a long history is told piece by piece, so that the event loop is never held up by it.
+Keeps: a long history is sent piece by piece and never holds up the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Final
 
 from core.streams.keyspace import slots_in_key_order
-from core.streams.live import Slot
-from core.streams.state import Epoch, SegmentRun, Stream, StreamState
+from core.streams.live import Stream
+from core.streams.state import Epoch, Segment, StreamState
 from gateway.http.models import (
     EpochView,
     MapSegment,
@@ -26,59 +26,16 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
-from gateway.metrics.activity import Activity, SegmentLoad
-from gateway.metrics.long_work import Turns
+from gateway.metrics.activity import Activity, SegmentLoad, StreamBytes, active_segments
 
 MAP_SEGMENTS_MAX: Final = 5_000
 """Rectangles of one answer: some 600 KB."""
-SLOTS_AT_ONCE: Final = 1_000
-"""Slots that are counted between two looks at other work."""
 EPOCHS_AT_ONCE: Final = 20
 """Epochs that are made into JSON between two looks at other work."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamBytes:
-    """Cumulative counters of a stream."""
-
-    bytes: int
-    events: int
-    tiers: Tiers
-
-    @classmethod
-    def of(cls, stream: Stream) -> StreamBytes:
-        return cls._sum(stream.written_slots())
-
-    @classmethod
-    async def counted(cls, stream: Stream, turns: Turns) -> StreamBytes:
-        """As `of`, in turns: a stream may have a hundred thousand slots."""
-        slots = iter(list(stream.written_slots()))
-        total = cls._sum(islice(slots, SLOTS_AT_ONCE))
-        await turns.give_way()
-        while some := list(islice(slots, SLOTS_AT_ONCE)):
-            more = cls._sum(some)
-            tiers = Tiers(log=total.tiers.log + more.tiers.log, chunks=total.tiers.chunks + more.tiers.chunks)
-            total = cls(total.bytes + more.bytes, total.events + more.events, tiers)
-            await turns.give_way()
-        return total
-
-    @classmethod
-    def _sum(cls, slots: Iterable[Slot]) -> StreamBytes:
-        appended = events = log = chunks = 0
-        for slot in slots:
-            appended += slot.total_bytes
-            events += slot.end
-            chunks += slot.tier_bytes
-            log += slot.untiered_bytes
-        return cls(appended, events, Tiers(log=log, chunks=chunks))
-
-
 def status_of(state: StreamState) -> StreamStatus:
     return "sealed" if state.is_sealed else "open"
-
-
-def active_segments(stream: Stream) -> int:
-    return 0 if stream.is_sealed else len(stream.state.current.segments)
 
 
 def scaling_of(stream: Stream) -> Scaling:
@@ -103,7 +60,7 @@ def summary(stream: Stream, activity: Activity) -> StreamSummary:
         segments=active_segments(stream),
         appended_bytes=counted.bytes,
         appended_events=counted.events,
-        tiers=counted.tiers,
+        tiers=Tiers(log=counted.tiers.log, chunks=counted.tiers.chunks),
         rate_bytes=rate.bytes_s,
         rate_events=rate.events_s,
     )
@@ -137,17 +94,17 @@ def _epochs_json(state: StreamState, epochs: list[Epoch], loads: Mapping[int, Se
 def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad]) -> EpochView:
     """One epoch; a segment's state is what it is now."""
     order = _key_order(epoch.slots)
-    active = {run.number for run in state.current.segments} if not state.is_sealed else set()
+    active = {segment.number for segment in state.current.segments} if not state.is_sealed else set()
     segments = []
-    for run in epoch.segments:
-        load = loads[run.number]
-        bounds = epoch.key_range(run)
+    for segment in epoch.segments:
+        load = loads[segment.number]
+        bounds = epoch.key_range(segment)
         segments.append(
             SegmentView.model_construct(
-                id=run.number,
-                slots=order[run.first : run.last],
+                id=segment.number,
+                slots=order[segment.first : segment.last],
                 key_range=(float(bounds.low), float(bounds.high)),
-                state="active" if run.number in active else "sealed",
+                state="active" if segment.number in active else "sealed",
                 bytes=load.bytes,
                 rate_bytes=load.bytes_s,
                 rate_events=load.events_s,
@@ -165,13 +122,13 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
     segments: list[MapSegment] = []
     lives = lifetimes(state, since_ms)
     for life in islice(lives, MAP_SEGMENTS_MAX):
-        load = loads[life.run.number]
-        bounds = life.epoch.key_range(life.run)
+        load = loads[life.segment.number]
+        bounds = life.epoch.key_range(life.segment)
         segments.append(
             MapSegment.model_construct(
-                id=life.run.number,
+                id=life.segment.number,
                 key_range=(float(bounds.low), float(bounds.high)),
-                slots=life.run.last - life.run.first,
+                slots=life.segment.last - life.segment.first,
                 opened_ms=life.opened_ms,
                 sealed_ms=life.sealed_ms,
                 bytes=load.bytes,
@@ -197,7 +154,7 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
 class Lifetime:
     """When a segment was active; `epoch` is the one that it began with."""
 
-    run: SegmentRun
+    segment: Segment
     epoch: Epoch
     opened_ms: int
     sealed_ms: int | None
@@ -205,15 +162,17 @@ class Lifetime:
 
 def lifetimes(state: StreamState, since_ms: int) -> Iterator[Lifetime]:
     """Segments that were active at some time since then, those that were opened last first."""
-    wanted: dict[int, int | None] = dict.fromkeys((run.number for run in state.current.segments), state.sealed_ms)
+    wanted: dict[int, int | None] = dict.fromkeys(
+        (segment.number for segment in state.current.segments), state.sealed_ms
+    )
     after: Epoch | None = None
     for epoch in reversed(state.epochs):
         if after is not None and after.started_ms > since_ms:
             for number in _sealed_by(epoch, after):
                 wanted[number] = after.started_ms
-        for run in epoch.opened:
-            if run.number in wanted:
-                yield Lifetime(run, epoch, epoch.started_ms, wanted.pop(run.number))
+        for segment in epoch.opened:
+            if segment.number in wanted:
+                yield Lifetime(segment, epoch, epoch.started_ms, wanted.pop(segment.number))
         if not wanted and epoch.started_ms <= since_ms:
             return
         after = epoch
@@ -222,8 +181,8 @@ def lifetimes(state: StreamState, since_ms: int) -> Iterator[Lifetime]:
 def _sealed_by(before: Epoch, after: Epoch) -> Iterator[int]:
     if after.sealed_bytes:
         return (number for number, _ in after.sealed_bytes)
-    going_on = {run.number for run in after.segments}
-    return (run.number for run in before.segments if run.number not in going_on)
+    going_on = {segment.number for segment in after.segments}
+    return (segment.number for segment in before.segments if segment.number not in going_on)
 
 
 @lru_cache(maxsize=64)

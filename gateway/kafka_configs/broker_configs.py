@@ -19,10 +19,9 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete, Put, Table
-from gateway.apis.shared.administration import ResourceType
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
-from gateway.kafka_configs.keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue
+from gateway.kafka_configs.keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue, ResourceType
 from gateway.kafka_configs.topic_config import TopicConfig, check_names, check_together, topic_config
 from gateway.kafka_configs.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
 from gateway.refusals import InvalidConfig, Refusal
@@ -35,7 +34,7 @@ ENTRIES_MAX: Final = 1_000
 """Configs that one entity may have set: Kafka keeps unknown names too, and it must end somewhere."""
 CLEANER_THREAD_BYTES_MIN: Final = 2**20
 PARSED_MAX: Final = 4_096
-"""Different sets of overrides whose parsed form is shared; more are parsed anew each time."""
+"""Different sets of overrides whose parsed form is shared; more are parsed each time."""
 
 
 _KEEP_EVERYTHING: Final[Mapping[str, ConfigValue]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +18,21 @@ from gateway.refusals import InvalidConfig
 INT_MAX: Final = 2**31 - 1
 LONG_MAX: Final = 2**63 - 1
 
+Change = Callable[[Mapping[str, str]], Mapping[str, str | None]]
+"""Makes new configs from those that are set."""
+
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+")
 _COMMA: Final = re.compile(r"\s*,\s*")
+
+
+class ResourceType(enum.IntEnum):
+    """Kafka's ConfigResource.Type."""
+
+    TOPIC = 2
+    BROKER = 4
+    BROKER_LOGGER = 8
+    CLIENT_METRICS = 16
+    GROUP = 32
 
 
 class ConfigType(enum.IntEnum):

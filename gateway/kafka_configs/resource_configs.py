@@ -1,8 +1,8 @@
 """The configs of single consumer groups and metrics subscriptions: kept by name, changed one at a time, described.
 
-Keeps: what is told is durable, and a change starts from what is there when it is made. Table `resourceconfig`: key =
-Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte, the config's name;
-value = its text; all UTF-8. A resource without configs is not there.
+Keeps: what is described is durable, and a change starts from what is there when it is made. Table `resourceconfig`:
+key = Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte, the config's
+name; value = its text; all UTF-8. A resource without configs is not there.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
-from gateway.kafka_configs.keys import ConfigSource
+from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
 from gateway.refusals import Refusal, invalid_request, refusal_of
-from gateway.topics.topics import Change
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.apis.shared.administration import ResourceType
 from gateway.kafka_configs.keys import (
     Check,
     ConfigKey,
     ConfigSource,
     ConfigType,
     ConfigValue,
+    ResourceType,
     Synonym,
     at_least,
     between,

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy
+from core.streams.live import Stream
+from core.streams.policy import ScalingKind, ScalingPolicy, StreamPolicy
 from gateway.kafka_configs.keys import ConfigValue
 from gateway.kafka_configs.topic_keys import (
     GROUPS,

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from core.tiering.rewriting.worker import WorkerSetup
+from core.tiering.filters import WorkerSetup
 from gateway.config.layers import ConfigError
 from gateway.config.model import Config
 from gateway.config.tiering import Bucket, Directory

@@ -1,8 +1,8 @@
 """Reads all that a store has in long-term storage, and compares it with what the store knows.
 
-Keeps: what is told as wrong is wrong now. The store may work on meanwhile, so whatever looks wrong is asked for once
-more: a chunk that nothing refers to any more is neither missing nor damaged. Memory holds names, and a range for each
-chunk that is being read.
+Keeps: what is reported as wrong is wrong now. The store may work on meanwhile, so whatever looks wrong is asked for
+once more: a chunk that nothing refers to any more is neither missing nor damaged. Memory holds names, and a range for
+each chunk that is being read.
 """
 
 from __future__ import annotations

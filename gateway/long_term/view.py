@@ -1,4 +1,4 @@
-"""What a store knows of its long-term storage, as records for whoever asks: one JSON object a line.
+"""What a store knows of its long-term storage, as records: one JSON object a line.
 
     {"topic": name, "partitions": [{"id", "start", "end", "gaps": [[first, end], …]}, …]}
         `end`: where its part in long-term storage ends; `gaps`: what of that is in no chunk. At most `SLOTS_MAX`
@@ -8,7 +8,7 @@
         `runs`: what the store refers to it for.
 
 Keeps: the event loop is not held up; memory does not grow with what is stored. Records are told while the store works,
-so whoever finds something wrong asks for that chunk once more.
+so a reader that finds something wrong asks for that chunk once more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from core.container.container import Container
+from core.hosted import HostedContainer
 from core.streams.live import Slot
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key, parse_chunk_key
 
@@ -30,53 +30,53 @@ TRIES: Final = 3
 """A slot whose runs are being rewritten is looked at again."""
 
 
-async def tier2_records(containers: Iterable[Container]) -> AsyncIterator[Record]:
+async def tier2_records(containers: Iterable[HostedContainer]) -> AsyncIterator[Record]:
     """Everything: partitions first, then chunks."""
-    for container in containers:
-        for stream in list(container.streams.values()):
+    for hosted in containers:
+        for stream in list(hosted.container.streams.values()):
             slots = sorted(stream.written_slots(), key=lambda slot: slot.number)
             for start in range(0, len(slots), SLOTS_MAX):
                 some = slots[start : start + SLOTS_MAX]
-                partitions = await container.catalog.run(_partitions, container, some)
+                partitions = await hosted.catalog.in_thread(_partitions, hosted, some)
                 yield {"topic": stream.name, "partitions": partitions}
-        for row in container.catalog.pending:
-            yield await container.catalog.run(_chunk, container, row)
-        verified = container.catalog.iter_verified()
-        while rows := await container.catalog.run(lambda: list(islice(verified, CHUNKS_AT_ONCE))):  # noqa: B023
-            for record in await container.catalog.run(_chunks, container, rows):
+        for row in hosted.catalog.pending:
+            yield await hosted.catalog.in_thread(_chunk, hosted, row)
+        verified = hosted.catalog.iter_verified()
+        while rows := await hosted.catalog.in_thread(lambda: list(islice(verified, CHUNKS_AT_ONCE))):  # noqa: B023
+            for record in await hosted.catalog.in_thread(_chunks, hosted, rows):
                 yield record
 
 
-async def tier2_chunk(containers: Iterable[Container], key: str) -> Record | None:
+async def tier2_chunk(containers: Iterable[HostedContainer], key: str) -> Record | None:
     """One chunk; None when the store does not know it."""
     chunk_id = parse_chunk_key(key)
-    container = next((one for one in containers if chunk_id is not None and one.id == chunk_id.container), None)
-    if chunk_id is None or container is None:
+    hosted = next((one for one in containers if chunk_id is not None and one.id == chunk_id.container), None)
+    if chunk_id is None or hosted is None:
         return None
-    row = await container.catalog.chunk(chunk_id)
-    return None if row is None else await container.catalog.run(_chunk, container, row)
+    row = await hosted.catalog.chunk(chunk_id)
+    return None if row is None else await hosted.catalog.in_thread(_chunk, hosted, row)
 
 
-def _partitions(container: Container, slots: Sequence[Slot]) -> list[Record]:
+def _partitions(hosted: HostedContainer, slots: Sequence[Slot]) -> list[Record]:
     return [
         {
             "id": slot.number,
             "start": slot.start,
             "end": max(slot.start, slot.tiered_end),
-            "gaps": _gaps(container, slot),
+            "gaps": _gaps(hosted, slot),
         }
         for slot in slots
     ]
 
 
-def _gaps(container: Container, slot: Slot) -> list[tuple[int, int]]:
+def _gaps(hosted: HostedContainer, slot: Slot) -> list[tuple[int, int]]:
     """What of the slot should be in chunks, and is in none that the store knows."""
     gaps: list[tuple[int, int]] = []
     for _ in range(TRIES):
         start, end = slot.start, slot.tiered_end
         if start >= end or slot.stream.deleted:
             return []
-        runs = container.catalog.iter_runs(slot.stream.id, slot.number, start)
+        runs = hosted.catalog.iter_runs(slot.stream.id, slot.number, start)
         gaps = list(_between(runs, start, end))
         if not gaps:
             break
@@ -93,24 +93,24 @@ def _between(runs: Iterator[RunRow], start: int, end: int) -> Iterator[tuple[int
         yield position, end
 
 
-def _chunks(container: Container, rows: Sequence[ChunkRow]) -> list[Record]:
-    return [_chunk(container, row) for row in rows]
+def _chunks(hosted: HostedContainer, rows: Sequence[ChunkRow]) -> list[Record]:
+    return [_chunk(hosted, row) for row in rows]
 
 
-def _chunk(container: Container, row: ChunkRow) -> Record:
+def _chunk(hosted: HostedContainer, row: ChunkRow) -> Record:
     return {
         "chunk": chunk_key(row.id),
         "state": row.state.name.lower(),
         "bytes": row.size,
         "created_ms": row.created_ms,
-        "runs": list(_runs(container, row)) if row.state in (ChunkState.COMMITTED, ChunkState.VERIFIED) else [],
+        "runs": list(_runs(hosted, row)) if row.state in (ChunkState.COMMITTED, ChunkState.VERIFIED) else [],
     }
 
 
-def _runs(container: Container, row: ChunkRow) -> Iterator[Record]:
+def _runs(hosted: HostedContainer, row: ChunkRow) -> Iterator[Record]:
     for listed in row.runs:
-        stream = container.streams.get(listed.stream_id)
-        run = container.catalog.find_run(listed.stream_id, listed.slot, listed.first)
+        stream = hosted.container.streams.get(listed.stream_id)
+        run = hosted.catalog.find_run(listed.stream_id, listed.slot, listed.first)
         if stream is None or run is None or run.chunk != row.id:
             continue
         yield {

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
-from core.scaling.rates import Rate, slots_of
+from core.scaling.rates import slots_of
 from core.scaling.scaler import Limit, ScaleEvent
 from core.store import Store
-from core.streams.state import SegmentRun, Stream
+from core.streams.averages import Rate
+from core.streams.live import Slot, Stream
+from core.streams.state import Segment
+from core.turns import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,61 @@ class SegmentLoad:
 
 NOTHING: Final = SegmentLoad(0)
 IDLE: Final = Rate(0.0, 0.0)
+SLOTS_AT_ONCE: Final = 1_000
+"""Slots that are counted between two looks at other work."""
 LIMITS_TOLD: Final = 5
 """Hot segments of a stream that are told one by one."""
 
 
+class TierBytes(NamedTuple):
+    """How many bytes lie where. What is in a chunk and still in the log counts as chunk bytes."""
+
+    log: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBytes:
+    """Cumulative counters of a stream."""
+
+    bytes: int
+    events: int
+    tiers: TierBytes
+
+    @classmethod
+    def of(cls, stream: Stream) -> StreamBytes:
+        return cls._sum(stream.written_slots())
+
+    @classmethod
+    async def counted(cls, stream: Stream, turn: Turn) -> StreamBytes:
+        """As `of`, in turns: a stream may have a hundred thousand slots."""
+        slots = iter(list(stream.written_slots()))
+        total = cls._sum(islice(slots, SLOTS_AT_ONCE))
+        await turn.breathe()
+        while some := list(islice(slots, SLOTS_AT_ONCE)):
+            more = cls._sum(some)
+            tiers = TierBytes(total.tiers.log + more.tiers.log, total.tiers.chunks + more.tiers.chunks)
+            total = cls(total.bytes + more.bytes, total.events + more.events, tiers)
+            await turn.breathe()
+        return total
+
+    @classmethod
+    def _sum(cls, slots: Iterable[Slot]) -> StreamBytes:
+        appended = events = log = chunks = 0
+        for slot in slots:
+            appended += slot.total_bytes
+            events += slot.end
+            chunks += slot.tier_bytes
+            log += slot.untiered_bytes
+        return cls(appended, events, TierBytes(log, chunks))
+
+
+def active_segments(stream: Stream) -> int:
+    return 0 if stream.is_sealed else len(stream.state.current.segments)
+
+
 class _Loads(dict[int, SegmentLoad]):
-    """By segment; those that nothing is known of have nothing."""
+    """By segment; an unknown one has nothing."""
 
     def __missing__(self, segment: int) -> SegmentLoad:
         return NOTHING
@@ -61,15 +113,15 @@ class Activity:
         """The segments of the newest epoch, by number."""
         rates = self.store.scaler_of(stream).rates
         loads = {}
-        for run in stream.state.current.segments:
-            rate = IDLE if stream.is_sealed else rates.of_segment(stream, run)
-            loads[run.number] = SegmentLoad(stream.segment_bytes(run), rate.bytes_s, rate.events_s)
+        for segment in stream.state.current.segments:
+            rate = IDLE if stream.is_sealed else rates.of_segment(stream, segment)
+            loads[segment.number] = SegmentLoad(stream.segment_bytes(segment), rate.bytes_s, rate.events_s)
         return loads
 
-    def slot_loads(self, stream: Stream, run: SegmentRun) -> list[float]:
+    def slot_loads(self, stream: Stream, segment: Segment) -> list[float]:
         """Bytes a second of each slot of an active segment, in key order."""
         rates = self.store.scaler_of(stream).rates
-        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, run)]
+        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)]
 
     def limits_of(self, stream: Stream) -> list[str]:
         """Hot segments that cannot be split, the hottest first, and in the end what to do."""
@@ -80,16 +132,16 @@ class Activity:
         return [*told, found[0].advice] if found else []
 
     def limits(self) -> list[Limit]:
-        return [limit for scaler in self.store.scalers.values() for limit in scaler.limits]
+        return [limit for hosted in self.store.containers.values() for limit in hosted.scaler.limits]
 
     def events(self, most: int) -> list[ScaleEvent]:
         """Recent scales, newest first."""
-        newest_first = (reversed(scaler.events) for scaler in self.store.scalers.values())
+        newest_first = (reversed(hosted.scaler.events) for hosted in self.store.containers.values())
         return list(islice(heapq.merge(*newest_first, key=lambda event: event.time_ms, reverse=True), most))
 
     def counts(self) -> Counter[str]:
         """Scales since the start, by kind."""
-        return sum((scaler.counts for scaler in self.store.scalers.values()), Counter())
+        return sum((hosted.scaler.counts for hosted in self.store.containers.values()), Counter())
 
 
 def which_limit(limit: Limit) -> str:

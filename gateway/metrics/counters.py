@@ -23,7 +23,6 @@ _FIRST_BUCKET_BITS: Final = 6
 
 LATENCY_BOUNDS_S: Final = tuple((1 << (_FIRST_BUCKET_BITS + i)) / 1e6 for i in range(LATENCY_BUCKETS))
 
-
 HELD_S: Final = 0.100
 """A turn that took longer is logged and counted: everybody waited for it."""
 
@@ -108,7 +107,7 @@ class Metrics:
         self.connections_refused[reason] = self.connections_refused.get(reason, 0) + 1
 
     def gauge(self, name: str, doc: str, read: Callable[[], float], **labels: str) -> None:
-        """Offer a number to whoever scrapes. All numbers of one name have the same label names."""
+        """Offer a number to scrapes. All numbers of one name have the same label names."""
         self.numbers.append(Number(name, doc, tuple(labels.items()), read, only_rises=False))
 
     def counter(self, name: str, doc: str, read: Callable[[], float], **labels: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -30,31 +30,29 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from core.log.interface import SYNC_BUCKETS_S
+from core.turns import Turn
 from gateway import __version__
 from gateway.metrics.counters import HELD_S, LATENCY_BOUNDS_S, Metrics
-from gateway.metrics.long_work import Turns
+from gateway.metrics.sources import Sources
 from gateway.metrics.streams import StreamCollector
 from tier2.metered import BUCKETS_S as REQUEST_BUCKETS_S
 from tier2.metered import MeteredStorage
 
-if TYPE_CHECKING:
-    from gateway.http.api import Services
-
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REST: Final = 4
-"""Between two texts it rests for so many times as long as the last one took."""
+"""Rest between two texts, as a multiple of the time that the last one took."""
 REST_S_MAX: Final = 2.0
 
 
 class Exposition:
     """What `/metrics` answers."""
 
-    def __init__(self, metrics: Metrics, api_names: Mapping[int, str], services: Callable[[], Services | None]) -> None:
+    def __init__(self, metrics: Metrics, api_names: Mapping[int, str], sources: Callable[[], Sources | None]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._registry.register(_GatewayCollector(metrics, api_names))
-        self._streams = StreamCollector(services)
+        self._streams = StreamCollector(sources)
         self._making = asyncio.Lock()
         self._next: asyncio.Task[bytes] | None = None  # not begun yet
         self._rests_until_s = 0.0
@@ -77,13 +75,13 @@ class Exposition:
                 self._rests_until_s = now_s + min(REST_S_MAX, REST * (now_s - began_s))
 
     async def _text(self) -> bytes:
-        turns, parts = Turns(), []
+        turn, parts = Turn(), []
         for metric in self._registry.collect():
             parts.append(generate_latest(_One(metric)))
-            await turns.give_way()
-        async for metric in self._streams.metrics(turns):
+            await turn.breathe()
+        async for metric in self._streams.metrics(turn):
             parts.append(generate_latest(_One(metric)))
-            await turns.give_way()
+            await turn.breathe()
         return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""What a scrape is told of topics, segments, scales and groups.
+"""Topics, segments, scales and groups in the words of /metrics.
 
 Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments, `LAGS_MAX` groups and
 topics, and a few partitions that hold up something, at most; what is beyond counts under `other`, which no name of a
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from gateway.http.views import StreamBytes, active_segments
-from gateway.metrics.long_work import Turns
+from core.turns import Turn
+from gateway.metrics.activity import StreamBytes, active_segments
+from gateway.metrics.sources import Sources
 from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
-    from core.streams.state import Stream
+    from core.streams.live import Stream
     from gateway.groups.lag import GroupLag
-    from gateway.http.api import Services
 
 TOPICS_MAX: Final = 200
 SEGMENTS_MAX: Final = 500
@@ -75,33 +75,33 @@ def own_label(name: str) -> str:
 
 
 class StreamCollector:
-    """Topics, segments, scales and groups. `services`: None until clients are served."""
+    """Topics, segments, scales and groups. `sources`: None until clients are served."""
 
-    def __init__(self, services: Callable[[], Services | None]) -> None:
-        self._services = services
+    def __init__(self, sources: Callable[[], Sources | None]) -> None:
+        self._sources = sources
         self._topics = _Topics()
 
-    async def metrics(self, turns: Turns) -> AsyncIterator[Metric]:
+    async def metrics(self, turn: Turn) -> AsyncIterator[Metric]:
         """All of them, made in turns."""
-        services = self._services()
-        if services is None:
+        sources = self._sources()
+        if sources is None:
             return
-        streams = list(services.store.streams)
-        async for metric in self._of_topics(streams, turns):
+        streams = list(sources.store.streams)
+        async for metric in self._of_topics(streams, turn):
             yield metric
-        async for metric in _of_segments(streams, services, turns):
+        async for metric in _of_segments(streams, sources, turn):
             yield metric
-        for metric in (*_of_pins(services), *_of_scales(services), *_of_groups(services.lags.found)):
+        for metric in (*_of_pins(sources), *_of_scales(sources), *_of_groups(sources.lags.found)):
             yield metric
 
-    async def _of_topics(self, streams: list[Stream], turns: Turns) -> AsyncIterator[Metric]:
+    async def _of_topics(self, streams: list[Stream], turn: Turn) -> AsyncIterator[Metric]:
         topics = self._topics
         topics.forget({stream.id for stream in streams}, {stream.name for stream in streams})
         segments: Counter[str] = Counter()
         log: Counter[str] = Counter()
         chunks: Counter[str] = Counter()
         for stream in streams:
-            now = await StreamBytes.counted(stream, turns)
+            now = await StreamBytes.counted(stream, turn)
             topics.count(stream, now)
             label = topics.label(stream)
             segments[label] += active_segments(stream)
@@ -127,15 +127,15 @@ class StreamCollector:
         yield sizes
 
 
-async def _of_segments(streams: list[Stream], services: Services, turns: Turns) -> AsyncIterator[Metric]:
+async def _of_segments(streams: list[Stream], sources: Sources, turn: Turn) -> AsyncIterator[Metric]:
     names = ["topic", "segment"]
     size = GaugeMetricFamily("penstock_segment_bytes_per_second", "What a segment gets, the busiest", labels=names)
     events = GaugeMetricFamily("penstock_segment_records_per_second", "What a segment gets, the busiest", labels=names)
     found: list[tuple[float, float, str, str]] = []
     for stream in streams:
-        await turns.give_way()
-        if not stream.is_sealed and services.activity.stream_rate(stream).bytes_s > 0:
-            loads = services.activity.active_loads(stream).items()
+        await turn.breathe()
+        if not stream.is_sealed and sources.activity.stream_rate(stream).bytes_s > 0:
+            loads = sources.activity.active_loads(stream).items()
             label = own_label(stream.name)
             found += ((load.bytes_s, load.events_s, label, str(number)) for number, load in loads)
     named = heapq.nlargest(SEGMENTS_MAX, found)
@@ -149,7 +149,7 @@ async def _of_segments(streams: list[Stream], services: Services, turns: Turns) 
     yield events
 
 
-def _of_pins(services: Services) -> Iterator[Metric]:
+def _of_pins(sources: Sources) -> Iterator[Metric]:
     """Partitions that hold back something in the durable log, those that hold most; and what is damaged for good."""
     held = GaugeMetricFamily(
         "penstock_partition_held_bytes",
@@ -160,8 +160,9 @@ def _of_pins(services: Services) -> Iterator[Metric]:
         "penstock_partition_damaged_bytes", "Bytes of a partition that are damaged", labels=["topic", "partition"]
     )
     lost: Counter[tuple[str, str]] = Counter()
-    for container in services.store.containers.values():
-        for pin in container.tier.pins.named if container.tier is not None else ():
+    for hosted in sources.store.containers.values():
+        container = hosted.container
+        for pin in hosted.tier.pins.named if hosted.tier is not None else ():
             held.add_metric([own_label(pin.slot.stream.name), str(pin.slot.number), pin.reason], pin.bytes)
         for one in container.damage:
             if (stream := container.streams.get(one.stream_id)) is not None:
@@ -174,13 +175,13 @@ def _of_pins(services: Services) -> Iterator[Metric]:
     yield from (held, damaged)
 
 
-def _of_scales(services: Services) -> Iterator[Metric]:
+def _of_scales(sources: Sources) -> Iterator[Metric]:
     scales = CounterMetricFamily("penstock_scale_events", "Scales of streams, by kind", labels=["kind"])
-    counts = services.activity.counts()
+    counts = sources.activity.counts()
     for kind in KINDS:
         scales.add_metric([kind], counts[kind])
     yield scales
-    limits = len(services.activity.limits())
+    limits = len(sources.activity.limits())
     yield GaugeMetricFamily("penstock_segments_at_limit", "Hot segments of one slot, which cannot split", limits)
 
 

@@ -1,4 +1,4 @@
-"""What a scrape is told about the tiers: how full the log is, what moves, who served the reads.
+"""Numbers of the tiers for /metrics: how full the log is, what moves, which tier served the reads.
 
 Keeps: labels are container numbers, operations and words of our own code, never names of topics or keys.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from core.container.container import Container
+from core.hosted import HostedContainer
+from core.reading.reader import Served
+from core.tiering.catalog import Catalog
 from core.tiering.rows import ChunkState
 from core.tiering.tier import Tier
 from gateway.metrics.counters import Metrics
@@ -16,29 +18,31 @@ from gateway.metrics.counters import Metrics
 PENDING: Final = (ChunkState.INTENT, ChunkState.COMMITTED, ChunkState.DELETING, ChunkState.ABANDONED)
 
 
-def offer_container(metrics: Metrics, container: Container) -> None:
+def offer_container(metrics: Metrics, hosted: HostedContainer) -> None:
     """Gauges and counters of one container."""
+    container = hosted.container
     number = str(container.id)
-    counters = container.reader.counters
+    counters = hosted.reader.counters
     for tier, served in (("memory", counters.memory), ("log", counters.log), ("chunk", counters.chunk)):
         metrics.counter("penstock_reads", "Reads, by the tier that served them", _reads(served), tier=tier)
         metrics.counter("penstock_read_bytes", "Bytes read, by the tier that had them", _bytes(served), tier=tier)
     metrics.gauge("penstock_log_bytes", "Bytes in the durable log", lambda: container.log_bytes, container=number)
     limit = container.config.log_max_bytes
     metrics.gauge("penstock_log_limit_bytes", "Bound on the durable log", lambda: limit, container=number)
-    if container.tier is not None:
-        _offer_tier(metrics, container, container.tier, number)
+    if hosted.tier is not None:
+        _offer_tier(metrics, hosted, hosted.tier, number)
 
 
-def _reads(served: list[int]) -> Callable[[], float]:
-    return lambda: served[0]
+def _reads(served: Served) -> Callable[[], float]:
+    return lambda: served.reads
 
 
-def _bytes(served: list[int]) -> Callable[[], float]:
-    return lambda: served[1]
+def _bytes(served: Served) -> Callable[[], float]:
+    return lambda: served.bytes
 
 
-def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str) -> None:
+def _offer_tier(metrics: Metrics, hosted: HostedContainer, tier: Tier, number: str) -> None:
+    container, reader = hosted.container, tier.reader
     writer, snapshots, collector = tier.writer, tier.snapshots, tier.collector
     scrub = tier.scrub.counters
     began_s = container.clock.monotonic_s()
@@ -75,7 +79,7 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
         gauge(
             "pending_chunks",
             "Chunks that are not settled, by state",
-            _pending(container, state),
+            _pending(hosted.catalog, state),
             state=state.name.lower(),
         )
     counter("chunks_put", "Chunks committed", lambda: writer.counters.chunks)
@@ -96,12 +100,11 @@ def _offer_tier(metrics: Metrics, container: Container, tier: Tier, number: str)
         counter("chunks_rewritten", "Chunks that went into newer ones", lambda: rewriter.counters.chunks_in)
         counter("rewritten_bytes", "Bytes of chunks made from older ones", lambda: rewriter.counters.bytes_out)
         counter("compactions", "Compactions of a slot", lambda: rewriter.counters.compactions)
-    if (reader := container.reader.tiered) is not None:
-        metrics.memory(f"chunk cache {number}", lambda: reader.used)
-        counter("cache_hits", "Pages of chunks that were in memory", lambda: reader.counters.hits)
-        counter("cache_loads", "Pages of chunks that were read from long-term storage", lambda: reader.counters.loads)
-        counter("cache_disk_loads", "Pages of chunks that were read from disk", lambda: reader.counters.disk_loads)
+    metrics.memory(f"chunk cache {number}", lambda: reader.used)
+    counter("cache_hits", "Pages of chunks that were in memory", lambda: reader.counters.hits)
+    counter("cache_loads", "Pages of chunks that were read from long-term storage", lambda: reader.counters.loads)
+    counter("cache_disk_loads", "Pages of chunks that were read from disk", lambda: reader.counters.disk_loads)
 
 
-def _pending(container: Container, state: ChunkState) -> Callable[[], float]:
-    return lambda: sum(row.state is state for row in container.catalog.pending)
+def _pending(catalog: Catalog, state: ChunkState) -> Callable[[], float]:
+    return lambda: sum(row.state is state for row in catalog.pending)

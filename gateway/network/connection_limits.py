@@ -7,7 +7,6 @@ waits in the queue of its listener, it is not refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -17,22 +16,6 @@ ten seconds may come at once."""
 ROUNDING: Final = 1e-6
 """Of a connection: sums of fractions do not come out even, and nobody waits for so little."""
 INT_MAX: Final = 2**31 - 1
-INT_DIGITS: Final = 10
-_HOST: Final = re.compile(r"[0-9A-Za-z._:%-]{1,255}")
-
-
-def parse_overrides(text: str) -> dict[str, int]:
-    """`HOST:COUNT,HOST:COUNT` by host; the last colon divides, as in Kafka. Raises ValueError."""
-    overrides: dict[str, int] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        host, colon, count = (piece.strip() for piece in part.rpartition(":"))
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or _HOST.fullmatch(host) is None:
-            raise ValueError(f"{part!r} is not HOST:COUNT")
-        if not (count.isascii() and count.isdigit()) or len(count) > INT_DIGITS or int(count) > INT_MAX:
-            raise ValueError(f"{part!r}: a count is a number from 0 to {INT_MAX}")
-        overrides[host] = int(count)
-    return overrides
 
 
 class ConnectionCounts:

@@ -6,9 +6,10 @@ import logging
 import socket
 from collections.abc import Mapping
 
+from gateway.config.listeners import parse_overrides
 from gateway.config.loading import Config
 from gateway.metrics.counters import Metrics
-from gateway.network.connection_limits import INT_MAX, parse_overrides
+from gateway.network.connection_limits import INT_MAX
 from gateway.network.descriptors import Shares
 from gateway.network.host import ServerLimits
 from gateway.network.server import Server

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from core.errors import ErrorKind, StoreClosed, StoreError, TooManyWriters
+from core.errors import ErrorKind, NotHosted, StoreClosed, StoreError, TooManyWriters
 from gateway.exits import CannotGoOn, ExitCode
 from gateway.network.binding import CannotListen
 from tier2.shortage import is_forbidden, is_shortage
@@ -53,11 +53,11 @@ def outcome(work: Callable[[], ExitCode]) -> ExitCode:
 
 
 def _code_of(error: Exception) -> ExitCode | None:
-    """The exit code, or None for a defect: a refused append, or a call after the end, ends no process."""
+    """The exit code, or None for a defect: a call of the store that was wrong, or came after its end, is our doing."""
     match error:
         case CannotGoOn():
             return error.exit_code
-        case StoreClosed() | TooManyWriters():
+        case StoreClosed() | NotHosted() | TooManyWriters():
             return None
         case StoreError():
             return _OF_THE_STORE.get(error.kind)

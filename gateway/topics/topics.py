@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StoreError, StreamSealed, UnknownStream
+from core.errors import StoreError, UnknownStream
 from core.store import Store
-from core.streams.state import Stream
+from core.streams.live import Stream
+from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, TABLE, BrokerConfigs
+from gateway.kafka_configs.keys import Change
 from gateway.refusals import Refusal, refusal_of
+from gateway.topics.checks import check_growth, check_name
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +31,12 @@ _A = TypeVar("_A")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-Change = Callable[[Mapping[str, str]], Mapping[str, str | None]]
-"""Makes new configs from those that are set."""
-
-NAME_CHARS_MAX: Final = 249
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
-
 INTERNAL: Final = frozenset({"__consumer_offsets", "__share_group_state", "__transaction_state"})
 """Where Kafka keeps its own state. Penstock has none of them, but shows the names as Kafka does."""
 CLUSTER_METADATA: Final = "__cluster_metadata"
 
-PARTITIONS_PER_REQUEST_MAX: Final = 100_000
-"""One request may not make more than this: a response of Metadata about them is 4 MB."""
 CHANGES_AT_ONCE: Final = 500
 """Definitions that wait for the log together: they share syncs, and each holds a few KB."""
-STEP_S: Final = 0.01
-"""Checking a list of a client's keeps the event loop no longer than this at a time."""
 LOGGED_ONE_BY_ONE_MAX: Final = 20
 """Topics of one request that are logged by name; formatting 10,000 lines would take a second."""
 AUTO_CREATIONS_MAX: Final = 1_000
@@ -125,7 +116,7 @@ class Topics:
         plans: list[NewTopic | Refusal] = []
         alike: dict[str, str] = {}
         topics = partitions = 0
-        async for topic in _in_steps(wanted):
+        async for topic in in_turns(wanted):
             try:
                 plan = self.plan(topic)
                 other = alike.setdefault(_looks_like(plan.name), plan.name)
@@ -159,7 +150,7 @@ class Topics:
         return NewTopic(wanted.name, partitions, overrides)
 
     def _check_room(self, partitions: int, topics: int = 0) -> None:
-        """Raises Refusal when there would be more than there may be, with so many new ones."""
+        """Raises Refusal when there would be more than there may be, with these new ones."""
         config = self._config
         if len(self) + topics > config.topics_max:
             raise Refusal(ErrorCode.policy_violation, f"There are {len(self)} topics, topics.max={config.topics_max}.")
@@ -220,7 +211,7 @@ class Topics:
     async def _grow_all(self, wanted: Mapping[str, int], validate_only: bool) -> dict[str, Refusal | None]:
         checked: list[tuple[Stream, int] | Refusal] = []
         added = 0
-        async for name, count in _in_steps(wanted.items()):
+        async for name, count in in_turns(wanted.items()):
             try:
                 stream, added = self._plan_growth(name, count, added)
                 checked.append((stream, count))
@@ -253,7 +244,7 @@ class Topics:
         return await self._to_the_end(self._configure_all(changes, validate_only))
 
     async def _configure_all(self, changes: Mapping[str, Change], validate_only: bool) -> dict[str, Refusal | None]:
-        checked = [_attempt(self._plan_config, name, change) async for name, change in _in_steps(changes.items())]
+        checked = [_attempt(self._plan_config, name, change) async for name, change in in_turns(changes.items())]
         outcomes = checked if validate_only else await _each(checked, self._configure)
         return dict(zip(changes, map(_refusal_only, outcomes), strict=True))
 
@@ -350,41 +341,6 @@ class Topics:
             del self._alike[look]
 
 
-def check_name(name: str) -> None:
-    """Raises Refusal for what cannot be a topic's name."""
-    if not name:
-        why = "the empty string is not allowed"
-    elif name in (".", ".."):
-        why = f"'{name}' is not allowed"
-    elif len(name) > NAME_CHARS_MAX:
-        why = f"the length of '{name}' is longer than the max allowed length {NAME_CHARS_MAX}"
-    elif not _NAME.fullmatch(name):
-        why = f"'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
-    else:
-        return
-    raise Refusal(ErrorCode.invalid_topic_exception, f"Topic name is invalid: {why}")
-
-
-def check_growth(stream: Stream, count: int) -> None:
-    """Raises Refusal when that number of partitions is not more than there are."""
-    if stream.is_sealed:
-        raise refusal_of(StreamSealed(stream.name))
-    now = stream.slot_count
-    if count == now:
-        raise Refusal(ErrorCode.invalid_partitions, f"Topic already has {now} partition(s).")
-    if count < now:
-        raise Refusal(
-            ErrorCode.invalid_partitions,
-            f"The topic {stream.name} currently has {now} partition(s); {count} would not be an increase.",
-        )
-    if count - now > PARTITIONS_PER_REQUEST_MAX:
-        raise too_many_partitions()
-
-
-def too_many_partitions() -> Refusal:
-    return Refusal(ErrorCode.policy_violation, "Excessively large number of partitions per request.")
-
-
 def _collision(name: str, other: str) -> Refusal:
     return Refusal(
         ErrorCode.invalid_topic_exception,
@@ -416,16 +372,6 @@ def _attempt(check: Callable[[str, _A], _T], name: str, argument: _A) -> _T | Re
         return refused
 
 
-async def _in_steps(items: Iterable[_T]) -> AsyncIterator[_T]:
-    """One item after another; the event loop serves others after each STEP_S."""
-    ends_at = time.perf_counter() + STEP_S
-    for item in items:
-        if time.perf_counter() > ends_at:
-            await asyncio.sleep(0)
-            ends_at = time.perf_counter() + STEP_S
-        yield item
-
-
 async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitable[_R]]) -> list[_R | Refusal]:
     """Make changes together, so that they share syncs; each may fail alone."""
 
@@ -438,7 +384,7 @@ async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitabl
             return refusal_of(failed)
 
     outcomes: list[_R | Refusal] = []
-    async for first in _in_steps(range(0, len(checked), CHANGES_AT_ONCE)):
+    async for first in in_turns(range(0, len(checked), CHANGES_AT_ONCE)):
         some = checked[first : first + CHANGES_AT_ONCE]
         refused = [item for item in some if isinstance(item, Refusal)]
         outcomes += refused if len(refused) == len(some) else await asyncio.gather(*map(one, some))

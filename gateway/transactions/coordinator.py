@@ -25,13 +25,12 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.container.container import Container
+from core.container.ports import TransactionEnd
 from core.errors import StoreError
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
-from core.streams.transactions import TransactionEnd
+from core.streams.live import Slot, Stream
 from gateway.config.loading import Config
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_ends, written_elsewhere
@@ -66,7 +65,7 @@ SHOWN_CHARS: Final = 100
 """Of a transactional id, in messages."""
 
 
-class Counters:
+class TransactionCounters:
     """For the operator, since the start."""
 
     __slots__ = ("aborted", "committed", "timed_out")
@@ -86,7 +85,7 @@ class TransactionCoordinator:
         store: Store,
         clock: Clock,
         topics: Topics,
-        groups: GroupCoordinator,
+        offsets: OffsetService,
         producers: ProducerIds,
     ) -> None:
         self._config = config
@@ -94,7 +93,7 @@ class TransactionCoordinator:
         self._clock = clock
         self._trusted = store.trusted
         self._topics = topics
-        self._groups = groups
+        self._offsets = offsets
         self._producers = producers
         topics.on_deletion(self._topic_deleted)
         self._transactions: dict[str, Transaction] = {}
@@ -102,7 +101,7 @@ class TransactionCoordinator:
         self._ending: set[str] = set()  # prepared ones that somebody is completing
         self._looker: asyncio.Task[None] | None = None
         self.pending_offsets = PendingOffsets()
-        self.counters = Counters()
+        self.counters = TransactionCounters()
 
     def __repr__(self) -> str:
         return f"<TransactionCoordinator {len(self._transactions)} ids, {len(self._deadlines)} under way>"
@@ -214,7 +213,7 @@ class TransactionCoordinator:
         known = self._find(transactional_id)
         known.admit(identity)
         if known.holds(places, groups):
-            await self._store.home.settled()
+            await self._store.home.all_durable()
         else:
             await self._change(known.adding(places, groups, self._trusted.stamp_ms()))
 
@@ -261,7 +260,7 @@ class TransactionCoordinator:
         while True:
             known = self._find(transactional_id)
             if not known.admit_end(identity, committed=committed, bumps=bumps):
-                await self._store.home.settled()
+                await self._store.home.all_durable()
                 await self._store.synced()
                 return known.identity
             if bumps and known.is_exhausted and new_id == NO_ID:
@@ -299,11 +298,11 @@ class TransactionCoordinator:
         pending = self.pending_offsets.of(producer_id)
         committed = self._committed(pending) if prepared.is_committed else {}
         logged = self._store.home.end_transactions(
-            ends, [_put(completed), *deletes(producer_id, pending), *self._groups.offset_puts(committed)]
+            ends, [_put(completed), *deletes(producer_id, pending), *self._offsets.puts(committed)]
         )
         self._set(completed)
         self.pending_offsets.take(producer_id)
-        self._groups.offsets_submitted(committed, logged)
+        self._offsets.submitted(committed, logged)
         if prepared.is_committed:
             self.counters.committed += 1
         else:
@@ -335,7 +334,7 @@ class TransactionCoordinator:
     def _ends(self, prepared: Transaction) -> dict[Container, Sequence[TransactionEnd]]:
         slots: dict[Container, list[Slot]] = {}
         for slot in self._slots(prepared.partitions):
-            slots.setdefault(slot.container, []).append(slot)
+            slots.setdefault(self._store.hosted(slot).container, []).append(slot)
         now_ms = self._clock.wall_ms()
         return {
             container: transaction_ends(

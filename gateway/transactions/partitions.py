@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
+from core.container.ports import TransactionEnd
 from core.store import Store
 from core.streams.live import Slot
-from core.streams.transactions import TransactionEnd
 from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
 from gateway.transactions.transaction import Place
@@ -28,10 +28,10 @@ each. So whatever is missing of a transaction, what is there tells of it, unless
 def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
     """Partitions outside the home container with an open transaction, by producer id."""
     written: dict[int, list[Place]] = {}
-    for container in store.containers.values():
-        if container is store.home:
+    for hosted in store.containers.values():
+        if hosted.container is store.home:
             continue
-        for stream in container.streams.values():
+        for stream in hosted.container.streams.values():
             for slot in stream.written_slots():
                 for producer_id in slot.transactions.open if slot.transactions is not None else ():
                     written.setdefault(producer_id, []).append(Place(stream.id, slot.number))

@@ -19,8 +19,7 @@ from gateway.transactions.transaction import Identity, Place
 from gateway.wire.errors import InvalidBatch
 
 if TYPE_CHECKING:
-    from core.streams.live import Slot
-    from core.streams.state import Stream
+    from core.streams.live import Slot, Stream
     from gateway.transactions.coordinator import TransactionCoordinator
     from gateway.wire.responses import TopicKey
 

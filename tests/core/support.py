@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,14 +18,16 @@ from core.clock import Clock, ManualClock
 from core.config import StoreConfig
 from core.container.container import Container
 from core.container.maintenance import Maintenance
+from core.container.ports import TransactionEnd
 from core.errors import StorageFailure
+from core.hosted import HostedContainer
 from core.log.durable_log import DurableLog
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.writer import FileWriter
+from core.retention import Consumed, Retention
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream, StreamPolicy
-from core.streams.transactions import TransactionEnd
+from core.streams.live import Slot, Stream
+from core.streams.policy import StreamPolicy
 
 T = TypeVar("T")
 
@@ -101,7 +103,7 @@ def begin_append(
 ) -> tuple[int, Outcome]:
     """Queue an append."""
     outcome = Outcome()
-    return slot.container.append(slot, payload, count, timestamp, outcome, *writer, flags), outcome
+    return owner_of(slot).append(slot, payload, count, timestamp, outcome, *writer, flags), outcome
 
 
 async def append(
@@ -160,24 +162,48 @@ class Gate:
         monkeypatch.setattr("core.log.writer.os.fdatasync", fdatasync)
 
 
-async def read_all(slot: Slot, start: int | None = None, max_bytes: int = 1 << 20) -> list[bytes]:
+async def read_all(store: Store, slot: Slot, start: int | None = None, max_bytes: int = 1 << 20) -> list[bytes]:
     """All durable entries from `start` on."""
     offset = slot.start if start is None else start
     entries: list[bytes] = []
     while offset < slot.durable_end:
-        found = await slot.container.reader.read(slot, offset, slot.durable_end, max_bytes, True)
+        found = await store.hosted(slot).reader.read(slot, offset, slot.durable_end, max_bytes, True)
         assert found.end > offset
         entries += map(bytes, found.parts)
         offset = found.end
     return entries
 
 
-def container_of(store: Store) -> Container:
+def hosted_of(store: Store) -> HostedContainer:
     return store.containers[0]
 
 
+def container_of(store: Store) -> Container:
+    return store.containers[0].container
+
+
+def owner_of(slot: Slot) -> Container:
+    """The container that a slot lies in, for tests that append to it."""
+    assert isinstance(slot.owner, Container)
+    return slot.owner
+
+
+def retention_of(store: Store, consumed: Consumed | None = None) -> Retention:
+    """As after a start: what its first look finds is remembered by this one only."""
+    hosted = hosted_of(store)
+    return Retention(hosted.container, hosted.reader, hosted.catalog, consumed)
+
+
+@dataclass
+class Nowhere:
+    """The owner of a slot that lies in no container."""
+
+    id: int = 0
+    epoch: int = 0
+
+
 def maintenance_of(store: Store) -> Maintenance:
-    return store._maintenance[0]
+    return store.containers[0].maintenance
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -195,7 +221,7 @@ async def roll(store: Store, slot: Slot) -> list[bytes]:
         entries.append(b"filler %6d " % slot.end + b"." * 4 * KIB)
         await append(slot, entries[-1])
         await until(lambda: container.log.can_roll)
-    await until(lambda: container.files and container.files[-1].first_lsn == first)
+    await until(lambda: container.files.complete and container.files.complete[-1].first_lsn == first)
     return entries
 
 

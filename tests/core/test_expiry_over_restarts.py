@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from core.clock import ManualClock
-from core.retention import Retention
 from core.store import TIME_FILE, Store
 from core.streams.live import Slot
 from core.trusted_time import HOLD_MS
-from tests.core.support import append, container_of, make, open_store, run
+from tests.core.support import append, make, open_store, retention_of, run
 
 HOUR_S = 3_600
 DAY_S = 24 * HOUR_S
@@ -38,7 +37,7 @@ async def begin(directory: Path, clock: ManualClock) -> None:
 
 
 async def look(store: Store) -> None:
-    await Retention(container_of(store)).enforce()
+    await retention_of(store).enforce()
 
 
 def held(slot: Slot) -> tuple[int, bool]:

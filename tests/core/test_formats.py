@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.container.damage import DamagedRange
-from core.container.damage import decode as decode_damaged
 from core.errors import Corrupt, CorruptState
 from core.index.rows import SlotColumns, decode_block, read_directory, sidecar_path, write_sidecar
 from core.log.format import (
@@ -33,7 +31,10 @@ from core.log.format import (
 from core.log.log_file import LogFile
 from core.log.records import Delete, Operation, Put, Trim, decode_update, encode_update
 from core.log.replay import open_log_files, scan
-from core.streams.live import SegmentStretch, Slot
+from core.streams.damage import DamagedRange
+from core.streams.damage import decode as decode_damaged
+from core.streams.live import Slot
+from core.streams.slot_format import SegmentStretch
 from core.streams.state import decode_stream, new_stream
 from core.streams.transactions import Aborted, SlotTransactions
 from core.streams.writers import new_batch
@@ -108,7 +109,7 @@ async def slot_in(directory: Path) -> Slot:
 def slot_state(slot: Slot) -> bytes:
     slot.start, slot.end, slot.durable_end, slot.total_bytes, slot.start_bytes = 10, 30, 25, 900, 300
     slot.tiered_end, slot.tiered_bytes = 12, 340
-    slot.epochs = [(0, 0), (2, 12), (5, 25)]
+    slot.leader_epochs = [(0, 0), (2, 12), (5, 25)]
     slot.record_writer(77, new_batch(1, 2**31 - 2, 15, 5, 1_000), 2_000)
     slot.record_writer(77, new_batch(1, 3, 20, 5, 1_001), 2_001)
     slot.record_writer(77, new_batch(1, 8, 25, 5, 1_002), 2_002)
@@ -191,7 +192,7 @@ def test_slots_of_the_first_release_are_read(tmp_path: Path) -> None:
 def assert_saved_slot(again: Slot) -> None:
     assert (again.start, again.end, again.durable_end, again.start_bytes) == (10, 25, 25, 300)
     assert (again.tiered_end, again.tiered_bytes) == (12, 340)
-    assert again.epochs == [(0, 0), (2, 12)]
+    assert again.leader_epochs == [(0, 0), (2, 12)]
     assert again.writers is not None
     assert [batch.base for batch in again.writers[77].batches] == [15, 20]
     assert again.segments == [SegmentStretch(10, 3, 300), SegmentStretch(14, 7, 400)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.retention import Limits
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 
 NOW_MS = 1_000_000
 

@@ -10,17 +10,18 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import OutOfRange
-from core.retention import Retention
 from core.store import Store
 from core.trusted_time import HOLD_MS
 from tests.core.support import (
     KIB,
     append,
     container_of,
+    hosted_of,
     maintenance_of,
     make,
     open_store,
     read_all,
+    retention_of,
     roll,
     run,
 )
@@ -31,7 +32,7 @@ HOLD_AFTER_JUMP_S = HOLD_MS / 1000
 
 async def clean_up(store: Store) -> int:
     """Retention, then what the background does with what it left; how many log files went."""
-    await Retention(container_of(store)).enforce()
+    await retention_of(store).enforce()
     await maintenance_of(store).index_files()
     await maintenance_of(store).checkpoint()
     return await maintenance_of(store).truncate()
@@ -65,7 +66,7 @@ def test_what_leaves(tmp_path: Path, config: dict[str, object], left: int) -> No
         for number in range(6):
             await append(slot, b"%100d" % number, timestamp=clock.wall_ms() - (5 - number) * HOUR_MS - 1)
         await clean_up(store)
-        assert [b"%100d" % number for number in range(6 - left, 6)] == await read_all(slot)
+        assert [b"%100d" % number for number in range(6 - left, 6)] == await read_all(store, slot)
         assert (6 - left, 100 * left) == (slot.start, slot.size_bytes)
         await store.close()
 
@@ -80,7 +81,7 @@ def test_entries_that_do_not_say_their_age(tmp_path: Path, unusable: int) -> Non
         clock = ManualClock()
         store = await open_store(tmp_path, clock=clock)
         slot = (await make(store, retention_ms=4 * HOUR_MS)).slot(0)
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         await append(slot, b"old", timestamp=clock.wall_ms() - 5 * HOUR_MS)
         await append(slot, b"says nothing", timestamp=unusable)
         await append(slot, b"old, too", timestamp=clock.wall_ms() - 5 * HOUR_MS)
@@ -113,7 +114,7 @@ def test_age_by_log_file(tmp_path: Path) -> None:
         store = await open_store(tmp_path, clock=clock)
         again = store.streams.get("s")
         assert again is not None
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         starts = []
         for _ in range(5):
             clock.advance(HOUR_MS / 1000)
@@ -136,14 +137,14 @@ def test_files_go_exactly_when_nobody_needs_them(tmp_path: Path) -> None:
         for _ in range(4):
             await roll(store, stream.slot(0))
         await clean_up(store)
-        await stream.slot(0).truncate_before(stream.slot(0).durable_end)
+        await store.hosted(stream.slot(0)).truncate(stream.slot(0), stream.slot(0).durable_end)
         used = disk_usage(tmp_path)
         assert await clean_up(store) == 0
 
-        await stream.slot(1).truncate_before(1)
+        await store.hosted(stream.slot(1)).truncate(stream.slot(1), 1)
         assert await maintenance_of(store).truncate() == 4
         assert disk_usage(tmp_path) < used / 2
-        assert container.files == []
+        assert container.files.complete == []
         assert list((tmp_path / "container-0" / "log").glob("*.idx")) == []
 
         await append(stream.slot(0), b"goes on")
@@ -152,7 +153,7 @@ def test_files_go_exactly_when_nobody_needs_them(tmp_path: Path) -> None:
         store = await open_store(tmp_path)
         recovered = store.streams.get("s")
         assert recovered is not None
-        assert await read_all(recovered.slot(0)) == [b"goes on"]
+        assert await read_all(store, recovered.slot(0)) == [b"goes on"]
         assert (end - 1, end, 1, 1) == (
             recovered.slot(0).start,
             recovered.slot(0).end,
@@ -160,7 +161,7 @@ def test_files_go_exactly_when_nobody_needs_them(tmp_path: Path) -> None:
             recovered.slot(1).end,
         )
         with pytest.raises(OutOfRange):
-            await recovered.slot(0).truncate_before(end + 1)
+            await store.hosted(recovered.slot(0)).truncate(recovered.slot(0), end + 1)
         await store.close()
 
     run(scenario())
@@ -198,12 +199,12 @@ def test_readers_of_a_file_that_goes(tmp_path: Path) -> None:
         for _ in range(5):
             entries += await roll(store, slot)
         await maintenance_of(store).index_files()
-        reader = container_of(store).reader
+        reader = hosted_of(store).reader
         reads = [
             asyncio.create_task(reader.read(slot, offset, slot.durable_end, 8 * KIB, True))
             for offset in range(len(entries) - 20)
         ]
-        await slot.truncate_before(slot.durable_end)
+        await store.hosted(slot).truncate(slot, slot.durable_end)
         await clean_up(store)
         for offset, result in enumerate(await asyncio.gather(*reads, return_exceptions=True)):
             if not isinstance(result, OutOfRange):
@@ -219,7 +220,7 @@ def test_nothing_leaves_because_of_a_jump(tmp_path: Path) -> None:
         clock = ManualClock()
         store = await open_store(tmp_path, clock=clock)
         slot = (await make(store, retention_ms=HOUR_MS)).slot(0)
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         await append(slot, b"kept", timestamp=clock.wall_ms())
         clock.jump_wall(1000 * HOUR_MS)
         assert (await retention.enforce(), slot.start) == (0, 0)
@@ -242,7 +243,7 @@ def test_nothing_leaves_because_of_a_jump_between_two_runs(tmp_path: Path) -> No
         store = await open_store(tmp_path, clock=clock)
         stream = store.streams.get("s")
         assert stream is not None
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         assert (await retention.enforce(), stream.slot(0).start) == (0, 0)
         clock.advance(HOLD_AFTER_JUMP_S)
         assert (await retention.enforce(), stream.slot(0).start) == (1, 1)
@@ -259,7 +260,7 @@ def test_idle_writers_are_forgotten(tmp_path: Path) -> None:
         store = await open_store(tmp_path, clock=clock)
         slot = (await make(store)).slot(0)
         await append(slot, os.urandom(10), writer=(7, 0, 0))
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         clock.advance(86_401)
         await retention.enforce()
         clock.advance(HOLD_AFTER_JUMP_S + 1)

@@ -20,6 +20,7 @@ from tests.core.support import (
     begin_append,
     container_of,
     fast_directory,
+    hosted_of,
     maintenance_of,
     open_store,
     run,
@@ -53,21 +54,23 @@ def test_many_tiny_entries() -> None:
                 container.append(slots[number % 16], b"tiny", 1, number)
             await container.log.synced(container.log.next_lsn - 1)
             await until(lambda: container.log.can_roll)
-            if container.unindexed:
+            if container.files.unindexed:
                 await maintenance_of(store).index_files()
                 assert container.cache.used <= config.cache_bytes
-                rows = sum(len(columns) for kept in container.file_columns.values() for _, columns in kept)
+                rows = sum(len(columns) for kept in container.files._columns.values() for _, columns in kept)
                 assert rows <= 2 * config.log_file_entries_max + 5_000
         gc.collect()
         bound = config.cache_bytes + 2 * config.log_file_entries_max * (ROW_BYTES + 8)
         assert resident_bytes() - before < 2 * bound + 16 * MIB
         assert [entries_max // 16] * 16 == [slot.durable_end for slot in slots]
-        assert container.reader.index_cache_used == 0
+        assert hosted_of(store).reader.index_cache_used == 0
         for slot in slots:
-            found = await container.reader.read(slot, 0, slot.durable_end, 4 * 1000, True)
+            found = await hosted_of(store).reader.read(slot, 0, slot.durable_end, 4 * 1000, True)
             assert len(found.parts) == 1000
         assert (
-            0 < container.reader.index_cache_used <= config.index_cache_bytes + ROW_BYTES * config.log_file_entries_max
+            0
+            < hosted_of(store).reader.index_cache_used
+            <= config.index_cache_bytes + ROW_BYTES * config.log_file_entries_max
         )
         await store.close()
 

@@ -24,8 +24,7 @@ from core.errors import StaleWriterEpoch
 from core.index.rows import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from core.streams.writers import Duplicate
 from tests.core.store_model import Entry, ModelSlot, ModelStream
 from tests.core.support import (
@@ -241,7 +240,7 @@ class StoreMachine(RuleBasedStateMachine):
     def trim(self, data: st.DataObject, to_end: bool) -> None:
         slot, model = self.any_slot(data)
         offset = model.end if to_end else data.draw(st.integers(0, model.end))
-        assert max(offset, model.start) == self.run(slot.truncate_before(offset))
+        assert max(offset, model.start) == self.run(self.store.hosted(slot).truncate(slot, offset))
         model.start = max(offset, model.start)
 
     # Transactions
@@ -344,7 +343,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def index_in_time(self) -> None:
         """As the background does: with too many files that are not indexed, the log takes no more."""
-        if len(self.container.unindexed) > UNINDEXED_FILES_MAX // 4:
+        if len(self.container.files.unindexed) > UNINDEXED_FILES_MAX // 4:
             self.index()
 
     @rule()
@@ -363,7 +362,7 @@ class StoreMachine(RuleBasedStateMachine):
             maintenance = maintenance_of(self.store)
             await maintenance.index_files()
             await maintenance.checkpoint()
-            for file in self.container.files[:1]:
+            for file in self.container.files.complete[:1]:
                 needed = [ref for ref in read_directory(file) if maintenance._is_needed(ref)]
                 if needed and maintenance._is_settled(file):
                     await maintenance._keeper._keep(file, needed)
@@ -375,7 +374,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(0, 10))
     def retain(self, seconds: int) -> None:
         self.clock.advance(seconds)
-        self.run(self.store._retention[0].enforce())
+        self.run(self.store.containers[0].retention.enforce())
         now = self.clock.wall_ms()
         for stream in self.streams.values():
             policy = policy_from(stream.config)
@@ -392,7 +391,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def forget_cache(self) -> None:
         """The tail cache lost everything: reads go to the files."""
-        for _, columns in itertools.chain.from_iterable(self.container.file_columns.values()):
+        for _, columns in itertools.chain.from_iterable(self.container.files._columns.values()):
             columns.payload[:] = [None] * len(columns.payload)
 
     # Restarts
@@ -506,7 +505,7 @@ class StoreMachine(RuleBasedStateMachine):
         slot, model = self.any_slot(data)
         end = slot.stable_end if committed else slot.durable_end
         offset = data.draw(st.integers(model.start, end))
-        found = self.run(self.container.reader.read(slot, offset, end, max_bytes, at_least_one))
+        found = self.run(self.store.hosted(slot).reader.read(slot, offset, end, max_bytes, at_least_one))
         wanted = [entry for entry in model.entries if offset < entry.end <= end]
         parts = [entry.payload for entry in wanted[: len(found.parts)]]
         assert parts == list(map(bytes, found.parts))
@@ -524,12 +523,12 @@ class StoreMachine(RuleBasedStateMachine):
         slot, model = self.any_slot(data)
         live = model.live
         wanted = data.draw(st.sampled_from([0, self.clock.wall_ms(), *(e.timestamp + d for e in live for d in (0, 1))]))
-        found = self.run(slot.entry_at_time(wanted))
+        found = self.run(self.store.hosted(slot).reader.entry_at_time(slot, wanted, 0))
         first = next((e for e in live if e.timestamp >= wanted), None)
         assert (None if first is None else (first.base, first.count, first.timestamp, first.payload)) == (
             None if found is None else (found.first, found.count, found.max_timestamp, found.payload)
         )
-        newest = self.run(slot.entry_with_max_timestamp())
+        newest = self.run(self.store.hosted(slot).reader.entry_with_max_timestamp(slot))
         last = max(live, key=lambda e: (e.timestamp, -e.base), default=None)
         assert (last and last.base) == (newest and newest.first)
 
@@ -549,9 +548,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert (model.start, model.end, model.end) == (slot.start, slot.durable_end, slot.end)
         live = model.live
         assert sum(len(e.payload) for e in live) == slot.size_bytes
-        assert [e.payload for e in live] == self.run(read_all(slot, model.start))
+        assert [e.payload for e in live] == self.run(read_all(self.store, slot, model.start))
         assert [e.segment for e in live] == [slot.segment_at(e.base)[0] for e in live]
-        epochs = [epoch for epoch, _ in slot.epochs]
+        epochs = [epoch for epoch, _ in slot.leader_epochs]
         assert sorted(set(epochs)) == epochs
         self.check_transactions(slot, model)
         for writer, sent in model.sequences.items():

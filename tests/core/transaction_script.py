@@ -7,7 +7,7 @@ from typing import Final
 
 from core.log.records import Put
 from core.streams.live import Slot
-from tests.core.support import append, append_in_transaction, end_of
+from tests.core.support import append, append_in_transaction, end_of, owner_of
 
 WRITERS: Final = {"a": 1, "b": 2, "c": 3}
 DONE: Final = Put("t", b"done", b"x")
@@ -22,7 +22,7 @@ async def play(slot: Slot, script: str) -> None:
             await append_in_transaction(slot, b"x", (WRITERS[token], 0, next_sequence(slot, WRITERS[token])))
         else:
             end = end_of(slot, WRITERS[token[0]], committed=token[1] == "+")
-            await slot.container.end_transactions([replace(end, entry=lambda *_: b"x")], [DONE])
+            await owner_of(slot).end_transactions([replace(end, entry=lambda *_: b"x")], [DONE])
 
 
 def next_sequence(slot: Slot, writer_id: int) -> int:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from core.container.ports import TransactionEnd
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.records import Put
+from core.store import Store
 from core.streams.entries import ReadResult
 from core.streams.live import Slot
-from core.streams.transactions import TransactionEnd
-from tests.core.support import Outcome, until
+from tests.core.support import Outcome, owner_of, until
 from tests.tier2.chunks import entry
 
 TABLE = "transactions"
@@ -21,6 +22,7 @@ TABLE = "transactions"
 class Transactional:
     """Appends to a slot, and remembers it."""
 
+    store: Store
     slot: Slot
     written: list[bytes] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # of entries, by their place in `written`
@@ -29,7 +31,7 @@ class Transactional:
 
     async def append(self, writer_id: int = -1, count: int = 1, body: int = 10) -> int:
         """An entry, of the writer's transaction if one is named; the first sequence number."""
-        slot, container = self.slot, self.slot.container
+        slot, container = self.slot, owner_of(self.slot)
         payload = bytes(entry(slot.end, count, 1000 + slot.end, b"." * body).payload)
         outcome = Outcome()
         flags = 0 if writer_id < 0 else IN_TRANSACTION
@@ -59,7 +61,7 @@ class Transactional:
             timestamp=timestamp,
             entry=made_at,
         )
-        done = self.slot.container.end_transactions([end], [Put(TABLE, b"%d" % writer_id, b"ended")])
+        done = owner_of(self.slot).end_transactions([end], [Put(TABLE, b"%d" % writer_id, b"ended")])
         first = self.open.pop(writer_id)
         if not committed:
             self.aborted.append((marker, first, writer_id))
@@ -92,7 +94,7 @@ def told(found: ReadResult) -> list[tuple[int, int, int]]:
 
 async def check_all(model: Transactional, offsets: Sequence[int], limits: Sequence[int]) -> None:
     """Read on to the end from each offset, with each limit."""
-    slot, reader = model.slot, model.slot.container.reader
+    slot, reader = model.slot, model.store.hosted(model.slot).reader
     for start in offsets:
         for max_bytes in limits:
             offset = start
@@ -105,10 +107,10 @@ async def check_all(model: Transactional, offsets: Sequence[int], limits: Sequen
 
 async def check_each(model: Transactional, limits: Sequence[int]) -> None:
     """One read at each offset, with each limit."""
-    slot = model.slot
+    slot, reader = model.slot, model.store.hosted(model.slot).reader
     for offset in range(slot.start, slot.durable_end):
         for max_bytes in limits:
-            model.check(offset, await slot.container.reader.read(slot, offset, slot.durable_end, max_bytes, True))
+            model.check(offset, await reader.read(slot, offset, slot.durable_end, max_bytes, True))
 
 
 async def write_randomly(model: Transactional, random: Random, size: int, body: int) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from core.config import StoreConfig
 from core.store import Store
-from core.streams.state import Epoch, StreamPolicy
+from core.streams.policy import StreamPolicy
+from core.streams.state import Epoch
 from tests.faults.client import Connection
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.faults.history import History

@@ -147,7 +147,7 @@ def one_life(place: Path, copies: Path, number: int | None, kind: Kind = ANY) ->
                 raise
             return script
         script.run()
-        if not script.finished and gateway.process.serving is not None:
+        if not script.finished and gateway.process is not None:
             assert gateway.await_end() == KILLED, gateway.last_output()
         return script
 

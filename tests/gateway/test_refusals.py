@@ -17,6 +17,7 @@ from core.errors import (
     CorruptState,
     ErrorKind,
     MissingChunk,
+    NotHosted,
     OutOfRange,
     SequenceGap,
     StaleWriterEpoch,
@@ -45,6 +46,7 @@ ERRORS: Final[tuple[StoreError, ...]] = (
     TooManyWriters(5),
     StorageFailure("the disk is gone"),
     StoreClosed("stopping"),
+    NotHosted(3),
     Corrupt(Path("a.log"), 0, "torn", "Restore it"),
     CorruptLog(Path("a.log"), 0, "torn", "Restore it"),
     TierUnavailable("away"),
@@ -58,6 +60,7 @@ ERRORS: Final[tuple[StoreError, ...]] = (
 STORAGE: Final = ErrorCode.kafka_storage_error
 AWAY: Final = ErrorCode.coordinator_not_available
 LOST: Final = ErrorCode.not_coordinator
+LEADER: Final = ErrorCode.not_leader_or_follower
 OTHER: Final = ErrorCode.unknown_server_error
 UNKNOWN: Final = ErrorCode.unknown_topic_or_partition
 
@@ -72,6 +75,7 @@ TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, Error
     TooManyWriters: (ErrorCode.not_enough_replicas, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StorageFull: (ErrorCode.not_enough_replicas, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StorageFailure: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, STORAGE),
+    NotHosted: (LEADER, LEADER, LEADER, STORAGE, LOST, OTHER),
     StoreClosed: (STORAGE, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     Corrupt: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
     CorruptLog: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),

@@ -32,7 +32,7 @@ INDEX_BYTES_MIN: Final = 4096
 class Lookups(Protocol):
     """What is known of chunks: `core.tiering.catalog`."""
 
-    async def run(self, function: Callable[..., Any], *args: object) -> Any:
+    async def in_thread(self, function: Callable[..., Any], *args: object) -> Any:
         """Run a blocking look-up in a thread."""
 
     async def run_at(self, stream_id: int, slot: int, offset: int) -> RunRow | None:

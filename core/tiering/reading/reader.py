@@ -278,7 +278,7 @@ class TieredReader:
                     return row
             return None
 
-        while (row := await self._lookups.run(next_row)) is not None:
+        while (row := await self._lookups.in_thread(next_row)) is not None:
             run = await self._indices.open(row)
             if run is not None:
                 view = View(run, self._pages.find, self._head_of)
@@ -305,7 +305,7 @@ class TieredReader:
             return max(within, key=lambda row: row.max_timestamp, default=None)
 
         best: StoredEntry | None = None
-        row = await self._lookups.run(newest, start)
+        row = await self._lookups.in_thread(newest, start)
         while row is not None and row.max_timestamp > (newer_than if best is None else best.max_timestamp):
             run = await self._indices.open(row)
             if run is not None:
@@ -317,7 +317,7 @@ class TieredReader:
             if row.first >= start:
                 break
             # What is newest in it may lie before the start: then one of those behind it may be newer.
-            row = await self._lookups.run(newest, row.end)
+            row = await self._lookups.in_thread(newest, row.end)
         return best
 
     async def _entry(self, view: View, position: int) -> StoredEntry:

@@ -10,15 +10,12 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from core.tiering.filters import CompactionScope
+from core.tiering.rewriting.cleaned import CLEANED_TABLE, Cleaned, cleaned_key, decode_cleaned, slot_in
 from core.tiering.rewriting.requests import SlotKey
 from core.tiering.rewriting.rules import (
-    CLEANED_TABLE,
     Candidate,
-    Cleaned,
     Dirt,
     Portion,
-    cleaned_key,
-    decode_cleaned,
     dirt_of,
     is_worth_merging,
     merge_groups,
@@ -32,6 +29,7 @@ from core.turns import Turn
 if TYPE_CHECKING:
     from core.container.container import Container
     from core.streams.live import Slot
+    from core.tiering.catalog import Catalog
     from tier2.chunk_format import ChunkId
 
 SLOT_AGAIN_S: Final = 60.0
@@ -67,8 +65,9 @@ class Busy:
 class MergePlanner:
     """Finds chunks to merge, and to free of what is dead in them."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, catalog: Catalog) -> None:
         self._container = container
+        self._catalog = catalog
         self._levels: dict[ChunkId, int] = {}
         self._not_worth: set[ChunkId] = set()
         self._avoid: dict[ChunkId, float] = {}
@@ -100,7 +99,7 @@ class MergePlanner:
         self._avoid = {chunk: until_s for chunk, until_s in self._avoid.items() if until_s > now}
         small: list[Candidate] = []
         dead: list[Candidate] = []
-        for row in self._container.catalog.iter_verified():
+        for row in self._catalog.iter_verified():
             if not row.runs or row.id in self._avoid or busy.has_chunk(row.id):
                 continue
             found = Candidate(row.id, row.size, row.live_bytes, len(row.runs), row.runs[0])
@@ -116,7 +115,7 @@ class MergePlanner:
         if known is not None:
             return known
         key = candidate.any_run
-        run = self._container.catalog.find_run(key.stream_id, key.slot, key.first)
+        run = self._catalog.find_run(key.stream_id, key.slot, key.first)
         return 0 if run is None else run.generation
 
     def _some_of(self, dead: Iterable[Candidate]) -> Iterator[Candidate]:
@@ -129,7 +128,7 @@ class MergePlanner:
             yield found
 
     def _runs_of(self, chunk: ChunkId) -> Sequence[RunKey]:
-        row = self._container.catalog.find_chunk(chunk)
+        row = self._catalog.find_chunk(chunk)
         return row.runs if row is not None and row.state is ChunkState.VERIFIED else ()
 
     def _portions(self, keys: Iterable[RunKey], busy: Busy) -> list[Portion]:
@@ -143,7 +142,7 @@ class MergePlanner:
             if slot is None or busy.has_slot(slot_key):
                 continue
             last = max(firsts)
-            for run in self._container.catalog.iter_runs(*slot_key, max(slot.start, min(firsts))):
+            for run in self._catalog.iter_runs(*slot_key, max(slot.start, min(firsts))):
                 if run.first > last:
                     break
                 if run.first in firsts:
@@ -154,8 +153,9 @@ class MergePlanner:
 class CompactionPlanner:
     """Finds slots of compacted streams that are due."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, catalog: Catalog) -> None:
         self._container = container
+        self._catalog = catalog
         self._looked: dict[SlotKey, tuple[int, float]] = {}  # tiered end, and until when nothing else is looked at
 
     def avoid(self, chosen: Iterable[Dirt]) -> None:
@@ -171,7 +171,7 @@ class CompactionPlanner:
         due = list(self._slots_to_look_at(busy))
         if not due:
             return []
-        found, young = await self._container.catalog.run(self._dirt, due)
+        found, young = await self._catalog.in_thread(self._dirt, due)
         for key in (*(one.slot for one in found), *young):  # their turn is soon
             self._looked.pop(key, None)
         return next_round(found, self._container.config.chunk_bytes)
@@ -216,9 +216,9 @@ class CompactionPlanner:
         for slot, cleaned in slots:
             key = SlotKey(slot.stream.id, slot.number)
             runs: list[RunRow] = []
-            for run in self._container.catalog.iter_runs(*key, slot.start):
+            for run in self._catalog.iter_runs(*key, slot.start):
                 if run.chunk not in verified:
-                    row = self._container.catalog.find_chunk(run.chunk)
+                    row = self._catalog.find_chunk(run.chunk)
                     verified[run.chunk] = row is not None and row.state is ChunkState.VERIFIED
                     made_ms[run.chunk] = now.timestamps_ms if row is None else row.created_ms
                 if not verified[run.chunk]:
@@ -242,12 +242,6 @@ def _last_entries(slot: Slot) -> Generator[None, None, dict[int, int]]:
         }
         yield
     return last
-
-
-def slot_in(container: Container, key: SlotKey) -> Slot | None:
-    """The slot, unless its stream is gone."""
-    stream = container.streams.get(key.stream_id)
-    return None if stream is None or key.slot >= stream.slot_count else stream.slot(key.slot)
 
 
 def _less(counter: Counter[SlotKey] | Counter[ChunkId], key: SlotKey | ChunkId) -> None:

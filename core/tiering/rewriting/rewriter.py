@@ -13,8 +13,9 @@ Here is the order of things, for one container:
 **Invariants**
 
 - Inputs are runs of verified chunks, and no run is in two rewrites at a time (`_busy`).
-- What is committed replaces exactly the rows that it was made of: they are looked at again under `Tier.changing`, from
-  look to change. A slot whose rows are no longer those, or that starts behind them by now, is left out.
+- What is committed replaces exactly the rows that it was made of: they are looked at again under
+  `TierContext.changing`, which is held until they are changed. A slot whose rows are no longer those, or that starts
+  behind them by now, is left out.
 - Outputs of a compaction are committed front to back. A round counts (table ``compactions``) with its last output, so
   no tombstone leaves before everything older than it has been through a round that knew its key.
 - A worker that fails, or a store that stops amid anything, leaves intents, which the next start abandons.
@@ -27,28 +28,33 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from core.background import Background
 from core.errors import StorageFull
 from core.log.records import Delete, Operation, Put
-from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner, slot_in
-from core.tiering.rewriting.requests import Learn, Rewrite, Rewritten, SlotKey
-from core.tiering.rewriting.rules import (
+from core.tiering.context import TierContext
+from core.tiering.filters import WorkerSetup
+from core.tiering.rewriting.cleaned import (
     CLEANED_TABLE,
     Cleaned,
-    Dirt,
-    Portion,
     cleaned_key,
-    compaction_portion,
     decode_cleaned,
     decode_cleaned_key,
+    slot_in,
+)
+from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner
+from core.tiering.rewriting.requests import Learn, Rewrite, Rewritten, SlotKey
+from core.tiering.rewriting.rules import (
+    Dirt,
+    Portion,
+    compaction_portion,
     dirty_runs,
     inputs_of,
     output_rows,
     slot_of,
 )
-from core.tiering.rewriting.worker import Worker, WorkerFailed, WorkerSetup
+from core.tiering.rewriting.worker import Worker, WorkerFailed
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -58,13 +64,10 @@ from core.tiering.rows import (
     RunRow,
     chunk_key,
     parse_chunk_key,
+    without_runs,
 )
-from core.tiering.upkeep.collector import without_runs
 from tier2.chunk_format import ChunkId, StreamRef
 from tier2.storage import StorageError
-
-if TYPE_CHECKING:
-    from core.tiering.tier import Tier
 
 logger = logging.getLogger(__name__)
 
@@ -121,24 +124,26 @@ class _Made:
 class Rewriter:
     """Rewrites for one container."""
 
-    def __init__(self, tier: Tier, setup: WorkerSetup) -> None:
-        self._tier = tier
-        self._container = tier.container
-        self._config = tier.container.config
-        self._clock = tier.container.clock
-        self._worker = Worker(setup, str(tier.container.directory.parent))
+    def __init__(self, context: TierContext, setup: WorkerSetup) -> None:
+        container = context.container
+        self._context = context
+        self._container = container
+        self._catalog = context.catalog
+        self._config = container.config
+        self._clock = container.clock
+        self._worker = Worker(setup, str(container.directory.parent))
         self._can_compact = setup.filter_for is not None
         self._made: deque[_Made] = deque()
         self._busy = Busy()
-        self._merges = MergePlanner(tier.container)
-        self._compactions = CompactionPlanner(tier.container)
-        self._looked: tuple[int, float] = (-1, 0.0)  # chunks that came and runs that went, when
+        self._merges = MergePlanner(container, context.catalog)
+        self._compactions = CompactionPlanner(container, context.catalog)
+        self._looked: tuple[int, float] = (-1, 0.0)  # `TierContext.rows_changed`, when
         self._worked_s = 0.0
         self._background = Background(
             "rewriting of chunks",
-            tier.container.id,
+            context.container.id,
             self._step,
-            retry_s=tier.container.config.rewrite_interval_ms / 1000,
+            retry_s=context.container.config.rewrite_interval_ms / 1000,
             expected=(WorkerFailed,),
         )
         self.counters = Counters()
@@ -179,7 +184,7 @@ class Rewriter:
         Raises StoreError, StorageError, WorkerFailed.
         """
         await self._commit_due()
-        if self._tier.is_pressed or self._tier.snapshots.lacks_room:
+        if self._context.is_pressed or self._context.snapshots.lacks_room:
             return False  # storage and processors are needed elsewhere
         now = self._clock.monotonic_s()
         if await self._compact() or await self._merge():
@@ -192,12 +197,11 @@ class Rewriter:
     # What is due
 
     async def _merge(self) -> bool:
-        now, tier = self._clock.monotonic_s(), self._tier
-        chunks = tier.writer.counters.chunks + self.counters.rewrites + tier.collector.removed_runs
+        now, changed = self._clock.monotonic_s(), self._context.rows_changed
         known, looked_s = self._looked
-        if known == chunks and now - looked_s < LOOK_AGAIN_S:
+        if known == changed and now - looked_s < LOOK_AGAIN_S:
             return False
-        plan = await self._container.catalog.run(self._merges.plan, self._busy)
+        plan = await self._catalog.in_thread(self._merges.plan, self._busy)
         made = 0
         for portion in plan:
             try:
@@ -211,7 +215,7 @@ class Rewriter:
                 self._merges.avoid([bad] if bad is not None else [run.chunk for run in portion.runs])
                 logger.error("chunks are left as they are for now", extra={"reason": str(error)})
         if not made:
-            self._looked = chunks, now
+            self._looked = changed, now
         return bool(made)
 
     async def _compact(self) -> bool:
@@ -277,7 +281,7 @@ class Rewriter:
         request = Rewrite(
             id=chunk_id,
             key=chunk_key(chunk_id),
-            cluster_id=self._tier.long_term.cluster_id,
+            cluster_id=self._context.long_term.cluster_id,
             created_ms=self._clock.wall_ms(),
             streams=streams,
             inputs=chunks,
@@ -345,10 +349,10 @@ class Rewriter:
         """Of the chunks that are verified."""
 
         def look_up() -> dict[ChunkId, int]:
-            rows = map(self._container.catalog.find_chunk, {run.chunk for run in runs})
+            rows = map(self._catalog.find_chunk, {run.chunk for run in runs})
             return {row.id: row.size for row in rows if row is not None and row.state is ChunkState.VERIFIED}
 
-        return await self._container.catalog.run(look_up)
+        return await self._catalog.in_thread(look_up)
 
     async def _are_there(self, runs: Sequence[RunRow]) -> bool:
         """Whether all of these chunks are still verified ones."""
@@ -381,7 +385,7 @@ class Rewriter:
     async def _is_there(self, chunk: ChunkRow) -> bool:
         for attempt in range(1, STATS_MAX + 1):
             try:
-                stat = await self._tier.long_term.storage.stat(chunk_key(chunk.id))
+                stat = await self._context.long_term.storage.stat(chunk_key(chunk.id))
                 return stat is not None and (stat.size, stat.etag) == (chunk.size, chunk.etag)
             except StorageError:
                 if attempt == STATS_MAX:
@@ -391,8 +395,8 @@ class Rewriter:
 
     async def _commit(self, made: _Made) -> None:
         """Raises StoreError."""
-        async with self._tier.changing:
-            unchanged, operations = await self._container.catalog.run(self._replacing, made)
+        async with self._context.changing:
+            unchanged, operations = await self._catalog.in_thread(self._replacing, made)
             # No await from here to the record. A slot that has gone on needs neither its old rows nor a new one.
             rows = [row for row, _ in made.rows if row.key in unchanged and self._is_live(row)]
             if not rows:
@@ -404,6 +408,7 @@ class Rewriter:
             for slot_key, cleaned in made.round.cleaned.items():
                 self._show(slot_key, cleaned)
         self.counters.rewrites += 1
+        self._context.rows_changed += 1
         logger.info(
             "chunks rewritten",
             extra={"chunk": chunk_key(made.chunk.id), "runs": f"{len(made.inputs)} to {len(rows)}"},
@@ -422,7 +427,7 @@ class Rewriter:
                 operations.append(Delete(RUNS_TABLE, run.key))
                 replaced.setdefault(run.chunk, set()).add((run.stream_id, run.slot, run.first))
         for chunk_id, gone in replaced.items():
-            chunk = self._container.catalog.find_chunk(chunk_id)
+            chunk = self._catalog.find_chunk(chunk_id)
             if chunk is not None and chunk.runs:
                 operations += without_runs(chunk, gone, made.chunk.changed_ms)
         return same, operations
@@ -433,7 +438,7 @@ class Rewriter:
             return False
         start = max(slot.start, row.first)
         found: list[tuple[int, int, ChunkId]] = []
-        for run in self._container.catalog.iter_runs(row.stream_id, row.slot, start):
+        for run in self._catalog.iter_runs(row.stream_id, row.slot, start):
             if run.first >= row.end:
                 break
             found.append((run.first, run.end, run.chunk))

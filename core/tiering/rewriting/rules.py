@@ -21,15 +21,14 @@ on, goes through a round; small slots share one. With a ratio of r, a stored byt
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from core.errors import CorruptState
 from core.streams.ages import says_its_age
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
+from core.tiering.rewriting.cleaned import Cleaned
 from core.tiering.rewriting.requests import InputChunk, InputRun, OutputRun, SlotKey
 from core.tiering.rows import RunKey, RunRow, chunk_key
 from core.trusted_time import TrustedTime
@@ -50,49 +49,6 @@ RUNS_MAX: Final = 2000
 RUN_OVERHEAD_MAX: Final = 420
 """Bytes of an index for one run of one block, if its stream and segment are in it for this run alone."""
 CHUNK_OVERHEAD_MAX: Final = 500
-
-CLEANED_TABLE: Final = "compactions"
-_CLEANED_KEY: Final = struct.Struct(">II")
-_CLEANED: Final = struct.Struct("<BqQq")
-_CLEANED_VERSION: Final = 1
-
-
-class Cleaned(NamedTuple):
-    """How far a slot is compacted: a row of table ``compactions``.
-
-    key: u32 stream, u32 slot, big-endian; value: u8 version (1), i64 end, u64 bytes that lie before it, i64 when a
-    round would remove tombstones that the last one kept, ms (-1: there are none). Where no row is, all is dirty.
-    """
-
-    end: int = 0
-    size: int = 0
-    due_ms: int = -1
-
-    def encode(self) -> bytes:
-        return _CLEANED.pack(_CLEANED_VERSION, *self)
-
-
-def cleaned_key(slot: SlotKey) -> bytes:
-    return _CLEANED_KEY.pack(*slot)
-
-
-def decode_cleaned_key(key: bytes) -> SlotKey:
-    """Raises CorruptState."""
-    try:
-        return SlotKey(*_CLEANED_KEY.unpack(key))
-    except struct.error as error:
-        raise CorruptState(f"a key of table {CLEANED_TABLE} cannot be read: {error}") from error
-
-
-def decode_cleaned(value: bytes) -> Cleaned:
-    """Raises CorruptState."""
-    try:
-        version, *fields = _CLEANED.unpack(value)
-    except struct.error as error:
-        raise CorruptState(f"a row of table {CLEANED_TABLE} cannot be read: {error}") from error
-    if version != _CLEANED_VERSION:
-        raise CorruptState(f"compaction row version {version} is newer than this release")
-    return Cleaned(*fields)
 
 
 class Candidate(NamedTuple):

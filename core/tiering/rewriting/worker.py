@@ -22,14 +22,13 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import IO, Any, Final, TypeVar
 
-from core.tiering.filters import FilterFactory
+from core.tiering.filters import WorkerSetup
 from core.tiering.rewriting.job import Executor
 from core.tiering.rewriting.requests import Learn, Learned, Rewrite, Rewritten
-from tier2.chunk import EntryHeadOf
 from tier2.storage import Corrupt, ErrorKind, ObjectNotFound, Storage, StorageError
 
 _T = TypeVar("_T")
@@ -44,16 +43,6 @@ REQUEST_TIMEOUT_S: Final = 1800.0
 END_TIMEOUT_S: Final = 5.0
 OF_AN_OBJECT: Final = (ErrorKind.NOT_FOUND, ErrorKind.CORRUPT)
 """Errors that a later try meets again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSetup:
-    """What the process is made with. All callables are found by their names, in modules."""
-
-    open_storage: Callable[..., Awaitable[Storage]]
-    arguments: tuple[object, ...]
-    head_of: EntryHeadOf
-    filter_for: FilterFactory | None = None
 
 
 class WorkerFailed(Exception):

@@ -31,14 +31,13 @@ from typing import Final
 from core.applied.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
 from core.applied.tables import STORED_TABLES
 from core.config import StoreConfig
-from core.container.container import CONTAINER_TABLE, EPOCH_KEY, STREAMS_TABLE
+from core.container.container import CONTAINER_TABLE, EPOCH_KEY
 from core.errors import CorruptState
 from core.log.files import make_directory
 from core.log.format import FILE_HEADER_SIZE
 from core.log.log_file import LogPosition
-from core.store import NEXT_STREAM_KEY, STREAM_IDS_TABLE
-from core.streams.live import encode_head, encode_tiered_rest
-from core.streams.state import StreamState, decode_stream, new_stream
+from core.streams.slot_format import encode_head, encode_tiered_rest
+from core.streams.state import NEXT_STREAM_KEY, STREAM_IDS_TABLE, STREAMS_TABLE, StreamState, decode_stream, new_stream
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -342,7 +341,7 @@ class _Recovery:
             start_bytes=slot.start_bytes,
             tiered_end=slot.end,
             tiered_bytes=slot.total_bytes,
-            epochs=slot.epochs,
+            leader_epochs=slot.epochs,
         )
         puts.append(slot_item(stream_id, number, 0, head + encode_tiered_rest(())))
         writers = self._writers.get(place, ())

@@ -51,7 +51,7 @@ from tier2.storage import Buffer, NoRoom, StorageError
 if TYPE_CHECKING:
     from core.container.container import Container
     from core.streams.live import Slot
-    from core.tiering.tier import LongTermStorage
+    from core.tiering.context import LongTermStorage
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,13 @@ class Snapshots:
         """Somebody waits for one."""
         self._is_wanted = True
         self._woken.set()
+
+    def covers(self, lsn: int) -> bool:
+        """Whether a snapshot in long-term storage reflects the log up to here; if not, one is asked for."""
+        if self.covered_lsn >= lsn:
+            return True
+        self.request()
+        return False
 
     def promised(self) -> None:
         """Something happened that a recovery should not undo."""
@@ -316,5 +323,5 @@ def _slot_snapshot(slot: Slot) -> SlotSnapshot:
         slot.durable_end,
         slot.tiered_end,
         slot.tiered_bytes,
-        tuple(slot.epochs),
+        tuple(slot.leader_epochs),
     )

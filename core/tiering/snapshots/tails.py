@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from core.streams.live import encode_writer
+from core.streams.slot_format import encode_writer
 from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch, gap_after, new_batch
 from core.tiering.snapshots.format import WriterSnapshot
 

@@ -15,27 +15,26 @@ A run is dead when its slot starts behind it, or its stream is gone. A chunk goe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from core.background import Background
-from core.log.records import Delete, Operation, Put
+from core.log.records import Delete, Operation
 from core.tiering.rows import (
-    CHUNKS_TABLE,
     PENDING_TABLE,
     RUNS_TABLE,
     ChunkRow,
     ChunkState,
     RunRow,
     chunk_key,
+    without_runs,
 )
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from core.container.container import Container
     from core.streams.live import Slot
-    from core.tiering.tier import Tier
+    from core.tiering.context import TierContext
+    from core.tiering.upkeep.deletions import Deletions
     from tier2.chunk_format import ChunkId
 
 logger = logging.getLogger(__name__)
@@ -52,19 +51,23 @@ UPLOADS_SWEPT_EVERY_S: Final = 3600.0
 class Collector:
     """Garbage collection for one container."""
 
-    def __init__(self, tier: Tier) -> None:
-        self._tier = tier
-        self._container: Container = tier.container
-        self._clock = tier.container.clock
+    def __init__(self, context: TierContext, deletions: Deletions, forget: Callable[[ChunkId], None]) -> None:
+        """`forget`: the readers' caches let go of an object that is gone."""
+        self._context = context
+        self._deletions = deletions
+        self._forget = forget
+        self._container = context.container
+        self._catalog = context.catalog
+        self._storage = context.long_term.storage
+        self._clock = context.container.clock
         self._known_dead: set[ChunkId] = set()  # and a snapshot that covers their end was asked for
         self._deletions_seen = -1
         self._swept: set[ChunkId] = set()  # abandoned ones whose key was deleted once
         self._uploads_swept_s: float | None = None
-        self._tick_s = min(TICK_S, tier.container.config.file_delete_delay_ms / 4000)
-        self._background = Background("removal of chunks", tier.container.id, self._step, retry_s=PAUSE_S)
+        self._tick_s = min(TICK_S, context.container.config.file_delete_delay_ms / 4000)
+        self._background = Background("removal of chunks", context.container.id, self._step, retry_s=PAUSE_S)
         self.deleted_objects = 0
         self.failures = 0
-        self.removed_runs = 0
 
     @property
     def last_error(self) -> str | None:
@@ -72,21 +75,23 @@ class Collector:
         return self._background.last_error
 
     def start(self) -> None:
-        self.look_again()  # what died before a crash
+        self._context.look_again()  # what died before a crash
         self._background.start()
 
     async def stop(self) -> None:
         await self._background.stop()
 
-    def look_again(self) -> None:
-        """Something may have died where nobody looks: look at everything once."""
+    def _look_again(self) -> None:
+        """Look at everything once."""
         container = self._container
         container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.written_slots())
         self._deletions_seen = -1
 
     async def _step(self) -> float:
-        self._tier.log_changed()
+        self._container.log_changed()
         try:
+            if self._context.take_unseen_deaths():
+                self._look_again()
             await self._collect_streams()
             await self._collect_slots()
             await self._delete_objects()
@@ -103,8 +108,8 @@ class Collector:
         container = self._container
         while container.trimmed:
             slots = list(container.trimmed)[:SLOTS_PER_STEP]
-            async with self._tier.changing:
-                await self._remove(await container.catalog.run(self._dead_runs, slots))
+            async with self._context.changing:
+                await self._remove(await self._catalog.in_thread(self._dead_runs, slots))
             for slot in slots:
                 container.trimmed.pop(slot, None)
 
@@ -112,21 +117,21 @@ class Collector:
         dead: list[RunRow] = []
         for slot in slots:
             start = slot.start
-            for run in self._container.catalog.iter_runs(slot.stream.id, slot.number, -1):
+            for run in self._catalog.iter_runs(slot.stream.id, slot.number, -1):
                 if run.end > start:
                     break
                 dead.append(run)
         return dead
 
     async def _collect_streams(self) -> None:
-        catalog, deletions = self._container.catalog, self._container.streams_deleted
+        catalog, deletions = self._catalog, self._container.streams_deleted
         if deletions == self._deletions_seen:
             return
         self._deletions_seen = deletions
-        for stream_id in await catalog.run(lambda: list(catalog.iter_streams())):
+        for stream_id in await catalog.in_thread(lambda: list(catalog.iter_streams())):
             if stream_id not in self._container.streams:
-                async with self._tier.changing:
-                    await self._remove(await catalog.run(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
+                async with self._context.changing:
+                    await self._remove(await catalog.in_thread(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
 
     async def _remove(self, dead: Sequence[RunRow]) -> None:
         """Forget runs, and take them off their chunks. A run that a rewrite has put in their place must not go."""
@@ -135,7 +140,7 @@ class Collector:
             chunks = await self._without(some)
             gone: list[Operation] = [Delete(RUNS_TABLE, run.key) for run in some]
             await self._container.update(*gone, *chunks)
-            self.removed_runs += len(some)
+            self._context.rows_changed += len(some)
 
     async def _without(self, runs: Iterable[RunRow]) -> list[Operation]:
         """The rows of these runs' chunks, without the runs."""
@@ -144,7 +149,7 @@ class Collector:
             by_chunk.setdefault(run.chunk, set()).add((run.stream_id, run.slot, run.first))
         operations: list[Operation] = []
         for chunk_id, gone in by_chunk.items():
-            row = await self._container.catalog.chunk(chunk_id)
+            row = await self._catalog.chunk(chunk_id)
             if row is not None:
                 operations += without_runs(row, gone, self._container.trusted.stamp_ms())
         return operations
@@ -153,7 +158,7 @@ class Collector:
 
     async def _delete_objects(self) -> None:
         config, now = self._container.config, self._container.trusted.now()
-        for row in self._container.catalog.pending:
+        for row in self._catalog.pending:
             age_ms = now.age_ms(row.changed_ms)  # over restarts, too
             if row.state is ChunkState.DELETING:
                 await self._delete_unreferenced(row, is_due=age_ms >= config.file_delete_delay_ms)
@@ -164,19 +169,19 @@ class Collector:
         if row.id not in self._known_dead:
             # What a snapshot covers from now on knows that nothing refers to the chunk.
             self._known_dead.add(row.id)
-            self._tier.deletion_logged(row.id)
-        if is_due and self._tier.snapshot_knows(row.id):
+            self._deletions.logged(row.id)
+        if is_due and self._deletions.is_free(row.id):
             await self._delete(row)
 
     async def _sweep(self, row: ChunkRow, *, is_due: bool) -> None:
         if is_due:
             await self._delete(row)
         elif row.id not in self._swept:
-            await self._tier.long_term.storage.delete(chunk_key(row.id))
+            await self._storage.delete(chunk_key(row.id))
             self._swept.add(row.id)
 
     async def _sweep_uploads(self) -> None:
-        """Whoever may not list uploads has the rest of the work done all the same."""
+        """Without permission to list uploads, the rest of the collection still runs."""
         now = self._clock.monotonic_s()
         if self._uploads_swept_s is not None and now < self._uploads_swept_s + UPLOADS_SWEPT_EVERY_S:
             return
@@ -184,7 +189,7 @@ class Collector:
             return  # an upload under way would look old
         self._uploads_swept_s = now
         try:
-            count = await self._tier.long_term.storage.sweep_uploads(PUT_LASTS_S_MAX)
+            count = await self._storage.sweep_uploads(PUT_LASTS_S_MAX)
         except StorageError as error:
             logger.warning("unfinished uploads could not be swept", extra={"reason": str(error)})
             return
@@ -192,23 +197,10 @@ class Collector:
             logger.info("unfinished uploads were swept", extra={"uploads": count})
 
     async def _delete(self, row: ChunkRow) -> None:
-        await self._tier.long_term.storage.delete(chunk_key(row.id))
+        await self._storage.delete(chunk_key(row.id))
         await self._container.update(Delete(PENDING_TABLE, row.key))
         self._known_dead.discard(row.id)
         self._swept.discard(row.id)
-        self._tier.chunk_deleted(row.id)
+        self._deletions.done(row.id)
+        self._forget(row.id)
         self.deleted_objects += 1
-
-
-def without_runs(row: ChunkRow, gone: set[tuple[int, int, int]], now_ms: int) -> list[Operation]:
-    """What makes a chunk's row one without these runs (stream, slot, first); one without any run is to be deleted."""
-    left = tuple(run for run in row.runs if run[:3] not in gone)
-    live = sum(run.length for run in left)
-    if left:
-        changed = replace(row, runs=left, live_bytes=live)
-        return [Put(changed.table, changed.key, changed.encode())]
-    deleting = replace(row, runs=(), live_bytes=0, state=ChunkState.DELETING, changed_ms=now_ms)
-    operations: list[Operation] = [Put(PENDING_TABLE, deleting.key, deleting.encode())]
-    if row.state is ChunkState.VERIFIED:
-        operations.append(Delete(CHUNKS_TABLE, row.key))
-    return operations

@@ -21,8 +21,7 @@ from tier2.chunk_format import BadChunk, ChunkIndex, Run, check_blocks
 from tier2.storage import Corrupt, ObjectNotFound
 
 if TYPE_CHECKING:
-    from core.container.container import Container
-    from core.tiering.tier import Tier
+    from core.tiering.context import TierContext
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +47,14 @@ class ScrubCounters:
 class Scrub:
     """Looks after the chunks of one container."""
 
-    def __init__(self, tier: Tier) -> None:
-        self._tier = tier
-        self._container: Container = tier.container
-        self._interval_s = tier.container.config.tier2_scrub_interval_ms / 1000
+    def __init__(self, context: TierContext) -> None:
+        self._catalog = context.catalog
+        self._long_term = context.long_term
+        self._container_id = context.container.id
+        self._interval_s = context.container.config.tier2_scrub_interval_ms / 1000
         self._after = b""  # the pass has come so far
         first_s = min(FIRST_AFTER_S, self._interval_s)
-        self._background = Background("scrub", self._container.id, self._step, retry_s=PAUSE_S, first_s=first_s)
+        self._background = Background("scrub", self._container_id, self._step, retry_s=PAUSE_S, first_s=first_s)
         self.counters = ScrubCounters()
 
     @property
@@ -76,8 +76,8 @@ class Scrub:
 
     async def _pass(self) -> None:
         """Over all verified chunks, from where the last one was interrupted. Raises StorageError."""
-        catalog = self._container.catalog
-        while rows := await catalog.run(catalog.verified_from, self._after, CHUNKS_PER_STEP):
+        catalog = self._catalog
+        while rows := await catalog.in_thread(catalog.verified_from, self._after, CHUNKS_PER_STEP):
             for row in rows:
                 await self._look(row)
                 self._after = row.key + b"\0"
@@ -87,7 +87,7 @@ class Scrub:
         try:
             await self._read(row)
         except (Corrupt, ObjectNotFound) as error:
-            now = await self._container.catalog.chunk(row.id)
+            now = await self._catalog.chunk(row.id)
             if now is None or now.state is not ChunkState.VERIFIED:
                 return  # nothing refers to it any more
             self.counters.damaged += 1
@@ -100,7 +100,7 @@ class Scrub:
 
     async def _read(self, row: ChunkRow) -> None:
         """Every block of it. Raises StorageError, Corrupt among them."""
-        key, long_term = chunk_key(row.id), self._tier.long_term
+        key, long_term = chunk_key(row.id), self._long_term
         reader = await ChunkReader.open(key, row.size, long_term.storage.get_range, long_term.head_of)
         block_bytes = reader.index.block_bytes
         for pieces in _ranges(reader.index):

@@ -25,6 +25,7 @@ from tier2.chunk import Entry
 if TYPE_CHECKING:
     from core.index.rows import Rows, SlotColumns
     from core.reading.reader import Reader
+    from core.streams.damage import Damage
     from core.streams.live import Slot
 
 RUNS_MAX: Final = 2000
@@ -84,17 +85,16 @@ def backlogs_of(slot: Slot, first: int, bytes_before: int, end: int, end_bytes: 
         first, bytes_before = following.first, following.bytes_before
 
 
-def lost_of(slot: Slot) -> Callable[[int], bool]:
+def lost_of(damage: Damage, slot: Slot) -> Callable[[int], bool]:
     """Whether what a slot has at a sequence number is known to be lost."""
-    ranges = slot.container.damage.of(slot)
+    ranges = damage.of(slot)
     if not ranges:
         return lambda first: False
     return lambda first: any(one.first <= first < one.end for one in ranges)
 
 
-def is_lost(backlog: Backlog) -> bool:
+def is_lost(damage: Damage, backlog: Backlog) -> bool:
     """Whether nothing is left of what waits: then it waits for what comes behind it."""
-    damage = backlog.slot.container.damage
     return bool(damage) and damage.bytes_in(backlog.slot, backlog.first, backlog.end) >= backlog.size
 
 
@@ -158,7 +158,7 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
     """
     slot = piece.slot
     epoch = slot.epoch_at(piece.end - 1)
-    damage, reached, size = slot.container.damage, piece.first, 0
+    damage, reached, size = reader.damage, piece.first, 0
     try:
         for file_lsn, rows in reader.all_rows(slot, piece.first, lambda ref: True):
             if rows.base[0] >= piece.end:
@@ -176,7 +176,7 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
 def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:
     held = getattr(rows, "payload", None)
     row, last = max(0, rows.row_of(piece.first)), len(rows.base)
-    lost = lost_of(piece.slot)
+    lost = lost_of(reader.damage, piece.slot)
     while row < last and rows.base[row] < piece.end:
         if lost(rows.base[row]):
             row += 1
@@ -227,7 +227,7 @@ class _Stretch:
 
 def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
     first, before, size = backlog.first, backlog.bytes_before, 0
-    lost = lost_of(backlog.slot)
+    lost = lost_of(reader.damage, backlog.slot)
     for file_lsn, rows in reader.all_rows(backlog.slot, first, lambda ref: True):
         ends: list[int] = []
         sizes: list[int] = []

@@ -20,17 +20,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from core.container.damage import DAMAGED_DIRECTORY, DamagedRange, set_aside
 from core.errors import Corrupt, OutOfRange, StorageFull, StoreError
 from core.index.rows import SIDECAR_SUFFIX
+from core.reading.setting_aside import set_aside
+from core.streams.damage import DAMAGED_DIRECTORY, DamagedRange
 
 if TYPE_CHECKING:
-    from core.container.container import Container
     from core.index.rows import BlockRef
     from core.streams.live import Slot
-    from core.tiering.tier import Tier
+    from core.tiering.context import TierContext
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +83,11 @@ class Pin:
 class Pins:
     """Of one container. For the event loop."""
 
-    def __init__(self, tier: Tier) -> None:
-        self._tier = tier
-        self._container: Container = tier.container
-        self._clock = tier.container.clock
+    def __init__(self, context: TierContext) -> None:
+        self._context = context
+        self._container = context.container
+        self._reader = context.reader
+        self._clock = context.container.clock
         self._unreadable: dict[Slot, Unreadable] = {}
         self._complained_at = -COMPLAIN_EVERY_S
         self._look_at = 0.0
@@ -138,7 +140,7 @@ class Pins:
                 self._readable(slot)
             elif now >= known.retry_at:
                 try:
-                    await self._container.reader.run(self._container.reader.check, slot, known.first)
+                    await self._reader.in_thread(self._reader.check, slot, known.first)
                 except OutOfRange:
                     continue
                 except Corrupt as error:
@@ -153,14 +155,14 @@ class Pins:
     def _has_pinned(self, slot: Slot) -> bool:
         """Whether the log is short of room, or was and something of the slot had to be kept apart."""
         place = slot.stream.id, slot.number
-        return self._tier.is_pressed or any(place in kept.places for kept in self._container.kept)
+        return self._context.is_pressed or any(place in kept.places for kept in self._container.kept)
 
     async def _give_up(self, slot: Slot, first: int) -> None:
         """It was tried more than once, and there is no room for waiting: the slot is tiered past what is damaged."""
         container = self._container
         try:
-            lost = await container.reader.run(
-                set_aside, container.reader, container.directory, slot, first, slot.stable_end
+            lost = await self._reader.in_thread(
+                set_aside, self._reader, container.directory, slot, first, slot.stable_end
             )
             if lost is None:
                 return
@@ -170,7 +172,12 @@ class Pins:
                 "what is damaged could not be set aside, it will be tried again", extra={"error": str(error)}
             )
             return
-        _name_lost("what is damaged was set aside: readers are refused there, and may go on behind it", slot, lost)
+        _name_lost(
+            "what is damaged was set aside: readers are refused there, and may go on behind it",
+            container.directory,
+            slot,
+            lost,
+        )
         self._readable(slot)
 
     async def _forget_gone(self) -> None:
@@ -188,7 +195,12 @@ class Pins:
         """Say what is lost for good, at a start."""
         for one in islice(self._container.damage, NAMED_MAX):
             if (stream := self._container.streams.get(one.stream_id)) is not None:
-                _name_lost("a partition has a damaged range: readers are refused there", stream.slot(one.slot), one)
+                _name_lost(
+                    "a partition has a damaged range: readers are refused there",
+                    self._container.directory,
+                    stream.slot(one.slot),
+                    one,
+                )
 
     def _readable(self, slot: Slot) -> None:
         del self._unreadable[slot]
@@ -204,7 +216,7 @@ class Pins:
     async def look(self) -> None:
         """Find what pins the log, say so, and decide whom to refuse."""
         now = self._clock.monotonic_s()
-        if now < self._look_at and not self._tier.is_pressed and not self._container.refused:
+        if now < self._look_at and not self._context.is_pressed and not self._container.refused:
             return
         self._look_at = now + LOOK_EVERY_S
         found: list[Pin] = []
@@ -242,7 +254,7 @@ class Pins:
     def _refuse(self, found: Sequence[Pin]) -> None:
         """Those that hold most, until what the others hold is within bounds."""
         refused: dict[Slot, str] = {}
-        if self._tier.is_pressed:
+        if self._context.is_pressed:
             limit = HELD_SHARE * self._container.config.log_max_bytes
             held = self.bytes
             for pin in found:
@@ -257,7 +269,7 @@ class Pins:
 
     def _complain(self) -> None:
         now = self._clock.monotonic_s()
-        if self.named and self._tier.is_pressed and now >= self._complained_at + COMPLAIN_EVERY_S:
+        if self.named and self._context.is_pressed and now >= self._complained_at + COMPLAIN_EVERY_S:
             self._complained_at = now
             logger.warning(
                 "partitions hold back what cannot go to long-term storage, while the log is filling up",
@@ -266,7 +278,7 @@ class Pins:
             )
 
 
-def _name_lost(what: str, slot: Slot, lost: DamagedRange) -> None:
+def _name_lost(what: str, directory: Path, slot: Slot, lost: DamagedRange) -> None:
     logger.error(
         what,
         extra={
@@ -275,5 +287,5 @@ def _name_lost(what: str, slot: Slot, lost: DamagedRange) -> None:
             "from_offset": lost.first,
             "to_offset": lost.end - 1,
         }
-        | {"bytes": lost.size, "file": f"{slot.container.directory / DAMAGED_DIRECTORY / lost.file}"},
+        | {"bytes": lost.size, "file": f"{directory / DAMAGED_DIRECTORY / lost.file}"},
     )

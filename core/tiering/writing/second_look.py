@@ -20,8 +20,7 @@ from core.tiering.writing.uploads import REFUSED_AFTER, Upload, Uploads
 from tier2.storage import StorageError, Unavailable
 
 if TYPE_CHECKING:
-    from core.container.container import Container
-    from core.tiering.tier import Tier
+    from core.tiering.context import TierContext
     from tier2.chunk_format import ChunkId
 
 logger = logging.getLogger(__name__)
@@ -33,11 +32,12 @@ CONFIRMED_AT_ONCE: Final = 16
 class SecondLook:
     """Looks at the chunks of one container when their time has come."""
 
-    def __init__(self, tier: Tier) -> None:
-        self._tier = tier
-        self._container: Container = tier.container
-        self._clock = tier.container.clock
-        self._delay_s = tier.container.config.tier2_verify_delay_ms / 1000
+    def __init__(self, context: TierContext) -> None:
+        self._context = context
+        self._container = context.container
+        self._catalog = context.catalog
+        self._clock = context.container.clock
+        self._delay_s = context.container.config.tier2_verify_delay_ms / 1000
         self._due_at: dict[ChunkId, float] = {}
         self._refused: dict[ChunkId, tuple[int, int]] = {}  # how often it could not be looked at; verified until then
         self._verified = 0
@@ -55,7 +55,7 @@ class SecondLook:
         now = self._clock.monotonic_s()
         due = [
             row
-            for row in self._container.catalog.pending
+            for row in self._catalog.pending
             if row.state is ChunkState.COMMITTED and self._due_at.setdefault(row.id, now + self._delay_s) <= now
         ]
         whole: list[ChunkRow] = []
@@ -64,7 +64,7 @@ class SecondLook:
             if row.id in self._puts:
                 continue
             try:
-                stat = await self._tier.long_term.storage.stat(chunk_key(row.id))
+                stat = await self._context.long_term.storage.stat(chunk_key(row.id))
             except StorageError as error:
                 self._due_at[row.id] = now + self._delay_s
                 failure = error
@@ -109,9 +109,9 @@ class SecondLook:
         for start in range(0, len(rows), CONFIRMED_AT_ONCE):
             operations: list[Operation] = []
             now_ms = self._container.trusted.stamp_ms()
-            async with self._tier.changing:
+            async with self._context.changing:
                 for seen in rows[start : start + CONFIRMED_AT_ONCE]:
-                    row = self._container.catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
+                    row = self._catalog.pending_chunk(seen.id)  # runs of it may have died meanwhile
                     if row is not None and row.state is ChunkState.COMMITTED:
                         verified = replace(row, state=ChunkState.VERIFIED, changed_ms=now_ms)
                         operations += (Delete(PENDING_TABLE, row.key), Put(CHUNKS_TABLE, row.key, verified.encode()))
@@ -131,7 +131,7 @@ class SecondLook:
         pieces: list[Piece] = []
         for run in row.runs:
             stream = self._container.streams.get(run.stream_id)
-            found = await self._container.catalog.run_at(run.stream_id, run.slot, run.first)
+            found = await self._catalog.run_at(run.stream_id, run.slot, run.first)
             if stream is None or found is None or found.chunk != row.id:
                 continue
             slot = stream.slot(run.slot)

@@ -28,9 +28,9 @@ from core.tiering.writing.uploads import Counters, Upload, Uploads
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
-    from core.container.container import Container
     from core.streams.live import Slot
-    from core.tiering.tier import Tier
+    from core.tiering.context import TierContext
+    from core.tiering.writing.pins import Pins
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +47,25 @@ UNFORESEEN_S: Final = 15.0
 class StorageWriter:
     """The storage writer of one container."""
 
-    def __init__(self, tier: Tier) -> None:
-        self._tier = tier
-        self._container: Container = tier.container
-        self._config = tier.container.config
-        self._clock = tier.container.clock
-        self._second_look = SecondLook(tier)
-        self._uploads = Uploads(tier, self._second_look.committed)
+    def __init__(self, context: TierContext, pins: Pins) -> None:
+        self._context = context
+        self._pins = pins
+        self._container = context.container
+        self._reader = context.reader
+        self._catalog = context.catalog
+        self._config = context.container.config
+        self._clock = context.container.clock
+        self._second_look = SecondLook(context)
+        self._uploads = Uploads(context, pins, self._second_look.committed)
         self._wake = asyncio.Event()
         self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
         self._tasks: set[asyncio.Task[bool]] = set()
         self._pressed_at = 0.0
         self._look_at = 0.0
-        self._tick_s = min(TICK_S, tier.container.config.chunk_age_ms / 4000)
+        self._tick_s = min(TICK_S, context.container.config.chunk_age_ms / 4000)
         self._background = Background(
             "tiering",
-            tier.container.id,
+            context.container.id,
             self._step,
             retry_s=self._tick_s,
             unforeseen_s=UNFORESEEN_S,
@@ -97,7 +100,7 @@ class StorageWriter:
 
     async def start(self) -> None:
         """Abandon what an earlier run left, then begin. Raises StoreError."""
-        self._tier.pins.name_lost()
+        self._pins.name_lost()
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
             for slot in stream.written_slots():
@@ -130,10 +133,10 @@ class StorageWriter:
 
     async def _step(self) -> float:
         try:
-            self._tier.log_changed()
-            await self._tier.pins.look_again()
-            await self._tier.pins.look()
-            self._uploads.pace.observe(self._container.appended_bytes, self.untiered_bytes, self._tier.pressure)
+            self._container.log_changed()
+            await self._pins.look_again()
+            await self._pins.look()
+            self._uploads.pace.observe(self._container.appended_bytes, self.untiered_bytes, self._context.pressure)
             if self._clock.monotonic_s() >= self._look_at:
                 await self._plan()
             await self._second_look.look(self._uploads)
@@ -160,7 +163,7 @@ class StorageWriter:
                 await self._start(slots, by_age=False)
             else:
                 rest += slots
-        if self._tier.is_pressed and now >= self._pressed_at + PRESSURE_PAUSE_S:
+        if self._context.is_pressed and now >= self._pressed_at + PRESSURE_PAUSE_S:
             self._pressed_at = now
             await self._start(rest, by_age=True)
         elif now - oldest >= (age_s := self._config.chunk_age_ms / 1000):
@@ -169,18 +172,18 @@ class StorageWriter:
     async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], list[Slot], float]:
         """What there is to tier: slots and about how many bytes, by stream and segment; slots of which a part lies in
         sealed segments; since when the oldest waits."""
-        container, pins = self._container, self._tier.pins
+        pins = self._pins
         sealed: list[Slot] = []
         oldest = self._clock.monotonic_s()
         slots_of: dict[tuple[int, int], list[Slot]] = {}
         size_of: dict[tuple[int, int], int] = {}
-        untiered = list(container.untiered.items())
+        untiered = list(self._container.untiered.items())
         for start in range(0, len(untiered), SLICE_SLOTS):
             for slot, since in untiered[start : start + SLICE_SLOTS]:
                 first, before = self._place_of(slot)
                 end, end_bytes = pins.end_of(slot)
                 if slot.stream.deleted or first >= end:
-                    if slot not in self._planned and container.untiered.pop(slot, None) is not None:
+                    if slot not in self._planned and self._container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue
                 segment = slot.stream.id, slot.segment_id
@@ -202,7 +205,7 @@ class StorageWriter:
 
     def _backlogs(self, slot: Slot) -> Iterator[Backlog]:
         """Of each segment that the slot was appended to, oldest first."""
-        return backlogs_of(slot, *self._place_of(slot), *self._tier.pins.end_of(slot))
+        return backlogs_of(slot, *self._place_of(slot), *self._pins.end_of(slot))
 
     async def _start_sealed(self, slots: Sequence[Slot]) -> None:
         """What is left of sealed segments is due at once."""
@@ -220,21 +223,19 @@ class StorageWriter:
         await container.log.synced(container.applied_lsn)
         failed: list[UnreadableEntry] = []
         self._begin(
-            await container.catalog.run(
-                lambda: cut_segment(container.reader, backlogs, chunk_bytes, failed, whole=False)
-            )
+            await self._catalog.in_thread(lambda: cut_segment(self._reader, backlogs, chunk_bytes, failed, whole=False))
         )
         for error in failed:
-            self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
+            self._pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
 
     async def _start_whole(self, backlogs: list[Backlog]) -> None:
         """Pack backlogs into chunks, all of them, and begin to upload those."""
-        backlogs = [backlog for backlog in backlogs if not is_lost(backlog)]
+        backlogs = [backlog for backlog in backlogs if not is_lost(self._container.damage, backlog)]
         if backlogs:
             container = self._container
             backlogs.sort(key=lambda backlog: (backlog.slot.stream.id, backlog.segment_id, backlog.slot.number))
             await container.log.synced(container.applied_lsn)
-            self._begin(await container.catalog.run(pack, backlogs, self._config.chunk_bytes))
+            self._begin(await self._catalog.in_thread(pack, backlogs, self._config.chunk_bytes))
 
     def _begin(self, chunks: Sequence[list[Piece]]) -> None:
         container = self._container

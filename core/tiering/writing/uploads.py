@@ -29,8 +29,10 @@ from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentR
 from tier2.storage import NoRoom, ObjectStat, StorageError
 
 if TYPE_CHECKING:
-    from core.container.container import Container
-    from core.tiering.tier import Tier
+    from core.reading.reader import Reader
+    from core.streams.damage import Damage
+    from core.tiering.context import TierContext
+    from core.tiering.writing.pins import Pins
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +70,15 @@ class Upload:
 class Uploads:
     """Puts and commits the chunks of one container; `committed` hears of each."""
 
-    def __init__(self, tier: Tier, committed: Callable[[ChunkId], None]) -> None:
-        self._tier = tier
+    def __init__(self, context: TierContext, pins: Pins, committed: Callable[[ChunkId], None]) -> None:
+        self._context = context
+        self._pins = pins
         self._committed = committed
-        self._container: Container = tier.container
-        self._long_term = tier.long_term
-        self._clock = tier.container.clock
-        self._room = asyncio.Semaphore(tier.container.config.tier2_uploads)
+        self._container = context.container
+        self._catalog = context.catalog
+        self._long_term = context.long_term
+        self._clock = context.container.clock
+        self._room = asyncio.Semaphore(context.container.config.tier2_uploads)
         self._complained_at = -COMPLAIN_EVERY_S
         self.pace = Pace()
         self.counters = Counters()
@@ -87,7 +91,7 @@ class Uploads:
         now_ms = self._container.trusted.stamp_ms()
         left = [
             _put(replace(row, state=ChunkState.ABANDONED, changed_ms=now_ms))
-            for row in self._container.catalog.pending
+            for row in self._catalog.pending
             if row.state is ChunkState.INTENT
         ]
         if left:
@@ -101,7 +105,7 @@ class Uploads:
                 writer, stat = await self._put(chunk_id, upload)
             except UnreadableEntry as error:
                 # Those that share this chunk go on without it, and it goes on up to there.
-                self._tier.pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
+                self._pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
                 await self._abandon(chunk_id)
                 return False
             except (StoreError, ValueError) as error:
@@ -139,7 +143,7 @@ class Uploads:
         pause, tries, others = FIRST_PAUSE_S, 0, self._put_count
         while True:
             tries += 1
-            body = _Body(self._container, upload.pieces, self.pace)
+            body = _Body(self._context.reader, upload.pieces, self.pace)
             writer = ChunkWriter(chunk_id, self._long_term.cluster_id, self._clock.wall_ms(), body.sources())
             try:
                 stat = await storage.put(key, writer)
@@ -169,8 +173,8 @@ class Uploads:
         index = writer.index
         assert index is not None
         # In a thread, as there may be thousands.
-        made = await self._container.catalog.run(
-            lambda: [(row, _put_run(row)) for row in _run_rows(chunk_id, upload.pieces, index)]
+        made = await self._catalog.in_thread(
+            lambda: [(row, _put_run(row)) for row in _run_rows(chunk_id, upload.pieces, index, self._container.damage)]
         )
         while True:
             now_ms = self._container.trusted.stamp_ms()
@@ -192,14 +196,15 @@ class Uploads:
             operations = [*_replaced(upload.replaces, now_ms), _put(chunk)]
             operations += (put for _, put in live)
             try:
-                async with self._tier.changing:
+                async with self._context.changing:
                     await self._container.update(*operations)
                 break
             except StorageFull:
                 await asyncio.sleep(FULL_PAUSE_S)
         if not all(map(self._is_live, rows)):  # died since: nobody would come to look
-            self._tier.collector.look_again()
+            self._context.look_again()
         self.counters.chunks += 1
+        self._context.rows_changed += 1
         self.counters.bytes += writer.size
         self._committed(chunk_id)
         return True
@@ -228,8 +233,8 @@ class Uploads:
 class _Entries:
     """A piece's entries, begun anew each time they are put."""
 
-    def __init__(self, container: Container, piece: Piece, body: _Body, pace: Pace) -> None:
-        self._container = container
+    def __init__(self, reader: Reader, piece: Piece, body: _Body, pace: Pace) -> None:
+        self._reader = reader
         self._piece = piece
         self._body = body
         self._pace = pace
@@ -237,7 +242,7 @@ class _Entries:
     def __call__(self) -> Iterator[Entry]:
         try:
             made = 0
-            for entry in entries(self._container.reader, self._piece):
+            for entry in entries(self._reader, self._piece):
                 made += len(entry.payload)
                 if made >= PACED_BYTES:
                     self._pace.take(made)
@@ -252,8 +257,8 @@ class _Entries:
 class _Body:
     """A chunk that is made while it is put. Remembers what went wrong in the log, apart from what did in storage."""
 
-    def __init__(self, container: Container, pieces: Sequence[Piece], pace: Pace) -> None:
-        self._container = container
+    def __init__(self, reader: Reader, pieces: Sequence[Piece], pace: Pace) -> None:
+        self._reader = reader
         self._pieces = pieces
         self._pace = pace
         self.failure: Exception | None = None
@@ -266,13 +271,13 @@ class _Body:
                 stream=StreamRef(id=stream.id, uuid=stream.uuid, name=stream.name),
                 generation=0,
             )
-            source = _Entries(self._container, piece, self, self._pace)
+            source = _Entries(self._reader, piece, self, self._pace)
             yield RunSource(
                 segment=segment,
                 slot=piece.slot.number,
                 entries=source,
                 aborted=_aborted(piece),
-                covered=_covered(piece) if self._container.damage else None,
+                covered=_covered(piece) if self._reader.damage else None,
             )
 
 
@@ -288,7 +293,7 @@ def _aborted(piece: Piece) -> Sequence[AbortedTransaction]:
     )
 
 
-def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> Iterator[RunRow]:
+def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex, damage: Damage) -> Iterator[RunRow]:
     for piece, run in zip(pieces, index.runs, strict=True):
         yield RunRow(
             stream_id=run.segment.stream.id,
@@ -305,7 +310,7 @@ def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex) -> 
             entries=run.entries,
             leader_epoch=run.leader_epoch,
             bytes_before=piece.bytes_before,
-            appended=run.length + piece.slot.container.damage.bytes_in(piece.slot, piece.first, piece.end),
+            appended=run.length + damage.bytes_in(piece.slot, piece.first, piece.end),
         )
 
 

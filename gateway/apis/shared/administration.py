@@ -6,15 +6,13 @@ what clients are told when they ask.
 
 from __future__ import annotations
 
-import enum
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -38,16 +36,6 @@ def _bits(*operations: int) -> int:
 # DESCRIBE_CONFIGS 10, ALTER_CONFIGS 11, IDEMPOTENT_WRITE 12.
 TOPIC_OPERATIONS: Final = _bits(3, 4, 5, 6, 7, 8, 10, 11)
 CLUSTER_OPERATIONS: Final = _bits(5, 7, 8, 9, 10, 11, 12)
-
-
-class ResourceType(enum.IntEnum):
-    """Kafka's ConfigResource.Type."""
-
-    TOPIC = 2
-    BROKER = 4
-    BROKER_LOGGER = 8
-    CLIENT_METRICS = 16
-    GROUP = 32
 
 
 def repeated(items: Iterable[_T]) -> set[_T]:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.apis.shared.administration import ResourceType, repeated, repeated_among, told
+from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.kafka_configs.broker_configs import CLUSTER
+from gateway.kafka_configs.keys import Change, ResourceType
 from gateway.kafka_configs.resource_configs import kind_of
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal, invalid_request
-from gateway.topics.topics import Change, check_name
+from gateway.topics.checks import check_name
 from gateway.wire.message import Message
 
 

@@ -1,36 +1,32 @@
-"""Who may do what in a group: checks in Kafka's order, each with the error that it gives.
+"""Checks of what a member may do in its group, in Kafka's order, each with the error that it gives.
 
 Keeps: reads the group, changes nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kio.schema.errors import ErrorCode
 
+from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.messages import NO_MEMBER_ID, JoinRequest, SyncRequest
 from gateway.groups.classic.roster import Roster
 from gateway.groups.classic.states import GroupState
 
-if TYPE_CHECKING:
-    from gateway.groups.classic.group import Group
 
-
-def has_room_for(group: Group, member_id: str, max_size: int) -> bool:
+def has_room_for(group: GroupFacts, member_id: str, max_size: int) -> bool:
     """May this one join, as far as group.max.size goes?"""
     roster = group.roster
     if group.state in (GroupState.EMPTY, GroupState.DEAD):
         return True
     if group.state is GroupState.PREPARING_REBALANCE:
-        # Who joins last of a group that is too large is the one to go.
+        # The last to join a group that is too large has to go.
         member = roster.get(member_id)
         has_joined = member is not None and member.awaits_join
         return has_joined or roster.joined_count < max_size
     return member_id in roster or len(roster) < max_size
 
 
-def supports(group: Group, request: JoinRequest) -> bool:
+def supports(group: GroupFacts, request: JoinRequest) -> bool:
     """Has the member a protocol in common with all others, of the group's type?"""
     names = {protocol.name for protocol in request.protocols}
     if group.is_empty:
@@ -49,7 +45,7 @@ def check_member(roster: Roster, member_id: str, instance_id: str | None) -> Err
     return ErrorCode.none if member_id in roster else ErrorCode.unknown_member_id
 
 
-def check_member_now(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+def check_member_now(group: GroupFacts, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
     """Is it a member of the present generation?"""
     if group.state is GroupState.DEAD:
         return ErrorCode.coordinator_not_available
@@ -59,7 +55,7 @@ def check_member_now(group: Group, member_id: str, instance_id: str | None, gene
     return error
 
 
-def check_sync(group: Group, request: SyncRequest) -> ErrorCode:
+def check_sync(group: GroupFacts, request: SyncRequest) -> ErrorCode:
     """May this member have its assignment?"""
     error = check_member_now(group, request.member_id, request.instance_id, request.generation)
     if error is not ErrorCode.none:
@@ -73,19 +69,21 @@ def check_sync(group: Group, request: SyncRequest) -> ErrorCode:
     return ErrorCode.none
 
 
-def is_managed_outside(group: Group, generation: int) -> bool:
+def is_managed_outside(group: GroupFacts, generation: int) -> bool:
     """A commit of an administrator, or of a consumer that assigns by itself, while nobody else is here."""
     return generation < 0 and group.is_empty
 
 
-def check_transactional_commit(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
-    """May this member commit offsets in a transaction? Who says nothing of itself may: its producer is fenced."""
+def check_transactional_commit(
+    group: GroupFacts, member_id: str, instance_id: str | None, generation: int
+) -> ErrorCode:
+    """May this member commit offsets in a transaction? A client that names no member may: its producer is fenced."""
     if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
         return ErrorCode.none
     return check_member_now(group, member_id, instance_id, generation)
 
 
-def check_commit(group: Group, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
+def check_commit(group: GroupFacts, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
     """May this member commit offsets?"""
     if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
         return ErrorCode.unknown_member_id

@@ -1,4 +1,4 @@
-"""What the members of all groups may hold in memory together, beside what they say in requests.
+"""Memory that the members of all groups may hold together, beside what their requests take.
 
 Keeps: `used` is the sum of the metadata and assignments of every member that is in a group now.
 """

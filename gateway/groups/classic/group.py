@@ -1,7 +1,7 @@
 """One classic consumer group: a state machine of Kafka's rules, free of I/O, tasks and clocks.
 
 Keeps: one generation at a time; an assignment reaches only members of the generation that it was
-made for, and only once it is durable; whoever waits is answered, at the latest by a deadline; an
+made for, and only once it is durable; every waiter is answered, at the latest by a deadline; an
 instance id is held by one member. All changes of state go through `_transition`.
 
 Each input returns the effects that the caller must carry out, in order. Behaviour follows Kafka
@@ -29,6 +29,7 @@ from gateway.groups.classic.admission import (
     supports,
 )
 from gateway.groups.classic.allowance import Allowance
+from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.initial_delay import InitialDelay
 from gateway.groups.classic.messages import (
     NO_ASSIGNMENT,
@@ -49,9 +50,8 @@ from gateway.groups.classic.messages import (
     Transitioned,
     Waiter,
 )
-from gateway.groups.classic.roster import Member, Roster
+from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import CAN_REBALANCE, TRANSITIONS, GroupState
-from gateway.groups.classic.subscription import CONSUMER_PROTOCOL_TYPE
 from gateway.groups.deadlines import Deadline, Deadlines
 
 #: A new member knows no id, so it cannot send heartbeats; its first join waits no longer than this.
@@ -77,18 +77,11 @@ class GroupRules:
     allowance: Allowance
 
 
-class Group:
+class Group(GroupFacts):
     """One group. The module's docstring says what it keeps."""
 
-    def __init__(self, group_id: str, rules: GroupRules, deadlines: Deadlines[Alarm], now: Instant) -> None:
-        self.group_id = group_id
-        self.state = GroupState.EMPTY
-        self.state_since_ms = now.wall_ms
-        self.generation = 0
-        self.protocol_type: str | None = None
-        self.protocol_name: str | None = None
-        self.subscribed_topics: frozenset[str] | None = None
-        self.roster = Roster(rules.allowance)
+    def __init__(self, group_id: str, rules: GroupRules, deadlines: Deadlines[Alarm[Group]], now: Instant) -> None:
+        super().__init__(group_id, rules.allowance, now.wall_ms)
         self._rules = rules
         self._deadlines = deadlines
         self._join_deadline = self._alarm(self._join_expired)
@@ -106,25 +99,6 @@ class Group:
             f"{len(self.roster)} members, {self.roster.joined_count} joined, "
             f"{len(self.roster.pending)} pending, {len(self._pending_sync)} to sync)"
         )
-
-    @property
-    def is_empty(self) -> bool:
-        return self.state is GroupState.EMPTY
-
-    @property
-    def is_idle(self) -> bool:
-        """Nobody is in it, and nobody has been promised a place."""
-        return self.is_empty and not self.roster.pending
-
-    @property
-    def uses_consumer_protocol(self) -> bool:
-        return self.protocol_type == CONSUMER_PROTOCOL_TYPE
-
-    def is_subscribed_to(self, topic: str) -> bool:
-        """Consumers whose subscriptions we cannot read count as subscribed to everything."""
-        if self.subscribed_topics is None:
-            return self.uses_consumer_protocol
-        return topic in self.subscribed_topics
 
     # Load and unload
 
@@ -149,7 +123,7 @@ class Group:
         return []
 
     def die(self, error: ErrorCode, now: Instant) -> list[Effect]:
-        """Be deleted, or unloaded: whoever waits gets `error`, no deadline is left."""
+        """Be deleted, or unloaded: every waiter gets `error`, no deadline is left."""
         effects: list[Effect] = []
         for member in self.roster:
             effects += self._dismiss(member, error, member.member_id)
@@ -251,7 +225,7 @@ class Group:
     def _replace_static(
         self, request: JoinRequest, old_id: str, new_id: str, waiter: Waiter, now: Instant
     ) -> list[Effect]:
-        """Give the instance a new id; the old one, and whoever still uses it, is fenced."""
+        """Give the instance a new id; a client that still uses the old one is fenced."""
         member = self.roster[old_id]
         leader_before = self.roster.leader_id or NO_LEADER
         effects = self._dismiss(member, ErrorCode.fenced_instance_id, old_id)
@@ -433,7 +407,7 @@ class Group:
         return effects
 
     def _sync_expired(self, now: Instant) -> list[Effect]:
-        """Who did not ask for its assignment within the rebalance time-out is gone."""
+        """A member that did not ask for its assignment within the rebalance time-out is gone."""
         effects: list[Effect] = []
         for member_id in sorted(self._pending_sync):
             effects += self._remove_member(self.roster[member_id])
@@ -534,7 +508,7 @@ class Group:
         return expiry is not None
 
     def _remove_member(self, member: Member) -> list[Effect]:
-        """Let a member go; whoever still waits for its answers is told to start anew.
+        """Let a member go; its unanswered requests fail with `unknown_member_id`, so that it joins as a new one.
 
         What must follow in a group that is stable or syncing is a rebalance: that is the caller's.
         """
@@ -553,7 +527,7 @@ class Group:
             member.sync_waiter = None
         return effects
 
-    def _alarm(self, fire: Callable[[Instant], list[Effect]]) -> Deadline[Alarm]:
+    def _alarm(self, fire: Callable[[Instant], list[Effect]]) -> Deadline[Alarm[Group]]:
         return Deadline(Alarm(self, fire))
 
     def _transition(self, after: GroupState, now: Instant) -> Transitioned:

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.states import GroupState
-
-if TYPE_CHECKING:
-    from gateway.groups.classic.group import Group
 
 NO_GENERATION: Final = -1
 NO_MEMBER_ID: Final = ""
 NO_LEADER: Final = ""
 NO_ASSIGNMENT: Final = b""
 
-#: Whoever waits for an answer; the machine hands it back and never looks inside.
+OwnerT = TypeVar("OwnerT")
+
+#: The caller that waits for an answer; the machine hands it back and never looks inside.
 Waiter: TypeAlias = object
 
 
@@ -52,7 +51,7 @@ class JoinRequest:
     rebalance_timeout_ms: int
     reason: str | None
     requires_known_member_id: bool  # KIP-394: the first join only hands out an id
-    supports_skip_assignment: bool  # KIP-814: a returning static leader is told who it is
+    supports_skip_assignment: bool  # KIP-814: a returning static leader learns that it leads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class SyncRequest:
 
 
 class LeavingMember(NamedTuple):
-    """Who leaves: by id, by instance id, or by both."""
+    """A member that leaves, named by id, by instance id, or by both."""
 
     member_id: str
     instance_id: str | None
@@ -74,7 +73,7 @@ class LeavingMember(NamedTuple):
 
 
 class JoinedMember(NamedTuple):
-    """What the leader is told of a member."""
+    """A member as its leader sees it."""
 
     member_id: str
     instance_id: str | None
@@ -129,7 +128,7 @@ class GroupRecord:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Effect: give `result` to the one who waits."""
+    """Effect: give `result` to the waiter."""
 
     waiter: Waiter
     result: JoinResult | SyncResult
@@ -157,8 +156,8 @@ class Transitioned:
 Effect: TypeAlias = "Answer | Store | Transitioned"
 
 
-class Alarm(NamedTuple):
-    """What a deadline stands for: run `fire` when it has passed, then do what it returns."""
+class Alarm(NamedTuple, Generic[OwnerT]):
+    """What a deadline stands for: when it has passed, run `fire`, then carry out its effects for the owner."""
 
-    group: Group
+    owner: OwnerT
     fire: Callable[[Instant], list[Effect]]

@@ -1,4 +1,4 @@
-"""Who is in a group: members, their leader, their votes, static and pending ids.
+"""The members of a group: their leader, their votes, static and pending ids.
 
 Keeps: each instance id belongs to one member at most; the leader is a member whenever there is one;
 `protocol_votes` counts, per protocol, the members that support it; `joined_count` counts those that
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from typing import Any, TypeAlias
 
 from gateway.groups.classic.allowance import Allowance, size_of
 from gateway.groups.classic.messages import (
@@ -21,6 +22,9 @@ from gateway.groups.classic.messages import (
     Waiter,
 )
 from gateway.groups.deadlines import Deadline
+
+#: A deadline of a member or of an id; its owner is the group, of which the roster knows nothing.
+Expiry: TypeAlias = Deadline[Alarm[Any]]
 
 
 class Member:
@@ -41,7 +45,7 @@ class Member:
         "sync_waiter",
     )
 
-    session: Deadline[Alarm]  # set by the group, which is told when it expires
+    session: Expiry  # set by the group, which acts when it passes
 
     def __init__(self, member_id: str, joined: JoinRequest | MemberRecord) -> None:
         self.member_id = member_id
@@ -76,7 +80,7 @@ class Member:
 
     @property
     def satisfies_heartbeat(self) -> bool:
-        """Whoever waits for us is alive, as far as we let it show; new members can expire."""
+        """A member that waits for our answer counts as alive; a new one can expire all the same."""
         return not self.is_new and (self.join_waiter is not None or self.sync_waiter is not None)
 
     def protocol_names(self) -> set[str]:
@@ -111,7 +115,7 @@ class Roster:
         self.joined_count = 0
         self.protocol_votes: Counter[str] = Counter()
         #: Ids handed out by KIP-394 whose owners have not come back yet, with their expiry.
-        self.pending: dict[str, Deadline[Alarm]] = {}
+        self.pending: dict[str, Expiry] = {}
         self._members: dict[str, Member] = {}
         self._static_ids: dict[str, str] = {}
 
@@ -222,7 +226,7 @@ class Roster:
         return votes.most_common(1)[0][0]
 
     def joined_members(self, protocol_name: str | None) -> tuple[JoinedMember, ...]:
-        """What the leader is told, to assign by."""
+        """All members as the leader sees them, to assign by."""
         return tuple(
             JoinedMember(member.member_id, member.instance_id, member.metadata(protocol_name)) for member in self
         )

@@ -1,4 +1,4 @@
-"""What members are told of their group, and what is stored of it.
+"""Answers to members about their group, and the record that is stored of it.
 
 Keeps: reads the group, changes nothing.
 """
@@ -6,18 +6,15 @@ Keeps: reads the group, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.messages import NO_ASSIGNMENT, NO_LEADER, GroupRecord, JoinResult, SyncResult
 from gateway.groups.classic.roster import Member
 from gateway.groups.classic.subscription import subscribed_topics
 
-if TYPE_CHECKING:
-    from gateway.groups.classic.group import Group
 
-
-def joined(group: Group, member: Member) -> JoinResult:
-    """The answer to a join that succeeded; the leader is told of all members."""
+def joined(group: GroupFacts, member: Member) -> JoinResult:
+    """The answer to a join that succeeded; the leader's lists all members."""
     is_leader = group.roster.leader_id == member.member_id
     return JoinResult(
         member_id=member.member_id,
@@ -29,7 +26,7 @@ def joined(group: Group, member: Member) -> JoinResult:
     )
 
 
-def returned(group: Group, member: Member, leader_told: str) -> JoinResult:
+def returned(group: GroupFacts, member: Member, leader_told: str) -> JoinResult:
     """The answer to a static member that goes on with its assignment; a leader need not assign (KIP-814)."""
     skips_assignment = leader_told == member.member_id
     return JoinResult(
@@ -43,7 +40,7 @@ def returned(group: Group, member: Member, leader_told: str) -> JoinResult:
     )
 
 
-def synced(group: Group, member: Member) -> SyncResult:
+def synced(group: GroupFacts, member: Member) -> SyncResult:
     return SyncResult(
         protocol_type=group.protocol_type,
         protocol_name=group.protocol_name,
@@ -51,7 +48,7 @@ def synced(group: Group, member: Member) -> SyncResult:
     )
 
 
-def stored(group: Group, assignments: Mapping[str, bytes] | None) -> GroupRecord:
+def stored(group: GroupFacts, assignments: Mapping[str, bytes] | None) -> GroupRecord:
     """The group as it will be with these assignments; None: as it is."""
     return GroupRecord(
         generation=group.generation,
@@ -68,7 +65,7 @@ def stored(group: Group, assignments: Mapping[str, bytes] | None) -> GroupRecord
     )
 
 
-def subscriptions(group: Group) -> frozenset[str] | None:
+def subscriptions(group: GroupFacts) -> frozenset[str] | None:
     """The topics that the members subscribe to; None where that is not known."""
     if not group.uses_consumer_protocol:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from core.trusted_time import TrustedTime
-from gateway.groups.classic.group import Group
+from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.states import GroupState
 from gateway.groups.persistence import (
     NO_EXPIRY,
@@ -111,7 +111,7 @@ class CommittedOffsets:
             for partition in self._partitions(group_id, topic)
         ]
 
-    def expired(self, group: Group, topic: str, now: TrustedTime, retention_ms: int) -> list[OffsetKey]:
+    def expired(self, group: GroupFacts, topic: str, now: TrustedTime, retention_ms: int) -> list[OffsetKey]:
         """The group's offsets of a topic whose time is up, as Kafka counts it."""
         since_ms = 0
         if group.protocol_type is not None:

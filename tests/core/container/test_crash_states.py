@@ -20,8 +20,7 @@ from core.container.container import STEP_OPERATIONS_MAX
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from core.streams.transactions import Aborted
 from tests.core.crash_disk import CrashDisk, Picture, build
 from tests.core.support import (
@@ -125,7 +124,7 @@ async def workload(directory: Path, history: History) -> None:
             if step % 2:
                 history.starts_asked = slot.durable_end - 3, stream.slot(1).durable_end
                 for number, start in enumerate(history.starts_asked):
-                    await stream.slot(number).truncate_before(start)
+                    await store.hosted(stream.slot(number)).truncate(stream.slot(number), start)
                 history.starts = history.starts_asked
                 await maintenance_of(store).truncate()
         await store.close()
@@ -206,7 +205,7 @@ async def look(directory: Path, picture: Picture, sent: tuple[list[Sent], list[S
             for number in range(2):
                 assert then["starts"][number] <= stream.slot(number).start <= then["starts_asked"][number]
             payloads = [entry.payload for entry in sent[0][slot.start : slot.durable_end]]
-            assert payloads == await read_all(slot)
+            assert payloads == await read_all(store, slot)
             assert sum(map(len, payloads)) == slot.size_bytes
             assert then["ended"] <= look_at_transactions(store, stream, sent) <= then["ended_asked"]
         await store.close(clean=False)

@@ -22,6 +22,7 @@ from tests.core.support import (
     container_of,
     copy_settled,
     crash_copy,
+    hosted_of,
     maintenance_of,
     make,
     open_store,
@@ -66,7 +67,7 @@ def test_index_rows_lost_after_checkpoint(tmp_path: Path) -> None:
         again = await open_store(await crash_copy(store, tmp_path / "b"))
         recovered = again.streams.get("s")
         assert recovered is not None
-        assert entries == await read_all(recovered.slot(0))
+        assert entries == await read_all(again, recovered.slot(0))
 
         await again.close()
         await store.close()
@@ -87,7 +88,7 @@ def test_power_cut_after_a_file_went(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await maintenance.checkpoint()
         left = logs(tmp_path / "a")
         before = slot.durable_end - 1
-        await slot.truncate_before(before)
+        await store.hosted(slot).truncate(slot, before)
         assert container_of(store).log.synced_lsn < container_of(store).applied_lsn
         assert await maintenance.truncate() > 0
         assert len(logs(tmp_path / "a")) < len(left)
@@ -100,7 +101,7 @@ def test_power_cut_after_a_file_went(tmp_path: Path, monkeypatch: pytest.MonkeyP
         recovered = again.streams.get("s")
         assert recovered is not None
         assert recovered.slot(0).start == before
-        assert len(await read_all(recovered.slot(0))) == recovered.slot(0).durable_end - before
+        assert len(await read_all(again, recovered.slot(0))) == recovered.slot(0).durable_end - before
         await again.close()
 
     disk = CrashDisk(tmp_path / "a" / "container-0" / "log", lambda: None)
@@ -122,7 +123,7 @@ def test_rows_of_a_file_that_went_come_back(tmp_path: Path) -> None:
         await maintenance.checkpoint()
         metadata = container.metadata
         rows = {number: list(metadata.blocks_from(stream.id, number, 0)) for number in range(3)}
-        await stream.slot(0).truncate_before(stream.slot(0).durable_end)
+        await store.hosted(stream.slot(0)).truncate(stream.slot(0), stream.slot(0).durable_end)
         assert await maintenance.truncate() == 1
         gone = rows[0][0]
         assert gone not in metadata.blocks_from(stream.id, 0, 0)
@@ -157,7 +158,7 @@ def test_kill_after_files_went(tmp_path: Path, leaves: str, is_old: bool) -> Non
         await maintenance.checkpoint()
         for stream in streams if leaves == "nothing" else streams[:1]:
             for slot in stream.written_slots():
-                await slot.truncate_before(slot.durable_end)
+                await store.hosted(slot).truncate(slot, slot.durable_end)
         if leaves == "no stream":
             for stream in streams:
                 await store.delete_stream(stream)
@@ -167,15 +168,15 @@ def test_kill_after_files_went(tmp_path: Path, leaves: str, is_old: bool) -> Non
             metadata.write((), [_FIRST_KEY])
 
         again = await open_store(await crash_copy(store, tmp_path / "b"))
-        there = {file.first_lsn for file in container_of(again).files}
+        there = {file.first_lsn for file in container_of(again).files.complete}
         metadata = container_of(again).metadata
         rows = [ref for s in streams for n in range(2) for ref in metadata.blocks_from(s.id, n, 0)]
         assert {ref.file_lsn for ref in rows} <= there
         assert bool(rows) == (leaves == "some")
         for stream in again.streams:
             for slot in stream.written_slots():
-                assert len(await read_all(slot)) == (0 if slot.start == slot.durable_end else slot.durable_end)
-                assert await slot.entry_at_time(1) is None
+                assert len(await read_all(again, slot)) == (0 if slot.start == slot.durable_end else slot.durable_end)
+                assert await again.hosted(slot).reader.entry_at_time(slot, 1, 0) is None
         await again.close()
         await store.close()
 
@@ -223,10 +224,10 @@ def test_damaged_sidecar_in_the_middle(tmp_path: Path) -> None:
         assert stream is not None
         slot = stream.slot(0)
         await maintenance_of(store).index_files()
-        assert entries == await read_all(slot)
-        assert await container_of(store).reader.bytes_before(slot, 3) == sum(map(len, entries[:3]))
+        assert entries == await read_all(store, slot)
+        assert await hosted_of(store).reader.bytes_before(slot, 3) == sum(map(len, entries[:3]))
         assert [size] == [slot.size_bytes]
-        last = await slot.entry_with_max_timestamp()
+        last = await store.hosted(slot).reader.entry_with_max_timestamp(slot)
         assert last is not None
         await store.close()
 

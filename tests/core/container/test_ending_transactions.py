@@ -26,6 +26,7 @@ from tests.core.support import (
     is_log,
     make,
     open_store,
+    owner_of,
     read_all,
     run,
     until,
@@ -46,7 +47,7 @@ def test_end_of_several_slots_and_tables(tmp_path: Path) -> None:
 
         assert [stream.slot(n).stable_end for n in range(3)] == [2, 3, 4]
         epoch = container_of(store).epoch
-        markers = [(await read_all(stream.slot(n), n + 1))[0] for n in range(3)]
+        markers = [(await read_all(store, stream.slot(n), n + 1))[0] for n in range(3)]
         assert [b"marker at %d in epoch %d" % (n + 1, epoch) for n in range(3)] == markers
         assert len(puts) == len(store.table("t"))
         await store.close()
@@ -107,7 +108,7 @@ def test_storage_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
         puts = [Put("t", b"%d" % n, b"x") for n in range(STEP_OPERATIONS_MAX + 1)]
         with pytest.raises(StorageFailure):
-            await slot.container.end_transactions([end_of(slot, 1, committed=True)], puts)
+            await owner_of(slot).end_transactions([end_of(slot, 1, committed=True)], puts)
         assert (slot.stable_end, slot.durable_end, len(store.table("t"))) == (1, 2, 0)
         await store.close()
         assert not unheard
@@ -164,7 +165,7 @@ def test_full_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def append_for_ever(slot: Slot, size: int) -> None:
-    log = slot.container.log
+    log = owner_of(slot).log
     while True:
         await append(slot, bytes(size))
         await until(lambda: log.can_roll or log.disk_full)
@@ -172,7 +173,7 @@ async def append_for_ever(slot: Slot, size: int) -> None:
 
 async def end_everywhere(slots: list[Slot], writer_id: int) -> None:
     ends = [end_of(slot, writer_id, committed=False, epoch=1) for slot in slots]
-    await slots[0].container.end_transactions(ends, [Put("t", b"k", b"%d " % writer_id + b"x" * 8 * KIB)])
+    await owner_of(slots[0]).end_transactions(ends, [Put("t", b"k", b"%d " % writer_id + b"x" * 8 * KIB)])
 
 
 def snapshot(store: Store, slots: list[Slot]) -> Any:

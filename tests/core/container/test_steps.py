@@ -294,7 +294,7 @@ def test_step_that_needs_a_new_file(tmp_path: Path, size: int) -> None:
         assert len(puts) == len(store.table("t"))
         assert [filler + 2, 2, 2] == [slot.stable_end for slot in stream.written_slots()]
         await maintenance_of(store).index_files()
-        assert (await read_all(stream.slot(1)))[0] == b"x"
+        assert (await read_all(store, stream.slot(1)))[0] == b"x"
         await store.close()
 
     run(scenario())

@@ -26,6 +26,7 @@ from tests.core.support import (
     append,
     begin_append,
     container_of,
+    hosted_of,
     is_log,
     maintenance_of,
     make,
@@ -53,7 +54,7 @@ def test_group_commit_reports_nothing_before_its_sync(tmp_path: Path, monkeypatc
         await asyncio.sleep(0)
         assert (slot.durable_end, slot.end) == (0, 101)
         assert not first.future.done()
-        found = container_of(store).reader.cached(slot, 0, slot.durable_end, KIB, True)
+        found = hosted_of(store).reader.cached(slot, 0, slot.durable_end, KIB, True)
         assert (found.parts if found else None) == []
 
         gate.open.set()
@@ -123,7 +124,7 @@ def test_close_writes_what_is_queued(tmp_path: Path) -> None:
         store = await open_store(tmp_path)
         stream = store.streams.get("s")
         assert stream is not None
-        assert [b"%d" % i for i in range(50)] == await read_all(stream.slot(0))
+        assert [b"%d" % i for i in range(50)] == await read_all(store, stream.slot(0))
         with contextlib.suppress(StorageFull):
             await store.close()
 
@@ -167,14 +168,14 @@ def test_entry_larger_than_a_log_file(tmp_path: Path) -> None:
             await append(slot, entry)
             assert log.position <= log.room
             await until(lambda: log.can_roll)
-        assert entries == await read_all(slot)
+        assert entries == await read_all(store, slot)
         with pytest.raises(StorageFull):
             begin_append(slot, bytes(4 * MIB))
         await store.close(clean=False)
         store = await open_store(tmp_path)
         stream = store.streams.get("s")
         assert stream is not None
-        assert entries == await read_all(stream.slot(0))
+        assert entries == await read_all(store, stream.slot(0))
         await store.close()
 
     run(scenario())
@@ -258,9 +259,9 @@ def test_full_disk(small_disk: Path) -> None:
         with pytest.raises(StorageFull):
             begin_append(slot, bytes(64 * KIB))
         assert log.failure is None
-        assert entries == await read_all(slot)
+        assert entries == await read_all(store, slot)
         await store.update(Put("t", b"k", b"v" * KIB))
-        await slot.truncate_before(3)
+        await store.hosted(slot).truncate(slot, 3)
         # The ballast was given up, so that the background finds room.
         assert not any((small_disk / "store").rglob(BALLAST_NAME))
         await maintenance_of(store).index_files()
@@ -271,12 +272,12 @@ def test_full_disk(small_disk: Path) -> None:
         await until(lambda: not log.disk_full and log.can_roll)
         entries.append(b"room again")
         await append(slot, entries[-1])
-        assert entries[3:] == await read_all(slot)
+        assert entries[3:] == await read_all(store, slot)
         await store.close()
         store = await open_store(small_disk / "store")
         stream = store.streams.get("s")
         assert stream is not None
-        assert entries[3:] == await read_all(stream.slot(0))
+        assert entries[3:] == await read_all(store, stream.slot(0))
         await store.close()
 
     run(scenario())
@@ -300,13 +301,13 @@ def test_rocksdb_without_room(small_disk: Path) -> None:
         before = maintenance_of(store).position
         await maintenance_of(store).checkpoint()
         assert before == maintenance_of(store).position
-        assert entries == await read_all(slot)
+        assert entries == await read_all(store, slot)
         # The next one gives up the ballast; without it there is nothing to be had, and reads go on all the same.
         ballast = next((small_disk / "store").rglob(BALLAST_NAME))
         ballast.rename(small_disk / "kept")
         await maintenance_of(store).checkpoint()
         assert before == maintenance_of(store).position
-        assert entries == await read_all(slot)
+        assert entries == await read_all(store, slot)
         (small_disk / "kept").rename(ballast)
         await maintenance_of(store).checkpoint()
         assert log.durable_lsn == maintenance_of(store).position.lsn
@@ -315,7 +316,7 @@ def test_rocksdb_without_room(small_disk: Path) -> None:
         store = await open_store(small_disk / "store")
         recovered = store.streams.get("s")
         assert recovered is not None
-        assert entries == await read_all(recovered.slot(0))
+        assert entries == await read_all(store, recovered.slot(0))
         await store.close()
 
     run(scenario())

@@ -279,7 +279,7 @@ def test_torn_roll(tmp_path: Path, renamed: bool) -> None:
 
         for _ in range(2):  # the second start is as good as the first
             again = await open_store(copy)
-            assert entries == await read_all(again.streams.get("s").slot(0))  # type: ignore[union-attr]
+            assert entries == await read_all(again, again.streams.get("s").slot(0))  # type: ignore[union-attr]
             assert container_of(again).epoch > (9 if renamed else 0)
             await again.close(clean=False)
 
@@ -332,7 +332,7 @@ def test_stale_sidecar(tmp_path: Path) -> None:
         orphan.write_bytes(b"left over")
         store = await open_store(tmp_path)
         assert not orphan.exists()
-        assert entries == await read_all(store.streams.get("s").slot(0))  # type: ignore[union-attr]
+        assert entries == await read_all(store, store.streams.get("s").slot(0))  # type: ignore[union-attr]
         await store.close()
 
     run(scenario())

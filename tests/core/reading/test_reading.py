@@ -8,7 +8,18 @@ import pytest
 
 from core.container.maintenance import COLUMNS_KEPT_MAX
 from core.errors import CorruptLog
-from tests.core.support import KIB, append, container_of, maintenance_of, make, open_store, read_all, roll, run
+from tests.core.support import (
+    KIB,
+    append,
+    container_of,
+    hosted_of,
+    maintenance_of,
+    make,
+    open_store,
+    read_all,
+    roll,
+    run,
+)
 from tests.core.transactional import Transactional, check_all
 
 
@@ -22,7 +33,7 @@ def test_entry_too_large_for_what_is_left(tmp_path: Path) -> None:
         await roll(store, slot)
         await roll(store, slot)
         await maintenance_of(store).index_files()
-        reader = container_of(store).reader
+        reader = hosted_of(store).reader
         for offset in (0, slot.end - 1):
             found = await reader.read(slot, offset, slot.durable_end, 10, False)
             assert ([], 0, offset) == (found.parts, found.size, found.end)
@@ -40,7 +51,7 @@ def test_aborted_transactions(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         store = await open_store(tmp_path)
-        model = Transactional((await make(store)).slot(0))
+        model = Transactional(store, (await make(store)).slot(0))
         for _ in range(3):
             first = container_of(store).log.file.first_lsn
             while container_of(store).log.file.first_lsn == first:
@@ -70,8 +81,8 @@ def test_size_after_trim_to_the_end(tmp_path: Path) -> None:
         slot = (await make(store)).slot(0)
         await roll(store, slot)
         await roll(store, slot)
-        await slot.truncate_before(slot.durable_end)
-        assert (slot.size_bytes, await read_all(slot)) == (0, [])
+        await store.hosted(slot).truncate(slot, slot.durable_end)
+        assert (slot.size_bytes, await read_all(store, slot)) == (0, [])
         await store.close()
 
     run(scenario())
@@ -86,16 +97,16 @@ def test_missing_file_is_damage(tmp_path: Path) -> None:
         for _ in range(COLUMNS_KEPT_MAX + 2):  # the first file's rows leave memory
             await roll(store, slot)
         await maintenance_of(store).index_files()
-        first = container_of(store).files[0].path
+        first = container_of(store).files.complete[0].path
         with_sidecar = first.with_suffix(".idx")
         kept = with_sidecar.read_bytes()
         with_sidecar.unlink()
         with pytest.raises(CorruptLog):
-            await read_all(slot)
+            await read_all(store, slot)
         with_sidecar.write_bytes(kept)
         first.unlink()
         with pytest.raises(CorruptLog):
-            await read_all(slot)
+            await read_all(store, slot)
         await store.close(clean=False)
 
     run(scenario())

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.scaling.decisions import COOL_DOWN_S, Decision, SegmentLoad, at_limit, balanced_cuts, decide
-from core.scaling.rates import MINUTE_S, WINDOWS_S, Averages, Rates
-from core.streams.state import ScalingKind, ScalingPolicy, SegmentRun, StreamState, new_stream
+from core.scaling.rates import Rates
+from core.streams.averages import MINUTE_S, WINDOWS_S, Averages
+from core.streams.policy import ScalingKind, ScalingPolicy
+from core.streams.state import Segment, StreamState, new_stream
 
 TARGET: Final = 100.37  # loads are whole numbers: none is just at a threshold
 OLD: Final = 3600.0
@@ -133,14 +135,14 @@ def test_one_slot_is_the_limit() -> None:
     state = stream_of(2, 2)
     loads = [SegmentLoad(run, OLD, at(3, 3, 3, 3)) for run in state.current.segments]
     assert decide(policy(), state.current, loads, lambda run: [1.0]) is None
-    assert [limit.run.number for limit in at_limit(policy(), loads)] == [0, 1]
+    assert [limit.segment.number for limit in at_limit(policy(), loads)] == [0, 1]
     assert at_limit(policy(kind=ScalingKind.FIXED), loads) == []
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=40), st.integers(2, 8))
 def test_cuts_balance(rates: list[int], pieces: int) -> None:
     """Cuts are inside, in order, and no piece has more than its share and one slot's load, except around empty ones."""
-    cuts = balanced_cuts(SegmentRun(3, 5, 5 + len(rates)), rates, pieces)
+    cuts = balanced_cuts(Segment(3, 5, 5 + len(rates)), rates, pieces)
     places = [5, *cuts, 5 + len(rates)]
     assert places == sorted(set(places))
     assert len(cuts) == min(pieces, len(rates)) - 1
@@ -194,11 +196,11 @@ class Simulation:
         self.opened |= {run.number: self.now for run in new}
         self.made.append((self.now, decision, tuple(run.number for run in new)))
 
-    def averages(self, run: SegmentRun) -> Averages:
+    def averages(self, run: Segment) -> Averages:
         rows = [self.rates.bytes_of(slot) for slot in self.slots[run.first : run.last]]
         return tuple(map(sum, zip(*rows, strict=True)))
 
-    def slot_rates(self, run: SegmentRun) -> list[float]:
+    def slot_rates(self, run: Segment) -> list[float]:
         return [max(self.rates.bytes_of(slot)[1:]) for slot in self.slots[run.first : run.last]]
 
     def since(self, when: float) -> list[tuple[float, Decision, tuple[int, ...]]]:

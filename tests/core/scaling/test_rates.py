@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.scaling.rates import FADED, WINDOWS_S, Rates
+from core.scaling.rates import Rates
+from core.streams.averages import FADED, WINDOWS_S
 
 
 def slot() -> Any:

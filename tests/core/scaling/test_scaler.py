@@ -12,11 +12,12 @@ import pytest
 
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
-from core.scaling.rates import WATCHED
 from core.scaling.scaler import Scaler
 from core.store import Store
+from core.streams.averages import WATCHED
 from core.streams.keyspace import slot_at_position
-from core.streams.state import ScalingKind, ScalingPolicy, Stream, StreamPolicy
+from core.streams.live import Stream
+from core.streams.policy import ScalingKind, ScalingPolicy, StreamPolicy
 from tests.core.support import KIB, SMALL, append, maintenance_of, make, policy_from, read_all, run, until
 
 TARGET: Final = 100.0
@@ -38,7 +39,7 @@ def policy_for(config: Mapping[str, str]) -> StreamPolicy:
 async def scaling_store(directory: Path, clock: ManualClock, config: StoreConfig = ROOMY) -> tuple[Store, Scaler]:
     store = await Store.open(directory, config, policy_for, clock)
     await maintenance_of(store).stop()
-    scaler = store.scalers[0]
+    scaler = store.containers[0].scaler
     scaler.begin()
     return store, scaler
 
@@ -177,10 +178,10 @@ def test_by_itself_under_load(tmp_path: Path) -> None:
         epoch = stream.state.current.epoch
         await until(lambda: stream.state.current.epoch > epoch and len(stream.state.current.segments) == 1)
         for number, entries in enumerate(written):
-            found = await read_all(stream.slot(number))
+            found = await read_all(store, stream.slot(number))
             assert found == entries[: len(found)]
             assert len(found) >= len(entries) - 1  # the last may not have been acknowledged
-        assert {event.kind for event in store.scalers[0].events} == {"split", "merge"}
+        assert {event.kind for event in store.containers[0].scaler.events} == {"split", "merge"}
         await store.close()
 
     run(scenario())

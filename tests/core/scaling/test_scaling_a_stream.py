@@ -87,7 +87,7 @@ def test_scaled_stream_after_a_restart(tmp_path: Path, is_clean: bool) -> None:
         found = store.streams.get("s")
         assert found is not None
         assert found.state == state
-        assert await read_all(found.slot(0)) == [b"first", b"second!", b"third"]
+        assert await read_all(store, found.slot(0)) == [b"first", b"second!", b"third"]
         assert known == stretches(found.slot(0))
         assert (found.slot(0).segment_id, found.slot(3).segment_id) == (4, 3)
         await store.close()
@@ -120,7 +120,7 @@ def test_kill_while_a_scale_is_on_its_way(tmp_path: Path) -> None:
             assert shape(store) == ([(1, 0, 2), (2, 2, 4)] if cut >= end else [(0, 0, 4)])
             found = store.streams.get("s")
             assert found is not None
-            entries = await read_all(found.slot(0))
+            entries = await read_all(store, found.slot(0))
             assert entries == ([b"before", b"after"] if cut > end else [b"before"])
             await store.close()
 
@@ -165,7 +165,7 @@ def test_growth_is_a_scale(tmp_path: Path) -> None:
         await append(stream.slot(7), b"added")
 
         assert shape(store) == [(3, 0, 4), (4, 4, 8)]
-        assert await read_all(stream.slot(1)) == [b"old", b"new"]
+        assert await read_all(store, stream.slot(1)) == [b"old", b"new"]
         assert stretches(stream.slot(1)) == [(0, 2, 0), (1, 4, 3)]
         assert [event.kind for event in store.scaler_of(stream).events] == ["manual", "grown"]
         await store.close()
@@ -194,7 +194,7 @@ def test_sealed_stream(tmp_path: Path) -> None:
         assert found is not None
         with pytest.raises(StreamSealed):
             begin_append(found.slot(1), b"late")
-        assert await read_all(found.slot(0)) == [b"kept"]
+        assert await read_all(store, found.slot(0)) == [b"kept"]
         await store.close()
 
     run(scenario())

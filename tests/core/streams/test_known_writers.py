@@ -38,6 +38,7 @@ from tests.core.support import (
     maintenance_of,
     make,
     open_store,
+    owner_of,
     run,
     until,
 )
@@ -53,7 +54,7 @@ SILENT_S: Final = SILENT_MS_MIN / 1000
 
 async def write(slot: Slot, writer_id: int, sequence: int = 0) -> int:
     """As whoever takes batches does it. Raises TooManyWriters."""
-    assert slot.container.check_writer(slot, writer_id, 0, sequence, 1) is None
+    assert owner_of(slot).check_writer(slot, writer_id, 0, sequence, 1) is None
     return await append(slot, b"x", writer=(writer_id, 0, sequence))
 
 
@@ -63,7 +64,7 @@ async def opened(directory: Path, clock: ManualClock, config: StoreConfig = BOUN
 
 
 async def room_made(store: Store) -> int:
-    return await make_room(store.known_writers, list(store.containers.values()))
+    return await make_room(store.known_writers, [one.container for one in store.containers.values()])
 
 
 def test_a_new_one_waits_and_known_ones_go_on(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_busy_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
         assert {100, 200} == set(slot.writers or ())
         gate.open.set()
-        await container.settled()
+        await container.all_durable()
         await store.close()
 
     run(scenario())
@@ -182,7 +183,7 @@ def test_a_checkpoint_of_many_writers_in_steps(tmp_path: Path, monkeypatch: pyte
         container = container_of(store)
         for writer_id in range(3_000):
             begin_append(slot, b"x", writer=(writer_id, 0, 0))
-        await container.settled()
+        await container.all_durable()
         checkpoint = asyncio.create_task(maintenance_of(store).checkpoint())
         sequences = dict.fromkeys(range(3_000), 0)
         steps = 0
@@ -195,7 +196,7 @@ def test_a_checkpoint_of_many_writers_in_steps(tmp_path: Path, monkeypatch: pyte
                 slot.forget_writers(range(2_990, 3_000))
             await asyncio.sleep(0)
         await checkpoint
-        await container.settled()
+        await container.all_durable()
         copy = await crash_copy(store, tmp_path / "copy")
         await store.close(clean=False)
 
@@ -233,8 +234,8 @@ def test_no_turn_is_long(tmp_path: Path) -> None:
         for writer_id in range(100_000):
             begin_append(slot, b"x", writer=(writer_id, 0, 0))
             if writer_id % 1_000 == 0:
-                await container.settled()
-        await container.settled()
+                await container.all_durable()
+        await container.all_durable()
 
         assert await longest_turn(maintenance_of(store).checkpoint()) < TURN_S_MAX
         assert maintenance_of(store).position.lsn > 100_000

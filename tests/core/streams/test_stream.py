@@ -75,7 +75,7 @@ def test_successors_are_the_other_side_of_predecessors(state: StreamState) -> No
 def test_slots_have_one_segment(state: StreamState, data: st.DataObject) -> None:
     """The segment at a position is the one whose run holds it."""
     position = position_of_slot(data.draw(st.integers(0, state.slots - 1)), state.slots)
-    run = state.current.run_at(position)
+    run = state.current.segment_at(position)
     assert run.first <= position < run.last
 
 
@@ -101,7 +101,7 @@ def test_doubling_keeps_keys_in_their_range(bits: int, key: bytes, data: st.Data
         ranges = set()
         for doubled in range(4):
             epoch = state.current
-            ranges.add(epoch.key_range(epoch.run_at(position_of_slot(slot, epoch.slots))))
+            ranges.add(epoch.key_range(epoch.segment_at(position_of_slot(slot, epoch.slots))))
             assert slot % slots == key_hash % slots
             assert key_point(key_hash) in slot_range(slot, epoch.slots)
             state, slot = state.grown(2 * epoch.slots, doubled), key_hash % (2 * epoch.slots)
@@ -130,7 +130,7 @@ def test_no_scales(sealed: list[int], cuts: list[int], why: str) -> None:
 def test_what_is_named_is_bounded() -> None:
     """A stream of hundreds of segments says which are active, and not all of them."""
     with pytest.raises(ValueError, match=r"active are 0, 1, .*, 19 and 480 more$"):
-        stream_of(500, 500).current.run(500)
+        stream_of(500, 500).current.segment(500)
 
 
 def test_sealed_stream_stays_as_it_is() -> None:

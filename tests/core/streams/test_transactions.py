@@ -12,7 +12,6 @@ import pytest
 from core.clock import ManualClock
 from core.errors import SequenceGap, StaleWriterEpoch
 from core.log.format import IN_TRANSACTION
-from core.retention import Retention
 from core.streams.live import Slot
 from core.streams.transactions import overlapping
 from tests.core.support import (
@@ -21,11 +20,12 @@ from tests.core.support import (
     append,
     append_in_transaction,
     begin_append,
-    container_of,
     end_of,
     maintenance_of,
     make,
     open_store,
+    owner_of,
+    retention_of,
     run,
     until,
 )
@@ -106,7 +106,7 @@ def test_released_by_a_durable_marker(tmp_path: Path, monkeypatch: pytest.Monkey
                 heard.append((slot.durable_end, slot.stable_end))
 
         slot.watch(Watcher())
-        ended = slot.container.end_transactions([end_of(slot, 1, committed=False)], [DONE])
+        ended = owner_of(slot).end_transactions([end_of(slot, 1, committed=False)], [DONE])
         await until(gate.waiting.is_set)
         assert (slot.end, slot.durable_end, slot.stable_end, aborted(slot)) == (3, 2, 1, [])
         assert not slot.has_open_transaction(1)
@@ -149,14 +149,14 @@ def test_next_transaction_before_the_marker_is_durable(tmp_path: Path, monkeypat
         slot = (await make(store)).slot(0)
         await play(slot, "a")
         gate = Gate(monkeypatch)
-        first = slot.container.end_transactions([end_of(slot, 1, committed=True)], [DONE])
+        first = owner_of(slot).end_transactions([end_of(slot, 1, committed=True)], [DONE])
         begin_append(slot, b"x", writer=(1, 0, 1), flags=IN_TRANSACTION)
-        second = slot.container.end_transactions([end_of(slot, 1, committed=False)], [DONE])
+        second = owner_of(slot).end_transactions([end_of(slot, 1, committed=False)], [DONE])
         begin_append(slot, b"x", writer=(1, 0, 2), flags=IN_TRANSACTION)
         assert (slot.stable_end, slot.durable_end) == (0, 1)
         gate.open.set()
         await asyncio.gather(first, second)
-        await slot.container.log.synced(slot.container.log.next_lsn - 1)
+        await owner_of(slot).log.synced(owner_of(slot).log.next_lsn - 1)
         assert (slot.stable_end, aborted(slot)) == (4, [(2, 3, 1)])
         await store.close()
 
@@ -204,7 +204,7 @@ def test_writer_after_a_marker_of_a_later_epoch(
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
         await play(slot, "a")
-        ended = slot.container.end_transactions([end_of(slot, 1, committed=True, epoch=5)], [DONE])
+        ended = owner_of(slot).end_transactions([end_of(slot, 1, committed=True, epoch=5)], [DONE])
         found.append(refusal(slot, 1, epoch, sequence))
         await ended
         found.append(refusal(slot, 1, epoch, sequence))
@@ -221,7 +221,7 @@ def test_writer_after_a_marker_of_a_later_epoch(
 def refusal(slot: Slot, writer_id: int, epoch: int, sequence: int) -> type[Exception] | None:
     """How a batch of one record is refused; None when it is the next one."""
     try:
-        assert slot.container.check_writer(slot, writer_id, epoch, sequence, 1) is None
+        assert owner_of(slot).check_writer(slot, writer_id, epoch, sequence, 1) is None
     except (SequenceGap, StaleWriterEpoch) as refused:
         return type(refused)
     return None
@@ -236,7 +236,7 @@ def test_fence_in_flight_is_not_saved(tmp_path: Path, monkeypatch: pytest.Monkey
         await play(slot, "a")
         before = slot.encode()
         gate = Gate(monkeypatch)
-        ended = slot.container.end_transactions([end_of(slot, 1, committed=True, epoch=5)], [DONE])
+        ended = owner_of(slot).end_transactions([end_of(slot, 1, committed=True, epoch=5)], [DONE])
         assert before == slot.encode()
         gate.open.set()
         await ended
@@ -255,7 +255,7 @@ def test_writers_expire_but_for_open_transactions(tmp_path: Path) -> None:
         slot = (await make(store)).slot(0)
         await play(slot, "a b b-")
         await append(slot, b"x", writer=(9, 0, 0))
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         clock.advance(SMALL.writer_expiration_ms / 1000 - 1)
         await retention.enforce()
         assert {1, 2, 9} == set(slot.writers or ())
@@ -285,14 +285,14 @@ def test_start_beyond_an_open_transaction(tmp_path: Path, restart: bool) -> None
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
         await play(slot, ". a . a .")
-        await slot.truncate_before(3)
+        await store.hosted(slot).truncate(slot, 3)
         assert (slot.start, slot.stable_end, slot.stable_bytes) == (3, 3, 3)
         if restart:
             await store.close(clean=False)
             store = await open_store(tmp_path)
             slot = store.streams.get("s").slot(0)  # type: ignore[union-attr]
             assert (slot.start, slot.stable_end, slot.stable_bytes) == (3, 3, 3)
-        await slot.truncate_before(5)
+        await store.hosted(slot).truncate(slot, 5)
         assert (slot.start, slot.stable_end, slot.stable_bytes) == (5, 5, 5)
         await play(slot, ".")
         assert (slot.stable_end, slot.stable_bytes) == (5, 5)
@@ -310,7 +310,7 @@ def test_retention_stops_at_an_open_transaction(tmp_path: Path) -> None:
         store = await open_store(tmp_path)
         slot = (await make(store, retention_bytes=0)).slot(0)
         await play(slot, ". . a . .")
-        retention = Retention(container_of(store))
+        retention = retention_of(store)
         await retention.enforce()
         assert (slot.start, slot.end) == (2, 5)
         await play(slot, "a+")
@@ -341,7 +341,7 @@ def test_trims_drop_aborted_transactions(tmp_path: Path, start: int, left: list[
         await play(slot, "a . a- b . b- .")
         held = slot.aborted_rows
         everything = list(overlapping(held, 0, 7))
-        await slot.truncate_before(start)
+        await store.hosted(slot).truncate(slot, start)
         assert left == aborted(slot)
         assert everything == list(overlapping(held, 0, 7))
         await store.close(clean=False)
@@ -381,7 +381,7 @@ def test_markers_are_no_batches_of_their_writers(tmp_path: Path) -> None:
         bases = [batch.base for batch in (slot.writers or {})[1].batches]
         assert bases == [4, 6, 8, 10, 12]
         with pytest.raises(SequenceGap):
-            slot.container.check_writer(slot, 1, 0, 0, 1)
+            owner_of(slot).check_writer(slot, 1, 0, 0, 1)
         await store.close()
 
     run(scenario())

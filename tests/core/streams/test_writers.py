@@ -205,7 +205,7 @@ def test_all_that_is_remembered_is_in_flight_at_a_checkpoint(
         state = Slot(container_of(store), slot.stream, 0)
         state.decode(slot.encode())
         gate.open.set()
-        await container_of(store).settled()
+        await container_of(store).all_durable()
 
         assert state.end == before * 2 + 7
         assert state.writers is not None
@@ -233,7 +233,7 @@ def test_new_epoch_is_in_flight_at_a_checkpoint(tmp_path: Path, monkeypatch: pyt
         state = Slot(container_of(store), slot.stream, 0)
         state.decode(slot.encode())
         gate.open.set()
-        await container_of(store).settled()
+        await container_of(store).all_durable()
 
         assert state.writers is not None
         assert state.writers[WRITER].check(WRITER, 4, 2, 1) == Duplicate(2, 3, 0)

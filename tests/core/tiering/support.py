@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from core.clock import SystemClock
 from core.config import StoreConfig
-from core.container.container import Container
 from core.store import Store
 from core.streams.live import Slot
+from core.tiering.context import LongTermStorage
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
-from core.tiering.tier import LongTermStorage
-from tests.core.support import KIB, SMALL, append, container_of, policy_from, until
+from tests.core.support import KIB, SMALL, append, hosted_of, owner_of, policy_from, until
 from tests.tier2.chunks import entry, head_of
 from tier2.chunk import ChunkReader
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
@@ -67,21 +66,17 @@ async def fill(slot: Slot, size: int, body: int = KIB) -> list[bytes]:
         payload = bytes(entry(slot.end, 1, 1000 + slot.end, b"." * body).payload)
         await append(slot, payload, timestamp=1000 + slot.end)
         written.append(payload)
-        if not container_of_slot(slot).log.can_roll:
-            await until(lambda: container_of_slot(slot).log.can_roll)
+        if not owner_of(slot).log.can_roll:
+            await until(lambda: owner_of(slot).log.can_roll)
     return written
 
 
-def container_of_slot(slot: Slot) -> Container:
-    return slot.container
-
-
-def runs_of(slot: Slot) -> list[RunRow]:
-    return list(slot.container.catalog.iter_runs(slot.stream.id, slot.number, -1))
+def runs_of(store: Store, slot: Slot) -> list[RunRow]:
+    return list(store.hosted(slot).catalog.iter_runs(slot.stream.id, slot.number, -1))
 
 
 def chunks_of(store: Store) -> list[ChunkRow]:
-    catalog = container_of(store).catalog
+    catalog = hosted_of(store).catalog
     return [*catalog.pending, *catalog.iter_verified()]
 
 
@@ -89,11 +84,11 @@ def chunks_in(store: Store, state: ChunkState) -> list[ChunkRow]:
     return [row for row in chunks_of(store) if row.state is state]
 
 
-async def chunk_entries(storage: Storage, slot: Slot) -> list[bytes]:
+async def chunk_entries(storage: Storage, store: Store, slot: Slot) -> list[bytes]:
     """What the chunks of a slot hold, run by run, checked against the rows."""
     found: list[bytes] = []
-    for run in runs_of(slot):
-        chunk = slot.container.catalog.find_chunk(run.chunk)
+    for run in runs_of(store, slot):
+        chunk = store.hosted(slot).catalog.find_chunk(run.chunk)
         assert chunk is not None
         reader = await ChunkReader.open(chunk_key(run.chunk), chunk.size, storage.get_range, head_of)
         await reader.verify()

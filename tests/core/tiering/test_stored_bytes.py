@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from core.retention import Retention
+from core.store import Store
 from core.streams.live import Slot
-from core.streams.state import StreamPolicy
-from gateway.http.views import StreamBytes
-from tests.core.support import append, container_of, run, until
+from core.streams.policy import StreamPolicy
+from gateway.metrics.activity import StreamBytes
+from tests.core.support import append, retention_of, run, until
 from tests.core.tiering.rewriting.support import REWRITING, FirstByte, rewriting_store
 from tests.core.tiering.support import runs_of
 from tests.tier2.chunks import entry
@@ -28,16 +28,16 @@ async def write(slot: Slot, numbers: range) -> None:
         await append(slot, payload, timestamp=1000 + number)
 
 
-async def compacted(slot: Slot) -> None:
+async def compacted(store: Store, slot: Slot) -> None:
     """Write 90 entries of seven keys, and wait until seven are left."""
     await write(slot, range(90))
     await until(lambda: slot.tiered_end == slot.end)
-    await until(lambda: sum(row.entries for row in runs_of(slot)) == KEYS)
+    await until(lambda: sum(row.entries for row in runs_of(store, slot)) == KEYS)
 
 
-def held(slot: Slot) -> int:
+def held(store: Store, slot: Slot) -> int:
     """Bytes of the slot's entries in chunks."""
-    return sum(row.length for row in runs_of(slot))
+    return sum(row.length for row in runs_of(store, slot))
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -47,8 +47,8 @@ def test_what_is_shown(tmp_path: Path, clean: bool) -> None:
     async def scenario() -> None:
         async with rewriting_store(tmp_path, filter_for=FirstByte, clean=clean) as store:
             slot = (await store.create_stream("s", slots=1, config={"compact": "1"})).slot(0)
-            await compacted(slot)
-            size = held(slot)
+            await compacted(store, slot)
+            size = held(store, slot)
             assert (size, size, 0) == (slot.size_bytes, slot.tier_bytes, slot.untiered_bytes)
             assert slot.total_bytes > 10 * size
         async with AsyncExitStack() as stack:
@@ -64,7 +64,7 @@ def test_what_is_shown(tmp_path: Path, clean: bool) -> None:
             tiers = StreamBytes.of(stream).tiers
             assert (fresh, size) == (tiers.log, tiers.chunks)
 
-            await slot.truncate_before(91)
+            await store.hosted(slot).truncate(slot, 91)
             assert (fresh // 2, 0) == (slot.size_bytes, slot.tier_bytes)
 
     run(scenario())
@@ -76,11 +76,11 @@ def test_start_within_a_run(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with rewriting_store(tmp_path, filter_for=FirstByte) as store:
             slot = (await store.create_stream("s", slots=1, config={"compact": "1"})).slot(0)
-            await compacted(slot)
+            await compacted(store, slot)
             before = slot.size_bytes
-            await slot.truncate_before(45)
+            await store.hosted(slot).truncate(slot, 45)
             assert 0 <= slot.size_bytes <= before
-            await slot.truncate_before(90)
+            await store.hosted(slot).truncate(slot, 90)
             assert slot.size_bytes == 0
 
     run(scenario())
@@ -104,7 +104,7 @@ def test_live_records_stay(tmp_path: Path, policy: StreamPolicy, restart: bool) 
             store = await stack.enter_async_context(rewriting_store(tmp_path, filter_for=FirstByte))
             stream = await store.create_stream("s", slots=1, config={"compact": "1"})
             slot = stream.slot(0)
-            await compacted(slot)
+            await compacted(store, slot)
             if restart:
                 await stack.aclose()
                 store = await stack.enter_async_context(rewriting_store(tmp_path))
@@ -112,7 +112,7 @@ def test_live_records_stay(tmp_path: Path, policy: StreamPolicy, restart: bool) 
                 assert again is not None
                 stream, slot = again, again.slot(0)
             stream.policy = policy
-            retention = Retention(container_of(store))
+            retention = retention_of(store)
             retention._consumed = lambda slot, consumers: slot.end
             assert (await retention.enforce(), slot.start) == (0, 0)
 

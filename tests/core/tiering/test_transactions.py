@@ -8,8 +8,9 @@ from random import Random
 
 import pytest
 
+from core.store import Store
 from core.tiering.rows import ChunkState, chunk_key
-from tests.core.support import KIB, container_of, run, until
+from tests.core.support import KIB, container_of, hosted_of, run, until
 from tests.core.tiering.reading.test_reading_across import left_the_log
 from tests.core.tiering.rewriting.support import REWRITING, rewriter_of, rewriting_store
 from tests.core.tiering.rewriting.test_rewriter import storage_of
@@ -32,11 +33,13 @@ from tier2.storage import Storage
 LIMITS = (1, 3 * KIB, 40 * KIB, 1 << 20)
 
 
-async def listed(storage: Storage, model: Transactional) -> list[tuple[int, int, list[tuple[int, int, int]]]]:
+async def listed(
+    store: Store, storage: Storage, model: Transactional
+) -> list[tuple[int, int, list[tuple[int, int, int]]]]:
     """Of each run its bounds and the aborted transactions that its chunk lists: last, first, writer id."""
     found = []
-    for row in runs_of(model.slot):
-        chunk = model.slot.container.catalog.find_chunk(row.chunk)
+    for row in runs_of(store, model.slot):
+        chunk = store.hosted(model.slot).catalog.find_chunk(row.chunk)
         assert chunk is not None
         reader = await ChunkReader.open(chunk_key(row.chunk), chunk.size, storage.get_range, head_of)
         run_of = reader.index.run_of(row.stream_id, row.segment_id, row.slot)
@@ -54,7 +57,7 @@ def test_from_every_offset(tmp_path: Path, seed: int) -> None:
         config = replace(AGEING, chunk_bytes=random.choice((16, 64)) * KIB, tier2_cache_bytes=1 << 20)
         async with tiered_store(tmp_path, config) as store:
             stream = await store.create_stream("s", slots=2)
-            models = [Transactional(stream.slot(number)) for number in range(2)]
+            models = [Transactional(store, stream.slot(number)) for number in range(2)]
             for _ in range(3):
                 for model in models:
                     await write_randomly(model, random, 40 * KIB, 3 * KIB)
@@ -63,7 +66,7 @@ def test_from_every_offset(tmp_path: Path, seed: int) -> None:
                 await end_all(model, random)
             await until(lambda: all(model.slot.tiered_end == model.slot.durable_end for model in models))
             for model in models:
-                await left_the_log(model.slot, model.ends[len(model.ends) // 3])
+                await left_the_log(store, model.slot, model.ends[len(model.ends) // 3])
                 await write_randomly(model, random, 40 * KIB, 3 * KIB)
                 assert model.aborted
                 await check_all(model, [0, model.slot.durable_end // 2], LIMITS)
@@ -78,7 +81,7 @@ def test_every_run_lists_them(tmp_path: Path) -> None:
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
         async with tiered_store(tmp_path, AGEING, storage) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             for writer_id in (1, 2):
                 await model.append(writer_id)
             await model.append()
@@ -93,7 +96,7 @@ def test_every_run_lists_them(tmp_path: Path) -> None:
             await model.append()
             await until(lambda: model.slot.tiered_end == model.slot.durable_end)
 
-            assert await listed(storage, model) == [(0, 1, [(6, 0, 1)]), (1, 8, [(6, 0, 1)]), (8, 9, [])]
+            assert await listed(store, storage, model) == [(0, 1, [(6, 0, 1)]), (1, 8, [(6, 0, 1)]), (8, 9, [])]
         await storage.close()
 
     run(scenario())
@@ -104,7 +107,7 @@ def test_nothing_unstable_is_tiered(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, AGEING) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             await model.append()
             await model.append(5)
             await model.append()
@@ -125,7 +128,7 @@ def test_lost_object_is_put_again(tmp_path: Path) -> None:
         storage = await storage_in(tmp_path / "objects")
         patient = replace(AGEING, tier2_verify_delay_ms=3_600_000)
         async with tiered_store(tmp_path, patient, storage, clean=False) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             await model.append(1)
             await model.append()
             await model.end(1, committed=False)
@@ -137,8 +140,8 @@ def test_lost_object_is_put_again(tmp_path: Path) -> None:
             model.slot = next(iter(store.streams)).slot(0)
             await until(lambda: chunks_in(store, ChunkState.VERIFIED))
 
-            assert not {chunk_key(row.chunk) for row in runs_of(model.slot)} & set(lost)
-            assert [aborted for _, _, aborted in await listed(storage, model)] == [[(2, 0, 1)]] * len(lost)
+            assert not {chunk_key(row.chunk) for row in runs_of(store, model.slot)} & set(lost)
+            assert [aborted for _, _, aborted in await listed(store, storage, model)] == [[(2, 0, 1)]] * len(lost)
         await storage.close()
 
     run(scenario())
@@ -150,7 +153,7 @@ def test_merged_runs(tmp_path: Path) -> None:
     async def scenario() -> None:
         random = Random(11)
         async with rewriting_store(tmp_path, REWRITING) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             for _ in range(12):
                 await write_randomly(model, random, 300, 60)
                 await model.append(9)
@@ -161,9 +164,9 @@ def test_merged_runs(tmp_path: Path) -> None:
             merged = model.slot.durable_end
             for _ in range(150):  # until the log lets go of all that
                 await model.append(body=2 * KIB)
-            await left_the_log(model.slot, merged)
-            assert any(row.generation for row in runs_of(model.slot))
-            for first, end, aborted in await listed(storage_of(store), model):
+            await left_the_log(store, model.slot, merged)
+            assert any(row.generation for row in runs_of(store, model.slot))
+            for first, end, aborted in await listed(store, storage_of(store), model):
                 assert aborted == model.aborted_in(first, end)
             await check_each(model, LIMITS)
 
@@ -175,14 +178,14 @@ def test_log_file_leaves_while_it_is_read(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, TIERING) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             await model.append(1)
             await model.end(1, committed=False)
             slot = model.slot
             await fill(slot, 80 * KIB)
             for columns in slot.columns:
                 columns.payload[:] = [None] * len(columns.payload)
-            reader = container_of(store).reader
+            reader = hosted_of(store).reader
             reading = reader._log.read
 
             def read_then_forget(*args: object) -> object:
@@ -205,7 +208,7 @@ def test_recovered(tmp_path: Path) -> None:
     async def scenario() -> None:
         random, storage = Random(3), await storage_in(tmp_path / "objects")
         async with life(tmp_path, storage) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             await write_randomly(model, random, 20 * KIB, KIB)
             await end_all(model, random)
             await until(lambda: model.slot.tiered_end == model.slot.durable_end)
@@ -218,7 +221,7 @@ def test_recovered(tmp_path: Path) -> None:
         assert (stream.slots[0].start, stream.slots[0].end) == (0, stable)
         async with life(tmp_path, storage) as store:
             again = Transactional(
-                next(iter(store.streams)).slot(0), model.written[:-2], model.ends[:-2], {}, model.aborted
+                store, next(iter(store.streams)).slot(0), model.written[:-2], model.ends[:-2], {}, model.aborted
             )
             assert (again.slot.end, again.slot.stable_end, again.slot.transactions) == (stable, stable, None)
             await check_each(again, LIMITS)
@@ -237,7 +240,7 @@ def test_recovered_without_its_marker(tmp_path: Path) -> None:
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
         async with life(tmp_path, storage) as store:
-            model = Transactional((await store.create_stream("s", slots=1)).slot(0))
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
             await model.append(1)
             await model.append(2)
             await model.end(1, committed=False)
@@ -246,7 +249,7 @@ def test_recovered_without_its_marker(tmp_path: Path) -> None:
         await recovered(tmp_path, storage)
         async with life(tmp_path, storage) as store:
             slot = next(iter(store.streams)).slot(0)
-            found = await container_of(store).reader.read(slot, 0, slot.durable_end, KIB, True)
+            found = await hosted_of(store).reader.read(slot, 0, slot.durable_end, KIB, True)
             assert (found.end, slot.stable_end, told(found)) == (1, 1, [(2, 0, 1)])
         await storage.close()
 

@@ -12,8 +12,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from gateway.apis import discover
 from gateway.broker import Broker
 from gateway.records.records import Record, build_batch

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from tests.gateway.apis.harness import Admin, admin_of
 
 NOBODY = UUID(int=7)

@@ -278,6 +278,23 @@ def test_what_left_memory_is_read_from_disk(tmp_path: Path) -> None:
         heads = {index: [value.partition(b"-")[0] for value in all_ if value] for index, all_ in read.items()}
 
         assert heads == {i: [b"%d" % n for n in range(i, 400, 2)] for i in (0, 1)}
-        assert len(broker.store.home.files) > 2
+        assert len(broker.store.home.files.complete) > 2
 
     run(tmp_path, scenario, "log.cache.bytes=1048576", "log.file.bytes=1048576")
+
+
+def test_a_container_that_is_not_here(tmp_path: Path) -> None:
+    """Both ask for another leader (6), and are served again when the container is back."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.produce("t", batch(b"a"))
+        away = broker.store.containers.pop(0)
+        produced = await client.produce("t", batch(b"b"))
+        fetched = partitions(await client.fetch(("t", 0, 0)))[0]
+        assert (produced.error_code, fetched.error_code) == (6, 6)
+
+        broker.store.containers[0] = away
+        assert (await client.produce("t", batch(b"b"))).error_code == 0
+        assert len(values(partitions(await client.fetch(("t", 0, 0)))[0].records)) == 2
+
+    run(tmp_path, scenario)

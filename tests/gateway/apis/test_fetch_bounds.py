@@ -130,6 +130,21 @@ def test_an_answer_has_so_many_entries(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_no_fetch_waits_for_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that waits holds room that others need: it is answered empty, and its client asks again."""
+    monkeypatch.setattr("gateway.apis.fetch.MAX_WAIT_MS", 50)
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await fill(client, 1, b"x")
+        async with asyncio.timeout(10):
+            answer = await client.fetch(("t", 0, 1), max_wait=2**31 - 1)
+        assert not split(answer.responses[0].partitions[0].records)
+        assert broker._server is not None
+        assert not broker._server.host.request_budget.used
+
+    run(tmp_path, scenario)
+
+
 def test_nothing_is_kept_while_a_fetch_waits(tmp_path: Path) -> None:
     """What was found and is not enough is found again when there is more: waiting costs no memory."""
 

@@ -74,7 +74,7 @@ def run(directory: Path, scenario: Scenario) -> None:
                 await client.produce("t", batch(VALUE))
             slot = slot_of(broker)
             async with asyncio.timeout(ENOUGH_S):
-                while await slot.container.reader.local_start(slot) < 10:  # noqa: ASYNC110 - no event of its own
+                while await broker.store.hosted(slot).reader.local_start(slot) < 10:  # noqa: ASYNC110 - no event of its own
                     await asyncio.sleep(0.02)
             await client.produce("t", batch(b"new"), partition=1)
             await scenario(broker, client, storage)
@@ -195,7 +195,7 @@ def test_a_lost_object(tmp_path: Path) -> None:
 
     async def scenario(broker: Broker, client: Client, storage: Counting) -> None:
         slot = slot_of(broker)
-        first = await slot.container.catalog.run_at(slot.stream.id, 0, 0)
+        first = await broker.store.hosted(slot).catalog.run_at(slot.stream.id, 0, 0)
         assert first is not None
         await storage.delete(chunk_key(first.chunk))
         one = await fetch_until(client, ("t", 0, 0), max_wait=500)

@@ -10,6 +10,7 @@ import pytest
 from gateway.records.compression import compress
 from gateway.records.record_batch import HEADER, HEADER_BYTES, LOG_APPEND_TIME, NONE, read_header
 from gateway.records.records import Record, build_batch, iter_raw_records, seal_batch
+from tests.core.support import owner_of
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING = range(-1, -7, -1)
@@ -178,7 +179,7 @@ def test_log_append_time_of_what_was_compacted(admin: Admin, codec: int) -> None
         )
         whole = bytearray(HEADER.pack(*head)) + kept
         seal_batch(whole)
-        slot.container.append(slot, memoryview(whole), 6, NOW + base)
+        owner_of(slot).append(slot, memoryview(whole), 6, NOW + base)
     admin.produce(name, NOW + 100)
 
     assert offset(admin, name, NOW)[:3] == (0, NOW, 3)
@@ -225,7 +226,7 @@ def test_made_up_largest_timestamp(admin: Admin) -> None:
     admin.produce(name, NOW, log_append_time=None)
     slot = admin.slot(name)
     batch = build_batch([Record(slot.end, NOW + 1, b"k", b"v")])
-    slot.container.append(slot, memoryview(batch), 1, NOW + 1_000_000)
+    owner_of(slot).append(slot, memoryview(batch), 1, NOW + 1_000_000)
     admin.produce(name, NOW + 50)
 
     assert offset(admin, name, NOW + 30)[:3] == (0, NOW + 50, 2)
@@ -238,7 +239,7 @@ def test_unreadable_batch(admin: Admin) -> None:
     batch[-40:] = bytes(40)
     batch[61] = 0xFF
     slot = admin.slot(name)
-    slot.container.append(slot, memoryview(batch), 1, NOW)
+    owner_of(slot).append(slot, memoryview(batch), 1, NOW)
 
     admin.produce(name, NOW + 9)  # what comes after it waits for it
     assert offset(admin, name, NOW - 5)[:3] == (0, NOW, 0)
@@ -303,8 +304,8 @@ def test_earlier_epochs(tmp_path: Path) -> None:
         name = admin.create()
         admin.produce(name, NOW, NOW)
         first = epoch_of(admin, name)
-        for container in admin.broker.store.containers.values():
-            container.epoch += 1  # as an unclean start does
+        for hosted in admin.broker.store.containers.values():
+            hosted.container.epoch += 1  # as an unclean start does
         admin.produce(name, NOW)
 
         assert (0, 0, first, 2) == epoch_end(admin, name, first)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.broker import Broker
 from gateway.topics.topics import WantedTopic
 from gateway.wire.codec import request_codec

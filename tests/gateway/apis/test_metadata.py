@@ -77,8 +77,8 @@ def test_leader_epoch_follows_an_unclean_start(tmp_path: Path) -> None:
     with admin_of(tmp_path) as admin:
         name = admin.create(1)
         topics(admin, 12, by_name(name))
-        for container in admin.broker.store.containers.values():
-            container.epoch += 5
+        for hosted in admin.broker.store.containers.values():
+            hosted.container.epoch += 5
         admin.ask("CreatePartitions", 3, topics=[{"name": name, "count": 2}], timeout=5_000)
         (topic,) = topics(admin, 12, by_name(name))
 

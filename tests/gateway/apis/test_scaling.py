@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.broker import Broker
 from tests.gateway.harness import Client, batch, running_broker, values
 

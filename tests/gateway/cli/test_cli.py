@@ -188,7 +188,7 @@ class TestServing:
             identity = json.loads((tmp_path / "data" / "penstock.json").read_text())
 
             assert ready == {
-                "pid": gateway.process.serving.pid,
+                "pid": gateway.process.pid,
                 "kafka": ready["kafka"],
                 "http": ready["http"],
                 "data_dir": str(tmp_path / "data"),
@@ -245,7 +245,7 @@ class TestServing:
         """It takes all descriptors that it may have, and warns where connections could use them up."""
         with serving(tmp_path, "--set", "max.connections=2000000000") as gateway:
             gateway.ready()
-            soft, hard = psutil.Process(gateway.process.serving.pid).rlimit(psutil.RLIMIT_NOFILE)
+            soft, hard = psutil.Process(gateway.process.pid).rlimit(psutil.RLIMIT_NOFILE)
 
             assert soft == hard
             assert "max.connections is more than this process may open" in gateway.err.read_text()
@@ -266,7 +266,7 @@ class TestStopping:
         """A first signal stops with 0, and the next start has everything and replays nothing."""
         with serving(tmp_path) as gateway:
             produce(gateway.ready()["kafka"][0], "a", "b", "c")
-            gateway.process.serving.send_signal(number)
+            gateway.process.send_signal(number)
 
             assert gateway.end() == 0
         with serving(tmp_path) as gateway:
@@ -282,11 +282,11 @@ class TestStopping:
             produce(address, "a")
             with Connection(address) as consumer:
                 consumer.send_fetch({"t": {0: 1}}, max_wait_ms=60_000, max_bytes=1_000)
-                gateway.process.serving.terminate()
+                gateway.process.terminate()
                 gateway.await_line("gateway.process.serving stopping")
                 again_s = time.monotonic()
-                while gateway.process.serving.poll() is None:
-                    gateway.process.serving.terminate()
+                while gateway.process.poll() is None:
+                    gateway.process.terminate()
                     assert time.monotonic() < again_s + STOP_GRACE_S
 
                 assert gateway.end() == -signal.SIGTERM
@@ -295,8 +295,8 @@ class TestStopping:
         """A process group's SIGTERM comes from the sender and again from `make`: still a clean stop."""
         with serving(tmp_path) as gateway:
             produce(gateway.ready()["kafka"][0], "a")
-            gateway.process.serving.terminate()
-            gateway.process.serving.terminate()
+            gateway.process.terminate()
+            gateway.process.terminate()
 
             assert gateway.end() == 0
 
@@ -305,7 +305,7 @@ class TestStopping:
         with serving(tmp_path) as gateway:
             cluster_id = gateway.ready()["cluster_id"]
             produce(gateway.ready()["kafka"][0], "a", "b")
-            gateway.process.serving.kill()
+            gateway.process.kill()
             gateway.end()
         with serving(tmp_path) as gateway:
             ready = gateway.ready()
@@ -320,7 +320,7 @@ def test_the_lock_names_its_owner(tmp_path: Path) -> None:
     with serving(tmp_path) as gateway:
         gateway.ready()
 
-        assert (tmp_path / "data" / "penstock.lock").read_text() == f"{gateway.process.serving.pid}\n"
+        assert (tmp_path / "data" / "penstock.lock").read_text() == f"{gateway.process.pid}\n"
 
 
 def test_pyproject_and_code_agree_on_the_version() -> None:

@@ -360,3 +360,15 @@ def test_description_has_every_key_once() -> None:
     assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "doc")}
     assert {row["type"] for row in rows} <= {"int", "long", "double", "boolean", "string", "list", "password"}
     assert all(len(row["doc"]) > 20 for row in rows)
+
+
+def test_order_of_sections() -> None:
+    """`penstock config` lists keys section by section, always in the same order."""
+    order = list(FIELDS)
+    heads = (
+        *("http.token.file", "http.token", "topics.max", "listeners", "max.connections", "log.sync.mode"),
+        *("num.partitions", "scaling.policy", "producer.id.expiration.ms", "group.initial.rebalance.delay.ms"),
+        *("logging.format", "tier2"),
+    )
+
+    assert sorted(heads, key=order.index) == list(heads)

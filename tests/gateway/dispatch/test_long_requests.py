@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 import uvloop
 
-from core.streams.state import Stream
+from core.streams.live import Stream
 from gateway.apis import discover
 from gateway.broker import Broker
 from gateway.dispatch.registry import Api

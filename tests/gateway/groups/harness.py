@@ -63,7 +63,7 @@ class GroupDriver:
             allowance=Allowance(member_bytes, 3 * member_bytes),
         )
         self.now_s = 0.0
-        self.deadlines: Deadlines[Alarm] = Deadlines()
+        self.deadlines: Deadlines[Alarm[Group]] = Deadlines()
         self.group = Group("g", self.rules, self.deadlines, self.now)
         self.answers: dict[str, list[JoinResult | SyncResult]] = {}
         self.waiting: set[str] = set()

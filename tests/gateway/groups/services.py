@@ -15,7 +15,8 @@ from core.clock import ManualClock
 from core.store import Store
 from gateway.config.loading import load
 from gateway.groups.classic.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
-from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
+from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
 from tests.gateway.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
@@ -45,14 +46,14 @@ class Services:
         """A commit of a consumer that assigns by itself."""
         error = self.groups.admit_commit(group, "", None, -1)
         assert error is ErrorCode.none
-        (error,) = await self.groups.commit(group, [OffsetCommit(topic, partition, offset, -1, "")])
+        (error,) = await self.groups.offsets.commit(group, [OffsetCommit(topic, partition, offset, -1, "")])
         return error
 
     def offsets(self, group: str) -> dict[tuple[str, int], int]:
         """The visible offsets of a group."""
         return {
             (topic, partition): committed.offset
-            for topic, partitions in self.groups.offsets(group).items()
+            for topic, partitions in self.groups.offsets.of_group(group).items()
             for partition, committed in partitions.items()
         }
 

@@ -12,7 +12,7 @@ from kio.schema.errors import ErrorCode
 from core.log.records import Put
 from gateway.groups.classic.messages import LeavingMember
 from gateway.groups.classic.states import GroupState
-from gateway.groups.coordinator import OffsetCommit
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import (
     GROUPS_TABLE,
     CommittedOffset,
@@ -166,7 +166,7 @@ def test_members_go_on_after_a_restart(tmp_path: Path, clean: bool) -> None:
             await services.create("t")
             member = await services.stable_member("g")
             assert services.groups.admit_commit("g", member, None, 1) is ErrorCode.none
-            await services.groups.commit("g", [OffsetCommit("t", 1, 42, 3, "where I am")])
+            await services.groups.offsets.commit("g", [OffsetCommit("t", 1, 42, 3, "where I am")])
         async with serving(tmp_path) as services:
             group = services.groups.get("g")
 
@@ -175,7 +175,7 @@ def test_members_go_on_after_a_restart(tmp_path: Path, clean: bool) -> None:
             assert services.groups.heartbeat("g", member, None, 1) is ErrorCode.none
             assert (await services.sync("g", member, 1)).assignment == b"all"
             assert services.groups.admit_commit("g", member, None, 1) is ErrorCode.none
-            committed = services.groups.offset(OffsetKey("g", "t", 1))
+            committed = services.groups.offsets.get(OffsetKey("g", "t", 1))
             assert committed is not None
             assert (committed.offset, committed.leader_epoch, committed.metadata) == (42, 3, "where I am")
 
@@ -213,7 +213,7 @@ def test_commit_is_not_seen_before_it_is_durable(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             assert services.offsets("g") == {}
 
-            await services.groups.settle("g")
+            await services.groups.offsets.settle("g")
             assert services.offsets("g") == {("t", 0): 7}
             assert await write is ErrorCode.none
 
@@ -229,7 +229,7 @@ def test_commit_of_a_client_that_went_away(tmp_path: Path) -> None:
             write = asyncio.create_task(services.commit("g", "t", 0, 7))
             await asyncio.sleep(0)
             write.cancel()
-            await services.groups.settle("g")
+            await services.groups.offsets.settle("g")
 
             assert services.offsets("g") == {("t", 0): 7}
 
@@ -245,7 +245,9 @@ def test_large_commit(tmp_path: Path) -> None:
             assert services.groups.admit_commit("g", "", None, -1) is ErrorCode.none
             places = range(2_500)
             first, second, third = (
-                asyncio.create_task(services.groups.commit("g", [OffsetCommit("t", p, offset, -1, "") for p in wanted]))
+                asyncio.create_task(
+                    services.groups.offsets.commit("g", [OffsetCommit("t", p, offset, -1, "") for p in wanted])
+                )
                 for offset, wanted in ((1, places), (2, range(2_400, 2_500)), (3, range(100)))
             )
             assert set(await first) | set(await second) | set(await third) == {ErrorCode.none}
@@ -265,7 +267,7 @@ def test_metadata_comes_back_or_is_too_large(tmp_path: Path) -> None:
             await services.create("t")
             services.groups.admit_commit("g", "", None, -1)
             wide = "é" * 4_096
-            errors = await services.groups.commit(
+            errors = await services.groups.offsets.commit(
                 "g",
                 [
                     OffsetCommit("t", 0, 1, -1, wide),
@@ -276,7 +278,7 @@ def test_metadata_comes_back_or_is_too_large(tmp_path: Path) -> None:
 
             too_large = ErrorCode.offset_metadata_too_large
             assert errors == [ErrorCode.none, too_large, too_large]
-            committed = services.groups.offset(OffsetKey("g", "t", 0))
+            committed = services.groups.offsets.get(OffsetKey("g", "t", 0))
             assert committed is not None
             assert committed.metadata == wide
 
@@ -291,7 +293,7 @@ def test_offsets_of_an_empty_group_expire(tmp_path: Path) -> None:
             await services.create("t")
             member = await services.stable_member("g")
             services.groups.admit_commit("g", member, None, 1)
-            await services.groups.commit("g", [OffsetCommit("t", 0, 1, -1, "")])
+            await services.groups.offsets.commit("g", [OffsetCommit("t", 0, 1, -1, "")])
             services.clock.advance(10 * DAY_S)
             services.groups.leave("g", [LeavingMember(member, None, None)])
             await services.groups._journal.settle()
@@ -321,7 +323,7 @@ def test_subscribed_topics_keep_their_offsets(tmp_path: Path) -> None:
             member = await services.stable_member("g", session_timeout_ms=1_800_000)
             services.groups.admit_commit("g", member, None, 1)
             commits = [OffsetCommit("t", 0, 1, -1, ""), OffsetCommit("unread", 0, 1, -1, "")]
-            await services.groups.commit("g", commits)
+            await services.groups.offsets.commit("g", commits)
 
             services.clock.advance(WEEK_S)
             await services.groups.sweep()
@@ -358,11 +360,13 @@ def test_retention_of_the_commit(tmp_path: Path) -> None:
         async with serving(tmp_path) as services:
             await services.create("t")
             services.groups.admit_commit("g", "", None, -1)
-            await services.groups.commit("g", [OffsetCommit("t", 0, 1, -1, "")], retention_ms=1_000)
-            await services.groups.commit("g", [OffsetCommit("t", 1, 1, -1, "")], retention_ms=30 * DAY_S * 1_000)
+            await services.groups.offsets.commit("g", [OffsetCommit("t", 0, 1, -1, "")], retention_ms=1_000)
+            await services.groups.offsets.commit(
+                "g", [OffsetCommit("t", 1, 1, -1, "")], retention_ms=30 * DAY_S * 1_000
+            )
 
             for partition, longest in ((2, 2**63 - 1), (3, -(2**63))):
-                await services.groups.commit("g", [OffsetCommit("t", partition, 1, -1, "")], longest)
+                await services.groups.offsets.commit("g", [OffsetCommit("t", partition, 1, -1, "")], longest)
 
             services.clock.advance(8 * DAY_S)
             await services.groups.sweep()
@@ -620,6 +624,6 @@ def test_offset_record_is_what_the_store_holds(tmp_path: Path) -> None:
 
             key = OffsetKey("g", "t", 3)
             assert services.store.table("offsets").get(encode_offset_key(key)) is not None
-            assert services.groups.offset(key) == CommittedOffset(5, -1, "", services.clock.wall_ms())
+            assert services.groups.offsets.get(key) == CommittedOffset(5, -1, "", services.clock.wall_ms())
 
     run(scenario())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.streams.state import ScalingKind, ScalingPolicy
+from core.streams.policy import ScalingKind, ScalingPolicy
 from gateway.config.loading import load
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.keys import ConfigValue

@@ -17,7 +17,7 @@ from gateway.config.loading import load
 from gateway.data_directory import DataDirectory
 from gateway.network.binding import bind_all
 from gateway.records.records import Record, build_batch
-from tests.core.support import until
+from tests.core.support import hosted_of, until
 from tests.gateway.harness import SETTINGS, Client, batch, running_broker, values
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
@@ -31,7 +31,7 @@ QUICK = (
 
 
 def container_of(broker: Broker) -> Container:
-    return broker.store.containers[0]
+    return broker.store.containers[0].container
 
 
 def slot_of(broker: Broker, topic: str) -> Slot:
@@ -102,7 +102,7 @@ def test_compacted(driver: str, tmp_path: Path, request: pytest.FixtureRequest, 
             await until(lambda: slot.compacted_end == 150)
 
             assert await read_back(client, "t", 150) == dict(last.values())
-            tier = container_of(broker).tier
+            tier = hosted_of(broker.store).tier
             assert tier is not None
             assert tier.rewriter is not None
             assert tier.rewriter.counters.bytes_out < tier.rewriter.counters.bytes_in
@@ -123,7 +123,7 @@ def test_consumption(tmp_path: Path) -> None:
                 await client.produce("t", batch(b"%500d" % number))
             slot = slot_of(broker, "t")
             await commit(client, "one", 30)
-            await broker.store._retention[0].enforce()
+            await broker.store.containers[0].retention.enforce()
             assert slot.start == 0
 
             await commit(client, "two", 20)
@@ -132,7 +132,7 @@ def test_consumption(tmp_path: Path) -> None:
             await until(lambda: slot.start == 30)
             await commit(client, "one", 40)
             await until(lambda: slot.start == 38)  # two batches have 1,000 bytes, one has not
-            await broker.store._retention[0].enforce()
+            await broker.store.containers[0].retention.enforce()
             assert slot.start == 38
             client.close()
 

@@ -259,7 +259,7 @@ class TestRecover:
         with serving(tmp_path, *place(minio, bucket), *QUICK) as gateway:
             produce(gateway.ready()["kafka"][0], 40)
             await_tiered(gateway, 40)
-            gateway.process.serving.kill()
+            gateway.process.kill()
             gateway.end()
         shutil.rmtree(tmp_path / "data")
         before = objects(minio, bucket)
@@ -416,7 +416,7 @@ class TestVerify:
             ended = run("tier2", "ls", "--data-dir", str(tmp_path / "data"))
 
             assert ended.returncode == 2
-            assert f"in use by process {gateway.process.serving.pid}" in ended.stderr
+            assert f"in use by process {gateway.process.pid}" in ended.stderr
 
     def test_no_store(self, tmp_path: Path) -> None:
         """There is nothing to compare with, and nothing is made."""

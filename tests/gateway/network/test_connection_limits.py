@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.network.connection_limits import RATE_WINDOW_S, ConnectionCounts, CreationRate, parse_overrides
+from gateway.config.listeners import parse_overrides
+from gateway.network.connection_limits import RATE_WINDOW_S, ConnectionCounts, CreationRate
 from gateway.network.host import ServerLimits
 from tests.faults.client import Connection
 from tests.gateway.launching import http_get, serving

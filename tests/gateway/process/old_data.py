@@ -118,7 +118,7 @@ def _make(directory: Path, name: str, by: signal.Signals) -> Path:
 
 
 def _end(gateway: Running, by: signal.Signals) -> None:
-    gateway.process.serving.send_signal(by)
+    gateway.process.send_signal(by)
     gateway.end()
 
 

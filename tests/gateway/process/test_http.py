@@ -60,7 +60,7 @@ def test_while_stopping(tmp_path: Path) -> None:
         produce(ready["kafka"][0], "a")
         with Connection(ready["kafka"][0]) as consumer:
             consumer.send_fetch({"t": {0: 1}}, max_wait_ms=60_000, max_bytes=1_000)
-            gateway.process.serving.terminate()
+            gateway.process.terminate()
             gateway.await_line("gateway.process.serving stopping")
 
             assert http_get(ready["http"], "/readyz") == (503, '{"status":"stopping"}')

@@ -16,6 +16,7 @@ from core.errors import (
     CorruptLog,
     CorruptState,
     MissingChunk,
+    NotHosted,
     OutOfRange,
     SequenceGap,
     StaleWriterEpoch,
@@ -94,8 +95,9 @@ DEFECTS: Final[tuple[Exception, ...]] = (
     OutOfRange(5, 0, 3),
     StaleWriterEpoch(1, 0, 1),
     SequenceGap(1, 2, 4),
+    TooManyWriters(5),
+    NotHosted(3),
     StoreClosed("stopping"),
-    TooManyWriters(1),
 )
 
 

@@ -206,7 +206,7 @@ def test_retention_goes_by_the_records(tmp_path: Path) -> None:
             old = with_header(many(count, timestamp=now_ms() - 3_600_000), max_timestamp=now_ms() + 10**12)
             assert (await client.produce("short", old, partition=partition)).error_code == 0
             assert (await client.produce("short", young, partition=partition)).error_code == 0
-        await broker.store._retention[0].enforce()
+        await broker.store.containers[0].retention.enforce()
 
         slots = broker.topics.get("short")
         assert slots is not None

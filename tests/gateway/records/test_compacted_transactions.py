@@ -11,18 +11,18 @@ from random import Random
 import pytest
 
 from core.clock import SystemClock
+from core.container.ports import TransactionEnd
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.streams.state import StreamPolicy
-from core.streams.transactions import TransactionEnd
-from core.tiering.rewriting.worker import WorkerSetup
-from core.tiering.tier import LongTermStorage
+from core.streams.policy import StreamPolicy
+from core.tiering.context import LongTermStorage
+from core.tiering.filters import WorkerSetup
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import CONTROL, TRANSACTIONAL, entry_head, read_header
 from gateway.records.records import Record, build_batch
-from tests.core.support import Outcome, policy_from, run, until
+from tests.core.support import Outcome, owner_of, policy_from, run, until
 from tests.core.tiering.rewriting.support import REWRITING, open_directory
 from tests.core.tiering.support import CLUSTER, runs_of
 from tests.gateway.records.test_compaction_of_transactions import ABORT, COMMIT, VALUE, delivered, last_values
@@ -53,6 +53,7 @@ async def compacting_store(directory: Path) -> AsyncIterator[Store]:
 class Topic:
     """One partition, and the records that were committed to it."""
 
+    store: Store
     slot: Slot
     open: dict[int, list[Record]] = field(default_factory=dict)
     committed: list[Record] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Topic:
             [record], producer_id=writer, producer_epoch=epoch, base_sequence=sequence, transactional=writer >= 0
         )
         flags, outcome = IN_TRANSACTION if writer >= 0 else 0, Outcome()
-        self.slot.container.append(
+        owner_of(self.slot).append(
             self.slot, bytes(batch), 1, record.timestamp, outcome, writer, epoch, sequence, flags
         )
         self.sequences[writer] = sequence + 1
@@ -87,7 +88,7 @@ class Topic:
             timestamp=NOW_MS + self.slot.end,
             entry=marker,
         )
-        await self.slot.container.end_transactions([end], [Put("transactions", b"%d" % writer, b"")])
+        await owner_of(self.slot).end_transactions([end], [Put("transactions", b"%d" % writer, b"")])
         records = self.open.pop(writer)
         self.committed += records if commit else []
 
@@ -95,7 +96,9 @@ class Topic:
         """What a consumer with read_committed gets of all that is stable."""
         offset, records = self.slot.start, list[Record]()
         while offset < self.slot.stable_end:
-            found = await self.slot.container.reader.read(self.slot, offset, self.slot.stable_end, max_bytes, True)
+            found = await self.store.hosted(self.slot).reader.read(
+                self.slot, offset, self.slot.stable_end, max_bytes, True
+            )
             assert found.end > offset
             batches = split(b"".join(found.parts))
             records += delivered(batches, [(one.first, one.writer_id) for one in found.aborted])
@@ -128,7 +131,7 @@ def test_random_transactions(tmp_path: Path, seed: int) -> None:
 
     async def scenario() -> None:
         async with compacting_store(tmp_path) as store:
-            topic = Topic((await store.create_stream("t", slots=1, config={"compact": "1"})).slot(0))
+            topic = Topic(store, (await store.create_stream("t", slots=1, config={"compact": "1"})).slot(0))
             for step in range(400):
                 writer = random.choice((-1, 1, 2, 3))
                 if writer in topic.open and random.random() < 0.5:
@@ -153,7 +156,7 @@ def test_changelog_does_not_grow(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with compacting_store(tmp_path) as store:
-            topic = Topic((await store.create_stream("t", slots=1, config={"compact": "1"})).slot(0))
+            topic = Topic(store, (await store.create_stream("t", slots=1, config={"compact": "1"})).slot(0))
             for number in range(100):
                 for key in range(3):
                     await topic.append(b"key %d" % key, b"value %d" % number, 1)
@@ -162,7 +165,7 @@ def test_changelog_does_not_grow(tmp_path: Path) -> None:
             # Three values and their marker; of the last one, which was aborted, its marker and the writer's last batch,
             # emptied; an entry of nobody.
             await compacted(topic.slot)
-            await until(lambda: sum(row.entries for row in runs_of(topic.slot)) == 7)
+            await until(lambda: sum(row.entries for row in runs_of(store, topic.slot)) == 7)
 
             assert last_values(await topic.delivered(1 << 20)) == topic.expected()
             assert len(await topic.delivered(1 << 20)) == 4

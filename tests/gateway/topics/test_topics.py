@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 from core.errors import StorageFailure, StorageFull, StoreClosed, StoreError, StreamExists, UnknownStream
-from core.streams.state import Stream
-from gateway.refusals import Refusal
-from gateway.topics.topics import WantedTopic, refusal_of
+from core.streams.live import Stream
+from gateway.refusals import Refusal, refusal_of
+from gateway.topics.topics import WantedTopic
 from tests.gateway.apis.harness import Admin, new_name
 
 

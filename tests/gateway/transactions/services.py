@@ -13,14 +13,15 @@ from uuid import uuid4
 import uvloop
 
 from core.clock import ManualClock
-from core.container.container import STREAMS_TABLE, Container
+from core.container.container import Container
 from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
-from core.streams.state import new_stream
+from core.streams.state import STREAMS_TABLE, new_stream
 from gateway.config.loading import load
-from gateway.groups.coordinator import GroupCoordinator, OffsetCommit
+from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.records.record_batch import read_header
@@ -29,7 +30,7 @@ from gateway.topics.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import Identity, Place, Transaction
-from tests.core.support import writer_of
+from tests.core.support import owner_of, writer_of
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
 TIMEOUT_MS = 60_000
@@ -65,7 +66,7 @@ class Services:
 
     async def create_elsewhere(self, name: str, stream_id: int = 1_000) -> None:
         """A topic of two partitions that lie in another container than tables do."""
-        container = self.store.containers[ELSEWHERE]
+        container = self.store.containers[ELSEWHERE].container
         state = new_stream(
             stream_id=stream_id,
             name=name,
@@ -98,13 +99,13 @@ class Services:
         self.transactions.add_before_write(name, who, [place])
         assert self.transactions.admit_write(name, who, place)
         append(slot, who, value, sequence)
-        await slot.container.settled()
+        await owner_of(slot).all_durable()
 
     async def commit_offset(
         self, who: Identity, offset: int, *, name: str = "x", group: str = "g", topic: str = "t"
     ) -> None:
         """As a TxnOffsetCommit of version 5 does, for partition 0."""
-        offsets, _ = self.groups.judge(group, [OffsetCommit(topic, 0, offset, -1, "")])
+        offsets, _ = self.groups.offsets.judge(group, [OffsetCommit(topic, 0, offset, -1, "")])
         await self.transactions.commit_offsets(name, who, group, offsets)
 
     async def end(self, who: Identity, *, name: str = "x", committed: bool = True, bumps: bool = True) -> Identity:
@@ -123,7 +124,7 @@ class Services:
         aborted = slot.aborted_in(0, slot.stable_end)
         offset = slot.start
         while offset < slot.stable_end:
-            entry = await slot.container.reader.entry_at(slot, offset)
+            entry = await self.store.hosted(slot).reader.entry_at(slot, offset)
             assert entry is not None
             header = read_header(entry.payload)
             is_aborted = any(
@@ -136,7 +137,7 @@ class Services:
 
     def offset(self, group: str = "g", topic: str = "t") -> int | None:
         """What the group has committed of partition 0."""
-        committed = self.groups.offset(OffsetKey(group, topic, 0))
+        committed = self.groups.offsets.get(OffsetKey(group, topic, 0))
         return None if committed is None else committed.offset
 
     def is_unstable(self, group: str = "g", topic: str = "t") -> bool:
@@ -146,13 +147,13 @@ class Services:
 def append(slot: Slot, who: Identity, value: bytes, sequence: int = 0) -> None:
     """Queue a transactional batch, whatever the coordinator knows of it."""
     batch = build_batch(
-        [Record(slot.end, slot.container.clock.wall_ms(), b"k", value)],
+        [Record(slot.end, owner_of(slot).clock.wall_ms(), b"k", value)],
         producer_id=who.producer_id,
         producer_epoch=who.epoch,
         base_sequence=sequence,
         transactional=True,
     )
-    slot.container.append(slot, batch, 1, 0, None, who.producer_id, who.epoch, sequence, IN_TRANSACTION)
+    owner_of(slot).append(slot, batch, 1, 0, None, who.producer_id, who.epoch, sequence, IN_TRANSACTION)
 
 
 @contextmanager
@@ -183,7 +184,7 @@ async def serving(
     store = await Store.open(directory, store_config, configs.policy_for, clock)
     topics = Topics(config, store, configs)
     groups = GroupCoordinator(config, store, clock, topics)
-    transactions = TransactionCoordinator(config, store, clock, topics, groups, ProducerIds(store))
+    transactions = TransactionCoordinator(config, store, clock, topics, groups.offsets, ProducerIds(store))
     groups.load()
     transactions.load()
     await groups.start()

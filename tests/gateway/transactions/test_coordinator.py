@@ -16,6 +16,7 @@ from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_end
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, encode_transaction
 from gateway.transactions.transaction import EPOCH_MAX, Identity, Transaction, TransactionState
+from tests.core.support import owner_of
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, full, run, serving
 
 BOTH = (0, ELSEWHERE)
@@ -249,7 +250,7 @@ def test_full_disk_elsewhere(tmp_path: Path) -> None:
             who = await services.init()
             await services.write(who, "t", b"a")
             await services.write(who, "u", b"b")
-            with full(services.store.containers[ELSEWHERE]), pytest.raises(StorageFull):
+            with full(services.store.containers[ELSEWHERE].container), pytest.raises(StorageFull):
                 await services.end(who)
             assert services.known().state is TransactionState.PREPARE_COMMIT
             for call in (services.end(who), services.init()):
@@ -283,7 +284,7 @@ def test_crash_between(tmp_path: Path, committed: bool, crash: str) -> None:
             prepared = known.ending(committed=committed, following=known.bumped(-1), remembers=True, now_ms=1)
             await store_as(services, prepared)
             marked = {"chosen": 0, "marked elsewhere": 2, "marked in part": 1}[crash]
-            await services.store.containers[ELSEWHERE].end_transactions(
+            await services.store.containers[ELSEWHERE].container.end_transactions(
                 [
                     transaction_end(
                         services.slot("u", n), who.producer_id, prepared.marker_epoch, committed=committed, now_ms=1
@@ -322,7 +323,7 @@ def test_outcome_is_logged_first(tmp_path: Path) -> None:
             services.clock.advance(TIMEOUT_MS)
             await services.transactions.abort_overdue()
             assert services.known().is_committed
-            await services.store.home.settled()
+            await services.store.home.all_durable()
             ending.cancel()
             await asyncio.gather(ending, return_exceptions=True)
         async with serving(tmp_path, containers=BOTH) as services:
@@ -342,7 +343,7 @@ def test_written_elsewhere_before_a_crash(tmp_path: Path, ending: str) -> None:
             await services.create_elsewhere("u")
             who = await services.init()
             append(services.slot("u"), who, b"a")
-            await services.slot("u").container.settled()
+            await owner_of(services.slot("u")).all_durable()
         async with serving(tmp_path, containers=BOTH) as services:
             assert services.known().partitions == {services.place("u")}
             assert services.slot("u").stable_end == 0
@@ -368,7 +369,7 @@ def test_of_no_id_that_is_known(tmp_path: Path) -> None:
             await services.create_elsewhere("u")
             await services.init()
             append(services.slot("u"), Identity(999_999, 0), b"a")
-            await services.slot("u").container.settled()
+            await owner_of(services.slot("u")).all_durable()
         async with serving(tmp_path, containers=BOTH) as services:
             assert services.known().state is TransactionState.EMPTY
             assert services.slot("u").stable_end == 0
@@ -595,14 +596,14 @@ def test_many_offsets(tmp_path: Path) -> None:
             await services.create("t")
             who = await services.init()
             offsets = {}
-            (template,) = services.groups.judge("g", [("t", 0, 7, -1, "")])[0].items()  # type: ignore[list-item]
+            (template,) = services.groups.offsets.judge("g", [("t", 0, 7, -1, "")])[0].items()  # type: ignore[list-item]
             for number in range(count):
                 offsets[template[0]._replace(partition=number)] = template[1]
             await services.transactions.commit_offsets("x", who, "g", offsets)
         async with serving(tmp_path, "log.file.bytes=16777216") as services:
             assert len(list(services.transactions.pending_offsets.keys_of_group("g"))) == count
             await services.end(who)
-            assert len(services.groups.offsets("g")["t"]) == count
+            assert len(services.groups.offsets.of_group("g")["t"]) == count
 
     run(scenario())
 

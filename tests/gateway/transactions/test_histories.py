@@ -13,6 +13,7 @@ from core.errors import StaleWriterEpoch
 from core.streams.writers import Duplicate
 from gateway.refusals import Refusal
 from gateway.transactions.transaction import Identity
+from tests.core.support import owner_of
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, run, serving
 
 LIVES = 4
@@ -54,7 +55,7 @@ class History:
             except (Refusal, StaleWriterEpoch):
                 before = None  # fenced, or in the middle of another's end
             for _ in range(self.rng.randint(0, 20)):
-                await services.store.home.settled()
+                await services.store.home.all_durable()
                 await asyncio.sleep(0)
 
     async def transaction(
@@ -99,18 +100,18 @@ class History:
     ) -> None:
         slot, place = services.slot(*where), services.place(*where)
         services.transactions.add_before_write(name, who, [place])
-        found = slot.container.check_writer(slot, who.producer_id, who.epoch, sequences[where], 1)
+        found = owner_of(slot).check_writer(slot, who.producer_id, who.epoch, sequences[where], 1)
         assert not isinstance(found, Duplicate)
         assert services.transactions.admit_write(name, who, place)
         append(slot, who, value, sequences[where])
         sequences[where] += 1
-        await slot.container.settled()
+        await owner_of(slot).all_durable()
 
     async def time_out(self, services: Services) -> None:
         """Now and then everything that is open takes too long."""
         while True:
             for _ in range(self.rng.randint(20, 100)):
-                await services.store.home.settled()
+                await services.store.home.all_durable()
                 await asyncio.sleep(0)
             services.clock.advance(TIMEOUT_MS / 1_000)
             await services.transactions.abort_overdue()

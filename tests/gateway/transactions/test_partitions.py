@@ -11,6 +11,7 @@ from gateway.long_term.recovered_entries import entry_writer
 from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch, read_marker
 from gateway.transactions.partitions import ENDS_TOGETHER, transaction_end, transaction_ends
 from gateway.wire.errors import InvalidBatch
+from tests.core.support import owner_of
 from tests.gateway.transactions.services import run, serving
 
 
@@ -49,7 +50,7 @@ def test_markers_name_each_other(tmp_path: Path, partitions: int) -> None:
             await services.create("t", partitions=partitions + 1)
             slots = [services.slot("t", number) for number in range(partitions + 1)]
             for slot in slots[:-1]:  # the last one has nothing open
-                slot.container.append(slot, b"1234", 1 + slot.number % 3, 5, None, 7, 0, 0, IN_TRANSACTION)
+                owner_of(slot).append(slot, b"1234", 1 + slot.number % 3, 5, None, 7, 0, 0, IN_TRANSACTION)
             ends = transaction_ends(slots, 7, 0, committed=True, now_ms=1)
             markers = [read_marker(end.entry(end.slot.end, 1)) for end in ends]
 

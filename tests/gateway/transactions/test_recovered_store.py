@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.recover import KafkaTables
+from gateway.long_term.recovery import KafkaTables
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE
 
 

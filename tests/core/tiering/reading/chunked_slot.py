@@ -10,11 +10,12 @@ from typing import Any, cast
 from uuid import UUID
 
 from core.config import StoreConfig
-from core.container.container import Container
-from core.streams.live import Slot
-from core.streams.state import Stream, StreamPolicy, new_stream
+from core.streams.live import Slot, Stream
+from core.streams.policy import StreamPolicy
+from core.streams.state import new_stream
 from core.tiering.reading.reader import TieredReader
 from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key
+from tests.core.support import Nowhere
 from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, SegmentRef, StreamRef
@@ -93,7 +94,7 @@ class Known:
         self.rows: list[RunRow] = []
         self.chunks: dict[ChunkId, ChunkRow] = {}
 
-    async def run(self, function: Callable[..., Any], *args: object) -> Any:
+    async def in_thread(self, function: Callable[..., Any], *args: object) -> Any:
         return function(*args)
 
     async def run_at(self, stream_id: int, slot: int, offset: int) -> RunRow | None:
@@ -114,7 +115,7 @@ class ChunkedSlot:
         self.known = Known()
         uuid = UUID(int=STREAM_ID)
         state = new_stream(stream_id=STREAM_ID, name="s", uuid=uuid, slots=slots, created_ms=0, container=0, config={})
-        self.stream = Stream(state, StreamPolicy(), lambda stream, n: Slot(cast(Container, None), stream, n))
+        self.stream = Stream(state, StreamPolicy(), lambda stream, n: Slot(Nowhere(), stream, n))
         self.slot = self.stream.slot(0)
         self._ref = StreamRef(id=STREAM_ID, uuid=uuid, name="s")
 

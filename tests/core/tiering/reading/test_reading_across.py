@@ -14,7 +14,7 @@ from core.store import Store
 from core.streams.entries import StillLoading
 from core.streams.live import Slot
 from core.tiering.rows import chunk_key
-from tests.core.support import DEADLINE_S, KIB, append, container_of, run, until
+from tests.core.support import DEADLINE_S, KIB, append, container_of, hosted_of, run, until
 from tests.core.tiering.reading.chunked_slot import Counting
 from tests.core.tiering.support import AGEING, TIERING, fill, runs_of, storage_in, tiered_store
 from tests.tier2.chunks import entry
@@ -30,15 +30,15 @@ async def mostly_tiered(directory: Path, **policy: int) -> AsyncIterator[tuple[S
         slot = stream.slot(0)
         written = await fill(slot, 700 * KIB)
         await until(lambda: slot.durable_bytes - slot.tiered_bytes < config.chunk_bytes)
-        await left_the_log(slot, 1)
+        await left_the_log(store, slot, 1)
         yield store, slot, written, storage
     await storage.close()
 
 
-async def left_the_log(slot: Slot, end: int) -> None:
+async def left_the_log(store: Store, slot: Slot, end: int) -> None:
     """Wait until only chunks hold what is before `end`."""
     async with asyncio.timeout(DEADLINE_S):
-        while await slot.container.reader.local_start(slot) < end:  # noqa: ASYNC110 - no event of its own
+        while await store.hosted(slot).reader.local_start(slot) < end:  # noqa: ASYNC110 - no event of its own
             await asyncio.sleep(0.01)
 
 
@@ -60,7 +60,7 @@ def test_from_earliest_to_the_tail(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path) as (store, slot, written, _):
-            reader = container_of(store).reader
+            reader = hosted_of(store).reader
             for start in (0, 1, slot.tiered_end - 2, slot.tiered_end, slot.durable_end - 1):
                 for max_bytes in (1, 10 * KIB, 1 << 20):
                     found, offset = b"", start
@@ -79,13 +79,13 @@ def test_the_log_comes_first(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with tiered_and_local(tmp_path / "both") as (store, slot, written, storage):
-            reader = container_of(store).reader
+            reader = hosted_of(store).reader
             assert await reader.local_start(slot) == 0
             storage.reads.clear()
             answer = await reader.read(slot, 0, slot.durable_end, 1, True)
             assert (written[0], []) == (b"".join(map(bytes, answer.parts)), storage.reads)
         async with mostly_tiered(tmp_path / "one") as (store, slot, written, storage):
-            answer = await container_of(store).reader.read(slot, 0, slot.durable_end, 1, True)
+            answer = await hosted_of(store).reader.read(slot, 0, slot.durable_end, 1, True)
             assert written[0] == b"".join(map(bytes, answer.parts))
             assert storage.reads
 
@@ -97,7 +97,7 @@ def test_single_entries(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path) as (store, slot, written, _):
-            reader = container_of(store).reader
+            reader = hosted_of(store).reader
             for offset in (0, 7, slot.tiered_end - 1, slot.durable_end - 1):
                 for found in (
                     await reader.entry_at(slot, offset),
@@ -125,8 +125,8 @@ def test_newest_entry_in_a_chunk(tmp_path: Path) -> None:
                 await append(slot, entry(offset, 1, stamp, b"x").payload, timestamp=stamp)
             await until(lambda: slot.tiered_end == 4)
             await fill(slot, 300 * KIB)
-            await left_the_log(slot, 4)
-            reader = container_of(store).reader
+            await left_the_log(store, slot, 4)
+            reader = hosted_of(store).reader
             newest = await reader.entry_with_max_timestamp(slot)
             assert newest is not None
             assert newest.first == 1
@@ -143,7 +143,7 @@ def test_nobody_waits_for_long(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path) as (store, slot, _, storage):
-            reader = container_of(store).reader
+            reader = hosted_of(store).reader
             storage.held = lambda key: True
             patience = asyncio.get_running_loop().create_future()
             reading = asyncio.create_task(reader.read(slot, 0, slot.durable_end, 1 << 20, True, patience))
@@ -165,14 +165,14 @@ def test_retention_by_bytes_goes_by_runs(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path, retention_bytes=300 * KIB) as (store, slot, _, storage):
-            ends = [row.end for row in runs_of(slot)]
-            retention = store._retention[0]
+            ends = [row.end for row in runs_of(store, slot)]
+            retention = store.containers[0].retention
             storage.reads.clear()
             await retention.enforce()
 
             assert slot.start in ends
             assert slot.size_bytes >= 300 * KIB
-            following = next(row for row in runs_of(slot) if row.first == slot.start)
+            following = next(row for row in runs_of(store, slot) if row.first == slot.start)
             assert slot.size_bytes - following.appended < 300 * KIB
             assert storage.reads == []
 
@@ -185,9 +185,9 @@ def test_a_lost_log_file_is_read_from_its_chunks(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with tiered_and_local(tmp_path) as (store, slot, written, _):
             container = container_of(store)
-            oldest = container.files[0].path
+            oldest = container.files.complete[0].path
             kept = oldest.rename(oldest.with_suffix(".kept"))
-            answer = await container.reader.read(slot, 0, slot.durable_end, 1, True)
+            answer = await hosted_of(store).reader.read(slot, 0, slot.durable_end, 1, True)
             assert written[0] == b"".join(map(bytes, answer.parts))
             kept.rename(oldest)
 
@@ -199,7 +199,7 @@ def test_chunks_survive_a_restart(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path) as (store, slot, written, _):
-            assert runs_of(slot)
+            assert runs_of(store, slot)
         storage = await storage_in(tmp_path / "tier2")
         async with tiered_store(tmp_path, TIERING, storage) as store:
             stream = store.streams.get("s")
@@ -207,11 +207,11 @@ def test_chunks_survive_a_restart(tmp_path: Path) -> None:
             slot = stream.slot(0)
             found, offset = b"", 0
             while offset < slot.durable_end:
-                answer = await container_of(store).reader.read(slot, offset, slot.durable_end, 1 << 20, True)
+                answer = await hosted_of(store).reader.read(slot, offset, slot.durable_end, 1 << 20, True)
                 found += b"".join(map(bytes, answer.parts))
                 offset = answer.end
             assert b"".join(written) == found
-            assert all([await storage.stat(chunk_key(row.chunk)) for row in runs_of(slot)])
+            assert all([await storage.stat(chunk_key(row.chunk)) for row in runs_of(store, slot)])
         await storage.close()
 
     run(scenario())

@@ -11,12 +11,11 @@ from pathlib import Path
 from core.clock import SystemClock
 from core.config import StoreConfig
 from core.store import Store
-from core.streams.state import StreamPolicy
-from core.tiering.filters import CompactionScope
+from core.streams.policy import StreamPolicy
+from core.tiering.context import LongTermStorage
+from core.tiering.filters import CompactionScope, WorkerSetup
 from core.tiering.rewriting.rewriter import Rewriter
-from core.tiering.rewriting.worker import WorkerSetup
-from core.tiering.tier import LongTermStorage
-from tests.core.support import container_of, policy_from
+from tests.core.support import hosted_of, policy_from
 from tests.core.tiering.support import AGEING, CLUSTER
 from tests.tier2.chunks import HEAD, head_of
 from tier2.chunk_format import AbortedTransaction
@@ -100,7 +99,7 @@ async def rewriting_store(
 
 
 def rewriter_of(store: Store) -> Rewriter:
-    tier = container_of(store).tier
+    tier = hosted_of(store).tier
     assert tier is not None
     assert tier.rewriter is not None
     return tier.rewriter

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.streams.state import StreamPolicy
+from core.streams.policy import StreamPolicy
 from core.tiering.filters import CompactionScope
+from core.tiering.rewriting.cleaned import Cleaned, decode_cleaned
 from core.tiering.rewriting.job import Executor
 from core.tiering.rewriting.requests import InputChunk, InputRun, Learn, Rewrite, Rewritten, SlotKey
 from core.tiering.rewriting.rules import (
@@ -21,9 +22,7 @@ from core.tiering.rewriting.rules import (
     MERGE_CHUNKS_MIN,
     RUNS_MAX,
     Candidate,
-    Cleaned,
     Dirt,
-    decode_cleaned,
     dirt_of,
     is_worth_merging,
     merge_groups,

@@ -17,11 +17,10 @@ import psutil
 import pytest
 
 from core.store import Store
-from core.streams.live import Slot
-from core.streams.state import Stream
+from core.streams.live import Slot, Stream
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rows import ChunkState, chunk_key
-from tests.core.support import append, begin_append, container_of, run, until
+from tests.core.support import append, begin_append, hosted_of, run, until
 from tests.core.tiering.rewriting.support import REWRITING, Deadly, FirstByte, rewriter_of, rewriting_store
 from tests.core.tiering.support import chunk_entries, chunks_in, chunks_of, object_keys, runs_of, without_gaps
 from tests.tier2.chunks import entry, head_of
@@ -47,11 +46,11 @@ async def trickle(stream: Stream, rounds: int, body: bytes = b"x") -> dict[Slot,
     return written
 
 
-async def written_chunks(storage: Storage, slot: Slot) -> dict[int, bytes]:
+async def written_chunks(store: Store, storage: Storage, slot: Slot) -> dict[int, bytes]:
     """What the chunks of a slot hold, by sequence number; every run is checked against its row."""
     found: dict[int, bytes] = {}
-    for row in runs_of(slot):
-        chunk = slot.container.catalog.find_chunk(row.chunk)
+    for row in runs_of(store, slot):
+        chunk = store.hosted(slot).catalog.find_chunk(row.chunk)
         assert chunk is not None
         reader = await ChunkReader.open(chunk_key(row.chunk), chunk.size, storage.get_range, head_of)
         await reader.verify()
@@ -71,7 +70,7 @@ async def written_chunks(storage: Storage, slot: Slot) -> dict[int, bytes]:
 
 
 def storage_of(store: Store) -> Storage:
-    tier = container_of(store).tier
+    tier = hosted_of(store).tier
     assert tier is not None
     return tier.long_term.storage
 
@@ -85,12 +84,12 @@ async def five_slots(store: Store) -> Stream:
 
 async def assert_as_written(store: Store, written: dict[Slot, list[bytes]]) -> None:
     for slot, entries in written.items():
-        runs = runs_of(slot)
+        runs = runs_of(store, slot)
         assert (runs[0].first, runs[-1].end) == (0, slot.tiered_end)
         assert all(without_gaps(runs))
         assert sum(run.appended for run in runs) == slot.tiered_bytes
         assert [run.bytes_before for run in runs] == [*accumulate((r.appended for r in runs[:-1]), initial=0)]
-        assert await chunk_entries(storage_of(store), slot) == entries
+        assert await chunk_entries(storage_of(store), store, slot) == entries
 
 
 def test_merge(tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_trims_meanwhile(tmp_path: Path) -> None:
                 dice = random.Random(7)
                 while not done.is_set():
                     slot = stream.slot(dice.randrange(4))  # the last one stays whole
-                    await slot.truncate_before(dice.randint(slot.start, slot.durable_end))
+                    await store.hosted(slot).truncate(slot, dice.randint(slot.start, slot.durable_end))
                     await asyncio.sleep(0.02)
 
             trimming = asyncio.create_task(trim())
@@ -137,16 +136,18 @@ def test_trims_meanwhile(tmp_path: Path) -> None:
             await until(lambda: rewriter_of(store).counters.rewrites)
             done.set()
             await trimming
-            await until(lambda: all(runs_of(slot)[0].end > slot.start for slot in written if runs_of(slot)))
+            await until(
+                lambda: all(runs_of(store, slot)[0].end > slot.start for slot in written if runs_of(store, slot))
+            )
 
             for slot, entries in written.items():
-                runs = runs_of(slot)
+                runs = runs_of(store, slot)
                 assert all(without_gaps(runs))
                 if slot.start < slot.tiered_end:
                     assert runs[0].first <= slot.start
                     assert runs[-1].end == slot.tiered_end
-                    assert await chunk_entries(storage_of(store), slot) == entries[runs[0].first :]
-            await until(lambda: not [run for n in range(3) for run in runs_of(gone.slot(n))])
+                    assert await chunk_entries(storage_of(store), store, slot) == entries[runs[0].first :]
+            await until(lambda: not [run for n in range(3) for run in runs_of(store, gone.slot(n))])
 
     run(scenario())
 
@@ -179,7 +180,7 @@ def test_merge_survives_restart(tmp_path: Path) -> None:
             stream = store.streams.get("s")
             assert stream is not None
             await assert_as_written(store, {stream.slot(n): entries for n, entries in expected.items()})
-            assert left not in [run.chunk for number in expected for run in runs_of(stream.slot(number))]
+            assert left not in [run.chunk for number in expected for run in runs_of(store, stream.slot(number))]
             await until(lambda: left not in [row.id for row in chunks_of(store)])
             assert chunk_key(left) not in await object_keys(storage_of(store))
 
@@ -223,13 +224,13 @@ def test_compaction(tmp_path: Path) -> None:
                 last[key] = slot.end, payload
                 await append(slot, payload, timestamp=1000 + number)
             await until(lambda: slot.tiered_end == slot.end)
-            await until(lambda: sum(run.entries for run in runs_of(slot)) == len(last))
+            await until(lambda: sum(run.entries for run in runs_of(store, slot)) == len(last))
 
-            runs = runs_of(slot)
+            runs = runs_of(store, slot)
             assert (runs[0].first, runs[-1].end) == (0, slot.end)
             assert all(without_gaps(runs))
             assert sum(run.appended for run in runs) == slot.tiered_bytes
-            assert await written_chunks(storage_of(store), slot) == dict(last.values())
+            assert await written_chunks(store, storage_of(store), slot) == dict(last.values())
 
     run(scenario())
 
@@ -268,7 +269,7 @@ def test_reclaim(tmp_path: Path) -> None:
             await until(lambda: old.id not in [chunk.id for chunk in chunks_of(store)])
             (new,) = chunks_of(store)
             assert new.size < 1000
-            assert await chunk_entries(storage_of(store), long.slot(0)) == [kept]
+            assert await chunk_entries(storage_of(store), store, long.slot(0)) == [kept]
 
     run(scenario())
 

@@ -19,7 +19,7 @@ from core.tiering.rows import ChunkState, chunk_key, parse_chunk_key
 from core.tiering.snapshots.format import parse_snapshot_key
 from core.tiering.snapshots.recover import EPOCHS_APART, Tables, recover_store
 from core.tiering.snapshots.recovered import RecoveredSlot, Report
-from tests.core.support import append, container_of, run, until
+from tests.core.support import append, container_of, hosted_of, run, until
 from tests.core.tiering.support import (
     AGEING,
     CLUSTER,
@@ -66,7 +66,7 @@ async def tiered(slot: Slot) -> None:
 
 async def snapshot(store: Store) -> int:
     """Take one; the LSN that it covers."""
-    tier = container_of(store).tier
+    tier = hosted_of(store).tier
     assert tier is not None
     await tier.snapshots.take()
     return tier.snapshots.covered_lsn
@@ -115,7 +115,7 @@ def test_everything(tmp_path: Path) -> None:
             await write(gone.slot(0), 1)
             written = await write(stream.slot(1), 50)
             more = await fill(stream.slot(2), 100_000)
-            await stream.slot(1).truncate_before(10)
+            await store.hosted(stream.slot(1)).truncate(stream.slot(1), 10)
             await store.update(Put("offsets", b"key", b"value"))
             await tiered(stream.slot(2))
             await store.delete_stream(gone)
@@ -135,12 +135,12 @@ def test_everything(tmp_path: Path) -> None:
             assert container_of(store).epoch >= epoch + EPOCHS_APART
             one, two = stream.slot(1), stream.slot(2)
             assert (one.start, one.end, two.start, two.end) == (10, 50, 0, len(more))
-            assert (await chunk_entries(storage, one))[-40:] == written[10:]
-            assert await chunk_entries(storage, two) == more
-            assert all(without_gaps(runs_of(two)))
+            assert (await chunk_entries(storage, store, one))[-40:] == written[10:]
+            assert await chunk_entries(storage, store, two) == more
+            assert all(without_gaps(runs_of(store, two)))
             assert two.size_bytes == sum(map(len, more))
             later = await write(one, 5)
-            assert (await chunk_entries(storage, one))[-5:] == later
+            assert (await chunk_entries(storage, store, one))[-5:] == later
             assert (await store.create_stream("new", slots=1)).id > gone.id
         await storage.close()
 
@@ -166,7 +166,7 @@ def test_twice(tmp_path: Path) -> None:
             assert report.streams[0].slots == [RecoveredSlot(0, 0, len(written))]
         async with life(tmp_path, storage) as store:
             found = next(iter(store.streams))
-            assert await chunk_entries(storage, found.slot(0)) == written
+            assert await chunk_entries(storage, store, found.slot(0)) == written
             epochs.append(container_of(store).epoch)
         assert all(later - earlier >= EPOCHS_APART for earlier, later in itertools.pairwise(epochs))
         await storage.close()
@@ -263,7 +263,7 @@ def test_a_chunk_in_the_middle(tmp_path: Path, damage: str) -> None:
         async with life(tmp_path, storage) as store:
             slot = (await store.create_stream("s", slots=1)).slot(0)
             parts = [await write(slot, 4) for _ in range(3)]
-            runs = runs_of(slot)
+            runs = runs_of(store, slot)
             await snapshot(store)
         middle = next(one for one in runs if one.first == 4)
         assert middle.end == 8, "this test wants a chunk for each part"
@@ -285,7 +285,7 @@ def test_a_chunk_in_the_middle(tmp_path: Path, damage: str) -> None:
         assert (damage == "gone") != any(f"chunk {key} cannot be read" in finding for finding in report.findings)
         async with life(tmp_path, storage) as store:
             slot = next(iter(store.streams)).slot(0)
-            rows = runs_of(slot)
+            rows = runs_of(store, slot)
             assert all(without_gaps(rows))
             assert (rows[0].first, rows[-1].end, slot.end) == (0, 12, 12)
             assert len(parts) == 3
@@ -359,9 +359,9 @@ def test_objects_that_are_dead(tmp_path: Path) -> None:
         assert await object_keys(storage) == before
         assert [one.name for one in report.streams] == ["kept"]
         async with life(tmp_path, storage) as store:
-            tier = container_of(store).tier
+            tier = hosted_of(store).tier
             assert tier is not None
-            await until(lambda: not container_of(store).catalog.pending or tier.snapshots.request())
+            await until(lambda: not hosted_of(store).catalog.pending or tier.snapshots.request())
             assert await object_keys(storage) == [chunk_key(row.id) for row in chunks_of(store)]
         await storage.close()
 

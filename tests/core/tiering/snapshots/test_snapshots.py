@@ -14,11 +14,11 @@ from core.applied.tables import Delete, Put
 from core.clock import SystemClock
 from core.store import Store
 from core.streams.writers import WriterState, new_batch
+from core.tiering.context import LongTermStorage
 from core.tiering.snapshots.format import Snapshot, decode_snapshot
 from core.tiering.snapshots.snapshots import KEPT, SLICE_WRITERS, Snapshots, _encoded
-from core.tiering.tier import LongTermStorage
 from gateway.process.gc_passes import ShortPasses
-from tests.core.support import append, container_of, policy_from, run, until
+from tests.core.support import append, container_of, hosted_of, policy_from, run, until
 from tests.core.tiering.support import CLUSTER, TIERING, storage_in, tiered_store
 from tests.tier2.chunks import head_of
 from tier2.storage import Storage
@@ -46,7 +46,7 @@ def test_what_is_in_it(tmp_path: Path) -> None:
             slot = (await store.create_stream("s", slots=3)).slot(1)
             await append(slot, b"1234", count=5)
             await store.update(Put("offsets", b"k", b"v"))
-            await slot.truncate_before(5)
+            await store.hosted(slot).truncate(slot, 5)
             await append(slot, b"12", count=2)
             lsn = container_of(store).applied_lsn
             await snapshots_of(store, storage).take()
@@ -57,7 +57,7 @@ def test_what_is_in_it(tmp_path: Path) -> None:
             assert taken.tables["offsets"] == {b"k": b"v"}
             assert not {"runs", "chunks"} & taken.tables.keys()
             assert [row[:6] for row in taken.slots] == [(slot.stream.id, 1, 5, 4, 7, 0)]
-            assert taken.slots[0].epochs == tuple(slot.epochs)
+            assert taken.slots[0].epochs == tuple(slot.leader_epochs)
         await storage.close()
 
     run(scenario())
@@ -157,7 +157,7 @@ def test_writers(tmp_path: Path) -> None:
             slot = (await store.create_stream("s", slots=2)).slot(1)
             for number in range(7):
                 container.append(slot, b"1234", 2, 5, None, 9, 1, 2 * number)
-            await container.settled()
+            await container.all_durable()
             snapshots = snapshots_of(store, storage)
             container.append(slot, b"1234", 2, 5, None, 9, 1, 14)
             container.append(slot, b"1234", 2, 5, None, 10, 0, 0)
@@ -184,7 +184,7 @@ def test_soon_after(tmp_path: Path, promise: str, monkeypatch: pytest.MonkeyPatc
             storage=storage, cluster_id=CLUSTER, head_of=head_of, promised=frozenset({"offsets"})
         )
         store = await Store.open(tmp_path / "store", QUIET, policy_from, SystemClock(), long_term)
-        tier = container_of(store).tier
+        tier = hosted_of(store).tier
         assert tier is not None
         stream = await store.create_stream("s", slots=1)
         await append(stream.slot(0), b"1234", count=5)
@@ -197,7 +197,7 @@ def test_soon_after(tmp_path: Path, promise: str, monkeypatch: pytest.MonkeyPatc
         elif promise == "stream deleted":
             await store.delete_stream(stream)
         elif promise == "records deleted":
-            await stream.slot(0).truncate_before(5)
+            await store.hosted(stream.slot(0)).truncate(stream.slot(0), 5)
         else:
             await store.update(Delete("offsets", b"k"))
         lsn = container_of(store).applied_lsn
@@ -216,7 +216,7 @@ def test_others_wait_for_the_interval(tmp_path: Path, monkeypatch: pytest.Monkey
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
         async with tiered_store(tmp_path, QUIET, storage, clean=False) as store:
-            tier = container_of(store).tier
+            tier = hosted_of(store).tier
             assert tier is not None
             slot = (await store.create_stream("s", slots=1)).slot(0)
             await until(lambda: tier.snapshots.covered_lsn == container_of(store).applied_lsn)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from core.errors import SequenceGap
-from core.streams.live import encode_head, encode_tiered_rest
+from core.streams.slot_format import encode_head, encode_tiered_rest
 from core.streams.writers import BATCHES_KEPT, Duplicate, WriterBatch, WriterState, gap_after, new_batch
 from core.tiering.rows import RunRow
 from core.tiering.snapshots.format import WriterSnapshot
 from core.tiering.snapshots.tail_reader import LOOK_BACK_BYTES, NEW_BYTES_MAX, last_rows
 from core.tiering.snapshots.tails import Ends, EntryWriter, MarkerPlace, Tail, TransactionMark
+from tests.core.support import Nowhere
 from tests.core.tiering.snapshots.test_adoption import row
 
 PLACE = (1, 0)
@@ -57,8 +58,8 @@ def decoded(tail: Tail, end: int) -> dict[int, list[WriterBatch]]:
         def segment_id_of(self, number: int) -> int:
             return 0
 
-    slot = Slot(None, Nothing(), 0)  # type: ignore[arg-type]
-    head = encode_head(start=0, end=end, total_bytes=0, start_bytes=0, tiered_end=end, tiered_bytes=0, epochs=())
+    slot = Slot(Nowhere(), Nothing(), 0)  # type: ignore[arg-type]
+    head = encode_head(start=0, end=end, total_bytes=0, start_bytes=0, tiered_end=end, tiered_bytes=0, leader_epochs=())
     slot.decode(head + encode_tiered_rest(list(tail.writers())))
     return {writer_id: state.batches for writer_id, state in (slot.writers or {}).items()}
 

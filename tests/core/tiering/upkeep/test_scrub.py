@@ -12,14 +12,14 @@ import pytest
 from core.store import Store
 from core.tiering.rows import ChunkState, chunk_key
 from core.tiering.upkeep.scrub import ScrubCounters
-from tests.core.support import KIB, container_of, until
+from tests.core.support import KIB, hosted_of, until
 from tests.core.tiering.support import TIERING, chunks_in, fill, storage_in, tiered_store
 
 SCRUBBING: Final = replace(TIERING, tier2_scrub_interval_ms=20)
 
 
 def counters(store: Store) -> ScrubCounters:
-    tier = container_of(store).tier
+    tier = hosted_of(store).tier
     assert tier is not None
     return tier.scrub.counters
 
@@ -28,7 +28,7 @@ async def settled(store: Store) -> list[str]:
     """Keys of the chunks, once there are some and all have been looked at twice and checkpointed."""
     slot = (await store.create_stream("s", slots=1)).slot(0)
     await fill(slot, 200 * KIB)
-    catalog = container_of(store).catalog
+    catalog = hosted_of(store).catalog
     await until(lambda: len(catalog.verified_from(b"", 100)) >= 3 and not catalog.pending)
     return [chunk_key(row.id) for row in catalog.verified_from(b"", 100)]
 

@@ -32,6 +32,8 @@ from tests.core.support import (
     container_of,
     copy_files,
     end_of,
+    hosted_of,
+    owner_of,
     read_all,
     run,
     until,
@@ -65,7 +67,7 @@ async def begin(slot: Slot, sequence: int = 0, writer: int = WRITER, size: int =
 async def commit(slot: Slot, writer: int = WRITER) -> None:
     end = end_of(slot, writer, committed=True)
     marked = replace(end, entry=lambda base, epoch: bytes(entry(base, 1, 1000 + base, b"end").payload))
-    await slot.container.end_transactions([marked], [])
+    await owner_of(slot).end_transactions([marked], [])
 
 
 async def write(slot: Slot, size: int, body: int = KIB) -> bytes:
@@ -83,8 +85,8 @@ async def write(slot: Slot, size: int, body: int = KIB) -> bytes:
     return b"".join(written)
 
 
-async def read_bytes(slot: Slot, start: int | None = None) -> bytes:
-    return b"".join(await read_all(slot, start))
+async def read_bytes(store: Store, slot: Slot, start: int | None = None) -> bytes:
+    return b"".join(await read_all(store, slot, start))
 
 
 def kept_files(container: Container) -> Sequence[KeptFile]:
@@ -124,14 +126,14 @@ def test_one_open_transaction(tmp_path: Path) -> None:
             assert len(kept_files(container)) == 1
             assert container.kept_bytes < 8 * KIB
             assert held.stable_end == held.tiered_end == 0
-            assert await read_all(held) == first
-            assert await read_bytes(busy) == written
+            assert await read_all(store, held) == first
+            assert await read_bytes(store, busy) == written
             assert store.streams.get("s") is stream
 
             await commit(held)
             await until(lambda: held.tiered_end == 2)
             await let_go(store)
-            assert (await read_bytes(held)).startswith(first[0])
+            assert (await read_bytes(store, held)).startswith(first[0])
 
     run(scenario())
 
@@ -153,16 +155,16 @@ def test_a_transaction_that_goes_on(tmp_path: Path) -> None:
             assert len(kept_files(container)) > 5
             assert container.log_bytes <= PINNED.log_max_bytes
             for offset in range(len(sent)):
-                assert await read_all(held, offset) == sent[offset:]
-            found = await held.entry_at_time(1000 + 20)
+                assert await read_all(store, held, offset) == sent[offset:]
+            found = await store.hosted(held).reader.entry_at_time(held, 1000 + 20, 0)
             assert found is None or found.payload in sent
-            assert await container.reader.bytes_before(held, 20) == sum(map(len, sent[:20]))
+            assert await hosted_of(store).reader.bytes_before(held, 20) == sum(map(len, sent[:20]))
 
             await commit(held)
             await until(lambda: held.tiered_end == len(sent) + 1)
             await let_go(store)
-            assert (await read_bytes(held)).startswith(b"".join(sent))
-            assert all(without_gaps(runs_of(held)))
+            assert (await read_bytes(store, held)).startswith(b"".join(sent))
+            assert all(without_gaps(runs_of(store, held)))
 
     run(scenario())
 
@@ -182,14 +184,14 @@ def test_restart(tmp_path: Path, clean: bool) -> None:
             container = container_of(store)
             held, busy = slots_of(store)
             assert kept_files(container)
-            assert await read_all(held) == sent
+            assert await read_all(store, held) == sent
             sent.append(await begin(held, 3))
             await write(busy, 2 * PINNED.log_max_bytes)
-            assert await read_all(held) == sent
+            assert await read_all(store, held) == sent
             await commit(held)
             await until(lambda: held.tiered_end == len(sent) + 1)
             await let_go(store)
-            assert (await read_bytes(held)).startswith(b"".join(sent))
+            assert (await read_bytes(store, held)).startswith(b"".join(sent))
 
     run(scenario())
 
@@ -256,11 +258,11 @@ def test_killed_at_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             shutil.copytree(tmp_path / "tier2", place / "tier2")
             async with tiered_store(place, PINNED) as again:
                 held, busy = slots_of(again)
-                assert await read_all(held) == sent, when
-                assert len(await read_bytes(busy)) == busy.total_bytes, when
+                assert await read_all(again, held) == sent, when
+                assert len(await read_bytes(again, busy)) == busy.total_bytes, when
                 await commit(held)
                 await tiered_to(held, len(sent) + 1)
-                assert (await read_bytes(held)).startswith(b"".join(sent)), when
+                assert (await read_bytes(again, held)).startswith(b"".join(sent)), when
 
     run(scenario())
 
@@ -274,20 +276,20 @@ async def damaged_store(store: Store, storage: Unreliable, *bad: int) -> tuple[S
     hurt, busy = stream.slot(0), stream.slot(1)
     storage.away = True
     sent: list[bytes] = []
-    while len(container_of(store).files) < 6:
+    while len(container_of(store).files.complete) < 6:
         sent.append(payload(hurt))
         await append(hurt, sent[-1], timestamp=1000 + hurt.end)
         await write(busy, 4 * KIB)
     for offset in bad:
-        damage(hurt, offset)
+        damage(store, hurt, offset)
     return hurt, busy, sent
 
 
-def damage(slot: Slot, offset: int) -> None:
+def damage(store: Store, slot: Slot, offset: int) -> None:
     """Turn one byte of an entry that lies in a complete file."""
-    for file_lsn, rows in slot.container.reader.all_rows(slot, offset, lambda ref: True):
+    for file_lsn, rows in store.hosted(slot).reader.all_rows(slot, offset, lambda ref: True):
         row = rows.row_of(offset)
-        path = log_path(slot.container.directory, file_lsn)
+        path = log_path(owner_of(slot).directory, file_lsn)
         with path.open("r+b") as stream:
             at = rows.position[row] + APPEND_OVERHEAD + 5
             stream.seek(at)
@@ -312,22 +314,22 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
             await until(lambda: hurt.tiered_end == bad)
             assert container.kept
             assert container.log_bytes <= PINNED.log_max_bytes
-            assert await container.reader.read(hurt, 0, bad, KIB * KIB, True)
+            assert await hosted_of(store).reader.read(hurt, 0, bad, KIB * KIB, True)
             with pytest.raises(CorruptLog, match=f"offset {bad} of s-0"):
-                await container.reader.read(hurt, bad, hurt.durable_end, KIB * KIB, True)
-            assert await read_all(hurt, bad + 1) == sent[bad + 1 :]
-            tier = container.tier
+                await hosted_of(store).reader.read(hurt, bad, hurt.durable_end, KIB * KIB, True)
+            assert await read_all(store, hurt, bad + 1) == sent[bad + 1 :]
+            tier = hosted_of(store).tier
             assert tier is not None
             (pin,) = tier.pins.named
             assert (pin.place, pin.reason) == ("s-0", "damage")
 
             sent.append(payload(hurt))
             await append(hurt, sent[-1])
-            assert await read_all(hurt, bad + 1) == sent[bad + 1 :]
-            await hurt.truncate_before(bad + 1)
+            assert await read_all(store, hurt, bad + 1) == sent[bad + 1 :]
+            await store.hosted(hurt).truncate(hurt, bad + 1)
             await until(lambda: hurt.tiered_end == len(sent))
             await let_go(store)
-            assert await read_bytes(hurt) == b"".join(sent[bad + 1 :])
+            assert await read_bytes(store, hurt) == b"".join(sent[bad + 1 :])
 
     run(scenario())
 
@@ -348,26 +350,26 @@ def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad
                 while hurt.tiered_end < len(sent):
                     await write(busy, 256 * KIB)
             assert (hurt.start, hurt.tiered_bytes) == (0, sum(map(len, sent)))
-            assert await chunk_entries(storage, hurt) == good
+            assert await chunk_entries(storage, store, hurt) == good
             assert sorted(offset for one in container.damage for offset in range(one.first, one.end)) == list(bad)
             for one in container.damage:
                 frames = (container.damage.directory / one.file).read_bytes()
                 assert len(frames) == one.size + (one.end - one.first) * APPEND_OVERHEAD
             await let_go(store)
-            await refused_there(hurt, sent, bad)
+            await refused_there(store, hurt, sent, bad)
         async with tiered_store(tmp_path, PINNED, storage) as store:
             hurt, busy = slots_of(store)
-            await refused_there(hurt, sent, bad)
-            await hurt.truncate_before(max(bad) + 1)
+            await refused_there(store, hurt, sent, bad)
+            await store.hosted(hurt).truncate(hurt, max(bad) + 1)
             await until(lambda: not container_of(store).damage)
-            assert await read_bytes(hurt) == b"".join(sent[max(bad) + 1 :])
+            assert await read_bytes(store, hurt) == b"".join(sent[max(bad) + 1 :])
 
     run(scenario())
 
 
-async def refused_there(slot: Slot, sent: Sequence[bytes], bad: Sequence[int]) -> None:
+async def refused_there(store: Store, slot: Slot, sent: Sequence[bytes], bad: Sequence[int]) -> None:
     """What is damaged is an error, what lies between is read."""
-    reader, offset = slot.container.reader, 0
+    reader, offset = store.hosted(slot).reader, 0
     while offset < len(sent):
         if offset in bad:
             with pytest.raises(CorruptLog, match="of s-0 are damaged"):
@@ -390,17 +392,17 @@ def test_damaged_index_is_made_again(tmp_path: Path) -> None:
         async with tiered_store(tmp_path, replace(PINNED, index_cache_bytes=1), storage) as store:
             container = container_of(store)
             hurt, busy, sent = await damaged_store(store, storage)
-            files = container.files[:3]
+            files = container.files.complete[:3]
             for file, position in zip(files, (-1, 64, 5), strict=True):
                 with sidecar_path(file.path).open("r+b") as stream:
                     stream.seek(position, os.SEEK_END if position < 0 else os.SEEK_SET)
                     stream.write(b"\xff")
             storage.away = False
             async with asyncio.timeout(PATIENCE_S):
-                while files[-1] in container.files:
+                while files[-1] in container.files.complete:
                     await write(busy, 64 * KIB)
-            assert await read_bytes(hurt) == b"".join(sent)
-            assert len(await read_bytes(busy)) == busy.total_bytes
+            assert await read_bytes(store, hurt) == b"".join(sent)
+            assert len(await read_bytes(store, busy)) == busy.total_bytes
 
     run(scenario())
 
@@ -484,7 +486,7 @@ def test_one_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put
             assert storage.refused
             for slot in (stream.slot(0), stream.slot(1)):
                 await tiered_to(slot, slot.end)
-                assert len(await read_bytes(slot)) == slot.total_bytes
-                assert all(chunk_key(row.chunk) != storage.refused for row in runs_of(slot))
+                assert len(await read_bytes(store, slot)) == slot.total_bytes
+                assert all(chunk_key(row.chunk) != storage.refused for row in runs_of(store, slot))
 
     run(scenario())

@@ -13,7 +13,7 @@ from core.store import Store
 from core.streams.live import Slot
 from core.tiering.tier import Tier
 from core.tiering.writing.backlog import backlogs_of
-from tests.core.support import KIB, container_of, run, until
+from tests.core.support import KIB, hosted_of, run, until
 from tests.core.tiering.rewriting.support import rewriter_of, rewriting_store
 from tests.core.tiering.support import (
     TIERING,
@@ -31,10 +31,10 @@ def is_tiered(slot: Slot) -> bool:
     return slot.tiered_end == slot.end
 
 
-def labels(slot: Slot) -> list[tuple[int, int, int]]:
+def labels(store: Store, slot: Slot) -> list[tuple[int, int, int]]:
     """Which segment chunks say that entries belong to, neighbours as one."""
     found: list[tuple[int, int, int]] = []
-    for run_ in runs_of(slot):
+    for run_ in runs_of(store, slot):
         if found and found[-1][2] == run_.segment_id:
             found[-1] = (found[-1][0], run_.end, run_.segment_id)
         else:
@@ -56,12 +56,12 @@ def test_sealed_segment_is_tiered_at_once(tmp_path: Path) -> None:
             await until(lambda: slot.tiered_end == sealed_at)
             await fill(slot, 3 * KIB)
 
-            assert labels(slot) == [(0, sealed_at, 0)]
-            assert await chunk_entries(storage, slot) == before
+            assert labels(store, slot) == [(0, sealed_at, 0)]
+            assert await chunk_entries(storage, store, slot) == before
 
             await store.seal_stream(stream)
             await until(lambda: slot.tiered_end == slot.end)
-            assert labels(slot) == [(0, sealed_at, 0), (sealed_at, slot.end, 1)]
+            assert labels(store, slot) == [(0, sealed_at, 0), (sealed_at, slot.end, 1)]
 
     run(scenario())
 
@@ -91,9 +91,9 @@ def test_labels_are_exact(tmp_path: Path, seed: int) -> None:
                     for slot in slots:
                         await until(partial(is_tiered, slot))
                     for slot in slots:
-                        assert all(without_gaps(runs_of(slot)))
-                        assert labels(slot) == expected[slot.number]
-                        assert await chunk_entries(storage, slot) == written[slot.number]
+                        assert all(without_gaps(runs_of(store, slot)))
+                        assert labels(store, slot) == expected[slot.number]
+                        assert await chunk_entries(storage, store, slot) == written[slot.number]
 
     run(scenario())
 
@@ -124,15 +124,15 @@ def test_rewrites_keep_segments_apart(tmp_path: Path) -> None:
 
             storage = tier_of(store).long_term.storage
             for slot in slots:
-                assert all(without_gaps(runs_of(slot)))
-                assert labels(slot) == expected[slot.number]
-                assert await chunk_entries(storage, slot) == written[slot.number]
+                assert all(without_gaps(runs_of(store, slot)))
+                assert labels(store, slot) == expected[slot.number]
+                assert await chunk_entries(storage, store, slot) == written[slot.number]
 
     run(scenario())
 
 
 def tier_of(store: Store) -> Tier:
-    tier = container_of(store).tier
+    tier = hosted_of(store).tier
     assert tier is not None
     return tier
 

@@ -19,7 +19,7 @@ from core.streams.live import Slot
 from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
 from core.tiering.tier import CACHE_DIRECTORY
 from core.tiering.upkeep.collector import PUT_LASTS_S_MAX
-from tests.core.support import KIB, append, begin_append, container_of, run, until
+from tests.core.support import KIB, append, begin_append, container_of, hosted_of, run, until
 from tests.core.tiering.support import (
     AGEING,
     TIERING,
@@ -97,12 +97,12 @@ def test_by_bytes(tmp_path: Path) -> None:
             written = await fill(slot, 300 * KIB)
             await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
 
-            runs = runs_of(slot)
+            runs = runs_of(store, slot)
             assert runs[0].first == 0
             assert runs[-1].end == slot.tiered_end
             assert all(without_gaps(runs))
             assert len(runs) > 2
-            assert await chunk_entries(storage, slot) == written[: slot.tiered_end]
+            assert await chunk_entries(storage, store, slot) == written[: slot.tiered_end]
 
     run(scenario())
 
@@ -115,8 +115,8 @@ def test_log_is_released(tmp_path: Path) -> None:
             container = container_of(store)
             slot = (await store.create_stream("s", slots=1)).slot(0)
             await fill(slot, 300 * KIB)
-            first = container.files[0].first_lsn
-            await until(lambda: container.files == [] or container.files[0].first_lsn > first + 100)
+            first = container.files.complete[0].first_lsn
+            await until(lambda: container.files.complete == [] or container.files.complete[0].first_lsn > first + 100)
             assert slot.start == 0
 
     run(scenario())
@@ -135,7 +135,7 @@ def test_many_slots_share_chunks(tmp_path: Path) -> None:
             await until(lambda: all(slot.tiered_end == 1 for slot in slots))
 
             assert len(chunks_of(store)) <= 2
-            assert await chunk_entries(storage, slots[37]) == [bytes(entry(0, 1, 5, b"x" * 20).payload)]
+            assert await chunk_entries(storage, store, slots[37]) == [bytes(entry(0, 1, 5, b"x" * 20).payload)]
 
     run(scenario())
 
@@ -153,7 +153,7 @@ def test_intents_of_an_earlier_run_are_swept(tmp_path: Path) -> None:
         await storage.put(chunk_key(left), b"half a chunk")
         await storage.put(chunk_key(foreign), b"not ours")
         async with tiered_store(tmp_path, storage=storage) as store:
-            tier = container_of(store).tier
+            tier = hosted_of(store).tier
             assert tier is not None
             await until(lambda: tier.collector._swept)
             assert await object_keys(storage) == [chunk_key(foreign)]
@@ -192,7 +192,7 @@ def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
             written = await fill(slot, 200 * KIB)
             await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
             assert chunks_in(store, ChunkState.VERIFIED) == []
-            assert container_of(store).files[0].first_lsn == 1
+            assert container_of(store).files.complete[0].first_lsn == 1
         for key in await object_keys(storage):
             if damage == "gone":
                 await storage.delete(key)
@@ -201,9 +201,11 @@ def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
         async with tiered_store(tmp_path, storage=storage) as store:
             slot = next(iter(store.streams)).slot(0)
             await until(lambda: not chunks_in(store, ChunkState.COMMITTED))
-            assert all(without_gaps(runs_of(slot)))
-            assert await chunk_entries(storage, slot) == written[: slot.tiered_end]
-            await until(lambda: container_of(store).files == [] or container_of(store).files[0].first_lsn > 1)
+            assert all(without_gaps(runs_of(store, slot)))
+            assert await chunk_entries(storage, store, slot) == written[: slot.tiered_end]
+            await until(
+                lambda: container_of(store).files.complete == [] or container_of(store).files.complete[0].first_lsn > 1
+            )
 
     run(scenario())
 
@@ -230,7 +232,7 @@ def test_storage_away(tmp_path: Path) -> None:
             await until(lambda: not container.throttle.is_on)
             written += await fill(slot, 4 * KIB)
             await until(lambda: slot.durable_bytes - slot.tiered_bytes < TIERING.chunk_bytes)
-            assert await chunk_entries(storage, slot) == written[: slot.tiered_end]
+            assert await chunk_entries(storage, store, slot) == written[: slot.tiered_end]
 
     run(scenario())
 
@@ -252,18 +254,18 @@ def test_dead_chunks_are_deleted(tmp_path: Path) -> None:
             await fill(deleted.slot(0), 100 * KIB)
             await until(lambda: kept.tiered_end == kept.end and deleted.slot(0).tiered_end == deleted.slot(0).end)
 
-            await kept.truncate_before(50)
-            await until(lambda: runs_of(kept)[0].end > 50 and runs_of(kept)[0].first <= 50)
+            await store.hosted(kept).truncate(kept, 50)
+            await until(lambda: runs_of(store, kept)[0].end > 50 and runs_of(store, kept)[0].first <= 50)
             await store.delete_stream(deleted)
-            catalog = container_of(store).catalog
+            catalog = hosted_of(store).catalog
             await until(lambda: not list(catalog.iter_stream_runs(deleted.id)))
             await until(lambda: not chunks_in(store, ChunkState.DELETING))
             await until(lambda: not chunks_in(store, ChunkState.COMMITTED))
-            alive = sorted({chunk_key(one.chunk) for one in runs_of(kept)})
+            alive = sorted({chunk_key(one.chunk) for one in runs_of(store, kept)})
             assert sorted(await object_keys(storage)) == alive
             assert sorted(chunk_key(row.id) for row in chunks_of(store)) == alive
 
-            await kept.truncate_before(kept.end)
+            await store.hosted(kept).truncate(kept, kept.end)
             await until(lambda: not chunks_of(store))
             assert await object_keys(storage) == []
 
@@ -281,10 +283,10 @@ def test_deletion_survives_a_crash(tmp_path: Path) -> None:
             await fill(slot, 50 * KIB)
             await fill(gone.slot(0), 50 * KIB)
             await until(lambda: slot.tiered_end == slot.end and gone.slot(0).tiered_end == gone.slot(0).end)
-            tier = container_of(store).tier
+            tier = hosted_of(store).tier
             assert tier is not None
             await tier.collector.stop()
-            await slot.truncate_before(slot.end)
+            await store.hosted(slot).truncate(slot, slot.end)
             await store.delete_stream(gone)
         assert await object_keys(storage)
         async with tiered_store(tmp_path, AGEING, storage) as store:
@@ -306,8 +308,8 @@ def test_restart_goes_on(tmp_path: Path) -> None:
                 slot = stream.slot(0)
                 written += await fill(slot, 100 * KIB)
                 await until(partial(tiered, slot))
-                assert all(without_gaps(runs_of(slot)))
-                assert await chunk_entries(storage, slot) == written
+                assert all(without_gaps(runs_of(store, slot)))
+                assert await chunk_entries(storage, store, slot) == written
 
     run(scenario())
 
@@ -325,15 +327,15 @@ def test_trim_during_an_upload(tmp_path: Path) -> None:
             slot = (await store.create_stream("s", slots=1)).slot(0)
             storage.away = True
             await fill(slot, 100 * KIB)
-            tier = container_of(store).tier
+            tier = hosted_of(store).tier
             assert tier is not None
             await until(lambda: tier.writer.uploading)
-            await slot.truncate_before(slot.end)
+            await store.hosted(slot).truncate(slot, slot.end)
             storage.away = False
             await append(slot, entry(slot.end, 1, 9, b"last").payload, timestamp=9)
             await until(lambda: slot.tiered_end == slot.end and not tier.writer.uploading)
             await until(lambda: len(chunks_of(store)) == 1)
-            assert [one.first for one in runs_of(slot)] == [slot.start]
+            assert [one.first for one in runs_of(store, slot)] == [slot.start]
 
     run(scenario())
 

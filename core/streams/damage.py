@@ -1,9 +1,10 @@
 """What is lost of a slot in the middle: ranges whose entries the log held, and cannot give any more.
 
-A range is recorded once its bytes, as they are, lie in a file of their own in ``damaged/`` beside the log's files. From
-then on the slot is tiered past it: the run that goes on behind it covers it, and has nothing of it. Readers are refused
-there for good, by name, and go on behind it; the slot's start does not move. The record leaves when the start does
-(retention, deletion of records), or with its stream; the file stays for a person to delete.
+A range is recorded once its bytes, as they are, lie in a file of their own in ``damaged/`` beside the log's files
+(`core.reading.setting_aside`). From then on the slot is tiered past it: the run that goes on behind it covers it, and
+has nothing of it. Readers are refused there for good, by name, and go on behind it; the slot's start does not move. The
+record leaves when the start does (retention, deletion of records), or with its stream; the file stays for a person to
+delete.
 
 Table ``damaged``: key u32 stream, u32 slot, u64 first sequence number, big-endian; value, little-endian:
     u8 version (1), i64 end, u64 bytes of the slot's entries in it, then the file's name in UTF-8
@@ -16,30 +17,19 @@ Table ``damaged``: key u32 stream, u32 slot, u64 first sequence number, big-endi
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from core.errors import CorruptLog, CorruptState
-from core.log.files import log_path, make_directory, write_durably
-from core.log.format import APPEND_OVERHEAD
 from core.log.records import Delete, Put
-from core.reading.log_reader import Location, location_of
-from tier2.direct_io import open_direct, read_direct
-
-if TYPE_CHECKING:
-    from core.reading.reader import Reader
-    from core.streams.live import Slot
+from core.streams.live import Slot
 
 DAMAGED_TABLE: Final = "damaged"
 DAMAGED_DIRECTORY: Final = "damaged"
 VERSION: Final = 1
-SET_ASIDE_BYTES: Final = 64 << 20
-"""A range ends behind the entry that makes it as long as this; what is damaged behind it is another."""
 _KEY: Final = struct.Struct(">IIQ")
 _VALUE: Final = struct.Struct("<BqQ")
 _ADVICE: Final = "Read on behind it, or delete the records up to there"
@@ -126,51 +116,3 @@ class Damage:
         if found is not None:
             why = f"offsets {found.first} to {found.end - 1} of {slot.stream.name}-{slot.number} are damaged"
             raise CorruptLog(self.directory / found.file, 0, why, _ADVICE)
-
-
-def set_aside(reader: Reader, directory: Path, slot: Slot, first: int, end: int) -> DamagedRange | None:
-    """Put the entries from `first` on that cannot be read, one behind the other, into a file, as they are. Blocks.
-
-    None when the first one can be read. Raises Corrupt when it is not known where they lie, OSError.
-    """
-    lost: list[Location] = []
-    for location in _locations(reader, slot, first, end):
-        try:
-            reader.payloads(slot, [location])
-            break
-        except CorruptLog:
-            lost.append(location)
-        if sum(one.length for one in lost) >= SET_ASIDE_BYTES:
-            break
-    if not lost:
-        return None
-    name = f"{slot.stream.id}-{slot.number}-{lost[0].base}.frames"
-    frames = [frame for one in lost if (frame := raw_frame(log_path(directory, one.file_lsn), one)) is not None]
-    make_directory(directory / DAMAGED_DIRECTORY)
-    write_durably(directory / DAMAGED_DIRECTORY / name, b"".join(frames))
-    size = sum(one.length for one in lost)
-    return DamagedRange(slot.stream.id, slot.number, lost[0].base, lost[-1].end, size, name)
-
-
-def _locations(reader: Reader, slot: Slot, first: int, end: int) -> Iterator[Location]:
-    for file_lsn, rows in reader.all_rows(slot, first, lambda ref: True):
-        for row in range(max(0, rows.row_of(first)), len(rows.base)):
-            if rows.row_end(row) > end:
-                return
-            yield location_of(file_lsn, rows, row)
-
-
-def raw_frame(path: Path, location: Location) -> bytes | None:
-    """The bytes where an entry's frame lies, unchecked; None when the disk does not give them."""
-    try:
-        fd = open_direct(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        return bytes(read_direct(fd, APPEND_OVERHEAD + location.length, location.position))
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return None
-    finally:
-        os.close(fd)

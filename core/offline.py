@@ -6,43 +6,40 @@ it serves: a torn tail is cut, indexes that are missing are written.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from core.applied.metadata import Metadata
 from core.clock import SystemClock
 from core.config import StoreConfig
 from core.container.container import Container
-from core.container.recovery import recover
+from core.hosted import HostedContainer, container_directory
+from core.scaling.decisions import Decision
 from core.streams.known_writers import KnownWriters
-from core.streams.state import Stream, StreamPolicy, StreamState
+from core.streams.live import Stream
+from core.streams.policy import StreamPolicy
+from core.streams.state import StreamState
 from core.trusted_clock import TrustedClock
 
 
 @asynccontextmanager
-async def looked_at(directory: Path, config: StoreConfig) -> AsyncIterator[list[Container]]:
+async def looked_at(directory: Path, config: StoreConfig) -> AsyncIterator[list[HostedContainer]]:
     """The containers of a store that the caller owns. Raises CorruptLog, CorruptState, StorageFailure."""
-    containers: list[Container] = []
+    opened: list[HostedContainer] = []
     clock = SystemClock()
     trusted, known = TrustedClock(clock), KnownWriters(config.writers_max)
     try:
         for container_id in config.container_ids:
-            path = directory / f"container-{container_id}"
-            if not path.exists():
-                continue
-            metadata = await asyncio.to_thread(Metadata, path / "metadata", config)
-            container = Container(container_id, path / "log", config, clock, trusted, metadata, known, _stream_changed)
-            containers.append(container)
-            await asyncio.to_thread(recover, container)
-        yield containers
+            if container_directory(directory, container_id).exists():
+                opened.append(
+                    await HostedContainer.open(
+                        container_id, directory, config, clock, trusted, known, _stream_changed, _never_scaled
+                    )
+                )
+        yield opened
     finally:
-        for container in containers:
-            await container.log.close()
-            await asyncio.to_thread(container.reader.close)
-            await asyncio.to_thread(container.catalog.close)
-            await asyncio.to_thread(container.metadata.close)
+        for hosted in opened:
+            await hosted.close(clean=False)
 
 
 def _stream_changed(container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
@@ -53,3 +50,7 @@ def _stream_changed(container: Container, stream_id: int, state: StreamState | N
         return Stream(state, StreamPolicy(), container.make_slot)
     stream.state = state
     return stream
+
+
+async def _never_scaled(stream: Stream, decision: Decision) -> None:
+    raise AssertionError(f"{stream!r} is only looked at")

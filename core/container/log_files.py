@@ -1,0 +1,83 @@
+"""A container's complete log files, and the rows of them that memory holds.
+
+**Invariants**
+
+- `complete` is in the order of LSNs; a file leaves it from the front only.
+- A file is in `unindexed` from its completion until its sidecar is written and registered.
+- Rows in memory are those of the newest files: a slot's `columns` are the rows of its files here, oldest first, and of
+  the file that is written to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from core.index.rows import SlotColumns
+from core.log.log_file import LogFile
+from core.streams.live import Slot
+
+
+class LogFiles:
+    """Of one container. For the event loop; recovery fills it in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.complete: list[LogFile] = []
+        self.unindexed: list[LogFile] = []
+        self.rolled = asyncio.Event()  # a file was completed: its sidecar is due
+        self._columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
+
+    def __repr__(self) -> str:
+        return (
+            f"<LogFiles {len(self.complete)} complete, {len(self.unindexed)} unindexed, {len(self._columns)} in memory>"
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Of complete files, as far as they are in use."""
+        return sum(file.size for file in self.complete)
+
+    def found(self, files: list[LogFile]) -> None:
+        """A start has found these."""
+        self.complete = files
+        self.unindexed = [file for file in files if not file.indexed]
+
+    def completed(self, file: LogFile) -> None:
+        """The log goes on in another file."""
+        self.complete.append(file)
+        self.unindexed.append(file)
+        self.rolled.set()
+
+    def indexed(self, file: LogFile) -> None:
+        """Its sidecar is written, and its rows are registered."""
+        file.indexed = True
+        self.unindexed.remove(file)
+
+    def gave_up(self, file: LogFile) -> None:
+        """The log lets go of its oldest file."""
+        assert file is self.complete[0], "a log file leaves from the front"
+        del self.complete[0]
+        self.drop_columns(file)
+
+    # Rows in memory
+
+    def begin_columns(self, slot: Slot, file: LogFile, bytes_before: int) -> SlotColumns:
+        """Hold the rows of a slot in a file from here on."""
+        columns = SlotColumns(file, slot.end, bytes_before)
+        slot.columns.append(columns)
+        self._columns.setdefault(file.first_lsn, []).append((slot, columns))
+        return columns
+
+    def columns_of(self, file: LogFile) -> Sequence[tuple[Slot, SlotColumns]]:
+        """The rows that memory holds of a file."""
+        return self._columns.get(file.first_lsn, ())
+
+    def in_memory(self) -> list[LogFile]:
+        """Complete files of which memory holds rows."""
+        return [file for file in self.complete if file.first_lsn in self._columns]
+
+    def drop_columns(self, file: LogFile) -> None:
+        """Rows of a file leave memory, and the entries that are cached with them."""
+        for slot, columns in self._columns.pop(file.first_lsn, ()):
+            slot.columns.remove(columns)
+            columns.payload = []

@@ -1,0 +1,193 @@
+"""One container with all that serves it: opened, started and closed as one.
+
+Its life: `open` recovers what was durable, and touches nothing outside of its directory. `start` goes on from there:
+long-term storage is asked, the log takes appends, the background works. Retention and scaling begin by themselves when
+their owner knows every policy. `close` ends all of it.
+
+**Invariants**
+
+- Parts stop before what they use: policies, background, long-term storage, the log, then caches and files.
+- After a failure nothing is appended any more, and what is durable is still read, until `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from core.applied.metadata import Metadata
+from core.clock import Clock
+from core.config import StoreConfig
+from core.container.container import CONTAINER_TABLE, Container
+from core.container.maintenance import Maintenance
+from core.container.recovery import Recovered, recover
+from core.errors import OutOfRange, TierMissing, UnknownStream
+from core.log.files import make_directory
+from core.log.records import Trim
+from core.reading.reader import Reader
+from core.retention import Retention
+from core.scaling.scaler import Scale, Scaler
+from core.streams.known_writers import KnownWriters
+from core.streams.live import Slot, Stream
+from core.streams.state import StreamState
+from core.tiering.catalog import Catalog
+from core.tiering.context import LongTermStorage
+from core.tiering.rewriting.cleaned import count_removed
+from core.tiering.rows import RUNS_TABLE
+from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
+from core.tiering.tier import Tier
+from core.trusted_clock import TrustedClock
+
+logger = logging.getLogger(__name__)
+
+StreamChanged = Callable[[Container, int, StreamState | None], Stream | None]
+"""Makes, changes or forgets the stream of a durable state; see `Container`."""
+
+
+def container_directory(store: Path, container_id: int) -> Path:
+    """Where in a store's directory a container lies."""
+    return store / f"container-{container_id}"
+
+
+def log_directory(store: Path, container_id: int) -> Path:
+    """Where its log lies."""
+    return container_directory(store, container_id) / "log"
+
+
+class HostedContainer:
+    """One container of this process. Make it with `open`."""
+
+    def __init__(self, container: Container, scale: Scale) -> None:
+        self.container = container
+        self.catalog = Catalog(container)
+        self.reader = Reader(container, self.catalog, container.config)
+        self.maintenance = Maintenance(container, self.catalog)
+        self.retention = Retention(container, self.reader, self.catalog)
+        self.scaler = Scaler(container, scale)
+        self.tier: Tier | None = None  # where there is long-term storage, once started
+        self.recovered = Recovered(next_lsn=1, epoch=0, replayed_bytes=0, clean=False)
+        container.on_applied(RUNS_TABLE, self.catalog.row_applied)
+
+    def __repr__(self) -> str:
+        return f"<HostedContainer {self.container!r}>"
+
+    @property
+    def id(self) -> int:
+        return self.container.id
+
+    @classmethod
+    async def open(
+        cls,
+        container_id: int,
+        store: Path,
+        config: StoreConfig,
+        clock: Clock,
+        trusted: TrustedClock,
+        known_writers: KnownWriters,
+        stream_changed: StreamChanged,
+        scale: Scale,
+    ) -> Self:
+        """Recover a container of the store in this directory. Raises CorruptLog, CorruptState, StorageFailure."""
+        metadata_directory = container_directory(store, container_id) / "metadata"
+        logs = log_directory(store, container_id)
+        for needed in (container_directory(store, container_id), logs, metadata_directory):
+            await asyncio.to_thread(make_directory, needed)
+        metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
+        container = Container(container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed)
+        hosted = cls(container, scale)
+        try:
+            await asyncio.to_thread(hosted._recover)
+        except BaseException:
+            await hosted.close(clean=False)
+            raise
+        logger.info(
+            "container recovered",
+            extra={
+                "container": container_id,
+                "clean": hosted.recovered.clean,
+                "replayed_bytes": hosted.recovered.replayed_bytes,
+                "epoch": hosted.recovered.epoch,
+                "streams": len(hosted.container.streams),
+            },
+        )
+        return hosted
+
+    def _recover(self) -> None:
+        self.recovered = recover(self.container, self.catalog)
+        count_removed(self.container, self.catalog)
+
+    async def start(self, long_term: LongTermStorage | None) -> None:
+        """Begin to serve. Raises TierMissing, StorageFailure, StoreError, and what `LongTermStorage.admit` raises."""
+        container, recovered = self.container, self.recovered
+        await self._admit(long_term)
+        await container.start(recovered.next_lsn, recovered.epoch)
+        if long_term is not None:
+            await self._rise(long_term)
+            self.tier = Tier(container, self.reader, self.catalog, long_term)
+            self.reader.tiered = self.tier.reader
+            container.tier = self.tier
+            await self.tier.start()
+        self.maintenance.start()
+
+    async def close(self, *, clean: bool = True) -> None:
+        """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        clean = clean and not self.container.failed.done()
+        await self.scaler.stop()
+        await self.retention.stop()
+        await self.maintenance.stop()
+        if self.tier is not None:
+            await self.tier.stop(clean=clean)
+        await self.container.log.close()
+        await self.maintenance.close(clean=clean and not self.container.failed.done())
+        await asyncio.to_thread(self.reader.close)
+        await asyncio.to_thread(self.catalog.close)
+        await asyncio.to_thread(self.container.metadata.close)
+
+    async def _admit(self, long_term: LongTermStorage | None) -> None:
+        """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""
+        has_chunks = await self.catalog.has_chunks()
+        if long_term is None:
+            if has_chunks:
+                raise TierMissing
+        elif long_term.admit is not None:
+            await long_term.admit(has_chunks)
+
+    async def _rise(self, long_term: LongTermStorage) -> None:
+        """Above what another life of this store has left in long-term storage, if there was one."""
+        container, next_lsn = self.container, self.recovered.next_lsn
+        found = await find_other_life(
+            long_term.storage, container.id, container.epoch, next_lsn, chunks=long_term.had_another_life
+        )
+        if found is None:
+            return
+        epoch = found.last_epoch + EPOCHS_ABOVE
+        logger.warning(
+            "another copy of this store has put things into long-term storage: they are not used, and the epoch rises",
+            extra={"container": container.id, "epoch": epoch, "last_epoch_there": found.last_epoch},
+        )
+        await container.rise(epoch, lives_put(CONTAINER_TABLE, container.table(CONTAINER_TABLE).entries, found))
+
+    def concerns(self) -> list[str]:
+        """What does not go as it should, a sentence each; empty when all is well."""
+        failed = self.container.failed
+        found = [f"container {self.id} takes nothing more: {failed.result()}"] if failed.done() else []
+        return found + (self.tier.concerns() if self.tier is not None else [])
+
+    # Slots
+
+    async def truncate(self, slot: Slot, offset: int) -> int:
+        """Move a slot's start up to `offset`, durably; returns the start.
+
+        Raises OutOfRange beyond `durable_end`, UnknownStream, StoreError.
+        """
+        if not 0 <= offset <= slot.durable_end:
+            raise OutOfRange(offset, slot.start, slot.durable_end)
+        if offset > slot.start:
+            before = await self.reader.bytes_before(slot, offset)
+            if slot.stream.deleted:
+                raise UnknownStream(slot.stream.name)
+            await self.container.update(Trim(slot.stream.id, slot.number, offset, before))
+        return slot.start

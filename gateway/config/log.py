@@ -1,0 +1,66 @@
+"""The configuration keys of the log: how it is synced, its files, its caches, its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from gateway.config.fields import INT_MAX, LONG_MAX
+from gateway.config.units import DAY_MS, GIB, HOUR_MS, MIB
+
+
+class LogKeys(BaseModel):
+    """Part of `Config`."""
+
+    log_sync_mode: Literal["group", "interval"] = Field(
+        "group",
+        description="group: a write is synced to disk before it is acknowledged. interval: it is "
+        "acknowledged once the operating system has it, and synced every log.sync.interval.ms.",
+    )
+    log_sync_interval_ms: int = Field(
+        50, ge=1, le=HOUR_MS, description="Time between syncs with log.sync.mode=interval."
+    )
+    log_file_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        le=2 * GIB,
+        description="A log file of this size is closed and the next begun.",
+    )
+    log_file_entries_max: int = Field(
+        500_000,
+        ge=1_000,
+        le=INT_MAX,
+        description="Batches in a log file, after which the next is begun: bounds the index of the "
+        "open file, 24 bytes a batch.",
+    )
+    log_cache_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Memory for the newest records, from which reads at the tail are served.",
+    )
+    log_index_cache_bytes: int = Field(
+        32 * MIB, ge=MIB, le=LONG_MAX, description="Memory for the indexes of closed log files."
+    )
+    log_read_cache_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Memory for what consumers that are behind read from log files, at least 8 MiB.",
+    )
+    log_reader_threads: int = Field(8, ge=1, le=256, description="Threads that read records from log files.")
+    checkpoint_interval_ms: int = Field(
+        10_000,
+        ge=100,
+        le=DAY_MS,
+        description="Longest time between checkpoints while there is something to save.",
+    )
+    checkpoint_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=LONG_MAX,
+        description="Log written since the last checkpoint that starts the next.",
+    )
+    rocksdb_cache_bytes: int = Field(8 * MIB, ge=MIB, le=LONG_MAX, description="RocksDB's block cache.")
+    rocksdb_write_buffer_bytes: int = Field(8 * MIB, ge=MIB, le=GIB, description="RocksDB's write buffer.")

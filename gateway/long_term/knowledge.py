@@ -1,0 +1,114 @@
+"""What the store of a data directory knows of long-term storage, asked of the gateway that runs, or read from the disk.
+
+Keeps: changes nothing. A directory that no gateway runs is owned for as long as it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from core.errors import AlreadyLocked
+from core.hosted import HostedContainer
+from core.offline import looked_at
+from gateway import __version__
+from gateway.config.model import Config
+from gateway.config.places import STORE_DIRECTORY
+from gateway.data_directory import DataDirectory, keep_to_ourselves, read_serving
+from gateway.long_term.opening import LongTermUnusable
+from gateway.long_term.verify import Knowledge
+from gateway.long_term.view import Record, tier2_chunk, tier2_records
+
+CHUNKS_PATH: Final = "/api/v1/tier2/chunks"
+HTTP_TIMEOUT_S: Final = 60.0
+LINES_AT_ONCE: Final = 100
+
+
+class CannotAsk(LongTermUnusable):
+    """A gateway runs on the data directory, and cannot be asked what it knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The knowledge of a store that no process runs."""
+
+    containers: Sequence[HostedContainer]
+
+    def records(self) -> AsyncIterator[Record]:
+        return tier2_records(self.containers)
+
+    async def chunk(self, key: str) -> Record | None:
+        return await tier2_chunk(self.containers, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The knowledge of a running gateway; `address` is that of its HTTP server."""
+
+    address: str
+
+    async def records(self) -> AsyncIterator[Record]:
+        connection, answer = await asyncio.to_thread(self._get, CHUNKS_PATH)
+        try:
+            while lines := await asyncio.to_thread(lambda: list(islice(answer, LINES_AT_ONCE))):
+                for line in lines:
+                    record: Record = json.loads(line)
+                    if record.get("complete"):
+                        return
+                    yield record
+            raise CannotAsk(f"the gateway at {self.address} broke off its answer; try again")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise CannotAsk(f"the gateway at {self.address} broke off its answer ({error}); try again") from error
+        finally:
+            connection.close()
+
+    async def chunk(self, key: str) -> Record | None:
+        connection, answer = await asyncio.to_thread(self._get, f"{CHUNKS_PATH}/{quote(key)}")
+        try:
+            found: Record | None = None if answer.status == 404 else json.loads(await asyncio.to_thread(answer.read))
+            return found
+        finally:
+            connection.close()
+
+    def _get(self, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        url = urlsplit(f"http://{self.address}")
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=HTTP_TIMEOUT_S)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise CannotAsk(f"the gateway at {self.address} does not answer ({error})") from error
+        if answer.status not in (200, 404):
+            connection.close()
+            raise CannotAsk(f"the gateway at {self.address} answers {answer.status} {answer.reason}")
+        return connection, answer
+
+
+@asynccontextmanager
+async def knowledge_of(config: Config) -> AsyncIterator[Knowledge]:
+    """The knowledge of the store in this data directory: of the gateway that runs it, else of the directory itself."""
+    path = config.data_dir.absolute()
+    if not (path / STORE_DIRECTORY).is_dir():
+        raise LongTermUnusable(f"{path} holds no store: name the data directory with --data-dir")
+    try:
+        keep_to_ourselves()
+        data = DataDirectory.acquire(path, __version__)
+    except AlreadyLocked as locked:
+        address = read_serving(path)
+        if address is None:
+            raise CannotAsk(f"{locked}: it cannot be asked, as it has no HTTP server (--http) or is starting") from None
+        yield Gateway(address)
+        return
+    try:
+        async with looked_at(data.store, config.store_config()) as containers:
+            yield Directory(containers)
+    finally:
+        data.release()

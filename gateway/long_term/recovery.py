@@ -1,0 +1,134 @@
+"""A data directory made from long-term storage, with the tables that only Kafka's side knows how to put right.
+
+Keeps: nothing in long-term storage is changed; the data directory is made whole, or left so that a start refuses it and
+another try begins from nothing. Group offsets point at what is there, producer ids go on far above any that was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from core.tiering.snapshots.recover import Progress, Tables, recover_store
+from core.tiering.snapshots.recovered import Report
+from gateway import __version__
+from gateway.config.model import Config
+from gateway.config.tiering import Directory
+from gateway.data_directory import RecoveryDirectory, keep_to_ourselves, make_drill
+from gateway.groups.persistence import (
+    GROUPS_TABLE,
+    OFFSETS_TABLE,
+    UnreadableRecord,
+    decode_offset,
+    decode_offset_key,
+    encode_offset,
+)
+from gateway.long_term.identity import Identity
+from gateway.long_term.ownership import read_owner, remember
+from gateway.long_term.recovered_entries import entry_writer
+from gateway.records.record_batch import entry_head
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
+from gateway.transactions.producer_ids import NEXT_KEY as NEXT_PRODUCER_KEY
+from gateway.transactions.producer_ids import TABLE as PRODUCER_IDS_TABLE
+from gateway.transactions.transaction import Transaction
+from tier2.retrying import RetryingStorage
+
+PRODUCER_IDS_APART: Final = 1 << 40
+"""More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
+_PRODUCER_ID: Final = struct.Struct(">Q")
+
+
+class Mode(enum.Enum):
+    """What becomes of the gateway that owns the prefix, when a store is made from it."""
+
+    ALONE = enum.auto()  # it must be dead
+    TAKE_OVER = enum.auto()  # it ends when the new store begins
+    DRILL = enum.auto()  # it goes on: the new store only reads there
+
+
+@dataclass(slots=True)
+class KafkaTables:
+    """The gateway's tables for the new store."""
+
+    groups: tuple[str, ...] = ()
+    clamped: int = 0
+    dropped: int = 0
+    transactions: tuple[Transaction, ...] = ()  # of the coordinator, as of the snapshot
+
+    def __call__(self, tables: Tables, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> Tables:
+        """See `core.tiering.snapshots.recover.TablesOf`."""
+        offsets = dict(self._offsets(tables.get(OFFSETS_TABLE, {}), bounds))
+        names = {key.decode() for key in tables.get(GROUPS_TABLE, {})}
+        names |= {decode_offset_key(key).group_id for key in offsets}
+        self.groups = tuple(sorted(names))
+        next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
+        first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
+        self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
+        # What a transaction had written was not tiered while it was open: nobody may commit the rest of it, or be told
+        # that it was committed. So producers begin again.
+        kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
+        return {
+            **kept,
+            OFFSETS_TABLE: offsets,
+            PRODUCER_IDS_TABLE: {NEXT_PRODUCER_KEY: _PRODUCER_ID.pack(first)},
+        }
+
+    def _offsets(
+        self, stored: Mapping[bytes, bytes], bounds: Mapping[tuple[str, int], tuple[int, int]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Committed offsets, none of which points at what is not there."""
+        for raw, value in stored.items():
+            key, committed = decode_offset_key(raw), decode_offset(value)
+            found = bounds.get((key.topic, key.partition))
+            if found is None:
+                self.dropped += 1
+                continue
+            start, end = found
+            clamped = min(max(committed.offset, start), end)
+            self.clamped += clamped != committed.offset
+            yield raw, value if clamped == committed.offset else encode_offset(committed._replace(offset=clamped))
+
+
+def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[Transaction]:
+    """Those that can be read: they are only told of."""
+    for key, value in rows.items():
+        with suppress(UnreadableRecord):
+            yield decode_transaction(key, value)
+
+
+async def make_store(
+    config: Config, storage: RetryingStorage, identity: Identity, mode: Mode, progress: Progress
+) -> tuple[KafkaTables, Report]:
+    """Make the data directory, and tell what was found. A directory that did not become whole is given up."""
+    beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
+    keep_to_ourselves()
+    directory = RecoveryDirectory.begin(config.data_dir, beside)
+    tables = KafkaTables()
+    try:
+        owner = await read_owner(storage)
+        report = await recover_store(
+            directory.store,
+            config.store_config(),
+            storage,
+            identity.cluster_id,
+            entry_head,
+            tables,
+            progress,
+            entry_writer,
+        )
+        if owner is not None:  # that gateway ends when the new store begins
+            remember(config.data_dir.absolute(), owner.token)
+        if mode is Mode.DRILL:
+            make_drill(config.data_dir.absolute())
+        await asyncio.to_thread(directory.finish, identity.cluster_id, __version__)
+    except Exception:
+        directory.give_up()
+        raise
+    finally:
+        directory.release()
+    return tables, report

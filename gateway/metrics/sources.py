@@ -1,0 +1,27 @@
+"""The parts of a gateway that metrics and the REST API tell of, once clients are served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.clock import Clock
+from core.container.container import Container
+from core.store import Store
+from gateway.groups.lag import Lags
+from gateway.metrics.activity import Activity, StreamBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Streams, groups and their lag, rates and scales."""
+
+    store: Store
+    clock: Clock
+    lags: Lags
+    activity: Activity
+
+
+def chunk_bytes(containers: Sequence[Container]) -> int:
+    """What of all streams lies in chunks."""
+    return sum(StreamBytes.of(s).tiers.chunks for container in containers for s in container.streams.values())

@@ -1,0 +1,42 @@
+"""Help texts: every command's flags, forms, order and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from typer.testing import CliRunner
+
+from gateway.cli.app import add_tools, app
+
+GOLDEN: Final = Path(__file__).parent / "golden" / "help.txt"
+"""What `penstock COMMAND --help` prints, one after another. `python -m tests.gateway.cli.test_help` writes it again."""
+COLUMNS: Final = 78
+"""As on a terminal of 80 or more."""
+COMMANDS: Final = (
+    *("", "serve", "recover", "config", "version"),
+    *("streams", "streams ls", "streams show", "streams scale", "streams seal"),
+    *("tier2", "tier2 ls", "tier2 verify", "tier2 init"),
+    "bench",
+)
+
+
+def help_texts() -> str:
+    """All of them, as a wide terminal shows them."""
+    add_tools()
+    runner = CliRunner()
+    texts = []
+    for command in COMMANDS:
+        shown = runner.invoke(app, [*command.split(), "--help"], prog_name="penstock", terminal_width=COLUMNS)
+        assert shown.exit_code == 0, shown.output
+        texts.append(f"$ penstock {command} --help\n{shown.output}")
+    return "".join(texts)
+
+
+def test_help() -> None:
+    """A flag that comes, goes or changes its words changes the golden text, and nothing else does."""
+    assert help_texts() == GOLDEN.read_text()
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(help_texts())

@@ -1,0 +1,69 @@
+"""A command imports what it needs, and nothing else: a gateway is ready in a second."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+PROGRAM: Final = """
+import sys
+from gateway.cli.app import main
+sys.argv = ["penstock", {arguments}]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print("MODULES", *sorted(name for name, module in sys.modules.items() if module is not None))
+"""
+
+SERVING: Final = ("gateway.process", "gateway.broker", "gateway.http", "gateway.network", "gateway.apis", "core.store")
+"""Our own modules that only a gateway that serves needs."""
+LIBRARIES: Final = (
+    *("kio", "uvicorn", "starlette", "prometheus_client", "uvloop", "rocksdict", "minio", "urllib3"),
+    *("confluent_kafka", "hdrh", "cramjam"),
+)
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The modules that are loaded when the command has ended, and all packages that hold one."""
+    program = PROGRAM.format(arguments=", ".join(map(repr, arguments)))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    names = done.stdout.splitlines()[-1].split()
+    assert names[0] == "MODULES"
+    return set(names[1:])
+
+
+def below(modules: set[str], *packages: str) -> list[str]:
+    """Those of the modules that are one of these packages, or lie in one."""
+    return sorted(name for name in modules if any(name == each or name.startswith(f"{each}.") for each in packages))
+
+
+def test_version() -> None:
+    """Of our own modules `version` loads the command line's, and of the libraries typer."""
+    modules = loaded_by("version")
+
+    assert not below(modules, "core", "tier2", "rich", "pydantic_settings", *LIBRARIES)
+    assert {name.split(".")[1] for name in modules if name.startswith("gateway.")} == {"cli", "exits"}
+
+
+@pytest.mark.parametrize("arguments", [("config",), ("config", "--json")])
+def test_config(arguments: tuple[str, ...]) -> None:
+    """`config` reads the model of the configuration and nothing of what it configures."""
+    assert not below(loaded_by(*arguments), *SERVING, *LIBRARIES)
+
+
+def test_room_faces() -> None:
+    """A room is entered by its modules: importing the package itself imports nothing of it."""
+    rooms = (
+        *("config", "dispatch", "fetching", "groups", "groups.classic", "groups.offsets"),
+        *("http", "kafka_configs", "long_term", "metrics", "network", "process", "records", "topics"),
+        *("transactions", "wire", "cli"),
+    )
+    names = ", ".join(f"gateway.{room}" for room in rooms)
+    program = f"import sys, {names}\nprint(*sorted(name for name in sys.modules if name.startswith('gateway')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert set(done.stdout.split()) == {"gateway"} | {f"gateway.{room}" for room in rooms}
