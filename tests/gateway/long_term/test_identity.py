@@ -319,7 +319,7 @@ class TestLiveness:
 
     def test_a_dead_one(self) -> None:
         """A process that has ended, waited for or not, does not run."""
-        code = "from gateway import liveness; print(liveness.own_mark(), flush=True); input()"
+        code = "from gateway.long_term import liveness; print(liveness.own_mark(), flush=True); input()"
         with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
             assert process.stdout is not None
             mark = process.stdout.readline().strip()
