@@ -158,7 +158,7 @@ class Broker:
         )
         if admission.drill:
             logger.warning(
-                "this is a drill: long-term storage is read, what is new goes below the data directory",
+                "this is a drill: it reads long-term storage, and puts new chunks below the data directory",
                 extra={"reads": admission.place, "writes": str(self._data.path / DRILL_DIRECTORY)},
             )
         await admission.look()

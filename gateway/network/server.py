@@ -169,11 +169,11 @@ class Server:
                 connection.unsent_seen = unsent
                 connection.active_s = now_s
             elif self.host.output_budget.exhausted and (now_s - connection.active_s > STALLED_UNDER_PRESSURE_S):
-                return f"the client does not take {unsent} bytes of answers, and others need the room"
+                return f"{unsent} bytes of answers are not taken, and others need the room"
         if not connection.blocked:
             since_s = connection.receiver.since_s
             if since_s and (now_s - since_s) * 1000 > limits.receive_progress_ms:
-                return f"a request did not arrive within {limits.receive_progress_ms} ms"
+                return f"a request does not arrive within {limits.receive_progress_ms} ms"
             waited_ms = (now_s - connection.active_s) * 1000
             if not connection.requests and waited_ms > limits.first_request_ms:
                 return f"no request within {limits.first_request_ms} ms of connecting"

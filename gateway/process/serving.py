@@ -135,8 +135,9 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
 def _taken_over(config: Config, owner: Owner) -> str:
     return (
         f"{long_term.place_of(config)} was taken by {owner}, which began with another copy of this store. This gateway "
-        f"ends: two must never use it. What it has acknowledged and not moved there yet is in {config.data_dir} only; "
-        "to go on with that instead, stop the other one and run `penstock tier2 init` with the same flags"
+        "ends: two must never use it. Records that it has acknowledged and not moved there yet are only in "
+        f"{config.data_dir}; to go on with that instead, stop the other one and run `penstock tier2 init` with the "
+        "same flags"
     )
 
 
