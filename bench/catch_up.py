@@ -1,11 +1,11 @@
-"""How fast a consumer that is far behind reads from long-term storage, and what others feel of it.
+"""The rate of a consumer that is far behind and reads from long-term storage, and its effect on others.
 
 Keeps: every figure is taken in one run on one MinIO, with the objects that Penstock has put there; the bare client
 reads the same objects in ranges of the same size, as many at a time as Penstock does.
 
 alone       one consumer from the beginning, everything in chunks; the `minio` client by itself
-tail        p99 of a consumer at the end, while nobody else reads, while another one catches up, and while the `minio`
-            client by itself reads the same: what then comes on top is the processors', not the gateway's
+tail        p99 of a consumer at the end: while no other reads, while another one catches up, and while the `minio`
+            client by itself reads the same; that last increase is due to the processors, not to the gateway
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _options() -> argparse.Namespace:
 
 
 def _until_tiered(server: Penstock) -> None:
-    """Wait until the log holds next to nothing: the open file, and the one prepared for its time."""
+    """Wait until the log has only its open file, and the one prepared as the next."""
     deadline = time.monotonic() + TIERED_SECONDS_MAX
     while True:
         logs = list((server.directory / "data").rglob("log/*.log"))
@@ -137,7 +137,7 @@ def _bare(minio: BareMinio, at_once: int) -> float:
 
 
 def _catch_up(results: Results, minio: BareMinio, server: Penstock, records: int) -> float:
-    """MB/s of one consumer. What the servers work for it says how fast it could be: it is processors that are short."""
+    """MB/s of one consumer, and the servers' work for it, from which its rate on more processors follows."""
     worked_s = minio.cpu_seconds(), server.cpu_seconds()
     load = loadgen.run("consume", server.bootstrap, "old", count=records, seconds_max=TIERED_SECONDS_MAX)
     megabytes = records * KILOBYTE / 1e6

@@ -1,7 +1,7 @@
 """`make bench`: Penstock, Apache Kafka and Pravega through the same workloads, in turn, and the report of it.
 
 Keeps: all systems of a round are up on the same disk; each workload runs on one right after the other, the order turned
-with each round, and only when what the one before has begun is over. A run that is cut short has left what it knows.
+with each round, and only when the work of the one before is over. A run that is cut short leaves its figures so far.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.systems import COMPARED, NAMES, PENSTOCK, KafkaLike, PravegaSystem, S
 DIRECTORY: Final = Path(__file__).resolve().parent / "results"
 ROUNDS: Final = 3
 ROUNDS_SECONDS_MAX: Final = 37 * 60
-"""The whole takes less than 40 minutes; profiles and report need some of them."""
+"""The whole run takes less than 40 minutes; profiles and report need some of them."""
 WARM_SECONDS: Final = 6.0
 REST_SECONDS: Final = 2.0
 
@@ -124,7 +124,7 @@ def _once_each(systems: list[System]) -> list[System]:
 
 
 def _warm_up(system: System) -> None:
-    """The same for all: a JVM needs some seconds before its figures mean anything."""
+    """Warm up every system in the same way: a JVM needs some seconds before its figures mean anything."""
     topic = f"warm-up-{NAMES.index(system.name)}"
     system.create(topic, 1)
     batched = system.write(topic, size=1000, seconds=WARM_SECONDS / 3, rate=20_000, latency=1, warmup=0)
@@ -136,7 +136,7 @@ def _warm_up(system: System) -> None:
 
 
 def _guarded(results: Results, what: str, measure: Callable[[], None]) -> None:
-    """A system that does not carry a load has no sample of it, and the report says so."""
+    """Measure; a system that fails under a load has no sample of it, and the report says so."""
     try:
         measure()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The workloads of the comparison: a table, and what each kind of row does to a system.
+"""The workloads of the comparison: a table, and a function for each kind of row.
 
 Keeps: a workload is data; a kind is the one function that carries out all rows of its kind.
 """
@@ -24,7 +24,7 @@ SECONDS: Final = 1.5
 WARMUP: Final = 0.5
 READ_SECONDS: Final = 0.8
 QUEUE_KB_MAX: Final = 65536
-"""Of all writers together: what is sent in the measured time is also acknowledged in about that time."""
+"""Queued KB of all writers together: records sent in the measured time are also acknowledged in about that time."""
 BATCH_RECORDS: Final = 16
 """Records in a row to one partition by each of many writers: 16 KB, as Kafka's Java producer batches by default."""
 SLOW_SECONDS_MAX: Final = 25
@@ -34,9 +34,9 @@ FRESH_RECORDS_MIN: Final = 16_000
 FRESH_SECONDS_MAX: Final = 80
 SETTLE_SECONDS_MAX: Final = 20
 PROMPT_LINGER_MS: Final = 1
-"""Where latency is measured: with the client's own 5 ms, what a server adds is hidden behind them."""
+"""Linger where latency is measured: behind the client's own 5 ms, a server's part would not show."""
 LINGER_MS: Final = 50
-"""Of 100 writers: waking each of them more often measures their scheduling."""
+"""Linger of 100 writers: waking them more often would measure their scheduling."""
 CATCH_UP_RECORDS: Final = 300_000
 CATCH_UP_RATE: Final = 10_000
 IDLE_CONNECTIONS: Final = 2000
@@ -53,12 +53,12 @@ class Work:
     size: int = KB
     writers: int = 1
     partitions: int = 1
-    """Of all topics together."""
+    """Partitions of all topics together."""
     topics: int = 1
     mb_s: int = 0
     pravega: bool = False
     rounds: int = 99
-    """Samples at most: what takes minutes is not done in every round."""
+    """Samples at most: a load of minutes is not run in every round."""
 
     @property
     def rate(self) -> int:
@@ -119,7 +119,7 @@ WORKS: Final = (
 
 
 def figures(work: Work, system: System, topic: str) -> Iterator[Figure]:
-    """Carry it out on a new topic, and take the topic away again."""
+    """Run a workload on a new topic, and delete the topic afterwards."""
     system.create(topic, work.partitions // work.topics, work.topics)
     try:
         yield from KINDS[work.kind](work, system, topic)
@@ -237,7 +237,7 @@ def _tail(work: Work, system: System, topic: str) -> Iterator[Figure]:
 
 
 def _catch_up(work: Work, system: System, topic: str) -> Iterator[Figure]:
-    """A consumer reads all there is, while a producer goes on at a fixed rate."""
+    """A consumer reads all records, while a producer goes on at a fixed rate."""
     system.write(topic, size=work.size, count=CATCH_UP_RECORDS)
     written: list[Load | Exception] = []
 
@@ -266,7 +266,7 @@ def _idle(work: Work, system: System, topic: str) -> Iterator[Figure]:
 
 @contextlib.contextmanager
 def connections(bootstrap: str, count: int) -> Iterator[None]:
-    """So many that have each been answered once."""
+    """`count` connections, each of which was answered once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * count)), hard))
     host, port = bootstrap.rsplit(":", 1)

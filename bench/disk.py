@@ -16,7 +16,7 @@ READ_BYTES_PER_CALL: Final = 4 * MIB
 
 
 class NotADisk(Exception):
-    """The directory lies in memory: a sync there costs nothing and measures nothing."""
+    """The directory is in memory: a sync there costs nothing and measures nothing."""
 
 
 def require_disk(directory: Path) -> None:
@@ -53,9 +53,9 @@ def _timed_writes(descriptor: int, block: bytes, count: int) -> float:
 
 
 def fill_page_cache(directory: Path) -> None:
-    """Read a file of holes as large as memory: what is written then takes the place of something, as on a machine that
-    has been up for a while. Into free memory a virtual machine writes up to half as slowly, or as fast, as its host has
-    taken that memory back or not. The file stays, as what was read of it goes with it."""
+    """Read a file of holes as large as memory, so that later writes replace cached pages, as on a machine that has been
+    up for a while. Into free memory a virtual machine writes up to half as slowly, or as fast, as its host has taken
+    that memory back or not. The file stays, as its cached pages go with it."""
     path = directory / "holes"
     with path.open("ab") as holes:
         holes.truncate(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

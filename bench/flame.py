@@ -21,7 +21,7 @@ SHARES: Final = "profiles.json"
 
 
 def profile(directory: Path, scratch: Path) -> None:
-    """Each workload twice: once for the picture, once for the figures."""
+    """Run each workload twice: once for the picture, once for the figures."""
     shares = {}
     for work in [work for work in WORKS if work.key in PROFILED]:
         _recorded(work, scratch, directory / f"flame-{work.key}.svg", "flamegraph")
@@ -32,7 +32,7 @@ def profile(directory: Path, scratch: Path) -> None:
 
 
 def kept(directory: Path) -> dict[str, dict[str, float]]:
-    """The heaviest functions by workload, of the last profile that was made."""
+    """The heaviest functions by workload, from the last profile."""
     file = directory / SHARES
     return dict(json.loads(file.read_text())) if file.exists() else {}
 

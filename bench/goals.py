@@ -1,4 +1,4 @@
-"""What Penstock wants to be, as ratios within one run; and whether it is."""
+"""Penstock's goals, as ratios within one run, and whether it reaches them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE: Final = "5,000 partitions, 100 writers, warm"
 WIDE_SHARE: Final = 0.85
 RATES: Final = (10, 20, 30, 40, 50)
 
-# Bounds in the order of PAIRS; None where nothing is asked for.
+# Bounds in the order of PAIRS; None where there is no goal.
 TABLE: Final[tuple[tuple[str, str, tuple[float | None, ...]], ...]] = (
     ("write 100 B, 1 writer, 1 partition", AT_LEAST, (1.2, 0.9, 1.0)),
     ("write 1 KB, 1 writer, 1 partition", AT_LEAST, (1.2, 0.9, 1.0)),
@@ -44,7 +44,7 @@ AGAINST_PRAVEGA: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One bound and what became of it; `measured` is None where there is no sample."""
+    """One bound and its measured value; `measured` is None without a sample."""
 
     workload: str
     system: str

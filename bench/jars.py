@@ -19,7 +19,7 @@ class NoJava(Exception):
 
 
 def fetched(project: Path) -> Path:
-    """The directory with the jars of the project's pom.xml; a new pom.xml fetches them anew."""
+    """The directory with the jars of the project's pom.xml; a new pom.xml fetches them again."""
     for program in ("java", "javac", "mvn"):
         if shutil.which(program) is None:
             raise NoJava(f"{program} is missing: apt-get install default-jdk-headless maven")

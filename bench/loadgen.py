@@ -1,4 +1,4 @@
-"""The load generator: builds what is in `load/` once and runs it.
+"""The load generator: builds the program in `load/` once and runs it.
 
 Keeps: a run whose records were not all acknowledged is an error, never a sample.
 """
@@ -28,7 +28,7 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run did. Latencies only when they were asked for."""
+    """The outcome of one run. It has latencies only if they were asked for."""
 
     records: int
     seconds: float

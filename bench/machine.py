@@ -1,4 +1,4 @@
-"""What this machine can do by itself, measured in the same run: no server can be faster than that."""
+"""This machine's own limits, measured in the same run: no server can be faster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Figure = tuple[str, str, float]
 
 
 def described() -> dict[str, Any]:
-    """Which machine this is."""
+    """A description of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpus": os.cpu_count(),

@@ -1,7 +1,7 @@
-"""What one request costs in the wire layer: `python bench/micro_wire.py`, microseconds of CPU, best of several.
+"""The cost of one request in the wire layer: `python bench/micro_wire.py`, microseconds of CPU, best of several.
 
-No socket and no store: decoding, checking, encoding, and the way of a frame from the scratch buffer to its handler
-and of the answer back to one write.
+No socket and no store: decoding, checking, encoding, and a frame's way from the scratch buffer to its handler, and the
+answer's way back to one write.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def produce_body(version: int, batch: bytes) -> bytes:
 
 
 async def frames(body: bytes) -> None:
-    """A read of many pipelined requests, handled by a handler that only answers."""
+    """One read with many pipelined requests, for a handler that only answers."""
 
     def answer(connection: Connection, header: RequestHeader, request: memoryview, reply: ResponseSlot) -> None:
         reply.send((b"x" * 50,))

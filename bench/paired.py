@@ -1,9 +1,11 @@
 """`make bench-pair A=CHECKOUT B=CHECKOUT`: one row of the table for each figure, as a ratio of B to A.
 
 For changes of a few per cent, which two runs one after the other cannot show: their disk and their machine differ by
-more. Keeps: both servers are up all the time, and each sample of one is taken right beside one of the other, with
-the order turned each time (A B, B A, A B, ...). CPU time is what the server itself used: what else runs on the machine
-changes it least, so it is the figure to go by. Each checkout needs its `.venv`.
+more. CPU time is that of the server itself: other work on the machine changes it least, so it is the figure to go by.
+Each checkout needs its `.venv`.
+
+Keeps: both servers are up all the time, and each sample of one is taken right beside one of the other, with the order
+turned each time (A B, B A, A B, ...).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from bench.workloads import KILOBYTE, WIDE_PARTITIONS, produce_singles
 
 PAIRS: Final = 12
 SERVERS: Final = 3
-"""Each so often both servers start anew: how memory happens to lie is worth a per cent or two."""
+"""Pairs of servers, one after the other: the layout of a process's memory is worth a per cent or two."""
 SINGLE_RECORDS: Final = 10_000
 KILOBYTE_RECORDS: Final = 50_000
 WIDE_RECORDS: Final = 50_000
@@ -36,7 +38,7 @@ SMALL_RECORDS: Final = 300_000
 
 T = TypeVar("T")
 Samples = dict[str, dict[str, list[float]]]
-"""By figure, by checkout: the values, pair by pair."""
+"""Values by figure and checkout, pair by pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _started(checkout: Path, directory: Path) -> Penstock:
 
 
 def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Samples) -> None:
-    """One pair more than is counted: the first finds nothing in any cache."""
+    """Measure one pair more than is counted: the first finds all caches empty."""
     for number in range(pairs + 1):
         for name, server in _ordered(servers, number):
             topic = "read" if row.key in READS else f"{row.key}-{number}"

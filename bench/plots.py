@@ -23,7 +23,7 @@ SIZES: Final = {"10 B": 10, "100 B": 100, "1 KB": 1e3, "10 KB": 1e4, "100 KB": 1
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Rows whose names match; the number in the name is where a point is drawn."""
+    """Rows whose names match; the number in the name is a point's x value."""
 
     file: str
     title: str
@@ -47,7 +47,7 @@ PLOTS: Final = (
 
 
 def draw(rows: list[dict[str, Any]], directory: Path) -> list[tuple[str, str]]:
-    """Draw what there are rows for; names and titles of what was drawn."""
+    """Draw all plots that have rows; returns their names and titles."""
     drawn = []
     for plot in PLOTS:
         if series := _series(rows, plot.rows):

@@ -1,6 +1,6 @@
-"""Pravega standalone, and the load that its own client puts on it.
+"""Pravega standalone, and the load of its own client.
 
-Its log is in memory: it syncs nothing, and what it has acknowledged is gone when the process ends.
+Its log is in memory: it syncs nothing, and acknowledged records are lost when the process ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SETTINGS: Final = {
     "pravegaservice.dataLog.impl.name": "INMEMORY",
     "pravegaservice.cache.size.max": str(4 << 30),
 }
-# With 1 GiB, as Kafka has, it dies: its log and its long-term storage both are in the heap here.
+# With 1 GiB, as Kafka has, it dies: both its log and its long-term storage are in the heap here.
 JVM: Final = ("-server", "-Xms1g", "-Xmx6g", "-XX:+UseG1GC", "-XX:MaxDirectMemorySize=5g")
 CLIENT_JVM: Final = ("-server", "-Xmx1g", "-XX:+UseG1GC")
 ANSWER_SECONDS_MAX: Final = 25
@@ -76,7 +76,7 @@ class Pravega(_Process):
         return Load(**self._client.ask(" ".join([verb, f"stream={stream}", *words])))
 
     def stop(self) -> None:
-        """At once: there is nothing to keep, and its own way down takes half a minute."""
+        """Kill it: there is nothing to keep, and its own stop takes half a minute."""
         self._client.stop()
         self.kill()
 

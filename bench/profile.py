@@ -1,7 +1,7 @@
-"""`python -m bench.profile WORKLOAD`: where a running gateway spends its time under one workload.
+"""`python -m bench.profile WORKLOAD`: a running gateway's time by function, under one workload.
 
-Prints the heaviest functions by own and by total share of the
-samples taken on each thread, and leaves the collapsed stacks, which any flame-graph tool reads.
+Prints the heaviest functions by own and by total share of each thread's samples, and leaves the collapsed stacks, which
+any flame-graph tool reads.
 """
 
 from __future__ import annotations

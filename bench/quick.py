@@ -39,7 +39,7 @@ def main() -> int:
         with _scratch(scratch / f"round-{number}") as directory:
             _disk_figures(results, directory)
             _speed_round(results, chosen, options.baseline, directory, number)
-        results.write(RESULT)  # a run that is cut short has left what it knows
+        results.write(RESULT)  # a run that is cut short leaves its figures so far
     if not options.only or "size" in options.only:
         for measure in size.MEASURES:
             _say(measure.__name__.replace("_", " "))

@@ -1,6 +1,6 @@
-"""The report: what `latest.json` says, for people.
+"""The report: the figures of `latest.json`, for people.
 
-Keeps: nothing is in the report that the file does not say; a goal that was missed is listed like one that was reached.
+Keeps: every figure of the report is in the file; a missed goal is listed like one that was reached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.pravega_server import SETTINGS as PRAVEGA_SETTINGS
 from bench.servers import Kafka
 from bench.systems import NAMES, PENSTOCK
 
-# Which rows belong under which heading: the first that a row's name begins with.
+# Headings and the first words of their rows: a row goes under the first heading that fits.
 SECTIONS: Final = (
     ("Writing, as fast as it goes", ("write ",)),
     ("Reading", ("read ", "tail consumer", "catch-up")),

@@ -1,7 +1,7 @@
 """Rows of figures: gathered sample by sample, compared pair by pair, written as JSON and a table.
 
 Keeps: sample i of one system and sample i of another were taken one right after the other, so the
-ratio is the median of the pairs' ratios and a disk that changes its mood between pairs cancels out.
+ratio is the median of the pairs' ratios, and changes of the disk between pairs cancel out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Results:
         self.failures: list[str] = []
 
     def keep(self, path: Path, but: tuple[str, ...]) -> None:
-        """Take over what an earlier run has written, but for workloads that begin with one of these words."""
+        """Take over an earlier run's rows, except workloads that begin with one of these words."""
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
         for row in rows:
             if not row["workload"].startswith(but):

@@ -1,4 +1,4 @@
-"""What the scaler costs those who produce: `python -m bench.scaler`.
+"""The scaler's cost for producers: `python -m bench.scaler`.
 
 Keeps: two gateways of the same code take turns on one machine; one takes rates every second and decides every 15 s, as
 by default, the other does so once in an hour.

@@ -24,7 +24,7 @@ STOP_SECONDS_MAX: Final = 30
 POLL_S: Final = 0.002
 CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 CPUCLOCK_SCHED: Final = 2
-"""In the id of a process's clock, beside its number (clock_getcpuclockid(3))."""
+"""Low bits of the id of a process's clock, beside its process id (clock_getcpuclockid(3))."""
 
 
 class StartFailed(Exception):
@@ -43,7 +43,7 @@ class Server(Protocol):
 
 
 class _Process:
-    """What every measured process has: CPU time, memory, an end."""
+    """A measured process: its CPU time, its memory, its end."""
 
     def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class _Process:
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_S
 
     def cpu_ns(self) -> int:
-        """The same, of all its threads that are and were, by the clock that the kernel keeps for it."""
+        """The same, of all its threads, ended ones too, by the kernel's clock of the process."""
         return time.clock_gettime_ns(~self.process.pid << 3 | CPUCLOCK_SCHED)
 
     def rss_mb(self) -> float:
@@ -107,7 +107,7 @@ class Penstock(_Process):
         http: str = "off",
         program: Path | None = None,
     ) -> None:
-        """`program` of another checkout, if not this one's."""
+        """`program`: another checkout's, if not this one's."""
         ready = directory / "ready.json"
         ready.unlink(missing_ok=True)
         command = [str(program or Path(sys.executable).parent / "penstock"), "serve"]
@@ -195,7 +195,7 @@ class Baseline(_Process):
             time.sleep(POLL_S)
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Nothing to do: every topic that is asked for is there."""
+        """Nothing to do: the server makes every topic that a client asks for."""
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int, config: dict[str, str]) -> None:
@@ -216,7 +216,7 @@ def delete_topics(bootstrap: str, topics: list[str]) -> None:
 
 
 def _until_served(server: _Process, bootstrap: str) -> None:
-    """Ready is when a client that asks for metadata is answered, as often as it can ask."""
+    """Return when the server answers a request for metadata; asks as often as it can."""
     deadline = time.monotonic() + READY_SECONDS_MAX
     host, port = bootstrap.rsplit(":", 1)
     request = struct.pack(">hhih5si", 3, 1, 7, 5, b"ready", 0)

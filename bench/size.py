@@ -21,8 +21,8 @@ NAME: Final = "penstock"
 def ten_thousand_partitions(results: Results, directory: Path) -> None:
     """Create them, write to one of them and to a lone one in turn, restart with them.
 
-    librdkafka itself slows down with a topic of so many partitions (it walks all of them each time it wakes up), so
-    what one of them costs is told by the server's CPU time; the rates compare the lone one before and afterwards.
+    librdkafka itself slows down with so large a topic (it walks all partitions each time it wakes up). So the server's
+    CPU time is the cost of one of them; the rates compare the lone one before and afterwards.
     """
     server = Penstock(directory)
     try:

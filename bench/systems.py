@@ -1,4 +1,4 @@
-"""What is compared: each system as a workload sees it.
+"""The compared systems, each as a workload sees it.
 
 Three settings of Kafka are three kinds of topics on one broker: `flush.messages` and `flush.ms` are a topic's.
 """
@@ -66,7 +66,7 @@ class KafkaLike:
         return self.server.bootstrap
 
     def create(self, topic: str, partitions: int, topics: int = 1) -> None:
-        # What is deleted goes soon in all of them, or their disks would fill up.
+        # All of them remove deleted records soon, or their disks would fill up.
         config = {"file.delete.delay.ms": "1000", **self.config}
         create_topics(self.bootstrap, _names(topic, topics), partitions, config)
 
@@ -91,8 +91,8 @@ def _names(topic: str, topics: int) -> list[str]:
 class PravegaSystem:
     """Pravega, loaded by its own client.
 
-    Once its cache is full it holds writers up for 25 s at a time. So it is replaced by a new one, and that is warmed,
-    before there is so much in it; and also when it did not finish a load.
+    Once its cache is full it holds writers up for 25 s at a time. So a new, warmed one replaces it before that, and
+    also when it did not finish a load.
     """
 
     directory: Path
@@ -166,7 +166,7 @@ def started(directory: Path, names: list[str], running: ExitStack) -> list[Syste
 
 
 def until_quiet(systems: list[System], seconds_max: float = QUIET_SECONDS_MAX) -> None:
-    """Nobody pays for what another has begun: dirty pages are written, and the servers do next to nothing."""
+    """Wait until dirty pages are written and the servers are nearly idle: no system pays for another's work."""
     os.sync()
     servers = {id(system.server): system.server for system in systems}.values()
     deadline = time.monotonic() + seconds_max

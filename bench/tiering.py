@@ -1,13 +1,13 @@
-"""What tiering costs, and how fast it is: Penstock on a MinIO of the same machine, `python -m bench.tiering`.
+"""The cost and the rate of tiering: Penstock on a MinIO of the same machine, `python -m bench.tiering`.
 
-Keeps: what is compared runs in one go on the same disk, load, gateway and MinIO sharing the machine; a run in which a
-record was not acknowledged is an error.
+Keeps: compared loads run in one go on the same disk; load, gateway and MinIO share the machine; a run in which a record
+was not acknowledged is an error.
 
 offered     30 MB/s with tiering and without: p99 of produce, share of the log that was waiting at most
-saturated   as fast as possible with the log full: what is acknowledged, beside what the bare client puts
+saturated   as fast as possible with the log full: the rate of acknowledged records, beside that of the bare client
 trickle     1,000 topics of 16 partitions with a record now and then: puts a minute, memory
 
-Each writes the rows of `results/tiering.json` that bear its name, and leaves the others as they are.
+Each writes its own rows of `results/tiering.json`, and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ CHUNK_BYTES: Final = 32 * MIB
 UPLOADS: Final = 4
 SATURATED_LOG: Final = 2048 * MIB
 WARM_UP_BYTES: Final = 2 * SATURATED_LOG
-"""Until the log is full, and as much for the bare client: what fits into the log, or the page cache, costs less."""
+"""Bytes until the log is full, and as many for the bare client: bytes that fit into log or page cache cost less."""
 MEASURED_BYTES: Final = 3 * SATURATED_LOG
 SATURATED_QUEUE: Final = 30_000
-"""Records that wait in the load generator, always: more than fit into its cache cost it a third more processor."""
+"""Records that always wait in the load generator: if they exceed its cache, it needs a third more processor time."""
 TRICKLE_TOPICS: Final = 1000
 TRICKLE_PARTITIONS: Final = 16
 TRICKLE_RATE: Final = 800
-TRICKLE_WARM_UP_S: Final = 90  # until the first round by age is behind us
+TRICKLE_WARM_UP_S: Final = 90  # until the first round by age is over
 TRICKLE_MINUTES: Final = 4
 
 
@@ -153,7 +153,7 @@ def saturated(results: Results, directory: Path, seconds: int) -> None:
 
 
 def trickle(results: Results, directory: Path, seconds: int) -> None:
-    """16,000 partitions, each with a record every 20 s; chunks of what is a minute old."""
+    """16,000 partitions, each with a record every 20 s; records of a minute go into chunks."""
     with running_minio(directory) as minio, running_penstock(directory, minio, {"chunk.age.ms": 60_000}) as server:
         for number in range(TRICKLE_TOPICS):
             server.create_topic(f"trickle-{number}", TRICKLE_PARTITIONS)
@@ -170,7 +170,7 @@ def trickle(results: Results, directory: Path, seconds: int) -> None:
 
 
 def _trickled(server: Penstock, seconds: int) -> int:
-    """A record to each partition in turn, for so long; how many."""
+    """Write a record to each partition in turn, for `seconds`; returns their number."""
     producer = Producer({"bootstrap.servers": server.bootstrap, "linger.ms": 50})
     begin, sent = time.monotonic(), 0
     while time.monotonic() < begin + seconds:
@@ -188,7 +188,7 @@ MEASURES: Final[tuple[Callable[[Results, Path, int], None], ...]] = (offered, sa
 
 
 class BareMinio:
-    """A server that runs, and the package's own client of it."""
+    """A running server, and the package's own client for it."""
 
     def __init__(self, endpoint: str, pid: int) -> None:
         self.endpoint = endpoint
@@ -198,12 +198,12 @@ class BareMinio:
         )
 
     def cpu_seconds(self) -> float:
-        """What the server has worked so far."""
+        """The server's processor time so far."""
         times = psutil.Process(self.pid).cpu_times()
         return times.user + times.system
 
     def puts(self) -> int:
-        """How many requests have put an object or a part of one, whoever sent them."""
+        """Requests that put an object or a part of one, from all clients."""
         text = urllib3.request("GET", f"{self.endpoint}/minio/v2/metrics/cluster").data.decode()
         return sum(int(float(count)) for count in PUTS.findall(text))
 
@@ -244,7 +244,7 @@ def running_penstock(
 
 
 class _Seen:
-    """The most that was seen."""
+    """The largest values seen."""
 
     log_mb = 0.0
     rss_mb = 0.0

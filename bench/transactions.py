@@ -1,11 +1,11 @@
-"""What transactions cost: `python -m bench.transactions`.
+"""The cost of transactions: `python -m bench.transactions`.
 
-Keeps: every figure stands beside what the same gateway does in the same run without transactions, in turn.
+Keeps: every figure stands beside the same gateway's in the same run without transactions, taken in turn.
 
 - 1,000 records of 1 KB over 10 partitions in a transaction, and the same records from an idempotent producer, both
   from 10 producers and from 4. A producer waits at the end of each of its transactions, for the log and for a timer of
-  librdkafka; an idempotent one never does. Ten keep two cores busy in both cases, so they compare what the work costs;
-  four leave the cores idle for a quarter of the time with transactions, so they tell what the waiting costs, too.
+  librdkafka; an idempotent one never does. Ten keep two cores busy in both cases, so they compare the cost of the work;
+  four leave the cores idle for a quarter of the time with transactions, so they also show the cost of waiting.
 - Transactions of 100 records of 100 B back to back from 10 producers: commits per second in all.
 - One reader from the beginning, read_committed beside read_uncommitted, where one transaction in ten was aborted.
 
@@ -37,7 +37,7 @@ KILOBYTE: Final = b"x" * 1_000
 SMALL: Final = b"x" * 100
 TIMEOUT_S: Final = 60.0
 PRODUCERS: Final = 10
-"""As many in parallel in both cases: what one waits for at the end of a transaction, others use."""
+"""Producers in parallel, in both cases: others use the time for which one waits at the end of a transaction."""
 FEW_PRODUCERS: Final = 4
 
 
@@ -85,7 +85,7 @@ def _round(results: Results, server: Penstock, seconds: float, *, swapped: bool)
 
 
 def _measured(worker: Callable[..., None], count: int, *args: Any) -> float:
-    """Records per second of so many worker processes together, from when all are ready."""
+    """Records per second of `count` worker processes together, from the time when all are ready."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(count), context.Queue()
     workers = [context.Process(target=worker, args=(ready, results, number, *args)) for number in range(count)]
@@ -171,7 +171,7 @@ def _produce(producer: Producer, topic: str, value: bytes, count: int) -> None:
 
 
 def _read(bootstrap: str, topic: str, isolation: str) -> float:
-    """MB/s of all that is there; records of aborted transactions count where they are delivered."""
+    """MB/s of all records; those of aborted transactions count if they are delivered."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,

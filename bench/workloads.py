@@ -1,4 +1,4 @@
-"""The speed rows: what each does to a server, and the figures that it yields."""
+"""The speed rows: each one's load on a server, and its figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KILOBYTE_RECORDS: Final = 300_000
 SINGLE_RECORDS: Final = 40_000
 WIDE_RECORDS: Final = 300_000
 WIDE_PARTITIONS: Final = 1000
-TAIL_RECORDS: Final = 48_000  # 48 MB: what any sensible tail cache holds
+TAIL_RECORDS: Final = 48_000  # 48 MB: any sensible tail cache has room for it
 TAIL_ROUNDS: Final = 6
 
 Figure = tuple[str, str, float]  # workload, unit, value
@@ -25,7 +25,7 @@ Figure = tuple[str, str, float]  # workload, unit, value
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One run against one server, on a new topic. `key` is what `--only` and the profiler call it."""
+    """One run against one server, on a new topic. `key` is its name for `--only` and the profiler."""
 
     key: str
     partitions: int

@@ -1,7 +1,7 @@
-"""One broker: every service, made in the order in which they need one another, ended in reverse.
+"""One broker: every service, made in the order of their dependence, ended in reverse.
 
-Keeps: clients are served only when everything below them is recovered, and hear the end of what they
-asked before what answers it goes. Handlers reach its services through `Services`, and nothing else of it.
+Keeps: clients are served only when everything below them is recovered. At a stop, requests under way are
+answered before the services that answer them end. Handlers reach `Services`, and nothing else of the broker.
 """
 
 from __future__ import annotations
@@ -56,24 +56,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 5.0
-"""For requests under way at a stop; a fetch or a join may wait much longer, and is cut off."""
+"""Time for requests under way at a stop; a fetch or a join may wait much longer, and is cut off."""
 ABANDON_GRACE_S: Final = 0.5
-"""After a storage failure: time for its error to reach the producers that wait."""
+"""Time after a storage failure for its error to reach the producers that wait."""
 
 BEAT_S_MIN: Final = 1.0
-"""How often a gateway looks whether it still owns its prefix: before what it deletes is gone, if that may be."""
+"""Shortest pause between two looks whether this gateway still owns its prefix. A look comes before deleted objects are
+removed, if possible."""
 RELEASE_S: Final = 2.0
-"""How long a stop waits until long-term storage knows of it: without that, the next start of a copy has to look."""
+"""Longest wait of a stop to release its prefix in long-term storage; if it fails, the next start of a copy must check
+whether this gateway lives."""
 
 CONCERNS_MAX: Final = 20
 CONCERN_CHARS_MAX: Final = 500
 
 HTTP_DELAY_S_MAX: Final = 0.5
-"""The HTTP server costs a fifth of the time to be ready; a recovery longer than this is watched by it."""
+"""Delay of the HTTP server, which costs a fifth of the time to be ready; during a longer recovery it already serves."""
 
 
 class Broker:
-    """What handlers find behind `ctx.services`."""
+    """Makes, starts and ends the services that handlers reach as `ctx.services`."""
 
     store: Store
     topics: Topics
@@ -115,7 +117,7 @@ class Broker:
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
         self._take_over = take_over
-        self._remarks: list[str] = []  # on the bucket
+        self._remarks: list[str] = []  # about the bucket
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -130,17 +132,17 @@ class Broker:
 
     @property
     def concerns(self) -> list[str]:
-        """What an operator should know although clients are served; a few sentences."""
+        """Facts that an operator should know although clients are served; a few sentences."""
         told = (one for hosted in self._containers() for one in hosted.concerns())
         found = [one[:CONCERN_CHARS_MAX] for one in (*told, *self._remarks)]
         if self._admission is not None and not self._admission.has_taken:
-            found.append(f"{self._admission.place} has no room: what is there is served, nothing is moved there")
+            found.append(f"{self._admission.place} has no room: its data is served, nothing more is moved there")
         return found[:CONCERNS_MAX]
 
-    # Start and stop
+    # --- Start and stop -----------------------------------------------------------------------
 
     async def open_long_term(self) -> None:
-        """Reach long-term storage, and see whose it is. Raises what says that it cannot be used."""
+        """Reach long-term storage, and check its owner. Raises an error if it cannot be used."""
         self._storage = await open_storage(self.config, remark=self._remarked)
         if self._storage is None:
             return
@@ -157,7 +159,7 @@ class Broker:
         )
         if admission.drill:
             logger.warning(
-                "this is a drill: long-term storage is read, what is new goes below the data directory",
+                "this is a drill: it reads long-term storage, and puts new chunks below the data directory",
                 extra={"reads": admission.place, "writes": str(self._data.path / DRILL_DIRECTORY)},
             )
         await admission.look()
@@ -177,7 +179,7 @@ class Broker:
         self._remarks.append(remark)
 
     async def start(self) -> None:
-        """Recover and serve. Raises what the store raises when it cannot be opened."""
+        """Recover and serve. Raises the store's errors when it cannot be opened."""
         self.phase = "recovering"
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
@@ -202,7 +204,7 @@ class Broker:
         )
         self.groups.load()
         self.transactions.load()
-        # The broker's dynamic configs are known now, and what groups have committed.
+        # The broker's dynamic configs and the groups' committed offsets are known now.
         self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
@@ -239,7 +241,7 @@ class Broker:
 
     async def until_taken_over(self) -> Owner:
         """Returns when another copy of the data directory owns long-term storage: this process must end then, before
-        it deletes what that one refers to."""
+        it deletes objects that the copy refers to."""
         if self._admission is None or self._admission.drill:
             never: asyncio.Future[Owner] = asyncio.get_running_loop().create_future()
             return await never
@@ -249,7 +251,7 @@ class Broker:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
         if self._server is not None:
-            # Together: fetches and members of groups wait for others, and are answered by the end of these.
+            # Together: fetches and group members wait for these services, whose end answers them.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
@@ -260,7 +262,7 @@ class Broker:
         await self._stop_http()
 
     async def _release(self) -> None:
-        """Nobody needs to ask any more whether this gateway lives."""
+        """Release the prefix, so that the next owner need not check whether this gateway lives."""
         if self._admission is None:
             return
         with contextlib.suppress(TimeoutError, StorageError):
@@ -268,38 +270,39 @@ class Broker:
                 await self._admission.release()
 
     async def abandon(self) -> None:
-        """The storage failed: tell those who wait, and touch the disk no more."""
+        """The storage failed: answer waiting requests, and touch the disk no more."""
         self.phase = "failed"
         if self._server is not None:
             await self._server.stop(ABANDON_GRACE_S)
 
-    # HTTP and metrics
+    # --- HTTP and metrics ---------------------------------------------------------------------
 
     async def _start_http(self) -> None:
         if self._http_binding is None:
             return
         for bound in self._http_binding.sockets:
-            bound.listen(BACKLOG)  # who comes early waits, and is not refused
+            bound.listen(BACKLOG)  # an early connection waits, and is not refused
         try:
             await self._build_http(self._http_binding)
         except Exception:
             logger.exception("the HTTP server did not start; Kafka clients are served without it")
 
     async def _build_http(self, binding: Binding) -> None:
-        """Let Kafka clients in first, unless that takes long: then people want to see why."""
+        """Serve Kafka clients first, unless that takes long: then people want to see why."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
         self._http = await asyncio.to_thread(self._make_http, binding)
         await self._http.start()
 
     def _make_http(self, binding: Binding) -> HttpServer:
-        """Called in a thread: its modules and the API's description cost 100 ms, and clients are served by now."""
+        """Make the HTTP server, in a thread: its modules and the API's description take 100 ms, and Kafka clients are
+        already served."""
         from gateway.http.app import build
         from gateway.http.entrance import Entrance
         from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
 
-        importlib.import_module("gateway.http.services")  # or the first who asks pays for it
+        importlib.import_module("gateway.http.services")  # or the first request pays for it
         token = self.config.http_token
         guard = Guard(
             loopback=binding.loopback,
@@ -334,7 +337,7 @@ class Broker:
         return self._exposition
 
     def _offer_gauges(self, server: Server) -> None:
-        """Tell the metrics where the sizes of bounded things can be read."""
+        """Give the metrics access to the sizes of bounded parts."""
         metrics, store = self.metrics, self.store
         metrics.memory("requests being received", lambda: server.host.receive_budget.used)
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
@@ -353,7 +356,7 @@ class Broker:
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
 
     def _offer_limits(self) -> None:
-        """How much there is of what clients can make, beside the key that bounds it."""
+        """Offer the count of each thing that clients can make, with the key that bounds it."""
         config, metrics = self.config, self.metrics
         limits: tuple[tuple[str, int, Callable[[], float]], ...] = (
             ("topics.max", config.topics_max, lambda: len(self.topics)),

@@ -1,8 +1,8 @@
-"""The data directory: whose it is, which cluster it belongs to, which format it has.
+"""The data directory: its owner, its cluster and its format.
 
-Keeps: one process at a time owns a directory; its cluster id never changes; a directory whose format
-is newer than this release is refused, never guessed at. `penstock.json` is replaced as a whole or
-not at all. Nobody but the process's user enters a directory that Penstock made.
+Keeps: one process at a time owns a directory; its cluster id never changes; a directory of a newer format
+than this release's is refused, never guessed at. `penstock.json` is replaced as a whole or not at all.
+Only the process's user may enter a directory that Penstock made.
 
     {"cluster_id": "<22 characters>", "format": 1, "needs_release": "0.1.0", "written_by": "0.1.0"}
 
@@ -33,13 +33,13 @@ from gateway.exits import CannotGoOn, ExitCode
 IDENTITY_FILE: Final = "penstock.json"
 LOCK_FILE: Final = "penstock.lock"
 SERVING_FILE: Final = "serving.json"
-"""What the process that owns the directory serves, for commands that want to ask it. Means nothing without the lock."""
+"""Addresses that the directory's owner serves, for commands that ask it. Means nothing unless the lock is held."""
 OWNER_FILE: Final = "tier2.owner"
 """See `gateway.long_term.ownership`."""
 DRILL_DIRECTORY: Final = "tier2-drill"
-"""Where a drill puts what would go to long-term storage; it is there exactly in the data directory of a drill."""
+"""A drill's place for chunks that would go to long-term storage; only a drill's data directory has it."""
 REPAIRED_FILE: Final = "tier2.repaired"
-"""Left by `penstock tier2 init` for the next start: another copy may have put things into long-term storage."""
+"""Left by `penstock tier2 init` for the next start: another copy may have put objects into long-term storage."""
 
 OWN_NAMES: Final = (
     IDENTITY_FILE,
@@ -51,7 +51,7 @@ OWN_NAMES: Final = (
     TIER2_DIRECTORY,
     CACHE_DIRECTORY,
 )
-"""Names in the directory that are Penstock's alone."""
+"""Names in a data directory that only Penstock uses."""
 
 FORMAT: Final = 3
 """The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges. Formats are never reused;
@@ -76,7 +76,7 @@ class NewerFormat(CannotGoOn):
 
 
 class BadIdentity(CannotGoOn):
-    """penstock.json cannot be what Penstock wrote."""
+    """penstock.json is not as Penstock wrote it."""
 
     exit_code = ExitCode.CORRUPT
 
@@ -93,7 +93,7 @@ class UnusableDirectory(CannotGoOn):
 
 
 class InterruptedRecovery(CannotGoOn):
-    """`penstock recover` began here and did not come to its end."""
+    """`penstock recover` began here and did not finish."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(f"{directory} holds an interrupted recovery: run `penstock recover` with the same flags again")
@@ -105,7 +105,7 @@ class NotEmpty(CannotGoOn):
     def __init__(self, directory: Path, names: Sequence[str]) -> None:
         super().__init__(
             f"{directory} is not empty, it holds {', '.join(sorted(names)[:3])}: `penstock recover` makes a data "
-            "directory from nothing. Name another one, or move what is there away"
+            "directory from nothing. Name another one, or move its contents away"
         )
 
 
@@ -121,7 +121,7 @@ class DataDirectory:
 
     @property
     def store(self) -> Path:
-        """Where the segment store keeps its files."""
+        """The directory of the segment store's files."""
         return self.path / STORE_DIRECTORY
 
     @classmethod
@@ -192,7 +192,7 @@ class RecoveryDirectory:
 
     @property
     def store(self) -> Path:
-        """Where the store is made."""
+        """The directory in which the store is made."""
         return self.path / RECOVERING_DIRECTORY
 
     def finish(self, cluster_id: str, release: str) -> None:
@@ -206,7 +206,7 @@ class RecoveryDirectory:
         sync_directory(self.path)
 
     def give_up(self) -> None:
-        """Leave the directory as if nothing had been tried."""
+        """Leave the directory as it was before."""
         shutil.rmtree(self.store, ignore_errors=True)
 
     def release(self) -> None:
@@ -215,18 +215,18 @@ class RecoveryDirectory:
 
 
 def is_drill(directory: Path) -> bool:
-    """Whether a store there only reads what its long-term storage holds."""
+    """Whether the store there is a drill's, which only reads its long-term storage."""
     return (directory / DRILL_DIRECTORY).is_dir()
 
 
 def make_drill(directory: Path) -> None:
-    """Let the store there be one; before it has its name, so that it never is anything else. Blocks."""
+    """Make the store there a drill's, before it has its name, so that it never is anything else. Blocks."""
     (directory / DRILL_DIRECTORY).mkdir(exist_ok=True)
     sync_directory(directory)
 
 
 def read_serving(directory: Path) -> str | None:
-    """Address of the HTTP server of the process that owns a directory; None when it has none, or is not there yet."""
+    """HTTP address of the process that owns a directory; None without an HTTP server, or while it is not ready."""
     try:
         address = json.loads((directory / SERVING_FILE).read_bytes())["http"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -235,15 +235,15 @@ def read_serving(directory: Path) -> str | None:
 
 
 def keep_to_ourselves() -> int:
-    """Whatever this process makes from now on is for its user alone; returns what it took away before."""
+    """Make all later files of this process private to its user; returns the former umask."""
     return os.umask(PRIVATE_UMASK)
 
 
 def close_to_others(path: Path) -> None:
-    """Let nobody else enter a data directory that earlier releases, or `mkdir`, made.
+    """Close a data directory to other users, if an earlier release or `mkdir` made it open to them.
 
-    Where other things lie too, it is not ours to close, and nobody else's directory can be: then a line in the log
-    says so.
+    A directory with other things in it is not ours to close, and another user's cannot be closed: a log line then says
+    so.
     """
     open_to = path.stat().st_mode & 0o7777
     if not open_to & PRIVATE_UMASK:
@@ -277,7 +277,7 @@ def new_cluster_id() -> str:
 def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
     """Replace a file so that a crash leaves the old content or the new, and the new one lasts.
 
-    `mode`: who may read it, if not those whom the process lets.
+    `mode`: the file's permissions, if not those of the process's umask.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -295,7 +295,7 @@ def write_atomically(path: Path, content: bytes, mode: int | None = None) -> Non
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory last."""
+    """Sync a directory, so that the names in it last."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -313,7 +313,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Take the directory's lock, and leave the owner's pid in it for whoever comes second."""
+    """Take the directory's lock, and write our pid into it for the message of a second process."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

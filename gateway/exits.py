@@ -1,4 +1,4 @@
-"""How the process ends, for whoever started it.
+"""Exit codes of the process.
 
 Keeps: an error that ends the process and is no defect knows its exit code, so a new one needs no table.
 """
@@ -14,7 +14,7 @@ class ExitCode(enum.IntEnum):
 
     CLEAN = 0
     UNEXPECTED = 1  # a defect of Penstock: the log has a traceback
-    CONFIGURATION = 2  # or rights that this process lacks
+    CONFIGURATION = 2  # a wrong configuration, or rights that this process lacks
     TAKEN = 3  # another process has the data directory, the port or the prefix of long-term storage
     CORRUPT = 4  # stored bytes fail their checks; nothing was changed
     STORAGE = 5  # a write or sync failed, or the disk is full at start

@@ -1,9 +1,9 @@
 """Log lines on stderr: one event per line, as text or JSON, never waited for.
 
-Keeps: an event is one line whatever it carries; the event loop never waits for whoever reads stderr
-(a full pipe costs lines, which are counted, never time); one place in the code writes at most a burst
-of lines per window, after which the rest is counted. Callers pass facts in `extra`, never record
-contents or secrets.
+Keeps: an event is one line whatever it carries; the event loop never waits for the reader of stderr (a
+full pipe costs lines, which are counted, never time); one place in the code writes at most a burst of
+lines per window, and further ones are counted. Callers pass facts in `extra`, never record contents or
+secrets.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Format = Literal["text", "json"]
 
 WINDOW_S: Final = 10.0
 BURST: Final[Mapping[int, int]] = {logging.WARNING: 10, logging.ERROR: 10}
-"""Lines per place and window: what strangers can provoke is a warning. Others have BURST_INFO."""
+"""Lines per place and window, for warnings, which strangers can provoke. Other levels have BURST_INFO."""
 BURST_INFO: Final = 200
 PLACES_MAX: Final = 512
-"""Places remembered; there are fewer in the code, so this only bounds what a library might do."""
+"""Places remembered; our code has fewer, so this only bounds libraries."""
 QUEUE_LINES_MAX: Final = 10_000
 FLUSH_S_MAX: Final = 2.0
 OWN_LOGGERS: Final = ("gateway", "core", "tier2")
@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:
-    """What the caller passed in `extra`, and the exception if there is one."""
+    """The caller's `extra`, and the exception if there is one."""
     found = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
     if record.exc_info:
         found["exception"] = logging.Formatter().formatException(record.exc_info)
@@ -70,7 +70,7 @@ def facts(record: logging.LogRecord) -> dict[str, Any]:
 class RepeatFilter(logging.Filter):
     """Lets a burst of lines per place in the code and window through, and counts the rest.
 
-    The count is told by the place's next line after the window (`suppressed=N`), or at the end.
+    The place's next line after the window has the count (`suppressed=N`), or a line at the end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -102,7 +102,7 @@ class RepeatFilter(logging.Filter):
 
 
 class StderrHandler(logging.Handler):
-    """Queues formatted lines for one thread that writes them; drops and counts what does not fit."""
+    """Queues formatted lines for one thread that writes them; drops and counts lines that do not fit."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class StderrHandler(logging.Handler):
             self._wake.notify_all()
 
     def flush(self) -> None:
-        """Wait until what was queued is written, but not for ever: nobody may be reading."""
+        """Wait until queued lines are written, but not for ever: perhaps no process reads them."""
         deadline = time.monotonic() + FLUSH_S_MAX
         with self._wake:
             while not self._idle and (left := deadline - time.monotonic()) > 0:
@@ -150,7 +150,7 @@ class StderrHandler(logging.Handler):
             self._write("".join(f"{line}\n" for line in lines).encode(errors="replace"))
 
     def _write(self, data: bytes) -> None:
-        """Write it all; a closed stderr costs the lines and nothing else."""
+        """Write all of it; a closed stderr costs the lines and nothing else."""
         view = memoryview(data)
         while view:
             try:
@@ -160,7 +160,7 @@ class StderrHandler(logging.Handler):
 
 
 def setup(form: Format, level: str) -> None:
-    """Send this process's events to stderr. Libraries are heard from warnings on."""
+    """Send this process's events to stderr; those of libraries from warnings on."""
     handler = StderrHandler(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(RepeatFilter())
@@ -170,7 +170,7 @@ def setup(form: Format, level: str) -> None:
 
 
 def flush() -> None:
-    """Write out what is queued, and how many lines are in no count yet, before the process ends."""
+    """Write queued lines, and the count of suppressed ones that no line has yet, before the process ends."""
     for handler in logging.getLogger().handlers:
         untold = sum(limiter.untold() for limiter in handler.filters if isinstance(limiter, RepeatFilter))
         if untold:
@@ -179,7 +179,7 @@ def flush() -> None:
 
 
 def _word(value: object) -> str:
-    """A value as one word of a line; quoted where it would not be one."""
+    """A value as one word of a line; quoted if it would not be one."""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,8 +1,8 @@
-"""What a client hears when a request is refused, and which error of the store becomes which code of Kafka.
+"""The refusal of a request, and the table from the store's errors to Kafka's codes.
 
 A refusal is one exception, `Refusal`: the check that knows the reason chooses the code, handlers pass it on. An error
-of the store knows nothing of Kafka; `CODES` says what it means to a client, by what was asked. The columns differ,
-because clients do different things with the same code.
+of the store knows nothing of Kafka; `CODES` gives its code for each kind of request. The columns differ, because
+clients react differently to the same code.
 
 Invariant: no other module maps an error of the store to a code.
 """
@@ -34,7 +34,7 @@ from core.errors import (
 
 
 class Refusal(Exception):
-    """A request, or one item of it, is refused: Kafka's code, and words where the response has a field for them."""
+    """A request, or one item of it, is refused: Kafka's code, and a message for responses that have a field for it."""
 
     def __init__(self, code: ErrorCode, message: str | None = None) -> None:
         super().__init__(message or code.name)
@@ -55,14 +55,14 @@ def invalid_request(message: str) -> Refusal:
 
 
 class Asked(enum.Enum):
-    """What was asked of the store: a column of the table."""
+    """The kind of request to the store: a column of the table."""
 
     APPEND = enum.auto()  # Produce
     READ = enum.auto()  # Fetch
     PARTITION = enum.auto()  # an administrative request about one partition, or about a producer id
     TOPIC = enum.auto()  # an administrative request about a topic or a resource
     COORDINATOR = enum.auto()  # a group's or a transaction's own record
-    ANYTHING = enum.auto()  # a handler raised what it did not foresee
+    ANYTHING = enum.auto()  # a handler raised an error that it does not handle
 
 
 Meant = type[StoreError] | ErrorKind
@@ -99,7 +99,7 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
         (StoreError, ErrorCode.kafka_storage_error),
     ),
     Asked.COORDINATOR: (
-        # Upon both, every client looks for the coordinator again; upon the second it also forgets the one it has.
+        # On both, every client looks for the coordinator again; on the second it also forgets the one it has.
         (ErrorKind.RETRY, ErrorCode.coordinator_not_available),
         (StoreError, ErrorCode.not_coordinator),
     ),
@@ -109,8 +109,8 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
         (StoreError, ErrorCode.unknown_server_error),
     ),
 }
-"""By what was asked: kinds of errors with their codes. The first row that fits counts, and the last one fits all.
-Upon KAFKA_STORAGE_ERROR a client asks for the leader and tries again."""
+"""By kind of request: kinds of errors with their codes. The first row that fits counts, and the last one fits all.
+On KAFKA_STORAGE_ERROR a client asks for the leader and tries again."""
 
 
 def code_of(error: StoreError, asked: Asked) -> ErrorCode:

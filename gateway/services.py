@@ -1,7 +1,7 @@
 """The services that handlers reach, by name and type.
 
-Invariant: the broker makes them all before the first request and replaces none, so a handler may keep what it took.
-Nothing of the broker's own (its phase, its sockets, its start and stop) can be reached from here.
+Invariant: the broker makes them all before the first request and replaces none, so a handler may keep a reference.
+The broker's own parts (its phase, its sockets, its start and stop) cannot be reached from here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.transactions.producer_ids import ProducerIds
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Services:
-    """One broker's services. `node_id` and `cluster_id` are what Metadata tells clients."""
+    """One broker's services. `node_id` and `cluster_id` are those in Metadata's answers."""
 
     config: Config
     node_id: int

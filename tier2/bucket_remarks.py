@@ -1,4 +1,4 @@
-"""What an operator should know of a bucket that keeps what is deleted. Pure: texts made of what the server answers."""
+"""Remarks for an operator about a bucket that keeps deleted objects. Pure: texts from the server's answers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterable
 
 
 def of_lock(mode: str, duration: int, unit: str) -> str:
-    """On a default retention."""
+    """The remark on a default retention."""
     return (
-        f"object lock keeps every version for {duration} {unit.lower()} ({mode.lower()}): what Penstock deletes or "
-        "replaces stays there at least as long, and takes room"
+        f"object lock keeps every version for {duration} {unit.lower()} ({mode.lower()}): objects that Penstock "
+        "deletes or replaces stay there at least as long, and take room"
     )
 
 
 def of_versions(prefix: str, expiring: Iterable[str]) -> str | None:
-    """On versions that are kept; `expiring`: the prefixes below which a rule removes old ones."""
+    """The remark on a bucket that keeps versions; `expiring`: the prefixes below which a rule removes old ones."""
     if any(prefix.startswith(covered) for covered in expiring):
         return None
     return (
-        "the bucket keeps old versions, and no lifecycle rule removes them: what Penstock deletes or replaces stays "
-        f"there for ever, and takes room. Add a rule that expires noncurrent versions of what begins with {prefix!r} "
+        "the bucket keeps old versions, and no lifecycle rule removes them: objects that Penstock deletes or replaces "
+        f"stay there for ever, and take room. Add a rule that expires noncurrent versions of keys below {prefix!r} "
         "(NoncurrentVersionExpiration)"
     )

@@ -1,10 +1,10 @@
 """Writing chunks to, and reading them from, long-term storage. The bytes are `tier2.chunk_format`'s.
 
-Invariants: writing holds the index and nothing else in memory, entries pass through by reference; reading holds one
-range, and returns no byte whose block has not been checked. Any damage raises `Corrupt` with key and position, and
-leaves the rest of the object readable.
+Entries are opaque here: a reader passes an `EntryHeadOf`, which reads an entry's own header.
 
-What an entry looks like is not known here: whoever reads passes an `EntryHeadOf`, which reads an entry's own header.
+Invariants: writing holds only the index in memory, entries pass through by reference; reading holds one range, and
+returns no byte of an unchecked block. Any damage raises `Corrupt` with key and position, and leaves the rest of the
+object readable.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from tier2.chunk_format import (
 from tier2.storage import Buffer, Corrupt
 
 TAIL_BYTES: Final = 64 << 10
-"""What is read of an object's end at first: footer and index in one request, unless the index is large."""
+"""Bytes of an object's end that are read first: footer and index in one request, unless the index is large."""
 
 VERIFY_BYTES: Final = 4 << 20
-"""How much is read at a time to verify a chunk."""
+"""Bytes that are read at a time to verify a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Entry:
 
 
 class ChunkEntry(NamedTuple):
-    """An entry that was read; `payload` is a view of the range that was read for it."""
+    """An entry that was read; `payload` is a view of its range."""
 
     first: int
     end: int
@@ -68,17 +68,17 @@ class ChunkEntry(NamedTuple):
 EntryHeadOf = Callable[[memoryview, int], tuple[int, int, int, int]]
 """First sequence number, count, largest timestamp and size of the entry that begins at a position.
 
-Raises struct.error or IndexError when it is cut off."""
+Raises struct.error or IndexError when the entry is cut off."""
 
 GetRange = Callable[[str, int, int], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSource:
-    """One slot's entries for a chunk; `entries` begins them anew each time it is called.
+    """One slot's entries for a chunk; each call of `entries` begins with the first one.
 
-    When they have passed, `aborted` is read, and `covered` is asked for the range that the run stands for where that is
-    more than they are: after a compaction. A source with it may have no entries; then the chunk has no such run.
+    After the entries, `aborted` is read. After a compaction the run covers more than its entries: `covered` returns its
+    range. A source with `covered` may have no entries; then the chunk has no such run.
     """
 
     segment: SegmentRef
@@ -91,7 +91,7 @@ class RunSource:
 class ChunkWriter:
     """A `Body`: each `open` makes the whole chunk, part by part. Runs are sorted by (stream id, segment id, slot).
 
-    `index` and `size` are there when a pass has come to its end.
+    `index` and `size` are set at the end of a pass.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ChunkWriter:
 
 
 class _RunBuilder:
-    """What the index will say of a run, gathered while its entries pass by."""
+    """A run's part of the index, gathered while its entries pass."""
 
     def __init__(self, block_bytes: int) -> None:
         self._block_bytes = block_bytes
@@ -260,7 +260,7 @@ class ChunkReader:
             found.append(entry)
         if found:
             return found
-        # The offset lies between two entries, and the next one is behind what was read.
+        # The offset lies between two entries, and the next one is behind this range.
         following = run.point_of(offset) + 1
         return await self.entries(run, run.points[following].first, max_bytes) if following < len(run.points) else []
 
@@ -275,7 +275,7 @@ class ChunkReader:
         return None
 
     async def verify(self) -> None:
-        """Read everything and check it, entry by entry, in bounded memory. Raises StorageError."""
+        """Read and check the whole chunk, entry by entry, in bounded memory. Raises StorageError."""
         try:
             if decode_header(await self._get_range(self.key, 0, HEADER_SIZE)) != (self.index.id, self.index.created_ms):
                 raise BadChunk(0, "header and index are those of different chunks")
@@ -291,12 +291,10 @@ class ChunkReader:
             count += len(found)
             size += sum(len(entry.payload) for entry in found)
         if (count, size) != (run.entries, run.length):
-            raise BadChunk(
-                run.position, f"{count} entries of slot {run.slot} up to {offset} are not what its index says"
-            )
+            raise BadChunk(run.position, f"{count} entries of slot {run.slot} up to {offset} contradict the index")
 
     async def _range(self, run: Run, point: int, max_bytes: int) -> list[ChunkEntry]:
-        """One request: the entries of a point, and what follows as far as `max_bytes` go."""
+        """Read, in one request, a point's entries and those after them, up to `max_bytes`."""
         begin = run.points[point].position
         start, stop = block_range(run, point, max_bytes, self.index.block_bytes)
         data = await self._get_range(self.key, run.position + start, stop - start)
@@ -308,7 +306,7 @@ class ChunkReader:
 
 
 def block_range(run: Run, point: int, max_bytes: int, block_bytes: int) -> tuple[int, int]:
-    """Which bytes of the run to read: whole blocks, that hold at least all entries of the point."""
+    """The bytes of the run to read: whole blocks that hold at least all entries of the point."""
     begin = run.points[point].position
     wanted = max(run.point_end(point), begin + max_bytes)
     return begin - begin % block_bytes, min(run.length, -(-wanted // block_bytes) * block_bytes)

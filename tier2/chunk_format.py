@@ -1,4 +1,4 @@
-"""A chunk's bytes: what it looks like, and nothing else. No I/O here; see `tier2.chunk` for that.
+"""The format of a chunk. No I/O here; see `tier2.chunk` for that.
 
 A chunk is one immutable object: a header, *runs* back to back, the index, a footer. A run is a stretch of one slot's
 entries, as they go on the wire, nothing between them. All numbers are little-endian.
@@ -60,9 +60,9 @@ Footer, 40 bytes, at the end of the object:
     32      8s    magic ``PSTKEND\\n``
     ======  ====  =====================================================
 
-A run covers its whole range: what it does not hold of it was removed by compaction.
+A run covers its whole range: compaction has removed the entries of the range that it lacks.
 
-Every byte lies under one CRC: an entry's own does not cover its sequence numbers.
+Every byte lies under one CRC, because an entry's own does not cover its sequence numbers.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ FOOTER_MAGIC: Final = b"PSTKEND\n"
 FORMAT_VERSION: Final = 1
 BLOCK_BYTES: Final = 64 << 10
 INDEX_BYTES_MAX: Final = 256 << 20
-"""Longest index that is read: a run of 16 GiB has one of 8 MiB, so more is damage."""
+"""Longest index that is read, bytes: a run of 16 GiB has one of 8 MiB, so a longer one is damage."""
 
 _HEADER: Final = struct.Struct("<8sHHIIQQ")
 _CRC: Final = struct.Struct("<I")
@@ -112,7 +112,7 @@ class BadChunk(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class ChunkId:
-    """Who made the chunk, and its number: never used twice."""
+    """The chunk's maker, and its number: never used twice."""
 
     container: int
     epoch: int
@@ -121,7 +121,7 @@ class ChunkId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRef:
-    """A stream, as far as it must be known to read its entries without any other metadata."""
+    """The facts about a stream that reading its entries needs, without any other metadata."""
 
     id: int
     uuid: UUID
@@ -158,7 +158,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A stretch of one slot's entries, and how to find its way about in it."""
+    """A stretch of one slot's entries, with the points for look-ups in it."""
 
     segment: SegmentRef
     slot: int
@@ -179,11 +179,11 @@ class Run:
         return max(0, bisect_right(self.points, offset, key=lambda point: point.first) - 1)
 
     def point_end(self, number: int) -> int:
-        """Where, in the run, the entries of a point end."""
+        """The end of a point's entries, as a position in the run."""
         return self.points[number + 1].position if number + 1 < len(self.points) else self.length
 
     def point_at_time(self, timestamp_ms: int, number: int) -> int | None:
-        """The first point, from `number` on, among whose entries one is that new."""
+        """The first point, from `number` on, with an entry of at least that time."""
         for later in range(number, len(self.points)):
             if self.points[later].max_timestamp >= timestamp_ms:
                 return later
@@ -192,7 +192,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkIndex:
-    """All that a chunk says about itself."""
+    """A chunk's index, decoded."""
 
     id: ChunkId
     cluster_id: str
@@ -212,7 +212,7 @@ def _place_of(run: Run) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Where the index lies."""
+    """The place of the index."""
 
     index_position: int
     index_length: int

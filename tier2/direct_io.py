@@ -1,13 +1,13 @@
 """Files past the page cache: whole blocks out of aligned memory, and back into it.
 
-What is written once and seldom read again (log files, chunks) only costs in the page cache: a copy into memory that the
-kernel has to find first, and write-back at a moment of its choosing, in front of somebody's sync. Where a file
+Data that is written once and seldom read again (log files, chunks) only costs in the page cache: a copy into memory
+that the kernel must find first, and write-back at a moment of its choosing, in front of another file's sync. If a file
 system refuses direct I/O, the same calls go through its cache.
 
 Invariants:
-- What `BlockWriter` was given lies in the file as it was given; behind it, up to the end of its block, are zeros.
-- A block that was written in part is written again as a whole, with the same bytes first: at every sector there lies
-  what was there before or what is there now, and they agree on all that was given before.
+- The file has exactly the bytes that `BlockWriter` was given, then zeros up to the end of the last block.
+- A block that was written in part is written again as a whole, with the same bytes first: every sector has its content
+  from before or from after that write, and both agree on all bytes that were given before.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tier2.shortage import patiently
 from tier2.storage import Buffer
 
 BLOCK_BYTES: Final = 4096
-"""A multiple of the block of every device that is met, in file positions, lengths and memory addresses."""
+"""Unit of file positions, lengths and memory addresses, bytes: a multiple of every usual device's block."""
 STAGING_BYTES: Final = 1 << 20
-"""Most that one write takes: what follows in the queue of the disk waits no longer than for that."""
+"""Bytes of one write at most: the next request in the disk's queue waits no longer than for these."""
 
 _ZEROS: Final = bytes(BLOCK_BYTES)
 
 
 def open_direct(path: str | os.PathLike[str], flags: int, mode: int = 0o644) -> int:
-    """A descriptor past the page cache, or a plain one where the file system has no such thing. Raises OSError."""
+    """A descriptor past the page cache, or a plain one if the file system has none. Raises OSError."""
     try:
         return os.open(path, flags | os.O_DIRECT, mode)
     except OSError as error:
@@ -50,13 +50,13 @@ def read_direct(fd: int, length: int, position: int) -> memoryview:
         count = os.preadv(fd, [whole[got:]], start + got)
         got += count
         if not count or got % BLOCK_BYTES:
-            break  # where the file ends
+            break  # the file ends
     skipped = position - start
     return whole[skipped : max(skipped, min(skipped + length, got))]
 
 
 def up_to_block(position: int) -> int:
-    """The next position at which a block begins, or this one."""
+    """The first position, from this one on, at which a block begins."""
     return -(-position // BLOCK_BYTES) * BLOCK_BYTES
 
 
@@ -67,17 +67,17 @@ class BlockWriter:
         self._memory = mmap.mmap(-1, STAGING_BYTES)
         self._staging = memoryview(self._memory)
         self._fd = -1
-        self._start = 0  # position in the file of what is staged
+        self._start = 0  # position in the file of the staged bytes
         self._filled = 0  # bytes that are staged, written or not
 
     def begin(self, fd: int, position: int) -> None:
-        """Go on in this file, from the beginning of a block on."""
+        """Go on in this file, at the beginning of a block."""
         if position % BLOCK_BYTES:
             raise ValueError(f"no block begins at {position}")
         self._fd, self._start, self._filled = fd, position, 0
 
     def stage(self, data: Buffer) -> None:
-        """Take some bytes; whole blocks of them may be written. Raises OSError."""
+        """Take bytes; may write whole blocks of them. Raises OSError."""
         size = len(data)
         if self._filled + size <= STAGING_BYTES:
             self._staging[self._filled : self._filled + size] = data
@@ -93,7 +93,7 @@ class BlockWriter:
             taken += count
 
     def flush(self) -> None:
-        """Write all that was staged. Raises OSError."""
+        """Write all staged bytes. Raises OSError."""
         end = up_to_block(self._filled)
         self._staging[self._filled : end] = _ZEROS[: end - self._filled]
         if end:

@@ -3,8 +3,8 @@
 Invariant: a file under its final name is complete and synced. It is written under ``.incoming/``, synced, and only
 then renamed (`put`) or linked (`put_new`) into place; the directory that names it, and every directory that was made
 for it, are synced before the call returns. No part of a key begins with a dot, so no key reaches ``.incoming`` or
-leaves the directory. What a crash left in ``.incoming`` is removed at the next open; each file there is locked while it
-is written, so that a second process removes nothing that is alive.
+leaves the directory. The next open removes a crash's files in ``.incoming``; each file there is locked while it is
+written, so that a second process removes none that is being written.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ T = TypeVar("T")
 INCOMING: Final = ".incoming"
 PAGE_KEYS: Final = 1000
 TOKENS_KEPT_MAX: Final = 1024
-"""Puts whose token is remembered: far more than are ever tried again at one time."""
+"""Puts whose token is remembered: far more than are tried again at one time."""
 SYNCED_DIRECTORIES_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesystemSettings:
-    """Where the objects are, how many calls run at once, and how long each may take."""
+    """The directory of the objects, the number of calls at once, and the time-out of each."""
 
     directory: Path
     create: bool = True  # if it is missing
@@ -67,7 +67,7 @@ class FilesystemSettings:
 
 
 class FilesystemStorage:
-    """Objects as files; see the module's docstring for what holds after a crash."""
+    """Objects as files; see the module's docstring for the state after a crash."""
 
     def __init__(self, settings: FilesystemSettings) -> None:
         self._settings = settings
@@ -83,7 +83,7 @@ class FilesystemStorage:
 
     @classmethod
     async def open(cls, settings: FilesystemSettings) -> Self:
-        """Make the directory and sweep what a crash left, if it may be created. Raises Misconfigured."""
+        """Make the directory and sweep a crash's files, if it may be created. Raises Misconfigured."""
         storage = cls(settings)
         try:
             await storage._write("open", storage._prepare)
@@ -140,7 +140,7 @@ class FilesystemStorage:
         self._reads.close()
         self._writes.close()
 
-    # Threads and errors
+    # --- Threads and errors -------------------------------------------------------------------
 
     async def _read(self, what: str, call: Callable[[Deadline], T]) -> T:
         return await self._reads.run(what, self._settings.read_timeout_s, _translated(what, call))
@@ -151,14 +151,14 @@ class FilesystemStorage:
     def _path(self, key: str) -> Path:
         return self._root.joinpath(*check_key(key).split("/"))
 
-    # Writing
+    # --- Writing ------------------------------------------------------------------------------
 
     def _prepare(self, deadline: Deadline) -> None:
         incoming = self._root / INCOMING
         if not self._settings.create:
             if not self._root.is_dir():
                 raise Misconfigured(f"{self._root} does not exist")
-            return  # who only reads there leaves it as it is
+            return  # a reader leaves the directory as it is
         missing = [path for path in (incoming, *incoming.parents) if not path.exists()]
         try:
             incoming.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ class FilesystemStorage:
         self._sweep(time.time(), deadline)
 
     def _sweep(self, before: float, deadline: Deadline) -> int:
-        """Remove files of puts that nobody is at any more, and that were not written to since."""
+        """Remove files of abandoned puts that were not written to since `before`."""
         count = 0
         for path in (self._root / INCOMING).iterdir():
             deadline.check()
@@ -195,7 +195,7 @@ class FilesystemStorage:
 
     @contextlib.contextmanager
     def _written(self, data: Data, deadline: Deadline) -> Iterator[tuple[Path, os.stat_result]]:
-        """`data` in a synced file of ours, that is gone afterwards unless it has been renamed."""
+        """`data` in a synced file of ours, which is removed afterwards unless it has been renamed."""
         temporary = self._root / INCOMING / uuid.uuid4().hex
         fd = open_direct(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
         try:
@@ -210,7 +210,7 @@ class FilesystemStorage:
     def _make_directory(self, directory: Path) -> None:
         """Make a directory below the root; all names on the way to it are synced when this returns.
 
-        One that is there already is synced too when seen first: whoever made it may have died before it did.
+        An existing one is synced, too, when first seen: its maker may have died before its sync.
         """
         with self._lock:
             if len(self._synced) > SYNCED_DIRECTORIES_MAX:
@@ -223,7 +223,7 @@ class FilesystemStorage:
                     _sync_directory(path.parent)
                     self._synced.add(path)
 
-    # Tokens settle a put whose caller gave up while its thread went on. They are worth nothing to another process.
+    # Tokens settle a put whose caller gave up while its thread went on. They mean nothing to another process.
 
     def _remember(self, key: str, status: os.stat_result, token: str) -> ObjectStat:
         etag = _etag(status)
@@ -251,7 +251,7 @@ class FilesystemStorage:
             token=token if known == etag else "",
         )
 
-    # Listing
+    # --- Listing ------------------------------------------------------------------------------
 
     def _walk(self, directory: Path, base: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Files below `directory`, whose keys begin with `base`, in the order of their keys."""
@@ -339,7 +339,7 @@ def _read_range(path: Path, key: str, start: int, length: int, deadline: Deadlin
 
 
 def _delete(path: Path) -> None:
-    """Gone is also what an earlier call has removed and not yet synced, so the directory is synced in any case."""
+    """Sync the directory in any case: an earlier call may have removed the file and not yet synced."""
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
         path.unlink()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

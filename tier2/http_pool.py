@@ -1,6 +1,6 @@
-"""Connections to an S3 server: one pool, as many as there are threads, that sends each request once.
+"""Connections to an S3 server: one pool, with a connection for each thread.
 
-Keeps: whether a request is sent again is decided above; a silence ends it after `io_timeout_s`.
+Invariant: a request is sent once, and the caller decides on another try; a silence ends it after `io_timeout_s`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
 def pool_manager(
     *, connections: int, connect_timeout_s: float, io_timeout_s: float, ca_file: str | None
 ) -> urllib3.PoolManager:
-    """The pool; without `ca_file`, SSL_CERT_FILE or the usual certificates vouch for a server."""
+    """The pool; without `ca_file`, SSL_CERT_FILE or the usual certificates are trusted."""
     manager = urllib3.PoolManager(
         num_pools=2,
         maxsize=connections,
@@ -52,7 +52,7 @@ def pool_manager(
 
 
 def receive(response: urllib3.BaseHTTPResponse, memory: memoryview) -> int:
-    """Fill some memory with what follows of an answer; less only at its end. Raises urllib3's HTTPError.
+    """Fill `memory` with the next bytes of an answer; fewer only at its end. Raises urllib3's HTTPError.
 
     urllib3's own `read` would allocate the memory, and receive the end of each piece by itself.
     """

@@ -2,9 +2,9 @@
 
 A call for each block would give up the interpreter and take it again as often, while the event loop waits for it.
 
-A CRC goes through zeros linearly: what becomes of it is the exclusive or of what becomes of its bits. So it is looked
-up byte by byte, and the CRC of two stretches is that of the first, gone through as many zeros as the second has
-bytes, exclusive or that of the second.
+A CRC goes through zeros linearly: its result is the exclusive or of its bits' results. So the result is looked up byte
+by byte. The CRC of two stretches is the exclusive or of two values: that of the first after as many zeros as the second
+has bytes, and that of the second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def joined(crcs: Sequence[int], block_bytes: int, size: int) -> int:
 
 @lru_cache(64)
 def _through(zeros: int) -> tuple[list[int], list[int], list[int], list[int]]:
-    """What becomes of each value of each of a CRC's bytes, the lowest one first."""
+    """The results of all values of a CRC's bytes after that many zeros, the lowest byte first."""
     nothing = bytes(zeros)
     alone = crc32c(nothing)
     bits = [crc32c(nothing, 1 << bit) ^ alone for bit in range(32)]

@@ -1,7 +1,7 @@
-"""Counts what is asked of long-term storage: how often, how long it took, how many bytes, what went wrong.
+"""Counts requests to long-term storage: their number, time, bytes and errors.
 
 Each try counts by itself, so this wrapper goes below `tier2.retrying`. Operations and kinds of errors are fixed lists,
-so there is a bounded number of series. Counting is an addition on the event loop.
+so the number of series is bounded. Counting is an addition on the event loop.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ BUCKETS_S: Final[tuple[float, ...]] = (
 )
 """Upper bounds of the histogram, seconds; one more holds the rest."""
 NORMAL: Final = (ErrorKind.NOT_FOUND, ErrorKind.EXISTS)
-"""Answers, not failures."""
+"""Errors that are answers, not failures."""
 
 
 @dataclass(slots=True)
 class Operation:
-    """What one kind of request has cost since the start."""
+    """The cost of one kind of request since the start."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
     seconds: float = 0.0

@@ -1,12 +1,11 @@
 """The `minio` package, made fit for us: one request a call, in the calling thread, with typed errors.
 
-What the package leaves to us, and this module keeps true:
-
-- Pool and time-outs are `tier2.http_pool`'s: a request is sent once, and whether it is sent again is decided above.
+Invariants, which the package leaves to us:
+- Pool and time-outs are `tier2.http_pool`'s: a request is sent once, and the caller decides on another try.
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
 - A part of an upload is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
-- A range is read inside the call, checked for its length, and cut short when nobody waits for it any more.
-- Keys that the server refuses are read again (`tier2.rotating_keys`); what is signed with them is sent again above.
+- A range is read inside the call, checked for its length, and cut short when its caller has given up.
+- Keys that the server refuses are read again (`tier2.rotating_keys`); the caller then sends the request again.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
 
 This is the only module that knows the package; its private calls are used in `S3Client` and `_Minio` only.
@@ -59,16 +58,16 @@ from tier2.storage import (
 T = TypeVar("T")
 
 UPLOAD_PAGES_MAX: Final = 10
-"""Pages of unfinished uploads that one sweep looks at; the next sweep sees what is left."""
+"""Pages of unfinished uploads that one sweep reads; the next sweep takes the rest."""
 PART_BYTES_MIN: Final = 5 << 20
-"""What S3 demands of every part but the last."""
+"""Smallest size, bytes, that S3 allows for every part except the last."""
 BUCKET_ALLOWED: Final = "3 to 63 lower-case letters, digits, dots and hyphens, of which first and last are no sign"
 TOKEN_HEADER: Final = "x-amz-meta-penstock-put"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Settings:
-    """Where the bucket is, who asks, and what bounds the driver's memory, threads and patience."""
+    """The bucket, the credentials, and the bounds on the driver's memory, threads and time."""
 
     endpoint: str  # http(s)://host[:port]
     bucket: str
@@ -159,10 +158,10 @@ class S3Client:
     def close(self) -> None:
         self._http.clear()
 
-    # Bucket
+    # --- Bucket -------------------------------------------------------------------------------
 
     def ensure_bucket(self, prefix: str) -> None:
-        """Ask for a listing, as only that is answered with a reason; create a missing bucket, if that is wanted."""
+        """Ask for a listing, as only its refusal has a reason; create a missing bucket, if that is wanted."""
         try:
             next(self.list(prefix, ""), None)
         except S3Error as error:
@@ -184,7 +183,7 @@ class S3Client:
             raise refused from error
 
     def remarks(self, prefix: str) -> list[str]:
-        """What an operator should know of the bucket; nothing, where one may not ask. Blocks."""
+        """Remarks about the bucket for an operator; none without permission to ask. Blocks."""
         found = [self._retention(), self._versions(prefix)]
         return [f"{self.place}: {remark}" for remark in found if remark is not None]
 
@@ -209,7 +208,7 @@ class S3Client:
             return [(rule.rule_filter.prefix if rule.rule_filter else None) or "" for rule in expiring]
         return []
 
-    # Objects
+    # --- Objects ------------------------------------------------------------------------------
 
     def put(self, name: str, data: Buffer, token: str) -> ObjectStat:
         return _stat_of(
@@ -243,7 +242,7 @@ class S3Client:
     def _range(
         self, name: str, key: str, start: int, length: int, deadline: Deadline
     ) -> Iterator[urllib3.BaseHTTPResponse]:
-        """An answer whose body is that range; its connection is used again if it is read to its end."""
+        """An answer with that range as its body; the connection is reused if the body is read to its end."""
         response = self._minio.get_object(self._bucket, name, offset=start, length=length)
         deadline.interrupt_with(lambda: _cut_short(response))
         is_read = False
@@ -258,7 +257,7 @@ class S3Client:
         finally:
             deadline.interrupt_with(None)
             if not is_read:
-                response.close()  # what is left of it is not worth reading
+                response.close()  # the rest is not worth reading
             response.release_conn()
 
     def _cut_off(self, key: str, came: int, length: int, deadline: Deadline) -> Unavailable:
@@ -278,7 +277,7 @@ class S3Client:
     def delete(self, name: str) -> None:
         try:
             self._minio.remove_object(self._bucket, name)
-        except S3Error as error:  # S3 says 204 for what is not there; some that speak it say 404
+        except S3Error as error:  # for a missing object S3 answers 204, some other servers 404
             if error.code != "NoSuchKey":
                 raise
 
@@ -296,10 +295,10 @@ class S3Client:
         token = (found.metadata or {}).get(TOKEN_HEADER, "")
         return ObjectStat(size=found.size or 0, etag=found.etag or "", modified_ms=modified, token=token)
 
-    # Uploads in parts
+    # --- Uploads in parts ---------------------------------------------------------------------
 
     def begin_upload(self, name: str, token: str) -> OpenUpload:
-        """A server that does not know of checksums may say nothing about them, or refuse to hear of them."""
+        """Begin an upload. A server without checksums may ignore the request for them, or refuse it."""
         if self._may_check:
             try:
                 return self._begin_upload(name, {s3_checksums.ALGORITHM_HEADER: s3_checksums.ALGORITHM}, token)
@@ -321,7 +320,7 @@ class S3Client:
         if upload.is_checked:
             crc = s3_checksums.checksum(part)
             headers: DictType = {s3_checksums.CRC_HEADER: crc}
-            # Declared as bytes, passed on to urllib3 as it is.
+            # The package declares bytes, and passes the part on to urllib3 as it is.
             etag = self._minio._upload_part(self._bucket, name, cast("bytes", part), headers, upload.id, number)
             return SentPart(number, etag, len(part), crc)
         etag = self._minio._upload_part(self._bucket, name, bytes(part), None, upload.id, number)
@@ -346,7 +345,7 @@ class S3Client:
         try:
             self._minio._abort_multipart_upload(self._bucket, name, upload_id)
         except S3Error as error:
-            if error.code != "NoSuchUpload":  # somebody was faster, or it has been completed
+            if error.code != "NoSuchUpload":  # another call has aborted it, or it is complete
                 raise
 
     def sweep_uploads(self, prefix: str, before: float, deadline: Deadline) -> int:
@@ -366,19 +365,19 @@ class S3Client:
                 break
         return count
 
-    # Errors
+    # --- Errors -------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _parsing(self) -> Iterator[None]:
-        """The package raises a bare ValueError when an answer is XML, but not what S3 answers."""
+        """Translate the package's bare ValueError for XML that is no answer of S3's."""
         try:
             yield
         except ValueError as error:
-            why = "answered with something that is not S3's; is the endpoint right?"
+            why = "its answer is not S3's; is the endpoint right?"
             raise Misconfigured(f"{self.place}: {why}") from error
 
     def translated(self, key: str, call: Callable[[Deadline], T]) -> Callable[[Deadline], T]:
-        """The same call, raising StorageError only: Unavailable when other keys than those refused are there now."""
+        """The same call, raising StorageError only: Unavailable if there are newer keys than the refused ones now."""
 
         def translated(deadline: Deadline) -> T:
             used = self._keys.current

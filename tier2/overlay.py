@@ -1,7 +1,7 @@
-"""Reads what lies in one storage and writes to another: what a drill works on.
+"""Reads from one storage ("below") and writes to another ("above"): the storage of a drill.
 
-Keeps: nothing below is ever put or deleted. What was put above is read from there; what is not there, or no more, is
-read from below.
+Invariants: no object below is ever put or deleted. An object above is read from there; one that is not above, or was
+deleted there, is read from below.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tier2.storage import Buffer, Came, Data, ObjectInfo, ObjectNotFound, Object
 
 
 class OverlayStorage:
-    """A Storage over two others; a listing tells of what was put above."""
+    """A Storage over two others; a listing shows only objects above."""
 
     def __init__(self, below: Storage, above: Storage) -> None:
         self._below = below

@@ -1,9 +1,9 @@
-"""A chunk's index as its own bytes, for readers: looked up where it lies, never taken apart into objects.
+"""A chunk's index as its own bytes, for readers: looked up in place, never decoded into objects.
 
 A chunk of 32 MiB has an index of 16 KiB, one of 4,000 small runs some 500 KiB; as objects they would take ten times
-that and hold the interpreter for as long as it takes to make them. So a cache of indices is counted in their bytes.
+that, and making them would hold the interpreter. So a cache of indices is counted in their bytes.
 
-**Invariant**: what is returned lay under the index' CRC and agrees with itself: positions lie in the run, in order.
+Invariant: all results come from bytes under the index' CRC, and agree: positions lie in the run, in order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LAST_IN_ABORTED: Final = 16
 
 
 class PackedIndex:
-    """One chunk's index. `size` is what it keeps in memory, bytes."""
+    """One chunk's index. `size` is its memory, bytes."""
 
     __slots__ = ("_data", "_details", "_places", "_runs_at", "block_bytes", "id", "size")
 
@@ -86,7 +86,7 @@ class PackedIndex:
             raise ValueError("lengths do not add up")
 
     def run_of(self, stream_id: int, segment_id: int, slot: int) -> PackedRun | None:
-        """Where a slot's entries lie. Raises BadChunk when that contradicts itself."""
+        """A slot's run; None when the chunk has none. Raises BadChunk when its index contradicts itself."""
         wanted = stream_id, segment_id, slot
         number = bisect_left(range(len(self._details)), wanted, key=self._place_of)
         if number == len(self._details) or self._place_of(number) != wanted:
@@ -102,7 +102,7 @@ class PackedIndex:
 
 
 class PackedRun:
-    """One slot's stretch in a chunk, with its own part of the index. Positions are bytes from the beginning of it."""
+    """One slot's stretch in a chunk, with its own part of the index. Positions are bytes from the stretch's start."""
 
     __slots__ = (
         "_aborted_at",
@@ -131,7 +131,7 @@ class PackedRun:
 
     @property
     def points(self) -> int:
-        """How many points there are: the first entries that begin in a block."""
+        """The number of points: the first entries that begin in a block."""
         return self._points_n
 
     def point_first(self, number: int) -> int:
@@ -140,7 +140,7 @@ class PackedRun:
         return first
 
     def point_position(self, number: int) -> int:
-        """Where a point's first entry lies; the end of the run behind the last point."""
+        """The position of a point's first entry; behind the last point, the end of the run."""
         if number >= self._points_n:
             return self.length
         at = self._points_at + number * POINT_ROW.size + _POSITION_IN_POINT
@@ -161,7 +161,7 @@ class PackedRun:
         return max(0, bisect_right(range(self._points_n), position, key=self.point_position) - 1)
 
     def point_at_time(self, timestamp_ms: int, number: int) -> int | None:
-        """The first point, from `number` on, among whose entries one is that new."""
+        """The first point, from `number` on, with an entry of at least that time."""
         for later in range(number, self._points_n):
             if self.point_timestamp(later) >= timestamp_ms:
                 return later
@@ -188,7 +188,7 @@ class PackedRun:
         return last
 
     def bad_blocks(self, start: int, data: Buffer) -> tuple[tuple[int, int], ...]:
-        """Check whole blocks that begin at `start`: from where to where they are not what was put."""
+        """Check whole blocks that begin at `start`; returns begin and end of each damaged one."""
         assert start % self.block_bytes == 0, "not the beginning of a block"
         view, step = memoryview(data), self.block_bytes
         crcs = _crcs(len(view) // step + (len(view) % step > 0)).unpack_from(self._data, start // step * _CRC.size)

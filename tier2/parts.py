@@ -1,10 +1,9 @@
-"""An object's bytes as the parts of an upload, without a copy of what comes in large pieces.
+"""An object's bytes as the parts of an upload, without a copy of large pieces.
 
-**Invariants**
-
-- Parts are full but for the last; none is empty unless the object is.
-- A piece is kept by reference only if it is large: a view keeps all of the buffer alive that it was cut from, which of
-  small entries between those of others may be many times as large.
+Invariants:
+- All parts except the last are full; none is empty unless the object is.
+- A piece is kept by reference only if it is large: a view keeps its whole buffer alive, which may be many times as
+  large as a small entry between others.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Final
 from tier2.storage import Buffer
 
 COPIED_BELOW: Final = 128 << 10
-"""Smaller pieces are copied together: each that is left is a write to the socket."""
+"""Pieces of fewer bytes are copied together, as each piece is a write to the socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """So many bytes, one piece after the other: a body for urllib3, which takes anything that it can iterate over."""
+    """One part's bytes, piece by piece: a body for urllib3, which takes anything that it can iterate over."""
 
     pieces: tuple[Buffer, ...]
     size: int
@@ -37,7 +36,7 @@ class Part:
 
 
 def cut(source: Iterator[Buffer], part_bytes: int) -> Iterator[Part]:
-    """The bytes of `source` in parts of `part_bytes`; at least one, be it empty."""
+    """The bytes of `source` in parts of `part_bytes`; an empty source has one empty part."""
     building = _Building()
     count = 0
     for piece in source:

@@ -1,8 +1,8 @@
 """Blocking calls with deadlines, in threads of their own.
 
-Invariant: a caller waits no longer than its deadline, and neither threads nor waiting calls grow without bound. A
-thread cannot be killed, so a call that hangs keeps its thread until its own time-out strikes; that is why reads and
-writes have a pool each. A call whose caller has given up is told so through its `Deadline`.
+Invariants: a caller waits no longer than its deadline, and neither threads nor waiting calls grow without bound. A
+thread cannot be killed, so a call that hangs keeps its thread until its own time-out; that is why reads and writes have
+a pool each. A call learns through its `Deadline` that its caller has given up.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tier2.storage import TimedOut, Unavailable
 T = TypeVar("T")
 
 WAITING_PER_THREAD_MAX: Final = 64
-"""Calls that may wait for each thread: more would only time out."""
+"""Calls for each thread that may wait: more would only time out."""
 
 
 class Deadline:
-    """When a blocking call must have ended; the call looks at it between steps."""
+    """The time by which a blocking call must end; the call checks it between steps."""
 
     def __init__(self, what: str, timeout_s: float) -> None:
         self._what = what
@@ -34,7 +34,7 @@ class Deadline:
         self._interrupt: Callable[[], None] | None = None
 
     def check(self) -> None:
-        """Raise TimedOut when there is no time left, or nobody waits any more."""
+        """Raise TimedOut when no time is left, or the caller has given up."""
         if self._expired or time.monotonic() >= self._end:
             raise self.timed_out()
 
@@ -42,14 +42,15 @@ class Deadline:
         return TimedOut(f"{self._what} took longer than {self._timeout_s:g} s")
 
     def interrupt_with(self, interrupt: Callable[[], None] | None) -> None:
-        """What ends the step that begins now, at once if the deadline has passed; None when it is over."""
+        """Set the function that ends the step which begins now; called at once if the caller has given up. None: the
+        step is over."""
         with self._lock:
             self._interrupt = interrupt
             if self._expired and interrupt is not None:
                 interrupt()
 
     def expire(self) -> None:
-        """Called by whoever no longer waits, from any thread."""
+        """The caller has given up: end the call's step. From any thread."""
         with self._lock:
             self._expired = True
             if self._interrupt is not None:
@@ -71,7 +72,7 @@ class BlockingPool:
         return f"<BlockingPool {self._name}: {len(self._active)} of {self._calls_max} calls>"
 
     async def run(self, what: str, timeout_s: float, call: Callable[[Deadline], T]) -> T:
-        """Run `call` in a thread. Raises what it raises; TimedOut, Unavailable when there are too many."""
+        """Run `call` in a thread. Raises its exceptions, TimedOut, and Unavailable when there are too many calls."""
         deadline = Deadline(what, timeout_s)
         with self._lock:
             if self._closed or len(self._active) >= self._calls_max:

@@ -1,8 +1,8 @@
-"""Sends calls again that may be sent again, and nothing else.
+"""Repeats failed calls that may be sent again, and no others.
 
-Invariant: a put that failed without an answer is never reported as done, nor as "exists already", unless the object
-that is there is known to be its own. Each put carries a random token in the object's metadata; after a failure the
-token of what is there now settles what happened. A `put_new` whose first try went through unseen therefore succeeds.
+Invariant: a put that failed without an answer is never reported as done, nor as "exists already", unless the present
+object is known to be its own. Each put carries a random token in the object's metadata; after a failure the present
+object's token settles the outcome. A `put_new` whose first try succeeded without an answer therefore succeeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and for how long; a pause is drawn from zero to a bound that doubles each time."""
+    """Number of tries and their time; a pause is drawn from zero to a bound that doubles each time."""
 
     attempts_max: int = 8
     first_backoff_s: float = 0.05
@@ -30,12 +30,12 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class Counters:
-    """What the wrapper has done since it was made."""
+    """Counts since the wrapper was made."""
 
     calls: int = 0
     retries: int = 0
     failures: int = 0  # calls that were given up
-    settled: int = 0  # puts that had happened, although the answer was lost
+    settled: int = 0  # puts that had succeeded, although the answer was lost
 
 
 class RetryingStorage:
@@ -49,7 +49,7 @@ class RetryingStorage:
 
     @property
     def inner(self) -> Storage:
-        """What it sends calls to."""
+        """The Storage that gets the calls."""
         return self._inner
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class RetryingStorage:
         await self._retried(f"read of {key!r}", lambda: self._inner.get_pieces(key, start, length, piece_bytes, came))
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
-        """Goes on behind the last key that was yielded; each key that comes makes all tries available again."""
+        """After a failure, goes on behind the last key that was yielded; each key restores the number of tries."""
         failed = 0
         while True:
             try:
@@ -120,7 +120,7 @@ class RetryingStorage:
         await self._inner.close()
 
     async def _own(self, key: str, token: str) -> ObjectStat | None:
-        """The object at `key` if it is what a put with this token has left."""
+        """The object at `key`, if a put with this token has made it."""
         found = await self._inner.stat(key)
         if found is None or found.token != token:
             return None

@@ -1,7 +1,7 @@
-"""The keys that sign requests to an S3 server, which may be replaced while the process runs.
+"""The keys that sign requests to an S3 server; they may be replaced while the process runs.
 
-Keeps: keys are read again when a server refuses them, at most once every `LOOK_EVERY_S`, and never in an event loop;
-what cannot be read leaves those that were there. No repr shows a key.
+Invariants: keys are read again when a server refuses them, at most once every `LOOK_EVERY_S`, and never in an event
+loop; if they cannot be read, the former ones stay. No repr shows a key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LOOK_EVERY_S: Final = 1.0
-"""Least time between two readings, seconds: a request that may not be made must not read a file each time."""
+"""Least time between two readings, seconds: refused requests must not read a file each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +26,11 @@ class Keys:
 
 
 ReadKeys = Callable[[], Keys | None]
-"""What the place that keys came from holds now; None when it cannot be read. May block."""
+"""Reads the keys from their source; None when it cannot be read. May block."""
 
 
 class RotatingKeys:
-    """The newest keys that are known. May be used from several threads."""
+    """The newest known keys. May be used from several threads."""
 
     def __init__(self, first: Keys, read_again: ReadKeys | None) -> None:
         self.current = first
@@ -39,7 +39,7 @@ class RotatingKeys:
         self._looked_s: float | None = None
 
     def are_newer_than(self, refused: Keys) -> bool:
-        """Whether there are others than those that were refused, after another look if there may be. Blocks."""
+        """Whether there are newer keys than the refused ones; reads them again if that is due. Blocks."""
         with self._lock:
             if self.current == refused and self._read_again is not None and self._may_look():
                 self.current = self._read_again() or refused

@@ -1,7 +1,7 @@
 """The driver for MinIO and every other store that speaks S3.
 
-Invariant: a put holds at most a few parts of `part_bytes` in memory, whatever the object's size, and what of it was
-uploaded when it fails is aborted; what cannot be, as the server is away, is found by `sweep_uploads`.
+Invariants: a put holds at most a few parts of `part_bytes` in memory, whatever the object's size. A put that fails
+aborts its upload; if it cannot, because the server does not answer, `sweep_uploads` finds it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class S3Storage:
     async def open(cls, settings: S3Settings) -> Self:
         """Check endpoint, credentials and bucket, and create the bucket if it is missing and may be.
 
-        Raises Unavailable, Denied, Misconfigured: each names what is wrong.
+        Raises Unavailable, Denied, Misconfigured: each names the fault.
         """
         storage = cls(settings)
         try:
@@ -63,7 +63,7 @@ class S3Storage:
         return storage
 
     async def remarks(self) -> list[str]:
-        """What an operator should know of the bucket: that it keeps what is deleted. Raises StorageError."""
+        """Remarks for an operator about a bucket that keeps deleted objects. Raises StorageError."""
         return await self._read("look at the bucket", "", lambda _: self._client.remarks(self._prefix))
 
     async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
@@ -124,7 +124,7 @@ class S3Storage:
         self._parts.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    # Threads and errors
+    # --- Threads and errors -------------------------------------------------------------------
 
     async def _read(self, what: str, key: str, call: Callable[[Deadline], T]) -> T:
         translated = self._client.translated(key, call)
@@ -134,7 +134,7 @@ class S3Storage:
         translated = self._client.translated(key, call)
         return await self._writes.run(f"{self._client.place}: {what}", self._settings.write_timeout_s, translated)
 
-    # Puts
+    # --- Puts ---------------------------------------------------------------------------------
 
     def _put(self, key: str, data: Data, token: str, deadline: Deadline) -> ObjectStat:
         name = self._prefix + key
@@ -159,12 +159,12 @@ class S3Storage:
             for future in sending:
                 future.cancel()
             wait(sending)
-            with contextlib.suppress(Exception):  # swept later; what went wrong first is what counts
+            with contextlib.suppress(Exception):  # swept later; the first error is the one to report
                 self._client.abort_upload(name, upload.id)
             raise
 
     def _make_room(self, sending: Sequence[Future[SentPart]], deadline: Deadline, number: int) -> None:
-        """Wait until another part may be in flight. Raises what made one of them fail."""
+        """Wait until another part may be in flight. Raises the error of a part that failed."""
         if number > PARTS_MAX:
             raise Misconfigured(f"an object may have {PARTS_MAX} parts of {self._settings.part_bytes} bytes, not more")
         running = {future for future in sending if not future.done()}

@@ -1,10 +1,9 @@
-"""CRC-32C instead of SHA-256 or MD5 over the parts of an upload: the server computes it, and refuses what differs.
+"""CRC-32C instead of SHA-256 or MD5 over the parts of an upload: the server computes it, and refuses other bytes.
 
 Over plain http the S3 signature covers a part by its SHA-256, over https the client adds an MD5; each costs both sides
-more than anything else that they do with the bytes. A CRC-32C costs a tenth, and is what Penstock checks its own bytes
-with.
+more than any other work with the bytes. A CRC-32C costs a tenth, and Penstock checks its own bytes with it, too.
 
-Invariant: a part goes without them only where the server has said, when the upload began, that it checks this.
+Invariant: a part has no other hash only if the server has said, when the upload began, that it checks the CRC-32C.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 def is_checked(answer: Mapping[str, str]) -> bool:
-    """Whether the server checks the parts of an upload, by the headers of what it answered when that began."""
+    """Whether the server checks the parts of an upload, by the headers of its answer when the upload began."""
     return answer.get(ALGORITHM_HEADER, "").upper() == ALGORITHM
 
 
 def checksum(pieces: Iterable[Buffer]) -> str:
-    """Of all of them, one after the other, as it stands in headers and documents."""
+    """The checksum of all pieces together, in its form for headers and documents."""
     crc = 0
     for piece in pieces:
         crc = crc32c(piece, crc)

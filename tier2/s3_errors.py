@@ -1,7 +1,7 @@
-"""What S3 servers answer, as errors that say what to do.
+"""From answers of S3 servers to errors that say what to do.
 
-Takes codes, states and texts, and knows no client library. Nothing in a message comes from credentials: an answer's
-text is the server's own, and requests are never quoted.
+Takes codes, states and texts, and knows no client library. No message contains credentials: an answer's text is the
+server's own, and requests are never quoted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RETRY_CODES: Final = frozenset(
         "ConditionalRequestConflict",
         "IncompleteBody",
         "InternalError",
-        "NoSuchUpload",  # aborted under us: the put begins anew
+        "NoSuchUpload",  # another call has aborted it: the put begins again
         "OperationAborted",
         "RequestTimeout",
         "ServiceUnavailable",

@@ -1,7 +1,7 @@
-"""What this process, or the machine, has too little of for a moment: descriptors, memory, time in a call.
+"""Shortages of this process or the machine, for a moment: of descriptors, memory, or time in a call.
 
-Keeps: a shortage is never taken for a broken disk. It says nothing about what is stored, and ends by itself or when an
-operator raises a limit: what can be done again is done again.
+Invariant: a shortage is never taken for a broken disk. It says nothing about stored bytes, and ends by itself or when
+an operator raises a limit: work that can be repeated is repeated.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN})
 """Numbers of OSErrors that are about the process or the machine."""
 FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
-"""Numbers of OSErrors that are about who this process is. (EROFS is not: disks that fail become read-only.)"""
+"""Numbers of OSErrors that are about this process's rights. (EROFS is not: disks that fail become read-only.)"""
 
 PATIENCE_S: Final = 10.0
-"""What waits for the log waits so long for a call that may be made again; clients' own time-outs begin at 30 s."""
+"""Time in which a call may be repeated while clients wait for the log; their own time-outs begin at 30 s."""
 PAUSE_S: Final = 0.02
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def is_forbidden(error: BaseException) -> bool:
 
 
 def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """Call again while there is a shortage. Only for what has done nothing when it raises."""
+    """Call again while there is a shortage. Only for calls that have done nothing when they raise."""
     end = time.monotonic() + patience_s
     while True:
         try:

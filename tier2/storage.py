@@ -1,12 +1,11 @@
 """The object store as Penstock sees it: immutable bytes under keys, and errors that say what to do next.
 
-Invariants that every driver keeps, and that the contract tests hold it to:
-
+Invariants of every driver, which the contract tests check:
 - A put is all or nothing: a reader sees the whole object or none, and once `put` has returned it is there.
 - `put_new` never replaces: of several writers of one key, exactly one succeeds.
 - `get_range` returns exactly the bytes asked for, or raises.
-- `list` yields keys in byte order. It is never the truth about what exists (metadata is), only a help to recover.
-- Each call ends by its deadline, and whatever hangs in reads takes nothing from writes.
+- `list` yields keys in byte order. It never decides which objects exist (metadata does); it only helps to recover.
+- Each call ends by its deadline, and reads that hang take nothing from writes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import ClassVar, Final, Protocol
 Buffer = bytes | bytearray | memoryview
 
 KEY_BYTES_MAX: Final = 512
-"""Longest key, bytes: S3 allows 1,024, of which the rest is left for the configured prefix."""
+"""Longest key, bytes: S3 allows 1,024; the rest is left for the configured prefix."""
 
 PART_OF_KEY_BYTES_MAX: Final = 200
 """Longest part of a key between slashes, bytes: a file name may have 255."""
@@ -29,25 +28,25 @@ KEY_ALLOWED: Final = (
     "letters, digits and . _ = - in parts between slashes, none of which begins with a dot; at most "
     f"{PART_OF_KEY_BYTES_MAX} characters in a part, {KEY_BYTES_MAX} in all"
 )
-"""What `check_key` takes, for those whose key was refused."""
+"""The keys that `check_key` takes, for messages about a refused one."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*(?:/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*")
 
 
 class ErrorKind(enum.Enum):
-    """What the caller must do, not what broke."""
+    """The caller's next step, not the cause."""
 
     RETRY = enum.auto()  # may have happened or not; the same call may be sent again
     NOT_FOUND = enum.auto()  # no such object; sending it again changes nothing
-    EXISTS = enum.auto()  # somebody has created the key already
+    EXISTS = enum.auto()  # another put has created the key already
     DENIED = enum.auto()  # the credentials do not allow it; the operator must act
-    CORRUPT = enum.auto()  # stored bytes are not what was put; stop serving the range
-    FULL = enum.auto()  # there is no room; what is there can be read and deleted, which makes some
+    CORRUPT = enum.auto()  # stored bytes differ from those put; stop serving the range
+    FULL = enum.auto()  # there is no room; objects can still be read and deleted, which makes room
     CONFIG = enum.auto()  # endpoint, bucket or region are wrong; the operator must act
 
 
 class StorageError(Exception):
-    """Base of all errors of long-term storage; `kind` says what to do."""
+    """Base of all errors of long-term storage; `kind` is the caller's next step."""
 
     kind: ClassVar[ErrorKind]
 
@@ -59,11 +58,11 @@ class Unavailable(StorageError):
 
 
 class TimedOut(Unavailable):
-    """The deadline passed; what was asked for may still happen."""
+    """The deadline passed; the request may still take effect."""
 
 
 class NoRoom(StorageError):
-    """The disk is full, or a quota is used up. Sent again when something was deleted."""
+    """The disk is full, or a quota is used up. The call may be sent again after deletions."""
 
     kind = ErrorKind.FULL
 
@@ -95,7 +94,7 @@ class Denied(StorageError):
 
 
 class Corrupt(StorageError):
-    """An object does not hold what was put. Names the key and the position."""
+    """An object's bytes differ from those put. Names the key and the position."""
 
     kind = ErrorKind.CORRUPT
 
@@ -111,7 +110,7 @@ class Misconfigured(StorageError):
 
 
 class BucketNotFound(Misconfigured):
-    """The bucket does not exist, or no longer."""
+    """The bucket does not exist, or no longer exists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +124,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectStat:
-    """What the store knows about one object. `token` is what its put was given, if that is still known."""
+    """The store's facts about one object. `token` is that of its put, if it is still known."""
 
     size: int
     etag: str
@@ -148,10 +147,10 @@ Came = Callable[[int, Buffer], None]
 
 
 class Storage(Protocol):
-    """What a driver offers. Keys are checked by `check_key`; all errors are `StorageError`."""
+    """The interface of a driver. Keys are checked by `check_key`; all errors are `StorageError`."""
 
     async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
-        """Store an object, in place of what the key held. Holds a bounded part of `data` in memory."""
+        """Store an object, in place of the key's former one. Holds a bounded part of `data` in memory."""
         ...
 
     async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
@@ -165,8 +164,8 @@ class Storage(Protocol):
     async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         """The same bytes in pieces of that size, the last one shorter: each can be kept without the others.
 
-        `came` is called with each as soon as it is there, in order and in a worker thread; a read that is tried again
-        begins with the first one again, and one that fails may have brought some.
+        `came` is called with each piece as soon as it arrives, in order and in a worker thread. A repeated read begins
+        with the first piece again; one that fails may have brought some.
         """
         ...
 
@@ -175,19 +174,19 @@ class Storage(Protocol):
         ...
 
     async def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is removed already."""
+        """Remove an object; a missing one counts as removed."""
         ...
 
     async def stat(self, key: str) -> ObjectStat | None:
-        """Size and identity, None when there is no such object."""
+        """Size and identity; None when there is no such object."""
         ...
 
     async def sweep_uploads(self, older_than_s: float) -> int:
-        """Remove what puts have left that were begun that long ago and never came to an end; how many there were."""
+        """Remove unfinished puts that began that long ago; returns their number."""
         ...
 
     async def close(self) -> None:
-        """Give up what is running and let go of threads and connections."""
+        """Give up running calls, and release threads and connections."""
         ...
 
 
@@ -199,7 +198,7 @@ def check_key(key: str) -> str:
 
 
 def check_range(start: int, length: int) -> None:
-    """ValueError unless the range is one: our own mistake."""
+    """ValueError for a range that is none: our own mistake."""
     if start < 0 or length < 1:
         raise ValueError(f"not a range: {length} bytes from {start}")
 

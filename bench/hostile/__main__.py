@@ -1,8 +1,9 @@
-"""What honest clients notice of strangers: `python -m bench.hostile`.
+"""The effect of strangers on honest clients: `python -m bench.hostile`.
 
 Keeps: each attack meets a gateway of its own, with an honest producer, consumer and group beside it, and the first row
-is the same without an attack, in the same run. Figures of a whole run go to `bench/results/hostile.json`, others where
-`--result` says, and are shown as a table; Kafka's stand beside ours. What the machine's other work adds is in each row.
+is the same without an attack, in the same run. Figures of a whole run go to `bench/results/hostile.json`, others to the
+file of `--result`, and are shown as a table; Kafka's stand beside ours. Each row has the part of the machine's other
+work.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class Row:
     memory_mb: float
     memory_peak_mb: float
     after_p99_ms: float
-    """Of the five seconds after its end."""
+    """p99 of the five seconds after the attack's end."""
     cpu_wait_ms: float
-    """The longest that a thread of the server or of the honest clients waited for a processor."""
+    """The longest wait of one thread, of the server or of the honest clients, for a processor."""
     others_busy: float
-    """The share of all processors that work which is not this bench's had, 0 to 1."""
+    """The share of all processors that other work had, 0 to 1."""
     note: str = ""
 
 
@@ -140,7 +141,7 @@ def _start(name: str, directory: Path) -> Penstock | Kafka:
 
 
 class _Watch:
-    """The most memory that the server has, and how long threads wait for a processor, while this is entered."""
+    """The server's peak memory, and the threads' waits for a processor, while this is entered."""
 
     def __init__(self, server: Penstock | Kafka, starved: Starved) -> None:
         self._server = server

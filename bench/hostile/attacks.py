@@ -1,6 +1,6 @@
-"""What strangers did, each as one function: well-formed requests that cost more than they look.
+"""Attacks of strangers, each as one function: well-formed requests that cost more than they seem to.
 
-Every attack is bounded in time and count, and closes what it opened.
+Every attack is bounded in time and count, and closes its connections.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CODECS: Final = {"gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the gateway listens."""
+    """The addresses of a server."""
 
     kafka: tuple[str, int]
     http: tuple[str, int] | None
     """Kafka has none."""
     seconds: float
-    """How long an attack that could go on for ever goes on."""
+    """Length of an attack that could go on for ever."""
 
     def url(self, path: str) -> str:
         assert self.http is not None
@@ -58,13 +58,13 @@ class Attack:
     name: str
     prepare: Callable[[Target], None]
     run: Callable[[Target], str | None]
-    """May say what was answered."""
+    """May return a note on the answers."""
     only_penstock: str = ""
-    """Why Kafka is not asked the same."""
+    """The reason why the attack does not run on Kafka."""
 
 
 def nothing(target: Target) -> None:
-    """No preparation, or the row that everything is compared with."""
+    """No preparation, or the row without an attack, for comparison."""
 
 
 def calm(target: Target) -> None:
@@ -95,7 +95,7 @@ def _compacted(target: Target) -> None:
 
 
 def bomb(codec: int, records: int = 190_000) -> bytes:
-    """Small on the wire, many records when opened."""
+    """A batch that is small on the wire, and has many records when opened."""
     return build_batch([Record(n, NOW_MS, b"k", b"") for n in range(records)], codec)
 
 
@@ -210,7 +210,7 @@ def _hang_up(target: Target) -> None:
 
 
 def _half_heads(target: Target) -> str:
-    """Those that the gateway closed are opened again, twice a second."""
+    """Open connections that send half a head; those that the gateway closed are opened again, twice a second."""
     assert target.http is not None
     opened = 0
     longest_s = 0.0
@@ -235,7 +235,7 @@ def _half_heads(target: Target) -> str:
 
 
 def _was_closed(half: socket.socket) -> bool:
-    """By the other side; the socket is closed then."""
+    """Whether the other side closed the connection; the socket is closed then."""
     half.setblocking(False)
     try:
         half.recv(1_000)
@@ -248,7 +248,7 @@ def _was_closed(half: socket.socket) -> bool:
 
 
 def _coordinators(target: Target) -> None:
-    """Kafka makes the topic of its transactions when somebody looks for a coordinator."""
+    """Look for a coordinator, upon which Kafka makes the topic of its transactions."""
     with contextlib.closing(target.connect()) as stranger:
         deadline = time.monotonic() + COORDINATOR_S_MAX
         while time.monotonic() < deadline:
@@ -284,8 +284,8 @@ def _producer_ids(target: Target) -> str:
 
 
 def _made_up(target: Target, api: str, version: int, values: Callable[[int], dict[str, Any]]) -> str:
-    """Send MADE_UP requests over a few connections, pipelined; tell how they were answered. Made before they are sent:
-    the strangers' own work shall not slow them down."""
+    """Send MADE_UP requests over a few connections, pipelined; returns a note on the answers. All are made before the
+    first is sent, so that the strangers' own work does not slow them down."""
     shares = [
         [frame(api, version, values(n)) for n in range(first, MADE_UP, CONNECTIONS)] for first in range(CONNECTIONS)
     ]

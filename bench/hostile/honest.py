@@ -1,7 +1,7 @@
-"""What honest clients notice: a producer, a consumer and a group's member, in a process of their own.
+"""The honest clients: a producer, a consumer and a group's member, in a process of their own.
 
-Keeps: the producer's loop is open, so a record is late from the moment at which it was due; the consumer is at the
-tail and in a group, and a session that is lost shows as a rebalance.
+Keeps: the producer's loop is open, so a record's latency counts from the moment at which it was due; the consumer is at
+the tail and in a group, and a lost session shows as a rebalance.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Noticed:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """0 of nothing."""
+    """A percentile; 0 without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 class Honest:
-    """The two clients, each a process; `look` takes what they noticed since the last look."""
+    """The two clients, each a process; `look` takes their latencies since the last look."""
 
     def __init__(self, bootstrap: str) -> None:
         spawning = multiprocessing.get_context("spawn")

@@ -1,7 +1,7 @@
-"""How long threads waited for a processor: what a busy machine adds to every figure.
+"""The threads' waits for a processor, which a busy machine adds to every figure.
 
-Keeps: a wait is read where Linux counts it, so it is neither the gateway's doing nor the disk's. A late answer beside a
-wait as long is the machine's; one beside a short wait is the server's.
+Keeps: a wait is Linux's own count, so neither the gateway nor the disk causes it. If a late answer comes with as
+long a wait, the machine is the cause; with a short wait, the server is.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ NS_PER_S: Final = 1e9
 
 
 class Starved:
-    """The threads of some processes; `look` as often as short waits shall be told from many."""
+    """The threads of some processes. The more often `look` is called, the better it tells one long wait from many short
+    ones."""
 
     def __init__(self, processes: Sequence[int]) -> None:
         self._processes = processes
         self._waited_ns = dict(self._waits())
         self.longest_s = 0.0
-        """The most that one thread waited between two looks."""
+        """The longest wait of one thread between two looks."""
 
     def look(self) -> None:
         now = dict(self._waits())
@@ -44,20 +45,20 @@ class Starved:
 
 
 class OtherWork:
-    """What other processes of this machine use of its processors, meanwhile."""
+    """The other processes' use of this machine's processors meanwhile."""
 
     def __init__(self) -> None:
         self._busy_s, self._ours_s = _busy_s(), self._ours()
         self._idle_s = _idle_s()
 
     def share(self) -> float:
-        """0 to 1, of all processors."""
+        """Their share of all processors, 0 to 1."""
         busy_s = _busy_s() - self._busy_s
         total_s = busy_s + _idle_s() - self._idle_s
         return max(0.0, busy_s - (self._ours() - self._ours_s)) / total_s if total_s > 0 else 0.0
 
     def _ours(self) -> float:
-        """Of this process and those that it started: the server, the honest clients."""
+        """Seconds of this process and those that it started: the server, the honest clients."""
         own = psutil.Process(os.getpid())
         total_s = 0.0
         for process in (own, *own.children(recursive=True)):

@@ -41,7 +41,7 @@ class Stranger:
         self.socket.sendall(b"".join(frames))
 
     def send_some(self, data: bytes) -> None:
-        """As much as the other side takes within a moment."""
+        """Send as much as the other side takes within a moment."""
         self.socket.settimeout(0.05)
         try:
             self.socket.sendall(data)
@@ -51,7 +51,7 @@ class Stranger:
             self.socket.settimeout(ANSWER_S)
 
     def skip(self) -> bytes:
-        """The next answer's bytes."""
+        """Read the next answer, and return its bytes."""
         (size,) = struct.unpack(">i", self._exactly(4))
         return self._exactly(size)
 
@@ -96,6 +96,6 @@ class Stranger:
 
 
 def bounded(seconds: float) -> Any:
-    """True until so long from now."""
+    """A condition that is true for `seconds` from now."""
     deadline = time.monotonic() + seconds
     return lambda: time.monotonic() < deadline

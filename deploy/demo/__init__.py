@@ -1,1 +1,1 @@
-"""A minute of tiered storage: MinIO, the gateway on it, clients, and what moves between the tiers. See `make demo`."""
+"""A minute of tiered storage: MinIO, the gateway on it, clients, and moves between the tiers. See `make demo`."""

@@ -1,6 +1,6 @@
 """`python -m deploy.demo`: starts everything, shows a minute of it, leaves a consumer reading from the beginning.
 
-Keeps: what it starts it ends, by process id, and its directory goes with it, however it ends but by SIGKILL.
+Keeps: the demo ends all processes that it starts, by process id, and removes its directory, unless SIGKILL ends it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deploy.demo.view import Clients, line, picture
 LOOK_S: Final = 0.5
 LINE_S: Final = 2.0
 CATCH_UP_AT: Final = 0.4
-"""When the consumer begins that reads from the beginning, as a part of the whole time."""
+"""Start of the consumer that reads from the beginning, as a part of the whole time."""
 LAST_ROUND_S_MAX: Final = 120.0
 
 Show = Callable[[str, Numbers, Numbers, float, float], None]
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     console = Console()
-    # Both are Ctrl-C: what is under way is left, what was started is ended.
+    # Both signals act as Ctrl-C: the current work stops, and all that was started is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = 0
     with contextlib.ExitStack() as ends:
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bool) -> None:
-    """Start everything and run it; `ends` knows what is to be ended."""
+    """Start everything and run it; `ends` ends it all."""
     directory = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
     console.print("Starting MinIO ...")
     minio = Minio(ends, directory)
@@ -77,7 +77,7 @@ def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bo
 
 
 def run(console: Console, source: Source, clients: Clients, seconds: float, leave: bool) -> None:
-    """Produce for so long, then let the consumer read from the beginning until it has all, or for ever."""
+    """Produce for `seconds`, then let the consumer read from the beginning until it has all, or for ever."""
     clients.producer.start()
     clients.tail.start()
     with contextlib.ExitStack() as screen:

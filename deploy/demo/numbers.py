@@ -1,4 +1,4 @@
-"""What the demo shows, asked of those who know: the gateway's /metrics, ListOffsets, the bucket's listing."""
+"""The numbers of the demo, from their sources: the gateway's /metrics, ListOffsets, the bucket's listing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Numbers:
 
     @property
     def only_in_chunks(self) -> int:
-        """Records that the log does not hold any more."""
+        """Records that are no longer in the log."""
         return sum(one.local - one.start for one in self.partitions)
 
     @property
@@ -62,7 +62,7 @@ class Numbers:
 
 
 class Source:
-    """Where the numbers come from."""
+    """Reads the numbers from their sources."""
 
     def __init__(self, kafka: str, http: str, storage: Minio) -> None:
         self._kafka, self._http = kafka, http
@@ -90,7 +90,7 @@ class Source:
         )
 
     def _metrics(self) -> dict[str, float]:
-        """By name, with the tier where there is one; summed over containers."""
+        """Metrics by name, with their tier if they have one; summed over containers."""
         with urllib.request.urlopen(f"http://{self._http}/metrics", timeout=ANSWER_S_MAX) as answer:
             text = answer.read().decode()
         values: dict[str, float] = {}
@@ -106,7 +106,7 @@ class Source:
         return stream
 
     def _borders(self) -> list[Borders]:
-        # The earliest border first: what moves meanwhile makes the later ones larger, never smaller.
+        # The earliest border first: moves meanwhile make the later ones larger, never smaller.
         start, local, tiered, end = (self._offsets(at) for at in (EARLIEST, EARLIEST_LOCAL, LATEST_TIERED, LATEST))
         return [Borders(start[p], local[p], tiered[p] + 1, end[p]) for p in range(PARTITIONS)]
 

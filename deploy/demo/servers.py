@@ -1,7 +1,7 @@
 """The two servers of the demo, as processes of their own.
 
-Keeps: a server is in its own process group, so that Ctrl-C reaches the demo only, which ends what it has started, by
-process id, newest first.
+Keeps: a server is in its own process group, so that Ctrl-C reaches the demo only; the demo ends its servers, by process
+id, newest first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 IMAGE: Final = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
-"""The same that `deploy/compose.yaml` names."""
+"""The image that `deploy/compose.yaml` names, too."""
 BUCKET: Final = "penstock-demo"
 PREFIX: Final = "tier2"
 READY_S_MAX: Final = 60.0
@@ -31,7 +31,7 @@ PULL_S_MAX: Final = 600.0
 STOP_S_MAX: Final = 20.0
 POLL_S: Final = 0.05
 
-# Everything happens within seconds, and little is kept in memory: so that a minute shows it.
+# Everything happens within seconds, and little is kept in memory, so that a minute shows it.
 SETTINGS: Final[Mapping[str, object]] = {
     "log.file.bytes": 2 << 20,
     "log.cache.bytes": 4 << 20,
@@ -49,11 +49,11 @@ SETTINGS: Final[Mapping[str, object]] = {
 
 
 class CannotStart(Exception):
-    """The demo cannot go on; the message says why, and what would help."""
+    """The demo cannot go on; the message has the reason and a remedy."""
 
 
 def port_near(preferred: int) -> int:
-    """The port, or another one if somebody has it."""
+    """The port, or another one if it is taken."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,7 +67,7 @@ def port_near(preferred: int) -> int:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C takes effect behind this block: nothing is started that nobody knows of."""
+    """Delay Ctrl-C until after this block, so that no process is started and then forgotten."""
     caught: list[int] = []
     before = {number: signal.signal(number, lambda *_: caught.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -104,7 +104,7 @@ class Server:
             ends.callback(self.stop)
 
     def await_url(self, url: str) -> None:
-        """Return when it answers there with 200. Raises CannotStart."""
+        """Return when the server answers `url` with 200. Raises CannotStart."""
         deadline = time.monotonic() + READY_S_MAX
         while True:
             self.check()
@@ -118,7 +118,7 @@ class Server:
             time.sleep(POLL_S)
 
     def check(self) -> None:
-        """Raises CannotStart when it has ended."""
+        """Raises CannotStart when the server has ended."""
         if self._process.poll() is not None:
             raise CannotStart(f"{self.name} ended with {self._process.returncode}:\n{self.last_words()}")
 
@@ -138,7 +138,7 @@ class Server:
 
 
 class Minio(Server):
-    """From PATH or built by `scripts/install-minio`; else in a container."""
+    """MinIO from PATH or built by `scripts/install-minio`; else in a container."""
 
     def __init__(self, ends: contextlib.ExitStack, directory: Path) -> None:
         port = port_near(9000)
@@ -164,7 +164,7 @@ class Minio(Server):
 
 
 def _minio_program() -> str | None:
-    """Found or built, with progress on standard error; None where it cannot be."""
+    """The program, found or built with progress on standard error; None if neither is possible."""
     script = REPOSITORY / "scripts" / "install-minio"
     found = subprocess.run([script, "--find"], stdout=subprocess.PIPE, text=True, check=False)
     if found.returncode and shutil.which("go"):

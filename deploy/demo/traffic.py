@@ -1,6 +1,6 @@
 """The clients of the demo: a producer, a consumer at the tail, and one that reads from the beginning.
 
-Real clients (librdkafka), each in a thread of its own, which ends soon after it was told to.
+Real clients (librdkafka), each in a thread of its own, which ends soon after its stop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ TOPIC: Final = "demo"
 PARTITIONS: Final = 8
 VALUE_BYTES: Final = 1_000
 TIDE_S: Final = 50.0
-"""From one high tide to the next: long enough for segments to split, and to merge again."""
+"""Time from one high tide to the next: long enough for segments to split, and to merge again."""
 LOW_PER_S: Final = 100
 HIGH_PER_S: Final = 3_000
 TARGET_BYTES_PER_S: Final = 400_000
-"""What one segment is to get: at high tide the topic has seven times as much."""
+"""Target rate of one segment: at high tide the topic has seven times as much."""
 TURN_S: Final = 0.05
 POLL_S: Final = 0.2
 BATCH: Final = 500
@@ -45,7 +45,7 @@ def records_by(seconds: float) -> int:
 
 
 class Worker(threading.Thread):
-    """A client in a thread; what ended it is in `error`."""
+    """A client in a thread; `error` is the exception that ended it."""
 
     def __init__(self, address: str) -> None:
         super().__init__(daemon=True)
@@ -70,7 +70,7 @@ class Worker(threading.Thread):
 
 
 class Producer(Worker):
-    """As many as are due, keys at random."""
+    """Sends the records that are due, with random keys."""
 
     def work(self) -> None:
         producer = confluent_kafka.Producer({"bootstrap.servers": self.address, "linger.ms": 20, **QUIET})
@@ -78,7 +78,7 @@ class Producer(Worker):
         while not self.ending.wait(TURN_S):
             due = records_by(time.monotonic() - began)
             for _ in range(due - made):
-                # Half of it is alike, as records are.
+                # Half of a value is the same in all records, as in real ones.
                 value = secrets.token_bytes(VALUE_BYTES // 2) + bytes(VALUE_BYTES // 2)
                 producer.produce(TOPIC, value, key=secrets.token_bytes(4), on_delivery=self._delivered)
             made = max(made, due)
@@ -93,7 +93,7 @@ class Producer(Worker):
 
 
 class TailReader(Worker):
-    """A member of a group; it takes what comes."""
+    """A member of a group; it reads new records."""
 
     def work(self) -> None:
         consumer = confluent_kafka.Consumer(
@@ -108,7 +108,7 @@ class TailReader(Worker):
 
 
 class FromTheBeginning(Worker):
-    """Reads all there is, from the beginning to the end, and once more after a pause."""
+    """Reads all records, from the beginning to the end, again and again with pauses."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)

@@ -1,4 +1,4 @@
-"""How the demo looks: a picture that is drawn anew on a terminal, a line now and then elsewhere."""
+"""The demo's output: a picture that is redrawn on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEGEND: Final = (("cyan", "only in MinIO"), ("magenta", "in both"), ("yellow", "
 
 
 class Clients:
-    """Who makes the traffic."""
+    """The clients of the demo."""
 
     def __init__(self, address: str) -> None:
         self.producer = Producer(address)
@@ -32,14 +32,14 @@ class Clients:
             client.end()
 
     def check(self) -> None:
-        """Raises what ended one of them."""
+        """Raises the error that ended one of them."""
         for client in (self.producer, self.tail, self.beginning):
             if client.error is not None:
                 raise client.error
 
 
 def picture(title: str, numbers: Numbers, before: Numbers, seconds: float, clients: Clients) -> RenderableType:
-    """All of it; `before` is an earlier look, so many seconds ago."""
+    """The whole picture; `before` is a look `seconds` earlier."""
     return Panel(
         Group(
             _tiers(numbers),
@@ -70,7 +70,7 @@ def _tiers(numbers: Numbers) -> RenderableType:
 
 
 def _bar(number: int, borders: Borders) -> Text:
-    """A partition from its first record to its last: who has what."""
+    """A partition from its first record to its last, coloured by tier."""
     length = max(1, borders.end - borders.start)
 
     def cells(offset: int) -> int:

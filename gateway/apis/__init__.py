@@ -1,6 +1,6 @@
-"""The Kafka APIs that we serve: one module each, named as Kafka names it, found by looking.
+"""The Kafka APIs that we serve: one module each, named as in Kafka, and discovered.
 
-Invariant: nothing else lists APIs. A module of this package whose `API` is an Api is served.
+Keeps: nothing else lists APIs. A module of this package whose `API` is an Api is served.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""AddOffsetsToTxn (key 25), versions 0-4: a group for which a transaction is going to commit offsets.
+"""AddOffsetsToTxn (key 25), versions 0-4: announces a group for which a transaction will commit offsets.
 
 v2 answers a fenced producer with PRODUCER_FENCED.
 """

@@ -1,9 +1,9 @@
-"""AddPartitionsToTxn (key 24), versions 0-5: partitions that a transaction is about to write to.
+"""AddPartitionsToTxn (key 24), versions 0-5: announces partitions that a transaction will write to.
 
-v2 answers a fenced producer with PRODUCER_FENCED. v4 (KIP-890) is for brokers, several transactions at once, which may
-only ask whether partitions are part of one; v5 has TRANSACTION_ABORTABLE for those that are not.
+v2 answers a fenced producer with PRODUCER_FENCED. v4 (KIP-890) is for brokers: it names several
+transactions, and may only ask whether partitions are part of them; v5 has TRANSACTION_ABORTABLE for those that are not.
 
-Keeps: all partitions are added or none; where one of them is not there, nothing is done.
+Keeps: all partitions are added or none; if one of them does not exist, nothing is done.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def _verified(
 async def _places(
     ctx: RequestContext, topics: Sequence[Message]
 ) -> tuple[dict[tuple[str, int], Place], set[tuple[str, int]]]:
-    """Partitions that are there, and those that are not."""
+    """The partitions that exist, and those that do not."""
     places: dict[tuple[str, int], Place] = {}
     unknown: set[tuple[str, int]] = set()
     async for topic in ctx.paced(topics):

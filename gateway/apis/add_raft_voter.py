@@ -1,6 +1,6 @@
 """AddRaftVoter (key 80), versions 0-1 (KIP-853): makes a controller a voter.
 
-The voters are fixed, as with kraft.version 0 (UNSUPPORTED_VERSION); a request for another cluster hears that first.
+The voters are fixed, as with kraft.version 0 (UNSUPPORTED_VERSION); another cluster's id is refused first.
 """
 
 from collections.abc import Mapping

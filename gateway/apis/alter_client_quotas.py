@@ -1,7 +1,7 @@
-"""AlterClientQuotas (key 49), versions 0-1 (KIP-546): sets and takes away quotas, each entity by itself.
+"""AlterClientQuotas (key 49), versions 0-1 (KIP-546): sets and removes quotas, each entity by itself.
 
-Taking away what is not there is done at once. Setting is refused: by Kafka's checks first, then because it would have
-no effect (see `gateway.apis.shared.client_quotas`).
+Removing a quota that does not exist succeeds. Setting one is refused: by Kafka's checks first, then because it would
+have no effect (see `gateway.apis.shared.client_quotas`).
 """
 
 from collections.abc import Mapping

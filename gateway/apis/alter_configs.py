@@ -1,6 +1,6 @@
 """AlterConfigs (key 33), versions 0-2: replaces all configs of a resource; superseded by KIP-339.
 
-Keeps: what a request does not name goes back to its default.
+Keeps: a config that a request does not name goes back to its default.
 """
 
 from collections.abc import Mapping

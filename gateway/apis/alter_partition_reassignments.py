@@ -1,7 +1,7 @@
 """AlterPartitionReassignments (key 45), versions 0-1; v1 (KIP-860) may forbid another number of replicas.
 
-Keeps: the only replica of a partition is this broker's. An assignment of just that is done already; any other names a
-broker that is not there. Nothing is ever under way that could be cancelled.
+Keeps: a partition's only replica is this broker's. An assignment to it alone is already in effect; any other names a
+broker that does not exist. No reassignment is ever under way, so none can be cancelled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ async def alter_partition_reassignments(ctx: RequestContext, request: Message) -
 
 
 def _why_not(ctx: RequestContext, name: str, part: Message) -> Refusal | None:
-    """Why a partition does not get the replicas that it is to have; None when it has them."""
+    """Why the requested replicas are refused; None when the partition has them already."""
     stream = ctx.services.topics.get(name)
     if stream is None:
         return Refusal(ErrorCode.unknown_topic_or_partition, f"Unable to find a topic named {name}.")

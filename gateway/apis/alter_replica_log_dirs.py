@@ -1,7 +1,6 @@
 """AlterReplicaLogDirs (key 34), versions 1-2 (KIP-113): moves partitions between a broker's directories.
 
-Keeps: there is one directory, data.dir, and everything is in it. A move there is done already, one to another is
-LOG_DIR_NOT_FOUND.
+Keeps: the only directory is data.dir. A move to it is already done; a move to another is LOG_DIR_NOT_FOUND.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""AlterShareGroupOffsets (key 91), version 0 (KIP-932): where a share group begins.
+"""AlterShareGroupOffsets (key 91), version 0 (KIP-932): sets the start offsets of a share group.
 
 Share groups are not served (UNSUPPORTED_VERSION).
 """

@@ -1,7 +1,8 @@
 """AlterUserScramCredentials (key 51), version 0 (KIP-554): makes, changes and deletes users' credentials.
 
-No listener asks for SASL, so none is made: what Kafka refuses is refused in its words, what it would keep with
-UNSUPPORTED_SASL_MECHANISM. Salts and salted passwords are not looked at. One result for each user: the first fault.
+No listener asks for SASL, so no credential is made. A change that Kafka refuses is refused in its words; one that it
+would keep, with UNSUPPORTED_SASL_MECHANISM. Salts and salted passwords are not read. Each user gets one result: the
+first fault.
 """
 
 import enum

@@ -1,12 +1,13 @@
-"""ApiVersions (key 18), versions 0-4: what a client asks first.
+"""ApiVersions (key 18), versions 0-4: a client's first request.
 
 v3 (KIP-511) brings the client's software name and version and features (KIP-584); v4 lets a feature's
-minimum be 0 (KAFKA-17011): before it such a feature is left out of the supported ones, as Kafka does. A
-version that we do not know is answered in version 0's form with UNSUPPORTED_VERSION and our own range,
-so that the client can ask again.
+minimum be 0 (KAFKA-17011): before it such a feature is left out of the supported ones, as in Kafka. An
+unknown version is answered in version 0's form with UNSUPPORTED_VERSION and our own range, so that the
+client can ask again.
 
-Keeps: what is advertised is what is registered, except Produce's minimum, which is shown as 0 because
-older librdkafka otherwise turns compression off (KAFKA-18659), and telemetry, which clients would use.
+Keeps: exactly the registered APIs are advertised, with two exceptions. Produce's minimum is shown as 0,
+because older librdkafka otherwise turns compression off (KAFKA-18659). Telemetry is not shown, because
+clients would use it.
 """
 
 import re
@@ -24,7 +25,7 @@ INVALID_REQUEST: Final = 42
 SOFTWARE_NAMED_FROM: Final = 3
 SOFTWARE_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 SOFTWARE_CHARS_MAX: Final = 100
-"""What a connection remembers of either."""
+"""Characters of the software's name, and of its version, that a connection remembers."""
 
 ZERO_MINIMUM_SINCE: Final = 4
 FEATURES_EPOCH: Final = 2

@@ -1,6 +1,6 @@
 """ConsumerGroupDescribe (key 69), versions 0-1 (KIP-848): groups of the consumer protocol, of which there are none.
 
-UNSUPPORTED_VERSION for each group: Java's AdminClient, which asks this first, then asks DescribeGroups.
+UNSUPPORTED_VERSION for each group: Java's AdminClient asks this first, and DescribeGroups after it.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """ConsumerGroupHeartbeat (key 68), versions 0-1 (KIP-848): a member of a consumer group with `group.protocol=consumer`.
 
-Not served: UNSUPPORTED_VERSION, at which the Java client and librdkafka end with an error.
+Not served: UNSUPPORTED_VERSION, on which the Java client and librdkafka stop with an error.
 """
 
 from collections.abc import Mapping

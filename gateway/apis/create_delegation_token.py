@@ -1,7 +1,7 @@
 """CreateDelegationToken (key 38), versions 1-3; v3 (KIP-373) lets one principal make a token for another.
 
-Over a connection that does not say whose it is there are no tokens: DELEGATION_TOKEN_REQUEST_NOT_ALLOWED, with the
-principals that the request concerns.
+A connection without authentication gets no token: DELEGATION_TOKEN_REQUEST_NOT_ALLOWED, with the principals that the
+request concerns.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """CreatePartitions (key 37), versions 0-3.
 
 Keeps: a topic only grows, and every partition keeps its number, offsets and records: a growth is a
-scale that seals every segment and cuts the key space anew, as it was cut. From N to 2N partitions, N a
-power of two, a key of partition p stays there or goes to p + N. What is appended of one key before and
-after is in order if its producers were idle in between; see docs/internals/elasticity.md.
-Assignments are checked as far as they can be wrong in themselves, and otherwise accepted.
+scale that seals every segment and cuts the key space again in the same way. From N to 2N partitions, N a
+power of two, a key of partition p stays there or goes to p + N. One key's records from before and after
+are in order if its producers were idle in between; see docs/internals/elasticity.md.
+Assignments that contradict themselves are refused; all others are accepted.
 """
 
 from collections.abc import Mapping

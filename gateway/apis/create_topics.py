@@ -3,9 +3,9 @@
 v4 takes -1 as "the default" for partitions and replication factor (KIP-464), v5 answers with the
 topic's configs (KIP-525), v7 with its id (KIP-516).
 
-Keeps: each topic succeeds or fails alone, and is answered when it is durable. What scripts for a
-cluster say of replicas is checked as far as it can be wrong in itself, and otherwise accepted: a
-topic has one replica here and says so.
+Keeps: each topic succeeds or fails alone, and is answered when it is durable. Replicas, which scripts
+for a cluster ask for, are refused if they contradict themselves, and otherwise accepted: a topic has one
+replica here, and the answer shows one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def _partitions_of(ctx: RequestContext, topic: Message) -> int:
 
 
 def _replication_refusal(topic: Message) -> Refusal | None:
-    """What cannot be right about a topic's replicas, whatever the cluster."""
+    """The refusal of replicas that would be wrong in every cluster."""
     if topic.replication_factor == 0 or topic.replication_factor < -1:
         return Refusal(
             ErrorCode.invalid_replication_factor,

@@ -1,4 +1,4 @@
-"""DeleteGroups (key 42), versions 0-2: groups without members go, with all their offsets."""
+"""DeleteGroups (key 42), versions 0-2: deletes groups without members, and all their offsets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
 
 AT_ONCE: Final = 200
-"""Groups that are deleted together: they share a sync, and others wait for no more."""
+"""Groups that are deleted together: they share a sync, and other requests wait for no more than these."""
 
 
 async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """DeleteRecords (key 21), versions 0-2: move a partition's log start up.
 
 Keeps: the answer is sent once the new start is durable, so it survives a crash. -1 means the high
-watermark. A topic that is only compacted refuses (POLICY_VIOLATION), as Kafka's.
+watermark. A topic that is only compacted refuses (POLICY_VIOLATION), as in Kafka.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ AT_ONCE: Final = 500
 
 
 async def delete_records(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    # As in Kafka, what is said last of a partition counts.
+    # As in Kafka, the last entry for a partition counts.
     wanted = {
         (t.name, p.partition_index): p.offset
         async for t in ctx.paced(request.topics)
@@ -42,7 +42,7 @@ async def delete_records(ctx: RequestContext, request: Message) -> Mapping[str, 
 
 
 async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -> tuple[int, ErrorCode]:
-    """The partition's new start, or -1 and why not."""
+    """The partition's new start; -1 and an error code if it is refused."""
     if name in INTERNAL:
         return -1, ErrorCode.invalid_topic_exception
     stream = ctx.services.topics.get(name)

@@ -1,6 +1,6 @@
 """DeleteTopics (key 20), versions 1-6; v6 also by id (KIP-516).
 
-Keeps: a topic is answered as deleted once that is durable; its id never comes back.
+Keeps: a topic is answered as deleted once the deletion is durable; its id is never used again.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def _found(topics: Topics, name: str | None, topic_id: UUID | None) -> Stream | 
 
 
 async def _refused_alone(ctx: RequestContext, asked: list[Asked]) -> dict[Asked, Refusal]:
-    """What is wrong whatever topics there are."""
+    """Faults of the request itself, whatever topics exist."""
     refused: dict[Asked, Refusal] = {}
     async for each in ctx.paced(asked):
         name, topic_id = each
@@ -83,7 +83,7 @@ async def _refused_alone(ctx: RequestContext, asked: list[Asked]) -> dict[Asked,
 
 
 def _twice_named(found: dict[Asked, Stream]) -> list[Stream]:
-    """Topics that are named by their name and by their id, taken out of what is found."""
+    """Topics that the request names by name and by id; they are removed from `found`."""
     twice = repeated(stream.uuid for stream in found.values())
     named = {each: stream for each, stream in found.items() if stream.uuid in twice}
     for each in named:

@@ -1,6 +1,6 @@
 """DescribeAcls (key 29), versions 1-3: the ACLs that match a filter; v2 adds user resources, v3 is flexible.
 
-Without an authorizer there is nothing to look at, and Kafka says so: SECURITY_DISABLED, which is no empty list.
+Without an authorizer there are no ACLs: as in Kafka, the answer is SECURITY_DISABLED, not an empty list.
 """
 
 from collections.abc import Mapping

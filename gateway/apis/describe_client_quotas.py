@@ -1,6 +1,6 @@
 """DescribeClientQuotas (key 48), versions 0-1 (KIP-546): the quotas of entities that match a filter; v1 is flexible.
 
-There are none; a filter that makes no sense is refused as Kafka does.
+There are no quotas. A filter that makes no sense is refused, as by Kafka.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """DescribeConfigs (key 32), versions 1-4; v3 adds types and documentation (KIP-569).
 
-Keeps: every config of a resource is told, with its default, where its value comes from and what
-else would set it; of a group or a metrics subscription too, whether it exists or not.
+Keeps: the answer has every config of a resource, with its default, the source of its value and its
+synonyms. A group or a metrics subscription is described whether it exists or not.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ UNKNOWN_TYPE: Final = 0
 
 
 async def describe_configs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    # A short request must not make an endless answer: what is asked twice in the same way is told once.
+    # A short request must not make an endless answer: the same question twice is answered once.
     asked = {_identity(resource): resource async for resource in ctx.paced(request.resources)}
     return {"results": [_describe(ctx, request, resource) async for resource in ctx.paced(asked.values())]}
 

@@ -1,6 +1,6 @@
 """DescribeDelegationToken (key 41), versions 1-3: tokens by owner.
 
-Over a connection that does not say whose it is, Kafka shows none either (DELEGATION_TOKEN_REQUEST_NOT_ALLOWED).
+A connection without authentication sees none, as in Kafka (DELEGATION_TOKEN_REQUEST_NOT_ALLOWED).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """DescribeGroups (key 15), versions 0-6: state, members and assignments of groups.
 
-v3 tells authorized operations when asked, v4 (KIP-345) instance ids. A group that does not exist is
+v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist is
 described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
 """
 
@@ -19,8 +19,8 @@ from gateway.groups.classic.states import GroupState
 from gateway.wire.message import Message
 
 NOT_FOUND_FROM: Final = 6
-#: Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: without ACLs, all there are.
 ALL_GROUP_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
+"""Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: all that groups have, as there are no ACLs."""
 NOT_ASKED: Final = -(2**31)
 
 
@@ -41,7 +41,7 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
 
 
 def _described(group: Group) -> dict[str, Any]:
-    # While members come and go, what they sent belongs to no generation: Kafka keeps it to itself.
+    # During a rebalance the members' metadata belongs to no generation: like Kafka, do not show it.
     protocol = group.protocol_name if group.state is GroupState.STABLE else None
     return {
         "error_code": ErrorCode.none,

@@ -1,4 +1,4 @@
-"""DescribeProducers (key 61), version 0: who writes to partitions, and whose transactions are open there (KIP-664).
+"""DescribeProducers (key 61), version 0: the producers of partitions, and their open transactions (KIP-664).
 
 Keeps: a partition is described once, however often it is named, and no answer describes more than `PRODUCERS_MAX`
 producers: in memory they are larger than the request that asks for them.

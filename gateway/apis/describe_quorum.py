@@ -1,7 +1,7 @@
-"""DescribeQuorum (key 55), versions 0-2; v1 tells times (KIP-836), v2 directories and endpoints (KIP-853).
+"""DescribeQuorum (key 55), versions 0-2; v1 adds times (KIP-836), v2 directories and endpoints (KIP-853).
 
-Keeps: what stands in for Kafka's metadata log is the log of the store, in which every change of metadata is; its only
-voter is this broker. The answer is about that partition alone, as in Kafka: asked for more beside it, all is unknown.
+Keeps: the store's log, which has every change of metadata, stands in for Kafka's metadata log; its only voter is this
+broker. As in Kafka, a request that names any partition beside it finds all of them unknown.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""DescribeShareGroupOffsets (key 90), versions 0-1 (KIP-932, lag in v1 by KIP-1226): where share groups stand.
+"""DescribeShareGroupOffsets (key 90), versions 0-1 (KIP-932, lag in v1 by KIP-1226): positions of share groups.
 
 Share groups are not served (UNSUPPORTED_VERSION for each).
 """

@@ -1,7 +1,7 @@
 """ElectLeaders (key 43), versions 0-2; v1 names the kind of election (KIP-460).
 
-Keeps: every partition has its only leader already, and is told so; asked for all, only those are
-listed whose leader changed, which are none.
+Keeps: every partition has its only leader already: ELECTION_NOT_NEEDED. A request for all partitions
+lists those whose leader changed: none.
 """
 
 from collections.abc import Mapping

@@ -3,8 +3,9 @@
 v2 answers a fenced producer with PRODUCER_FENCED, v5 (KIP-890) gives the producer a new epoch with each end, so that
 nothing of an old transaction can reach the next one.
 
-Keeps: the answer without error is sent when all of the end is durable: markers, offsets, the new epoch. What nobody
-expected closes the connection, so that the client asks again: at UNKNOWN_SERVER_ERROR clients lose data silently.
+Keeps: the answer without error is sent when all of the end is durable: markers, offsets, the new epoch. An
+unexpected error closes the connection, so that the client asks again: at UNKNOWN_SERVER_ERROR clients lose data
+silently.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """Fetch (key 1), versions 4-18. Answers at once from memory where it can, waits without a task.
 
-Keeps: the first partition that has anything returns at least one whole batch, whatever the limits (KIP-74); nothing
-at or beyond the high watermark is returned, nor beyond the last stable offset to read_committed; what a client gets
-for a partition is what was produced, byte for byte. Sessions: KIP-227. Topic ids: KIP-516, from version 13. Topics
-whose `compression.type` is zstd: KIP-110, from version 10.
+Sessions: KIP-227. Topic ids: KIP-516, from version 13. Topics whose `compression.type` is zstd: KIP-110, from version
+10.
 
-A fetch of more than LOOKS_AT_ONCE partitions goes through them as a task that gives way, and looks at them
-LONG_LOOKS_MAX times at most, however often it is woken. An answer has ENTRIES_AT_ONCE entries from memory at most; none
-is kept while the fetch waits for more. For a peer that has left nothing is looked at.
+A fetch of more than LOOKS_AT_ONCE partitions goes through them as a task that gives way. It looks at them at most
+LONG_LOOKS_MAX times, however often it is woken. An answer has at most ENTRIES_AT_ONCE entries from memory; none is kept
+while the fetch waits for more. A fetch whose peer has left looks at nothing.
+
+Keeps: the first partition that has anything returns at least one whole batch, whatever the limits (KIP-74); nothing
+at or beyond the high watermark is returned, nor beyond the last stable offset to read_committed; a client gets a
+partition's records as they were produced, byte for byte.
 """
 
 from __future__ import annotations
@@ -57,11 +59,11 @@ READ_COMMITTED: Final = 1
 MAX_WAIT_MS: Final = 60_000
 """Longest wait for news, in ms, whatever a client asks for: a request that waits holds room that others need."""
 GIVE_WAY_S: Final = 0.02
-"""Longest wait of a reader of history for appends: a disk that stands still does not concern it."""
+"""Longest wait of a reader of history for appends: it must not wait for a disk that stands still."""
 LOOKS_AT_ONCE: Final = 256
-"""Partitions that are looked at, or answered, without asking how long that takes."""
+"""Partitions that are looked at, or answered, between two looks at the clock."""
 LONG_LOOKS_MAX: Final = 3
-"""How often a fetch that gives way looks at its partitions: then it answers what there is."""
+"""How often a fetch that gives way looks at its partitions; after that it answers with what there is."""
 
 _now: Final = time.perf_counter
 _T = TypeVar("_T")
@@ -98,17 +100,17 @@ class _Fetch(Findings):
         self.done = False
         self.min_bytes: int = min(request.min_bytes, max_bytes)
         self.session: FetchSession | None = None
-        self.full = True  # every partition is answered, not only those with news
+        self.full = True  # the answer has every partition, not only those with news
         self.waited = request.max_wait <= 0
         self.deadline_s = min(request.max_wait, MAX_WAIT_MS) / 1000
         self.timer: asyncio.TimerHandle | None = None
         self.looking = False  # as a task that gives way
         self.long_looks = 0
-        self.late: list[Target] = []  # were read from afar, or ought to have been
+        self.late: list[Target] = []  # partitions that were, or should have been, read from long-term storage
         self.reads: ColdReads | None = None  # under way
         self.gave_way = False  # to appends: once is enough
 
-    # What is asked for
+    # --- Request ------------------------------------------------------------------------------
 
     def read_request(self, request: Message) -> None:
         """Find the partitions, in a session or not. Raises Refusal."""
@@ -122,9 +124,9 @@ class _Fetch(Findings):
             self._keep_session(self.session)
 
     async def read_long_request(self, request: Message) -> None:
-        """The same, of a request that names many: others are let in between."""
+        """The same for a request that names many; it gives way in between."""
         self._find_session(request)
-        self.wanted.watch()  # of each as it comes
+        self.wanted.watch()  # each partition from its arrival on
         with_ids = self.version >= TOPIC_IDS_SINCE
         pace = self._pace()
         for topic in request.forgotten_topics_data:
@@ -181,14 +183,14 @@ class _Fetch(Findings):
             return self.services.topics.get(topic)
         return None if topic is None else self.services.topics.by_uuid(topic)
 
-    # Evaluation
+    # --- Evaluation ---------------------------------------------------------------------------
 
     def run(self) -> None:
         """Look at the partitions that may have news, then answer or wait."""
         if self.done or self.looking:
             return
         if self.reads is not None:
-            self.reads.lose_patience()  # it goes on, and ends, when the reads under way have
+            self.reads.lose_patience()  # the fetch goes on when the reads under way have ended
             return
         if self.connection.output_room() <= 0:
             self.connection.when_output_room(self._run_in_turn)
@@ -209,7 +211,7 @@ class _Fetch(Findings):
         self._begin(self._run_cold(cold, left))
 
     async def run_long(self, todo: Sequence[Target]) -> None:
-        """Look at many partitions; others are let in between."""
+        """Look at many partitions; give way in between."""
         self.looking = True
         try:
             pace = self._pace()
@@ -242,7 +244,7 @@ class _Fetch(Findings):
         task.add_done_callback(self._task_done)
 
     def _go_on(self) -> None:
-        """There are news, or it is time to answer: run when it is the party's turn."""
+        """There is news, or it is time to answer: run when it is the party's turn."""
         if is_out_of_turn(self.connection.party) and not self.connection.closed:
             self.connection.turns.wait(self.connection.party, self._run_in_turn)
         else:
@@ -258,8 +260,8 @@ class _Fetch(Findings):
         return False
 
     def _gives_way(self, todo: Sequence[Target]) -> bool:
-        """Who only reads history waits, once, for the appends under way: a megabyte for it keeps a processor from
-        them for a millisecond, and they have two threads to go through."""
+        """A fetch that only reads history waits, once, for the appends under way: a megabyte for it keeps a processor
+        from them for a millisecond, and they have two threads to go through."""
         if self.gave_way:
             return False
         container: Container | None = None
@@ -303,14 +305,14 @@ class _Fetch(Findings):
         self._decide_after_others()
 
     def _woken(self) -> None:
-        """There are enough new entries while others are read, or just after."""
+        """There are enough new entries, while others are being read or just after."""
         if self.reads is not None:
             self.reads.lose_patience()
         else:
             self._go_on()
 
     async def _look_again(self) -> None:
-        """It is time to answer: who did not come in time is left out, others may have got something meanwhile."""
+        """It is time to answer: leave out the partitions that came too late; others may have news meanwhile."""
         self.waited = True
         left_out = set(self.late)
         again = [target for target in self.wanted.dirty if target not in left_out]
@@ -328,10 +330,10 @@ class _Fetch(Findings):
             self._finish()
             self.reply.close("a fetch failed; the gateway's log says why")
 
-    # Waiting and answering
+    # --- Waiting and answering ----------------------------------------------------------------
 
     def _decide_after_others(self) -> None:
-        """They ran meanwhile, and the peer may have left."""
+        """Decide after other requests had the loop: the peer may have left meanwhile."""
         if self.done:
             return
         if self.connection.peer_left():
@@ -361,7 +363,7 @@ class _Fetch(Findings):
         self._go_on()
 
     def _abandon(self) -> None:
-        """Nobody wants an answer any more."""
+        """The peer has left: no answer is needed."""
         self._finish()
         self.connection.abandon(self.reply)
 
@@ -388,7 +390,7 @@ class _Fetch(Findings):
         self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
 
     async def _answer_of_many(self) -> None:
-        """Others are let in between, and the answer is encoded in a thread."""
+        """Give way in between, and encode the answer in a thread."""
         if self.done:
             return
         self._finish()
@@ -409,7 +411,7 @@ class _Fetch(Findings):
         topics: dict[TopicKey, list[FetchedPartition]],
         late: set[Target],
     ) -> None:
-        """Collect what the client does not know yet."""
+        """Collect the results that the client does not know yet."""
         dirty = self.wanted.dirty
         for target, result in results:
             code, size = result.error_code, result.size
@@ -424,7 +426,7 @@ class _Fetch(Findings):
 
 
 def slices(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
-    """One after another; an empty sequence is one, too, so that going through many of these takes turns as well."""
+    """Slices of LOOKS_AT_ONCE items. An empty sequence has one slice, too, so that many empty ones also give way."""
     if len(items) <= LOOKS_AT_ONCE:
         return (items,)
     return (items[first : first + LOOKS_AT_ONCE] for first in range(0, len(items), LOOKS_AT_ONCE))
@@ -436,7 +438,7 @@ async def _breathe(pace: Pace) -> None:
 
 
 async def _settled(container: Container) -> None:
-    """Wait until what is being appended now is durable, or never will be; not longer than `GIVE_WAY_S`."""
+    """Wait until the appends under way are durable or have failed; not longer than `GIVE_WAY_S`."""
     with contextlib.suppress(TimeoutError, StorageFailure):
         async with asyncio.timeout(GIVE_WAY_S):
             await container.all_durable()
@@ -479,7 +481,7 @@ async def fetch_long(connection: Connection, version: int, request: Message, rep
 
 
 def _refuse_replica(version: int, request: Message) -> list[Any]:
-    """Nobody replicates from here: a fetch that says it is a replica's must not move anything."""
+    """No broker replicates from here: a fetch in a replica's name must not move anything."""
     topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
         (
             topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,

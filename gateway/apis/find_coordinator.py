@@ -1,4 +1,4 @@
-"""FindCoordinator (key 10), versions 0-6: which broker keeps a group, or a transaction.
+"""FindCoordinator (key 10), versions 0-6: the broker that keeps a group or a transaction.
 
 v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups. We keep all groups
 and all transactions ourselves; share groups are off, which Kafka answers with INVALID_REQUEST.

@@ -1,7 +1,7 @@
-"""GetTelemetrySubscriptions (key 71), version 0 (KIP-714): which of its metrics a client should send.
+"""GetTelemetrySubscriptions (key 71), version 0 (KIP-714): the metrics that a client should send.
 
-Kafka advertises it with a receiver of metrics only; without one it is answered all the same, with a subscription that
-asks for nothing. Here it is never advertised, so clients do not ask.
+Kafka advertises it only with a receiver of metrics; without one it still answers, with a subscription that asks for
+nothing. Here it is never advertised, so clients do not ask.
 """
 
 import uuid

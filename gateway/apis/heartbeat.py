@@ -1,4 +1,4 @@
-"""Heartbeat (key 12), versions 0-4: a member is alive, and hears whether it must join again.
+"""Heartbeat (key 12), versions 0-4: a member says that it is alive, and learns whether it must join again.
 
 v3 (KIP-345) knows static members.
 """

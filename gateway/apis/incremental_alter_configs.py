@@ -1,6 +1,6 @@
 """IncrementalAlterConfigs (key 44), versions 0-1: set, delete, append to and subtract from configs.
 
-Keeps: an append or subtract starts from what is in effect when it is applied, so two of them at
+Keeps: an append or subtract starts from the value in effect when it is applied, so two of them at
 the same time lose nothing.
 """
 
@@ -64,7 +64,7 @@ def _check_list(configs: BrokerConfigs, resource: Resource, config: Message) -> 
 
 
 def _apply(changed: dict[str, str | None], config: Message, default: str) -> None:
-    """One operation, on what the operations before it left."""
+    """Apply one operation to the result of those before it."""
     match Operation(config.config_operation):
         case Operation.SET:
             changed[config.name] = config.value

@@ -3,9 +3,9 @@
 v3 lets a producer name the id and epoch that it had (KIP-360), v4 answers a fenced one with PRODUCER_FENCED, v5
 belongs to the second version of transactions (KIP-890). v6 (KIP-939) is not stable in any Kafka and not served.
 
-Keeps: without a transactional id every answer is an id that nobody ever had, with epoch 0, as Kafka's, also for a
-producer that names its former one: idempotent producers bump their epoch themselves, and an id that a stranger makes
-up must never be confirmed. With a transactional id, whoever asks fences whoever asked before.
+Keeps: without a transactional id every answer is a new id with epoch 0, as in Kafka, even for a producer that names its
+former one: idempotent producers bump their epoch themselves, and an id that a stranger makes up must never be
+confirmed. With a transactional id, each producer that asks fences the one before.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""JoinGroup (key 11), versions 0-9: a member comes to a group, or comes back.
+"""JoinGroup (key 11), versions 0-9: a member joins a group, or joins it again.
 
 v1 has a rebalance time-out of its own (v0: the session's), v4 (KIP-394) asks a new member to come
 back with the id it was given, v5 (KIP-345) knows static members, v7 (KIP-559) names the protocol

@@ -1,4 +1,4 @@
-"""LeaveGroup (key 13), versions 0-5: members go, or are put out by an administrator.
+"""LeaveGroup (key 13), versions 0-5: members leave, or an administrator removes them.
 
 v3 (KIP-345) takes several members, by id or by instance id, each with its own error; before that
 the one member's error is the response's. v5 (KIP-800) brings reasons.

@@ -1,6 +1,6 @@
 """ListConfigResources (key 74), versions 0-1: names that can be described (KIP-714, KIP-1142).
 
-v0 is about client metrics only. Groups and subscriptions are listed that have configs of their own.
+v0 is about client metrics only. Groups and subscriptions are listed if they have configs of their own.
 """
 
 from collections.abc import Mapping

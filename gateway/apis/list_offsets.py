@@ -4,10 +4,10 @@ v2 adds isolation levels, v4 leader epochs (KIP-320), v7 the largest timestamp (
 earliest local offset (KIP-405), v9 the last tiered one (KIP-1005), v10 a time-out, v11 the earliest
 that waits for tiering (KIP-1023). A special timestamp of a later version gets UNSUPPORTED_VERSION.
 
-Keeps: a look-up by time answers the first record at or after it, never an earlier one. What is
-answered is visible: below the high watermark, for read_committed below the last stable offset.
-A look-up that needs long-term storage waits no longer than its client does, and says then that it
-is to be asked again.
+Keeps: a look-up by time answers the first record at or after it, never an earlier one. Every
+answer is visible: below the high watermark, for read_committed below the last stable offset.
+A look-up that needs long-term storage waits no longer than its client does; after that its answer
+asks for another try.
 """
 
 import asyncio
@@ -45,14 +45,14 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 SEARCHES_AT_ONCE: Final = 32
 """Look-ups by time of one request that hold a batch in memory at the same time."""
 TOPICS_AT_ONCE: Final = 200
-"""Topics whose answers are looked for together; others are served between them."""
+"""Topics that are looked up together; other requests are served in between."""
 TIMEOUT_SINCE: Final = 10
 PATIENCE_MAX_S: Final = 30.0
 """Longest wait for one request's look-ups, whatever its client says."""
 
 
 class Found(NamedTuple):
-    """What a question about a partition is answered with."""
+    """The answer to a question about a partition."""
 
     offset: int = -1
     timestamp: int = -1
@@ -104,7 +104,7 @@ def _answer(
     slot: Slot,
     searches: asyncio.Semaphore,
 ) -> Found | Awaitable[Found]:
-    """At once where memory knows the answer."""
+    """The answer at once, if memory has it."""
     if code := epoch_error(slot, asked.current_leader_epoch):
         return Found(code=code)
     if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
@@ -177,7 +177,7 @@ async def _with_max_timestamp(store: Store, openers: Openers, slot: Slot, end: i
 
 
 async def _at_time(store: Store, openers: Openers, slot: Slot, timestamp: int, end: int) -> Found:
-    """A batch's largest timestamp may be that of a record before the start, or be made up: go on."""
+    """Batch by batch: a batch's largest timestamp may be made up, or be that of a record before the start."""
     offset, reader = slot.start, store.hosted(slot).reader
     while (entry := await reader.entry_at_time(slot, timestamp, offset)) is not None:
         found = await _opened(openers, slot, entry, lambda records: _first_from(records, timestamp))
@@ -194,7 +194,7 @@ Stamp = tuple[int, int]
 async def _opened(
     openers: Openers, slot: Slot, entry: StoredEntry, choose: Callable[[Iterator[Stamp]], Stamp | None]
 ) -> Stamp | None:
-    """The record of a batch that is chosen, among those that were not deleted."""
+    """The record that `choose` takes of a batch's records that are not deleted."""
     start = slot.start
     try:
         return _chosen(entry, start, choose, openers.on_loop())
@@ -205,7 +205,7 @@ async def _opened(
 def _chosen(
     entry: StoredEntry, start: int, choose: Callable[[Iterator[Stamp]], Stamp | None], pace: Pace
 ) -> Stamp | None:
-    """Of a batch that is no batch within, its first record stands for all. Markers have none."""
+    """If the batch's content is invalid, its first record stands for all. Markers have no records."""
     header = read_header(entry.payload)
     if header.is_control:
         return None
@@ -216,7 +216,7 @@ def _chosen(
 
 
 def _stamps(entry: StoredEntry, start: int, pace: Pace) -> Iterator[Stamp]:
-    """The records from `start` on, as far as they are asked for."""
+    """The records from `start` on; opens no more of the batch than the caller takes."""
     header = read_header(entry.payload)
     base, base_timestamp, count = header.base_offset, header.base_timestamp, header.record_count
     append_time = header.max_timestamp if header.is_log_append_time else None
@@ -233,7 +233,7 @@ def _first_from(stamps: Iterator[Stamp], timestamp: int) -> Stamp | None:
 
 
 def _largest(stamps: Iterator[Stamp]) -> Stamp | None:
-    """The first of those with the largest timestamp."""
+    """The first record with the largest timestamp."""
     return max(stamps, key=lambda stamp: stamp[0], default=None)
 
 

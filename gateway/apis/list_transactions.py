@@ -1,7 +1,7 @@
 """ListTransactions (key 66), versions 0-1: transactional ids by state and producer (KIP-664).
 
-v1 (KIP-994) leaves out transactions that are younger than a time. v2's pattern of ids is a regular expression of
-strangers, which Python's would let run for ever: not served.
+v1 (KIP-994) leaves out transactions that are younger than a time. v2 is not served: its pattern of ids is a stranger's
+regular expression, which Python may evaluate for ever.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gateway.dispatch.registry import Api
 from gateway.transactions.transaction import Transaction, TransactionState
 from gateway.wire.message import Message
 
-#: States that Kafka knows and no transaction is in here: a filter for them is understood.
 UNUSED_STATES: Final = frozenset({"Dead", "PrepareEpochFence"})
+"""Kafka's states that no transaction has here; a filter may name them."""
 
 
 async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:

@@ -88,7 +88,7 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
 
 
 def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
-    """The entry of a topic that is not there, whose creation perhaps begins now."""
+    """The entry of a topic that does not exist; its creation may begin now."""
     topics = ctx.services.topics
     code = ErrorCode.unknown_topic_or_partition
     try:
@@ -132,7 +132,7 @@ _cache: Final = _Cache()
 
 
 def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
-    """The entry of a topic that is there."""
+    """The entry of a topic that exists."""
     operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
     key = (stream.uuid, ctx.version, operations)
     state = (stream.slot_count, leader_epoch_of(stream), ctx.services.node_id)

@@ -24,7 +24,7 @@ from gateway.wire.message import Message
 GROUP_ID_NOT_FOUND_FROM: Final = 9
 TOPIC_IDS_FROM: Final = 10
 AT_ONCE: Final = 1_200
-"""Partitions of one commit; a request with more is large, and so alone on its connection, and several commits."""
+"""Partitions of one commit. A request with more makes several; being large, it is alone on its connection."""
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -43,7 +43,7 @@ async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, A
 
 
 class _Group:
-    """The group of a request, and what is to be committed to it next."""
+    """The group of a request, and the offsets to commit to it next."""
 
     def __init__(self, ctx: RequestContext, request: Message) -> None:
         self._ctx = ctx

@@ -4,8 +4,8 @@ v2 takes null for all topics, v5 brings leader epochs (KIP-320), v7 RequireStabl
 several groups at once (KIP-709), v9 member ids (KIP-848; they mean nothing to classic groups), v10
 topic ids.
 
-Keeps: every partition that was asked for is answered; one without an offset has -1 and no error. Who wants stable
-offsets only is told UNSTABLE_OFFSET_COMMIT for those that a transaction may still change, and asks again.
+Keeps: every partition that was asked for is answered; one without an offset has -1 and no error. With
+RequireStable, an offset that a transaction may still change is UNSTABLE_OFFSET_COMMIT, and the client asks again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, An
     fetched_whole: set[str] = set()
     async for group in ctx.paced(request.groups):
         if group.topics is None:
-            # A short request must not make an endless answer: all of a group is told once.
+            # A short request must not make an endless answer: a whole group is listed once.
             if group.group_id in fetched_whole:
                 continue
             fetched_whole.add(group.group_id)
@@ -56,7 +56,7 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
 
 
 class _Offsets:
-    """What one group has committed, as one request wants to see it."""
+    """One group's committed offsets, as one request wants to see them."""
 
     def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
         self._ctx = ctx
@@ -75,7 +75,7 @@ class _Offsets:
         return _partition(key.partition, self._offsets.get(key) or NO_OFFSET)
 
     def all(self) -> Mapping[str, Collection[int]]:
-        """Partitions with an offset, by topic; with one that is unstable, where only stable ones are wanted."""
+        """Partitions with an offset, by topic; if only stable ones are wanted, those with an unstable one too."""
         known = {name: set(partitions) for name, partitions in self._offsets.of_group(self._group_id).items()}
         if self._require_stable:
             for key in self._pending.keys_of_group(self._group_id):

@@ -1,7 +1,7 @@
-"""OffsetForLeaderEpoch (key 23), versions 2-4: where an epoch ended, so that consumers notice losses.
+"""OffsetForLeaderEpoch (key 23), versions 2-4: an epoch's end offset, from which consumers notice losses.
 
 Keeps: an epoch that we cannot know is answered with -1/-1 and no error (KIP-320); a client whose
-current epoch is not ours hears that first (74, 75).
+current epoch is not ours is refused first (74, 75).
 """
 
 from collections.abc import Mapping

@@ -1,17 +1,16 @@
 """Produce (key 0), versions 3-13. The hot path: no task, no await; the answer leaves when the log has synced.
 
-A request that lists much is gone through in steps, as a task; others have the loop in between. A very long one is also
+A long request is handled in steps, as a task; other requests have the loop in between. A very long one is also
 decoded, and its answer encoded, in the thread of `gateway.records.openers`.
 
-Keeps: a partition is answered without error only after its entry is durable, or because it is a duplicate of one
-that is; entries of one slot are appended in the order in which requests arrived. One batch a partition, magic 2
-(KIP-98); the batch's bytes stay the client's own, save base offset and leader epoch, which its CRC does not cover, and
-save what `gateway.records.adaptation` lists.
+A batch whose records must be read is opened here while that is little work, else by `gateway.records.openers`. Like
+Kafka, which handles a connection's requests one after another, we begin no further request of a connection until every
+batch of this one was handled. Topic, writer and transaction may change meanwhile: they are looked up at each use.
 
-A batch whose records have to be gone through is opened here while that is little work, else by
-`gateway.records.openers`. Until all of a request was looked at, nothing further of its connection is begun, as Kafka
-handles a connection's requests one after another. Nothing that may change meanwhile (topic, writer, transaction) is
-kept: it is looked at where it is used.
+Keeps: a partition is answered without error only after its entry is durable, or because it is a duplicate of a durable
+one; entries of one slot are appended in the order in which requests arrived. A partition gets one batch, of magic 2
+(KIP-98); its bytes stay the client's own, except base offset and leader epoch, which its CRC does not cover, and the
+changes that `gateway.records.adaptation` lists.
 """
 
 from __future__ import annotations
@@ -82,17 +81,17 @@ logger = logging.getLogger(__name__)
 ZSTD_SINCE: Final = 7
 
 ELEMENTS_AT_ONCE_MAX: Final = 4_000
-"""Topics and partitions that are decoded on the loop: some 4 ms."""
+"""Topics and partitions of a request that is decoded on the loop, in some 4 ms."""
 
 PARTITIONS_PER_LOOK: Final = 8
-"""Partitions of one topic that are gone through between two looks at the clock."""
+"""Partitions of one topic that are handled between two looks at the clock."""
 
 RECORD_ERRORS_MAX: Final = 10_000
-"""Single records that one answer names as reasons, over all its partitions: more take long to encode."""
+"""Faulty records that one answer names, over all its partitions: more would take long to encode."""
 
 
 class _Unopened(NamedTuple):
-    """A batch that is opened off the loop, and where its result belongs."""
+    """A batch that is opened off the loop, and the place of its result."""
 
     batch: BatchHeader
     records: memoryview
@@ -104,7 +103,7 @@ class _Unopened(NamedTuple):
 
 
 class _Request:
-    """One Produce request on its way: what each partition will be answered, and how many appends are not durable."""
+    """One Produce request on its way: the answer for each partition, and the number of appends not yet durable."""
 
     __slots__ = (
         "acks",
@@ -127,7 +126,7 @@ class _Request:
         self.reply = reply
         self.version = version
         self.acks = acks
-        self.outstanding = 1  # this request's own hold, until all of it was looked at
+        self.outstanding = 1  # this request's own hold, until every batch was handled
         self.failed = False
         self.refusals = 0
         self.is_long = False  # its answer is encoded in the thread
@@ -138,13 +137,13 @@ class _Request:
         self.unopened: deque[_Unopened] | None = None  # batches that are opened off the loop, in order
 
     def went_through(self) -> None:
-        """All batches were looked at."""
+        """All batches were handled."""
         if self.refusals:
             self._report()
         self.appended()
 
     def _report(self) -> None:
-        """One line for a request of which something was refused: with the first reason, as its client may hide it."""
+        """One log line for a request with refused batches; it gives the first reason, which the client may hide."""
         topic, refused = next((topic, p) for topic, partitions in self.topics for p in partitions if p[1])
         peer = self.connection
         facts = {
@@ -164,7 +163,7 @@ class _Request:
             self._answer()
 
     def refused(self, slot: Slot, error: InvalidBatch) -> ProducedPartition:
-        """What a partition is answered whose batch is not stored."""
+        """The answer for a partition whose batch is not stored."""
         told = error.record_errors[: self.record_errors_left]
         self.record_errors_left -= len(told)
         return slot.number, error.error_code, -1, -1, slot.start, told, error.reason
@@ -190,7 +189,7 @@ class _Request:
             self.reply.none()
 
     async def _answer_aside(self, openers: Openers) -> None:
-        """What it was made of goes in the thread, too: to free many objects takes time."""
+        """Encode the answer in the thread, and free its parts there: freeing many objects takes time."""
         held, self.topics = [self.topics], []
         try:
             answer = await openers.run(lambda pace: encode_produce_response(self.version, held.pop(), self.throttle_ms))
@@ -226,7 +225,7 @@ def _produce_long(connection: Connection, reply: ResponseSlot, body: memoryview)
 
 
 def _produce_held(connection: Connection, reply: ResponseSlot, data: ProducedData) -> None:
-    """Its turn has come."""
+    """Handle a request that waited: its turn has come."""
     began_s = time.perf_counter()
     try:
         _produce(connection, reply, data)
@@ -236,14 +235,14 @@ def _produce_held(connection: Connection, reply: ResponseSlot, data: ProducedDat
 
 
 def _failed(reply: ResponseSlot) -> None:
-    """The handler of a request that had to wait raised something: nobody else tells its client."""
+    """The handler of a request that had to wait has failed: close the connection, as nothing else answers it."""
     logger.exception("Produce v%d failed", reply.route.version)
     if not reply.answered:
         reply.close("the handler failed")
 
 
 def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) -> None:
-    """Go through a request, in this turn if that is short and no batch is opened off the loop."""
+    """Handle a request, in this turn if that is short and no batch is opened off the loop."""
     transactional_id, acks, _, topics = data
     request = _Request(connection, reply, reply.route.version, acks)
     pace = None
@@ -263,7 +262,7 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
 def _steps(
     request: _Request, transactional_id: str | None, topics: Batches, pace: Pace | None
 ) -> Generator[None, None, None]:
-    """Append each batch, or say why not. Stops where the pace is over: anything may have changed when it goes on."""
+    """Append or refuse each batch. Yields when the pace is over: anything may have changed when it goes on."""
     services = request.connection.services
     refused = 0
     if request.acks not in (-1, 0, 1):
@@ -299,7 +298,7 @@ def _unknown_topic(topic: TopicKey, index: int) -> ProducedPartition:
 
 
 def _hold(connection: Connection, reply: ResponseSlot, rest: Coroutine[Any, Any, None]) -> None:
-    """Begin nothing more of the connection until the rest of the request has been gone through, as a task."""
+    """Handle the rest of the request as a task; begin nothing further of the connection until that is done."""
     connection.hold()
     running = _until_gone_through(connection, reply, rest)
     task = asyncio.get_running_loop().create_task(timed(running, connection, reply.route, reply.charge))
@@ -317,7 +316,7 @@ async def _until_gone_through(connection: Connection, reply: ResponseSlot, rest:
 
 
 async def _read_aside(connection: Connection, reply: ResponseSlot, body: memoryview) -> None:
-    """A long request is decoded in the thread, then gone through in steps."""
+    """Decode a long request in the thread, then handle it in steps."""
     services = connection.services
     try:
         (transactional_id, acks, _, topics), elements = await services.openers.run(
@@ -334,14 +333,14 @@ async def _read_aside(connection: Connection, reply: ResponseSlot, body: memoryv
 
 
 def _read_long(body: memoryview, version: int) -> tuple[ProducedData, int]:
-    """The request, and how many topics and partitions it names. Raises MalformedRequest."""
+    """The request, and its number of topics and partitions. Raises MalformedRequest."""
     transactional_id, acks, timeout_ms, topics = decode_produce(body, version)
     elements = len(topics) + partition_count(topics)
     return (transactional_id, acks, timeout_ms, without_repetitions(topics)), elements
 
 
 async def _go_on(request: _Request, steps: Iterator[None], pace: Pace | None) -> None:
-    """The rest of a request: others get the loop between its steps. Then the batches that are opened off the loop."""
+    """Handle the rest of a request, giving way between its steps; then the batches that are opened off the loop."""
     if pace is not None:
         await pace.give_way()
         for _ in steps:
@@ -352,7 +351,7 @@ async def _go_on(request: _Request, steps: Iterator[None], pace: Pace | None) ->
 
 
 async def _open(request: _Request, unopened: deque[_Unopened]) -> None:
-    """Open the batches that were left, one after another, and append each."""
+    """Open the batches that were left for later, one after another, and append each."""
     services = request.connection.services
     now_ms = time.time_ns() // 1_000_000
     while unopened:
@@ -396,7 +395,7 @@ def _stream(services: Services, topic: TopicKey) -> Stream | None:
 
 
 def _hold_up(request: _Request, container: Container, size: int) -> None:
-    """The log is nearly full: nothing more is taken from this connection for a while."""
+    """The log is nearly full: read nothing more from this connection for a while."""
     metrics = request.connection.services.metrics
     metrics.throttled_requests += not request.throttle_ms
     hold_s = container.throttle.hold_s(container.clock.monotonic_s(), size)
@@ -412,7 +411,7 @@ def _append(
     now_ms: int,
     results: list[ProducedPartition],
 ) -> ProducedPartition:
-    """Append one partition's batch, or say why not, or leave it for later; the result is the next of `results`."""
+    """Append one partition's batch, refuse it, or leave it for later; the result is the next of `results`."""
     services = request.connection.services
     try:
         slot = stream.slot(index)
@@ -451,7 +450,7 @@ def _store(
     records: memoryview,
     config: TopicConfig,
 ) -> ProducedPartition:
-    """Append a batch that is as its topic wants it, or say why not."""
+    """Append a batch that is in its topic's form, or refuse it."""
     append_time = -1
     try:
         if config.timestamp_type_append:
@@ -498,10 +497,10 @@ def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
     """Whether a batch belongs to a transaction, for the store. Raises InvalidBatch, StoreError."""
     if not batch.attributes & TRANSACTIONAL:
         if slot.has_open_transaction(batch.producer_id):
-            raise InvalidBatch(INVALID_TXN_STATE, "the producer has a transaction open here, and this is no part of it")
+            raise InvalidBatch(INVALID_TXN_STATE, "a batch outside the transaction that its producer has open here")
         return 0
     if request.writes is None:
-        raise InvalidBatch(TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "a transactional batch, and no transactional id")
+        raise InvalidBatch(TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "a transactional batch without a transactional id")
     if batch.producer_id < 0:
         raise InvalidBatch(INVALID_RECORD, "a transactional batch without a producer id")
     request.writes.check(slot, batch)
@@ -511,7 +510,7 @@ def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
 def _duplicate(
     request: _Request, container: Container, slot: Slot, index: int, duplicate: Duplicate, config: TopicConfig
 ) -> ProducedPartition:
-    """Answer as the original was, once that is durable."""
+    """Answer as for the original, once that is durable."""
     if duplicate.end > slot.durable_end:
         request.outstanding += 1
         container.when_durable(request)

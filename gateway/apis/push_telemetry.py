@@ -1,7 +1,7 @@
 """PushTelemetry (key 72), version 0 (KIP-714): a client's metrics.
 
-No subscription asks for any (see GetTelemetrySubscriptions): what comes for the empty one is dropped, what comes for
-another is UNKNOWN_SUBSCRIPTION_ID, and nothing is opened or kept. Never advertised, as by a Kafka without a receiver.
+No subscription asks for any (see GetTelemetrySubscriptions): metrics for the empty one are dropped, for another they
+are UNKNOWN_SUBSCRIPTION_ID; none are opened or kept. Never advertised, as by a Kafka without a receiver.
 """
 
 from collections.abc import Mapping

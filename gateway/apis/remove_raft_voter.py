@@ -1,6 +1,6 @@
 """RemoveRaftVoter (key 81), version 0 (KIP-853): takes a controller's vote.
 
-The voters are fixed, as with kraft.version 0 (UNSUPPORTED_VERSION); a request for another cluster hears that first.
+The voters are fixed, as with kraft.version 0 (UNSUPPORTED_VERSION); another cluster's id is refused first.
 """
 
 from collections.abc import Mapping

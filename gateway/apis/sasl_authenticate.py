@@ -1,7 +1,7 @@
-"""SaslAuthenticate (key 36), versions 0-2: a token of the mechanism; v1 (KIP-368) tells how long a session lasts.
+"""SaslAuthenticate (key 36), versions 0-2: a token of the mechanism; v1 (KIP-368) adds the session's lifetime.
 
-On a PLAINTEXT listener everybody counts as authenticated, so a token comes too late: ILLEGAL_SASL_STATE, in Kafka's
-words. Nothing of the token is looked at, kept or logged.
+On a PLAINTEXT listener every client counts as authenticated, so a token comes too late: ILLEGAL_SASL_STATE, in Kafka's
+words. The token is not read, kept or logged.
 """
 
 from collections.abc import Mapping

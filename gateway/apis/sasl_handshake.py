@@ -1,7 +1,7 @@
-"""SaslHandshake (key 17), versions 0-1: names the mechanism of what follows; in v0 raw tokens, in v1 SaslAuthenticate.
+"""SaslHandshake (key 17), versions 0-1: names the mechanism; raw tokens follow in v0, SaslAuthenticate in v1.
 
 Every listener is PLAINTEXT, where Kafka answers ILLEGAL_SASL_STATE and names no mechanism: a client that was configured
-for SASL fails at once, and learns why.
+for SASL fails at once, with the reason.
 """
 
 from collections.abc import Mapping

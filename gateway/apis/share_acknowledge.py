@@ -1,4 +1,4 @@
-"""ShareAcknowledge (key 79), versions 1-2 (KIP-932, KIP-1222): what a share group's member did with records.
+"""ShareAcknowledge (key 79), versions 1-2 (KIP-932, KIP-1222): a share group's member settles records.
 
 Share groups are not served (UNSUPPORTED_VERSION); a member never gets as far as this.
 """

@@ -1,7 +1,6 @@
-"""SyncGroup (key 14), versions 0-5: a member asks for its assignment; the leader brings them all.
+"""SyncGroup (key 14), versions 0-5: a member asks for its assignment; the leader brings all of them.
 
-v3 (KIP-345) knows static members; from v5 (KIP-559) the client says which protocol it means, and
-must.
+v3 (KIP-345) knows static members; from v5 (KIP-559) the client must name the protocol.
 """
 
 from __future__ import annotations

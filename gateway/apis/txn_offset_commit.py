@@ -3,7 +3,7 @@
 v3 (KIP-447) names the member, its generation and instance, v5 (KIP-890) makes the group part of the transaction by
 itself; v4 has TRANSACTION_ABORTABLE for a group that is not.
 
-Keeps: offsets are noted durably before the answer, and visible after the commit only.
+Keeps: offsets are durable before the answer, and visible only after the commit.
 """
 
 from __future__ import annotations

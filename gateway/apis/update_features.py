@@ -1,7 +1,7 @@
 """UpdateFeatures (key 57), versions 0-2; v1 names the kind of a change and may only validate, v2 has no results.
 
-Keeps: a feature's level is what this release was made for, so it is set to itself and to nothing else; one feature that
-cannot be set fails the request. ApiVersions tells the levels.
+Keeps: this release fixes a feature's level, so it can be set to that level and to no other; one feature that cannot be
+set fails the request. ApiVersions shows the levels.
 """
 
 import enum

@@ -1,9 +1,9 @@
 """WriteTxnMarkers (key 27), versions 1-2: end a producer's transaction in single partitions.
 
-Kafka's brokers send this to one another; administrators use it to abort a transaction that hangs. v2 (KIP-1228) says
-which version of transactions the marker belongs to: with the second one its epoch is above that of the transaction.
+Kafka's brokers send this to one another; administrators use it to abort a transaction that hangs. v2 (KIP-1228) names
+the marker's version of transactions: with version 2 its epoch is above that of the transaction.
 
-Keeps: a marker whose epoch is behind what the partition knows changes nothing.
+Keeps: a marker whose epoch is behind the partition's changes nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _is_stale(slot: Slot, marker: Message, version: int) -> bool:
 
 
 async def _appended(store: Store, ends: list[TransactionEnd]) -> int:
-    """One step for each container."""
+    """End the transactions, in one step for each container."""
     try:
         by_container: dict[Container, list[TransactionEnd]] = {}
         for end in ends:

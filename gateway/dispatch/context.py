@@ -1,4 +1,4 @@
-"""What a handler knows of a request beside its body: who asked, and on what."""
+"""A request's context beside its body: the client, the connection and the broker's services."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 class Described(Protocol):
-    """An API that is served, as ApiVersions tells of it."""
+    """An API that is served, as ApiVersions shows it."""
 
     @property
     def key(self) -> int: ...
@@ -43,7 +43,7 @@ class RequestContext:
     apis: Iterable[Described]
 
     async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
-        """One item after another; others get the event loop in between when this has kept it for long."""
+        """One item after another; gives way to others when this has kept the event loop for long."""
         pace = Pace(self.connection.turns, self.connection.party)
         for item in items:
             if pace.is_over:

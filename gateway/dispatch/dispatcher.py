@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 CLIENT_FIELD_END_MAX: Final = 256
-"""A client id that ends behind this is not remembered: an idle connection should hold nothing large."""
+"""A client id that ends beyond this byte of the header is not remembered: an idle connection should hold little."""
 
 _fixed = FIXED.unpack_from
 _new_header = tuple.__new__
@@ -43,7 +43,7 @@ _now: Final = time.perf_counter
 
 
 def _read_header(connection: "Connection", frame: bytearray, flexible: bool) -> tuple[str | None, int]:
-    """The client id, which the connection remembers if it is short, and where the body begins."""
+    """The client id, which the connection remembers if it is short, and the start of the body."""
     client_id, position = decode_client_id(frame)
     if client_id != connection.party.client_id:
         connection.identify(client_id)
@@ -86,7 +86,7 @@ class Dispatcher:
             and frame.startswith(field, 8)
             and (not route.flexible_request or (position < len(frame) and not frame[position]))
         ):
-            client_id = connection.client_id  # the same as in the request before, as it always is
+            client_id = connection.client_id  # the same as in the request before: the usual case
             position += route.flexible_request
         else:
             try:
@@ -105,7 +105,7 @@ class Dispatcher:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
         elif field is not connection.client_field and is_out_of_turn(connection.party):
-            connection.starting += 1  # whose request it is was not known before
+            connection.starting += 1  # its party was not known before
             self._call_raw_later(connection, route, header, body, slot)
         else:
             self._call_raw(connection, route, header, body, slot, slot.started_s)
@@ -118,7 +118,7 @@ class Dispatcher:
         body: memoryview,
         slot: ResponseSlot,
     ) -> None:
-        """What was asked before has begun, unless it waits for its turn."""
+        """Begin a request after those before it have begun; a party that has had its share waits for its turn."""
 
         def call() -> bool:
             connection.starting -= 1
@@ -178,7 +178,7 @@ class Dispatcher:
         connection.refuse(reason)
 
     def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
-        """Run something in the thread of large messages."""
+        """Run a function in the thread of large messages."""
         return self._tasks.aside(function, *args)
 
     async def finish(self, grace_s: float) -> None:

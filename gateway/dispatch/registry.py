@@ -1,4 +1,4 @@
-"""What an API is to the dispatcher, and the APIs that are served, by key.
+"""An API as the dispatcher sees it, and the registry of served APIs by key.
 
 Invariant: an API is served in exactly the versions that it names; ApiVersions, dispatch and the tests read a registry.
 """
@@ -25,17 +25,17 @@ ErrorResponse = Callable[[Message, int, int], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Api:
-    """One API: its key, the versions that work, and what answers it.
+    """One API: its key, the versions that work, and its handlers.
 
     `handle` runs as a task; its result is encoded and sent. `handle_raw` is called with the undecoded
-    body as soon as the request is there, and answers through the slot whenever it can: for the hot
-    APIs. `handle_long` then is the task for requests so large that they are decoded in a thread; it gets
-    the connection, the version, the request and the slot. `error_response(request, version, error code)`
-    is the answer when `handle` raised; without one the connection is closed. `advertise_from` is the
-    lowest version that ApiVersions shows, where that differs from the truth; what is not `advertised` is
-    answered and not shown. `unsupported_version()` is the answer, in version 0's form, to a version that
-    is not served; without one the connection is closed, as Kafka does. `large_answer`: an answer may have
-    more than 64 KiB, so it is made only when there is room for it.
+    body as soon as the request has arrived, and answers through the slot when it can: for the hot APIs.
+    `handle_long` then is the task for requests so large that they are decoded in a thread; it gets the
+    connection, the version, the request and the slot. `error_response(request, version, error code)` is
+    the answer when `handle` raised; without one the connection is closed. `advertise_from` is the lowest
+    version that ApiVersions shows, if not the lowest served; an API that is not `advertised` is answered
+    and not shown. `unsupported_version()` is the answer, in version 0's form, to a version that is not
+    served; without one the connection is closed, as in Kafka. `large_answer`: an answer may have more
+    than 64 KiB, so it is made only when there is room for it.
     """
 
     key: int
@@ -54,9 +54,9 @@ class Api:
         if not self.versions or self.versions.step != 1:
             raise ValueError(f"{self.name}: versions must be a range without gaps")
         if (self.handle is None) == (self.handle_raw is None):
-            raise ValueError(f"{self.name}: exactly one of handle and handle_raw")
+            raise ValueError(f"{self.name}: needs exactly one of handle and handle_raw")
         if self.handle_long is not None and self.handle_raw is None:
-            raise ValueError(f"{self.name}: handle_long is for what handle_raw would do")
+            raise ValueError(f"{self.name}: handle_long needs handle_raw")
 
 
 class Registry:

@@ -1,9 +1,9 @@
 """A request of an API that is not hot, or a long Fetch, as a task: decoded, let in turn, handled, encoded, answered.
 
-Keeps: handlers of one connection begin in the order of their requests. No step of a task holds the loop for the size
-of a message: large ones are decoded and encoded in a thread. A large request is alone: its connection starts nothing
-further before it is answered, as its handler gives way in between. An API whose answer may be large makes one for a
-connection at a time, and none before there is room for it.
+Invariants: handlers of one connection begin in the order of their requests. No step of a task holds the loop in
+proportion to a message's size: large ones are decoded and encoded in a thread. A large request is alone: its connection
+starts nothing further before it is answered, as its handler gives way in between. An API with large answers makes one
+for a connection at a time, and none before there is room for it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 ELEMENT_BYTES: Final = 200
-"""What one decoded element is charged with: about the memory of a small Message."""
+"""Bytes that one decoded element is charged with: about the memory of a small Message."""
 ASIDE_ITEMS_MIN: Final = 2_000
 """Answers with more items than this are encoded in a thread; on the loop these take 5 ms."""
 
@@ -44,7 +44,7 @@ _now: Final = time.perf_counter
 
 
 class RequestTasks:
-    """The handlers that run. See the module."""
+    """The running handlers. See the module."""
 
     def __init__(self, services: "Services", apis: Registry, metrics: Metrics) -> None:
         self._services = services
@@ -59,7 +59,7 @@ class RequestTasks:
     def start(
         self, connection: "Connection", route: Route, header: RequestHeader, body: memoryview, slot: ResponseSlot
     ) -> None:
-        """Begin to answer a request; `slot` hears of everything that becomes of it."""
+        """Begin to answer a request; every outcome reaches `slot`."""
         context = RequestContext(
             self._services,
             header.api_version,
@@ -117,7 +117,7 @@ class RequestTasks:
                     await self._handle(context, route, request, slot)
             else:
                 await self._handle(context, route, request, slot)
-        except asyncio.CancelledError:  # a stop does not wait for ever
+        except asyncio.CancelledError:  # by a stop, which does not wait for ever
             if not slot.answered:
                 slot.none()
             connection.close()
@@ -128,7 +128,7 @@ class RequestTasks:
     async def _handle(self, context: RequestContext, route: Route, request: Message, slot: ResponseSlot) -> None:
         handle, handle_long = route.api.handle, route.api.handle_long
         if route.api.large_answer and context.connection.peer_left():
-            context.connection.abandon(slot)  # it waited for its turn or for room: nobody wants to know any more
+            context.connection.abandon(slot)  # its peer left while it waited for its turn or for room
             return
         if handle_long is not None:
             await self._handle_long(handle_long, context, route, request, slot)
@@ -159,7 +159,7 @@ class RequestTasks:
                 slot.close("the handler failed")
 
     def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
-        """Run something in the thread of large messages."""
+        """Run a function in the thread of large messages."""
         return asyncio.get_running_loop().run_in_executor(self._aside, function, *args)
 
     async def finish(self, grace_s: float) -> None:
@@ -195,14 +195,14 @@ def timed(
 
 
 def _charged(slot: ResponseSlot, decoded: tuple[Message, int]) -> Message:
-    """The request; what it became in memory is charged until it is answered."""
+    """The request; its memory after decoding is charged until it is answered."""
     request, elements = decoded
     charge_elements(slot, elements)
     return request
 
 
 def charge_elements(slot: ResponseSlot, elements: int) -> None:
-    """A request was decoded into so many elements, which are there until it is answered."""
+    """Charge the elements that a request was decoded into; they live until it is answered."""
     extra = elements * ELEMENT_BYTES
     if not slot.connection.closed:
         slot.charge += extra
@@ -210,7 +210,7 @@ def charge_elements(slot: ResponseSlot, elements: int) -> None:
 
 
 def _encoded(route: Route, held: list[Mapping[str, Any]]) -> bytearray:
-    """The answer's bytes. What it was made of goes here, in the thread: freeing a million objects takes time too."""
+    """The answer's bytes. Its parts are freed here, in the thread: freeing a million objects takes time too."""
     values = held.pop()
     return route.answers.encode(values)
 

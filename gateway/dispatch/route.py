@@ -1,4 +1,4 @@
-"""One version of one API, with everything that a request of it needs: codecs, made at first use, and its counters."""
+"""One version of one API, with its counters and its codecs, which are made at first use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Route:
 
 
 def took(connection: Connection, route: Answerable, seconds: float, size: int) -> None:
-    """A request of this connection, `size` bytes long, held the loop for so long."""
+    """Count a request of `size` bytes that held the loop for `seconds`; charge them to the connection's party."""
     connection.turns.spend(connection.party, seconds)
     counters = route.turn
     if seconds > counters.longest_s:

@@ -1,10 +1,10 @@
 """Partitions of one fetch whose entries are not in memory, read side by side.
 
-For long-term storage a fetch waits as long as its client would wait for new records, half a second at most, and not at
-all once others have enough: then the partition is left empty, what is on its way is loaded all the same, and a later
-fetch finds it in memory. Storage that is away is no error, only nothing new; an object that is damaged or gone is
-CORRUPT_MESSAGE, which clients report with partition and offset. (KAFKA_STORAGE_ERROR they take for a broker that is
-about to recover: they try again for ever, silently.)
+A fetch waits for long-term storage as long as its client would wait for new records, half a second at most, and not at
+all once other partitions have enough. Then the partition is left empty, the read still completes, and a later fetch
+finds its entries in memory. Unreachable storage is no error, only nothing new. A damaged or missing object is
+CORRUPT_MESSAGE, which clients report with partition and offset. (On KAFKA_STORAGE_ERROR they expect the broker to
+recover: they try again for ever, silently.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.wire.error_codes import KAFKA_STORAGE_ERROR, OFFSET_OUT_OF_RANGE
 TIER_WAIT_MAX_S: Final = 0.5
 """Longest wait for long-term storage: Kafka's `remote.fetch.max.wait.ms`."""
 TIER_WAIT_MIN_S: Final = 0.05
-"""Shortest wait, also for clients that wait for nothing: they would ask again and again while a page is loaded."""
+"""Shortest wait, also for clients that do not wait: they would ask again and again while a page is loaded."""
 
 Choose = Callable[[Sequence[Target]], Awaitable[tuple[list[ColdRead], list[Target]]]]
 
@@ -42,9 +42,9 @@ class ColdReads:
         self._choose = choose
         self._woken = woken
         self._patience: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when nobody waits for long-term storage any more."""
+        """Done when the fetch waits for long-term storage no longer."""
         self.late: list[Target] = []
-        """Were read from afar, or ought to have been, and may have more."""
+        """Partitions that were, or should have been, read from long-term storage, and may have more."""
 
     def lose_patience(self) -> None:
         """Wait for long-term storage no longer."""
@@ -52,7 +52,7 @@ class ColdReads:
             self._patience.set_result(None)
 
     async def run(self, cold: list[ColdRead], left: list[Target]) -> bool:
-        """Read many at once; each has its share of the bytes. Then those that are left, while there is room and time.
+        """Read many partitions at once, each with its share of the bytes; then the rest, while there is room and time.
 
         Returns whether time ran out while the fetch had too little."""
         loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ class ColdReads:
         self._findings.reserved = 0
 
     async def _read_one(self, cold: Sequence[ColdRead]) -> None:
-        """No partition's first entry fitted into its share: one of them gets it whole."""
+        """Read one partition's first entry whole, as none fitted into its share."""
         for read in cold:
             if read.fits_nothing and not self._findings.size:
                 read.at_least_one = True

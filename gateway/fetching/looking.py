@@ -1,4 +1,4 @@
-"""What a fetch finds in its partitions: from memory, or that something has to be read.
+"""A fetch's findings in its partitions: entries in memory, and reads that are needed.
 
 Invariants: nothing at or beyond the high watermark is taken, nor beyond the last stable offset for read_committed; the
 first partition that has anything gives at least one whole batch, whatever the limits (KIP-74); `size` and `entries` are
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from core.streams.transactions import Aborted
 
 JOIN_BELOW: Final = 4096
-"""Entries that are smaller than this on average are copied together: cheaper than a buffer for each."""
+"""Entries of fewer bytes on average are copied together: that is cheaper than a buffer for each."""
 ZSTD_TOPICS_SINCE: Final = 10
 COLD_READS_MAX: Final = 64
 """Partitions of one fetch that are read at the same time."""
 SHARE_MIN_BYTES: Final = 65_536
-"""Room that a partition gets, while there is any, however little it is said to hold."""
+"""Bytes of room that a partition gets at least, while there are any, even if it seems to hold less."""
 
 _first = attrgetter("first")
 _as_tuple = tuple.__new__
@@ -48,7 +48,7 @@ _as_tuple = tuple.__new__
 
 
 class ColdRead:
-    """What must be read for a partition: it is not in memory."""
+    """A read for a partition whose entries are not in memory."""
 
     __slots__ = ("at_least_one", "end", "fits_nothing", "room", "slot", "target")
 
@@ -62,7 +62,7 @@ class ColdRead:
 
 
 class Findings:
-    """What one fetch has found so far. `version`: of the Fetch API; `max_bytes`: of records, in all partitions."""
+    """The findings of one fetch so far. `version`: of the Fetch API; `max_bytes`: of records, in all partitions."""
 
     __slots__ = (
         "committed",
@@ -90,7 +90,7 @@ class Findings:
         self.urgent = False  # a partition has an error: answer now
 
     def choose(self, some: Sequence[Target], cold: list[ColdRead], left: list[Target]) -> None:
-        """Take what is in memory; add what to read of the rest, and whose turn comes when that has left room."""
+        """Take entries in memory; add the reads that are needed to `cold`, and partitions without room to `left`."""
         for target in some:
             read = self.look(target)
             if read is not None and len(cold) < COLD_READS_MAX:
@@ -105,7 +105,7 @@ class Findings:
                 left.append(target)
 
     def look(self, target: Target) -> ColdRead | None:
-        """Evaluate one partition from memory; what to read when that is not enough."""
+        """Evaluate one partition from memory; returns the read that it needs, if it needs one."""
         self.forget(target)
         slot = target.slot
         code = refusal_of(target)
@@ -136,7 +136,7 @@ class Findings:
         return None
 
     def forget(self, target: Target) -> None:
-        """What an earlier look found is looked up anew."""
+        """Drop the result of an earlier look."""
         old = self.results.pop(target, None)
         if old is not None:
             self.size -= old.size
@@ -163,14 +163,14 @@ class Findings:
         )
 
     def keep_nothing(self) -> None:
-        """What was found is found again: nobody pays for what a fetch keeps while it waits."""
+        """Drop all results, to find them again later: entries kept by a waiting fetch are charged to no budget."""
         for target in [target for target, result in self.results.items() if result.size]:
             self.forget(target)
         self.entries = 0
 
 
 def aborted_of(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:
-    """What read_committed clients skip: producer ids, and from which offset on."""
+    """Producer ids that read_committed clients skip, each with its first offset."""
     return [(transaction.writer_id, transaction.first) for transaction in sorted(overlapping, key=_first)]
 
 

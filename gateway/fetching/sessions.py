@@ -1,17 +1,16 @@
-"""What a fetch reads from, and incremental fetch sessions (KIP-227).
+"""The partitions of a fetch, and incremental fetch sessions (KIP-227).
 
-A `FetchSet` is the partitions of one fetch. A session keeps its set between requests and hears from its slots which of
-them have something new, so that a fetch looks at those alone: a consumer of 10,000 partitions costs what its traffic
-costs. A fetch without a session uses a set of its own and watches slots only if it has to wait.
+A `FetchSet` is the partitions of one fetch. A session keeps its set between requests. Its slots report news, so that a
+fetch looks only at partitions with news: a consumer of 10,000 partitions costs no more than its traffic. A fetch
+without a session uses a set of its own and watches slots only if it has to wait.
 
-**Invariants**
-
+Invariants:
 - A partition of a session that is not in `dirty` has nothing that its client does not know: no data beyond its fetch
   offset, no moved high watermark or log start, no error.
 - A set that watches is in its slots' watchers exactly once, and leaves them when it is closed.
 - Sessions are at most `max_sessions`, and have at most `max_partitions` together. Only one that was idle for
-  `EVICTABLE_AFTER_S` makes room: were those evicted that are in use, more consumers than there is room for would take
-  their sessions from one another in turn, and each would be told everything with every fetch.
+  `EVICTABLE_AFTER_S` makes room. If sessions in use were evicted, too many consumers would take them from one another
+  in turn, and every answer would have to list all partitions.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ EVICTABLE_AFTER_S: Final = 120.0
 
 
 class Target:
-    """One partition of a fetch: where to read, and what the client was last told."""
+    """One partition of a fetch: its position, and the client's last answer."""
 
     __slots__ = ("index", "leader_epoch", "max_bytes", "offset", "sent_end", "sent_start", "slot", "topic")
 
@@ -72,10 +71,10 @@ class FetchSet:
 
     def __init__(self) -> None:
         self.targets: dict[tuple[TopicKey, int], Target] = {}
-        self.dirty: dict[Target, None] = {}  # in the order in which they are to be looked at
+        self.dirty: dict[Target, None] = {}  # in the order in which a fetch looks at them
         self._by_slot: dict[Slot, Target] = {}
         self._watching = False
-        self.committed = False  # whoever fetches now sees nothing of open transactions
+        self.committed = False  # the current fetch sees nothing of open transactions
         self._wanted = 0  # bytes still missing until the waiter wakes
         self._wake: Callable[[], None] | None = None
 
@@ -119,14 +118,14 @@ class FetchSet:
                 self._bind(target)
 
     def close(self) -> None:
-        """Hear from no slot any more; whoever waits is not woken."""
+        """Hear from no slot any more; a waiting fetch is not woken."""
         self._wake = None
         self._watching = False
         for slot in self._by_slot:
             slot.unwatch(self)
         self._by_slot.clear()
 
-    # Waiting
+    # --- Waiting ------------------------------------------------------------------------------
 
     def wait(self, wanted: int, wake: Callable[[], None]) -> None:
         """Call `wake` once, when `wanted` more bytes are there or a partition changed."""
@@ -154,7 +153,7 @@ class FetchSet:
         self.dirty[target] = None
         self._wanted -= size
         if self._wanted <= 0 and self._wake is not None:
-            # Not at once: the rest of the group that became durable just now should be there too.
+            # Not at once: the rest of the group that just became durable should arrive first.
             asyncio.get_running_loop().call_soon(self._wake)
             self._wake = None
 
@@ -166,7 +165,7 @@ class FetchSession(FetchSet):
         super().__init__()
         self.id = session_id
         self.uses_topic_ids = uses_topic_ids
-        self.epoch = 1  # what the next request must carry
+        self.epoch = 1  # of the next request
         self.used_s = now_s
         self.counted = 0  # partitions, among those of all sessions
         self.ended = False  # a fetch of it may still be running
@@ -186,10 +185,10 @@ class FetchSessions:
         self._clock = clock
         self._partitions = 0
         self._sessions: OrderedDict[int, FetchSession] = OrderedDict()  # least recently used first
-        self.waiting: dict[Callable[[], None], None] = {}  # for each fetch that waits: what answers it now
+        self.waiting: dict[Callable[[], None], None] = {}  # for each fetch that waits, the call that answers it now
 
     async def stop(self) -> None:
-        """Answer every fetch that waits, with what there is: a stop does not wait for long polls."""
+        """Answer every waiting fetch with its findings so far: a stop does not wait for long polls."""
         for answer in list(self.waiting):
             answer()
 
@@ -209,9 +208,9 @@ class FetchSessions:
         return session
 
     def keep(self, session: FetchSession) -> bool:
-        """Whether there is room for the partitions that it has now; without, it ends."""
+        """Whether there is room for the partitions that it has now; if not, the session ends."""
         if session.ended:
-            return False  # meanwhile, by another request
+            return False  # another request ended it meanwhile
         self._partitions += len(session) - session.counted
         session.counted = len(session)
         while self._partitions > self._max_partitions:

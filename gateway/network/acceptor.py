@@ -1,8 +1,8 @@
-"""Taking connections of listening sockets: one descriptor at a time, and only while there is one to take.
+"""Taking connections from listening sockets: one descriptor at a time, and only while there is one to take.
 
-Keeps: a connection beyond a bound costs its descriptor for no longer than it takes to close it; where connections are
-made too fast, or this process has no descriptor, those who wait stay in the kernel's queue and are refused nothing.
-A turn takes at most `TURN_MAX` connections, then others have theirs.
+Invariants: a connection beyond a bound holds a descriptor only until it is closed, at once. When connections come too
+fast, or this process has no descriptor, they wait in the kernel's queue and none is refused. A turn takes at most
+`TURN_MAX` connections, then gives way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 TURN_MAX: Final = 64
 """Connections that are taken in one turn of the loop, some 20 µs each."""
 SHORT_PAUSE_S: Final = 0.1
-"""How long nothing is taken after the process had no descriptor, or no memory, for it."""
+"""Pause after the process had no descriptor, or no memory, for a connection."""
 TOLD_EVERY_S: Final = 10.0
 
 Take = Callable[[socket.socket, tuple[str, int], Binding], None]
@@ -43,7 +43,7 @@ class Acceptor:
         self.waiting_s = 0.0  # how long connections were held up, in all
 
     def start(self, bindings: Sequence[Binding]) -> None:
-        """Listen, and take whoever comes. Raises OSError."""
+        """Listen, and take connections as they come. Raises OSError."""
         for binding in bindings:
             for bound in binding.sockets:
                 bound.listen(BACKLOG)
@@ -51,7 +51,7 @@ class Acceptor:
         self._watch()
 
     def stop(self) -> None:
-        """Take nobody further; the sockets are closed."""
+        """Take no further connections; the sockets are closed."""
         self._unwatch()
         if self._pause is not None:
             self._pause.cancel()
@@ -93,7 +93,7 @@ class Acceptor:
             self._take(accepted, address[:2], binding)
 
     def _not_accepted(self, error: OSError) -> None:
-        """Level-triggered, it would be tried again at once, for nothing."""
+        """Pause: the socket is level-triggered, so the loop would try again at once, in vain."""
         self.shortages += is_shortage(error)
         now = time.monotonic()
         if now - self._told_s >= TOLD_EVERY_S:

@@ -1,8 +1,8 @@
 """From an address to bound sockets.
 
-Keeps: one address has one port, on every family that its host has here (`localhost` is 127.0.0.1 and
-::1). Sockets are bound before anything else starts, so that a taken port is known at once, and listen
-only when there is something to answer with: whoever can connect is served.
+Invariants: one address has one port, on every family that its host has here (`localhost` is 127.0.0.1
+and ::1). Sockets are bound before anything else starts, so that a taken port is known at once. They
+listen only when the broker can answer: every client that can connect is served.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ BACKLOG: Final = 1024
 reconnects at once comes in one round."""
 ANYWHERE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 FREE_PORT_TRIES: Final = 32
-"""Port 0 on two families: the port found free on the first may be taken on the second."""
+"""Tries for port 0 on two families: a port that is free on the first may be taken on the second."""
 
 
 class CannotListen(Exception):
-    """An address is not ours to listen on; `taken` when somebody else does."""
+    """We cannot listen on an address; `taken` if another process does."""
 
     def __init__(self, address: str, error: OSError) -> None:
         self.taken = error.errno == errno.EADDRINUSE
@@ -37,7 +37,7 @@ class CannotListen(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """One address, bound: the sockets, the port that it got, and what clients are told."""
+    """One bound address: the sockets, the port that it got, and the address that clients get."""
 
     sockets: tuple[socket.socket, ...]
     host: str
@@ -90,7 +90,7 @@ def bind_all(addresses: Sequence[ListenAddress]) -> list[Binding]:
 
 
 def check_apart(bindings: Iterable[Binding]) -> None:
-    """No address is bound twice, which the kernel allows until both listen. Raises CannotListen."""
+    """Refuse an address that is bound twice, which the kernel allows until both listen. Raises CannotListen."""
     bound = [(binding, each.family, *each.getsockname()[:2]) for binding in bindings for each in binding.sockets]
     for (one, family, host, port), (other, other_family, other_host, other_port) in combinations(bound, 2):
         common = host == other_host or ANYWHERE[family] in (host, other_host)
@@ -100,7 +100,7 @@ def check_apart(bindings: Iterable[Binding]) -> None:
 
 
 def _targets(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """What a host means here, IPv4 first, each address once. `::` is every address, as in the kernel's default."""
+    """A host's addresses here, IPv4 first, each once. `::` is every address, as in the kernel's default."""
     if host in ("*", "::"):
         return [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
     if host.lower() == "localhost":

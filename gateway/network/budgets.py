@@ -1,8 +1,8 @@
-"""Bounds on memory that all connections share, and who waits in line for it.
+"""Bounds on memory that all connections share, and the lines of connections that wait for it.
 
-Invariant: `used` is what was charged and not yet released. A bound is checked before something is
-begun, so it is overshot by at most one item (a request, a response) per check. Waiters are served in
-the order in which they came, from the loop, never from inside a release.
+Invariants: `used` is the sum of charges that are not yet released. A bound is checked before an item
+(a request, a response) is begun, so each check overshoots it by at most one item. Waiters are served
+in the order of their arrival, from the loop, never from inside a release.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 
 
 class Budget:
-    """Bytes of one kind, and callbacks of those who wait until there is room."""
+    """Bytes of one kind, and callbacks that wait for room."""
 
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         self.limit = limit
@@ -55,7 +55,7 @@ class Budget:
 
     def _pump(self) -> None:
         self._pumping = False
-        for _ in range(len(self._waiting)):  # those who must wait again stand behind the others
+        for _ in range(len(self._waiting)):  # a callback that must wait again goes to the end
             if self.used >= self.limit or not self._waiting:
                 return
             self._waiting.popleft()()
@@ -64,9 +64,9 @@ class Budget:
 class ReceiveBudget(Budget):
     """Bytes of requests that have arrived in part.
 
-    When the bound is reached by halves of requests alone, none of them could ever be completed; so
-    one connection at a time may go on regardless. That one is bounded by the largest request and by
-    the time that a request may take to arrive.
+    If incomplete requests alone reach the bound, none of them could ever be completed; so one
+    connection at a time may go on regardless. That one is bounded by the largest request and by the
+    time that a request may take to arrive.
     """
 
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:

@@ -4,7 +4,7 @@ Invariants:
 - Nothing is read while any reason in `blocked` stands: too many requests in flight here, the bytes of
   all requests at their bound, a peer that does not take its answers, a throttled client, a stop, a party that
   had its share of this round of the loop, a large request that is decoded in a thread.
-- Whatever the peer sends ends in answers, or in one log line and a closed connection.
+- Every input ends in answers, or in one log line and a closed connection.
 - Every byte that waits for the socket is charged to the output budget once the socket has refused it.
 """
 
@@ -32,15 +32,15 @@ JOIN_BYTES_MAX: Final = 32 * 1024
 """Answers are joined into one write up to this size: copying costs less than many buffers."""
 
 LARGE_BYTES_MIN: Final = 128 * 1024
-"""Answers from this size on are written without keeping the interpreter meanwhile."""
+"""Answers from this size on are written without holding the interpreter's lock."""
 PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
-"""What one writev takes."""
+"""Parts that one writev takes."""
 
 PEER_LEFT: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 _T = TypeVar("_T")
 
-# Why a connection is not read:
+# Reasons for not reading a connection:
 IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD, ROOM = (
     1 << bit for bit in range(10)
 )
@@ -66,12 +66,12 @@ class Dispatching(Protocol):
     def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None: ...
 
     def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
-        """Run it in the thread for large messages."""
+        """Run a function in the thread of large messages."""
         ...
 
 
 class Owner(Protocol):
-    """Accepted the connection, and hears of its beginning and its end."""
+    """Accepts the connection; learns of its beginning and its end."""
 
     host: "Host"
 
@@ -138,16 +138,16 @@ class Connection(asyncio.BufferedProtocol):
         self.closed = False
         self.half_closed = False
         self.blocked = 0  # reasons, see above
-        self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait while one holds them up
+        self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait for one before them
         self.slots: deque[ResponseSlot] = deque()  # requests not answered, or whose turn has not come
         self.requests = 0
         self.starting = 0  # handler tasks that did not begin yet
         self.tasks = 0  # handler tasks that did not end yet
         self.active_s = host.now_s
-        self.unsent_seen = 0  # by the sweep, to see whether the peer takes anything
+        self.unsent_seen = 0  # bytes, at the last sweep: does the peer take anything?
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
         self._flushing = False
-        self._due_bytes = 0  # of large answers that are charged until the socket has been asked to take them
+        self._due_bytes = 0  # of large answers; charged until they are offered to the socket
         self._held_bytes = 0  # of answers whose turn has not come
         self._output_bytes = 0  # charged to the output budget
         self._output_waiters: list[Callable[[], None]] = []
@@ -155,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self._mute_handle: asyncio.TimerHandle | None = None
         self._large_answers: asyncio.Lock | None = None  # one is made at a time
-        self.client_field = b"\xff\xff"  # the client id as it stands in a header: length and text
+        self.client_field = b"\xff\xff"  # the client id as in a header: length and text
         self.client_id: str | None = None
 
     def __repr__(self) -> str:
@@ -172,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # With a low and high mark of 0 we hear of every write that the socket did not take at once.
+        # With marks of 0, `pause_writing` is called for every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
         refusal = self._owner.opened(self)
         if refusal is not None:
@@ -198,15 +198,15 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.lost(self)
 
     def refuse(self, reason: str) -> None:
-        """Close because of what the peer did or what we could not do for it: one log line."""
+        """Close for a fault of the peer's or of ours, with one log line."""
         if not self.closed:
             peer = f"{self.peer_host}:{self.peer_port}"
             logger.warning("connection closed: %s", reason, extra={"peer": peer, "client": self.client_id})
             self.close()
 
     def close(self) -> None:
-        """Close now. Answers that are due are still handed to the socket; what it does not take at
-        once is lost."""
+        """Close now. Answers that are due are still offered to the socket; bytes that it does not take
+        at once are lost."""
         if self.closed:
             return
         self._write_due()
@@ -224,14 +224,14 @@ class Connection(asyncio.BufferedProtocol):
         self._close_callbacks.pop(callback, None)
 
     def identify(self, client_id: str | None) -> None:
-        """The client says who it is; its share of the loop is that of all connections that say the same."""
+        """The client sent its id; connections of one address and id share one party's share of the loop."""
         turns = self._host.turns
         turns.leave(self.party)
         self.party = turns.join(self.peer_host, client_id)
 
     @property
     def was_made(self) -> bool:
-        """It has, or had, a transport: its end is heard of."""
+        """It has, or had, a transport, so `connection_lost` is called."""
         return self._transport is not None
 
     @property
@@ -253,13 +253,13 @@ class Connection(asyncio.BufferedProtocol):
         self.receiver.add(nbytes)
 
     def eof_received(self) -> bool:
-        """A peer that only stopped sending still gets the answers that are due, those of `abandon` excepted."""
+        """A peer that only stopped sending still gets the answers that are due, except those of `abandon`."""
         self.half_closed = True
         return bool(self.slots)
 
     def peer_left(self) -> bool:
         """Will the peer send nothing more? While the connection is not read, or requests were sent at once, only the
-        socket knows: its state says so whatever lies unread before the end."""
+        socket knows: its state shows the end even behind unread bytes."""
         if self.closed or self.half_closed:
             return True
         if not self.blocked and len(self.slots) <= 1:
@@ -272,13 +272,13 @@ class Connection(asyncio.BufferedProtocol):
         return bool(state.poll(0))
 
     def abandon(self, slot: ResponseSlot) -> None:
-        """Do not work on a request that changes nothing: its peer has left. No client reads on without sending."""
+        """Drop a request that changes nothing, as its peer has left. No client stops sending and reads on."""
         self._host.metrics.abandoned_requests += 1
         slot.none()
         self.close()
 
     def start(self, frame: bytearray, size: int) -> None:
-        """A whole request is here, and nothing stands in its way."""
+        """Start a whole request, which nothing blocks."""
         host = self._host
         self.requests += 1
         host.request_budget.used += size
@@ -291,14 +291,14 @@ class Connection(asyncio.BufferedProtocol):
             self._wait_turn()
 
     def charge(self, size: int) -> None:
-        """More bytes of the request budget, for what a request became when it was decoded."""
+        """Charge the request budget with the memory of a decoded request."""
         self._host.request_budget.charge(size)
 
     def release(self, size: int) -> None:
         self._host.request_budget.release(size)
 
     def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
-        """Do what would keep the loop for long, in the thread of large messages."""
+        """Run a function that would keep the loop for long, in the thread of large messages."""
         return self._owner.dispatcher.aside(function, *args)
 
     # --- Pausing ------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         self.blocked &= ~reason
         if self.blocked:
             return
-        self.receiver.resume()  # what had arrived already comes first
+        self.receiver.resume()  # bytes that have arrived come first
         if not (self.blocked or self.closed or self.half_closed):
             self._transport.resume_reading()
 
@@ -356,7 +356,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unblock(ASIDE)
 
     def mute(self, duration_ms: int) -> None:
-        """Throttle: start nothing further of this client for so long; what it asked is answered."""
+        """Throttle: start no new request of this client for `duration_ms`; requests in flight are answered."""
         if self.closed or duration_ms <= 0:
             return
         if self._mute_handle is not None:
@@ -370,7 +370,7 @@ class Connection(asyncio.BufferedProtocol):
         self._block(HELD)
 
     def go_on(self) -> None:
-        """What was held goes on, one request in a turn, until one of them holds the others up again."""
+        """Go on with held requests, one in a turn, until one of them holds the others up again."""
         held, self.held = self.held, None
         if held and not self.closed:
             held.popleft()()
@@ -415,7 +415,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._held_bytes += slot.size
                 self._account_output()
             return
-        if slot.size >= LARGE_BYTES_MIN:  # others that ask for room before the flush must see that it is taken
+        if slot.size >= LARGE_BYTES_MIN:  # charged now, for requests that ask for room before the flush
             self._due_bytes += slot.size
             self._host.output_budget.charge(slot.size)
         if not self._flushing:
@@ -423,7 +423,7 @@ class Connection(asyncio.BufferedProtocol):
             self._host.flush_soon(self)
 
     def flush(self) -> None:
-        """Send the answers that are due; begin what waited for that."""
+        """Send the answers that are due; begin the requests that waited for that."""
         self._flushing = False
         if self.closed:
             return
@@ -459,7 +459,7 @@ class Connection(asyncio.BufferedProtocol):
             self._write_large(out)
 
     def _write_large(self, out: list[Part]) -> None:
-        """The transport would copy them to the kernel while it keeps the interpreter, and every other thread waits."""
+        """Write without the transport, which would hold up every other thread while it copies to the kernel."""
         try:
             sent = os.writev(self._transport.get_extra_info("socket").fileno(), out)
         except OSError:  # the socket is full, or the peer is gone: the transport knows what to do
@@ -475,7 +475,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- Answers that the peer does not take --------------------------------------------------
 
     def pause_writing(self) -> None:
-        """The socket did not take all: count what is left."""
+        """The socket did not take all: count the rest."""
         self._account_output()
 
     def resume_writing(self) -> None:
@@ -499,17 +499,17 @@ class Connection(asyncio.BufferedProtocol):
                 callback()
 
     def output_room(self) -> int:
-        """How many bytes an answer that is made now may have. 0: make none, `when_output_room`.
+        """Bytes that an answer may have now. 0: make none before `when_output_room` calls back.
 
-        A large answer (Fetch) asks before it reads anything, because everything that a slow or
-        silent peer does not take stays in our memory."""
+        A large answer (Fetch) asks before it reads anything, because bytes that a slow or silent peer
+        does not take stay in our memory."""
         return 0 if self.blocked & OUTPUT else self._host.output_budget.room
 
     def when_output_room(self, callback: Callable[[], object]) -> None:
         """Call back once, when output_room() may have grown or the connection is gone.
 
-        Nothing further of the connection starts until then: answers of later requests would take the room, and could
-        not leave before this one's."""
+        No later request of the connection starts until then: its answer would take the room, and could not leave before
+        this one."""
         if self.closed:
             self._host.loop.call_soon(callback)
             return
@@ -538,8 +538,8 @@ class Connection(asyncio.BufferedProtocol):
     async def large_answer(self) -> AsyncIterator[None]:
         """Make a large answer: one of this connection at a time, in the order of requests, when there is room for it.
 
-        An answer is charged when it is made. So what a peer that does not read can keep alive is what it had
-        unsent when the last one began, and that one."""
+        An answer is charged when it is made. So a peer that does not read can keep alive only one large answer, and the
+        bytes that were unsent when that one began."""
         if self._large_answers is None:
             self._large_answers = asyncio.Lock()
         async with self._large_answers:
@@ -550,5 +550,5 @@ class Connection(asyncio.BufferedProtocol):
             yield
 
     def unsent_bytes(self) -> int:
-        """What is left of the bytes that were given to the socket."""
+        """Bytes that the socket has not taken yet."""
         return 0 if self.closed else self._transport.get_write_buffer_size()

@@ -1,8 +1,9 @@
-"""Who may connect: bounds on connections at a time, in all and by address, and on how fast they are made.
+"""Bounds on connections: on their number, in all and by address, and on the rate of new ones.
 
-Keeps: what is counted here is what is open or on its way to be. Kafka's keys and words: `max.connections`,
-`max.connections.per.ip` with its overrides, `max.connection.creation.rate` (KIP-612): beyond the rate a connection
-waits in the queue of its listener, it is not refused.
+Kafka's keys and words: `max.connections`, `max.connections.per.ip` with its overrides, `max.connection.creation.rate`
+(KIP-612). Beyond the rate a connection is not refused: it waits in its listener's queue.
+
+Invariant: the counts are those of connections that are open or being made.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 RATE_WINDOW_S: Final = 10
-"""Kafka counts over eleven windows of a second, of which the newest is not complete: after a quiet time as much as for
-ten seconds may come at once."""
+"""Kafka counts over eleven windows of a second, of which the newest is not complete: after a quiet time, ten seconds'
+worth may come at once."""
 ROUNDING: Final = 1e-6
-"""Of a connection: sums of fractions do not come out even, and nobody waits for so little."""
+"""Fraction of a connection that counts as none: sums of fractions are not exact."""
 INT_MAX: Final = 2**31 - 1
 
 
@@ -30,7 +31,7 @@ class ConnectionCounts:
 
     @property
     def busiest(self) -> int:
-        """Connections of the address that has most."""
+        """Connections of the address with the most."""
         return max(self._per_ip.values(), default=0)
 
     def refusal(self, host: str) -> tuple[str, str] | None:
@@ -57,7 +58,7 @@ class ConnectionCounts:
 
 
 class CreationRate:
-    """Connections a second over all listeners; a bucket that fills with the rate."""
+    """Connections a second over all listeners: a bucket that fills at the rate."""
 
     def __init__(self, most_s: int, now_s: Callable[[], float]) -> None:
         self.most_s = most_s
@@ -66,7 +67,7 @@ class CreationRate:
         self._at_s = now_s()
 
     def wait_s(self) -> float:
-        """How long the next connection has to wait; 0: it may come, and is counted by `count`."""
+        """Seconds that the next connection must wait; at 0 it may come, and `count` counts it."""
         if self.most_s >= INT_MAX:
             return 0.0
         now_s = self._now_s()

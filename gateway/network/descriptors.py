@@ -1,7 +1,7 @@
-"""Descriptors: how many this process may have, and who gets how many of them.
+"""Descriptors: the limit of this process, and its division between files and connections.
 
-Keeps: files come first. What connections may take is what the limit leaves beside log files, RocksDB, readers, uploads
-and HTTP, so that no number of strangers keeps the log from its next file.
+Invariant: files come first. Connections get the rest of the limit after log files, RocksDB, readers, uploads and HTTP,
+so that no number of strangers keeps the log from its next file.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from gateway.config.loading import Config
 logger = logging.getLogger(__name__)
 
 FILES: Final = 128
-"""Sockets that listen, the log and its spare, 64 files of RocksDB, sidecars, the rewriting process; some 25 at rest."""
+"""Descriptors for listening sockets, the log and its spare, 64 files of RocksDB, sidecars, the rewriting process: some
+25 at rest."""
 PER_UPLOAD: Final = 2
-"""The file or connection, and a spool beside it."""
+"""Descriptors of an upload: the file or connection, and a spool beside it."""
 HTTP_MAX: Final = 256
-"""Scrapers, probes and a few people."""
+"""Connections of HTTP: scrapers, probes and a few people."""
 LIMIT_MAX: Final = 1 << 20
-"""More is not asked for: some kernels name a number that no process can have."""
+"""Descriptors that we ask for at most: some kernels name a number that no process can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Connections of Kafka clients, and of HTTP, that there are descriptors for."""
+    """Connections of Kafka clients, and of HTTP, that the descriptors allow."""
 
     kafka: int
     http: int
 
 
 def raise_limit() -> int:
-    """Take as many descriptors as we may have, as shells give 1,024 unless asked; returns how many."""
+    """Raise the limit on descriptors as far as we may, as shells set it to 1,024; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = LIMIT_MAX if hard == resource.RLIM_INFINITY else min(hard, LIMIT_MAX)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -48,7 +49,7 @@ def raise_limit() -> int:
 
 
 def share(config: Config, limit: int) -> Shares:
-    """What connections may have of `limit` descriptors: at least a quarter, at most what is configured."""
+    """The connections' share of `limit` descriptors: at least a quarter, at most the configured number."""
     files = FILES + config.log_reader_threads + config.tier2_readers + PER_UPLOAD * config.tier2_uploads
     http = min(HTTP_MAX, max(8, limit // 8)) if config.http_listen else 0
     kafka = max(limit - files - http, limit // 4, 1)
@@ -56,7 +57,7 @@ def share(config: Config, limit: int) -> Shares:
 
 
 def shares_of_this_process(config: Config) -> Shares:
-    """The same for the limit that there is now; says so when that is less than what is configured."""
+    """The same for the current limit; logs a warning if the share is less than configured."""
     limit = raise_limit()
     shares = share(config, limit)
     if shares.kafka < config.max_connections:

@@ -1,6 +1,6 @@
-"""What the connections of one process share: limits, budgets, the scratch buffer, the fair turns and the time.
+"""Shared by all connections of a process: limits, budgets, the scratch buffer, the fair turns and the time.
 
-Invariant: a connection that takes from a budget here gives back what it took, at the latest when it is lost.
+Invariant: a connection gives back all that it took from a budget, at the latest when it is lost.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ SCRATCH_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What connections may cost; INT_MAX-like values mean no limit."""
+    """Bounds on the cost of connections; INT_MAX-like values mean no limit."""
 
     request_bytes_max: int = 100 * MIB  # socket.request.max.bytes
     small_request_bytes_max: int = 16 * MIB  # of every API but Produce
     queued_request_bytes_max: int = 256 * MIB  # half being received, half being handled
     queued_response_bytes_max: int = 256 * MIB
-    connection_output_bytes_max: int = 1 * MIB  # answers not taken, before it is not read any more
+    connection_output_bytes_max: int = 1 * MIB  # of unsent answers, from which on it is not read
     in_flight_requests_max: int = 1_000  # per connection
-    tasks_max: int = 32  # per connection: handlers that run at a time (hot APIs do not count)
+    tasks_max: int = 32  # per connection: handlers running at a time (hot APIs do not count)
     connections_max: int = 10_000
     connections_per_ip_max: int = INT_MAX
     connections_per_ip_overrides: Mapping[str, int] = field(default_factory=dict)  # by address

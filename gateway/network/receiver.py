@@ -1,13 +1,13 @@
 """Bytes of one connection in, whole requests out, in order.
 
 Small requests are cut out of one scratch buffer that all connections share (the loop fills it and
-hands it over in one step, so it is never in use twice); a large one is received straight into its
-own buffer, which grows as bytes come, whatever length was declared.
+hands it over in one step, so it is never in use twice). A large one is received straight into its
+own buffer, which grows with the bytes that arrive, whatever length was declared.
 
 Invariants:
-- What is held for an incomplete request is at most twice what has arrived (or what this connection has
-  sent before in one request), and is charged to the receive budget. An idle connection holds nothing.
-- A request is handed on only while its connection is not blocked; what arrived meanwhile waits here.
+- The buffer of an incomplete request is at most twice the bytes that have arrived (or the size of an earlier
+  request of this connection), and is charged to the receive budget. An idle connection holds nothing.
+- A request is handed on only while its connection is not blocked; bytes that arrive meanwhile wait here.
 """
 
 import struct
@@ -19,11 +19,11 @@ from tier2.memory import uninitialized
 OWN_BUFFER_FROM_BYTES: Final = 32 * 1024
 """A request of this size gets a buffer of its own, so that its bytes are copied at most in part."""
 PEEK_BYTES: Final = 4 * 1024
-"""Behind a large request another is expected: so much is looked at first, the rest is received in place."""
+"""Bytes received first after a large request: another is expected, and its rest is received in place."""
 TRUST_BYTES_MAX: Final = 1024 * 1024
-"""A connection gets a whole buffer at once for requests as large as it has sent before, up to this."""
+"""Largest buffer that a connection gets at once, for requests as large as one that it sent before."""
 PROGRESS_BYTES: Final = 64 * 1024
-"""A request must arrive within a time; a large one may take that time for each so many bytes."""
+"""Bytes that restart the time in which a request must arrive: a large one may take that time for each of these."""
 ROUTE_BYTES: Final = 8
 """Length, API key and version: enough to know how large a request may be."""
 PRODUCE_KEY: Final = 0
@@ -35,7 +35,7 @@ _length_key: Final = struct.Struct(">ih").unpack_from
 
 
 class Sink(Protocol):
-    """Takes whole requests, and can be made to wait."""
+    """Takes whole requests, and can be blocked."""
 
     blocked: int
     closed: bool
@@ -69,7 +69,7 @@ class Receiver:
     def __init__(self, host: Host, sink: Sink) -> None:
         self._host = host
         self._sink = sink
-        self._rest = b""  # what arrived and is no whole request, or must wait
+        self._rest = b""  # bytes that arrived: no whole request yet, or one that must wait
         self._frame: bytearray | None = None  # a large request's own buffer, without the length
         self._frame_bytes = 0  # its declared length
         self._received = 0
@@ -89,7 +89,7 @@ class Receiver:
     # --- From the loop ------------------------------------------------------------------------
 
     def buffer(self) -> memoryview:
-        """Where the next bytes go. The rest of the scratch is put back in front of them."""
+        """The buffer for the next bytes. A kept rest is put back in front of them."""
         frame = self._frame
         if frame is None:
             rest, scratch = self._rest, self._host.scratch_view
@@ -102,7 +102,7 @@ class Receiver:
         return memoryview(frame)[self._received :]
 
     def add(self, count: int) -> None:
-        """So many bytes were put into the last `buffer()`."""
+        """`count` bytes were put into the last `buffer()`."""
         frame = self._frame
         if frame is not None:
             self._add_to_frame(frame, count)
@@ -115,10 +115,10 @@ class Receiver:
         self._drop_rest()
         self._take(self._host.scratch, len(rest) + count)
         if self._rest and self._sink.requests == requests:
-            self.since_s = since_s  # the same request, and still not all of it
+            self.since_s = since_s  # the same request, still incomplete
 
     def resume(self) -> None:
-        """Hand on what had to wait; called when nothing blocks the connection any more."""
+        """Hand on the requests that had to wait; called when nothing blocks the connection any more."""
         frame, rest = self._frame, self._rest
         if frame is not None:
             if self._received == self._frame_bytes:
@@ -127,7 +127,7 @@ class Receiver:
             self._drop_rest()
             self._take(bytearray(rest), len(rest))
         if self.since_s:
-            self.since_s = self._host.now_s  # the time that it was blocked does not count
+            self.since_s = self._host.now_s  # the time of the block does not count
 
     def drop(self) -> None:
         """The connection is gone."""
@@ -137,7 +137,7 @@ class Receiver:
     # --- Small requests -----------------------------------------------------------------------
 
     def _take(self, buffer: bytearray, end: int) -> None:
-        """Start every whole request in buffer[:end]; keep what is left."""
+        """Start every whole request in buffer[:end]; keep the rest."""
         connection = self._sink
         budget = self._host.request_budget
         position = 0
@@ -164,7 +164,7 @@ class Receiver:
             self._keep_rest(bytes(memoryview(buffer)[position:end]))
 
     def _may_come(self, buffer: bytearray, position: int, end: int, size: int) -> bool:
-        """Refuses a request by its declared length."""
+        """Whether a request of this declared length may come; refuses it if not."""
         limits = self._host.limits
         if 0 <= size <= limits.small_request_bytes_max:
             return True
@@ -247,5 +247,5 @@ class Receiver:
             self._sink.wait_for_receive_bytes()
 
     def admitted(self) -> bool:
-        """There was room: is it this connection's turn?"""
+        """There is room now: may this connection go on?"""
         return self._host.receive_budget.admits(self)

@@ -20,7 +20,7 @@ _now: Final = time.perf_counter
 
 
 class Answerable(Protocol):
-    """What a slot must know of the API and version that it answers."""
+    """The API and version that a slot answers."""
 
     name: str
     version: int
@@ -30,7 +30,7 @@ class Answerable(Protocol):
 
 
 class Line(Protocol):
-    """Where slots stand in line: it sends what they were answered with, in order."""
+    """The line of slots: it sends their answers in order."""
 
     closed: bool
 
@@ -42,7 +42,7 @@ class Line(Protocol):
 
 
 class ResponseSlot:
-    """See the module. `charge`: bytes of the request budget that are held until the answer."""
+    """See the module. `charge`: bytes of the request budget, held until the answer."""
 
     __slots__ = ("charge", "connection", "correlation_id", "parts", "route", "size", "started_s")
 

@@ -1,8 +1,8 @@
-"""The Kafka listeners: who may connect, what all connections may hold together, and when one is over.
+"""The Kafka listeners: they accept connections, bound their memory together, and end those that stall.
 
-Invariant: whatever strangers do, memory stays within the limits' sum, and every connection that makes
-no progress ends: one sweep in turn over all of them finds requests that do not arrive, answers that
-are not taken, and connections that nobody uses. No connection has a timer of its own.
+Invariants: whatever strangers do, memory stays within the limits' sum, and every connection without
+progress ends. One sweep over all connections finds requests that do not arrive, answers that peers do
+not take, and idle connections. No connection has a timer of its own.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from gateway.network.host import Host, ServerLimits
 logger = logging.getLogger(__name__)
 
 SWEEP_SLICES: Final = 10
-"""A sweep visits all connections in so many ticks, so that none of them holds the loop for long."""
+"""Ticks in which a sweep visits all connections, so that no tick holds the loop for long."""
 STALLED_UNDER_PRESSURE_S: Final = 5.0
-"""When the bytes of answers are at their bound, a peer that took nothing for so long is closed."""
+"""While the bytes of answers are at their bound, a peer that took nothing for this time is closed."""
 HALF_CLOSED_S: Final = 1.0
-"""A peer that stopped sending may only want its last answers, but most are gone: wait so long."""
+"""Time for a peer that stopped sending to take its last answers; most such peers are gone."""
 STOP_POLL_S: Final = 0.01
-"""A stop looks again so often; an event would cost every request something."""
+"""Pause between two looks of a stop; an event would cost every request something."""
 
 
 REFUSAL_TOLD_EVERY_S: Final = 10.0
@@ -41,7 +41,7 @@ class Dispatcher(Dispatching, Protocol):
 
 
 class Server:
-    """Accepts connections on bound sockets, ends those that are over, and stops."""
+    """Accepts connections on bound sockets, ends those that stall, and stops."""
 
     def __init__(self, limits: ServerLimits, dispatcher: Dispatcher, metrics: Metrics) -> None:
         self.host = Host(limits, metrics)
@@ -63,7 +63,7 @@ class Server:
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Every open one; their repr says what state they are in."""
+        """All open connections; a repr shows its connection's state."""
         return tuple(self._connections)
 
     # --- Start and stop -----------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Server:
         self._sweep()
 
     async def stop(self, grace_s: float) -> None:
-        """Accept and start nothing further, let what runs answer within the grace, then close."""
+        """Accept and start nothing further, let running requests answer within the grace, then close."""
         self._stopping = True
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
@@ -93,10 +93,10 @@ class Server:
     def _busy(self) -> bool:
         return any(c.in_flight or c.unsent_bytes() for c in self._connections)
 
-    # --- Who comes ------------------------------------------------------------------------------
+    # --- Arrivals -------------------------------------------------------------------------------
 
     def _take(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
-        """A connection is there: it is served, or closed before anything is made for it."""
+        """Serve an accepted connection, or close it before anything is made for it."""
         self.host.metrics.connections_accepted += 1
         host = address[0]
         if (refusal := self.counts.refusal(host)) is not None:
@@ -122,16 +122,16 @@ class Server:
             logger.debug("connection not taken", extra={"peer": f"{address[0]}:{address[1]}", "error": str(error)})
 
     def _refused(self, key: str, reason: str, address: tuple[str, int]) -> None:
-        """Whoever is refused comes back at once: one line in a while says as much as one for each."""
+        """Count a refusal. Refused clients come back at once, so one log line in a while stands for many."""
         self.host.metrics.connection_refused(key)
         if self.host.now_s - self._refusal_told_s.get(key, -REFUSAL_TOLD_EVERY_S) >= REFUSAL_TOLD_EVERY_S:
             self._refusal_told_s[key] = self.host.now_s
             logger.warning("connection closed: %s", reason, extra={"peer": f"{address[0]}:{address[1]}"})
 
-    # --- What connections tell us ---------------------------------------------------------------
+    # --- Reports of connections -----------------------------------------------------------------
 
     def opened(self, connection: Connection) -> str | None:
-        """Register a connection, which is counted already; the reason when it must be closed all the same."""
+        """Register a connection, which is counted already; returns the reason if it must be closed all the same."""
         self._connections[connection] = None
         self.host.metrics.connections_open = len(self._connections)
         return "stopping" if self._stopping else None
@@ -161,7 +161,7 @@ class Server:
         self._sweep_handle = self.host.loop.call_later(tick_s, self._sweep)
 
     def _overdue(self, connection: Connection) -> str | None:
-        """Why this connection has to end now, if it has to."""
+        """The reason why this connection has to end now, or None."""
         limits, now_s = self.host.limits, self.host.now_s
         unsent = connection.unsent_bytes()
         if unsent:

@@ -1,4 +1,4 @@
-"""From the configuration to the limits that the Kafka listeners keep to, and to what /metrics shows of them."""
+"""From the configuration to the limits of the Kafka listeners, and to their gauges in /metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def server_limits(config: Config, shares: Shares) -> ServerLimits:
-    """Looks up names in `max.connections.per.ip.overrides`, which may take a moment."""
+    """The limits. Looks up names in `max.connections.per.ip.overrides`, which may take a moment."""
     return ServerLimits(
         request_bytes_max=config.socket_request_max_bytes,
         queued_request_bytes_max=config.queued_max_request_bytes,
@@ -34,7 +34,7 @@ def server_limits(config: Config, shares: Shares) -> ServerLimits:
 
 
 def _by_address(overrides: str) -> Mapping[str, int]:
-    """Addresses as the sockets tell them: a name stands for all that it has now."""
+    """Bounds by address, as sockets write it: a name stands for all addresses that it has now."""
     found: dict[str, int] = {}
     for host, most in parse_overrides(overrides).items():
         try:
@@ -50,7 +50,7 @@ def _by_address(overrides: str) -> Mapping[str, int]:
 
 
 def offer_connections(metrics: Metrics, server: Server) -> None:
-    """What is held beside its bound, in `/metrics`."""
+    """Offer the counts and their bounds to `/metrics`."""
     limits, counts, acceptor = server.host.limits, server.counts, server.acceptor
     metrics.gauge("penstock_connections_limit", "Connections that may be open", lambda: limits.connections_max)
     metrics.gauge("penstock_connections_per_ip_most", "Connections of the busiest address", lambda: counts.busiest)

@@ -1,12 +1,12 @@
-"""Who holds the event loop, for how long, and who goes next.
+"""Fair shares of the event loop: each party's time in a round, and the line of those that had theirs.
 
-A *turn* is what one request does without giving the loop away: the call of a handler, or one step of a
-handler's task. A *party* is what shares one address and one client id, however many connections it has.
-In one round of the loop a party gets PARTY_S of turns and an address ADDRESS_S; beyond that its requests
-wait in line, and parties in line go on one after the other, SERVE_S in each round.
+A *turn* is the work of one request between two awaits: the call of a handler, or one step of its task.
+A *party* is all connections with one address and one client id. In one round of the loop a party gets
+PARTY_S of turns and an address ADDRESS_S. Beyond that its requests wait in line; parties in line go on
+one after the other, SERVE_S in each round.
 
-Keeps: a party that has had little of a round is never kept waiting by one that had much. A party alone
-loses nothing: the next round begins at once. What waits is bounded by the connections' own bounds.
+Invariants: a party that had little of a round never waits for one that had much. A party alone loses
+nothing: the next round begins at once. The connections' own bounds limit the number of waiting requests.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from typing import Final
 PARTY_S: Final = 0.008
 ADDRESS_S: Final = 0.030
 SERVE_S: Final = 0.008
-"""What those in line get of one round. An answer takes some four rounds: together these must stay far below what a
-waiting client notices."""
+"""Share of one round for all parties in line. An answer takes some four rounds: together these must stay far below the
+delay that a waiting client notices."""
 UNCOUNTED_S: Final = 0.001
-"""What all parties together may have had before a round is counted: the next one costs a turn of the loop, which would
-be a tenth of what a few small requests cost. It is an eighth of PARTY_S, so nobody's share differs by more."""
+"""Time of all parties together before a round is counted: the next round costs a turn of the loop, a tenth of the cost
+of a few small requests. It is an eighth of PARTY_S, so no party's share differs by more."""
 GIVE_WAY_S: Final = 0.008
-"""A handler with much to do lets others in after so long."""
+"""Time after which a handler with much to do gives way."""
 
 _now: Final = time.perf_counter
 
 
 class Address:
-    """One peer address and what its parties had of this round."""
+    """One peer address, and its parties' time in this round."""
 
     __slots__ = ("host", "over", "parties", "spent_s")
 
@@ -52,7 +52,7 @@ class Party:
         self.connections = 0
         self.spent_s = 0.0
         self.over = False
-        """Has had its share of this round."""
+        """Has it had its share of this round?"""
         self.waiting: deque[Callable[[], bool]] = deque()
         self.is_in_line = False
 
@@ -61,7 +61,7 @@ class Party:
 
 
 def is_out_of_turn(party: Party) -> bool:
-    """Has it had its share, or are requests of it in line already? Those of a party go on in their order."""
+    """Has it had its share, or are requests of its in line already? A party's requests go on in their order."""
     return party.over or party.address.over or bool(party.waiting)
 
 
@@ -85,11 +85,11 @@ class FairTurns:
 
     @property
     def parties_in_round(self) -> int:
-        """Those that had something of this round."""
+        """Parties that had a turn in this round."""
         return len(self._spenders)
 
     def join(self, host: str, client_id: str | None) -> Party:
-        """One connection more of this party; `leave` ends it."""
+        """Count a connection of this party, until `leave`."""
         address = self._addresses.get(host)
         if address is None:
             address = self._addresses[host] = Address(host)
@@ -110,7 +110,7 @@ class FairTurns:
             del self._addresses[address.host]
 
     def spend(self, party: Party, seconds: float) -> None:
-        """The party held the loop for so long."""
+        """The party held the loop for `seconds`."""
         if not party.spent_s:
             self._spenders.append(party)
         party.spent_s += seconds
@@ -120,7 +120,7 @@ class FairTurns:
             self._count(party)
 
     def _count(self, party: Party) -> None:
-        """Has it had its share? The next round gives it a new one."""
+        """Check whether it has had its share; the next round gives it a new one."""
         if not self._round_due:
             self._next_round_soon()
         if party.spent_s > PARTY_S:
@@ -129,8 +129,8 @@ class FairTurns:
             party.address.over = True
 
     def wait(self, party: Party, go_on: Callable[[], bool]) -> None:
-        """Call `go_on` when it is the party's turn. It says whether what it began runs only later, in a task: the
-        party then waits for the next round, as nobody knows yet how long that takes."""
+        """Call `go_on` when it is the party's turn. It returns whether its work runs later, in a task: the party then
+        waits for the next round, as that work's time is not known yet."""
         party.waiting.append(go_on)
         if not party.is_in_line:
             party.is_in_line = True
@@ -171,8 +171,8 @@ class FairTurns:
                 self._next_round_soon()
 
     def _serve(self) -> None:
-        """Let those in line go on, each until its share is used; a party whose turn did not come is first the next
-        time. What runs later counts as GIVE_WAY_S, after which a handler gives way."""
+        """Let parties in line go on, each until its share is used; one whose turn did not come is first the next time.
+        Work that runs later counts as GIVE_WAY_S, after which a handler gives way."""
         ends_at = _now() + SERVE_S
         for _ in range(len(self._line)):
             party = self._line.popleft()
@@ -189,7 +189,7 @@ class FairTurns:
 
 
 class Pace:
-    """How long a handler has kept the loop since it last gave way."""
+    """The time since a handler last gave way."""
 
     __slots__ = ("_ends_at", "_party", "_turns")
 

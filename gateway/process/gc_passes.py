@@ -1,10 +1,10 @@
 """The collector of cyclic garbage, in passes too short to notice.
 
-Python holds every thread for the whole of a pass, at 0.4 µs an object: one over everything takes a second beside 50,000
-groups. So a pass looks at what was made since the one before, and what survives a few of them is set aside.
+Python stops every thread during a pass, for 0.4 µs an object: a pass over all objects takes a second with 50,000
+groups. So a pass looks at the objects made since the last one, and those that survive a few passes are set aside.
 
-Keeps: a pass looks at some 40,000 objects at most. Old cyclic garbage is looked for, in one long pass, when twice as
-many objects are set aside as after the last such pass, and `OLD_MIN` at least.
+Keeps: a pass looks at some 40,000 objects at most. One long pass looks for old cyclic garbage when twice as many
+objects are set aside as after the last long one, and `OLD_MIN` at least.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 
 THRESHOLDS: Final = (3_000, 3, 1)
-"""New objects before a pass over them; such passes before one over what survived them; those before what is old."""
+"""New objects before a pass over them; such passes before one over their survivors; those before one over old ones."""
 OLDEST: Final = 2
 OLD_MIN: Final = 4_000_000
-"""Objects: twice what 50,000 groups are."""
+"""Objects: twice those of 50,000 groups."""
 
 
 class ShortPasses:
-    """Sets aside what survives. `later` calls a function soon, on the event loop, from whatever thread."""
+    """Sets surviving objects aside. `later` calls a function soon, on the event loop, from any thread."""
 
     def __init__(self, later: Callable[[Callable[[], None]], object], old_min: int = OLD_MIN) -> None:
         self._later = later
         self._old_min = old_min
         self._set_aside = 0
-        """Objects at most: some may be gone."""
+        """Number of objects, at most: some may be gone."""
         self._look_at = old_min
 
     def begin(self) -> None:
-        """What was made until now stays, and is not looked at."""
+        """Set all present objects aside, and begin with passes."""
         gc.freeze()
         self._set_aside = gc.get_freeze_count()
         gc.set_threshold(*THRESHOLDS)
@@ -55,18 +55,18 @@ class ShortPasses:
             self._later(self._look_at_all)
 
     def _look_at_all(self) -> None:
-        """Unless most of what was set aside is gone by itself."""
+        """Make a long pass, unless most objects that were set aside are gone by themselves."""
         self._set_aside = gc.get_freeze_count()
         if self._set_aside < self._look_at:
             return
         gc.unfreeze()
         self._set_aside = 0
-        gc.collect()  # and `_passed` sets aside what is there
+        gc.collect()  # after it `_passed` sets the survivors aside
         self._look_at = max(self._old_min, 2 * self._set_aside)
         _forget_the_last_pass()
         logger.info("looked for old cyclic garbage", extra={"objects": self._set_aside})
 
 
 def _forget_the_last_pass() -> None:
-    """Python waits with a pass over what is old until a quarter of what it saw in the last one is new: see nothing."""
+    """Python delays a pass over old objects until a quarter of those that its last one saw are new: let it see none."""
     gc.collect()

@@ -1,8 +1,9 @@
-"""What went wrong, as one log line and an exit code.
+"""The end of a command after an error: one log line and an exit code.
 
-What this process may not do or have is configuration, wherever it shows: no bytes are damaged and no disk is broken.
+Rights or resources that this process lacks are a matter of configuration, wherever the lack shows: no bytes are damaged
+and no disk is broken.
 
-Keeps: whoever starts Penstock sees why it ended, without a traceback, unless that is a defect.
+Keeps: the log says why Penstock ended, without a traceback, unless the reason is a defect.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _OF_THE_STORE: Final = {
 
 
 def outcome(work: Callable[[], ExitCode]) -> ExitCode:
-    """Run, and turn what went wrong into one log line and an exit code."""
+    """Run, and turn an error into one log line and an exit code."""
     try:
         return work()
     except CannotListen as exc:
@@ -69,7 +70,7 @@ def _code_of(error: Exception) -> ExitCode | None:
 
 
 def _lack(error: BaseException | None) -> str | None:
-    """What the process lacks, if that is what went wrong: rights, or descriptors and memory."""
+    """The process's lack of rights, or of descriptors and memory, if that is the cause."""
     while error is not None:
         if isinstance(error, OSError) and (is_forbidden(error) or error.errno == errno.EROFS):
             return f"{_told(error)}. {_owner(error.filename)}"
@@ -89,12 +90,12 @@ def _told(error: BaseException) -> str:
 
 
 def _owner(name: object) -> str:
-    """Who runs, and whose the file is, as far as that can be seen."""
+    """The process's user and the file's owner, if it can be seen."""
     ours = f"This process runs as {_user(os.geteuid())}"
     advice = "start it as the owner of its data, or give it the rights to read and write there"
     owner = None
     if isinstance(name, str):
-        for path in (Path(name), *Path(name).parents):  # what cannot be looked at lies in what can be
+        for path in (Path(name), *Path(name).parents):  # a path that we may not look at lies in one that we may
             with contextlib.suppress(OSError):
                 owner = path.stat().st_uid
                 break

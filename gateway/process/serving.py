@@ -1,7 +1,7 @@
 """One gateway process: owns its directory and ports, runs the broker, ends with a meaningful code.
 
 Keeps: the ready file exists only while clients are served or were; a first SIGINT or SIGTERM stops
-cleanly, a second is the operating system's own and ends the process whatever it is doing; a storage
+cleanly, a second has the operating system's default effect and ends the process at once; a storage
 failure ends the process with its code even if threads hang in the disk.
 """
 
@@ -38,16 +38,16 @@ from tier2.memory import keep_freed
 logger = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S: Final = 0.0005
-"""How long a busy thread may keep the event loop waiting for the interpreter; Python's own 5 ms took an
+"""Longest wait of the event loop for the interpreter while a thread is busy; Python's own 5 ms took an
 echo's median from 0.03 ms to 15 ms."""
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 SAME_SIGNAL_S: Final = 0.1
-"""A signal to a process group arrives twice when `make` passes it on; nobody means that as a second."""
+"""A second signal within this time is the first one: `make` passes on what its process group got already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a process has to itself before it serves anybody."""
+    """The directory and ports that a process owns before it serves clients."""
 
     data: DataDirectory
     kafka: list[Binding]
@@ -69,7 +69,7 @@ class Place:
 
 
 def run(config: Config, ready_file: Path | None, *, take_over: bool = False) -> ExitCode:
-    """Serve until told to stop. Returns after a clean stop; any other end is the process's end."""
+    """Serve until a signal. Returns after a clean stop; any other end is the process's end."""
     logs.setup(config.logging_format, config.logging_level)
     readable = 0o666 & ~keep_to_ourselves()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -101,7 +101,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
     opening = asyncio.create_task(broker.open_long_term(), name="long-term-storage")
     ends: list[asyncio.Future[Any]] = [opening, stopping]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    if not opening.done():  # it is away, and whoever started us will not wait for it
+    if not opening.done():  # long-term storage does not answer, and a start must not wait for it
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
         return ExitCode.CLEAN
@@ -135,13 +135,14 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
 def _taken_over(config: Config, owner: Owner) -> str:
     return (
         f"{long_term.place_of(config)} was taken by {owner}, which began with another copy of this store. This gateway "
-        f"ends: two must never use it. What it has acknowledged and not moved there yet is in {config.data_dir} only; "
-        "to go on with that instead, stop the other one and run `penstock tier2 init` with the same flags"
+        "ends: two must never use it. Records that it has acknowledged and not moved there yet are only in "
+        f"{config.data_dir}; to go on with that instead, stop the other one and run `penstock tier2 init` with the "
+        "same flags"
     )
 
 
 def _forget(ready_file: Path, config: Config) -> None:
-    """Remove what an earlier run left, and find out now whether it can be written."""
+    """Remove an earlier run's ready file, and find out now whether it can be written."""
     path = ready_file.resolve()
     data = config.data_dir.resolve()
     ours = {data / name for name in OWN_NAMES} | {file.resolve() for file in files_of(config)}
@@ -187,7 +188,7 @@ def _warn_about_strangers(place: Place) -> None:
 
 
 def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float) -> None:
-    """Tell the world that clients are served: the ready file, the log, the person who started it."""
+    """Announce that clients are served: in the ready file, in the log and on the terminal."""
     kafka = [str(binding) for binding in place.kafka]
     http = str(place.http) if place.http else None
     state = {
@@ -199,7 +200,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: i
         "replayed_bytes": broker.store.replayed_bytes,
     }
     told = json.dumps(state).encode() + b"\n"
-    with contextlib.suppress(OSError):  # a full disk: commands then have to be told the address
+    with contextlib.suppress(OSError):  # a full disk: commands then need the address as a flag
         (place.data.path / SERVING_FILE).write_bytes(told)
     if ready_file is not None:
         write_atomically(ready_file.absolute(), told, readable)

@@ -1,20 +1,19 @@
-"""What becomes of a client's batch before it is stored: its claims checked, its topic's configuration applied.
+"""Checks a client's batch before it is stored, and applies its topic's configuration. After Kafka's LogValidator.
 
 A batch's header is written by its client. Of its fields
 
     CRC, length, magic, counts, producer   are checked for every batch (`validate_batch`)
-    codec                                  must be what the compressed bytes begin with
-    max timestamp                          is computed from the records where these are gone through, as Kafka does
-    LogAppendTime, delete horizon          are the broker's to set, and are cleared
+    codec                                  must match the first compressed bytes
+    max timestamp                          is computed from the records if these are read, as in Kafka
+    LogAppendTime, delete horizon          are set by the broker only, and are cleared
     unknown bits                           stay as sent, unless something else in the header changes
 
-The records are gone through where a topic asks for it (compacted, another codec, bounds on old timestamps), where the
-header gives cause (`_is_doubtful`), and in every uncompressed batch of up to `SMALL_RECORDS_MAX`. In others they are
-stored unchecked: a Python loop over each record would cost more than all else that a Produce does.
+The records are read if a topic needs it (compacted, another codec, bounds on old timestamps), if the header gives cause
+(`_is_doubtful`), and in every uncompressed batch of up to `SMALL_RECORDS_MAX`. In other batches they are stored
+unchecked: a Python loop over each record would cost more than the rest of a Produce.
 
-Keeps: a batch that leaves here satisfies its topic's configuration, or was refused with Kafka's error and, where single
-records are the reason, their places in the batch. The bytes stay the client's own where nothing has to change. After
-Kafka's LogValidator.
+Invariant: a batch that leaves here satisfies its topic's configuration, or was refused with Kafka's error and, if
+single records are the reason, their places in the batch. The bytes stay the client's own if nothing has to change.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ from gateway.wire.error_codes import INVALID_RECORD, INVALID_TIMESTAMP, MESSAGE_
 from gateway.wire.errors import InvalidBatch
 
 DEFAULT_LEVEL: Final = -1
-"""What `compression.gzip.level` says for gzip's own default."""
+"""The value of `compression.gzip.level` for gzip's own default."""
 
 SMALL_RECORDS_MAX: Final = 8
-"""Uncompressed batches of so many records are gone through, whatever their topic: about a microsecond a record."""
+"""Records of an uncompressed batch that is read whatever its topic: about a microsecond a record."""
 RECORD_ERRORS_MAX: Final = 100
-"""Records of one batch that are named as the reason of a refusal, the first ones."""
+"""Records of one batch, the first ones, that a refusal names as its reason."""
 TIMESTAMP_MAX: Final = 2**63 - 1
 
 _BROKERS_BITS: Final = LOG_APPEND_TIME | DELETE_HORIZON
@@ -62,7 +61,7 @@ _UNCOMMON_BITS: Final = _BROKERS_BITS | CODEC_MASK
 
 
 def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
-    """Whether a batch is stored as it is: nothing to change, nothing to look up. Runs for every batch."""
+    """Whether a batch is stored as it is: nothing to change, no record to read. Runs for every batch."""
     base, newest, count = batch[7], batch[8], batch[12]
     if (
         config.is_ordinary
@@ -77,7 +76,7 @@ def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: 
 
 
 def _is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
-    """The same, of a batch or a topic that is not the most common one."""
+    """The same, for a batch or a topic that is not the most common one."""
     attributes, base, newest = batch.attributes, batch.base_timestamp, batch.max_timestamp
     if (
         attributes & _BROKERS_BITS
@@ -100,9 +99,10 @@ def _is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms:
 def adapt_batch(
     batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int, pace: Pace
 ) -> tuple[BatchHeader, memoryview]:
-    """Check and rewrite a batch as its topic asks; returns it as it is to be stored, yet without LogAppendTime.
+    """Check and rewrite a batch for its topic; returns the batch to store, still without LogAppendTime.
 
-    Raises InvalidBatch, and what the pace raises; `data` is as it was then, and may have been changed in place else.
+    Raises InvalidBatch, and the pace's exceptions; `data` is unchanged then, and may have been changed in place
+    otherwise.
     """
     if batch.is_log_append_time and (config.timestamp_type_append or batch.max_timestamp == NO_TIMESTAMP):
         bad = [(n, "the broker sets the timestamp type") for n in range(min(batch.record_count, RECORD_ERRORS_MAX))]
@@ -137,7 +137,7 @@ def stamp(batch: BatchHeader, data: memoryview, now_ms: int) -> BatchHeader:
 
 
 def _asks_for_records(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
-    """Whether topic or header ask for a look at the records, of a batch that is not plain."""
+    """Whether topic or header need a look at the records of a batch that is not plain."""
     codec = batch.codec
     return (
         (codec == NONE and batch.record_count <= SMALL_RECORDS_MAX)
@@ -149,10 +149,10 @@ def _asks_for_records(batch: BatchHeader, data: memoryview, config: TopicConfig,
 
 
 def _is_doubtful(batch: BatchHeader, config: TopicConfig, now_ms: int) -> bool:
-    """Whether a largest timestamp may not be that of the records, or they may lie outside of the topic's bounds.
+    """Whether a largest timestamp may be wrong, or the records may lie outside the topic's bounds.
 
-    A client begins with its first record's timestamp, so a largest one before that is none, nor is one where the first
-    record has no time. One that would let the batch expire at once is believed to nobody.
+    A client begins with its first record's timestamp, so a largest one before that is wrong, as is any if the first
+    record has no time. One with which the batch would expire at once is never trusted.
     """
     newest = batch.max_timestamp
     return (
@@ -166,12 +166,12 @@ def _is_doubtful(batch: BatchHeader, config: TopicConfig, now_ms: int) -> bool:
 
 
 def _begins_well(codec: int, data: memoryview) -> bool:
-    """Whether the first bytes of the records are what the header lets expect."""
+    """Whether the first bytes of the records fit the header."""
     return first_timestamp_delta_is_zero(data) if codec == NONE else may_be_compressed(codec, data, HEADER_BYTES)
 
 
 def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> None:
-    """Raises InvalidBatch when single records are not what the topic takes; a wrong time decides, as in Kafka."""
+    """Raises InvalidBatch when the topic does not take single records; a wrong time decides the code, as in Kafka."""
     untimely = [] if config.timestamp_type_append else _untimely(batch, records, config, now_ms)
     keyless = records.without_key[:RECORD_ERRORS_MAX] if config.compact else []
     if not untimely and not keyless:
@@ -187,7 +187,7 @@ def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, n
 
 
 def _untimely(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> list[int]:
-    """Places of the records whose time is out of the topic's bounds around now (KIP-937)."""
+    """Places of records with a time outside the topic's bounds around now (KIP-937)."""
     base, deltas = batch.base_timestamp, records.timestamp_deltas
     earliest, latest = _bounds(config, now_ms)
     if earliest <= base + min(deltas) and base + max(deltas) <= latest:

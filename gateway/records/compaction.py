@@ -1,27 +1,25 @@
-"""Compaction of record batches: of each key, the last value stays. Runs in the store's worker process.
+"""Compaction of record batches: the last value of each key stays. Runs in the store's worker process.
 
 After Kafka's cleaner (KIP-58, KIP-98 for transactions, KIP-534 for tombstones and markers); only offsets decide, not
 other versions (KIP-280).
 
-Keeps:
-
-- The record with a key's largest offset below the round's end stays, unless it is a tombstone whose time is up.
-- Offsets never change: a batch keeps its base offset and its last offset, whatever is left in it.
+Invariants:
+- The record with a key's largest offset below the round's end stays, unless it is a tombstone past its time.
+- Offsets never change: a batch keeps its base offset and its last offset, however few records stay in it.
 - A tombstone stays for `delete.retention.ms` after the first round that saw it: until the *delete horizon*, which that
   round writes into the batch (attribute bit 6; the base timestamp is the horizon then).
-- A committed transaction's batches are like any others; nothing of an aborted one stays, and none of its records hides
-  an older value.
-- A transaction's marker stays while anything of the transaction does, then until a delete horizon. It leaves in a round
-  that has met nothing of the transaction, so whatever may become of that round, no data is left without its marker.
-- An aborted transaction is listed as long as anything of it is left, its marker included: a reader who is told of one
+- A committed transaction's batches are like any others; an aborted one's records do not stay, and hide no older value.
+- A transaction's marker stays while any record of the transaction does, then until a delete horizon. It leaves in a
+  round that has met no record of the transaction: even if that round fails, no data is left without its marker.
+- An aborted transaction is listed while any part of it is left, its marker included: for a listed transaction a reader
   skips its writer's entries up to the marker.
-- What cannot be judged is kept as it is: batches that are damaged or grow beyond the bounds of an opened batch. No
+- A batch that cannot be judged is kept as it is: it is damaged, or grows beyond the bounds of an opened batch. No
   tombstone behind such a batch is removed, as an older value of its key may lie in it.
-- The last batch of a writer and the last one of the round stay as a bare header when nothing is left in them: they
-  hold the writer's last sequence, and the offset up to which the partition reaches.
+- The last batch of a writer and the last one of the round stay as a bare header if they are empty: they hold the
+  writer's last sequence, and the partition's last offset.
 
 A key is known by 16 bytes: BLAKE2b under a secret of the round. Among a million keys two are alike with a probability
-of 1e-27, and nobody who writes to the topic can look for two that are, as the secret never leaves the process.
+of 1e-27. The secret never leaves the process, so a client that writes to the topic cannot look for such a pair.
 """
 
 from __future__ import annotations
@@ -52,11 +50,11 @@ from tier2.storage import Buffer
 
 KEY_BYTES: Final = 16
 HORIZON_MS_MAX: Final = 2**62
-"""What a base timestamp holds, and every record's distance from it, too."""
+"""Largest delete horizon in ms: a base timestamp holds it, and a record's distance from it still fits its field."""
 
 
 class _Opened(NamedTuple):
-    """A batch's records, and the bytes in which they lie."""
+    """A batch's records, and their bytes."""
 
     payload: bytes | bytearray
     records: list[RawRecord]
@@ -74,8 +72,8 @@ class Compactor:
         self._due_ms: int | None = None
         self._writers = scope.writers
         self._aborted: dict[int, list[AbortedTransaction]] = {}  # by writer: those that overlap the run
-        self._met: dict[int, bool] = {}  # writers of whose transaction something was met; whether anything of it stays
-        self._left: set[int] = set()  # last offsets of aborted transactions of which something stays
+        self._met: dict[int, bool] = {}  # writers with a transaction that was met; whether any of it stays
+        self._left: set[int] = set()  # last offsets of aborted transactions that stay in part
 
     def __repr__(self) -> str:
         return f"<Compactor [{self._scope.begin}, {self._end}): {len(self._last)} keys, {len(self._met)} transactions>"
@@ -86,7 +84,7 @@ class Compactor:
 
     @property
     def due_ms(self) -> int | None:
-        """The first delete horizon that is still ahead."""
+        """The next delete horizon."""
         return self._due_ms
 
     def end_at(self, end: int) -> None:
@@ -150,7 +148,7 @@ class Compactor:
         return _rebuilt(header, opened.payload, kept, horizon if fresh else None)
 
     def _marker(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
-        """What becomes of the end of a transaction."""
+        """Keep or remove the marker of a transaction."""
         stays = self._met.pop(header.producer_id, None)
         if not header.attributes & DELETE_HORIZON:
             opened = None if stays else _open(entry, header)
@@ -176,13 +174,13 @@ class Compactor:
         return record.has_value or not self._is_over(header)
 
     def _is_over(self, header: BatchHeader) -> bool:
-        """Whether the time of a batch's tombstones is up."""
+        """Whether a batch's tombstones are past their time."""
         if not header.attributes & DELETE_HORIZON or self._unknown_values:
             return False
         return header.base_timestamp <= self._scope.now_ms
 
     def _horizon(self, header: BatchHeader, kept: list[RawRecord]) -> int | None:
-        """Until when the tombstones of a batch stay; None when there are none."""
+        """The time until which a batch's tombstones stay; None when there are none."""
         if all(record.has_value for record in kept):
             return None
         horizon = header.base_timestamp if header.attributes & DELETE_HORIZON else self._new_horizon()
@@ -214,7 +212,7 @@ class Compactor:
 
 
 def _open(entry: memoryview, header: BatchHeader) -> _Opened | None:
-    """None for a batch that is to be left alone."""
+    """The opened batch; None for one that must stay as it is."""
     try:
         body = entry[HEADER_BYTES:]
         payload = bytes(body) if header.codec == NONE else decompress(header.codec, body, DECOMPRESSED_BYTES_MAX)
@@ -224,7 +222,7 @@ def _open(entry: memoryview, header: BatchHeader) -> _Opened | None:
 
 
 def _rebuilt(header: BatchHeader, payload: bytes | bytearray, kept: list[RawRecord], new_horizon: int | None) -> Buffer:
-    """The batch with some of its records, under the codec that it had; with the horizon as its base timestamp."""
+    """The batch with some of its records, in its own codec; a new horizon becomes its base timestamp."""
     base = header.base_timestamp
     if not header.is_log_append_time:
         header = header._replace(max_timestamp=max(base + record.timestamp_delta for record in kept))

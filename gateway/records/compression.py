@@ -1,8 +1,8 @@
-"""Kafka's four codecs, with a hard bound on what comes out.
+"""Kafka's four codecs, with a hard bound on their output.
 
 Invariant: `decompress` never holds more than `bytes_max` of output (and the output of one smaller try),
-whatever the compressed bytes claim: the codecs write into a buffer that is given to them and stop at
-its end. Snappy's claimed length is compared with what the format can reach before it is believed.
+whatever the compressed bytes claim: the codecs write into our buffer and stop at its end. Snappy's
+claimed length is first compared with the most that the format can reach.
 """
 
 import struct
@@ -21,14 +21,14 @@ FIRST_TRY_BYTES_MIN: Final = 64 * 1024
 FIRST_TRY_RATIO: Final = 8
 GROWTH: Final = 4
 BUFFER_IS_FULL: Final = "failed to write whole buffer"
-"""What cramjam says when the output does not fit; a test holds it to that."""
+"""Cramjam's message when the output does not fit; a test checks it."""
 
 # Java's snappy-java stream: this header, then blocks of raw snappy with their length in front.
 XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
 XERIAL_HEADER: Final = XERIAL_MAGIC + struct.pack(">ii", 1, 1)
 XERIAL_BLOCK_BYTES: Final = 32 * 1024
 SNAPPY_RATIO_MAX: Final = 22
-"""A copy of at most 64 bytes takes 3: no snappy block grows by more than 64 / 3."""
+"""A snappy block grows by no more than 64 / 3: a copy of at most 64 bytes takes 3."""
 
 SNAPPY_TELLING_BYTES_MIN: Final = 256
 """Raw blocks up to this size are opened rather than judged by their length."""
@@ -45,19 +45,19 @@ ZSTD_START: Final = 0x28B52FFD
 GZIP_START: Final = 0x1F8B
 (LZ4_START,) = _U32.unpack_from(LZ4_FRAME_HEADER)
 (XERIAL_START,) = _U32.unpack_from(XERIAL_MAGIC)
-"""The first bytes, whoever compressed. Raw snappy has no such thing."""
+"""The first bytes by codec, the same from every compressor. Raw snappy has none."""
 
 ALLOCATED_AT_ONCE_BYTES: Final = 1024 * 1024
-"""A buffer grows by so much at a time: filling it with zeros keeps the interpreter, and others wait meanwhile."""
+"""Bytes by which a buffer grows at a time: filling it with zeros holds up all other threads."""
 
 _I32: Final = struct.Struct(">i")
 _U32_LITTLE: Final = struct.Struct("<I")
 
 
 def may_be_compressed(codec: int, data: memoryview, position: int) -> bool:
-    """Whether what is at a position begins like that codec's output: a cheap look, before anything is opened.
+    """Whether the data at a position may begin like that codec's output: a cheap look, before anything is opened.
 
-    False says that it has to be opened to be known.
+    False means that only opening it tells.
     """
     if len(data) - position < _U32.size:
         return False
@@ -75,7 +75,7 @@ def may_be_compressed(codec: int, data: memoryview, position: int) -> bool:
         claimed = cramjam.snappy.decompress_raw_len(data[position:])
     except cramjam.DecompressionError:
         return False
-    # What cannot be compressed grows by a sixth and 32 bytes at most; so little data says nothing.
+    # Incompressible data grows by a sixth and 32 bytes at most; data this short proves nothing.
     return size > SNAPPY_TELLING_BYTES_MIN and 6 * (size - 32) <= 7 * claimed and claimed <= SNAPPY_RATIO_MAX * size
 
 

@@ -6,9 +6,9 @@ i16 version (0), i32 coordinator epoch. All 78 bytes:
     61 header    varint 16, i8 attributes, varint timestamp delta, varint offset delta
     varint 4     key        varint 6      value        varint 0 headers
 
-Where a transaction ends in several partitions, the record has one header more, which Kafka's do not have: no client
-looks at the headers of a control record. It says where else the transaction ended, for a recovery that finds one of the
-markers and not the other. Its key is ``penstock.ends``, its value, big-endian:
+If a transaction ends in several partitions, the record has a header that Kafka's do not have: no client looks at the
+headers of a control record. It lists the transaction's other markers, for a recovery that finds one of them and not
+another. Its key is ``penstock.ends``, its value, big-endian:
 
     u8 version (1), u32 partitions in which the transaction ended, then for some of them, this one included:
     u32 stream, u32 slot, i64 offset of its marker
@@ -41,7 +41,7 @@ def _zigzag(number: int) -> int:
 
 
 class MarkerEnd(NamedTuple):
-    """Where a transaction's marker lies in one of its partitions."""
+    """The place of a transaction's marker in one of its partitions."""
 
     stream_id: int
     slot: int
@@ -49,7 +49,7 @@ class MarkerEnd(NamedTuple):
 
 
 class Marker(NamedTuple):
-    """What a marker says. `partitions`: 0 when it does not say where else its transaction ended."""
+    """A marker's content. `partitions`: 0 when it does not list its transaction's other ends."""
 
     committed: bool
     partitions: int
@@ -57,7 +57,7 @@ class Marker(NamedTuple):
 
 
 def encode_ends(partitions: int, ends: Iterable[MarkerEnd]) -> bytes:
-    """The value of the header that says where else a transaction ended."""
+    """The value of the header that lists a transaction's ends."""
     return b"".join((_ENDS.pack(ENDS_VERSION, partitions), *(_END.pack(*end) for end in ends)))
 
 
@@ -94,7 +94,7 @@ def marker_batch(
     timestamp_ms: int,
     ends: bytes = b"",
 ) -> bytes:
-    """The batch that ends a producer's transaction, as it goes on the wire; `ends` as `encode_ends` makes them."""
+    """The batch that ends a producer's transaction, as bytes for the wire; `ends` comes from `encode_ends`."""
     record = _record(committed=committed, coordinator_epoch=coordinator_epoch)
     if ends:
         record = _with_header(record, ENDS_KEY.encode(), ends)
@@ -137,7 +137,7 @@ def _record(*, committed: bool, coordinator_epoch: int) -> bytes:
 
 
 def _with_header(record: bytes, key: bytes, value: bytes) -> bytes:
-    """A record that had no headers, with one."""
+    """A record without headers, with this one added."""
     body = bytearray(record[1:-1])  # without its length and the count of its headers
     write_varint(body, 1)
     for data in (key, value):

@@ -1,12 +1,11 @@
 """Opening batches without holding up others: a little on the event loop, the rest in a thread.
 
-What a client sends may take seconds to open: 64 MiB out of a few KiB, or hundreds of thousands of records, read in
-Python. Whoever opens a batch therefore has a *pace*, which hears of each piece of work before it is done. On the loop
-that is `LoopPace`, which raises `LeavesLoop` when the piece would be too much; nothing has been changed by then, and
-the same work begins again in the thread under a `ThreadPace`, which gives the interpreter back after each millisecond
-for as long as it had it.
+A client's batch may take seconds to open: 64 MiB out of a few KiB, or hundreds of thousands of records, read in Python.
+The code that opens a batch therefore reports each piece of work to a *pace* before it is done. On the loop, `LoopPace`
+raises `LeavesLoop` when the piece would be too much. Nothing has been changed by then, and the same work begins again
+in the thread under a `ThreadPace`: after each millisecond it gives the interpreter back for as long as it had it.
 
-Invariant: one batch is open in the thread at a time, whatever arrives; who waits for it waits in line.
+Invariant: one batch is open in the thread at a time, whatever arrives; others wait in line.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from gateway.wire.error_codes import MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 LOOP_UNITS_MAX: Final = 8_000
-"""Work in one turn of the loop, whoever asks: some 10 ms. A unit, a record or a record header, is a microsecond."""
+"""Units of work in one turn of the loop, for all callers: some 10 ms. A unit (a record or record header) is 1 µs."""
 LOOP_BYTES_MAX: Final = 64 * 1024
-"""What one batch may grow to on the loop."""
+"""Size to which one batch may grow on the loop."""
 OPENING_UNITS: Final = 32
-"""What it costs to decompress anything, in units."""
+"""Cost of any decompression, in units."""
 DECOMPRESSED_BYTES_PER_UNIT: Final = 512
 COMPRESSED_BYTES_PER_UNIT: Final = 8
-"""Of what is compressed: the slowest levels manage some 10 MB a second."""
+"""Input bytes of compression for one unit: the slowest levels manage some 10 MB a second."""
 
 THREADS: Final = 1
 BUSY_S_MAX: Final = 0.001
@@ -44,24 +43,24 @@ _T = TypeVar("_T")
 
 @final
 class LeavesLoop(Exception):
-    """The work is too much for the event loop, and is to begin again in the thread."""
+    """The work is too much for the event loop, and must begin again in the thread."""
 
 
 class Pace(Protocol):
-    """Hears of work before it is done."""
+    """Learns of work before it is done, and may delay or end it."""
 
     @property
     def bytes_max(self) -> int:
-        """What a batch may grow to when it is decompressed."""
+        """Largest size of a decompressed batch."""
 
     def begin(self, units: int) -> None:
-        """At least so much is to be done. May raise, rather than be left half-way."""
+        """The work has at least this many units. May raise, before anything is done."""
 
     def spend(self, units: int) -> None:
-        """So much is done next. May pause, or raise."""
+        """The next step has this many units. May pause, or raise."""
 
     def grows_too_large(self, error: InvalidBatch) -> Exception:
-        """What to raise for a batch that grows to more than `bytes_max`."""
+        """The exception for a batch that grows to more than `bytes_max`."""
 
 
 class LoopPace:
@@ -98,7 +97,7 @@ class ThreadPace:
         self._since_s = time.perf_counter()
 
     def begin(self, units: int) -> None:
-        """All the work is welcome here."""
+        """Any amount of work may be done here."""
 
     def spend(self, units: int) -> None:
         busy_s = time.perf_counter() - self._since_s
@@ -111,7 +110,7 @@ class ThreadPace:
 
 
 def content_of(header: BatchHeader, batch: memoryview, pace: Pace) -> Content:
-    """The bytes of a batch's records, decompressed. Raises InvalidBatch, and what the pace raises."""
+    """The bytes of a batch's records, decompressed. Raises InvalidBatch, and the pace's exceptions."""
     body = batch[HEADER_BYTES:]
     if header.codec == NONE:
         return body
@@ -134,7 +133,7 @@ class Openers:
         self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._pace = LoopPace()
-        self._spent = False  # something in this turn of the loop
+        self._spent = False  # any work in this turn of the loop
 
     def __repr__(self) -> str:
         return f"<Openers {self._waiting} batches waiting or open>"
@@ -145,7 +144,7 @@ class Openers:
         return self._waiting
 
     def on_loop(self) -> LoopPace:
-        """The pace of all that is opened in this turn of the loop."""
+        """The pace for all batches opened in this turn of the loop."""
         if not self._spent:
             self._spent = True
             asyncio.get_running_loop().call_soon(self._next_turn)
@@ -156,7 +155,7 @@ class Openers:
         self._pace.units_left = LOOP_UNITS_MAX
 
     async def run(self, work: Callable[[Pace], _T]) -> _T:
-        """Do the work in the thread. Raises what it raises."""
+        """Do the work in the thread; passes its exceptions on."""
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(ThreadPace()))
@@ -169,7 +168,7 @@ class Openers:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Drop what waits, and wait for the batch that is open."""
+        """Drop waiting work, and wait for the batch that is open."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -6,8 +6,10 @@
    43 i64 producer id         51 i16 producer epoch                       53 i32 base sequence
    57 i32 record count        61 records
 
-Base offset and leader epoch lie outside the CRC, so the store sets them in place. Invariant: a batch
-that `validate_batch` returned for is exactly one well-formed client batch; its records were not opened.
+Base offset and leader epoch lie outside the CRC, so the store sets them in place.
+
+Invariant: a batch that `validate_batch` accepts is exactly one well-formed client batch; its records are
+not opened.
 """
 
 import struct
@@ -32,10 +34,10 @@ MAX_TIMESTAMP: Final = struct.Struct(">q")
 MAX_TIMESTAMP_AT: Final = 35
 
 _SUMMARY: Final = struct.Struct(">qi9xhi8xq")
-"""Base offset, length, attributes, last offset delta, max timestamp: what the store asks of a batch that it reads."""
+"""Base offset, length, attributes, last offset delta, max timestamp: the fields that the store needs on reading."""
 
 LENGTH_PREFIX_BYTES: Final = 12
-"""Base offset and batch length: what the batch length does not count."""
+"""Base offset and batch length, which the batch length does not count."""
 CRC_COVERS_FROM: Final = 21
 MAGIC: Final = 2
 
@@ -52,8 +54,8 @@ SMALLEST_RECORD_BYTES: Final = 7
 
 NO_TIMESTAMP: Final = -1
 MARKER_TIMESTAMP: Final = 0
-"""What the store is told of control batches: no look-up by time is to find them, and by their age they may go with what
-lies before them."""
+"""The store's timestamp for control batches: no look-up by time may find them, and retention by age may drop them with
+the entries before them."""
 
 
 class BatchHeader(NamedTuple):
@@ -115,7 +117,7 @@ def entry_head(data: memoryview, position: int) -> tuple[int, int, int, int]:
     """First offset, offsets, largest timestamp and size of a stored batch: an `EntryHeadOf`.
 
     Offsets are counted by the last one: compaction takes records out of a batch, never offsets. Control batches have
-    a timestamp of their own here. Raises struct.error when it is cut off; whoever asks checks that the numbers make
+    a timestamp of their own here. Raises struct.error when the head is cut off; the caller checks that the numbers make
     sense.
     """
     first, length, attributes, last_delta, newest = _SUMMARY.unpack_from(data, position)
@@ -157,7 +159,7 @@ def validate_batch(records: memoryview | None, message_bytes_max: int = 2**31 - 
 
 
 def _refuse(header: BatchHeader, size: int, message_bytes_max: int) -> None:
-    """Raises for the first thing that is wrong, in Kafka's order; a compressed batch may be fine."""
+    """Raises for the first fault, in Kafka's order; a compressed batch may have none."""
     count, codec = header.record_count, header.codec
     if header.magic != MAGIC:
         raise InvalidBatch(INVALID_RECORD, f"magic {header.magic}, only 2 is accepted")

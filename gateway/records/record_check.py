@@ -1,12 +1,13 @@
-"""The records of a client's batch, gone through once before they are stored.
+"""The records of a client's batch, checked once before they are stored.
 
-A batch's header is a claim. What a consumer could not read, and what other parts go by, is held against the records
-here: as many as the count says, each as long as it says, with lengths and header keys that a reader takes, and nothing
-behind the last. Invariant: where `check_records` returned, `iter_records` reads every record, once they are numbered
-by their places.
+A batch's header is a claim. Here it is compared with the records: their number is the header's count, each has its
+declared length, with lengths and header keys that a reader takes, and nothing follows the last. These are the claims
+that consumers need for reading, or other parts rely on.
 
-Nothing is copied and no text is decoded: a record costs under a microsecond. The caller's `spend` hears of the work
+Nothing is copied and no text is decoded: a record costs under a microsecond. The caller's `spend` learns of the work
 before it is done, at most `UNITS_PER_STEP` at a time; it may pause there, or raise to end it.
+
+Invariant: if `check_records` returned, `iter_records` reads every record, once they are numbered by their places.
 """
 
 from array import array
@@ -30,14 +31,14 @@ from gateway.wire.errors import InvalidBatch
 Content = bytes | bytearray | memoryview
 """A batch's records, decompressed."""
 Spend = Callable[[int], None]
-"""Hears of the next units of work: records, and record headers."""
+"""Learns of the next units of work: records, and record headers."""
 
 UNITS_PER_STEP: Final = 256
-"""Of work between two calls of `spend`: a quarter of a millisecond."""
+"""Units of work between two calls of `spend`: a quarter of a millisecond."""
 COPIED_BYTES_MAX: Final = 4_096
 """Records of a batch up to this size are copied first: bytes are read faster than a view of them."""
 FEW_HEADERS_MAX: Final = 16
-"""Record headers of a small batch that are gone through on the side."""
+"""Record headers of a small batch that are checked along with its records."""
 NO_TIMESTAMP_YET: Final = -(2**64)
 
 _HEAD_WITHOUT_KEY: Final = b"\0\0\0\x01"
@@ -50,7 +51,7 @@ HEADERS_MAX: Final = 1_000_000
 
 
 class Records(NamedTuple):
-    """What a batch's records are, where its header only claims."""
+    """Facts about a batch's records, which its header only claims."""
 
     timestamp_deltas: "array[int]"
     without_key: list[int]
@@ -60,11 +61,11 @@ class Records(NamedTuple):
 
 
 def are_as_claimed(batch: memoryview, count: int, newest_delta: int, with_keys: bool) -> bool:
-    """Whether the records of an uncompressed batch are just as its header says, and need no further thought.
+    """Whether the records of an uncompressed batch are just as its header says, and need no further check.
 
-    It says so of what honest clients send; of the rest `check_records` tells what is wrong. Runs for every small
-    batch, hence without a call for each field: numbers of one byte are taken as they stand, as are sizes of two. Such a
-    number is twice its value, or odd if that is negative.
+    True for batches of honest clients; for others `check_records` finds the fault. Runs for every small batch, hence
+    without a call for each field: numbers of one byte are compared undecoded, as are sizes of two. Such a number is
+    twice its value, or odd if that is negative.
     """
     size = len(batch)
     if size > COPIED_BYTES_MAX:
@@ -144,10 +145,10 @@ def _are_as_claimed(b: Content, count: int, newest_delta: int, with_keys: bool) 
 
 @lru_cache(COPIED_BYTES_MAX)
 def _front_of_one(size: int) -> bytes:
-    """What stands before the value of a record that is alone in `size` bytes, without a key; no headers follow it.
+    """The bytes before the value of a record that is alone in `size` bytes, without a key and without headers.
 
-    Such records come one in each request, and this is the quickest look at one. Where no record has that size, the
-    answer is one that no batch begins with.
+    Such records come one in each request, and comparing these bytes is the quickest check. If no record has that size,
+    returns bytes with which no batch begins.
     """
     for length_bytes, value_bytes in product(range(1, VARINT_BYTES_MAX + 1), repeat=2):
         length = _varint(size - length_bytes)
@@ -164,11 +165,11 @@ def _varint(value: int) -> bytes:
 
 
 def _no_pause(units: int) -> None:
-    """So little work that nobody needs to hear of it."""
+    """The `spend` for work so small that no pace needs to learn of it."""
 
 
 def check_records(b: Content, count: int, spend: Spend) -> Records:
-    """Go through `count` records, which must be all of `b`. Raises InvalidBatch, and what `spend` raises."""
+    """Check `count` records, which must be all of `b`. Raises InvalidBatch, and the exceptions of `spend`."""
     end = len(b)
     if count > RECORDS_MAX:
         raise InvalidBatch(MESSAGE_TOO_LARGE, f"{count} records, at most {RECORDS_MAX} are opened")
@@ -214,7 +215,7 @@ def check_records(b: Content, count: int, spend: Spend) -> Records:
 
 
 def _read_front(b: Content, p: int, end: int) -> tuple[int, int, int, int, int]:
-    """Of the record at p: where its key begins, where it ends, its deltas of timestamp and offset, its key's length."""
+    """The record at p: its key's position, its end, its deltas of timestamp and offset, its key's length."""
     byte = b[p]
     length, p = (byte >> 1 ^ -(byte & 1), p + 1) if byte < 128 else read_varint(b, p, end)
     stop = p + length
@@ -234,7 +235,7 @@ def _read_front(b: Content, p: int, end: int) -> tuple[int, int, int, int, int]:
 
 
 def _check_headers(b: Content, p: int, stop: int, count: int, left: int, spend: Spend) -> int:
-    """Where the record's headers end."""
+    """The end of the record's headers."""
     if left < 0:
         raise InvalidBatch(MESSAGE_TOO_LARGE, f"more than {HEADERS_MAX} record headers")
     if count < 0 or count * HEADER_FIELD_BYTES_MIN > stop - p:
@@ -254,7 +255,7 @@ def _check_headers(b: Content, p: int, stop: int, count: int, left: int, spend: 
 
 
 def numbered(b: Content, count: int, spend: Spend) -> bytearray:
-    """Records that `check_records` has passed, with their places as offset deltas."""
+    """Records that passed `check_records`, with their places as offset deltas."""
     out = bytearray()
     position, end = 0, len(b)
     for place in range(count):
@@ -273,7 +274,7 @@ def numbered(b: Content, count: int, spend: Spend) -> bytearray:
 
 
 def iter_stamps(b: Content, count: int, spend: Spend) -> Iterator[tuple[int, int]]:
-    """Deltas of timestamp and offset of a stored batch's records. Raises InvalidBatch, and what `spend` raises."""
+    """Deltas of timestamp and offset of a stored batch's records. Raises InvalidBatch, and exceptions of `spend`."""
     position, end = 0, len(b)
     if count * SMALLEST_RECORD_BYTES > end:
         raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {end} bytes")

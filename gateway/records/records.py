@@ -2,8 +2,10 @@
 
     record = length, attributes, timestamp delta, offset delta, key, value, headers
 All numbers are zigzag varints; key, value and header values have -1 for null. Batches are opened only
-where a feature needs it. Invariant: `iter_records` either yields exactly the header's record count, in
-rising order of offset, or raises InvalidBatch; it holds at most `bytes_max` of decompressed bytes.
+where a feature needs it.
+
+Invariants: `iter_records` either yields exactly the header's record count, in rising order of offset, or
+raises InvalidBatch; it holds at most `bytes_max` of decompressed bytes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,16 +32,16 @@ from gateway.wire.error_codes import INVALID_RECORD, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 DECOMPRESSED_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Of one opened batch: 64 times the usual largest message; beyond it lie mistakes and bombs."""
+"""Size of one opened batch: 64 times the usual largest message; larger ones are mistakes or bombs."""
 
 RECORDS_MAX: Final = 200_000
-"""Of one opened batch: under a second of work. Clients close a batch at about a MiB before compression,
-which is 150,000 of the smallest records."""
+"""Records of one opened batch: under a second of work. Clients close a batch at about a MiB before
+compression, which is 150,000 of the smallest records."""
 
 VARINT_BYTES_MAX: Final = 5
 VARLONG_BYTES_MAX: Final = 10
 KEEP_BYTES: Final = "surrogateescape"
-"""How a record header's key that is not UTF-8 becomes a `str` and the same bytes again: Kafka takes any."""
+"""Turns a record header's key that is not UTF-8 into a `str` and back into the same bytes: Kafka takes any."""
 HEADER_FIELD_BYTES_MIN: Final = 2  # a record header: key length and value length
 
 
@@ -83,7 +85,7 @@ def iter_records(
 
 
 class RawRecord(NamedTuple):
-    """A record as it lies in its batch's decompressed bytes: where it is, and what decides over it."""
+    """A record in its batch's decompressed bytes: its place, and the fields that decide whether it stays."""
 
     start: int
     after_timestamp: int
@@ -128,7 +130,7 @@ _Fields = tuple[int, int, int, bytes | None, bytes | None, Sequence[tuple[str, b
 
 
 def _read_record(b: _Buffer, p: int, end: int) -> _Fields:
-    """One record: where it ends, offset delta, timestamp delta, key, value, headers."""
+    """One record: its end, offset delta, timestamp delta, key, value, headers."""
     length, p = read_varint(b, p, end)
     stop = p + length
     if length < SMALLEST_RECORD_BYTES - 1 or stop > end:
@@ -179,7 +181,7 @@ def _bytes(b: _Buffer, p: int, stop: int, length: int) -> tuple[bytes, int]:
 
 
 def read_varint(b: _Buffer, p: int, end: int, bytes_max: int = VARINT_BYTES_MAX) -> tuple[int, int]:
-    """A zigzag varint of at most that many bytes."""
+    """A zigzag varint of at most `bytes_max` bytes, and the position behind it."""
     if end - p > 1:
         byte = b[p]
         if byte < 128:
@@ -277,6 +279,6 @@ def _write_bytes(out: bytearray, data: bytes | None) -> None:
 
 
 def seal_batch(batch: bytearray | memoryview) -> None:
-    """Write the CRC after something that it covers was changed."""
+    """Write the CRC after bytes that it covers were changed."""
     crc = crc32c(memoryview(batch)[CRC_COVERS_FROM:])
     batch[CRC_COVERS_FROM - 4 : CRC_COVERS_FROM] = crc.to_bytes(4, "big")

@@ -1,7 +1,7 @@
 """Topics are streams, partitions are slots: creating, growing, configuring and deleting them.
 
-Keeps: definitions change one request at a time, so what a change was checked against is still true
-when it is made; a change is answered when it is durable. Reading a topic never waits for a change.
+Keeps: definitions change one request at a time, so a change's checks still hold when it is made; a
+change is answered when it is durable. Reading a topic never waits for a change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 INTERNAL: Final = frozenset({"__consumer_offsets", "__share_group_state", "__transaction_state"})
-"""Where Kafka keeps its own state. Penstock has none of them, but shows the names as Kafka does."""
+"""Topics in which Kafka keeps its own state. Penstock has none of them, but shows the names as Kafka does."""
 CLUSTER_METADATA: Final = "__cluster_metadata"
 
 CHANGES_AT_ONCE: Final = 500
@@ -40,7 +40,7 @@ CHANGES_AT_ONCE: Final = 500
 LOGGED_ONE_BY_ONE_MAX: Final = 20
 """Topics of one request that are logged by name; formatting 10,000 lines would take a second."""
 AUTO_CREATIONS_MAX: Final = 1_000
-"""Topics being created because clients asked for them; further ones are asked for again."""
+"""Topics being created because clients asked for them; for more, clients must ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class WantedTopic:
     partitions: int = -1
     overrides: Mapping[str, str | None] | None = None
     refusal: Refusal | None = None
-    """What is known to be wrong with its replicas; its name and configs are looked at first."""
+    """The fault of its replicas, if there is one; its name and configs are checked first."""
 
 
 class Topics:
@@ -74,8 +74,8 @@ class Topics:
         self.get: Callable[[str], Stream | None] = store.streams.get
         self.by_uuid: Callable[[UUID], Stream | None] = store.streams.by_uuid
         self._changing = asyncio.Lock()
-        self._under_way: set[asyncio.Task[Any]] = set()  # so that none is collected before its end
-        self._alike: dict[str, tuple[str, ...]] = {}  # the topics whose names look like this one
+        self._under_way: set[asyncio.Task[Any]] = set()  # kept here so that none is collected before its end
+        self._alike: dict[str, tuple[str, ...]] = {}  # names that collide, by their common form
         self._creations: dict[str, asyncio.Task[None]] = {}
         self._deletion_hooks: list[Callable[[Stream], None]] = []
         for stream in store.streams:
@@ -91,15 +91,15 @@ class Topics:
         return len(self._streams)
 
     def on_deletion(self, hook: Callable[[Stream], None]) -> None:
-        """Call `hook` on the loop after a topic is gone. (Fetches hear of it from their slots.)"""
+        """Call `hook` on the loop after a topic is deleted. (Fetches learn of it from their slots.)"""
         self._deletion_hooks.append(hook)
 
-    # Creating
+    # --- Creating -----------------------------------------------------------------------------
 
     async def create(
         self, wanted: Sequence[WantedTopic], validate_only: bool = False
     ) -> Sequence[NewTopic | Stream | Refusal]:
-        """Create topics, each on its own. What was only checked comes back as a NewTopic."""
+        """Create topics, each on its own. A topic that was only checked comes back as a NewTopic."""
         return await self._to_the_end(self._create_all(wanted, validate_only))
 
     async def _create_all(
@@ -130,7 +130,7 @@ class Topics:
         return plans
 
     def plan(self, wanted: WantedTopic) -> NewTopic:
-        """Check a new topic in the order in which Kafka does. Raises Refusal."""
+        """Check a new topic in Kafka's order. Raises Refusal."""
         check_name(wanted.name)
         if wanted.name == CLUSTER_METADATA:
             raise Refusal(
@@ -150,7 +150,7 @@ class Topics:
         return NewTopic(wanted.name, partitions, overrides)
 
     def _check_room(self, partitions: int, topics: int = 0) -> None:
-        """Raises Refusal when there would be more than there may be, with these new ones."""
+        """Raises Refusal when the new ones would exceed the bound on topics or on partitions."""
         config = self._config
         if len(self) + topics > config.topics_max:
             raise Refusal(ErrorCode.policy_violation, f"There are {len(self)} topics, topics.max={config.topics_max}.")
@@ -171,7 +171,7 @@ class Topics:
         return stream
 
     def auto_create(self, name: str) -> None:
-        """Begin to create a topic that a client asked for; it finds it when it asks again."""
+        """Begin to create a topic that a client asked for; the client finds it when it asks again."""
         if name in self._creations or len(self._creations) >= AUTO_CREATIONS_MAX:
             return
         if len(self) + len(self._creations) >= self._config.auto_create_topics_max:
@@ -193,16 +193,16 @@ class Topics:
             )
 
     def may_be_created(self, name: str) -> bool:
-        """Whether a client that asks for this unknown topic makes it come into being."""
+        """Whether this unknown topic is created when a client asks for it."""
         return self._config.auto_create_topics_enable and name not in INTERNAL | {CLUSTER_METADATA}
 
     def check_creatable(self, name: str) -> None:
-        """Raises Refusal when a topic of that name could never come into being."""
+        """Raises Refusal when no topic of that name could be created."""
         check_name(name)
         if self.get(name) is None:
             self._check_free(name)
 
-    # Changing
+    # --- Changing -----------------------------------------------------------------------------
 
     async def grow(self, wanted: Mapping[str, int], validate_only: bool = False) -> dict[str, Refusal | None]:
         """Give topics more partitions, each on its own."""
@@ -221,7 +221,7 @@ class Topics:
         return dict(zip(wanted, map(_refusal_only, outcomes), strict=True))
 
     def _plan_growth(self, name: str, count: int, added: int) -> tuple[Stream, int]:
-        """The topic, and how many partitions its request adds with it."""
+        """The topic, and the partitions that its request adds so far, this topic's included."""
         stream = self.existing(name)
         check_growth(stream, count)
         added += count - stream.slot_count
@@ -240,7 +240,7 @@ class Topics:
         changes: Mapping[str, Change],
         validate_only: bool = False,
     ) -> dict[str, Refusal | None]:
-        """Change topics' overrides: each function makes new ones from those that it is given."""
+        """Change topics' overrides: each function makes new ones from the present ones."""
         return await self._to_the_end(self._configure_all(changes, validate_only))
 
     async def _configure_all(self, changes: Mapping[str, Change], validate_only: bool) -> dict[str, Refusal | None]:
@@ -249,7 +249,7 @@ class Topics:
         return dict(zip(changes, map(_refusal_only, outcomes), strict=True))
 
     def _plan_config(self, name: str, change: Change) -> tuple[Stream, dict[str, str]]:
-        """Kafka checks the values before it looks whether the topic exists."""
+        """The topic and its new overrides. Kafka checks the values before it checks whether the topic exists."""
         stream = self.get(name)
         overrides = self.configs.check_topic(change(stream.config if stream else {}))
         if stream is None:
@@ -269,7 +269,7 @@ class Topics:
         change: Change,
         validate_only: bool = False,
     ) -> None:
-        """Change what is set for the cluster or this node at run time. Raises Refusal."""
+        """Change the dynamic configs of the cluster or of this node. Raises Refusal."""
         await self._to_the_end(self._configure_broker(entity, change, validate_only))
 
     async def _configure_broker(self, entity: str, change: Change, validate_only: bool) -> None:
@@ -286,7 +286,7 @@ class Topics:
         whose = "cluster" if entity == CLUSTER else entity
         logger.info("broker configured", extra={"entity": whose, "configs": sorted(wanted)})
 
-    # Deleting
+    # --- Deleting -----------------------------------------------------------------------------
 
     async def delete(self, streams: Iterable[Stream]) -> list[Refusal | None]:
         """Delete topics, each on its own."""
@@ -307,7 +307,7 @@ class Topics:
             hook(stream)
 
     async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
-        """One change at a time; once begun it is finished, even if who asked for it has gone."""
+        """Make one change at a time; once begun, it is finished even if its client has gone."""
 
         async def in_turn() -> _T:
             async with self._changing:
@@ -318,7 +318,7 @@ class Topics:
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    # Looking up
+    # --- Looking up ---------------------------------------------------------------------------
 
     def existing(self, name: str) -> Stream:
         """The topic of that name. Raises Refusal."""
@@ -349,7 +349,7 @@ def _collision(name: str, other: str) -> Refusal:
 
 
 def _looks_like(name: str) -> str:
-    """Names that differ only by `.` and `_` have the same metrics in Kafka, and so collide."""
+    """The common form of colliding names: those that differ only by `.` and `_` have the same metrics in Kafka."""
     return name.replace(".", "_")
 
 

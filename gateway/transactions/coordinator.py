@@ -1,16 +1,14 @@
 """The transaction coordinator: a thin asyncio shell around the state machine of each transactional id.
 
-Keeps: a transaction ends in one step of the log, which has its markers in every partition, the offsets that it commits,
-and its new state: all of it lasts, or nothing. Where partitions lie in other containers, the outcome is logged first,
-then markers in each of them, then the rest; a crash between is rolled forward by the next start.
-
-**Invariants**
-
-- What is asked for is decided, changed in memory and queued for the log without an await, and answered when it is
-  durable. So memory is ahead of the log only by what is on its way there, in order.
-- An identity is answered when it is synced, whatever the sync mode: a power cut never has it given to somebody else.
+Invariants:
+- A transaction ends in one step of the log, with its markers in every partition, the offsets that it commits, and its
+  new state: all of it lasts, or nothing. If partitions lie in other containers, the outcome is logged first, then the
+  markers in each of them, then the rest; after a crash in between, the next start completes the end.
+- A request is decided, changed in memory and queued for the log without an await, and answered when it is durable. So
+  memory is ahead of the log only by queued changes, in order.
+- An identity is answered when it is synced, whatever the sync mode: after a power cut no other producer gets it.
 - A partition or group is in the log as part of a transaction before anything is written to it in that transaction.
-- Whoever is not the newest producer of a transactional id writes nothing, on any partition.
+- Only the newest producer of a transactional id writes, on any partition.
 """
 
 from __future__ import annotations
@@ -57,16 +55,16 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 TIMEOUTS_PER_LOOK_MAX: Final = 1_000
-"""Transactions that one look ends because their time is up, or forgets: the next look takes the rest."""
+"""Timed-out transactions that one look ends, and unused ids that it forgets: the next look takes the rest."""
 
 FIRST_EXPIRY_S_MAX: Final = 60.0
-"""Ids are looked through for the first time so soon after the start: who restarts every hour forgets some, too."""
+"""Time from the start to the first look for unused ids: a gateway that restarts every hour forgets some, too."""
 SHOWN_CHARS: Final = 100
-"""Of a transactional id, in messages."""
+"""Characters of a transactional id, in messages."""
 
 
 class TransactionCounters:
-    """For the operator, since the start."""
+    """Counts since the start, for the operator."""
 
     __slots__ = ("aborted", "committed", "timed_out")
 
@@ -97,8 +95,8 @@ class TransactionCoordinator:
         self._producers = producers
         topics.on_deletion(self._topic_deleted)
         self._transactions: dict[str, Transaction] = {}
-        self._deadlines: dict[str, float] = {}  # of those under way, monotonic s
-        self._ending: set[str] = set()  # prepared ones that somebody is completing
+        self._deadlines: dict[str, float] = {}  # of transactions under way, monotonic s
+        self._ending: set[str] = set()  # prepared transactions that a task is completing
         self._looker: asyncio.Task[None] | None = None
         self.pending_offsets = PendingOffsets()
         self.counters = TransactionCounters()
@@ -120,17 +118,17 @@ class TransactionCoordinator:
         return self._transactions.get(transactional_id)
 
     def name_producers(self, producer_ids: Collection[int]) -> Mapping[int, str]:
-        """What an operator calls these producers."""
+        """Names of these producers for an operator."""
         names = {producer_id: f"producer {producer_id}" for producer_id in producer_ids}
         for transaction in self._transactions.values():
             if transaction.producer_id in names:
                 names[transaction.producer_id] = f"transactional id {transaction.transactional_id[:SHOWN_CHARS]!r}"
         return names
 
-    # Life
+    # --- Life ---------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Take up what the store holds. Raises UnreadableRecord."""
+        """Load transactions from the store. Raises UnreadableRecord."""
         written = written_elsewhere(self._store)
         for key, value in self._store.table(TRANSACTIONS_TABLE).items():
             stored = decode_transaction(key, value)
@@ -143,7 +141,7 @@ class TransactionCoordinator:
         self.pending_offsets.load(self._store.table(PENDING_OFFSETS_TABLE).items())
 
     async def start(self) -> None:
-        """Complete what was prepared; from now on time-outs run."""
+        """Complete prepared transactions; from now on time-outs run."""
         for topic in self.pending_offsets.topics():
             if self._topics.get(topic) is None:
                 self._drop_offsets(self.pending_offsets.of_topic(topic))
@@ -156,7 +154,7 @@ class TransactionCoordinator:
             self._looker.cancel()
             await asyncio.gather(self._looker, return_exceptions=True)
 
-    # Producers
+    # --- Producers ----------------------------------------------------------------------------
 
     async def init_producer(self, transactional_id: str, timeout_ms: int, expected: Identity | None) -> Identity:
         """The next producer of this id; a transaction of the one before is aborted. Raises Refusal, StoreError."""
@@ -165,7 +163,7 @@ class TransactionCoordinator:
         if not 0 < timeout_ms <= self._config.transaction_max_timeout_ms:
             raise Refusal(ErrorCode.invalid_transaction_timeout)
         new_id = NO_ID
-        while True:  # every await may have changed what was looked at
+        while True:  # the state may have changed during every await
             known = self._transactions.get(transactional_id)
             if known is not None:
                 known.admit_init(expected)
@@ -200,16 +198,16 @@ class TransactionCoordinator:
         raise Refusal(ErrorCode.policy_violation)
 
     async def _fence(self, known: Transaction, *, remembers: bool) -> None:
-        """Abort what goes on, so that its producer cannot go on."""
+        """Abort the transaction under way, and fence its producer."""
         now_ms = self._trusted.stamp_ms()
         await self._end(known.ending(committed=False, following=known.fenced(), remembers=remembers, now_ms=now_ms))
 
-    # What takes part in a transaction
+    # --- Partitions and groups of a transaction -----------------------------------------------
 
     async def add(
         self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
     ) -> None:
-        """Make partitions and groups part of a transaction, which begins if need be. Raises Refusal, StoreError."""
+        """Add partitions and groups to a transaction, which begins if need be. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         if known.holds(places, groups):
@@ -218,7 +216,7 @@ class TransactionCoordinator:
             await self._change(known.adding(places, groups, self._trusted.stamp_ms()))
 
     def add_before_write(self, transactional_id: str, identity: Identity, places: Collection[Place]) -> None:
-        """The same for partitions that are written to next, behind this in the log. Raises Refusal, StoreError."""
+        """The same for partitions whose batches follow this in the log. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         if not known.holds(places, ()):
@@ -226,7 +224,7 @@ class TransactionCoordinator:
             logged.add_done_callback(_nobody_waits)
 
     def admit_write(self, transactional_id: str, identity: Identity, place: Place) -> bool:
-        """Whether a partition is part of the transaction that this producer has under way. Raises Refusal."""
+        """Whether a partition is part of this producer's current transaction. Raises Refusal."""
         known = self._find(transactional_id)
         known.admit(identity)
         return known.is_ongoing and place in known.partitions
@@ -240,7 +238,7 @@ class TransactionCoordinator:
     async def commit_offsets(
         self, transactional_id: str, identity: Identity, group_id: str, offsets: Mapping[OffsetKey, CommittedOffset]
     ) -> None:
-        """Note what the transaction commits for a group if it commits. Raises Refusal, StoreError."""
+        """Note the offsets that a transaction commits for a group if it commits. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
         following = known.adding((), (group_id,), self._trusted.stamp_ms())
@@ -249,10 +247,10 @@ class TransactionCoordinator:
         self.pending_offsets.add(identity.producer_id, offsets)
         await asyncio.shield(logged)
 
-    # The end
+    # --- The end ------------------------------------------------------------------------------
 
     async def end(self, transactional_id: str, identity: Identity, *, committed: bool, bumps: bool) -> Identity:
-        """Commit or abort; returns who the producer is from here on. Raises Refusal, StoreError.
+        """Commit or abort; returns the producer's identity from here on. Raises Refusal, StoreError.
 
         `bumps`: with each end the producer gets a new epoch (KIP-890).
         """
@@ -275,7 +273,7 @@ class TransactionCoordinator:
             return following
 
     async def _end(self, prepared: Transaction) -> None:
-        """Carry out what was chosen. Nothing has changed if it raises StoreError before anything was logged."""
+        """Carry out the chosen outcome. Nothing has changed if it raises StoreError before anything was logged."""
         home = self._store.home
         ends = self._ends(prepared)
         at_home = ends.pop(home, ())
@@ -284,7 +282,8 @@ class TransactionCoordinator:
         await self._complete(prepared, at_home)
 
     async def _mark_elsewhere(self, prepared: Transaction, ends: Mapping[Container, Sequence[TransactionEnd]]) -> None:
-        """From here on the outcome cannot change; what fails is tried again by the next look, or the next start."""
+        """Log the outcome, which cannot change from here on, and the markers in other containers. The next look, or the
+        next start, tries again what fails."""
         self._ending.add(prepared.transactional_id)
         try:
             await self._change(prepared)
@@ -310,23 +309,23 @@ class TransactionCoordinator:
         await asyncio.shield(logged)
 
     def _committed(self, pending: Mapping[OffsetKey, CommittedOffset]) -> dict[OffsetKey, CommittedOffset]:
-        """Those whose topics are still there."""
+        """Offsets whose topics still exist."""
         return {key: offset for key, offset in pending.items() if self._topics.get(key.topic) is not None}
 
     def _topic_deleted(self, stream: Stream) -> None:
         self._drop_offsets(self.pending_offsets.of_topic(stream.name))
 
     def group_deleted(self, group_id: str) -> None:
-        """What transactions would have committed for it goes with it, or their end would bring it back."""
+        """Drop the group's pending offsets: otherwise the end of their transactions would bring it back."""
         self._drop_offsets(self.pending_offsets.of_group(group_id))
 
     def _drop_offsets(self, dropped: Mapping[int, list[OffsetKey]]) -> None:
-        """Whoever makes a topic or a group of a deleted one's name must not get its offsets."""
+        """Delete pending offsets: a new topic or group with a deleted one's name must not get them."""
         for producer_id, keys in dropped.items():
             try:
                 logged = self._store.home.submit(deletes(producer_id, keys))
             except StoreError as error:
-                _log.warning("pending offsets of what was deleted stay", extra={"error": str(error)})
+                _log.warning("pending offsets of a deleted topic or group stay", extra={"error": str(error)})
             else:
                 logged.add_done_callback(_nobody_waits)
                 self.pending_offsets.drop(producer_id, keys)
@@ -344,13 +343,13 @@ class TransactionCoordinator:
         }
 
     def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
-        """In order; without those of topics that are gone."""
+        """The partitions' slots, in order; without those of deleted topics."""
         for stream_id, number in sorted(places):
             stream = self._store.stream_of(stream_id)
             if stream is not None and number < stream.slot_count:
                 yield stream.slot(number)
 
-    # What time brings
+    # --- Time-outs ----------------------------------------------------------------------------
 
     async def _look_for_ever(self) -> None:
         interval_s = self._config.transaction_abort_timed_out_transaction_cleanup_interval_ms / 1_000
@@ -368,13 +367,13 @@ class TransactionCoordinator:
                 _log.warning("transactions could not be ended and will be tried again", extra={"error": str(error)})
 
     async def abort_overdue(self) -> None:
-        """Abort transactions that took longer than their producer said. Raises StoreError."""
+        """Abort transactions that took longer than their producer's time-out. Raises StoreError."""
         now_s = self._clock.monotonic_s()
         overdue = [name for name, deadline_s in self._deadlines.items() if deadline_s <= now_s]
         for transactional_id in overdue[:TIMEOUTS_PER_LOOK_MAX]:
             known = self._transactions.get(transactional_id)
             if known is None or not known.is_ongoing or transactional_id not in self._deadlines:
-                continue  # ended while others were
+                continue  # it ended while others were aborted
             _log.warning(
                 "a transaction timed out and is aborted",
                 extra={"transactional_id": transactional_id, "timeout_ms": known.timeout_ms},
@@ -389,7 +388,7 @@ class TransactionCoordinator:
                 await self._end(known)
 
     async def forget_unused(self) -> None:
-        """Forget ids that nobody used for transactional.id.expiration.ms. Raises StoreError."""
+        """Forget ids that were not used for transactional.id.expiration.ms. Raises StoreError."""
         now, expiration_ms = self._trusted.now(), self._config.transactional_id_expiration_ms
         unused = [known for known in self if _is_idle(known) and now.age_ms(known.changed_ms) >= expiration_ms]
         for known in unused[:TIMEOUTS_PER_LOOK_MAX]:
@@ -398,7 +397,7 @@ class TransactionCoordinator:
                 del self._transactions[known.transactional_id]
                 await asyncio.shield(gone)
 
-    # Changes
+    # --- Changes ------------------------------------------------------------------------------
 
     def _find(self, transactional_id: str) -> Transaction:
         known = self._transactions.get(transactional_id)
@@ -432,6 +431,6 @@ def _is_idle(transaction: Transaction) -> bool:
 
 
 def _nobody_waits(logged: asyncio.Future[None]) -> None:
-    """What is written behind it hears of a storage failure by itself."""
+    """Ignore the result: later writes get a storage failure by themselves."""
     if not logged.cancelled():
         logged.exception()

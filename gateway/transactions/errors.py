@@ -1,4 +1,4 @@
-"""What a producer hears when the coordinator refuses: the code depends on the version of its request."""
+"""Error codes of the coordinator's refusals: they depend on the version of the producer's request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.errors import StoreError
 from gateway.refusals import Asked, Refusal, code_of
 
 FENCED_SINCE: Final = 2
-"""Of AddPartitionsToTxn, AddOffsetsToTxn and EndTxn; before, clients know INVALID_PRODUCER_EPOCH only."""
+"""Version of AddPartitionsToTxn, AddOffsetsToTxn and EndTxn; before it, clients know INVALID_PRODUCER_EPOCH only."""
 
 
 def transaction_code(error: Refusal | StoreError, version: int, fenced_since: int = FENCED_SINCE) -> ErrorCode:

@@ -1,7 +1,7 @@
-"""Transactions in their partitions: how one ends there, and which are open where the coordinator's log does not say so.
+"""Transactions in their partitions: their ends there, and open ones that the coordinator's log does not have.
 
-Keeps: what is open in a partition is known to the coordinator, also after a crash. Each container has a log of its own,
-so a crash may leave what was written to one and take the record in the home container that came before it.
+Keeps: the coordinator knows every transaction that is open in a partition, also after a crash. Each container has a log
+of its own, so a crash may leave a batch in one and take the record that preceded it in the home container.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gateway.records.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, 
 from gateway.transactions.transaction import Place
 
 TRANSACTIONS_ENDING: Final = 16
-"""Markers that are kept: all of a transaction are made in one turn of the loop, but for those of other containers."""
+"""Markers that are kept: one turn of the loop makes all of a transaction, except those of other containers."""
 
 ENDS_TOGETHER: Final = 16
 """Partitions of a large transaction are grouped: a marker names those of its own group and of the next one, 16 bytes
-each. So whatever is missing of a transaction, what is there tells of it, unless a whole group beside is missing too."""
+each. So the markers that are left name a missing one, unless the whole group beside it is missing, too."""
 
 
 def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
@@ -41,7 +41,7 @@ def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
 def transaction_ends(
     slots: Sequence[Slot], producer_id: int, epoch: int, *, committed: bool, now_ms: int
 ) -> list[TransactionEnd]:
-    """The end of a producer's transaction in partitions of one container, all of which end in one step."""
+    """The ends of a producer's transaction in partitions of one container, which come in one step."""
     together = _Together(slots, producer_id) if len(slots) > 1 else None
     return [
         transaction_end(slot, producer_id, epoch, committed=committed, now_ms=now_ms, together=together)
@@ -50,9 +50,9 @@ def transaction_ends(
 
 
 class _Together:
-    """Partitions in which a transaction ends in one step: each marker says where others lie.
+    """Partitions in which a transaction ends in one step: each marker lists places of others.
 
-    They are looked at when the first marker is made: then all are about to be appended, in the same turn of the loop.
+    The places are read when the first marker is made: all are then appended in the same turn of the loop.
     """
 
     def __init__(self, slots: Sequence[Slot], producer_id: int) -> None:
@@ -62,7 +62,7 @@ class _Together:
         self._group_of: dict[tuple[int, int], int] = {}
 
     def said_in(self, slot: Slot) -> bytes:
-        """What the marker in a partition says of the others."""
+        """The list of other places in a partition's marker."""
         if self._said is None:
             self._said = self._made()
         group = self._group_of.get((slot.stream.id, slot.number))
@@ -126,7 +126,7 @@ def _marker(
 def _marker_anywhere(
     producer_id: int, epoch: int, committed: bool, coordinator_epoch: int, now_ms: int, ends: bytes
 ) -> bytes:
-    """A transaction's marker: the same in all of its partitions but for its place, which the CRC does not cover."""
+    """A transaction's marker: the same in all of its partitions except for its place, which the CRC does not cover."""
     return marker_batch(
         base_offset=0,
         leader_epoch=0,

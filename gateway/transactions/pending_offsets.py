@@ -1,6 +1,6 @@
-"""Offsets that transactions will have committed if they commit.
+"""Offsets that transactions will commit if they commit.
 
-Keeps: what is here is what table "transactions.offsets" holds, or will once what is queued is durable. A transaction's
+Keeps: the offsets here are those of table "transactions.offsets", once all queued changes are durable. A transaction's
 offsets are here until its end is queued.
 """
 
@@ -18,17 +18,17 @@ _NONE: Final[Mapping[OffsetKey, CommittedOffset]] = {}
 
 
 class PendingOffsets:
-    """By producer id."""
+    """Pending offsets by producer id."""
 
     def __init__(self) -> None:
         self._by_producer: dict[int, dict[OffsetKey, CommittedOffset]] = {}
-        self._transactions: Counter[OffsetKey] = Counter()  # that will commit an offset, or not
+        self._transactions: Counter[OffsetKey] = Counter()  # open ones with this offset
 
     def __repr__(self) -> str:
         return f"<PendingOffsets of {len(self._by_producer)} producers>"
 
     def load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take what the table held at the start. Raises UnreadableRecord."""
+        """Load the table at the start. Raises UnreadableRecord."""
         for stored, value in entries:
             producer_id, key = decode_pending_key(stored)
             self.add(producer_id, {key: decode_offset(value)})
@@ -39,12 +39,12 @@ class PendingOffsets:
         known.update(offsets)
 
     def take(self, producer_id: int) -> None:
-        """Forget a producer's."""
+        """Forget a producer's offsets."""
         self.drop(producer_id, list(self.of(producer_id)))
         self._by_producer.pop(producer_id, None)
 
     def drop(self, producer_id: int, keys: Iterable[OffsetKey]) -> None:
-        """Forget some that a producer has."""
+        """Forget some of a producer's offsets."""
         known = self._by_producer.get(producer_id, {})
         for key in keys:
             del known[key]
@@ -53,15 +53,15 @@ class PendingOffsets:
                 del self._transactions[key]
 
     def topics(self) -> set[str]:
-        """Those that transactions may still commit offsets of."""
+        """Topics with pending offsets."""
         return {key.topic for key in self._transactions}
 
     def of_topic(self, topic: str) -> Mapping[int, list[OffsetKey]]:
-        """Those of a topic, by producer id."""
+        """A topic's offsets, by producer id."""
         return self._where(lambda key: key.topic == topic)
 
     def of_group(self, group_id: str) -> Mapping[int, list[OffsetKey]]:
-        """Those of a group, by producer id."""
+        """A group's offsets, by producer id."""
         return self._where(lambda key: key.group_id == group_id)
 
     def _where(self, wanted: Callable[[OffsetKey], bool]) -> Mapping[int, list[OffsetKey]]:
@@ -76,12 +76,12 @@ class PendingOffsets:
         return key in self._transactions
 
     def keys_of_group(self, group_id: str) -> Iterator[OffsetKey]:
-        """All that transactions may still change of a group."""
+        """All offsets of a group that transactions may still change."""
         return (key for key in self._transactions if key.group_id == group_id)
 
 
 def puts(producer_id: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> list[Put]:
-    """What stores offsets as pending."""
+    """Puts that store offsets as pending."""
     return [
         Put(PENDING_OFFSETS_TABLE, encode_pending_key(producer_id, key), encode_offset(offset))
         for key, offset in offsets.items()
@@ -89,5 +89,5 @@ def puts(producer_id: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> list
 
 
 def deletes(producer_id: int, keys: Iterable[OffsetKey]) -> list[Delete]:
-    """What removes them."""
+    """Deletes that remove pending offsets."""
     return [Delete(PENDING_OFFSETS_TABLE, encode_pending_key(producer_id, key)) for key in keys]

@@ -1,7 +1,7 @@
-"""How transactions are stored: byte layouts, writer and reader side by side.
+"""The stored form of transactions: byte layouts, writer and reader side by side.
 
 Keeps: a number or layout that was released is never used for anything else; every value begins with its version; a
-reader refuses what it does not know. Numbers are little-endian, but for the producer id in a key.
+reader refuses an unknown version. Numbers are little-endian, except the producer id in a key.
 
 Table "transactions". Key: the transactional id, UTF-8. Value:
 
@@ -13,7 +13,7 @@ Table "transactions". Key: the transactional id, UTF-8. Value:
     u32  count of partitions, then (u32 stream, u32 slot) each, sorted
     u32  count of groups, then (u16 length, UTF-8) each, sorted
 
-Table "transactions.offsets": what a transaction will have committed for groups. Key: i64 producer id, big-endian, then
+Table "transactions.offsets": offsets that a transaction will commit for groups. Key: i64 producer id, big-endian, then
 the key of table "offsets". Value: the value for that table.
 """
 

@@ -1,10 +1,11 @@
-"""Who may bring a partition a producer that it does not know, while there is little room for more.
+"""Admission of producers that are new to a partition, while there is little room for more.
 
-Anybody can make up producer ids, and each is remembered until it was silent for long (`core.container.forgetting`). So
-once half of `producer.states.max` is used, one address brings no more than an eighth of it in the time after which the
-silent make room; the other half is for others. Producers that their partitions know are not looked at.
+Any client can make up producer ids, and a partition remembers each until it was silent for long
+(`core.container.forgetting`). So once half of `producer.states.max` is used, one address brings no more than an eighth
+of it in the time after which silent producers make room; the other half is for others. Producers that their partitions
+know are not checked.
 
-Keeps: what is remembered here is bounded, however many addresses there are.
+Keeps: the memory of this module is bounded, however many addresses there are.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from core.errors import TooManyWriters
 from core.streams.known_writers import KnownWriters
 
 FREE_SHARE: Final = 2
-"""A half."""
+"""Part of `producer.states.max` that is free to all addresses: a half."""
 ADDRESS_SHARE: Final = 8
-"""An eighth."""
+"""Part of it that one address may bring after that: an eighth."""
 ADDRESSES_MAX: Final = 10_000
 """Addresses that are counted each by itself; further ones share one count."""
 OTHERS: Final = ""
@@ -38,7 +39,7 @@ class NewProducers:
         return f"<NewProducers of {len(self._brought)} addresses, {self._known!r}>"
 
     def admit(self, host: str) -> None:
-        """A producer that is new to a partition comes from this address. Raises TooManyWriters."""
+        """Admit a producer that is new to a partition, from this address. Raises TooManyWriters."""
         now_s = self._clock.monotonic_s()
         if now_s - self._begun_s >= SILENT_MS_MIN / 1000:
             self._brought.clear()

@@ -1,8 +1,8 @@
 """Producer ids, handed out from blocks.
 
 Keeps: an id is never given twice, also across crashes and power cuts: a block belongs to this process
-only once the log says that the next block begins after it, and is synced, whatever the sync mode. What
-is left of a block at a stop is lost, which costs nothing: there are 2^63 of them.
+only once the log says that the next block begins after it, and is synced, whatever the sync mode. A stop
+loses the rest of its block, which costs nothing: there are 2^63 ids.
 
 Table `producerids`: b"next" -> u64 big-endian, the first id of the next block.
 """
@@ -21,7 +21,7 @@ NEXT_KEY: Final = b"next"
 _ID: Final = struct.Struct(">Q")
 
 BLOCK_IDS: Final = 1_000
-"""As many as Kafka's: one synced write per thousand producers."""
+"""Ids of a block, as in Kafka: one synced write per thousand producers."""
 IDS_MAX: Final = 2**63 - 1
 
 
@@ -38,7 +38,7 @@ class ProducerIds:
         return f"<ProducerIds next {self._next}, {self._end - self._next} left in the block>"
 
     async def allocate(self) -> int:
-        """An id that nobody ever had. Raises StoreError when no block can be claimed."""
+        """An id that no producer ever had. Raises StoreError when no block can be claimed."""
         while self._next == self._end:
             await self._claim()
         allocated = self._next

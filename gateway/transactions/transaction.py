@@ -1,19 +1,18 @@
-"""One transactional id: its producer, and the transaction that it has under way. Pure: no I/O, no clock.
+"""One transactional id: its producer and its current transaction. Pure: no I/O, no clock.
 
-Every transition is a method here that returns the next state; what is not allowed raises Refusal with Kafka's error.
+Every transition is a method here that returns the next state; a forbidden one raises Refusal with Kafka's error.
 After Kafka's TransactionMetadata and TransactionCoordinator (KIP-98, KIP-360, KIP-890).
 
     Empty, CompleteCommit, CompleteAbort  --adding-->  Ongoing  --ending-->  PrepareCommit, PrepareAbort
     PrepareCommit, PrepareAbort  --completed-->  CompleteCommit, CompleteAbort
     Empty, CompleteCommit, CompleteAbort  --initialised-->  Empty
 
-**Invariants**
+Invariants:
+- Identities (producer id, epoch) of a transactional id only rise, and each fences the producer with the one before.
+- The outcome of a transaction is chosen once: one that is prepared to commit is never aborted, nor the other way round.
+- Partitions and groups are set while a transaction is Ongoing or prepared, and at no other time.
 
-- Identities (producer id, epoch) of a transactional id only rise, and whoever was given one is fenced by the next.
-- The outcome of a transaction is chosen once: what is prepared to commit is never aborted, nor the other way round.
-- Partitions and groups are there while a transaction is Ongoing or prepared, and at no other time.
-
-An epoch has 15 bits. The last one is for fencing; a producer that would get it gets another producer id instead.
+An epoch has 15 bits. The last epoch is for fencing; a producer that would get it gets another producer id instead.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ COMPLETE: Final = frozenset({TransactionState.COMPLETE_COMMIT, TransactionState.
 
 
 class Identity(NamedTuple):
-    """Who a producer is."""
+    """A producer's identity: its id and epoch."""
 
     producer_id: int
     epoch: int
@@ -63,7 +62,7 @@ NOBODY: Final = Identity(NO_ID, NO_EPOCH)
 
 
 class Place(NamedTuple):
-    """A partition, by the numbers that it keeps."""
+    """A partition, by numbers that never change."""
 
     stream_id: int
     slot: int
@@ -77,11 +76,11 @@ class Transaction:
     producer_id: int
     epoch: int
     last: Identity = NOBODY
-    """Who the producer was before, if it may ask again for what it has been given since."""
+    """The producer's former identity, if it may ask again for its present one."""
     next: Identity = NOBODY
-    """Of one that is prepared: who the producer will be."""
+    """Of a prepared transaction: the producer's next identity."""
     remembers: bool = False
-    """Of one that is prepared: the producer may ask again with the identity that it had."""
+    """Of a prepared transaction: the producer may ask again with its former identity."""
     timeout_ms: int
     state: TransactionState = TransactionState.EMPTY
     partitions: frozenset[Place] = frozenset()
@@ -99,7 +98,7 @@ class Transaction:
 
     @property
     def is_committed(self) -> bool:
-        """Of one that is prepared or complete."""
+        """Whether a prepared or complete transaction commits."""
         return self.state in (TransactionState.PREPARE_COMMIT, TransactionState.COMPLETE_COMMIT)
 
     @property
@@ -109,13 +108,13 @@ class Transaction:
 
     @property
     def marker_epoch(self) -> int:
-        """Of one that is prepared: the producer epoch of its markers, which fences all that came before."""
+        """Of a prepared transaction: the producer epoch of its markers, which fences all earlier ones."""
         return self.next.epoch if self.next.producer_id == self.producer_id else self.epoch + 1
 
-    # A producer begins
+    # --- A producer begins --------------------------------------------------------------------
 
     def admit_init(self, expected: Identity | None) -> None:
-        """May a producer take over that says who it was (KIP-360), or does not? Raises Refusal."""
+        """May a producer take over, which names its former identity (KIP-360) or none? Raises Refusal."""
         if self.state in PREPARED:
             raise Refusal(ErrorCode.concurrent_transactions)
         is_known = expected in (None, self.identity) or (expected == self.last and not self.is_ongoing)
@@ -125,7 +124,7 @@ class Transaction:
     def initialised(self, timeout_ms: int, expected: Identity | None, new_id: int, now_ms: int) -> Transaction:
         """The next producer of this id; `new_id` is taken if the epochs are used up.
 
-        Who asks again for what it was given is given it again.
+        A producer that asks again gets the same identity again.
         """
         identity, last = self.identity, self.last
         if expected in (None, identity) or self.epoch == EPOCH_MAX:  # the last epoch was for fencing only
@@ -141,7 +140,7 @@ class Transaction:
             changed_ms=now_ms,
         )
 
-    # A transaction grows
+    # --- A transaction grows ------------------------------------------------------------------
 
     def admit(self, identity: Identity) -> None:
         """May this producer do anything in a transaction? Raises Refusal."""
@@ -156,7 +155,7 @@ class Transaction:
         return self.is_ongoing and self.partitions.issuperset(places) and self.groups.issuperset(groups)
 
     def adding(self, places: Iterable[Place], groups: Iterable[str], now_ms: int) -> Transaction:
-        """With more partitions and groups; begins if there is no transaction under way."""
+        """With more partitions and groups; a transaction begins if none is under way."""
         return replace(
             self,
             state=TransactionState.ONGOING,
@@ -167,16 +166,16 @@ class Transaction:
         )
 
     def holding(self, written: Iterable[Place], now_ms: int) -> Transaction:
-        """With partitions that its producer has written to, after a crash that took what made them part of it."""
+        """With partitions that its producer has written to, after a crash that took the record of their being added."""
         places = frozenset(written)
         if not places or self.state in PREPARED or self.holds(places, ()):
             return self
         return self.adding(places, (), now_ms)
 
-    # A transaction ends
+    # --- A transaction ends -------------------------------------------------------------------
 
     def admit_end(self, identity: Identity, *, committed: bool, bumps: bool) -> bool:
-        """Is there something to end? False when that has been done and is only asked for again. Raises Refusal.
+        """Is there something to end? False when it has ended and the producer only asks again. Raises Refusal.
 
         `bumps`: the producer gets a new identity with each end (KIP-890), so it may come with its last one.
         """
@@ -202,7 +201,7 @@ class Transaction:
             raise Refusal(ErrorCode.producer_fenced)
 
     def ending(self, *, committed: bool, following: Identity, remembers: bool, now_ms: int) -> Transaction:
-        """Prepared: the outcome is chosen, and who the producer will be."""
+        """Prepared: the outcome is chosen, and the producer's next identity."""
         return replace(
             self,
             state=TransactionState.PREPARE_COMMIT if committed else TransactionState.PREPARE_ABORT,
@@ -212,15 +211,15 @@ class Transaction:
         )
 
     def bumped(self, new_id: int) -> Identity:
-        """Who the producer is after an end that changes its epoch."""
+        """The producer's identity after an end that changes its epoch."""
         return Identity(new_id, 0) if self.is_exhausted else Identity(self.producer_id, self.epoch + 1)
 
     def fenced(self) -> Identity:
-        """An identity that no producer has: whoever thinks that it goes on is stale."""
+        """An identity that no producer has: any producer that goes on is stale."""
         return Identity(self.producer_id, self.epoch + 1)
 
     def completed(self, now_ms: int) -> Transaction:
-        """Over."""
+        """Complete: the markers are written."""
         changed = self.next != self.identity
         return replace(
             self,

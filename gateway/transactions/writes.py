@@ -1,8 +1,7 @@
-"""What the batches of a transactional Produce must pass before they are written.
+"""Checks on the batches of a transactional Produce before they are written.
 
-Keeps: nothing is written in a transaction by anyone but its producer, nor on a partition that is not part of it. From
-version 12 on a partition becomes part of a transaction by being written to (KIP-890): it is then in the log before the
-batch is.
+Keeps: only its producer writes in a transaction, and only on partitions that are part of it. From version 12 on a write
+makes its partition part of the transaction (KIP-890): the log then has the partition before the batch.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ ABORTABLE_SINCE: Final = 11
 ADDED_BY_WRITING_SINCE: Final = 12
 
 _CODES: Final[Mapping[ErrorCode, ErrorCode]] = {ErrorCode.producer_fenced: ErrorCode.invalid_producer_epoch}
-"""Producers know the fence by another name here."""
+"""Codes that Produce replaces: its clients know the fence by another name."""
 _CODES_BEFORE_V2: Final[Mapping[ErrorCode, ErrorCode]] = {
     **_CODES,
-    ErrorCode.concurrent_transactions: ErrorCode.not_enough_replicas,  # the one that all of them try again
+    ErrorCode.concurrent_transactions: ErrorCode.not_enough_replicas,  # the code on which all clients try again
 }
 
 Topics = Sequence[tuple["TopicKey", Sequence[tuple[int, memoryview | None]]]]
@@ -50,9 +49,9 @@ class TransactionalWrites:
         self._failure: StoreError | None = None
 
     def adding(self, topics: Topics, stream_of: Callable[[TopicKey], Stream | None]) -> Iterator[None]:
-        """Make what is going to be written to part of the transaction; what is refused, `check` tells.
+        """Add the partitions of a request to the transaction; `check` raises for refused ones.
 
-        Stops at each partition, for others to have the loop; all are added in the last step.
+        Yields at each partition, for others to have the loop; all are added in the last step.
         """
         places: list[Place] = []
         identity: Identity | None = None
@@ -79,7 +78,7 @@ class TransactionalWrites:
             self._failure = failure
 
     def check(self, slot: Slot, batch: BatchHeader) -> None:
-        """Raises InvalidBatch, SequenceGap for a batch that must not be written, StoreError where it was not added."""
+        """Raises InvalidBatch or SequenceGap for a batch that must not be written, StoreError if adding failed."""
         if self._failure is not None:
             raise self._failure
         identity = Identity(batch.producer_id, batch.producer_epoch)
@@ -94,7 +93,7 @@ class TransactionalWrites:
         raise InvalidBatch(self._outside, "the partition is not part of a transaction of this producer")
 
     def _check_first(self, slot: Slot, batch: BatchHeader) -> None:
-        """With a new epoch for each transaction, who is not known yet begins at 0: another batch has overtaken it."""
+        """With a new epoch for each transaction, an unknown writer begins at 0: any other batch has overtaken it."""
         is_known = slot.writers is not None and batch.producer_id in slot.writers
         if self._adds and batch.base_sequence and not is_known:
             raise SequenceGap(batch.producer_id, 0, batch.base_sequence)

@@ -5,13 +5,13 @@ For each message of each (API, version) two functions are generated from the sch
 touches bytes here, because its reader reserves memory for whatever count a peer declares.
 
 Invariants of every decoder, whatever the bytes are:
-- A count is accepted only if that many of the smallest possible elements fit in the bytes left.
+- A count is accepted only if the bytes left have room for that many elements of the smallest size.
 - No more than ELEMENTS_MAX elements (array items and tagged fields) are decoded per message.
 - A length is accepted only if the bytes are there; varints have at most 5 bytes.
 - Null is accepted only where the schema says so.
-- What follows the message is left alone, as Kafka does: librdkafka 2.16 sends Metadata v13 with three
-  bytes too many.
-- What violates this raises MalformedRequest with the field's path and position, nothing else.
+- Bytes behind the message are ignored, as in Kafka: librdkafka 2.16 sends Metadata v13 with three bytes
+  too many.
+- A violation raises MalformedRequest with the field's path and position, nothing else.
 """
 
 import linecache
@@ -25,7 +25,7 @@ from gateway.wire.schema import STRUCT_FORMATS, FieldSpec, StructSpec, load
 
 ELEMENTS_MAX: Final = 200_000
 """Decoded elements per message. A Message takes up to 300 bytes, so one request becomes at most 60 MB
-of objects; the largest honest requests (10,000 partitions in one Fetch) have a twentieth of it."""
+of objects; the largest honest requests (10,000 partitions in one Fetch) have a twentieth of that."""
 
 Buffer = bytes | bytearray | memoryview
 Decoder = Callable[[memoryview, int, int, list[int]], tuple[Message, int]]
@@ -50,7 +50,7 @@ class Codec:
         return self.decode_counted(body, position)[0]
 
     def decode_counted(self, body: Buffer, position: int = 0) -> tuple[Message, int]:
-        """The message, and how many elements it was made of (for memory accounting)."""
+        """The message, and its number of elements (for memory accounting)."""
         view = memoryview(body)
         end = len(view)
         budget = [ELEMENTS_MAX]
@@ -72,7 +72,7 @@ class Codec:
         return decoder
 
     def encode_item(self, path: tuple[str, ...], values: Mapping[str, Any]) -> bytearray:
-        """The bytes of one nested structure, named by the fields that lead to it; see EncodedItems."""
+        """The bytes of one nested structure, which `path` names by its fields; see EncodedItems."""
         out = bytearray()
         self._encoders["_".join(("f", *path))](out, values)
         return out
@@ -91,7 +91,7 @@ class Codec:
 
 @cache
 def request_codec(key: int, version: int) -> Codec:
-    """Raises kio's UnknownEntity for a version without a schema: check the version first."""
+    """The codec of a request. Raises kio's UnknownEntity for a version without a schema: check the version first."""
     return Codec(key, version, is_request=True)
 
 
@@ -128,7 +128,7 @@ def _function_name(struct: StructSpec) -> str:
     return "_".join(("f", *struct.path))
 
 
-# --- decoders -----------------------------------------------------------------------------------
+# --- Decoders -----------------------------------------------------------------------------------
 
 
 def _write_decoder(source: _Source, struct: StructSpec, key: int, is_request: bool) -> None:
@@ -263,14 +263,14 @@ def _fresh_default(source: _Source, field: FieldSpec) -> str:
     if isinstance(field.default, list):
         return "[]"
     if field.struct is not None and field.default is not None:
-        # The default of a structure, decoded anew from its bytes: nobody shares a mutable one.
+        # A structure's default is decoded from its bytes at each use, so that no message shares a mutable one.
         default = _default_bytes(field, True)
         name = source.constant("D", memoryview(default))
         return f"{_function_name(field.struct)}({name}, 0, {len(default)}, c)[0]"
     return source.constant("D", field.default)
 
 
-# --- encoders -----------------------------------------------------------------------------------
+# --- Encoders -----------------------------------------------------------------------------------
 
 
 def _write_encoder(source: _Source, struct: StructSpec) -> None:
@@ -349,7 +349,7 @@ def _encode_field(source: _Source, depth: int, field: FieldSpec, flexible: bool,
 
 
 def _encode_tags(source: _Source, struct: StructSpec) -> None:
-    """Ascending, and only those whose bytes differ from the default's."""
+    """Tags in ascending order, and only those whose bytes differ from the default's."""
     known = sorted((field for field in struct.fields if field.tag is not None), key=lambda f: f.tag or 0)
     if not known:
         source.add(1, "o.append(0)")

@@ -1,7 +1,9 @@
-"""Kafka's error codes as plain numbers, for the hot path and for what a worker process loads.
+"""Kafka's error codes as plain numbers, for the hot path and for modules that a worker process loads.
 
-kio has them as an enum, which is loaded with the first schema and compares slower. Everything off the hot path uses
-that one. Invariant: a name here has the number that the same name has in Kafka's `Errors`.
+kio has them as an enum, which is loaded with the first schema and compares slower. All code off the hot path uses that
+one.
+
+Invariant: a name here has the number of the same name in Kafka's `Errors`.
 """
 
 from __future__ import annotations

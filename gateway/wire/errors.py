@@ -1,6 +1,6 @@
-"""What can be wrong with bytes from a connection, as two typed errors.
+"""Two typed errors for faulty bytes from a connection.
 
-Invariant: nothing that a peer sends raises anything else out of `gateway.wire`'s decoders.
+Invariant: whatever a peer sends, the decoders of `gateway.wire` raise nothing else.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Request headers v1 and v2, response headers v0 and v1.
 
 A header is flexible when its message is, except that the answer to ApiVersions always has the old
-header: a client reads it before it knows what the broker speaks. The client id is never compact.
+header: a client reads it before it knows the broker's versions. The client id is never compact.
 (Header v0 belonged to ControlledShutdown v0 alone, which no client sends.)
 """
 
@@ -39,7 +39,7 @@ def decode_client_id(frame: bytearray | memoryview) -> tuple[str | None, int]:
 
 
 def encode_request_header(header: RequestHeader, flexible: bool) -> bytes:
-    """What a client sends in front of a request (for our own tools and tests)."""
+    """The header that a client sends in front of a request (for our own tools and tests)."""
     key, version, correlation_id, client_id = header
     raw = None if client_id is None else client_id.encode()
     fixed = FIXED.pack(key, version, correlation_id, -1 if raw is None else len(raw))

@@ -1,8 +1,8 @@
 """A decoded request: an attribute bag with the same attributes in every version of its API.
 
 Each entity of each (API, version) gets its own slotted subclass, made by the codec. A field that the
-version lacks is resolved at its first use: to the default that the newest schema with that field
-gives it. So version differences end here, and a misspelt field name is an AttributeError.
+version lacks gets, at its first use, its default in the newest schema that has it. So version
+differences end here, and a misspelt field name is an AttributeError.
 """
 
 from functools import cache
@@ -20,8 +20,8 @@ class Message:
     __slots__ = ()
 
     schema_fields: ClassVar[tuple[str, ...]] = ()
-    #: Where this entity stands: (API key, is a request, names of the fields from the root to it).
     schema_place: ClassVar[tuple[int, bool, tuple[str, ...]]] = (-1, True, ())
+    """This entity's place: API key, whether it is a request, names of the fields from the root to it."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -66,7 +66,7 @@ def message_class(struct: StructSpec, key: int, is_request: bool) -> type[Messag
 
 
 def message_from_defaults(struct: StructSpec, key: int, is_request: bool) -> Message:
-    """An entity of which every field has its default."""
+    """An entity with the default in every field."""
     values = [
         message_from_defaults(field.struct, key, is_request)
         if field.struct is not None and isinstance(field.default, dict)

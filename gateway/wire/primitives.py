@@ -1,7 +1,7 @@
 """Kafka's primitive types, read with every bound checked and written as Kafka writes them.
 
 Readers take (bytes, position, end, …, path) and return the value and the position behind it; a bad
-value raises MalformedRequest naming the path. `end` never lies past the bytes, so no read does.
+value raises MalformedRequest with the path. `end` never lies past the bytes, so no read does.
 """
 
 import struct as _struct
@@ -65,7 +65,7 @@ def too_short(path: str, position: int, wanted: int, end: int) -> MalformedReque
     return MalformedRequest(path, position, f"needs {wanted} bytes, {end - position} are left")
 
 
-# --- reading ------------------------------------------------------------------------------------
+# --- Reading ------------------------------------------------------------------------------------
 
 
 def read_uvarint(b: memoryview, p: int, e: int, path: str) -> tuple[int, int]:
@@ -204,7 +204,7 @@ def read_tag_count(b: memoryview, p: int, e: int, budget: list[int], path: str) 
 
 
 def read_tag(b: memoryview, p: int, e: int, path: str) -> tuple[int, int, int]:
-    """A tag, where its value ends, and where it begins."""
+    """A tag, the end of its value, and the value's first position."""
     tag, p = read_uvarint(b, p, e, path)
     size, p = read_uvarint(b, p, e, path)
     if size > e - p:
@@ -219,7 +219,7 @@ def skip_tags(b: memoryview, p: int, e: int, budget: list[int], path: str) -> in
     return p
 
 
-# --- writing ------------------------------------------------------------------------------------
+# --- Writing ------------------------------------------------------------------------------------
 
 
 def write_uvarint(out: bytearray, value: int) -> None:
@@ -295,7 +295,7 @@ class EncodedItems:
 
 
 def write_count(out: bytearray, items: Sequence[Any] | EncodedItems | None, nullable: bool) -> Sequence[Any]:
-    """The count of an array; returns what is still to be written behind it."""
+    """Write an array's count; returns the items that are still to be written."""
     if items is None:
         _refuse_null(nullable)
         out += b"\xff\xff\xff\xff"

@@ -1,7 +1,7 @@
-"""Produce requests, read by hand because everything that is written passes here.
+"""Produce requests, decoded by hand because every produced record passes here.
 
-Same rules as the generated codec: counts and lengths are checked against the bytes left, elements are
-bounded, what is wrong raises MalformedRequest. Records are views of the request, never copied.
+The rules are those of the generated codec: counts and lengths are checked against the bytes left,
+elements are bounded, faults raise MalformedRequest. Records are views of the request, never copied.
 """
 
 import struct
@@ -26,7 +26,7 @@ ProducedData = tuple[str | None, int, int, Batches]
 
 
 class LongRequest(Exception):
-    """More elements than were to be decoded at once. Nothing is known about the rest."""
+    """A request has more elements than may be decoded at once. The rest was not read."""
 
 
 TOPIC_BYTES_MIN: Final = 6  # legacy: name length, partition count
@@ -88,9 +88,9 @@ def without_repetitions(topics: Batches) -> Batches:
 
 
 def _decode_single_batch(b: memoryview, topic_ids: bool) -> ProducedData | None:
-    """v9 on, with one topic of one partition and no transaction, as most requests are.
+    """A request of v9 on with one topic, one partition and no transaction, as most are.
 
-    Looks only; whatever is not exactly that shape, well-formed or not, is left to the full decoder.
+    Changes nothing; a request of any other shape, well-formed or not, is left to the full decoder.
     """
     if len(b) < _SINGLE_BYTES_MIN:
         return None

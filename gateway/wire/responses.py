@@ -1,7 +1,7 @@
 """Produce and Fetch responses, written by hand because they are hot.
 
 The bytes are those of the generated codec and of kio's writers, in every version. Records in a Fetch
-response stay parts of their own, the caller's, and are never copied.
+response stay the caller's own parts, and are never copied.
 """
 
 import struct
@@ -55,7 +55,7 @@ def _legacy_name(name: str) -> bytes:
 
 def _name(name: str, flexible: bool) -> bytes:
     encode = _compact_name if flexible else _legacy_name
-    # A name that cannot be a topic's is a stranger's: it must not fill the cache.
+    # A stranger may send names that no topic can have: they must not fill the cache.
     return encode(name) if len(name) <= TOPIC_NAME_CHARS_MAX else encode.__wrapped__(name)
 
 
@@ -78,8 +78,8 @@ def _compact_count(count: int) -> bytes:
 ProducedPartition = (
     tuple[int, int, int, int, int] | tuple[int, int, int, int, int, Sequence[tuple[int, str | None]], str | None]
 )
-"""(index, error code, base offset, log append time in ms or -1, log start offset), and for refused
-records besides: ([(index in the batch, message or None), …], error message or None)."""
+"""(index, error code, base offset, log append time in ms or -1, log start offset); refused records add
+([(index in the batch, message or None), …], error message or None)."""
 
 _PRODUCED_V2: Final = struct.Struct(">ihqq")
 _PRODUCED_V5: Final = struct.Struct(">ihqqq")
@@ -168,7 +168,7 @@ def _legacy_record_errors(errors: Sequence[tuple[int, str | None]], message: str
 
 
 class FetchedPartition(NamedTuple):
-    """What a Fetch has of one partition; offsets are -1 beside an error."""
+    """One partition's part of a Fetch response; its offsets are -1 beside an error."""
 
     partition: int
     error_code: int
@@ -176,11 +176,11 @@ class FetchedPartition(NamedTuple):
     last_stable_offset: int = -1
     log_start_offset: int = -1
     aborted: Sequence[tuple[int, int]] | None = None
-    """(producer id, first offset) of transactions; None for readers that asked for everything."""
+    """(producer id, first offset) of aborted transactions; None for readers of uncommitted records."""
     parts: Sequence[Part] = ()
     """The records in order."""
     size: int = 0
-    """Bytes of the parts together."""
+    """Bytes of all parts."""
 
 
 _FETCHED_V4: Final = struct.Struct(">ihqq")
@@ -198,7 +198,7 @@ def encode_fetch_response(
     error_code: int = 0,
     session_id: int = 0,
 ) -> list[Part]:
-    """The body of a Fetch response, v4 to v18, as parts of which the records' are the caller's own."""
+    """The body of a Fetch response, v4 to v18, in parts; those with records are the caller's own."""
     flexible = version >= FETCH_FLEXIBLE
     parts: list[Part] = []
     if version >= FETCH_SESSIONS:
@@ -227,7 +227,7 @@ def encode_fetch_response(
 
 
 def _write_fetched(head: bytearray, version: int, flexible: bool, fetched: FetchedPartition) -> None:
-    """A partition up to and with the length of its records."""
+    """Write a partition up to the length of its records, inclusive."""
     aborted, size = fetched.aborted, fetched.size
     if version >= FETCH_LOG_START:
         head += _FETCHED_V5.pack(*fetched[:5])

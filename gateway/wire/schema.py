@@ -1,7 +1,7 @@
 """Kafka's message schemas as kio publishes them, read into plain descriptions for the codec.
 
-A kio schema module is imported when its (API, version) is first asked for, never before: all of
-them together take more than a second. Times are milliseconds here and everywhere behind this module.
+A kio schema module is imported at the first use of its (API, version), never before: all of them
+together take more than a second. Times are milliseconds here and in all code behind this module.
 """
 
 import datetime
@@ -40,7 +40,7 @@ STRUCT_FORMATS: Final[Mapping[str, str]] = {
     "datetime_i64": "q",
     "uuid": "16s",
 }
-"""Kinds of a fixed size, and how the `struct` module writes them."""
+"""Kinds of a fixed size, and their `struct` formats."""
 
 FIXED_BYTES: Final[Mapping[str, int]] = {
     kind: {"?": 1, "b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "16s": 16}.get(form, 8)
@@ -89,7 +89,7 @@ class StructSpec:
 
 
 def versions_known(key: int) -> range:
-    """Every version of that API for which kio has a schema (they have no gaps)."""
+    """All versions of an API that kio has a schema for (they have no gaps)."""
     versions = sorted(schema_name_map[api_key_map[key]])
     return range(versions[0], versions[-1] + 1)
 
@@ -102,7 +102,7 @@ def load(key: int, version: int, is_request: bool) -> StructSpec:
 
 
 def field_in_other_versions(key: int, is_request: bool, path: tuple[str, ...], name: str) -> FieldSpec:
-    """A field as the newest version of that API that has it describes it."""
+    """A field's description in the newest version that has it."""
     kind = EntityType.request if is_request else EntityType.response
     for version in sorted(schema_name_map[api_key_map[key]], reverse=True):
         if kind not in schema_name_map[api_key_map[key]][version]:
@@ -133,7 +133,7 @@ def _describe_field(field: "Field[Any]", path: tuple[str, ...]) -> FieldSpec:
     if isinstance(classified, EntityField | EntityTupleField):
         struct = _describe(classified.type_, (*path, field.name))
         assert struct.smallest_bytes > 0, "bytes left would not bound an array of empty elements"
-    # For an array of ids kio's is_optional speaks of the elements; ask for the array itself.
+    # For an array of ids kio's is_optional is about the elements; ask for the array itself.
     nullable = (
         get_origin(field.type) is UnionType and type(None) in get_args(field.type)
         if classified.is_array

@@ -1,7 +1,7 @@
-"""What several administrative APIs share: permissions shown, resources named, repeats found.
+"""Shared by administrative APIs: the permissions to show, resources by name, repeated items.
 
-Keeps: without authentication everybody may do everything that applies to a resource, and that is
-what clients are told when they ask.
+Keeps: without authentication every client may do every operation that applies to a resource, and
+answers show all of these operations.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=Hashable)
 
 NOT_ASKED: Final = -(2**31)
-"""Authorized operations that were not asked for."""
+"""Authorized operations, if the client did not ask for them."""
 
 
 MESSAGE_CHARS_MAX: Final = 1_000
-"""Names and values that a client sent are quoted to it, and could be as long as a string can be."""
+"""Characters of an error message: it quotes a client's names and values, which may be as long as a string can be."""
 
 
 def _bits(*operations: int) -> int:
@@ -39,7 +39,7 @@ CLUSTER_OPERATIONS: Final = _bits(5, 7, 8, 9, 10, 11, 12)
 
 
 def repeated(items: Iterable[_T]) -> set[_T]:
-    """Those that are there more than once."""
+    """Items that occur more than once."""
     return {item for item, times in Counter(items).items() if times > 1}
 
 
@@ -72,7 +72,7 @@ def check_cluster(cluster_id: str, meant: str | None) -> None:
 
 
 def epoch_error(slot: Slot, current_leader_epoch: int) -> ErrorCode:
-    """KIP-320: what a client hears that knows another leader epoch; -1 means it knows none."""
+    """The error for a client that knows another leader epoch (KIP-320); -1 means that it knows none."""
     if current_leader_epoch in (-1, slot.leader_epoch):
         return ErrorCode.none
     if current_leader_epoch < slot.leader_epoch:

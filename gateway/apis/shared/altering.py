@@ -1,6 +1,6 @@
-"""Changing the configs of resources of all kinds: what AlterConfigs and IncrementalAlterConfigs share.
+"""Changing the configs of resources of all kinds, for AlterConfigs and IncrementalAlterConfigs.
 
-Keeps: a resource changes as a whole or not at all; what is wrong with one leaves the others alone.
+Keeps: a resource changes as a whole or not at all; a fault in one leaves the others alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def alter(
     check: Callable[[Message], None],
     change_of: Callable[[Message, Resource], Change],
 ) -> Mapping[str, Any]:
-    """Make the changes of a request, checked by `check`, each what `change_of` makes of it."""
+    """Check each resource of a request with `check`, and make the change that `change_of` returns for it."""
     asked = [Resource(r.resource_type, r.resource_name) async for r in ctx.paced(request.resources)]
     twice = await repeated_among(ctx, asked)
     outcomes: Outcomes = {}
@@ -117,7 +117,7 @@ def check_no_nulls(configs: Sequence[Message]) -> None:
 
 
 def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
-    """The answer when something unexpected happened."""
+    """The answer after an unexpected error."""
     return {
         "responses": [
             {

@@ -1,7 +1,9 @@
 """Client quotas as Kafka names them: of users, client ids and addresses, alone or users with client ids.
 
-None is enforced yet, so none is kept. Keeps: what Kafka would refuse is refused in its words, so that scripts find
-their faults here; what it would keep is refused too, for a quota that is not enforced must not look like one.
+None is enforced yet, so none is kept.
+
+Keeps: a change that Kafka would refuse is refused in its words, so that scripts find their faults here; a change that
+it would make is refused too, because a quota that is not enforced must not look like one that is.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from gateway.refusals import Refusal, invalid_request
 
 USER, CLIENT_ID, IP = "user", "client-id", "ip"
 KINDS: Final = (CLIENT_ID, USER, IP)
-"""In the order in which Kafka tells the parts of an entity."""
+"""Kinds of an entity's parts, in Kafka's order."""
 
 
 class Match(enum.IntEnum):
@@ -29,7 +31,7 @@ class Match(enum.IntEnum):
 
 
 class Number(enum.Enum):
-    """What a quota's value may be: its largest value, and whether it may have a fraction."""
+    """The sort of a quota's value: the largest one, and whether it may have a fraction."""
 
     INT = (2**31 - 1, False)
     LONG = (2**63 - 1, False)
@@ -59,7 +61,7 @@ Entity = Mapping[str, str | None]
 
 
 def entity_of(parts: Sequence[tuple[str, str | None]]) -> dict[str, str | None]:
-    """An entity in Kafka's order of kinds; the last of those of one kind counts."""
+    """An entity in Kafka's order of kinds; the last part of a kind counts."""
     named = dict(parts)
     known = {kind: named.pop(kind) for kind in KINDS if kind in named}
     return known | named
@@ -109,7 +111,7 @@ def check_change(entity: Entity, changes: Sequence[tuple[str, float | None]]) ->
 
 
 def repeated(entity: Entity) -> Refusal:
-    """To what an entity is asked for twice in one request."""
+    """The refusal of an entity that one request names twice."""
     told = ", ".join(f"{kind}={'null' if name is None else name}" for kind, name in entity.items())
     return invalid_request(f"Ignoring duplicate entity ClientQuotaEntity(entries={{{told}}})")
 

@@ -1,6 +1,6 @@
-"""Features (KIP-584): what of Kafka's versioned behaviour is there, and at which level it is on.
+"""Features (KIP-584): the parts of Kafka's versioned behaviour that are served, and their levels.
 
-Keeps: no feature is finalised that is not there: without group.version clients keep to the classic protocol.
+Keeps: only features that are served are finalised: without group.version clients keep to the classic protocol.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,10 @@
 
 They are answered as by a Kafka whose group.coordinator.rebalance.protocols leaves them out: with UNSUPPORTED_VERSION,
 which a client takes for final. Were their keys not served, librdkafka would wait for a coordinator that speaks them,
-for ever and without an error. Keeps: a member that is turned away leaves a line that names its client and says what
-to change; asking about such groups leaves none, for administrative clients ask first and then fall back.
+for ever and without an error.
+
+Keeps: a member that is turned away leaves a log line that names its client and the remedy; a question about such groups
+leaves none, because administrative clients ask first and then fall back.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 NOT_SERVED: Final = ErrorCode.unsupported_version
 NOT_SERVED_TEXT: Final = "The version of API is not supported."
-"""Kafka's words for it, where it uses some."""
+"""Kafka's message, in the answers that have one."""
 CHARS_MAX: Final = 100
-"""Of a name that a client chose, in a log line."""
+"""Characters of a name that a client chose, in a log line."""
 
 
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The one subscription to clients' metrics (KIP-714): it asks for none.
 
-Keeps: what GetTelemetrySubscriptions hands out, PushTelemetry knows.
+Keeps: PushTelemetry knows the subscription that GetTelemetrySubscriptions hands out.
 """
 
 from typing import Final

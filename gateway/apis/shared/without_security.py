@@ -1,4 +1,4 @@
-"""What a broker says that has listeners without security: nobody proves who he is, and nobody is kept from anything.
+"""Answers of a broker without security: clients prove no identity, and nothing is forbidden to them.
 
 Keeps: one place knows that there is no authorizer, no SASL mechanism and no token, so that the APIs about them agree,
 and answer in the words of a Kafka that was started without them.
@@ -18,12 +18,12 @@ ANONYMOUS: Final = "ANONYMOUS"
 
 NOTHING_TO_DESCRIBE: Final = Refusal(ErrorCode.security_disabled, "No Authorizer is configured on the broker")
 NOTHING_TO_CHANGE: Final = Refusal(ErrorCode.security_disabled, "No Authorizer is configured.")
-"""To what asks for ACLs, and to what makes or removes some."""
+"""The refusal of reading ACLs, and of making or removing some."""
 
 NOT_IN_THIS_STATE: Final = ErrorCode.illegal_sasl_state
-"""To SASL on a listener that does not ask for it, as on one where it is over."""
+"""The refusal of SASL on a listener that does not ask for it, or where it is over."""
 
 NO_TOKENS: Final = ErrorCode.delegation_token_request_not_allowed
-"""To what concerns delegation tokens: they need a connection that says whose it is."""
+"""The refusal of delegation tokens: they need an authenticated connection."""
 NO_TIME: Final = -1
-"""A token's time, where there is no token."""
+"""A token's time, in ms, if there is no token."""
