@@ -129,8 +129,8 @@ class StreamCollector:
 
 async def _of_segments(streams: list[Stream], sources: Sources, turn: Turn) -> AsyncIterator[Metric]:
     names = ["topic", "segment"]
-    size = GaugeMetricFamily("penstock_segment_bytes_per_second", "What a segment gets, the busiest", labels=names)
-    events = GaugeMetricFamily("penstock_segment_records_per_second", "What a segment gets, the busiest", labels=names)
+    size = GaugeMetricFamily("penstock_segment_bytes_per_second", "Load of the busiest segments", labels=names)
+    events = GaugeMetricFamily("penstock_segment_records_per_second", "Load of the busiest segments", labels=names)
     found: list[tuple[float, float, str, str]] = []
     for stream in streams:
         await turn.breathe()
@@ -153,7 +153,7 @@ def _of_pins(sources: Sources) -> Iterator[Metric]:
     """The partitions that hold back the most in the durable log, and the bytes that are damaged for good."""
     held = GaugeMetricFamily(
         "penstock_partition_held_bytes",
-        "What a partition holds back in the log, by what it waits for, those that hold most",
+        "Bytes that a partition holds back in the log, by cause, for the partitions that hold most",
         labels=["topic", "partition", "reason"],
     )
     damaged = GaugeMetricFamily(
