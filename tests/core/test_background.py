@@ -115,7 +115,7 @@ def test_an_error_that_the_work_expects_is_a_warning(caplog: pytest.LogCaptureFi
 
 
 def test_a_storage_failure_ends_the_work_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    """The log is poisoned: whoever waits has been told, and the process is ending."""
+    """The log is poisoned: all waiters have been answered, and the process is ending."""
 
     async def scenario() -> None:
         work = Work(StorageFailure("the disk is gone"), 0)

@@ -373,7 +373,7 @@ def test_append_frame_of_the_hot_path(tmp_path: Path) -> None:
 
 
 def write_golden() -> None:
-    """Write the files anew. Only for a new format version, beside the old ones."""
+    """Rewrite the files. Only for a new format version, beside the old ones."""
     import tempfile
 
     GOLDEN.mkdir(exist_ok=True)

@@ -145,7 +145,7 @@ def test_running_time_always_counts(steps: list[tuple[str, int]]) -> None:
 @pytest.mark.parametrize("run_ms", [HOUR_MS, 50 * MINUTE_MS, 10 * MINUTE_MS])
 @pytest.mark.parametrize("stop_ms", [3_000, 8 * HOUR_MS])
 def test_frequent_restarts(run_ms: int, stop_ms: int) -> None:
-    """Who restarts every hour, or runs an hour a day, expires things like everybody, an hour of running later."""
+    """With a restart every hour, or one hour of running a day, things expire as usual, an hour of running later."""
     world = World()
     world.stamp()
     for _ in range(60):
@@ -192,7 +192,7 @@ def test_wrong_date_that_is_mended() -> None:
 
 
 def test_wrong_date_that_is_believed() -> None:
-    """Who leaves a wrong date for an hour has believed it; afterwards ages go on by what passes."""
+    """A wrong date that stands for an hour is believed; afterwards ages go on by the passing time."""
     time = TrustedTime(BEGIN_MS).after_stop(BEGIN_MS + 73 * YEAR_MS)
     for _ in range(6):
         time = time.after(10 * MINUTE_MS, time.wall_ms + 10 * MINUTE_MS)

@@ -45,7 +45,7 @@ def log_files(gateway: Gateway) -> list[Path]:
 
 
 def write(connection: Connection, topic: str, size: int) -> int:
-    """Records until so many bytes are written; how many."""
+    """Send records until these bytes are written; return their number."""
     count = size // VALUE_BYTES
     for number in range(count):
         batch = encode_batch([b"%d/".ljust(VALUE_BYTES, b".") % number])
@@ -54,7 +54,7 @@ def write(connection: Connection, topic: str, size: int) -> int:
 
 
 def read_all(connection: Connection, topic: str, count: int) -> list[bytes]:
-    """The values of so many records from the beginning on."""
+    """The values of this number of records from the beginning on."""
     values: list[bytes] = []
     while len(values) < count:
         fetched = connection.fetch_some(topic, 0, len(values))

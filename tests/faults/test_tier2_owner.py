@@ -1,4 +1,4 @@
-"""One prefix, one owner: whoever does not own it is refused by name, and has deleted nothing."""
+"""One prefix, one owner: a process that does not own it is refused by name, and has deleted nothing."""
 
 from __future__ import annotations
 

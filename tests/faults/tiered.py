@@ -1,4 +1,4 @@
-"""A gateway whose long-term storage is a real MinIO server, what lies in its bucket, and what an operator is told.
+"""A gateway with a real MinIO server as long-term storage, the contents of its bucket, and the operator's messages.
 
 Everything happens early: objects of a few hundred KiB are put within a fraction of a second, looked at once more soon
 after, and little of them is cached, so that what a test reads comes from the server.
@@ -152,7 +152,7 @@ def await_quiet(bucket: Bucket) -> dict[str, int]:
 
 
 def problems(gateway: Gateway, history: History, partitions: list[Partition]) -> list[str]:
-    """What is wrong with what a reader gets who begins at the beginning, and with what is told of offsets."""
+    """The faults in the records that a reader from the beginning gets, and in the reported offsets."""
     with gateway.connect() as connection:
         found = check_history(history, read_outcome(connection, partitions, history))
         return found + ask_everything(connection, partitions, random.Random(SEED))

@@ -35,7 +35,7 @@ def test_made_whole(tmp_path: Path) -> None:
 
 
 def test_interrupted(tmp_path: Path) -> None:
-    """A start refuses what a crash left; another try begins anew."""
+    """A start refuses the remains of a crash; another try starts over."""
     crashed(tmp_path)
     with pytest.raises(InterruptedRecovery, match="run `penstock recover`"):
         DataDirectory.acquire(tmp_path, "1.0")

@@ -205,7 +205,7 @@ class Copier(Writer):
 
 
 def correct_history(seed: int, steps: int) -> History:
-    """What a few processes did in so many steps, and the last look at it."""
+    """The steps of a few processes, and the last look at the result."""
     dice, broker, events = random.Random(seed), Broker(), list[Event]()
     shared = broker, events, dice
     writers = [Writer(f"w{n}", *shared) for n in range(dice.randint(1, 3))]

@@ -44,7 +44,7 @@ class Planter:
         self.operations = Operations.of(History(self.events))
 
     def some(self, outcome: str, sends: int = 1) -> Transaction:
-        """A transaction that ended so, with at least so many values of known offsets."""
+        """A transaction with this end, and at least this number of values of known offsets."""
         fit = [
             t
             for t in self.operations.transactions

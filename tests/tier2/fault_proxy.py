@@ -23,7 +23,7 @@ class Refuse:
 
 @dataclass(frozen=True)
 class CutAnswer:
-    """Close the connection after so many bytes of the answer's body."""
+    """Close the connection after this number of bytes of the answer's body."""
 
     after: int
 

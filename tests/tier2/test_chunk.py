@@ -220,7 +220,7 @@ def test_every_cut_is_found() -> None:
     ],
 )
 def test_foreign_magic_and_version(position: int, replacement: bytes, why: str) -> None:
-    """Another file, or a later release's chunk, is told from damage."""
+    """Another file, or a later release's chunk, is distinguished from damage."""
     data = bytearray(write(example(), block_bytes=128)[0])
     position %= len(data)
     data[position : position + len(replacement)] = replacement

@@ -35,7 +35,7 @@ async def keys(storage: Storage, prefix: str, after: str = "") -> list[str]:
 
 
 def test_reads_back_what_was_put(open_storage: OpenStorage) -> None:
-    """Any range of an object comes back byte by byte, also after the store was opened anew."""
+    """Any range of an object comes back byte by byte, also after the store was reopened."""
 
     async def scenario() -> None:
         async with open_storage() as storage:

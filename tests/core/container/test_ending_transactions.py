@@ -91,7 +91,7 @@ def test_marker_of_a_sealed_stream(tmp_path: Path) -> None:
 
 
 def test_storage_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who ends a transaction hears of it once, and nothing of the step is seen."""
+    """The caller that ends a transaction hears of it once, and nothing of the step is seen."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

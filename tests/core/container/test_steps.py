@@ -43,7 +43,7 @@ PUTS: Final = [Put("t", b"%d" % n, b"x") for n in range(STEP_OPERATIONS_MAX + 1)
 
 
 def frames(first_lsn: int, steps: list[int], synced: list[int]) -> list[bytes]:
-    """Frames of steps of so many each; `synced` is what those of each step say that the log was synced to."""
+    """Frames of steps with these numbers of frames; `synced`: the log position that each step reports as synced."""
     made: list[bytes] = []
     for count, claim in zip(steps, synced, strict=True):
         for left in range(count - 1, -1, -1):

@@ -284,7 +284,7 @@ def test_full_disk(small_disk: Path) -> None:
 
 
 def test_rocksdb_without_room(small_disk: Path) -> None:
-    """A checkpoint that fails for want of room is tried again, from values that are written anew."""
+    """A checkpoint that fails for want of room is tried again, from newly written values."""
 
     async def scenario() -> None:
         store = await open_store(small_disk / "store")

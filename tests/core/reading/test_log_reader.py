@@ -12,7 +12,7 @@ KIB = 1 << 10
 
 
 def located(*entries: tuple[int, int]) -> list[Location]:
-    """Entries of so many bytes, each so far behind the one before it."""
+    """Entries of these sizes, each at its distance behind the one before it."""
     found, position = [], 0
     for number, (gap, length) in enumerate(entries):
         position += gap

@@ -98,7 +98,7 @@ def test_merges(shares: list[float], least: int, merged: tuple[int, ...] | None)
     [(1, "10 minutes", "20 minutes"), (0.01, "6 s", "12 s"), (2.5, "25 minutes", "50 minutes")],
 )
 def test_reasons_tell_the_time_that_passed(factor: float, split: str, merge: str) -> None:
-    """Whoever multiplies the scaler's times reads the times that came of it."""
+    """With multiplied times of the scaler, a reason names the multiplied times."""
     hot = [SegmentLoad(run, OLD, at(1.1, 1.1, 1.1, 1.1)) for run in stream_of(2, 1).current.segments]
     cold = [SegmentLoad(run, OLD, at(0, 0, 0, 0)) for run in stream_of(2, 2).current.segments]
     single = [SegmentLoad(run, OLD, at(1.1, 1.1, 1.1, 1.1)) for run in stream_of(1, 1).current.segments]

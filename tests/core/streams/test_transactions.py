@@ -90,7 +90,7 @@ def test_stable_bytes_are_those_before_stable_end(tmp_path: Path) -> None:
 
 
 def test_released_by_a_durable_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A marker that is on its way holds what it ends, and the watchers are told when it is durable."""
+    """A marker in flight holds the transaction that it ends, and the watchers hear when it is durable."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

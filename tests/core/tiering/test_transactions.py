@@ -1,4 +1,4 @@
-"""Transactions in long-term storage: readers of chunks are told of aborted ones exactly as readers of the log are."""
+"""Transactions in long-term storage: readers of chunks get the same aborted ones as readers of the log."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def listed(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_from_every_offset(tmp_path: Path, seed: int) -> None:
-    """Whatever lies in chunks, in log files or in memory: with every limit, from every offset, the same is told."""
+    """In chunks, log files or memory: with every limit, from every offset, the same transactions are returned."""
     random = Random(seed)
 
     async def scenario() -> None:

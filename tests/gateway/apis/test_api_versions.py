@@ -62,7 +62,7 @@ def test_api_versions_unsupported(version: int) -> None:
 
 @pytest.mark.parametrize(("name", "version"), [("", "1"), ("a b", "1"), ("ok", "-1"), ("ok", ""), ("é", "1")])
 def test_api_versions_bad_software(name: str, version: str) -> None:
-    """A client that names itself against the rules is told INVALID_REQUEST."""
+    """A client whose name breaks the rules gets INVALID_REQUEST."""
 
     async def test() -> None:
         async with serving(Gate()) as (_, port):

@@ -52,7 +52,7 @@ def replace(admin: Admin, kind: int, name: str, validate_only: bool = False, **c
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_all_of_a_topic(admin: Admin, version: int) -> None:
-    """Every documented config of a topic is told, in every version."""
+    """Every documented config of a topic is described, in every version."""
     result = describe(admin, TOPIC, admin.create(retention_ms="5"), version=version)
 
     told = {c.name: (c.value, c.config_source, c.read_only, c.is_sensitive) for c in result.configs}
@@ -62,7 +62,7 @@ def test_all_of_a_topic(admin: Admin, version: int) -> None:
 
 
 def test_types_and_documentation(admin: Admin) -> None:
-    """Types are told, and documentation where it is asked for."""
+    """Types are described, and documentation on request."""
     name = admin.create()
     asked = describe(admin, TOPIC, name, "cleanup.policy", include_documentation=True).configs[0]
     silent = describe(admin, TOPIC, name, "cleanup.policy").configs[0]
@@ -73,7 +73,7 @@ def test_types_and_documentation(admin: Admin) -> None:
 
 
 def test_synonyms(admin: Admin) -> None:
-    """Everything that would set a config is told, strongest first, where it is asked for."""
+    """All synonyms of a config are listed on request, strongest first."""
     name = admin.create(max_message_bytes="77")
     asked = describe(admin, TOPIC, name, "max.message.bytes", include_synonyms=True).configs[0]
     silent = describe(admin, TOPIC, name, "max.message.bytes").configs[0]
@@ -84,7 +84,7 @@ def test_synonyms(admin: Admin) -> None:
 
 
 def test_some_keys(admin: Admin) -> None:
-    """Only the configs that were named are told; unknown names are left out."""
+    """Only the named configs are described; unknown names are left out."""
     result = describe(admin, TOPIC, admin.create(), "segment.ms", "nope")
 
     assert [c.name for c in result.configs] == ["segment.ms"]
@@ -383,7 +383,7 @@ def test_all_of_the_broker(admin: Admin) -> None:
 
 
 def test_given_at_start(tmp_path: Path) -> None:
-    """What was given at start is told as static."""
+    """Values given at the start are described as static."""
     with admin_of(tmp_path, "message.max.bytes=5000", "log.retention.hours=1") as admin:
         (broker,) = describe(admin, BROKER, "1", "message.max.bytes").configs
         name = admin.create()

@@ -347,7 +347,7 @@ def test_delete_out_of_range(admin: Admin, before: int) -> None:
 
 
 def test_delete_of_what_is_not_there(admin: Admin) -> None:
-    """Unknown topics and partitions are told alone."""
+    """Unknown topics and partitions get errors of their own."""
     name = admin.create()
 
     assert delete(admin, "nope", (0, 0)) == [(3, -1)]

@@ -68,7 +68,7 @@ class TestHelp:
 
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
     def test_version(self, arguments: tuple[str, ...]) -> None:
-        """The version is told in one line."""
+        """The version is printed in one line."""
         assert run(*arguments).stdout == f"penstock {__version__}\n"
 
 
@@ -211,7 +211,7 @@ class TestServing:
             assert f"kcat -C -e -q -b {address}" in printed
 
     def test_several_listeners(self, tmp_path: Path) -> None:
-        """A client is told the address that belongs to the listener it used."""
+        """A client gets the address that belongs to the listener it used."""
         two = ("--listen", "127.0.0.1:0", "--listen", "localhost:0=broker.test:7777")
         with serving(tmp_path, *two) as gateway:
             first, second = gateway.ready()["kafka"]
@@ -220,7 +220,7 @@ class TestServing:
             assert told_by(second) == "broker.test:7777"
 
     def test_open_listener_warns(self, tmp_path: Path) -> None:
-        """Whoever opens a listener to others is told that nothing guards it."""
+        """A listener that is open to others gives a warning that nothing guards it."""
         with serving(tmp_path, "--listen", "0.0.0.0:0=127.0.0.1") as gateway:
             gateway.ready()
 

@@ -101,7 +101,7 @@ def test_many_streams(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_token(tmp_path: Path) -> None:
-    """Who needs one is told how to give it."""
+    """A command that needs a token says how to give it."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "http.token=sesame") as running:
         ready = running.ready()
         create_topic(ready["kafka"][0], "kept", 2)

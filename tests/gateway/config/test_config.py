@@ -278,7 +278,7 @@ class TestRefusals:
         assert "hunter2" not in message
 
     def test_an_endpoint_without_a_bucket(self) -> None:
-        """Whoever names an endpoint wants objects to go there: without a bucket they would not."""
+        """An endpoint means that objects should go there: without a bucket they would not."""
         assert "here tier2 = file (default)" in refusal("tier2.endpoint=http://h")
 
     @pytest.mark.parametrize("key", ["tier2.secretkey", "tier2.secret", "tier2.accesskey", "tier2.token"])
@@ -323,7 +323,7 @@ class TestRefusals:
         assert refusal("num.partitions") == "--set num.partitions: must be KEY=VALUE"
 
     def test_wildcard_listener(self) -> None:
-        """A wildcard cannot be told to clients, so it needs an advertised host; the reason is told."""
+        """A wildcard cannot be advertised, so it needs an advertised host; the message gives the reason."""
         message = refusal("listeners=0.0.0.0:9092")
 
         assert "a client must be told one address to come back to" in message

@@ -100,7 +100,7 @@ class TestBounds:
         assert "HOST:COUNT" in refusal(f"max.connections.per.ip.overrides={overrides}")
 
     def test_a_certificate_without_encryption(self) -> None:
-        """Whoever names certificates wants them to be looked at."""
+        """Certificates are meant to be checked: without TLS they would not be."""
         bucket = ("tier2=s3://b", "tier2.ca.file=/ca.pem")
         assert "nothing is encrypted" in refusal(*bucket, "tier2.endpoint=http://h")
 

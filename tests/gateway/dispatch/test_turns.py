@@ -184,7 +184,7 @@ def test_a_party_alone_goes_on() -> None:
 
 
 def test_little_by_little() -> None:
-    """A party has had its share of a round whether it came at once or in small parts, and gets it anew in the next."""
+    """A party uses up its share of a round at once or in parts, and gets a new share in the next."""
 
     async def test() -> None:
         turns = FairTurns(asyncio.get_running_loop())

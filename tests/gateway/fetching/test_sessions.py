@@ -117,7 +117,7 @@ def test_session_errors(tmp_path: Path) -> None:
 
 
 def test_sessions_are_bounded(tmp_path: Path) -> None:
-    """Sessions in use stay; a consumer for which there is no room is told everything with every fetch."""
+    """Sessions in use stay; a consumer without room for a session gets everything with every fetch."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         sessions = [Session(client) for _ in range(2)]

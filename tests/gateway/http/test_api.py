@@ -31,7 +31,7 @@ def active(view: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_stream_and_its_scales(gateway: tuple[str, str]) -> None:
-    """A split, a merge: epochs are told oldest first, with what went to each segment, and nothing is lost."""
+    """A split, a merge: epochs are listed oldest first, with the load of each segment, and nothing is lost."""
     kafka, http = gateway
     create_topic(kafka, "orders", 8)
     produce(kafka, "orders", 0, 10)
@@ -123,7 +123,7 @@ def test_the_map(gateway: tuple[str, str]) -> None:
 
 
 def test_events(gateway: tuple[str, str]) -> None:
-    """A scale is told with who wanted it."""
+    """A scale is listed with its cause."""
     kafka, http = gateway
     create_topic(kafka, "told", 2)
     assert call(http, "POST", f"{BASE}/told/scale", {"split": {"segment": 0}})[0] == 200

@@ -1,4 +1,4 @@
-"""Who may change something over HTTP."""
+"""The guard of changes over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who asks the S3 store: which place wins, and what is said when there is none."""
+"""The credentials for the S3 store: the place that wins, and the message if there are none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def file_with(tmp_path: Path, text: str) -> str:
 
 class TestOrder:
     def test_own_names_win(self, tmp_path: Path) -> None:
-        """What was set for Penstock wins over a file and over what all programs are told."""
+        """Credentials set for Penstock win over a file and over those that all programs get."""
         assert keys(found(AWS | OWN, file_with(tmp_path, SECTION.format("default")))) == (
             *("own-key", "own-secret"),
             None,

@@ -89,7 +89,7 @@ class TestAdmission:
 
     @in_loop
     async def test_lost_disk(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """A new data directory on a prefix with data is told of `penstock recover`, before it is recovered."""
+        """A new data directory on a prefix with data is refused with a hint at `penstock recover`."""
         async with open_storage() as storage:
             await start(tmp_path, storage, THEIRS, fresh=True)
             before = await objects(storage)
@@ -121,7 +121,7 @@ class TestAdmission:
 
     @in_loop
     async def test_identity_gone(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """A store whose chunks should be there does not begin anew on an emptied prefix."""
+        """A store whose chunks should be there does not start over on an emptied prefix."""
         async with open_storage() as storage:
             asked = admission(tmp_path, storage, OURS, fresh=False)
             await asked.look()
@@ -131,7 +131,7 @@ class TestAdmission:
 
     @in_loop
     async def test_newer(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """A prefix that a later release has written is left alone, whoever it belongs to."""
+        """A prefix that a later release has written is left alone, whatever its cluster."""
         async with open_storage() as storage:
             await storage.put(IDENTITY_KEY, json.dumps({"format": 2, "needs_release": "42.0.0"}).encode())
             with pytest.raises(IdentityRefused, match=r"use Penstock 42\.0\.0 or later"):

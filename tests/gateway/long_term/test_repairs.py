@@ -110,7 +110,7 @@ def test_going_on_after_a_drill_took_over(tmp_path: Path, minio: MinioServer, bu
 
 
 def test_a_snapshot_that_would_not_be_used(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-    """While a later life's snapshot is there, ours are failed ones, and that is told; a start puts ours above."""
+    """While a later life's snapshot is there, ours fail, and the metric shows it; a start puts ours above."""
     flags = (*place(minio, bucket), *QUICK)
     with serving(tmp_path, *flags) as gateway:
         produce(gateway.ready()["kafka"][0], 4)

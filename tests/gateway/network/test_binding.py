@@ -1,4 +1,4 @@
-"""Binding: every family of a host on one port, and a taken port is told as such."""
+"""Binding: every family of a host on one port, and a taken port is reported as such."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ARCHIVES = sorted(old_data.FORMATS.glob("format-*.tar.xz"))
 
 
 def test_the_present_format_is_among_them() -> None:
-    """Whoever raises the format keeps a directory of it (python -m tests.gateway.process.old_data)."""
+    """A new format needs a stored directory of the old one (python -m tests.gateway.process.old_data)."""
     names = {path.name for path in ARCHIVES}
 
     assert {f"format-{FORMAT}-clean.tar.xz", f"format-{FORMAT}-killed.tar.xz"} <= names

@@ -1,4 +1,4 @@
-"""A compacted partition with transactions, in a real store with its worker: what stays, and what readers are told."""
+"""A compacted partition with transactions, in a real store with its worker: the rest, as readers see it."""
 
 from __future__ import annotations
 

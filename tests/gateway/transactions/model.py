@@ -435,7 +435,7 @@ class World:
         self._wait(log, "ack", client.transactional_id, client.name, identity)
 
     def sync(self, log: int) -> None:
-        """All of a log is durable; whoever waited for it goes on."""
+        """All of a log is durable; all its waiters go on."""
         for step in self.logs[log][self.durable[log] :]:
             for change in step:
                 if not isinstance(change, Transaction):
@@ -483,7 +483,7 @@ class World:
         self.clients[client.name] = client
 
     def crash(self, *kept: int) -> None:
-        """Both logs are cut to so many steps, and another coordinator loads what they hold."""
+        """Both logs are cut to these numbers of steps, and another coordinator loads the rest."""
         self.crashes += 1
         for log, size in enumerate(kept):
             del self.logs[log][size:]

@@ -1,4 +1,4 @@
-"""What readers of committed records are told: Fetch, ListOffsets, DeleteRecords (SEMANTICS 6-9, 19, 35, 37)."""
+"""Answers to readers of committed records: Fetch, ListOffsets, DeleteRecords (SEMANTICS 6-9, 19, 35, 37)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def consumed(partition: Message) -> list[bytes | None]:
 
 @pytest.mark.parametrize("version", range(4, 19))
 def test_open_transactions_are_not_seen(admin: Admin, topic: str, one: Producer, version: int) -> None:
-    """Who reads committed records stops where the first open transaction begins; others do not."""
+    """A reader of committed records stops where the first open transaction begins; others do not."""
     admin.produce(topic, NOW)
     one.write(topic, b"a")
     admin.produce(topic, NOW)

@@ -1,4 +1,4 @@
-"""A store that is made anew from long-term storage has none of its predecessor's transactions."""
+"""A store recovered from long-term storage has none of its predecessor's transactions."""
 
 from __future__ import annotations
 

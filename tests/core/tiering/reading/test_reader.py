@@ -216,7 +216,7 @@ def test_neighbours_come_together() -> None:
 
 
 def test_a_page_is_there_before_its_request_has_ended() -> None:
-    """Whoever wants the first page of a request does not wait for the last one."""
+    """A reader of the first page of a request does not wait for the last one."""
 
     async def scenario() -> None:
         async with chunked() as (chunks, storage):

@@ -139,7 +139,7 @@ def test_newest_entry_in_a_chunk(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_long(tmp_path: Path) -> None:
-    """Who loses patience is told so; what was asked for is loaded all the same, and then read at once."""
+    """A reader that runs out of time gets an error; the load goes on, and the next read is immediate."""
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path) as (store, slot, _, storage):

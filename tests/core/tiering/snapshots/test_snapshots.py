@@ -108,7 +108,7 @@ def test_the_newest_stay(tmp_path: Path) -> None:
 
 
 def test_when_asked(tmp_path: Path) -> None:
-    """Whoever waits for one gets it long before the interval is over, and a stop takes a last one."""
+    """A waiter for a snapshot gets it long before the interval is over, and a stop takes a last one."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")

@@ -182,7 +182,7 @@ def test_unfinished_uploads_are_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["gone", "cut off"])
 def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
-    """A chunk that the store lost after it was committed is made anew from the log, which had kept it."""
+    """A chunk that the store lost after it was committed is remade from the log, which had kept it."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
