@@ -73,7 +73,7 @@ def settings_for(minio: MinioServer, *, port: int | None = None, **changes: obje
 
 
 class Bucket:
-    """What lies in the bucket, and ways to hurt it."""
+    """The content of the bucket, and ways to damage it."""
 
     def __init__(self, minio: MinioServer) -> None:
         self._client = Minio(f"127.0.0.1:{minio.port}", ROOT_USER, ROOT_PASSWORD, secure=False, region="us-east-1")
@@ -130,7 +130,7 @@ def until(condition: Callable[[], object], what: str, seconds_max: float = MOVED
 
 
 def local_start(connection: Connection, partition: Partition) -> int:
-    """The first offset that the log holds; what is older lies in chunks only."""
+    """The first offset that the log holds; older ones lie in chunks only."""
     return connection.tier_offset(*partition, EARLIEST_LOCAL)
 
 
@@ -167,7 +167,7 @@ def command(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def verify(gateway: Gateway) -> dict[str, Any]:
-    """What `penstock tier2 verify` finds; the gateway is not running."""
+    """The findings of `penstock tier2 verify`, while the gateway is not running."""
     done = command(gateway, "tier2", "verify", "--json")
     assert done.returncode in (0, 1), done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

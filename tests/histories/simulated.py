@@ -60,7 +60,7 @@ class Broker:
         return next((n for n, entry in enumerate(log) if entry.transaction not in ended), len(log))
 
     def read(self, place: Place, position: int, isolation: str, count: int) -> tuple[list[Read], int]:
-        """What a poll gives, and the position after it."""
+        """The result of a poll, and the position after it."""
         log = self.logs[place]
         end = self.stable_end(place) if isolation == COMMITTED else len(log)
         found: list[Read] = []

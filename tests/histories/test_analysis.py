@@ -281,7 +281,7 @@ PLANTED: list[tuple[Callable[[Planter], None], set[str]]] = [
 @settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_planted_anomalies(plant: Callable[[Planter], None], expected: set[str], seed: int) -> None:
-    """What was spoiled in a correct history is found, under its name."""
+    """A fault put into a correct history is found, under its name."""
     planter = Planter(seed)
     plant(planter)
 

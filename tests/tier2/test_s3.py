@@ -1,4 +1,4 @@
-"""What the S3 driver does when the server, the network or the configuration is at fault; with a real MinIO server."""
+"""The S3 driver under faults of the server, the network or the configuration; with a real MinIO server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def opened(settings: S3Settings) -> AsyncIterator[S3Storage]:
 
 
 def open_error(settings: S3Settings) -> StorageError:
-    """What opening fails with."""
+    """The error of an opening."""
 
     async def scenario() -> None:
         async with opened(settings):
@@ -186,7 +186,7 @@ def test_impossible_endpoint(endpoint: str) -> None:
 
 
 def test_no_s3_there(bucket: str) -> None:
-    """Another web server's answer is taken for what it is."""
+    """Another web server's answer is recognised as such."""
     with FaultProxy(0) as proxy:
         proxy.fail_next("GET", Refuse(200, b"<html>hello</html>", "text/html"))
         settings = S3Settings(endpoint=f"http://127.0.0.1:{proxy.port}", bucket=bucket, region="us-east-1")

@@ -1,4 +1,4 @@
-"""What every driver keeps; the same for the file system and for a real MinIO server."""
+"""The contract of every driver; the same for the file system and for a real MinIO server."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ API_VERSIONS = 18
 
 @pytest.mark.parametrize("version", range(5))
 def test_api_versions(version: int) -> None:
-    """Exactly what is registered is advertised, but Produce from 0."""
+    """Exactly the registered versions are advertised, except that Produce begins at 0."""
 
     async def test() -> None:
         async with serving(Gate()) as (_, port):

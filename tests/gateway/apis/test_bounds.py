@@ -1,4 +1,4 @@
-"""What clients can make has a bound, and a refusal that says which key it is."""
+"""Everything that clients can make has a bound, and the refusal names its key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tools ask of a cluster: log directories, elections, reassignments."""
+"""Tools' requests about a cluster: log directories, elections, reassignments."""
 
 from __future__ import annotations
 

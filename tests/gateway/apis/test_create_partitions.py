@@ -57,7 +57,7 @@ def test_growth_is_a_scale(admin: Admin) -> None:
     ],
 )
 def test_not_growing(admin: Admin, count: int, why: str) -> None:
-    """What is no growth is INVALID_PARTITIONS."""
+    """A count that is no growth is INVALID_PARTITIONS."""
     name = admin.create(4)
 
     assert [(37, why.format(name))] == grow(admin, growth(name, count))

@@ -53,7 +53,7 @@ def test_by_id(admin: Admin) -> None:
     ],
 )
 def test_refused(admin: Admin, topic: dict[str, Any], code: int, why: str) -> None:
-    """What names no topic is refused."""
+    """An entry that names no topic is refused."""
     assert [(topic["name"], code, why)] == delete(admin, topic)
 
 

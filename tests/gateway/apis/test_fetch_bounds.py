@@ -131,7 +131,7 @@ def test_an_answer_has_so_many_entries(tmp_path: Path) -> None:
 
 
 def test_nothing_is_kept_while_a_fetch_waits(tmp_path: Path) -> None:
-    """What was found and is not enough is found again when there is more: waiting costs no memory."""
+    """Records that were too few are found again once there are more: waiting costs no memory."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         other = await Client.connect(broker)

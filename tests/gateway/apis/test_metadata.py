@@ -73,7 +73,7 @@ def test_leader_epoch(admin: Admin) -> None:
 
 
 def test_leader_epoch_follows_an_unclean_start(tmp_path: Path) -> None:
-    """What was encoded for another epoch or size of a topic is not told again."""
+    """An answer encoded for another epoch or size of a topic is not sent again."""
     with admin_of(tmp_path) as admin:
         name = admin.create(1)
         topics(admin, 12, by_name(name))

@@ -1,4 +1,4 @@
-"""What would have no effect is refused with a reason, after all that Kafka would refuse."""
+"""Requests that would have no effect are refused with a reason, after all that Kafka would refuse."""
 
 from __future__ import annotations
 

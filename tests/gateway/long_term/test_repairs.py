@@ -70,7 +70,7 @@ def await_metric(gateway: Running, name: str, least: float) -> None:
 
 
 def test_going_on_after_a_drill_took_over(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-    """After `tier2 init` what the gateway does is recovered again, and nothing of what the other copy did."""
+    """After `tier2 init` the gateway's later changes are recovered, and none of the other copy's."""
     where = place(minio, bucket)
     flags = (*where, *QUICK, "--set", "file.delete.delay.ms=2000")
     one = ("--data-dir", str(tmp_path / "one" / "data"), *where)

@@ -1,4 +1,4 @@
-"""What connections may hold is bounded, fairly, and given back."""
+"""The memory of connections is bounded, shared fairly, and given back."""
 
 import gc
 import struct
@@ -235,7 +235,7 @@ def test_idle_connections_cost_little() -> None:
 
 
 def test_long_names_are_not_remembered() -> None:
-    """What a client calls itself costs an idle connection little, however long it is."""
+    """A client's name costs an idle connection little, however long it is."""
 
     async def test() -> None:
         gate = Gate()

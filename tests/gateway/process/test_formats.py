@@ -29,7 +29,7 @@ def test_the_present_format_is_among_them() -> None:
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def test_old_data_is_read_and_goes_on(tmp_path: Path, archive: Path) -> None:
-    """Records, offsets, topics and groups are what they were; new records follow the old ones."""
+    """Records, offsets, topics and groups are unchanged; new records follow the old ones."""
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     identity = json.loads((tmp_path / "data" / "penstock.json").read_text())

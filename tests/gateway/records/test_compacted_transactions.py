@@ -93,7 +93,7 @@ class Topic:
         self.committed += records if commit else []
 
     async def delivered(self, max_bytes: int) -> list[Record]:
-        """What a consumer with read_committed gets of all that is stable."""
+        """The stable records of a consumer with read_committed."""
         offset, records = self.slot.start, list[Record]()
         while offset < self.slot.stable_end:
             found = await self.store.hosted(self.slot).reader.read(

@@ -85,7 +85,7 @@ def test_init_of_a_fenced_one(admin: Admin, version: int, code: int) -> None:
 
 
 def test_init_aborts(admin: Admin, topic: str, producer: Producer) -> None:
-    """What the former producer had under way is aborted before the next one is answered, with its offsets."""
+    """The former producer's open transaction is aborted, with its offsets, before the next producer is answered."""
     producer.write(topic, b"a")
     producer.commit_offsets("g-init", (topic, 0, 7))
     former = producer.who

@@ -53,7 +53,7 @@ def test_commit(tmp_path: Path) -> None:
 
 
 def test_abort(tmp_path: Path) -> None:
-    """Of one that aborts nothing is visible, and what was committed before stays."""
+    """An aborted one leaves nothing visible, and earlier committed records stay."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -125,7 +125,7 @@ def test_time_is_counted_from_the_beginning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jump_ms", [-3_600_000, 0])
 def test_time_out_over_a_restart(tmp_path: Path, jump_ms: int) -> None:
-    """What was under way at a crash goes on, and times out, also if the clock was set back."""
+    """A transaction open at a crash goes on, and times out, also if the clock was set back."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -362,7 +362,7 @@ def test_written_elsewhere_before_a_crash(tmp_path: Path, ending: str) -> None:
 
 
 def test_of_no_id_that_is_known(tmp_path: Path) -> None:
-    """What a producer that nobody knows has open stays as it is: an administrator may end it."""
+    """An open transaction of an unknown producer stays as it is: an administrator may end it."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False, containers=BOTH) as services:
@@ -609,7 +609,7 @@ def test_many_offsets(tmp_path: Path) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    """What the operator sees: how many ended, how many are under way; an idle coordinator counts nothing."""
+    """The operator's view: the number of ended ones and of open ones; an idle coordinator counts nothing."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:

@@ -1,4 +1,4 @@
-"""What tools ask: transactions, producers, and markers of an administrator."""
+"""Tools' requests: transactions, producers, and markers of an administrator."""
 
 from __future__ import annotations
 

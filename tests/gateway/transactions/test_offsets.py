@@ -51,7 +51,7 @@ def test_offsets_without_the_group(admin: Admin, topic: str, version: int) -> No
 
 
 def test_aborted_offsets(admin: Admin, topic: str, producer: Producer) -> None:
-    """Nothing is left of them, and what was committed before stays."""
+    """Nothing is left of them, and earlier committed offsets stay."""
     group = new_name()
     producer.commit_offsets(group, (topic, 0, 3))
     producer.end()
@@ -132,7 +132,7 @@ def test_pending_offsets_in_all_of_a_group(admin: Admin, topic: str, producer: P
 
 
 def test_offsets_of_a_deleted_group(admin: Admin, topic: str, producer: Producer) -> None:
-    """What was pending goes with the group: the transaction's end does not bring it back, others' offsets are kept."""
+    """Pending offsets go with the group: the transaction's end does not restore them; other groups' are kept."""
     group, other = new_name(), new_name()
     for name in (group, other):
         producer.commit_offsets(name, (topic, 0, 7))

@@ -23,7 +23,7 @@ DESCRIBE_PRODUCERS: Final = 61
 
 
 class Partitions:
-    """What stands for the store: what is admitted is known from then on."""
+    """A stand-in for the store: an admitted producer is known from then on."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

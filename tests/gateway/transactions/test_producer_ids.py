@@ -54,7 +54,7 @@ def test_an_empty_transactional_id(admin: Admin) -> None:
 
 
 def test_after_a_restart(tmp_path: Path) -> None:
-    """What was left of a block at a stop is skipped."""
+    """The rest of a block at a stop is skipped."""
     with admin_of(tmp_path) as admin:
         _, before, _ = init(admin)
         admin.restart()

@@ -45,7 +45,7 @@ def transaction(state: TransactionState, **changes: object) -> Transaction:
 
 
 def outcome(call: Callable[[], object]) -> object:
-    """What a call returns, or the error that it is refused with."""
+    """The result of a call, or the error that refuses it."""
     try:
         return call()
     except Refusal as refused:
