@@ -1,4 +1,4 @@
-"""What is on disk between any two steps brings back what was acknowledged."""
+"""The disk's content between any two steps brings back every acknowledged entry...."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ async def end_everywhere(slots: list[Slot], writer_id: int) -> None:
 
 
 def snapshot(store: Store, slots: list[Slot]) -> Any:
-    """What a refused step must not touch."""
+    """The state that a refused step must not touch."""
     log = container_of(store).log
     states = [(s.end, s.encode(), dict(s.transactions.open) if s.transactions else None) for s in slots]
     fences = [{w: state.epoch for w, state in (s.writers or {}).items()} for s in slots]

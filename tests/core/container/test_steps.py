@@ -94,7 +94,7 @@ def test_damage_in_a_step_that_was_not_synced(tmp_path: Path) -> None:
 
 
 def test_damage_in_a_step_that_was_synced(tmp_path: Path) -> None:
-    """Where a later frame says that the step was synced, the start is refused, and the damaged frame is named."""
+    """If a later frame reports the step as synced, the start is refused, and the damaged frame is named."""
     parts = frames(10, [1, 3, 2], [9, 9, 13])
     path = write_log(tmp_path, parts, 10, bytes(100))
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What a log may rely on in its writer, whatever the sync mode: order, honest reports, one failure, an end."""
+"""The writer's guarantees to a log, whatever the sync mode: order, honest reports, one failure, an end...."""
 
 from __future__ import annotations
 

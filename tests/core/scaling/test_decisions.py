@@ -36,7 +36,7 @@ def stream_of(slots: int, segments: int = 1) -> StreamState:
 def judge(
     state: StreamState, averages: Sequence[Averages], rules: ScalingPolicy, age_s: float = OLD
 ) -> Decision | None:
-    """What is decided for segments with these averages; their slots get all the same."""
+    """The decision for segments with these averages; all their slots have the same load."""
     runs = state.current.segments
     loads = [SegmentLoad(run, age_s, one) for run, one in zip(runs, averages, strict=True)]
     return decide(rules, state.current, loads, lambda run: [1.0] * (run.last - run.first))

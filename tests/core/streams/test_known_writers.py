@@ -256,7 +256,7 @@ def test_no_turn_is_long(tmp_path: Path) -> None:
 
 @dataclass
 class Known:
-    """What the model has of one writer in one slot."""
+    """The model's state of one writer in one slot."""
 
     last: int
     used_s: float

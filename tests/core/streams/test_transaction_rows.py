@@ -37,7 +37,7 @@ class Waiting:
 
 @dataclass
 class Book:
-    """What was appended, up to where it is durable, and where it starts."""
+    """The appended entries, the durable end, and the start."""
 
     entries: list[Entry] = field(default_factory=list)
     durable: int = 0

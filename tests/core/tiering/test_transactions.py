@@ -103,7 +103,7 @@ def test_every_run_lists_them(tmp_path: Path) -> None:
 
 
 def test_nothing_unstable_is_tiered(tmp_path: Path) -> None:
-    """What an open transaction holds back stays in the log; its end releases it."""
+    """Entries that an open transaction holds back stay in the log; its end releases them."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, AGEING) as store:

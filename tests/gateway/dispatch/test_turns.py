@@ -27,7 +27,7 @@ async def overtaken_by(gate: Gate, honest: Client) -> int:
 
 
 def test_little_before_much() -> None:
-    """A client that asks for little is served before the rest of what a busy one has asked for."""
+    """A client with few requests is served before the rest of a busy client's requests."""
 
     async def test() -> None:
         gate = Gate()

@@ -558,7 +558,7 @@ def test_group_too_large_to_store(tmp_path: Path) -> None:
 
 
 def test_full_disk_refuses_commits(tmp_path: Path) -> None:
-    """When the log takes nothing, commits and assignments get a code to retry on; what was visible stays."""
+    """If the log takes nothing, commits and assignments get a retriable code; visible offsets stay."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False) as services:

@@ -77,7 +77,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """What well-behaved clients do: join, wait, sync."""
+        """Events of well-behaved clients: join, wait, sync."""
         self.all_rejoin()
         self.pass_time(3)
         self.all_sync(True)

@@ -193,7 +193,7 @@ def test_empty_group_wants_a_protocol(protocol_type: str, protocols: tuple[Proto
 
 
 def test_empty_group_may_change_its_protocol_type(driver: GroupDriver) -> None:
-    """What a group was before it became empty does not bind who comes next."""
+    """A group's facts from before it became empty do not bind its next members."""
     (first,) = driver.stable("a")
     driver.leave(first)
 

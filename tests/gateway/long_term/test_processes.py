@@ -55,7 +55,7 @@ def objects(server: MinioServer, bucket: str) -> dict[str, str | None]:
 
 
 def refused(tmp_path: Path, *arguments: str, code: int = 2) -> str:
-    """What a start says that ends with that code: by default, of a wrong configuration."""
+    """The message of a start that ends with that code: by default, of a wrong configuration."""
     with serving(tmp_path, *arguments) as gateway:
         ended, said = gateway.end(), gateway.err.read_text()
     assert ended == code, said
@@ -154,7 +154,7 @@ class TestStart:
             assert gateway.terminate() == 0
 
     def test_no_credentials(self, tmp_path: Path, minio: MinioServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is missing is said before the data directory is made."""
+        """Missing settings are named before the data directory is made."""
         for name in ("ACCESS_KEY", "SECRET_KEY"):
             monkeypatch.delenv(f"PENSTOCK_TIER2_{name}")
         text = refused(tmp_path, *place(minio, "bucket"))
@@ -255,7 +255,7 @@ class TestRecover:
         assert run("recover", *arguments).returncode == 2  # not into a directory that holds something
 
     def test_after_a_kill(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """What chunks say is enough: a kill leaves no last snapshot."""
+        """The facts in chunks are enough: a kill leaves no last snapshot."""
         with serving(tmp_path, *place(minio, bucket), *QUICK) as gateway:
             produce(gateway.ready()["kafka"][0], 40)
             await_tiered(gateway, 40)
@@ -380,7 +380,7 @@ class TestRecover:
 
 class TestVerify:
     def test_damage(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """What is missing, damaged and orphaned is named, while the gateway runs and after it; the rest is whole."""
+        """Missing, damaged and orphaned objects are named, with and without a gateway; the rest is whole."""
         flags = place(minio, bucket)
         arguments = ("--data-dir", str(tmp_path / "data"), *flags)
         with serving(tmp_path, *flags, *QUICK) as gateway:
