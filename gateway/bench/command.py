@@ -19,7 +19,7 @@ EXIT_OPTIONS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reporting:
-    """Where the figures go."""
+    """The destinations of the figures."""
 
     workload: str | None
     interval_s: float
@@ -28,7 +28,7 @@ class Reporting:
 
 
 def run(plan: Plan, *, processes: int | None, keep_topic: bool, reporting: Reporting) -> int:
-    """Carry out the plan; the exit code. An empty topic name means one of the run's own."""
+    """Carry out the plan; return the exit code. An empty topic name means a topic of the run's own."""
     try:
         plan.check()
         _check_client(plan.client)

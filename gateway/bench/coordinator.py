@@ -1,6 +1,6 @@
-"""Starts the workers, starts the clock, and adds up what they report.
+"""Starts the workers, starts the clock, and adds up the reports.
 
-Keeps: no worker outlives the run; one that fails ends it, with what the worker said.
+Keeps: no worker outlives the run; a worker that fails ends the run, with the worker's last words.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ START_DELAY_NS: Final = SECOND_NS // 10
 
 
 class RunFailed(Exception):
-    """The run did not come to its end."""
+    """The run ended early."""
 
 
 class Worker:
-    """One worker process and the thread that hears it."""
+    """One worker process and the thread that reads its output."""
 
     def __init__(self, role: str, name: str, heard: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]) -> None:
         self.role = role
@@ -43,7 +43,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            start_new_session=True,  # Ctrl-C is the coordinator's
+            start_new_session=True,  # the coordinator handles Ctrl-C
         )
         self._heard = heard
         threading.Thread(target=self._listen, name=name, daemon=True).start()
@@ -83,7 +83,7 @@ class Run:
         self._told = False
 
     def totals(self, tick: Callable[[Totals, float], None]) -> Totals:
-        """Carry it out. `tick` is called now and then with what there is so far and the measured seconds gone."""
+        """Carry out the run. `tick` is called now and then with the totals so far and the measured seconds gone."""
         with self._running():
             self._await_ready()
             start_ns = time.monotonic_ns() + START_DELAY_NS
@@ -143,7 +143,7 @@ class Run:
                 raise RunFailed(f"a worker ended early: {worker.last_words() or 'it said nothing'}")
 
     def _tell_ends_if_written(self) -> None:
-        """Once the last writer is done, readers are told where the end is."""
+        """Once the last writer is done, send the readers the end offsets."""
         readers = [worker for worker in self._workers if worker.role == "read"]
         written = all(worker.done for worker in self._workers if worker.role == "write")
         if self._plan.mode != "end-to-end" or not written or self._told:

@@ -15,15 +15,15 @@ LOWEST_US: Final = 1
 HIGHEST_US: Final = 3_600_000_000
 DIGITS: Final = 3
 SIGNIFICANT_BITS: Final = 11
-"""What three digits are in an HdrHistogram: 2,048 steps to each power of two."""
+"""Three significant digits in an HdrHistogram: 2,048 steps to each power of two."""
 PERCENTILES: Final = {"p50": 50.0, "p75": 75.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99_9": 99.9, "p99_99": 99.99}
 
 Counts = list[tuple[int, int]]
-"""Microseconds and how many records took them: what a worker sends."""
+"""Microseconds and the number of records that took them, as a worker sends them."""
 
 
 def counts_of(latencies_ns: Iterable[int]) -> Counts:
-    """Latencies in microseconds, rounded as the histogram will, equal ones together: a report stays small."""
+    """Latencies in microseconds, rounded as in the histogram, equal ones counted together: a report stays small."""
     together: Counter[int] = Counter()
     for us, count in Counter([-(-ns // 1000) for ns in latencies_ns]).items():
         shift = max(0, us.bit_length() - SIGNIFICANT_BITS)
@@ -32,7 +32,7 @@ def counts_of(latencies_ns: Iterable[int]) -> Counts:
 
 
 class Latencies:
-    """Everything recorded so far."""
+    """All latencies recorded so far."""
 
     def __init__(self) -> None:
         self._histogram = HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
@@ -56,7 +56,7 @@ class Latencies:
         self._max_us = max(self._max_us, other._max_us)
 
     def figures_ms(self) -> dict[str, float]:
-        """Average, maximum and percentiles, in milliseconds; all 0 when nothing was recorded."""
+        """Average, maximum and percentiles, in milliseconds; all 0 if nothing was recorded."""
         average = self._sum_us / self.count if self.count else 0.0
         figures = {"avg": average, "max": float(self._max_us)}
         for name, percentile in PERCENTILES.items():

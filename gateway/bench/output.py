@@ -1,6 +1,6 @@
-"""What the user sees: a line for each interval, a bar, the final table, the files.
+"""The output for the user: a line for each interval, a bar, the final table, the files.
 
-Keeps: a file that is stdout has it for itself, all else goes to stderr then; a bar is drawn on a terminal alone.
+Keeps: if a file is stdout, nothing else goes there: the rest goes to stderr; a bar is drawn only on a terminal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN: Final = ("avg", "p50", "p99", "p99_9", "max")
 
 
 class Output:
-    """One run's figures, as they come."""
+    """Shows one run's figures as they come."""
 
     def __init__(
         self, plan: Plan, workload: str, *, interval_s: float, csv_file: str | None, json_file: str | None

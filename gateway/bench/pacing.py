@@ -1,7 +1,7 @@
-"""When each record ought to be sent.
+"""The due time of each record.
 
-Keeps: in an open loop, record *i* is due at `i / rate`, whatever became of the records before it. A sender that was
-held up finds a row of records that are overdue, and each counts its latency from when it was due.
+Keeps: in an open loop, record *i* is due at `i / rate`, whatever happened to the records before it. A sender that was
+held up finds several overdue records, and the latency of each counts from its due time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Pace:
         self._left = records
 
     def next_due_ns(self, now_ns: int) -> int | None:
-        """When the next record is due, which may be long ago; None when there is none."""
+        """The due time of the next record, which may be long past; None if there is no further record."""
         due_ns = self._due_ns(self._sent, now_ns)
         ended = self._left == 0 if self._until_ns is None else due_ns >= self._until_ns
         return None if ended else due_ns
 
     def take(self, now_ns: int, at_most: int) -> list[int]:
-        """When each of the records was due that are to be sent now."""
+        """The due times of the records to send now."""
         if self._rate is None:
             dues = [now_ns] * at_most
         else:

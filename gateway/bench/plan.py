@@ -1,4 +1,4 @@
-"""What a run does: checked once, then split into one share for each worker process.
+"""The plan of a run, checked once, then split into one share for each worker process.
 
 Keeps: the shares of a plan add up to the plan, in writers, readers, records and rate.
 """
@@ -10,18 +10,18 @@ from typing import Any, Final, Literal
 
 STAMP_BYTES: Final = 8
 PROCESSES_MAX: Final = 16
-"""Of writers, and of readers, unless the user says otherwise: beyond that a machine measures its own scheduler."""
+"""Most processes of writers, and of readers, by default: with more, a machine measures its own scheduler."""
 
 Mode = Literal["write", "read", "end-to-end"]
 
 
 class PlanError(ValueError):
-    """Options that contradict each other; the message says which and what to do."""
+    """Options that contradict each other; the message names them and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One run, or a worker's share of one. A `rate` of None is a burst: as fast as it goes."""
+    """One run, or a worker's share of one. A `rate` of None is a burst: as fast as possible."""
 
     bootstrap: str
     topic: str
@@ -41,9 +41,9 @@ class Plan:
     client: str = "confluent"
     settings: dict[str, str] = field(default_factory=dict)
     first_reader: int = 0
-    """The number of this share's first reader among all readers, which decides what it reads."""
+    """The number of this share's first reader among all readers, which decides its partitions."""
     stamped: bool = False
-    """Each record carries the time when it was due, for the reader."""
+    """Each record carries its due time, for the reader."""
 
     @property
     def mode(self) -> Mode:
@@ -83,7 +83,7 @@ class Plan:
         return shares
 
     def reader_shares(self, processes: int) -> list[Plan]:
-        """Each reader process's part: its readers, and which they are."""
+        """Each reader process's part: the number of its readers, and of the first one."""
         counts = _parts(self.readers, min(processes, self.readers)) if self.readers else []
         stamped = self.mode == "end-to-end"
         return [
@@ -96,7 +96,7 @@ class Plan:
 
 
 def partitions_of(reader: int, readers: int, partitions: int) -> list[int]:
-    """Readers share the partitions; readers beyond their number read again what others read."""
+    """Readers share the partitions; further readers read partitions that others read too."""
     if readers >= partitions:
         return [reader % partitions]
     return list(range(reader, partitions, readers))

@@ -1,6 +1,6 @@
-"""What one worker counts between two of its reports.
+"""One worker's counts between two of its reports.
 
-Keeps: a record that was due before the measured time counts nowhere, neither as a record nor as an error.
+Keeps: a record that was due before the measured time is not counted, neither as a record nor as an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gateway.bench.histogram import counts_of
 
 
 class Tally:
-    """Latencies, errors and the time of the last record. Client threads add, the worker's own takes."""
+    """Latencies, errors and the time of the last record. Client threads add, the worker's own thread takes."""
 
     def __init__(self, measured_from_ns: int) -> None:
         self._from_ns = measured_from_ns
@@ -22,7 +22,7 @@ class Tally:
         self._last_ns = measured_from_ns
 
     def finished(self, due_ns: int, size: int, error: object | None, _message: object = None) -> None:
-        """A record that was due then is done now, well or badly. Called for every record, so it is kept short."""
+        """Count a record that has finished now, even with an error. Called for every record, so it is kept short."""
         if due_ns < self._from_ns:
             return
         if error is not None:
@@ -33,7 +33,7 @@ class Tally:
         self._bytes += size
 
     def took(self, latency_ns: int, records: int, size: int) -> None:
-        """So many records came with one call that took so long."""
+        """Count the records of one call, each with the latency of the call."""
         self._latencies_ns.extend([latency_ns] * records)
         self._bytes += size
         self._last_ns = time.monotonic_ns()
@@ -42,7 +42,7 @@ class Tally:
         self._errors.extend([error] * count)
 
     def take(self) -> dict[str, Any]:
-        """What came since the last call, as a report."""
+        """The counts since the last call, as a report."""
         latencies, self._latencies_ns = self._latencies_ns, []
         errors, self._errors = self._errors, []
         size, self._bytes = self._bytes, 0

@@ -1,4 +1,4 @@
-"""The topic of a run: made for it and taken away again, unless it was there before."""
+"""The topic of a run: made for the run and removed after it, unless it existed before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it has them, and does not list them
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the module has these names and does not list them
     AdminClient,
     NewTopic,
     OffsetSpec,
@@ -19,7 +19,7 @@ Offsets = dict[int, int]
 
 
 class TopicTrouble(Exception):
-    """The server or the topic is not as the run needs it."""
+    """The server or the topic does not fit the run."""
 
 
 class Topics:
@@ -31,7 +31,7 @@ class Topics:
         self._topic = topic
 
     def partitions(self) -> int:
-        """How many there are; 0 when there is no such topic."""
+        """The number of partitions; 0 if there is no such topic."""
         try:
             known = self._admin.list_topics(timeout=SECONDS_MAX // 4).topics.get(self._topic)
         except KafkaException as error:
@@ -40,7 +40,7 @@ class Topics:
 
     @contextlib.contextmanager
     def present(self, partitions: int, *, keep: bool) -> Iterator[int]:
-        """The topic, with as many partitions as it had or as are asked for."""
+        """The topic, with its existing partitions, else with the plan's number of partitions."""
         if there := self.partitions():
             yield there
             return

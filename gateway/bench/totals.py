@@ -1,6 +1,6 @@
-"""What a run did: the sum of its workers' reports.
+"""The result of a run: the sum of its workers' reports.
 
-Keeps: the seconds of a run end with its last record, so that records which were late make the rate smaller, not larger.
+Keeps: the seconds of a run end with its last record, so that late records make the rate smaller, not larger.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Sum:
 
 
 class Totals:
-    """All reports so far, and those of the interval. Records are those of one role, errors everybody's."""
+    """All reports so far, and those of the interval. Records are those of one role, errors those of all workers."""
 
     def __init__(self, measured_from_ns: int, *, counted: str) -> None:
         self._measured_from_ns = measured_from_ns
@@ -84,7 +84,7 @@ class Totals:
         return self._all.records
 
     def interval(self, seconds: float) -> Figures:
-        """What came since the last call, which was so many seconds ago."""
+        """The figures since the last call, which was `seconds` ago."""
         figures, self._interval = self._interval.figures(seconds), _Sum()
         return figures
 

@@ -1,4 +1,4 @@
-"""One worker process: `python -m gateway.bench.worker`, spoken to in lines of JSON.
+"""One worker process: `python -m gateway.bench.worker`, controlled by lines of JSON.
 
 In: the role and the plan; `{"start_ns": N}`; to readers also `{"ends": {PARTITION: OFFSET}}`. Out: `{"ready": true}`,
 then a report each half second, the last one with `"done": true`. Keeps: a worker whose coordinator is gone ends.
@@ -75,7 +75,7 @@ def main() -> int:
     work = _write if task["role"] == "write" else _read
     work(plan, task, inbox)
     sys.stdout.flush()
-    os._exit(0)  # a client's own way out may take seconds, and its records are all accounted for
+    os._exit(0)  # a client's own shutdown may take seconds, and all its records are counted by now
 
 
 def say(message: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ def _send_all(senders: list[_Sender], pace: Pace, outbox: Outbox) -> None:
 
 
 def _wait(senders: list[_Sender], seconds: float) -> None:
-    """Let acknowledgements come in. With several clients nobody can wait at one of them."""
+    """Serve acknowledgements. With several clients, waiting for one would hold up the others."""
     if len(senders) == 1:
         senders[0].writer.poll(seconds)
         return
@@ -125,7 +125,7 @@ def _wait(senders: list[_Sender], seconds: float) -> None:
 
 
 def _drain(senders: list[_Sender], tally: Tally, outbox: Outbox) -> None:
-    """Wait for what is on its way; a record that never comes back is an error."""
+    """Wait for the records in flight; a record without an acknowledgement is an error."""
     deadline_ns = time.monotonic_ns() + DRAIN_SECONDS_MAX * SECOND_NS
     for sender in senders:
         sender.end()
@@ -137,7 +137,7 @@ def _drain(senders: list[_Sender], tally: Tally, outbox: Outbox) -> None:
 
 
 class _Sender:
-    """One producer: its records' contents, and its transactions."""
+    """One producer with the contents of its records and its transactions."""
 
     def __init__(self, plan: Plan, writer: clients.Writer, tally: Tally) -> None:
         self.writer = writer
@@ -150,7 +150,7 @@ class _Sender:
         self._sent = 0
 
     def send(self, dues_ns: list[int]) -> None:
-        """A record for each of these times."""
+        """Send a record for each of these due times."""
         send, finished, values, size = self.writer.send, self._finished, self._values, self._size
         for due_ns in dues_ns:
             if self._per_transaction and self._sent % self._per_transaction == 0:
@@ -198,7 +198,7 @@ def _read(plan: Plan, task: dict[str, Any], inbox: Inbox) -> None:
 
 
 def _follow(readers: list[clients.Reader], inbox: Inbox, tally: Tally) -> None:
-    """Take what the writers send, and know from its stamp how long it took, until they have ended."""
+    """Read the writers' records until the writers have ended; each record's stamp gives its latency."""
     outbox = Outbox(tally)
     ends: dict[int, int] | None = None
     deadline_ns = 0
@@ -226,7 +226,7 @@ def _missing(reader: clients.Reader, ends: dict[int, int]) -> int:
 
 
 def _warm_up(readers: list[clients.Reader], until_ns: int) -> None:
-    """Read, then go back to where the measured reading begins."""
+    """Read, then go back to the first offset of the measured reading."""
     while time.monotonic_ns() < until_ns:
         for reader in readers:
             reader.take(POLL_S)

@@ -1,6 +1,6 @@
 """The `penstock` command.
 
-Keeps: what a sub-command does not need is not imported for it; a ready gateway is a matter of a second.
+Keeps: a sub-command imports only the modules that it needs; a gateway is ready within about a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    pretty_exceptions_enable=False,  # rich's would print the values of variables, secrets among them
+    pretty_exceptions_enable=False,  # rich's tracebacks would print the values of variables, secrets among them
     pretty_exceptions_show_locals=False,
 )
 
@@ -61,7 +61,7 @@ def serve(
     take_over: TakeOver = False,
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
-    gc.disable()  # until the gateway is ready: nearly everything that is made now stays
+    gc.disable()  # until the gateway is ready: nearly all objects made now stay
     loaded = settings.load()
 
     from gateway.process import serving as process
@@ -79,8 +79,8 @@ def recover(
         bool,
         typer.Option(
             "--drill",
-            help="Make a copy to look at: started with `serve`, it reads what lies in long-term storage, writes "
-            "elsewhere, below its data directory, and leaves the gateway that owns the storage alone.",
+            help="Make a copy to look at: started with `serve`, it reads from long-term storage, writes only "
+            "below its data directory, and leaves the gateway that owns the storage alone.",
         ),
     ] = False,
     as_json: Annotated[
@@ -88,7 +88,7 @@ def recover(
         typer.Option("--json", help="Print {topics: [{name, partitions: [{id, start, end}]}], groups} instead."),
     ] = False,
 ) -> None:
-    """Make a data directory from long-term storage, when the one that was is gone. Takes the flags of `serve`."""
+    """Make a data directory from long-term storage when the old one is lost. Takes the flags of `serve`."""
     loaded = settings.load()
 
     from gateway.cli import recover as recovering
@@ -135,7 +135,7 @@ def main() -> None:
     # Where hypothesis is installed, kio imports it to register strategies: up to three seconds at
     # every start, and files in the working directory. A gateway draws no examples.
     sys.modules["hypothesis"] = None  # type: ignore[assignment]
-    if sys.argv[1:2] != ["serve"]:  # whose start is waited for
+    if sys.argv[1:2] != ["serve"]:  # whose caller waits for the start
         add_tools()
     try:
         app()
@@ -146,7 +146,7 @@ def main() -> None:
 
 @cache
 def add_tools() -> None:
-    """Add the commands that no gateway needs."""
+    """Add the commands that a running gateway does not need."""
     from gateway.cli import bench, streams, tier2
 
     app.add_typer(streams.app)

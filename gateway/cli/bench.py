@@ -1,4 +1,4 @@
-"""`penstock bench`: its options. What they mean is the load generator's affair, which a gateway does not need."""
+"""`penstock bench`: its options. The load generator, which a gateway does not import, gives them their meaning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Compression(enum.Enum):
 
 
 class Acks(enum.Enum):
-    """As Kafka's clients write them."""
+    """The values of `acks`, as Kafka's clients write them."""
 
     NONE = "0"
     LEADER = "1"
@@ -44,9 +44,10 @@ class Client(enum.Enum):
 def bench(
     bootstrap: Annotated[str, typer.Option(metavar="HOST:PORT", help="Any Kafka endpoint.")] = "localhost:9092",
     topic: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Left as it is; without it one is made and removed.")
+        str | None,
+        typer.Option(metavar="NAME", help="Topic to use; it stays. Not given: one is made and removed."),
     ] = None,
-    partitions: Annotated[int, typer.Option(min=1, help="Of a topic that is made.")] = 1,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of a topic that is made.")] = 1,
     writers: Annotated[
         int | None, typer.Option(min=0, help="Producers; 1 unless there are readers of a --topic.", show_default=False)
     ] = None,
@@ -56,39 +57,39 @@ def bench(
     size: Annotated[int, typer.Option(min=1, metavar="B", help="Bytes of a record's value.")] = 100,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Measured time.")] = 10.0,
     records: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="End after so many records (each reader, when only reading).")
+        int | None, typer.Option(min=1, metavar="N", help="End after N records (of each reader, when only reading).")
     ] = None,
     throughput: Annotated[
         float | None,
-        typer.Option(metavar="MB/s", help="Open loop: latency counts from when a record was due."),
+        typer.Option(metavar="MB/s", help="Open loop: latency counts from a record's due time."),
     ] = None,
     rate: Annotated[float | None, typer.Option(metavar="RECORDS/s", help="The same, in records.")] = None,
     warmup: Annotated[float, typer.Option(min=0, metavar="S", help="Load before the measured time.")] = 3.0,
-    keys: Annotated[int, typer.Option(min=0, metavar="N", help="So many different keys; 0 for none.")] = 0,
-    compression: Annotated[Compression, typer.Option(help="Of a writer's batches.")] = Compression.NONE,
-    acks: Annotated[Acks, typer.Option(help="What a writer waits for.")] = Acks.ALL,
+    keys: Annotated[int, typer.Option(min=0, metavar="N", help="Number of different keys; 0: none.")] = 0,
+    compression: Annotated[Compression, typer.Option(help="Codec of the writers' batches.")] = Compression.NONE,
+    acks: Annotated[Acks, typer.Option(help="Acknowledgements that a writer waits for.")] = Acks.ALL,
     idempotence: Annotated[bool, typer.Option(help="Idempotent producers.")] = False,
-    transactions: Annotated[int, typer.Option(min=0, metavar="N", help="Commit after every N records; 0 for no.")] = 0,
+    transactions: Annotated[int, typer.Option(min=0, metavar="N", help="Commit after every N records; 0: none.")] = 0,
     client: Annotated[
-        Client, typer.Option(help="confluent is compiled; the others are to be installed.")
+        Client, typer.Option(help="Client library. confluent comes with Penstock and is compiled; install the others.")
     ] = Client.CONFLUENT,
     config: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the client; may be repeated.")
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="At most so many for writers, and for readers; 16 by default.", show_default=False),
+        typer.Option(min=1, help="Most processes for writers, and for readers. Default: 16.", show_default=False),
     ] = None,
     keep_topic: Annotated[bool, typer.Option("--keep-topic", help="Leave the topic that was made.")] = False,
     workload: Annotated[str | None, typer.Option(metavar="NAME", help="The name in tables and files.")] = None,
-    interval: Annotated[float, typer.Option(min=0.5, metavar="S", help="Between two lines.")] = 5.0,
-    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Intervals and total; - for stdout.")] = None,
-    json: Annotated[str | None, typer.Option(metavar="FILE", help="The total; - for stdout.")] = None,
+    interval: Annotated[float, typer.Option(min=0.5, metavar="S", help="Time between two lines.")] = 5.0,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="File for intervals and total; - for stdout.")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="File for the total; - for stdout.")] = None,
 ) -> None:
     """Load a Kafka endpoint and measure it: throughput, and latency without coordinated omission.
 
-    Writers alone measure the time to the acknowledgement; readers alone how long records were waited for; both
-    together the time from end to end.
+    Writers alone measure the time to the acknowledgement; readers alone, the wait for records; both together, the
+    time from end to end.
     """
     try:
         from gateway.bench import command, plan
@@ -137,7 +138,7 @@ def _rate(throughput: float | None, rate: float | None, size: int) -> float | No
 
 
 def _check_writable(flag: str, name: str | None) -> None:
-    """Before the load: nobody waits for figures that cannot be kept."""
+    """Check the file before the load, so that no run ends with figures that cannot be written."""
     if name is None or name == "-":
         return
     path = Path(name)

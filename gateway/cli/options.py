@@ -36,8 +36,8 @@ Listen = Annotated[
     list[str] | None,
     typer.Option(
         metavar="HOST:PORT[=ADVERTISED_HOST[:PORT]]",
-        help="Address for Kafka clients, and what they are told to connect to if that is "
-        "another one. May be given repeatedly: a client is told the address of the listener "
+        help="Address for Kafka clients, and the advertised address if clients must connect to "
+        "another one. May be given repeatedly: a client gets the address of the listener "
         "that it used. Port 0 picks a free port, localhost means IPv4 and IPv6, an IPv6 "
         "address stands in brackets. Default: localhost:9092.",
         show_default=False,
@@ -55,7 +55,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Where everything is kept; made if it is not there. Default: data.",
+        help="Directory of all data; made if it does not exist. Default: data.",
         show_default=False,
     ),
 ]
@@ -63,7 +63,7 @@ Tier2 = Annotated[
     str | None,
     typer.Option(
         metavar="s3://BUCKET/PREFIX|file:PATH|off",
-        help="Long-term storage, where sealed chunks of the log go. Default: file, a directory in the data directory.",
+        help="Long-term storage, for sealed chunks of the log. Default: file, a directory in the data directory.",
         show_default=False,
     ),
 ]
@@ -80,7 +80,7 @@ TakeOver = Annotated[
     bool,
     typer.Option(
         "--take-over",
-        help="Take long-term storage over although another gateway that owns it is alive: that one ends.",
+        help="Take over long-term storage even if its owner, another gateway, is alive: that gateway ends.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
@@ -101,7 +101,7 @@ _FLAGS: Final = {
     "tier2": Flag("tier2", "--tier2", Tier2),
     "tier2_endpoint": Flag("tier2.endpoint", "--tier2-endpoint", Tier2Endpoint),
 }
-"""By the name of the parameter, in the order of help texts."""
+"""The flags by the name of their parameter, in the order of help texts."""
 
 SERVING: Final = tuple(_FLAGS)
 STORAGE: Final = ("data_dir", "tier2", "tier2_endpoint")
@@ -111,7 +111,7 @@ _LAST: Final = "as_json"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The part of a command line that makes the configuration. `flags`: by parameter, what was given."""
+    """The part of a command line that makes the configuration. `flags`: the given values, by parameter."""
 
     file: Path | None
     assignments: Sequence[str]
@@ -139,7 +139,7 @@ def configured(*flags: str) -> Callable[[Callable[..., None]], Callable[..., Non
     """Give a command the flags that make a configuration: `--config`, these, and `--set`.
 
     The command's first parameter gets them as `Settings`; its others are flags of its own. The configuration is not
-    loaded before the command asks for it: a command decides what comes before.
+    loaded before the command asks for it, so a command may do other work first.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,6 @@
-"""`penstock recover`: makes a data directory from long-term storage, when the one that was is gone, and reports.
+"""`penstock recover`: makes a data directory from long-term storage when the old one is lost, and reports.
 
-Keeps: what is known to be gone is named, and so is what nobody can know. `gateway.long_term.recovery` does the work.
+Keeps: the report names known losses, and losses that cannot be known. `gateway.long_term.recovery` does the work.
 """
 
 from __future__ import annotations

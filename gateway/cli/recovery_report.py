@@ -1,7 +1,7 @@
-"""What `penstock recover` says when it is done, to a person and as JSON.
+"""The report of `penstock recover`, for a person and as JSON.
 
-Keeps: what is known and what is not are never mixed. A count of records that are gone is what the last snapshot knew
-of, partition by partition; that nobody knows how many came after it is said beside it.
+Keeps: known and unknown losses are never mixed. A count of lost records covers the records that the last snapshot
+knew, partition by partition; the report adds that the number of later ones is not known.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _OPEN: Final = (TransactionState.ONGOING, TransactionState.PREPARE_COMMIT, Trans
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """All that is said."""
+    """The facts of the report."""
 
     report: Report
     groups: Sequence[str]
     offsets_moved: int
     offsets_dropped: int
     ids: dict[int, str]  # transactional ids by producer id
-    open_ids: Sequence[str]  # that had a transaction open when the snapshot was taken
+    open_ids: Sequence[str]  # with an open transaction at the time of the snapshot
     findings: Sequence[str]
 
     @property
     def snapshot_ms(self) -> int | None:
-        """When the oldest of the containers' snapshots was taken; None when there is none."""
+        """The time of the oldest of the containers' snapshots; None if there is none."""
         return min(self.report.snapshots.values(), default=None)
 
     @property
@@ -47,14 +47,14 @@ class Told:
 
     @property
     def gone(self) -> int:
-        """Records that the snapshot knew, and that had not reached long-term storage."""
+        """Records that the snapshot knew and that had not reached long-term storage."""
         return sum(loss.untiered for loss in self.losses)
 
 
 def told_of(
     report: Report, groups: Sequence[str], moved: int, dropped: int, transactions: Sequence[Transaction]
 ) -> Told:
-    """Put together what a recovery found."""
+    """Make the report of a recovery's findings."""
     ids = {
         producer_id: one.transactional_id
         for one in transactions
@@ -104,7 +104,7 @@ def _when(at_ms: int) -> str:
 
 
 def in_json(told: Told) -> dict[str, Any]:
-    """Counts are of records; what is null is not known."""
+    """The report as JSON. Counts are of records; null means unknown."""
     report = told.report
     return {
         "topics": [
@@ -133,7 +133,7 @@ def in_json(told: Told) -> dict[str, Any]:
 
 
 def _losses_in_json(report: Report) -> Iterator[dict[str, Any]]:
-    """Of partitions that are known to have lost something."""
+    """The known losses, by partition."""
     for stream in report.streams:
         for number, loss in sorted(stream.losses.items()):
             if loss.gone:
@@ -169,7 +169,7 @@ def _torn_in_json(torn: TornTransaction, told: Told) -> dict[str, Any]:
 
 
 def show(told: Told, cluster_id: str, ready: str) -> None:
-    """Print tables and sentences on standard output; `ready`, what to do now, is the last one."""
+    """Print tables and sentences on standard output; `ready`, the next step, is the last one."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -210,7 +210,7 @@ def _sentences(told: Told) -> Iterator[str]:
         yield "How many acknowledged records had not reached long-term storage is not known: they are gone."
     else:
         when = _when(taken_ms)
-        yield f"{len(told.groups)} groups as of {when}; {told.offsets_moved} offsets moved to what is there."
+        yield f"{len(told.groups)} groups as of {when}; {told.offsets_moved} offsets moved to existing records."
         yield f"{told.gone} acknowledged records of which that snapshot knew had not reached long-term storage: gone."
         yield (
             "How many were acknowledged after it, and had not reached long-term storage, is not known: they are gone "
@@ -227,6 +227,6 @@ def _sentences(told: Told) -> Iterator[str]:
         count = len(report.transactions) + report.transactions_more
         yield f"{count} committed transactions are torn: a part of each is readable, the rest is gone."
     yield (
-        "Transactional ids begin anew"
-        + (f"; {len(told.open_ids)} had a transaction open: what it had written is gone." if told.open_ids else ".")
+        "Transactional ids begin without state"
+        + (f"; {len(told.open_ids)} had a transaction open: its records are gone." if told.open_ids else ".")
     )

@@ -67,7 +67,7 @@ def scale(
         str | None,
         typer.Option(
             metavar="ID[@SLOT,...]",
-            help="Cut this segment so that each named slot begins a new one; without slots where the load halves.",
+            help="Cut this segment so that each named slot begins a new one. Without slots, the cut halves the load.",
         ),
     ] = None,
     merge: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Make these neighbours one segment.")] = None,
@@ -87,7 +87,7 @@ def scale(
 def seal(
     context: typer.Context,
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal.")] = False,
     url: Url = URL,
     token: Token = None,
     token_file: TokenFile = None,
@@ -95,7 +95,7 @@ def seal(
 ) -> None:
     """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION).
 
-    Nobody can undo that, so it asks first.
+    That cannot be undone, so the command asks first.
     """
     from gateway.cli import streams_client as streams_commands
 
@@ -104,7 +104,7 @@ def seal(
 
 
 def _token(context: typer.Context, token: str | None, file: Path | None) -> str | None:
-    """What is shown to the gateway: --token is stronger than the file."""
+    """The token for the gateway: --token is stronger than the file."""
     from gateway.config.secrets import read_secret
 
     source = context.get_parameter_source("token")

@@ -1,6 +1,6 @@
 """`penstock streams ls|show|scale|seal`: the REST API, for people in a terminal.
 
-Keeps: with `--json` exactly what the API answered is printed; whatever goes wrong is one line on stderr.
+Keeps: `--json` prints the API's answer unchanged; every error is one line on stderr.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run_ls(url: str, *, as_json: bool) -> ExitCode:
 
 
 def _all_streams(url: str) -> Any:
-    """The list as the API would answer it in one piece."""
+    """The whole list, in the form of one answer of the API."""
     listed = page = _call(url, "GET", "/streams")
     while page["streams"] and len(listed["streams"]) < page["total"]:
         page = _call(url, "GET", f"/streams?after={quote(listed['streams'][-1]['name'])}")
@@ -85,7 +85,7 @@ def run_scale(
 
 
 def run_seal(url: str, name: str, *, yes: bool, token: str | None, as_json: bool) -> ExitCode:
-    """Seal a stream, when whoever sits there means it."""
+    """Seal a stream, once the user has confirmed it."""
 
     def seal() -> None:
         if not yes:
@@ -125,7 +125,7 @@ def _run(command: Callable[[], None]) -> ExitCode:
     except Refused as refused:
         print(f"penstock: {refused}", file=sys.stderr)
         return refused.code
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         sys.stderr.close()
     return ExitCode.CLEAN
 
@@ -140,7 +140,7 @@ def _call(url: str, method: str, path: str, body: object = None, token: str | No
     if body is not None:
         headers["Content-Type"] = "application/json"
     if token := (token or "").strip():
-        if not (token.isascii() and token.isprintable()):  # not quoted: it is a secret
+        if not (token.isascii() and token.isprintable()):  # not quoted: the token is a secret
             why = "--token, or PENSTOCK_HTTP_TOKEN: it holds characters that no header of a request can carry"
             raise Refused(why, ExitCode.CONFIGURATION)
         headers["Authorization"] = f"Bearer {token}"
@@ -175,5 +175,5 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
 
 
 def _named(url: str) -> str:
-    """The address in a message, without what stands before an @ in it."""
+    """The address for a message, without the credentials before an @."""
     return _CREDENTIALS.sub(r"\1[hidden]@", url)

@@ -1,7 +1,7 @@
-"""Streams in a terminal: a table of them, and one's epochs as a picture of key space and time.
+"""Streams in a terminal: a table of all, and the epochs of one as a picture of key space and time.
 
-Keeps: the picture says the same without colours: a segment's left and upper edges are drawn, and it has its number
-where there is room. Names from elsewhere are printed as they are, never as markup. A pipe gets whole lines.
+Keeps: the picture is complete without colours: a segment's left and upper edges are drawn, with its number if there is
+room. Names from clients are printed as they are, never as markup. A pipe gets whole lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLUMN: Final = 10
 LABEL: Final = 6
 REASONS_SHOWN: Final = 10
 TABLE_WIDTH: Final = 1_000
-"""Characters of a line in a file or a pipe: the longest name and all columns have room."""
+"""Characters of a line in a file or a pipe: room for the longest name and all columns."""
 SEALED: Final = "default on grey23"
 RAMP: Final = ("white on #24476b", "white on #1f6f8b", "black on #2a9d8f", "black on #e9c46a", "black on #f4a261",
                "white on #c8452d")  # fmt: skip
@@ -84,7 +84,7 @@ def show_stream(stream: Told, console: Console | None = None) -> None:
 
 
 def picture(epochs: Sequence[Told], width: int, height: int) -> list[Text]:
-    """The newest epochs that have room, oldest at the left; the upper end of the key space is at the top."""
+    """The newest epochs that fit, oldest at the left; the upper end of the key space is at the top."""
     shown = epochs[-max(1, (width - LABEL - 1) // COLUMN) :]
     most = max(len(epoch["segments"]) for epoch in shown)
     rows = max(ROWS_MIN, min(ROWS_MAX, height - REASONS_SHOWN - 6, 4 * most))

@@ -10,7 +10,7 @@ from gateway.cli.options import STORAGE, AsJson, Settings, TakeOver, configured
 
 app = typer.Typer(
     name="tier2",
-    help="Look at long-term storage: what is there, and whether it is what the store knows.",
+    help="List the data in long-term storage, and check it against the store's knowledge.",
     short_help="Look at long-term storage, and check it.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -31,7 +31,7 @@ def list_chunks(settings: Settings, as_json: AsJson = False) -> None:
 @app.command()
 @configured(*STORAGE)
 def verify(settings: Settings, as_json: AsJson = False) -> None:
-    """Read every chunk and compare it with what the store knows. Exit code 1 if something is missing or damaged."""
+    """Read every chunk and compare it with the store's knowledge. Exit code 1 if something is missing or damaged."""
     loaded = settings.load()
 
     from gateway.cli import tier2_commands
@@ -44,7 +44,7 @@ def verify(settings: Settings, as_json: AsJson = False) -> None:
 def init(settings: Settings, take_over: TakeOver = False) -> None:
     """Make a prefix this data directory's own: an empty one, or one that another copy of its data has taken.
 
-    What was in it, or what the other copy has made of it, is lost.
+    The previous data below the prefix, or the other copy's changes to it, are lost.
     """
     loaded = settings.load()
 

@@ -1,6 +1,6 @@
-"""`penstock tier2 ls|verify|init`: what lies in long-term storage, and whether it is what the store knows.
+"""`penstock tier2 ls|verify|init`: list long-term storage, check it against the store, make a prefix ours.
 
-Keeps: nothing in long-term storage is changed, but for the identity object that `init` creates where there is none.
+Keeps: nothing in long-term storage is changed, except that `init` creates a missing identity object.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run_ls(config: Config, *, as_json: bool) -> ExitCode:
 
 
 def run_verify(config: Config, *, as_json: bool) -> ExitCode:
-    """Read everything; exit code 1 when something is missing or damaged."""
+    """Read all chunks; exit code 1 if something is missing or damaged."""
     return _run(config, lambda: _verify(config, as_json=as_json))
 
 

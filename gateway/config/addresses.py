@@ -1,7 +1,7 @@
-"""Addresses to listen on, as an operator writes them: `HOST:PORT[=ADVERTISED_HOST[:PORT]]`.
+"""Addresses to listen on, in the operator's notation: `HOST:PORT[=ADVERTISED_HOST[:PORT]]`.
 
-Keeps: a Kafka listener always has an address that a client can dial; a wildcard host needs one
-spelled out.
+Keeps: a Kafka listener always has an address that a client can dial; a wildcard host needs an
+explicit one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROTOCOL: Final = "PLAINTEXT://"
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """One address to bind, and what clients that use it are told to connect to."""
+    """One address to bind, with the address that it advertises to its clients."""
 
     host: str
     port: int
@@ -50,7 +50,7 @@ class ListenAddress:
 
     @property
     def wildcard(self) -> bool:
-        """It binds every interface, so it names no address that a client could dial."""
+        """The address binds every interface, so it names none that a client could dial."""
         return _is_wildcard(self.host)
 
     @property
@@ -73,7 +73,7 @@ class ListenAddress:
 
 
 def parse_kafka_listener(text: str) -> ListenAddress:
-    """A listener for Kafka's protocol: clients are sent back to it, so it must be an address."""
+    """A listener for Kafka's protocol: clients connect back to it, so a client must be able to dial it."""
     address = ListenAddress.parse(text)
     if address.wildcard and address.advertised_host is None:
         raise ValueError(

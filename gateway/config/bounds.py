@@ -1,7 +1,7 @@
-"""The configuration keys that bound what clients can make: topics, groups, producers.
+"""The configuration keys that bound the number and size of things that clients make: topics, groups, producers.
 
-Keeps: whatever a stranger can fill has a bound here or beside it; at the bound a request is refused with Kafka's
-error and a line in the log, and what is there already goes on as before.
+Keeps: everything that a stranger can fill has a bound here or beside it; at the bound a request is refused with
+Kafka's error and a line in the log, and existing topics, groups and producers go on as before.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class BoundKeys(BaseModel):
         100_000,
         ge=1,
         le=INT_MAX,
-        description="Topics that there may be, some 3 KB each; further ones are refused with POLICY_VIOLATION.",
+        description="Maximum number of topics, some 3 KB each; further ones are refused with POLICY_VIOLATION.",
     )
     partitions_max: int = Field(
         1_000_000,
         ge=1,
         le=INT_MAX,
-        description="Partitions of all topics together; further ones are refused with POLICY_VIOLATION.",
+        description="Maximum number of partitions of all topics; further ones are refused with POLICY_VIOLATION.",
     )
     auto_create_topics_max: int = Field(
         10_000,
@@ -38,7 +38,7 @@ class BoundKeys(BaseModel):
         50_000,
         ge=1,
         le=INT_MAX,
-        description="Consumer groups that there may be, some 2 KB each; a member or commit of a further one is refused "
+        description="Maximum number of consumer groups, some 2 KB each; a member or commit of a further one is refused "
         "with POLICY_VIOLATION.",
     )
     group_member_metadata_max_bytes: int = Field(
@@ -66,6 +66,6 @@ class BoundKeys(BaseModel):
         100_000,
         ge=1,
         le=INT_MAX,
-        description="Transactional ids that there may be, some 1 KB each; a further one is refused with "
+        description="Maximum number of transactional ids, some 1 KB each; a further one is refused with "
         "POLICY_VIOLATION until others have expired (transactional.id.expiration.ms).",
     )

@@ -1,7 +1,7 @@
-"""Keys that are fine alone but not together.
+"""Checks for keys that are valid alone but not together.
 
-Keeps: what cannot work, or would serve nobody, ends the start with the keys, their values and where each came from;
-nothing is left to be found out by the first client.
+Keeps: a configuration that cannot work, or cannot serve any client, ends the start with the keys, their values and
+their sources; no such fault is left for the first client to find.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_D
 from gateway.config.tiering import Bucket, Directory
 
 LOG_FILES_MIN: Final = 4
-"""Files that `log.max.bytes` has room for at least: one is written, one prepared; what leaves, leaves by files."""
+"""Fewest files in `log.max.bytes`: one is being written, one is prepared, and the log is cut by whole files."""
 RETENTION_KEYS: Final = ("log.retention.ms", "log.retention.minutes", "log.retention.hours")
-"""The first that has a value decides."""
+"""The first of these keys that has a value decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Origins:
         return self.sources.get(key, "default")
 
     def said(self, key: str) -> str:
-        """A key with its value and where that came from."""
+        """A key with its value and the value's source."""
         return f"{self.texts[key]} ({self.source(key)})"
 
 
 def conflicts(config: Config, origins: Origins) -> Iterator[str]:
-    """Every one, as a message."""
+    """Every conflict, as a message."""
     yield from _addresses(config, origins)
     yield from _connections(config, origins)
     low, high = config.group_min_session_timeout_ms, config.group_max_session_timeout_ms
@@ -104,7 +104,7 @@ def _advertised(config: Config, origins: Origins) -> Iterator[str]:
     http = config.http_listen
     for one in config.listeners:
         told = _told(one)
-        # A wildcard is no address that is told: outside of a container its ports may be others.
+        # A wildcard is never advertised: outside of a container its ports may differ.
         if http and told and one.advertised_host and told[1] == http.port and _places(told[0]) & _places(http.host):
             yield (
                 f"{key} ({origins.source(key)}): clients of {host_port(one.host, one.port)} are told to connect to "
@@ -113,13 +113,13 @@ def _advertised(config: Config, origins: Origins) -> Iterator[str]:
 
 
 def _told(address: ListenAddress) -> tuple[str, int] | None:
-    """What clients of a listener are told; None while the kernel has not chosen the port."""
+    """The address that a listener gives to its clients; None while the kernel has not chosen the port."""
     port = address.advertised_port or address.port
     return ((address.advertised_host or address.host).lower(), port) if port else None
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two hosts have an address in common, as far as their text says."""
+    """Do two hosts share an address, as far as their text shows?"""
     return bool(_families(one) & _families(other)) and bool(_places(one) & _places(other) or _any(one) or _any(other))
 
 
@@ -146,7 +146,7 @@ def _sizes_of_tiers(config: Config, origins: Origins) -> Iterator[str]:
     if config.log_max_bytes < LOG_FILES_MIN * config.log_file_bytes:
         yield (
             f"{origins.said('log.max.bytes')}: allowed: at least {LOG_FILES_MIN} times log.file.bytes, "
-            f"which is {config.log_file_bytes}: what leaves the log, leaves it by whole files"
+            f"which is {config.log_file_bytes}: the log is cut by whole files"
         )
     if config.chunk_bytes > config.log_max_bytes // 2:
         yield (
@@ -156,7 +156,7 @@ def _sizes_of_tiers(config: Config, origins: Origins) -> Iterator[str]:
     if config.tier2_read_ahead_bytes > config.tier2_cache_bytes:
         yield (
             f"{origins.said('tier2.read.ahead.bytes')}: allowed: at most tier2.cache.bytes, "
-            f"which is {config.tier2_cache_bytes}: what was read ahead waits there"
+            f"which is {config.tier2_cache_bytes}: bytes that were read ahead wait there"
         )
 
 
@@ -180,7 +180,7 @@ def _place_of_tier2(config: Config, origins: Origins) -> Iterator[str]:
 
 
 def _directory(config: Config, origins: Origins, place: Directory) -> Iterator[str]:
-    """Neither may hold the other, but for a directory in `data.dir` that is nothing else."""
+    """Neither directory may hold the other, except one in `data.dir` that serves no other purpose."""
     data = _real(config.data_dir)
     path = _real(place.below(config.data_dir))
     ours = [data / name for name in (STORE_DIRECTORY, RECOVERING_DIRECTORY, CACHE_DIRECTORY)]
@@ -204,10 +204,10 @@ def _endpoint(config: Config, origins: Origins) -> Iterator[str]:
     try:
         url = urlsplit(config.tier2_endpoint)
         known = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         known = False
     if not known or url.path.strip("/") or url.query or url.fragment or url.username is not None:
-        # It is not quoted: what stands before an @ in it is a secret.
+        # The value is not quoted: the part before an @ is a secret.
         yield (
             f"tier2.endpoint ({source}) is no address of an S3 store: allowed: http://HOST[:PORT], "
             "https://HOST[:PORT], without a path or credentials in it"

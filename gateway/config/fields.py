@@ -1,4 +1,4 @@
-"""What a field of the configuration's model takes, in words and in plain values."""
+"""The allowed values and the shown values of the configuration's fields, in words and plain values."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ INT_MIN: Final = -(2**31)
 LONG_MIN: Final = -(2**63)
 LONG_MAX: Final = 2**63 - 1
 HIDDEN: Final = "[hidden]"
-"""What is shown of a secret that is set."""
+"""The text shown for a secret that is set."""
 SHOWN_CHARS: Final = 300
 _CREDENTIALS: Final = re.compile(r"(//)[^/?#]*@")
 
 
 def plain(value: object, field: FieldInfo) -> object:
-    """A value as JSON and TOML know it, in the form in which it may be given."""
+    """A value in JSON's and TOML's types, in a form in which it may be given."""
     if isinstance(value, tuple):
         return [plain(item, field) for item in value]
     if value is None and field.annotation == ListenAddress | None:
@@ -35,7 +35,7 @@ def plain(value: object, field: FieldInfo) -> object:
 
 
 def shown(value: object, *, quoted: bool = True) -> str:
-    """Somebody's value in a message: clipped, in one line, and without what stands before an @ in an address."""
+    """A given value for a message: clipped, in one line, and without the credentials before an @ in an address."""
     text = _CREDENTIALS.sub(rf"\1{HIDDEN}@", str(value))
     if len(text) > SHOWN_CHARS:
         text = f"{text[:SHOWN_CHARS]}..."
@@ -45,7 +45,7 @@ def shown(value: object, *, quoted: bool = True) -> str:
 
 
 def check_one_line(text: str) -> None:
-    """Raises ValueError where there is a control character, as between two lines."""
+    """Raises ValueError for text with a control character, such as a line break."""
     if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text):
         raise ValueError("it holds a line break or another control character")
 
@@ -70,7 +70,7 @@ def type_name(field: FieldInfo) -> str:
 
 
 def allowed(field: FieldInfo) -> str:
-    """What a key takes, in words."""
+    """The values that a key takes, in words."""
     if isinstance(field.json_schema_extra, dict):
         return str(field.json_schema_extra["allowed"])
     choices = [

@@ -1,4 +1,4 @@
-"""The configuration keys of consumer groups: their time-outs, and how long their offsets live."""
+"""The configuration keys of consumer groups: their time-outs, and the life of their offsets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GroupKeys(BaseModel):
         10_080,
         ge=1,
         le=INT_MAX,
-        description="Committed offsets go this long after their group became empty.",
+        description="Committed offsets are deleted this long after their group became empty.",
     )
     offsets_retention_check_interval_ms: int = Field(
         600_000, ge=1, le=LONG_MAX, description="Time between two searches for expired offsets."

@@ -10,12 +10,12 @@ class HttpKeys(BaseModel):
 
     http_token: SecretStr | None = Field(
         None,
-        description="Whoever scales or seals a stream over HTTP must show this token; without it that is possible "
-        "from this machine only, and only if http.listen is an address of this machine alone.",
+        description="Token of requests that scale or seal a stream over HTTP. Not set: such requests are allowed from "
+        "this machine only, and only if http.listen is an address of this machine alone.",
     )
     http_hosts: tuple[str, ...] = Field(
         (),
-        description="Further names by which the HTTP server is called, besides localhost, its addresses and the name "
-        "in http.listen. Changes that were sent to any other name are refused.",
+        description="Further names of the HTTP server, besides localhost, its addresses and the name "
+        "in http.listen. Changes that are sent to any other name are refused.",
         json_schema_extra={"allowed": "host names, separated by commas"},
     )

@@ -1,8 +1,8 @@
-"""Where configuration comes from: a TOML file, the environment, flags.
+"""The sources of configuration: a TOML file, the environment, flags.
 
-Keeps: every value that was given carries the name of its source, so that a message about it can
-say where to look. Text is trimmed wherever it comes from, and an environment variable without text is one that is not
-set. Nothing else is checked here; keys and values are judged by `gateway.config.loading`.
+Keeps: every given value carries the name of its source, so that a message can name it. Text of every
+source is trimmed, and an environment variable without text counts as not set. Nothing else is checked
+here; `gateway.config.loading` judges keys and values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.exits import CannotGoOn
 
 ENVIRONMENT_PREFIX: Final = "PENSTOCK_"
 
-# Kubernetes and Docker put the addresses of services into the environment of their neighbours:
+# Kubernetes and Docker put the addresses of services into the environment of neighbouring containers:
 # one named "penstock" yields PENSTOCK_PORT=tcp://..., which is no configuration.
 _SERVICE_LINK: Final = re.compile(
     r"PENSTOCK_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)"
@@ -29,7 +29,7 @@ _BARE_DOTTED_KEY: Final = re.compile(r"^([ \t]*)([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-
 
 
 class ConfigError(CannotGoOn):
-    """The configuration cannot be used; the message says what to change, one problem per line."""
+    """The configuration cannot be used; the message names each problem and its remedy, one per line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -38,7 +38,7 @@ class ConfigError(CannotGoOn):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as somebody wrote it, and where."""
+    """A value as it was given, and its source."""
 
     value: object
     source: str
@@ -48,7 +48,7 @@ Layer = Mapping[str, Given]
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """`PENSTOCK_LOG_SYNC_MODE=group` gives `log.sync.mode`; what passes on a variable that nobody set gives nothing."""
+    """`PENSTOCK_LOG_SYNC_MODE=group` gives `log.sync.mode`; an empty variable gives nothing."""
     return {
         name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "."): Given(value.strip(), f"environment {name}")
         for name, value in environ.items()
@@ -57,7 +57,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
 
 
 def assignments_layer(assignments: Sequence[str]) -> Layer:
-    """`--set KEY=VALUE`, the last one of a key wins."""
+    """`--set KEY=VALUE`; the last one of a key wins."""
     layer: dict[str, Given] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -1,4 +1,4 @@
-"""The configuration keys of the addresses, and of the connections and requests that come in there."""
+"""The configuration keys of the listeners, and of their connections and requests."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class ListenerKeys(BaseModel):
     listeners: tuple[Listener, ...] = Field(
         (ListenAddress("localhost", 9092),),
         min_length=1,
-        description="Addresses for Kafka clients, HOST:PORT[=ADVERTISED_HOST[:PORT]]. A client is "
-        "told the advertised address of the listener that it used. Port 0 picks a free port.",
+        description="Addresses for Kafka clients, HOST:PORT[=ADVERTISED_HOST[:PORT]]. A client gets "
+        "the advertised address of the listener that it used. Port 0 picks a free port.",
         json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]], at least one, separated by commas"},
     )
     http_listen: HttpAddress = Field(
@@ -62,7 +62,7 @@ class ListenerKeys(BaseModel):
         json_schema_extra={"allowed": "HOST:PORT, off"},
     )
     data_dir: Path = Field(Path("data"), description="Directory that holds everything Penstock keeps.")
-    node_id: int = Field(1, ge=0, le=INT_MAX, description="The id that clients are told for this broker.")
+    node_id: int = Field(1, ge=0, le=INT_MAX, description="The id of this broker, which clients see.")
 
     # Connections and requests
     max_connections: int = Field(
@@ -83,8 +83,8 @@ class ListenerKeys(BaseModel):
         INT_MAX,
         ge=0,
         le=INT_MAX,
-        description="Connections a second that are taken, over all listeners; after a quiet time ten seconds' worth at "
-        "once. Further ones wait, they are not refused. 0: none is taken.",
+        description="Connections accepted per second, over all listeners; after a quiet time ten seconds' worth at "
+        "once. Further ones wait, they are not refused. 0: none is accepted.",
     )
     connections_max_idle_ms: int = Field(
         600_000,
@@ -113,8 +113,8 @@ class ListenerKeys(BaseModel):
         1_000,
         ge=0,
         le=1_000_000,
-        description="Fetch sessions kept. One that is idle for two minutes makes room; without, a consumer fetches as "
-        "well, and names all of its partitions each time.",
+        description="Fetch sessions kept. A new one may replace one that is idle for two minutes; a consumer without "
+        "a session still fetches, but names all of its partitions each time.",
     )
     fetch_session_partitions_max: int = Field(
         500_000,

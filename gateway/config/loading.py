@@ -1,7 +1,7 @@
-"""One process's configuration: the layers merged, judged as a whole, and told.
+"""One process's configuration: the layers merged, judged as a whole, and described.
 
-Keeps: a `Config` that `load` returns is valid, never changes, and knows where each of its values came from. Layers, the
-later the stronger: defaults, TOML file, `PENSTOCK_*` environment, flags. No message shows a secret.
+Keeps: a `Config` that `load` returns is valid, never changes, and knows the source of each of its values. Layers,
+weakest first: defaults, TOML file, `PENSTOCK_*` environment, flags. No message shows a secret.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def load(
     try:
         config = Config(**values)
     except ValidationError as exc:
-        raise ConfigError(list(_wrong(exc, given))) from None  # it would be told with the values
+        raise ConfigError(list(_wrong(exc, given))) from None  # its text would show the values
     config._sources = {key: value.source for key, value in given.items()}
     texts = {
         key: f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
@@ -68,7 +68,7 @@ def load(
 
 
 def describe(config: Config) -> list[dict[str, object]]:
-    """Every key: what it is, what it would be, and who said so."""
+    """Every key with its value, default, source, type and meaning."""
     return [
         {
             "key": key,
@@ -83,7 +83,7 @@ def describe(config: Config) -> list[dict[str, object]]:
 
 
 def files_of(config: Config) -> list[Path]:
-    """Files that it was read from, or that it names to be read."""
+    """The files that the configuration was read from, and the files that it names."""
     named = [config.tier2_credentials_file, config.tier2_ca_file]
     read = {source.removeprefix("file ") for source in config._sources.values() if source.startswith("file ")}
     return [*map(Path, read), *(path for path in named if path is not None)]
@@ -93,13 +93,13 @@ def _unknown(key: str, given: Given) -> str:
     """A message about a key that does not exist."""
     near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)
     hint = f"nearest known key: {near[0]} ({allowed(FIELDS[near[0]][1])}); " if near else ""
-    hidden = _SECRET_NAME.search(key) or any(is_secret(FIELDS[name][1]) for name in near)  # a slip in its name
+    hidden = _SECRET_NAME.search(key) or any(is_secret(FIELDS[name][1]) for name in near)  # a misspelt secret key
     value = HIDDEN if hidden else shown(given.value)
     return f"unknown key {shown(key, quoted=False)} = {value} ({given.source}); {hint}see `penstock config`"
 
 
 def _wrong(error: ValidationError, given: Mapping[str, Given]) -> Iterator[str]:
-    """Messages about values that their keys do not allow, one per key."""
+    """Messages about disallowed values, one per key."""
     seen: set[str] = set()
     for detail in error.errors(include_url=False):
         key = str(detail["loc"][0])
@@ -115,4 +115,4 @@ def _wrong(error: ValidationError, given: Mapping[str, Given]) -> Iterator[str]:
 
 _IN_ORDER: Final = sorted(Config.model_fields.items(), key=lambda item: item[0] in TieringKeys.model_fields)
 FIELDS: Final[Mapping[str, tuple[str, FieldInfo]]] = {field.alias or name: (name, field) for name, field in _IN_ORDER}
-"""Every key, in the order in which they are told."""
+"""Every key, in the order of `penstock config`."""

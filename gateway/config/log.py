@@ -1,4 +1,4 @@
-"""The configuration keys of the log: how it is synced, its files, its caches, its checkpoints."""
+"""The configuration keys of the log: its syncs, files, caches and checkpoints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LogKeys(BaseModel):
         64 * MIB,
         ge=MIB,
         le=LONG_MAX,
-        description="Memory for what consumers that are behind read from log files, at least 8 MiB.",
+        description="Memory for records that lagging consumers read from log files, at least 8 MiB.",
     )
     log_reader_threads: int = Field(8, ge=1, le=256, description="Threads that read records from log files.")
     checkpoint_interval_ms: int = Field(

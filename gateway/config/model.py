@@ -1,8 +1,8 @@
 """One process's configuration: every section's keys in one immutable value.
 
-Keeps: a key is named as Kafka names it wherever Kafka has it; its attribute is the key with underscores for dots. A key
-is a field, with type, default, bounds and meaning, of its section's module beside this one (`gateway.config.listeners`,
-`.log`, `.topics`, ...); `gateway.config.loading` fills and judges the whole.
+Keeps: a key that Kafka has is named as in Kafka; its attribute is the key with underscores for dots. A key is a field,
+with type, default, bounds and meaning, of its section's module beside this one (`gateway.config.listeners`, `.log`,
+`.topics`, ...); `gateway.config.loading` fills and judges the whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DIGITS: Final = re.compile(r"[+-]?[0-9]{1,20}")
 
 
 def _number(value: object) -> object:
-    """Text that is a number to Python (1_000, 7.0) is none to Kafka; true and false are never numbers."""
+    """Kafka refuses some of Python's numbers (1_000, 7.0); true and false are never numbers."""
     if isinstance(value, bool) or (isinstance(value, str) and not _DIGITS.fullmatch(value.strip())):
         raise ValueError("not a number")
     return value
@@ -53,7 +53,7 @@ class Config(
     SecretFileKeys,
     BaseSettings,
 ):
-    """One process's configuration. Made by `load`, told by `describe`."""
+    """One process's configuration. `load` makes it, `describe` lists it."""
 
     model_config = SettingsConfigDict(
         alias_generator=lambda attribute: attribute.replace("_", "."),
@@ -66,7 +66,7 @@ class Config(
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def store_config(self) -> StoreConfig:
-        """The part of it that the store needs, in the store's own names."""
+        """The store's part of the configuration, in the store's own names."""
         return StoreConfig(
             sync_mode=SyncMode(self.log_sync_mode),
             sync_interval_ms=self.log_sync_interval_ms,
@@ -101,7 +101,7 @@ class Config(
         )
 
     def source_of(self, key: str) -> str:
-        """Where a key's value came from."""
+        """The source of a key's value."""
         return self._sources.get(key, "default")
 
     @classmethod
@@ -112,13 +112,13 @@ class Config(
         *_: Any,
         **__: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `gateway.config.loading.load` hands over: it reads the layers, to remember each value's source."""
+        """Take only the values from `gateway.config.loading.load`, which reads the layers and remembers each source."""
         return (init_settings,)
 
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: object, info: ValidationInfo) -> object:
-        """Text is in one line, lists may be written with commas; numbers and truth values as Kafka reads them."""
+        """Check that text is one line; read lists with commas, and numbers and truth values as Kafka reads them."""
         assert info.field_name is not None
         name = type_name(cls.model_fields[info.field_name])
         for item in value if isinstance(value, list) else (value,):

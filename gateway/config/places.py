@@ -1,6 +1,6 @@
 """Names below the data directory that the configuration and the directory itself both need.
 
-Keeps: each name is one thing's alone; `gateway.config.conflicts` refuses to put long-term storage into one of them.
+Keeps: each name has one use; `gateway.config.conflicts` refuses to put long-term storage into one of them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Final
 
 STORE_DIRECTORY: Final = "store"
 RECOVERING_DIRECTORY: Final = "recovering"
-"""A store that `penstock recover` has not completed: it gets its name when it is whole."""
+"""A store that `penstock recover` has not completed; it is renamed when it is whole."""
 CACHE_DIRECTORY: Final = "tier2-cache"
-"""Where `tier2.disk.cache.bytes` lie."""
+"""The disk cache, of `tier2.disk.cache.bytes`."""
 TIER2_DIRECTORY: Final = "tier2"
-"""Where `tier2 = file` keeps its objects."""
+"""The objects of `tier2 = file`."""

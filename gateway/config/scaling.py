@@ -1,4 +1,4 @@
-"""The configuration keys of scaling: when segments of a topic split and merge."""
+"""The configuration keys of scaling: the rules by which segments of a topic split and merge."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ScalingKeys(BaseModel):
 
     scaling_policy: Literal["fixed", "bytes", "events"] = Field(
         "bytes",
-        description="What makes a topic's segments split and merge, where it does not say: the bytes or the events "
-        "that a segment gets a second, or nothing.",
+        description="What makes segments split and merge, for topics without a policy of their own: the bytes or the "
+        "events that a segment gets a second, or nothing.",
     )
     scaling_target_rate: int = Field(
         0,
@@ -24,13 +24,13 @@ class ScalingKeys(BaseModel):
         description="What one segment should get a second, in bytes or events; 0: 8388608 bytes, 10000 events.",
     )
     scaling_factor: int = Field(
-        4, ge=2, le=1_000, description="Into how many segments at most one split cuts a segment."
+        4, ge=2, le=1_000, description="Maximum number of segments that one split makes of a segment."
     )
     scaling_min_segments: int = Field(
-        1, ge=1, le=100_000, description="Segments that a topic begins with, and below which it does not merge."
+        1, ge=1, le=100_000, description="Segments of a new topic; no merge leaves fewer."
     )
     scaler_sample_ms: int = Field(
-        1_000, ge=100, le=INT_MAX, description="How often the rates of partitions are taken, for scaler and metrics."
+        1_000, ge=100, le=INT_MAX, description="Time between two samples of partitions' rates, for scaler and metrics."
     )
     scaler_time_factor: float = Field(
         1.0,

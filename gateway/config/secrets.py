@@ -18,11 +18,11 @@ SUFFIX: Final = ".file"
 SECRET_BYTES_MAX: Final = 16 * 1024
 SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key")
 COMMAND_LINE: Final = "--set"
-"""The source of a value that was given on the command line."""
+"""The source of a value from the command line."""
 
 
 class Sourced(Protocol):
-    """A configuration that knows where each value came from."""
+    """A configuration that knows the source of each value."""
 
     def source_of(self, key: str) -> str: ...
 
@@ -31,18 +31,20 @@ class SecretFileKeys(BaseModel):
     """Part of `Config`."""
 
     http_token_file: Path | None = Field(
-        None, description="File with http.token and nothing else but a line's end. Read once, at the start."
+        None, description="File that holds http.token alone; a final line break is dropped. Read at the start."
     )
     tier2_access_key_file: Path | None = Field(
-        None, description="File with tier2.access.key and nothing else but a line's end. Read once, at the start."
+        None,
+        description="File that holds tier2.access.key alone; a final line break is dropped. Read at the start.",
     )
     tier2_secret_key_file: Path | None = Field(
-        None, description="File with tier2.secret.key and nothing else but a line's end. Read once, at the start."
+        None,
+        description="File that holds tier2.secret.key alone; a final line break is dropped. Read at the start.",
     )
 
 
 def with_files(given: Mapping[str, Given]) -> dict[str, Given]:
-    """The values, those in files among them. Raises ConfigError."""
+    """The values, including those in files. Raises ConfigError."""
     problems: list[str] = []
     found = dict(given)
     for key in SECRET_KEYS:
@@ -64,7 +66,7 @@ def with_files(given: Mapping[str, Given]) -> dict[str, Given]:
 
 
 def read_secret(path: Path) -> str:
-    """What a file holds, without a line's end. Raises ValueError with a message that does not show it."""
+    """A file's content without a final line break. Raises ValueError, whose message does not show the content."""
     try:
         with path.open("rb") as stream:
             content = stream.read(SECRET_BYTES_MAX + 1)

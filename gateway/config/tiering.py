@@ -1,6 +1,6 @@
-"""The configuration keys of long-term storage: where it is, who asks, what bounds it.
+"""The configuration keys of long-term storage: its place, its credentials, its bounds.
 
-Keeps: a secret is a `SecretStr` from the moment it is read, so that no repr, message or listing shows it.
+Keeps: a secret is a `SecretStr` as soon as it is read, so that no repr, message or listing shows it.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def _place(value: object) -> Place:
 
 
 class TieringKeys(BaseModel):
-    """Keys that have no effect with `tier2 = off`, but must be valid."""
+    """Keys that have no effect with `tier2 = off`, but must be valid even then."""
 
-    # Long-term storage: where it is and who asks
+    # Long-term storage: place and credentials
     tier2: Annotated[Place, PlainValidator(_place)] = Field(
         Directory(),
-        description="Where sealed chunks of the log go. s3://BUCKET/PREFIX: MinIO or any other store that speaks S3, "
+        description="Place of the log's sealed chunks. s3://BUCKET/PREFIX: MinIO or any other store that speaks S3, "
         "at tier2.endpoint. file:PATH: a directory; file: the directory tier2 below data.dir. off: the log keeps "
         "everything.",
         json_schema_extra={"allowed": "s3://BUCKET, s3://BUCKET/PREFIX, file, file:PATH, off"},
@@ -106,7 +106,7 @@ class TieringKeys(BaseModel):
         30 * SECOND_MS,
         ge=0,
         le=HOUR_MS,
-        description="How long a start waits for a storage that cannot be reached, or is starting itself.",
+        description="Longest time that a start waits for a storage that is unreachable or starting.",
     )
     tier2_connect_timeout_ms: int = Field(
         5 * SECOND_MS, ge=1, le=HOUR_MS, description="Longest time to connect to the S3 store."
@@ -115,7 +115,7 @@ class TieringKeys(BaseModel):
         30 * SECOND_MS,
         ge=1,
         le=HOUR_MS,
-        description="Longest silence of the S3 store while an answer, or room for more bytes, is waited for.",
+        description="Longest silence of the S3 store while Penstock waits for an answer or for room to send.",
     )
     tier2_read_timeout_ms: int = Field(30 * SECOND_MS, ge=1, le=HOUR_MS, description="Longest time of one try to read.")
     tier2_write_timeout_ms: int = Field(
@@ -126,33 +126,33 @@ class TieringKeys(BaseModel):
         4, ge=1, le=64, description="Objects that are uploaded at a time; each may hold 40 MiB of memory."
     )
 
-    # What moves, and when
+    # What is moved, and when
     chunk_bytes: int = Field(
         32 * MIB,
         ge=64 * KIB,
         le=GIB,
-        description="Bytes of a segment that have not been moved yet, from which on they are.",
+        description="Bytes of a segment in the log at which they are moved to long-term storage.",
     )
     chunk_age_ms: int = Field(
         300 * SECOND_MS,
         ge=100,
         le=7 * DAY_MS,
-        description="Age of the oldest byte of a segment that has not been moved yet, from which on it is, "
-        "however few there are.",
+        description="Age of a segment's oldest byte in the log at which its bytes are moved to long-term storage, "
+        "however few they are.",
     )
     log_max_bytes: int = Field(
         4 * GIB,
         ge=4 * MIB,
         le=LONG_MAX,
-        description="Bound on the log while long-term storage cannot take what must leave it: producers are slowed "
-        "down before, and refused at it until there is room.",
+        description="Bound on the log while long-term storage takes too little: producers are slowed "
+        "down below the bound, and refused at it until there is room.",
     )
     tier2_verify_delay_ms: int = Field(
         30 * SECOND_MS,
         ge=0,
         le=DAY_MS,
-        description="The log behind a chunk goes when the object has been looked at once more this long after: a store "
-        "may lose in a power cut what it has just acknowledged.",
+        description="Wait before the second look at a chunk's object, after which the log behind it is released: a "
+        "store may lose an object in a power cut that it has just acknowledged.",
     )
     tier2_snapshot_interval_ms: int = Field(
         60 * SECOND_MS,
@@ -165,13 +165,13 @@ class TieringKeys(BaseModel):
         HOUR_MS,
         ge=0,
         le=DAY_MS,
-        description="How long after a crash an upload that was under way may still arrive, and be swept.",
+        description="Time after a crash in which an upload that was under way may still arrive, to be swept.",
     )
     file_delete_delay_ms: int = Field(
         60 * SECOND_MS,
         ge=0,
         le=DAY_MS,
-        description="How long an object in long-term storage stays after nothing refers to it any more.",
+        description="Time that an object in long-term storage stays after nothing refers to it any more.",
     )
 
     tier2_scrub_interval_ms: int = Field(
@@ -203,5 +203,5 @@ class TieringKeys(BaseModel):
         24 * MIB,
         ge=0,
         le=INT_MAX,
-        description="How far a sequential reader is read ahead for; 0: not at all.",
+        description="Bytes that are read ahead for a sequential reader; 0: none.",
     )

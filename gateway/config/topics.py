@@ -1,4 +1,4 @@
-"""The configuration keys of topics: how one is made, what it holds where it says nothing of its own."""
+"""The configuration keys of topics: their creation, and the defaults of their own configs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TopicKeys(BaseModel):
         16,
         ge=1,
         le=100_000,
-        description="Partitions of a new topic where its creator names no number.",
+        description="Partitions of a new topic if its creator names no number.",
     )
     default_replication_factor: int = Field(
         1,
@@ -33,12 +33,12 @@ class TopicKeys(BaseModel):
         MIB + 12, ge=0, le=INT_MAX, description="Largest record batch, compressed as it was sent."
     )
     compression_type: Compression = Field(
-        "producer", description="Codec of new topics' batches; producer keeps what was sent."
+        "producer", description="Codec of new topics' batches; producer keeps the producer's codec."
     )
     log_cleanup_policy: str = Field(
         "delete",
         pattern=r"^\s*((delete|compact)(\s*,\s*(delete|compact))*)?\s*$",
-        description="What happens to old records of topics that do not say.",
+        description="Treatment of old records, for topics without a policy of their own.",
         json_schema_extra={"allowed": "delete, compact, or both with a comma; empty: everything is kept"},
     )
     log_retention_ms: int | None = Field(
@@ -46,28 +46,28 @@ class TopicKeys(BaseModel):
         ge=LONG_MIN,
         le=LONG_MAX,
         json_schema_extra={"allowed": f"long from 1 to {LONG_MAX}, or -1"},
-        description="Age at which records go; -1 never. Set, it wins over minutes and hours.",
+        description="Age at which records are removed; -1 never. If set, it wins over minutes and hours.",
     )
     log_retention_minutes: int | None = Field(
         None,
         ge=INT_MIN,
         le=INT_MAX,
         json_schema_extra={"allowed": f"int from 1 to {INT_MAX}, or -1"},
-        description="Age at which records go, in minutes. Set, it wins over hours.",
+        description="Age at which records are removed, in minutes. If set, it wins over hours.",
     )
     log_retention_hours: int = Field(
         168,
         ge=INT_MIN,
         le=INT_MAX,
         json_schema_extra={"allowed": f"int from 1 to {INT_MAX}, or -1"},
-        description="Age at which records go, in hours; -1 never.",
+        description="Age at which records are removed, in hours; -1 never.",
     )
     log_retention_bytes: int = Field(
         -1,
         ge=LONG_MIN,
         le=LONG_MAX,
         json_schema_extra={"allowed": f"long from -1 to {LONG_MAX}"},
-        description="Size of a partition from which its oldest records go; -1 unbounded.",
+        description="Size of a partition above which its oldest records are removed; -1 unbounded.",
     )
     log_retention_check_interval_ms: int = Field(
         300_000, ge=1, le=LONG_MAX, description="Time between two rounds of retention."
@@ -87,7 +87,7 @@ class TopicKeys(BaseModel):
 
     @property
     def retention_ms(self) -> int:
-        """Kafka's precedence: milliseconds over minutes over hours; negative is for ever."""
+        """Kafka's precedence: milliseconds over minutes over hours; negative means for ever."""
         if self.log_retention_ms is not None:
             return max(self.log_retention_ms, -1)
         if self.log_retention_minutes is not None:

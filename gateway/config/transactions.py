@@ -1,4 +1,4 @@
-"""The configuration keys of producer ids and transactions: how long they live."""
+"""The configuration keys of producer ids and transactions: their times to live."""
 
 from __future__ import annotations
 

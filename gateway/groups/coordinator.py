@@ -1,8 +1,8 @@
 """The group coordinator: a thin asyncio shell around the groups' state machines.
 
-Keeps: groups decide (`classic/group.py`), `offsets` serves what they have committed, the journal writes, the shell only
-carries out. Each input is one synchronous step: nothing is awaited between reading a group and changing it. One timer
-wakes for the earliest of all deadlines.
+Keeps: groups decide (`classic/group.py`), `offsets` serves their committed offsets, the journal writes, the shell only
+carries out effects. Each input is one synchronous step: nothing is awaited between reading a group and changing it.
+One timer fires for the earliest of all deadlines.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
-#: Of a name that a client made up, in a line of the log.
+#: Characters of a client's name in a line of the log.
 ID_SHOWN_CHARS_MAX: Final = 100
 
 #: The first sweep comes this soon after the start, for a gateway that restarts more often than the interval.
@@ -57,7 +57,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class GroupCoordinator:
-    """All groups of this node. Versions of APIs are known in gateway/apis only."""
+    """All groups of this node. Only gateway/apis knows versions of APIs."""
 
     def __init__(self, config: Config, store: TableStore, clock: Clock, topics: Topics) -> None:
         self._config = config
@@ -96,7 +96,7 @@ class GroupCoordinator:
     # Life
 
     def load(self) -> None:
-        """Take up what the store holds. Raises UnreadableRecord."""
+        """Load the stored groups and offsets. Raises UnreadableRecord."""
         self._committed.load(self._journal.offsets())
         for group_id, stored in self._journal.groups():
             group = self._create(group_id)
@@ -105,7 +105,7 @@ class GroupCoordinator:
             self._ensure_group(group_id)
 
     async def start(self) -> None:
-        """Begin to serve: deadlines run, offsets of topics that are gone go too."""
+        """Begin to serve: deadlines run, offsets of deleted topics are deleted."""
         self._is_active = True
         self._topics.on_deletion(self._topic_deleted)
         for topic in self._committed.topic_names():
@@ -116,7 +116,7 @@ class GroupCoordinator:
         _log.info("groups loaded", extra={"groups": len(self._groups)})
 
     async def stop(self) -> None:
-        """Answer every waiter with an error; return when all that was submitted is stored."""
+        """Answer every waiter with an error; return when all submitted changes are stored."""
         self._is_active = False
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -171,7 +171,7 @@ class GroupCoordinator:
         return error
 
     def leave(self, group_id: str, leaving: Sequence[LeavingMember]) -> tuple[ErrorCode, list[ErrorCode]]:
-        """The error of the whole request, and one for each member that leaves."""
+        """LeaveGroup: return the error of the whole request, and one for each member that leaves."""
         group, error = self._find(group_id)
         if group is None:
             if error is ErrorCode.unknown_member_id:
@@ -195,7 +195,7 @@ class GroupCoordinator:
     def admit_transactional_commit(
         self, group_id: str, member_id: str, instance_id: str | None, generation: int
     ) -> ErrorCode:
-        """The same for offsets that a transaction commits."""
+        """May this member commit offsets in a transaction?"""
         group = self._committed_to(group_id, generation, ErrorCode.illegal_generation)
         if isinstance(group, ErrorCode):
             return group
@@ -204,7 +204,7 @@ class GroupCoordinator:
         return error
 
     def _committed_to(self, group_id: str, generation: int, unknown: ErrorCode) -> Group | ErrorCode:
-        """The group of a commit, made if need be; the error `unknown` where a member speaks of a group that is gone."""
+        """The group of a commit, made if needed; the error `unknown` for a member of a group that is gone."""
         error = self.check_group_id(group_id, may_be_empty=True)
         if error is not ErrorCode.none:
             return error
@@ -315,12 +315,12 @@ class GroupCoordinator:
         return ErrorCode.policy_violation
 
     def _is_unused(self, group: Group) -> bool:
-        """Nobody is in the group, and it has no offset, visible or on its way."""
+        """The group has no member and no offset, neither visible nor being written."""
         is_known = self._groups.get(group.group_id) is group
         return is_known and group.is_idle and not self._committed.is_used(group.group_id)
 
     def _forget_if_unused(self, group: Group) -> None:
-        """Drop a group that nothing speaks of any more, in memory or in the store."""
+        """Drop a group that has no member, no offset and no stored record."""
         if self._is_unused(group) and not self._journal.holds_group(group.group_id):
             self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
             del self._groups[group.group_id]
@@ -333,7 +333,7 @@ class GroupCoordinator:
         return self._groups.get(group_id), ErrorCode.unknown_member_id
 
     def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
-        """Is this an id that a group can have, and are groups served?"""
+        """Is this a valid group id, and are groups served now?"""
         if not self._is_active:
             return ErrorCode.coordinator_not_available
         if not group_id and not may_be_empty:
@@ -348,7 +348,7 @@ class GroupCoordinator:
         return Instant(self._clock.monotonic_s(), self._trusted.stamp_ms())
 
     def _set_timer(self) -> None:
-        """See to it that the timer fires no later than the earliest deadline."""
+        """Ensure that the timer fires no later than the earliest deadline."""
         next_s = self._deadlines.next_s()
         if next_s is None or next_s >= self._timer_s or not self._is_active:
             return
@@ -373,7 +373,7 @@ class GroupCoordinator:
 
 
 def _report(group: Group, event: Transitioned) -> None:
-    """One line per rebalance, and one when a group has lost its last member."""
+    """Log one line per rebalance, and one when a group has lost its last member."""
     facts = {
         "group": group.group_id,
         "generation": event.generation,

@@ -1,7 +1,7 @@
-"""All deadlines of all groups in one heap, so that a heartbeat costs an assignment.
+"""All deadlines of all groups in one heap; a heartbeat costs one assignment.
 
 Keeps: a deadline that is set has exactly one live entry in the heap, never later than itself.
-Moving it back (every heartbeat does) leaves the entry alone; it is put right when it comes up.
+Postponing it (every heartbeat does) leaves the entry alone; the entry is corrected when its time comes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEAD_ENTRIES_MIN: Final = 1_024
 
 
 class Deadline(Generic[OwnerT]):
-    """A point in monotonic time at which its owner wants to be told, or None."""
+    """The point in monotonic time at which to notify the owner, or None."""
 
     __slots__ = ("at_s", "entry", "owner")
 
@@ -34,7 +34,7 @@ Entry: TypeAlias = tuple[float, int, Deadline[OwnerT]]
 
 
 class Deadlines(Generic[OwnerT]):
-    """A heap of deadlines, put right lazily."""
+    """A heap of deadlines, corrected lazily."""
 
     def __init__(self) -> None:
         self._heap: list[Entry[OwnerT]] = []
@@ -61,11 +61,11 @@ class Deadlines(Generic[OwnerT]):
             self._note_dead_entry()
 
     def next_s(self) -> float | None:
-        """When to look again: never later than the earliest deadline, perhaps earlier."""
+        """The time of the next look: never later than the earliest deadline, perhaps earlier."""
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now_s: float) -> Deadline[OwnerT] | None:
-        """Take one deadline that has passed; it is unset then."""
+        """Take one deadline that has passed, and unset it."""
         while self._heap and self._heap[0][0] <= now_s:
             entry = heapq.heappop(self._heap)
             deadline = entry[2]
@@ -85,7 +85,7 @@ class Deadlines(Generic[OwnerT]):
         heapq.heappush(self._heap, deadline.entry)
 
     def _note_dead_entry(self) -> None:
-        """Count it; rebuild the heap when half of it is dead, which keeps the cost per call flat."""
+        """Count a dead entry; rebuild the heap when half of it is dead, which keeps the cost per call flat."""
         self._dead_count += 1
         if self._dead_count > max(DEAD_ENTRIES_MIN, len(self._heap) // 2):
             self._heap = [entry for entry in self._heap if entry[2].entry is entry]

@@ -1,9 +1,9 @@
 """The only writer of the tables "groups" and "offsets".
 
-Keeps: changes reach the log in the order in which they were submitted, which is when `write_…`
-returns; a change shows in `CommittedOffsets` when it is durable, whether or not its caller still
-waits. A group's generation has assignments only once it is synced, whatever the sync mode: a power
-cut never has the same number given to another one.
+Keeps: changes reach the log in the order of submission; a change is submitted when `write_…`
+returns. It shows in `CommittedOffsets` when it is durable, even if its caller no longer waits.
+A generation gets assignments only once its record is synced, in every sync mode: so a generation's
+number is not used twice after a power cut.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gateway.refusals import Asked, code_of
 
 #: One log record holds no more changes than this; a larger write becomes several records.
 CHANGES_PER_UPDATE_MAX: Final = 1_000
-#: A group larger than this is refused, as Kafka refuses one larger than a record may be.
+#: A group larger than this is refused, as Kafka refuses a group larger than its largest record.
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 
 _Change: TypeAlias = "tuple[OffsetKey | None, Put | Delete]"
@@ -44,7 +44,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class TableStore(Protocol):
-    """What groups need of core.store.Store."""
+    """The part of core.store.Store that groups need."""
 
     trusted: TrustedClock
 
@@ -56,7 +56,7 @@ class TableStore(Protocol):
 
 
 class GroupJournal:
-    """Writes groups and offsets; tells how that went as an error code for a group's clients."""
+    """Writes groups and offsets; returns the outcome as an error code for a group's clients."""
 
     def __init__(self, store: TableStore, offsets: CommittedOffsets) -> None:
         self._store = store
@@ -67,7 +67,7 @@ class GroupJournal:
         self._groups_in_flight: Counter[str] = Counter()
 
     def write_group(self, group_id: str, record: GroupRecord) -> asyncio.Task[ErrorCode]:
-        """Submit a group as it is to be after a restart."""
+        """Submit a group's record, from which a restart restores it."""
         value = encode_group(record)
         if len(value) > GROUP_BYTES_MAX:
             return self._start(_failed(ErrorCode.unknown_server_error))
@@ -77,12 +77,12 @@ class GroupJournal:
     def write_offsets(
         self, offsets: Mapping[OffsetKey, CommittedOffset | None], *, without_group: str | None = None
     ) -> asyncio.Task[ErrorCode]:
-        """Submit offsets, None to delete one; with the last of them, perhaps delete a group."""
+        """Submit offsets, None to delete one; the last part may also delete a group."""
         changes: list[_Change] = [_offset_change(key, value) for key, value in offsets.items()]
         if without_group is not None:
             changes.append((None, Delete(GROUPS_TABLE, without_group.encode())))
         self._offsets.begin(offsets)
-        # Tasks start in the order in which they are made: parts stay in line with other writes.
+        # Tasks start in the order of their creation: parts keep their order among other writes.
         parts = [
             self._start(self._land(changes[start : start + CHANGES_PER_UPDATE_MAX]))
             for start in range(0, len(changes), CHANGES_PER_UPDATE_MAX)
@@ -90,13 +90,13 @@ class GroupJournal:
         return parts[0] if len(parts) == 1 else self._start(_first_failure(parts))
 
     def submitted(self, offsets: Collection[OffsetKey], logged: asyncio.Future[None]) -> None:
-        """Somebody else queued a record that holds these offsets."""
+        """Note that another writer queued a record that holds these offsets."""
         if not offsets:
             return
         keys = list(offsets)
         self._offsets.begin(keys)
         self._writes.add(logged)
-        logged.add_done_callback(partial(self._landed, keys))  # before callers that wait for it go on
+        logged.add_done_callback(partial(self._landed, keys))  # before the callers that wait for it resume
 
     def _landed(self, keys: Sequence[OffsetKey], logged: asyncio.Future[None]) -> None:
         self._writes.discard(logged)
@@ -104,20 +104,20 @@ class GroupJournal:
             self._offsets.finish(key, self._offsets_table.get(encode_offset_key(key)))
 
     def groups(self) -> Iterator[tuple[str, bytes]]:
-        """What the table of groups holds, values not decoded."""
+        """The entries of the table of groups, values not decoded."""
         return ((key.decode(), value) for key, value in self._groups_table.items())
 
     def holds_group(self, group_id: str) -> bool:
-        """Is the group stored, or about to be?"""
+        """Is the group stored or being stored?"""
         is_stored = self._groups_table.get(group_id.encode()) is not None
         return is_stored or group_id in self._groups_in_flight
 
     def offsets(self) -> Iterator[tuple[bytes, bytes]]:
-        """What the table of offsets holds, not decoded."""
+        """The entries of the table of offsets, not decoded."""
         return self._offsets_table.items()
 
     async def settle(self) -> None:
-        """Wait until everything that has been submitted has ended."""
+        """Wait until all submitted changes have ended."""
         if self._writes:
             await asyncio.wait(set(self._writes))
 
@@ -142,7 +142,7 @@ class GroupJournal:
             _log.warning("group state was not stored", extra=facts)
             return code_of(exc, Asked.COORDINATOR)
         finally:
-            # What the table holds now: after a failure that is what it held before.
+            # The table's present value: after a failure, the value before the change.
             for key, op in changes:
                 if key is not None:
                     self._offsets.finish(key, self._offsets_table.get(op.key))
@@ -163,7 +163,7 @@ def _offset_change(key: OffsetKey, committed: CommittedOffset | None) -> _Change
 
 
 def offset_puts(offsets: Mapping[OffsetKey, CommittedOffset]) -> list[Put]:
-    """What stores offsets."""
+    """The table puts that store these offsets."""
     return [Put(OFFSETS_TABLE, encode_offset_key(key), encode_offset(offset)) for key, offset in offsets.items()]
 
 

@@ -1,7 +1,7 @@
-"""How far consumer groups are behind.
+"""The lag of consumer groups.
 
-Keeps: counting holds up the event loop for no more than `OFFSETS_AT_ONCE` offsets at a time, and is done at most once a
-second, however many ask.
+Keeps: counting takes at most `OFFSETS_AT_ONCE` offsets at a time on the event loop, and runs at most once a second,
+whatever the number of requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TopicLag:
 
 @dataclass(frozen=True, slots=True)
 class GroupLag:
-    """One group."""
+    """One group's lag."""
 
     name: str
     state: str
@@ -44,7 +44,7 @@ class GroupLag:
 
 @dataclass(slots=True)
 class Lags:
-    """What was counted last."""
+    """The result of the last count."""
 
     groups: GroupCoordinator
     topics: Topics
@@ -55,7 +55,7 @@ class Lags:
     _counting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self) -> list[GroupLag]:
-        """All groups, counted a second ago at most."""
+        """All groups, counted at most a second ago."""
         async with self._counting:
             now_s = self.clock.monotonic_s()
             if self._counted_s is None or now_s - self._counted_s >= AGE_S_MAX:

@@ -1,7 +1,7 @@
-"""How groups and committed offsets are stored: byte layouts, writer and reader side by side.
+"""The stored form of groups and committed offsets: byte layouts, with writer and reader side by side.
 
-Keeps: a number or layout that was released is never used for anything else; every value begins with
-its version; a reader refuses what it does not know and bytes that are too few or too many.
+Keeps: a released number or layout is never used for anything else; every value begins with its
+version; a reader refuses unknown versions and bytes that are too few or too many.
 
 All numbers are little-endian, except the partition in a key (big-endian: keys sort by partition).
 
@@ -12,7 +12,7 @@ Table "groups". Key: the group id, UTF-8. Value:
 
     u8    version (1)
     i32   generation
-    i64   wall-clock milliseconds since when the group is in this state
+    i64   wall-clock milliseconds at which the group entered this state
     text? protocol type             text?   protocol name          text?   leader's member id
     u32   member count, then per member:
           text  member id           text?   instance id
@@ -70,13 +70,13 @@ KEY_TEXT_BYTES_MAX: Final = 0xFFFF
 
 
 class UnreadableRecord(StoreError):
-    """Stored bytes that this version cannot read: a newer release's, or damaged ones."""
+    """Stored bytes that this version cannot read: written by a newer release, or damaged."""
 
     kind = ErrorKind.CORRUPT
 
 
 class CommittedOffset(NamedTuple):
-    """What a consumer committed for one partition."""
+    """A consumer's commit for one partition."""
 
     offset: int
     leader_epoch: int
@@ -86,7 +86,7 @@ class CommittedOffset(NamedTuple):
 
 
 class OffsetKey(NamedTuple):
-    """Whose offset, for what."""
+    """The key of an offset: group, topic and partition."""
 
     group_id: str
     topic: str
@@ -128,7 +128,7 @@ def encode_offset(committed: CommittedOffset) -> bytes:
 
 
 def offset_times_ms(data: bytes) -> tuple[int, int]:
-    """Commit and expiry of a stored offset that was read before: all that a sweep looks at."""
+    """Commit time and expiry of a stored offset that was read before: a sweep needs no more."""
     _, _, _, commit_ms, expire_ms = _OFFSET.unpack_from(data)
     return commit_ms, expire_ms
 
@@ -203,7 +203,7 @@ def _read_member(reader: _Reader) -> MemberRecord:
 
 
 class _Reader:
-    """Walks over a value; struct.error when it is too short."""
+    """Reads a value field by field; struct.error if it is too short."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -250,7 +250,7 @@ def _blob(value: bytes) -> bytes:
 
 
 def _check_version(what: str, data: bytes, known: int) -> None:
-    """Versions are looked at before anything else: what follows is theirs to lay out."""
+    """Check the version before anything else: the layout of the rest depends on it."""
     if not data:
         raise UnreadableRecord(f"{what}: no bytes")
     if data[0] != known:

@@ -1,6 +1,6 @@
-"""The REST API: streams and their segments, groups, scale events, totals; and the two changes, scale and seal.
+"""The REST API: streams and their segments, groups, scale events, totals; and two changes, scale and seal.
 
-Keeps: what is refused is a problem document; a change passes the `Guard` before its body is read; no body is larger
+Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read; no body is larger
 than `BODY_BYTES_MAX`.
 """
 
@@ -48,11 +48,11 @@ from gateway.metrics.sources import Sources
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000
-"""Streams, and groups, of one answer."""
+"""Most streams, or groups, in one answer."""
 STREAMS_AT_ONCE: Final = 50
-"""Streams that are looked at between two looks at other work."""
+"""Streams that are read before other work runs."""
 TOPICS_MAX: Final = 20
-"""Topics of a group that are told one by one; its lag counts all."""
+"""Topics of a group that are listed one by one; its lag counts all."""
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 INT_MAX: Final = 2**53
@@ -61,7 +61,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Totals(Protocol):
-    """What the gateway knows of itself."""
+    """The gateway's facts about itself."""
 
     def overview(self) -> Overview:
         """Counters and sizes of the whole."""
@@ -69,7 +69,7 @@ class Totals(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ApiSources(Sources):
-    """What the API tells of; made when clients are served."""
+    """The sources of the API; made when clients are served."""
 
     totals: Totals
 
@@ -204,7 +204,7 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """An operation before there is an `Api` that does it."""
+    """An operation before it is bound to an `Api`."""
 
     method: str
     path: str

@@ -1,4 +1,4 @@
-"""What the HTTP port answers: is it alive, is it ready, how is it doing; the REST API and the console."""
+"""The answers of the HTTP port: liveness, readiness and metrics; the REST API and the console."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ LINES: Final = "application/x-ndjson"
 
 
 class Health(Protocol):
-    """What the HTTP port asks of the process."""
+    """The process's state, as the HTTP port reads it."""
 
     @property
     def phase(self) -> str:
-        """Where it stands: starting, recovering, serving, stopping, failed."""
+        """The phase: starting, recovering, serving, stopping, failed."""
 
     @property
     def ready(self) -> bool:
@@ -42,7 +42,7 @@ class Health(Protocol):
 
     @property
     def concerns(self) -> Sequence[str]:
-        """What does not go as it should, although clients are served."""
+        """Problems, although clients are served."""
 
 
 def build(
@@ -52,7 +52,7 @@ def build(
     services: Callable[[], ApiSources],
     guard: Guard,
 ) -> Starlette:
-    """The application; the exposition and the services are asked for when everything is up."""
+    """The application; it asks for the exposition and the services once the gateway is up."""
     console = Console()
 
     async def healthz(_: Request) -> Response:
@@ -95,12 +95,12 @@ def build(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},
     )
-    application.router.redirect_slashes = False  # to an address of our own, which a proxy in front does not have
+    application.router.redirect_slashes = False  # it would redirect past a proxy, to our own address
     return application
 
 
 async def _lines(containers: Sequence[HostedContainer]) -> AsyncIterator[bytes]:
-    """What the store knows, a JSON object a line; the last one says that it is the last."""
+    """The store's knowledge, a JSON object a line; the last object marks the end."""
     async for record in tier2_records(containers):
         yield json.dumps(record).encode() + b"\n"
     yield b'{"complete": true}\n'

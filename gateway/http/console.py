@@ -1,6 +1,6 @@
 """The console's files: one page, its modules and its style, served from memory.
 
-Keeps: a page may load from this gateway only, and no other site may frame it.
+Keeps: a page may load only from this gateway, and no other site may frame it.
 """
 
 from __future__ import annotations

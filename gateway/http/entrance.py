@@ -1,7 +1,8 @@
-"""What every request passes before the application sees it, whatever its path and method.
+"""The checks that every request passes before the application sees it, whatever its path and method.
 
-Keeps: a request whose end two headers tell differently closes its connection, since what follows may be anybody's. A
-page that pointed its own name at this address reads nothing; probes may ask by any name, and learn a word.
+Keeps: a request with two headers that disagree about its end closes its connection, since the bytes that follow may be
+another client's. A page that pointed its own name at this address reads nothing; probes may ask by any name, and get
+one word.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Who may change something over HTTP.
+"""Decides which requests may read and change something over HTTP.
 
-Keeps: no page of another site reads here or makes a reader's browser change a stream. A name that is not ours in `Host`
-means that a stranger's name was pointed at this address; an `Origin` that is not our own address is another page. Where
-other machines reach the listener, or a token is configured, whoever writes shows the token. Where other machines reach
-it, they may read by a name that no stranger can own: one without a dot, or in a domain that is nobody's.
+Keeps: no page of another site reads here or makes a reader's browser change a stream. A foreign name in `Host` means
+that a stranger's name was pointed at this address; a foreign `Origin` means another site's page. If other machines
+reach the listener, or a token is configured, a writing request needs the token. Other machines that reach the listener
+may read by a name that no stranger can own: one without a dot, or in a domain that cannot be registered.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gateway.http.problems import Problem
 
 BEARER: Final = "bearer "
 PRIVATE_DOMAINS: Final = (".local", ".internal", ".localhost", ".home.arpa", ".svc", ".test")
-"""Nobody can register a name there: Compose, Kubernetes and machines' own names."""
+"""Domains in which no name can be registered: those of Compose, Kubernetes and machines' own names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The rules of one listener. `hosts` are the names by which it is called, besides localhost and addresses."""
+    """The rules of one listener. `hosts` are its names, besides localhost and addresses."""
 
     loopback: bool
     hosts: Collection[str] = ()
@@ -52,14 +52,14 @@ class Guard:
     def _is_ours(self, host: str) -> bool:
         if host == "localhost" or host in self.hosts:
             return True
-        try:  # no name can be pointed elsewhere where there is none
+        try:  # an address, unlike a name, cannot be pointed elsewhere
             address = ipaddress.ip_address(host)
         except ValueError:
             return False
         return address.is_loopback or not self.loopback
 
     def _check_token(self, headers: Headers) -> None:
-        if not self.token:  # nor is an empty one a secret: what passes on a variable that nobody set has one
+        if not self.token:  # an empty token, which an unset variable gives, is no secret either
             if not self.loopback:
                 raise Problem(
                     403,

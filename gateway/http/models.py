@@ -1,4 +1,4 @@
-"""What the REST API takes and answers. The OpenAPI document is made of these models.
+"""The bodies and answers of the REST API. The OpenAPI document is made of these models.
 
 Keeps: times are milliseconds since 1970, sizes bytes, rates per second, a segment's id its number in its stream.
 """
@@ -31,7 +31,7 @@ class ProblemDocument(_Model):
 
 
 class Health(_Model):
-    """Where the process stands."""
+    """The process's phase."""
 
     status: Literal["starting", "recovering", "serving", "stopping", "failed"]
 
@@ -51,7 +51,7 @@ class PartitionOfChunk(_Model):
 
 
 class ChunkView(_Model):
-    """An object in long-term storage, and what the store refers to it for."""
+    """An object in long-term storage, and the entries for which the store refers to it."""
 
     chunk: str = Field(description="The object's key")
     state: str
@@ -64,7 +64,7 @@ class ChunkView(_Model):
 
 
 class Tiers(_Model):
-    """How many bytes lie where. What is in a chunk and still in the log counts as chunk bytes."""
+    """Bytes by tier. Bytes that are both in a chunk and in the log count as chunk bytes."""
 
     log: int = Field(description="In the log alone")
     chunks: int = Field(description="In chunks of long-term storage")
@@ -89,15 +89,15 @@ class StreamList(_Model):
     """Streams by name."""
 
     streams: list[StreamSummary]
-    total: int = Field(description="How many there are, listed or not")
+    total: int = Field(description="Number of all streams, listed or not")
 
 
 class Scaling(_Model):
-    """When segments split and merge by themselves."""
+    """The rules by which segments split and merge by themselves."""
 
     policy: str = Field(description="fixed, bytes or events")
     target_rate: float = Field(description="Per segment and second")
-    factor: int = Field(description="Into how many pieces at most one split cuts")
+    factor: int = Field(description="Maximum number of pieces of one split")
     min_segments: int
 
 
@@ -128,7 +128,7 @@ class StreamView(StreamSummary):
     created_ms: int
     sealed_ms: int | None
     scaling: Scaling
-    limits: list[str] = Field(description="Hot segments that cannot split, and last what to do")
+    limits: list[str] = Field(description="Hot segments that cannot split; the last line gives the remedy")
     epochs: list[EpochView] = Field(description="Oldest first")
 
 
@@ -157,7 +157,7 @@ class StreamMap(_Model):
     time_ms: int = Field(description="The gateway's clock")
     slots: int
     epoch: int
-    truncated: bool = Field(description="There were more segments than are told: the oldest are left out")
+    truncated: bool = Field(description="There were more segments than are listed: the oldest are left out")
     scaling: Scaling
     limits: list[str]
     segments: list[MapSegment]
@@ -173,7 +173,7 @@ class Split(_Model):
     at: list[StrictInt] = Field(
         default=[],
         max_length=10_000,
-        description="Slots that begin a new segment; none: where the load halves, or in the middle",
+        description="Slots that begin a new segment. None: the cut halves the load, or the slots if there is no load",
     )
 
 
@@ -191,7 +191,7 @@ class ScaleRequest(_Model):
 
 
 class Scaled(_Model):
-    """What a scale did."""
+    """The result of a scale."""
 
     name: str
     epoch: int
@@ -211,7 +211,7 @@ class Sealed(_Model):
 
 
 class GroupTopic(_Model):
-    """How far a group is behind on one topic."""
+    """A group's lag on one topic."""
 
     topic: str
     partitions: int = Field(description="With a committed offset")
@@ -233,7 +233,7 @@ class GroupList(_Model):
 
     groups: list[GroupView]
     total: int
-    measured_ms: int = Field(description="When this was counted")
+    measured_ms: int = Field(description="Time of the count")
 
 
 class ScaleEventView(_Model):
@@ -278,7 +278,7 @@ class Overview(_Model):
     fetched_bytes: int
     log_bytes: int
     log_limit_bytes: int
-    chunk_bytes: int = Field(description="What of the streams lies in chunks")
+    chunk_bytes: int = Field(description="Bytes of the streams that are in chunks")
     long_term: bool = Field(description="There is long-term storage")
     cache_bytes: int
     cache_limit_bytes: int

@@ -1,6 +1,6 @@
-"""The OpenAPI document and its page, made of the routes themselves.
+"""The OpenAPI document and its page, made from the routes themselves.
 
-Keeps: what the document lists is what is served; the page needs nothing from another host and runs no script.
+Keeps: the document lists exactly the served operations; the page needs nothing from another host and runs no script.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Endpoint:
     query: Sequence[Parameter] = ()
     problems: Sequence[int] = (503,)
     also: Sequence[int] = ()
-    """Further statuses that answer the same."""
+    """Further statuses with the same answer."""
     media_type: str = "application/x-ndjson"
-    """Of what is not answered in JSON of a model."""
+    """The media type of an answer that is not a model's JSON."""
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def page(endpoints: Sequence[Endpoint], whole: dict[str, Any]) -> str:
         '<link rel="stylesheet" href="console/console.css"></head><body class="api">'
         '<header><h1>Penstock REST API</h1><div class="grow"></div><a href=".">Console</a>'
         '<a href="api/v1/openapi.json">openapi.json</a></header>'
-        "<main><p>Whoever writes sends JSON; off this machine, or where <code>http.token</code> is set, with "
-        "<code>Authorization: Bearer TOKEN</code>. What is refused is answered with a problem document (RFC 9457).</p>"
+        "<main><p>Changes are sent as JSON; from another machine, or if <code>http.token</code> is set, with "
+        "<code>Authorization: Bearer TOKEN</code>. A refused request gets a problem document (RFC 9457).</p>"
         f"<h2>Operations</h2>{operations}<h2>Models</h2>{schemas}</main></body></html>"
     )
 

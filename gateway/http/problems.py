@@ -1,6 +1,6 @@
-"""What goes wrong with a request, as problem documents (RFC 9457).
+"""Refusals of requests, as problem documents (RFC 9457).
 
-Keeps: an answer with a status of 400 or more below `/api` is `application/problem+json` and says what to do.
+Keeps: an answer with a status of 400 or more below `/api` is `application/problem+json` and names the remedy.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def answer_problem(request: Request, error: Exception) -> Response:
 
 
 async def answer_refusal(request: Request, error: Exception) -> Response:
-    """Starlette's handler of what it refuses by itself: a path that is not there, a method that is not for it."""
+    """Starlette's handler of its own refusals: unknown paths, and methods that a path does not take."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == HTTPStatus.NOT_FOUND and (there := _without_slash(request)) is not None:
@@ -57,7 +57,7 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
 
 
 def _without_slash(request: Request) -> str | None:
-    """The same without the slash at its end, if there is such a page: relative, as a proxy may have a path in front."""
+    """The URL without its final slash, if there is such a page: relative, as a proxy may add a path in front."""
     path: str = request.scope["path"]
     bare = path.removesuffix("/")
     routes = request.app.router.routes

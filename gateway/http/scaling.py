@@ -1,7 +1,7 @@
-"""What a person asks for, as a scale: which segments to seal, where to cut. Pure.
+"""Turns a person's request into a scale: the segments to seal and the cuts. Pure.
 
-Keeps: a cut lies between two slots of the segment that is cut; no merge leaves less than `min_segments`, which the
-scaler would undo.
+Keeps: a cut lies between two slots of its segment; no merge leaves fewer than `min_segments` segments, which the scaler
+would undo.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Planned:
 
 
 def plan(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planned:
-    """Raises StreamSealed, ValueError for what cannot be done."""
+    """Raises StreamSealed, ValueError for an impossible request."""
     if stream.is_sealed:
         raise StreamSealed(stream.name)
     if wanted.split is not None:
@@ -74,7 +74,7 @@ def _position(slot: int, segment: Segment, slots: int) -> int:
 
 
 def halving(loads: Sequence[float]) -> int:
-    """After how many slots to cut, so that both sides get as much as can be; without any load in the middle."""
+    """The number of slots before the cut that best halves the load; without any load, the cut is in the middle."""
     if not any(loads):
         return len(loads) // 2
     sums = list(accumulate(loads))

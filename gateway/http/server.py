@@ -1,9 +1,9 @@
 """The HTTP server: uvicorn on our own loop and sockets, bounded against idle and slow strangers.
 
-Keeps: it installs no signal handlers (the process has its own). It holds at most CONNECTIONS_MAX connections, of one
-address at most CONNECTIONS_PER_ADDRESS_MAX; whoever comes beyond that gets the place of the one that has asked for
-nothing for the longest, so a probe that sends its request at once is always answered. Every request, head and body,
-is there REQUEST_S_MAX after its first byte, and the first one that long after the connection was made.
+Keeps: the server installs no signal handlers (the process has its own). It holds at most CONNECTIONS_MAX connections,
+of one address at most CONNECTIONS_PER_ADDRESS_MAX; a further connection replaces the one that has been idle for the
+longest, so a probe that sends its request at once is always answered. Every request, head and body, must arrive within
+REQUEST_S_MAX of its first byte, and the first request within that time of the connection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STOP_S_MAX: Final = 1
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, with a bound on connections and on the time that each request takes to come."""
+    """uvicorn's protocol, with a bound on connections and on the time in which each request arrives."""
 
     connections_max = CONNECTIONS_MAX
 
@@ -47,7 +47,7 @@ class _Protocol(H11Protocol):
         self._watch()
 
     def _without_place(self) -> _Protocol | None:
-        """Who has to go: one who asks for nothing before one who is answered, and the oldest of these."""
+        """The connection to close: an idle one before one that is being answered, and the oldest of these."""
         others: list[Any] = [other for other in self.connections if other is not self]
         near = [other for other in others if other._address == self._address]
         if len(near) >= CONNECTIONS_PER_ADDRESS_MAX:
@@ -58,7 +58,7 @@ class _Protocol(H11Protocol):
         return oldest
 
     def give_way(self) -> None:
-        """Somebody else takes the place."""
+        """Close this connection for a new one."""
         self.connections.discard(self)
         self.transport.abort()
         logger.warning("http connections are at their bound: those that ask for nothing are closed for others")
@@ -72,7 +72,7 @@ class _Protocol(H11Protocol):
         self._watch()
 
     def _watch(self) -> None:
-        """Give a request that is not whole its deadline, also one of which there is only an empty line."""
+        """Set the deadline of an incomplete request, even of one that is only an empty line so far."""
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering != self._is_answering:
             self._is_answering, self._since_s = answering, self.loop.time()
@@ -95,7 +95,7 @@ class _Protocol(H11Protocol):
 
 
 def _network_of(client: tuple[str, int] | None) -> str:
-    """An IPv4 address; of an IPv6 one the part that a single customer gets many of."""
+    """An IPv4 address; of an IPv6 address, its /64 network, of which one customer has many addresses."""
     try:
         address = ipaddress.ip_address(client[0].partition("%")[0]) if client is not None else None
     except ValueError:
@@ -108,7 +108,7 @@ def _network_of(client: tuple[str, int] | None) -> str:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the process's business."""
+        """Leave signals to the process."""
         yield
 
 
@@ -127,13 +127,13 @@ class HttpServer:
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S_MAX,
         )
-        config.load()  # imports what it names: not when it serves, on the loop
+        config.load()  # import the named modules now, not on the loop while serving
         self._server = _Server(config)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns once requests are answered."""
+        """Return once requests are answered."""
         self._task = asyncio.create_task(self._server.serve(self._sockets), name="http")
         while not self._server.started:
             if self._task.done():
@@ -142,7 +142,7 @@ class HttpServer:
             await asyncio.sleep(0.001)
 
     async def stop(self) -> None:
-        """Finish what is being answered, for a moment."""
+        """Finish the answers under way, for at most STOP_S_MAX seconds."""
         if self._task is not None:
             self._server.should_exit = True
             await self._task

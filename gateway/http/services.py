@@ -1,4 +1,4 @@
-"""What the REST API and the metrics tell of, taken from the services of a broker."""
+"""The sources of the REST API and the metrics, from the services of a broker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
-    """Build what the REST API shows, once; the caller caches it. `phase` names the broker's phase at a call."""
+    """Build the sources of the REST API once; the caller caches them. `phase` names the broker's phase at a call."""
     activity = Activity(services.store)
     lags = Lags(services.groups, services.topics, services.clock)
     return ApiSources(services.store, services.clock, lags, activity, _Totals(services, phase, activity))

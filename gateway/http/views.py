@@ -1,4 +1,4 @@
-"""Streams in the REST API: made of their immutable states, and of counters read on the event loop.
+"""Streams in the REST API, made from their immutable states and from counters read on the event loop.
 
 Keeps: a long history is sent piece by piece and never holds up the event loop.
 """
@@ -29,9 +29,9 @@ from gateway.http.models import (
 from gateway.metrics.activity import Activity, SegmentLoad, StreamBytes, active_segments
 
 MAP_SEGMENTS_MAX: Final = 5_000
-"""Rectangles of one answer: some 600 KB."""
+"""Most rectangles in one answer: some 600 KB."""
 EPOCHS_AT_ONCE: Final = 20
-"""Epochs that are made into JSON between two looks at other work."""
+"""Epochs that are made into JSON before other work runs."""
 
 
 def status_of(state: StreamState) -> StreamStatus:
@@ -92,7 +92,7 @@ def _epochs_json(state: StreamState, epochs: list[Epoch], loads: Mapping[int, Se
 
 
 def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad]) -> EpochView:
-    """One epoch; a segment's state is what it is now."""
+    """One epoch; a segment's state is its present state."""
     order = _key_order(epoch.slots)
     active = {segment.number for segment in state.current.segments} if not state.is_sealed else set()
     segments = []
@@ -116,7 +116,7 @@ def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad
 
 
 def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -> StreamMap:
-    """The segments that were active at some time since then."""
+    """The segments that were active at some time since `since_ms`."""
     state = stream.state
     loads = activity.loads(stream)
     segments: list[MapSegment] = []
@@ -152,7 +152,7 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """When a segment was active; `epoch` is the one that it began with."""
+    """The time in which a segment was active; `epoch` is the epoch that opened it."""
 
     segment: Segment
     epoch: Epoch
@@ -161,7 +161,7 @@ class Lifetime:
 
 
 def lifetimes(state: StreamState, since_ms: int) -> Iterator[Lifetime]:
-    """Segments that were active at some time since then, those that were opened last first."""
+    """Segments that were active at some time since `since_ms`, the last opened first."""
     wanted: dict[int, int | None] = dict.fromkeys(
         (segment.number for segment in state.current.segments), state.sealed_ms
     )

@@ -1,11 +1,11 @@
-"""The broker's configuration as clients see and change it, and the topic defaults it makes.
+"""The broker's configuration as clients see and change it, and the topic defaults that follow from it.
 
 Four layers, strongest first: set for this node, set for the cluster (both at run time, kept in table
 `brokerconfig`), given at start, default. Topic configs lie above all of them.
 
-Keeps: what is in effect is what the table says; a change is checked as a whole, made durable, and
-only then taken over. Table `brokerconfig`: key = entity ("" for the cluster, else the node id in
-decimal), a zero byte, the config's name; value = its text; all UTF-8.
+Keeps: the configuration in effect is that of the table; a change is checked as a whole, made durable,
+and only then takes effect. Table `brokerconfig`: key = entity ("" for the cluster, else the node id
+in decimal), a zero byte, the config's name; value = its text; all UTF-8.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 TABLE: Final = "brokerconfig"
 CLUSTER: Final = ""
 ENTRIES_MAX: Final = 1_000
-"""Configs that one entity may have set: Kafka keeps unknown names too, and it must end somewhere."""
+"""Most configs set for one entity: Kafka keeps unknown names too, so the number needs a bound."""
 CLEANER_THREAD_BYTES_MIN: Final = 2**20
 PARSED_MAX: Final = 4_096
-"""Different sets of overrides whose parsed form is shared; more are parsed each time."""
+"""Different sets of overrides whose parsed form is cached."""
 
 
 _KEEP_EVERYTHING: Final[Mapping[str, ConfigValue]] = {
@@ -47,7 +47,7 @@ _KEEP_EVERYTHING: Final[Mapping[str, ConfigValue]] = {
     "min.compaction.lag.ms": LONG_MAX,
     "delete.retention.ms": LONG_MAX,
 }
-"""What decides over deletion and cannot be read deletes nothing."""
+"""Values for unreadable configs that decide about deletion: nothing is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class SynonymValue:
 
 @dataclass(frozen=True, slots=True)
 class DescribedConfig:
-    """One config as DescribeConfigs tells it."""
+    """One config as DescribeConfigs shows it."""
 
     name: str
     value: str | None
@@ -95,11 +95,11 @@ class Layers:
                 yield SynonymValue(name, self.keys[name].key.default, ConfigSource.DEFAULT)
 
     def synonyms(self, names: list[str], first: str) -> list[SynonymValue]:
-        """Those places as DescribeConfigs lists them: from the first that sets `first` on."""
+        """The places as DescribeConfigs lists them: those from the first that sets `first` on."""
         return list(dropwhile(lambda value: value.name != first, self.values(names)))
 
     def topic_default(self, key: ConfigKey) -> str:
-        """What a topic without an override has."""
+        """The value for a topic without an override."""
         by_name = {synonym.name: synonym for synonym in key.synonyms}
         for value in self.values(list(by_name)):
             return by_name[value.name].convert(str(value.value))
@@ -107,7 +107,7 @@ class Layers:
         return key.default
 
     def topic_defaults(self) -> dict[str, ConfigValue]:
-        """All topic configs as a topic without overrides has them. Raises InvalidConfig."""
+        """All topic configs of a topic without overrides. Raises InvalidConfig."""
         return {name: key.parse(self.topic_default(key)) for name, key in TOPIC_KEYS.items()}
 
 
@@ -128,7 +128,7 @@ class BrokerConfigs:
     # Topics
 
     def policy_for(self, overrides: Mapping[str, str]) -> TopicConfig:
-        """The parsed form of overrides that were accepted once; for the store and for Produce."""
+        """The parsed form of accepted overrides, for the store and for Produce."""
         known = frozenset(overrides.items())
         found = self._parsed.get(known)
         if found is None:
@@ -139,7 +139,7 @@ class BrokerConfigs:
         return found
 
     def _readable(self, overrides: Mapping[str, str]) -> dict[str, ConfigValue]:
-        """Parsed overrides, without those that this release knows no more or not yet."""
+        """Parsed overrides, without those that this release does not know."""
         values: dict[str, ConfigValue] = {}
         for name, text in overrides.items():
             try:
@@ -162,7 +162,7 @@ class BrokerConfigs:
         return texts
 
     def describe_topic(self, overrides: Mapping[str, str]) -> Iterator[DescribedConfig]:
-        """Every topic config with its value, where it comes from and what else would set it."""
+        """Every topic config with its value, its source and its synonyms."""
         for name, key in TOPIC_KEYS.items():
             names = [synonym.name for synonym in key.synonyms]
             below = self._layers.synonyms(names, names[0]) if names else []
@@ -185,25 +185,25 @@ class BrokerConfigs:
             yield DescribedConfig(name, text, entry.key.type, source, not entry.dynamic, entry.key.doc, family)
 
     def describe_cluster(self) -> Iterator[DescribedConfig]:
-        """What has been set for all brokers at run time."""
+        """The configs set at run time for all brokers."""
         for name, text in sorted(self.current(CLUSTER).items()):
             synonym = SynonymValue(name, text, ConfigSource.CLUSTER)
             entry = self.keys.get(name)
-            # As Kafka: what we do not know may be a secret.
+            # As Kafka: an unknown config may be a secret.
             kind, doc = (entry.key.type, entry.key.doc) if entry else (ConfigType.PASSWORD, "")
             yield DescribedConfig(name, text, kind, synonym.source, entry is None or not entry.dynamic, doc, [synonym])
 
     def current(self, entity: str) -> Mapping[str, str]:
-        """What has been set at run time for the cluster or for this node."""
+        """The configs set at run time for the cluster or for this node."""
         return self._layers.set_at_run_time[entity]
 
     def is_list(self, resource_type: int, name: str) -> bool:
-        """Whether APPEND and SUBTRACT make sense for a config of a topic or broker."""
+        """May APPEND and SUBTRACT change this config of a topic or broker?"""
         key = self._key(resource_type, name)
         return key is not None and key.type is ConfigType.LIST
 
     def default_of(self, resource_type: int, name: str) -> str:
-        """What a config is without an override on the resource: where APPEND and SUBTRACT start."""
+        """A config's value without an override on the resource, from which APPEND and SUBTRACT start."""
         key = self._key(resource_type, name)
         if resource_type == ResourceType.TOPIC and key is not None:
             return self._layers.topic_default(key)
@@ -235,7 +235,7 @@ class BrokerConfigs:
         return texts
 
     def operations(self, entity: str, wanted: Mapping[str, str]) -> list[Put | Delete]:
-        """What turns the stored configs of an entity into the wanted ones."""
+        """The operations that turn the stored configs of an entity into the wanted ones."""
         now = self.current(entity)
         gone = [Delete(TABLE, _table_key(entity, name)) for name in now if name not in wanted]
         return gone + [
@@ -245,7 +245,7 @@ class BrokerConfigs:
         ]
 
     def take_over(self, table: Table) -> None:
-        """Make the durable state of the table the one in effect."""
+        """Put the table's durable configs into effect."""
         fresh: dict[str, dict[str, str]] = {CLUSTER: {}, self.node: {}}
         for key, value in table.items():
             entity, _, name = key.decode().partition("\0")
@@ -254,7 +254,7 @@ class BrokerConfigs:
         self._use(fresh)
 
     def _is_taken(self, name: str, text: str) -> bool:
-        """Whether this release takes a value that one before it has stored; it must start all the same."""
+        """Does this release accept a value that an earlier one has stored? It must start even if not."""
         entry = self.keys.get(name)
         try:
             if entry is not None and not entry.dynamic:
@@ -267,7 +267,7 @@ class BrokerConfigs:
         return True
 
     def _family(self, name: str) -> list[str]:
-        """The keys that set the same thing, finest first; only the key itself where it is alone."""
+        """The keys that set the same topic config, finest first; only the key itself if there is no other."""
         for key in TOPIC_KEYS.values():
             names = [synonym.name for synonym in key.synonyms]
             if name in names:

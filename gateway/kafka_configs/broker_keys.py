@@ -1,8 +1,8 @@
 """Every broker configuration that DescribeConfigs shows: Penstock's own keys and Kafka's.
 
-Keeps: a key is dynamic only if setting it at run time does here what it does in Kafka, or does
-nothing in either sense that an operator could miss: the defaults of topics are dynamic; keys that
-tune Kafka's threads are accepted and say that they have no effect.
+Keeps: a key is dynamic only if setting it at run time has the same effect as in Kafka, or has no
+effect that an operator could miss: the defaults of topics are dynamic; keys that tune Kafka's
+threads are accepted and say that they have no effect.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _TYPES: Final[Mapping[str, ConfigType]] = {
 
 @dataclass(frozen=True, slots=True)
 class BrokerKey:
-    """A broker's key, whether it can be set at run time, and what it was started with."""
+    """A broker's key, whether it can be set at run time, and its value at the start."""
 
     key: ConfigKey
     dynamic: bool
     static: str | None = None
-    """From file, environment or flag."""
+    """The value from file, environment or flag."""
 
 
 def broker_keys(config: Config) -> dict[str, BrokerKey]:
-    """All keys of a broker that runs with that configuration."""
+    """All keys of a broker with that configuration."""
     found = {entry.key.name: entry for entry in _kafka_only()}
     found |= {entry.key.name: entry for entry in _told(config)}
     own = {entry.key.name: entry for entry in _own(config)}
@@ -92,7 +92,7 @@ _UNIT_DEFAULTS: Final[Mapping[str, str]] = {
     "log.roll.jitter.hours": "0",
     "log.flush.scheduler.interval.ms": str(2**63 - 1),
 }
-"""Where several keys set one topic config, only the coarsest has a default."""
+"""Defaults of keys that share a topic config with others: only the coarsest has one."""
 
 
 _CHECKS: Final[Mapping[str, Check]] = {
@@ -100,11 +100,11 @@ _CHECKS: Final[Mapping[str, Check]] = {
     "log.roll.ms": required(1),
     "log.roll.jitter.ms": required(0),
 }
-"""What Kafka asks of the finest of several keys, where it is more or less than it asks of the topic config."""
+"""Kafka's checks of the finest of several keys that differ from the check of the topic config."""
 
 
 def _kafka_only() -> Iterator[BrokerKey]:
-    """Kafka's run-time keys that scripts set and that tune what Penstock does not have."""
+    """Kafka's run-time keys that scripts set, for parts that Penstock does not have."""
     for name, kind, default, check in (
         ("background.threads", ConfigType.INT, "10", at_least(1)),
         ("log.cleaner.backoff.ms", ConfigType.LONG, "15000", at_least(0)),
@@ -129,7 +129,7 @@ def _kafka_only() -> Iterator[BrokerKey]:
 
 
 def _told(config: Config) -> Iterator[BrokerKey]:
-    """Kafka's static keys that tools read, answered from what Penstock has in their place."""
+    """Kafka's static keys that tools read, answered with Penstock's equivalents."""
     for name, kind, value, doc in (
         ("advertised.listeners", ConfigType.LIST, _advertised(config), "See listeners."),
         ("broker.id", ConfigType.INT, str(config.node_id), "Kafka's older name of node.id."),
@@ -192,7 +192,7 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
     ("transaction.state.log.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
     ("transaction.two.phase.commit.enable", ConfigType.BOOLEAN, "false", "Transactions end by their own time-out."),
 )
-"""Kafka's keys of which Penstock has one value, by their names."""
+"""Kafka's keys with a fixed value in Penstock, by name."""
 
 
 def _first(config: Config) -> str:

@@ -1,7 +1,7 @@
-"""Configuration keys as Kafka describes them over the wire: a type, a default, a check, words.
+"""Configuration keys as Kafka describes them over the wire: type, default, check and documentation.
 
-Keeps: what `ConfigKey.parse` lets through, Kafka's own parser lets through too, and the message of
-a refusal is Kafka's, because tools and tests match on it.
+Keeps: Kafka's own parser accepts every value that `ConfigKey.parse` accepts, and the message of a
+refusal is Kafka's, because tools and tests match on it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INT_MAX: Final = 2**31 - 1
 LONG_MAX: Final = 2**63 - 1
 
 Change = Callable[[Mapping[str, str]], Mapping[str, str | None]]
-"""Makes new configs from those that are set."""
+"""A function that makes new configs from the present ones."""
 
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+")
 _COMMA: Final = re.compile(r"\s*,\s*")
@@ -50,7 +50,7 @@ class ConfigType(enum.IntEnum):
 
 
 class ConfigSource(enum.IntEnum):
-    """The `config_source` of DescribeConfigs; of what a broker and its topics have, the strongest first."""
+    """The `config_source` of DescribeConfigs; the sources of a broker and its topics stand strongest first."""
 
     TOPIC = 1
     NODE = 2  # set for one broker at run time
@@ -72,7 +72,7 @@ class Synonym:
     name: str
     factor: int = 1
     floor: int | None = None
-    """Smaller values of the broker's key all mean this one."""
+    """Smaller values of the broker's key all mean this value."""
 
     def convert(self, text: str) -> str:
         """The topic's text for a (valid) text of the broker's key."""
@@ -84,7 +84,7 @@ class Synonym:
 
 @dataclass(frozen=True, slots=True)
 class ConfigKey:
-    """One key: how its text is read, checked and explained."""
+    """One key: its type, default, check and documentation."""
 
     name: str
     type: ConfigType
@@ -94,7 +94,7 @@ class ConfigKey:
     synonyms: tuple[Synonym, ...] = ()
 
     def parse(self, text: str) -> ConfigValue:
-        """The value that a text stands for. Raises InvalidConfig with Kafka's message."""
+        """The value of a text. Raises InvalidConfig with Kafka's message."""
         value = self._read(text)
         if self.check is not None:
             self.check(self.name, value)
@@ -133,7 +133,7 @@ _LIMITS: Final = {ConfigType.SHORT: 2**15 - 1, ConfigType.INT: INT_MAX, ConfigTy
 def _integer(key: ConfigKey, text: str) -> int:
     limit = _LIMITS[key.type]
     trimmed = text.strip()
-    # int() would take underscores, and a long text would take it long.
+    # int() accepts underscores, and is slow on long text.
     if len(trimmed) > 20 or not _NUMBER.fullmatch(trimmed) or not -limit - 1 <= int(text) <= limit:
         raise invalid_value(key.name, text, f"Not a number of type {key.type.name}")
     return int(text)
@@ -171,7 +171,7 @@ def between(low: float, high: float) -> Check:
 
 
 def required(low: int) -> Check:
-    """What Kafka looks at only when it has read all keys, and says in other words."""
+    """A check that Kafka makes only when it has read all keys, with a message of another form."""
 
     def check(name: str, value: ConfigValue) -> None:
         assert isinstance(value, int)
@@ -182,7 +182,7 @@ def required(low: int) -> Check:
 
 
 def time_or_for_ever(name: str, value: ConfigValue) -> None:
-    """Negative is for ever; zero would delete everything, and is nobody's wish."""
+    """Negative means for ever; zero, which would delete everything, is refused."""
     if value == 0:
         raise InvalidConfig(f"requirement failed: {name} must be unlimited (-1) or, greater than or equal to 1")
 
@@ -216,7 +216,7 @@ def list_of(*choices: str) -> Check:
 
 
 GROUPS_MAX: Final = 100
-"""Consumer groups that one topic may wait for: each is looked up for each partition."""
+"""Most consumer groups that one topic may wait for: each is looked up for each partition."""
 
 
 def group_names(name: str, value: ConfigValue) -> None:

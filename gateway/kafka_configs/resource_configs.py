@@ -1,8 +1,8 @@
-"""The configs of single consumer groups and metrics subscriptions: kept by name, changed one at a time, described.
+"""The configs of single consumer groups and metrics subscriptions, kept by name.
 
-Keeps: what is described is durable, and a change starts from what is there when it is made. Table `resourceconfig`:
-key = Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte, the config's
-name; value = its text; all UTF-8. A resource without configs is not there.
+Keeps: described configs are durable; changes run one at a time, each from the result of the last. Table
+`resourceconfig`: key = Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte,
+the config's name; value = its text; all UTF-8. A resource without configs has no row.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 TABLE: Final = "resourceconfig"
 STORED_CHARS_MAX: Final = 8 * 2**20
-"""Of the names and values of all resources together: anybody may name a group."""
+"""Most characters in the names and values of all resources together: any client may name a group."""
 NAME_CHARS_SHOWN_MAX: Final = 100
-"""Of a resource's name, in a log line."""
+"""Characters of a resource's name in a log line."""
 
 Place = tuple[int, str]
 """A resource's type and name."""
 
 
 class ResourceConfigs:
-    """What is set for groups and subscriptions."""
+    """The configs set for groups and subscriptions."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -52,11 +52,11 @@ class ResourceConfigs:
         return f"<ResourceConfigs {len(self._set)} resources, {self._chars} characters>"
 
     def names(self, kind: ResourceKind) -> list[str]:
-        """Those of a kind that have configs of their own."""
+        """The names of a kind's resources that have configs of their own."""
         return sorted(name for of_kind, name in self._set if of_kind == kind.type)
 
     def describe(self, kind: ResourceKind, name: str) -> Iterator[DescribedConfig]:
-        """Every config of a resource, whether it was ever heard of or not."""
+        """Every config of a resource, even of one that has none of its own."""
         overrides = self._set.get((kind.type, name), {})
         for key in kind.keys.values():
             below = [SynonymValue(synonym.name, key.default, ConfigSource.DEFAULT) for synonym in key.synonyms]
@@ -67,7 +67,7 @@ class ResourceConfigs:
             yield DescribedConfig(key.name, text, key.type, source, False, key.doc, below)
 
     async def configure(self, kind: ResourceKind, name: str, change: Change, validate_only: bool = False) -> None:
-        """Change what is set for a resource, in one durable step. Raises Refusal."""
+        """Change a resource's configs in one durable step. Raises Refusal."""
         async with self._changing:
             place = (int(kind.type), name)
             now = self._set.get(place, {})
@@ -93,7 +93,7 @@ class ResourceConfigs:
 
 
 def kind_of(resource_type: int, name: str) -> ResourceKind:
-    """The kind of a resource that is to be configured. Raises Refusal for another type, and without a name."""
+    """The kind of a configurable resource. Raises Refusal for another type, and without a name."""
     kind = KINDS.get(resource_type)
     if kind is None:
         raise invalid_request(f"Unknown resource type {resource_type}")

@@ -1,7 +1,7 @@
-"""What can be set for one consumer group, and for one subscription to clients' metrics: Kafka's keys, and its checks.
+"""Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: a value that is taken here, Kafka takes too. None has an effect yet: the group protocols that would read them are
-not served, nor is telemetry. They are kept all the same, as by a Kafka in which both are off, for tools that set them.
+Keeps: Kafka accepts every value that is accepted here. No key has an effect yet: Penstock serves neither telemetry nor
+the group protocols that read them. It keeps the values for tools that set them, as Kafka does with both turned off.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.refusals import InvalidConfig, Refusal, invalid_request
 
 NO_EFFECT: Final = "Accepted and kept; it has no effect as long as Penstock does not serve"
 PATTERN_CHARS_MAX: Final = 1_000
-"""Of one regular expression over clients."""
+"""Characters of one regular expression over clients."""
 
 _DURATION: Final = re.compile(
     r"by_duration:\+?P(?=.)(?:[0-9]{1,9}D)?(?:T(?=.)(?:[0-9]{1,9}H)?(?:[0-9]{1,9}M)?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?S)?)?",
@@ -54,13 +54,13 @@ class ResourceKind:
     source: ConfigSource
     keys: Mapping[str, ConfigKey]
     unknown: Callable[[str], Refusal]
-    """What is said about a name that is no key."""
+    """The message about a name that is no key."""
     nameless: str
-    """What is said to who would configure the one without a name."""
+    """The message about a resource without a name."""
 
 
 def _bounded(low: int, lowest: int | None, highest: int | None) -> Check:
-    """At least `low` in any case; within the bounds that the broker's keys set for its groups."""
+    """At least `low`, and within the bounds that the broker's keys set for its groups."""
     floor = at_least(low)
 
     def check(name: str, value: ConfigValue) -> None:

@@ -1,6 +1,6 @@
-"""What a topic's configuration means here: the parsed form, and values that do not go together.
+"""The parsed form of a topic's configuration, and checks for values that contradict each other.
 
-Keeps: `TopicConfig` is what the produce path and the store read, made once per change, never per record. The keys
+Keeps: the produce path and the store read a `TopicConfig`, which is made once per change, never per record. The keys
 themselves are in `gateway.kafka_configs.topic_keys`.
 """
 
@@ -30,7 +30,7 @@ TARGETS: Final[Mapping[ScalingKind, int]] = {
     ScalingKind.BYTES: 8 * 2**20,
     ScalingKind.EVENTS: 10_000,
 }
-"""What a segment should get a second where the topic does not say."""
+"""The default load of a segment, per second, for topics without a target of their own."""
 
 CODECS: Final[Mapping[str, int]] = {
     "uncompressed": 0,
@@ -43,16 +43,16 @@ CODECS: Final[Mapping[str, int]] = {
 
 
 AHEAD_MS_MAX: Final = 3_600_000
-"""A largest timestamp further ahead than this is looked up in the records, whatever the topic allows."""
+"""A batch's largest timestamp that is further ahead is looked up in its records, whatever the topic allows."""
 ANY_TIME_MS: Final = 2**62
 """A distance in time that no clock shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicConfig(StreamPolicy):
-    """What Produce and retention ask of a topic, parsed: every stream's `policy` is one.
+    """The parsed settings of a topic for Produce and retention: every stream's `policy` is one.
 
-    Because the store makes the policy anew whenever a stream's config changes, the two never differ.
+    The store makes a new policy whenever a stream's config changes, so the two never differ.
     """
 
     max_message_bytes: int
@@ -61,15 +61,15 @@ class TopicConfig(StreamPolicy):
     before_max_ms: int
     after_max_ms: int
     codec: int | None
-    """The codec (its number in a batch's attributes) that batches must have; None: as sent."""
+    """The codec (its number in a batch's attributes) of stored batches; None: as sent."""
     codec_level: int | None
 
     is_ordinary: bool = field(init=False)
-    """Batches that come uncompressed with timestamps in the usual bounds are stored as they are."""
+    """Uncompressed batches with timestamps in the usual bounds are stored as they are."""
     ahead_ms: int = field(init=False)
-    """The usual bounds: so far ahead of the clock."""
+    """The usual upper bound of timestamps, as a distance ahead of the clock."""
     behind_ms: int = field(init=False)
-    """And so far behind it: older ones may be at their end already."""
+    """The usual lower bound, as a distance behind the clock: older batches may have expired already."""
 
     def __post_init__(self) -> None:
         as_sent = self.codec in (None, CODECS["uncompressed"]) and not self.timestamp_type_append
@@ -90,7 +90,7 @@ def config_of(stream: Stream) -> TopicConfig:
 
 
 def topic_config(values: Mapping[str, ConfigValue]) -> TopicConfig:
-    """The parsed form of a topic's effective values: one for every key of the table."""
+    """The parsed form of a topic's effective values, one for every key of the table."""
     compression = str(values["compression.type"])
     level = values.get(f"compression.{compression}.level")
     cleanup = values["cleanup.policy"]
@@ -143,7 +143,7 @@ def check_names(overrides: Mapping[str, object]) -> None:
 
 
 def check_together(values: Mapping[str, ConfigValue]) -> None:
-    """Raises InvalidConfig for values that are fine alone but not together, or not here."""
+    """Raises InvalidConfig for values that are valid alone but not together, or not in Penstock."""
     low, high = _int(values, "min.compaction.lag.ms"), _int(values, "max.compaction.lag.ms")
     if low > high:
         raise InvalidConfig(

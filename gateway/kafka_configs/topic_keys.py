@@ -1,7 +1,7 @@
-"""Kafka's documented topic configurations, and Penstock's own: the table.
+"""The table of topic configurations: Kafka's documented ones, and Penstock's own.
 
-Keeps: every topic config of Kafka 4.x is known, defaulted and checked as Kafka does it; one that has no effect in
-Penstock says so in its documentation. What the values mean is `gateway.kafka_configs.topic_config`'.
+Keeps: every topic config of Kafka 4.x is known, with Kafka's default and check; one that has no effect in Penstock says
+so in its documentation. `gateway.kafka_configs.topic_config` gives the values their meaning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gateway.kafka_configs.keys import (
     throttled_replicas,
 )
 
-NO_EFFECT: Final = "Accepted so that what was written for Kafka keeps working; it has no effect in Penstock"
+NO_EFFECT: Final = "Accepted so that tools written for Kafka keep working; it has no effect in Penstock"
 _NO_FILES: Final = f"{NO_EFFECT}, where a topic has no files of its own."
 _NO_REPLICAS: Final = f"{NO_EFFECT}, where a partition has one leader and durable storage below it."
 _TIERING: Final = f"{NO_EFFECT}, which does not tier by topic as Kafka does."
@@ -65,9 +65,9 @@ _KEYS: Final = (
         "cleanup.policy",
         _LIST,
         "delete",
-        "What happens to old records. delete: they go by retention.ms and retention.bytes, and "
-        "when all of penstock.retention.groups have consumed them. compact: of each key the last "
-        "value stays, once the records are in long-term storage; nothing goes by age or size. "
+        "Treatment of old records. delete: they are removed by retention.ms and retention.bytes, and "
+        "when all of penstock.retention.groups have consumed them. compact: the last value of each "
+        "key stays, once the records are in long-term storage; nothing is removed by age or size. "
         "Both: both. Empty: everything is kept.",
         check=list_of("compact", "delete"),
         broker="log.cleanup.policy",
@@ -76,7 +76,7 @@ _KEYS: Final = (
         "compression.gzip.level",
         _INT,
         -1,
-        "Level for batches that compression.type=gzip compresses anew; -1 is the codec's default.",
+        "Level for batches that compression.type=gzip recompresses; -1 is the codec's default.",
         check=gzip_level,
         broker="compression.gzip.level",
     ),
@@ -84,7 +84,7 @@ _KEYS: Final = (
         "compression.lz4.level",
         _INT,
         9,
-        "Level for batches that compression.type=lz4 compresses anew.",
+        "Level for batches that compression.type=lz4 recompresses.",
         check=between(1, 17),
         broker="compression.lz4.level",
     ),
@@ -93,7 +93,7 @@ _KEYS: Final = (
         _STRING,
         "producer",
         "Codec in which the topic's batches are stored. producer keeps each batch exactly as it "
-        "was sent; any other value compresses batches of another codec anew when they arrive.",
+        "was sent; any other value recompresses batches of another codec when they arrive.",
         check=one_of("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"),
         broker="compression.type",
     ),
@@ -101,7 +101,7 @@ _KEYS: Final = (
         "compression.zstd.level",
         _INT,
         3,
-        "Level for batches that compression.type=zstd compresses anew.",
+        "Level for batches that compression.type=zstd recompresses.",
         check=between(-131_072, 22),
         broker="compression.zstd.level",
     ),
@@ -109,8 +109,8 @@ _KEYS: Final = (
         "delete.retention.ms",
         _LONG,
         _DAY_MS,
-        "How long a record without a value, which deletes its key, stays after compaction has "
-        "first come by: time for every consumer to read it.",
+        "Time that a record without a value, which deletes its key, stays after the first "
+        "compaction that meets it: every consumer needs time to read it.",
         check=at_least(0),
         broker="log.cleaner.delete.retention.ms",
     ),
@@ -225,8 +225,8 @@ _KEYS: Final = (
         "min.cleanable.dirty.ratio",
         _DOUBLE,
         0.5,
-        "Share of uncompacted bytes, among all that long-term storage holds of a partition, over "
-        "which it is compacted. A smaller one saves space and rewrites more.",
+        "Share of uncompacted bytes among a partition's bytes in long-term storage, over "
+        "which it is compacted. A smaller share saves space and rewrites more.",
         check=between(0, 1),
         broker="log.cleaner.min.cleanable.ratio",
     ),
@@ -250,10 +250,10 @@ _KEYS: Final = (
         GROUPS,
         _LIST,
         "",
-        "Consumer groups for which records are kept: what each of them has committed is removed, "
-        "as far as penstock.retention.min.ms and penstock.retention.min.bytes let it. A group "
-        "that has committed nothing yet holds everything. retention.ms and retention.bytes are "
-        "the upper bounds: beyond them records go, consumed or not. Empty: consumption removes "
+        "Consumer groups for which records are kept: records below the commits of all of them are "
+        "removed, as far as penstock.retention.min.ms and penstock.retention.min.bytes allow. A group "
+        "that has committed nothing yet holds everything. retention.ms and retention.bytes are the "
+        "upper bounds: beyond them records are removed, consumed or not. Empty: consumption removes "
         "nothing. Only with delete in cleanup.policy.",
         check=group_names,
     ),
@@ -261,21 +261,21 @@ _KEYS: Final = (
         MIN_BYTES,
         _LONG,
         0,
-        "As many bytes of a partition stay although all of penstock.retention.groups have consumed them.",
+        "Bytes of a partition that stay although all of penstock.retention.groups have consumed them.",
         check=at_least(0),
     ),
     _key(
         MIN_MS,
         _LONG,
         0,
-        "For this long records stay although all of penstock.retention.groups have consumed them.",
+        "Time that records stay although all of penstock.retention.groups have consumed them.",
         check=at_least(0),
     ),
     _key(
         SCALE_FACTOR,
         _INT,
         4,
-        "Into how many segments at most one split cuts a segment.",
+        "Maximum number of segments that one split makes of a segment.",
         check=between(2, 1_000),
         broker="scaling.factor",
     ),
@@ -283,7 +283,7 @@ _KEYS: Final = (
         MIN_SEGMENTS,
         _INT,
         1,
-        "Segments that the topic begins with, and below which it does not merge; never more than it has partitions.",
+        "Segments of a new topic; no merge leaves fewer. Never more than the topic's partitions.",
         check=between(1, 100_000),
         broker="scaling.min.segments",
     ),
@@ -292,8 +292,8 @@ _KEYS: Final = (
         _STRING,
         "bytes",
         "What makes the topic's segments split and merge: the bytes or the events (records) that a segment gets a "
-        "second, compared with penstock.scaling.target.rate. fixed: nothing, they stay as they are. Clients notice "
-        "nothing of it: partitions, offsets and keys stay where they are.",
+        "second, compared with penstock.scaling.target.rate. fixed: nothing, they stay as they are. Clients do not "
+        "notice: partitions, offsets and keys stay where they are.",
         check=one_of("fixed", "bytes", "events"),
         broker="scaling.policy",
     ),
@@ -301,9 +301,9 @@ _KEYS: Final = (
         TARGET_RATE,
         _LONG,
         0,
-        "What one segment should get a second: bytes or events, as penstock.scaling.policy says. More than five times "
-        "as much over 2 minutes, twice as much over 5 or more over 10 splits it, less than half over 20 merges it with "
-        "a neighbour like it. 0: 8388608 bytes, 10000 events.",
+        "Target load of one segment per second: bytes or events, by penstock.scaling.policy. More than five times the "
+        "target over 2 minutes, twice over 5 or once over 10 splits the segment; less than half over 20 merges it with "
+        "a neighbour that has as little. 0: 8388608 bytes, 10000 events.",
         check=at_least(0),
         broker="scaling.target.rate",
     ),
@@ -337,7 +337,7 @@ _KEYS: Final = (
         "retention.bytes",
         _LONG,
         -1,
-        "Size of a partition from which its oldest records go; negative is unbounded. Only with "
+        "Size of a partition above which its oldest records are removed; negative is unbounded. Only with "
         "delete in cleanup.policy.",
         broker="log.retention.bytes",
     ),
@@ -345,7 +345,7 @@ _KEYS: Final = (
         "retention.ms",
         _LONG,
         _WEEK_MS,
-        "Age at which records go; -1 is never. Only with delete in cleanup.policy.",
+        "Age at which records are removed; -1 is never. Only with delete in cleanup.policy.",
         check=at_least(-1),
         broker=(
             Synonym("log.retention.ms", floor=-1),

@@ -1,13 +1,13 @@
-"""Who asks the S3 store: a key, its secret, perhaps a session token, and where they were found.
+"""The credentials for the S3 store: a key, its secret, perhaps a session token, and the place that gave them.
 
-Places, the first that has a key wins, and key, secret and token always come from one place:
+The first of these places that has a key wins; key, secret and token always come from one place:
 
 1. `tier2.access.key` and `tier2.secret.key`, wherever these were set: flag, ``PENSTOCK_TIER2_ACCESS_KEY`` and
    ``PENSTOCK_TIER2_SECRET_KEY``, configuration file
 2. the file that `tier2.credentials.file` names, section ``[penstock]``, else ``[default]``
 3. ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``, with ``AWS_SESSION_TOKEN``
 
-What was meant for Penstock alone wins over what the environment tells every program.
+Credentials for Penstock alone win over those that the environment gives to every program.
 
 Keeps: no repr and no message shows a secret, nor a key.
 """
@@ -40,7 +40,7 @@ class Credentials:
 
 
 def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
-    """Those that win. Raises ConfigError when there are none, or half of a pair."""
+    """The credentials of the first place that has any. Raises ConfigError if there are none, or half of a pair."""
     if config.tier2_access_key is not None and config.tier2_secret_key is not None:
         return Credentials(
             access_key=config.tier2_access_key.get_secret_value(),
@@ -68,13 +68,13 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
 
 
 def find_region(config: Config, environ: Mapping[str, str]) -> str | None:
-    """The configured region, else the one that all programs are told; None: ask the store."""
+    """The configured region, else the environment's; None: ask the store."""
     named = (_text(environ, name) for name in REGION_NAMES)
     return config.tier2_region or next((region for region in named if region), None)
 
 
 def _text(values: Mapping[str, str], name: str, where: str = "environment ") -> str | None:
-    """Trimmed, None where there is none. Raises ConfigError, which names it and never quotes it."""
+    """The value, trimmed; None if there is none. Raises ConfigError, which gives its name and never quotes it."""
     text = values.get(name, "").strip()
     try:
         check_one_line(text)
@@ -86,7 +86,7 @@ def _text(values: Mapping[str, str], name: str, where: str = "environment ") -> 
 
 
 def _from_file(path: Path) -> Credentials:
-    # A parser's own message quotes the line that it does not understand: never passed on.
+    # A parser's own message quotes the line that it does not understand: never pass it on.
     parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
         parser.read_string(path.read_text(encoding="utf-8-sig"))

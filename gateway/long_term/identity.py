@@ -1,12 +1,11 @@
-"""The identity object: whose chunks lie below a prefix of long-term storage, and in which format.
+"""The identity object: the cluster and the format of the chunks below a prefix of long-term storage.
 
 It is the object ``identity.json``:
 
     {"cluster_id": "<22 characters>", "format": 1, "needs_release": "0.1.0", "written_by": "0.1.0", "created_ms": 0}
 
-Keeps: nothing is put below a prefix, and nothing deleted there, before its identity is known to be ours. It is created
-with a put that never replaces, so of two gateways that begin on one prefix, one is refused. It is never changed
-and never removed.
+Keeps: nothing is put or deleted below a prefix before its identity is known to be ours. The object is created with a
+put that never replaces: if two gateways begin on one prefix, one is refused. It is never changed and never removed.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ T = TypeVar("T")
 
 IDENTITY_KEY: Final = "identity.json"
 FORMAT: Final = 1
-"""The layout of all that lies below the prefix. Formats are never reused; all older ones are read."""
+"""The layout of all objects below the prefix. Formats are never reused; all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"
 """The first release that reads FORMAT."""
 
 
 class IdentityRefused(CannotGoOn):
-    """This store must not use that prefix; the message says what can be done. Nothing there was changed."""
+    """This store must not use that prefix; the message names the remedy. Nothing there was changed."""
 
 
 class OwnerAlive(IdentityRefused):
@@ -52,7 +51,7 @@ class OwnerAlive(IdentityRefused):
 
 
 class DamagedIdentity(CannotGoOn):
-    """The identity object cannot be what Penstock wrote."""
+    """The identity object is not as Penstock wrote it."""
 
     exit_code = ExitCode.CORRUPT
 
@@ -64,7 +63,7 @@ class DamagedIdentity(CannotGoOn):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose prefix it is."""
+    """The owner of a prefix."""
 
     cluster_id: str
     created_ms: int
@@ -81,7 +80,7 @@ class Identity:
 
 
 def decode_identity(place: str, data: bytes) -> Identity:
-    """Raises IdentityRefused when it is a later release's, DamagedIdentity."""
+    """Raises IdentityRefused if a later release wrote it, DamagedIdentity."""
     try:
         fields = json.loads(data)
     except ValueError as error:
@@ -102,7 +101,7 @@ def decode_identity(place: str, data: bytes) -> Identity:
 
 
 async def read_identity(storage: Storage, place: str) -> Identity | None:
-    """Whose prefix it is; None when it is nobody's. Raises IdentityRefused, DamagedIdentity, StorageError."""
+    """The owner of the prefix; None if it has none. Raises IdentityRefused, DamagedIdentity, StorageError."""
     try:
         found = await storage.stat(IDENTITY_KEY)
         if found is None:
@@ -117,13 +116,13 @@ async def read_identity(storage: Storage, place: str) -> Identity | None:
 
 
 async def create_identity(storage: Storage, place: str, cluster_id: str) -> Identity:
-    """Make the prefix ours; returns whose it is then. Raises IdentityRefused, DamagedIdentity, StorageError."""
+    """Make the prefix ours; return its owner then. Raises IdentityRefused, DamagedIdentity, StorageError."""
     ours = Identity(cluster_id, time.time_ns() // 1_000_000)
     try:
         await storage.put_new(IDENTITY_KEY, ours.encode())
     except AlreadyExists:
         logger.info("another process was faster to create the identity object", extra={"place": place})
-    # Read back even what we put ourselves: a store that ignores the condition has the last of two writers there.
+    # Read back even our own put: a store that ignores the condition keeps the last of two writers.
     found = await read_identity(storage, place)
     if found is None:
         raise IdentityRefused(f"{place}: object {IDENTITY_KEY} was put, and is not there. Is the prefix ours alone?")
@@ -133,7 +132,7 @@ async def create_identity(storage: Storage, place: str, cluster_id: str) -> Iden
 async def refuse_beside(
     storage: Storage, place: str, owner: Owner | None, data_dir: Path, what_to_do: str, *, locked: bool
 ) -> Life:
-    """Raise OwnerAlive when that is a gateway that runs, and not on this data directory; see `life_of`."""
+    """Raise OwnerAlive if the owner is a running gateway on another data directory; see `life_of`."""
     life = Life.DEAD if owner is None else await life_of(storage, owner, data_dir, locked=locked)
     if owner is not None and life is Life.ALIVE:
         raise OwnerAlive(place, owner, what_to_do)
@@ -142,9 +141,9 @@ async def refuse_beside(
 
 @dataclass(slots=True)
 class Admission:
-    """One store's way to its prefix: `look` before it is opened, `admit` once it has been recovered.
+    """One store's admission to its prefix: `look` before the store is opened, `admit` once it has been recovered.
 
-    A drill only reads there: it is nobody's rival, and never admitted to more.
+    A drill only reads there: it competes with no owner and is never admitted to more.
     """
 
     storage: Storage
@@ -155,12 +154,12 @@ class Admission:
     """The data directory has never held a store."""
     beat_s: float = BEAT_S
     take_over: bool = False
-    """Whoever runs there ends."""
+    """A gateway that runs there ends."""
     drill: bool = False
     private: bool = False
-    """It lies in the data directory, which is ours alone: a copy of the one is a copy of the other."""
+    """The prefix lies in the data directory, which is ours alone: a copy of the one is a copy of the other."""
     token: str = ""
-    """What it has left there, once it is admitted; what it found there while there is no room."""
+    """The token that this store put there, once admitted; while there is no room, the token that it found there."""
     has_taken: bool = True
     """False while long-term storage has no room for a token of its own."""
     _beats: int = 0
@@ -168,7 +167,7 @@ class Admission:
     _life: Life = Life.DEAD
 
     async def look(self) -> None:
-        """Refuse what can be refused already. Raises IdentityRefused, DamagedIdentity."""
+        """Refuse before the store is opened, if possible. Raises IdentityRefused, DamagedIdentity."""
         await self._asked(self._look)
 
     async def _look(self) -> None:
@@ -195,24 +194,24 @@ class Admission:
             found = await create_identity(self.storage, self.place, self.cluster_id)
         self._check(found)
         owner = await read_owner(self.storage)
-        if owner != self._seen:  # somebody has begun meanwhile
+        if owner != self._seen:  # another gateway has begun meanwhile
             await self._check_owner(owner)
         self.token = "" if owner is None else owner.token
         await self._take(owner)
         if not self.has_taken:
             if self._life is not Life.DEAD:
                 raise IdentityRefused(
-                    f"{self.place} has no room to say that it has another owner, and {owner} may still be alive. "
+                    f"{self.place} has no room to record a new owner, and {owner} may still be alive. "
                     "Delete something there that is not Penstock's, or give it more room"
                 )
             logger.warning(
-                "long-term storage has no room: what is there is served, nothing is moved there; delete topics or "
+                "long-term storage has no room: its data is served, nothing is moved there; delete topics or "
                 "records, let retention do it, or give it more room",
                 extra={"place": self.place},
             )
 
     async def _take(self, owner: Owner | None) -> None:
-        """Become the owner, as soon as there is room to say so: until then go on as the one that was, which is dead."""
+        """Become the owner as soon as there is room for the token; until then go on with the dead owner's token."""
         try:
             self.token = await take(self.storage, self.data_dir, owner, self.beat_s)
             self.has_taken = True
@@ -220,12 +219,12 @@ class Admission:
             self.has_taken = False
 
     async def _check_owner(self, owner: Owner | None) -> None:
-        """Refuse where another copy has begun, or one lives that this would end."""
+        """Refuse if another copy has begun, or if the owner still lives."""
         if not is_ours(self.data_dir, owner):
             raise IdentityRefused(
                 f"{self.place} was taken by {owner}, which began with another copy of {self.data_dir}: two copies must "
-                "never use it. To go on with this one, and what it knows, run `penstock tier2 init` with the same "
-                "flags; to begin with what is there, `penstock recover`"
+                "never use it. To go on with this copy and its metadata, run `penstock tier2 init` with the same "
+                "flags; to begin with the data in long-term storage, `penstock recover`"
             )
         self._life = Life.DEAD if self.private else Life.SILENT
         if not self.take_over and not self.private:
@@ -237,9 +236,9 @@ class Admission:
         self._seen = owner
 
     async def until_replaced(self) -> Owner:
-        """Give signs of life; returns once another copy of the data directory has taken the prefix.
+        """Give signs of life; return once another copy of the data directory has taken the prefix.
 
-        Storage that is away says nothing.
+        Unreachable storage proves nothing, so its errors are ignored.
         """
         while True:
             await asyncio.sleep(self.beat_s)
@@ -254,7 +253,7 @@ class Admission:
                     await self._take(owner)
 
     async def release(self) -> None:
-        """Say that this gateway has stopped, so that the next one need not ask. Raises StorageError."""
+        """Record that this gateway has stopped, so that the next one need not wait. Raises StorageError."""
         if self.token and self.has_taken and not self.drill:
             await beat(self.storage, self.token, self._beats + 1, released=True)
 
@@ -264,7 +263,7 @@ class Admission:
         if self.fresh:
             raise IdentityRefused(
                 f"{self.place} holds the data of cluster {found.cluster_id}, and {self.data_dir} is new. "
-                "To get that data back, run `penstock recover` with the same flags; to begin anew, name another prefix"
+                "To get that data back, run `penstock recover` with the same flags; to start empty, name another prefix"
             )
         raise IdentityRefused(
             f"{self.place} belongs to cluster {found.cluster_id}, {self.data_dir} to cluster {self.cluster_id}. "
@@ -276,7 +275,7 @@ class Admission:
             return await question()
         except Denied as error:
             raise IdentityRefused(
-                f"{self.place}: {error}. Credentials must allow to get, put, list and delete what is below the prefix"
+                f"{self.place}: {error}. Credentials must allow to get, put, list and delete objects below the prefix"
             ) from error
         except StorageError as error:
             raise IdentityRefused(f"{self.place}: its identity cannot be read or written: {error}") from error

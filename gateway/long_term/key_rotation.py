@@ -1,9 +1,9 @@
-"""The credentials of long-term storage as they are now: read once more from where they were found.
+"""The credentials of long-term storage as they are now: read again from their source.
 
-Who rotates keys replaces a file, the one that `tier2.credentials.file` names or the configuration file itself. What was
-given by a flag or in the environment of the process cannot change while it runs.
+To rotate keys, replace the file that `tier2.credentials.file` names, or the configuration file itself. Values from a
+flag or from the environment of the process cannot change while it runs.
 
-Keeps: a file that is not there or half written leaves the credentials as they were, and is told; no message has a key
+Keeps: a file that is missing or half written leaves the credentials as they were, and is logged; no message has a key
 or a secret in it.
 """
 
@@ -24,12 +24,12 @@ from tier2.rotating_keys import Keys, ReadKeys
 logger = logging.getLogger(__name__)
 
 FILE_SOURCE: Final = "file "
-"""What the source of a value begins with that `gateway.config.layers.file_layer` has read."""
+"""The prefix of the source of each value that `gateway.config.layers.file_layer` has read."""
 KEY_NAMES: Final = {"tier2.access.key": "tier2_access_key", "tier2.secret.key": "tier2_secret_key"}
 
 
 def credentials_now(config: Config, environ: Mapping[str, str]) -> Credentials:
-    """Those that win, as their place has them now. Blocks. Raises ConfigError."""
+    """The winning credentials, read again from their place. Blocks. Raises ConfigError."""
     changed: dict[str, SecretStr] = {}
     for key, attribute in KEY_NAMES.items():
         source = config._sources.get(key, "")
@@ -42,7 +42,7 @@ def credentials_now(config: Config, environ: Mapping[str, str]) -> Credentials:
 
 
 def key_reader(config: Config, environ: Mapping[str, str]) -> ReadKeys:
-    """Reads the keys each time that it is called."""
+    """A function that reads the keys on each call."""
 
     def read() -> Keys | None:
         try:

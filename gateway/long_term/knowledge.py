@@ -1,6 +1,6 @@
-"""What the store of a data directory knows of long-term storage, asked of the gateway that runs, or read from the disk.
+"""A store's knowledge of long-term storage: asked of the running gateway, or read from the data directory.
 
-Keeps: changes nothing. A directory that no gateway runs is owned for as long as it is read.
+Keeps: reading changes nothing. A directory without a running gateway is owned for as long as it is read.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LINES_AT_ONCE: Final = 100
 
 
 class CannotAsk(LongTermUnusable):
-    """A gateway runs on the data directory, and cannot be asked what it knows."""
+    """A gateway runs on the data directory, and cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The knowledge of a store that no process runs."""
+    """The knowledge of a store without a running process."""
 
     containers: Sequence[HostedContainer]
 
@@ -94,7 +94,7 @@ class Gateway:
 
 @asynccontextmanager
 async def knowledge_of(config: Config) -> AsyncIterator[Knowledge]:
-    """The knowledge of the store in this data directory: of the gateway that runs it, else of the directory itself."""
+    """The knowledge of the store in this data directory: from its running gateway, else from the directory itself."""
     path = config.data_dir.absolute()
     if not (path / STORE_DIRECTORY).is_dir():
         raise LongTermUnusable(f"{path} holds no store: name the data directory with --data-dir")

@@ -1,9 +1,9 @@
-"""Whether a process that left its mark somewhere still runs, as far as this machine can tell.
+"""Tells from a process's mark whether the process still runs, as far as this machine can see.
 
-A mark names the boot of the kernel, the namespace that the process id belongs to, and when the process began: a pid is
-given again, and containers count from 1.
+A mark names the boot of the kernel, the namespace of the process id, and the start of the process: the kernel reuses
+pids, and containers count from 1.
 
-Keeps: a process is called dead only where its pid would show it alive.
+Keeps: a process is called dead only if its pid would be visible while it lived.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
 START_FIELD: Final = 22
-"""Of /proc/PID/stat, counted from 1: clock ticks after the boot."""
+"""The number, from 1, of the field in /proc/PID/stat that holds the start, in clock ticks after the boot."""
 STATE_FIELD: Final = 3
 PID_MAX: Final = 1 << 22
 DEAD_STATES: Final = ("Z", "X", "x")
 
 
 def own_mark() -> str:
-    """That of this process; empty where the system does not tell."""
+    """The mark of this process; empty if the system does not provide it."""
     fields = _fields(os.getpid())
     with contextlib.suppress(OSError, ValueError):
         if fields is not None:
@@ -32,14 +32,14 @@ def own_mark() -> str:
 
 
 def is_of_this_boot(mark: str) -> bool:
-    """Whether a mark was left since this machine, or the one around this container, was started."""
+    """Was the mark left since the boot of this machine, or of the one around this container?"""
     with contextlib.suppress(OSError):
         return mark.partition(" ")[0] == BOOT_ID.read_text().strip()
     return False
 
 
 def runs(mark: str, pid: int) -> bool | None:
-    """Whether that process runs; None when it is another machine's, or in another container."""
+    """Does that process run? None if it belongs to another machine or another container."""
     scope, _, started = mark.rpartition(" ")
     try:
         if not scope or scope != _scope() or not 0 < pid <= PID_MAX:
@@ -53,7 +53,7 @@ def runs(mark: str, pid: int) -> bool | None:
 
 
 def _may_be_there(pid: int) -> bool:
-    """For a process that /proc does not show: it may hide those of other users."""
+    """Check a process that /proc does not show: /proc may hide processes of other users."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -64,7 +64,7 @@ def _may_be_there(pid: int) -> bool:
 
 
 def directory_mark(directory: Path) -> str:
-    """What tells a directory from a copy of it."""
+    """A mark that distinguishes a directory from a copy of it."""
     status = directory.stat()
     return f"{status.st_dev:x}:{status.st_ino:x}"
 
@@ -74,7 +74,7 @@ def _scope() -> str:
 
 
 def _fields(pid: int) -> list[str] | None:
-    """Of /proc/PID/stat; the second one, the program's name, may hold anything."""
+    """The fields of /proc/PID/stat; the second, the program's name, may hold any character."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

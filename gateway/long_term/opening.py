@@ -1,7 +1,7 @@
-"""Opens long-term storage as it is configured, or says precisely why that cannot be.
+"""Opens long-term storage as configured, or says precisely why it cannot be opened.
 
-Keeps: a message names the place, what is wrong, and what to change; no message has a key or a secret in it. Opening
-takes no longer than `tier2.start.timeout.ms`, in which a store that is away or starting is asked again and again.
+Keeps: a message names the place, the problem and the remedy; no message has a key or a secret in it. Opening takes no
+longer than `tier2.start.timeout.ms`; until then, a store that is unreachable or starting is tried repeatedly.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Storage)
 
 AGAIN_S: Final = 0.5
-"""Between two tries to reach a storage that is away."""
+"""Pause between two tries to reach a storage."""
 TOLD_EVERY_S: Final = 10.0
 DISKS_FAULT: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class LongTermUnusable(CannotGoOn):
-    """Long-term storage cannot be used as it is configured; the message says what to change."""
+    """Long-term storage cannot be used as configured; the message names the remedy."""
 
 
 def place_of(config: Config) -> str:
-    """Where it is, for messages."""
+    """The place of long-term storage, for messages."""
     match config.tier2:
         case Bucket() as place:
             return f"{place} at {config.tier2_endpoint or 'Amazon'}"
@@ -60,13 +60,13 @@ def place_of(config: Config) -> str:
 
 
 def is_private(config: Config) -> bool:
-    """Whether it lies in the data directory."""
+    """Does long-term storage lie in the data directory?"""
     place, data_dir = config.tier2, config.data_dir.absolute()
     return isinstance(place, Directory) and place.below(data_dir).is_relative_to(data_dir)
 
 
 def check_settings(config: Config, environ: Mapping[str, str] | None = None) -> None:
-    """Find out what is wrong without asking anybody. Raises ConfigError."""
+    """Check the configuration without contacting the storage. Raises ConfigError."""
     if isinstance(config.tier2, Bucket):
         _s3_settings(config, config.tier2, os.environ if environ is None else environ)
 
@@ -78,10 +78,10 @@ async def open_storage(
     create: bool = True,
     remark: Callable[[str], None] | None = None,
 ) -> RetryingStorage | None:
-    """The storage, ready for use; None when it is off. Makes a missing bucket or directory, if `create`.
+    """The storage, ready for use; None if it is off. Makes a missing bucket or directory if `create`.
 
-    In the data directory of a drill it only reads there. `remark` is called with what an operator should know of the
-    place. Raises ConfigError, LongTermUnusable, OSError (a full disk).
+    For the data directory of a drill, the storage is read-only. `remark` is called with each remark on the place for
+    the operator. Raises ConfigError, LongTermUnusable, OSError (a full disk).
     """
     environ = os.environ if environ is None else environ
     drill = is_drill(config.data_dir)
@@ -104,7 +104,7 @@ async def open_storage(
 async def _open_bucket(
     config: Config, place: Bucket, environ: Mapping[str, str], *, create: bool, remark: Callable[[str], None] | None
 ) -> Storage:
-    # Here, as the package behind it takes a third of a second to import.
+    # Imported here: the package behind it takes a third of a second to import.
     from gateway.long_term.key_rotation import credentials_now
     from tier2.s3 import S3Storage
 
@@ -119,7 +119,7 @@ async def _open_bucket(
 
     storage = await _opened(config, open_once, advice)
     if remark is not None:
-        with contextlib.suppress(StorageError):  # whoever may not ask is told nothing
+        with contextlib.suppress(StorageError):  # without permission to ask, there is no remark
             for text in await storage.remarks():
                 remark(text)
     return storage
@@ -137,7 +137,7 @@ def _directory_settings(config: Config, directory: Path, *, create: bool) -> Fil
 
 
 def worker_setup(config: Config) -> WorkerSetup:
-    """How the process that rewrites chunks opens the same storage, and judges record batches."""
+    """The setup with which the process that rewrites chunks opens the same storage and judges record batches."""
     return WorkerSetup(open_storage=_open_in_worker, arguments=(config,), head_of=entry_head, filter_for=Compactor)
 
 
@@ -179,7 +179,7 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
 
 
 async def _opened(config: Config, open_once: Callable[[], Awaitable[S]], advice: tuple[str, str]) -> S:
-    """Open it, again and again while it cannot be reached; `advice` for who is away, and for who is refused."""
+    """Open the storage; retry while it is unreachable. `advice`: for unreachable storage, and for refused access."""
     loop = asyncio.get_running_loop()
     patience_s = config.tier2_start_timeout_ms / 1000
     end = loop.time() + patience_s
@@ -204,7 +204,7 @@ async def _opened(config: Config, open_once: Callable[[], Awaitable[S]], advice:
 
 
 async def _in_time(open_once: Callable[[], Awaitable[S]], left_s: float) -> S:
-    """One try; the last may take a second, however little time is left."""
+    """One try; the last may take a second, even if less time is left."""
     patience_s = max(left_s, 1.0)
     try:
         async with asyncio.timeout(patience_s):

@@ -1,4 +1,4 @@
-"""Which copy of a data directory owns a prefix of long-term storage: a second copy is found out.
+"""Finds out which copy of a data directory owns a prefix of long-term storage, and so detects a second copy.
 
 The identity object says which cluster a prefix belongs to; two copies of one data directory are the same cluster. So
 each start leaves a token of its own in the object ``owner.json``, and the data directory remembers it in
@@ -7,18 +7,18 @@ each start leaves a token of its own in the object ``owner.json``, and the data 
     {"token": "<32 hex digits>", "since_ms": 0, "host": "…", "pid": 1,
      "process": "<boot> <pid namespace> <start>", "directory": "<device>:<inode>", "beat_ms": 20000}
 
-The second line is newer than the first: an older release reads what it knows, and what an older one has left says
-nothing of whether it lives. While a gateway runs it beats, in an object of its own, ``owners/<token>.json``:
+The second line is newer than the first: an older release ignores it, and an object without it does not tell whether
+its owner lives. While a gateway runs it beats, in an object of its own, ``owners/<token>.json``:
 
     {"token": "<32 hex digits>", "beats": 0, "seen_ms": 0, "released": false}
 
-Nobody but the owner of the token writes that key, so an owner that stood still and wakes up changes nothing of those
-who came after it. A clean stop releases it.
+Only the owner of the token writes that key, so an owner that was suspended and resumes changes nothing of later
+owners. A clean stop releases the token.
 
-A start finds the token that its directory has left, or else another copy has been started since: then it refuses. A
-gateway that runs looks again and again, and ends when somebody else has taken over.
+A start expects the token that its directory has left. Another token means that another copy has been started since:
+then the start is refused. A running gateway looks at every beat, and ends when another copy has taken over.
 
-Keeps: a token is on this disk before it is in long-term storage, so a crash between the two locks nobody out.
+Keeps: a token is on this disk before it is in long-term storage, so a crash between the two locks no start out.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ BEATS_PREFIX: Final = "owners/"
 OWNER_BYTES_MAX: Final = 4096
 TOKEN_CHARS: Final = 32
 TOKENS_KEPT: Final = 2
-"""The token that was found and the one that takes its place: either may be there after a crash."""
+"""The token found there and the one that replaces it: after a crash, either may be there."""
 BEAT_S: Final = 20.0
-"""Between two signs of life, at most: three small puts a minute."""
+"""The longest time between two signs of life: three small puts a minute."""
 BEATS_WATCHED: Final = 2
-"""An owner that does not beat for so long, in its beats, is dead."""
+"""An owner that misses this number of its beats is dead."""
 POLL_S_MAX: Final = 1.0
 SHOWN_CHARS_MAX: Final = 200
 BEAT_MS_MAX: Final = 600_000
@@ -59,7 +59,7 @@ BEAT_MS_MAX: Final = 600_000
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who has started on a prefix last."""
+    """The process that has last started on a prefix."""
 
     token: str
     since_ms: int
@@ -88,7 +88,7 @@ class Owner:
 
     @classmethod
     def starting(cls, data_dir: Path, beat_s: float) -> Owner:
-        """This process."""
+        """This process as the owner."""
         return cls(
             token=secrets.token_hex(TOKEN_CHARS // 2),
             since_ms=time.time_ns() // 1_000_000,
@@ -115,7 +115,7 @@ class Beat:
 
 
 async def read_owner(storage: Storage) -> Owner | None:
-    """None when there is none, or nothing that could be one. Raises StorageError."""
+    """The owner of the prefix; None if the object is missing or no owner's. Raises StorageError."""
     fields = await _read(storage, OWNER_KEY)
     try:
         return Owner(
@@ -128,11 +128,11 @@ async def read_owner(storage: Storage) -> Owner | None:
             beat_ms=min(BEAT_MS_MAX, int(fields.get("beat_ms", 0))),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        return None  # written by nobody that we know
+        return None  # not written by any known release
 
 
 async def read_beat(storage: Storage, token: str) -> Beat | None:
-    """The newest of an owner; None when there is none. Raises StorageError."""
+    """An owner's last beat; None if there is none. Raises StorageError."""
     if not _is_token(token):
         return None
     fields = await _read(storage, _beat_key(token))
@@ -143,7 +143,7 @@ async def read_beat(storage: Storage, token: str) -> Beat | None:
 
 
 async def _read(storage: Storage, key: str) -> Any:
-    """What a small object says; an empty one when it is not there, was replaced while it was read or is no JSON."""
+    """The content of a small object; {} if it is missing, was replaced while it was read, or is no JSON."""
     try:
         found = await storage.stat(key)
         if found is None or not 0 < found.size <= OWNER_BYTES_MAX:
@@ -154,7 +154,7 @@ async def _read(storage: Storage, key: str) -> Any:
 
 
 def known_tokens(data_dir: Path) -> list[str]:
-    """What this data directory has left there, or was made from."""
+    """The tokens that this data directory has put there, or was made from."""
     try:
         return (data_dir / OWNER_FILE).read_text().split()
     except FileNotFoundError:
@@ -162,17 +162,17 @@ def known_tokens(data_dir: Path) -> list[str]:
 
 
 def remember(data_dir: Path, *tokens: str) -> None:
-    """Go on from these. Blocks."""
+    """Store the newest of these tokens in the data directory. Blocks."""
     write_atomically(data_dir / OWNER_FILE, "".join(f"{token}\n" for token in tokens[-TOKENS_KEPT:]).encode())
 
 
 def is_ours(data_dir: Path, found: Owner | None) -> bool:
-    """Whether nobody has started there since this data directory was used."""
+    """Was this data directory the last to start on the prefix?"""
     return found is None or found.token in known_tokens(data_dir)
 
 
 class Life(enum.Enum):
-    """What is known of an owner."""
+    """The known state of an owner."""
 
     ALIVE = enum.auto()
     DEAD = enum.auto()
@@ -180,13 +180,13 @@ class Life(enum.Enum):
 
 
 async def life_of(storage: Storage, owner: Owner, data_dir: Path, *, locked: bool) -> Life:
-    """Whether another process than one that had this data directory runs and owns the prefix. Raises StorageError.
+    """Does the owner of the prefix still run, in a process without this data directory? Raises StorageError.
 
-    `locked`: this process has the directory to itself, so whoever had it is dead. An owner that runs beside us is
-    looked for among the processes; another one is watched for its next beat.
+    `locked`: this process has locked the directory, so its previous process is dead. An owner on this machine is
+    looked up among the processes; another one is watched for its next beat.
     """
     if owner.beat_ms <= 0:
-        return Life.DEAD  # an older release: nobody can tell
+        return Life.DEAD  # an older release does not beat
     if locked and owner.directory == liveness.directory_mark(data_dir) and liveness.is_of_this_boot(owner.process):
         return Life.DEAD
     seen = await read_beat(storage, owner.token)
@@ -197,14 +197,14 @@ async def life_of(storage: Storage, owner: Owner, data_dir: Path, *, locked: boo
         return Life.ALIVE if known else Life.DEAD
     patience_ms = BEATS_WATCHED * owner.beat_ms
     if seen is not None and is_ours(data_dir, owner):
-        # A directory that was moved: what passed meanwhile counts, if clocks agree at all.
+        # The directory was moved: the time since its last beat counts too, if clocks agree.
         patience_ms -= min(max(0, time.time_ns() // 1_000_000 - seen.seen_ms), patience_ms)
     logger.warning("waiting for a sign of life", extra={"owner": str(owner), "seconds_max": patience_ms / 1000})
     return await _watched(storage, owner.token, seen, patience_ms / 1000)
 
 
 async def _watched(storage: Storage, token: str, seen: Beat | None, patience_s: float) -> Life:
-    """Whether the owner gives another sign of life within that time."""
+    """Does the owner give another sign of life within that time?"""
     loop = asyncio.get_running_loop()
     end = loop.time() + patience_s
     while (left_s := end - loop.time()) > 0:
@@ -216,7 +216,7 @@ async def _watched(storage: Storage, token: str, seen: Beat | None, patience_s: 
 
 
 async def take(storage: Storage, data_dir: Path, found: Owner | None, beat_s: float = BEAT_S) -> str:
-    """Become the owner, who beats as often as that; returns the token. Raises StorageError, OSError."""
+    """Become the owner, which beats every `beat_s`; return the token. Raises StorageError, OSError."""
     owner = Owner.starting(data_dir, beat_s)
     gone = {token for token in known_tokens(data_dir) if _is_token(token)}
     before = () if found is None else (found.token,)
@@ -227,14 +227,14 @@ async def take(storage: Storage, data_dir: Path, found: Owner | None, beat_s: fl
     except NoRoom:
         await storage.delete(_beat_key(owner.token))
         raise
-    with contextlib.suppress(StorageError):  # what stays is a few bytes
+    with contextlib.suppress(StorageError):  # a leftover has a few bytes
         for token in gone.union(filter(_is_token, before)):
             await storage.delete(_beat_key(token))
     return owner.token
 
 
 async def beat(storage: Storage, token: str, beats: int, *, released: bool = False) -> None:
-    """Give a sign of life, or the last one. Raises StorageError."""
+    """Give a sign of life; `released`: the last one. Raises StorageError."""
     sign = Beat(token, beats, time.time_ns() // 1_000_000, released)
     await storage.put(_beat_key(token), sign.encode())
 

@@ -1,6 +1,6 @@
-"""What a recovery asks of a stored batch: who wrote it, and what a marker says of its transaction.
+"""The two facts of a stored batch that a recovery needs: its writer, and a marker's outcome of its transaction.
 
-Keeps: a batch that cannot be read says nothing; that is no reason to end a recovery.
+Keeps: a batch that cannot be read gives no facts and does not end a recovery.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A data directory made from long-term storage, with the tables that only Kafka's side knows how to put right.
+"""Makes a data directory from long-term storage, and corrects the tables that only Kafka's side understands.
 
-Keeps: nothing in long-term storage is changed; the data directory is made whole, or left so that a start refuses it and
-another try begins from nothing. Group offsets point at what is there, producer ids go on far above any that was given.
+Keeps: nothing in long-term storage is changed; the data directory is made whole, or a start refuses it and another try
+begins from nothing. Group offsets point at existing records; producer ids go on far above any that was handed out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PRODUCER_ID: Final = struct.Struct(">Q")
 
 
 class Mode(enum.Enum):
-    """What becomes of the gateway that owns the prefix, when a store is made from it."""
+    """The fate of the gateway that owns the prefix, when a store is made from the prefix."""
 
     ALONE = enum.auto()  # it must be dead
     TAKE_OVER = enum.auto()  # it ends when the new store begins
@@ -69,8 +69,8 @@ class KafkaTables:
         next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
         first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
         self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
-        # What a transaction had written was not tiered while it was open: nobody may commit the rest of it, or be told
-        # that it was committed. So producers begin again.
+        # The records of an open transaction were not tiered: no producer may commit the rest of it, or get the answer
+        # that it was committed. So transactional ids begin without state.
         kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
         return {
             **kept,
@@ -81,7 +81,7 @@ class KafkaTables:
     def _offsets(
         self, stored: Mapping[bytes, bytes], bounds: Mapping[tuple[str, int], tuple[int, int]]
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Committed offsets, none of which points at what is not there."""
+        """Committed offsets, each moved to an existing offset if it pointed elsewhere."""
         for raw, value in stored.items():
             key, committed = decode_offset_key(raw), decode_offset(value)
             found = bounds.get((key.topic, key.partition))
@@ -95,7 +95,7 @@ class KafkaTables:
 
 
 def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[Transaction]:
-    """Those that can be read: they are only told of."""
+    """The groups whose records can be read: they only serve the report."""
     for key, value in rows.items():
         with suppress(UnreadableRecord):
             yield decode_transaction(key, value)
@@ -104,7 +104,7 @@ def _transactions(rows: Mapping[bytes, bytes]) -> Iterator[Transaction]:
 async def make_store(
     config: Config, storage: RetryingStorage, identity: Identity, mode: Mode, progress: Progress
 ) -> tuple[KafkaTables, Report]:
-    """Make the data directory, and tell what was found. A directory that did not become whole is given up."""
+    """Make the data directory, and return the findings. A directory that did not become whole is given up."""
     beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
     keep_to_ourselves()
     directory = RecoveryDirectory.begin(config.data_dir, beside)

@@ -1,8 +1,8 @@
-"""Reads all that a store has in long-term storage, and compares it with what the store knows.
+"""Reads all objects of a store in long-term storage, and compares them with the store's knowledge.
 
-Keeps: what is reported as wrong is wrong now. The store may work on meanwhile, so whatever looks wrong is asked for
-once more: a chunk that nothing refers to any more is neither missing nor damaged. Memory holds names, and a range for
-each chunk that is being read.
+Keeps: a reported fault is a fault now. The store may work on meanwhile, so each apparent fault is checked with the
+store again: a chunk that nothing refers to any more is neither missing nor damaged. Memory holds names, and a range
+for each chunk that is being read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LIVE: Final = ("committed", "verified")
 
 
 class Knowledge(Protocol):
-    """What the store knows; see `gateway.long_term.view`."""
+    """The store's knowledge; see `gateway.long_term.view`."""
 
     def records(self) -> AsyncIterator[Record]:
-        """Everything."""
+        """All records."""
         ...
 
     async def chunk(self, key: str) -> Record | None:
@@ -37,7 +37,7 @@ class Knowledge(Protocol):
 
 @dataclass(slots=True)
 class Findings:
-    """What `penstock tier2 verify` reports."""
+    """The report of `penstock tier2 verify`."""
 
     chunks: int = 0
     bytes: int = 0
@@ -70,7 +70,7 @@ class Verification:
 
     async def run(self) -> Findings:
         """Raises StorageError when the storage cannot be reached."""
-        # Objects first: an upload that begins later is in what the store knows before its object is there.
+        # Objects first: the store knows of a later upload before its object exists.
         unknown = {info.key async for info in self._storage.list("chunks/")}
         async with asyncio.TaskGroup() as checks:
             async for record in self._knowledge.records():

@@ -1,14 +1,14 @@
-"""What a store knows of its long-term storage, as records: one JSON object a line.
+"""A store's knowledge of its long-term storage, as records: one JSON object a line.
 
     {"topic": name, "partitions": [{"id", "start", "end", "gaps": [[first, end], …]}, …]}
-        `end`: where its part in long-term storage ends; `gaps`: what of that is in no chunk. At most `SLOTS_MAX`
-        partitions a record, so a topic may have several.
+        `end`: the end of its part in long-term storage; `gaps`: the ranges before it that are in no chunk. At most
+        `SLOTS_MAX` partitions a record, so a topic may have several.
     {"chunk": key, "state", "bytes", "created_ms", "runs": [{"topic", "partition", "first", "end", "stream", "segment",
         "position", "length", "entries"}, …]}
-        `runs`: what the store refers to it for.
+        `runs`: the runs for which the store refers to the chunk.
 
-Keeps: the event loop is not held up; memory does not grow with what is stored. Records are told while the store works,
-so a reader that finds something wrong asks for that chunk once more.
+Keeps: the event loop is not held up; memory does not grow with the stored data. Records are made while the store
+works, so a reader that finds a fault asks for that chunk again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SLOTS_MAX: Final = 200
 CHUNKS_AT_ONCE: Final = 50
 """Chunks that are looked up in one go of a pool's thread."""
 TRIES: Final = 3
-"""A slot whose runs are being rewritten is looked at again."""
+"""Looks at a slot whose runs are being rewritten."""
 
 
 async def tier2_records(containers: Iterable[HostedContainer]) -> AsyncIterator[Record]:
-    """Everything: partitions first, then chunks."""
+    """All records: partitions first, then chunks."""
     for hosted in containers:
         for stream in list(hosted.container.streams.values()):
             slots = sorted(stream.written_slots(), key=lambda slot: slot.number)
@@ -48,7 +48,7 @@ async def tier2_records(containers: Iterable[HostedContainer]) -> AsyncIterator[
 
 
 async def tier2_chunk(containers: Iterable[HostedContainer], key: str) -> Record | None:
-    """One chunk; None when the store does not know it."""
+    """One chunk; None if the store does not know it."""
     chunk_id = parse_chunk_key(key)
     hosted = next((one for one in containers if chunk_id is not None and one.id == chunk_id.container), None)
     if chunk_id is None or hosted is None:
@@ -70,7 +70,7 @@ def _partitions(hosted: HostedContainer, slots: Sequence[Slot]) -> list[Record]:
 
 
 def _gaps(hosted: HostedContainer, slot: Slot) -> list[tuple[int, int]]:
-    """What of the slot should be in chunks, and is in none that the store knows."""
+    """The ranges of the slot that should be in chunks, and are in no chunk that the store knows."""
     gaps: list[tuple[int, int]] = []
     for _ in range(TRIES):
         start, end = slot.start, slot.tiered_end

@@ -1,6 +1,6 @@
-"""What goes on in the streams just now, as the containers' scalers see it: rates, recent scales, limits.
+"""The present activity of the streams, from the containers' scalers: rates, recent scales, limits.
 
-Keeps: everything here reads memory, on the event loop, and changes nothing.
+Keeps: this module reads memory, on the event loop, and changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core.turns import Turn
 
 @dataclass(frozen=True, slots=True)
 class SegmentLoad:
-    """A segment: what it has got, and gets."""
+    """A segment's bytes and rates."""
 
     bytes: int
     bytes_s: float = 0.0
@@ -33,13 +33,13 @@ class SegmentLoad:
 NOTHING: Final = SegmentLoad(0)
 IDLE: Final = Rate(0.0, 0.0)
 SLOTS_AT_ONCE: Final = 1_000
-"""Slots that are counted between two looks at other work."""
+"""Slots that are counted before other work runs."""
 LIMITS_TOLD: Final = 5
-"""Hot segments of a stream that are told one by one."""
+"""Hot segments of a stream that are listed one by one."""
 
 
 class TierBytes(NamedTuple):
-    """How many bytes lie where. What is in a chunk and still in the log counts as chunk bytes."""
+    """Bytes by tier. Bytes that are both in a chunk and in the log count as chunk bytes."""
 
     log: int
     chunks: int
@@ -86,7 +86,7 @@ def active_segments(stream: Stream) -> int:
 
 
 class _Loads(dict[int, SegmentLoad]):
-    """By segment; an unknown one has nothing."""
+    """The present load by segment; zero for an unknown segment."""
 
     def __missing__(self, segment: int) -> SegmentLoad:
         return NOTHING
@@ -102,7 +102,7 @@ class Activity:
         return self.store.scaler_of(stream).rates.of_stream(stream)
 
     def loads(self, stream: Stream) -> Mapping[int, SegmentLoad]:
-        """All segments of which something is known, by number."""
+        """All segments with known load, by number."""
         loads = _Loads(
             (number, SegmentLoad(size)) for epoch in stream.state.epochs for number, size in epoch.sealed_bytes
         )
@@ -124,7 +124,7 @@ class Activity:
         return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)]
 
     def limits_of(self, stream: Stream) -> list[str]:
-        """Hot segments that cannot be split, the hottest first, and in the end what to do."""
+        """Sentences about hot segments that cannot be split, the hottest first; the last gives the remedy."""
         found = sorted((limit for limit in self.limits() if limit.stream == stream.name), key=lambda limit: -limit.rate)
         told = [f"{which_limit(limit)}." for limit in found[:LIMITS_TOLD]]
         if len(found) > LIMITS_TOLD:

@@ -1,8 +1,8 @@
 """Counters of the running gateway, cheap enough for every request.
 
-Keeps: counting is an integer addition on the event loop, no lock, no label look-up, no text. Names and
-labels are made at scrape time, in `gateway.metrics.exposition`; sizes that a component knows anyway are
-not counted twice but asked for then (`gauge`, `counter`).
+Keeps: counting is an integer addition on the event loop: no lock, no label look-up, no text. Names and
+labels are made at scrape time, in `gateway.metrics.exposition`; sizes that a component already keeps
+are not counted twice but read at that time (`gauge`, `counter`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from tier2.retrying import RetryingStorage
 
 LATENCY_BUCKETS: Final = 21
-"""Bucket i counts up to 64 µs * 2^i: 64 µs to 67 s, one more holds the rest."""
+"""Bucket i counts up to 64 µs * 2^i, from 64 µs to 67 s; one more holds the rest."""
 _FIRST_BUCKET_BITS: Final = 6
 
 LATENCY_BOUNDS_S: Final = tuple((1 << (_FIRST_BUCKET_BITS + i)) / 1e6 for i in range(LATENCY_BUCKETS))
 
 HELD_S: Final = 0.100
-"""A turn that took longer is logged and counted: everybody waited for it."""
+"""A turn that takes longer is logged and counted: all other requests waited for it."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class TurnCounters:
 
 
 class LatencyHistogram:
-    """Time per request in buckets of powers of two."""
+    """Times of requests, in buckets of powers of two."""
 
     __slots__ = ("buckets", "seconds")
 
@@ -58,7 +58,7 @@ class LatencyHistogram:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number that somebody else keeps, read at scrape time."""
+    """A number that another component keeps, read at scrape time."""
 
     name: str
     doc: str
@@ -87,7 +87,7 @@ class Metrics:
         self.throttled_requests = 0
         self.abandoned_requests = 0
         self.numbers: list[Number] = []
-        self.storage: RetryingStorage | None = None  # where there is long-term storage
+        self.storage: RetryingStorage | None = None  # if there is long-term storage
 
     def latency(self, api_key: int) -> LatencyHistogram:
         """The histogram of an API, for a caller that keeps it."""
@@ -97,7 +97,7 @@ class Metrics:
         return histogram
 
     def turn(self, api_key: int) -> TurnCounters:
-        """How long requests of an API hold the event loop, for a caller that keeps it."""
+        """The turns of an API on the event loop, for a caller that keeps them."""
         return self.turns.setdefault(api_key, TurnCounters())
 
     def request_failed(self, api_key: int) -> None:

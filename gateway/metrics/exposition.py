@@ -1,9 +1,9 @@
-"""The process's counters in Prometheus' words, made when somebody scrapes.
+"""The process's counters in Prometheus' text format, made on a scrape.
 
 Keeps: names and labels come from this code and from fixed lists (APIs, pools), so the number of series is bounded;
-those that name topics and groups are `gateway.metrics.streams`, which bounds them. Making the text gives way to the
-loop every few milliseconds, and takes a fifth of the time at most, however many scrape: those who ask before it is
-begun share it, and nobody gets one that was begun before he asked.
+`gateway.metrics.streams` makes and bounds those that name topics and groups. Making the text yields to the loop every
+few milliseconds, and takes at most a fifth of the time, whatever the number of scrapes: scrapes that arrive before a
+text is begun share it, and no scrape gets a text that was begun before it arrived.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from tier2.metered import MeteredStorage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REST: Final = 4
-"""Rest between two texts, as a multiple of the time that the last one took."""
+"""The rest between two texts, as a multiple of the time of the last one."""
 REST_S_MAX: Final = 2.0
 
 
 class Exposition:
-    """What `/metrics` answers."""
+    """The answer of `/metrics`."""
 
     def __init__(self, metrics: Metrics, api_names: Mapping[int, str], sources: Callable[[], Sources | None]) -> None:
         self._registry = CollectorRegistry()
@@ -58,7 +58,7 @@ class Exposition:
         self._rests_until_s = 0.0
 
     async def text(self) -> bytes:
-        """What is so now, or a moment later."""
+        """The text of a moment at or after the call."""
         if self._next is None:
             self._next = asyncio.create_task(self._make(), name="exposition")
         return await asyncio.shield(self._next)
@@ -186,7 +186,7 @@ class _GatewayCollector(Collector):
         yield written
 
     def _storage(self) -> Iterable[Metric]:
-        """What was asked of long-term storage, each try by itself."""
+        """Requests to long-term storage, each try by itself."""
         storage = self._metrics.storage
         if storage is None or not isinstance(metered := storage.inner, MeteredStorage):
             return
@@ -226,7 +226,7 @@ class _GatewayCollector(Collector):
 
 
 def _cumulative(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Buckets as Prometheus wants them: each includes the ones below, the last is without bound."""
+    """Prometheus' buckets: each includes the ones below, and the last has no bound."""
     total = 0
     buckets: list[tuple[str, float]] = []
     for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):

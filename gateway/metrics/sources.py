@@ -1,4 +1,4 @@
-"""The parts of a gateway that metrics and the REST API tell of, once clients are served."""
+"""The parts of a gateway that metrics and the REST API show, once clients are served."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Sources:
 
 
 def chunk_bytes(containers: Sequence[Container]) -> int:
-    """What of all streams lies in chunks."""
+    """Bytes of all streams that are in chunks."""
     return sum(StreamBytes.of(s).tiers.chunks for container in containers for s in container.streams.values())

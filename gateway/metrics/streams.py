@@ -1,9 +1,9 @@
-"""Topics, segments, scales and groups in the words of /metrics.
+"""The metrics of topics, segments, scales and groups.
 
-Keeps: names that clients chose become labels for `TOPICS_MAX` topics, `SEGMENTS_MAX` segments, `LAGS_MAX` groups and
-topics, and a few partitions that hold up something, at most; what is beyond counts under `other`, which no name of a
-client becomes. A name that has a label keeps it while there is such a topic, also one made again, so that a counter
-neither falls nor stands still.
+Keeps: at most `TOPICS_MAX` topics, `SEGMENTS_MAX` segments, `LAGS_MAX` groups with topics, and a few partitions that
+hold back the log have a label with the name that a client chose; the rest counts under `other`, which no client's name
+becomes. A name keeps its label while a topic of that name exists, even if it is deleted and made again, so that a
+counter neither falls nor stands still.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class _Counted:
 
 @dataclass(slots=True)
 class _Topics:
-    """Cumulative counters by label. `other` keeps what topics had that are gone."""
+    """Cumulative counters by label. `other` keeps the counts of deleted topics."""
 
-    labels: dict[str, str] = field(default_factory=dict)  # of the topics that have one, by name
+    labels: dict[str, str] = field(default_factory=dict)  # by name of the topic
     counted: dict[str, _Counted] = field(default_factory=lambda: defaultdict(_Counted))
-    before: dict[int, _Counted] = field(default_factory=dict)  # what was taken in of each stream
+    before: dict[int, _Counted] = field(default_factory=dict)  # the part of each stream that is counted
 
     def label(self, stream: Stream) -> str:
         if stream.name not in self.labels and len(self.labels) < TOPICS_MAX:
@@ -56,7 +56,7 @@ class _Topics:
         return self.labels.get(stream.name, OTHER)
 
     def forget(self, alive: set[int], names: set[str]) -> None:
-        """Topics that were deleted make room."""
+        """Free the labels of deleted topics."""
         for name in self.labels.keys() - names:
             self.counted.pop(self.labels.pop(name), None)
         self.before = {stream_id: known for stream_id, known in self.before.items() if stream_id in alive}
@@ -70,7 +70,7 @@ class _Topics:
 
 
 def own_label(name: str) -> str:
-    """The label of what a client named: the name, unless that could be taken for the sum of all others."""
+    """The label for a client's name: the name, unless it could be taken for the sum of all others."""
     return f"{name} (name)" if _LIKE_OTHER.fullmatch(name) else name
 
 
@@ -82,7 +82,7 @@ class StreamCollector:
         self._topics = _Topics()
 
     async def metrics(self, turn: Turn) -> AsyncIterator[Metric]:
-        """All of them, made in turns."""
+        """All these metrics, made in turns."""
         sources = self._sources()
         if sources is None:
             return
@@ -129,8 +129,8 @@ class StreamCollector:
 
 async def _of_segments(streams: list[Stream], sources: Sources, turn: Turn) -> AsyncIterator[Metric]:
     names = ["topic", "segment"]
-    size = GaugeMetricFamily("penstock_segment_bytes_per_second", "What a segment gets, the busiest", labels=names)
-    events = GaugeMetricFamily("penstock_segment_records_per_second", "What a segment gets, the busiest", labels=names)
+    size = GaugeMetricFamily("penstock_segment_bytes_per_second", "Load of the busiest segments", labels=names)
+    events = GaugeMetricFamily("penstock_segment_records_per_second", "Load of the busiest segments", labels=names)
     found: list[tuple[float, float, str, str]] = []
     for stream in streams:
         await turn.breathe()
@@ -150,10 +150,10 @@ async def _of_segments(streams: list[Stream], sources: Sources, turn: Turn) -> A
 
 
 def _of_pins(sources: Sources) -> Iterator[Metric]:
-    """Partitions that hold back something in the durable log, those that hold most; and what is damaged for good."""
+    """The partitions that hold back the most in the durable log, and the bytes that are damaged for good."""
     held = GaugeMetricFamily(
         "penstock_partition_held_bytes",
-        "What a partition holds back in the log, by what it waits for, those that hold most",
+        "Bytes that a partition holds back in the log, by cause, for the partitions that hold most",
         labels=["topic", "partition", "reason"],
     )
     damaged = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""Numbers of the tiers for /metrics: how full the log is, what moves, which tier served the reads.
+"""Numbers of the tiers for /metrics: the fill of the log, the moved bytes, the reads by tier.
 
 Keeps: labels are container numbers, operations and words of our own code, never names of topics or keys.
 """
@@ -65,16 +65,16 @@ def _offer_tier(metrics: Metrics, hosted: HostedContainer, tier: Tier, number: s
     def log_gauge(name: str, doc: str, read: Callable[[], float]) -> None:
         metrics.gauge(f"penstock_log_{name}", doc, read, container=number)
 
-    log_gauge("kept_bytes", "Of the durable log, what pinned it and was moved aside", lambda: container.kept_bytes)
+    log_gauge("kept_bytes", "Bytes that pinned the durable log and were moved aside", lambda: container.kept_bytes)
     log_gauge("held_bytes", "Bytes behind open transactions or damage, as of the last look", lambda: pins.bytes)
     log_gauge("holding_partitions", "Partitions that hold back something", lambda: pins.slots)
     log_gauge("refused_partitions", "Of those, refused while the log fills up", lambda: len(container.refused))
     log_gauge("damaged_bytes", "Bytes lost to damage in the log", lambda: sum(one.size for one in container.damage))
     gauge("untiered_bytes", "Bytes that are in no chunk, as of the last look", lambda: writer.untiered_bytes)
-    gauge("uploads", "Chunks on their way", lambda: writer.uploading)
-    gauge("throttle_seconds", "How long a producer is held up", held_s)
+    gauge("uploads", "Chunks being uploaded", lambda: writer.uploading)
+    gauge("throttle_seconds", "Time that a producer is held up", held_s)
     gauge("snapshot_age_seconds", "Time since the last metadata snapshot, or the start", age_s)
-    gauge("full", "1 when long-term storage had no room for what was put last", lambda: tier.is_full)
+    gauge("full", "1 if long-term storage had no room for the last put", lambda: tier.is_full)
     for state in PENDING:
         gauge(
             "pending_chunks",
@@ -85,7 +85,7 @@ def _offer_tier(metrics: Metrics, hosted: HostedContainer, tier: Tier, number: s
     counter("chunks_put", "Chunks committed", lambda: writer.counters.chunks)
     counter("chunk_bytes_put", "Bytes of chunks committed", lambda: writer.counters.bytes)
     counter("chunks_put_again", "Chunks whose object had been lost", lambda: writer.counters.put_again)
-    counter("put_failures", "Uploads of chunks that had to begin anew", lambda: writer.counters.failures)
+    counter("put_failures", "Uploads of chunks that had to start over", lambda: writer.counters.failures)
     counter("objects_deleted", "Objects deleted", lambda: collector.deleted_objects)
     counter("deletion_failures", "Rounds of deletions that were not completed", lambda: collector.failures)
     counter("chunks_scrubbed", "Chunks that were read again to look for damage", lambda: scrub.chunks)
@@ -93,11 +93,11 @@ def _offer_tier(metrics: Metrics, hosted: HostedContainer, tier: Tier, number: s
     counter("snapshots", "Metadata snapshots put", lambda: snapshots.counters.taken)
     counter(
         "snapshot_failures",
-        "Metadata snapshots that a recovery would not begin with",
+        "Metadata snapshots from which a recovery would not start",
         lambda: snapshots.counters.failures,
     )
     if (rewriter := tier.rewriter) is not None:
-        counter("chunks_rewritten", "Chunks that went into newer ones", lambda: rewriter.counters.chunks_in)
+        counter("chunks_rewritten", "Chunks that were rewritten into newer ones", lambda: rewriter.counters.chunks_in)
         counter("rewritten_bytes", "Bytes of chunks made from older ones", lambda: rewriter.counters.bytes_out)
         counter("compactions", "Compactions of a slot", lambda: rewriter.counters.compactions)
     metrics.memory(f"chunk cache {number}", lambda: reader.used)

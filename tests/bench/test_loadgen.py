@@ -37,7 +37,7 @@ def test_what_was_written_is_read(gateway: Gateway) -> None:
 
 
 def test_window(gateway: Gateway) -> None:
-    """A load by the clock counts what was acknowledged in its window, and reports all of it apart."""
+    """A load by the clock counts the acknowledgements in its window, and reports all others apart."""
     create_topic(gateway.address, "window", 1, {})
     load = loadgen.run("produce", gateway.address, "window", seconds=0.5, warmup=0.3)
 

@@ -67,7 +67,7 @@ class TestReport:
         assert "single on pravega: no answer" in report
 
     def test_pictures(self, tmp_path: Path) -> None:
-        """A plot of what has points, as PNG and as SVG; none of what has not."""
+        """A plot, as PNG and as SVG, for results with points; none for results without."""
         made = Results()
         for size, figure in (("100 B", 2_000_000), ("1 KB", 400)):
             unit = "records/s" if size == "100 B" else "MB/s"

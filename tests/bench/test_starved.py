@@ -1,4 +1,4 @@
-"""How long threads wait for a processor is told where they wait, and only there."""
+"""The time that threads wait for a processor is reported where they wait, and only there."""
 
 from __future__ import annotations
 

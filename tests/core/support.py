@@ -1,4 +1,4 @@
-"""What the tests of the store share: a store in a directory, appends that wait, reads of everything."""
+"""Helpers of the store's tests: a store in a directory, appends that wait, reads of everything...."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ async def roll(store: Store, slot: Slot) -> list[bytes]:
 
 
 async def crash_copy(store: Store, target: Path) -> Path:
-    """What a kill at this moment would leave: a copy taken where RocksDB has nothing of its memory on disk."""
+    """The state that a kill at this moment would leave: a copy without RocksDB's memory."""
     container = container_of(store)
     await container.log.synced(container.log.next_lsn - 1)
 

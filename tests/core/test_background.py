@@ -101,7 +101,7 @@ def test_an_error_that_nobody_foresaw_is_logged_with_its_traceback_and_the_work_
 
 
 def test_an_error_that_the_work_expects_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """What only this work can meet: a process of its own that ended, for one."""
+    """Failures that only this work can meet, such as the end of its own process."""
 
     async def scenario() -> None:
         work = Work(LookupError("gone"), LONG_S)
@@ -115,7 +115,7 @@ def test_an_error_that_the_work_expects_is_a_warning(caplog: pytest.LogCaptureFi
 
 
 def test_a_storage_failure_ends_the_work_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
-    """The log is poisoned: whoever waits has been told, and the process is ending."""
+    """The log is poisoned: all waiters have been answered, and the process is ending."""
 
     async def scenario() -> None:
         work = Work(StorageFailure("the disk is gone"), 0)
@@ -156,7 +156,7 @@ def test_failures_that_repeat_fill_no_log(caplog: pytest.LogCaptureFixture, monk
 
 
 def test_a_reason_is_clipped(caplog: pytest.LogCaptureFixture) -> None:
-    """What a server of long-term storage answers may be a page of text."""
+    """The answer of a server of long-term storage may be a page of text."""
     work_of = taking(Work(Unavailable("x" * 10_000), LONG_S), lambda work, _: work.steps == 1)
     assert work_of.last_error == "x" * REASON_CHARS_MAX
     assert vars(caplog.records[0])["reason"] == "x" * REASON_CHARS_MAX

@@ -47,7 +47,7 @@ def held(slot: Slot) -> tuple[int, bool]:
 
 @pytest.mark.parametrize(("down_s", "clean"), [(5, False), (2 * HOUR_S, True)])
 def test_hourly_restarts(tmp_path: Path, down_s: int, clean: bool) -> None:
-    """Who restarts every hour, down for seconds or for hours, expires all the same, and not earlier."""
+    """With a restart every hour, down for seconds or for hours, things still expire, and not earlier."""
 
     async def scenario() -> None:
         clock = ManualClock()

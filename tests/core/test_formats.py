@@ -334,7 +334,7 @@ def test_damaged_rows_are_seen(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_stream_state(damage: Callable[[bytes], bytes]) -> None:
-    """What is no stream state, or one whose segments do not cover its slots, raises CorruptState."""
+    """Bytes that are no stream state, or whose segments do not cover its slots, raise CorruptState."""
     with pytest.raises(CorruptState):
         decode_stream(damage(stream_state()))
 
@@ -351,7 +351,7 @@ def test_damaged_slot_state(tmp_path: Path) -> None:
 
 
 def test_append_frame_of_the_hot_path(tmp_path: Path) -> None:
-    """What `Container.append` packs by itself is the frame that this format describes."""
+    """The bytes that `Container.append` packs by itself are the frame that this format describes."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)
@@ -373,7 +373,7 @@ def test_append_frame_of_the_hot_path(tmp_path: Path) -> None:
 
 
 def write_golden() -> None:
-    """Write the files anew. Only for a new format version, beside the old ones."""
+    """Rewrite the files. Only for a new format version, beside the old ones."""
     import tempfile
 
     GOLDEN.mkdir(exist_ok=True)

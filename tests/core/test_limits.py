@@ -1,4 +1,4 @@
-"""What retention lets go of one entry, by time, by bytes, and by who has consumed it."""
+"""The entries that retention removes, by time, by bytes, and by the groups that have consumed them...."""
 
 from __future__ import annotations
 

@@ -319,7 +319,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.streams)
     @rule(data=st.data())
     def list_aborted(self, data: st.DataObject) -> None:
-        """A reader of any range is told of exactly the aborted transactions in it."""
+        """A reader of any range gets exactly the aborted transactions in it."""
         slot, model = self.any_slot(data)
         first = data.draw(st.integers(model.start, model.end))
         end = data.draw(st.integers(first, model.end))

@@ -118,7 +118,7 @@ def test_nothing_seems_older_than_it_is(steps: list[tuple[str, int]]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3 * HOUR_MS), st.one_of(st.integers(0, JUMP_MS), LONG)), max_size=40))
 def test_everything_gets_old(lives: list[tuple[int, int]]) -> None:
-    """Where the clock is right, all ages are exact as soon as the last stop has stood for its time."""
+    """With a correct clock, all ages are exact as soon as the last stop has stood for its time."""
     world = World()
     for run_ms, stop_ms in lives:
         world.run(run_ms)
@@ -131,7 +131,7 @@ def test_everything_gets_old(lives: list[tuple[int, int]]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(STEPS, max_size=10))
 def test_running_time_always_counts(steps: list[tuple[str, int]]) -> None:
-    """What was stamped while no jump was held seems a day old after a day of running time, whatever the clock did."""
+    """A stamp from outside any held jump seems a day old after a day of running, whatever the clock did."""
     world = World()
     for kind, value in steps:
         world.run(value) if kind == "run" else world.set(value) if kind == "set" else world.stop(value)
@@ -145,7 +145,7 @@ def test_running_time_always_counts(steps: list[tuple[str, int]]) -> None:
 @pytest.mark.parametrize("run_ms", [HOUR_MS, 50 * MINUTE_MS, 10 * MINUTE_MS])
 @pytest.mark.parametrize("stop_ms", [3_000, 8 * HOUR_MS])
 def test_frequent_restarts(run_ms: int, stop_ms: int) -> None:
-    """Who restarts every hour, or runs an hour a day, expires things like everybody, an hour of running later."""
+    """With a restart every hour, or one hour of running a day, things expire as usual, an hour of running later."""
     world = World()
     world.stamp()
     for _ in range(60):
@@ -181,7 +181,7 @@ def test_month_off() -> None:
 
 
 def test_wrong_date_that_is_mended() -> None:
-    """What was stamped while the machine believed in 2099 is as old as the mending, not for ever new."""
+    """A stamp from while the machine believed in 2099 is as old as the correction, not for ever new."""
     world = World()
     world.stop(MINUTE_MS, 73 * YEAR_MS)
     wrong = world.time.stamp_ms
@@ -192,7 +192,7 @@ def test_wrong_date_that_is_mended() -> None:
 
 
 def test_wrong_date_that_is_believed() -> None:
-    """Who leaves a wrong date for an hour has believed it; afterwards ages go on by what passes."""
+    """A wrong date that stands for an hour is believed; afterwards ages go on by the passing time."""
     time = TrustedTime(BEGIN_MS).after_stop(BEGIN_MS + 73 * YEAR_MS)
     for _ in range(6):
         time = time.after(10 * MINUTE_MS, time.wall_ms + 10 * MINUTE_MS)
@@ -205,7 +205,7 @@ def test_wrong_date_that_is_believed() -> None:
 
 
 def test_earlier_release() -> None:
-    """Where no run has left anything, a time that has been is the last one known."""
+    """Without a mark of an earlier run, a past time is the last one known."""
     assert time_at_start(None, None, BEGIN_MS) == TrustedTime(BEGIN_MS)
     assert time_at_start(None, BEGIN_MS - DAY_MS, BEGIN_MS).timestamps_ms == BEGIN_MS - DAY_MS
     assert time_at_start(None, BEGIN_MS - MINUTE_MS, BEGIN_MS).timestamps_ms == BEGIN_MS

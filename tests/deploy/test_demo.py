@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * END_S_MAX)]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """Where the demo makes its directory; afterwards neither that nor a process of it is there."""
+    """The directory in which the demo makes its own; afterwards neither that nor a process of it is there."""
     yield tmp_path
     assert list(tmp_path.iterdir()) == []
     assert [

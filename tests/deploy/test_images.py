@@ -57,7 +57,7 @@ def arguments_of(stage: Sequence[Instruction], name: str) -> list[str]:
 
 
 def settings_of(stage: Sequence[Instruction]) -> dict[str, str]:
-    """What ENV sets."""
+    """The variables that ENV sets."""
     return dict(word.split("=", 1) for arguments in arguments_of(stage, "ENV") for word in shlex.split(arguments))
 
 
@@ -147,7 +147,7 @@ def test_settings_of_the_image_are_known() -> None:
 
 
 def test_build(tmp_path: Path) -> None:
-    """What the first stage copies is in the context, and makes a package whose command runs."""
+    """The files that the first stage copies are in the context, and make a package whose command runs."""
     build = stages()[0]
     there = set(context())
     for arguments in arguments_of(build, "COPY"):

@@ -80,7 +80,7 @@ class KeyWriter(Client):
             self.pause()
 
     def check(self, connection: Connection) -> list[str]:
-        """What is wrong with what a reader gets now: each key's last value is there, values are in order."""
+        """The faults in a reader's present view: each key's last value is there, values are in order."""
         last: dict[bytes, int] = {}
         found: list[str] = []
         newest = self.records_found = 0

@@ -31,7 +31,7 @@ STORAGE_ERROR: Final = 56
 
 
 class Disconnected(Exception):
-    """The gateway went away; the outcome of what was under way is unknown."""
+    """The gateway went away; the outcome of requests in flight is unknown."""
 
 
 class Refused(Exception):

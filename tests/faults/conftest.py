@@ -1,4 +1,4 @@
-"""What the fault tests share."""
+"""Fixtures of the fault tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def shadow() -> Iterator[Path]:
-    """Where the fault layer keeps its copies: in memory, so that copying does not slow the disk."""
+    """The place of the fault layer's copies: in memory, so that copying does not slow the disk."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
         yield Path(directory)

@@ -1,4 +1,4 @@
-"""Builds the layer in `faultlayer.c` and says what it is to do, as a process' environment."""
+"""Builds the layer in `faultlayer.c`, and passes its instructions in a process' environment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What happens to one process. Nothing does unless `at` is set: then its calls are only counted."""
+    """The fault of one process. Without `at` there is none: its calls are only counted."""
 
     root: Path  # only what lies below counts
     calls: tuple[str, ...] = SYNC_POINTS

@@ -1,4 +1,4 @@
-"""What happened, and whether what is there afterwards can be explained by it.
+"""A history of events, and a check that it explains the state afterwards.
 
 Every value written is unique: `writer/partition/number`. A writer numbers its values per partition from 0 without a
 gap. The checker looks for what a log must never do: lose an acknowledged value, keep one twice, reorder, invent, give
@@ -41,7 +41,7 @@ class Value:
 
 @dataclass(slots=True)
 class Writer:
-    """What one writer sent to one partition."""
+    """One writer's batches for one partition."""
 
     name: str
     partition: Partition
@@ -95,7 +95,7 @@ class History:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the store holds: per partition its entries in the order read, and the committed offsets."""
+    """The store's content: per partition its entries in the order read, and the committed offsets."""
 
     entries: dict[Partition, list[tuple[int, Value]]]
     commits: dict[tuple[str, Partition], int] = field(default_factory=dict)
@@ -199,7 +199,7 @@ def read_outcome(
     history: History,
     starts: Mapping[Partition, int] | None = None,
 ) -> Outcome:
-    """What is there now, by a reader that starts at the beginning, or at the given places."""
+    """The present content, for a reader that starts at the beginning, or at the given places."""
     outcome = Outcome({})
     found = {}
     for partition in partitions:

@@ -1,4 +1,4 @@
-"""Clients that go on whatever happens to the gateway, and write down what they were told.
+"""Clients that go on whatever happens to the gateway, and record its answers.
 
 Keeps: a number is marked as sent before its bytes leave, and as acknowledged only by an answer without error.
 """
@@ -114,7 +114,7 @@ class BatchWriter(Client):
                 self.answered(connection.receive_produced())
 
     def begin(self, connection: Connection) -> None:
-        """What was on its way when the connection broke is given up: its outcome is unknown."""
+        """The batches in flight when the connection broke are given up: their outcome is unknown."""
         self.waiting.clear()
 
     def finished(self) -> bool:
@@ -133,7 +133,7 @@ class BatchWriter(Client):
 
 
 class IdempotentWriter(BatchWriter):
-    """Sends again, in order, what was not acknowledged; the gateway must tell what it has already."""
+    """Resend unacknowledged batches in order; the gateway must recognise those that it has."""
 
     idempotent = True
 
@@ -212,7 +212,7 @@ class RealWriter(threading.Thread):
 
 
 class TailReader(Client):
-    """Follows a partition and remembers what it was given."""
+    """Follows a partition and remembers the records that it got."""
 
     def __init__(self, address: Callable[[], str], history: History, partition: Partition, seed: str) -> None:
         super().__init__(f"reader-{partition[0]}-{partition[1]}", address, seed)

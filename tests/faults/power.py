@@ -1,4 +1,4 @@
-"""What a power cut leaves: the tree in which nothing is there that no sync had promised.
+"""The state after a power cut: a tree that holds only what a sync had promised.
 
 It is the worst state that POSIX allows: files as they were at their last sync, directories with the names that they
 had at theirs. `kill -9` is the best one: all that was written is there.
@@ -20,7 +20,7 @@ END_SECONDS_MAX: Final = 20.0
 
 
 def start_shadowed(gateway: Gateway, shadow: Path) -> None:
-    """Start a gateway of which the shadow keeps what a power cut would leave."""
+    """Start a gateway whose shadow keeps the state that a power cut would leave."""
     for copy in shadow.iterdir():
         copy.unlink()
     gateway.data.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def end_all(shadow: Path) -> None:
 
 
 def rebuild(shadow: Path, directory: Path) -> None:
-    """Replace `directory` by what the shadow of FAULT_ROOT holds."""
+    """Replace `directory` by the content of the shadow of FAULT_ROOT."""
     shutil.rmtree(directory, ignore_errors=True)
     _rebuild_directory(shadow, (shadow / "root").read_text(), directory)
 

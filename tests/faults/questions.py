@@ -26,7 +26,7 @@ LOOKED_BACK_MS: Final = 20_000
 
 
 class Batch(NamedTuple):
-    """Where a batch lies, and its largest timestamp."""
+    """The place of a batch, and its largest timestamp."""
 
     first: int
     last: int
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 def ask(connection: Connection, partitions: Iterable[Partition], dice: random.Random) -> list[str]:
-    """What is wrong with the answers, while others may write and delete: for after each kill."""
+    """The faults in the answers, while others may write and delete: for use after each kill."""
     found: list[str] = []
     for partition in partitions:
         try:

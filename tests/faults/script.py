@@ -34,7 +34,7 @@ MAIN: Final = ("main", 0)
 
 
 class Script:
-    """One run, and what it was told. Every attribute says what the gateway acknowledged."""
+    """One run with the gateway's answers. Every attribute holds acknowledged values."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -139,7 +139,7 @@ class Script:
         return other
 
     def verify(self, gateway: Gateway) -> list[str]:
-        """What is wrong with a gateway that was started on what this run left."""
+        """The faults of a gateway that was started on the directory of this run."""
         with gateway.connect() as connection:
             found = list(self._check_topics(connection))
             if "main" not in self.created:
@@ -162,7 +162,7 @@ class Script:
         return found
 
     def _check_going_on(self, connection: Connection) -> list[str]:
-        """The producer sends again what it has no answer for; that and what follows is there once."""
+        """The producer resends batches without an answer; they and later ones are there once."""
         if self._identity is None:
             return []
         unknown = [n for n in range(self.writer.sent) if n not in self.writer.acknowledged]

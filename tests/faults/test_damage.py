@@ -25,7 +25,7 @@ QUIET: Final = {**EAGER, "checkpoint.interval.ms": 3_600_000}
 
 @pytest.fixture(scope="module")
 def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What kill -9 leaves after RECORDS records, each acknowledged before the next was sent."""
+    """The directory after RECORDS records and kill -9, each acknowledged before the next was sent."""
     directory = tmp_path_factory.mktemp("crashed")
     with Gateway(directory, QUIET) as gateway:
         gateway.start()
@@ -90,7 +90,7 @@ def tear(log: Path, position: int, rest: str) -> None:
 @pytest.mark.parametrize("back", [2, RECORDS])
 @pytest.mark.parametrize("byte", [0, 9, 100])
 def test_flipped_bit_stops_the_start(tmp_path: Path, crashed: Path, back: int, byte: int) -> None:
-    """Damage below what a later frame says was synced: exit 4, file and position named, nothing changed."""
+    """Damage before a position that a later frame reports as synced: exit 4, file and position named, no change."""
     gateway, log = again(tmp_path, crashed)
     position = frames_of(log)[-back].position
     flip(log, position + byte)

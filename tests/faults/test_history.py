@@ -89,7 +89,7 @@ def test_clean_history() -> None:
 
 
 def test_unacknowledged_values_may_be_missing() -> None:
-    """What was never acknowledged may be there or not."""
+    """A batch that was never acknowledged may be there or not."""
     history, outcome = clean()
     del outcome.entries[P][8:]
 

@@ -28,7 +28,7 @@ SETTINGS: Final = {**EAGER, "log.file.bytes": 16 << 20, "producer.states.max": B
 
 
 def flood(address: str, count: int = MADE_UP) -> Counter[int]:
-    """One batch of each of so many made-up producers, from an address of its own; how often which code came."""
+    """One batch of each of `count` made-up producers, from an address of its own; the number of each code."""
     codes: Counter[int] = Counter()
     with Connection(address, source="127.0.0.2") as stranger:
         for first in range(FIRST_ID, FIRST_ID + count, IDS_PER_REQUEST):

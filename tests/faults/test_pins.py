@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(0 if scaled(0, 1) else 200)
 
 
 def write(connection: Connection, size: int) -> int:
-    """Records of `busy` until so many bytes are acknowledged, sent again where they are refused; how many."""
+    """Send records of `busy` until these bytes are acknowledged, again if they are refused; return their number."""
     sent = 0
     until(lambda: connection.list_offset("busy", 0, -1) >= 0, "the topic is there")
     batch = encode_batch([b".".ljust(VALUE_BYTES, b".")] * 8)

@@ -47,7 +47,7 @@ def test_shadow_forgets_what_was_not_synced(tmp_path: Path, shadow: Path) -> Non
 
 @pytest.mark.timeout(120 if CUTS == 8 else 0)
 def test_power_cuts_under_load(tmp_path: Path, shadow: Path) -> None:
-    """What was acknowledged had been synced, with everything that leads to it."""
+    """Every acknowledged record had been synced, with everything that leads to it."""
     dice = random.Random(SEED)
     history = History()
     with Gateway(tmp_path, EAGER) as gateway:

@@ -1,4 +1,4 @@
-"""Identities under a power cut, where a write counts before it is synced: what was given out is never given again.
+"""Identities under a power cut, where a write counts before it is synced: no identity is given out twice.
 
 `log.sync.interval.ms` is an hour: what nobody had synced for its own sake is gone after the cut.
 """

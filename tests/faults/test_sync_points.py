@@ -48,7 +48,7 @@ REQUIRED: Final[dict[str, Kind]] = {
 
 
 def kind_of(point: Point) -> str:
-    """What the gateway was doing there."""
+    """The gateway's work at that point."""
     path = Path(point.path)
     if "/data/tier2/" in point.path:
         return f"long-term storage {point.call}"
@@ -153,7 +153,7 @@ def one_life(place: Path, copies: Path, number: int | None, kind: Kind = ANY) ->
 
 
 def worlds(place: Path, copies: Path) -> Iterator[Path]:
-    """What `kill -9` leaves, then what a power cut does."""
+    """The state after `kill -9`, then the state after a power cut."""
     cut = place / "cut"
     cut.mkdir()
     rebuild(copies, cut / "data")
@@ -176,7 +176,7 @@ def recovery_numbers() -> list[int]:
 
 @pytest.mark.timeout(0 if SOAK else 400)
 def test_recovery_killed_at_every_sync_point(tmp_path: Path, shadow: Path) -> None:
-    """A start that is killed at any point leaves what the next one recovers."""
+    """A start that is killed at any point leaves a state that the next one recovers."""
     script = one_life(tmp_path / "life", shadow / "life", CRASH_AT_WRITE, LOG_WRITES)
     assert not script.finished
     crashed = tmp_path / "life" / "kept" / "data"

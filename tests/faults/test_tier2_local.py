@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(0 if scaled(0, 1) else 200)
 
 
 def disk_bytes(directory: Path) -> int:
-    """What the store has on the disk, but for what is prepared for the log."""
+    """The store's bytes on the disk, without those that are prepared for the log."""
     prepared = {".prepared", ".spare"}
     total = 0
     for path in directory.rglob("*"):
@@ -45,7 +45,7 @@ def log_files(gateway: Gateway) -> list[Path]:
 
 
 def write(connection: Connection, topic: str, size: int) -> int:
-    """Records until so many bytes are written; how many."""
+    """Send records until these bytes are written; return their number."""
     count = size // VALUE_BYTES
     for number in range(count):
         batch = encode_batch([b"%d/".ljust(VALUE_BYTES, b".") % number])
@@ -54,7 +54,7 @@ def write(connection: Connection, topic: str, size: int) -> int:
 
 
 def read_all(connection: Connection, topic: str, count: int) -> list[bytes]:
-    """The values of so many records from the beginning on."""
+    """The values of this number of records from the beginning on."""
     values: list[bytes] = []
     while len(values) < count:
         fetched = connection.fetch_some(topic, 0, len(values))
@@ -65,7 +65,7 @@ def read_all(connection: Connection, topic: str, count: int) -> list[bytes]:
 
 
 def test_start_does_not_know_how_much_is_stored(tmp_path: Path) -> None:
-    """After a kill, what is replayed and which files are there is the same for ten times the data."""
+    """After a kill, the replayed bytes and the existing files are the same for ten times the data."""
     with Gateway(tmp_path, QUICK) as gateway:
         gateway.start()
         with gateway.connect() as connection:

@@ -1,4 +1,4 @@
-"""One prefix, one owner: whoever does not own it is refused by name, and has deleted nothing."""
+"""One prefix, one owner: a process that does not own it is refused by name, and has deleted nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fill(gateway: Gateway) -> None:
 
 
 def refused(gateway: Gateway) -> str:
-    """It does not start; what it says."""
+    """Check that a start is refused; return its message."""
     with pytest.raises(Ended) as ended:
         gateway.start()
     assert ended.value.code == EXIT_CONFIGURATION, ended.value.output

@@ -176,7 +176,7 @@ def test_a_batch_that_comes_again(tmp_path: Path, interval_ms: int) -> None:
 
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_chunk_that_did_not_arrive(tmp_path: Path, missing: int) -> None:
-    """A partition ends at the first hole; what lies behind it is named and counted, and its offsets are used anew."""
+    """A partition ends at the first hole; records behind it are named and counted; their offsets are reused."""
     with gateway_in(tmp_path) as gateway:
         gateway.start()
         with gateway.connect() as connection:
@@ -279,7 +279,7 @@ def test_what_is_known_to_be_gone(tmp_path: Path) -> None:
 
 
 def test_nothing_is_known_without_a_snapshot(tmp_path: Path) -> None:
-    """Where no snapshot can be read, no number is told for what is gone."""
+    """If no snapshot can be read, the report gives no number of lost records."""
     with gateway_in(tmp_path) as gateway:
         gateway.start()
         with gateway.connect() as connection:

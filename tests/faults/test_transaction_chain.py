@@ -68,7 +68,7 @@ class Stage(Copier):
 
 
 class Inspector(Client):
-    """A read_committed consumer of one topic: what it is given has to be the input, from the beginning, in order."""
+    """A read_committed consumer of one topic: its records must be the input, from the beginning, in order."""
 
     def __init__(self, topic: str, around: Surroundings) -> None:
         super().__init__(f"inspector-{topic}", around)
@@ -156,7 +156,7 @@ def hanging(address: str) -> dict[str, str]:
 
 
 def offsets(address: str, level: IsolationLevel) -> dict[tuple[str, int], int]:
-    """Where each partition ends for readers of that kind."""
+    """The end of each partition for readers of that kind."""
     admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
     wanted = {TopicPartition(topic, p): OffsetSpec.latest() for topic in TOPICS for p in range(PARTITIONS)}
     found = admin.list_offsets(wanted, isolation_level=level)

@@ -30,7 +30,7 @@ IN_LOG: Final = {**EAGER, "tier2": "off"}
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What kill -9 leaves after two log files and some."""
+    """The directory after kill -9, with two log files and a part of a third."""
     directory = tmp_path_factory.mktemp("killed")
     with Gateway(directory, {**QUIET, "tier2": "off"}) as gateway:
         gateway.start()
@@ -111,7 +111,7 @@ def test_read_that_meets_a_bad_sector(tmp_path: Path, killed: Path) -> None:
 
 
 def test_bad_sector_under_what_chunks_hold(tmp_path: Path) -> None:
-    """What lies in long-term storage as well is read and found there."""
+    """Records that are also in long-term storage are read from there."""
     settings = {**QUICK, "tier2.verify.delay.ms": 3_600_000, "log.cache.bytes": 1 << 20}
     with Gateway(tmp_path, settings) as gateway:
         gateway.start()

@@ -1,4 +1,4 @@
-"""A gateway whose long-term storage is a real MinIO server, what lies in its bucket, and what an operator is told.
+"""A gateway with a real MinIO server as long-term storage, the contents of its bucket, and the operator's messages.
 
 Everything happens early: objects of a few hundred KiB are put within a fraction of a second, looked at once more soon
 after, and little of them is cached, so that what a test reads comes from the server.
@@ -73,7 +73,7 @@ def settings_for(minio: MinioServer, *, port: int | None = None, **changes: obje
 
 
 class Bucket:
-    """What lies in the bucket, and ways to hurt it."""
+    """The content of the bucket, and ways to damage it."""
 
     def __init__(self, minio: MinioServer) -> None:
         self._client = Minio(f"127.0.0.1:{minio.port}", ROOT_USER, ROOT_PASSWORD, secure=False, region="us-east-1")
@@ -130,7 +130,7 @@ def until(condition: Callable[[], object], what: str, seconds_max: float = MOVED
 
 
 def local_start(connection: Connection, partition: Partition) -> int:
-    """The first offset that the log holds; what is older lies in chunks only."""
+    """The first offset that the log holds; older ones lie in chunks only."""
     return connection.tier_offset(*partition, EARLIEST_LOCAL)
 
 
@@ -152,7 +152,7 @@ def await_quiet(bucket: Bucket) -> dict[str, int]:
 
 
 def problems(gateway: Gateway, history: History, partitions: list[Partition]) -> list[str]:
-    """What is wrong with what a reader gets who begins at the beginning, and with what is told of offsets."""
+    """The faults in the records that a reader from the beginning gets, and in the reported offsets."""
     with gateway.connect() as connection:
         found = check_history(history, read_outcome(connection, partitions, history))
         return found + ask_everything(connection, partitions, random.Random(SEED))
@@ -167,7 +167,7 @@ def command(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def verify(gateway: Gateway) -> dict[str, Any]:
-    """What `penstock tier2 verify` finds; the gateway is not running."""
+    """The findings of `penstock tier2 verify`, while the gateway is not running."""
     done = command(gateway, "tier2", "verify", "--json")
     assert done.returncode in (0, 1), done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

@@ -30,7 +30,7 @@ PAUSE_S: Final = 0.01
 
 
 class TransactionalProducer:
-    """One transactional id. To begin with it fences whoever used it before and ends what that one left open."""
+    """One transactional id. At first it fences the previous user and ends that user's open transaction."""
 
     def __init__(self, client: Connection, transactional_id: str, timeout_ms: int = 60_000) -> None:
         self._client = client

@@ -43,7 +43,7 @@ class Transfers(Client):
             self.pause()
 
     def check(self, connection: Connection) -> list[str]:
-        """What is wrong with what committed readers get now."""
+        """The faults in the present view of committed readers."""
         seen = [
             [int(value.split(b"/", 1)[0]) for _, value in read_committed(connection, *partition)]
             for partition in self._partitions

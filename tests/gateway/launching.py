@@ -35,7 +35,7 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess
 
 
 class Running:
-    """A `penstock serve` that was started; files `out` and `err` hold what it said."""
+    """A started `penstock serve`; the files `out` and `err` hold its output."""
 
     def __init__(self, directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK,)) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Running:
             )
 
     def ready(self) -> dict[str, Any]:
-        """What the ready file says, once it is there."""
+        """The content of the ready file, once it is there."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._ready_file.exists():
             code = self.process.poll()

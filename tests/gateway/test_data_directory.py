@@ -67,7 +67,7 @@ def test_cluster_ids_are_kafkas() -> None:
 
 
 def test_a_second_owner_is_refused(made: Path) -> None:
-    """Whoever comes second is told the first one's process id."""
+    """The second process on a directory gets the first one's process id."""
     first = DataDirectory.acquire(made, "0.1.0")
 
     with pytest.raises(AlreadyLocked, match=f"in use by process {os.getpid()}"):

@@ -100,7 +100,7 @@ class TestRepeats:
 
 class TestStderr:
     def test_everything_is_written_before_the_end(self) -> None:
-        """What was logged before `flush` is on stderr, in order."""
+        """Lines logged before `flush` are on stderr, in order."""
         code = "logs.setup('text', 'info')\nfor i in range(150): log.info('n', extra={'i': i})\nlogs.flush()"
         process = in_a_process(code, stderr=subprocess.PIPE)
         _, written = process.communicate(timeout=20)

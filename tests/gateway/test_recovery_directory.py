@@ -21,7 +21,7 @@ def crashed(path: Path) -> None:
 
 
 def test_made_whole(tmp_path: Path) -> None:
-    """It becomes a data directory with the cluster's own id, and what was made."""
+    """It becomes a data directory with the cluster's own id and the recovered content."""
     directory = RecoveryDirectory.begin(tmp_path / "data", None)
     (directory.store / "container-0").mkdir()
     (directory.store / "container-0" / "file").write_bytes(b"whole")
@@ -35,7 +35,7 @@ def test_made_whole(tmp_path: Path) -> None:
 
 
 def test_interrupted(tmp_path: Path) -> None:
-    """A start refuses what a crash left; another try begins anew."""
+    """A start refuses the remains of a crash; another try starts over."""
     crashed(tmp_path)
     with pytest.raises(InterruptedRecovery, match="run `penstock recover`"):
         DataDirectory.acquire(tmp_path, "1.0")
@@ -69,7 +69,7 @@ def test_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["store", "notes.txt", "tier2"])
 def test_not_empty(tmp_path: Path, name: str) -> None:
-    """A directory that holds anything is not recovered into; what is there is named and left alone."""
+    """A directory that holds anything is not recovered into; its content is named and left alone."""
     (tmp_path / name).mkdir()
     with pytest.raises(NotEmpty, match=f"it holds {name}"):
         RecoveryDirectory.begin(tmp_path, None)

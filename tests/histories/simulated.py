@@ -60,7 +60,7 @@ class Broker:
         return next((n for n, entry in enumerate(log) if entry.transaction not in ended), len(log))
 
     def read(self, place: Place, position: int, isolation: str, count: int) -> tuple[list[Read], int]:
-        """What a poll gives, and the position after it."""
+        """The result of a poll, and the position after it."""
         log = self.logs[place]
         end = self.stable_end(place) if isolation == COMMITTED else len(log)
         found: list[Read] = []
@@ -205,7 +205,7 @@ class Copier(Writer):
 
 
 def correct_history(seed: int, steps: int) -> History:
-    """What a few processes did in so many steps, and the last look at it."""
+    """The steps of a few processes, and the last look at the result."""
     dice, broker, events = random.Random(seed), Broker(), list[Event]()
     shared = broker, events, dice
     writers = [Writer(f"w{n}", *shared) for n in range(dice.randint(1, 3))]

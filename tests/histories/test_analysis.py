@@ -44,7 +44,7 @@ class Planter:
         self.operations = Operations.of(History(self.events))
 
     def some(self, outcome: str, sends: int = 1) -> Transaction:
-        """A transaction that ended so, with at least so many values of known offsets."""
+        """A transaction with this end, and at least this number of values of known offsets."""
         fit = [
             t
             for t in self.operations.transactions
@@ -281,7 +281,7 @@ PLANTED: list[tuple[Callable[[Planter], None], set[str]]] = [
 @settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_planted_anomalies(plant: Callable[[Planter], None], expected: set[str], seed: int) -> None:
-    """What was spoiled in a correct history is found, under its name."""
+    """A fault put into a correct history is found, under its name."""
     planter = Planter(seed)
     plant(planter)
 

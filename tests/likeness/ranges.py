@@ -64,7 +64,7 @@ def shared() -> dict[str, set[str]]:
 
 
 def asked(lines: list[str]) -> list[list[str]]:
-    """What the program answers."""
+    """The program's answer."""
     command = ["java", *JVM_FLAGS, "-cp", str(JARS / "*"), str(HERE / "Ranges.java")]
     given = "".join(line + "\n" for line in lines)
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=ASKED_SECONDS_MAX)
@@ -88,7 +88,7 @@ def recorded() -> tuple[list[str], dict[str, dict[str, Any]]]:
 
 
 def told(why: str, key: str, value: str) -> str:
-    """A reason without what it is about, so that equal ones are equal."""
+    """A reason without its subject, so that equal reasons are equal."""
     return why.replace(f"Invalid value {' '.join(value.split())} for", "Invalid value {value} for").replace(
         key, "{key}"
     )

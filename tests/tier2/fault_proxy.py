@@ -23,7 +23,7 @@ class Refuse:
 
 @dataclass(frozen=True)
 class CutAnswer:
-    """Close the connection after so many bytes of the answer's body."""
+    """Close the connection after this number of bytes of the answer's body."""
 
     after: int
 
@@ -42,7 +42,7 @@ class Trickle:
 
 @dataclass(frozen=True)
 class FlipABit:
-    """The request's body is not what was sent when the server gets it."""
+    """The server gets a request body that differs from the sent one."""
 
 
 Fault = Refuse | CutAnswer | LoseAnswer | Trickle | FlipABit

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def minio_program() -> str:
-    """Where MinIO is; fails rather than skips, as no suite is left out for want of a tool."""
+    """The path of MinIO; fails rather than skips, as no suite is left out for want of a tool."""
     found = subprocess.run(
         [REPOSITORY / "scripts/install-minio", "--find"], capture_output=True, text=True, check=False
     )

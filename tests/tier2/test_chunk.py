@@ -1,4 +1,4 @@
-"""Chunks: what is written comes back, by offset and by time; any damage is found; memory is bounded."""
+"""Chunks: written entries come back, by offset and by time; any damage is found; memory is bounded."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def example() -> list[RunSource]:
 
 
 def test_golden_file() -> None:
-    """Version 1's bytes stay what they are: they are in buckets by now."""
+    """The bytes of version 1 never change: buckets hold them."""
     data, _ = write(example(), block_bytes=128)
 
     assert data == GOLDEN.read_bytes()
@@ -220,7 +220,7 @@ def test_every_cut_is_found() -> None:
     ],
 )
 def test_foreign_magic_and_version(position: int, replacement: bytes, why: str) -> None:
-    """Another file, or a later release's chunk, is told from damage."""
+    """Another file, or a later release's chunk, is distinguished from damage."""
     data = bytearray(write(example(), block_bytes=128)[0])
     position %= len(data)
     data[position : position + len(replacement)] = replacement

@@ -1,4 +1,4 @@
-"""Files past the page cache: what was given is what lies there, in whole blocks, whatever the sizes were."""
+"""Files past the page cache: the given bytes lie there, in whole blocks, whatever their sizes."""
 
 from __future__ import annotations
 

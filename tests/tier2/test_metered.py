@@ -1,4 +1,4 @@
-"""What is counted of requests to long-term storage."""
+"""The counts of requests to long-term storage."""
 
 from __future__ import annotations
 

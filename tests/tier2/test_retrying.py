@@ -1,4 +1,4 @@
-"""What the retrying store does with each kind of failure; the store below it is the file system's, with faults."""
+"""The retrying store's reaction to each kind of failure, above the file system's store, with faults."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run(
 
 
 def test_tries_again(tmp_path: Path) -> None:
-    """What fails three times of four still succeeds."""
+    """A request that fails three times of four still succeeds."""
 
     async def scenario(faulty: Faulty, store: RetryingStorage) -> None:
         await store.put("k", b"x")

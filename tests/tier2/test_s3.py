@@ -1,4 +1,4 @@
-"""What the S3 driver does when the server, the network or the configuration is at fault; with a real MinIO server."""
+"""The S3 driver under faults of the server, the network or the configuration; with a real MinIO server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def opened(settings: S3Settings) -> AsyncIterator[S3Storage]:
 
 
 def open_error(settings: S3Settings) -> StorageError:
-    """What opening fails with."""
+    """The error of an opening."""
 
     async def scenario() -> None:
         async with opened(settings):
@@ -186,7 +186,7 @@ def test_impossible_endpoint(endpoint: str) -> None:
 
 
 def test_no_s3_there(bucket: str) -> None:
-    """Another web server's answer is taken for what it is."""
+    """Another web server's answer is recognised as such."""
     with FaultProxy(0) as proxy:
         proxy.fail_next("GET", Refuse(200, b"<html>hello</html>", "text/html"))
         settings = S3Settings(endpoint=f"http://127.0.0.1:{proxy.port}", bucket=bucket, region="us-east-1")
@@ -201,7 +201,7 @@ def test_no_s3_there(bucket: str) -> None:
 
 
 def test_bucket_is_created_and_missed(minio: MinioServer, bucket: str) -> None:
-    """A missing bucket is created at open; one that is deleted later is told from a missing object."""
+    """A missing bucket is created at open; one that is deleted later is distinguished from a missing object."""
 
     async def scenario() -> None:
         async with opened(minio.settings(bucket)) as storage:
@@ -291,7 +291,7 @@ def test_answer_cut_in_mid_body(minio: MinioServer, bucket: str) -> None:
 
 
 def test_endpoint_that_ignores_ranges(minio: MinioServer, bucket: str) -> None:
-    """A whole object where a part was asked for is not read into memory, be it of the right length."""
+    """A whole object in place of the requested part is not read into memory, even of the right length."""
 
     async def scenario() -> None:
         with FaultProxy(minio.port) as proxy:
@@ -573,7 +573,7 @@ def test_who_may_not_ask(minio: MinioServer, bucket: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["a b", "a//b", "../a", ".a", "ä", "x" * 201, "y/" * 300])
 def test_refused_prefixes(prefix: str) -> None:
-    """Whoever is refused a prefix is told which ones are allowed."""
+    """The refusal of a prefix names the allowed ones."""
     with pytest.raises(Misconfigured, match=r"letters, digits and \. _ = - in parts between slashes"):
         S3Settings(endpoint="http://localhost:1", bucket="bucket", prefix=prefix)
 

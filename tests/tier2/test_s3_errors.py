@@ -1,4 +1,4 @@
-"""What an S3 server's refusals are taken for: what the caller must do depends on it."""
+"""The meaning of an S3 server's refusals, on which the caller's next step depends."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def test_no_room_says_a_proxy() -> None:
     ],
 )
 def test_the_others(status: int, code: str, kind: ErrorKind) -> None:
-    """What is away is asked again, what is refused is the operator's."""
+    """An unreachable server is asked again; a refusal is the operator's to solve."""
     assert storage_error("the bucket", "key", status, code, "").kind is kind

@@ -1,4 +1,4 @@
-"""What every driver keeps; the same for the file system and for a real MinIO server."""
+"""The contract of every driver; the same for the file system and for a real MinIO server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def keys(storage: Storage, prefix: str, after: str = "") -> list[str]:
 
 
 def test_reads_back_what_was_put(open_storage: OpenStorage) -> None:
-    """Any range of an object comes back byte by byte, also after the store was opened anew."""
+    """Any range of an object comes back byte by byte, also after the store was reopened."""
 
     async def scenario() -> None:
         async with open_storage() as storage:

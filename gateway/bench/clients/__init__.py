@@ -1,6 +1,6 @@
-"""The client libraries that can carry a load, behind two small protocols.
+"""The client libraries that can drive a load, behind two small protocols.
 
-Keeps: a client is imported only in the worker that uses it; whoever lacks a library is told which one to install.
+Keeps: a client is imported only in the worker that uses it; the message about a missing library names its package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast
 from gateway.bench.plan import Plan
 
 Finished = Callable[[object | None, object], None]
-"""Called once for each record, with None or what went wrong, and with anything else that the client has to say."""
+"""Called once for each record, with None or the error, and with a further argument of the client."""
 
 MODULES: Final = {"confluent": "confluent", "kafka-python": "kafka_python", "aiokafka": "aiokafka_"}
 
@@ -21,10 +21,10 @@ class Writer(Protocol):
     """One producer."""
 
     def send(self, value: bytes, key: bytes | None, finished: Finished) -> None:
-        """Hand over a record; waits only while the client's own buffer is full."""
+        """Hand over a record; wait only while the client's own buffer is full."""
 
     def poll(self, seconds: float) -> None:
-        """Serve what has been acknowledged; returns early when something was."""
+        """Serve acknowledgements for up to that time; return early after the first."""
 
     def outstanding(self) -> int:
         """Records handed over and not finished."""
@@ -37,13 +37,13 @@ class Reader(Protocol):
     """One consumer with partitions of its own."""
 
     def take(self, seconds: float) -> list[bytes]:
-        """Values of the records that are there; waits so long for a first one."""
+        """Values of the available records; wait up to that time for the first one."""
 
     def positions(self) -> Mapping[int, int]:
         """The next offset, by partition."""
 
     def rewind(self) -> None:
-        """Go back to where the reader began."""
+        """Go back to the reader's first offsets."""
 
 
 class _Module(Protocol):
@@ -56,7 +56,7 @@ def load(client: str) -> _Module:
 
 
 def own_names(plan: Plan) -> dict[str, Any]:
-    """`--config` as the Python clients spell it: dots are underscores, and numbers are numbers."""
+    """`--config` in the Python clients' spelling: underscores for dots, and integers for numbers."""
     return {
         key.replace(".", "_"): int(value) if value.lstrip("-").isdigit() else value
         for key, value in plan.settings.items()

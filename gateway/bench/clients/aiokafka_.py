@@ -1,4 +1,4 @@
-"""aiokafka: asyncio's client, driven step by step, so that it looks like the others."""
+"""aiokafka: asyncio's client, driven step by step behind the same protocols as the others."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class AiokafkaReader:
 
 
 async def _called(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """What looks for the running loop must be called in it."""
+    """Call a function in the loop, for functions that look for the running loop."""
     return function(*arguments, **settings)
 
 

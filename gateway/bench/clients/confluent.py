@@ -1,4 +1,4 @@
-"""confluent-kafka: librdkafka, compiled. The default, since it costs the measured machine the least."""
+"""confluent-kafka: librdkafka, compiled. The default: it costs the measured machine the least."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ConfluentWriter:
                 return
             except BufferError:
                 self._producer.poll(FULL_WAIT_S)
-            except KafkaException as refused:  # by the client itself: too large, say
+            except KafkaException as refused:  # refused by the client itself, for example as too large
                 finished(refused.args[0], None)
                 return
 
@@ -63,7 +63,7 @@ class ConfluentReader:
             "group.id": "penstock-bench",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            "enable.partition.eof": True,  # the only sign of an end that is a transaction's marker
+            "enable.partition.eof": True,  # the only sign of the end if the last entry is a transaction's marker
         }
         self._consumer = Consumer(settings | plan.settings)
         self._starts = {partition: offsets[partition] for partition in partitions}
@@ -79,7 +79,7 @@ class ConfluentReader:
         first = self._consumer.poll(seconds)
         if first is None:
             return []
-        # Never wait for a full batch: the call would keep back what is there.
+        # Never wait for a full batch: the call would hold back available records.
         messages = [first, *self._consumer.consume(BATCH, 0)]
         values = []
         for message in messages:

@@ -1,4 +1,4 @@
-"""kafka-python: all Python, so that what is measured is mostly the client."""
+"""kafka-python: all Python, so a measurement shows mostly the client."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class KafkaPythonWriter:
         future.add_errback(done)
 
     def poll(self, seconds: float) -> None:
-        """Reports come on the client's own thread: there is only time to pass."""
+        """Reports come on the client's own thread: here it is enough to wait."""
         time.sleep(min(seconds, POLL_S))
 
     def outstanding(self) -> int:

@@ -1,6 +1,6 @@
-"""Checks of what a member may do in its group, in Kafka's order, each with the error that it gives.
+"""Checks of a member's requests to its group, in Kafka's order, each with its error.
 
-Keeps: reads the group, changes nothing.
+Keeps: the checks read the group and change nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from gateway.groups.classic.states import GroupState
 
 
 def has_room_for(group: GroupFacts, member_id: str, max_size: int) -> bool:
-    """May this one join, as far as group.max.size goes?"""
+    """May this member join without exceeding group.max.size?"""
     roster = group.roster
     if group.state in (GroupState.EMPTY, GroupState.DEAD):
         return True
     if group.state is GroupState.PREPARING_REBALANCE:
-        # The last to join a group that is too large has to go.
+        # In a group that is too large, the last to join must leave.
         member = roster.get(member_id)
         has_joined = member is not None and member.awaits_join
         return has_joined or roster.joined_count < max_size
@@ -27,7 +27,7 @@ def has_room_for(group: GroupFacts, member_id: str, max_size: int) -> bool:
 
 
 def supports(group: GroupFacts, request: JoinRequest) -> bool:
-    """Has the member a protocol in common with all others, of the group's type?"""
+    """Does the member share a protocol of the group's type with all others?"""
     names = {protocol.name for protocol in request.protocols}
     if group.is_empty:
         return bool(request.protocol_type and names)
@@ -35,7 +35,7 @@ def supports(group: GroupFacts, request: JoinRequest) -> bool:
 
 
 def check_member(roster: Roster, member_id: str, instance_id: str | None) -> ErrorCode:
-    """Is this the member that it says, and still the one for its instance?"""
+    """Is this member in the group, and does it still hold its instance id?"""
     if instance_id is not None:
         current_id = roster.static_id(instance_id)
         if current_id is None:
@@ -70,7 +70,7 @@ def check_sync(group: GroupFacts, request: SyncRequest) -> ErrorCode:
 
 
 def is_managed_outside(group: GroupFacts, generation: int) -> bool:
-    """A commit of an administrator, or of a consumer that assigns by itself, while nobody else is here."""
+    """A commit of an administrator, or of a consumer that assigns its own partitions, while the group is empty."""
     return generation < 0 and group.is_empty
 
 
@@ -89,6 +89,6 @@ def check_commit(group: GroupFacts, member_id: str, instance_id: str | None, gen
         return ErrorCode.unknown_member_id
     error = check_member_now(group, member_id, instance_id, generation)
     if error is ErrorCode.none and group.state is GroupState.COMPLETING_REBALANCE:
-        # It has had the answer to its join, so it knows what to do with this.
+        # It has had the answer to its join, so it knows how to react to this error.
         return ErrorCode.rebalance_in_progress
     return error

@@ -1,6 +1,6 @@
-"""Memory that the members of all groups may hold together, beside what their requests take.
+"""Memory that the members of all groups may hold together, in addition to the memory of their requests.
 
-Keeps: `used` is the sum of the metadata and assignments of every member that is in a group now.
+Keeps: `used` is the sum of the metadata and assignments of all present members.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Allowance:
         self.used = 0
 
     def admits(self, protocols: Iterable[Protocol], held: Iterable[Protocol] = ()) -> bool:
-        """May a member join with these, in place of those that it holds?"""
+        """May a member replace the protocols that it holds with these?"""
         size = size_of(protocols)
         return size <= self.member_max_bytes and self.used + size - size_of(held) <= self.all_max_bytes
 

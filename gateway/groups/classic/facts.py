@@ -1,6 +1,6 @@
 """The facts of a classic group that rules and answers read: state, generation, protocol, members.
 
-Keeps: decides nothing and changes nothing. Only `Group`, which extends it, writes these attributes.
+Keeps: facts decide nothing and change nothing. Only `Group`, which extends them, writes these attributes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GroupFacts:
 
     @property
     def is_idle(self) -> bool:
-        """The group has no member, and has promised nobody a place."""
+        """The group has no member and no member id that waits to be used."""
         return self.is_empty and not self.roster.pending
 
     @property

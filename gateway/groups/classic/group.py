@@ -1,8 +1,8 @@
 """One classic consumer group: a state machine of Kafka's rules, free of I/O, tasks and clocks.
 
-Keeps: one generation at a time; an assignment reaches only members of the generation that it was
-made for, and only once it is durable; every waiter is answered, at the latest by a deadline; an
-instance id is held by one member. All changes of state go through `_transition`.
+Keeps: one generation at a time; an assignment reaches only members of its own generation, and only
+once it is durable; every waiter is answered, at the latest by a deadline; one member holds an
+instance id. All changes of state go through `_transition`.
 
 Each input returns the effects that the caller must carry out, in order. Behaviour follows Kafka
 4.x (GroupMetadataManager, classic groups); where it is odd, a comment gives the KIP.
@@ -54,22 +54,22 @@ from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import CAN_REBALANCE, TRANSITIONS, GroupState
 from gateway.groups.deadlines import Deadline, Deadlines
 
-#: A new member knows no id, so it cannot send heartbeats; its first join waits no longer than this.
+#: A new member has no id yet and cannot send heartbeats; its first join waits no longer than this.
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
-#: A join phase to which nobody came is looked at again no sooner, whatever the members asked for.
+#: A join phase that nobody joined is checked again no sooner than this, whatever the members' time-outs.
 EMPTY_JOIN_RETRY_MS_MIN: Final = 1_000
 GENERATION_MAX: Final = 2**31 - 1
-#: Members' own words in a reason are cut here; they are for one line of a log.
+#: A member's reason is cut here, to fit one line of a log.
 REASON_CHARS_MAX: Final = 200
-#: A member id begins with what the client calls itself, which may be longer than a member id may be.
+#: A member id begins with the client id, which may be longer than a member id may be.
 ID_PREFIX_CHARS_MAX: Final = 200
-#: Ids of one group that were handed out and not used yet (KIP-394); the oldest makes room.
+#: Ids of one group that were handed out and not used yet (KIP-394); a new one displaces the oldest.
 PENDING_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRules:
-    """What the operator decides about groups, and where new ids come from."""
+    """The operator's settings of groups, and the source of new ids."""
 
     initial_rebalance_delay_ms: int
     max_size: int
@@ -78,7 +78,7 @@ class GroupRules:
 
 
 class Group(GroupFacts):
-    """One group. The module's docstring says what it keeps."""
+    """One group, with the invariants of the module's docstring."""
 
     def __init__(self, group_id: str, rules: GroupRules, deadlines: Deadlines[Alarm[Group]], now: Instant) -> None:
         super().__init__(group_id, rules.allowance, now.wall_ms)
@@ -88,7 +88,7 @@ class Group(GroupFacts):
         self._sync_deadline = self._alarm(self._sync_expired)
         #: Members of this generation that have not asked for their assignment.
         self._pending_sync: set[str] = set()
-        #: The last generation whose assignment was given to be made durable; once is enough.
+        #: The last generation whose assignment was submitted for storage; each is submitted once.
         self._storing_generation: int | None = None
         self._rebalance_reason = ""
         self._initial_delay = InitialDelay()
@@ -103,13 +103,13 @@ class Group(GroupFacts):
     # Load and unload
 
     def restore(self, record: GroupRecord, now: Instant) -> list[Effect]:
-        """Become what was stored. Members go on as if the server had never been away."""
+        """Take over the stored state. Members go on as if the server had never been away."""
         assert not self.roster, "only a new group is restored"
         self.generation = record.generation
         self.state_since_ms = record.state_since_ms
         self.protocol_type = record.protocol_type
         self.protocol_name = record.protocol_name
-        # Not a transition: the state that was stored, taken up again.
+        # Not a transition: this is the stored state.
         self.state = GroupState.STABLE if record.members else GroupState.EMPTY
         for stored in record.members:
             member = self._new_member(stored.member_id, stored)
@@ -139,7 +139,7 @@ class Group(GroupFacts):
     # JoinGroup
 
     def join(self, request: JoinRequest, waiter: Waiter, now: Instant) -> list[Effect]:
-        """A member comes or comes back. The waiter is answered now or when all have joined."""
+        """A member joins or rejoins. The waiter is answered now or when all have joined."""
         if not has_room_for(self, request.member_id, self._rules.max_size):
             return self._refuse_for_size(request.member_id, waiter, now)
         if self.state is GroupState.DEAD:
@@ -202,7 +202,7 @@ class Group(GroupFacts):
         return self._rebalance_or_complete(now, _why("joins", member_id, request))
 
     def _update_member(self, member: Member, request: JoinRequest, waiter: Waiter) -> list[Effect]:
-        """Take what the member now says of itself; an earlier join of it is answered: try again."""
+        """Replace the member's own data; an earlier join that still waits is answered with a retriable error."""
         effects: list[Effect] = []
         if member.join_waiter is not None:
             effects = _refuse(member.join_waiter, ErrorCode.rebalance_in_progress, member.member_id)
@@ -238,14 +238,14 @@ class Group(GroupFacts):
         self._extend_session(member, now)
         reason = _why("returns", new_id, request)
         if self.state is GroupState.COMPLETING_REBALANCE:
-            # The leader may be assigning to the old id already: nobody would get that share.
+            # The leader may already be assigning to the old id: that share would reach nobody.
             return effects + self._prepare_rebalance(now, reason)
         if self.state is GroupState.PREPARING_REBALANCE:
             return effects + self._maybe_complete_join(now)
         if self.roster.select_protocol() != self.protocol_name:
             return effects + self._prepare_rebalance(now, reason)
         if self.roster.leader_id == new_id and not request.supports_skip_assignment:
-            leader_told = leader_before  # so that it takes itself for a follower and assigns nothing
+            leader_told = leader_before  # so that it acts as a follower and assigns nothing
         else:
             leader_told = self.roster.leader_id or NO_LEADER
         stored = partial(self._static_stored, member, new_id, self.generation, leader_told)
@@ -263,7 +263,7 @@ class Group(GroupFacts):
         """The new id is durable: the member goes on with the assignment that it had."""
         goes_on = self.state is GroupState.STABLE and self.generation == generation
         if not goes_on or member.member_id != new_id or member.join_waiter is None:
-            return []  # a rebalance came between; its answer is the member's
+            return []  # a rebalance began meanwhile; its answer goes to the member
         waiter = member.join_waiter
         self.roster.set_join_waiter(member, None)
         self._extend_session(member, now)
@@ -279,7 +279,7 @@ class Group(GroupFacts):
         return self._maybe_complete_join(now)
 
     def _prepare_rebalance(self, now: Instant, reason: str) -> list[Effect]:
-        """Ask all members to join again; a group that was empty waits for more to come."""
+        """Ask all members to join again; a group that was empty waits for more members."""
         effects: list[Effect] = []
         if self.state is GroupState.COMPLETING_REBALANCE:
             effects = self._reset_assignments(ErrorCode.rebalance_in_progress, now)
@@ -308,7 +308,7 @@ class Group(GroupFacts):
         return []
 
     def _join_expired(self, now: Instant) -> list[Effect]:
-        """The rebalance time-out, or the initial delay, which each newcomer extends."""
+        """The rebalance time-out has passed, or the initial delay, which each newcomer extends."""
         delay_ms = self._initial_delay.extend()
         if delay_ms is not None:
             self._deadlines.set(self._join_deadline, _after(now, delay_ms))
@@ -316,7 +316,7 @@ class Group(GroupFacts):
         return self._complete_join(now)
 
     def _complete_join(self, now: Instant) -> list[Effect]:
-        """Go on with those who joined; static members may be away until their session expires."""
+        """Go on with the members that joined; static members may be away until their session expires."""
         self._deadlines.cancel(self._join_deadline)
         effects: list[Effect] = []
         for member in [m for m in self.roster if not m.awaits_join and not m.is_static]:
@@ -345,13 +345,13 @@ class Group(GroupFacts):
         self.protocol_name = None
         self.subscribed_topics = views.subscriptions(self)
         transition = self._transition(GroupState.EMPTY, now)
-        # Nobody waits for this record. Were it lost, the members stored before would expire again.
+        # Nobody waits for this record. If it is lost, the members stored before expire again.
         return [transition, Store(views.stored(self, None), _nothing_follows)]
 
     # SyncGroup
 
     def sync(self, request: SyncRequest, waiter: Waiter, now: Instant) -> list[Effect]:
-        """A member asks for its assignment; the leader brings everybody's."""
+        """A member asks for its assignment; the leader sends the assignments of all."""
         error = check_sync(self, request)
         if error is not ErrorCode.none:
             return [Answer(waiter, SyncResult(error=error))]
@@ -380,7 +380,7 @@ class Group(GroupFacts):
     def _assignment_stored(
         self, generation: int, assignments: Mapping[str, bytes], error: ErrorCode, now: Instant
     ) -> list[Effect]:
-        """The leader's assignment is durable: hand it out, unless a rebalance came between."""
+        """The leader's assignment is durable: hand it out, unless a rebalance began meanwhile."""
         if self.state is not GroupState.COMPLETING_REBALANCE or self.generation != generation:
             return []
         if error is not ErrorCode.none:
@@ -407,7 +407,7 @@ class Group(GroupFacts):
         return effects
 
     def _sync_expired(self, now: Instant) -> list[Effect]:
-        """A member that did not ask for its assignment within the rebalance time-out is gone."""
+        """Remove the members that did not ask for their assignment within the rebalance time-out."""
         effects: list[Effect] = []
         for member_id in sorted(self._pending_sync):
             effects += self._remove_member(self.roster[member_id])
@@ -429,7 +429,7 @@ class Group(GroupFacts):
         return ErrorCode.none
 
     def leave(self, leaving: Iterable[LeavingMember], now: Instant) -> tuple[list[ErrorCode], list[Effect]]:
-        """Members go, each with its own result; what follows happens once for all."""
+        """Members leave, each with its own result; the group changes its state once for all of them."""
         errors: list[ErrorCode] = []
         effects: list[Effect] = []
         gone: list[str] = []
@@ -464,7 +464,7 @@ class Group(GroupFacts):
     def admit_transactional_commit(
         self, member_id: str, instance_id: str | None, generation: int, now: Instant
     ) -> ErrorCode:
-        """The same for offsets of a transaction."""
+        """May this member commit offsets in a transaction now? If so, it is alive."""
         if is_managed_outside(self, generation):
             return ErrorCode.none
         error = check_transactional_commit(self, member_id, instance_id, generation)
@@ -484,7 +484,7 @@ class Group(GroupFacts):
 
     def _session_expired(self, member: Member, now: Instant) -> list[Effect]:
         if member.satisfies_heartbeat:
-            return []  # it waits for us; the answer starts a new session
+            return []  # it waits for our answer, which starts a new session
         effects = self._remove_member(member)
         reason = f"{member.member_id} failed: its session expired"
         if self.state in CAN_REBALANCE:
@@ -496,7 +496,7 @@ class Group(GroupFacts):
         return self._complete_join_if_all_are_here(now)
 
     def _complete_join_if_all_are_here(self, now: Instant) -> list[Effect]:
-        """As `_maybe_complete_join`, but an initial rebalance does not wait out its delay either."""
+        """As `_maybe_complete_join`, but it ends the delay of an initial rebalance too."""
         if self.state is GroupState.PREPARING_REBALANCE and self.roster.all_joined:
             return self._complete_join(now)
         return []
@@ -508,9 +508,9 @@ class Group(GroupFacts):
         return expiry is not None
 
     def _remove_member(self, member: Member) -> list[Effect]:
-        """Let a member go; its unanswered requests fail with `unknown_member_id`, so that it joins as a new one.
+        """Remove a member; its unanswered requests fail with `unknown_member_id`, so that it joins as a new one.
 
-        What must follow in a group that is stable or syncing is a rebalance: that is the caller's.
+        In a group that is stable or syncing, the caller must then begin a rebalance.
         """
         effects = self._dismiss(member, ErrorCode.unknown_member_id, NO_MEMBER_ID)
         self._deadlines.cancel(member.session)

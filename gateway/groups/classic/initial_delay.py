@@ -1,6 +1,6 @@
-"""How long the first rebalance of an empty group waits: a delay that each newcomer extends.
+"""The delay of an empty group's first rebalance; each newcomer extends it.
 
-Keeps: all in all it never waits longer than the members' rebalance time-out.
+Keeps: the delay in total never exceeds the members' rebalance time-out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class InitialDelay:
         self._has_newcomers = False
 
     def begin(self, step_ms: int, rebalance_timeout_ms: int) -> int:
-        """Returns how long to wait at first."""
+        """Return the first wait."""
         self.is_active = True
         self._step_ms = self._delay_ms = step_ms
         self._remaining_ms = max(rebalance_timeout_ms - step_ms, 0)
@@ -31,7 +31,7 @@ class InitialDelay:
         self._has_newcomers = True
 
     def extend(self) -> int | None:
-        """The delay is over: how long to wait further; None when it has been long enough."""
+        """Return the further wait once a wait is over; None when the whole delay is over."""
         if not self.is_active or not self._has_newcomers or not self._remaining_ms:
             return None
         self._has_newcomers = False

@@ -1,7 +1,7 @@
-"""What goes into a group and what comes out: requests, results and effects, all immutable.
+"""The inputs and outputs of a group: requests, results and effects, all immutable.
 
 Keeps: the state machine knows neither sockets nor tasks. A caller that waits is an opaque `Waiter`,
-answered by an `Answer`; what must be durable before the group goes on is a `Store`.
+answered by an `Answer`; a `Store` holds a record that must be durable before the group goes on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Effect: make `record` durable, then say how that went and run what follows."""
+    """Effect: make `record` durable, then report the outcome to the group and carry out its effects."""
 
     record: GroupRecord
     stored: Callable[[ErrorCode, Instant], list[Effect]]
@@ -157,7 +157,7 @@ Effect: TypeAlias = "Answer | Store | Transitioned"
 
 
 class Alarm(NamedTuple, Generic[OwnerT]):
-    """What a deadline stands for: when it has passed, run `fire`, then carry out its effects for the owner."""
+    """The action of a deadline: when it has passed, run `fire`, then carry out its effects for the owner."""
 
     owner: OwnerT
     fire: Callable[[Instant], list[Effect]]

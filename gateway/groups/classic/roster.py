@@ -1,8 +1,8 @@
 """The members of a group: their leader, their votes, static and pending ids.
 
-Keeps: each instance id belongs to one member at most; the leader is a member whenever there is one;
+Keeps: each instance id belongs to one member at most; a leader, if there is one, is a member;
 `protocol_votes` counts, per protocol, the members that support it; `joined_count` counts those that
-wait for the answer to their join. Decides nothing and answers nobody: that is `group.py`.
+wait for the answer to their join. The roster decides nothing and answers nobody: `group.py` does.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Member:
 
     @property
     def size_bytes(self) -> int:
-        """What it holds of its own and its leader's words."""
+        """Bytes of its protocols and its assignment."""
         return size_of(self.protocols) + len(self.assignment)
 
     @property
@@ -80,14 +80,14 @@ class Member:
 
     @property
     def satisfies_heartbeat(self) -> bool:
-        """A member that waits for our answer counts as alive; a new one can expire all the same."""
+        """A member that waits for our answer counts as alive, except a new one, which can expire."""
         return not self.is_new and (self.join_waiter is not None or self.sync_waiter is not None)
 
     def protocol_names(self) -> set[str]:
         return {protocol.name for protocol in self.protocols}
 
     def metadata(self, protocol_name: str | None) -> bytes:
-        """The member's data for a protocol; empty when it does not know it."""
+        """The member's data for a protocol; empty if the member does not support it."""
         for name, metadata in self.protocols:
             if name == protocol_name:
                 return metadata
@@ -114,7 +114,7 @@ class Roster:
         self.leader_id: str | None = None
         self.joined_count = 0
         self.protocol_votes: Counter[str] = Counter()
-        #: Ids handed out by KIP-394 whose owners have not come back yet, with their expiry.
+        #: Ids that were handed out (KIP-394) and have not been used to join yet, with their expiry.
         self.pending: dict[str, Expiry] = {}
         self._members: dict[str, Member] = {}
         self._static_ids: dict[str, str] = {}
@@ -135,7 +135,7 @@ class Roster:
         return self._members.get(member_id)
 
     def static_id(self, instance_id: str) -> str | None:
-        """The member id that an instance id stands for at present."""
+        """The present member id of an instance id."""
         return self._static_ids.get(instance_id)
 
     @property
@@ -147,7 +147,7 @@ class Roster:
         return max((member.rebalance_timeout_ms for member in self), default=0)
 
     def add(self, member: Member) -> None:
-        """Let a member in; the first becomes the leader."""
+        """Add a member; the first becomes the leader."""
         assert member.member_id not in self._members, "a member joins once"
         if member.instance_id is not None:
             assert member.instance_id not in self._static_ids, "an instance is one member"
@@ -160,8 +160,8 @@ class Roster:
             self.leader_id = member.member_id
 
     def remove(self, member: Member) -> None:
-        """Let a member go; the one that came next leads in its place."""
-        assert member.join_waiter is None, "who waits is answered before it goes"
+        """Remove a member; if it led, the oldest of the others leads."""
+        assert member.join_waiter is None, "a member that waits is answered before it is removed"
         del self._members[member.member_id]
         self._allowance.used -= member.size_bytes
         if member.instance_id is not None:
@@ -171,7 +171,7 @@ class Roster:
             self.leader_id = next(iter(self._members), None)
 
     def disband(self) -> None:
-        """The group is gone; who was in it holds nothing any more."""
+        """The group is gone; its members hold no memory any more."""
         self._allowance.used -= sum(member.size_bytes for member in self)
 
     def rename_static(self, member: Member, new_id: str) -> None:
@@ -211,22 +211,22 @@ class Roster:
         return True
 
     def supports_any(self, names: Collection[str]) -> bool:
-        """Is one of these protocols known to every member?"""
+        """Does every member support one of these protocols?"""
         return any(self.protocol_votes[name] == len(self._members) for name in names)
 
     def select_protocol(self) -> str:
-        """Each member votes for the first of its protocols that all know; the most votes win."""
+        """Each member votes for the first of its protocols that all support; the most votes win."""
         votes: Counter[str] = Counter()
         for member in self:
             for name, _ in member.protocols:
                 if self.protocol_votes[name] == len(self._members):
                     votes[name] += 1
                     break
-        assert votes, "nobody is let in who has no protocol in common with the others"
+        assert votes, "members that share no protocol with the others are refused"
         return votes.most_common(1)[0][0]
 
     def joined_members(self, protocol_name: str | None) -> tuple[JoinedMember, ...]:
-        """All members as the leader sees them, to assign by."""
+        """All members as the leader sees them, for its assignment."""
         return tuple(
             JoinedMember(member.member_id, member.instance_id, member.metadata(protocol_name)) for member in self
         )

@@ -1,6 +1,6 @@
 """The states of a classic group, and every transition between them.
 
-Keeps: no group changes its state in any other way than this table allows.
+Keeps: a group changes its state only as this table allows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRANSITIONS: Final[Mapping[GroupState, frozenset[GroupState]]] = {
     GroupState.DEAD: frozenset(),
 }
 
-#: States from which a rebalance may begin: all but one that is being prepared, and Dead.
+#: States from which a rebalance may begin: all except PreparingRebalance and Dead.
 CAN_REBALANCE: Final = frozenset(
     state for state, following in TRANSITIONS.items() if GroupState.PREPARING_REBALANCE in following
 )

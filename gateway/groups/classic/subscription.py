@@ -1,7 +1,7 @@
-"""Reads the topics out of a consumer's subscription, the only look we take at members' data.
+"""Reads the topics of a consumer's subscription. Other data of members stays opaque.
 
-Keeps: bytes that are no subscription give None, never an exception; nothing is allocated by a
-declared count. Every version of ConsumerProtocolSubscription begins as version 0 does:
+Keeps: bytes that are no subscription give None, never an exception; a declared count allocates
+nothing. Every version of ConsumerProtocolSubscription begins as version 0 does:
 
     i16 version   i32 topic count   per topic: i16 length, UTF-8 name   (big-endian, then more)
 """

@@ -1,6 +1,6 @@
-"""Answers to members about their group, and the record that is stored of it.
+"""Answers to members about their group, and the group's stored record.
 
-Keeps: reads the group, changes nothing.
+Keeps: views read the group and change nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def synced(group: GroupFacts, member: Member) -> SyncResult:
 
 
 def stored(group: GroupFacts, assignments: Mapping[str, bytes] | None) -> GroupRecord:
-    """The group as it will be with these assignments; None: as it is."""
+    """The group's record with these assignments; None: with its present ones."""
     return GroupRecord(
         generation=group.generation,
         state_since_ms=group.state_since_ms,
@@ -66,7 +66,7 @@ def stored(group: GroupFacts, assignments: Mapping[str, bytes] | None) -> GroupR
 
 
 def subscriptions(group: GroupFacts) -> frozenset[str] | None:
-    """The topics that the members subscribe to; None where that is not known."""
+    """The topics that the members subscribe to; None if a subscription cannot be read."""
     if not group.uses_consumer_protocol:
         return None
     return subscribed_topics(member.metadata(group.protocol_name) for member in group.roster)

@@ -1,8 +1,8 @@
-"""Committed offsets: which are visible, which are on their way, which have expired.
+"""Committed offsets: the visible ones, the ones being written, the expired ones.
 
-Keeps: an offset is visible only when its commit is durable, and what is visible is what the store's
-table holds, so it follows the order of the log; an offset with a commit on its way never expires.
-Decides only; the coordinator writes.
+Keeps: an offset is visible only when its commit is durable. The visible offsets are those of the
+store's table, so they follow the order of the log. An offset whose commit is being written never
+expires. This module only decides; the coordinator writes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _NONE_IN_FLIGHT: Final[Mapping[tuple[str, int], int]] = {}
 class CommittedOffsets:
     """The visible offsets of all groups, by group, topic and partition.
 
-    Values are the table's own bytes, decoded when they are asked for: a million offsets then cost
-    their dictionary entries only.
+    Values are the table's own bytes, decoded on request: a million offsets cost only their
+    dictionary entries.
     """
 
     def __init__(self) -> None:
         self._groups: dict[str, dict[str, dict[int, bytes]]] = {}
-        #: Commits and deletions that have been sent to the log and are not known to be durable.
+        #: Commits and deletions that were sent to the log and are not known to be durable.
         self._in_flight: dict[str, Counter[tuple[str, int]]] = {}
 
     def load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take what the table held at the start. Raises UnreadableRecord."""
+        """Load the table's entries at the start. Raises UnreadableRecord."""
         for key, value in entries:
-            decode_offset(value)  # what cannot be read stops the start, not a consumer
+            decode_offset(value)  # an unreadable entry stops the start, not a consumer
             self._show(decode_offset_key(key), value)
 
     def group_ids(self) -> Iterator[str]:
@@ -69,12 +69,12 @@ class CommittedOffsets:
     # Changes on their way
 
     def begin(self, keys: Iterable[OffsetKey]) -> None:
-        """These keys' new values are in the log's hands now."""
+        """Note that new values of these keys were sent to the log."""
         for group_id, topic, partition in keys:
             self._in_flight.setdefault(group_id, Counter())[topic, partition] += 1
 
     def finish(self, key: OffsetKey, value: bytes | None) -> None:
-        """One change of `key` has ended; `value` is what the table holds now."""
+        """One change of `key` has ended; `value` is the table's present value."""
         counts = self._in_flight[key.group_id]
         counts[key.topic, key.partition] -= 1
         if not counts[key.topic, key.partition]:
@@ -90,13 +90,13 @@ class CommittedOffsets:
         return group_id in self._in_flight
 
     def is_used(self, group_id: str) -> bool:
-        """Has the group any offset, visible or on its way?"""
+        """Has the group any offset, visible or being written?"""
         return group_id in self._groups or group_id in self._in_flight
 
     # What to delete
 
     def keys_of_group(self, group_id: str) -> list[OffsetKey]:
-        """All keys of a group that the table holds, or will once what is in flight has landed."""
+        """All keys of a group in the table, including those of changes in flight."""
         visible = {
             (topic, partition) for topic, partitions in self.topics(group_id).items() for partition in partitions
         }
@@ -104,7 +104,7 @@ class CommittedOffsets:
         return [OffsetKey(group_id, *place) for place in sorted(visible | set(in_flight))]
 
     def keys_of_topic(self, topic: str) -> list[OffsetKey]:
-        """The same, for one topic in all groups."""
+        """All keys of a topic, of all groups, in the table, including those of changes in flight."""
         return [
             OffsetKey(group_id, topic, partition)
             for group_id in self._groups.keys() | self._in_flight.keys()
@@ -112,7 +112,7 @@ class CommittedOffsets:
         ]
 
     def expired(self, group: GroupFacts, topic: str, now: TrustedTime, retention_ms: int) -> list[OffsetKey]:
-        """The group's offsets of a topic whose time is up, as Kafka counts it."""
+        """The group's expired offsets of a topic, by Kafka's rules of expiry."""
         since_ms = 0
         if group.protocol_type is not None:
             if group.is_empty:
@@ -146,12 +146,12 @@ class CommittedOffsets:
 
 
 def _is_expired(value: bytes, since_ms: int, now: TrustedTime, retention_ms: int) -> bool:
-    """Whether the time of a stored offset is up, given since when its group has been empty."""
+    """Has a stored offset expired, given since when its group has been empty?"""
     commit_ms, expire_ms = offset_times_ms(value)
     age_ms = now.age_ms(commit_ms)
-    if expire_ms != NO_EXPIRY:  # OffsetCommit v2-v4 named a retention of its own
+    if expire_ms != NO_EXPIRY:  # OffsetCommit v2-v4 carried its own retention time
         return age_ms >= expire_ms - commit_ms
-    # A commit into a group that is empty already (an administrator's reset) counts from itself.
+    # A commit to an already empty group (an administrator's reset) expires by its own time.
     return min(age_ms, now.age_ms(since_ms)) >= retention_ms
 
 

@@ -1,7 +1,7 @@
-"""Committed offsets as a service: what groups of every kind, transactions and retention ask of them.
+"""Committed offsets as a service for groups of every kind, transactions and retention.
 
-Keeps: an offset shows when it is durable; the journal is the only writer. Membership is not known here: a commit was
-admitted by its group before it comes.
+Keeps: an offset shows when it is durable; the journal is the only writer. This module does not know membership: the
+group admits a commit before it comes here.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class OffsetService:
     async def commit(
         self, group_id: str, commits: Sequence[OffsetCommit], retention_ms: int = NO_RETENTION
     ) -> list[ErrorCode]:
-        """Store offsets that were admitted; returns when they are durable and visible."""
+        """Store admitted offsets; return when they are durable and visible."""
         changes, errors = self.judge(group_id, commits, retention_ms)
         if not changes:
             return errors
-        # The write goes on when the client does not wait for it.
+        # The write goes on even if the client stops waiting.
         stored = await asyncio.shield(self._journal.write_offsets(changes))
         return [error or stored for error in errors]
 
@@ -93,7 +93,7 @@ class OffsetService:
         return offset_puts(offsets)
 
     def submitted(self, offsets: Mapping[OffsetKey, CommittedOffset], logged: asyncio.Future[None]) -> None:
-        """Take note that such a record was queued: its offsets are visible when it is durable."""
+        """Note that such a record was queued: its offsets become visible when it is durable."""
         for group_id in {key.group_id for key in offsets}:
             self._ensure_group(group_id)
         self._journal.submitted(offsets, logged)
@@ -101,11 +101,11 @@ class OffsetService:
     # Reading
 
     def get(self, key: OffsetKey) -> CommittedOffset | None:
-        """The offset that is durable now."""
+        """The durable offset of a partition."""
         return self._committed.get(key)
 
     def of_group(self, group_id: str) -> Mapping[str, Mapping[int, CommittedOffset]]:
-        """All offsets of a group that are durable now, by topic and partition."""
+        """All durable offsets of a group, by topic and partition."""
         return self._committed.of_group(group_id)
 
     def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
@@ -114,14 +114,14 @@ class OffsetService:
         return min((o.offset for o in offsets if o is not None), default=None) if all(offsets) else None
 
     async def settle(self, group_id: str) -> None:
-        """Wait until what the group has committed so far is visible."""
+        """Wait until all offsets that the group has committed so far are visible."""
         if self._committed.has_in_flight(group_id):
             await self._journal.settle()
 
     # Deleting
 
     async def delete(self, group_id: str, places: Collection[tuple[str, int]]) -> ErrorCode:
-        """Delete offsets that the group may lose; returns when they are gone for good."""
+        """Delete offsets whose deletion the group allows; return when the deletion is durable."""
         known = {(key.topic, key.partition): key for key in self._committed.keys_of_group(group_id)}
         changes = {known[place]: None for place in places if place in known}
         if not changes:

@@ -1,7 +1,7 @@
 // The map: key space upwards, time to the right, a rectangle for each segment, coloured by what it gets.
 //
-// Pixels are written into one buffer, row by row: five hundred segments cost a few milliseconds. It is drawn anew when
-// time has moved on by a pixel, and not while nobody looks.
+// Pixels are written into one buffer, row by row: five hundred segments cost a few milliseconds. The map is redrawn when
+// time has moved on by a pixel, and not while the page is hidden.
 
 import * as format from "./format.js";
 

@@ -190,7 +190,7 @@ def ended_row(row: Aborted) -> Ended:
 
 
 async def look(directory: Path, picture: Picture, sent: tuple[list[Sent], list[Sent]]) -> None:
-    """What a start makes of a state."""
+    """The result of a start from a state."""
     then = picture.context
     for _ in range(2):
         store = await open_store(directory)

@@ -1,4 +1,4 @@
-"""What is on disk between any two steps brings back what was acknowledged."""
+"""The disk's content between any two steps brings back every acknowledged entry...."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_power_cut_after_a_file_went(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_of_a_file_that_went_come_back(tmp_path: Path) -> None:
-    """RocksDB opened anew after a failed write has forgotten deletions, not files: they are deleted again."""
+    """RocksDB reopened after a failed write has forgotten deletions, not files: they are deleted again."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

@@ -91,7 +91,7 @@ def test_marker_of_a_sealed_stream(tmp_path: Path) -> None:
 
 
 def test_storage_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who ends a transaction hears of it once, and nothing of the step is seen."""
+    """The caller that ends a transaction hears of it once, and nothing of the step is seen."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)
@@ -177,7 +177,7 @@ async def end_everywhere(slots: list[Slot], writer_id: int) -> None:
 
 
 def snapshot(store: Store, slots: list[Slot]) -> Any:
-    """What a refused step must not touch."""
+    """The state that a refused step must not touch."""
     log = container_of(store).log
     states = [(s.end, s.encode(), dict(s.transactions.open) if s.transactions else None) for s in slots]
     fences = [{w: state.epoch for w, state in (s.writers or {}).items()} for s in slots]

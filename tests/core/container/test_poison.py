@@ -61,7 +61,7 @@ def test_a_dead_writer_thread_is_a_failure(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_late_waiters_after_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a duplicate's original hears of the failure; with nothing on its way the answer is at once."""
+    """A waiter for a duplicate's original hears of the failure; with nothing in flight the answer is at once."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

@@ -43,7 +43,7 @@ PUTS: Final = [Put("t", b"%d" % n, b"x") for n in range(STEP_OPERATIONS_MAX + 1)
 
 
 def frames(first_lsn: int, steps: list[int], synced: list[int]) -> list[bytes]:
-    """Frames of steps of so many each; `synced` is what those of each step say that the log was synced to."""
+    """Frames of steps with these numbers of frames; `synced`: the log position that each step reports as synced."""
     made: list[bytes] = []
     for count, claim in zip(steps, synced, strict=True):
         for left in range(count - 1, -1, -1):
@@ -94,7 +94,7 @@ def test_damage_in_a_step_that_was_not_synced(tmp_path: Path) -> None:
 
 
 def test_damage_in_a_step_that_was_synced(tmp_path: Path) -> None:
-    """Where a later frame says that the step was synced, the start is refused, and the damaged frame is named."""
+    """If a later frame reports the step as synced, the start is refused, and the damaged frame is named."""
     parts = frames(10, [1, 3, 2], [9, 9, 13])
     path = write_log(tmp_path, parts, 10, bytes(100))
     whole = path.read_bytes()

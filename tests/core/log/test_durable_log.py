@@ -67,7 +67,7 @@ def test_group_commit_reports_nothing_before_its_sync(tmp_path: Path, monkeypatc
 
 
 def test_group_of_a_failed_sync_was_never_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waited for the failing sync is answered with the failure, and a second sync is never tried."""
+    """Waiters for the failing sync are answered with the failure, and a second sync is never tried."""
     calls: list[int] = []
 
     real = os.fdatasync
@@ -284,7 +284,7 @@ def test_full_disk(small_disk: Path) -> None:
 
 
 def test_rocksdb_without_room(small_disk: Path) -> None:
-    """A checkpoint that fails for want of room is tried again, from values that are written anew."""
+    """A checkpoint that fails for want of room is tried again, from newly written values."""
 
     async def scenario() -> None:
         store = await open_store(small_disk / "store")

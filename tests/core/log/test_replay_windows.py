@@ -108,7 +108,7 @@ def test_sector_that_nobody_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_other_errors_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the disk has not said is not said of the disk."""
+    """An error that is not the disk's is not reported as damage."""
     write_log(tmp_path, [encode_frame(1, 0, FILE_ID, KIND_UPDATE, b"x")])
     (file,) = open_log_files(tmp_path)
     sectors_that_fail(monkeypatch, 1, error=errno.ENOMEM)

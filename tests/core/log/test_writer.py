@@ -1,4 +1,4 @@
-"""What a log may rely on in its writer, whatever the sync mode: order, honest reports, one failure, an end."""
+"""The writer's guarantees to a log, whatever the sync mode: order, honest reports, one failure, an end...."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_disk_that_fails_twice_is_reported_once(tmp_path: Path, monkeypatch: p
 def test_a_start_that_fails_can_be_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[Exception]
 ) -> None:
-    """A full disk is a failure of storage; what this process lacks is told as it is. Nothing stays open or runs on."""
+    """A full disk is a failure of storage; other errors of the process are passed on. Nothing stays open or runs on."""
 
     async def scenario() -> None:
         def refused(*_: object) -> None:

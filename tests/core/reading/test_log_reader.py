@@ -12,7 +12,7 @@ KIB = 1 << 10
 
 
 def located(*entries: tuple[int, int]) -> list[Location]:
-    """Entries of so many bytes, each so far behind the one before it."""
+    """Entries of these sizes, each at its distance behind the one before it."""
     found, position = [], 0
     for number, (gap, length) in enumerate(entries):
         position += gap
@@ -39,7 +39,7 @@ def test_a_small_gap_is_read_along() -> None:
 
 
 def test_small_entries_far_apart_are_read_alone() -> None:
-    """What was read with an entry stays in memory with it."""
+    """Bytes read along with an entry stay in memory with it."""
     assert len(reads(located((0, KIB), (SPAN_GAP_MAX, KIB)))) == 2
 
 

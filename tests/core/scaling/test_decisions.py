@@ -36,7 +36,7 @@ def stream_of(slots: int, segments: int = 1) -> StreamState:
 def judge(
     state: StreamState, averages: Sequence[Averages], rules: ScalingPolicy, age_s: float = OLD
 ) -> Decision | None:
-    """What is decided for segments with these averages; their slots get all the same."""
+    """The decision for segments with these averages; all their slots have the same load."""
     runs = state.current.segments
     loads = [SegmentLoad(run, age_s, one) for run, one in zip(runs, averages, strict=True)]
     return decide(rules, state.current, loads, lambda run: [1.0] * (run.last - run.first))
@@ -98,7 +98,7 @@ def test_merges(shares: list[float], least: int, merged: tuple[int, ...] | None)
     [(1, "10 minutes", "20 minutes"), (0.01, "6 s", "12 s"), (2.5, "25 minutes", "50 minutes")],
 )
 def test_reasons_tell_the_time_that_passed(factor: float, split: str, merge: str) -> None:
-    """Whoever multiplies the scaler's times reads the times that came of it."""
+    """With multiplied times of the scaler, a reason names the multiplied times."""
     hot = [SegmentLoad(run, OLD, at(1.1, 1.1, 1.1, 1.1)) for run in stream_of(2, 1).current.segments]
     cold = [SegmentLoad(run, OLD, at(0, 0, 0, 0)) for run in stream_of(2, 2).current.segments]
     single = [SegmentLoad(run, OLD, at(1.1, 1.1, 1.1, 1.1)) for run in stream_of(1, 1).current.segments]

@@ -84,7 +84,7 @@ def test_splits_where_the_load_is_and_merges_again(tmp_path: Path) -> None:
 
 
 def test_one_hot_slot_is_at_its_limit(tmp_path: Path) -> None:
-    """It gets a segment of its own, and then is told, with what to do; no longer when the load has gone."""
+    """It gets a segment of its own, and then a report with the remedy; the report ends when the load has gone."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -130,7 +130,7 @@ def test_streams_that_do_not_scale(tmp_path: Path) -> None:
 
 
 def test_rates_of_segments(tmp_path: Path) -> None:
-    """A segment's rate is what its slots get; a scale does not begin them anew."""
+    """A segment's rate is that of its slots; a scale does not restart the averages."""
 
     async def scenario() -> None:
         clock = ManualClock()

@@ -39,7 +39,7 @@ def stretches(slot: Slot) -> list[tuple[int, int, int]]:
 
 
 def test_appends_lie_where_the_log_has_them(tmp_path: Path) -> None:
-    """What is queued before a scale belongs to the sealed segment, what is queued after it to the opened one."""
+    """Entries queued before a scale belong to the sealed segment, later ones to the opened one."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

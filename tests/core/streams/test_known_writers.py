@@ -53,7 +53,7 @@ SILENT_S: Final = SILENT_MS_MIN / 1000
 
 
 async def write(slot: Slot, writer_id: int, sequence: int = 0) -> int:
-    """As whoever takes batches does it. Raises TooManyWriters."""
+    """Admit a batch as its receiver does. Raises TooManyWriters."""
     assert owner_of(slot).check_writer(slot, writer_id, 0, sequence, 1) is None
     return await append(slot, b"x", writer=(writer_id, 0, sequence))
 
@@ -93,7 +93,7 @@ def test_a_new_one_waits_and_known_ones_go_on(tmp_path: Path) -> None:
 
 
 def test_busy_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has a transaction open, or something in flight, is not forgotten, however silent."""
+    """A writer with an open transaction, or with something in flight, is not forgotten, however silent."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -256,7 +256,7 @@ def test_no_turn_is_long(tmp_path: Path) -> None:
 
 @dataclass
 class Known:
-    """What the model has of one writer in one slot."""
+    """The model's state of one writer in one slot."""
 
     last: int
     used_s: float

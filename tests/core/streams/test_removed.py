@@ -1,4 +1,4 @@
-"""What compaction took out of a slot, against a list of runs."""
+"""The stretches that compaction took out of a slot, against a list of runs...."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_scales_keep_the_invariants(state: StreamState) -> None:
 
 @given(scaled_streams())
 def test_history_reads_back(state: StreamState) -> None:
-    """What is encoded comes back, all epochs of it."""
+    """An encoded stream comes back, with all its epochs."""
     assert decode_stream(state.encode()) == state
     assert decode_stream(state.sealed_at(9).encode()) == state.sealed_at(9)
 
@@ -122,7 +122,7 @@ def test_doubling_keeps_keys_in_their_range(bits: int, key: bytes, data: st.Data
     ],
 )
 def test_no_scales(sealed: list[int], cuts: list[int], why: str) -> None:
-    """What would not be a scale is refused, and says why."""
+    """A change that would not be a scale is refused, with the reason."""
     with pytest.raises(ValueError, match=why):
         stream_of(16, 4).scaled(sealed, cuts, 0, "")
 

@@ -37,7 +37,7 @@ class Waiting:
 
 @dataclass
 class Book:
-    """What was appended, up to where it is durable, and where it starts."""
+    """The appended entries, the durable end, and the start."""
 
     entries: list[Entry] = field(default_factory=list)
     durable: int = 0
@@ -118,7 +118,7 @@ class Transactions(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:
-        """A reader of any range is told of exactly the aborted transactions in it."""
+        """A reader of any range gets exactly the aborted transactions in it."""
         first = data.draw(st.integers(self.book.start, self.end))
         end = data.draw(st.integers(first, self.end + 1))
         known = walk(self.book.entries[: self.book.durable]).aborted_in(first, end)

@@ -33,7 +33,7 @@ from tests.core.transaction_script import DONE, aborted, play
 
 
 def played(tmp_path: Path, script: str, look: Callable[[Slot], Any], *, restart: bool = False) -> Any:
-    """What a new slot shows after a script, in the same process or the next one."""
+    """The view of a new slot after a script, in the same process or the next one."""
 
     async def scenario() -> Any:
         store = await open_store(tmp_path)
@@ -90,7 +90,7 @@ def test_stable_bytes_are_those_before_stable_end(tmp_path: Path) -> None:
 
 
 def test_released_by_a_durable_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A marker that is on its way holds what it ends, and the watchers are told when it is durable."""
+    """A marker in flight holds the transaction that it ends, and the watchers hear when it is durable."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)
@@ -354,7 +354,7 @@ def test_trims_drop_aborted_transactions(tmp_path: Path, start: int, left: list[
 
 
 def test_checkpoint_with_open_transaction(tmp_path: Path) -> None:
-    """What a checkpoint has saved is not replayed, and its transaction is ended by a marker that is."""
+    """Entries saved by a checkpoint are not replayed; a replayed marker ends their transaction."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

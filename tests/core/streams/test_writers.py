@@ -65,7 +65,7 @@ FIVE: list[Sent] = [(0, 0, 10), (0, 10, 10), (0, 20, 1), (0, 21, 9), (0, 30, 10)
     ],
 )
 def test_check(before: list[Sent], sent: Sent, expected: object) -> None:
-    """What a writer's batch is, given those before it."""
+    """The kind of a writer's batch, given those before it."""
     state = state_after(*before)
     epoch, first, count = sent
     if isinstance(expected, type):

@@ -85,7 +85,7 @@ def chunks_in(store: Store, state: ChunkState) -> list[ChunkRow]:
 
 
 async def chunk_entries(storage: Storage, store: Store, slot: Slot) -> list[bytes]:
-    """What the chunks of a slot hold, run by run, checked against the rows."""
+    """The content of a slot's chunks, run by run, checked against the rows."""
     found: list[bytes] = []
     for run in runs_of(store, slot):
         chunk = store.hosted(slot).catalog.find_chunk(run.chunk)

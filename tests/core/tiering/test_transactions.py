@@ -1,4 +1,4 @@
-"""Transactions in long-term storage: readers of chunks are told of aborted ones exactly as readers of the log are."""
+"""Transactions in long-term storage: readers of chunks get the same aborted ones as readers of the log."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def listed(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_from_every_offset(tmp_path: Path, seed: int) -> None:
-    """Whatever lies in chunks, in log files or in memory: with every limit, from every offset, the same is told."""
+    """In chunks, log files or memory: with every limit, from every offset, the same transactions are returned."""
     random = Random(seed)
 
     async def scenario() -> None:
@@ -103,7 +103,7 @@ def test_every_run_lists_them(tmp_path: Path) -> None:
 
 
 def test_nothing_unstable_is_tiered(tmp_path: Path) -> None:
-    """What an open transaction holds back stays in the log; its end releases it."""
+    """Entries that an open transaction holds back stay in the log; its end releases them."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path, AGEING) as store:

@@ -21,7 +21,7 @@ API_VERSIONS = 18
 
 @pytest.mark.parametrize("version", range(5))
 def test_api_versions(version: int) -> None:
-    """Exactly what is registered is advertised, but Produce from 0."""
+    """Exactly the registered versions are advertised, except that Produce begins at 0."""
 
     async def test() -> None:
         async with serving(Gate()) as (_, port):
@@ -62,7 +62,7 @@ def test_api_versions_unsupported(version: int) -> None:
 
 @pytest.mark.parametrize(("name", "version"), [("", "1"), ("a b", "1"), ("ok", "-1"), ("ok", ""), ("é", "1")])
 def test_api_versions_bad_software(name: str, version: str) -> None:
-    """A client that names itself against the rules is told INVALID_REQUEST."""
+    """A client whose name breaks the rules gets INVALID_REQUEST."""
 
     async def test() -> None:
         async with serving(Gate()) as (_, port):

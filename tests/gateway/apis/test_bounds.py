@@ -1,4 +1,4 @@
-"""What clients can make has a bound, and a refusal that says which key it is."""
+"""Everything that clients can make has a bound, and the refusal names its key."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_transactional_ids(tmp_path: Path) -> None:
 
 
 def test_told_in_metrics(tmp_path: Path) -> None:
-    """Each bound is told beside what there is, by its key."""
+    """Each bound is reported beside the present number, by its key."""
     admin = Admin(tmp_path, ["topics.max=77"])
     try:
         admin.create(3)

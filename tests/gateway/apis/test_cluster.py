@@ -1,4 +1,4 @@
-"""What tools ask of a cluster: log directories, elections, reassignments."""
+"""Tools' requests about a cluster: log directories, elections, reassignments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def log_dirs(admin: Admin, version: int, topics: list[dict[str, Any]] | None) ->
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_sizes(admin: Admin, version: int) -> None:
-    """Partitions are told with the bytes that they have; unknown ones are left out."""
+    """Partitions are listed with their bytes; unknown ones are left out."""
     name = admin.create(3)
     admin.produce(name, NOW, partition=1)
     asked = [{"topic": name, "partitions": [0, 1, 9]}, {"topic": "nope", "partitions": [0]}]
@@ -38,7 +38,7 @@ def test_all_sizes(admin: Admin) -> None:
 
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_elections(admin: Admin, version: int) -> None:
-    """Every partition has its leader already; unknown ones are told."""
+    """Every partition has its leader already; unknown ones get an error."""
     name = admin.create()
     asked = [{"topic": name, "partitions": [0, 9]}, {"topic": "nope", "partitions": [0]}]
     answer = admin.ask("ElectLeaders", version, topic_partitions=asked, timeout=5_000)

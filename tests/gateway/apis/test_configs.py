@@ -52,7 +52,7 @@ def replace(admin: Admin, kind: int, name: str, validate_only: bool = False, **c
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_all_of_a_topic(admin: Admin, version: int) -> None:
-    """Every documented config of a topic is told, in every version."""
+    """Every documented config of a topic is described, in every version."""
     result = describe(admin, TOPIC, admin.create(retention_ms="5"), version=version)
 
     told = {c.name: (c.value, c.config_source, c.read_only, c.is_sensitive) for c in result.configs}
@@ -62,7 +62,7 @@ def test_all_of_a_topic(admin: Admin, version: int) -> None:
 
 
 def test_types_and_documentation(admin: Admin) -> None:
-    """Types are told, and documentation where it is asked for."""
+    """Types are described, and documentation on request."""
     name = admin.create()
     asked = describe(admin, TOPIC, name, "cleanup.policy", include_documentation=True).configs[0]
     silent = describe(admin, TOPIC, name, "cleanup.policy").configs[0]
@@ -73,7 +73,7 @@ def test_types_and_documentation(admin: Admin) -> None:
 
 
 def test_synonyms(admin: Admin) -> None:
-    """Everything that would set a config is told, strongest first, where it is asked for."""
+    """All synonyms of a config are listed on request, strongest first."""
     name = admin.create(max_message_bytes="77")
     asked = describe(admin, TOPIC, name, "max.message.bytes", include_synonyms=True).configs[0]
     silent = describe(admin, TOPIC, name, "max.message.bytes").configs[0]
@@ -84,7 +84,7 @@ def test_synonyms(admin: Admin) -> None:
 
 
 def test_some_keys(admin: Admin) -> None:
-    """Only the configs that were named are told; unknown names are left out."""
+    """Only the named configs are described; unknown names are left out."""
     result = describe(admin, TOPIC, admin.create(), "segment.ms", "nope")
 
     assert [c.name for c in result.configs] == ["segment.ms"]
@@ -110,7 +110,7 @@ def test_some_keys(admin: Admin) -> None:
     ],
 )
 def test_not_described(admin: Admin, kind: int, name: str, code: int, why: str) -> None:
-    """What is not there is refused as Kafka refuses it."""
+    """Unknown resources are refused as Kafka refuses them."""
     assert (code, why) == code_and_message(describe(admin, kind, name))
 
 
@@ -173,7 +173,7 @@ def test_append_and_subtract(admin: Admin) -> None:
     ],
 )
 def test_bad_changes(admin: Admin, operation: tuple[str, int, str | None], code: int, why: str) -> None:
-    """What cannot be done is refused, and nothing of that resource changes."""
+    """Impossible changes are refused, and nothing of that resource changes."""
     name = admin.create(segment_ms="5")
 
     assert (code, why) == change(admin, name, ("segment.ms", SET, "6"), operation)
@@ -202,7 +202,7 @@ def test_twice(admin: Admin) -> None:
     ],
 )
 def test_bad_resources(admin: Admin, kind: int, name: str, code: int, why: str) -> None:
-    """What cannot be configured is refused; the other resources of the request are changed."""
+    """Resources that cannot be configured are refused; the other resources of the request are changed."""
     good = admin.create()
     resources = [changes(kind, name, ("retention.ms", SET, "6")), changes(TOPIC, good, ("retention.ms", SET, "6"))]
 
@@ -221,7 +221,7 @@ def test_validate_only(admin: Admin) -> None:
 
 
 def test_replaced(admin: Admin) -> None:
-    """AlterConfigs sets what it names and takes away everything else."""
+    """AlterConfigs sets the named configs and removes all others."""
     name = admin.create(segment_ms="5", retention_ms="6")
 
     assert replace(admin, TOPIC, name, validate_only=True, segment_ms="7") == (0, None)
@@ -281,7 +281,7 @@ def test_retention_without_end(own: Admin) -> None:
 
 
 def test_broker_configs_survive_a_restart(own: Admin) -> None:
-    """What was set at run time is in effect again after a restart, before anything is served."""
+    """Configs set at run time are in effect again after a restart, before anything is served."""
     name = own.create()
     set_broker(own, "", message_max_bytes="1000", log_retention_ms="77")
     own.restart()
@@ -352,7 +352,7 @@ def test_unknown_to_the_broker(own: Admin) -> None:
 
 
 def test_unknown_configs_are_secret(own: Admin) -> None:
-    """As Kafka, what is not known to a broker may be a password, and is not told."""
+    """As in Kafka, a config that the broker does not know may be a password, and its value is not shown."""
     set_broker(own, "", nope_x="secret")
     (config,) = describe(own, BROKER, "", include_synonyms=True).configs
 
@@ -383,7 +383,7 @@ def test_all_of_the_broker(admin: Admin) -> None:
 
 
 def test_given_at_start(tmp_path: Path) -> None:
-    """What was given at start is told as static."""
+    """Values given at the start are described as static."""
     with admin_of(tmp_path, "message.max.bytes=5000", "log.retention.hours=1") as admin:
         (broker,) = describe(admin, BROKER, "1", "message.max.bytes").configs
         name = admin.create()
@@ -407,7 +407,7 @@ def test_list_resources(admin: Admin) -> None:
 
 
 def test_what_tools_read(admin: Admin) -> None:
-    """Broker keys that tools look at have answers from what is there in their place."""
+    """Broker keys that tools read are answered with Penstock's equivalents."""
     result = describe(admin, BROKER, "1")
     values = {config.name: config.value for config in result.configs}
     address = values["advertised.listeners"].removeprefix("PLAINTEXT://")

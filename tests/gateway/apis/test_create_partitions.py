@@ -57,14 +57,14 @@ def test_growth_is_a_scale(admin: Admin) -> None:
     ],
 )
 def test_not_growing(admin: Admin, count: int, why: str) -> None:
-    """What is no growth is INVALID_PARTITIONS."""
+    """A count that is no growth is INVALID_PARTITIONS."""
     name = admin.create(4)
 
     assert [(37, why.format(name))] == grow(admin, growth(name, count))
 
 
 def test_unknown(admin: Admin) -> None:
-    """An unknown topic is told alone."""
+    """An unknown topic gets an error of its own."""
     name = admin.create(1)
 
     assert sorted(grow(admin, growth("nope", 2), growth(name, 2))) == [(0, None), (3, None)]
@@ -111,7 +111,7 @@ def test_bad_assignments(admin: Admin, assignments: list[list[int]], why: str) -
 
 
 def test_count_before_assignments(admin: Admin) -> None:
-    """As in Kafka a count that is no growth is told before a bad assignment."""
+    """As in Kafka, a count that is no growth is refused before a bad assignment."""
     name = admin.create(2)
 
     assert grow(admin, growth(name, 2, [[1, 1]])) == [(37, "Topic already has 2 partition(s).")]

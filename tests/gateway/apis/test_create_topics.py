@@ -1,4 +1,4 @@
-"""CreateTopics as Kafka 4.3 was seen to answer it, save that any number of replicas is accepted."""
+"""CreateTopics as observed in Kafka 4.3, except that any number of replicas is accepted."""
 
 from __future__ import annotations
 

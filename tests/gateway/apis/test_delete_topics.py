@@ -25,7 +25,7 @@ def delete(admin: Admin, *topics: dict[str, Any]) -> list[tuple[str | None, int,
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_by_name(admin: Admin, version: int) -> None:
-    """Up to v5 topics are deleted by name; an unknown one is told alone."""
+    """Up to v5 topics are deleted by name; an unknown one gets an error of its own."""
     name = admin.create()
     answer = admin.ask("DeleteTopics", version, topic_names=[name, "nope"], timeout=5_000)
 
@@ -53,7 +53,7 @@ def test_by_id(admin: Admin) -> None:
     ],
 )
 def test_refused(admin: Admin, topic: dict[str, Any], code: int, why: str) -> None:
-    """What names no topic is refused."""
+    """An entry that names no topic is refused."""
     assert [(topic["name"], code, why)] == delete(admin, topic)
 
 
@@ -70,7 +70,7 @@ def test_twice(admin: Admin) -> None:
 
 
 def test_others_hear_of_it(admin: Admin) -> None:
-    """Whoever registered is told of a topic that is gone."""
+    """Registered listeners hear of a deleted topic."""
     gone: list[Stream] = []
     admin.broker.topics.on_deletion(gone.append)
     stream = admin.stream(admin.create())

@@ -44,7 +44,7 @@ def found(answer: Message) -> dict[int, list[tuple[int, bytes | None]]]:
 
 @pytest.mark.parametrize("version", range(4, 19))
 def test_every_version_reads(tmp_path: Path, version: int) -> None:
-    """What was produced comes back, by name or by id, with high watermark and log start."""
+    """Produced records come back, by name or by id, with high watermark and log start."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await client.produce("t", batch(b"a", b"b"))
@@ -61,7 +61,7 @@ def test_every_version_reads(tmp_path: Path, version: int) -> None:
 
 
 def test_an_offset_inside_a_batch_returns_the_whole_batch(tmp_path: Path) -> None:
-    """The client skips what it has."""
+    """The client skips records that it has."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await client.produce("t", batch(b"a", b"b", b"c"))

@@ -1,4 +1,4 @@
-"""Fetch: what one request takes of the loop and of memory, whoever asks."""
+"""Fetch: bounds on one request's use of the loop and of memory."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_no_fetch_waits_for_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_is_kept_while_a_fetch_waits(tmp_path: Path) -> None:
-    """What was found and is not enough is found again when there is more: waiting costs no memory."""
+    """Records that were too few are found again once there are more: waiting costs no memory."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         other = await Client.connect(broker)
@@ -246,7 +246,7 @@ def test_a_long_fetch_ends_with_deletion(tmp_path: Path) -> None:
 
 
 def test_a_long_fetch_in_a_session(tmp_path: Path) -> None:
-    """A session of many partitions is told everything once, then the news alone."""
+    """A session of many partitions gets everything once, then only the news."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await client.create("many", 2_000)

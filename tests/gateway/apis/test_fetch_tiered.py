@@ -127,7 +127,7 @@ def test_one_batch_at_least(tmp_path: Path) -> None:
 def test_history_waits_for_appends_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
 ) -> None:
-    """Until they are synced, or for as long as that usually takes; what is at the end waits for nothing."""
+    """Until they are synced, or for as long as that usually takes; a fetch at the end waits for nothing."""
     monkeypatch.setattr("gateway.apis.fetch.GIVE_WAY_S", patience_s)
 
     async def scenario(broker: Broker, client: Client, storage: Counting) -> None:
@@ -207,7 +207,7 @@ def test_a_lost_object(tmp_path: Path) -> None:
 
 
 def test_special_offsets(tmp_path: Path) -> None:
-    """Where the partition begins, where the log does, what is tiered and what waits for it."""
+    """The starts of the partition and of the log, the tiered offsets and those that wait for tiering."""
 
     async def scenario(broker: Broker, client: Client, storage: Counting) -> None:
         slot = slot_of(broker)

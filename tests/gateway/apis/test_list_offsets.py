@@ -274,7 +274,7 @@ def test_end_of_this_epoch(admin: Admin, three_batches: str, version: int) -> No
 
 
 def test_unknown_epochs(admin: Admin, three_batches: str) -> None:
-    """What lies in the future, or is no epoch, has no end."""
+    """A future epoch, or an invalid one, has no end."""
     epoch = epoch_of(admin, three_batches)
 
     assert epoch_end(admin, three_batches, epoch + 1) == (0, 0, -1, -1)
@@ -282,7 +282,7 @@ def test_unknown_epochs(admin: Admin, three_batches: str) -> None:
 
 
 def test_epoch_refused(admin: Admin, three_batches: str) -> None:
-    """A client from another epoch, and one that asks for what is not there, hears that."""
+    """A client from another epoch, and one that asks for a missing partition, gets the error."""
     epoch = epoch_of(admin, three_batches)
 
     assert epoch_end(admin, three_batches, epoch, current=epoch + 1)[0] == 75
@@ -347,7 +347,7 @@ def test_delete_out_of_range(admin: Admin, before: int) -> None:
 
 
 def test_delete_of_what_is_not_there(admin: Admin) -> None:
-    """Unknown topics and partitions are told alone."""
+    """Unknown topics and partitions get errors of their own."""
     name = admin.create()
 
     assert delete(admin, "nope", (0, 0)) == [(3, -1)]

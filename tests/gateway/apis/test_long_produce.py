@@ -156,7 +156,7 @@ def test_without_an_answer(tmp_path: Path) -> None:
 
 
 def test_of_a_peer_that_is_gone(tmp_path: Path) -> None:
-    """What was received is stored, whether or not anybody waits for the answer, and its memory is given back."""
+    """A received request is stored, even if no client waits for the answer, and its memory is given back."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         gone = await Client.connect(broker)

@@ -31,7 +31,7 @@ def topics(admin: Admin, version: int, wanted: list[dict[str, Any]] | None, **re
 
 @pytest.mark.parametrize("version", range(14))
 def test_known_topic(admin: Admin, version: int) -> None:
-    """In every version a topic is told with its partitions, which this node leads and keeps alone."""
+    """In every version a topic is listed with its partitions, which this node leads and keeps alone."""
     name = admin.create(3)
     (topic,) = topics(admin, version, by_name(name))
 
@@ -45,7 +45,7 @@ def test_known_topic(admin: Admin, version: int) -> None:
 
 @pytest.mark.parametrize("version", range(14))
 def test_cluster(admin: Admin, version: int) -> None:
-    """The one broker is told with the address of the listener that the client used."""
+    """The one broker is listed with the address of the listener that the client used."""
     answer = admin.ask("Metadata", version, topics=by_name("x"), allow_auto_topic_creation=False)
     binding = admin.broker._kafka[0]
 
@@ -73,7 +73,7 @@ def test_leader_epoch(admin: Admin) -> None:
 
 
 def test_leader_epoch_follows_an_unclean_start(tmp_path: Path) -> None:
-    """What was encoded for another epoch or size of a topic is not told again."""
+    """An answer encoded for another epoch or size of a topic is not sent again."""
     with admin_of(tmp_path) as admin:
         name = admin.create(1)
         topics(admin, 12, by_name(name))
@@ -97,7 +97,7 @@ def test_all_topics(tmp_path: Path) -> None:
 
 
 def test_twice(admin: Admin) -> None:
-    """A topic that is asked for twice is told once."""
+    """A topic that is asked for twice is listed once."""
     name = admin.create()
 
     assert [name] == [t.name for t in topics(admin, 12, by_name(name, name))]
@@ -191,7 +191,7 @@ def test_internal_names(admin: Admin) -> None:
 
 
 def test_authorized_operations(admin: Admin) -> None:
-    """Who asks may do everything; who does not ask is not told."""
+    """A client that asks for operations may do all of them; one that does not ask gets none."""
     name = admin.create()
     asked = admin.ask(
         "Metadata",

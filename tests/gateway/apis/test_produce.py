@@ -1,4 +1,4 @@
-"""Produce: what is stored, what is refused, and with which error (SEMANTICS 12-18)."""
+"""Produce: stored batches, refused batches, and the errors (SEMANTICS 12-18)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_bad_batch_is_refused_and_stores_nothing(tmp_path: Path, name: str) ->
 
 
 def test_what_is_refused_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One line for each request: where, why, whose; nothing of what was sent."""
+    """One line for each request: place, reason, client; no bytes of the batch."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         bad = batch(b"secret")
@@ -325,7 +325,7 @@ def test_large_requests_are_stored_whole(tmp_path: Path) -> None:
 
 
 def test_sealed_topic(tmp_path: Path) -> None:
-    """A sealed topic answers POLICY_VIOLATION, knows what was sent to it before, and is still read."""
+    """A sealed topic answers POLICY_VIOLATION, recognises earlier batches, and is still read."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         stream = broker.topics.get("t")

@@ -40,7 +40,7 @@ def value(admin: Admin, kind: int, name: str, key: str) -> str:
 
 
 def test_kept(tmp_path: Path) -> None:
-    """Whatever the names, what was set is there after a restart, and what was taken away is not."""
+    """Whatever the names, set configs are there after a restart, and removed ones are not."""
     with admin_of(tmp_path) as admin:
         for name in ODD_NAMES:
             assert alter(admin, GROUP, name, consumer_session_timeout_ms="50000").error_code == 0
@@ -102,7 +102,7 @@ def test_hostile_patterns(admin: Admin, pattern: str) -> None:
 
 
 def test_stored_form(admin: Admin) -> None:
-    """What is stored of a resource stays as it is: the next release reads it."""
+    """The stored form of a resource stays as it is: the next release reads it."""
     alter(admin, METRICS, "stored\0form", interval_ms="1000")
 
     assert admin.broker.store.table("resourceconfig").get(b"16\0stored\0form\0interval.ms") == b"1000"

@@ -23,7 +23,7 @@ DEADLINE_S: Final = 100.0
 
 
 async def write(broker: Broker, name: str, producer_id: int, done: asyncio.Event) -> list[list[bytes]]:
-    """A writer to all partitions in turn, idempotent if it has an id; what was acknowledged, by partition."""
+    """Write to all partitions in turn, idempotent with an id; return the acknowledged records by partition."""
     client = await Client.connect(broker)
     written: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
     sequences = [0] * PARTITIONS

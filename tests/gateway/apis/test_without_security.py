@@ -1,4 +1,4 @@
-"""What would have no effect is refused with a reason, after all that Kafka would refuse."""
+"""Requests that would have no effect are refused with a reason, after all that Kafka would refuse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def quota(name: str, key: str, value: float, *, remove: bool = False) -> dict[st
 
 
 def test_quotas(admin: Admin) -> None:
-    """A quota that Kafka would enforce is refused, also when it is only validated; nothing of it is told afterwards."""
+    """A quota that Kafka would enforce is refused, even if only validated; no later answer shows it."""
     entries = [quota("a", "producer_byte_rate", 1e6), quota("b", "producer_byte_rate", 1e6, remove=True)]
     for only in (False, True):
         kept, gone = admin.ask("AlterClientQuotas", 1, entries=entries, validate_only=only).entries

@@ -57,5 +57,5 @@ def test_nothing_recorded() -> None:
 
 
 def test_beyond_an_hour() -> None:
-    """What takes longer than an hour is counted, and the maximum says how long it took."""
+    """A latency beyond an hour is counted, and the maximum shows it."""
     assert recorded([5_000_000 * MS]).figures_ms()["max"] == pytest.approx(5_000_000, rel=1e-3)

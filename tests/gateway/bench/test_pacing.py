@@ -32,7 +32,7 @@ def test_held_up() -> None:
 
 
 def test_ends_by_due_time() -> None:
-    """A run of ten seconds sends what was due in ten seconds, even if it is late."""
+    """A run of ten seconds sends the records that were due in ten seconds, even if it is late."""
     paced = pace()
 
     sent = paced.take(START + 60 * SECOND_NS, 10_000)

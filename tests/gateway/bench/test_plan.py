@@ -23,7 +23,7 @@ class TestCheck:
         ],
     )
     def test_contradictions(self, changes: dict[str, object], complaint: str) -> None:
-        """What cannot be is refused, with the reason."""
+        """An impossible plan is refused, with the reason."""
         with pytest.raises(PlanError, match=complaint):
             replace(PLAN, **changes).check()
 

@@ -1,4 +1,4 @@
-"""`penstock bench` against a real gateway: what it writes down, what it counts, what it refuses."""
+"""`penstock bench` against a real gateway: its files, its counts, its refusals."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class TestLoad:
         ],
     )
     def test_ways_of_writing(self, gateway: Gateway, arguments: tuple[str, ...]) -> None:
-        """Each way delivers what was asked for."""
+        """Each way delivers the requested load."""
         assert result(gateway, "--records", 600, *arguments)["records"] == 600
 
     def test_own_topic_is_removed(self, gateway: Gateway) -> None:
@@ -184,7 +184,7 @@ class TestRefused:
         assert complaint in refused.stderr
 
     def test_records_that_fail(self, gateway: Gateway) -> None:
-        """What the server refuses is an error, counted and named, and the exit code is 1."""
+        """A refusal of the server is an error, counted and named, and the exit code is 1."""
         larger = ("--size", 2_000_000, "--config", "message.max.bytes=4000000")
         failing = bench(gateway, "--records", 3, *larger, "--json", "-")
 
@@ -213,7 +213,7 @@ class TestRefused:
         ],
     )
     def test_what_an_option_takes(self, option: str, value: str, allowed: str) -> None:
-        """What is not allowed is refused before anything is connected to, with what is."""
+        """Disallowed options are refused before any connection, with the allowed values."""
         refused = run("bench", "--bootstrap", "127.0.0.1:1", option, value)
 
         assert (refused.returncode, allowed in refused.stderr) == (2, True), refused.stderr
@@ -230,7 +230,7 @@ class TestRefused:
         assert "!gateway\n" in (REPOSITORY / ".dockerignore").read_text()
 
     def test_without_its_libraries(self) -> None:
-        """Where an installation is not whole, it says so."""
+        """An incomplete installation gives a message."""
         absent = "import sys; sys.modules['hdrh'] = None; from gateway.cli.app import main; main()"
         refused = subprocess.run(
             [sys.executable, "-c", absent, "bench"], capture_output=True, text=True, timeout=30, check=False

@@ -1,4 +1,4 @@
-"""The `penstock` command: what it prints, what it refuses, and how it ends."""
+"""The `penstock` command: its output, its refusals, and its ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def consume(address: str, count: int, topic: str = "t") -> list[str]:
 
 
 def told_by(address: str) -> str:
-    """Where a client that asks at this address is sent."""
+    """The address that a client at this address gets."""
     broker = AdminClient({"bootstrap.servers": address}).list_topics(timeout=10).brokers[1]
     return f"{broker.host}:{broker.port}"
 
@@ -68,13 +68,13 @@ class TestHelp:
 
     @pytest.mark.parametrize("arguments", [("version",), ("--version",)])
     def test_version(self, arguments: tuple[str, ...]) -> None:
-        """The version is told in one line."""
+        """The version is printed in one line."""
         assert run(*arguments).stdout == f"penstock {__version__}\n"
 
 
 class TestConfig:
     def test_json(self, tmp_path: Path) -> None:
-        """`config --json` is what a program reads: every key, with where its value comes from."""
+        """`config --json` is for programs: every key, with the source of its value."""
         file = tmp_path / "p.toml"
         file.write_text("num.partitions = 3\n")
         shown = run(
@@ -96,7 +96,7 @@ class TestConfig:
         assert "Partitions of a new topic" in shown
 
     def test_shown_values_can_be_given_back(self, tmp_path: Path) -> None:
-        """What `config --json` shows is a configuration."""
+        """The output of `config --json` is a configuration."""
         rows = json.loads(run("config", "--json").stdout)
         file = tmp_path / "p.toml"
         file.write_text(
@@ -122,7 +122,7 @@ class TestRefusals:
         ],
     )
     def test_configuration(self, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-        """A mistake in the configuration ends with 2, says what it is, and leaves no data behind."""
+        """A mistake in the configuration ends with 2, names the mistake, and leaves no data behind."""
         data = tmp_path / "data"
         ended = run("serve", "--data-dir", str(data), *arguments)
 
@@ -211,7 +211,7 @@ class TestServing:
             assert f"kcat -C -e -q -b {address}" in printed
 
     def test_several_listeners(self, tmp_path: Path) -> None:
-        """A client is told the address that belongs to the listener it used."""
+        """A client gets the address that belongs to the listener it used."""
         two = ("--listen", "127.0.0.1:0", "--listen", "localhost:0=broker.test:7777")
         with serving(tmp_path, *two) as gateway:
             first, second = gateway.ready()["kafka"]
@@ -220,7 +220,7 @@ class TestServing:
             assert told_by(second) == "broker.test:7777"
 
     def test_open_listener_warns(self, tmp_path: Path) -> None:
-        """Whoever opens a listener to others is told that nothing guards it."""
+        """A listener that is open to others gives a warning that nothing guards it."""
         with serving(tmp_path, "--listen", "0.0.0.0:0=127.0.0.1") as gateway:
             gateway.ready()
 
@@ -301,7 +301,7 @@ class TestStopping:
             assert gateway.end() == 0
 
     def test_after_a_kill(self, tmp_path: Path) -> None:
-        """What was acknowledged before a kill is there, and the start says what it replayed."""
+        """Acknowledged records are there after a kill, and the start reports the replayed bytes."""
         with serving(tmp_path) as gateway:
             cluster_id = gateway.ready()["cluster_id"]
             produce(gateway.ready()["kafka"][0], "a", "b")

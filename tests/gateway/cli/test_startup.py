@@ -1,4 +1,4 @@
-"""A command imports what it needs, and nothing else: a gateway is ready in a second."""
+"""A command imports only the modules that it needs: a gateway is ready in a second."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize("arguments", [("config",), ("config", "--json")])
 def test_config(arguments: tuple[str, ...]) -> None:
-    """`config` reads the model of the configuration and nothing of what it configures."""
+    """`config` imports the model of the configuration and none of the parts that it configures."""
     assert not below(loaded_by(*arguments), *SERVING, *LIBRARIES)
 
 

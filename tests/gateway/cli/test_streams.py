@@ -28,7 +28,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
 
 
 def without_rates(told: Any) -> Any:
-    """What does not change from one second to the next."""
+    """The part that does not change from one second to the next."""
     if isinstance(told, dict):
         return {name: without_rates(value) for name, value in told.items() if not name.startswith("rate_")}
     return [without_rates(value) for value in told] if isinstance(told, list) else told
@@ -36,7 +36,7 @@ def without_rates(told: Any) -> Any:
 
 @pytest.mark.slow
 def test_by_hand(gateway: tuple[str, str]) -> None:
-    """List, split, merge, show, seal: what is printed as JSON is what the API answers."""
+    """List, split, merge, show, seal: the printed JSON is the API's answer."""
     kafka, http = gateway
     url = ("--url", f"http://{http}")
     create_topic(kafka, "orders", 4)
@@ -64,7 +64,7 @@ def test_by_hand(gateway: tuple[str, str]) -> None:
 
 @pytest.mark.slow
 def test_refusals(gateway: tuple[str, str]) -> None:
-    """One line says what is wrong; what the command line says wrongly has the exit code of configuration."""
+    """One line names the fault; a fault of the command line has the exit code of configuration."""
     _, http = gateway
     url = ("--url", f"http://{http}")
     wrong = {
@@ -101,7 +101,7 @@ def test_many_streams(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_token(tmp_path: Path) -> None:
-    """Who needs one is told how to give it."""
+    """A command that needs a token says how to give it."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "http.token=sesame") as running:
         ready = running.ready()
         create_topic(ready["kafka"][0], "kept", 2)
@@ -120,7 +120,7 @@ def test_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sealing_asks(gateway: tuple[str, str]) -> None:
-    """What nobody can undo is asked for at a terminal, and refused where there is none; --yes means it."""
+    """An irreversible change needs a confirmation at a terminal, and is refused without one; --yes confirms it."""
     kafka, http = gateway
     create_topic(kafka, "asked", 2)
     seal = ("streams", "seal", "asked", "--url", f"http://{http}")

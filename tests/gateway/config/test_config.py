@@ -1,4 +1,4 @@
-"""Configuration: each source, their order, and what is said about each mistake."""
+"""Configuration: each source, their order, and the message for each mistake."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class TestSources:
         assert str(config.http_listen) == "127.0.0.1:5"
 
     def test_service_links_are_no_configuration(self) -> None:
-        """What Kubernetes puts into the environment for a service named penstock is left alone."""
+        """The variables that Kubernetes sets for a service named penstock are left alone."""
         links = {
             "PENSTOCK_SERVICE_HOST": "10.0.0.1",
             "PENSTOCK_SERVICE_PORT": "9092",
@@ -182,7 +182,7 @@ class TestLongTermStorage:
         assert config.tier2.below(config.data_dir) == Path("/somewhere/tier2")
 
     def test_places_can_be_given_back(self) -> None:
-        """What is shown of a place is how it is given."""
+        """A place is shown as it is given."""
         for text in ("s3://bucket", "s3://bucket/a/prefix", "file:/var/lib/objects", "file", "off"):
             assert row(load(None, {}, [f"tier2={text}"]), "tier2")["value"] == text
 
@@ -204,7 +204,7 @@ class TestLongTermStorage:
 
 class TestRefusals:
     def test_wrong_value(self) -> None:
-        """A message names the key, the value, where it came from and what is allowed."""
+        """A message names the key, the value, its source and the allowed values."""
         message = refusal(environ={"PENSTOCK_LOG_SYNC_MODE": "grup"})
 
         assert message == ("log.sync.mode = 'grup' (environment PENSTOCK_LOG_SYNC_MODE): allowed: group, interval")
@@ -241,7 +241,7 @@ class TestRefusals:
         ],
     )
     def test_what_is_allowed(self, assignment: str, allowed: str) -> None:
-        """Each kind of key says in words what it takes."""
+        """Each kind of key names its allowed values in words."""
         key, _, value = assignment.partition("=")
 
         message = refusal(assignment)
@@ -278,7 +278,7 @@ class TestRefusals:
         assert "hunter2" not in message
 
     def test_an_endpoint_without_a_bucket(self) -> None:
-        """Whoever names an endpoint wants objects to go there: without a bucket they would not."""
+        """An endpoint means that objects should go there: without a bucket they would not."""
         assert "here tier2 = file (default)" in refusal("tier2.endpoint=http://h")
 
     @pytest.mark.parametrize("key", ["tier2.secretkey", "tier2.secret", "tier2.accesskey", "tier2.token"])
@@ -323,7 +323,7 @@ class TestRefusals:
         assert refusal("num.partitions") == "--set num.partitions: must be KEY=VALUE"
 
     def test_wildcard_listener(self) -> None:
-        """A wildcard cannot be told to clients, so it needs an advertised host; the reason is told."""
+        """A wildcard cannot be advertised, so it needs an advertised host; the message gives the reason."""
         message = refusal("listeners=0.0.0.0:9092")
 
         assert "a client must be told one address to come back to" in message
@@ -348,7 +348,7 @@ class TestRefusals:
         ],
     )
     def test_addresses_that_are_none(self, text: str) -> None:
-        """What is no address, or none that a client could dial, is refused."""
+        """An invalid address, or one that no client could dial, is refused."""
         assert f"listeners = {text!r}" in refusal(f"listeners={text}")
 
 

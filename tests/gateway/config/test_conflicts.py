@@ -74,7 +74,7 @@ class TestAddresses:
         assert "are told to connect to http.listen = localhost:9094" in refusal(f"listeners={listener}")
 
     def test_names_of_one_address(self) -> None:
-        """What two names stand for is known when they are bound, and is refused then."""
+        """The addresses of two names are known when they are bound; equal ones are refused then."""
         port = bind_all([ListenAddress("127.0.0.1", 0)])[0]
         port.close()
         with pytest.raises(CannotListen, match="twice"):
@@ -100,7 +100,7 @@ class TestBounds:
         assert "HOST:COUNT" in refusal(f"max.connections.per.ip.overrides={overrides}")
 
     def test_a_certificate_without_encryption(self) -> None:
-        """Whoever names certificates wants them to be looked at."""
+        """Certificates are meant to be checked: without TLS they would not be."""
         bucket = ("tier2=s3://b", "tier2.ca.file=/ca.pem")
         assert "nothing is encrypted" in refusal(*bucket, "tier2.endpoint=http://h")
 
@@ -119,7 +119,7 @@ class TestBounds:
         ],
     )
     def test_one_directory_in_the_other(self, tmp_path: Path, place: str) -> None:
-        """Objects lie neither around the data directory nor in what it is for, whatever links say."""
+        """Objects lie neither around the data directory nor in its own parts, whatever links say."""
         data = tmp_path / "a" / "data"
         data.mkdir(parents=True)
         (tmp_path / "link").symlink_to(data)
@@ -250,7 +250,7 @@ class TestSecrets:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["penstock.toml", "data/penstock.json", "data/store/lock", "link"])
 def test_a_ready_file_in_the_way(tmp_path: Path, name: str) -> None:
-    """What Penstock keeps or reads is not removed for a ready file."""
+    """Files that Penstock keeps or reads are not removed for a ready file."""
     config = tmp_path / "penstock.toml"
     config.write_text(f'data.dir = "{tmp_path}/data"\nhttp.listen = "off"\nlisteners = ["127.0.0.1:0"]\n')
     (tmp_path / "data" / "store").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What is served is what is registered, and nothing is loaded before it is asked for."""
+"""Exactly the registered APIs are served, and nothing is loaded before it is asked for...."""
 
 import subprocess
 import sys

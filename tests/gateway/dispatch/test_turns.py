@@ -27,7 +27,7 @@ async def overtaken_by(gate: Gate, honest: Client) -> int:
 
 
 def test_little_before_much() -> None:
-    """A client that asks for little is served before the rest of what a busy one has asked for."""
+    """A client with few requests is served before the rest of a busy client's requests."""
 
     async def test() -> None:
         gate = Gate()
@@ -184,7 +184,7 @@ def test_a_party_alone_goes_on() -> None:
 
 
 def test_little_by_little() -> None:
-    """A party has had its share of a round whether it came at once or in small parts, and gets it anew in the next."""
+    """A party uses up its share of a round at once or in parts, and gets a new share in the next."""
 
     async def test() -> None:
         turns = FairTurns(asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""Fetch sessions: what an incremental fetch is answered, and what sessions may hold."""
+"""Fetch sessions: the answers to incremental fetches, and the bounds of sessions...."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_session_answers_only_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_session_returns_data_again_until_the_client_moves_on(tmp_path: Path) -> None:
-    """The server never guesses that a client has read what it was sent."""
+    """The server never guesses that a client has read its answers."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         session = Session(client)
@@ -117,7 +117,7 @@ def test_session_errors(tmp_path: Path) -> None:
 
 
 def test_sessions_are_bounded(tmp_path: Path) -> None:
-    """Sessions in use stay; a consumer for which there is no room is told everything with every fetch."""
+    """Sessions in use stay; a consumer without room for a session gets everything with every fetch."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         sessions = [Session(client) for _ in range(2)]

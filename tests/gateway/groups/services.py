@@ -30,7 +30,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 class Services:
-    """What a broker has, as far as groups need it."""
+    """The part of a broker that groups need."""
 
     def __init__(self, store: Store, topics: Topics, groups: GroupCoordinator, clock: ManualClock) -> None:
         self.store = store
@@ -99,7 +99,7 @@ class Services:
 async def serving(
     directory: Path, *settings: str, clock: ManualClock | None = None, clean: bool = True
 ) -> AsyncIterator[Services]:
-    """Open what is in `directory`; close it afterwards, or drop it as a crash would."""
+    """Open the store in `directory`; close it afterwards, or drop it as a crash would."""
     clock = clock or ManualClock()
     config = load(environ={}, assignments=[*FAST, *settings])
     configs = BrokerConfigs(config)

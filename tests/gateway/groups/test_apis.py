@@ -329,7 +329,7 @@ def test_offset_fetch_of_several_groups(tmp_path: Path) -> None:
 
 
 def test_answers_do_not_multiply(tmp_path: Path) -> None:
-    """Naming one group many times does not multiply what it is answered with."""
+    """Naming one group many times does not multiply its answer."""
 
     async def scenario() -> None:
         async with asking(tmp_path) as (broker, client):

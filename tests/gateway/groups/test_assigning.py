@@ -27,7 +27,7 @@ def joined_pair(driver: GroupDriver) -> tuple[str, str]:
 
 
 def test_assignment_reaches_each_member(driver: GroupDriver) -> None:
-    """Each member gets the share that the leader gave it; who was given none gets nothing."""
+    """Each member gets the share that the leader gave it; a member without a share gets nothing."""
     leader, follower = joined_pair(driver)
     driver.sync("b", follower, 1)
 
@@ -172,7 +172,7 @@ def test_sync_during_a_rebalance(driver: GroupDriver) -> None:
 
 
 def test_members_that_do_not_sync_are_dropped(driver: GroupDriver) -> None:
-    """Who does not ask for its assignment within the rebalance time-out is gone."""
+    """A member that does not ask for its assignment within the rebalance time-out is removed."""
     leader, follower = joined_pair(driver)
     driver.sync("a", leader, 1, {leader: b"1"})
     for _ in range(int(REBALANCE_S // 5)):
@@ -412,7 +412,7 @@ def test_empty_group_after_a_restart(driver: GroupDriver) -> None:
 
 
 def test_death_answers_all(driver: GroupDriver) -> None:
-    """When the coordinator stops, whoever waits hears so, and no deadline is left."""
+    """When the coordinator stops, all waiters are answered, and no deadline is left."""
     leader, _ = driver.stable("a", "b")
     driver.join("a", leader)
     driver.join("c", needs_id=True)

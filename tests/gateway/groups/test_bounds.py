@@ -1,4 +1,4 @@
-"""What strangers can make groups hold has a bound, and honest members go on at it."""
+"""Memory that strangers can make groups hold has a bound, and honest members go on at it...."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_metadata_of_all_members() -> None:
 
 
 def test_metadata_is_returned() -> None:
-    """What members held can be held by others when they have left, or their group is gone."""
+    """Memory of members that have left, or whose group is gone, is free for others."""
     driver = GroupDriver(member_bytes=10 * KIB)
     (first,) = driver.stable("a", protocols=protocols(8 * KIB))
     assert used(driver) == 8 * KIB + len(first)

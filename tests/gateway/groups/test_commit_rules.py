@@ -1,4 +1,4 @@
-"""Who may commit offsets when (SEMANTICS 30)."""
+"""The right to commit offsets, by member and state (SEMANTICS 30)."""
 
 from __future__ import annotations
 

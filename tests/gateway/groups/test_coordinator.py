@@ -204,7 +204,7 @@ def test_commits_land_in_order(tmp_path: Path) -> None:
 
 
 def test_commit_is_not_seen_before_it_is_durable(tmp_path: Path) -> None:
-    """An offset shows when its commit is answered, not before; who wants stable offsets waits for it."""
+    """An offset shows when its commit is answered, not before; a reader of stable offsets waits for it."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -417,7 +417,7 @@ def test_commit_on_its_way_does_not_expire(tmp_path: Path) -> None:
 
 
 def test_deleted_topic_takes_its_offsets_along(tmp_path: Path) -> None:
-    """Offsets of a deleted topic go, also one on its way; a topic of that name made anew has none."""
+    """Offsets of a deleted topic go, also one in flight; a new topic of that name has none."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -558,7 +558,7 @@ def test_group_too_large_to_store(tmp_path: Path) -> None:
 
 
 def test_full_disk_refuses_commits(tmp_path: Path) -> None:
-    """When the log takes nothing, commits and assignments get a code to retry on; what was visible stays."""
+    """If the log takes nothing, commits and assignments get a retriable code; visible offsets stay."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False) as services:

@@ -20,7 +20,7 @@ STEPS = st.lists(
 @given(STEPS)
 @settings(max_examples=200, deadline=None)
 def test_fires_what_is_due_and_nothing_else(steps: list[tuple[str, int, int]]) -> None:
-    """Whatever is set, moved and cancelled, exactly what has passed comes up, once."""
+    """Whatever is set, moved and cancelled, exactly the passed deadlines come up, once."""
     deadlines: Deadlines[int] = Deadlines()
     held = [Deadline(owner) for owner in range(5)]
     model: dict[int, float] = {}

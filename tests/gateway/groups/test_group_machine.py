@@ -77,7 +77,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """What well-behaved clients do: join, wait, sync."""
+        """Events of well-behaved clients: join, wait, sync."""
         self.all_rejoin()
         self.pass_time(3)
         self.all_sync(True)
@@ -123,7 +123,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(really=st.sampled_from([False, False, False, True]))
     def restart(self, really: bool) -> None:
-        """Only what was stored comes back; whoever waited has lost its connection."""
+        """Only the stored state comes back; all waiters have lost their connection."""
         if not really:
             return
         driver, old = GroupDriver(initial_delay_ms=3_000, max_size=4, store_at_once=False), self.driver

@@ -41,7 +41,7 @@ def test_id_that_was_handed_out_joins(driver: GroupDriver) -> None:
 
 
 def test_handed_out_id_expires(driver: GroupDriver) -> None:
-    """Who does not come back with its id within the session time-out must ask for another one."""
+    """A client that does not use its id within the session time-out must ask for another one."""
     driver.join("a", needs_id=True)
     driver.pass_time(SESSION_MS / 1_000)
 
@@ -109,7 +109,7 @@ def test_initial_rebalance_ends_with_the_rebalance_timeout() -> None:
 
 
 def test_join_is_answered_when_all_have_come(driver: GroupDriver) -> None:
-    """A newcomer waits until the others have joined again; the leader alone is told of all."""
+    """A newcomer waits until the others have joined again; only the leader gets the list of all."""
     (first,) = driver.stable("a")
     driver.join("b")
     assert driver.waiting == {"b"}
@@ -161,7 +161,7 @@ def test_new_member_is_not_kept_waiting_for_ever(driver: GroupDriver) -> None:
 
 
 def test_no_common_protocol(driver: GroupDriver) -> None:
-    """Who shares no protocol with all members is refused with 23."""
+    """A client that shares no protocol with all members is refused with 23."""
     driver.stable("a", protocols=(RANGE, ROUND_ROBIN))
 
     result = driver.join("b", protocols=(COOPERATIVE,))
@@ -193,7 +193,7 @@ def test_empty_group_wants_a_protocol(protocol_type: str, protocols: tuple[Proto
 
 
 def test_empty_group_may_change_its_protocol_type(driver: GroupDriver) -> None:
-    """What a group was before it became empty does not bind who comes next."""
+    """A group's facts from before it became empty do not bind its next members."""
     (first,) = driver.stable("a")
     driver.leave(first)
 
@@ -255,7 +255,7 @@ def test_lost_join_answer_can_be_had_again(driver: GroupDriver) -> None:
 
 
 def test_changed_join_interrupts_the_assignment(driver: GroupDriver) -> None:
-    """While the leader assigns, new metadata starts over; who waits for the assignment gets 27."""
+    """New metadata while the leader assigns starts over; members that wait for the assignment get 27."""
     driver.join("a")
     driver.join("b")
     driver.pass_time(0)

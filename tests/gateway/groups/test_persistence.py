@@ -1,4 +1,4 @@
-"""The stored formats: what is written comes back, and what was released stays readable."""
+"""The stored formats: written values come back, and released forms stay readable...."""
 
 from __future__ import annotations
 

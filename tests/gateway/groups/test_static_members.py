@@ -84,7 +84,7 @@ def test_unknown_instance(driver: GroupDriver) -> None:
 
 
 def test_return_of_the_leader_skips_assignment(driver: GroupDriver) -> None:
-    """From v9 a returning leader is told that it leads, who is there, and not to assign."""
+    """From v9 a returning leader learns that it leads, the list of members, and not to assign."""
     static_pair(driver)
 
     result = driver.join("x2", instance="x")
@@ -107,7 +107,7 @@ def test_return_of_the_leader_before_v9(driver: GroupDriver) -> None:
 
 
 def test_return_is_answered_when_it_is_stored() -> None:
-    """The new id is durable before it is told; after a restart it is the one that counts."""
+    """The new id is durable before it is returned; after a restart it is the one that counts."""
     driver = GroupDriver()
     static_pair(driver)
     driver.store_at_once = False
@@ -122,7 +122,7 @@ def test_return_is_answered_when_it_is_stored() -> None:
 
 
 def test_return_that_cannot_be_stored(driver: GroupDriver) -> None:
-    """When the new id cannot be stored, its owner is told to find the coordinator again."""
+    """If the new id cannot be stored, its owner must find the coordinator again."""
     static_pair(driver)
     driver.store_at_once = False
     driver.join("y2", instance="y")

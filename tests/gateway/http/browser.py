@@ -44,7 +44,7 @@ def chromium(width: int = 1280, height: int = 1000, *, dark: bool = False, phone
 
 
 def complaints(browser: Chrome) -> list[str]:
-    """What the browser's console has."""
+    """The messages of the browser's console."""
     return [entry["message"] for entry in browser.get_log("browser")]
 
 

@@ -62,7 +62,7 @@ def produce(kafka: str, topic: str, partition: int, values: int, size: int = 100
 
 
 def until(found: Callable[[], Any]) -> Any:
-    """What is found, once something is."""
+    """The first result that is found."""
     deadline = time.monotonic() + WITHIN_S
     while not (what := found()):
         assert time.monotonic() < deadline, f"still nothing from {found}"

@@ -31,7 +31,7 @@ def active(view: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_stream_and_its_scales(gateway: tuple[str, str]) -> None:
-    """A split, a merge: epochs are told oldest first, with what went to each segment, and nothing is lost."""
+    """A split, a merge: epochs are listed oldest first, with the load of each segment, and nothing is lost."""
     kafka, http = gateway
     create_topic(kafka, "orders", 8)
     produce(kafka, "orders", 0, 10)
@@ -123,7 +123,7 @@ def test_the_map(gateway: tuple[str, str]) -> None:
 
 
 def test_events(gateway: tuple[str, str]) -> None:
-    """A scale is told with who wanted it."""
+    """A scale is listed with its cause."""
     kafka, http = gateway
     create_topic(kafka, "told", 2)
     assert call(http, "POST", f"{BASE}/told/scale", {"split": {"segment": 0}})[0] == 200
@@ -135,7 +135,7 @@ def test_events(gateway: tuple[str, str]) -> None:
 
 
 def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
-    """It says so, cannot be scaled or sealed again, and keeps what it has."""
+    """It shows its state, cannot be scaled or sealed again, and keeps its records."""
     kafka, http = gateway
     create_topic(kafka, "ended", 2)
     produce(kafka, "ended", 0, 3)
@@ -175,7 +175,7 @@ def test_segments_at_their_limit(tmp_path: Path) -> None:
 
 
 def test_groups(gateway: tuple[str, str]) -> None:
-    """A group's lag is what lies between what it committed and the end."""
+    """A group's lag is the distance between its committed offsets and the ends."""
     kafka, http = gateway
     create_topic(kafka, "read", 2)
     produce(kafka, "read", 0, 10)
@@ -211,7 +211,7 @@ def test_groups(gateway: tuple[str, str]) -> None:
     ],
 )
 def test_refusals(gateway: tuple[str, str], path: str, body: object, status: int, says: str) -> None:
-    """What cannot be done is answered with a problem document, and changes nothing."""
+    """An impossible change is answered with a problem document, and changes nothing."""
     kafka, http = gateway
     if "refused" not in {s["name"] for s in get(http, BASE)["streams"]}:
         create_topic(kafka, "refused", 4)
@@ -224,7 +224,7 @@ def test_refusals(gateway: tuple[str, str], path: str, body: object, status: int
 
 
 def test_paths_and_methods(gateway: tuple[str, str]) -> None:
-    """What is not there is refused with a problem document as well; elsewhere in plain words."""
+    """Unknown paths are refused with a problem document as well; elsewhere in plain words."""
     _, http = gateway
     wanted = [
         ("GET", "/api/v2/streams", 404, "/api describes"),
@@ -242,7 +242,7 @@ def test_paths_and_methods(gateway: tuple[str, str]) -> None:
 
 
 def test_merges_leave_the_minimum(gateway: tuple[str, str]) -> None:
-    """What the scaler would cut again at once is not merged; a policy of fewer segments lets it."""
+    """A merge that the scaler would undo at once is refused; a policy of fewer segments allows it."""
     kafka, http = gateway
     create_topic(kafka, "kept", 8, penstock_scaling_min_segments="3")
 
@@ -323,7 +323,7 @@ def test_totals(gateway: tuple[str, str]) -> None:
 
 
 def test_the_description(gateway: tuple[str, str]) -> None:
-    """What is described is there; the page needs nothing from elsewhere."""
+    """All described operations are there; the page needs nothing from elsewhere."""
     _, http = gateway
     whole = get(http, "/api/v1/openapi.json")
 

@@ -85,7 +85,7 @@ def test_a_split_is_seen(gateway: tuple[str, str]) -> None:
 
 
 def test_the_keyboard(gateway: tuple[str, str]) -> None:
-    """Arrow keys go from segment to segment, and each is told in words."""
+    """Arrow keys go from segment to segment, and each is described in words."""
     kafka, http = gateway
     create_topic(kafka, "keys", 4)
     assert call(http, "POST", "/api/v1/streams/keys/scale", {"split": {"segment": 0}})[0] == 200

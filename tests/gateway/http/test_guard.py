@@ -1,4 +1,4 @@
-"""Who may change something over HTTP."""
+"""The guard of changes over HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OUTSIDE = Guard(loopback=False, hosts=frozenset({"gate.example"}), token="secret
 
 
 def status(guard: Guard, **headers: str) -> int:
-    """What a request with these headers is answered; 200 when it may pass."""
+    """The status for a request with these headers; 200 if it may pass."""
     try:
         guard.check_write(Headers({name.replace("_", "-"): value for name, value in headers.items()}))
     except Problem as problem:
@@ -51,7 +51,7 @@ def test_names_that_are_not_ours(host: str) -> None:
     ],
 )
 def test_reading_off_loopback(host: str, expected: int) -> None:
-    """Where other machines reach us, they may read by a name that no stranger can own; on loopback by ours alone."""
+    """Other machines that reach us may read by a name that no stranger can own; on loopback only by ours."""
     headers = Headers({"host": host})
     for guard, wanted in ((OUTSIDE, expected), (HERE, 200 if host == "gate.example" else 403)):
         try:
@@ -63,7 +63,7 @@ def test_reading_off_loopback(host: str, expected: int) -> None:
 
 
 def test_an_address_off_loopback() -> None:
-    """Where other machines reach us, any address may be ours; a name must be told."""
+    """If other machines reach us, any address may be ours; a name must be configured."""
     bearer = "Bearer secret"
 
     assert status(OUTSIDE, host="10.1.2.3:9094", authorization=bearer) == 200
@@ -96,14 +96,14 @@ def test_fetch_metadata() -> None:
 
 @pytest.mark.parametrize("shown", ["", "secret", "Bearer", "Bearer other", "Basic secret", "Bearer sécret"])
 def test_wrong_tokens(shown: str) -> None:
-    """Where there is a token, it is needed."""
+    """A configured token is needed."""
     assert status(OUTSIDE, host="10.1.2.3", authorization=shown) == 401
     assert status(Guard(loopback=True, token="secret"), host="localhost", authorization=shown) == 401
 
 
 @pytest.mark.parametrize("token", [None, ""])
 def test_no_token_off_loopback(token: str | None) -> None:
-    """Where other machines reach us and there is no token, or an empty one, nobody writes."""
+    """If other machines reach us and there is no token, or an empty one, no request may write."""
     for shown in ("Bearer None", "Bearer ", ""):
         assert status(Guard(loopback=False, token=token), host="10.1.2.3", authorization=shown) == 403
     assert status(Guard(loopback=True, token=token), host="localhost") == 200

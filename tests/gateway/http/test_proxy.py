@@ -71,7 +71,7 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_a_slash_too_many(proxy: str, path: str, there: str) -> None:
-    """Whoever ends an address with a slash gets to the page, below the proxy's path."""
+    """An address with a slash at its end leads to the page, below the proxy's path."""
     with urllib.request.urlopen(f"http://{proxy}{PREFIX}{path}", timeout=10) as answer:
         assert (answer.status, answer.url) == (200, f"http://{proxy}{PREFIX}{there}")
 

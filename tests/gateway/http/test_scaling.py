@@ -1,4 +1,4 @@
-"""Where a split that names no slot falls."""
+"""The place of a split that names no slot...."""
 
 from __future__ import annotations
 

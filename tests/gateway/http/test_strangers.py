@@ -165,7 +165,7 @@ def test_reading_by_a_foreign_name(gateway: tuple[str, str]) -> None:
 
 @pytest.mark.slow
 def test_names_in_metrics_are_harmless(gateway: tuple[str, str]) -> None:
-    """A group's name that would move a cursor is shown as what it is, and every group by its own name."""
+    """A group's name that would move a cursor is shown escaped, and every group by its own name."""
     kafka, http = gateway
     names = ["\x1b[2Jgone", "\\x1b[2Jgone", "a\rb", "a\u202eb", "a\x9bm", "plain"]
     create_topic(kafka, "t", 1)
@@ -184,7 +184,7 @@ def test_names_in_metrics_are_harmless(gateway: tuple[str, str]) -> None:
 
 @pytest.mark.slow
 def test_scrapers_beside_clients(gateway: tuple[str, str]) -> None:
-    """Eight scrapers who ask without a pause do not show in what a Kafka client waits."""
+    """Eight scrapers that ask without a pause do not lengthen the waits of a Kafka client."""
     kafka, http = gateway
     stop = threading.Event()
     scraped: list[int] = []
@@ -213,7 +213,7 @@ def test_scrapers_beside_clients(gateway: tuple[str, str]) -> None:
 
 
 def test_scrapers_share_a_text() -> None:
-    """Those who ask while one text is made share the next one, which shows what was so when they asked."""
+    """Scrapes that arrive while a text is made share the next one, which shows the state after they asked."""
     metrics, made = Metrics(), [0]
 
     def read() -> int:
@@ -236,7 +236,7 @@ def test_scrapers_share_a_text() -> None:
 
 
 def test_visible() -> None:
-    """What a terminal acts on is written out; the rest of any script stays."""
+    """Characters that a terminal acts on are escaped; the rest of any script stays."""
     assert visible("plain-Größe-日本") == "plain-Größe-日本"
     assert visible("\x1b]0;x\x07") == "\\x1b]0;x\\x07"
     assert visible("\\x1b") == "\\\\x1b"

@@ -43,7 +43,7 @@ def why_not(**overrides: str | None) -> str | None:
     ],
 )
 def test_read(name: str, text: str, value: ConfigValue) -> None:
-    """Texts that Kafka takes mean what they mean to Kafka."""
+    """Texts that Kafka accepts have Kafka's meaning."""
     assert value == TOPIC_KEYS[name].parse(text)
 
 
@@ -122,7 +122,7 @@ def test_tiering_by_topic() -> None:
 
 
 def test_bounds_of_consumption() -> None:
-    """What is kept at least is not more than what is kept at most, and a group has a name."""
+    """A least bound is not above the greatest one, and a group has a name."""
     limits = {"penstock_retention_min_ms": "1000", "penstock_retention_min_bytes": "1000"}
     assert why_not(penstock_retention_groups="a, b", **limits) is None
     assert why_not(retention_ms="-1", retention_bytes="-1", **limits) is None
@@ -209,7 +209,7 @@ def test_stored_by_another_release() -> None:
 
 
 def test_unreadable_retention_deletes_nothing() -> None:
-    """Where it is the retention that cannot be read, everything is kept."""
+    """If the retention itself cannot be read, everything is kept."""
     parsed = CONFIGS.policy_for({"retention.ms": "soon", "retention.bytes": "few", "cleanup.policy": "burn"})
 
     assert (parsed.retention_ms, parsed.retention_bytes, parsed.delete, parsed.compact) == (-1, -1, False, False)

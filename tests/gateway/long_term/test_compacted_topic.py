@@ -73,7 +73,7 @@ async def read_back(client: Client, topic: str, end: int) -> dict[int, bytes | N
 
 @pytest.mark.parametrize("driver", ["filesystem", "minio"])
 def test_compacted(driver: str, tmp_path: Path, request: pytest.FixtureRequest, bucket: str) -> None:
-    """Each key's last value is what is left in long-term storage, and what a consumer gets."""
+    """Each key's last value remains in long-term storage, and reaches a consumer."""
     settings = (*QUICK, f"data.dir={tmp_path}")
     if driver == "minio":
         server: MinioServer = request.getfixturevalue("minio")
@@ -112,7 +112,7 @@ def test_compacted(driver: str, tmp_path: Path, request: pytest.FixtureRequest, 
 
 
 def test_consumption(tmp_path: Path) -> None:
-    """What every named group has committed goes, as far as the least bounds let it; a group without a commit holds."""
+    """Records that every named group has consumed go, down to the least bounds; a group without a commit holds."""
 
     async def scenario() -> None:
         async with running_broker(tmp_path, "log.retention.check.interval.ms=20") as broker:

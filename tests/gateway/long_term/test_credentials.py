@@ -1,4 +1,4 @@
-"""Who asks the S3 store: which place wins, and what is said when there is none."""
+"""The credentials for the S3 store: the place that wins, and the message if there are none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def file_with(tmp_path: Path, text: str) -> str:
 
 class TestOrder:
     def test_own_names_win(self, tmp_path: Path) -> None:
-        """What was set for Penstock wins over a file and over what all programs are told."""
+        """Credentials set for Penstock win over a file and over those that all programs get."""
         assert keys(found(AWS | OWN, file_with(tmp_path, SECTION.format("default")))) == (
             *("own-key", "own-secret"),
             None,
@@ -100,7 +100,7 @@ class TestRefusals:
         ids=["no secret", "no key", "no section of ours", "no section", "no key and value"],
     )
     def test_file(self, tmp_path: Path, text: str, said: str) -> None:
-        """A file that does not help is named, what is in it is not quoted."""
+        """A useless file is named, its content is not quoted."""
         with pytest.raises(ConfigError) as caught:
             found(AWS, file_with(tmp_path, text))
         assert said in str(caught.value)
@@ -121,7 +121,7 @@ class TestRefusals:
         ],
     )
     def test_before_anything_is_asked(self, assignments: tuple[str, ...], said: str) -> None:
-        """What cannot be right is said before the data directory is touched."""
+        """Credentials that cannot be right are refused before the data directory is touched."""
         with pytest.raises(ConfigError) as caught:
             check_settings(load(None, {}, assignments), AWS)
         assert said in str(caught.value)

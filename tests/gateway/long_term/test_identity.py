@@ -57,7 +57,7 @@ async def start(
     has_chunks: bool = False,
     take_over: bool = False,
 ) -> Admission:
-    """What a start does."""
+    """Do the steps of a start."""
     asked = admission(tmp_path, storage, cluster_id, fresh=fresh, take_over=take_over)
     await asked.look()
     await asked.admit(has_chunks)
@@ -89,7 +89,7 @@ class TestAdmission:
 
     @in_loop
     async def test_lost_disk(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """A new data directory on a prefix with data is told of `penstock recover`, before it is recovered."""
+        """A new data directory on a prefix with data is refused with a hint at `penstock recover`."""
         async with open_storage() as storage:
             await start(tmp_path, storage, THEIRS, fresh=True)
             before = await objects(storage)
@@ -121,7 +121,7 @@ class TestAdmission:
 
     @in_loop
     async def test_identity_gone(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """A store whose chunks should be there does not begin anew on an emptied prefix."""
+        """A store whose chunks should be there does not start over on an emptied prefix."""
         async with open_storage() as storage:
             asked = admission(tmp_path, storage, OURS, fresh=False)
             await asked.look()
@@ -131,7 +131,7 @@ class TestAdmission:
 
     @in_loop
     async def test_newer(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """A prefix that a later release has written is left alone, whoever it belongs to."""
+        """A prefix that a later release has written is left alone, whatever its cluster."""
         async with open_storage() as storage:
             await storage.put(IDENTITY_KEY, json.dumps({"format": 2, "needs_release": "42.0.0"}).encode())
             with pytest.raises(IdentityRefused, match=r"use Penstock 42\.0\.0 or later"):
@@ -186,7 +186,7 @@ class TestCopies:
 
     @in_loop
     async def test_an_owner_that_cannot_be_read(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """What nobody can have written there keeps nobody out."""
+        """An owner object that Penstock cannot have written keeps no start out."""
         async with open_storage() as storage:
             await start(tmp_path, storage, OURS, fresh=True)
             for data in (b"{", b"[]", b"{}", b"\xff"):
@@ -263,7 +263,7 @@ class TestBesideAnOwner:
 
     @in_loop
     async def test_an_older_release(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """What an older release left is read, says nothing of life, and keeps nobody out who knows its token."""
+        """An older release's owner is read, is no sign of life, and keeps out no start that knows its token."""
         async with open_storage() as storage:
             await start(tmp_path, storage, OURS, fresh=True)
             token = "0" * 32
@@ -361,13 +361,13 @@ class TestLiveness:
     ],
 )
 def test_damaged(data: bytes) -> None:
-    """What Penstock cannot have written is damage, and named."""
+    """An object that Penstock cannot have written is damage, and named."""
     with pytest.raises(DamagedIdentity, match=r"the place: object identity\.json"):
         decode_identity("the place", data)
 
 
 def test_round_trip() -> None:
-    """What is written is what is read."""
+    """A written identity is read as it was."""
     identity = Identity(OURS, 12_345)
 
     assert decode_identity("", identity.encode()) == identity

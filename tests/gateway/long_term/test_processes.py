@@ -55,7 +55,7 @@ def objects(server: MinioServer, bucket: str) -> dict[str, str | None]:
 
 
 def refused(tmp_path: Path, *arguments: str, code: int = 2) -> str:
-    """What a start says that ends with that code: by default, of a wrong configuration."""
+    """The message of a start that ends with that code: by default, of a wrong configuration."""
     with serving(tmp_path, *arguments) as gateway:
         ended, said = gateway.end(), gateway.err.read_text()
     assert ended == code, said
@@ -144,7 +144,7 @@ class TestStart:
             assert "a/prefix/identity.json" in objects(own_minio, "later")
 
     def test_a_stop_while_it_waits(self, tmp_path: Path) -> None:
-        """Whoever stops a gateway that waits for its storage need not wait as well."""
+        """A stop of a gateway that waits for its storage does not wait as well."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
         arguments = ("--tier2", "s3://bucket", "--tier2-endpoint", f"http://127.0.0.1:{port}")
@@ -154,7 +154,7 @@ class TestStart:
             assert gateway.terminate() == 0
 
     def test_no_credentials(self, tmp_path: Path, minio: MinioServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is missing is said before the data directory is made."""
+        """Missing settings are named before the data directory is made."""
         for name in ("ACCESS_KEY", "SECRET_KEY"):
             monkeypatch.delenv(f"PENSTOCK_TIER2_{name}")
         text = refused(tmp_path, *place(minio, "bucket"))
@@ -165,7 +165,7 @@ class TestStart:
 
 class TestIdentity:
     def test_two_gateways(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """The second one on a prefix is refused, is told of `recover`, and changes nothing."""
+        """The second one on a prefix is refused with a hint at `recover`, and changes nothing."""
         with serving(tmp_path / "one", *place(minio, bucket), *QUICK) as first:
             produce(first.ready()["kafka"][0], 10)
             await_tiered(first, 10)
@@ -190,7 +190,7 @@ class TestIdentity:
         assert objects(minio, bucket) == before
 
     def test_an_emptied_prefix(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """A store whose chunks are gone does not begin anew there, until somebody accepts the loss."""
+        """A store whose chunks are gone does not start over there, until the operator accepts the loss."""
         flags = place(minio, bucket)
         with serving(tmp_path, *flags, *QUICK) as gateway:
             produce(gateway.ready()["kafka"][0], 10)
@@ -255,7 +255,7 @@ class TestRecover:
         assert run("recover", *arguments).returncode == 2  # not into a directory that holds something
 
     def test_after_a_kill(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """What chunks say is enough: a kill leaves no last snapshot."""
+        """The facts in chunks are enough: a kill leaves no last snapshot."""
         with serving(tmp_path, *place(minio, bucket), *QUICK) as gateway:
             produce(gateway.ready()["kafka"][0], 40)
             await_tiered(gateway, 40)
@@ -271,7 +271,7 @@ class TestRecover:
             assert len(consume(gateway.ready()["kafka"][0], 40)) == 40
 
     def test_while_the_other_one_lives(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """Nobody ends a gateway that lives without saying so; who does, ends it with its own words and code."""
+        """A living gateway is ended only by an explicit flag; it then ends with its own words and code."""
         flags = (*place(minio, bucket), *QUICK, "--set", "file.delete.delay.ms=2000")
         copy = ("--data-dir", str(tmp_path / "two" / "data"), *place(minio, bucket))
         with serving(tmp_path / "one", *flags) as first:
@@ -380,7 +380,7 @@ class TestRecover:
 
 class TestVerify:
     def test_damage(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """What is missing, damaged and orphaned is named, while the gateway runs and after it; the rest is whole."""
+        """Missing, damaged and orphaned objects are named, with and without a gateway; the rest is whole."""
         flags = place(minio, bucket)
         arguments = ("--data-dir", str(tmp_path / "data"), *flags)
         with serving(tmp_path, *flags, *QUICK) as gateway:

@@ -70,7 +70,7 @@ def await_metric(gateway: Running, name: str, least: float) -> None:
 
 
 def test_going_on_after_a_drill_took_over(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-    """After `tier2 init` what the gateway does is recovered again, and nothing of what the other copy did."""
+    """After `tier2 init` the gateway's later changes are recovered, and none of the other copy's."""
     where = place(minio, bucket)
     flags = (*where, *QUICK, "--set", "file.delete.delay.ms=2000")
     one = ("--data-dir", str(tmp_path / "one" / "data"), *where)
@@ -110,7 +110,7 @@ def test_going_on_after_a_drill_took_over(tmp_path: Path, minio: MinioServer, bu
 
 
 def test_a_snapshot_that_would_not_be_used(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-    """While a later life's snapshot is there, ours are failed ones, and that is told; a start puts ours above."""
+    """While a later life's snapshot is there, ours fail, and the metric shows it; a start puts ours above."""
     flags = (*place(minio, bucket), *QUICK)
     with serving(tmp_path, *flags) as gateway:
         produce(gateway.ready()["kafka"][0], 4)

@@ -22,7 +22,7 @@ from tier2.storage import Denied, Storage
 
 
 class Users:
-    """Who may use the server, and who no longer."""
+    """The keys that the server accepts, and the ones that it no longer accepts."""
 
     def __init__(self, server: MinioServer) -> None:
         self._server = server

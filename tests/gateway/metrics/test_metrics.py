@@ -45,7 +45,7 @@ def values(http: str, name: str) -> dict[tuple[str, ...], float]:
 
 
 def test_topics_segments_and_scales(gateway: tuple[str, str]) -> None:
-    """What goes on in a topic is told by its name."""
+    """The activity of a topic is shown by its name."""
     kafka, http = gateway
     create_topic(kafka, "orders", 4)
     produce(kafka, "orders", 0, 10)
@@ -81,7 +81,7 @@ def test_lag(gateway: tuple[str, str]) -> None:
 
 
 def test_bounded(gateway: tuple[str, str]) -> None:
-    """However many topics there are, so many have a name; the others are counted together, and none is lost."""
+    """A bounded number of topics have a label of their own; the others are counted together, and none is lost."""
     kafka, http = gateway
     for number in range(stream_metrics.TOPICS_MAX + 5):
         create_topic(kafka, f"many-{number}", 1)

@@ -175,7 +175,7 @@ class Client:
         return correlation_id, codec.decode(raw, int(tags))
 
     async def closed(self) -> bytes:
-        """What still came before the server closed the connection."""
+        """The bytes that came before the server closed the connection."""
         try:
             return await asyncio.wait_for(self.reader.read(), DEADLINE_S)
         except ConnectionResetError:

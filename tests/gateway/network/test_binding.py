@@ -1,4 +1,4 @@
-"""Binding: every family of a host on one port, and a taken port is told as such."""
+"""Binding: every family of a host on one port, and a taken port is reported as such."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_localhost_is_both_families_on_one_port() -> None:
 
 
 def test_what_clients_are_told() -> None:
-    """The advertised host and port, where given; else what was bound."""
+    """The advertised host and port, if given; else the bound ones."""
     told = [bind(ListenAddress.parse(text)) for text in ("127.0.0.1:0", "127.0.0.1:0=h", "127.0.0.1:0=h:9", "[::1]:0")]
     for each in told:
         each.close()

@@ -1,4 +1,4 @@
-"""Who may connect: bounds by address, and how fast connections are taken."""
+"""Limits of connections: bounds by address, and the rate of accepted connections."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_overrides() -> None:
 
 
 def test_held_up_and_not_refused() -> None:
-    """Connections that come too fast are all served, the last ones later; who is connected already notices nothing."""
+    """Connections that come too fast are all served, the last ones later; existing ones notice nothing."""
 
     async def test() -> None:
         limits = ServerLimits(connections_per_s_max=4)

@@ -158,7 +158,7 @@ def test_declared_length_is_not_allocated() -> None:
     ],
 )
 def test_refused_with_one_line(raw: bytes, reason: str, lines: Callable[[], list[str]]) -> None:
-    """What is no request ends in a closed connection and one log line that says why."""
+    """Bytes that are no request end in a closed connection and one log line with the reason."""
 
     async def test() -> None:
         async with serving(Gate()) as (server, port):
@@ -188,7 +188,7 @@ def test_answers_before_a_refusal() -> None:
 
 
 def test_half_closed_peer_gets_its_answer() -> None:
-    """A peer that stops sending (nc) still gets what it asked for, then the connection ends."""
+    """A peer that stops sending (nc) still gets its answers, then the connection ends."""
 
     async def test() -> None:
         gate = Gate()

@@ -1,4 +1,4 @@
-"""What connections may hold is bounded, fairly, and given back."""
+"""The memory of connections is bounded, shared fairly, and given back."""
 
 import gc
 import struct
@@ -74,7 +74,7 @@ def test_half_requests_do_not_block_each_other_for_ever() -> None:
 
 
 def test_in_flight_limit() -> None:
-    """No more than so many requests of one connection are started and not answered."""
+    """A bounded number of requests of one connection are started and not answered."""
 
     async def test() -> None:
         gate = Gate()
@@ -92,7 +92,7 @@ def test_in_flight_limit() -> None:
 
 
 def test_tasks_limit() -> None:
-    """No more than so many handler tasks of one connection run at a time."""
+    """A bounded number of handler tasks of one connection run at a time."""
 
     async def test() -> None:
         gate = Gate()
@@ -176,7 +176,7 @@ def test_large_answers_arrive_byte_for_byte(parts: list[int]) -> None:
 
 
 def test_stalled_peer_makes_room(monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]) -> None:
-    """When answers have used up their bound, whoever takes nothing is closed and others go on."""
+    """When answers have used up their bound, a client that reads nothing is closed and others go on."""
     monkeypatch.setattr("gateway.network.server.STALLED_UNDER_PRESSURE_S", 0.2)
 
     async def test() -> None:
@@ -235,7 +235,7 @@ def test_idle_connections_cost_little() -> None:
 
 
 def test_long_names_are_not_remembered() -> None:
-    """What a client calls itself costs an idle connection little, however long it is."""
+    """A client's name costs an idle connection little, however long it is."""
 
     async def test() -> None:
         gate = Gate()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_stop_lets_requests_finish() -> None:
-    """A clean stop answers what has begun, begins nothing further, and closes."""
+    """A clean stop answers requests that have begun, begins no others, and closes."""
 
     async def test() -> None:
         gate = Gate()

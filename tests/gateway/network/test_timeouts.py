@@ -63,7 +63,7 @@ def test_large_request_that_goes_on_is_not_slow() -> None:
 
 
 def test_silent_connection(lines: Callable[[], list[str]]) -> None:
-    """Whoever connects and says nothing is not kept for ever."""
+    """A client that connects and sends nothing is not kept for ever."""
 
     async def test() -> None:
         async with serving(Gate(), IMPATIENT) as (_, port):

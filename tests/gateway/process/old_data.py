@@ -53,7 +53,7 @@ def committed(partition: int) -> int:
 
 
 def paid(partition: int) -> list[bytes]:
-    """What committed readers see of a partition of `payments`, once nothing is open."""
+    """A committed reader's view of a partition of `payments`, once nothing is open."""
     return [b"paid %d" % partition, b"plain %d" % partition, b"paid again %d" % partition, b"behind %d" % partition]
 
 

@@ -1,4 +1,4 @@
-"""What a gateway costs before anybody uses it: time to be ready, memory, processor."""
+"""The cost of an unused gateway: time to be ready, memory, processor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ready_in_two_seconds(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_in_the_working_directory(tmp_path: Path) -> None:
-    """Only what was asked for is written, and only where that was said."""
+    """Only the requested files are written, and only at the named places."""
     with serving(tmp_path, "--http", "127.0.0.1:0") as gateway:
         gateway.ready()
 

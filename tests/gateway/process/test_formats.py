@@ -21,7 +21,7 @@ ARCHIVES = sorted(old_data.FORMATS.glob("format-*.tar.xz"))
 
 
 def test_the_present_format_is_among_them() -> None:
-    """Whoever raises the format keeps a directory of it (python -m tests.gateway.process.old_data)."""
+    """A new format needs a stored directory of the old one (python -m tests.gateway.process.old_data)."""
     names = {path.name for path in ARCHIVES}
 
     assert {f"format-{FORMAT}-clean.tar.xz", f"format-{FORMAT}-killed.tar.xz"} <= names
@@ -29,7 +29,7 @@ def test_the_present_format_is_among_them() -> None:
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
 def test_old_data_is_read_and_goes_on(tmp_path: Path, archive: Path) -> None:
-    """Records, offsets, topics and groups are what they were; new records follow the old ones."""
+    """Records, offsets, topics and groups are unchanged; new records follow the old ones."""
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     identity = json.loads((tmp_path / "data" / "penstock.json").read_text())

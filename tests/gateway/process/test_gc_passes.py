@@ -79,7 +79,7 @@ def test_young_garbage() -> None:
 
 
 def test_old_garbage() -> None:
-    """What became garbage when it was old is found when twice as much is there as before."""
+    """Garbage among old objects is found when twice as many are there as before."""
     with collecting(old_min=gc.get_freeze_count() + len(gc.get_objects()) + OBJECTS // 2) as later:
         node = Node()
         lost = weakref.ref(node)

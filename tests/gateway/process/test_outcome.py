@@ -127,7 +127,7 @@ def test_an_error_ends_the_process_with_its_code_and_one_line(
 
 @pytest.mark.parametrize("error", DEFECTS, ids=lambda value: type(value).__name__)
 def test_a_wrong_call_is_a_defect_and_leaves_a_traceback(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """What only a wrong call can raise is nobody's configuration."""
+    """An error that only a wrong call can raise is no error of the configuration."""
     assert ended_with(error) is ExitCode.UNEXPECTED
     (line,) = caplog.records
     assert line.exc_info

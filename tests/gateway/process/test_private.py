@@ -124,7 +124,7 @@ def test_secrets_from_files(tmp_path: Path, end: str) -> None:
     ],
 )
 def test_bad_secret_files(tmp_path: Path, content: bytes | None, why: str) -> None:
-    """What cannot be a secret's file is refused by the key's name, and nothing of it is shown."""
+    """A file that cannot hold a secret is refused by the key's name, and its content is not shown."""
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)

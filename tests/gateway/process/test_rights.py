@@ -1,4 +1,4 @@
-"""Files of another user: what a process may not do is no damage, and nothing of it is lost."""
+"""Files of another user: missing rights are no damage, and no data is lost."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_one_file_of_root(data: Path, name: str) -> None:
 
 
 def test_other_commands(data: Path) -> None:
-    """What looks at the directory says the same."""
+    """Commands that read the directory give the same message."""
     path = next(data.glob("store/container-0/log/*.log"))
     os.chown(path, 0, 0)
     path.chmod(0o600)

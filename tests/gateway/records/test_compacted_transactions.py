@@ -1,4 +1,4 @@
-"""A compacted partition with transactions, in a real store with its worker: what stays, and what readers are told."""
+"""A compacted partition with transactions, in a real store with its worker: the rest, as readers see it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Topic:
         self.committed += records if commit else []
 
     async def delivered(self, max_bytes: int) -> list[Record]:
-        """What a consumer with read_committed gets of all that is stable."""
+        """The stable records of a consumer with read_committed."""
         offset, records = self.slot.start, list[Record]()
         while offset < self.slot.stable_end:
             found = await self.store.hosted(self.slot).reader.read(

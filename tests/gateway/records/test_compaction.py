@@ -81,7 +81,7 @@ class Partition:
         return [record for batch in self.batches for record in iter_records(batch)]
 
     def values(self) -> dict[bytes, bytes]:
-        """What a reader of everything ends up with."""
+        """The final view of a reader of everything."""
         found: dict[bytes, bytes] = {}
         for record in self.records():
             assert record.key is not None
@@ -165,7 +165,7 @@ def test_batch_that_loses_nothing() -> None:
 
 
 def test_header_of_a_rebuilt_batch() -> None:
-    """What is left of a batch has its codec, writer, sequence, offsets and its own largest timestamp."""
+    """The rest of a batch keeps its codec, writer, sequence, offsets and its own largest timestamp."""
     partition = Partition()
     partition.append(
         [(b"a", b"1"), (b"b", b"2"), (b"a", b"3"), (b"b", b"4")],
@@ -285,7 +285,7 @@ def test_bomb() -> None:
 
 
 def test_records_without_key() -> None:
-    """What was written before the topic was compacted, and has no key, goes."""
+    """Records without a key from before the topic was compacted are removed."""
     partition = Partition()
     partition.append([(None, b"1"), (b"a", b"2")])
     partition.append([(None, b"3")])

@@ -157,7 +157,7 @@ class Partition:
 
 
 def committed_records(partition: Partition, batches_max: int) -> list[Record]:
-    """What a consumer with read_committed gets, fetch by fetch."""
+    """The records of a consumer with read_committed, fetch by fetch."""
     offset, records = 0, list[Record]()
     while True:
         batches, listed = partition.answer(offset, batches_max)

@@ -47,7 +47,7 @@ def test_bytes(committed: bool) -> None:
 
 
 def test_golden() -> None:
-    """The commit's bytes, for whoever changes the writer and the test above alike."""
+    """The commit's bytes: finds a change that is made to both the writer and the test above."""
     assert marker(committed=True).hex() == (
         "000000000000002a"
         "00000042"

@@ -1,4 +1,4 @@
-"""What the store asks of a stored batch, against the whole header."""
+"""The store's reading of a stored batch, against the whole header."""
 
 from __future__ import annotations
 

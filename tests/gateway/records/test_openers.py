@@ -130,7 +130,7 @@ def offset_of(answer: Message) -> tuple[int, int]:
 
 
 def test_requests_of_a_connection_keep_their_order(tmp_path: Path) -> None:
-    """What is sent behind a batch that is opened off the loop is stored behind it."""
+    """A batch sent behind one that is opened off the loop is stored behind it."""
     large = many(LOOP_UNITS_MAX + 1)
 
     async def scenario(broker: Broker, client: Client) -> None:
@@ -214,7 +214,7 @@ def held(openers: Openers) -> Iterator[threading.Event]:
 
 
 def test_a_client_that_goes_meanwhile(tmp_path: Path) -> None:
-    """A connection that closes while its batch is open leaves nothing behind, and what it sent is stored."""
+    """A connection that closes while its batch is open leaves nothing behind, and the batch is stored."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         other = await Client.connect(broker)

@@ -120,7 +120,7 @@ def test_numbers_are_the_places() -> None:
 
 
 def test_work_is_told_in_small_steps() -> None:
-    """Whoever goes through many records, or one with many headers, can pause or end it at every few hundred."""
+    """A check of many records, or of one with many headers, can be paused or ended at every few hundred."""
     told: list[int] = []
     headers = raw(0, 0, -1, -1, 10_000, b"\0\0" * 10_000)
     check_records(headers + b"".join(raw(0, n, -1, -1, 0) for n in range(1, 3_000)), 3_000, told.append)

@@ -94,7 +94,7 @@ def test_lz4_frame_has_independent_blocks() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), size=st.sampled_from([0, 1, 100, 32_768, 65_537, 300_000]))
 def test_compression_round_trip(codec: int, seed: int, size: int) -> None:
-    """What was compressed comes back, noise and repetition alike."""
+    """Compressed records come back, noise and repetition alike."""
     rng = random.Random(seed)
     data = rng.randbytes(size) if rng.random() < 0.5 else rng.randbytes(7) * (size // 7)
 

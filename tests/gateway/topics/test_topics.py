@@ -46,7 +46,7 @@ def test_same_name_at_the_same_time(admin: Admin) -> None:
 
 
 def test_appends_at_the_same_time(admin: Admin) -> None:
-    """Changes that start from what is set see one another."""
+    """Changes that start from the present configs see one another."""
     name = admin.create(max_message_bytes="0")
 
     def one_more(now: Mapping[str, str]) -> Mapping[str, str | None]:
@@ -60,7 +60,7 @@ def test_appends_at_the_same_time(admin: Admin) -> None:
 
 
 def test_growth_at_the_same_time(admin: Admin) -> None:
-    """Of two growths the later one starts from what the earlier one made."""
+    """Of two growths the later one starts from the result of the earlier one."""
     name = admin.create(2)
 
     async def together() -> list[Refusal | None]:
@@ -94,7 +94,7 @@ def test_deleted_twice_at_the_same_time(admin: Admin) -> None:
     ],
 )
 def test_what_the_store_cannot_do(failure: StoreError, code: int) -> None:
-    """What the store refuses reaches the client under Kafka's code: storage trouble as a retriable one."""
+    """A refusal of the store reaches the client under Kafka's code: storage trouble as a retriable one."""
     refusal = refusal_of(failure)
 
     assert code == refusal.code

@@ -1,4 +1,4 @@
-"""What transactional producers ask over the wire, in exact versions."""
+"""Requests of transactional producers over the wire, in exact versions."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Producer:
 
 
 def visible(admin: Admin, topic: str, partition: int = 0) -> int:
-    """Where committed readers stop."""
+    """The offset at which committed readers stop."""
     return admin.slot(topic, partition).stable_end
 
 

@@ -33,7 +33,7 @@ TIMEOUT_MS: Final = 60_000
 
 
 class Value(NamedTuple):
-    """What is written: by whom, in which of its transactions, where."""
+    """A written batch: its writer, its transaction, its place."""
 
     client: str
     tag: int
@@ -60,7 +60,7 @@ Step: TypeAlias = tuple[Change, ...]
 
 
 class Request(NamedTuple):
-    """What a client has asked for and not heard of yet."""
+    """A client's request without an answer yet."""
 
     kind: str  # init, recover, add, write, end
     slot: int = -1
@@ -94,7 +94,7 @@ class Client:
 
 
 class Waiting(NamedTuple):
-    """What goes on when a log is durable up to a point."""
+    """The continuation when a log is durable up to a point."""
 
     log: int
     end: int
@@ -112,7 +112,7 @@ class Entry(NamedTuple):
 
 
 class ModelSlot:
-    """What memory knows of a slot."""
+    """The state of a slot in memory."""
 
     def __init__(self) -> None:
         self.transactions = SlotTransactions()
@@ -151,7 +151,7 @@ class ModelSlot:
             self.transactions.ended(first, offset, committed=change.committed)
 
     def committed(self) -> list[Value]:
-        """What a reader of committed transactions gets, in one fetch; the same as in a fetch for each offset."""
+        """The records of a committed reader, in one fetch; the same as in a fetch for each offset."""
         end = min([self.durable_end, *self.transactions.unstable])
         values = list(self._fetched(0, end))
         assert values == [value for offset in range(end) for value in self._fetched(offset, offset + 1)]
@@ -415,7 +415,7 @@ class World:
     # The log
 
     def _log(self, log: int, *step: Change) -> None:
-        """Append one step: memory is ahead of the log by what is on its way."""
+        """Append one step: memory is ahead of the log by the steps in flight."""
         self.logs[log].append(step)
         for change in step:
             self._appended(change)
@@ -435,7 +435,7 @@ class World:
         self._wait(log, "ack", client.transactional_id, client.name, identity)
 
     def sync(self, log: int) -> None:
-        """All of a log is durable; whoever waited for it goes on."""
+        """All of a log is durable; all its waiters go on."""
         for step in self.logs[log][self.durable[log] :]:
             for change in step:
                 if not isinstance(change, Transaction):
@@ -483,7 +483,7 @@ class World:
         self.clients[client.name] = client
 
     def crash(self, *kept: int) -> None:
-        """Both logs are cut to so many steps, and another coordinator loads what they hold."""
+        """Both logs are cut to these numbers of steps, and another coordinator loads the rest."""
         self.crashes += 1
         for log, size in enumerate(kept):
             del self.logs[log][size:]
@@ -512,7 +512,7 @@ class World:
     # What must hold
 
     def check_now(self) -> None:
-        """Nothing is visible that is not committed, and what was visible stays."""
+        """Nothing is visible that is not committed, and visible records stay."""
         for slot, before in enumerate(self._seen):
             now = self.slots[slot].committed()
             assert now[: len(before)] == before, "what was read has changed"

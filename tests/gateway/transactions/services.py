@@ -44,7 +44,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 class Services:
-    """What a broker has, as far as transactions need it."""
+    """The part of a broker that transactions need."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Services:
         return found
 
     async def committed(self, topic: str, partition: int = 0) -> list[bytes]:
-        """What a reader of committed records gets."""
+        """The records of a reader of committed records."""
         slot, found = self.slot(topic, partition), []
         aborted = slot.aborted_in(0, slot.stable_end)
         offset = slot.start
@@ -136,7 +136,7 @@ class Services:
         return found
 
     def offset(self, group: str = "g", topic: str = "t") -> int | None:
-        """What the group has committed of partition 0."""
+        """The group's committed offset of partition 0."""
         committed = self.groups.offsets.get(OffsetKey(group, topic, 0))
         return None if committed is None else committed.offset
 
@@ -176,7 +176,7 @@ async def serving(
     clean: bool = True,
     containers: tuple[int, ...] = (0,),
 ) -> AsyncIterator[Services]:
-    """Open what is in `directory`; close it afterwards, or drop it as a crash would."""
+    """Open the store in `directory`; close it afterwards, or drop it as a crash would."""
     clock = clock or ManualClock()
     config = load(environ={}, assignments=[*FAST, *settings])
     configs = BrokerConfigs(config)

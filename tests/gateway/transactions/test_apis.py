@@ -59,7 +59,7 @@ def test_init_of_a_long_id(admin: Admin) -> None:
 
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_init_of_a_known_one(admin: Admin, topic: str, version: int) -> None:
-    """Who says who it was gets the next epoch, and the same one again if it asks again, whatever it had under way."""
+    """A producer that names its id gets the next epoch, and the same one if it asks again, whatever was under way."""
     producer = Producer(admin, new_name())
     before = producer.who
     assert producer.write(topic, b"a") == NONE
@@ -74,7 +74,7 @@ def test_init_of_a_known_one(admin: Admin, topic: str, version: int) -> None:
 
 @pytest.mark.parametrize(("version", "code"), [(3, INVALID_PRODUCER_EPOCH), (4, PRODUCER_FENCED), (5, PRODUCER_FENCED)])
 def test_init_of_a_fenced_one(admin: Admin, version: int, code: int) -> None:
-    """Who was somebody else, or is stale, is fenced."""
+    """A producer with another id, or a stale one, is fenced."""
     producer = Producer(admin, new_name())
     before = producer.who
     producer.init()
@@ -85,7 +85,7 @@ def test_init_of_a_fenced_one(admin: Admin, version: int, code: int) -> None:
 
 
 def test_init_aborts(admin: Admin, topic: str, producer: Producer) -> None:
-    """What the former producer had under way is aborted before the next one is answered, with its offsets."""
+    """The former producer's open transaction is aborted, with its offsets, before the next producer is answered."""
     producer.write(topic, b"a")
     producer.commit_offsets("g-init", (topic, 0, 7))
     former = producer.who
@@ -115,7 +115,7 @@ VERSIONS = [(name, version) for name, (versions, _) in CALLS.items() for version
 
 @pytest.mark.parametrize(("name", "version"), VERSIONS)
 def test_zombies(admin: Admin, topic: str, producer: Producer, name: str, version: int) -> None:
-    """A fenced producer, and one that never was, do nothing in any API: told so as its version knows it."""
+    """A fenced producer, and an unknown one, do nothing in any API; the error is that of its version."""
     former = producer.who
     producer.init()
     call = CALLS[name][1]
@@ -353,7 +353,7 @@ def test_over_a_restart(tmp_path: Path, committed: bool) -> None:
 
 
 def test_concurrent(admin: Admin, topic: str, producer: Producer) -> None:
-    """While one end is on its way, everything else is told to wait: here, that of another container."""
+    """While one end is in flight, every other request must wait: here, the end of another container."""
     producer.write(topic, b"a")
     known = admin.broker.transactions.get(producer.name)
     assert known is not None

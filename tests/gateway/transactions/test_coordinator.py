@@ -53,7 +53,7 @@ def test_commit(tmp_path: Path) -> None:
 
 
 def test_abort(tmp_path: Path) -> None:
-    """Of one that aborts nothing is visible, and what was committed before stays."""
+    """An aborted one leaves nothing visible, and earlier committed records stay."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -98,7 +98,7 @@ def test_time_out(tmp_path: Path) -> None:
 
 
 def test_time_is_counted_from_the_beginning(tmp_path: Path) -> None:
-    """More partitions do not prolong a transaction, the next one has its time anew, and an idle id is left alone."""
+    """More partitions do not prolong a transaction, the next one has its full time, and an idle id stays."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -125,7 +125,7 @@ def test_time_is_counted_from_the_beginning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("jump_ms", [-3_600_000, 0])
 def test_time_out_over_a_restart(tmp_path: Path, jump_ms: int) -> None:
-    """What was under way at a crash goes on, and times out, also if the clock was set back."""
+    """A transaction open at a crash goes on, and times out, also if the clock was set back."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -308,7 +308,7 @@ def test_crash_between(tmp_path: Path, committed: bool, crash: str) -> None:
 
 
 def test_outcome_is_logged_first(tmp_path: Path) -> None:
-    """Who waits for a commit in another container and is cut off finds it done; nobody can abort it meanwhile."""
+    """A waiter for a commit in another container that is cut off finds it done; no abort is possible meanwhile."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False, containers=BOTH) as services:
@@ -362,7 +362,7 @@ def test_written_elsewhere_before_a_crash(tmp_path: Path, ending: str) -> None:
 
 
 def test_of_no_id_that_is_known(tmp_path: Path) -> None:
-    """What a producer that nobody knows has open stays as it is: an administrator may end it."""
+    """An open transaction of an unknown producer stays as it is: an administrator may end it."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False, containers=BOTH) as services:
@@ -469,7 +469,7 @@ def test_two_at_once(tmp_path: Path) -> None:
 
 
 def test_topic_deleted(tmp_path: Path) -> None:
-    """A transaction ends although a topic of it is gone; a topic that is made anew gets none of its offsets."""
+    """A transaction ends although a topic of it is gone; a new topic of that name gets none of its offsets."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -533,7 +533,7 @@ def test_topic_sealed(tmp_path: Path) -> None:
 
 
 def test_an_offset_is_visible_when_its_commit_is_answered(tmp_path: Path) -> None:
-    """Not a moment later: whoever hears of the commit reads the offset."""
+    """At no later moment: a client that hears of the commit reads the offset."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
@@ -609,7 +609,7 @@ def test_many_offsets(tmp_path: Path) -> None:
 
 
 def test_metrics(tmp_path: Path) -> None:
-    """What the operator sees: how many ended, how many are under way; an idle coordinator counts nothing."""
+    """The operator's view: the number of ended ones and of open ones; an idle coordinator counts nothing."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:

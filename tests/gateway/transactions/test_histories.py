@@ -27,7 +27,7 @@ class Gone(Exception):
 
 
 class History:
-    """What the clients know in the end."""
+    """The clients' knowledge in the end."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""What tools ask: transactions, producers, and markers of an administrator."""
+"""Tools' requests: transactions, producers, and markers of an administrator."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_list_by_duration(admin: Admin, topic: str, producer: Producer) -> None:
 
 
 def test_describe_producers(admin: Admin, topic: str, producer: Producer) -> None:
-    """Who writes to a partition, and where its transaction began."""
+    """The producers of a partition, and the offsets at which their transactions began."""
 
     def described(partition: int) -> Any:
         asked = [{"name": topic, "partition_indexes": [partition]}]

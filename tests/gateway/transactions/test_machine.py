@@ -1,4 +1,4 @@
-"""Long random histories on the model of `model.py`: what the exhaustive search is too short for."""
+"""Long random histories on the model of `model.py`, for cases beyond the exhaustive search."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.gateway.transactions.client import (
 
 @pytest.mark.parametrize("version", range(6))
 def test_offsets(admin: Admin, topic: str, version: int) -> None:
-    """They are seen when the transaction has committed; until then who wants stable ones is told to ask again."""
+    """They are seen once the transaction has committed; until then a reader of stable ones must ask again."""
     producer, group = Producer(admin, new_name()), new_name()
     assert producer.add_group(group) == NONE
     assert producer.commit_offsets(group, (topic, 0, 7), ("not-there", 0, 1), (topic, 3, 1), version=version) == [
@@ -51,7 +51,7 @@ def test_offsets_without_the_group(admin: Admin, topic: str, version: int) -> No
 
 
 def test_aborted_offsets(admin: Admin, topic: str, producer: Producer) -> None:
-    """Nothing is left of them, and what was committed before stays."""
+    """Nothing is left of them, and earlier committed offsets stay."""
     group = new_name()
     producer.commit_offsets(group, (topic, 0, 3))
     producer.end()
@@ -70,13 +70,13 @@ def test_aborted_offsets(admin: Admin, topic: str, producer: Producer) -> None:
     ],
 )
 def test_offsets_of_members_of_no_group(topic: str, producer: Producer, options: dict[str, Any], code: int) -> None:
-    """Who is in a generation of a group that is not there commits nothing."""
+    """A member of a group that does not exist commits nothing."""
     assert producer.commit_offsets(new_name(), (topic, 0, 7), **options) == [code]
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])
 def test_offsets_of_members(admin: Admin, topic: str, version: int) -> None:
-    """A member is checked with its generation; who names no member is trusted, for its producer is fenced."""
+    """A member is checked with its generation; a request without a member is trusted: its producer is fenced."""
     producer, group = Producer(admin, new_name()), new_name()
     producer.add_group(group)
     protocols = [{"name": "range", "metadata": b""}]
@@ -117,7 +117,7 @@ def test_add_group(producer: Producer, version: int) -> None:
 
 
 def test_pending_offsets_in_all_of_a_group(admin: Admin, topic: str, producer: Producer) -> None:
-    """Who asks for all of a group's offsets is told of those that are only pending, if it wants stable ones."""
+    """A group's fetch of all offsets reports the pending ones as unstable, if it asks for stable ones."""
     group = new_name()
     producer.commit_offsets(group, (topic, 0, 7))
 
@@ -132,7 +132,7 @@ def test_pending_offsets_in_all_of_a_group(admin: Admin, topic: str, producer: P
 
 
 def test_offsets_of_a_deleted_group(admin: Admin, topic: str, producer: Producer) -> None:
-    """What was pending goes with the group: the transaction's end does not bring it back, others' offsets are kept."""
+    """Pending offsets go with the group: the transaction's end does not restore them; other groups' are kept."""
     group, other = new_name(), new_name()
     for name in (group, other):
         producer.commit_offsets(name, (topic, 0, 7))

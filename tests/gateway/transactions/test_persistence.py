@@ -1,4 +1,4 @@
-"""How transactions are stored: what is written comes back, what was released stays readable, damage is refused."""
+"""The stored form of transactions: written values come back, released forms stay readable, damage is refused."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_cut_off(known: Transaction, data: st.DataObject) -> None:
     ],
 )
 def test_damage(position: int, value: int) -> None:
-    """What makes no sense is refused, never guessed at."""
+    """Contradictory values are refused, never guessed at."""
     damaged = bytearray(GOLDEN_BYTES)
     assert damaged[position] != value
     damaged[position] = value

@@ -23,7 +23,7 @@ DESCRIBE_PRODUCERS: Final = 61
 
 
 class Partitions:
-    """What stands for the store: what is admitted is known from then on."""
+    """A stand-in for the store: an admitted producer is known from then on."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -51,7 +51,7 @@ def test_one_address_gets_half() -> None:
 
 
 def test_an_address_gets_an_eighth_of_what_is_scarce() -> None:
-    """Whoever brought little goes on where much is used, up to an eighth, and the bound holds for all."""
+    """An address with little use goes on while much is used, up to an eighth; the bound holds for all."""
     partitions = Partitions()
     partitions.bring("stranger", LIMIT)
     taken = [partitions.bring(f"host {number}", LIMIT) for number in range(6)]

@@ -54,7 +54,7 @@ def test_an_empty_transactional_id(admin: Admin) -> None:
 
 
 def test_after_a_restart(tmp_path: Path) -> None:
-    """What was left of a block at a stop is skipped."""
+    """The rest of a block at a stop is skipped."""
     with admin_of(tmp_path) as admin:
         _, before, _ = init(admin)
         admin.restart()
@@ -64,7 +64,7 @@ def test_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_next_block(tmp_path: Path) -> None:
-    """When a block is used up the next one is claimed, once, whoever asks at the same time."""
+    """When a block is used up the next one is claimed once, whatever the number of concurrent requests."""
     with admin_of(tmp_path) as admin:
 
         async def many() -> list[int]:
@@ -75,7 +75,7 @@ def test_next_block(tmp_path: Path) -> None:
 
 
 def test_two_who_share_a_store(tmp_path: Path) -> None:
-    """A block belongs to whoever claimed it, so two allocators of one store never meet."""
+    """A block belongs to the allocator that claimed it, so two allocators of one store never meet."""
     with admin_of(tmp_path) as admin:
         other = ProducerIds(admin.broker.store)
         pairs = [(admin.run(admin.broker.producers.allocate()), admin.run(other.allocate())) for _ in range(5)]

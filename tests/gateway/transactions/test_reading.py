@@ -1,4 +1,4 @@
-"""What readers of committed records are told: Fetch, ListOffsets, DeleteRecords (SEMANTICS 6-9, 19, 35, 37)."""
+"""Answers to readers of committed records: Fetch, ListOffsets, DeleteRecords (SEMANTICS 6-9, 19, 35, 37)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def aborted(partition: Message) -> list[tuple[int, int]]:
 
 
 def consumed(partition: Message) -> list[bytes | None]:
-    """What a consumer gives its application, as the clients go by the list of aborted transactions."""
+    """The records that a consumer gives its application, by the list of aborted transactions."""
     waiting, skipped, values = sorted((first, who) for who, first in aborted(partition)), set(), []
     for batch in split(partition.records):
         header = read_header(batch)
@@ -69,7 +69,7 @@ def consumed(partition: Message) -> list[bytes | None]:
 
 @pytest.mark.parametrize("version", range(4, 19))
 def test_open_transactions_are_not_seen(admin: Admin, topic: str, one: Producer, version: int) -> None:
-    """Who reads committed records stops where the first open transaction begins; others do not."""
+    """A reader of committed records stops where the first open transaction begins; others do not."""
     admin.produce(topic, NOW)
     one.write(topic, b"a")
     admin.produce(topic, NOW)
@@ -85,7 +85,7 @@ def test_open_transactions_are_not_seen(admin: Admin, topic: str, one: Producer,
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_the_end_shows_all(admin: Admin, topic: str, one: Producer, committed: bool) -> None:
-    """What lies behind an open transaction is seen when that ends, whichever way; a marker has an offset."""
+    """Records behind an open transaction are seen when it ends, either way; a marker has an offset."""
     one.write(topic, b"a", b"b")
     admin.produce(topic, NOW)
     one.end(committed=committed)
@@ -372,7 +372,7 @@ def test_largest_timestamp(tmp_path: Path, restarted: bool) -> None:
 
 
 def test_nothing_but_markers(admin: Admin, topic: str, one: Producer) -> None:
-    """Where all records were deleted there is no largest timestamp, and nothing at any time."""
+    """Without records there is no largest timestamp, and no offset for any time."""
     one.write(topic, b"a")
     one.end()
     delete_records(admin, topic, 1)

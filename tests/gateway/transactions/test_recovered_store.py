@@ -1,4 +1,4 @@
-"""A store that is made anew from long-term storage has none of its predecessor's transactions."""
+"""A store recovered from long-term storage has none of its predecessor's transactions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS
 
 
 def test_no_transaction_can_be_ended() -> None:
-    """What was written in an open one is gone, so a producer that lives on must not be told that it has committed."""
+    """The records of an open one are gone, so its producer must not get the answer that it has committed."""
     tables = {
         TRANSACTIONS_TABLE: {b"orders": b"row"},
         PENDING_OFFSETS_TABLE: {b"key": b"offset"},

@@ -45,7 +45,7 @@ def transaction(state: TransactionState, **changes: object) -> Transaction:
 
 
 def outcome(call: Callable[[], object]) -> object:
-    """What a call returns, or the error that it is refused with."""
+    """The result of a call, or the error that refuses it."""
     try:
         return call()
     except Refusal as refused:
@@ -76,7 +76,7 @@ def test_who_may_begin(state: TransactionState) -> None:
 
 @pytest.mark.parametrize("state", [EMPTY, COMPLETE_COMMIT, COMPLETE_ABORT])
 def test_next_producer(state: TransactionState) -> None:
-    """The epoch rises by one; only who said who it was may ask again, and is told the same."""
+    """The epoch rises by one; only a producer that named its id may ask again, and gets the same answer."""
     known = transaction(state)
     anybody = known.initialised(5, None, 99, LATER)
     itself = known.initialised(5, ME, 99, LATER)
@@ -91,7 +91,7 @@ def test_next_producer(state: TransactionState) -> None:
 @pytest.mark.parametrize("epoch", [EPOCH_MAX - 1, EPOCH_MAX])
 @pytest.mark.parametrize("expected", [None, "itself", "before"])
 def test_epochs_used_up(epoch: int, expected: str | None) -> None:
-    """Whoever would get the last epoch gets another producer id, however it asks; the last one nobody ever gets."""
+    """A producer due for the last epoch gets another producer id, however it asks; the last epoch is never given."""
     before = Identity(7, epoch - 1)
     known = transaction(COMPLETE_ABORT, epoch=epoch, last=before)
     asked = {None: None, "itself": known.identity, "before": before}[expected]
@@ -107,7 +107,7 @@ def test_epochs_used_up(epoch: int, expected: str | None) -> None:
 
 
 def test_fence_with_the_last_epoch() -> None:
-    """A producer whose epochs are used up is fenced with the last one, and can then begin anew."""
+    """A producer whose epochs are used up is fenced with the last one, and can then start over."""
     known = transaction(ONGOING, epoch=EPOCH_MAX - 1)
     prepared = known.ending(committed=False, following=known.fenced(), remembers=True, now_ms=LATER)
     fenced = prepared.completed(LATER)
@@ -141,7 +141,7 @@ def test_who_may_take_part(state: TransactionState) -> None:
 
 @pytest.mark.parametrize("state", [EMPTY, COMPLETE_COMMIT, COMPLETE_ABORT])
 def test_beginning(state: TransactionState) -> None:
-    """The first partition or group begins a transaction; more of them do not begin it anew."""
+    """The first partition or group begins a transaction; more of them do not begin another."""
     known = transaction(state)
     begun = known.adding([PLACE], ["g"], NOW)
     more = begun.adding([Place(1, 1)], ["h"], LATER)
@@ -247,7 +247,7 @@ def test_an_end_with_the_last_epoch() -> None:
 
 
 def test_fenced() -> None:
-    """Whoever had the transaction is stale after a fence, and cannot ask again."""
+    """The producer of the transaction is stale after a fence, and cannot ask again."""
     known = transaction(ONGOING)
     done = known.ending(committed=False, following=known.fenced(), remembers=False, now_ms=LATER).completed(LATER)
 
@@ -299,7 +299,7 @@ def world_of(
 
 
 def explore(world: World, depth: int) -> int:
-    """Let everything happen, in every order, up to so many events; returns how many states were met."""
+    """Let every event happen, in every order, up to `depth` events; return the number of states met."""
     layer, known = [world], {world.key()}
     for _ in range(depth):
         following = []

@@ -1,4 +1,4 @@
-"""Transactional Produce in every version: what is refused, what comes again (SEMANTICS 13, 16-18)."""
+"""Transactional Produce in every version: refusals and repeated batches (SEMANTICS 13, 16-18)."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def valid_request(key: int, version: int, rng: random.Random) -> bytes:
 
 
 def counts_and_lengths(key: int, version: int, body: bytes) -> list[tuple[int, list[bytes]]]:
-    """Where in a valid request each count or length stands, with the extremes to put there."""
+    """The place of each count or length in a valid request, with the extremes to put there."""
     found: list[tuple[int, list[bytes]]] = []
     with _noting(found):
         Codec(key, version, is_request=True).decode(body)

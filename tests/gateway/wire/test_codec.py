@@ -191,7 +191,7 @@ def test_fields_of_other_versions() -> None:
 
 
 def test_encoding_drops_unknown_and_defaults_missing() -> None:
-    """One answer serves every version: what a version lacks is dropped, what is missing has its default."""
+    """One answer serves every version: fields that a version lacks are dropped, missing fields have defaults."""
     codec = response_codec(HEARTBEAT, 0)
 
     assert codec.encode({"error_code": 3, "throttle_time": 9, "nonsense": 1}) == b"\0\3"
@@ -205,7 +205,7 @@ def test_null_where_it_cannot_be() -> None:
 
 
 def test_repr_hides_contents() -> None:
-    """A request in a log line shows what it is about, never the bytes that it carries."""
+    """A request in a log line shows its subject, never the bytes that it carries."""
     codec = request_codec(0, 9)
     topics = [{"name": f"t{n}", "partition_data": [{"index": n, "records": b"secret"}]} for n in range(9)]
 

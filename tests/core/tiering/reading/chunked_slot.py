@@ -88,7 +88,7 @@ class Counting:
 
 
 class Known:
-    """What is known of the chunks, as a list."""
+    """The known facts of the chunks, as a list."""
 
     def __init__(self) -> None:
         self.rows: list[RunRow] = []

@@ -216,7 +216,7 @@ def test_neighbours_come_together() -> None:
 
 
 def test_a_page_is_there_before_its_request_has_ended() -> None:
-    """Whoever wants the first page of a request does not wait for the last one."""
+    """A reader of the first page of a request does not wait for the last one."""
 
     async def scenario() -> None:
         async with chunked() as (chunks, storage):
@@ -314,7 +314,7 @@ async def damaged(storage: Counting, key: str, position: int) -> None:
 
 @pytest.mark.parametrize("block_bytes", [300, 64 * KIB])
 def test_damage_stays_where_it_is(block_bytes: int) -> None:
-    """What lies in a bad block is refused by name, entry by entry; everything else is read as before."""
+    """Entries in a bad block are refused by name, one by one; all others are read as before."""
 
     async def scenario() -> None:
         async with chunked() as (chunks, storage):

@@ -75,7 +75,7 @@ def test_from_earliest_to_the_tail(tmp_path: Path) -> None:
 
 
 def test_the_log_comes_first(tmp_path: Path) -> None:
-    """What the log still holds is read from there; what it does not, from chunks."""
+    """Entries that the log still holds are read from there, all others from chunks."""
 
     async def scenario() -> None:
         async with tiered_and_local(tmp_path / "both") as (store, slot, written, storage):
@@ -139,7 +139,7 @@ def test_newest_entry_in_a_chunk(tmp_path: Path) -> None:
 
 
 def test_nobody_waits_for_long(tmp_path: Path) -> None:
-    """Who loses patience is told so; what was asked for is loaded all the same, and then read at once."""
+    """A reader that runs out of time gets an error; the load goes on, and the next read is immediate."""
 
     async def scenario() -> None:
         async with mostly_tiered(tmp_path) as (store, slot, _, storage):
@@ -180,7 +180,7 @@ def test_retention_by_bytes_goes_by_runs(tmp_path: Path) -> None:
 
 
 def test_a_lost_log_file_is_read_from_its_chunks(tmp_path: Path) -> None:
-    """What a log file held and chunks hold as well is not lost with the file."""
+    """Entries that both a log file and chunks held are not lost with the file."""
 
     async def scenario() -> None:
         async with tiered_and_local(tmp_path) as (store, slot, written, _):

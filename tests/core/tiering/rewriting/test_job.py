@@ -121,7 +121,7 @@ class Bench:
         return dict(self.executor.learn(request).ends)
 
     def output(self) -> dict[Place, list[bytes]]:
-        """What the new chunk holds, after everything in it was verified."""
+        """The content of the new chunk, after all of it was verified."""
 
         async def read() -> dict[Place, list[bytes]]:
             size = len(self.objects.data["out"])
@@ -205,7 +205,7 @@ def test_compaction_cut_in_chunks() -> None:
 
 
 def test_emptied_runs_are_covered() -> None:
-    """Where nothing is left of a slot's segment, its next one covers it."""
+    """If nothing is left of a slot's segment, its next one covers it."""
     bench = Bench()
     bench.chunk({(7, 0, 0): [entry(0, 1, 0, b"a"), entry(1, 1, 0, b"a")]})
     bench.chunk({(7, 1 << 32, 0): [entry(2, 1, 0, b"a")]})
@@ -226,7 +226,7 @@ def test_learning_is_bounded() -> None:
 
 
 def test_dirty_part_only_is_learned() -> None:
-    """What lies before the dirty part is filtered by the keys behind it, and by nothing else."""
+    """Records before the dirty part are filtered by the keys behind it, and by nothing else."""
     bench = one_slot(2, keys=4)
     bench.learn(18, 20)
     bench.rewrite(compact=True)

@@ -47,7 +47,7 @@ async def trickle(stream: Stream, rounds: int, body: bytes = b"x") -> dict[Slot,
 
 
 async def written_chunks(store: Store, storage: Storage, slot: Slot) -> dict[int, bytes]:
-    """What the chunks of a slot hold, by sequence number; every run is checked against its row."""
+    """The content of a slot's chunks, by sequence number; every run is checked against its row."""
     found: dict[int, bytes] = {}
     for row in runs_of(store, slot):
         chunk = store.hosted(slot).catalog.find_chunk(row.chunk)
@@ -164,7 +164,7 @@ async def trickle_one(slot: Slot, rounds: int) -> list[bytes]:
 
 @pytest.mark.slow
 def test_merge_survives_restart(tmp_path: Path) -> None:
-    """What a crash leaves of rewrites is abandoned, nothing refers to it, and they are done again."""
+    """Rewrites that a crash interrupts are abandoned, nothing refers to them, and they are done again."""
 
     async def scenario() -> None:
         slow = replace(REWRITING, tier2_verify_delay_ms=3_600_000)

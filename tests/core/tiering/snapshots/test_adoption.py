@@ -85,7 +85,7 @@ def test_what_is_settled_is_a_whole(steps: list[tuple[int, int, int]], start: in
 
 
 def test_a_gap_keeps_what_is_behind_it() -> None:
-    """What lies behind a lost stretch stays, at its own sequence numbers; the run before it stands for the gap."""
+    """Runs behind a lost stretch stay, at their own sequence numbers; the run before it stands for the gap."""
     slot = settle(known(durable_end=30, tiered_end=30), [row(0, 10), row(20, 30)])
 
     assert (slot.start, slot.end, slot.lost) == (0, 30, ((10, 20),))

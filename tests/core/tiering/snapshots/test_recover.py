@@ -46,7 +46,7 @@ def same_tables(tables: Tables, bounds: Mapping[tuple[str, int], tuple[int, int]
 
 
 async def recovered(tmp_path: Path, storage: Storage) -> Report:
-    """What `penstock recover` does, after the disk is gone."""
+    """Do the work of `penstock recover`, after the disk is gone."""
     shutil.rmtree(tmp_path / "store")
     return await recover_store(
         tmp_path / "store", QUIET, storage, CLUSTER, head_of, same_tables, lambda what, done, total: None
@@ -256,7 +256,7 @@ def test_damaged_snapshot(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
 def test_a_chunk_in_the_middle(tmp_path: Path, damage: str) -> None:
-    """What lies behind a lost chunk stays at its offsets, and the lost ones are named."""
+    """Entries behind a lost chunk stay at their offsets, and the lost ones are named."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
@@ -295,7 +295,7 @@ def test_a_chunk_in_the_middle(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_newest_chunk_is_right(tmp_path: Path) -> None:
-    """Where chunks overlap, as after a merge, the newer one is used, and the older one is not referred to."""
+    """If chunks overlap, as after a merge, the newer one is used, and nothing refers to the older one."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
@@ -340,7 +340,7 @@ def test_a_store_that_had_been_replaced(tmp_path: Path) -> None:
 
 
 def test_objects_that_are_dead(tmp_path: Path) -> None:
-    """What was about to be deleted is not adopted, and is still deleted by the new store."""
+    """Objects about to be deleted are not adopted, and are still deleted by the new store."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")

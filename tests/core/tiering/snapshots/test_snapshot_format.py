@@ -88,7 +88,7 @@ def plain(data: bytes) -> bytes:
 
 @given(SNAPSHOTS)
 def test_round_trip(snapshot: Snapshot) -> None:
-    """What is written is what is read."""
+    """A written snapshot is read as it was."""
     read = decode_snapshot(encoded(snapshot))
 
     assert (read.container, read.id, read.created_ms) == (snapshot.container, snapshot.id, snapshot.created_ms)

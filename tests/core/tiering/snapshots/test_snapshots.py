@@ -108,7 +108,7 @@ def test_the_newest_stay(tmp_path: Path) -> None:
 
 
 def test_when_asked(tmp_path: Path) -> None:
-    """Whoever waits for one gets it long before the interval is over, and a stop takes a last one."""
+    """A waiter for a snapshot gets it long before the interval is over, and a stop takes a last one."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
@@ -175,7 +175,7 @@ def test_writers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("promise", ["stream made", "stream deleted", "records deleted", "row deleted"])
 def test_soon_after(tmp_path: Path, promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a client was told is in a snapshot soon, though the interval is an hour."""
+    """A client's acknowledged changes are in a snapshot soon, though the interval is an hour."""
     monkeypatch.setattr("core.tiering.snapshots.snapshots.SOON_S", 0.05)
 
     async def scenario() -> None:

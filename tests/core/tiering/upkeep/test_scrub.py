@@ -48,7 +48,7 @@ def test_whole_chunks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
 def test_flipped_bit(tmp_path: Path, caplog: pytest.LogCaptureFixture, place: float) -> None:
-    """A bit that changed in an object that nobody reads is told, with the object's key."""
+    """A changed bit in an object that nobody reads is reported, with the object's key."""
 
     async def scenario() -> str:
         async with tiered_store(tmp_path, SCRUBBING) as store:
@@ -66,7 +66,7 @@ def test_flipped_bit(tmp_path: Path, caplog: pytest.LogCaptureFixture, place: fl
 
 
 def test_missing_object(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An object that is gone is told as well; the others are still looked at."""
+    """A missing object is reported as well; the others are still read."""
 
     async def scenario() -> str:
         async with tiered_store(tmp_path, SCRUBBING) as store:

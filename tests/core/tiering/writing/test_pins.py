@@ -171,7 +171,7 @@ def test_a_transaction_that_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clean", [True, False])
 def test_restart(tmp_path: Path, clean: bool) -> None:
-    """What was kept is there after a stop and after a kill, and is tiered when its transaction ends."""
+    """Kept entries are there after a stop and after a kill, and are tiered when their transaction ends."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -368,7 +368,7 @@ def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad
 
 
 async def refused_there(store: Store, slot: Slot, sent: Sequence[bytes], bad: Sequence[int]) -> None:
-    """What is damaged is an error, what lies between is read."""
+    """Damaged entries are errors, and entries between them are read."""
     reader, offset = store.hosted(slot).reader, 0
     while offset < len(sent):
         if offset in bad:

@@ -1,4 +1,4 @@
-"""What a sealed segment holds goes into chunks at once, and says which segment it was appended to."""
+"""The entries of a sealed segment go into chunks at once, with the number of their segment...."""
 
 from __future__ import annotations
 

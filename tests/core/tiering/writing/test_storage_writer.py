@@ -108,7 +108,7 @@ def test_by_bytes(tmp_path: Path) -> None:
 
 
 def test_log_is_released(tmp_path: Path) -> None:
-    """What is in verified chunks leaves the log, and only that."""
+    """Entries in verified chunks leave the log, and only those."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path) as store:
@@ -123,7 +123,7 @@ def test_log_is_released(tmp_path: Path) -> None:
 
 
 def test_many_slots_share_chunks(tmp_path: Path) -> None:
-    """What many slots have little of costs one object, not one for each."""
+    """Little data of many slots costs one object, not one for each."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -182,7 +182,7 @@ def test_unfinished_uploads_are_swept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["gone", "cut off"])
 def test_young_object_is_put_again(tmp_path: Path, damage: str) -> None:
-    """A chunk that the store lost after it was committed is made anew from the log, which had kept it."""
+    """A chunk that the store lost after it was committed is remade from the log, which had kept it."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -273,7 +273,7 @@ def test_dead_chunks_are_deleted(tmp_path: Path) -> None:
 
 
 def test_deletion_survives_a_crash(tmp_path: Path) -> None:
-    """What died before a crash is found by the next start."""
+    """Chunks that died before a crash are found by the next start."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -319,7 +319,7 @@ def tiered(slot: Slot) -> bool:
 
 
 def test_trim_during_an_upload(tmp_path: Path) -> None:
-    """What is deleted while it is on its way never becomes a dangling row."""
+    """Entries that are deleted during an upload never leave a dangling row."""
 
     async def scenario() -> None:
         storage = Unreliable(await storage_in(tmp_path / "tier2"))
