@@ -296,7 +296,8 @@ class _Fetch(Findings):
     async def _run_cold(self, cold: list[ColdRead], left: list[Target]) -> None:
         reads = self.reads = ColdReads(self, self.min_bytes, self.deadline_s, self._choose_of_many, self._woken)
         try:
-            out_of_time = await reads.run(cold, left)
+            async with self.connection.reading():
+                out_of_time = await reads.run(cold, left)
         finally:
             self.reads = None
         self.late = reads.late

@@ -104,9 +104,6 @@ class Dispatcher:
             connection.starting += 1
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
-        elif field is not connection.client_field and is_out_of_turn(connection.party):
-            connection.starting += 1  # its party was not known before
-            self._call_raw_later(connection, route, header, body, slot)
         else:
             self._call_raw(connection, route, header, body, slot, slot.started_s)
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
-from gateway.network.turns import is_out_of_turn
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
@@ -33,6 +32,8 @@ JOIN_BYTES_MAX: Final = 32 * 1024
 
 LARGE_BYTES_MIN: Final = 128 * 1024
 """Answers from this size on are written without holding the interpreter's lock."""
+READING_BYTES: Final = 1024 * 1024
+"""Bytes that an answer counts as while it is read: what most clients ask of a partition."""
 PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 """Parts that one writev takes."""
 
@@ -89,7 +90,6 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_close_callbacks",
-        "_due_bytes",
         "_flushing",
         "_held_bytes",
         "_host",
@@ -147,7 +147,6 @@ class Connection(asyncio.BufferedProtocol):
         self.unsent_seen = 0  # bytes, at the last sweep: does the peer take anything?
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
         self._flushing = False
-        self._due_bytes = 0  # of large answers; charged until they are offered to the socket
         self._held_bytes = 0  # of answers whose turn has not come
         self._output_bytes = 0  # charged to the output budget
         self._output_waiters: list[Callable[[], None]] = []
@@ -185,8 +184,8 @@ class Connection(asyncio.BufferedProtocol):
             slot.charge = 0
         self.slots.clear()
         self.receiver.drop()
-        self._host.output_budget.release(self._output_bytes + self._due_bytes)
-        self._output_bytes = self._held_bytes = self._due_bytes = 0
+        self._host.output_budget.release(self._output_bytes)
+        self._output_bytes = self._held_bytes = 0
         if self._mute_handle is not None:
             self._mute_handle.cancel()
         callbacks = [*self._close_callbacks, *self._output_waiters]
@@ -415,9 +414,6 @@ class Connection(asyncio.BufferedProtocol):
                 self._held_bytes += slot.size
                 self._account_output()
             return
-        if slot.size >= LARGE_BYTES_MIN:  # charged now, for requests that ask for room before the flush
-            self._due_bytes += slot.size
-            self._host.output_budget.charge(slot.size)
         if not self._flushing:
             self._flushing = True
             self._host.flush_soon(self)
@@ -431,9 +427,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._held_bytes or self._output_bytes:
             self._held_bytes = sum(slot.size for slot in self.slots)
             self._account_output()
-        if self._due_bytes:
-            self._host.output_budget.release(self._due_bytes)
-            self._due_bytes = 0
         if self.blocked & IN_FLIGHT:
             self._check_in_flight()
         if self.half_closed and not self.slots and not self.closed:
@@ -505,6 +498,22 @@ class Connection(asyncio.BufferedProtocol):
         does not take stay in our memory."""
         return 0 if self.blocked & OUTPUT else self._host.output_budget.room
 
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Read bytes for an answer that are not in memory: when there is room for one more such answer in the process.
+
+        Reads end whether or not peers take their answers, so this wait ends, too."""
+        budget = self._host.reading_budget
+        while budget.exhausted:
+            room = self._host.loop.create_future()
+            budget.wait(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+            await room
+        budget.charge(READING_BYTES)
+        try:
+            yield
+        finally:
+            budget.release(READING_BYTES)
+
     def when_output_room(self, callback: Callable[[], object]) -> None:
         """Call back once, when output_room() may have grown or the connection is gone.
 
@@ -517,17 +526,10 @@ class Connection(asyncio.BufferedProtocol):
         self._block(ROOM)
 
         def room_came() -> None:
-            if is_out_of_turn(self.party) and not self.closed:
-                self.turns.wait(self.party, go_on)
-            else:
-                go_on()
-
-        def go_on() -> bool:
             self._room_waits -= 1
             callback()
             if not self._room_waits:
                 self._unblock(ROOM)
-            return False
 
         if self.blocked & OUTPUT:
             self._output_waiters.append(room_came)

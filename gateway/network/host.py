@@ -61,6 +61,8 @@ class Host:
         self.receive_budget = ReceiveBudget(half, self.loop)
         self.request_budget = Budget(half, self.loop)
         self.output_budget = Budget(limits.queued_response_bytes_max, self.loop)
+        self.reading_budget = Budget(limits.queued_response_bytes_max // 4, self.loop)
+        """Of answers that are being read from disk or from long-term storage."""
         self.turns = FairTurns(self.loop)
         self.now_s = time.monotonic()
         self._to_flush: list[Flushed] = []

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SLICES: Final = 10
 """Ticks in which a sweep visits all connections, so that no tick holds the loop for long."""
-STALLED_UNDER_PRESSURE_S: Final = 5.0
+STALLED_UNDER_PRESSURE_S: Final = 10.0
 """While the bytes of answers are at their bound, a peer that took nothing for this time is closed."""
 HALF_CLOSED_S: Final = 1.0
 """Time for a peer that stopped sending to take its last answers; most such peers are gone."""

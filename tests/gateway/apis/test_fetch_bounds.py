@@ -166,40 +166,6 @@ def test_nothing_is_kept_while_a_fetch_waits(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_room_is_taken_when_an_answer_is_made(tmp_path: Path) -> None:
-    """Many fetches that wait for room do not all see the same room: no more begin than there is room for."""
-
-    async def scenario(broker: Broker, client: Client) -> None:
-        await fill(client, 30, b"x" * 100_000)
-        budget = broker._server.host.output_budget
-        budget.charge(budget.limit)
-        peers = [stranger(broker) for _ in range(20)]
-        for peer in peers:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            peer.sendall(frames(1, partition_max_bytes=3_000_000))
-        await until(lambda: sum(bool(c.blocked & ROOM) for c in broker._server.connections) == len(peers))
-        most = 0
-
-        def watch() -> None:
-            nonlocal most
-            most = max(most, budget.used)
-            loop.call_soon(watch)
-
-        loop = asyncio.get_running_loop()
-        budget.release(2_000_000)
-        watch()
-        await asyncio.sleep(0.2)
-
-        assert budget.limit < most < budget.limit + 2 * 3_100_000
-        budget.release(budget.limit - 2_000_000)
-        for peer in peers:
-            peer.close()
-        await until(lambda: broker.metrics.connections_open == 1)
-        assert budget.used == 0
-
-    run(tmp_path, scenario)
-
-
 def test_a_long_fetch_looks_a_few_times(tmp_path: Path) -> None:
     """However often it is woken, a fetch of many partitions looks at them LONG_LOOKS_MAX times and answers."""
 
