@@ -397,6 +397,6 @@ def _offer_producers(metrics: Metrics, known: KnownWriters) -> None:
 
 def _offer_container_gauges(metrics: Metrics, hosted: HostedContainer) -> None:
     container, reader = hosted.container, hosted.reader
-    metrics.memory(f"tail cache {container.id}", lambda: container.cache.used)
+    metrics.memory(f"tail cache {container.id}", lambda: container.log.slabs.used)
     metrics.memory(f"index cache {container.id}", lambda: reader.index_cache_used)
     metrics.log_syncs[container.id] = container.log.stats

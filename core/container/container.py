@@ -30,7 +30,6 @@ from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
 from core.container.unsaved import Unsaved
 from core.errors import StorageFailure, StorageFull, StreamSealed
-from core.index.tail_cache import TailCache
 from core.log.durable_log import DurableLog
 from core.log.format import (
     ABORT_MARKER,
@@ -137,9 +136,8 @@ class Container:
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
         self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
-        self.cache = TailCache(config.cache_bytes)
         self.log = DurableLog(directory, container_id, config, clock, self)
-        self.files = LogFiles()
+        self.files = LogFiles(self.log.slabs)
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
         self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
@@ -261,11 +259,8 @@ class Container:
         )
         prefix = FRAME_PREFIX.pack(size - FRAME_HEADER_SIZE, crc32c(payload, crc32c(rest), HOLDING_GIL))
         if size <= COPY_MAX:
-            frame = b"".join((prefix, rest, payload))
-            log.open.append(frame)
-            payload = memoryview(frame)[APPEND_OVERHEAD:]
+            log.open.append(b"".join((prefix, rest, payload)))
         else:
-            payload = _without_waste(payload)
             log.open += (prefix + rest, payload)
         log.position = position + size
         log.next_lsn = lsn + 1
@@ -282,9 +277,6 @@ class Container:
         columns.position.append(position)
         columns.length.append(length)
         columns.timestamp.append(timestamp)
-        payloads = columns.payload
-        row = len(payloads)
-        payloads.append(payload)
         columns.total += length
         columns.end = end = base + count
         slot.appended(
@@ -300,7 +292,6 @@ class Container:
             flags,
             self.trusted.stamp_ms() if writer_id >= 0 else 0,
         )
-        self.cache.added(columns, row, length)
         self._pending.append((slot, end, length, waiter))
         return base
 
@@ -550,13 +541,6 @@ class Container:
 
 def _by_number(writers: Collection[int]) -> Mapping[int, str]:
     return {writer_id: f"writer {writer_id}" for writer_id in writers}
-
-
-def _without_waste(payload: Buffer) -> Buffer:
-    """The payload, copied if it would keep a buffer of more than twice its size alive as long as it is cached."""
-    if isinstance(payload, memoryview) and memoryview(payload.obj).nbytes > 2 * len(payload):
-        return bytes(payload)
-    return payload
 
 
 def _tell(waiter: AppendWaiter) -> None:

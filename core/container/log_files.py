@@ -4,26 +4,30 @@
 
 - `complete` is in the order of LSNs; a file leaves it from the front only.
 - A file is in `unindexed` from its completion until its sidecar is written and registered.
-- Rows in memory are those of the newest files: a slot's `columns` are the rows of its files here, oldest first, and of
-  the file that is written to.
+- Rows in memory are those of the newest files: a slot's `columns` are the rows of its files, oldest first, and of the
+  file that is written to. Some of these files may be gone from the disk: their rows lead to bytes in memory only.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 from core.index.rows import SlotColumns
 from core.log.log_file import LogFile
+from core.log.slabs import Slabs
 from core.streams.live import Slot
 
 
 class LogFiles:
     """Of one container. For the event loop; recovery fills it in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, slabs: Slabs) -> None:
+        self._slabs = slabs
         self.complete: list[LogFile] = []
         self.unindexed: list[LogFile] = []
+        self._gone: deque[LogFile] = deque()  # from the disk, while memory has some of their bytes
         self.rolled = asyncio.Event()  # a file was completed: its sidecar is due
         self._columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
 
@@ -54,10 +58,12 @@ class LogFiles:
         self.unindexed.remove(file)
 
     def gave_up(self, file: LogFile) -> None:
-        """The log lets go of its oldest file."""
+        """The log lets go of its oldest file. What memory has of it is read on."""
         assert file is self.complete[0], "a log file leaves from the front"
         del self.complete[0]
-        self.drop_columns(file)
+        file.gone = True
+        self._gone.append(file)
+        self.forget()
 
     # Rows in memory
 
@@ -72,12 +78,23 @@ class LogFiles:
         """The rows that memory holds of a file."""
         return self._columns.get(file.first_lsn, ())
 
-    def in_memory(self) -> list[LogFile]:
-        """Complete files of which memory holds rows."""
-        return [file for file in self.complete if file.first_lsn in self._columns]
+    def forget(self) -> None:
+        """Let rows leave memory with the last bytes of their file. Those of the newest complete file stay."""
+        while self._gone and not _is_held(self._gone[0]):
+            self.drop_columns(self._gone.popleft())
+        for file in [file for file in self.complete if file.first_lsn in self._columns][:-1]:
+            if not file.indexed or _is_held(file):
+                break
+            self.drop_columns(file)
 
     def drop_columns(self, file: LogFile) -> None:
-        """Rows of a file leave memory, and the entries that are cached with them."""
+        """Rows of a file leave memory, and its bytes, to which nothing else leads."""
         for slot, columns in self._columns.pop(file.first_lsn, ()):
             slot.columns.remove(columns)
-            columns.payload = []
+        if file.image is not None:
+            self._slabs.dropped(file.image)
+            file.image = None
+
+
+def _is_held(file: LogFile) -> bool:
+    return file.image is not None and file.image.held > 0

@@ -58,10 +58,6 @@ CAPTURE_ROWS: Final = 2000
 REOPEN_ROOM_BYTES: Final = 4 * MIB
 """Room that RocksDB is given before it is opened anew: once closed, it must open, or nothing old can be read."""
 
-COLUMNS_KEPT_MAX: Final = 4
-"""Complete files whose rows stay in memory beside the open one's: as many as the tail cache can hold, but not more than
-this, whatever the sizes are. An entry leaves the cache with its row."""
-
 
 @dataclass(slots=True)
 class _Values:
@@ -179,17 +175,7 @@ class Maintenance:
                 return
             self._refs_unflushed += refs
             container.files.indexed(file)
-        self._drop_columns()
-
-    def _drop_columns(self) -> None:
-        container = self._container
-        complete = container.files.in_memory()
-        config = container.config
-        kept = max(1, min(COLUMNS_KEPT_MAX, config.cache_bytes // config.log_file_bytes))
-        for file in complete[: max(0, len(complete) - kept)]:
-            if not file.indexed:
-                break
-            container.files.drop_columns(file)
+        container.files.forget()
 
     # Checkpoints
 

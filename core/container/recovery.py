@@ -233,7 +233,6 @@ class _Recovery:
             except BadFrame as error:
                 raise CorruptLog(file.path, frame.position, str(error), _ADVICE) from error
         for columns in (rows or {}).values():
-            columns.payload = [None] * len(columns)
             columns.total = sum(columns.length)
         if start is not None:
             self._replayed_bytes += file.size - start

@@ -1,9 +1,9 @@
 """The read index: where each entry of the log lies, in memory for the newest files, in sidecars for the rest.
 
-For the open log file and a few before it, each slot that was written has *columns*, one row per entry: first
-sequence number, position, length, largest timestamp; and, as long as the tail cache has room, the entry itself.
-When a file is complete its columns are written beside it as a sidecar and leave memory one file later; the
-container's metadata then names, per slot, the sidecars that hold its rows.
+For the open log file and those before it of which memory has bytes (`core.log.slabs`), each slot that was written has
+*columns*, one row per entry: first sequence number, position, length, largest timestamp. When a file is complete its
+columns are written beside it as a sidecar. They leave memory with the file's bytes; the container's metadata then
+names, per slot, the sidecars that hold its rows.
 
 **Invariant**: rows of a slot are dense. A row's entry ends where the next one begins, and a slot's columns follow
 one another without a gap; so no row stores its count.
@@ -48,7 +48,7 @@ from crc32c import crc32c
 
 from core.errors import Corrupt
 from core.log.files import UNREADABLE, write_durably
-from core.log.format import Buffer
+from core.log.format import APPEND_OVERHEAD, Buffer
 from core.log.log_file import LogFile
 
 SIDECAR_SUFFIX: Final = ".idx"
@@ -70,7 +70,7 @@ ADVICE: Final = "Delete the sidecar: the next start builds it again from the log
 class SlotColumns:
     """One slot's rows in one log file."""
 
-    __slots__ = ("base", "bytes_before", "end", "file", "length", "payload", "position", "timestamp", "total")
+    __slots__ = ("base", "bytes_before", "end", "file", "length", "position", "timestamp", "total")
 
     def __init__(self, file: LogFile, first: int, bytes_before: int) -> None:
         self.file = file
@@ -81,7 +81,6 @@ class SlotColumns:
         self.position = array("I")
         self.length = array("I")
         self.timestamp = array("q")
-        self.payload: list[Buffer | None] = []  # None: evicted, or never cached
 
     def __len__(self) -> int:
         return len(self.base)
@@ -131,6 +130,12 @@ class Rows:
 
     def row_end(self, row: int) -> int:
         return self.base[row + 1] if row + 1 < len(self.base) else self.end
+
+
+def held_entry(rows: Rows | SlotColumns, row: int) -> Buffer | None:
+    """The row's entry, if memory has it. For any thread."""
+    image = rows.file.image if isinstance(rows, SlotColumns) else None
+    return None if image is None else image.bytes_at(rows.position[row] + APPEND_OVERHEAD, rows.length[row])
 
 
 def sidecar_path(log_path: Path) -> Path:

@@ -18,17 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from pathlib import Path
 from typing import Final, Protocol
 
 from core.clock import Clock
 from core.config import StoreConfig
 from core.errors import StorageFailure, StorageFull
-from core.log.files import log_path
+from core.log.files import log_failure, log_path
 from core.log.format import FILE_HEADER_SIZE, FRAME_HEADER_SIZE, KIND_UPDATE, Buffer, FileHeader, encode_frame
 from core.log.interface import LogWriter, SyncStats
 from core.log.log_file import LogFile, LogPosition
+from core.log.slabs import INDEX_ROW_BYTES, FileImage, Slabs
 from core.log.writer import FileWriter
+from tier2.shortage import PATIENCE_S, PAUSE_S
 
 POSITION_MAX: Final = 2**32 - 1
 """The index keeps positions in 32 bits."""
@@ -72,8 +75,14 @@ class DurableLog:
         self._reserve = max(CONTROL_RESERVE, min(CONTROL_RESERVE_MAX, config.log_file_bytes // 16))
         self._margin = max(config.log_file_bytes // 8, 2 * self._reserve)
         size = config.log_file_bytes + self._margin
+        self.slabs = Slabs(config.cache_bytes, f"log-{container}")
+        self._image = self.slabs.begin_image()  # of the open file
+        self._images: deque[tuple[int, FileImage]] = deque()  # by the file's first LSN; not written to their ends
         self._writer: LogWriter = FileWriter(directory, f"log-{container}", size, config, self)
         self._closing = False
+        self._starved_at: float | None = None  # since when there is no memory for what is open, the loop's time
+        self._memory_came = asyncio.Event()  # it is not starved, or never will be served
+        self._memory_came.set()
         self._sync_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._sync_asked = False  # the writer was asked for a sync and has not reported one since
         self.failure: StorageFailure | None = None
@@ -130,6 +139,9 @@ class DurableLog:
         if control and self.position + size <= self.room - self._reserve:
             return  # appends may have been refused: what frees the log is not to begin a file for each of them
         if self.can_roll and self.position > FILE_HEADER_SIZE:
+            self._flush_open()
+            if self.open:
+                raise StorageFull("there is no memory for what the log writes next")
             self._roll()
         reserve = 0 if control else self._reserve
         if self.position + size <= self.room - reserve:
@@ -175,12 +187,34 @@ class DurableLog:
 
     def _flush_open(self) -> None:
         self.kick_scheduled = False
-        if self.open:
+        if self.open and (self.position <= self._image.room or self._has_memory()):
             self._writer.write(self.open, LogPosition(self.next_lsn - 1, self.file.first_lsn, self.position))
             self.open = []
 
+    def _has_memory(self) -> bool:
+        """Have memory for what is open. A process without any waits for what is on its way to the disk."""
+        if self.failure is not None:
+            return False
+        now = self._loop.time()
+        try:
+            self.slabs.reach(self._image, self.position)
+        except (OSError, MemoryError) as error:
+            if self._starved_at is None:
+                self._starved_at = now
+                self._memory_came.clear()
+            if now - self._starved_at < PATIENCE_S:
+                self.kick_scheduled = True
+                self._loop.call_later(PAUSE_S, self._flush_open)
+            else:
+                self.on_failed(log_failure(self._directory, error))
+            return False
+        if self._starved_at is not None:
+            self._starved_at = None
+            self._memory_came.set()
+        return True
+
     def _roll(self) -> None:
-        self._flush_open()
+        """Begin the next file. Nothing is open."""
         header = FileHeader(
             container=self._container,
             first_lsn=self.next_lsn,
@@ -199,7 +233,10 @@ class DurableLog:
         if old is not None:
             old.end_lsn = self.next_lsn
             old.size = self.position
-        self.room = self._writer.roll(header, old)
+            self.slabs.completed(self._image, self.entries * INDEX_ROW_BYTES)
+        self._image = new.image = self.slabs.begin_image()
+        self._images.append((new.first_lsn, new.image))
+        self.room = self._writer.roll(header, new.image, old)
         self.file = new
         self.file_id = header.file_id
         self.entries = 0
@@ -231,13 +268,19 @@ class DurableLog:
         self._closing = True
         self.append_limit = 0
         self._flush_open()
+        await self._memory_came.wait()
         await self._writer.close()
+        self.slabs.close()
 
     # Reports of the writer
 
     def on_written(self, end: LogPosition) -> None:
         if self.failure is not None:
             return  # the disk failed the next file meanwhile: all waiters have been told
+        images = self._images
+        while images[0][0] != end.file_lsn:
+            images.popleft()[1].written = POSITION_MAX
+        images[0][1].written = end.position
         self.durable_lsn = end.lsn
         self.durable_position = end
         self._listener.log_durable(end.lsn)
@@ -265,6 +308,7 @@ class DurableLog:
 
     def on_failed(self, error: StorageFailure) -> None:
         self.failure = error
+        self._memory_came.set()
         self.append_limit = 0  # every append asks for room now, and hears of the failure
         for _, future in self._sync_waiters:
             if not future.done():

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from core.errors import StorageFailure
 from core.log.format import Buffer, FileHeader
 from core.log.log_file import LogFile, LogPosition
+from core.log.slabs import FileImage
 
 SYNC_BUCKETS_S: Final[tuple[float, ...]] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of the sync time histogram, seconds."""
@@ -94,16 +95,18 @@ class LogWriter(Protocol):
     def can_grow(self, size: int) -> bool:
         """Whether the open file may grow to `size` bytes, beyond the room that it was begun with."""
 
-    def roll(self, header: FileHeader, old: LogFile | None) -> int:
+    def roll(self, header: FileHeader, image: FileImage, old: LogFile | None) -> int:
         """End the open file `old` behind all that was given until now, and begin the next; returns its room, bytes.
 
-        Only while `next_room` is not None. `old` has its final size; None for the first file.
+        Only while `next_room` is not None. What is given for the next file goes into `image`. `old` has its final size;
+        None for the first file.
         """
 
     def write(self, buffers: list[Buffer], end: LogPosition) -> None:
         """Write a group, which ends at `end`, behind what was given before. The writer owns the list from here on.
 
-        The buffers must not change any more. A log bounds what it gives before a report by its files' room.
+        The file's image has slabs for it. The buffers must not change any more. A log bounds what it gives before a
+        report by its files' room.
         """
 
     def sync(self) -> None:

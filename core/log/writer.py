@@ -30,14 +30,15 @@ from core.config import StoreConfig, SyncMode
 from core.errors import StorageFailure
 from core.log.files import SpareFile, begin, free_bytes, log_failure
 from core.log.format import FILE_HEADER_SIZE, Buffer, FileHeader
+from core.log.image_writer import ImageWriter
 from core.log.interface import LogReports, SyncStats
 from core.log.log_file import LogFile, LogPosition
+from core.log.slabs import FileImage
 from core.log.spares import Spares
-from tier2.direct_io import BlockWriter
 from tier2.shortage import is_forbidden, is_shortage, patiently
 
 JOIN_BYTES_MAX: Final = 32 * 1024
-"""Up to this size a group's buffers are joined before they are staged: that costs less for each of them."""
+"""Up to this size a group's buffers are joined before they are copied: that costs less for each of them."""
 
 GROWTH_MAX: Final = 8
 """A file may grow to this many times its size while the next one is prepared, given as much free disk for each."""
@@ -53,6 +54,7 @@ class _Write:
 class _Roll:
     spare: SpareFile
     header: FileHeader
+    image: FileImage
     old: LogFile | None
 
 
@@ -113,9 +115,9 @@ class FileWriter:
     def can_grow(self, size: int) -> bool:
         return size <= GROWTH_MAX * self._size and free_bytes(self._directory) >= GROWTH_MAX * size
 
-    def roll(self, header: FileHeader, old: LogFile | None) -> int:
+    def roll(self, header: FileHeader, image: FileImage, old: LogFile | None) -> int:
         spare = self._spares.take()
-        self._commands.put(_Roll(spare, header, old))
+        self._commands.put(_Roll(spare, header, image, old))
         return spare.allocated
 
     def write(self, buffers: list[Buffer], end: LogPosition) -> None:
@@ -164,7 +166,7 @@ class WriterThread:
         # The thread's alone, once it runs.
         self._directory_fd = -1
         self._fd = -1
-        self._blocks = BlockWriter()
+        self._images = ImageWriter()
         self.stats = SyncStats()  # others only read it
 
     def start(self, directory_fd: int) -> None:
@@ -247,7 +249,7 @@ class WriterThread:
         for write in writes[1:]:
             buffers += write.buffers
         size = sum(map(len, buffers))
-        self._blocks.write([patiently(lambda: b"".join(buffers))] if size <= JOIN_BYTES_MAX else buffers)
+        self._images.write([patiently(lambda: b"".join(buffers))] if size <= JOIN_BYTES_MAX else buffers)
         self.stats.bytes_written += size
 
     def _sync(self) -> None:
@@ -258,7 +260,7 @@ class WriterThread:
     def _begin_file(self, roll: _Roll) -> None:
         begin(roll.spare, self._directory, self._directory_fd, roll.header)
         old, self._fd = self._fd, roll.spare.fd
-        self._blocks.begin(self._fd, FILE_HEADER_SIZE)
+        self._images.begin(self._fd, roll.image, FILE_HEADER_SIZE)
         if roll.old is not None:
             # The rest of its room is of no use to a finished file.
             with contextlib.suppress(OSError):

@@ -94,7 +94,7 @@ class LogReader:
 
     def first_from(self, slot: Slot, offset: int) -> int:
         """The first sequence number from `offset` on that the log holds; where the slot ends if it holds none."""
-        memory = list(slot.columns)
+        memory = _on_disk(slot)
         ref = next(self._source.metadata.blocks_from(slot.stream.id, slot.number, offset), None)
         held = [columns.base[0] for columns in memory if len(columns) and columns.end > offset]
         if ref is not None:
@@ -139,7 +139,7 @@ class LogReader:
 
     def bytes_before(self, slot: Slot, offset: int) -> int | None:
         """Bytes of all entries that ever ended at or before `offset`; None when the log does not know."""
-        for columns in reversed(list(slot.columns)):
+        for columns in reversed(_on_disk(slot)):
             if len(columns) and columns.base[0] <= offset:
                 return columns.bytes_before + sum(columns.length[: _rows_before(columns, offset)])
         ref = self._source.metadata.block_at(slot.stream.id, slot.number, offset)
@@ -177,7 +177,7 @@ class LogReader:
         self, slot: Slot, start: int, wanted: Callable[[BlockRef], bool]
     ) -> Iterator[tuple[int, Rows | SlotColumns]]:
         """The rows of a slot from `start` on by file (its first LSN), without blocks that are not wanted."""
-        memory = list(slot.columns)
+        memory = _on_disk(slot)
         border = memory[0].base[0] if memory and len(memory[0]) else slot.durable_end
         for ref in self._source.metadata.blocks_from(slot.stream.id, slot.number, start):
             if ref.first >= border:
@@ -313,9 +313,16 @@ def columns_from(slot: Slot, offset: int) -> Iterator[SlotColumns]:
             return
 
 
+def _on_disk(slot: Slot) -> list[SlotColumns]:
+    """The slot's rows in memory that lead to files of the log."""
+    return [columns for columns in slot.columns if not columns.file.gone]
+
+
 def locations(slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> list[Location] | None:
     """Where the entries from `offset` on lie, as far as one file goes; None when no rows in memory tell."""
     for columns in columns_from(slot, offset):
+        if columns.file.gone:
+            return None
         found: list[Location] = []
         size = 0
         for row in range(columns.row_of(offset), len(columns.base)):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from core.config import StoreConfig
 from core.errors import Corrupt, OutOfRange, TierUnavailable
+from core.log.format import APPEND_OVERHEAD
 from core.reading.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
 from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StoredEntry
 from core.streams.transactions import overlapping
@@ -131,18 +132,28 @@ class Reader:
         parts: list[Buffer] = []
         size, reached = 0, offset
         for columns in columns_from(slot, offset):
-            base, length, payload = columns.base, columns.length, columns.payload
+            image = columns.file.image
+            if image is None or (columns.file.gone and slot.transactions is not None):
+                break  # the slot knows nothing any more of transactions that the log let go of
+            views, shift, mask, slab_bytes = image.layout
+            base, length, position = columns.base, columns.length, columns.position
             first = columns.row_of(max(reached, base[0]))
             for row in range(first, min(len(base), first + max_entries - len(parts))):
                 if base[row] >= end:
                     return self._from_memory(slot, offset, ReadResult(parts, size, reached))
-                held = payload[row]
-                if held is None:
-                    return self._from_memory(slot, offset, ReadResult(parts, size, reached)) if parts else None
-                size += length[row]
-                if size > max_bytes and (parts or not at_least_one):
-                    return self._from_memory(slot, offset, ReadResult(parts, size - length[row], reached))
-                parts.append(held)
+                count = length[row]
+                if size + count > max_bytes and (parts or not at_least_one):
+                    return self._from_memory(slot, offset, ReadResult(parts, size, reached))
+                begin = position[row] + APPEND_OVERHEAD
+                view, at = views[begin >> shift], begin & mask
+                if view is not None and at + count <= slab_bytes:
+                    parts.append(view[at : at + count])
+                else:
+                    pieces = image.pieces(begin, count)
+                    if pieces is None:
+                        return self._from_memory(slot, offset, ReadResult(parts, size, reached)) if parts else None
+                    parts += pieces
+                size += count
                 reached = columns.row_end(row)
             if len(parts) >= max_entries:
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from gateway.config.fields import INT_MAX, LONG_MAX
 from gateway.config.units import DAY_MS, GIB, HOUR_MS, MIB
@@ -35,10 +35,11 @@ class LogKeys(BaseModel):
         "open file, 24 bytes a batch.",
     )
     log_cache_bytes: int = Field(
-        256 * MIB,
-        ge=MIB,
+        -1,
+        ge=-1,
         le=LONG_MAX,
-        description="Memory for the newest records, from which reads at the tail are served.",
+        description="Memory for the newest records, from which consumers are served while they are there; taken as "
+        "records come. -1: a quarter of the memory that this process may use, at least 64 MiB.",
     )
     log_index_cache_bytes: int = Field(
         32 * MIB, ge=MIB, le=LONG_MAX, description="Memory for the indexes of closed log files."
@@ -64,3 +65,10 @@ class LogKeys(BaseModel):
     )
     rocksdb_cache_bytes: int = Field(8 * MIB, ge=MIB, le=LONG_MAX, description="RocksDB's block cache.")
     rocksdb_write_buffer_bytes: int = Field(8 * MIB, ge=MIB, le=GIB, description="RocksDB's write buffer.")
+
+    @field_validator("log_cache_bytes")
+    @classmethod
+    def _is_cache(cls, value: int) -> int:
+        if -1 < value < MIB:
+            raise ValueError(f"allowed: {MIB} and more, or -1")
+        return value

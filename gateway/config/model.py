@@ -22,6 +22,7 @@ from gateway.config.http import HttpKeys
 from gateway.config.listeners import ListenerKeys
 from gateway.config.log import LogKeys
 from gateway.config.logs import LogLineKeys
+from gateway.config.machine import default_cache_bytes
 from gateway.config.scaling import ScalingKeys
 from gateway.config.secrets import SecretFileKeys
 from gateway.config.tiering import TieringKeys
@@ -72,7 +73,7 @@ class Config(
             sync_interval_ms=self.log_sync_interval_ms,
             log_file_bytes=self.log_file_bytes,
             log_file_entries_max=self.log_file_entries_max,
-            cache_bytes=self.log_cache_bytes,
+            cache_bytes=default_cache_bytes() if self.log_cache_bytes < 0 else self.log_cache_bytes,
             index_cache_bytes=self.log_index_cache_bytes,
             log_read_cache_bytes=self.log_read_cache_bytes,
             checkpoint_interval_ms=self.checkpoint_interval_ms,

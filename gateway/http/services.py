@@ -49,7 +49,7 @@ class _Totals:
             log_limit_bytes=sum(container.config.log_max_bytes for container in containers),
             chunk_bytes=chunk_bytes(containers),
             long_term=any(container.tier is not None for container in containers),
-            cache_bytes=sum(container.cache.used for container in containers),
-            cache_limit_bytes=sum(container.cache.limit for container in containers),
+            cache_bytes=sum(container.log.slabs.used for container in containers),
+            cache_limit_bytes=sum(container.log.slabs.limit for container in containers),
             events_total=sum(self.activity.counts().values()),
         )

@@ -6,6 +6,7 @@ Invariants:
   had its share of this round of the loop, a large request that is decoded in a thread.
 - Every input ends in answers, or in one log line and a closed connection.
 - Every byte that waits for the socket is charged to the output budget once the socket has refused it.
+- An answer that waits is a copy: a view of the log's memory lives no longer than it takes to make the answer.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import logging
 import os
 import select
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from gateway.network.receiver import Receiver
@@ -32,6 +33,8 @@ JOIN_BYTES_MAX: Final = 32 * 1024
 
 LARGE_BYTES_MIN: Final = 128 * 1024
 """Answers from this size on are written without holding the interpreter's lock."""
+COPY_BYTES: Final = 1024 * 1024
+"""Answers that wait are copied in pieces of about this size, of which memory is at hand."""
 READING_BYTES: Final = 1024 * 1024
 """Bytes that an answer counts as while it is read: what most clients ask of a partition."""
 PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
@@ -57,6 +60,21 @@ REASONS: Final = {
     HELD: "batches-are-opened",
     ROOM: "waits-for-room-for-an-answer",
 }
+
+
+def copied(parts: Sequence[Part]) -> list[Part]:
+    """Parts that wait for their peer: views of the log's memory would keep that from its next use for as long."""
+    copies: list[Part] = []
+    gathered: list[Part] = []
+    size = 0
+    for part in parts:
+        gathered.append(part)
+        size += len(part)
+        if size >= COPY_BYTES:
+            copies.append(b"".join(gathered))
+            gathered, size = [], 0
+    copies.append(b"".join(gathered))
+    return copies
 
 
 class Dispatching(Protocol):
@@ -411,6 +429,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if slot is not self.slots[0]:
             if slot.size:
+                slot.parts = copied(slot.parts or ())
                 self._held_bytes += slot.size
                 self._account_output()
             return
@@ -446,24 +465,28 @@ class Connection(asyncio.BufferedProtocol):
         self.active_s = self._host.now_s
         if size <= JOIN_BYTES_MAX:
             self._transport.write(b"".join(out))
-        elif size < LARGE_BYTES_MIN or len(out) > PARTS_MAX or self._transport.get_write_buffer_size():
-            self._transport.writelines(out)
-        else:
+        elif size >= LARGE_BYTES_MIN and not self._transport.get_write_buffer_size():
             self._write_large(out)
+        else:
+            self._transport.writelines(copied(out))
 
     def _write_large(self, out: list[Part]) -> None:
         """Write without the transport, which would hold up every other thread while it copies to the kernel."""
-        try:
-            sent = os.writev(self._transport.get_extra_info("socket").fileno(), out)
-        except OSError:  # the socket is full, or the peer is gone: the transport knows what to do
-            sent = 0
-        rest: list[Part] = []
-        for part in out:
-            if sent < len(part):
-                rest.append(memoryview(part)[sent:] if sent else part)
-            sent = max(0, sent - len(part))
-        if rest:
-            self._transport.writelines(rest)
+        descriptor = self._transport.get_extra_info("socket").fileno()
+        first = 0
+        while first < len(out):
+            some = out[first : first + PARTS_MAX]
+            try:
+                sent = os.writev(descriptor, some)
+            except OSError:  # the socket is full, or the peer is gone: the transport knows what to do
+                sent = 0
+            for part in some:
+                if sent < len(part):
+                    rest = [memoryview(part)[sent:] if sent else part, *out[first + 1 :]]
+                    self._transport.writelines(copied(rest))
+                    return
+                sent -= len(part)
+                first += 1
 
     # --- Answers that the peer does not take --------------------------------------------------
 

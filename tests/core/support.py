@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ from core.container.maintenance import Maintenance
 from core.container.ports import TransactionEnd
 from core.errors import StorageFailure
 from core.hosted import HostedContainer
+from core.index.rows import SlotColumns
 from core.log.durable_log import DurableLog
 from core.log.format import IN_TRANSACTION, Buffer
 from core.log.writer import FileWriter
@@ -160,6 +161,12 @@ class Gate:
             real(fd)
 
         monkeypatch.setattr("core.log.writer.os.fdatasync", fdatasync)
+
+
+def forget_bytes(rows: Iterable[SlotColumns]) -> None:
+    """Memory loses the bytes of these rows' files, but not the rows: they are read from disk."""
+    for columns in rows:
+        columns.file.image = None
 
 
 async def read_all(store: Store, slot: Slot, start: int | None = None, max_bytes: int = 1 << 20) -> list[bytes]:

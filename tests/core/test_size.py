@@ -56,7 +56,7 @@ def test_many_tiny_entries() -> None:
             await until(lambda: container.log.can_roll)
             if container.files.unindexed:
                 await maintenance_of(store).index_files()
-                assert container.cache.used <= config.cache_bytes
+                assert container.log.slabs.used <= config.cache_bytes
                 rows = sum(len(columns) for kept in container.files._columns.values() for _, columns in kept)
                 assert rows <= 2 * config.log_file_entries_max + 5_000
         gc.collect()

@@ -37,6 +37,7 @@ from tests.core.support import (
     crash_copy,
     end_of,
     fast_directory,
+    forget_bytes,
     maintenance_of,
     marker,
     open_store,
@@ -391,8 +392,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def forget_cache(self) -> None:
         """The tail cache lost everything: reads go to the files."""
-        for _, columns in itertools.chain.from_iterable(self.container.files._columns.values()):
-            columns.payload[:] = [None] * len(columns.payload)
+        forget_bytes(columns for _, columns in itertools.chain.from_iterable(self.container.files._columns.values()))
 
     # Restarts
 

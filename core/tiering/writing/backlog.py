@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.errors import Corrupt, ErrorKind, StoreError
+from core.index.rows import held_entry
 from core.log.files import KEPT
 from core.log.format import Buffer
 from core.reading.reader import READ_BYTES_MAX, location_of
@@ -174,14 +175,13 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
 
 
 def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:
-    held = getattr(rows, "payload", None)
     row, last = max(0, rows.row_of(piece.first)), len(rows.base)
     lost = lost_of(reader.damage, piece.slot)
     while row < last and rows.base[row] < piece.end:
         if lost(rows.base[row]):
             row += 1
             continue
-        cached = held[row] if held else None
+        cached = held_entry(rows, row)
         if cached is not None:
             yield cached, row
             row += 1

@@ -16,6 +16,7 @@ from core.log.files import log_path
 from core.log.format import FILE_HEADER_SIZE, FileHeader, decode_file_header
 from core.log.interface import LogWriter
 from core.log.log_file import LogFile, LogPosition
+from core.log.slabs import FileImage, Slabs
 from core.log.writer import FileWriter
 from tests.core.support import KIB, SMALL, Gate, is_log, run, until
 
@@ -61,11 +62,19 @@ def file(directory: Path, first_lsn: int, size: int) -> LogFile:
     return made
 
 
+def image() -> FileImage:
+    """With memory for all that these tests write."""
+    slabs = Slabs(SIZE, "test")
+    made = slabs.begin_image()
+    slabs.reach(made, SIZE)
+    return made
+
+
 async def begun(writer: LogWriter) -> int:
     """Start a writer and its first file; the file's room."""
     await writer.start()
     assert writer.next_room is not None
-    return writer.roll(header(1), None)
+    return writer.roll(header(1), image(), None)
 
 
 @pytest.mark.parametrize("config", [GROUP, INTERVAL], ids=["group", "interval"])
@@ -79,7 +88,7 @@ def test_bytes_come_to_lie_in_order_across_files(tmp_path: Path, config: StoreCo
         for lsn in range(1, 51):
             writer.write([b"%03d" % lsn], LogPosition(lsn, 1, FILE_HEADER_SIZE + 3 * lsn))
         await until(lambda: writer.next_room is not None)
-        writer.roll(header(51), file(tmp_path, 1, FILE_HEADER_SIZE + 150))
+        writer.roll(header(51), image(), file(tmp_path, 1, FILE_HEADER_SIZE + 150))
         assert writer.next_room is None
         writer.write([b"05", b"1"], LogPosition(51, 51, FILE_HEADER_SIZE + 3))
         await writer.close()
@@ -162,7 +171,7 @@ def test_a_disk_that_fails_twice_is_reported_once(tmp_path: Path, monkeypatch: p
             real(fd)
 
         monkeypatch.setattr("core.log.spares.allocate_spare", broken)
-        writer.roll(header(1), None)
+        writer.roll(header(1), image(), None)
         await until(lambda: reports.of("failed") != [])
         monkeypatch.setattr("core.log.writer.os.fdatasync", fdatasync)
         writer.write([b"a"], LogPosition(1, 1, FILE_HEADER_SIZE + 1))

@@ -10,7 +10,7 @@ import pytest
 
 from core.store import Store
 from core.tiering.rows import ChunkState, chunk_key
-from tests.core.support import KIB, container_of, hosted_of, run, until
+from tests.core.support import KIB, container_of, forget_bytes, hosted_of, run, until
 from tests.core.tiering.reading.test_reading_across import left_the_log
 from tests.core.tiering.rewriting.support import REWRITING, rewriter_of, rewriting_store
 from tests.core.tiering.rewriting.test_rewriter import storage_of
@@ -183,8 +183,7 @@ def test_log_file_leaves_while_it_is_read(tmp_path: Path) -> None:
             await model.end(1, committed=False)
             slot = model.slot
             await fill(slot, 80 * KIB)
-            for columns in slot.columns:
-                columns.payload[:] = [None] * len(columns.payload)
+            forget_bytes(slot.columns)
             reader = hosted_of(store).reader
             reading = reader._log.read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from core.config import StoreConfig, SyncMode
 from gateway.config.layers import ConfigError, Given, environment_layer
 from gateway.config.loading import FIELDS, Config, describe, load
+from gateway.config.machine import default_cache_bytes
 from gateway.config.tiering import Bucket, Directory
 from gateway.kafka_configs.broker_keys import broker_keys
 from gateway.kafka_configs.keys import ConfigType
@@ -147,8 +149,8 @@ class TestValues:
         assert config.store_config().cache_bytes == 5_242_880
 
     def test_defaults_agree_with_the_store(self) -> None:
-        """The store's defaults are the ones that are documented here."""
-        assert Config().store_config() == StoreConfig()
+        """The store's defaults are the ones that are documented here; the cache follows the machine."""
+        assert Config().store_config() == replace(StoreConfig(), cache_bytes=default_cache_bytes())
 
     def test_a_config_never_changes(self) -> None:
         """Nobody can set a key behind the others' backs."""

@@ -14,9 +14,10 @@ from core.store import Store
 from core.streams.entries import StillLoading
 from core.streams.live import Slot
 from core.tiering.rows import chunk_key
-from tests.core.support import DEADLINE_S, KIB, append, container_of, hosted_of, run, until
+from tests.core.support import DEADLINE_S, KIB, append, container_of, hosted_of, read_all, run, until
 from tests.core.tiering.reading.chunked_slot import Counting
 from tests.core.tiering.support import AGEING, TIERING, fill, runs_of, storage_in, tiered_store
+from tests.core.transactional import Transactional
 from tests.tier2.chunks import entry
 
 
@@ -213,5 +214,46 @@ def test_chunks_survive_a_restart(tmp_path: Path) -> None:
             assert b"".join(written) == found
             assert all([await storage.stat(chunk_key(row.chunk)) for row in runs_of(store, slot)])
         await storage.close()
+
+    run(scenario())
+
+
+def test_memory_outlives_the_log_file(tmp_path: Path) -> None:
+    """What left the disk's log a moment ago is read from memory, whatever long-term storage does just now."""
+
+    async def scenario() -> None:
+        config = replace(TIERING, cache_bytes=4096 * KIB)
+        storage = Counting(await storage_in(tmp_path / "tier2"))
+        async with tiered_store(tmp_path, config, storage) as store:
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            written = await fill(slot, 500 * KIB)
+            await left_the_log(store, slot, slot.durable_end // 2)
+            reader = hosted_of(store).reader
+            assert await read_all(store, slot) == written
+            assert reader.counters.memory.bytes == sum(map(len, written))
+            assert (reader.counters.log.reads, reader.counters.chunk.reads) == (0, 0)
+            # Searches, and whatever else needs more than bytes, go by what is stored.
+            found = await reader.entry_at(slot, 0)
+            assert (found and found.payload) == written[0]
+        await storage.close()
+
+    run(scenario())
+
+
+def test_memory_says_nothing_of_transactions_that_the_log_let_go_of(tmp_path: Path) -> None:
+    """Chunks know which of them were aborted, so a slot that ever had one is read from there."""
+
+    async def scenario() -> None:
+        config = replace(TIERING, cache_bytes=4096 * KIB)
+        async with tiered_store(tmp_path, config) as store:
+            model = Transactional(store, (await store.create_stream("s", slots=1)).slot(0))
+            await model.append(1)
+            await model.end(1, committed=False)
+            await fill(model.slot, 500 * KIB)
+            await left_the_log(store, model.slot, model.slot.durable_end // 2)
+            reader = hosted_of(store).reader
+            found = await reader.read(model.slot, 0, model.slot.durable_end, 4 * KIB, True)
+            assert [aborted.writer_id for aborted in found.aborted] == [1]
+            assert reader.counters.chunk.reads == 1
 
     run(scenario())
