@@ -4,10 +4,15 @@ Data that is written once and seldom read again (log files, chunks) only costs i
 that the kernel must find first, and write-back at a moment of its choosing, in front of another file's sync. If a file
 system refuses direct I/O, the same calls go through its cache.
 
+A write with RWF_DSYNC is a write and a sync of what it wrote, in one call: a thread of Python waits for the interpreter
+once instead of twice, and a disk that can write a block past its own cache is not asked to flush all of that.
+
 Invariants:
 - The file has exactly the bytes that `BlockWriter` was given, then zeros up to the end of the last block.
 - A block that was written in part is written again as a whole, with the same bytes first: every sector has its content
   from before or from after that write, and both agree on all bytes that were given before.
+- When `flush_synced` returns, all bytes that were given since `begin` are synced. Each sync covers only bytes that were
+  written after the failure of another.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from tier2.memory import aligned
@@ -28,6 +34,36 @@ STAGING_BYTES: Final = 1 << 20
 """Bytes of one write at most: the next request in the disk's queue waits no longer than for these."""
 
 _ZEROS: Final = bytes(BLOCK_BYTES)
+
+SYNCING_WRITES: Final = frozenset({"ext4", "xfs", "tmpfs"})
+"""File systems that take RWF_DSYNC at its word, also past the page cache. Others (FUSE, 9p, overlay) may pass such a
+write on to a server or to a layer below, and take only fdatasync for a promise."""
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+
+
+def can_sync_with_writes(directory: Path) -> bool:
+    """Whether a write with RWF_DSYNC to a file of this directory lasts when it returns. Asks the disk once."""
+    try:
+        if _file_system_of(directory) not in SYNCING_WRITES:
+            return False
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            return os.pwritev(fd, [bytes(1)], 0, os.RWF_DSYNC) == 1
+        finally:
+            os.close(fd)
+    except OSError:  # an older kernel, or one that is told to forbid the call
+        return False
+
+
+def _file_system_of(path: Path) -> str:
+    """Its name, as in `mount`; empty if it is not known."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in _MOUNTS.read_text().splitlines():
+        mounted, _, kind = line.partition(" - ")
+        if mounted.split(" ", 3)[2] == wanted:
+            return kind.split(" ", 1)[0]
+    return ""
 
 
 def open_direct(path: str | os.PathLike[str], flags: int, mode: int = 0o644) -> int:
@@ -63,18 +99,21 @@ def up_to_block(position: int) -> int:
 class BlockWriter:
     """Appends to a file, one whole write after the other. Not for several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, syncs_with_writes: bool = False) -> None:
+        """`syncs_with_writes`: what `can_sync_with_writes` says of the files."""
         self._memory = mmap.mmap(-1, STAGING_BYTES)
         self._staging = memoryview(self._memory)
+        self._syncs_with_writes = syncs_with_writes
         self._fd = -1
         self._start = 0  # position in the file of the staged bytes
         self._filled = 0  # bytes that are staged, written or not
+        self._unsynced = False  # bytes were written that no sync has covered
 
     def begin(self, fd: int, position: int) -> None:
         """Go on in this file, at the beginning of a block."""
         if position % BLOCK_BYTES:
             raise ValueError(f"no block begins at {position}")
-        self._fd, self._start, self._filled = fd, position, 0
+        self._fd, self._start, self._filled, self._unsynced = fd, position, 0, False
 
     def stage(self, data: Buffer) -> None:
         """Take bytes; may write whole blocks of them. Raises OSError."""
@@ -94,10 +133,20 @@ class BlockWriter:
 
     def flush(self) -> None:
         """Write all staged bytes. Raises OSError."""
-        end = up_to_block(self._filled)
-        self._staging[self._filled : end] = _ZEROS[: end - self._filled]
-        if end:
+        if end := self._padded():
             self._write(end)
+
+    def flush_synced(self) -> None:
+        """Write all staged bytes, and sync: in one call if one write has all that is not synced. Raises OSError."""
+        end = self._padded()
+        if end and self._syncs_with_writes and not self._unsynced:
+            self._write(end, os.RWF_DSYNC)
+        else:
+            # A sync with a write covers that write alone, so it does not do for pieces that went before.
+            if end:
+                self._write(end)
+            os.fdatasync(self._fd)
+        self._unsynced = False
 
     def write(self, parts: Iterable[Buffer]) -> None:
         """Stage and flush. Raises OSError."""
@@ -105,10 +154,18 @@ class BlockWriter:
             self.stage(part)
         self.flush()
 
-    def _write(self, size: int) -> None:
-        written = patiently(lambda: os.pwrite(self._fd, self._staging[:size], self._start))
+    def _padded(self) -> int:
+        """Staged bytes, filled up with zeros to the end of a block."""
+        end = up_to_block(self._filled)
+        self._staging[self._filled : end] = _ZEROS[: end - self._filled]
+        return end
+
+    def _write(self, size: int, flags: int = 0) -> None:
+        # What is repeated here writes all of its bytes again, so a sync that failed is not asked twice about any.
+        written = patiently(lambda: os.pwritev(self._fd, [self._staging[:size]], self._start, flags))
         if written != size:
             raise OSError(0, f"short write: {written} of {size} bytes")
+        self._unsynced = True
         whole = self._filled - self._filled % BLOCK_BYTES
         rest = self._filled - whole
         if whole and rest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tier2.direct_io import BLOCK_BYTES, STAGING_BYTES, BlockWriter, open_direct, read_direct
+from tier2.direct_io import BLOCK_BYTES, STAGING_BYTES, BlockWriter, can_sync_with_writes, open_direct, read_direct
 from tier2.memory import aligned
 
 SIZES = st.one_of(
@@ -56,15 +57,87 @@ def test_a_block_begins_a_file_or_nothing_does(tmp_path: Path) -> None:
         os.close(fd)
 
 
+class Calls:
+    """What is asked of the disk: writes, writes that sync, and syncs."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.made: list[str] = []
+        fdatasync, pwritev = os.fdatasync, os.pwritev
+
+        def sync(fd: int) -> None:
+            self.made.append("sync")
+            fdatasync(fd)
+
+        def write(fd: int, parts: list[memoryview], at: int, flags: int) -> int:
+            self.made.append("write+sync" if flags & os.RWF_DSYNC else "write")
+            return pwritev(fd, parts, at, flags)
+
+        patch.setattr("tier2.direct_io.os.fdatasync", sync)
+        patch.setattr("tier2.direct_io.os.pwritev", write)
+
+
+@pytest.mark.parametrize(
+    ("syncs_with_writes", "size", "expected"),
+    [
+        (True, 100, ["write+sync"]),
+        (True, STAGING_BYTES, ["write+sync"]),
+        (True, STAGING_BYTES + 1, ["write", "write", "sync"]),
+        (True, 0, ["sync"]),
+        (False, 100, ["write", "sync"]),
+    ],
+)
+def test_one_call_syncs_what_one_write_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncs_with_writes: bool, size: int, expected: list[str]
+) -> None:
+    """A sync with a write covers that write alone: what was written in pieces is synced by a call of its own."""
+    fd = open_direct(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    try:
+        blocks = BlockWriter(syncs_with_writes=syncs_with_writes)
+        blocks.begin(fd, 0)
+        calls = Calls(monkeypatch)
+        for _ in range(2):
+            blocks.stage(bytes(size))
+            blocks.flush_synced()
+        assert calls.made == [*expected, *expected]
+        blocks.write([b"unsynced"])
+        blocks.stage(b"more")
+        blocks.flush_synced()
+        assert calls.made[-3:] == ["write", "write", "sync"]
+    finally:
+        os.close(fd)
+
+
+def test_a_file_system_is_known_before_its_writes_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write with RWF_DSYNC is trusted on file systems that keep it, and where the kernel takes it."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    assert can_sync_with_writes(tmp_path) == (kind.strip() in ("ext2/ext3", "xfs", "tmpfs"))
+    assert not can_sync_with_writes(Path("/proc"))
+
+    monkeypatch.setattr("tier2.direct_io.SYNCING_WRITES", {"ext4", "xfs", "tmpfs", "overlay"})
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("tier2.direct_io.os.pwritev", refuse)
+    assert not can_sync_with_writes(tmp_path)
+
+
 def test_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fd = open_direct(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    real = os.pwrite
-    monkeypatch.setattr("tier2.direct_io.os.pwrite", lambda fd, data, at: real(fd, data[:BLOCK_BYTES], at))
+    real = os.pwritev
+
+    def torn(fd: int, parts: list[memoryview], at: int, flags: int) -> int:
+        return real(fd, [parts[0][:BLOCK_BYTES]], at, flags)
+
+    monkeypatch.setattr("tier2.direct_io.os.pwritev", torn)
     try:
-        blocks = BlockWriter()
-        blocks.begin(fd, 0)
-        with pytest.raises(OSError, match="short write: 4096 of 8192 bytes"):
-            blocks.write([bytes(2 * BLOCK_BYTES)])
+        for flush in (BlockWriter.flush, BlockWriter.flush_synced):
+            blocks = BlockWriter(syncs_with_writes=True)
+            blocks.begin(fd, 0)
+            blocks.stage(bytes(2 * BLOCK_BYTES))
+            with pytest.raises(OSError, match="short write: 4096 of 8192 bytes"):
+                flush(blocks)
     finally:
         os.close(fd)
 
