@@ -5,13 +5,13 @@
 - The file has exactly the bytes that were given, then zeros up to the end of the last block.
 - A block that was written in part is written again as a whole, with the same bytes first: every sector has its content
   from before or from after that write, and both agree on all bytes that were given before.
+- When `flush_synced` returns, all bytes that were given since `begin` are synced. Each sync covers only bytes that were
+  written after the failure of another.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from functools import partial
 from typing import Final
 
 from core.log.format import Buffer
@@ -28,31 +28,59 @@ _ZEROS: Final = bytes(BLOCK_BYTES)
 class ImageWriter:
     """Appends to one file after the other. For the writer's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, syncs_with_writes: bool) -> None:
+        """`syncs_with_writes`: what `can_sync_with_writes` says of the files."""
+        self._syncs_with_writes = syncs_with_writes
         self._fd = -1
         self._image: FileImage | None = None
+        self._written = 0  # position up to which the file was written
         self._end = 0  # position behind all that was given
+        self._unsynced = False  # bytes were written that no sync has covered
 
     def begin(self, fd: int, image: FileImage, position: int) -> None:
         """Go on in this file, at the beginning of a block."""
         if position % BLOCK_BYTES:
             raise ValueError(f"no block begins at {position}")
-        self._fd, self._image, self._end = fd, image, position
+        self._fd, self._image, self._written, self._end, self._unsynced = fd, image, position, position, False
 
-    def write(self, parts: Iterable[Buffer]) -> None:
-        """Append all parts. Raises OSError."""
+    def stage(self, data: Buffer) -> None:
+        """Take bytes, for which the image has slabs."""
+        assert self._image is not None
+        self._end = self._image.fill(self._end, data)
+
+    def flush(self) -> None:
+        """Write all that is staged. Raises OSError."""
+        self._flush(0)
+
+    def flush_synced(self) -> None:
+        """Write all that is staged, and sync: in one call if one write has all that is not synced. Raises OSError."""
+        position = self._written - self._written % BLOCK_BYTES
+        # A sync with a write covers that write alone, so it does not do for others that went before.
+        alone = self._syncs_with_writes and not self._unsynced and self._end - position <= WRITE_BYTES_MAX
+        if alone and self._end > self._written:
+            self._flush(os.RWF_DSYNC)
+        else:
+            self._flush(0)
+            os.fdatasync(self._fd)
+        self._unsynced = False
+
+    def _flush(self, flags: int) -> None:
         image, end = self._image, self._end
-        assert image is not None
-        position = end - end % BLOCK_BYTES
-        for part in parts:
-            end = image.fill(end, part)
+        if image is None or end == self._written:
+            return
         stop = up_to_block(end)
         if stop != end:
             image.fill(end, _ZEROS[: stop - end])
+        position = self._written - self._written % BLOCK_BYTES
         while position < stop:
-            piece = image.stretch(position, stop, WRITE_BYTES_MAX)
-            written = patiently(partial(os.pwrite, self._fd, piece, position))
-            if written != len(piece):
-                raise OSError(0, f"short write: {written} of {len(piece)} bytes")
-            position += written
-        self._end = end
+            size = min(WRITE_BYTES_MAX, stop - position)
+            self._write(image.stretch(position, size), position, size, flags)
+            position += size
+        self._written = end
+
+    def _write(self, pieces: list[memoryview], position: int, size: int, flags: int) -> None:
+        # What is repeated here writes all of its bytes again, so a sync that failed is not asked twice about any.
+        written = patiently(lambda: os.pwritev(self._fd, pieces, position, flags))
+        if written != size:
+            raise OSError(0, f"short write: {written} of {size} bytes")
+        self._unsynced = True

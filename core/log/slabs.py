@@ -135,10 +135,15 @@ class FileImage:
             taken += count
         return position
 
-    def stretch(self, position: int, end: int, bytes_max: int) -> memoryview:
-        """Bytes from there on: up to `end`, to the end of the slab, or `bytes_max`."""
-        at = position & self._mask
-        return self._slab_of(position)[at : min(self._slab_bytes, at + end - position, at + bytes_max)]
+    def stretch(self, position: int, size: int) -> list[memoryview]:
+        """Bytes [position, position + size), whose slabs must be there, in as few pieces as they lie in."""
+        stop = position + size
+        pieces: list[memoryview] = []
+        while position < stop:
+            at = position & self._mask
+            pieces.append(self._slab_of(position)[at : min(self._slab_bytes, at + stop - position)])
+            position += len(pieces[-1])
+        return pieces
 
     def _slab_of(self, position: int) -> memoryview:
         view = self.views[position >> self._shift]

@@ -1,14 +1,15 @@
 """The writer of a log on disk: one thread, one write and one sync for all that waits.
 
 `FileWriter` is the event loop's side: it hands on commands and has the next file made ready. `WriterThread` is the
-other: it takes all groups that have gathered, writes them past the page cache in whole blocks, syncs once, and reports
-the last LSN. Each attribute belongs to the side whose class holds it; between them are the queue of commands, what
-`call_soon_threadsafe` carries, and `stats`, which any thread may read.
+other: it takes all groups that have gathered, writes them past the page cache in whole blocks, syncs once (with the
+write itself, where the file system can), and reports the last LSN. Each attribute belongs to the side whose class holds
+it; between them are the queue of commands, what `call_soon_threadsafe` carries, and `stats`, which any thread may read.
 
 **Invariants**
 
 - A failed write or sync, of the open file or of the next one, is final: the thread ends with it, and no sync is ever
-  tried again. Linux answers a second fsync with success although the pages are gone.
+  tried again. Linux answers a second fsync with success although the pages are gone. (A write that meets a shortage of
+  this process is repeated, with its sync: all of its bytes are then written again.)
 - The thread opens nothing, so a process that lacks descriptors can still write and roll.
 - A file is complete and synced before the next one gets its name.
 """
@@ -35,6 +36,7 @@ from core.log.interface import LogReports, SyncStats
 from core.log.log_file import LogFile, LogPosition
 from core.log.slabs import FileImage
 from core.log.spares import Spares
+from tier2.direct_io import can_sync_with_writes
 from tier2.shortage import is_forbidden, is_shortage, patiently
 
 JOIN_BYTES_MAX: Final = 32 * 1024
@@ -103,6 +105,7 @@ class FileWriter:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._directory_fd = await asyncio.to_thread(os.open, self._directory, flags)
             await self._spares.start()
+            syncs_with_writes = await asyncio.to_thread(can_sync_with_writes, self._directory)
         except OSError as error:
             if is_shortage(error) or is_forbidden(error):
                 raise
@@ -110,7 +113,7 @@ class FileWriter:
                 f"no room for a log file in {self._directory}: {error.strerror}. "
                 "Free some disk space or choose another data directory"
             ) from error
-        self._thread.start(self._directory_fd)
+        self._thread.start(self._directory_fd, syncs_with_writes=syncs_with_writes)
 
     def can_grow(self, size: int) -> bool:
         return size <= GROWTH_MAX * self._size and free_bytes(self._directory) >= GROWTH_MAX * size
@@ -166,12 +169,13 @@ class WriterThread:
         # The thread's alone, once it runs.
         self._directory_fd = -1
         self._fd = -1
-        self._images = ImageWriter()
+        self._images = ImageWriter(syncs_with_writes=False)
         self.stats = SyncStats()  # others only read it
 
-    def start(self, directory_fd: int) -> None:
+    def start(self, directory_fd: int, *, syncs_with_writes: bool) -> None:
         """Begin; the descriptor of the log's directory stays open until the thread has ended."""
         self._directory_fd = directory_fd
+        self._images = ImageWriter(syncs_with_writes=syncs_with_writes)
         self._thread.start()
 
     @property
@@ -197,8 +201,8 @@ class WriterThread:
         while True:
             writes, other = self._take(None)
             if writes:
-                self._write_all(writes)
-                self._sync()
+                self._stage(writes)
+                self._observed(self._images.flush_synced)
                 report(done, writes[-1].end)
             if isinstance(other, _Roll):
                 self._begin_file(other)
@@ -214,13 +218,14 @@ class WriterThread:
             wait = None if unsynced is None else max(0.0, sync_at - time.monotonic())
             writes, other = self._take(wait)
             if writes:
-                self._write_all(writes)
+                self._stage(writes)
+                self._images.flush()
                 report(reports.on_written, writes[-1].end)
                 if unsynced is None:
                     sync_at = time.monotonic() + interval_s
                 unsynced = writes[-1].end
             if unsynced is not None and (other is not None or time.monotonic() >= sync_at):
-                self._sync()
+                self._observed(lambda: os.fdatasync(self._fd))
                 report(reports.on_synced, unsynced.lsn)
                 unsynced = None
             if isinstance(other, _Roll):
@@ -244,17 +249,19 @@ class WriterThread:
             return writes, None
         return writes, command
 
-    def _write_all(self, writes: list[_Write]) -> None:
+    def _stage(self, writes: list[_Write]) -> None:
+        """Copy all bytes into the image."""
         buffers = writes[0].buffers
         for write in writes[1:]:
             buffers += write.buffers
         size = sum(map(len, buffers))
-        self._images.write([patiently(lambda: b"".join(buffers))] if size <= JOIN_BYTES_MAX else buffers)
+        for part in [patiently(lambda: b"".join(buffers))] if size <= JOIN_BYTES_MAX else buffers:
+            self._images.stage(part)
         self.stats.bytes_written += size
 
-    def _sync(self) -> None:
+    def _observed(self, sync: Callable[[], None]) -> None:
         started = time.perf_counter()
-        os.fdatasync(self._fd)
+        sync()
         self.stats.observe(time.perf_counter() - started)
 
     def _begin_file(self, roll: _Roll) -> None:

@@ -3,7 +3,8 @@
 It stands between the store and `os` for the files of one directory, lets every call through, and notes it. Before each
 noted call it takes a picture: per file what a sync has covered and what was written since, per name what a sync of the
 directory has covered and what was changed since. `build` makes a directory of a picture as POSIX allows it: any of the
-changes since the last sync may be there or not, a write may be torn at a sector.
+changes since the last sync may be there or not, a write may be torn at a sector. A write with RWF_DSYNC is a change
+until it returns; then its bytes are safe, and no others.
 
 It models no more than the store uses: files written by position or in sequence, renames and deletions in one directory.
 """
@@ -34,6 +35,14 @@ class Inode:
     def sync(self) -> None:
         self.synced = _applied(self.synced, self.pending)
         self.pending = []
+
+    def sync_last(self) -> None:
+        """Make the last write safe, and nothing else: older bytes in its place can come no more."""
+        position, data = self.pending.pop()
+        assert data is not None
+        assert all(part is not None for _, part in self.pending), "sizes are synced before a write is"
+        self.synced = _applied(self.synced, [(position, data)])
+        self.pending = [part for change in self.pending for part in _outside(change, position, position + len(data))]
 
 
 Change = tuple[str, Inode | None]  # a name, and what it stands for now
@@ -66,7 +75,7 @@ class CrashDisk:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "open", self._wrap(os.open, self._opened))
-        for name in ("close", "write", "pwrite", "ftruncate", "truncate", "posix_fallocate"):
+        for name in ("close", "write", "pwrite", "pwritev", "ftruncate", "truncate", "posix_fallocate"):
             patch.setattr(os, name, self._wrap(getattr(os, name), getattr(self, f"_{name}")))
         for name in ("fsync", "fdatasync"):
             patch.setattr(os, name, self._wrap(getattr(os, name), self._sync))
@@ -107,6 +116,9 @@ class CrashDisk:
     # What each call changes
 
     def _opened(self, fd: int, path: Any, flags: int, *_: int) -> None:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            self._fds[fd] = Inode(), [0]  # gone with its descriptor, whatever happens
+            return
         if os.fspath(path) == self.directory:
             self._fds[fd] = None, [0]
             return
@@ -128,6 +140,14 @@ class CrashDisk:
         inode, _ = self._fds[fd]
         assert inode is not None
         inode.pending.append((at, bytes(data)[:written]))
+
+    def _pwritev(self, written: int, fd: int, parts: Any, at: int, flags: int = 0) -> None:
+        self._pwrite(written, fd, b"".join(parts), at)
+        if flags & os.RWF_DSYNC:
+            self._take_picture("sync of pwritev")  # written, and not synced yet
+            inode, _ = self._fds[fd]
+            assert inode is not None
+            inode.sync_last()
 
     def _ftruncate(self, _: None, fd: int, size: int) -> None:
         inode, _position = self._fds[fd]
@@ -178,6 +198,15 @@ def build(picture: Picture, target: Path, random_: random.Random) -> None:
         chance = random_.choice((0.0, 0.3, 0.7, 1.0))
         kept = [part for change in pending for part in _sectors(change) if random_.random() < chance]
         (target / name).write_bytes(_applied(synced, kept))
+
+
+def _outside(change: tuple[int, bytes | None], start: int, end: int) -> list[tuple[int, bytes | None]]:
+    """What a write leaves of an older one, before and behind [start, end)."""
+    position, data = change
+    assert data is not None
+    before, behind = data[: max(0, start - position)], data[max(0, end - position) :]
+    parts = [(position, before), (position + len(data) - len(behind), behind)]
+    return [(at, part) for at, part in parts if part]
 
 
 def _sectors(change: tuple[int, bytes | None]) -> list[tuple[int, bytes | None]]:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -144,23 +144,38 @@ def writer_of(log: DurableLog) -> FileWriter:
     return log._writer
 
 
+def before_syncs(monkeypatch: pytest.MonkeyPatch, hook: Callable[[int], object]) -> None:
+    """Call `hook` with the descriptor before each sync of a log file, be it by itself or with its write. Files that are
+    being prepared beside have none."""
+    fdatasync, pwritev = os.fdatasync, os.pwritev
+
+    def sync(fd: int) -> None:
+        if is_log(fd):
+            hook(fd)
+        fdatasync(fd)
+
+    def write(fd: int, parts: Sequence[Buffer], position: int, flags: int = 0) -> int:
+        if flags & os.RWF_DSYNC and is_log(fd):
+            hook(fd)
+        return pwritev(fd, parts, position, flags)
+
+    monkeypatch.setattr("core.log.writer.os.fdatasync", sync)
+    monkeypatch.setattr("core.log.image_writer.os.pwritev", write)
+
+
 class Gate:
-    """Holds every fdatasync of a log file until it is opened; those of files that are being prepared go on."""
+    """Holds every sync of a log file until it is opened; those of files that are being prepared go on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waiting = threading.Event()
         self.open = threading.Event()
         self.syncs = 0
-        real = os.fdatasync
+        before_syncs(monkeypatch, self._hold)
 
-        def fdatasync(fd: int) -> None:
-            if is_log(fd):
-                self.waiting.set()
-                assert self.open.wait(DEADLINE_S)
-                self.syncs += 1
-            real(fd)
-
-        monkeypatch.setattr("core.log.writer.os.fdatasync", fdatasync)
+    def _hold(self, fd: int) -> None:
+        self.waiting.set()
+        assert self.open.wait(DEADLINE_S)
+        self.syncs += 1
 
 
 def forget_bytes(rows: Iterable[SlotColumns]) -> None:

@@ -18,7 +18,19 @@ from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.state import STREAMS_TABLE, new_stream
-from tests.core.support import SMALL, append, begin_append, end_of, make, owner_of, policy_from, read_all, run, until
+from tests.core.support import (
+    SMALL,
+    append,
+    before_syncs,
+    begin_append,
+    end_of,
+    make,
+    owner_of,
+    policy_from,
+    read_all,
+    run,
+    until,
+)
 
 TWO: Final = replace(SMALL, container_ids=(0, 1))
 ELSEWHERE: Final = 1
@@ -45,15 +57,13 @@ async def make_elsewhere(store: Store) -> Stream:
 @contextmanager
 def failing(container_id: int) -> Iterator[None]:
     """Syncs of one container's log fail."""
-    real = os.fdatasync
 
-    def fdatasync(fd: int) -> None:
+    def fail(fd: int) -> None:
         if f"/container-{container_id}/log/" in os.readlink(f"/proc/self/fd/{fd}"):
             raise OSError(5, "Input/output error")
-        real(fd)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.log.writer.os.fdatasync", fdatasync)
+        before_syncs(patch, fail)
         yield
 
 

@@ -21,8 +21,11 @@
  * Children are no part of an experiment that counts calls. With FAULT_SHADOW they are: a power cut is everybody's. They
  * know by FAULT_CHILD that the shadow has begun, and take turns at it.
  *
+ * A write with RWF_DSYNC counts as a write, then as an fdatasync. Where the latter is hit, the bytes are written without
+ * their sync: that is the moment between the two.
+ *
  * Keeps: a file's content is copied before its sync is passed on and counts only after the sync has succeeded, so the
- * shadow never holds more than was promised.
+ * shadow never holds more than was promised. A write with RWF_DSYNC promises its own bytes and no others.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -306,6 +309,57 @@ ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) {
 ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
         FAILS_BY_FD("write", fd);
         return REAL(pwritev64)(fd, parts, count, at);
+}
+
+static ssize_t promised(const char *path, const struct iovec *parts, int count, off64_t at, int flags, int fd) {
+        char key[96], kept[PATH_MAX];
+        pthread_mutex_lock(&shadow_lock);
+        flock(turn_fd, LOCK_EX);
+        ssize_t done = REAL(pwritev64v2)(fd, parts, count, at, flags), left = done;
+        int why = errno;
+        if (done > 0 && !key_of(path, key)) {
+                snprintf(kept, sizeof kept, "%s/%s", shadow, key);
+                int out = open(kept, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+                for (; out >= 0 && left > 0; at += (off64_t)parts->iov_len, left -= (ssize_t)parts++->iov_len) {
+                        size_t size = (size_t)left < parts->iov_len ? (size_t)left : parts->iov_len;
+                        if (REAL(pwrite64)(out, parts->iov_base, size, at) != (ssize_t)size)
+                                abort();
+                }
+                if (out < 0 || close(out))
+                        abort();
+        }
+        flock(turn_fd, LOCK_UN);
+        pthread_mutex_unlock(&shadow_lock);
+        errno = why;
+        return done;
+}
+
+static ssize_t written(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+        char path[PATH_MAX];
+        int synced = flags & (RWF_DSYNC | RWF_SYNC), below = path_of(fd, path);
+        int error = below ? counts("write", path) : 0;
+        if (!error && below && synced && hit_at && listed("fdatasync") && (!match || !fnmatch(match, path, 0))) {
+                ssize_t done = REAL(pwritev64v2)(fd, parts, count, at, flags & ~(RWF_DSYNC | RWF_SYNC));
+                if (done < 0)
+                        return done;
+        }
+        if (!error && below && synced)
+                error = counts("fdatasync", path);
+        if (error) {
+                errno = error;
+                return -1;
+        }
+        if (below && synced && shadow)
+                return promised(path, parts, count, at, flags, fd);
+        return REAL(pwritev64v2)(fd, parts, count, at, flags);
+}
+
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t at, int flags) {
+        return written(fd, parts, count, at, flags);
+}
+
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+        return written(fd, parts, count, at, flags);
 }
 
 /* Whether a read of a file meets the sector that cannot be read. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -11,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.faults.faultlayer import Faults
+from tests.faults.faultlayer import Faults, read_report
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.faults.history import History, check_history, read_outcome
 from tests.faults.load import BatchWriter, Committer, IdempotentWriter, Load, TailReader
@@ -43,6 +44,42 @@ def test_shadow_forgets_what_was_not_synced(tmp_path: Path, shadow: Path) -> Non
 
     after = {path.name: path.read_text() for path in (tmp_path / "after").iterdir()}
     assert after == {"before": "b", "kept": "1", "late": ""}
+
+
+def test_shadow_keeps_a_write_with_its_sync(tmp_path: Path, shadow: Path) -> None:
+    """The layer itself: a write with RWF_DSYNC counts when it returns, and takes no other write along."""
+    root = tmp_path / "root"
+    root.mkdir()
+    script = (
+        "import os; os.chdir(os.environ['FAULT_ROOT']);"
+        "at = os.open('file', os.O_CREAT | os.O_RDWR); os.write(at, b'......'); os.fsync(at);"
+        "here = os.open('.', os.O_RDONLY); os.fsync(here);"
+        "os.pwritev(at, [b'x'], 0); os.pwritev(at, [b'1', b'2'], 2, os.RWF_DSYNC); os.pwritev(at, [b'x'], 5);"
+    )
+    run_python(script, Faults(root, shadow=shadow))
+
+    rebuild(shadow, tmp_path / "after")
+
+    assert (root / "file").read_text() == "x.12.x"
+    assert (tmp_path / "after" / "file").read_text() == "..12.."
+
+
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_a_write_with_its_sync_fails_in_both_ways(tmp_path: Path, call: str) -> None:
+    """The layer itself: a write with RWF_DSYNC is hit as a write, of which nothing is there, or as a sync."""
+    root = tmp_path / "root"
+    root.mkdir()
+    script = (
+        "import os; os.chdir(os.environ['FAULT_ROOT']); at = os.open('file', os.O_CREAT | os.O_RDWR)\n"
+        "os.pwritev(at, [b'a'], 0, os.RWF_DSYNC)\n"
+        "try: os.pwritev(at, [b'b'], 1, os.RWF_DSYNC)\n"
+        "except OSError as error: assert error.errno == 5\n"
+        "else: raise SystemExit(1)\n"
+    )
+    report = tmp_path / "points"
+    run_python(script, Faults(root, (call,), at=2, errno=errno.EIO, report=report))
+    assert [point.call for point in read_report(report)] == [call, call]
+    assert (root / "file").read_text() == ("a" if call == "write" else "ab")
 
 
 @pytest.mark.timeout(120 if CUTS == 8 else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tier2.direct_io import BLOCK_BYTES, STAGING_BYTES, BlockWriter, open_direct, read_direct
+from tier2.direct_io import BLOCK_BYTES, STAGING_BYTES, BlockWriter, can_sync_with_writes, open_direct, read_direct
 from tier2.memory import aligned
 
 SIZES = st.one_of(
@@ -54,6 +55,22 @@ def test_a_block_begins_a_file_or_nothing_does(tmp_path: Path) -> None:
             BlockWriter().begin(fd, 77)
     finally:
         os.close(fd)
+
+
+def test_a_file_system_is_known_before_its_writes_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write with RWF_DSYNC is trusted on file systems that keep it, and where the kernel takes it."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    assert can_sync_with_writes(tmp_path) == (kind.strip() in ("ext2/ext3", "xfs", "tmpfs"))
+    assert not can_sync_with_writes(Path("/proc"))
+
+    monkeypatch.setattr("tier2.direct_io.SYNCING_WRITES", {"ext4", "xfs", "tmpfs", "overlay"})
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("tier2.direct_io.os.pwritev", refuse)
+    assert not can_sync_with_writes(tmp_path)
 
 
 def test_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,7 @@ def test_every_state_after_a_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
             run(workload(home / "live", history))
         calls = {picture.call for picture in disk.pictures}
         assert {"fsync", "fdatasync", "pwrite", "write", "rename", "unlink", "ftruncate"} <= calls
+        assert {"pwritev", "sync of pwritev"} <= calls
 
         chosen = random_.sample(disk.pictures, min(STATES, len(disk.pictures)))
         for number, picture in enumerate(chosen):

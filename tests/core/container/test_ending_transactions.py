@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from tests.core.support import (
     KIB,
     append,
     append_in_transaction,
+    before_syncs,
     begin_append,
     container_of,
     end_of,
-    is_log,
     make,
     open_store,
     owner_of,
@@ -97,14 +96,12 @@ def test_storage_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
         await play(slot, ". a")
-        real, unheard = os.fdatasync, []
+        unheard = []
 
-        def fail(fd: int) -> None:
-            if not is_log(fd):
-                return real(fd)  # the next file is being prepared beside
+        def fail(_: int) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr("core.log.writer.os.fdatasync", fail)
+        before_syncs(monkeypatch, fail)
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
         puts = [Put("t", b"%d" % n, b"x") for n in range(STEP_OPERATIONS_MAX + 1)]
         with pytest.raises(StorageFailure):

@@ -9,7 +9,7 @@ import pytest
 
 from core.applied.tables import Put
 from core.errors import StorageFailure
-from tests.core.support import append, begin_append, container_of, is_log, make, open_store, run
+from tests.core.support import append, before_syncs, begin_append, container_of, is_log, make, open_store, run
 
 
 def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytes
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
         await append(slot, b"safe")
-        monkeypatch.setattr("core.log.writer.os.fdatasync", fail)
+        before_syncs(monkeypatch, fail)
         with pytest.raises(StorageFailure):
             await append(slot, b"lost")
 
@@ -41,17 +41,17 @@ def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytes
 def test_a_dead_writer_thread_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ends the writer thread poisons the log; no waiter is left without an answer."""
 
-    real = os.pwrite
+    real = os.pwritev
 
-    def fail(fd: int, data: memoryview, position: int) -> int:
+    def fail(fd: int, parts: list[memoryview], position: int, flags: int = 0) -> int:
         if is_log(fd):
             raise RuntimeError
-        return real(fd, data, position)
+        return real(fd, parts, position, flags)
 
     async def scenario() -> None:
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
-        monkeypatch.setattr("tier2.direct_io.os.pwrite", fail)
+        monkeypatch.setattr("core.log.image_writer.os.pwritev", fail)
         with pytest.raises(StorageFailure):
             await append(slot, b"lost")
         monkeypatch.undo()
@@ -79,7 +79,7 @@ def test_late_waiters_after_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         container.when_durable(Waiter())
         assert told == ["durable"]
-        monkeypatch.setattr("core.log.writer.os.fdatasync", lambda fd: os.fsync(-1))
+        before_syncs(monkeypatch, lambda fd: os.fsync(-1))
         with pytest.raises(StorageFailure):
             await append(slot, b"lost")
         container.when_durable(Waiter())

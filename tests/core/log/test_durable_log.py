@@ -24,6 +24,7 @@ from tests.core.support import (
     SMALL,
     Gate,
     append,
+    before_syncs,
     begin_append,
     container_of,
     hosted_of,
@@ -70,19 +71,15 @@ def test_group_of_a_failed_sync_was_never_visible(tmp_path: Path, monkeypatch: p
     """Waiters for the failing sync are answered with the failure, and a second sync is never tried."""
     calls: list[int] = []
 
-    real = os.fdatasync
-
     async def scenario() -> None:
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
 
         def fail(fd: int) -> None:
-            if not is_log(fd):
-                return real(fd)  # the next file is being prepared beside
             calls.append(fd)
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr("core.log.writer.os.fdatasync", fail)
+        before_syncs(monkeypatch, fail)
         outcomes = [begin_append(slot, b"x")[1] for _ in range(10)]
         update = asyncio.create_task(store.update(Put("t", b"k", b"v")))
         results = await asyncio.gather(*(o.future for o in outcomes), update, return_exceptions=True)
@@ -97,12 +94,12 @@ def test_short_write_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def scenario() -> None:
         store = await open_store(tmp_path)
         slot = (await make(store)).slot(0)
-        real = os.pwrite
+        real = os.pwritev
 
-        def torn(fd: int, data: memoryview, position: int) -> int:
-            return real(fd, data[:512] if is_log(fd) else data, position)
+        def torn(fd: int, parts: list[memoryview], position: int, flags: int = 0) -> int:
+            return real(fd, [parts[0][:512]] if is_log(fd) else parts, position, flags)
 
-        monkeypatch.setattr("tier2.direct_io.os.pwrite", torn)
+        monkeypatch.setattr("core.log.image_writer.os.pwritev", torn)
         with pytest.raises(StorageFailure, match="short write"):
             await append(slot, b"x" * 100)
         monkeypatch.undo()

@@ -18,7 +18,7 @@ from core.log.interface import LogWriter
 from core.log.log_file import LogFile, LogPosition
 from core.log.slabs import FileImage, Slabs
 from core.log.writer import FileWriter
-from tests.core.support import KIB, SMALL, Gate, is_log, run, until
+from tests.core.support import KIB, SMALL, Gate, before_syncs, run, until
 
 SIZE = 256 * KIB
 GROUP = replace(SMALL, sync_mode=SyncMode.GROUP)
@@ -163,17 +163,13 @@ def test_a_disk_that_fails_twice_is_reported_once(tmp_path: Path, monkeypatch: p
             prepared.append("tried")
             raise OSError(errno.EIO, "Input/output error")
 
-        real = os.fdatasync
-
-        def fdatasync(fd: int) -> None:
-            if is_log(fd):
-                raise OSError(errno.EIO, "Input/output error")
-            real(fd)
+        def fail(_: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
 
         monkeypatch.setattr("core.log.spares.allocate_spare", broken)
         writer.roll(header(1), image(), None)
         await until(lambda: reports.of("failed") != [])
-        monkeypatch.setattr("core.log.writer.os.fdatasync", fdatasync)
+        before_syncs(monkeypatch, fail)
         writer.write([b"a"], LogPosition(1, 1, FILE_HEADER_SIZE + 1))
         await writer.close()
         assert [kind for kind, _ in reports.all] == ["failed"]
