@@ -1,7 +1,7 @@
 """Reading entries, wherever they lie: in memory, in a log file, in a chunk.
 
 A read names a slot, an offset, an end that it must not pass, and a number of bytes. `cached` answers on the event loop
-from the tail cache, or from pages of chunks; where that has nothing, `read` goes to the log, in a bounded pool of
+from the log's memory, or from pages of chunks; where that has nothing, `read` goes to the log, in a bounded pool of
 threads, and where the log does not hold the entry, to long-term storage. What is returned is what was appended, in
 order.
 
