@@ -294,6 +294,7 @@ class _Fetch(Findings):
         return cold, left
 
     async def _run_cold(self, cold: list[ColdRead], left: list[Target]) -> None:
+        self.keep_copies()
         reads = self.reads = ColdReads(self, self.min_bytes, self.deadline_s, self._choose_of_many, self._woken)
         try:
             async with self.connection.reading():

@@ -162,6 +162,12 @@ class Findings:
             FetchedPartition, (target.index, 0, end, stable, slot.start, aborted, parts, size)
         )
 
+    def keep_copies(self) -> None:
+        """Copy what was found in memory, before others are read: a view keeps the log from using its memory again."""
+        for target, result in self.results.items():
+            if result.size:
+                self.results[target] = result._replace(parts=(b"".join(result.parts),))
+
     def keep_nothing(self) -> None:
         """Drop all results, to find them again later: entries kept by a waiting fetch are charged to no budget."""
         for target in [target for target, result in self.results.items() if result.size]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.broker import Broker
 from gateway.records.record_batch import ZSTD
@@ -18,8 +20,8 @@ Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
 DELETE_TOPICS, DELETE_RECORDS = 20, 21
 
 
-def run(directory: Path, scenario: Scenario, *settings: str) -> None:
-    """Run a scenario against a broker of its own, with topic t of four partitions."""
+def run(directory: Path, scenario: Scenario, *settings: str, uv: bool = False) -> None:
+    """Run a scenario against a broker of its own, with topic t of four partitions. `uv`: on the loop of a real one."""
 
     async def main() -> None:
         async with running_broker(directory, *settings) as broker:
@@ -28,7 +30,8 @@ def run(directory: Path, scenario: Scenario, *settings: str) -> None:
             await scenario(broker, client)
             client.close()
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uv else None) as runner:
+        runner.run(main())
 
 
 def partitions(answer: Message) -> dict[int, Message]:
@@ -298,3 +301,41 @@ def test_a_container_that_is_not_here(tmp_path: Path) -> None:
         assert len(values(partitions(await client.fetch(("t", 0, 0)))[0].records)) == 2
 
     run(tmp_path, scenario)
+
+
+async def _slow(broker: Broker) -> Client:
+    """A client whose socket takes little by itself."""
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    own.connect(("127.0.0.1", broker._kafka[0].port))
+    return Client(*await asyncio.open_connection(sock=own))
+
+
+def test_answers_that_nobody_takes_leave_the_log_its_memory(tmp_path: Path) -> None:
+    """What a socket does not take is copied, so the memory that it was found in serves the next records."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        slabs = broker.store.home.log.slabs
+        for _ in range(8):
+            await client.produce("t", batch(b"x" * 900_000))
+        lazy = [await _slow(broker) for _ in range(4)]
+        sent = []
+        for one in lazy:
+            one._writer.transport.pause_reading()  # type: ignore[attr-defined]
+            sent.append(
+                one.send(FETCH, 11, fetch_body([("t", 0, 0)], max_bytes=7_000_000, partition_max_bytes=7_000_000))
+            )
+        await _until(lambda: broker.metrics.fetched_bytes >= 4 * 6_000_000)
+        for _ in range(30):
+            await client.produce("t", batch(b"y" * 900_000), partition=1)
+        assert slabs.viewed == 0
+        assert slabs.used <= slabs.limit
+
+        for one, request in zip(lazy, sent, strict=True):
+            one._writer.transport.resume_reading()  # type: ignore[attr-defined]
+            read = values(partitions(await one.receive(request))[0].records)
+            assert read == [(n, b"x" * 900_000) for n in range(len(read))]
+            assert len(read) >= 6
+            one.close()
+
+    run(tmp_path, scenario, "log.cache.bytes=16777216", "queued.max.response.bytes=1073741824", uv=True)
