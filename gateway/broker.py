@@ -213,6 +213,8 @@ class Broker:
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
         self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics)
+        for hosted in self._containers():
+            hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
         try:
             await self._server.start(self._kafka)

@@ -14,7 +14,8 @@ ten times the copy into it, and the event loop and the writer are not to pay for
 - A slab serves another image only after nobody can come to a view of it any more (it has left its image's `views`), and
   after nobody has one: views share a buffer, and CPython counts the references to it.
 - Slabs and the rows that lead to them (`index_bytes`) have `bytes_max` bytes at most, but for `SLABS_MIN` slabs, for
-  what is not written yet, and for slabs that somebody still has a view of.
+  what is not written yet, and for slabs that somebody still has a view of. Of these, `relieve` bounds those that wait
+  for slow readers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import mmap
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from sys import getrefcount
 from typing import Final
 
@@ -44,6 +46,9 @@ AT_ONCE_BYTES: Final = 256 << 20
 Beyond, the oldest slab is used again, and the cache grows by as much when processors have time."""
 AHEAD_SLABS: Final = 16
 """Slabs that are made before anybody needs them."""
+VIEWED_SHARE: Final = 8
+VIEWED_BYTES_MIN: Final = 16 << 20
+"""Slabs that wait for their views may have an eighth of the bound, or so many bytes: then the views are to go."""
 JOINED_BYTES_MAX: Final = 64 << 10
 """An entry across two slabs is copied up to this size. A larger one is handed out in pieces."""
 
@@ -166,6 +171,8 @@ class Slabs:
         self._viewed: deque[Slab] = deque()  # in no image, while somebody has a view of it
         self._free: list[Slab] = []
         self._grower = Grower(size, name)
+        self.relieve: Callable[[], None] = _nobody
+        """Called when too many slabs wait for their views: have some of these given up."""
 
     def __repr__(self) -> str:
         return f"<Slabs {self.used}/{self.limit} bytes, {len(self._free)} free, {len(self._viewed)} viewed>"
@@ -255,8 +262,14 @@ class Slabs:
         image.held -= 1
         if slab.is_viewed:
             self._viewed.append(slab)
+            if self.viewed > max(VIEWED_BYTES_MIN, self.limit // VIEWED_SHARE):
+                self.relieve()
         else:
             self._free.append(slab)
+
+
+def _nobody() -> None:
+    """Nobody has views that could be given up."""
 
 
 class Grower:

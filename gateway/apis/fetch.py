@@ -60,6 +60,8 @@ MAX_WAIT_MS: Final = 60_000
 """Longest wait for news, in ms, whatever a client asks for: a request that waits holds room that others need."""
 GIVE_WAY_S: Final = 0.02
 """Longest wait of a reader of history for appends: it must not wait for a disk that stands still."""
+SCARCE_BYTES: Final = 64 * 1024
+"""Records of an answer, or one batch, while others use all the room for answers: a socket takes as much at once."""
 LOOKS_AT_ONCE: Final = 256
 """Partitions that are looked at, or answered, between two looks at the clock."""
 LONG_LOOKS_MAX: Final = 3
@@ -193,8 +195,10 @@ class _Fetch(Findings):
             self.reads.lose_patience()  # the fetch goes on when the reads under way have ended
             return
         if self.connection.output_room() <= 0:
-            self.connection.when_output_room(self._run_in_turn)
-            return
+            if not self.connection.takes_more():
+                self.connection.when_output_room(self._run_in_turn)
+                return
+            self._ask_for_little()
         todo = list(self.wanted.dirty)
         if len(todo) > LOOKS_AT_ONCE:
             self._begin(self.run_long(todo))
@@ -209,6 +213,13 @@ class _Fetch(Findings):
             self._decide()
             return
         self._begin(self._run_cold(cold, left))
+
+    def _ask_for_little(self, cold: Sequence[ColdRead] = ()) -> None:
+        """Others use all the room for answers."""
+        self.max_bytes = min(self.max_bytes, SCARCE_BYTES)
+        self.min_bytes = min(self.min_bytes, self.max_bytes)
+        for read in cold:
+            read.room = min(read.room, SCARCE_BYTES)
 
     async def run_long(self, todo: Sequence[Target]) -> None:
         """Look at many partitions; give way in between."""
@@ -298,6 +309,8 @@ class _Fetch(Findings):
         reads = self.reads = ColdReads(self, self.min_bytes, self.deadline_s, self._choose_of_many, self._woken)
         try:
             async with self.connection.reading():
+                if self.connection.output_room() <= 0:
+                    self._ask_for_little(cold)
                 out_of_time = await reads.run(cold, left)
         finally:
             self.reads = None

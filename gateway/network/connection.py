@@ -6,18 +6,19 @@ Invariants:
   had its share of this round of the loop, a large request that is decoded in a thread.
 - Every input ends in answers, or in one log line and a closed connection.
 - Every byte that waits for the socket is charged to the output budget once the socket has refused it.
-- An answer that waits is a copy: a view of the log's memory lives no longer than it takes to make the answer.
+- Answers that wait are in `Host.with_views`, which has them copied when the log needs the memory behind them.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 import select
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
+from gateway.network.outgoing import LARGE_BYTES_MIN, Outgoing, copied
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
 
@@ -28,17 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JOIN_BYTES_MAX: Final = 32 * 1024
-"""Answers are joined into one write up to this size: copying costs less than many buffers."""
-
-LARGE_BYTES_MIN: Final = 128 * 1024
-"""Answers from this size on are written without holding the interpreter's lock."""
-COPY_BYTES: Final = 1024 * 1024
-"""Answers that wait are copied in pieces of about this size, of which memory is at hand."""
 READING_BYTES: Final = 1024 * 1024
 """Bytes that an answer counts as while it is read: what most clients ask of a partition."""
-PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
-"""Parts that one writev takes."""
 
 PEER_LEFT: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -60,21 +52,6 @@ REASONS: Final = {
     HELD: "batches-are-opened",
     ROOM: "waits-for-room-for-an-answer",
 }
-
-
-def copied(parts: Sequence[Part]) -> list[Part]:
-    """Parts that wait for their peer: views of the log's memory would keep that from its next use for as long."""
-    copies: list[Part] = []
-    gathered: list[Part] = []
-    size = 0
-    for part in parts:
-        gathered.append(part)
-        size += len(part)
-        if size >= COPY_BYTES:
-            copies.append(b"".join(gathered))
-            gathered, size = [], 0
-    copies.append(b"".join(gathered))
-    return copies
 
 
 class Dispatching(Protocol):
@@ -104,7 +81,8 @@ class Owner(Protocol):
 
 class Connection(asyncio.BufferedProtocol):
     """See the module. Handlers use: services, peer_host, peer_port, listener, client_software_name and
-    _version, closed, peer_left, abandon, mute, output_room, when_output_room, aside, on_close, forget_on_close."""
+    _version, closed, peer_left, abandon, mute, output_room, takes_more, when_output_room, aside, on_close,
+    forget_on_close."""
 
     __slots__ = (
         "_close_callbacks",
@@ -113,6 +91,7 @@ class Connection(asyncio.BufferedProtocol):
         "_host",
         "_large_answers",
         "_mute_handle",
+        "_output",
         "_output_bytes",
         "_output_waiters",
         "_owner",
@@ -164,6 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         self.active_s = host.now_s
         self.unsent_seen = 0  # bytes, at the last sweep: does the peer take anything?
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
+        self._output: Outgoing = cast(Outgoing, None)  # set with the transport
         self._flushing = False
         self._held_bytes = 0  # of answers whose turn has not come
         self._output_bytes = 0  # charged to the output budget
@@ -189,6 +169,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._output = Outgoing(self._transport)
         # With marks of 0, `pause_writing` is called for every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
         refusal = self._owner.opened(self)
@@ -201,6 +182,8 @@ class Connection(asyncio.BufferedProtocol):
             self.release(slot.charge)
             slot.charge = 0
         self.slots.clear()
+        self._output.drop()
+        self._host.with_views.pop(self, None)
         self.receiver.drop()
         self._host.output_budget.release(self._output_bytes)
         self._output_bytes = self._held_bytes = 0
@@ -228,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._write_due()
         self.closed = True
-        if self._transport.get_write_buffer_size():
+        if self._output.waiting:
             self._transport.abort()
         else:
             self._transport.close()
@@ -272,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """A peer that only stopped sending still gets the answers that are due, except those of `abandon`."""
         self.half_closed = True
-        return bool(self.slots)
+        return bool(self.slots) or self._output.has_views
 
     def peer_left(self) -> bool:
         """Will the peer send nothing more? While the connection is not read, or requests were sent at once, only the
@@ -429,10 +412,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         if slot is not self.slots[0]:
             if slot.size:
-                slot.parts = copied(slot.parts or ())
                 self._held_bytes += slot.size
                 self._account_output()
             return
+        if slot.size >= LARGE_BYTES_MIN:
+            # At once: the next large answer of this turn is made only if there is room beside what is left of this one.
+            self._write_due()
+            if self._output.waiting:
+                self._account_output()
         if not self._flushing:
             self._flushing = True
             self._host.flush_soon(self)
@@ -448,7 +435,11 @@ class Connection(asyncio.BufferedProtocol):
             self._account_output()
         if self.blocked & IN_FLIGHT:
             self._check_in_flight()
-        if self.half_closed and not self.slots and not self.closed:
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        """A peer that stopped sending has its last answer."""
+        if self.half_closed and not (self.slots or self.closed or self._output.has_views):
             self._transport.close()
 
     def _write_due(self) -> None:
@@ -463,30 +454,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._host.metrics.sent_bytes += size
         self.active_s = self._host.now_s
-        if size <= JOIN_BYTES_MAX:
-            self._transport.write(b"".join(out))
-        elif size >= LARGE_BYTES_MIN and not self._transport.get_write_buffer_size():
-            self._write_large(out)
-        else:
-            self._transport.writelines(copied(out))
-
-    def _write_large(self, out: list[Part]) -> None:
-        """Write without the transport, which would hold up every other thread while it copies to the kernel."""
-        descriptor = self._transport.get_extra_info("socket").fileno()
-        first = 0
-        while first < len(out):
-            some = out[first : first + PARTS_MAX]
-            try:
-                sent = os.writev(descriptor, some)
-            except OSError:  # the socket is full, or the peer is gone: the transport knows what to do
-                sent = 0
-            for part in some:
-                if sent < len(part):
-                    rest = [memoryview(part)[sent:] if sent else part, *out[first + 1 :]]
-                    self._transport.writelines(copied(rest))
-                    return
-                sent -= len(part)
-                first += 1
+        self._output.send(out, size)
 
     # --- Answers that the peer does not take --------------------------------------------------
 
@@ -495,10 +463,25 @@ class Connection(asyncio.BufferedProtocol):
         self._account_output()
 
     def resume_writing(self) -> None:
+        self._output.go_on()
         self._account_output()
+        self._close_if_done()
+
+    def copy_views(self) -> int:
+        """Have copies of the answers that wait; returns how many bytes were copied."""
+        size = self._output.copy_views()
+        for slot in self.slots:
+            if slot.parts:
+                slot.parts, own = copied(slot.parts)
+                size += own
+        return size
 
     def _account_output(self) -> None:
-        unsent = 0 if self.closed else self._transport.get_write_buffer_size() + self._held_bytes
+        unsent = 0 if self.closed else self._output.waiting + self._held_bytes
+        if unsent:
+            self._host.with_views[self] = None
+        else:
+            self._host.with_views.pop(self, None)
         change = unsent - self._output_bytes
         self._output_bytes = unsent
         budget = self._host.output_budget
@@ -510,6 +493,7 @@ class Connection(asyncio.BufferedProtocol):
             self._block(OUTPUT)
         elif not unsent:
             self._unblock(OUTPUT)
+        if self._output_waiters and not self._output.waiting:
             waiters, self._output_waiters = self._output_waiters, []
             for callback in waiters:
                 callback()
@@ -521,15 +505,29 @@ class Connection(asyncio.BufferedProtocol):
         does not take stay in our memory."""
         return 0 if self.blocked & OUTPUT else self._host.output_budget.room
 
+    def takes_more(self) -> bool:
+        """Has the socket taken all answers that were due? Then a small one may be made though others use all the room,
+        while such answers have not used as much again, or where answers behind it wait for it. So whoever reads goes
+        on, whatever others do."""
+        budget = self._host.output_budget
+        if self.closed or self._output.waiting:
+            return False
+        return budget.used < 2 * budget.limit or self._held_bytes > 0
+
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
-        """Read bytes for an answer that are not in memory: when there is room for one more such answer in the process.
-
-        Reads end whether or not peers take their answers, so this wait ends, too."""
+        """Read bytes for an answer that are not in memory: when there is room for one more such answer in the process,
+        and for its bytes while they wait for the peer."""
         budget = self._host.reading_budget
-        while budget.exhausted:
+        while not self.closed:
             room = self._host.loop.create_future()
-            budget.wait(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+            came = partial(_came, room)
+            if budget.exhausted:
+                budget.wait(came)
+            elif self.output_room() <= 0 and not self.takes_more():
+                self.when_output_room(came)
+            else:
+                break
             await room
         budget.charge(READING_BYTES)
         try:
@@ -570,10 +568,16 @@ class Connection(asyncio.BufferedProtocol):
         async with self._large_answers:
             while not self.closed and self.output_room() <= 0:
                 room = self._host.loop.create_future()
-                self.when_output_room(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+                self.when_output_room(partial(_came, room))
                 await room
             yield
 
     def unsent_bytes(self) -> int:
         """Bytes that the socket has not taken yet."""
-        return 0 if self.closed else self._transport.get_write_buffer_size()
+        return 0 if self.closed else self._output.waiting
+
+
+def _came(room: asyncio.Future[None]) -> None:
+    """The room that somebody waits for."""
+    if not room.done():
+        room.set_result(None)

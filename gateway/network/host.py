@@ -42,6 +42,16 @@ class ServerLimits:
     sweep_ms: int = 1_000
 
 
+COPIED_AT_ONCE: Final = 8 * MIB
+"""Views that are copied in one turn when the log needs the memory behind them: a millisecond or two."""
+
+
+class HasViews(Protocol):
+    """Has answers that wait, some of them views of the log's memory."""
+
+    def copy_views(self) -> int: ...
+
+
 class Flushed(Protocol):
     """Has answers that are due."""
 
@@ -65,6 +75,8 @@ class Host:
         """Of answers that are being read from disk or from long-term storage."""
         self.turns = FairTurns(self.loop)
         self.now_s = time.monotonic()
+        self.with_views: dict[HasViews, None] = {}
+        """Connections whose answers wait, those first that have waited for longest."""
         self._to_flush: list[Flushed] = []
 
     def __repr__(self) -> str:
@@ -72,6 +84,15 @@ class Host:
             f"<Host receiving {self.receive_budget!r}, handling {self.request_budget!r}, "
             f"sending {self.output_budget!r}>"
         )
+
+    def copy_views(self) -> None:
+        """The log needs memory of which answers that wait have views: have some of these copied, the oldest first."""
+        copied = 0
+        for connection in list(self.with_views):
+            if copied >= COPIED_AT_ONCE:
+                return
+            copied += connection.copy_views()
+            del self.with_views[connection]
 
     def flush_soon(self, connection: Flushed) -> None:
         """One write per connection for all answers that became due in this turn of the loop."""
