@@ -353,7 +353,8 @@ def test_whoever_reads_goes_on_whatever_others_do(tmp_path: Path) -> None:
         lazy = [await _slow(broker) for _ in range(8)]
         for one in lazy:
             one._writer.transport.pause_reading()  # type: ignore[attr-defined]
-            one.send(FETCH, 11, fetch_body([("t", 1, 0)], max_bytes=7_000_000, partition_max_bytes=7_000_000))
+            for _ in range(8):
+                one.send(FETCH, 11, fetch_body([("t", 1, 0)]))
         budget = broker._server.host.output_budget  # type: ignore[union-attr]
         await _until(lambda: budget.exhausted)
 
