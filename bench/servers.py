@@ -197,6 +197,7 @@ class Baseline(_Process):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise self.failed(f"{file.name} does not accept connections")
             time.sleep(POLL_S)
+        self.ready_seconds = time.perf_counter() - self.started_at
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Nothing to do: the server makes every topic that a client asks for."""

@@ -30,6 +30,7 @@ RECORD_BYTES: Final = 1000
 WARM_SECONDS: Final = 5.0
 SLOWEST: Final = 0.01
 INCIDENTS: Final = 10
+INCIDENT_NS_MIN: Final = 2_000_000
 STATIONS: Final = (
     "arrived: found and begun",
     "begun: appended",
@@ -81,6 +82,7 @@ class Trace:
     spans: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     waits: list[tuple[int, int]] = field(default_factory=list)
     """Of the loop's thread for a processor: until then, nanoseconds in all."""
+    writer_waits: list[tuple[int, int]] = field(default_factory=list)
 
 
 def main() -> int:
@@ -163,6 +165,7 @@ def read(lines: Sequence[str]) -> Trace:
             group.staged = values[0]
         elif kind == "sync" and group is not None:
             group.asked, group.began, group.ended, group.back = values[:4]
+            trace.writer_waits.append((values[2], values[4]))
         elif kind == "heard":
             trace.waits.append((values[1], values[2]))
             found = bisect.bisect_left(trace.groups, values[0], key=lambda one: one.lsns[-1])
@@ -210,14 +213,18 @@ def _report(trace: Trace) -> None:
     print(
         f"  write and sync by itself: {', '.join(f'p{s * 100:g} {_at(calls, s):.2f}' for s in (0.5, 0.99, 0.999))} ms"
     )
-    spans = {**trace.spans, "loop's thread without a processor, > 0.5 ms": list(_waits(trace.waits))}
-    print(f"  {'meanwhile':48} {'number':>7} {'mean ms':>8} {'max ms':>8} {'all':>6} {'slowest':>8}")
+    spans = {
+        **trace.spans,
+        "loop's thread without a processor, > 0.5 ms": list(_waits(trace.waits)),
+        "writer's thread without a processor, > 0.5 ms": list(_waits(trace.writer_waits)),
+    }
+    print(f"  {'meanwhile':50} {'number':>7} {'mean ms':>8} {'max ms':>8} {'all':>6} {'slowest':>8}")
     for name, times in sorted(spans.items()):
         if times:
             lengths = [(end - start) / 1e6 for start, end in times]
             met = [sum(_meets(request, times) for request, _ in some) / len(some) for some in (ways, slow)]
             mean = sum(lengths) / len(lengths)
-            print(f"  {name:48} {len(times):7} {mean:8.2f} {max(lengths):8.2f} {met[0]:6.1%} {met[1]:8.1%}")
+            print(f"  {name:50} {len(times):7} {mean:8.2f} {max(lengths):8.2f} {met[0]:6.1%} {met[1]:8.1%}")
     print("  incidents: ms, requests, the longest stations of their groups, what went on meanwhile")
     for began, ended, count in sorted(_incidents(slow), key=lambda one: one[0] - one[1])[:INCIDENTS]:
         held = sorted(_held(trace.groups, began, ended), reverse=True)[:2]
@@ -226,7 +233,7 @@ def _report(trace: Trace) -> None:
             f"{(end - start) / 1e6:.1f} {name}"
             for name, times in spans.items()
             for start, end in times
-            if start < ended and end > began and name != "spare filled"
+            if start < ended and end > began and end - start > INCIDENT_NS_MIN and name != "spare filled"
         )
         print(f"  {(ended - began) / 1e6:8.1f} {count:4}  {told} | {beside}")
 
@@ -253,7 +260,7 @@ def _held(groups: list[Group], began: int, ended: int) -> Iterator[tuple[int, st
 
 
 def _waits(waits: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Stretches between two reports in which the loop's thread was ready and did not run for long."""
+    """Stretches between two notes of a thread in which it was ready and did not run for long."""
     for (before, sum_before), (at, sum_at) in itertools.pairwise(waits):
         if sum_at - sum_before > serve.TURN_NS_MIN:
             yield before, at
