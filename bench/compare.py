@@ -1,7 +1,8 @@
 """`make bench`: Penstock, Apache Kafka and Pravega through the same workloads, in turn, and the report of it.
 
 Keeps: all systems of a round are up on the same disk; each workload runs on one right after the other, the order turned
-with each round, and only when the work of the one before is over. A run that is cut short leaves its figures so far.
+with each round, and only when the work of the one before is over. Latency and what was just written are measured with
+one system up at a time, in turn. A run that is cut short leaves its figures so far.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench import disk, flame, loadgen, machine
 from bench.comparison import IDLE_CONNECTIONS, WORKS, Work, connections, figures
 from bench.report import write_report
 from bench.results import Results
-from bench.systems import COMPARED, NAMES, PENSTOCK, KafkaLike, PravegaSystem, System, started, until_quiet
+from bench.systems import BARE, COMPARED, NAMES, PENSTOCK, KafkaLike, System, started, until_quiet
 
 DIRECTORY: Final = Path(__file__).resolve().parent / "results"
 ROUNDS: Final = 3
@@ -49,7 +50,9 @@ def main() -> int:
         with _scratch(scratch / f"round-{number}") as directory:
             for workload, unit, value in machine.limits(directory):
                 results.add(machine.SYSTEM, workload, unit, value)
-            _round(results, works, options.systems, directory, number)
+            due = [work for work in works if number < work.rounds]
+            _together(results, [work for work in due if not work.alone], options, directory / "together", number)
+            _in_turn(results, [work for work in due if work.alone], options, directory / "alone", number)
         _write(results, options.output)
     if PENSTOCK in options.systems and not options.only:
         _say("profiles")
@@ -67,36 +70,72 @@ def _options() -> argparse.Namespace:
     keys = ", ".join(work.key for work in WORKS)
     parser.add_argument("--only", nargs="+", metavar="WORKLOAD", help=f"these, or what begins so: {keys}")
     parser.add_argument("--systems", nargs="+", metavar="SYSTEM", choices=NAMES, default=list(NAMES), help=str(NAMES))
+    baseline = os.environ.get("BASELINE")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        default=Path(baseline).resolve() if baseline else None,
+        help=f"the program of the {BARE}, which is left out without one (BASELINE)",
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="samples of each row")
     parser.add_argument("--output", type=Path, default=DIRECTORY, help="directory of latest.json and the report")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.baseline is None:
+        options.systems = [name for name in options.systems if name != BARE]
+    return options
 
 
 def _chosen(key: str, wanted: list[str]) -> bool:
     return any(key == start or key.startswith(f"{start}-") for start in wanted)
 
 
-def _round(results: Results, works: list[Work], names: list[str], directory: Path, number: int) -> None:
+def _together(results: Results, works: list[Work], options: argparse.Namespace, directory: Path, number: int) -> None:
+    """Works of one round with all systems up."""
+    if not works:
+        return
     with contextlib.ExitStack() as running:
-        systems = started(directory, names, running)
+        systems = started(directory, options.systems, running, options.baseline)
         time.sleep(REST_SECONDS)
         _at_rest(results, systems)
         for system in systems:
             _guarded(results, f"warm-up of {system.name}", lambda s=system: _warm_up(s))
-        for work in [work for work in works if number < work.rounds]:
+        for work in works:
             _say(f"  {work.key}")
             for system in systems if number % 2 == 0 else reversed(systems):
-                if isinstance(system, PravegaSystem) and not work.pravega:
-                    continue
-                until_quiet(systems)
-                topic = f"{work.key}-{number}-{systems.index(system)}"
-                _guarded(
-                    results,
-                    f"{work.key} on {system.name}",
-                    lambda w=work, s=system, t=topic: _sample(results, w, s, t),
-                )
+                if work.is_for(system):
+                    until_quiet(systems)
+                    _sampled(results, work, system, number)
         for system in _once_each(systems):
             results.add(system.name, "memory after the load", "MB", system.server.rss_mb())
+
+
+def _in_turn(results: Results, works: list[Work], options: argparse.Namespace, directory: Path, number: int) -> None:
+    """Works of one round with one system up at a time. What each leaves is deleted when all are done."""
+    if not works:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    time.sleep(REST_SECONDS)
+    for work in works:
+        if work.kind == "latency":
+            for workload, unit, value in machine.paced(directory, work.mb_s):
+                results.add(machine.SYSTEM, workload, unit, value)
+    for name in options.systems if number % 2 == 0 else reversed(options.systems):
+        with contextlib.ExitStack() as running:
+            (system,) = started(directory / name.replace(" ", "-"), [name], running, options.baseline)
+            chosen = [work for work in works if work.is_for(system)]
+            if not chosen:
+                continue
+            _say(f"  {name} alone: {', '.join(work.key for work in chosen)}")
+            _guarded(results, f"warm-up of {name}", lambda s=system: _warm_up(s))
+            for work in chosen:
+                until_quiet([system])
+                _sampled(results, work, system, number)
+
+
+def _sampled(results: Results, work: Work, system: System, number: int) -> None:
+    topic = f"{work.key}-{number}-{NAMES.index(system.name)}"
+    _guarded(results, f"{work.key} on {system.name}", lambda: _sample(results, work, system, topic))
 
 
 def _sample(results: Results, work: Work, system: System, topic: str) -> None:

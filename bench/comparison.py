@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.loadgen import Load
-from bench.systems import KafkaLike, System, until_quiet
+from bench.systems import BareSystem, KafkaLike, PravegaSystem, System, until_quiet
 
 Figure = tuple[str, str, float]  # workload, unit, value
 
@@ -27,6 +27,8 @@ QUEUE_KB_MAX: Final = 65536
 """Queued KB of all writers together: records sent in the measured time are also acknowledged in about that time."""
 BATCH_RECORDS: Final = 16
 """Records in a row to one partition by each of many writers: 16 KB, as Kafka's Java producer batches by default."""
+LATENCY_SECONDS: Final = 4.0
+"""At 1,000 requests a second the slowest 0.1 % are four: the median of the rounds is what a p99.9 is worth."""
 SLOW_SECONDS_MAX: Final = 25
 TAIL_BYTES: Final = 48_000_000
 TAIL_ROUNDS: Final = 6
@@ -56,9 +58,20 @@ class Work:
     """Partitions of all topics together."""
     topics: int = 1
     mb_s: int = 0
+    readers: int = 1
+    mb: int = 0
+    """MB that are written before they are read."""
     pravega: bool = False
+    bare: bool = False
+    alone: bool = False
+    """Is one server up at a time? Several on one disk would measure one another's work."""
     rounds: int = 99
     """Samples at most: a load of minutes is not run in every round."""
+
+    def is_for(self, system: System) -> bool:
+        if isinstance(system, PravegaSystem):
+            return self.pravega
+        return self.bare if isinstance(system, BareSystem) else True
 
     @property
     def rate(self) -> int:
@@ -69,6 +82,8 @@ def label(size: int) -> str:
     return f"{size // KB} KB" if size >= KB else f"{size} B"
 
 
+RATES: Final = (10, 30, 50)
+"""MB/s at which latency is measured."""
 SIZES: Final = (10, 100, 1000, 10_000, 100_000)
 WORKS: Final = (
     *(
@@ -86,8 +101,32 @@ WORKS: Final = (
         for writers, partitions in ((1, 1), (10, 16))
     ),
     *(
-        Work(key=f"latency-{mb_s}", kind="latency", title=f"{mb_s} MB/s of 1 KB", mb_s=mb_s, pravega=True)
-        for mb_s in (10, 20, 30, 40, 50)
+        Work(
+            key=f"latency-{mb_s}",
+            kind="latency",
+            title=f"{mb_s} MB/s of 1 KB",
+            partitions=4,
+            mb_s=mb_s,
+            pravega=True,
+            alone=True,
+        )
+        for mb_s in RATES
+    ),
+    *(
+        Work(
+            key=f"written-{size}-{readers}",
+            kind="written",
+            title=f"{mb} MB of {label(size)} just written, {readers} reader{'s' if readers > 1 else ''}, {partitions} "
+            f"partition{'s' if partitions > 1 else ''}",
+            size=size,
+            writers=readers,
+            readers=readers,
+            partitions=partitions,
+            mb=mb,
+            bare=True,
+            alone=True,
+        )
+        for size, readers, partitions, mb in ((KB, 1, 1, 800), (KB, 10, 16, 400), (10 * KB, 10, 16, 400))
     ),
     *(
         Work(
@@ -111,7 +150,7 @@ WORKS: Final = (
         )
         for partitions in (1, 100, 1000, 5000)
     ),
-    Work(key="single", kind="single", title="single-record requests", size=100),
+    Work(key="single", kind="single", title="single-record requests", size=100, bare=True),
     Work(key="tail", kind="tail", title="tail consumer, 1 KB"),
     Work(key="catch-up", kind="catch-up", title="catch-up while writing"),
     Work(key="idle", kind="idle", title=f"{IDLE_CONNECTIONS:,} idle connections"),
@@ -148,11 +187,25 @@ def _throughput(work: Work, system: System, topic: str) -> Iterator[Figure]:
     cpu_s = system.server.cpu_seconds() - before
     yield f"write {work.title}", *_rate(load, work.size)
     yield f"write {work.title}, server CPU", "s/GB", cpu_s / (load.acknowledged * work.size / 1e9)
-    readers = work.writers
+    before, title = system.server.cpu_seconds(), f"read {work.title.replace('writer', 'reader')}"
     read = system.read(
-        topic, count=load.acknowledged, readers=readers, partitions=work.partitions, seconds=READ_SECONDS
+        topic, count=load.acknowledged, readers=work.writers, partitions=work.partitions, seconds=READ_SECONDS
     )
-    yield f"read {work.title.replace('writer', 'reader')}", *_rate(read, work.size)
+    cpu_s = system.server.cpu_seconds() - before
+    yield title, *_rate(read, work.size)
+    yield f"{title}, server CPU", "s/GB", cpu_s / (read.records * work.size / 1e9)
+
+
+def _written(work: Work, system: System, topic: str) -> Iterator[Figure]:
+    """All of what was just written is read back, from the beginning to the end."""
+    count = work.mb * 1_000_000 // work.size
+    options = {"size": work.size, "writers": work.writers, "partitions": work.partitions}
+    system.write(topic, count=count, run=BATCH_RECORDS if work.writers > 1 else 1, **options)
+    before = system.server.cpu_seconds()
+    read = system.read(topic, count=count, readers=work.readers, partitions=work.partitions)
+    cpu_s = system.server.cpu_seconds() - before
+    yield f"read back {work.title}", *_rate(read, work.size)
+    yield f"read back {work.title}, server CPU", "s/GB", cpu_s / (count * work.size / 1e9)
 
 
 def _rate(load: Load, size: int) -> tuple[str, float]:
@@ -164,9 +217,10 @@ def _latency(work: Work, system: System, topic: str) -> Iterator[Figure]:
         topic,
         size=work.size,
         rate=work.rate,
+        partitions=work.partitions,
         latency=1,
         linger_ms=PROMPT_LINGER_MS,
-        seconds=2 * SECONDS,
+        seconds=LATENCY_SECONDS,
         warmup=WARMUP,
         seconds_max=SLOW_SECONDS_MAX,
     )
@@ -281,6 +335,7 @@ def connections(bootstrap: str, count: int) -> Iterator[None]:
 
 KINDS: Final[dict[str, Callable[[Work, System, str], Iterator[Figure]]]] = {
     "throughput": _throughput,
+    "written": _written,
     "latency": _latency,
     "end-to-end": _end_to_end,
     "partitions": _partitions,

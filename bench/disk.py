@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import time
@@ -12,6 +13,9 @@ MIB: Final = 1 << 20
 BIG_WRITES: Final = 128
 SMALL_WRITES: Final = 200
 SMALL_BYTES: Final = 4096
+PACE_S: Final = 0.001
+BLOCK_BYTES: Final = 4096
+PACED_BYTES: Final = 64 * MIB
 READ_BYTES_PER_CALL: Final = 4 * MIB
 
 
@@ -50,6 +54,30 @@ def _timed_writes(descriptor: int, block: bytes, count: int) -> float:
         os.pwrite(descriptor, block, number * len(block))
         os.fdatasync(descriptor)
     return time.perf_counter() - started
+
+
+def paced_writes(directory: Path, mb_s: int, seconds: float) -> list[float]:
+    """Seconds from the moment when a write was due until it was synced, sorted: one in each millisecond, past the page
+    cache, to blocks that were written before. A log that is written at this rate cannot be faster."""
+    size = max(1, round(mb_s * 1e6 * PACE_S / BLOCK_BYTES)) * BLOCK_BYTES
+    count, places = int(seconds / PACE_S), PACED_BYTES // size
+    path, block = directory / "disk.probe", mmap.mmap(-1, size)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_DIRECT)
+    took = []
+    try:
+        for number in range(places):
+            os.pwrite(descriptor, block, number * size)
+        os.fsync(descriptor)
+        began = time.perf_counter()
+        for number in range(count):
+            due = began + number * PACE_S
+            time.sleep(max(0.0, due - time.perf_counter()))
+            os.pwritev(descriptor, [block], number % places * size, os.RWF_DSYNC)
+            took.append(time.perf_counter() - due)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    return sorted(took)
 
 
 def fill_page_cache(directory: Path) -> None:

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from bench import disk
+
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 SYNCED_SIZES: Final = {"4 KiB": (4 * KIB, 500), "64 KiB": (64 * KIB, 300), "1 MiB": (MIB, 128), "8 MiB": (8 * MIB, 24)}
 LOOPBACK_BYTES: Final = 1 << 30
 COPY_BYTES: Final = 64 * MIB
 COPIES: Final = 12
+PACED_SECONDS: Final = 4.0
 SYSTEM: Final = "machine"
 
 Figure = tuple[str, str, float]
@@ -50,6 +53,13 @@ def limits(directory: Path) -> Iterator[Figure]:
             yield f"disk, {name} write + fdatasync, {percentile}", "ms", seconds[int(place * (count - 1))] * 1000
     yield "loopback, one stream", "MB/s", _loopback()
     yield "memory copy", "MB/s", _copy()
+
+
+def paced(directory: Path, mb_s: int) -> Iterator[Figure]:
+    """How long synced writes take at a fixed rate, from the moment when each was due."""
+    seconds = disk.paced_writes(directory, mb_s, PACED_SECONDS)
+    for percentile, place in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
+        yield f"disk, {mb_s} MB/s in synced writes, {percentile}", "ms", seconds[int(place * (len(seconds) - 1))] * 1000
 
 
 def _synced(path: Path, size: int, count: int) -> list[float]:

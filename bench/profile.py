@@ -12,12 +12,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from bench import loadgen
+from bench.comparison import WORKS, figures
 from bench.servers import Penstock
-from bench.workloads import WORKLOADS
+from bench.systems import PENSTOCK, KafkaLike
+from bench.workloads import WORKLOADS, Figure
 
 SAMPLES_PER_S: Final = 500
 ATTACH_SECONDS_MAX: Final = 10
@@ -29,13 +32,11 @@ def main() -> int:
     directory = loadgen.BUILD / "profile"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    work = next(work for work in WORKLOADS if work.key == options.workload)
     server = Penstock(directory, dict(pair.split("=", 1) for pair in options.set))
     try:
-        server.create_topic(work.key, work.partitions)
         stacks = directory / "stacks.txt"
         recorder = record(server.process.pid, stacks, native=options.native)
-        for workload, unit, value in work.run(server, work.key):
+        for workload, unit, value in _run(options.workload, server):
             print(f"{workload}: {value:,.0f} {unit}")
         recorder.send_signal(signal.SIGINT)
         recorder.wait(60)
@@ -46,9 +47,22 @@ def main() -> int:
     return 0
 
 
+def _run(key: str, server: Penstock) -> Iterator[Figure]:
+    """The workload of this key, of `bench-quick` or of the comparison."""
+    for quick in WORKLOADS:
+        if quick.key == key:
+            server.create_topic(key, quick.partitions)
+            yield from quick.run(server, key)
+            return
+    for work in WORKS:
+        if work.key == key:
+            yield from figures(work, KafkaLike(PENSTOCK, server), f"of-{key}")
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("workload", choices=[work.key for work in WORKLOADS])
+    keys = dict.fromkeys([*(work.key for work in WORKLOADS), *(work.key for work in WORKS)])
+    parser.add_argument("workload", choices=list(keys), metavar="WORKLOAD", help=", ".join(keys))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--native", action="store_true", help="C frames too; slows the server")
     return parser.parse_args()

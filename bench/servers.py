@@ -106,11 +106,15 @@ class Penstock(_Process):
         environment: dict[str, str] | None = None,
         http: str = "off",
         program: Path | None = None,
+        module: str | None = None,
     ) -> None:
-        """`program`: another checkout's, if not this one's."""
+        """`program`: another checkout's, if not this one's; `module`: one that starts it, in place of the program."""
         ready = directory / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [str(program or Path(sys.executable).parent / "penstock"), "serve"]
+        started = (
+            [sys.executable, "-m", module] if module else [str(program or Path(sys.executable).parent / "penstock")]
+        )
+        command = [*started, "serve"]
         command += ["--listen", "127.0.0.1:0", "--http", http, "--ready-file", str(ready)]
         command += ["--data-dir", str(directory / "data")]
         for key, value in (settings or {}).items():
@@ -193,6 +197,7 @@ class Baseline(_Process):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise self.failed(f"{file.name} does not accept connections")
             time.sleep(POLL_S)
+        self.ready_seconds = time.perf_counter() - self.started_at
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Nothing to do: the server makes every topic that a client asks for."""

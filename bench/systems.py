@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from bench import loadgen
 from bench.loadgen import Load
 from bench.pravega_server import Pravega
-from bench.servers import Kafka, Penstock, create_topics, delete_topics
+from bench.servers import Baseline, Kafka, Penstock, create_topics, delete_topics
 
 SYNC_INTERVAL_MS: Final = 50
 """The default of log.sync.interval.ms."""
@@ -27,13 +27,16 @@ KAFKA: Final = "kafka"
 KAFKA_FLUSHED: Final = "kafka flush.messages=1"
 KAFKA_INTERVAL: Final = f"kafka flush.ms={SYNC_INTERVAL_MS}"
 PRAVEGA: Final = "pravega"
-NAMES: Final = (PENSTOCK, KAFKA_FLUSHED, KAFKA, PENSTOCK_INTERVAL, KAFKA_INTERVAL, PRAVEGA)
+BARE: Final = "bare server"
+"""A server of one file that does the least there is to do, if one is given: it keeps all records in memory, too."""
+NAMES: Final = (PENSTOCK, KAFKA_FLUSHED, KAFKA, PENSTOCK_INTERVAL, KAFKA_INTERVAL, PRAVEGA, BARE)
 
 COMPARED: Final = {
-    PENSTOCK: (KAFKA_FLUSHED, KAFKA, PRAVEGA),
+    PENSTOCK: (KAFKA_FLUSHED, KAFKA, PRAVEGA, BARE),
     PENSTOCK_INTERVAL: (KAFKA, KAFKA_INTERVAL),
 }
 
+BARE_PARTITIONS: Final = 16
 FRESH_AFTER_BYTES: Final = 150_000_000
 EVENT_OVERHEAD_BYTES: Final = 100
 RENEWED_WARM_SECONDS: Final = 4
@@ -58,7 +61,7 @@ class KafkaLike:
     """Penstock or Kafka, loaded by the compiled generator."""
 
     name: str
-    server: Penstock | Kafka
+    server: Penstock | Kafka | Baseline
     config: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -85,6 +88,20 @@ class KafkaLike:
 
 def _names(topic: str, topics: int) -> list[str]:
     return [topic] if topics == 1 else [f"{topic}-{number}" for number in range(topics)]
+
+
+@dataclass(frozen=True, slots=True)
+class BareSystem(KafkaLike):
+    """A server that makes each topic when a client asks for it, and keeps it."""
+
+    server: Baseline
+
+    def create(self, topic: str, partitions: int, topics: int = 1) -> None:
+        assert topics == 1
+        assert partitions <= BARE_PARTITIONS
+
+    def delete(self, topic: str, topics: int = 1) -> None:
+        pass
 
 
 @dataclass(slots=True)
@@ -141,8 +158,8 @@ class PravegaSystem:
 System = KafkaLike | PravegaSystem
 
 
-def started(directory: Path, names: list[str], running: ExitStack) -> list[System]:
-    """The systems of these names, in this order."""
+def started(directory: Path, names: list[str], running: ExitStack, baseline: Path | None = None) -> list[System]:
+    """The systems of these names, in this order. `baseline`: the file of the bare server."""
     penstocks = {PENSTOCK: {}, PENSTOCK_INTERVAL: {"log.sync.mode": "interval"}}
     kafkas = {
         KAFKA: {},
@@ -162,6 +179,13 @@ def started(directory: Path, names: list[str], running: ExitStack) -> list[Syste
         pravega = PravegaSystem(directory / "pravega", Pravega(directory / "pravega"))
         running.callback(pravega.stop)
         systems[PRAVEGA] = pravega
+    if BARE in names:
+        assert baseline is not None
+        place = directory / "bare"
+        place.mkdir(parents=True)
+        server = Baseline(baseline, place, BARE_PARTITIONS)
+        running.callback(server.stop)
+        systems[BARE] = BareSystem(BARE, server)
     return [systems[name] for name in names]
 
 

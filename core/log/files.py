@@ -187,13 +187,28 @@ def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHead
     return path
 
 
+_FREE_STEP: Final = 4 * 1024 * 1024
+_FREE_PAUSE_S: Final = 0.002
+"""Blocks are given back in steps: a disk that is told of 64 MiB of free blocks at once did nothing else for 14 ms."""
+
+
 def give_up(path: Path, directory: Path) -> None:
     """Remove a log file that nobody needs, or keep its blocks as the next spare."""
     if len(list(directory.glob(f"*{SPARE_SUFFIX}"))) < SPARES_KEPT:
         path.rename(path.with_suffix(SPARE_SUFFIX))
-    else:
+        sync_directory(directory)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
         path.unlink()
-    sync_directory(directory)
+        sync_directory(directory)
+        # Its name is gone for good; what is left of it goes with the descriptor, whatever happens here.
+        for size in range(os.fstat(fd).st_size // _FREE_STEP * _FREE_STEP, -1, -_FREE_STEP):
+            os.ftruncate(fd, size)
+            os.fsync(fd)
+            time.sleep(_FREE_PAUSE_S)
+    finally:
+        os.close(fd)
 
 
 def drop_ballast(directory: Path) -> None:

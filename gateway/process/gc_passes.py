@@ -3,7 +3,7 @@
 Python stops every thread during a pass, for 0.4 µs an object: a pass over all objects takes a second with 50,000
 groups. So a pass looks at the objects made since the last one, and those that survive a few passes are set aside.
 
-Keeps: a pass looks at some 40,000 objects at most. One long pass looks for old cyclic garbage when twice as many
+Keeps: a pass looks at some 15,000 objects at most. One long pass looks for old cyclic garbage when twice as many
 objects are set aside as after the last long one, and `OLD_MIN` at least.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS: Final = (3_000, 3, 1)
+THRESHOLDS: Final = (1_000, 3, 1)
 """New objects before a pass over them; such passes before one over their survivors; those before one over old ones."""
 OLDEST: Final = 2
 OLD_MIN: Final = 4_000_000
