@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run demo test lint format lock bench-quick bench bench-pair bench-tiering bench-transactions soak clean
@@ -59,10 +60,10 @@ clean: ## Remove what was installed and built; data stays
 	rm -rf .import_linter_cache compat_tests/node/node_modules compat_tests/java/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: requirements.lock pyproject.toml scripts/install
+$(VENV)/.installed: requirements.lock pyproject.toml $(NATIVE) scripts/install
 	@scripts/install "$(PYTHON)" requirements.lock
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml scripts/install
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml $(NATIVE) scripts/install
 	@scripts/install "$(PYTHON)" requirements-dev.lock
 	@touch $(VENV)/.installed $@

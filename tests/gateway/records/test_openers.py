@@ -85,7 +85,7 @@ ATTACKS: Final[dict[str, tuple[dict[str, str], Callable[..., Any], Callable[[], 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_others_are_served_meanwhile(tmp_path: Path, attack: str) -> None:
-    """While a client has batches opened that take long, another one's requests are answered at once."""
+    """While a client has batches opened that take long, again and again, another one's requests are answered at once."""
     config, send, make = ATTACKS[attack]
     sent = make()
 
@@ -93,8 +93,14 @@ def test_others_are_served_meanwhile(tmp_path: Path, attack: str) -> None:
         hostile, honest = await Remote.at(port), await Remote.at(port)
         await hostile.create("t", 8, **config)
         waits: list[float] = []
+
+        async def attack() -> None:
+            await send(hostile, "t", sent)
+            while len(waits) < ANSWERS_MIN:
+                await send(hostile, "t", sent)
+
         async with asyncio.timeout(HOSTILE_S_MAX):
-            attacking = asyncio.create_task(send(hostile, "t", sent))
+            attacking = asyncio.create_task(attack())
             while not attacking.done():
                 begun = time.monotonic()
                 await honest.ask(API_VERSIONS, 0, {})
