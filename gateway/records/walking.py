@@ -80,3 +80,8 @@ find_first: Final[FindFirst] = _checking.find_first
 find_newest: Final[FindNewest] = _checking.find_newest
 shifted: Final[Shifted] = _compacting.shifted
 new_key_table: Final[type[KeyTable]] = _compacting.KeyTable
+
+
+def validates_fully(record_validation: str) -> bool:
+    """Whether `record.validation` has the records of every batch read."""
+    return record_validation == "full" or (record_validation == "auto" and IS_NATIVE)
