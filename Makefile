@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test lint format lock bench-quick bench bench-pair bench-tiering bench-transactions soak clean
+.PHONY: help install install-dev run demo test lint format lock bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,7 +51,13 @@ bench-tiering: install-dev ## Measure long-term storage, with a MinIO beside
 bench-transactions: install-dev ## Measure what transactions cost
 	$(BIN)/python -m bench.transactions
 
+bench-records: install-dev ## Measure what looking at every record costs
+	$(BIN)/python -m bench.records
+
 soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECONDS=N for the histories of transactions
+	$(BIN)/python -m tests.gateway.records.agreement --seconds 600
+	BATCHES=20000 scripts/check-native
+	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
 	SOAK=1 $(BIN)/pytest tests/faults
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py
 
@@ -59,10 +66,10 @@ clean: ## Remove what was installed and built; data stays
 	rm -rf .import_linter_cache compat_tests/node/node_modules compat_tests/java/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: requirements.lock pyproject.toml scripts/install
+$(VENV)/.installed: requirements.lock pyproject.toml $(NATIVE) scripts/install
 	@scripts/install "$(PYTHON)" requirements.lock
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml scripts/install
+$(VENV)/.installed-dev: requirements-dev.lock pyproject.toml $(NATIVE) scripts/install
 	@scripts/install "$(PYTHON)" requirements-dev.lock
 	@touch $(VENV)/.installed $@

@@ -40,6 +40,7 @@ from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, server_limits
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
+from gateway.records.walking import validates_fully
 from gateway.services import Services
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
@@ -239,6 +240,7 @@ class Broker:
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            validates_fully=validates_fully(self.config.record_validation),
         )
 
     async def until_taken_over(self) -> Owner:

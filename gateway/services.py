@@ -40,3 +40,5 @@ class Services:
     transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
     openers: Openers
+    validates_fully: bool
+    """The records of every batch are read before it is stored (`record.validation`)."""

@@ -11,7 +11,7 @@ asks for another try.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -24,8 +24,9 @@ from gateway.apis.shared.administration import epoch_error, repeated_among, slot
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.records.openers import LeavesLoop, Openers, Pace, content_of
-from gateway.records.record_batch import read_header
-from gateway.records.record_check import iter_stamps
+from gateway.records.record_batch import BatchHeader, read_header
+from gateway.records.records import INT64_MIN
+from gateway.records.walking import find_first, find_newest
 from gateway.refusals import Asked, code_of
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
@@ -173,14 +174,14 @@ async def _with_max_timestamp(store: Store, openers: Openers, slot: Slot, end: i
     entry = await store.hosted(slot).reader.entry_with_max_timestamp(slot)
     if entry is None:
         return NOTHING
-    return _visible(slot, end, await _opened(openers, slot, entry, _largest))
+    return _visible(slot, end, await _opened(openers, slot, entry, None))
 
 
 async def _at_time(store: Store, openers: Openers, slot: Slot, timestamp: int, end: int) -> Found:
     """Batch by batch: a batch's largest timestamp may be made up, or be that of a record before the start."""
     offset, reader = slot.start, store.hosted(slot).reader
     while (entry := await reader.entry_at_time(slot, timestamp, offset)) is not None:
-        found = await _opened(openers, slot, entry, lambda records: _first_from(records, timestamp))
+        found = await _opened(openers, slot, entry, timestamp)
         if found is not None:
             return _visible(slot, end, found)
         offset = entry.first + entry.count
@@ -191,50 +192,44 @@ Stamp = tuple[int, int]
 """A record's timestamp and offset."""
 
 
-async def _opened(
-    openers: Openers, slot: Slot, entry: StoredEntry, choose: Callable[[Iterator[Stamp]], Stamp | None]
-) -> Stamp | None:
-    """The record that `choose` takes of a batch's records that are not deleted."""
+async def _opened(openers: Openers, slot: Slot, entry: StoredEntry, timestamp: int | None) -> Stamp | None:
+    """Of a batch's records that are not deleted, the first at or after a time; without one, the newest."""
     start = slot.start
     try:
-        return _chosen(entry, start, choose, openers.on_loop())
+        return _chosen(entry, start, timestamp, openers.on_loop())
     except LeavesLoop:
-        return await openers.run(lambda pace: _chosen(entry, start, choose, pace))
+        return await openers.run(lambda pace: _chosen(entry, start, timestamp, pace))
 
 
-def _chosen(
-    entry: StoredEntry, start: int, choose: Callable[[Iterator[Stamp]], Stamp | None], pace: Pace
-) -> Stamp | None:
+def _chosen(entry: StoredEntry, start: int, timestamp: int | None, pace: Pace) -> Stamp | None:
     """If the batch's content is invalid, its first record stands for all. Markers have no records."""
     header = read_header(entry.payload)
     if header.is_control:
         return None
+    at_same_time = header.max_timestamp, max(entry.first, start)
+    if header.is_log_append_time:
+        if timestamp is not None and timestamp > header.max_timestamp:
+            return None
+        if header.record_count == header.last_offset_delta + 1:  # nothing was compacted away: no need to open
+            return at_same_time
     try:
-        return choose(_stamps(entry, start, pace))
+        return _found(entry, header, start, timestamp, pace)
     except InvalidBatch:
-        return choose(iter([(header.max_timestamp, max(entry.first, start))]))
+        return at_same_time if timestamp is None or timestamp <= header.max_timestamp else None
 
 
-def _stamps(entry: StoredEntry, start: int, pace: Pace) -> Iterator[Stamp]:
-    """The records from `start` on; opens no more of the batch than the caller takes."""
-    header = read_header(entry.payload)
-    base, base_timestamp, count = header.base_offset, header.base_timestamp, header.record_count
-    append_time = header.max_timestamp if header.is_log_append_time else None
-    if append_time is not None and count == header.last_offset_delta + 1:  # nothing was compacted away: no need to open
-        yield append_time, max(base, start)
-        return
-    for timestamp_delta, delta in iter_stamps(content_of(header, memoryview(entry.payload), pace), count, pace.spend):
-        if base + delta >= start:
-            yield base_timestamp + timestamp_delta if append_time is None else append_time, base + delta
-
-
-def _first_from(stamps: Iterator[Stamp], timestamp: int) -> Stamp | None:
-    return next((stamp for stamp in stamps if stamp[0] >= timestamp), None)
-
-
-def _largest(stamps: Iterator[Stamp]) -> Stamp | None:
-    """The first record with the largest timestamp."""
-    return max(stamps, key=lambda stamp: stamp[0], default=None)
+def _found(entry: StoredEntry, header: BatchHeader, start: int, timestamp: int | None, pace: Pace) -> Stamp | None:
+    content, count = content_of(header, memoryview(entry.payload), pace), header.record_count
+    base, offset_min = header.base_timestamp, start - header.base_offset
+    if header.is_log_append_time:
+        stamp = find_first(content, count, pace.spend, INT64_MIN, offset_min)
+    elif timestamp is None:
+        stamp = find_newest(content, count, pace.spend, offset_min)
+    else:
+        stamp = find_first(content, count, pace.spend, max(timestamp - base, INT64_MIN), offset_min)
+    if stamp is None:
+        return None
+    return header.max_timestamp if header.is_log_append_time else base + stamp[0], header.base_offset + stamp[1]
 
 
 def _visible(slot: Slot, end: int, stamp: Stamp | None) -> Found:

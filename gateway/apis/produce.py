@@ -366,7 +366,7 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
     slot, index = one.slot, one.slot.number
 
     def adapt(pace: OpeningPace) -> tuple[BatchHeader, memoryview]:
-        return adapt_batch(one.batch, one.records, one.config, now_ms, pace)
+        return adapt_batch(one.batch, one.records, one.config, now_ms, services.validates_fully, pace)
 
     try:
         batch, records = await services.openers.run(adapt)
@@ -428,9 +428,10 @@ def _append(
         assert records is not None
         if batch.attributes & 7 == ZSTD and request.version < ZSTD_SINCE:
             raise InvalidBatch(UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7")
-        if not is_plain(batch, records, config, now_ms):
+        full = services.validates_fully
+        if not is_plain(batch, records, config, now_ms, full):
             try:
-                batch, records = adapt_batch(batch, records, config, now_ms, services.openers.on_loop())
+                batch, records = adapt_batch(batch, records, config, now_ms, full, services.openers.on_loop())
             except LeavesLoop:
                 if request.unopened is None:
                     request.unopened = deque()

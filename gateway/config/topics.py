@@ -84,6 +84,12 @@ class TopicKeys(BaseModel):
         le=LONG_MAX,
         description="How far a record's timestamp may lie in the future.",
     )
+    record_validation: Literal["auto", "full", "header"] = Field(
+        "auto",
+        description="full: the records of every batch are checked before it is stored, as in Kafka. header: those of "
+        "small batches, and where a topic or a batch's header gives cause. auto: full where the native extension is "
+        'installed, header elsewhere; the line "starting" of the log says which.',
+    )
 
     @property
     def retention_ms(self) -> int:

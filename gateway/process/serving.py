@@ -33,6 +33,7 @@ from gateway.long_term.ownership import Owner
 from gateway.network.binding import Binding, bind_all, check_apart
 from gateway.process.gc_passes import ShortPasses
 from gateway.process.outcome import outcome
+from gateway.records.walking import IS_NATIVE, validates_fully
 from tier2.memory import keep_freed
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
         _forget(ready_file, config)
     long_term.check_settings(config)
     place = Place.take(config)
-    logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)})
+    logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)} | _validation(config))
     _warn_about_strangers(place)
     for key in on_command_line(config):
         logger.warning(
@@ -185,6 +186,12 @@ def _warn_about_strangers(place: Place) -> None:
             "the HTTP server is open to other machines: all that it tells is, changes need http.token",
             extra={"listener": str(place.http)},
         )
+
+
+def _validation(config: Config) -> dict[str, object]:
+    """Whether the records of all batches are checked, and by whom."""
+    chosen = "full" if validates_fully(config.record_validation) else "header"
+    return {"record.validation": chosen, "records_walked_by": "native extension" if IS_NATIVE else "Python"}
 
 
 def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float) -> None:

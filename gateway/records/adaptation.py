@@ -8,9 +8,10 @@ A batch's header is written by its client. Of its fields
     LogAppendTime, delete horizon          are set by the broker only, and are cleared
     unknown bits                           stay as sent, unless something else in the header changes
 
-The records are read if a topic needs it (compacted, another codec, bounds on old timestamps), if the header gives cause
-(`_is_doubtful`), and in every uncompressed batch of up to `SMALL_RECORDS_MAX`. In other batches they are stored
-unchecked: a Python loop over each record would cost more than the rest of a Produce.
+Whose records are read is for `record.validation` to say. `full`: those of every batch, as in Kafka. `header`: where the
+topic needs it (compacted, another codec, bounds on old timestamps) or the batch's header gives cause (`_is_doubtful`),
+and of every uncompressed batch of up to `SMALL_RECORDS_MAX`. Others are then stored unchecked: without the native
+extension a look at each record would cost more than the rest of a Produce.
 
 Invariant: a batch that leaves here satisfies its topic's configuration, or was refused with Kafka's error and, if
 single records are the reason, their places in the batch. The bytes stay the client's own if nothing has to change.
@@ -41,8 +42,9 @@ from gateway.records.record_batch import (
     first_timestamp_delta_is_zero,
     read_header,
 )
-from gateway.records.record_check import Content, Records, are_as_claimed, check_records, numbered
-from gateway.records.records import seal_batch
+from gateway.records.record_check import ANY_TIME, PLACES_MAX, Content, Records, Timely
+from gateway.records.records import INT64_MAX, INT64_MIN, seal_batch
+from gateway.records.walking import AT_ONCE_BYTES_MAX, RECORDS_PER_UNIT, are_as_claimed, check_records, numbered
 from gateway.wire.error_codes import INVALID_RECORD, INVALID_TIMESTAMP, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
@@ -51,17 +53,14 @@ DEFAULT_LEVEL: Final = -1
 
 SMALL_RECORDS_MAX: Final = 8
 """Records of an uncompressed batch that is read whatever its topic: about a microsecond a record."""
-RECORD_ERRORS_MAX: Final = 100
-"""Records of one batch, the first ones, that a refusal names as its reason."""
-TIMESTAMP_MAX: Final = 2**63 - 1
 
 _BROKERS_BITS: Final = LOG_APPEND_TIME | DELETE_HORIZON
 _CLIENTS_BITS: Final = CODEC_MASK | TRANSACTIONAL
 _UNCOMMON_BITS: Final = _BROKERS_BITS | CODEC_MASK
 
 
-def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
-    """Whether a batch is stored as it is: nothing to change, no record to read. Runs for every batch."""
+def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int, full: bool) -> bool:
+    """Whether a batch is stored as it is: nothing to change, no fault in any record. Runs for every batch."""
     base, newest, count = batch[7], batch[8], batch[12]
     if (
         config.is_ordinary
@@ -69,13 +68,13 @@ def is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: 
         and 0 <= base <= newest
         and -config.behind_ms <= newest - now_ms <= config.ahead_ms
     ):
-        if count <= SMALL_RECORDS_MAX:
+        if count <= SMALL_RECORDS_MAX or (full and len(data) <= AT_ONCE_BYTES_MAX):
             return are_as_claimed(data, count, newest - base, False)
-        return first_timestamp_delta_is_zero(data)
-    return _is_plain(batch, data, config, now_ms)
+        return not full and first_timestamp_delta_is_zero(data)
+    return _is_plain(batch, data, config, now_ms, full)
 
 
-def _is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int) -> bool:
+def _is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int, full: bool) -> bool:
     """The same, for a batch or a topic that is not the most common one."""
     attributes, base, newest = batch.attributes, batch.base_timestamp, batch.max_timestamp
     if (
@@ -91,13 +90,13 @@ def _is_plain(batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms:
     codec = attributes & CODEC_MASK
     if config.codec is not None and config.codec != codec:
         return False
-    if codec == NONE and batch.record_count <= SMALL_RECORDS_MAX:
+    if codec == NONE and (batch.record_count <= SMALL_RECORDS_MAX or (full and len(data) <= AT_ONCE_BYTES_MAX)):
         return are_as_claimed(data, batch.record_count, newest - base, config.compact)
-    return not config.compact and _begins_well(codec, data)
+    return not full and not config.compact and _begins_well(codec, data)
 
 
 def adapt_batch(
-    batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int, pace: Pace
+    batch: BatchHeader, data: memoryview, config: TopicConfig, now_ms: int, full: bool, pace: Pace
 ) -> tuple[BatchHeader, memoryview]:
     """Check and rewrite a batch for its topic; returns the batch to store, still without LogAppendTime.
 
@@ -105,16 +104,17 @@ def adapt_batch(
     otherwise.
     """
     if batch.is_log_append_time and (config.timestamp_type_append or batch.max_timestamp == NO_TIMESTAMP):
-        bad = [(n, "the broker sets the timestamp type") for n in range(min(batch.record_count, RECORD_ERRORS_MAX))]
+        bad = [(n, "the broker sets the timestamp type") for n in range(min(batch.record_count, PLACES_MAX))]
         raise InvalidBatch(INVALID_TIMESTAMP, "a producer must not set the timestamp type to LogAppendTime", bad)
     newest = batch.max_timestamp
-    if _asks_for_records(batch, data, config, now_ms):
-        pace.begin(batch.record_count)
+    if full or _asks_for_records(batch, data, config, now_ms):
+        pace.begin(batch.record_count // RECORDS_PER_UNIT)
         content = content_of(batch, data, pace)
-        records = check_records(content, batch.record_count, pace.spend)
+        timely = ANY_TIME if config.timestamp_type_append else _timely(batch, config, now_ms)
+        records = check_records(content, batch.record_count, pace.spend, timely)
         if not config.timestamp_type_append:
-            newest = max(NO_TIMESTAMP, batch.base_timestamp + max(records.timestamp_deltas))
-        _refuse_records(batch, records, config, now_ms)
+            newest = max(NO_TIMESTAMP, batch.base_timestamp + records.newest)
+        _refuse_records(records, config, now_ms)
         codec = batch.codec if config.codec is None else config.codec
         if codec != batch.codec or not records.are_numbered:
             if not records.are_numbered:
@@ -170,15 +170,15 @@ def _begins_well(codec: int, data: memoryview) -> bool:
     return first_timestamp_delta_is_zero(data) if codec == NONE else may_be_compressed(codec, data, HEADER_BYTES)
 
 
-def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> None:
+def _refuse_records(records: Records, config: TopicConfig, now_ms: int) -> None:
     """Raises InvalidBatch when the topic does not take single records; a wrong time decides the code, as in Kafka."""
-    untimely = [] if config.timestamp_type_append else _untimely(batch, records, config, now_ms)
-    keyless = records.without_key[:RECORD_ERRORS_MAX] if config.compact else []
+    untimely = records.untimely
+    keyless = records.without_key if config.compact else []
     if not untimely and not keyless:
         return
     bad: list[tuple[int, str | None]] = [(place, "the timestamp is out of the topic's bounds") for place in untimely]
     bad += [(place, "a compacted topic takes no record without a key") for place in keyless]
-    bad = sorted(bad, key=lambda one: one[0])[:RECORD_ERRORS_MAX]
+    bad = sorted(bad, key=lambda one: one[0])[:PLACES_MAX]
     if untimely:
         earliest, latest = _bounds(config, now_ms)
         reason = f"a record's timestamp lies outside of [{earliest}, {latest}], the topic's bounds"
@@ -186,32 +186,33 @@ def _refuse_records(batch: BatchHeader, records: Records, config: TopicConfig, n
     raise InvalidBatch(INVALID_RECORD, "a compacted topic takes no record without a key", bad)
 
 
-def _untimely(batch: BatchHeader, records: Records, config: TopicConfig, now_ms: int) -> list[int]:
-    """Places of records with a time outside the topic's bounds around now (KIP-937)."""
-    base, deltas = batch.base_timestamp, records.timestamp_deltas
+def _timely(batch: BatchHeader, config: TopicConfig, now_ms: int) -> Timely:
+    """The topic's bounds around now (KIP-937), as distances from the batch's base; no timestamp at all is within."""
+    base = batch.base_timestamp
     earliest, latest = _bounds(config, now_ms)
-    if earliest <= base + min(deltas) and base + max(deltas) <= latest:
-        return []
-    outside = (n for n, d in enumerate(deltas) if not earliest <= base + d <= latest and base + d != NO_TIMESTAMP)
-    return [place for place, _ in zip(outside, range(RECORD_ERRORS_MAX), strict=False)]
+    return Timely(_in_64_bits(earliest - base), _in_64_bits(latest - base), NO_TIMESTAMP - base)
+
+
+def _in_64_bits(distance: int) -> int:
+    return min(max(distance, INT64_MIN), INT64_MAX)
 
 
 def _bounds(config: TopicConfig, now_ms: int) -> tuple[int, int]:
-    return now_ms - config.before_max_ms, min(now_ms + config.after_max_ms, TIMESTAMP_MAX)
+    return now_ms - config.before_max_ms, min(now_ms + config.after_max_ms, INT64_MAX)
 
 
 def _rebuilt(
     batch: BatchHeader, content: Content, codec: int, newest: int, config: TopicConfig, pace: Pace
 ) -> tuple[BatchHeader, memoryview]:
     """The same records under another codec or other numbers."""
-    if codec != NONE:
+    if codec == NONE:
+        _check_size(HEADER_BYTES + len(content), config)  # before it is copied
+    else:
         pace.spend(len(content) // COMPRESSED_BYTES_PER_UNIT)
     level = None if codec != config.codec or config.codec_level == DEFAULT_LEVEL else config.codec_level
     body = compress(codec, content, level)
     size = HEADER_BYTES + len(body)
-    if size > config.max_message_bytes:
-        reason = f"{size} bytes under the topic's codec, at most {config.max_message_bytes}"
-        raise InvalidBatch(MESSAGE_TOO_LARGE, reason)
+    _check_size(size, config)
     header = batch._replace(
         batch_length=size - LENGTH_PREFIX_BYTES,
         attributes=codec | batch.attributes & TRANSACTIONAL,
@@ -221,3 +222,9 @@ def _rebuilt(
     data += body
     seal_batch(data)
     return header, memoryview(data)
+
+
+def _check_size(size: int, config: TopicConfig) -> None:
+    if size > config.max_message_bytes:
+        reason = f"{size} bytes under the topic's codec, at most {config.max_message_bytes}"
+        raise InvalidBatch(MESSAGE_TOO_LARGE, reason)

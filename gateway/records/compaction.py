@@ -18,20 +18,20 @@ Invariants:
 - The last batch of a writer and the last one of the round stay as a bare header if they are empty: they hold the
   writer's last sequence, and the partition's last offset.
 
-A key is known by 16 bytes: BLAKE2b under a secret of the round. Among a million keys two are alike with a probability
-of 1e-27. The secret never leaves the process, so a client that writes to the topic cannot look for such a pair.
+Keys and records are gone through by a `KeyTable`, natively where that can be (`gateway.records.walking`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 from core.tiering.filters import CompactionScope
 from gateway.records.compression import compress, decompress
+from gateway.records.key_table import KEY_BYTES, Sifted
 from gateway.records.record_batch import (
     CODEC_MASK,
     DELETE_HORIZON,
@@ -43,21 +43,16 @@ from gateway.records.record_batch import (
     BatchHeader,
     read_header,
 )
-from gateway.records.records import DECOMPRESSED_BYTES_MAX, RawRecord, iter_raw_records, seal_batch, write_varint
+from gateway.records.record_check import Content
+from gateway.records.records import DECOMPRESSED_BYTES_MAX, INT64_MIN, TOO_FAR, seal_batch
+from gateway.records.walking import new_key_table, shifted
+from gateway.wire.error_codes import INVALID_RECORD
 from gateway.wire.errors import InvalidBatch
 from tier2.chunk_format import AbortedTransaction
 from tier2.storage import Buffer
 
-KEY_BYTES: Final = 16
 HORIZON_MS_MAX: Final = 2**62
 """Largest delete horizon in ms: a base timestamp holds it, and a record's distance from it still fits its field."""
-
-
-class _Opened(NamedTuple):
-    """A batch's records, and their bytes."""
-
-    payload: bytes | bytearray
-    records: list[RawRecord]
 
 
 class Compactor:
@@ -66,8 +61,7 @@ class Compactor:
     def __init__(self, scope: CompactionScope) -> None:
         self._scope = scope
         self._end = scope.end
-        self._secret = os.urandom(KEY_BYTES)
-        self._last: dict[bytes, int] = {}
+        self._last = new_key_table(os.urandom(KEY_BYTES))
         self._unknown_values = False
         self._due_ms: int | None = None
         self._writers = scope.writers
@@ -102,13 +96,8 @@ class Compactor:
         header = read_header(entry)
         if header.is_control or self._aborted_by(header) is not None:
             return
-        opened = _open(entry, header)
-        if opened is None:
-            return
-        base, last = header.base_offset, self._last
-        for record in opened.records:
-            if record.key is not None:
-                last[self._known_as(record.key)] = base + record.offset_delta
+        with contextlib.suppress(InvalidBatch):
+            self._last.learn(_opened(entry, header), header.record_count, header.last_offset_delta, header.base_offset)
 
     def keep(self, entry: memoryview) -> Buffer | None:
         header = read_header(entry)
@@ -134,44 +123,44 @@ class Compactor:
         return found if found is not None and found.first <= header.base_offset else None
 
     def _compacted(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
-        opened = _open(entry, header)
-        if opened is None:
+        try:
+            content = _opened(entry, header)
+            sifted = self._last.sift(
+                content, header.record_count, header.last_offset_delta, header.base_offset, self._is_over(header)
+            )
+            return self._left_of(entry, header, content, sifted) if sifted.kept else self._emptied(entry, header)
+        except InvalidBatch:
             self._unknown_values = True
             return entry
-        kept = [record for record in opened.records if self._stays(record, header)]
-        if not kept:
-            return self._emptied(entry, header)
-        horizon = self._horizon(header, kept)
+
+    def _left_of(self, entry: memoryview, header: BatchHeader, content: Content, sifted: Sifted) -> Buffer:
+        """The batch with the records that stay. Raises InvalidBatch."""
+        horizon = self._horizon(header) if sifted.has_tombstones else None
         fresh = horizon is not None and not header.attributes & DELETE_HORIZON
-        if len(kept) == len(opened.records) and not fresh:
+        if sifted.content is None and not fresh:
             return entry
-        return _rebuilt(header, opened.payload, kept, horizon if fresh else None)
+        newest = header.max_timestamp if header.is_log_append_time else header.base_timestamp + sifted.newest
+        kept = header._replace(record_count=sifted.kept, max_timestamp=newest)
+        return _rebuilt(kept, content if sifted.content is None else sifted.content, horizon if fresh else None)
 
     def _marker(self, entry: memoryview, header: BatchHeader) -> Buffer | None:
         """Keep or remove the marker of a transaction."""
         stays = self._met.pop(header.producer_id, None)
         if not header.attributes & DELETE_HORIZON:
-            opened = None if stays else _open(entry, header)
-            if opened is None:
+            if stays:
                 return entry
             horizon = self._new_horizon()
+            try:
+                marked = _rebuilt(header, _opened(entry, header), horizon)
+            except InvalidBatch:
+                return entry
             self._is_due_at(horizon)
-            return _rebuilt(header, opened.payload, opened.records, horizon)
+            return marked
         if header.base_timestamp > self._scope.now_ms:
             self._is_due_at(header.base_timestamp)
         elif stays is None and header.last_offset + 1 != self._end:
             return None
         return entry
-
-    def _known_as(self, key: bytes) -> bytes:
-        return blake2b(key, digest_size=KEY_BYTES, key=self._secret).digest()
-
-    def _stays(self, record: RawRecord, header: BatchHeader) -> bool:
-        if record.key is None:  # from a time when the topic was not compacted
-            return False
-        if header.base_offset + record.offset_delta < self._last.get(self._known_as(record.key), -1):
-            return False
-        return record.has_value or not self._is_over(header)
 
     def _is_over(self, header: BatchHeader) -> bool:
         """Whether a batch's tombstones are past their time."""
@@ -179,10 +168,8 @@ class Compactor:
             return False
         return header.base_timestamp <= self._scope.now_ms
 
-    def _horizon(self, header: BatchHeader, kept: list[RawRecord]) -> int | None:
-        """The time until which a batch's tombstones stay; None when there are none."""
-        if all(record.has_value for record in kept):
-            return None
+    def _horizon(self, header: BatchHeader) -> int:
+        """The time until which a batch's tombstones stay."""
         horizon = header.base_timestamp if header.attributes & DELETE_HORIZON else self._new_horizon()
         if not self._unknown_values:
             self._is_due_at(horizon)
@@ -211,39 +198,21 @@ class Compactor:
         )
 
 
-def _open(entry: memoryview, header: BatchHeader) -> _Opened | None:
-    """The opened batch; None for one that must stay as it is."""
-    try:
-        body = entry[HEADER_BYTES:]
-        payload = bytes(body) if header.codec == NONE else decompress(header.codec, body, DECOMPRESSED_BYTES_MAX)
-        return _Opened(payload, list(iter_raw_records(header, payload)))
-    except InvalidBatch:
-        return None
+def _opened(entry: memoryview, header: BatchHeader) -> Content:
+    """The bytes of a batch's records, decompressed. Raises InvalidBatch."""
+    body = entry[HEADER_BYTES:]
+    return body if header.codec == NONE else decompress(header.codec, body, DECOMPRESSED_BYTES_MAX)
 
 
-def _rebuilt(header: BatchHeader, payload: bytes | bytearray, kept: list[RawRecord], new_horizon: int | None) -> Buffer:
-    """The batch with some of its records, in its own codec; a new horizon becomes its base timestamp."""
-    base = header.base_timestamp
-    if not header.is_log_append_time:
-        header = header._replace(max_timestamp=max(base + record.timestamp_delta for record in kept))
-    if new_horizon is None:
-        records = b"".join([payload[record.start : record.stop] for record in kept])
-    else:
+def _rebuilt(header: BatchHeader, content: Content, new_horizon: int | None) -> Buffer:
+    """A batch of these records, in its own codec; a new horizon becomes its base timestamp. Raises InvalidBatch."""
+    if new_horizon is not None:
+        shift = header.base_timestamp - new_horizon
+        if shift < INT64_MIN:
+            raise InvalidBatch(INVALID_RECORD, TOO_FAR)
+        content = shifted(content, header.record_count, shift)
         header = header._replace(attributes=header.attributes | DELETE_HORIZON, base_timestamp=new_horizon)
-        out = bytearray()
-        for record in kept:
-            _write_shifted(out, payload, record, base - new_horizon)
-        records = bytes(out)
-    return _sealed(header._replace(record_count=len(kept)), compress(header.codec, records))
-
-
-def _write_shifted(out: bytearray, payload: bytes | bytearray, record: RawRecord, shift_ms: int) -> None:
-    """A record whose timestamp counts from another base."""
-    body = bytearray((record.attributes,))
-    write_varint(body, record.timestamp_delta + shift_ms)
-    body += payload[record.after_timestamp : record.stop]
-    write_varint(out, len(body))
-    out += body
+    return _sealed(header, compress(header.codec, content))
 
 
 def _sealed(header: BatchHeader, body: bytes) -> bytearray:

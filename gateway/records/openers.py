@@ -1,11 +1,12 @@
-"""Opening batches without holding up others: a little on the event loop, the rest in a thread.
+"""Opening batches without holding up others: a little on the event loop, the rest in threads.
 
-A client's batch may take seconds to open: 64 MiB out of a few KiB, or hundreds of thousands of records, read in Python.
+A client's batch may take long to open: 64 MiB out of a few KiB, or hundreds of thousands of records, read in Python.
 The code that opens a batch therefore reports each piece of work to a *pace* before it is done. On the loop, `LoopPace`
 raises `LeavesLoop` when the piece would be too much. Nothing has been changed by then, and the same work begins again
-in the thread under a `ThreadPace`: after each millisecond it gives the interpreter back for as long as it had it.
+in a thread under a `ThreadPace`: after each millisecond of Python it gives the interpreter back for as long as it had
+it. Codecs and the native extension run without the interpreter's lock.
 
-Invariant: one batch is open in the thread at a time, whatever arrives; others wait in line.
+Invariant: `THREADS` batches are open in threads at a time, whatever arrives; others wait in line.
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from gateway.records.compression import decompress
 from gateway.records.record_batch import HEADER_BYTES, NONE, BatchHeader
 from gateway.records.record_check import Content
 from gateway.records.records import DECOMPRESSED_BYTES_MAX
+from gateway.records.walking import IS_NATIVE
 from gateway.wire.error_codes import MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 LOOP_UNITS_MAX: Final = 8_000
-"""Units of work in one turn of the loop, for all callers: some 10 ms. A unit (a record or record header) is 1 µs."""
+"""Units of work in one turn of the loop, for all callers: some 10 ms. A unit is 1 µs: in Python a record, or a record
+header."""
 LOOP_BYTES_MAX: Final = 64 * 1024
-"""Size to which one batch may grow on the loop."""
+"""Size to which one batch may grow on the loop: half a millisecond under the slowest codec."""
 OPENING_UNITS: Final = 32
 """Cost of any decompression, in units."""
 DECOMPRESSED_BYTES_PER_UNIT: Final = 512
 COMPRESSED_BYTES_PER_UNIT: Final = 8
 """Input bytes of compression for one unit: the slowest levels manage some 10 MB a second."""
 
-THREADS: Final = 1
+THREADS: Final = 2 if IS_NATIVE else 1
+"""Python in a second thread would only take more turns from the event loop."""
 BUSY_S_MAX: Final = 0.001
-"""The thread keeps the interpreter for about this long, then pauses."""
+"""A thread keeps the interpreter for about this long, then pauses."""
 PAUSE_S_MAX: Final = 0.005
 
 _T = TypeVar("_T")
@@ -43,7 +47,7 @@ _T = TypeVar("_T")
 
 @final
 class LeavesLoop(Exception):
-    """The work is too much for the event loop, and must begin again in the thread."""
+    """The work is too much for the event loop, and must begin again in a thread."""
 
 
 class Pace(Protocol):
@@ -87,7 +91,7 @@ class LoopPace:
 
 
 class ThreadPace:
-    """In the thread."""
+    """In a thread."""
 
     __slots__ = ("_since_s",)
 
@@ -126,7 +130,7 @@ def content_of(header: BatchHeader, batch: memoryview, pace: Pace) -> Content:
 
 
 class Openers:
-    """The thread, and the line before it. For the event loop."""
+    """The threads, and the line before them. For the event loop."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="opener")
@@ -140,7 +144,7 @@ class Openers:
 
     @property
     def waiting(self) -> int:
-        """Batches that are open in the thread or wait for it."""
+        """Batches that are open in a thread or wait for one."""
         return self._waiting
 
     def on_loop(self) -> LoopPace:
@@ -155,7 +159,7 @@ class Openers:
         self._pace.units_left = LOOP_UNITS_MAX
 
     async def run(self, work: Callable[[Pace], _T]) -> _T:
-        """Do the work in the thread; passes its exceptions on."""
+        """Do the work in a thread; passes its exceptions on."""
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(ThreadPace()))
@@ -168,7 +172,7 @@ class Openers:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Drop waiting work, and wait for the batch that is open."""
+        """Drop waiting work, and wait for the batches that are open."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The records of a client's batch, checked once before they are stored.
+"""The records of a client's batch, checked once before they are stored; and a stored batch, looked up by time.
 
 A batch's header is a claim. Here it is compared with the records: their number is the header's count, each has its
 declared length, with lengths and header keys that a reader takes, and nothing follows the last. These are the claims
@@ -7,18 +7,23 @@ that consumers need for reading, or other parts rely on.
 Nothing is copied and no text is decoded: a record costs under a microsecond. The caller's `spend` learns of the work
 before it is done, at most `UNITS_PER_STEP` at a time; it may pause there, or raise to end it.
 
+This is what runs where the native extension is not installed, and what says how that one has to behave
+(`gateway.records.walking`).
+
 Invariant: if `check_records` returned, `iter_records` reads every record, once they are numbered by their places.
 """
 
 from array import array
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from typing import Final, NamedTuple
 
 from gateway.records.record_batch import HEADER_BYTES, SMALLEST_RECORD_BYTES
 from gateway.records.records import (
     HEADER_FIELD_BYTES_MIN,
+    INT64_MAX,
+    INT64_MIN,
     RECORDS_MAX,
     VARINT_BYTES_MAX,
     VARLONG_BYTES_MAX,
@@ -41,6 +46,8 @@ FEW_HEADERS_MAX: Final = 16
 """Record headers of a small batch that are checked along with its records."""
 NO_TIMESTAMP_YET: Final = -(2**64)
 
+CUT_SHORT: Final = "a record is cut short, or its timestamp is no number of 64 bits"
+
 _HEAD_WITHOUT_KEY: Final = b"\0\0\0\x01"
 """Attributes, timestamp delta 0, offset delta 0, a null key."""
 _NO_HEADERS: Final = b"\0"
@@ -48,16 +55,41 @@ _NOTHING_BEGINS_SO: Final = b"\xff" * 16
 
 HEADERS_MAX: Final = 1_000_000
 """Record headers of one batch that is opened."""
+PLACES_MAX: Final = 100
+"""Records of one batch, the first ones, that are named for a fault."""
+RECORDS_PER_UNIT: Final = 1
+"""Records that are checked in one unit of work."""
+AT_ONCE_BYTES_MAX: Final = 0
+"""Size of a batch of any number of records that `are_as_claimed` goes through on the event loop."""
+
+
+class Timely(NamedTuple):
+    """The timestamps that a topic takes, as distances from a batch's base."""
+
+    low: int = INT64_MIN
+    high: int = INT64_MAX
+    exempt: int = 0
+    """One that is taken although it lies outside."""
+
+
+ANY_TIME: Final = Timely()
 
 
 class Records(NamedTuple):
     """Facts about a batch's records, which its header only claims."""
 
-    timestamp_deltas: "array[int]"
+    newest: int
+    """The largest timestamp's distance from the base."""
+    untimely: list[int]
+    """Places of the first records with a timestamp that the topic does not take."""
     without_key: list[int]
-    """Places of the records that have no key."""
+    """Places of the first records that have no key."""
     are_numbered: bool
     """Each record's offset delta is its place."""
+
+
+Stamp = tuple[int, int]
+"""A record's timestamp and offset, as distances from the batch's bases."""
 
 
 def are_as_claimed(batch: memoryview, count: int, newest_delta: int, with_keys: bool) -> bool:
@@ -168,13 +200,10 @@ def _no_pause(units: int) -> None:
     """The `spend` for work so small that no pace needs to learn of it."""
 
 
-def check_records(b: Content, count: int, spend: Spend) -> Records:
+def check_records(b: Content, count: int, spend: Spend, timely: Timely = ANY_TIME) -> Records:
     """Check `count` records, which must be all of `b`. Raises InvalidBatch, and the exceptions of `spend`."""
     end = len(b)
-    if count > RECORDS_MAX:
-        raise InvalidBatch(MESSAGE_TOO_LARGE, f"{count} records, at most {RECORDS_MAX} are opened")
-    if count * SMALLEST_RECORD_BYTES > end:
-        raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {end} bytes")
+    check_count(count, end, RECORDS_MAX)
     deltas = array("q")
     without_key: list[int] = []
     misnumbered, position, headers_left = False, 0, HEADERS_MAX
@@ -187,7 +216,8 @@ def check_records(b: Content, count: int, spend: Spend) -> Records:
                 deltas.append(timestamp_delta)
                 misnumbered |= delta != place
                 if key < 0:
-                    without_key.append(place)
+                    if len(without_key) < PLACES_MAX:
+                        without_key.append(place)
                     if key < -1:
                         raise InvalidBatch(INVALID_RECORD, f"record {place}: a key of {key} bytes")
                 else:
@@ -208,10 +238,26 @@ def check_records(b: Content, count: int, spend: Spend) -> Records:
                     raise InvalidBatch(INVALID_RECORD, f"record {place} is not as long as it says")
                 position = stop
     except (IndexError, OverflowError):
-        raise InvalidBatch(INVALID_RECORD, "a record is cut short, or its timestamp is no number of 64 bits") from None
+        raise InvalidBatch(INVALID_RECORD, CUT_SHORT) from None
     if position != end:
         raise InvalidBatch(INVALID_RECORD, f"{end - position} bytes follow the last record")
-    return Records(deltas, without_key, not misnumbered)
+    return Records(max(deltas), _untimely(deltas, timely), without_key, not misnumbered)
+
+
+def check_count(count: int, size: int, records_max: int) -> None:
+    """Raises InvalidBatch when so many records cannot be in so many bytes, or are more than are opened."""
+    if count > records_max:
+        raise InvalidBatch(MESSAGE_TOO_LARGE, f"{count} records, at most {records_max} are opened")
+    if count <= 0 or count * SMALLEST_RECORD_BYTES > size:
+        raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {size} bytes")
+
+
+def _untimely(deltas: "array[int]", timely: Timely) -> list[int]:
+    low, high, exempt = timely
+    if low <= min(deltas) and max(deltas) <= high:
+        return []
+    outside = (place for place, delta in enumerate(deltas) if not low <= delta <= high and delta != exempt)
+    return list(islice(outside, PLACES_MAX))
 
 
 def _read_front(b: Content, p: int, end: int) -> tuple[int, int, int, int, int]:
@@ -273,8 +319,18 @@ def numbered(b: Content, count: int, spend: Spend) -> bytearray:
     return out
 
 
-def iter_stamps(b: Content, count: int, spend: Spend) -> Iterator[tuple[int, int]]:
-    """Deltas of timestamp and offset of a stored batch's records. Raises InvalidBatch, and exceptions of `spend`."""
+def find_first(b: Content, count: int, spend: Spend, timestamp_min: int, offset_min: int) -> Stamp | None:
+    """The first record of a stored batch that is not before either. Raises InvalidBatch, and exceptions of `spend`."""
+    return next((stamp for stamp in iter_stamps(b, count, spend, offset_min) if stamp[0] >= timestamp_min), None)
+
+
+def find_newest(b: Content, count: int, spend: Spend, offset_min: int) -> Stamp | None:
+    """The first of the records with the largest timestamp. Raises InvalidBatch, and exceptions of `spend`."""
+    return max(iter_stamps(b, count, spend, offset_min), key=lambda stamp: stamp[0], default=None)
+
+
+def iter_stamps(b: Content, count: int, spend: Spend, offset_min: int = 0) -> Iterator[Stamp]:
+    """The records of a stored batch from an offset on. Raises InvalidBatch, and exceptions of `spend`."""
     position, end = 0, len(b)
     if count * SMALLEST_RECORD_BYTES > end:
         raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {end} bytes")
@@ -283,6 +339,9 @@ def iter_stamps(b: Content, count: int, spend: Spend) -> Iterator[tuple[int, int
             if not place % UNITS_PER_STEP:
                 spend(UNITS_PER_STEP)
             _, position, timestamp_delta, delta, _ = _read_front(b, position, end)
-            yield timestamp_delta, delta
+            if not INT64_MIN <= timestamp_delta <= INT64_MAX:
+                raise IndexError
+            if delta >= offset_min:
+                yield timestamp_delta, delta
     except IndexError:
-        raise InvalidBatch(INVALID_RECORD, "a record is cut short") from None
+        raise InvalidBatch(INVALID_RECORD, CUT_SHORT) from None

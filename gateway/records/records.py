@@ -25,7 +25,6 @@ from gateway.records.record_batch import (
     SMALLEST_RECORD_BYTES,
     TRANSACTIONAL,
     ZSTD,
-    BatchHeader,
     read_header,
 )
 from gateway.wire.error_codes import INVALID_RECORD, MESSAGE_TOO_LARGE
@@ -38,10 +37,13 @@ RECORDS_MAX: Final = 200_000
 """Records of one opened batch: under a second of work. Clients close a batch at about a MiB before
 compression, which is 150,000 of the smallest records."""
 
+INT64_MIN: Final = -(2**63)
+INT64_MAX: Final = 2**63 - 1
 VARINT_BYTES_MAX: Final = 5
 VARLONG_BYTES_MAX: Final = 10
 KEEP_BYTES: Final = "surrogateescape"
 """Turns a record header's key that is not UTF-8 into a `str` and back into the same bytes: Kafka takes any."""
+TOO_FAR: Final = "a timestamp lies too far from its batch's base"
 HEADER_FIELD_BYTES_MIN: Final = 2  # a record header: key length and value length
 
 
@@ -98,12 +100,11 @@ class RawRecord(NamedTuple):
 
 
 def iter_raw_records(
-    header: BatchHeader, payload: bytes | bytearray, records_max: int = RECORDS_MAX
+    payload: bytes | bytearray, count: int, offset_max: int, records_max: int = RECORDS_MAX
 ) -> Iterator[RawRecord]:
-    """The records of a stored batch in `payload`, its decompressed rest. Raises InvalidBatch on anything irregular."""
-    count, end = header.record_count, len(payload)
-    if not 0 <= count <= records_max or count * SMALLEST_RECORD_BYTES > end:
-        raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {end} bytes, or are too many")
+    """The records of a stored batch, in its decompressed bytes. Raises InvalidBatch on anything irregular."""
+    end = len(payload)
+    check_stored_count(count, end, records_max)
     position, last_delta = 0, -1
     for _ in range(count):
         start = position
@@ -113,7 +114,9 @@ def iter_raw_records(
             raise InvalidBatch(INVALID_RECORD, f"a record of {length} bytes, {end - body} are left")
         timestamp_delta, after = read_varint(payload, body + 1, stop, VARLONG_BYTES_MAX)
         delta, p = read_varint(payload, after, stop)
-        if not last_delta < delta <= header.last_offset_delta:
+        if not INT64_MIN <= timestamp_delta <= INT64_MAX:
+            raise InvalidBatch(INVALID_RECORD, TOO_FAR)
+        if not last_delta < delta <= offset_max:
             raise InvalidBatch(INVALID_RECORD, f"offset delta {delta} after {last_delta}")
         last_delta = delta
         key, p = _read_bytes(payload, p, stop)
@@ -123,6 +126,12 @@ def iter_raw_records(
         yield RawRecord(start, after, stop, payload[body], timestamp_delta, delta, key, size >= 0)
     if position != end:
         raise InvalidBatch(INVALID_RECORD, f"{end - position} bytes follow the last record")
+
+
+def check_stored_count(count: int, size: int, records_max: int) -> None:
+    """Raises InvalidBatch when so many records cannot be in so many bytes, or are more than are opened."""
+    if not 0 <= count <= records_max or count * SMALLEST_RECORD_BYTES > size:
+        raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {size} bytes, or are too many")
 
 
 _Buffer = bytes | bytearray | memoryview

@@ -194,7 +194,11 @@ def compact_to(records: list[Record], left: list[Record], codec: int) -> bytes:
     """The bytes of those records that are left, as compaction leaves them."""
     batch = build_batch(records)
     content = bytes(batch[HEADER_BYTES:])
-    kept = [r for r in iter_raw_records(read_header(batch), content) if r.offset_delta in {one.offset for one in left}]
+    kept = [
+        r
+        for r in iter_raw_records(content, len(records), len(records))
+        if r.offset_delta in {one.offset for one in left}
+    ]
     return compress(codec, b"".join(content[one.start : one.stop] for one in kept))
 
 

@@ -352,12 +352,76 @@ def test_a_partition_named_twice(tmp_path: Path) -> None:
 
 
 def test_the_cheap_look_at_a_large_batch(tmp_path: Path) -> None:
-    """A large batch of an honest client is stored without being opened, whatever its codec."""
+    """With record.validation=header a large batch of an honest client is stored unopened, whatever its codec."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         stream = broker.topics.get("default")
         assert stream is not None
         for sent in (memoryview(many(1_000, codec)) for codec in (NONE, GZIP, SNAPPY, LZ4, ZSTD)):
-            assert is_plain(read_header(sent), sent, config_of(stream), now_ms())
+            assert is_plain(read_header(sent), sent, config_of(stream), now_ms(), False)
 
     run(tmp_path, scenario)
+
+
+def last_record(changed: bytes, codec: int) -> bytearray:
+    """A batch of a hundred records, of which the last one is another."""
+    one = many(100, NONE)
+    good = b"".join(record(n, n, 1, b"k", 1, b"v", 0) for n in range(99))
+    return with_body(one, compress(codec, good + changed), attributes=codec)
+
+
+LAST: Final = {
+    "a null header key": record(99, 99, 1, b"k", -1, 1, -1, -1),
+    "a value that is longer than its record": record(99, 99, 1, b"k", 60, b"v", 0),
+    "a record that is not there": b"",
+    "a record more": record(99, 99, 1, b"k", -1, 0) + record(99, 100, 1, b"k", -1, 0),
+    "bytes behind it": record(99, 99, 1, b"k", -1, 0) + b"\0",
+}
+
+
+@pytest.mark.parametrize("codec", [NONE, GZIP, SNAPPY, LZ4, ZSTD])
+def test_every_record_of_every_batch(tmp_path: Path, codec: int) -> None:
+    """With record.validation=full a fault in the last record of a large batch is found, on every kind of topic."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        for changed in LAST.values():
+            sent = last_record(changed, codec)
+            codes = {(await client.produce(kind, sent)).error_code for kind in KINDS}
+            assert codes == {87}
+        assert [await stored(client, kind) for kind in KINDS] == [[]] * len(KINDS)
+
+        untold = with_header(last_record(record(500, 99, 1, b"k", 1, b"v", 0), codec), max_timestamp=now_ms())
+        assert (await client.produce("default", untold)).error_code == 0
+        (one,) = await stored(client, "default")
+        assert read_header(one).max_timestamp == read_header(untold).base_timestamp + 500
+
+    run(tmp_path, scenario, "record.validation=full")
+
+
+def test_only_the_header(tmp_path: Path) -> None:
+    """With record.validation=header such a batch is stored where its topic does not ask for a look."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        sent = last_record(LAST["a null header key"], NONE)
+
+        codes = [(await client.produce(kind, sent)).error_code for kind in ("default", "plain", "compacted", "gzip")]
+        assert codes == [0, 0, 87, 87]
+
+    run(tmp_path, scenario, "record.validation=header")
+
+
+@pytest.mark.parametrize("codec", [NONE, ZSTD])
+def test_full_takes_what_clients_send(tmp_path: Path, codec: int) -> None:
+    """Honest batches of any size are stored as they were sent: checked at once, or off the event loop."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        await client.create("large", max_message_bytes="10000000")
+        for count, value in ((1, 10), (9_000, 100), (100, 50_000), (60_000, 1)):
+            at = now_ms()
+            sent = build_batch([Record(n, at, b"k", bytes(value)) for n in range(count)], codec)
+            answer = await client.produce("large", sent)
+            assert answer.error_code == 0
+            (one,) = await stored(client, "large", offset=answer.base_offset)
+            assert bytes(one[16:]) == bytes(sent[16:])
+
+    run(tmp_path, scenario, "record.validation=full")

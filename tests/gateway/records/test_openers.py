@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from gateway.broker import Broker
-from gateway.records.openers import LOOP_UNITS_MAX, LeavesLoop, Openers, Pace
+from gateway.records.openers import LOOP_UNITS_MAX, THREADS, LeavesLoop, Openers, Pace
 from gateway.records.record_batch import NONE, ZSTD
 from gateway.records.records import Record, build_batch
 from gateway.wire.message import Message
@@ -85,7 +85,7 @@ ATTACKS: Final[dict[str, tuple[dict[str, str], Callable[..., Any], Callable[[], 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_others_are_served_meanwhile(tmp_path: Path, attack: str) -> None:
-    """While a client has batches opened that take long, another one's requests are answered at once."""
+    """While a client has batches opened that take long, over and over, another one's requests are answered at once."""
     config, send, make = ATTACKS[attack]
     sent = make()
 
@@ -93,8 +93,14 @@ def test_others_are_served_meanwhile(tmp_path: Path, attack: str) -> None:
         hostile, honest = await Remote.at(port), await Remote.at(port)
         await hostile.create("t", 8, **config)
         waits: list[float] = []
+
+        async def attack() -> None:
+            await send(hostile, "t", sent)
+            while len(waits) < ANSWERS_MIN:
+                await send(hostile, "t", sent)
+
         async with asyncio.timeout(HOSTILE_S_MAX):
-            attacking = asyncio.create_task(send(hostile, "t", sent))
+            attacking = asyncio.create_task(attack())
             while not attacking.done():
                 begun = time.monotonic()
                 await honest.ask(API_VERSIONS, 0, {})
@@ -187,7 +193,7 @@ def test_a_topic_that_goes_meanwhile(tmp_path: Path) -> None:
         other = await Client.connect(broker)
         with held(broker.openers) as go:
             sent = client.send(PRODUCE, 8, produce_body("zipped", [(0, many(10_000))]))
-            await until(lambda: broker.openers.waiting > 1)
+            await until(lambda: broker.openers.waiting > THREADS)
             deleted = await other.ask(20, 3, {"topic_names": ["zipped"], "timeout": 10_000})
             assert deleted.responses[0].error_code == 0
             go.set()
@@ -199,18 +205,18 @@ def test_a_topic_that_goes_meanwhile(tmp_path: Path) -> None:
 
 @contextmanager
 def held(openers: Openers) -> Iterator[threading.Event]:
-    """Keep the thread busy until the event is set."""
+    """Keep the threads busy until the event is set."""
     go = threading.Event()
 
     def wait(pace: Pace) -> None:
         go.wait(20)
 
-    task = asyncio.get_running_loop().create_task(openers.run(wait))
+    tasks = [asyncio.get_running_loop().create_task(openers.run(wait)) for _ in range(THREADS)]
     try:
         yield go
     finally:
         go.set()
-        assert task is not None
+        assert len(tasks) == THREADS
 
 
 def test_a_client_that_goes_meanwhile(tmp_path: Path) -> None:
