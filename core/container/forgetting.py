@@ -87,7 +87,11 @@ def _count_ages(
 ) -> Generator[None, None, None]:
     for slot in _slots(container):
         for states in slot.writers_stepwise():
-            ages.update(age_of(state) for _, state in states if age_of(state) * AGE_MS >= SILENT_MS_MIN)
+            ages.update(
+                age_of(state)
+                for writer_id, state in states
+                if age_of(state) * AGE_MS >= SILENT_MS_MIN and not _is_busy(slot, writer_id, state)
+            )
             yield
 
 

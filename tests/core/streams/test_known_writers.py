@@ -115,6 +115,26 @@ def test_busy_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     run(scenario())
 
 
+def test_those_that_stay_take_nobody_elses_place(tmp_path: Path) -> None:
+    """Where the longest silent have transactions open, the next ones make room instead of them."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        store, slot = await opened(tmp_path, clock)
+        for writer_id in range(LIMIT - int(LIMIT * ROOM_SHARE)):
+            await append_in_transaction(slot, b"x", (100 + writer_id, 0, 0))
+        clock.advance(60)
+        while store.known_writers.count < LIMIT:
+            await write(slot, store.known_writers.count)
+        clock.advance(SILENT_S)
+
+        assert await room_made(store) == LIMIT - int(LIMIT * ROOM_SHARE)
+        assert {100, 101, 102, 103} <= set(slot.writers or ())
+        await store.close()
+
+    run(scenario())
+
+
 def test_the_end_of_a_transaction_is_never_refused(tmp_path: Path) -> None:
     """Markers are appended at the bound, too."""
 
