@@ -2,7 +2,7 @@
 
 Keeps: each pair is taken in turn in one run, so its ratio is not that of two moments of the machine.
 
-- Records of 100 B from one producer, batched: `record.validation=full` beside `header`.
+- Records of 100 B from one producer, batched, uncompressed and lz4: `record.validation=full` beside `header`.
 - Compaction of records of 1 KB, uncompressed and zstd, half of whose keys come again: records a second of CPU, by the
   native extension beside Python.
 - The longest that another client's request, sent every 2 ms, waits while one batch is opened: 190,000 records in 266 KB
@@ -74,6 +74,11 @@ def main() -> int:
 
 
 def _validation(results: Results, scratch: Path, rounds: int) -> None:
+    for codec in ("none", "lz4"):
+        _validated(results, scratch / codec, rounds, codec)
+
+
+def _validated(results: Results, scratch: Path, rounds: int, codec: str) -> None:
     servers = {name: Penstock(scratch / name, {"record.validation": name}) for name in ("full", "header")}
     try:
         for number in range(-1, rounds):  # the first round finds all caches empty
@@ -81,11 +86,13 @@ def _validation(results: Results, scratch: Path, rounds: int) -> None:
                 server, topic = servers[name], f"small-{number}"
                 server.create_topic(topic, 1)
                 before = server.cpu_ns()
-                load = loadgen.run("produce", server.bootstrap, topic, size=100, count=SMALL_RECORDS)
+                load = loadgen.run(
+                    "produce", server.bootstrap, topic, size=100, count=SMALL_RECORDS, compression_codec=codec
+                )
                 used = server.cpu_ns() - before
                 if number >= 0:
-                    results.add(name, "100 B, one producer", "records/s", load.per_second)
-                    results.add(name, "100 B, server CPU", "ns/record", used / load.records)
+                    results.add(name, f"100 B, one producer, {codec}", "records/s", load.per_second)
+                    results.add(name, f"100 B, server CPU, {codec}", "ns/record", used / load.records)
     finally:
         for server in servers.values():
             server.stop()

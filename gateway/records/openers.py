@@ -119,6 +119,8 @@ def content_of(header: BatchHeader, batch: memoryview, pace: Pace) -> Content:
     if header.codec == NONE:
         return body
     pace.spend(OPENING_UNITS + len(body) // DECOMPRESSED_BYTES_PER_UNIT)
+    if len(body) > pace.bytes_max:
+        raise pace.grows_too_large(InvalidBatch(MESSAGE_TOO_LARGE, f"{len(body)} compressed bytes"))
     try:
         content = decompress(header.codec, body, pace.bytes_max)
     except InvalidBatch as error:

@@ -58,9 +58,12 @@ def test_keys_are_known_by_siphash() -> None:
 
 
 def test_python_where_it_is_asked_for() -> None:
-    """The environment variable chooses Python although the extension is there."""
-    code = "from gateway.records.walking import IS_NATIVE; print(IS_NATIVE)"
-    for value, printed in (("1", "False"), ("", str(native_is_there()))):
+    """The environment variable chooses Python although the extension is there; `auto` then means `header`."""
+    code = """
+from gateway.records.walking import IS_NATIVE, validates_fully
+print(IS_NATIVE, *map(validates_fully, ("auto", "full", "header")))"""
+    native = native_is_there()
+    for value, printed in (("1", "False False True False"), ("", f"{native} {native} True False")):
         environment = {**os.environ, PYTHON_VARIABLE: value}
         told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert told.stdout.strip() == printed
