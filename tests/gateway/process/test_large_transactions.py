@@ -57,7 +57,7 @@ def test_all_partitions(tmp_path: Path) -> None:
                 )
             )
             written = [{"index": n, "records": batch} for n in range(WRITTEN)]
-            values = {"transactional_id": "x", "acks": -1, "timeout": 60_000}
+            values: dict[str, Any] = {"transactional_id": "x", "acks": -1, "timeout": 60_000}
             answer = stranger.ask(
                 "Produce", 9, values | {"topic_data": [{"name": "wide-0", "partition_data": written}]}
             )
