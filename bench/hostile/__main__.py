@@ -18,10 +18,11 @@ import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench import disk, loadgen
 from bench.hostile.attacks import ATTACKS, Attack, Target
+from bench.hostile.gateway import Counted, longest_turn, look, sync_at_most
 from bench.hostile.honest import TOPIC, honest_clients, percentile
 from bench.hostile.starved import OtherWork, Starved
 from bench.servers import Kafka, Penstock
@@ -31,8 +32,9 @@ BACK_TO_NORMAL_S: Final = 5.0
 SAMPLE_S: Final = 0.05
 SERVERS: Final = (Penstock.name, Kafka.name)
 HEAD: Final = (
-    "| server | strangers | produce p99, max | consume p99 | rebalances | memory, peak | p99 after "
-    "| wait for a processor, others' work | answers |\n|---|---|---|---|---|---|---|---|---|"
+    "| strangers | server (seconds) | produce p99, max | consume p99 | syncs' p99, longest, at most | longest turn "
+    "| rebalances | memory before, at most | p99 after | wait for a processor, others' work | answers |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -57,6 +59,12 @@ class Row:
     others_busy: float
     """The share of all processors that other work had, 0 to 1."""
     note: str = ""
+    sync_p99_ms: float = 0
+    """Of the gateway's log, at most; 0: not known. A record is acknowledged after such a sync."""
+    sync_max_ms: float = 0
+    turn_ms: float = 0
+    """The longest turn of the event loop that began in this row; 0: no turn was longer than those before."""
+    turn_api: str = ""
 
 
 def main() -> int:
@@ -99,6 +107,7 @@ def _row(server_name: str, attack: Attack, directory: Path, seconds: float) -> R
         with honest_clients(server.bootstrap) as honest:
             attack.prepare(target)
             time.sleep(2)
+            before = look(target.url("/metrics")) if http else None
             honest.look()
             memory_mb = server.rss_mb()
             others = OtherWork()
@@ -112,6 +121,7 @@ def _row(server_name: str, attack: Attack, directory: Path, seconds: float) -> R
                 took_s = time.monotonic() - began_s
             during = honest.look()
             others_busy = others.share()
+            figures = {} if before is None else _own(before, look(target.url("/metrics")))
             time.sleep(BACK_TO_NORMAL_S)
             after = honest.look()
         return Row(
@@ -129,9 +139,21 @@ def _row(server_name: str, attack: Attack, directory: Path, seconds: float) -> R
             cpu_wait_ms=_ms(watch.starved.longest_s),
             others_busy=round(others_busy, 2),
             note=note,
+            **figures,
         )
     finally:
         server.stop()
+
+
+def _own(before: Counted, after: Counted) -> dict[str, Any]:
+    """The gateway's own figures between two looks, as fields of a row."""
+    api, turn_s = longest_turn(before, after)
+    return {
+        "sync_p99_ms": _ms(sync_at_most(before, after, 0.99)),
+        "sync_max_ms": _ms(sync_at_most(before, after, 1)),
+        "turn_ms": _ms(turn_s),
+        "turn_api": api,
+    }
 
 
 def _start(name: str, directory: Path) -> Penstock | Kafka:
@@ -175,9 +197,11 @@ def _ms(seconds: float) -> float:
 
 def _line(row: Row) -> str:
     lost = f"{row.rebalances}" + (f", {row.failures} failures" if row.failures else "")
+    syncs = f"{row.sync_p99_ms:g} ms, {row.sync_max_ms:g} ms" if row.sync_max_ms else ""
+    turn = f"{row.turn_ms:g} ms, {row.turn_api}" if row.turn_ms else ""
     return (
-        f"| {row.server} | {row.attack} ({row.seconds:g} s) | {row.produce_p99_ms:g} ms, {row.produce_max_ms:g} ms "
-        f"| {row.consume_p99_ms:g} ms | {lost} | {row.memory_mb:g}, {row.memory_peak_mb:g} MB "
+        f"| {row.attack} | {row.server} ({row.seconds:g}) | {row.produce_p99_ms:g} ms, {row.produce_max_ms:g} ms "
+        f"| {row.consume_p99_ms:g} ms | {syncs} | {turn} | {lost} | {row.memory_mb:g}, {row.memory_peak_mb:g} MB "
         f"| {row.after_p99_ms:g} ms | {row.cpu_wait_ms:g} ms, {row.others_busy:.0%} | {row.note} |"
     )
 

@@ -25,7 +25,10 @@ from core.log.format import Buffer, FileHeader
 from core.log.log_file import LogFile, LogPosition
 from core.log.slabs import FileImage
 
-SYNC_BUCKETS_S: Final[tuple[float, ...]] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+SYNC_BUCKETS_S: Final[tuple[float, ...]] = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0),
+)
 """Upper bounds of the sync time histogram, seconds."""
 
 

@@ -19,7 +19,8 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.transactions.errors import transaction_code
-from gateway.transactions.transaction import Identity, Place
+from gateway.transactions.places import Place
+from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
 BATCHED_SINCE: Final = 4

@@ -18,7 +18,7 @@ async def describe_transactions(ctx: RequestContext, request: Message) -> Mappin
     async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
         known = ctx.services.transactions.get(transactional_id)
         if known is not None:
-            described.append(_described(ctx, known))
+            described.append(await _described(ctx, known))
         elif transactional_id:
             described.append(_failed(transactional_id, ErrorCode.transactional_id_not_found))
         else:
@@ -26,12 +26,15 @@ async def describe_transactions(ctx: RequestContext, request: Message) -> Mappin
     return {"transaction_states": described}
 
 
-def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
+async def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
+    slots: dict[int, list[int]] = {}
+    async for place in ctx.paced(known.partitions):
+        slots.setdefault(place.stream_id, []).append(place.slot)
     partitions: dict[str, list[int]] = {}
-    for place in sorted(known.partitions):
-        stream = ctx.services.store.stream_of(place.stream_id)
+    async for stream_id in ctx.paced(sorted(slots)):
+        stream = ctx.services.store.stream_of(stream_id)
         if stream is not None:
-            partitions.setdefault(stream.name, []).append(place.slot)
+            partitions[stream.name] = sorted(slots[stream_id])
     return {
         "error_code": ErrorCode.none,
         "transactional_id": known.transactional_id,

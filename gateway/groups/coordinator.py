@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
+from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.group import Group, GroupRules
@@ -121,9 +122,10 @@ class GroupCoordinator:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        for group in self._groups.values():
-            self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
-        self._groups.clear()
+        async for group_id in in_turns(list(self._groups)):
+            group = self._groups.pop(group_id, None)
+            if group is not None:
+                self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
         if self._timer is not None:
             self._timer.cancel()
         await self._journal.settle()

@@ -2,8 +2,9 @@
 
 Invariants:
 - A transaction ends in one step of the log, with its markers in every partition, the offsets that it commits, and its
-  new state: all of it lasts, or nothing. If partitions lie in other containers, the outcome is logged first, then the
-  markers in each of them, then the rest; after a crash in between, the next start completes the end.
+  new state: all of it lasts, or nothing. If partitions lie in other containers, or are more than PLACES_AT_ONCE, the
+  outcome is logged first, then the markers in each of them, then the rest; after a crash in between, the next start
+  completes the end.
 - A request is decided, changed in memory and queued for the log without an await, and answered when it is durable. So
   memory is ahead of the log only by queued changes, in order.
 - An identity is answered when it is synced, whatever the sync mode: after a power cut no other producer gets it.
@@ -27,6 +28,7 @@ from core.container.ports import TransactionEnd
 from core.errors import StoreError
 from core.store import Store
 from core.streams.live import Slot, Stream
+from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import CommittedOffset, OffsetKey
@@ -40,12 +42,12 @@ from gateway.transactions.persistence import (
     decode_transaction,
     encode_transaction,
 )
+from gateway.transactions.places import Place
 from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import (
     NO_ID,
     PREPARED,
     Identity,
-    Place,
     Transaction,
 )
 
@@ -59,6 +61,11 @@ TIMEOUTS_PER_LOOK_MAX: Final = 1_000
 
 FIRST_EXPIRY_S_MAX: Final = 60.0
 """Time from the start to the first look for unused ids: a gateway that restarts every hour forgets some, too."""
+PLACES_AT_ONCE: Final = 1_000
+"""Partitions that are added, or get their markers, in one turn of the loop: some 10 ms of markers."""
+
+ADDING_TRIES_MAX: Final = 5
+"""How often many partitions are added from the beginning, as the transaction changed meanwhile."""
 SHOWN_CHARS: Final = 100
 """Characters of a transactional id, in messages."""
 
@@ -210,10 +217,27 @@ class TransactionCoordinator:
         """Add partitions and groups to a transaction, which begins if need be. Raises Refusal, StoreError."""
         known = self._find(transactional_id)
         known.admit(identity)
-        if known.holds(places, groups):
+        if len(places) > PLACES_AT_ONCE:
+            await self._add_many(transactional_id, identity, list(places), groups)
+        elif known.holds(places, groups):
             await self._store.home.all_durable()
         else:
             await self._change(known.adding(places, groups, self._trusted.stamp_ms()))
+
+    async def _add_many(
+        self, transactional_id: str, identity: Identity, places: Sequence[Place], groups: Collection[str]
+    ) -> None:
+        """Gather them in turns, and add them all in the last one. Raises Refusal, StoreError."""
+        for _ in range(ADDING_TRIES_MAX):
+            known = self._find(transactional_id)
+            known.admit(identity)
+            grown = known.places
+            async for first in in_turns(range(0, len(places), PLACES_AT_ONCE)):
+                grown = grown.adding(places[first : first + PLACES_AT_ONCE])
+            if self._transactions.get(transactional_id) is known:
+                await self._change(known.grown(grown, groups, self._trusted.stamp_ms()))
+                return
+        raise Refusal(ErrorCode.concurrent_transactions)
 
     def add_before_write(self, transactional_id: str, identity: Identity, places: Collection[Place]) -> None:
         """The same for partitions whose batches follow this in the log. Raises Refusal, StoreError."""
@@ -274,8 +298,12 @@ class TransactionCoordinator:
 
     async def _end(self, prepared: Transaction) -> None:
         """Carry out the chosen outcome. Nothing has changed if it raises StoreError before anything was logged."""
+        if len(prepared.partitions) > PLACES_AT_ONCE:
+            await self._mark_many(prepared)
+            await self._complete(prepared, ())
+            return
         home = self._store.home
-        ends = self._ends(prepared)
+        ends = self._ends(prepared, sorted(prepared.partitions))
         at_home = ends.pop(home, ())
         if ends:
             await self._mark_elsewhere(prepared, ends)
@@ -288,6 +316,18 @@ class TransactionCoordinator:
         try:
             await self._change(prepared)
             await asyncio.gather(*(container.end_transactions(some, ()) for container, some in ends.items()))
+        finally:
+            self._ending.discard(prepared.transactional_id)
+
+    async def _mark_many(self, prepared: Transaction) -> None:
+        """The same for many partitions, some in a turn. From the outcome on nobody writes in this transaction, so a
+        partition without an open one has none until the end."""
+        self._ending.add(prepared.transactional_id)
+        try:
+            await self._change(prepared)
+            async for first in in_turns(range(0, len(prepared.partitions), PLACES_AT_ONCE)):
+                ends = self._ends(prepared, prepared.places.some(first, PLACES_AT_ONCE), only_open=True)
+                await asyncio.gather(*(container.end_transactions(some, ()) for container, some in ends.items()))
         finally:
             self._ending.discard(prepared.transactional_id)
 
@@ -330,9 +370,13 @@ class TransactionCoordinator:
                 logged.add_done_callback(_nobody_waits)
                 self.pending_offsets.drop(producer_id, keys)
 
-    def _ends(self, prepared: Transaction) -> dict[Container, Sequence[TransactionEnd]]:
+    def _ends(
+        self, prepared: Transaction, places: Iterable[Place], *, only_open: bool = False
+    ) -> dict[Container, Sequence[TransactionEnd]]:
         slots: dict[Container, list[Slot]] = {}
-        for slot in self._slots(prepared.partitions):
+        for slot in self._slots(places):
+            if only_open and not slot.has_open_transaction(prepared.producer_id):
+                continue
             slots.setdefault(self._store.hosted(slot).container, []).append(slot)
         now_ms = self._clock.wall_ms()
         return {
@@ -343,8 +387,8 @@ class TransactionCoordinator:
         }
 
     def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
-        """The partitions' slots, in order; without those of deleted topics."""
-        for stream_id, number in sorted(places):
+        """The partitions' slots; without those of deleted topics."""
+        for stream_id, number in places:
             stream = self._store.stream_of(stream_id)
             if stream is not None and number < stream.slot_count:
                 yield stream.slot(number)

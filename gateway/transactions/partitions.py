@@ -15,7 +15,7 @@ from core.store import Store
 from core.streams.live import Slot
 from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
-from gateway.transactions.transaction import Place
+from gateway.transactions.places import Place
 
 TRANSACTIONS_ENDING: Final = 16
 """Markers that are kept: one turn of the loop makes all of a transaction, except those of other containers."""

@@ -10,7 +10,7 @@ Table "transactions". Key: the transactional id, UTF-8. Value:
     i64  last producer id        i16  last epoch      (-1: none)
     i64  next producer id        i16  next epoch      (-1: none)
     i32  time-out ms             i64  began, wall-clock ms (-1: not)  i64  changed, wall-clock ms
-    u32  count of partitions, then (u32 stream, u32 slot) each, sorted
+    u32  count of partitions, then (u32 stream, u32 slot) each, in the order of arrival
     u32  count of groups, then (u16 length, UTF-8) each, sorted
 
 Table "transactions.offsets": offsets that a transaction will commit for groups. Key: i64 producer id, big-endian, then
@@ -28,7 +28,8 @@ from gateway.groups.persistence import (
     decode_offset_key,
     encode_offset_key,
 )
-from gateway.transactions.transaction import Identity, Place, Transaction, TransactionState
+from gateway.transactions.places import PLACE_BYTES, Places
+from gateway.transactions.transaction import Identity, Transaction, TransactionState
 
 TRANSACTIONS_TABLE: Final = "transactions"
 PENDING_OFFSETS_TABLE: Final = "transactions.offsets"
@@ -39,7 +40,6 @@ ID_BYTES_MAX: Final = 0xFFFF // 2
 
 _HEAD: Final = struct.Struct("<BBBqhqhqhiqq")
 _COUNT: Final = struct.Struct("<I")
-_PLACE: Final = struct.Struct("<II")
 _LENGTH: Final = struct.Struct("<H")
 _PRODUCER: Final = struct.Struct(">q")
 
@@ -59,7 +59,7 @@ def encode_transaction(transaction: Transaction) -> bytes:
         ),
         _COUNT.pack(len(transaction.partitions)),
     ]
-    parts += [_PLACE.pack(*place) for place in sorted(transaction.partitions)]
+    parts.append(transaction.places.packed())
     parts.append(_COUNT.pack(len(transaction.groups)))
     for group in sorted(transaction.groups):
         name = group.encode()
@@ -95,13 +95,13 @@ def decode_transaction(key: bytes, value: bytes) -> Transaction:
         raise UnreadableRecord(f"transaction of {len(value)} bytes: {exc}") from exc
 
 
-def _read_places(value: bytes, position: int) -> tuple[frozenset[Place], int]:
+def _read_places(value: bytes, position: int) -> tuple[Places, int]:
     (count,) = _COUNT.unpack_from(value, position)
     position += _COUNT.size
-    end = position + count * _PLACE.size
+    end = position + count * PLACE_BYTES
     if end > len(value):
         raise struct.error(f"{count} partitions are cut off")
-    return frozenset(map(Place._make, _PLACE.iter_unpack(value[position:end]))), end
+    return Places.unpack(value[position:end]), end
 
 
 def _read_groups(value: bytes, position: int) -> tuple[frozenset[str], int]:

@@ -18,13 +18,14 @@ An epoch has 15 bits. The last epoch is for fencing; a producer that would get i
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
 from gateway.refusals import Refusal
+from gateway.transactions.places import NO_PLACES, Place, Places
 
 NO_ID: Final = -1
 NO_EPOCH: Final = -1
@@ -61,13 +62,6 @@ class Identity(NamedTuple):
 NOBODY: Final = Identity(NO_ID, NO_EPOCH)
 
 
-class Place(NamedTuple):
-    """A partition, by numbers that never change."""
-
-    stream_id: int
-    slot: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
     """A transactional id's state. Times in wall-clock milliseconds."""
@@ -83,7 +77,7 @@ class Transaction:
     """Of a prepared transaction: the producer may ask again with its former identity."""
     timeout_ms: int
     state: TransactionState = TransactionState.EMPTY
-    partitions: frozenset[Place] = frozenset()
+    partitions: Set[Place] = NO_PLACES
     groups: frozenset[str] = frozenset()
     started_ms: int = NO_TIME
     changed_ms: int
@@ -91,6 +85,11 @@ class Transaction:
     @property
     def identity(self) -> Identity:
         return Identity(self.producer_id, self.epoch)
+
+    @property
+    def places(self) -> Places:
+        """The partitions, as they can grow."""
+        return self.partitions if isinstance(self.partitions, Places) else Places(sorted(self.partitions))
 
     @property
     def is_ongoing(self) -> bool:
@@ -152,14 +151,18 @@ class Transaction:
             raise Refusal(ErrorCode.concurrent_transactions)
 
     def holds(self, places: Iterable[Place], groups: Iterable[str]) -> bool:
-        return self.is_ongoing and self.partitions.issuperset(places) and self.groups.issuperset(groups)
+        return self.is_ongoing and self.places.has_all(places) and self.groups.issuperset(groups)
 
     def adding(self, places: Iterable[Place], groups: Iterable[str], now_ms: int) -> Transaction:
         """With more partitions and groups; a transaction begins if none is under way."""
+        return self.grown(self.places.adding(places), groups, now_ms)
+
+    def grown(self, partitions: Places, groups: Iterable[str], now_ms: int) -> Transaction:
+        """With `partitions`, which grew from those that it has, and more groups."""
         return replace(
             self,
             state=TransactionState.ONGOING,
-            partitions=self.partitions.union(places),
+            partitions=partitions,
             groups=self.groups.union(groups),
             started_ms=self.started_ms if self.is_ongoing else now_ms,
             changed_ms=now_ms,
@@ -229,7 +232,7 @@ class Transaction:
             next=NOBODY,
             remembers=False,
             state=TransactionState.COMPLETE_COMMIT if self.is_committed else TransactionState.COMPLETE_ABORT,
-            partitions=frozenset(),
+            partitions=NO_PLACES,
             groups=frozenset(),
             started_ms=NO_TIME,
             changed_ms=now_ms,

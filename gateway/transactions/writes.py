@@ -14,7 +14,8 @@ from kio.schema.errors import ErrorCode
 from core.errors import SequenceGap, StoreError
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.refusals import Refusal
-from gateway.transactions.transaction import Identity, Place
+from gateway.transactions.places import Place
+from gateway.transactions.transaction import Identity
 from gateway.wire.errors import InvalidBatch
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def commit(group: str) -> bytes:
 
 
 def test_many_groups(tmp_path: Path) -> None:
-    """The longest turn of the loop, passes of the collector and all, is below 50 ms of its CPU time."""
+    """The longest turn of the loop, passes of the collector, a stop and all, is below 50 ms of its CPU time."""
     with serving(tmp_path, command=WATCHED) as gateway:
         host, _, port = gateway.ready()["kafka"][0].rpartition(":")
         with contextlib.closing(Stranger((host, int(port)))) as stranger:
@@ -39,4 +39,6 @@ def test_many_groups(tmp_path: Path) -> None:
                 for _ in range(AT_ONCE):
                     stranger.skip()
 
+        assert 0 < longest_turn_ms(gateway) < 50
+        assert gateway.terminate() == 0
         assert 0 < longest_turn_ms(gateway) < 50

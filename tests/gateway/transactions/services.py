@@ -28,8 +28,9 @@ from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.topics.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.places import Place
 from gateway.transactions.producer_ids import ProducerIds
-from gateway.transactions.transaction import Identity, Place, Transaction
+from gateway.transactions.transaction import Identity, Transaction
 from tests.core.support import owner_of, writer_of
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")

@@ -13,7 +13,8 @@ from gateway.transactions.persistence import (
     encode_pending_key,
     encode_transaction,
 )
-from gateway.transactions.transaction import NOBODY, Identity, Place, Transaction, TransactionState
+from gateway.transactions.places import Place
+from gateway.transactions.transaction import NOBODY, Identity, Transaction, TransactionState
 
 U32, I32 = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
