@@ -26,7 +26,9 @@ from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
 from core.errors import OutOfRange, TierMissing, UnknownStream
 from core.log.files import make_directory
+from core.log.interface import LogReports, LogWriter, NewWriter
 from core.log.records import Trim
+from core.log.writer import FileWriter
 from core.reading.reader import Reader
 from core.retention import Retention
 from core.scaling.scaler import Scale, Scaler
@@ -55,6 +57,15 @@ def container_directory(store: Path, container_id: int) -> Path:
 def log_directory(store: Path, container_id: int) -> Path:
     """Where its log lies."""
     return container_directory(store, container_id) / "log"
+
+
+def _files_in(directory: Path, name: str, config: StoreConfig) -> NewWriter:
+    """Where a log's bytes go: files on a disk."""
+
+    def new_writer(size: int, reports: LogReports) -> LogWriter:
+        return FileWriter(directory, name, size, config, reports)
+
+    return new_writer
 
 
 class HostedContainer:
@@ -96,7 +107,10 @@ class HostedContainer:
         for needed in (container_directory(store, container_id), logs, metadata_directory):
             await asyncio.to_thread(make_directory, needed)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
-        container = Container(container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed)
+        new_writer = _files_in(logs, f"log-{container_id}", config)
+        container = Container(
+            container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
+        )
         hosted = cls(container, scale)
         try:
             await asyncio.to_thread(hosted._recover)

@@ -43,6 +43,7 @@ from core.log.format import (
     STEP_GOES_ON,
     Buffer,
 )
+from core.log.interface import NewWriter
 from core.log.log_file import LogFile
 from core.log.records import Delete, Operation, Put, Trim, encode_update
 from core.streams.damage import DAMAGED_TABLE, Damage
@@ -124,6 +125,7 @@ class Container:
         metadata: Metadata,
         known_writers: KnownWriters,
         stream_changed: Callable[[Container, int, StreamState | None], Stream | None],
+        new_writer: NewWriter,
     ) -> None:
         self.id = container_id
         self.directory = directory
@@ -136,7 +138,7 @@ class Container:
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
         self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
-        self.log = DurableLog(directory, container_id, config, clock, self)
+        self.log = DurableLog(directory, container_id, config, clock, self, new_writer)
         self.files = LogFiles(self.log.slabs)
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
