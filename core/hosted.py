@@ -2,12 +2,14 @@
 
 Its life: `open` recovers what was durable, and touches nothing outside of its directory. `start` goes on from there:
 long-term storage is asked, the log takes appends, the background works. Retention and scaling begin by themselves when
-their owner knows every policy. `close` ends all of it.
+their owner knows every policy. `close` ends all of it, and `release` does so while the process serves other containers.
 
 **Invariants**
 
 - Parts stop before what they use: policies, background, long-term storage, the log, then caches and files.
 - After a failure nothing is appended any more, and what is durable is still read, until `close`.
+- After `release` has been called nothing is appended any more; when it has returned, all that was appended before is
+  durable or was told of an error, and no file, thread or task of the container is left.
 """
 
 from __future__ import annotations
@@ -147,7 +149,10 @@ class HostedContainer:
         self.maintenance.start()
 
     async def close(self, *, clean: bool = True) -> None:
-        """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends.
+
+        Raises StorageFailure when the stop is not clean; everything is closed all the same.
+        """
         clean = clean and not self.container.failed.done()
         await self.scaler.stop()
         await self.retention.stop()
@@ -155,10 +160,28 @@ class HostedContainer:
         if self.tier is not None:
             await self.tier.stop(clean=clean)
         await self.container.log.close()
-        await self.maintenance.close(clean=clean and not self.container.failed.done())
-        await asyncio.to_thread(self.reader.close)
-        await asyncio.to_thread(self.catalog.close)
-        await asyncio.to_thread(self.container.metadata.close)
+        try:
+            await self.maintenance.close(clean=clean and not self.container.failed.done())
+        finally:
+            await self.reader.close()
+            await self.catalog.close()
+            await asyncio.to_thread(self.container.metadata.close)
+
+    async def release(self) -> None:
+        """Stop serving, and close everything as a clean stop does. What is on its way ends durable or with an error.
+
+        From the call on appends get NotHosted, and so do reads that memory does not answer once this has returned.
+        Raises StorageFailure when the stop is not clean; everything is closed all the same.
+        """
+        container = self.container
+        container.leave()
+        try:
+            await self.close()
+        finally:
+            for stream in container.streams.values():
+                for slot in stream.written_slots():
+                    container.known_writers.slot_gone(slot)
+                    slot.changed()  # who has looked meanwhile looks again
 
     async def _admit(self, long_term: LongTermStorage | None) -> None:
         """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""

@@ -29,7 +29,7 @@ from core.container.log_files import LogFiles
 from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
 from core.container.unsaved import Unsaved
-from core.errors import StorageFailure, StorageFull, StreamSealed
+from core.errors import NotHosted, StorageFailure, StorageFull, StreamSealed
 from core.log.durable_log import DurableLog
 from core.log.format import (
     ABORT_MARKER,
@@ -153,6 +153,7 @@ class Container:
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
+        self._is_left = False
         self._stream_changed = stream_changed
         self._listeners: dict[str, list[TableListener]] = {}
         self.on_applied(STREAMS_TABLE, self._apply_stream)
@@ -210,7 +211,7 @@ class Container:
 
         The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
         is durable. `flags` may be IN_TRANSACTION: it belongs to the transaction of its writer, which begins with it if
-        there is none. Raises StreamSealed, StorageFull, StorageFailure: then nothing has changed.
+        there is none. Raises StreamSealed, StorageFull, StorageFailure, NotHosted: then nothing has changed.
         """
         if slot.stream.is_sealed:
             raise StreamSealed(slot.stream.name)
@@ -327,15 +328,31 @@ class Container:
 
     def fail(self, error: StorageFailure) -> None:
         """Take nothing more: storage failed, of the log or of the applied state. What is durable is still read."""
-        self.log.append_limit = 0  # every append asks for room now, and hears of the failure
+        self.log.end_appends()  # every append asks for room now, and hears of the failure
         if not self.failed.done():
             self.failed.set_result(error)
+
+    def leave(self) -> None:
+        """Take no appends and no ends of transactions any more: they get NotHosted.
+
+        What is on its way comes to its end, and what serves the container goes on until it is stopped.
+        """
+        self._is_left = True
+        self.log.end_appends()
+        for stream in self.streams.values():
+            for slot in stream.written_slots():
+                slot.changed()
+
+    def _check_here(self) -> None:
+        if self._is_left:
+            raise NotHosted(self.id)
 
     def _check_failed(self) -> None:
         if self.failed.done():
             raise self.failed.result()
 
     def _make_room(self, size: int) -> None:
+        self._check_here()
         self._check_failed()
         if len(self.files.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
@@ -353,8 +370,9 @@ class Container:
         """Append markers and apply some operations, in one step: all of it or nothing, whatever happens.
 
         A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
-        when it is durable and applied. Raises StorageFull, StorageFailure: then nothing has changed.
+        when it is durable and applied. Raises StorageFull, StorageFailure, NotHosted: then nothing has changed.
         """
+        self._check_here()
         self._check_failed()
         ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
         entries = [end.entry(end.slot.end, self.epoch) for end in ends]

@@ -69,17 +69,22 @@ class Maintenance:
         await self._background.stop()
 
     async def close(self, *, clean: bool) -> None:
-        """After the log was closed: index its last file and commit everything, so that nothing is left to replay."""
+        """After the log was closed: index its last file and commit everything, so that nothing is left to replay.
+
+        Raises StorageFailure when that fails; the thread has ended all the same.
+        """
         container = self._container
-        if clean:
-            last = container.log.file
-            if last.file_id:
-                last.end_lsn, last.size = container.log.next_lsn, container.log.position
-                container.log_rolled(last)
-                await self.thread.run(_truncate, last)
-            await self.index_files()
-            await self.checkpoint(clean=not container.files.unindexed)
-        await self.thread.shutdown()
+        try:
+            if clean:
+                last = container.log.file
+                if last.file_id:
+                    last.end_lsn, last.size = container.log.next_lsn, container.log.position
+                    container.log_rolled(last)
+                    await self.thread.run(_truncate, last)
+                await self.index_files()
+                await self.checkpoint(clean=not container.files.unindexed)
+        finally:
+            await self.thread.shutdown()
 
     async def _until_rolled(self, pause_s: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -80,6 +80,7 @@ class DurableLog:
         self._images: deque[tuple[int, FileImage]] = deque()  # by the file's first LSN; not written to their ends
         self._writer: LogWriter = new_writer(size, self)
         self._closing = False
+        self._takes_appends = True
         self._starved_at: float | None = None  # since when there is no memory for what is open, the loop's time
         self._memory_came = asyncio.Event()  # it is not starved, or never will be served
         self._memory_came.set()
@@ -241,7 +242,7 @@ class DurableLog:
         self.file_id = header.file_id
         self.entries = 0
         self.position = FILE_HEADER_SIZE
-        self.append_limit = self.room - self._margin
+        self.append_limit = self.room - self._margin if self._takes_appends else 0
 
     async def synced(self, lsn: int) -> None:
         """Wait until the log is synced up to `lsn`, which is at once. Raises StorageFailure when it never will be."""
@@ -260,6 +261,11 @@ class DurableLog:
             self._sync_asked = True
             self._flush_open()
             self._writer.sync()
+
+    def end_appends(self) -> None:
+        """Have every append ask for room from now on, so that its owner can refuse it. Updates go on."""
+        self._takes_appends = False
+        self.append_limit = 0
 
     async def close(self) -> None:
         """Write and sync what is queued, then stop. Further appends are refused."""
