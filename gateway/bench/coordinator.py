@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Final
 
-from gateway.bench.pacing import SECOND_NS
 from gateway.bench.plan import Plan
+from gateway.bench.schedule import SECOND_NS
 from gateway.bench.topics import Topics
 from gateway.bench.totals import Totals
 

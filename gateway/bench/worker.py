@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, Final
 
 from gateway.bench import clients
-from gateway.bench.pacing import SECOND_NS, Pace
 from gateway.bench.plan import STAMP_BYTES, Plan, partitions_of
+from gateway.bench.schedule import SECOND_NS, Schedule
 from gateway.bench.tally import Tally
 
 REPORT_NS: Final = SECOND_NS // 2
@@ -87,28 +87,28 @@ def _write(plan: Plan, task: dict[str, Any], inbox: Inbox) -> None:
     module = clients.load(plan.client)
     writers = [module.writer(plan, f"{task['name']}-{number}") for number in range(plan.writers)]
     say({"ready": True})
-    pace = Pace(
+    schedule = Schedule(
         start_ns=inbox.next()["start_ns"],
         warmup_s=plan.warmup,
         seconds=plan.seconds,
         records=plan.records,
         rate=plan.rate,
     )
-    tally = Tally(pace.measured_from_ns)
+    tally = Tally(schedule.measured_from_ns)
     outbox = Outbox(tally)
     senders = [_Sender(plan, writer, tally) for writer in writers]
-    _send_all(senders, pace, outbox)
+    _send_all(senders, schedule, outbox)
     _drain(senders, tally, outbox)
     outbox.done()
 
 
-def _send_all(senders: list[_Sender], pace: Pace, outbox: Outbox) -> None:
+def _send_all(senders: list[_Sender], schedule: Schedule, outbox: Outbox) -> None:
     turns = itertools.cycle(senders)
-    while (due_ns := pace.next_due_ns(now_ns := time.monotonic_ns())) is not None:
+    while (due_ns := schedule.next_due_ns(now_ns := time.monotonic_ns())) is not None:
         if due_ns > now_ns:
             _wait(senders, min((due_ns - now_ns) / SECOND_NS, POLL_S))
         else:
-            next(turns).send(pace.take(now_ns, BATCH))
+            next(turns).send(schedule.take(now_ns, BATCH))
             for sender in senders:
                 sender.writer.poll(0)
         outbox.tick(now_ns)
