@@ -44,6 +44,7 @@ from core.tiering.rows import RUNS_TABLE
 from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import Tier
 from core.trusted_clock import TrustedClock
+from core.turns import in_turns
 
 logger = logging.getLogger(__name__)
 
@@ -173,15 +174,18 @@ class HostedContainer:
         From the call on appends get NotHosted, and so do reads that memory does not answer once this has returned.
         Raises StorageFailure when the stop is not clean; everything is closed all the same.
         """
-        container = self.container
-        container.leave()
+        self.container.leave()
+        await self._for_each_slot(Slot.changed)
         try:
             await self.close()
         finally:
-            for stream in container.streams.values():
-                for slot in stream.written_slots():
-                    container.known_writers.slot_gone(slot)
-                    slot.changed()  # who has looked meanwhile looks again
+            await self._for_each_slot(self.container.known_writers.slot_gone)
+            await self._for_each_slot(Slot.changed)  # who has begun to wait meanwhile looks again
+
+    async def _for_each_slot(self, do: Callable[[Slot], None]) -> None:
+        slots = [slot for stream in self.container.streams.values() for slot in stream.written_slots()]
+        async for slot in in_turns(slots):
+            do(slot)
 
     async def _admit(self, long_term: LongTermStorage | None) -> None:
         """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""

@@ -204,7 +204,7 @@ class Store:
         await self._forgetting.stop()
         await asyncio.gather(*self._leaving, return_exceptions=True)
         failures: list[StorageFailure] = []
-        for hosted in self.containers.values():
+        for hosted in list(self.containers.values()):
             try:
                 await hosted.close(clean=clean)
             except StorageFailure as failure:  # of one container: the others are closed all the same

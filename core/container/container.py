@@ -336,9 +336,6 @@ class Container:
         """
         self._is_left = True
         self.log.end_appends()
-        for stream in self.streams.values():
-            for slot in stream.written_slots():
-                slot.changed()
 
     def _check_here(self) -> None:
         if self._is_left:
