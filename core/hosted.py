@@ -2,12 +2,14 @@
 
 Its life: `open` recovers what was durable, and touches nothing outside of its directory. `start` goes on from there:
 long-term storage is asked, the log takes appends, the background works. Retention and scaling begin by themselves when
-their owner knows every policy. `close` ends all of it.
+their owner knows every policy. `close` ends all of it, and `release` does so while the process serves other containers.
 
 **Invariants**
 
 - Parts stop before what they use: policies, background, long-term storage, the log, then caches and files.
 - After a failure nothing is appended any more, and what is durable is still read, until `close`.
+- After `release` has been called nothing is appended any more; when it has returned, all that was appended before is
+  durable or was told of an error, and no file, thread or task of the container is left.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
 from core.errors import OutOfRange, TierMissing, UnknownStream
 from core.log.files import make_directory
+from core.log.interface import LogReports, LogWriter, NewWriter
 from core.log.records import Trim
+from core.log.writer import FileWriter
 from core.reading.reader import Reader
 from core.retention import Retention
 from core.scaling.scaler import Scale, Scaler
@@ -40,6 +44,7 @@ from core.tiering.rows import RUNS_TABLE
 from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_put
 from core.tiering.tier import Tier
 from core.trusted_clock import TrustedClock
+from core.turns import in_turns
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,15 @@ def container_directory(store: Path, container_id: int) -> Path:
 def log_directory(store: Path, container_id: int) -> Path:
     """Where its log lies."""
     return container_directory(store, container_id) / "log"
+
+
+def _files_in(directory: Path, name: str, config: StoreConfig) -> NewWriter:
+    """Where a log's bytes go: files on a disk."""
+
+    def new_writer(size: int, reports: LogReports) -> LogWriter:
+        return FileWriter(directory, name, size, config, reports)
+
+    return new_writer
 
 
 class HostedContainer:
@@ -96,7 +110,10 @@ class HostedContainer:
         for needed in (container_directory(store, container_id), logs, metadata_directory):
             await asyncio.to_thread(make_directory, needed)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
-        container = Container(container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed)
+        new_writer = _files_in(logs, f"log-{container_id}", config)
+        container = Container(
+            container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
+        )
         hosted = cls(container, scale)
         try:
             await asyncio.to_thread(hosted._recover)
@@ -133,7 +150,10 @@ class HostedContainer:
         self.maintenance.start()
 
     async def close(self, *, clean: bool = True) -> None:
-        """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends.
+
+        Raises StorageFailure when the stop is not clean; everything is closed all the same.
+        """
         clean = clean and not self.container.failed.done()
         await self.scaler.stop()
         await self.retention.stop()
@@ -141,10 +161,31 @@ class HostedContainer:
         if self.tier is not None:
             await self.tier.stop(clean=clean)
         await self.container.log.close()
-        await self.maintenance.close(clean=clean and not self.container.failed.done())
-        await asyncio.to_thread(self.reader.close)
-        await asyncio.to_thread(self.catalog.close)
-        await asyncio.to_thread(self.container.metadata.close)
+        try:
+            await self.maintenance.close(clean=clean and not self.container.failed.done())
+        finally:
+            await self.reader.close()
+            await self.catalog.close()
+            await asyncio.to_thread(self.container.metadata.close)
+
+    async def release(self) -> None:
+        """Stop serving, and close everything as a clean stop does. What is on its way ends durable or with an error.
+
+        From the call on appends get NotHosted, and so do reads that memory does not answer once this has returned.
+        Raises StorageFailure when the stop is not clean; everything is closed all the same.
+        """
+        self.container.leave()
+        await self._for_each_slot(Slot.changed)
+        try:
+            await self.close()
+        finally:
+            await self._for_each_slot(self.container.known_writers.slot_gone)
+            await self._for_each_slot(Slot.changed)  # who has begun to wait meanwhile looks again
+
+    async def _for_each_slot(self, do: Callable[[Slot], None]) -> None:
+        slots = [slot for stream in self.container.streams.values() for slot in stream.written_slots()]
+        async for slot in in_turns(slots):
+            do(slot)
 
     async def _admit(self, long_term: LongTermStorage | None) -> None:
         """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""

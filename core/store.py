@@ -79,6 +79,8 @@ class Store:
         self._policy_for = policy_for
         self._long_term = long_term
         self._creating: set[str] = set()
+        self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
+        self._released: dict[int, Stream] = {}  # streams of containers that were: not here, and not deleted
         self._lock_fd = -1
         self._next_stream_id = 1
 
@@ -179,11 +181,30 @@ class Store:
         elif not self.failed.done():
             self.failed.set_result(failure)
 
+    async def release(self, container_id: int) -> None:
+        """Stop serving a container: from now on its slots get NotHosted. It is closed when this returns.
+
+        Others go on. Raises NotHosted for one that is not open, ValueError for the one that nothing can go on without,
+        StorageFailure when its stop was not clean.
+        """
+        if container_id == self.config.container_ids[HOME_CONTAINER]:
+            raise ValueError(f"container {container_id} keeps the tables of this store: close the store instead")
+        hosted = self.containers.pop(container_id, None)
+        if hosted is None:
+            raise NotHosted(container_id)
+        self._released |= hosted.container.streams
+        leaving = asyncio.create_task(hosted.release(), name=f"release of container {container_id}")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.shield(leaving)
+        logger.info("container released", extra={"container": container_id})
+
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
         await self._forgetting.stop()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         failures: list[StorageFailure] = []
-        for hosted in self.containers.values():
+        for hosted in list(self.containers.values()):
             try:
                 await hosted.close(clean=clean)
             except StorageFailure as failure:  # of one container: the others are closed all the same
@@ -283,7 +304,7 @@ class Store:
         async with stream.changing:
             if stream.deleted:
                 raise UnknownStream(stream.name)
-            await self._container_of(stream).update(Delete(STREAMS_TABLE, stream.id.to_bytes(4, "big")))
+            await self._hosted_of(stream).container.update(Delete(STREAMS_TABLE, stream.id.to_bytes(4, "big")))
 
     async def _change(
         self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None = None
@@ -297,45 +318,31 @@ class Store:
                 going_on = {segment.number for segment in state.current.segments}
                 sealed = [segment for segment in before.segments if segment.number not in going_on]
                 state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
-            await self._container_of(stream).change_stream(stream, state)
+            hosted = self._hosted_of(stream)
+            await hosted.container.change_stream(stream, state)
             if kind is not None:
-                self._record(stream, before, state.current, kind)
+                _record(hosted.scaler, stream, before, state.current, kind)
             return state.current
 
-    def _record(self, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
-        going_on = {segment.number for segment in after.segments}
-        event = ScaleEvent(
-            time_ms=after.started_ms,
-            stream=stream.name,
-            epoch=after.epoch,
-            kind=kind,
-            reason=after.reason,
-            sealed=tuple(segment.number for segment in before.segments if segment.number not in going_on),
-            opened=tuple(segment.number for segment in after.opened),
-        )
-        self.scaler_of(stream).record(event)
-        logger.info(
-            "stream scaled",
-            extra={"stream": event.stream, "epoch": event.epoch, "kind": kind, "reason": event.reason}
-            | {"sealed": event.sealed, "opened": event.opened},
-        )
-
     def scaler_of(self, stream: Stream) -> Scaler:
-        """The scaler that takes a stream's rates."""
-        return self.containers[stream.state.container].scaler
+        """The scaler that takes a stream's rates. Raises NotHosted."""
+        return self._hosted_of(stream).scaler
 
     def stream_of(self, stream_id: int) -> Stream | None:
-        """The live stream with this id."""
+        """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
         found = (hosted.container.streams.get(stream_id) for hosted in self.containers.values())
-        return next((stream for stream in found if stream is not None), None)
+        return next((stream for stream in found if stream is not None), None) or self._released.get(stream_id)
 
     def refresh_policies(self) -> None:
         """Ask for every stream's policy again (a default changed)."""
         for stream in self.streams:
             stream.policy = self._policy_for(stream.config)
 
-    def _container_of(self, stream: Stream) -> Container:
-        return self.containers[stream.state.container].container
+    def _hosted_of(self, stream: Stream) -> HostedContainer:
+        found = self.containers.get(stream.state.container)
+        if found is None:
+            raise NotHosted(stream.state.container)
+        return found
 
     def _stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
         stream = container.streams.get(stream_id)
@@ -371,3 +378,22 @@ class Store:
 
 def _put(state: StreamState) -> Put:
     return Put(STREAMS_TABLE, state.id.to_bytes(4, "big"), state.encode())
+
+
+def _record(scaler: Scaler, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
+    going_on = {segment.number for segment in after.segments}
+    event = ScaleEvent(
+        time_ms=after.started_ms,
+        stream=stream.name,
+        epoch=after.epoch,
+        kind=kind,
+        reason=after.reason,
+        sealed=tuple(segment.number for segment in before.segments if segment.number not in going_on),
+        opened=tuple(segment.number for segment in after.opened),
+    )
+    scaler.record(event)
+    logger.info(
+        "stream scaled",
+        extra={"stream": event.stream, "epoch": event.epoch, "kind": kind, "reason": event.reason}
+        | {"sealed": event.sealed, "opened": event.opened},
+    )

@@ -15,21 +15,23 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from crc32c import crc32c
 
 from core.applied.metadata import Metadata
-from core.applied.tables import Table, new_table
+from core.applied.tables import Table
 from core.clock import Clock
 from core.config import StoreConfig
 from core.container.kept import KeptFile
 from core.container.log_files import LogFiles
+from core.container.outcomes import Outcomes, TableListener
 from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
 from core.container.unsaved import Unsaved
-from core.errors import StorageFailure, StorageFull, StreamSealed
+from core.errors import NotHosted, StorageFailure, StorageFull, StreamSealed
 from core.log.durable_log import DurableLog
 from core.log.format import (
     ABORT_MARKER,
@@ -43,12 +45,13 @@ from core.log.format import (
     STEP_GOES_ON,
     Buffer,
 )
+from core.log.interface import NewWriter
 from core.log.log_file import LogFile
-from core.log.records import Delete, Operation, Put, Trim, encode_update
+from core.log.records import Operation, Put, encode_update
 from core.streams.damage import DAMAGED_TABLE, Damage
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
-from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
+from core.streams.state import STREAMS_TABLE, StreamState
 from core.streams.writers import Duplicate
 from core.trusted_clock import TrustedClock
 
@@ -68,8 +71,6 @@ UNINDEXED_FILES_MAX: Final = 8
 """Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
 
 
-TableListener = Callable[[Put | Delete], None]
-"""Hears of an operation on a table, once it is durable and applied."""
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
 """What people call writers."""
 
@@ -98,7 +99,7 @@ class _Update:
 
     def settle(self, container: Container) -> None:
         """It is durable."""
-        container.apply(self.operations)
+        container.outcomes.apply(self.operations)
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
@@ -124,6 +125,7 @@ class Container:
         metadata: Metadata,
         known_writers: KnownWriters,
         stream_changed: Callable[[Container, int, StreamState | None], Stream | None],
+        new_writer: NewWriter,
     ) -> None:
         self.id = container_id
         self.directory = directory
@@ -133,10 +135,12 @@ class Container:
         self.metadata = metadata
         self.known_writers = known_writers  # of the whole store
         self.epoch = 0
-        self.streams: dict[int, Stream] = {}
-        self.tables: dict[str, Table] = {}
+        self.unsaved = Unsaved()
+        self.outcomes = Outcomes(self.unsaved, known_writers, partial(stream_changed, self), self._trimmed)
+        self.streams: Mapping[int, Stream] = self.outcomes.streams
+        self.tables: Mapping[str, Table] = self.outcomes.tables
         self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
-        self.log = DurableLog(directory, container_id, config, clock, self)
+        self.log = DurableLog(directory, container_id, config, clock, self, new_writer)
         self.files = LogFiles(self.log.slabs)
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # what pinned the log, oldest first
@@ -144,16 +148,12 @@ class Container:
         self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
         self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
         self.name_writers: NameWriters = _by_number  # for the operator
-        self.unsaved = Unsaved()
         self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
-        self.streams_deleted = 0  # since the start
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
-        self._stream_changed = stream_changed
-        self._listeners: dict[str, list[TableListener]] = {}
-        self.on_applied(STREAMS_TABLE, self._apply_stream)
+        self._is_left = False
         self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
         self._pending: deque[_Append | _Update] = deque()
@@ -208,7 +208,7 @@ class Container:
 
         The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
         is durable. `flags` may be IN_TRANSACTION: it belongs to the transaction of its writer, which begins with it if
-        there is none. Raises StreamSealed, StorageFull, StorageFailure: then nothing has changed.
+        there is none. Raises StreamSealed, StorageFull, StorageFailure, NotHosted: then nothing has changed.
         """
         if slot.stream.is_sealed:
             raise StreamSealed(slot.stream.name)
@@ -325,15 +325,28 @@ class Container:
 
     def fail(self, error: StorageFailure) -> None:
         """Take nothing more: storage failed, of the log or of the applied state. What is durable is still read."""
-        self.log.append_limit = 0  # every append asks for room now, and hears of the failure
+        self.log.end_appends()  # every append asks for room now, and hears of the failure
         if not self.failed.done():
             self.failed.set_result(error)
+
+    def leave(self) -> None:
+        """Take no appends and no ends of transactions any more: they get NotHosted.
+
+        What is on its way comes to its end, and what serves the container goes on until it is stopped.
+        """
+        self._is_left = True
+        self.log.end_appends()
+
+    def _check_here(self) -> None:
+        if self._is_left:
+            raise NotHosted(self.id)
 
     def _check_failed(self) -> None:
         if self.failed.done():
             raise self.failed.result()
 
     def _make_room(self, size: int) -> None:
+        self._check_here()
         self._check_failed()
         if len(self.files.unindexed) >= UNINDEXED_FILES_MAX:
             raise StorageFull("the index of complete log files could not be written; see the log for the reason")
@@ -351,8 +364,9 @@ class Container:
         """Append markers and apply some operations, in one step: all of it or nothing, whatever happens.
 
         A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
-        when it is durable and applied. Raises StorageFull, StorageFailure: then nothing has changed.
+        when it is durable and applied. Raises StorageFull, StorageFailure, NotHosted: then nothing has changed.
         """
+        self._check_here()
         self._check_failed()
         ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
         entries = [end.entry(end.slot.end, self.epoch) for end in ends]
@@ -407,62 +421,13 @@ class Container:
         self._pending.append(_Update(operations, future))
         return future
 
-    def apply(self, operations: Sequence[Operation]) -> None:
-        """Make the outcomes of a durable update record visible. Applying it again changes nothing."""
-        for operation in operations:
-            if isinstance(operation, Trim):
-                self._apply_trim(operation)
-                continue
-            self.table(operation.table).apply(operation)
-            self.unsaved.mark_row(operation.table, operation.key)
-            for listener in self._listeners.get(operation.table, ()):
-                listener(operation)
-
     def on_applied(self, table: str, listener: TableListener) -> None:
         """Have a listener hear of each operation on a table from now on; it is called on the loop, or in recovery."""
-        self._listeners.setdefault(table, []).append(listener)
+        self.outcomes.on_applied(table, listener)
 
     def table(self, name: str) -> Table:
         """A table's applied state; empty when nothing was ever put."""
-        table = self.tables.get(name)
-        if table is None:
-            table = self.tables[name] = new_table(name)
-        return table
-
-    def _apply_stream(self, operation: Put | Delete) -> None:
-        stream_id = int.from_bytes(operation.key, "big")
-        state = self._state_of(stream_id, operation.value) if isinstance(operation, Put) else None
-        stream = self._stream_changed(self, stream_id, state)
-        if state is not None and stream is not None:
-            self.streams[stream_id] = stream
-            stream.go_by(state)
-        elif (gone := self.streams.pop(stream_id, None)) is not None:
-            gone.deleted = True
-            self.streams_deleted += 1
-            self.unsaved.mark_dead(stream_id)
-            for slot in gone.written_slots():
-                self.known_writers.slot_gone(slot)
-                slot.changed()
-
-    def _state_of(self, stream_id: int, value: bytes) -> StreamState:
-        """What a value says; not decoded where it is known: that of a long history takes a while."""
-        stream = self.streams.get(stream_id)
-        return stream.logged if stream is not None and stream.logged.encode() == value else decode_stream(value)
-
-    def _apply_trim(self, trim: Trim) -> None:
-        stream = self.streams.get(trim.stream_id)
-        if stream is None:
-            return
-        slot = stream.slot(trim.slot)
-        if trim.start > slot.start:
-            slot.start, slot.start_bytes = trim.start, trim.bytes_before
-            slot.removed = slot.removed.without_before(trim.start)
-            slot.forget_transactions_before(trim.start)
-            self.trimmed[slot] = None
-            self.mark_dirty(slot)
-            if self.tier is not None:
-                self.tier.promised()
-            slot.changed()
+        return self.outcomes.table(name)
 
     def mark_dirty(self, slot: Slot) -> None:
         """The slot's durable state changed since the last checkpoint."""
@@ -472,6 +437,11 @@ class Container:
         """The slot has something that is in no chunk yet."""
         slot.untiered = True
         self.untiered[slot] = self.clock.monotonic_s()
+
+    def _trimmed(self, slot: Slot) -> None:
+        self.trimmed[slot] = None
+        if self.tier is not None:
+            self.tier.promised()
 
     @property
     def log_bytes(self) -> int:

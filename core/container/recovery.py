@@ -158,7 +158,7 @@ class _Recovery:
             self._newest_value_lsn = max(self._newest_value_lsn, lsn)
             puts.setdefault(table, []).append(Put(table, key, value))
         for operations in puts.values():
-            self._container.apply(operations)
+            self._container.outcomes.apply(operations)
         self._container.unsaved.rows_are_saved()
 
     def _load_slots(self) -> None:
@@ -227,7 +227,7 @@ class _Recovery:
                     target.append(frame, frame.lsn > applied_lsn, now_ms)
                 elif frame.lsn > applied_lsn:
                     operations = decode_update(frame.body)
-                    self._container.apply(operations)
+                    self._container.outcomes.apply(operations)
                     if any(isinstance(op, Put | Delete) and op.table == STREAMS_TABLE for op in operations):
                         slots.clear()  # streams came, grew or went
             except BadFrame as error:

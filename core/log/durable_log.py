@@ -27,10 +27,9 @@ from core.config import StoreConfig
 from core.errors import StorageFailure, StorageFull
 from core.log.files import log_failure, log_path
 from core.log.format import FILE_HEADER_SIZE, FRAME_HEADER_SIZE, KIND_UPDATE, Buffer, FileHeader, encode_frame
-from core.log.interface import LogWriter, SyncStats
+from core.log.interface import LogWriter, NewWriter, SyncStats
 from core.log.log_file import LogFile, LogPosition
 from core.log.slabs import INDEX_ROW_BYTES, FileImage, Slabs
-from core.log.writer import FileWriter
 from tier2.shortage import PATIENCE_S, PAUSE_S
 
 POSITION_MAX: Final = 2**32 - 1
@@ -65,6 +64,7 @@ class DurableLog:
         config: StoreConfig,
         clock: Clock,
         listener: LogListener,
+        new_writer: NewWriter,
     ) -> None:
         self._directory = directory
         self._container = container
@@ -78,8 +78,9 @@ class DurableLog:
         self.slabs = Slabs(config.cache_bytes, f"log-{container}")
         self._image = self.slabs.begin_image()  # of the open file
         self._images: deque[tuple[int, FileImage]] = deque()  # by the file's first LSN; not written to their ends
-        self._writer: LogWriter = FileWriter(directory, f"log-{container}", size, config, self)
+        self._writer: LogWriter = new_writer(size, self)
         self._closing = False
+        self._takes_appends = True
         self._starved_at: float | None = None  # since when there is no memory for what is open, the loop's time
         self._memory_came = asyncio.Event()  # it is not starved, or never will be served
         self._memory_came.set()
@@ -241,7 +242,7 @@ class DurableLog:
         self.file_id = header.file_id
         self.entries = 0
         self.position = FILE_HEADER_SIZE
-        self.append_limit = self.room - self._margin
+        self.append_limit = self.room - self._margin if self._takes_appends else 0
 
     async def synced(self, lsn: int) -> None:
         """Wait until the log is synced up to `lsn`, which is at once. Raises StorageFailure when it never will be."""
@@ -260,6 +261,11 @@ class DurableLog:
             self._sync_asked = True
             self._flush_open()
             self._writer.sync()
+
+    def end_appends(self) -> None:
+        """Have every append ask for room from now on, so that its owner can refuse it. Updates go on."""
+        self._takes_appends = False
+        self.append_limit = 0
 
     async def close(self) -> None:
         """Write and sync what is queued, then stop. Further appends are refused."""

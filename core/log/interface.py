@@ -70,6 +70,13 @@ class LogReports(Protocol):
         """A write or sync failed: nothing that was not reported can be relied on."""
 
 
+class NewWriter(Protocol):
+    """Makes the writer of one log: says where its bytes go."""
+
+    def __call__(self, size: int, reports: LogReports) -> LogWriter:
+        """One whose files have room for `size` bytes, and which reports to `reports`. It is not started yet."""
+
+
 class LogWriter(Protocol):
     """Makes the bytes of one log last."""
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from core.config import StoreConfig
-from core.errors import Corrupt, OutOfRange, TierUnavailable
+from core.errors import Corrupt, NotHosted, OutOfRange, TierUnavailable
 from core.log.format import APPEND_OVERHEAD
 from core.reading.log_reader import READ_BYTES_MAX, Location, LogReader, columns_from, location_of, locations
 from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StoredEntry
@@ -83,6 +83,7 @@ class Reader:
         self._log = LogReader(source, config)
         self.tiered: ChunkReading | None = None  # where there is long-term storage
         self.counters = ReadCounters()
+        self._is_closed = False
 
     @property
     def index_cache_used(self) -> int:
@@ -99,12 +100,16 @@ class Reader:
         """What of the log is lost, and refused."""
         return self._source.damage
 
-    def close(self) -> None:
-        self._pool.shutdown()
-        self._log.close()
+    async def close(self) -> None:
+        """End when all reads have that are under way; the next ones get NotHosted."""
+        self._is_closed = True
+        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self._log.close)
 
     async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         """Run something that reads the log, in the pool."""
+        if self._is_closed:
+            raise NotHosted(self._source.id)
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     # Entries in order

@@ -46,7 +46,7 @@ class SlotWatcher(Protocol):
         """A transaction ended, and `size` more bytes lie before `stable_end`."""
 
     def slot_changed(self, slot: Slot) -> None:
-        """The slot was deleted, trimmed, or lost its storage."""
+        """The slot was deleted, trimmed, or lost its storage, or its container is not here any more."""
 
 
 class Owner(Protocol):

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.applied.tables import GROUP_BYTES, StoredTable
+from core.errors import NotHosted
 from core.log.records import Delete, Put
 from core.tiering.rows import (
     CHUNKS_TABLE,
@@ -53,12 +54,17 @@ class Catalog:
         self._pending = container.table(PENDING_TABLE)
         self._decoded: dict[bytes, tuple[bytes, ChunkRow]] = {}  # pending rows, which may list thousands of runs
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"catalog-{container.id}")
+        self._is_closed = False
 
-    def close(self) -> None:
-        self._pool.shutdown()
+    async def close(self) -> None:
+        """End when all look-ups have that are under way; the next ones raise NotHosted."""
+        self._is_closed = True
+        await asyncio.to_thread(self._pool.shutdown)
 
     async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
         """Run a blocking look-up in a thread."""
+        if self._is_closed:
+            raise NotHosted(self._container.id)
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     # Runs

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StoreError
+from core.errors import NotHosted, StoreError
 from core.store import Store
 from core.streams.entries import StoredEntry
 from core.streams.live import Slot
@@ -112,6 +112,11 @@ def _answer(
         return Found(code=ErrorCode.invalid_request)
     if asked.timestamp < 0 and ctx.version < SINCE.get(asked.timestamp, ctx.version + 1):
         return Found(code=ErrorCode.unsupported_version)
+    store: Store = ctx.services.store
+    try:
+        hosted = store.hosted(slot)
+    except NotHosted as elsewhere:
+        return Found(code=code_of(elsewhere, Asked.PARTITION))
     end = slot.stable_end if request.isolation_level == READ_COMMITTED else slot.durable_end
     match asked.timestamp:
         case -1:
@@ -121,9 +126,8 @@ def _answer(
         case -5:
             return _latest_tiered(slot)
         case -6:
-            return _earliest_pending(ctx, slot)
+            return NOTHING if hosted.tier is None else _earliest_pending(slot)
     openers: Openers = ctx.services.openers
-    store: Store = ctx.services.store
     patience_s = PATIENCE_MAX_S
     if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
         patience_s = min(request.timeout / 1000, PATIENCE_MAX_S)
@@ -160,14 +164,9 @@ def _latest_tiered(slot: Slot) -> Found:
     return _at(slot, slot.tiered_end - 1) if slot.tiered_end > slot.start else NOTHING
 
 
-def _earliest_pending(ctx: RequestContext, slot: Slot) -> Found:
-    """The first offset that is not in long-term storage yet; -1 when there is no such storage."""
-    store: Store = ctx.services.store
-    try:
-        tier = store.hosted(slot).tier
-    except StoreError as failed:
-        return Found(code=code_of(failed, Asked.PARTITION))
-    return NOTHING if tier is None else _at(slot, max(slot.start, slot.tiered_end))
+def _earliest_pending(slot: Slot) -> Found:
+    """The first offset that is not in long-term storage yet."""
+    return _at(slot, max(slot.start, slot.tiered_end))
 
 
 async def _with_max_timestamp(store: Store, openers: Openers, slot: Slot, end: int) -> Found:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Final
 
 from gateway.bench.plan import Plan
-from gateway.bench.timetable import SECOND_NS
+from gateway.bench.schedule import SECOND_NS
 from gateway.bench.topics import Topics
 from gateway.bench.totals import Totals
 

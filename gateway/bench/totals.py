@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.bench.histogram import Latencies
-from gateway.bench.timetable import SECOND_NS
+from gateway.bench.schedule import SECOND_NS
 
 MB: Final = 1e6
 

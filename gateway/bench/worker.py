@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from gateway.bench import clients
 from gateway.bench.plan import STAMP_BYTES, Plan, partitions_of
+from gateway.bench.schedule import SECOND_NS, Schedule
 from gateway.bench.tally import Tally
-from gateway.bench.timetable import SECOND_NS, Timetable
 
 REPORT_NS: Final = SECOND_NS // 2
 BATCH: Final = 32
@@ -87,28 +87,28 @@ def _write(plan: Plan, task: dict[str, Any], inbox: Inbox) -> None:
     module = clients.load(plan.client)
     writers = [module.writer(plan, f"{task['name']}-{number}") for number in range(plan.writers)]
     say({"ready": True})
-    timetable = Timetable(
+    schedule = Schedule(
         start_ns=inbox.next()["start_ns"],
         warmup_s=plan.warmup,
         seconds=plan.seconds,
         records=plan.records,
         rate=plan.rate,
     )
-    tally = Tally(timetable.measured_from_ns)
+    tally = Tally(schedule.measured_from_ns)
     outbox = Outbox(tally)
     senders = [_Sender(plan, writer, tally) for writer in writers]
-    _send_all(senders, timetable, outbox)
+    _send_all(senders, schedule, outbox)
     _drain(senders, tally, outbox)
     outbox.done()
 
 
-def _send_all(senders: list[_Sender], timetable: Timetable, outbox: Outbox) -> None:
+def _send_all(senders: list[_Sender], schedule: Schedule, outbox: Outbox) -> None:
     turns = itertools.cycle(senders)
-    while (due_ns := timetable.next_due_ns(now_ns := time.monotonic_ns())) is not None:
+    while (due_ns := schedule.next_due_ns(now_ns := time.monotonic_ns())) is not None:
         if due_ns > now_ns:
             _wait(senders, min((due_ns - now_ns) / SECOND_NS, POLL_S))
         else:
-            next(turns).send(timetable.take(now_ns, BATCH))
+            next(turns).send(schedule.take(now_ns, BATCH))
             for sender in senders:
                 sender.writer.poll(0)
         outbox.tick(now_ns)

@@ -115,6 +115,11 @@ class Findings:
         if code or slot is None:
             self.fail(target, code)
             return None
+        try:
+            reader = self.store.hosted(slot).reader
+        except NotHosted as elsewhere:
+            self.fail(target, code_of(elsewhere, Asked.READ))
+            return None
         end = slot.stable_end if self.committed else slot.durable_end
         room = min(target.max_bytes, self.max_bytes - self.size - self.reserved)
         at_least_one = not self.size and not self.reserved
@@ -124,11 +129,6 @@ class Findings:
         elif (room <= 0 or self.entries >= ENTRIES_AT_ONCE) and not at_least_one:
             self.add(target, slot, None)
         else:
-            try:
-                reader = self.store.hosted(slot).reader
-            except NotHosted as elsewhere:
-                self.fail(target, code_of(elsewhere, Asked.READ))
-                return None
             found = reader.cached(slot, target.offset, end, room, at_least_one, ENTRIES_AT_ONCE - self.entries)
             if found is None:
                 return ColdRead(target, slot, end, max(room, 0), at_least_one)

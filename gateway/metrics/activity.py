@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-from core.scaling.rates import slots_of
+from core.errors import NotHosted
+from core.scaling.rates import Rates, slots_of
 from core.scaling.scaler import Limit, ScaleEvent
 from core.store import Store
 from core.streams.averages import Rate
@@ -99,7 +100,15 @@ class Activity:
     store: Store
 
     def stream_rate(self, stream: Stream) -> Rate:
-        return self.store.scaler_of(stream).rates.of_stream(stream)
+        rates = self._rates_of(stream)
+        return IDLE if rates is None else rates.of_stream(stream)
+
+    def _rates_of(self, stream: Stream) -> Rates | None:
+        """None for a stream whose container is not here: nobody takes its rates."""
+        try:
+            return self.store.scaler_of(stream).rates
+        except NotHosted:
+            return None
 
     def loads(self, stream: Stream) -> Mapping[int, SegmentLoad]:
         """All segments with known load, by number."""
@@ -111,17 +120,19 @@ class Activity:
 
     def active_loads(self, stream: Stream) -> dict[int, SegmentLoad]:
         """The segments of the newest epoch, by number."""
-        rates = self.store.scaler_of(stream).rates
+        rates = self._rates_of(stream)
         loads = {}
         for segment in stream.state.current.segments:
-            rate = IDLE if stream.is_sealed else rates.of_segment(stream, segment)
+            rate = IDLE if stream.is_sealed or rates is None else rates.of_segment(stream, segment)
             loads[segment.number] = SegmentLoad(stream.segment_bytes(segment), rate.bytes_s, rate.events_s)
         return loads
 
     def slot_loads(self, stream: Stream, segment: Segment) -> list[float]:
         """Bytes a second of each slot of an active segment, in key order."""
-        rates = self.store.scaler_of(stream).rates
-        return [0.0 if slot is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)]
+        rates = self._rates_of(stream)
+        return [
+            0.0 if slot is None or rates is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)
+        ]
 
     def limits_of(self, stream: Stream) -> list[str]:
         """Sentences about hot segments that cannot be split, the hottest first; the last gives the remedy."""

@@ -252,7 +252,7 @@ async def crash_copy(store: Store, target: Path) -> Path:
     container = container_of(store)
     await container.log.synced(container.log.next_lsn - 1)
 
-    await maintenance_of(store).in_thread(copy_files, store, target)
+    await maintenance_of(store).thread.run(copy_files, store, target)
     return target
 
 

@@ -1,8 +1,10 @@
-"""A store of several containers: each fails by itself, and the process goes on with the others."""
+"""A store of several containers: each fails or is released by itself, and the process goes on with the others."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,15 +17,19 @@ import pytest
 from core.clock import ManualClock
 from core.errors import NotHosted, StorageFailure
 from core.log.records import Put
+from core.offline import looked_at
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.state import STREAMS_TABLE, new_stream
 from tests.core.support import (
+    KIB,
     SMALL,
+    Gate,
     append,
     before_syncs,
     begin_append,
     end_of,
+    forget_bytes,
     make,
     owner_of,
     policy_from,
@@ -164,5 +170,180 @@ def test_what_is_not_here(tmp_path: Path) -> None:
         await store.close()
         with pytest.raises(NotHosted):
             store.hosted(here)
+
+    run(scenario())
+
+
+async def is_given_away(slot: Slot) -> None:
+    """Nothing is taken for a slot any more, also not by whoever held its container before."""
+    container = owner_of(slot)
+    with pytest.raises(NotHosted):
+        begin_append(slot, b"later")
+    with pytest.raises(NotHosted):
+        container.end_transactions([end_of(slot, 1, committed=True)], [])
+
+
+def threads_of(container_id: int) -> list[str]:
+    """Threads by name that serve a container."""
+    names = [thread.name.split("_")[0] for thread in threading.enumerate()]
+    marks = (f"log-{container_id}", f"metadata-{container_id}", f"catalog-{container_id}")
+    return [name for name in names if name.startswith(marks)]
+
+
+class Watching:
+    """Looks at a slot again when it is told to."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def slot_appended(self, slot: Slot, size: int) -> None:
+        pass
+
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        pass
+
+    def slot_changed(self, slot: Slot) -> None:
+        self.told += 1
+
+
+def test_one_is_released_and_the_others_serve(tmp_path: Path) -> None:
+    """Whoever opens a container that was released finds all of it; meanwhile the store goes on with the others."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        here, stream = (await make(store)).slot(0), await make_elsewhere(store)
+        away = stream.slot(0)
+        await append(here, b"one", writer=(1, 0, 0))
+        entries = [b"%d" % number * 4 * KIB for number in range(40)]  # of several files
+        for entry in entries:
+            await append(away, entry)
+        await append(away, b"last", writer=(2, 0, 0))
+        assert store.known_writers.count == 2
+        assert threads_of(ELSEWHERE)
+
+        await store.release(ELSEWHERE)
+        assert threads_of(ELSEWHERE) == []
+        assert store.known_writers.count == 1
+        await is_given_away(away)
+        assert store.stream_of(STREAM_ID) is stream
+        with pytest.raises(NotHosted):
+            store.hosted(away)
+        for change in (store.update_stream(stream, config={}), store.delete_stream(stream), store.release(ELSEWHERE)):
+            with pytest.raises(NotHosted):
+                await change
+
+        await append(here, b"two")
+        await append((await make(store, "later")).slot(0), b"three")
+        assert await read_all(store, here) == [b"one", b"two"]
+        async with looked_at(tmp_path, replace(SMALL, container_ids=(ELSEWHERE,))) as (again,):
+            assert again.recovered.clean
+            assert again.container.streams[STREAM_ID].slot(0).end == len(entries) + 1
+        await store.close()
+
+        store = await open_two(tmp_path)
+        assert [hosted.recovered.clean for hosted in store.containers.values()] == [True, True]
+        found = store.streams.get("away")
+        assert found is not None
+        assert await read_all(store, found.slot(0)) == [*entries, b"last"]
+        assert store.known_writers.count == 2
+        await store.close()
+
+    run(scenario())
+
+
+def test_appends_on_their_way_when_it_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They become durable before it is closed. From the call on nothing else is taken, and who waits looks again."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        away, watching = (await make_elsewhere(store)).slot(0), Watching()
+        away.watch(watching)
+        with monkeypatch.context() as patch:
+            gate = Gate(patch)
+            outcomes = [begin_append(away, b"%d" % number)[1] for number in range(10)]
+            await until(gate.waiting.is_set)
+            release = asyncio.create_task(store.release(ELSEWHERE))
+            await until(lambda: watching.told)
+            await is_given_away(away)
+            with pytest.raises(NotHosted):
+                store.hosted(away)
+            assert not any(outcome.future.done() for outcome in outcomes)
+            gate.open.set()
+            await asyncio.gather(*(outcome.future for outcome in outcomes))
+            await release
+        assert away.durable_end == 10
+        await store.close()
+
+        store = await open_two(tmp_path)
+        assert store.containers[ELSEWHERE].container.streams[STREAM_ID].slot(0).durable_end == 10
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_disk_that_fails_while_it_is_released(tmp_path: Path) -> None:
+    """What was on its way ends with an error; all is closed, and a start finds everything that was acknowledged."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        here, away = (await make(store)).slot(0), (await make_elsewhere(store)).slot(0)
+        await append(away, b"safe")
+        with failing(ELSEWHERE):
+            outcome = begin_append(away, b"lost")[1]
+            await store.release(ELSEWHERE)
+        assert isinstance(outcome.future.exception(), StorageFailure)
+        assert threads_of(ELSEWHERE) == []
+        await is_given_away(away)
+        await append(here, b"one")
+        assert not store.failed.done()
+        await store.close()
+
+        store = await open_two(tmp_path)
+        again = store.streams.get("away")
+        assert again is not None
+        assert (await read_all(store, again.slot(0)))[:1] == [b"safe"]
+        await store.close()
+
+    run(scenario())
+
+
+def test_reads_under_way_when_it_is_released(tmp_path: Path) -> None:
+    """A reader that goes on with a container that was released hears that it is not here."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        away = (await make_elsewhere(store)).slot(0)
+        await append(away, b"safe")
+        reader = store.hosted(away).reader
+        await store.release(ELSEWHERE)
+        forget_bytes(away.columns)
+        with pytest.raises(NotHosted):
+            await reader.read(away, 0, 1, KIB, True)
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_stop_while_one_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's stop waits for it, also where nobody else does any more. The home of tables is not released."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        away = (await make_elsewhere(store)).slot(0)
+        with pytest.raises(ValueError, match="keeps the tables"):
+            await store.release(0)
+        with monkeypatch.context() as patch:
+            gate = Gate(patch)
+            outcome = begin_append(away, b"x")[1]
+            await until(gate.waiting.is_set)
+            release = asyncio.create_task(store.release(ELSEWHERE))
+            await until(lambda: store.containers.keys() == {0})
+            release.cancel()
+            stop = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+            gate.open.set()
+            await stop
+        assert outcome.future.exception() is None
+        assert threads_of(ELSEWHERE) == []
 
     run(scenario())

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from core.applied.tables import Delete, Put
 from core.clock import ManualClock
 from core.container.container import UNINDEXED_FILES_MAX, Container
+from core.container.truncation import is_settled
 from core.errors import StaleWriterEpoch
 from core.index.rows import read_directory
 from core.log.format import FILE_HEADER_SIZE, IN_TRANSACTION
@@ -363,10 +364,11 @@ class StoreMachine(RuleBasedStateMachine):
             maintenance = maintenance_of(self.store)
             await maintenance.index_files()
             await maintenance.checkpoint()
+            truncation = maintenance._truncation
             for file in self.container.files.complete[:1]:
-                needed = [ref for ref in read_directory(file) if maintenance._is_needed(ref)]
-                if needed and maintenance._is_settled(file):
-                    await maintenance._keeper._keep(file, needed)
+                needed = [ref for ref in read_directory(file) if truncation._is_needed(ref)]
+                if needed and is_settled(file, maintenance.position):
+                    await truncation._keeper._keep(file, needed)
             if not half:
                 await maintenance.truncate()
 

@@ -1,4 +1,4 @@
-"""Rebuilds a store from long-term storage alone: the newest metadata snapshot, and every chunk's own index.
+"""A store is rebuilt from long-term storage alone: the newest metadata snapshot, and every chunk's own index.
 
 This is the only place that takes a listing for the truth, because nothing else is left. It works in five passes through
 RocksDB, so that memory does not grow with what is stored, beyond a chunk's name:
@@ -7,7 +7,8 @@ RocksDB, so that memory does not grow with what is stored, beyond a chunk's name
 2. Each slot's rows in order: what was refused or lost is told, the rest is made a whole
    (`core.tiering.snapshots.adoption`).
 3. Each chunk's rows: what it is still needed for.
-4. Tables and streams, and what no new store may ever do again: use an id, a producer id or a leader epoch twice.
+4. Tables and streams (`core.tiering.snapshots.found_streams`), and what no new store may ever do again: use an id, a
+   producer id or a leader epoch twice.
 5. The last entries of each slot: which writers are known again, and which transactions are torn
    (`core.tiering.snapshots.tails`).
 
@@ -16,14 +17,13 @@ RocksDB, so that memory does not grow with what is stored, beyond a chunk's name
 - Nothing in long-term storage is changed.
 - All rows reflect LSN 0: the new store's log begins after them. Its epoch lies `EPOCHS_APART` above any that was
   seen, so whatever a store that is believed dead still puts there has an older id than all that comes.
-- A stream with an id that the snapshot had already given out, and that it does not list, was deleted: it stays so.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,6 @@ from core.log.files import make_directory
 from core.log.format import FILE_HEADER_SIZE
 from core.log.log_file import LogPosition
 from core.streams.slot_format import encode_head, encode_tiered_rest
-from core.streams.state import NEXT_STREAM_KEY, STREAM_IDS_TABLE, STREAMS_TABLE, StreamState, decode_stream, new_stream
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -54,6 +53,7 @@ from core.tiering.rows import (
 from core.tiering.snapshots.adoption import Claims, SettledSlot, settle, share
 from core.tiering.snapshots.bucket import Bucket
 from core.tiering.snapshots.format import SlotSnapshot, Snapshot, WriterSnapshot
+from core.tiering.snapshots.found_streams import FoundStreams
 from core.tiering.snapshots.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives
 from core.tiering.snapshots.recovered import RecoveredSlot, RecoveredStream, Report, SlotLoss
 from core.tiering.snapshots.tail_reader import Ending, TailReader, last_rows
@@ -119,15 +119,6 @@ def _make_directories(directory: Path, path: Path) -> None:
         make_directory(needed)
 
 
-@dataclass(slots=True)
-class _Found:
-    """A stream that chunks speak of."""
-
-    state: StreamState
-    slots: int  # highest number + 1
-    adopted: bool
-
-
 class _Recovery:
     """One container."""
 
@@ -154,8 +145,7 @@ class _Recovery:
         self._has_snapshot = False
         self._sizes: dict[ChunkId, int] = {}
         self._endings: list[Ending] = []
-        self._streams: dict[int, _Found] = {}
-        self._next_stream_id = 1
+        self._streams = FoundStreams(container_id, report.findings.append)
         self._claims: dict[tuple[int, int], Claims] = {}
         self._epoch = 0  # the highest that was seen
         self._other_lives: list[OtherLife] = []
@@ -169,7 +159,7 @@ class _Recovery:
         dead = self._dead_chunks(tables.get(PENDING_TABLE, {}))
         self._epoch = max(self._epoch, self._bucket.newest_epoch)
         await self._adopt_chunks(dead)
-        self._settle_names()
+        self._streams.settle()
         bounds = await asyncio.to_thread(self._settle_slots)
         await asyncio.to_thread(self._settle_chunks)
         tables = {name: dict(entries) for name, entries in tables_of(tables, bounds).items()}
@@ -186,11 +176,7 @@ class _Recovery:
         self._report.snapshots[self._container_id] = snapshot.created_ms
         self._known = {(slot.stream_id, slot.slot): slot for slot in snapshot.slots}
         self._writers = {snapshot.slots[number][:2]: writers for number, writers in snapshot.writers.items()}
-        for value in snapshot.tables.get(STREAMS_TABLE, {}).values():
-            state = decode_stream(value)
-            self._streams[state.id] = _Found(state, state.slots, adopted=False)
-        highest = snapshot.tables.get(STREAM_IDS_TABLE, {}).get(NEXT_STREAM_KEY, b"")
-        self._next_stream_id = max(int.from_bytes(highest, "big"), max(self._streams, default=0) + 1)
+        self._streams.use_snapshot(snapshot.tables)
         container = snapshot.tables.get(CONTAINER_TABLE, {})
         self._other_lives = decode_lives(container.get(LIVES_KEY, b""))
         epoch = container.get(EPOCH_KEY, b"")
@@ -223,7 +209,7 @@ class _Recovery:
         puts: list[tuple[bytes, bytes]] = []
         for run in index.runs:
             self._epoch = max(self._epoch, run.leader_epoch)
-            if not self._is_wanted(run, index):
+            if not self._streams.admit(run, index):
                 continue
             claims = self._claims.setdefault((run.segment.stream.id, run.slot), Claims())
             for first, end in claims.claim(run.first, run.end):
@@ -235,49 +221,6 @@ class _Recovery:
         )
         puts.append(table_item(CHUNKS_TABLE, chunk.key, 0, chunk.encode()))
         self._write(puts)
-
-    def _is_wanted(self, run: Run, index: ChunkIndex) -> bool:
-        stream = run.segment.stream
-        found = self._streams.get(stream.id)
-        if found is None:
-            if stream.id < self._next_stream_id:
-                return False  # deleted before the snapshot
-            state = new_stream(
-                stream_id=stream.id,
-                name=stream.name,
-                uuid=stream.uuid,
-                slots=1,
-                created_ms=index.created_ms,
-                container=self._container_id,
-                config={},
-            )
-            found = self._streams[stream.id] = _Found(state, 1, adopted=True)
-        if found.state.uuid != stream.uuid:
-            self._tell(f"chunk {chunk_key(index.id)}: stream {stream.id} there is another than {found.state.name!r}")
-            return False
-        found.slots = max(found.slots, run.slot + 1)
-        return True
-
-    # Names
-
-    def _settle_names(self) -> None:
-        """A name belongs to its newest stream; streams have as many slots as chunks speak of."""
-        by_name: dict[str, _Found] = {}
-        for stream_id in sorted(self._streams):
-            found = self._streams[stream_id]
-            name = found.state.name
-            older = by_name.get(name)
-            if older is not None:
-                self._tell(f"topic {name!r} was deleted and made again after the snapshot: the newer one is recovered")
-                del self._streams[older.state.id]
-            by_name[name] = found
-            if found.adopted:
-                self._tell(
-                    f"topic {name!r} is newer than the snapshot: it has {found.slots} partitions, as far as they "
-                    "hold anything, and default configuration"
-                )
-            if found.slots > found.state.slots:
-                found.state = _with_slots(found, self._report)
 
     # Pass 2: slots
 
@@ -291,16 +234,13 @@ class _Recovery:
             self._settle_slot(place, [], settled, losses)
         self.bounds = {place: (slot.start, slot.end) for place, slot in settled.items()}
         bounds: dict[tuple[str, int], tuple[int, int]] = {}
-        for stream_id, found in self._streams.items():
-            slots = [
-                settled.get((stream_id, number), RecoveredSlot(number, 0, 0)) for number in range(found.state.slots)
-            ]
-            name = found.state.name
-            bounds |= {(name, slot.slot): (slot.start, slot.end) for slot in slots}
-            own = losses.get(stream_id, {})
+        for stream in self._streams:
+            slots = [settled.get((stream.id, number), RecoveredSlot(number, 0, 0)) for number in range(stream.slots)]
+            bounds |= {(stream.name, slot.slot): (slot.start, slot.end) for slot in slots}
+            own = losses.get(stream.id, {})
             untiered = sum(loss.untiered for loss in own.values())
-            self._report.streams.append(RecoveredStream(name, slots, untiered, own))
-            self._report.stream_names[stream_id] = name
+            self._report.streams.append(RecoveredStream(stream.name, slots, untiered, own))
+            self._report.stream_names[stream.id] = stream.name
         return bounds
 
     def _rows(self) -> Iterator[RunRow]:
@@ -314,8 +254,8 @@ class _Recovery:
         losses: dict[int, dict[int, SlotLoss]],
     ) -> None:
         stream_id, number = place
-        found = self._streams.get(stream_id)
-        if found is None or number >= found.state.slots:
+        stream = self._streams.get(stream_id)
+        if stream is None or number >= stream.slots:
             self._write([], [table_key(RUNS_TABLE, row.key) for row in rows])
             return
         known = self._known.get(place)
@@ -329,7 +269,7 @@ class _Recovery:
             lost=sum(end - first for first, end in slot.lost),
             left_out=sum(row.end - row.first for row in slot.behind),
         )
-        name = f"{found.state.name}-{number}"
+        name = f"{stream.name}-{number}"
         self._tell_of_slot(name, slot)
         kept = {row.key for row in slot.rows}
         puts = [table_item(RUNS_TABLE, row.key, 0, row.encode()) for row in slot.rows]
@@ -396,11 +336,7 @@ class _Recovery:
 
     def _settle_tables(self, tables: dict[str, dict[bytes, bytes]], dead: Mapping[ChunkId, ChunkRow]) -> None:
         tables[PENDING_TABLE] = {row.key: row.encode() for row in dead.values()}
-        tables[STREAMS_TABLE] = {
-            stream_id.to_bytes(4, "big"): found.state.encode() for stream_id, found in self._streams.items()
-        }
-        next_id = max(self._next_stream_id, max(self._streams, default=0) + 1)
-        tables[STREAM_IDS_TABLE] = {NEXT_STREAM_KEY: next_id.to_bytes(4, "big")}
+        tables |= self._streams.tables()
         tables[CONTAINER_TABLE] = {EPOCH_KEY: (self._epoch + EPOCHS_APART).to_bytes(4, "big")}
         if self._other_lives:
             tables[CONTAINER_TABLE][LIVES_KEY] = encode_lives(self._other_lives)
@@ -456,21 +392,3 @@ def _row(chunk_id: ChunkId, run: Run, first: int, end: int) -> RunRow:
         bytes_before=0,
         appended=size,
     )
-
-
-def _with_slots(found: _Found, report: Report) -> StreamState:
-    state = found.state
-    if found.adopted:
-        return new_stream(
-            stream_id=state.id,
-            name=state.name,
-            uuid=state.uuid,
-            slots=found.slots,
-            created_ms=state.created_ms,
-            container=state.container,
-            config=state.config,
-        )
-    report.findings.append(
-        f"topic {state.name!r} grew after the snapshot: it has {found.slots} partitions, as far as they hold anything"
-    )
-    return state.grown(found.slots, state.created_ms)

@@ -124,7 +124,7 @@ class Collector:
         return dead
 
     async def _collect_streams(self) -> None:
-        catalog, deletions = self._catalog, self._container.streams_deleted
+        catalog, deletions = self._catalog, self._container.outcomes.streams_deleted
         if deletions == self._deletions_seen:
             return
         self._deletions_seen = deletions

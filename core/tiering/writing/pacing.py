@@ -35,8 +35,8 @@ def rate(incoming: float, waiting_bytes: int, pressure: float) -> float | None:
     return max(RATE_MIN, waiting_bytes / DRAIN_S, HEADROOM * incoming * pressure**2)
 
 
-class Pace:
-    """A token bucket, shared by all uploads of a container; `take` is for their threads."""
+class TokenBucket:
+    """Of bytes, shared by all uploads of a container; `take` is for their threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

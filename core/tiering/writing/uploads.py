@@ -23,7 +23,7 @@ from core.errors import OutOfRange, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
 from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
-from core.tiering.writing.pacing import Pace
+from core.tiering.writing.pacing import TokenBucket
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentRef, StreamRef
 from tier2.storage import NoRoom, ObjectStat, StorageError
@@ -80,7 +80,7 @@ class Uploads:
         self._clock = context.container.clock
         self._room = asyncio.Semaphore(context.container.config.tier2_uploads)
         self._complained_at = -COMPLAIN_EVERY_S
-        self.pace = Pace()
+        self.pace = TokenBucket()
         self.counters = Counters()
         self._put_count = 0  # of objects that were put and seen, whether or not they were committed
         self.last_error: str | None = None  # of long-term storage; None when the last put went well
@@ -233,7 +233,7 @@ class Uploads:
 class _Entries:
     """A piece's entries, begun anew each time they are put."""
 
-    def __init__(self, reader: Reader, piece: Piece, body: _Body, pace: Pace) -> None:
+    def __init__(self, reader: Reader, piece: Piece, body: _Body, pace: TokenBucket) -> None:
         self._reader = reader
         self._piece = piece
         self._body = body
@@ -257,7 +257,7 @@ class _Entries:
 class _Body:
     """A chunk that is made while it is put. Remembers what went wrong in the log, apart from what did in storage."""
 
-    def __init__(self, reader: Reader, pieces: Sequence[Piece], pace: Pace) -> None:
+    def __init__(self, reader: Reader, pieces: Sequence[Piece], pace: TokenBucket) -> None:
         self._reader = reader
         self._pieces = pieces
         self._pace = pace

@@ -130,7 +130,7 @@ def test_rows_of_a_file_that_went_come_back(tmp_path: Path) -> None:
 
         lose_what_is_not_flushed(metadata)
         assert gone in metadata.blocks_from(stream.id, 0, 0)
-        maintenance._stale = True
+        maintenance.thread.write_failed()
         await maintenance.index_files()
         kept = {number: [ref for ref in refs if ref.file_lsn != gone.file_lsn] for number, refs in rows.items()}
         assert kept == {number: list(metadata.blocks_from(stream.id, number, 0)) for number in range(3)}

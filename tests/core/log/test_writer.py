@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from core.clock import ManualClock
 from core.config import StoreConfig, SyncMode
 from core.errors import StorageFailure
+from core.log.durable_log import DurableLog
 from core.log.files import log_path
 from core.log.format import FILE_HEADER_SIZE, FileHeader, decode_file_header
-from core.log.interface import LogWriter
+from core.log.interface import LogReports, LogWriter
 from core.log.log_file import LogFile, LogPosition
 from core.log.slabs import FileImage, Slabs
 from core.log.writer import FileWriter
@@ -198,5 +200,48 @@ def test_a_start_that_fails_can_be_closed(
             await writer.start()
         await writer.close()
         assert set(os.listdir("/proc/self/fd")) <= before
+
+    run(scenario())
+
+
+class Listener:
+    """The owner of a log, which waits for an LSN."""
+
+    def __init__(self) -> None:
+        self.lsn = 0
+
+    def log_durable(self, lsn: int) -> None:
+        self.lsn = lsn
+
+    def log_rolled(self, old: LogFile) -> None:
+        pass
+
+    def log_failed(self, error: StorageFailure) -> None:
+        raise error
+
+
+def test_a_log_writes_where_its_writer_says(tmp_path: Path) -> None:
+    """The log makes no writer of its own: it is given one, tells it how large files are, and hears its reports."""
+    named, written = tmp_path / "named", tmp_path / "written"
+    for directory in (named, written):
+        directory.mkdir()
+    sizes: list[int] = []
+
+    def new_writer(size: int, reports: LogReports) -> LogWriter:
+        sizes.append(size)
+        return FileWriter(written, "elsewhere", size, GROUP, reports)
+
+    async def scenario() -> None:
+        listener = Listener()
+        log = DurableLog(named, 0, GROUP, ManualClock(), listener, new_writer)
+        await log.start(1, 1)
+        log.append_update(b"an update")
+        await until(lambda: listener.lsn == 1)
+        await log.close()
+
+        assert len(sizes) == 1
+        assert sizes[0] > GROUP.log_file_bytes
+        assert list(named.iterdir()) == []
+        assert b"an update" in log_path(written, 1).read_bytes()
 
     run(scenario())

@@ -296,6 +296,9 @@ def test_a_container_that_is_not_here(tmp_path: Path) -> None:
         fetched = partitions(await client.fetch(("t", 0, 0)))[0]
         assert (produced.error_code, fetched.error_code) == (6, 6)
 
+        at_the_end = partitions(await client.fetch(("t", 0, 1)))[0]
+        assert at_the_end.error_code == 6
+
         broker.store.containers[0] = away
         assert (await client.produce("t", batch(b"b"))).error_code == 0
         assert len(values(partitions(await client.fetch(("t", 0, 0)))[0].records)) == 2

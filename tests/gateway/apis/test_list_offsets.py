@@ -143,6 +143,18 @@ def test_leader_epochs(admin: Admin, three_batches: str) -> None:
     assert [74 if epoch > 0 else 0, 0, 75] == codes
 
 
+@pytest.mark.parametrize("timestamp", [LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_PENDING, NOW])
+def test_a_container_that_is_not_here(admin: Admin, three_batches: str, timestamp: int) -> None:
+    """No bound is told of a partition that another node may have changed: its client asks for the leader (6)."""
+    containers = admin.broker.store.containers
+    away = containers.pop(0)
+    try:
+        assert offset(admin, three_batches, timestamp)[0] == 6
+    finally:
+        containers[0] = away
+    assert offset(admin, three_batches, timestamp)[0] == 0
+
+
 def test_unknown(admin: Admin, three_batches: str) -> None:
     """Unknown topics and partitions; one that is asked for twice is INVALID_REQUEST."""
     assert offsets(admin, "nope", (0, LATEST)) == [(3, -1, -1, -1)]

@@ -296,7 +296,7 @@ class World:
         self.clients[name] = client
         self._send(name)
 
-    # The coordinator, as gateway/transactions/coordinator.py goes about it
+    # The coordinator, as gateway/transactions/coordinator.py and gateway/transactions/ending.py go about it
 
     def _send(self, name: str) -> None:
         """A client's request arrives: for the first time, or again."""

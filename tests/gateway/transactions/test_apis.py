@@ -358,7 +358,7 @@ def test_concurrent(admin: Admin, topic: str, producer: Producer) -> None:
     known = admin.broker.transactions.get(producer.name)
     assert known is not None
     prepared = known.ending(committed=True, following=known.bumped(-1), remembers=True, now_ms=1)
-    admin.broker.transactions._set(prepared)
+    admin.broker.transactions._known.set(prepared)
     try:
         assert producer.end() == CONCURRENT_TRANSACTIONS
         assert producer.end(committed=False) == INVALID_TXN_STATE
@@ -370,5 +370,5 @@ def test_concurrent(admin: Admin, topic: str, producer: Producer) -> None:
         assert producer.commit_offsets("g", (topic, 0, 1)) == [CONCURRENT_TRANSACTIONS]
         assert producer.commit_offsets("g", (topic, 0, 1), version=4) == [14]  # COORDINATOR_LOAD_IN_PROGRESS
     finally:
-        admin.run(admin.broker.transactions._complete_prepared())
+        admin.run(admin.broker.transactions._endings.complete_prepared())
     assert visible(admin, topic) == 2

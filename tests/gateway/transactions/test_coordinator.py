@@ -10,7 +10,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from core.clock import ManualClock
-from core.errors import StorageFull
+from core.errors import NotHosted, StorageFull
 from core.log.records import Put
 from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_end
@@ -258,10 +258,32 @@ def test_full_disk_elsewhere(tmp_path: Path) -> None:
                     await call
             with pytest.raises(Refusal, match="invalid_txn_state"):
                 await services.end(who, committed=False)
-            await services.transactions._complete_prepared()
+            await services.transactions._endings.complete_prepared()
 
             assert (await services.committed("t"), await services.committed("u")) == ([b"a"], [b"b"])
             assert (await services.end(who)).epoch == who.epoch + 1
+
+    run(scenario())
+
+
+def test_released_elsewhere(tmp_path: Path) -> None:
+    """A commit with partitions in a container that is not here any more waits until it is: no part of it is seen."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "t", b"a")
+            await services.write(who, "u", b"b")
+            await services.store.release(ELSEWHERE)
+            with pytest.raises(NotHosted):
+                await services.end(who)
+            assert services.known().is_ongoing
+            assert await services.committed("t") == []
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.end(who)
+            assert (await services.committed("t"), await services.committed("u")) == ([b"a"], [b"b"])
 
     run(scenario())
 

@@ -17,7 +17,7 @@ import core.container.keeper
 from core.applied.metadata import Metadata
 from core.container.container import Container
 from core.container.kept import KeptFile
-from core.container.maintenance import Maintenance
+from core.container.truncation import Truncation
 from core.errors import CorruptLog, StorageFull
 from core.index.rows import sidecar_path
 from core.log.files import KEPT_DIRECTORY, log_path
@@ -196,7 +196,7 @@ def test_restart(tmp_path: Path, clean: bool) -> None:
     run(scenario())
 
 
-STEPS: Final = ((core.container.keeper, "copy"), (Metadata, "replace_blocks"), (Maintenance, "_give_up"))
+STEPS: Final = ((core.container.keeper, "copy"), (Metadata, "replace_blocks"), (Truncation, "_give_up"))
 
 
 class Kills:

@@ -11,7 +11,7 @@ from typing import Final
 SECOND_NS: Final = 1_000_000_000
 
 
-class Timetable:
+class Schedule:
     """The sending times of one worker. The clock is passed in; nothing here waits."""
 
     def __init__(

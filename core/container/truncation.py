@@ -1,0 +1,106 @@
+"""Truncation: the log gives up its oldest files, one after the other, until one is needed.
+
+**Invariants**
+
+- A log file goes only when it lies wholly behind P, its rows are indexed, and every slot in it starts behind it, is
+  there in chunks that have been verified, or is kept (`core.container.keeper`).
+- The records that say so are synced before it goes, whatever the sync mode.
+- Its rows go before it, its sidecar after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from core.container.keeper import Keeper, slot_of
+from core.container.metadata_thread import MetadataThread
+from core.container.ports import Chunks
+from core.errors import Corrupt
+from core.index.rows import BlockRef, read_directory, sidecar_path
+from core.log.files import give_up
+from core.log.log_file import LogFile, LogPosition
+
+if TYPE_CHECKING:
+    from core.container.container import Container
+
+logger = logging.getLogger(__name__)
+
+
+class Truncation:
+    """Of one container's log. For the event loop; `thread` does what blocks."""
+
+    def __init__(self, container: Container, chunks: Chunks, thread: MetadataThread) -> None:
+        self._container = container
+        self._thread = thread
+        self._keeper = Keeper(container, chunks, thread.run)
+        self._blocker: BlockRef | None = None  # what keeps the oldest file
+
+    async def release_kept(self) -> None:
+        """Let go of what was kept and is not needed any more."""
+        await self._keeper.release()
+
+    async def truncate(self, settled: LogPosition) -> int:
+        """Give up the oldest files, as far as nobody needs them; returns how many. `settled` is P."""
+        container, keeper = self._container, self._keeper
+        given_up = 0
+        while container.files.complete:
+            file = container.files.complete[0]
+            tiered: list[BlockRef] | None = await self._thread.run(self._tiered_refs, file, settled)
+            if tiered is None or not self._is_released(file, tiered):
+                if not is_settled(file, settled) or not await keeper.keep(file, self._blocker):
+                    break
+                continue
+            await container.synced()  # a power cut must not take why it went, and leave that it is gone
+            await keeper.release()  # of these slots nothing may be kept that lies before what goes now
+            self._thread.forget(file)
+            container.files.gave_up(file)
+            keeper.moves(file)
+            await self._thread.run(self._give_up, file)
+            for ref in tiered:
+                if (tiered_slot := slot_of(container, ref)) is not None:
+                    tiered_slot.forget_transactions_before(ref.end)
+            logger.info("log file truncated", extra={"file": file.path.name, "bytes": file.size})
+            given_up += 1
+        if container.tier is not None:
+            container.log_changed()
+        return given_up
+
+    def _tiered_refs(self, file: LogFile, settled: LogPosition) -> list[BlockRef] | None:
+        """What of a file only chunks hold besides, if nothing of it is needed but for them; else None."""
+        if not is_settled(file, settled):
+            return None
+        if self._blocker is not None and self._blocker.file_lsn == file.first_lsn and self._is_needed(self._blocker):
+            return None
+        self._blocker = None
+        try:
+            refs = read_directory(file)
+        except (Corrupt, OSError) as error:
+            logger.error("log file kept, its index cannot be read", extra={"error": str(error)})
+            self._container.unreadable_indices.add(sidecar_path(file.path))
+            return None
+        self._blocker = next(filter(self._is_needed, refs), None)
+        if self._blocker is not None:
+            return None
+        return [ref for ref in refs if slot_of(self._container, ref) is not None and not self._keeper.holds(ref)]
+
+    def _is_needed(self, ref: BlockRef) -> bool:
+        """Whether the file is all that holds these rows' entries."""
+        slot = slot_of(self._container, ref)
+        return slot is not None and ref.end > slot.tiered_end and not self._keeper.holds(ref)
+
+    def _is_released(self, file: LogFile, tiered: list[BlockRef]) -> bool:
+        tier = self._container.tier
+        return tier.releases(file, tiered) if tier is not None else not tiered
+
+    def _give_up(self, file: LogFile) -> None:
+        gone = [ref for ref in read_directory(file) if not self._keeper.holds(ref)]
+        self._container.metadata.forget_blocks(gone, file.end_lsn)
+        # The sidecar goes last: one without its file is swept at the next start, a file without it would be read anew.
+        give_up(file.path, self._container.directory)
+        sidecar_path(file.path).unlink(missing_ok=True)
+
+
+def is_settled(file: LogFile, settled: LogPosition) -> bool:
+    """Whether no start from there would read it."""
+    return file.indexed and file.end_lsn <= settled.lsn + 1

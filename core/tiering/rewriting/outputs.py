@@ -1,0 +1,273 @@
+"""Chunks that rewriting makes, from the intent to the commit.
+
+1. The intent is logged: from now on the key is known, and swept if nothing comes of it.
+2. The chunk is made and put, which is not done here.
+3. `tier2_verify_delay_ms` later the object is looked at: a store may lose what it has just acknowledged, and then it is
+   the inputs that must still be there. Meanwhile the next outputs are made.
+4. One record commits: rows of the new runs, removal of the old ones, the chunk as verified, inputs that hold nothing
+   any more as to be deleted.
+
+**Invariants**
+
+- What is committed replaces exactly the rows that it was made of: they are looked at again under
+  `TierContext.changing`, which is held until they are changed. A slot whose rows are no longer those, or that starts
+  behind them by now, is left out.
+- Outputs are committed in the order in which they were made, so those of a compaction front to back. A round counts
+  (table ``compactions``) with its last output, so no tombstone leaves before everything older than it has been through
+  a round that knew its key.
+- Inputs are busy from the making on until their output is committed or abandoned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from core.errors import StorageFull
+from core.log.records import Delete, Operation, Put
+from core.tiering.context import TierContext
+from core.tiering.rewriting.cleaned import (
+    CLEANED_TABLE,
+    Cleaned,
+    cleaned_key,
+    decode_cleaned,
+    decode_cleaned_key,
+    slot_in,
+)
+from core.tiering.rewriting.planners import Busy
+from core.tiering.rewriting.requests import SlotKey
+from core.tiering.rewriting.rules import slot_of
+from core.tiering.rows import (
+    CHUNKS_TABLE,
+    PENDING_TABLE,
+    RUNS_TABLE,
+    ChunkRow,
+    ChunkState,
+    RunRow,
+    chunk_key,
+    without_runs,
+)
+from tier2.chunk_format import ChunkId
+from tier2.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+UNCOMMITTED_MAX: Final = 64
+"""Outputs that wait to be looked at again: they are stored beside their inputs until then."""
+STATS_MAX: Final = 5
+"""How often an object is looked at when the storage is away, before the rewrite is abandoned."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the start, for the operator."""
+
+    rewrites: int = 0
+    chunks_in: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    compactions: int = 0
+    abandoned: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Round:
+    """Outputs that count together: of a compaction, or each of a merge by itself."""
+
+    cleaned: dict[SlotKey, Cleaned] = field(default_factory=dict)
+    failed: bool = False
+
+    @property
+    def is_compaction(self) -> bool:
+        return bool(self.cleaned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An output that is there and not yet committed."""
+
+    chunk: ChunkRow
+    inputs: Sequence[RunRow]
+    rows: Sequence[tuple[RunRow, Sequence[RunRow]]]  # each with what it replaces
+    round: Round
+    is_last: bool
+    due_s: float
+
+
+class Outputs:
+    """Of one container's rewriting."""
+
+    def __init__(self, context: TierContext, busy: Busy, counters: Counters) -> None:
+        container = context.container
+        self._context = context
+        self._container = container
+        self._catalog = context.catalog
+        self._clock = container.clock
+        self._verify_delay_s = container.config.tier2_verify_delay_ms / 1000
+        self._made: deque[_Made] = deque()
+        self._busy = busy
+        self._counters = counters
+
+    def __len__(self) -> int:
+        """How many are there and not yet committed."""
+        return len(self._made)
+
+    def due_in_s(self, at_most: float) -> float:
+        """Until the oldest is to be committed."""
+        return min(at_most, max(0.01, self._made[0].due_s - self._clock.monotonic_s())) if self._made else at_most
+
+    def show_cleaned(self) -> None:
+        """Let readers have what compaction left before this start."""
+        for key, value in self._container.table(CLEANED_TABLE).items():
+            self._show(decode_cleaned_key(key), decode_cleaned(value))
+
+    async def intend(self) -> ChunkId:
+        """The id of the next output, which is known from now on. Raises StoreError."""
+        container, now_ms = self._container, self._container.trusted.stamp_ms()
+        chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
+        row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
+        await container.update(Put(PENDING_TABLE, row.key, row.encode()))
+        await container.synced()  # or a power cut leaves an object that nobody knows of
+        return chunk_id
+
+    async def abandon(self, chunk_id: ChunkId) -> None:
+        """Nothing comes of it: the object goes, if there is one. Raises StoreError, but for StorageFull."""
+        now_ms = self._container.trusted.stamp_ms()
+        row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
+        self._counters.abandoned += 1
+        try:
+            await self._container.update(Put(PENDING_TABLE, row.key, row.encode()))
+        except StorageFull:
+            return  # the next start abandons it
+
+    def _show(self, key: SlotKey, cleaned: Cleaned) -> None:
+        """Let readers have what is left, though the log may still hold all of it."""
+        slot = slot_in(self._container, key)
+        if slot is not None:
+            slot.compacted_end = max(slot.compacted_end, min(cleaned.end, slot.tiered_end))
+
+    async def room(self) -> None:
+        """Commit what is due, and wait until another output may be made. Raises StoreError."""
+        await self.commit_due()
+        while len(self._made) >= UNCOMMITTED_MAX:
+            await asyncio.sleep(max(0.01, self._made[0].due_s - self._clock.monotonic_s()))
+            await self.commit_due()
+
+    def add(
+        self,
+        chunk: ChunkRow,
+        inputs: Sequence[RunRow],
+        rows: Sequence[tuple[RunRow, Sequence[RunRow]]],
+        round_: Round,
+        *,
+        is_last: bool,
+    ) -> None:
+        """An output was put: it is committed once it was looked at again."""
+        due_s = self._clock.monotonic_s() + self._verify_delay_s
+        self._made.append(_Made(chunk, inputs, rows, round_, is_last, due_s))
+
+    # Commit
+
+    async def commit_due(self) -> None:
+        """Commit what is due. Raises StoreError."""
+        while self._made and self._made[0].due_s <= self._clock.monotonic_s():
+            made = self._made[0]
+            if (made.round.is_compaction and made.round.failed) or not await self._is_there(made.chunk):
+                made.round.failed = True
+                await self.abandon(made.chunk.id)
+            else:
+                await self._commit(made)
+            self._made.popleft()
+            self._busy.release(made.inputs)
+
+    async def _is_there(self, chunk: ChunkRow) -> bool:
+        for attempt in range(1, STATS_MAX + 1):
+            try:
+                stat = await self._context.long_term.storage.stat(chunk_key(chunk.id))
+                return stat is not None and (stat.size, stat.etag) == (chunk.size, chunk.etag)
+            except StorageError:
+                if attempt == STATS_MAX:
+                    return False
+                await asyncio.sleep(attempt)
+        return False
+
+    async def _commit(self, made: _Made) -> None:
+        """Raises StoreError."""
+        async with self._context.changing:
+            unchanged, operations = await self._catalog.in_thread(self._replacing, made)
+            # No await from here to the record. A slot that has gone on needs neither its old rows nor a new one.
+            rows = [row for row, _ in made.rows if row.key in unchanged and self._is_live(row)]
+            if not rows:
+                made.round.failed = True
+                await self.abandon(made.chunk.id)
+                return
+            await self._container.update(*operations, *self._output(made, rows))
+        if made.is_last:
+            for slot_key, cleaned in made.round.cleaned.items():
+                self._show(slot_key, cleaned)
+        self._counters.rewrites += 1
+        self._context.rows_changed += 1
+        logger.info(
+            "chunks rewritten",
+            extra={"chunk": chunk_key(made.chunk.id), "runs": f"{len(made.inputs)} to {len(rows)}"},
+        )
+
+    def _replacing(self, made: _Made) -> tuple[set[bytes], list[Operation]]:
+        """Keys of those rows whose inputs are still what they were, and what takes these inputs away. In a thread."""
+        same: set[bytes] = set()
+        replaced: dict[ChunkId, set[tuple[int, int, int]]] = {}
+        operations: list[Operation] = []
+        for row, inputs in made.rows:
+            if not self._is_unchanged(row, inputs):
+                continue
+            same.add(row.key)
+            for run in inputs:
+                operations.append(Delete(RUNS_TABLE, run.key))
+                replaced.setdefault(run.chunk, set()).add((run.stream_id, run.slot, run.first))
+        for chunk_id, gone in replaced.items():
+            chunk = self._catalog.find_chunk(chunk_id)
+            if chunk is not None and chunk.runs:
+                operations += without_runs(chunk, gone, made.chunk.changed_ms)
+        return same, operations
+
+    def _is_unchanged(self, row: RunRow, inputs: Sequence[RunRow]) -> bool:
+        slot = slot_in(self._container, slot_of(row))
+        if slot is None:
+            return False
+        start = max(slot.start, row.first)
+        found: list[tuple[int, int, ChunkId]] = []
+        for run in self._catalog.iter_runs(row.stream_id, row.slot, start):
+            if run.first >= row.end:
+                break
+            found.append((run.first, run.end, run.chunk))
+        return found == [(run.first, run.end, run.chunk) for run in inputs if run.end > start]
+
+    def _is_live(self, row: RunRow) -> bool:
+        slot = slot_in(self._container, slot_of(row))
+        return slot is not None and not slot.stream.deleted and slot.start < row.end
+
+    def _output(self, made: _Made, rows: Sequence[RunRow]) -> Iterator[Operation]:
+        """The new chunk and its rows; with the last one of a compaction, how far its slots are clean."""
+        live = replace(made.chunk, live_bytes=sum(row.length for row in rows), runs=tuple(row.listed for row in rows))
+        yield Delete(PENDING_TABLE, live.key)
+        yield Put(CHUNKS_TABLE, live.key, live.encode())
+        for row in rows:
+            yield Put(RUNS_TABLE, row.key, row.encode())
+        if not made.is_last:
+            yield from self._unclean(rows)
+            return
+        done = {slot_of(row) for row in rows}
+        for slot_key, cleaned in made.round.cleaned.items():
+            if slot_key in done:
+                yield Put(CLEANED_TABLE, cleaned_key(slot_key), cleaned.encode())
+
+    def _unclean(self, rows: Sequence[RunRow]) -> Iterator[Operation]:
+        """A start knows from these rows which slots hold less than was appended, also amid their first round."""
+        table = self._container.table(CLEANED_TABLE)
+        for key in dict.fromkeys(cleaned_key(slot_of(row)) for row in rows if row.removed):
+            if table.get(key) is None:
+                yield Put(CLEANED_TABLE, key, Cleaned().encode())

@@ -1,0 +1,105 @@
+"""The transactional ids that this node knows, in memory and in the log.
+
+Invariants:
+- A change is made in memory and queued for the log without an await between. So memory is ahead of the log only by
+  queued changes, in order.
+- A transaction has a deadline from its beginning to its end, and no other id has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from math import inf
+
+from kio.schema.errors import ErrorCode
+
+from core.applied.tables import Delete, Put
+from core.clock import Clock
+from core.store import Store
+from gateway.refusals import Refusal
+from gateway.transactions.persistence import TRANSACTIONS_TABLE, encode_transaction
+from gateway.transactions.transaction import Transaction
+
+
+class KnownTransactions:
+    """By transactional id. For the event loop."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._transactions: dict[str, Transaction] = {}
+        self._deadlines: dict[str, float] = {}  # of transactions under way, monotonic s
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return iter(list(self._transactions.values()))
+
+    def __len__(self) -> int:
+        return len(self._transactions)
+
+    @property
+    def under_way(self) -> int:
+        return len(self._deadlines)
+
+    def get(self, transactional_id: str) -> Transaction | None:
+        return self._transactions.get(transactional_id)
+
+    def find(self, transactional_id: str) -> Transaction:
+        """The same. Raises Refusal for an id that is not known."""
+        known = self._transactions.get(transactional_id)
+        if known is None:
+            raise Refusal(ErrorCode.invalid_producer_id_mapping if transactional_id else ErrorCode.invalid_request)
+        return known
+
+    # --- Time ---------------------------------------------------------------------------------
+
+    def limit(self, transaction: Transaction, left_ms: int) -> None:
+        """Give a transaction under way that much time from now on."""
+        self._deadlines[transaction.transactional_id] = self._clock.monotonic_s() + left_ms / 1_000
+
+    def overdue(self) -> list[str]:
+        """Ids whose transactions should have ended by now."""
+        now_s = self._clock.monotonic_s()
+        return [name for name, deadline_s in self._deadlines.items() if deadline_s <= now_s]
+
+    def is_overdue(self, transactional_id: str) -> bool:
+        """Whether it has a transaction that should have ended by now."""
+        return self._deadlines.get(transactional_id, inf) <= self._clock.monotonic_s()
+
+    # --- Changes ------------------------------------------------------------------------------
+
+    def set(self, following: Transaction) -> None:
+        """The next state of an id, which the log has, or which was queued for it."""
+        name = following.transactional_id
+        self._transactions[name] = following
+        if not following.is_ongoing:
+            self._deadlines.pop(name, None)
+        elif name not in self._deadlines:
+            self.limit(following, following.timeout_ms)
+
+    def submit(self, following: Transaction) -> asyncio.Future[None]:
+        """Make a change; what is returned is done when it is durable. Raises StoreError: then nothing has changed."""
+        logged = self._store.home.submit([put(following)])
+        self.set(following)
+        return logged
+
+    async def change(self, following: Transaction) -> None:
+        """Make a change; it is durable when this returns. Raises StoreError."""
+        await asyncio.shield(self.submit(following))
+
+    async def forget(self, known: Transaction) -> None:
+        """Forget an id, durably. Raises StoreError."""
+        gone = self._store.home.submit([Delete(TRANSACTIONS_TABLE, known.transactional_id.encode())])
+        del self._transactions[known.transactional_id]
+        await asyncio.shield(gone)
+
+
+def put(transaction: Transaction) -> Put:
+    """What logs a state."""
+    return Put(TRANSACTIONS_TABLE, transaction.transactional_id.encode(), encode_transaction(transaction))
+
+
+def nobody_waits(logged: asyncio.Future[None]) -> None:
+    """Ignore the result: later writes get a storage failure by themselves."""
+    if not logged.cancelled():
+        logged.exception()
