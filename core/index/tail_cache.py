@@ -1,6 +1,6 @@
 """The tail cache: the newest entries in memory, up to a number of bytes, oldest out first.
 
-An entry is held by its row in the slot's columns (`SlotColumns.payload`); this keeps the order of eviction and the sum.
+The entry's row in the slot's columns holds it (`SlotColumns.payload`); this keeps the order of eviction and the sum.
 
 **Invariant**: `used` never exceeds `limit` after an add, counting each entry with what it keeps alive beside its bytes.
 """
@@ -17,7 +17,7 @@ ENTRY_OVERHEAD: Final = 200
 
 
 class TailCache:
-    """Eviction order and size of what rows hold."""
+    """The order of eviction and the sum of the entries that rows hold."""
 
     __slots__ = ("_queue", "limit", "used")
 
@@ -30,7 +30,7 @@ class TailCache:
         return f"<TailCache {self.used}/{self.limit} bytes, {len(self._queue)} entries>"
 
     def added(self, columns: SlotColumns, row: int, size: int) -> None:
-        """The row's payload was set just now."""
+        """Take in a row whose payload was set just now."""
         charge = size + ENTRY_OVERHEAD
         self._queue.append((columns, row, charge))
         self.used += charge

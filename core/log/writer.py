@@ -1,9 +1,9 @@
-"""The writer of a log on disk: one thread, one write and one sync for all that waits.
+"""The writer of a log on disk: one thread, one write and one sync for all waiting groups.
 
 `FileWriter` is the event loop's side: it hands on commands and has the next file made ready. `WriterThread` is the
-other: it takes all groups that have gathered, writes them past the page cache in whole blocks, syncs once, and reports
-the last LSN. Each attribute belongs to the side whose class holds it; between them are the queue of commands, what
-`call_soon_threadsafe` carries, and `stats`, which any thread may read.
+other side: it takes all waiting groups, writes them past the page cache in whole blocks, syncs once, and reports the
+last LSN. Each attribute belongs to the side whose class holds it. The two sides share only the queue of commands, the
+calls of `call_soon_threadsafe`, and `stats`, which any thread may read.
 
 **Invariants**
 
@@ -37,10 +37,10 @@ from tier2.direct_io import BlockWriter
 from tier2.shortage import is_forbidden, is_shortage, patiently
 
 JOIN_BYTES_MAX: Final = 32 * 1024
-"""Up to this size a group's buffers are joined before they are staged: that costs less for each of them."""
+"""A group's buffers up to this size are joined before they are staged: that costs less for each of them."""
 
 GROWTH_MAX: Final = 8
-"""A file may grow to this many times its size while the next one is prepared, given as much free disk for each."""
+"""A file may grow to this many times its size while the next one is prepared, if the disk has as much room for each."""
 
 
 @dataclass(slots=True)
@@ -165,7 +165,7 @@ class WriterThread:
         self._directory_fd = -1
         self._fd = -1
         self._blocks = BlockWriter()
-        self.stats = SyncStats()  # others only read it
+        self.stats = SyncStats()  # other threads only read it
 
     def start(self, directory_fd: int) -> None:
         """Begin; the descriptor of the log's directory stays open until the thread has ended."""
@@ -187,7 +187,7 @@ class WriterThread:
                 self._write_groups()
             else:
                 self._write_intervals(self._interval_s)
-        except Exception as error:  # whatever ends this thread leaves waiters behind
+        except Exception as error:  # any end of this thread leaves waiters behind
             self._report(self._failed, log_failure(self._directory, error))
 
     def _write_groups(self) -> None:
