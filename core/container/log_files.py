@@ -4,8 +4,8 @@
 
 - `complete` is in the order of LSNs; a file leaves it from the front only.
 - A file is in `unindexed` from its completion until its sidecar is written and registered.
-- Rows in memory are those of the newest files: a slot's `columns` are the rows of its files here, oldest first, and of
-  the file that is written to.
+- Rows in memory are those of the newest files. A slot's `columns` are the rows of its files here, oldest first, then
+  those of the open file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from core.streams.live import Slot
 
 
 class LogFiles:
-    """Of one container. For the event loop; recovery fills it in a thread of its own."""
+    """The complete files of one container. For the event loop; recovery fills it in a thread of its own."""
 
     def __init__(self) -> None:
         self.complete: list[LogFile] = []
         self.unindexed: list[LogFile] = []
-        self.rolled = asyncio.Event()  # a file was completed: its sidecar is due
+        self.rolled = asyncio.Event()  # set when a file was completed: its sidecar is due
         self._columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
 
     def __repr__(self) -> str:
@@ -34,27 +34,27 @@ class LogFiles:
 
     @property
     def bytes(self) -> int:
-        """Of complete files, as far as they are in use."""
+        """The bytes in use of complete files."""
         return sum(file.size for file in self.complete)
 
     def found(self, files: list[LogFile]) -> None:
-        """A start has found these."""
+        """Take in the files that a start has found."""
         self.complete = files
         self.unindexed = [file for file in files if not file.indexed]
 
     def completed(self, file: LogFile) -> None:
-        """The log goes on in another file."""
+        """Take in a complete file: the log goes on in another one."""
         self.complete.append(file)
         self.unindexed.append(file)
         self.rolled.set()
 
     def indexed(self, file: LogFile) -> None:
-        """Its sidecar is written, and its rows are registered."""
+        """Note that the file's sidecar is written, and its rows are registered."""
         file.indexed = True
         self.unindexed.remove(file)
 
     def gave_up(self, file: LogFile) -> None:
-        """The log lets go of its oldest file."""
+        """Let go of the oldest file of the log."""
         assert file is self.complete[0], "a log file leaves from the front"
         del self.complete[0]
         self.drop_columns(file)
@@ -73,11 +73,11 @@ class LogFiles:
         return self._columns.get(file.first_lsn, ())
 
     def in_memory(self) -> list[LogFile]:
-        """Complete files of which memory holds rows."""
+        """The complete files whose rows are in memory."""
         return [file for file in self.complete if file.first_lsn in self._columns]
 
     def drop_columns(self, file: LogFile) -> None:
-        """Rows of a file leave memory, and the entries that are cached with them."""
+        """Drop a file's rows from memory, and the entries that are cached with them."""
         for slot, columns in self._columns.pop(file.first_lsn, ()):
             slot.columns.remove(columns)
             columns.payload = []
