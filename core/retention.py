@@ -41,7 +41,7 @@ Consumed = Callable[[Slot, Sequence[str]], int | None]
 
 
 class Retention:
-    """Applies the streams' policies in one container."""
+    """Retention by the streams' policies in one container."""
 
     def __init__(
         self, container: Container, reader: Reader, catalog: Catalog, consumed: Consumed | None = None

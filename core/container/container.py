@@ -72,7 +72,7 @@ UNINDEXED_FILES_MAX: Final = 8
 TableListener = Callable[[Put | Delete], None]
 """A listener that hears of an operation on a table once it is durable and applied."""
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
-"""What people call writers."""
+"""The names of writers for people."""
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class _Update:
     future: asyncio.Future[None] | None = None  # None: no caller waits for this record alone
 
     def settle(self, container: Container) -> None:
-        """It is durable."""
+        """Apply the operations of the durable record, and tell the waiter."""
         container.apply(self.operations)
         if self.future is not None and not self.future.done():
             self.future.set_result(None)

@@ -17,14 +17,14 @@ class AppendWaiter(Protocol):
     """A listener that hears the outcome of an append, on the event loop."""
 
     def appended(self) -> None:
-        """It is durable."""
+        """The append is durable."""
 
     def append_failed(self, error: StorageFailure) -> None:
         """Its outcome is unknown: storage failed before it was reported durable."""
 
 
 class EntryMaker(Protocol):
-    """Makes a marker, once its place is known."""
+    """The maker of a marker, which is called once its place is known."""
 
     def __call__(self, base: int, leader_epoch: int) -> Buffer: ...
 

@@ -40,7 +40,7 @@ _FILL_SYNC: Final = 64 * _FILL_STEP
 FILL_BYTES_S: Final = 96 << 20
 """A load that fills files faster than this needs the disk itself; its syncs then take a little longer."""
 _ZEROS: Final = memoryview(mmap.mmap(-1, _FILL_STEP))
-"""Of aligned memory. Nobody writes to it."""
+"""A piece of aligned memory, which nobody writes to."""
 
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EUCLEAN})

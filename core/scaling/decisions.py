@@ -44,7 +44,7 @@ class SegmentLoad:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a stream; see `StreamState.scaled`."""
+    """A scale to carry out on a stream; see `StreamState.scaled`."""
 
     kind: str  # split, merge
     sealed: tuple[int, ...]

@@ -55,7 +55,7 @@ class EntryWriter(NamedTuple):
 
 
 EntryWriterOf = Callable[[memoryview], EntryWriter | None]
-"""Reads an entry's writer; None when it has none, or cannot be read."""
+"""A reader of an entry's writer; None when it has none, or cannot be read."""
 
 
 @dataclass(slots=True)

@@ -147,7 +147,7 @@ class StorageWriter:
         self._look_error = None
         return self._tick_s
 
-    # What is due
+    # Finding due entries
 
     async def _plan(self) -> None:
         if len(self._tasks) >= 2 * self._config.tier2_uploads:
