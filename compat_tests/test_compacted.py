@@ -38,7 +38,7 @@ WITHIN_S: Final = 60
 
 @dataclass
 class Compacted:
-    """What was written last of each key; None: the key was deleted."""
+    """The last value written of each key; None: the key was deleted."""
 
     last: dict[bytes, bytes | None]
     offsets: dict[bytes, int]
@@ -119,7 +119,7 @@ def test_last_values(world: World, compacted: Compacted) -> None:
 
 @pytest.mark.parametrize("client_name", CLIENTS)
 def test_seek_into_a_gap(world: World, compacted: Compacted) -> None:
-    """Who begins at an offset that compaction has removed goes on with the next one that is left."""
+    """A consumer that begins at an offset that compaction has removed goes on with the next one left."""
     left = sorted(compacted.offsets.values())
     gap = next(offset for offset in range(left[-1]) if offset not in left)
     consumer = world.client.consumer(TOPIC, group=world.name("group"))

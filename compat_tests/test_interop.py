@@ -1,4 +1,4 @@
-"""What one library wrote, every other reads: one topic per codec, written by all, read by all."""
+"""Every library reads the records of every other: one topic per codec, written by all, read by all."""
 
 from __future__ import annotations
 

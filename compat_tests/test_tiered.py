@@ -51,7 +51,7 @@ MOVED_WITHIN_S: Final = 60
 
 @dataclass
 class Tiered:
-    """What was written, by partition."""
+    """The written records, by partition."""
 
     times: list[Record]
     all: list[list[Record]] = field(default_factory=lambda: [[] for _ in range(PARTITIONS)])

@@ -2,8 +2,8 @@
 
 **Invariants**
 
-- A step begins only when the last one has ended and the pause is over that it, or its failure, asked for. Work that
-  brings a `wait` of its own may end a pause when something is due.
+- A step begins only when the last one has ended and the pause after it is over. The step, or its failure, says how long
+  that pause is. Work that brings a `wait` of its own may end a pause early when something is due.
 - StorageFailure ends the work: the log is poisoned, and the process is ending.
 - Each other failure is followed by another step. `last_error` says why until a step goes well.
 - However often steps fail, the log has one warning and one traceback in `TELL_EVERY_S`, and no reason is longer than
@@ -30,16 +30,16 @@ REASON_CHARS_MAX: Final = 500
 """A reason may quote what a server of long-term storage has answered."""
 
 Step = Callable[[], Awaitable[float]]
-"""One turn of the work. Returns after how many seconds the next one is due."""
+"""One turn of the work. Returns the seconds until the next one is due."""
 Wait = Callable[[float], Awaitable[object]]
-"""Passes a pause of so many seconds, or less of it if something is due."""
+"""Waits for this many seconds, or less if something is due."""
 
 
 class Background:
     """Some work of one container. Methods are for the event loop.
 
-    `work` names it in the log ("retention"). `first_s` pass before the first step, `retry_s` after an error of the
-    store, of long-term storage or one of those `expected`, `unforeseen_s` after any other.
+    `work` names it in the log ("retention"). The pauses: `first_s` before the first step; `retry_s` after an error of
+    the store, of long-term storage or one of those `expected`; `unforeseen_s` after any other error.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Background:
         self._first_s = first_s
         self._wait = wait
         self._expected: tuple[type[Exception], ...] = (StoreError, StorageError, *expected)
-        self._told_s = {False: -TELL_EVERY_S, True: -TELL_EVERY_S}  # when last, by whether it was a defect; monotonic
+        self._told_s = {False: -TELL_EVERY_S, True: -TELL_EVERY_S}  # when last, by whether it was a defect
         self._task: asyncio.Task[None] | None = None
         self.last_error: str | None = None  # None when the last step went well
 
@@ -71,7 +71,7 @@ class Background:
 
     @property
     def is_started(self) -> bool:
-        """Started and not stopped; also true of work that a StorageFailure has ended."""
+        """Whether it was started and not stopped; also true of work that a StorageFailure has ended."""
         return self._task is not None
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class Background:
         self._task = asyncio.create_task(self._run(), name=f"{self._work} of container {self._container_id}")
 
     async def stop(self) -> None:
-        """Cancel the step that is under way, if one is, and return when it has ended."""
+        """Cancel the current step, if there is one, and return when it has ended."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

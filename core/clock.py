@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where every component reads time from, so that tests can turn it."""
+    """The source of time of every component, so that tests can turn it."""
 
     def monotonic_s(self) -> float:
         """Seconds from an arbitrary point; never goes back."""

@@ -1,4 +1,4 @@
-"""What the store can be told: one frozen object, filled by whoever runs it."""
+"""The store's settings: one frozen object, filled by the process that runs the store."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class StoreConfig:
     checkpoint_log_bytes: int = 256 * MIB
     retention_check_interval_ms: int = 300_000
     writer_expiration_ms: int = 86_400_000
-    writers_max: int = 500_000  # that all slots know together, each counted for each slot
+    writers_max: int = 500_000  # known in all slots together; a writer counts once for each slot that knows it
     log_reader_threads: int = 8
-    scaler_sample_ms: int = 1_000  # how often rates are taken
+    scaler_sample_ms: int = 1_000  # between two samples of the rates
     scaler_time_factor: float = 1.0  # multiplies every window and cool-down of the scaler
     rocksdb_cache_bytes: int = 8 * MIB
     rocksdb_write_buffer_bytes: int = 8 * MIB
@@ -44,7 +44,7 @@ class StoreConfig:
     chunk_age_ms: int = 300_000
     log_max_bytes: int = 4 * GIB
     tier2_uploads: int = 4  # at a time
-    tier2_verify_delay_ms: int = 30_000  # an object may be lost by the store that has just acknowledged it
+    tier2_verify_delay_ms: int = 30_000  # the storage may lose an object that it has just acknowledged
     tier2_abandoned_ms: int = 3_600_000  # how late an abandoned upload may still arrive
     tier2_snapshot_interval_ms: int = 60_000
     tier2_scrub_interval_ms: int = 604_800_000  # between two passes over all chunks; 0: none

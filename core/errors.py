@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 class ErrorKind(enum.Enum):
-    """What the caller must do, not what broke. Kafka's codes and exit codes go by it where that is all that counts."""
+    """The caller's duty, not the cause. Kafka's codes and exit codes follow from it where nothing else counts."""
 
     RETRY = enum.auto()  # nothing was lost; the same call may be sent again
     INVALID = enum.auto()  # the call itself is wrong; sending it again changes nothing
     FENCED = enum.auto()  # another owner has the container; drop it, never retry
     CORRUPT = enum.auto()  # stored bytes fail their checks; stop serving the range
-    CONFIG = enum.auto()  # the store is opened without something that it needs; the operator must act
+    CONFIG = enum.auto()  # the store was opened without something that it needs; the operator must act
     FAILED = enum.auto()  # storage failed under us; the process must end, a restart recovers
 
 
@@ -40,7 +40,7 @@ class UnknownStream(StoreError):
 
 
 class StreamSealed(StoreError, ValueError):
-    """The stream takes no more entries, and never will; neither is it cut anew."""
+    """The stream takes no more entries, and never will. It cannot be scaled either."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"stream {name!r} is sealed: it can be read, and takes no more entries")
@@ -48,7 +48,7 @@ class StreamSealed(StoreError, ValueError):
 
 
 class OutOfRange(StoreError):
-    """A sequence number outside of what a slot holds."""
+    """A sequence number outside the range that a slot holds."""
 
     def __init__(self, offset: int, start: int, end: int) -> None:
         super().__init__(f"offset {offset} lies outside of [{start}, {end}]")
@@ -72,7 +72,7 @@ class SequenceGap(StoreError):
 
 
 class TooManyWriters(StoreError):
-    """All slots together know as many writers as they may, and this slot does not know this one."""
+    """The writer is new to this slot, and all slots together already know as many writers as they may."""
 
     kind = ErrorKind.RETRY
 
@@ -124,13 +124,13 @@ class CorruptLog(Corrupt):
 
 
 class TierUnavailable(StoreError):
-    """Long-term storage cannot be reached just now; what lies there is not lost."""
+    """Long-term storage cannot be reached just now; nothing that lies there is lost."""
 
     kind = ErrorKind.RETRY
 
 
 class TierMissing(StoreError):
-    """The store is opened without the long-term storage that holds a part of it."""
+    """The store was opened without the long-term storage that holds a part of it."""
 
     kind = ErrorKind.CONFIG
 
@@ -149,7 +149,7 @@ class MissingChunk(StoreError):
 
 
 class CorruptChunk(StoreError):
-    """An object in long-term storage does not hold what was put."""
+    """An object in long-term storage differs from the one that was put."""
 
     kind = ErrorKind.CORRUPT
 

@@ -1,15 +1,15 @@
 """One container with all that serves it: opened, started and closed as one.
 
-Its life: `open` recovers what was durable, and touches nothing outside of its directory. `start` goes on from there:
-long-term storage is asked, the log takes appends, the background works. Retention and scaling begin by themselves when
-their owner knows every policy. `close` ends all of it, and `release` does so while the process serves other containers.
+Its life has three steps. `open` recovers the durable state and touches nothing outside of its directory. `start` asks
+long-term storage, lets the log take appends and begins background work. Retention and scaling begin later, when their
+owner knows every policy. `close` ends everything, and `release` does so while the process serves other containers.
 
 **Invariants**
 
 - Parts stop before what they use: policies, background, long-term storage, the log, then caches and files.
-- After a failure nothing is appended any more, and what is durable is still read, until `close`.
-- After `release` has been called nothing is appended any more; when it has returned, all that was appended before is
-  durable or was told of an error, and no file, thread or task of the container is left.
+- After a failure nothing more is appended. Durable entries can be read until `close`.
+- After the call of `release` nothing more is appended. When it has returned, each earlier append is durable or was told
+  of an error, and no file, thread or task of the container is left.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from core.turns import in_turns
 logger = logging.getLogger(__name__)
 
 StreamChanged = Callable[[Container, int, StreamState | None], Stream | None]
-"""Makes, changes or forgets the stream of a durable state; see `Container`."""
+"""The callback that makes, changes or forgets a stream by its durable state; see `Container`."""
 
 
 def container_directory(store: Path, container_id: int) -> Path:
-    """Where in a store's directory a container lies."""
+    """The container's directory within a store's directory."""
     return store / f"container-{container_id}"
 
 
 def log_directory(store: Path, container_id: int) -> Path:
-    """Where its log lies."""
+    """The directory of its log."""
     return container_directory(store, container_id) / "log"
 
 
@@ -188,7 +188,7 @@ class HostedContainer:
             do(slot)
 
     async def _admit(self, long_term: LongTermStorage | None) -> None:
-        """Before anything is changed: long-term storage is there if it holds anything, and it is the right one."""
+        """Check, before any change, that long-term storage is there if it holds anything, and is the right one."""
         has_chunks = await self.catalog.has_chunks()
         if long_term is None:
             if has_chunks:
@@ -197,7 +197,7 @@ class HostedContainer:
             await long_term.admit(has_chunks)
 
     async def _rise(self, long_term: LongTermStorage) -> None:
-        """Above what another life of this store has left in long-term storage, if there was one."""
+        """An epoch above the one that another copy of this store has left in long-term storage, if there was one."""
         container, next_lsn = self.container, self.recovered.next_lsn
         found = await find_other_life(
             long_term.storage, container.id, container.epoch, next_lsn, chunks=long_term.had_another_life
@@ -212,7 +212,7 @@ class HostedContainer:
         await container.rise(epoch, lives_put(CONTAINER_TABLE, container.table(CONTAINER_TABLE).entries, found))
 
     def concerns(self) -> list[str]:
-        """What does not go as it should, a sentence each; empty when all is well."""
+        """Troubles of this container, a sentence each; empty when all is well."""
         failed = self.container.failed
         found = [f"container {self.id} takes nothing more: {failed.result()}"] if failed.done() else []
         return found + (self.tier.concerns() if self.tier is not None else [])

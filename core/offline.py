@@ -1,7 +1,7 @@
-"""A store that nobody runs, opened to be looked at: recovered as a start recovers it, but never started.
+"""A store that no process runs, opened to be looked at: recovered as at a start, but never started.
 
-Nothing is appended, no epoch raised, no long-term storage touched. On disk it changes no more than a start does before
-it serves: a torn tail is cut, indexes that are missing are written.
+Nothing is appended, no epoch is raised, long-term storage is not touched. The disk changes no more than by a start
+before it serves: a torn tail is cut, and missing indexes are written.
 """
 
 from __future__ import annotations

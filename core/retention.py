@@ -1,12 +1,15 @@
 """Retention: how far a slot's start may move, by time and by bytes, and when idle writers are forgotten.
 
-Entries leave from the front: those whose largest timestamp is older than `retention_ms` (`core.retention_ages`
-counts where it does not say their age), those without which the slot still holds `retention_bytes`, and, after
-Pravega, those that all of the policy's consumers are through with, as far as `keep_ms` and `keep_bytes` let them. In
-the log they leave one by one, in chunks run by run, a run when the last of its entries may: for that no object is
-read. Streams that are compacted only are never trimmed.
+Entries leave from the front, for one of three reasons:
 
-**Invariant**: nothing leaves because the wall clock jumped: `core.trusted_time` says what is believed.
+- Their largest timestamp is older than `retention_ms`. `core.retention_ages` gives the age where the timestamp cannot.
+- The slot holds `retention_bytes` without them.
+- All of the policy's consumers are through with them, as in Pravega, within the limits `keep_ms` and `keep_bytes`.
+
+In the log entries leave one by one. In chunks a whole run leaves, once its last entry may; so no object is read for it.
+Streams that are compacted only are never trimmed.
+
+**Invariant**: nothing leaves because the wall clock jumped; `core.trusted_time` decides which time is believed.
 """
 
 from __future__ import annotations
@@ -28,17 +31,17 @@ if TYPE_CHECKING:
     from core.tiering.catalog import Catalog
 
 FIRST_LOOK_S_MAX: Final = 30.0
-"""How soon after a start the first look comes, so that a store that restarts often has one, too."""
+"""The first look comes this soon after a start, so that a store that restarts often has one, too."""
 SLOTS_PER_STEP: Final = 100
-"""Slots that one step in a thread looks at, and that one log record trims at the most."""
+"""The most slots that one step in a thread looks at and that one log record trims."""
 
 
 Consumed = Callable[[Slot, Sequence[str]], int | None]
-"""Up to where all of these consumers are through with a slot; None when one of them has said nothing. Event loop."""
+"""The offset up to which all of these consumers are through with a slot; None if one has said nothing. Event loop."""
 
 
 class Retention:
-    """Applies the streams' policies in one container."""
+    """Retention by the streams' policies in one container."""
 
     def __init__(
         self, container: Container, reader: Reader, catalog: Catalog, consumed: Consumed | None = None
@@ -53,7 +56,7 @@ class Retention:
         self._background = Background("retention", container.id, self._step, retry_s=interval_s, first_s=first_s)
 
     def start(self, consumed: Consumed | None = None) -> None:
-        """Begin; `consumed` tells how far consumers are, where a policy names some."""
+        """Begin; `consumed` gives the progress of the consumers that a policy names."""
         self._consumed = consumed
         self._background.start()
 
@@ -65,7 +68,7 @@ class Retention:
         return self._interval_s
 
     async def enforce(self) -> int:
-        """Move starts as far as the policies say; returns how many slots moved. Raises StoreError."""
+        """Move starts as far as the policies say; returns the number of slots that moved. Raises StoreError."""
         now = self._container.trusted.now()
         self._ages.forget_others(self._container.streams)
         moved = 0
@@ -88,13 +91,13 @@ class Retention:
         return len(live)
 
     def _consumed_of(self, slot: Slot, consumers: Sequence[str]) -> int:
-        """Up to where all consumers are through; 0 when one of them has not said anything yet."""
+        """The offset up to which all consumers are through; 0 if one of them has not said anything yet."""
         if not consumers or self._consumed is None:
             return 0
         return self._consumed(slot, consumers) or 0
 
     def _retained(self, slots: Sequence[Slot], limits: Sequence[Limits]) -> list[Trim]:
-        """Where the limits let each slot begin, for those that they move. Blocks."""
+        """The new start of each slot that the limits move. Blocks."""
         trims = (self._trimmed(slot, some) for slot, some in zip(slots, limits, strict=True))
         return [trim for trim in trims if trim is not None]
 
@@ -121,7 +124,7 @@ class Retention:
             first = max(0, rows.row_of(start))
             before = rows.bytes_before + sum(rows.length[:first])
             for row in range(first, len(rows.base)):
-                # In this order: what is durable is whole, a row beyond may be half written by now.
+                # In this order: durable rows are whole, while a row beyond them may be half written by now.
                 row_end, rest_bytes = rows.row_end(row), total - before - rows.length[row]
                 if rows.base[row] >= end or row_end > end:
                     return start, before
@@ -134,7 +137,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may leave a slot just now. `consumed`: up to where all of the policy's consumers are through."""
+    """The limits of one slot just now. `consumed`: the offset up to which all of the policy's consumers are through."""
 
     policy: StreamPolicy
     now_ms: int

@@ -1,11 +1,12 @@
-"""How old an entry is for retention, also when its own timestamp does not say.
+"""How old an entry is for retention, even when its own timestamp cannot tell.
 
-Where it does not (`core.streams.ages`), the age is counted from a time by which the entry had been appended at the
-latest: the making of its chunk, the beginning of the next log file, or the first look that found it in the newest
-file. Invariant: that is never before it was appended, so nothing leaves earlier than its policy says.
+If it cannot (`core.streams.ages`), the age counts from a time by which the entry had certainly been appended: the
+making of its chunk, the beginning of the next log file, or the first look that found it in the newest file.
 
-What the first look found is remembered in memory only, one mark for each slot that such an entry leads: a start begins
-a log file, so what was there before is older than that.
+**Invariant**: that time is never before the append, so nothing leaves earlier than its policy says.
+
+The time of the first look is kept in memory only, one mark for each slot that begins with such an entry. It need not
+outlive a restart: a start begins a log file, and all entries before it are older than that.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ UNKNOWN: Final = -1
 
 
 class Ages:
-    """Times by which entries of one container had been appended. Its methods block; one thread for a slot at a time."""
+    """Times by which entries of one container had been appended. Methods block; one thread for a slot at a time."""
 
     def __init__(self, container: Container, catalog: Catalog) -> None:
         self._container = container
         self._catalog = catalog
-        self._marks: dict[tuple[int, int], tuple[int, int]] = {}  # by slot: what was there up to an offset, at a time
+        self._marks: dict[tuple[int, int], tuple[int, int]] = {}  # by slot: up to an offset, there at a time
 
     def of_run(self, run: RunRow, now_ms: int) -> int:
-        """When the newest entry of a run was written, as far as that is known; `UNKNOWN` else."""
+        """The time when the newest entry of a run was written, or `UNKNOWN`."""
         if says_its_age(run.max_timestamp, now_ms):
             return run.max_timestamp
         chunk = self._catalog.find_chunk(run.chunk)
         return UNKNOWN if chunk is None else chunk.created_ms
 
     def of_row(self, slot: Slot, timestamp: int, end: int, file_lsn: int, durable_end: int, now_ms: int) -> int:
-        """The same for an entry in the log that ends at `end`; one that is new here is remembered from now on."""
+        """The same for an entry in the log that ends at `end`. An entry that is new here is remembered from now on."""
         if says_its_age(timestamp, now_ms):
             return timestamp
         files = [*self._container.files.complete, self._container.log.file]

@@ -1,7 +1,9 @@
-"""The store: streams by name over the containers that hold them. What the gateway talks to.
+"""The store: streams by name over the containers that hold them. The gateway talks to this.
 
-**Invariants**: a name belongs to one live stream at most, also while its creation is on its way to the log; a stream's
-slots, tables and records live in the container that the stream names.
+**Invariants**
+
+- A name belongs to one live stream at most, also while its creation is on its way to the log.
+- A stream's slots, tables and records live in the container that the stream names.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
 TIME_FILE: Final = "time"
-"""In the store's directory: how time went, see `core.trusted_time`."""
+"""The file in the store's directory that keeps how time went, see `core.trusted_time`."""
 
 
 class Store:
-    """One process' containers. Open with `Store.open`, end with `close`."""
+    """The containers of one process. Open with `Store.open`, end with `close`."""
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class Store:
         self._lock_fd = fd
 
     def _newest_file_ms(self) -> int | None:
-        """When the newest log file was begun: a time that has been. Blocks."""
+        """The time when the newest log file was begun, so a time that is past. Blocks."""
         begun: list[int] = []
         for container_id in self.config.container_ids:
             with contextlib.suppress(Corrupt, OSError):  # recovery says what is wrong with it
@@ -159,7 +161,7 @@ class Store:
     def start_retention(self, consumed: Consumed | None = None) -> None:
         """Apply the streams' policies from now on: once `policy_for` knows every default, not before.
 
-        `consumed` tells how far consumers are that a policy names.
+        `consumed` gives the progress of the consumers that a policy names.
         """
         for hosted in self.containers.values():
             hosted.retention.start(consumed)
@@ -171,7 +173,7 @@ class Store:
             hosted.scaler.start()
 
     def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
-        """The process outlives a container, unless nothing can go on without it."""
+        """End the process only if nothing can go on without this container."""
         is_home = hosted.id == self.config.container_ids[HOME_CONTAINER]
         if not is_home and any(not one.container.failed.done() for one in self.containers.values()):
             logger.error(
@@ -220,7 +222,7 @@ class Store:
     # Containers
 
     def hosted(self, slot: Slot) -> HostedContainer:
-        """The container that a slot lies in. Raises NotHosted: no other place decides what is not here."""
+        """The container that a slot lies in. Raises NotHosted, and is the only place that decides so."""
         found = self.containers.get(slot.container_id)
         if found is None:
             raise NotHosted(slot.container_id)
@@ -275,7 +277,7 @@ class Store:
     async def grow_stream(self, stream: Stream, slots: int) -> None:
         """Give a stream more slots, durably: a scale that seals every segment.
 
-        Raises UnknownStream, StreamSealed, ValueError when that is no growth, StoreError.
+        Raises UnknownStream, StreamSealed, ValueError if the stream already has as many, StoreError.
         """
         await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms()), "grown")
 
@@ -285,7 +287,7 @@ class Store:
         """Seal neighbouring segments and open others over their slots, in one atomic record; returns the new epoch.
 
         `cuts` are positions in key order.
-        Raises UnknownStream, StreamSealed, ValueError for what is no scale, StoreError.
+        Raises UnknownStream, StreamSealed, ValueError if the arguments describe no scale, StoreError.
         """
         return await self._change(stream, lambda state: state.scaled(sealed, cuts, self.clock.wall_ms(), reason), kind)
 
@@ -369,9 +371,10 @@ class Store:
         await self.home.update(*changes)
 
     async def synced(self) -> None:
-        """Wait until what tables say is synced, whatever the mode: before an identity is given out. Raises StoreError.
+        """Wait until all changes of tables are synced, in every mode. Raises StoreError.
 
-        A power cut may take what counts already and is not synced, and then it would be given to somebody else again.
+        Call it before an identity is given out. In mode `interval` a change counts before it is synced: a power cut
+        could take it back, and the identity would be given out a second time.
         """
         await self.home.synced()
 

@@ -1,9 +1,9 @@
-"""The store's one clock for all that expires: `trusted_time`'s rule, asked at any moment and kept over restarts.
+"""The store's one clock for everything that expires: the rule of `trusted_time`, at any moment and over restarts.
 
-Its state is a small file beside the store's lock, written every `SAVE_EVERY_S` and at a stop. Where it cannot be read,
-the log files tell a time that has been.
+Its state is a small file beside the store's lock, written every `SAVE_EVERY_S` and at a stop. If the file cannot be
+read, the log files give a time that is past.
 
-**Invariant**: a stamp is as late as `TrustedTime` would make it if it looked just now, whenever it looked last.
+**Invariant**: a stamp is as late as if `TrustedTime` had looked just now, however long ago it really did.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATE_BYTES_MAX: Final = 4096
 
 
 class TrustedClock:
-    """Readings for any thread. Made with what the wall clock shows, as if nothing had been; then `load`."""
+    """Readings for any thread. A new one believes the wall clock; `load` then goes on from the last run."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -63,11 +63,11 @@ class TrustedClock:
         return self._look().ages_ms
 
     def age_ms(self, stamp_ms: int) -> int:
-        """How long ago something was stamped, at the least."""
+        """The least time that has passed since this stamp."""
         return self._look().age_ms(stamp_ms)
 
     def now(self) -> TrustedTime:
-        """All readings of one moment: for those who judge many stamps."""
+        """All readings of one moment, for callers that judge many stamps."""
         return self._look()
 
     @property
@@ -91,13 +91,13 @@ class TrustedClock:
         return time
 
     def _remember(self) -> None:
-        """What `stamp_ms` goes by, without the lock."""
+        """Refresh the values from which `stamp_ms` reckons without the lock."""
         self._stamping = self._time.wall_ms - self._monotonic_ms, self._time.ahead_ms
 
     # Over restarts
 
     def load(self, path: Path, known_ms: Callable[[], int | None]) -> None:
-        """Go on from what the last run left. Blocks."""
+        """Go on from the state that the last run left. Blocks."""
         self._path = path
         saved: TrustedTime | None = None
         try:
@@ -124,7 +124,7 @@ class TrustedClock:
             )
 
     def save(self) -> None:
-        """Write down how time went. A failure is logged: the next start takes what passed since for a stop. Blocks."""
+        """Write down how time went. A failure is logged; the next start then takes the time since as a stop. Blocks."""
         if self._path is None:
             return
         try:
@@ -139,7 +139,7 @@ class TrustedClock:
         self._task = asyncio.create_task(self._run(), name="trusted-clock")
 
     async def stop(self) -> None:
-        """End, and leave to the next run how time went."""
+        """End, and write down for the next run how time went."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

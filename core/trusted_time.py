@@ -1,30 +1,31 @@
-"""Which time may be believed when something is to expire: the rule for all that does. Pure; `trusted_clock` asks it.
+"""The rule by which time is believed when something expires. Pure; `trusted_clock` asks it.
 
 The wall clock may be wrong: set by hand or by NTP while the process runs, reset to 1970 or 2099 while the machine was
-off. Over a stop of the process nothing else counts, so a stop looks like a jump. The rule:
+off. No other clock runs while the process is stopped, so a stop looks like a jump. The rule:
 
-- What the wall clock gains on the monotonic one between two looks, up to `JUMP_MS`, has passed. A short stop is such a
-  gain: who restarts every hour loses no time.
-- More than that is *held*: it is believed once it has stood for `HOLD_MS` of running time, over as many restarts as
+- A gain of the wall clock on the monotonic one between two looks, up to `JUMP_MS`, is time that has passed. A short
+  stop is such a gain, so a process that restarts every hour loses no time.
+- A larger gain is *held*: it is believed once it has stood for `HOLD_MS` of running time, over as many restarts as
   that takes. After a month's stop things expire an hour later; a wrong date leaves an hour to mend it. Each jump and
   each stop is held by itself, so all of them are believed in the end.
-- A jump back takes back what is held, newest first.
+- A jump back takes back held time, newest first.
 
-Two readings come of it, and no jump moves either forward before it has stood:
+The rule gives two readings. No jump moves either forward before it has stood:
 
-- `timestamps_ms`, the wall clock less what is held. The timestamps of records are judged by it: their clocks are not
-  ours. It goes back when the wall clock does, and then less expires.
-- `ages_ms`, which never goes back. It judges what was stamped here with `stamp_ms`, and so only differences count: it
-  goes on by what passes while the process runs, and by a stop once that is believed. A jump while it runs says nothing
-  of what passed, nor does what the clock gains over a stop while it is *behind*: then it was set right.
-  While a stop is held, stamps are ahead of `ages_ms` by it, so believing it does not age them. A stamp of a time that
-  was taken back is too large, and counts as one of the moment when it was (`Withdrawn`).
+- `timestamps_ms` is the wall clock less the held time. The timestamps of records are judged by it, because other
+  machines' clocks made them. It goes back when the wall clock does, and then less expires.
+- `ages_ms` never goes back. Stamps made here with `stamp_ms` are judged by it, so only differences count. It advances
+  by the time that the process runs, and by a stop once the stop is believed. It does not advance by a jump while the
+  process runs: a jump says nothing about time passed. Nor does it by a gain over a stop while the clock is *behind*:
+  the clock was then set right.
+  While a stop is held, stamps are ahead of `ages_ms` by its length, so believing the stop does not age them. A stamp
+  from a time that was taken back is too large; it counts as made at the moment of taking back (`Withdrawn`).
 
 **Invariants** (properties in `tests/core/test_trusted_time.py`)
 
 - While each wrong jump forward is taken back before it has stood for `HOLD_MS`, nothing seems older than it is.
-- Where the clock is right, everything is as old as it seems, `HOLD_MS` of running time after the last stop at the
-  latest; what has been up for a time seems that old whatever the clock did.
+- If the clock is right, everything seems as old as it is, at the latest `HOLD_MS` of running time after the last stop.
+  Time that the process has run always counts, whatever the clock did.
 
 As it is stored, little-endian:
 
@@ -47,7 +48,7 @@ JUMP_MS: Final = 600_000
 """The wall clock may gain this much on the monotonic one between two looks, or over a stop, before it is a jump."""
 HOLD_MS: Final = 3_600_000
 HELD_MAX: Final = 32
-"""Jumps that are held each by itself; one more joins the newest, whose time begins again."""
+"""The most jumps that are held each by itself. One more joins the newest, whose time begins again."""
 WITHDRAWN_MAX: Final = 16
 
 MAGIC: Final = b"PSTKTIM\n"
@@ -66,7 +67,7 @@ class Held(NamedTuple):
     """A jump forward, or a stop, that is not believed yet."""
 
     ms: int
-    passed_ms: int  # of these: what will have passed when it is believed
+    passed_ms: int  # of these: the time that will count as passed when it is believed
     stood_ms: int
 
     def less(self, taken_ms: int) -> Held:
@@ -75,15 +76,15 @@ class Held(NamedTuple):
 
 
 class Withdrawn(NamedTuple):
-    """A held stop was taken back: larger stamps than now, up to `stamp_ms`, are from before that."""
+    """A held stop that was taken back: stamps larger than now, up to `stamp_ms`, are from before that."""
 
     stamp_ms: int
-    real_ms: int  # the stamp of that moment without what was taken back
+    real_ms: int  # the stamp of that moment without the time taken back
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedTime:
-    """What is known of time at one look."""
+    """The knowledge of time at one look."""
 
     wall_ms: int
     ahead_ms: int = 0  # how far stamps are ahead of the wall clock: more than `JUMP_MS`, and it is behind
@@ -92,28 +93,28 @@ class TrustedTime:
 
     @property
     def timestamps_ms(self) -> int:
-        """By which the timestamps of records are judged."""
+        """The reading by which the timestamps of records are judged."""
         return self.wall_ms - sum(jump.ms for jump in self.held)
 
     @property
     def stamp_ms(self) -> int:
-        """What is written down when something happens, to be judged by its age later."""
+        """The stamp to write down when something happens, so that its age can be judged later."""
         return self.wall_ms + self.ahead_ms
 
     @property
     def ages_ms(self) -> int:
-        """By which stamps are judged."""
+        """The reading by which stamps are judged."""
         return self.stamp_ms - sum(jump.passed_ms for jump in self.held)
 
     def age_ms(self, stamp_ms: int) -> int:
-        """How long ago something was stamped, at the least; never negative."""
+        """The least time that has passed since this stamp; never negative."""
         if stamp_ms > self.stamp_ms:
             known = (one.real_ms for one in self.withdrawn if one.stamp_ms >= stamp_ms)
             stamp_ms = max(known, default=self.stamp_ms)
         return max(0, self.ages_ms - stamp_ms)
 
     def after(self, passed_ms: int, wall_ms: int) -> TrustedTime:
-        """The next look of a run: what passed by the monotonic clock since the last one, and the wall clock now."""
+        """Take the next look of a run: the monotonic time since the last one, and the wall clock now."""
         stood = replace(self, held=tuple(jump._replace(stood_ms=jump.stood_ms + passed_ms) for jump in self.held))
         gained = wall_ms - self.wall_ms - passed_ms
         if gained > JUMP_MS:
@@ -123,7 +124,7 @@ class TrustedTime:
         return stood._slewed(wall_ms)._believing()
 
     def after_stop(self, wall_ms: int) -> TrustedTime:
-        """The first look of the next run: what passed meanwhile, nobody knows."""
+        """Take the first look of the next run: nobody knows how much time passed meanwhile."""
         gained = wall_ms - self.wall_ms
         if gained > JUMP_MS:
             is_behind = self.ahead_ms > JUMP_MS
@@ -134,7 +135,7 @@ class TrustedTime:
         return self._slewed(wall_ms)
 
     def _slewed(self, wall_ms: int) -> TrustedTime:
-        """What the wall clock shows is what passed; where it went back, nothing did."""
+        """Let pass the time that the wall clock shows; if it went back, none passed."""
         return replace(self, wall_ms=wall_ms, ahead_ms=self.ahead_ms + max(0, self.wall_ms - wall_ms))
 
     def _holding(self, jump: Held, wall_ms: int, ahead_ms: int) -> TrustedTime:
@@ -145,7 +146,7 @@ class TrustedTime:
         return replace(self, wall_ms=wall_ms, ahead_ms=ahead_ms, held=(*held, jump))
 
     def _back(self, back_ms: int, wall_ms: int, stamp_ms: int) -> TrustedTime:
-        """The wall clock went back, where stamps would have been `stamp_ms` by now."""
+        """Note that the wall clock went back; without that, stamps would have been `stamp_ms` by now."""
         held, left_ms = list(self.held), back_ms
         while held and left_ms:
             jump = held.pop()
@@ -160,7 +161,7 @@ class TrustedTime:
         return replace(after, withdrawn=(*self.withdrawn, Withdrawn(stamp_ms, after.stamp_ms)))
 
     def _believing(self) -> TrustedTime:
-        """What has stood for its time is believed; withdrawals that no stamp can be from are forgotten."""
+        """Believe jumps that have stood for `HOLD_MS`, and forget withdrawals that no stamp can come from."""
         if not self.held and not self.withdrawn:
             return self
         held = tuple(jump for jump in self.held if jump.stood_ms < HOLD_MS)
@@ -204,13 +205,13 @@ def decode_time(data: bytes) -> TrustedTime:
 def time_at_start(saved: TrustedTime | None, known_ms: int | None, wall_ms: int) -> TrustedTime:
     """The first look after a start.
 
-    `saved` is what the last run left. Where it left nothing (an earlier release, a copy without it), `known_ms` is a
-    time that has been, if anything tells one.
+    `saved` is the state that the last run left. If it left none (an earlier release, a copy without the file),
+    `known_ms` is a time known to be past, or None.
     """
     if saved is None:
         if known_ms is None:
             return TrustedTime(wall_ms)
-        if known_ms > wall_ms:  # one of the two is wrong: what was stamped until then stays, and so does what comes
+        if known_ms > wall_ms:  # one of the two is wrong: neither stamps made until then nor later ones expire by it
             return TrustedTime(wall_ms)
         saved = TrustedTime(known_ms)
     return saved.after_stop(wall_ms)

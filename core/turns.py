@@ -1,7 +1,7 @@
-"""Long work on the event loop that no client's request does, in turns.
+"""Long work on the event loop that belongs to no client's request, in turns.
 
-Keeps: work that asks between its small pieces, and gives way when its turn is over, holds the loop for `TURN_S` and one
-piece at most. The turns of requests, which clients share, are `gateway.network.turns`.
+**Invariant**: work that asks between its small pieces, and gives way when its turn is over, holds the loop for `TURN_S`
+and one piece at most. The turns of requests, which clients share, are in `gateway.network.turns`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _now: Final = time.perf_counter
 
 
 class Turn:
-    """Begins when it is made."""
+    """A turn, which begins when this is made."""
 
     __slots__ = ("_ends_at",)
 
@@ -51,7 +51,7 @@ class Turn:
 
 
 async def in_turns(items: Iterable[_T]) -> AsyncIterator[_T]:
-    """One item after another; others run between two turns."""
+    """The items one after another; other work runs between two turns."""
     turn = Turn()
     for item in items:
         await turn.breathe()

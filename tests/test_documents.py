@@ -1,4 +1,4 @@
-"""What the documents name is there: files, links, keys, commands, flags, metrics, functions.
+"""Everything that the documents name is there: files, links, keys, commands, flags, metrics, functions.
 
 Keeps: a file that moves takes the sentences along that name it, since this fails until they do. A name without a folder
 is allowed only where the tree has one file of that name.
@@ -305,7 +305,7 @@ def command_problems(words: Sequence[str]) -> Iterator[str]:
 
 
 def flags_of_modules(name: str) -> set[str]:
-    """Those of `python -m MODULE` and of `make`, whose sources have them as text."""
+    """Flags of `python -m MODULE` and of `make`, whose sources have them as text."""
     found = set()
     for module in [*re.findall(r"python -m ([\w.]+)", text_of(name)), "bench.compare", "bench.transactions"]:
         if (spec := importlib.util.find_spec(module)) is not None and spec.origin is not None:

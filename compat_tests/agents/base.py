@@ -1,4 +1,4 @@
-"""What the Python client processes share: the line protocol, handles, and how an error becomes a refusal.
+"""The shared parts of the Python client processes: the line protocol, handles, and how an error becomes a refusal.
 
 A request is {"op": NAME, ...arguments}; the answer {"ok": RESULT} or {"error": {code, name, message}}.
 Requests are served strictly one after another; the process ends when its standard input does.

@@ -1,1 +1,1 @@
-"""What the scenarios stand on: the system under test, client processes, and the words they share."""
+"""The ground of the scenarios: the system under test, client processes, and the words they share."""

@@ -150,7 +150,7 @@ class Producer:
 
 @dataclass(frozen=True)
 class Member:
-    """Who a consumer is in its group just now: id and generation, where the library passes them on."""
+    """A consumer's identity in its group just now: id and generation, if the library passes them on."""
 
     handle: int
     group: str | None

@@ -22,7 +22,7 @@ def unpacked(text: str | None) -> bytes | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a scenario hands to a producer; without a partition the client's partitioner decides."""
+    """A record that a scenario hands to a producer; without a partition the client's partitioner decides."""
 
     value: bytes | None
     key: bytes | None = None
@@ -42,7 +42,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """What a consumer received. `timestamp_type` is None where the client does not show it."""
+    """A record that a consumer received. `timestamp_type` is None if the client does not show it."""
 
     topic: str
     partition: int

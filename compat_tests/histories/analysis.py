@@ -58,7 +58,7 @@ def check(history: History, *, write_cycles: bool = False) -> list[Anomaly]:
 
 
 class Facts:
-    """What follows from the operations before anything is judged."""
+    """The facts that follow from the operations before anything is judged."""
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
@@ -96,11 +96,11 @@ class Facts:
         return send.value in self.first_seen
 
     def is_passed(self, send: Send) -> bool:
-        """Readers have gone on beyond it."""
+        """Whether readers have gone on beyond it."""
         return send.offset is not None and send.offset < self.last_read.get(send.place, -1)
 
     def missing(self, transaction: Transaction) -> list[Send]:
-        """What no reader was given although it was passed, or the last look is over."""
+        """Values that no reader got although readers passed their place, or the last look is over."""
         return [s for s in transaction.sends if not self.is_visible(s) and (self.is_over or self.is_passed(s))]
 
 
@@ -171,7 +171,7 @@ def zombies(facts: Facts) -> Iterator[str]:
 
 
 def torn(facts: Facts) -> Iterator[str]:
-    """Of one transaction a part is visible and another is not."""
+    """A part of one transaction is visible and another is not."""
     for transaction in facts.operations.transactions:
         missing = facts.missing(transaction)
         shown = [send for send in transaction.sends if facts.is_visible(send)]
@@ -260,7 +260,7 @@ def _progress(facts: Facts) -> Iterator[tuple[str, int, Read]]:
 
 
 def send_order(facts: Facts) -> Iterator[str]:
-    """Of two values that a producer sent one after the other, the later lies before the earlier."""
+    """The later of two values that a producer sent one after the other lies before the earlier."""
     last: dict[tuple[str, int, Place], Send] = {}
     for transaction in facts.operations.transactions:
         for send in transaction.sends:

@@ -28,7 +28,7 @@ RESET: Final = {confluent_kafka.KafkaError._AUTO_OFFSET_RESET, confluent_kafka.K
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What all processes of one history share."""
+    """The shared state of all processes of one history."""
 
     address: str
     history: History
@@ -132,7 +132,7 @@ class Client(threading.Thread):
             self.problem = f"{self.name}: {type(error).__name__}: {error}"
 
     def where(self) -> str:
-        """What it does just now."""
+        """Its present action."""
         frame = sys._current_frames().get(self.ident or 0)
         return "".join(traceback.format_stack(frame)[-4:]) if frame else "it has ended"
 

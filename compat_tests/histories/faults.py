@@ -1,4 +1,4 @@
-"""What is done to a server while a history is made: killed, paused, and, where it is Penstock, its streams scaled."""
+"""The faults of a server while a history is made: it is killed or paused, and Penstock's streams are scaled."""
 
 from __future__ import annotations
 

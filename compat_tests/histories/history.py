@@ -1,4 +1,4 @@
-"""What processes did and were told: each operation is invoked, and ends as ok, fail (nothing of it happened) or info.
+"""The operations of processes: each is invoked, and ends as ok, fail (nothing of it happened) or info.
 
 Keeps: events are numbered in one order for all processes, and an event is recorded before its request leaves or after
 its answer came. So whoever ended before another began comes first here too.
@@ -136,7 +136,7 @@ class Transaction:
 
 @dataclass(slots=True)
 class Step:
-    """What a reader was given by one poll, or how its positions were set anew before the next."""
+    """The records that one poll gave to a reader, or the positions that were set before the next poll."""
 
     at: int
     reads: tuple[Read, ...] = ()

@@ -207,7 +207,7 @@ class Session:
         return False
 
     def settle(self) -> None:
-        """Of a transaction that hangs nobody knows the end; what it has sent is known at least."""
+        """The end of a hanging transaction is unknown, but the records that it has sent are known."""
         if self._is_open:
             self._record("info")
 

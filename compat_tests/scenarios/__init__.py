@@ -39,7 +39,7 @@ PRODUCER_FENCED: Final = 90
 
 @dataclass
 class World:
-    """What one run of a scenario works with; names are its own, the server is everybody's."""
+    """The tools of one run of a scenario; names are its own, the server is shared."""
 
     system: System
     client: Client

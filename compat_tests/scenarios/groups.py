@@ -290,7 +290,7 @@ def a_static_member_comes_back(world: World) -> None:
 
 @scenario("static members")
 def a_static_members_double_is_fenced(world: World) -> None:
-    """Who takes a live member's instance id takes its place: the first one is fenced, not both served."""
+    """A member that takes a live member's instance id takes its place: the first one is fenced, not both served."""
     topic, group = world.topic(partitions=2), world.name("group")
     world.client.write(topic, *numbered(3))
     other = world.another_process()

@@ -90,7 +90,7 @@ def null_headers(world: World) -> None:
 
 
 def compression(codec: str, world: World) -> None:
-    """What a codec packed comes back whole, in several batches, small and large."""
+    """Records that a codec packed come back whole, in several batches, small and large."""
     topic = world.topic()
     sent = numbered(300, size=40) + [
         Record(key=b"k%d" % n, value=b"%06d" % n * 5_000, headers=(("n", b"%d" % n),), partition=0) for n in range(20)

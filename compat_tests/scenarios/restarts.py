@@ -1,4 +1,4 @@
-"""What outlives the server's process: records, sequences, commits, topics; for Penstock after kill -9 too."""
+"""Things that outlive the server's process: records, sequences, commits, topics; for Penstock after kill -9 too."""
 
 from __future__ import annotations
 

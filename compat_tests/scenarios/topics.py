@@ -90,7 +90,7 @@ def only_validating(world: World) -> None:
 
 @scenario()
 def a_topic_with_configuration(world: World) -> None:
-    """What a topic was created with is described as set; the rest shows Kafka's defaults."""
+    """Configs that a topic was created with are described as set; the rest shows Kafka's defaults."""
     wanted = {"retention.ms": "123456", "cleanup.policy": "compact", "segment.bytes": "2097152"}
     topic = world.topic(configs=wanted)
 

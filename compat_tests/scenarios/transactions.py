@@ -73,7 +73,7 @@ def a_commit_is_read_whole(world: World) -> None:
 
 @scenario()
 def an_abort_is_never_read(world: World) -> None:
-    """What was aborted only a read_uncommitted consumer sees; markers take offsets and nobody sees them."""
+    """Only a read_uncommitted consumer sees aborted records; markers take offsets and no consumer sees them."""
     topic = world.topic()
     producer = world.client.transactional(world.name("id"))
     in_transaction(producer, topic, *numbered(5))

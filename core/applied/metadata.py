@@ -1,23 +1,26 @@
 """The applied state: RocksDB behind five kinds of keys. The only module that knows rocksdict.
 
-Its own WAL is off: the durable log is its WAL. A checkpoint writes every value that is dirty, each with the LSN that it
-reflects, then the position P, then flushes; whatever prefix of that reaches the disk, replay from the old P repairs it.
+Its own WAL is off: the durable log is its WAL. A checkpoint writes every dirty value, each with the LSN that it
+reflects, then the position P, then flushes. If only a prefix of that reaches the disk, replay from the old P mends it.
 
-**Invariants**: one column family, so what is flushed is a prefix of what was written. No value reflects an LSN that the
-log had not synced when it was written here. What is deleted here may come back with a crash, files do not: rows of log
-files that are gone are deleted again when it is opened.
+**Invariants**
+
+- There is one column family, so the flushed writes are a prefix of all writes.
+- No value reflects an LSN that the log had not synced when the value was written here.
+- A crash may bring back rows that were deleted, but never the log files that they name. So an open deletes rows of
+  missing files again.
 
 Keys (numbers big-endian, so that they sort), and values (numbers little-endian):
 
     b"mcheckpoint"                         → P: u64 LSN, u64 file's first LSN, u64 position in it
     b"mclean"                              → u64 last LSN at the last clean stop
     b"mindexed"                            → u64 first LSN of the newest file whose rows are all among the ``i`` keys
-    b"mfirst"                              → u64 first LSN of the oldest file of which there are ``i`` keys; written
-                                             behind the deletion of those before it
+    b"mfirst"                              → u64 first LSN of the oldest file that has ``i`` keys; written behind the
+                                             deletion of the keys of older files
     b"s" + u32 stream + u32 slot           → u64 LSN, the slot's state (core.streams.live)
     b"t" + u8 name length + name + key     → u64 LSN, a table's value
     b"i" + u32 stream + u32 slot + u64 first sequence number
-                                           → where a slot's rows of one log file lie: u64 file's first LSN, i64 end,
+                                           → place of a slot's rows of one log file: u64 file's first LSN, i64 end,
                                              i64 largest timestamp, u64 bytes before, u64 position, u32 rows, u32 CRC,
                                              u64 bytes
 """
@@ -51,7 +54,7 @@ _SLOT: Final = struct.Struct(">II")
 _BLOCK_KEY: Final = struct.Struct(">IIQ")
 _BLOCK: Final = struct.Struct("<QqqQQIIQ")
 _BEHIND_SLOT: Final = b"\xff" * 9
-"""Behind all keys that go on with eight bytes."""
+"""Sorts behind all keys that go on with eight bytes."""
 
 _CHECKPOINT_KEY: Final = b"mcheckpoint"
 _CLEAN_KEY: Final = b"mclean"
@@ -61,13 +64,13 @@ BATCH_OPERATIONS: Final = 500
 """Operations of one write: a batch of 1,000 holds the GIL for several milliseconds."""
 
 KEY_BYTES_MAX: Final = 64
-"""No key of a table that is ever skipped is longer."""
+"""At least the length of any key of a table that is skipped."""
 
 STALL_PAUSE_S: Final = 0.02
 STALL_RETRIES: Final = 1500
 
 REOPEN_RETRIES: Final = 500
-"""A reader's iterator keeps the old instance open for the moment that it needs: wait for it, 10 s at most."""
+"""A reader's iterator keeps the old instance open for a moment: wait for it, 10 s at most."""
 
 
 class Metadata:
@@ -115,9 +118,9 @@ class Metadata:
         return db
 
     def reopen(self) -> None:
-        """Start over after a failed flush; what was not flushed is gone and must be written again.
+        """Start over after a failed flush. Values that were not flushed are gone and must be written again.
 
-        Raises OSError where this process lacks something: then it is to be called again, and readers hear of it.
+        Raises OSError if this process lacks something. Then call it again; until then readers get the same error.
         """
         with self._lock:
             self._close()
@@ -137,13 +140,13 @@ class Metadata:
     def _close(self) -> None:
         try:
             self._db.close()
-        except Exception as error:  # what it could not flush, the log still holds
+        except Exception as error:  # the log still holds the values that it could not flush
             logger.warning("RocksDB closed without its last writes", extra={"error": str(error)})
 
     # The checkpoint
 
     def position(self) -> LogPosition | None:
-        """What the applied state reflects; None in a new store."""
+        """The position in the log that the applied state reflects; None in a new store."""
         value = self._db.get(_CHECKPOINT_KEY)
         return LogPosition(*_POSITION.unpack(value)) if value is not None else None
 
@@ -153,9 +156,9 @@ class Metadata:
         return int(_LSN.unpack(value)[0]) if value is not None else None
 
     def commit(self, position: LogPosition, gone: Iterable[bytes] = (), *, clean: bool = False) -> None:
-        """Everything up to `position` was written: say so, and flush. `clean`: the log ends there.
+        """Record that everything up to `position` was written, and flush. `clean`: the log ends there.
 
-        `gone` are keys that must not vanish before P says so.
+        `gone` are keys that must not vanish before the new P is written.
         """
         puts = [(_CHECKPOINT_KEY, _POSITION.pack(position.lsn, position.file_lsn, position.position))]
         if clean:
@@ -176,7 +179,7 @@ class Metadata:
                 self._db.write(batch)
                 return
             except Exception as error:
-                # A stalled write would hold the GIL until a flush has ended: refused instead, it comes back later.
+                # A stalled write would hold the GIL until a flush has ended. So it is refused and tried again later.
                 if "Incomplete" not in str(error):
                     raise
                 time.sleep(STALL_PAUSE_S)
@@ -191,7 +194,7 @@ class Metadata:
             yield stream_id, slot, _LSN.unpack_from(value)[0], value[8:]
 
     def tables(self, skipped: Collection[str] = ()) -> Iterator[tuple[str, bytes, int, bytes]]:
-        """All saved table entries: table, key, LSN, value. Skipped tables are not read through."""
+        """All saved table entries: table, key, LSN, value. Skipped tables are jumped over, not read."""
         with self._lock:
             iterator = self._db.iter()
         iterator.seek(b"t")
@@ -242,9 +245,9 @@ class Metadata:
             iterator.next()
 
     def forget_stream(self, stream_id: int) -> int:
-        """Delete what a deleted stream left; returns how many keys."""
+        """Delete the keys that a deleted stream left; returns their number."""
         gone = 0
-        for kind in (b"i", b"s"):  # the slots last: they are what tells a start that something is left
+        for kind in (b"i", b"s"):  # the slots last: by them a start sees that something is left
             prefix = kind + stream_id.to_bytes(4, "big")
             keys: list[bytes] = []
             for key, _ in self._items(prefix):
@@ -256,7 +259,7 @@ class Metadata:
             gone += len(keys)
         return gone
 
-    # Where the rows of complete log files lie
+    # Places of the rows of complete log files
 
     def indexed_lsn(self) -> int:
         """First LSN of the newest file whose rows are registered; 0 when there is none."""
@@ -264,7 +267,7 @@ class Metadata:
         return int(_LSN.unpack(value)[0]) if value is not None else 0
 
     def register(self, refs: Sequence[BlockRef]) -> None:
-        """Note where rows lie, whole files in the order of the log; then that these files are complete here."""
+        """Note the places of rows, whole files in the order of the log; then note these files as complete here."""
         for start in range(0, len(refs), BATCH_OPERATIONS):
             self.write(block_item(ref) for ref in refs[start : start + BATCH_OPERATIONS])
         newest = max((ref.file_lsn for ref in refs), default=0)
@@ -272,16 +275,16 @@ class Metadata:
             self.write([(_INDEXED_KEY, _LSN.pack(newest))])
 
     def forget_blocks(self, refs: Sequence[BlockRef], first_lsn: int) -> None:
-        """Rows of a file that is given up go; `first_lsn` is the next one's."""
+        """Delete the rows of a file that is given up; `first_lsn` is the next file's."""
         keys = [block_key(ref) for ref in refs]
         for start in range(0, len(keys), BATCH_OPERATIONS):
             self.write((), keys[start : start + BATCH_OPERATIONS])
         self.write([(_FIRST_KEY, _LSN.pack(first_lsn))])
 
     def forget_blocks_before(self, first_lsn: int) -> int:
-        """Forget rows of files before this one, if a crash has brought any back; returns how many.
+        """Forget rows of files before this one, if a crash has brought any back; returns their number.
 
-        Costs a look at each slot that has rows, and nothing where the last deletions are known to be here.
+        This costs a look at each slot that has rows, or nothing if the last deletions are known to be here.
         """
         known = self._db.get(_FIRST_KEY)
         if known is not None and _LSN.unpack(known)[0] >= first_lsn:
@@ -296,7 +299,7 @@ class Metadata:
         return gone + len(keys)
 
     def _blocks_before(self, first_lsn: int) -> Iterator[bytes]:
-        """Keys of rows of older files: each slot's are in front, since its files follow one another."""
+        """Keys of rows of older files. They are the first of each slot, since its files follow one another."""
         with self._lock:
             iterator = self._db.iter()
         iterator.seek(b"i")
@@ -308,7 +311,7 @@ class Metadata:
                 iterator.seek(key[: 1 + _SLOT.size] + _BEHIND_SLOT)
 
     def replace_blocks(self, refs: Sequence[BlockRef], gone: Sequence[BlockRef] = ()) -> None:
-        """Rows lie elsewhere now, others nowhere; returns when that is on disk: what they told of may go."""
+        """Replace some rows' places and delete others, durably: once this returns, their old files may go."""
         for start in range(0, len(refs), BATCH_OPERATIONS):
             self.write(block_item(ref) for ref in refs[start : start + BATCH_OPERATIONS])
         for start in range(0, len(gone), BATCH_OPERATIONS):
@@ -361,7 +364,7 @@ class Metadata:
 
 
 def _lack(error: Exception) -> int | None:
-    """What this process lacks, if that is what RocksDB says: the number of an OSError."""
+    """The errno if RocksDB failed because this process lacks something, else None."""
     return next((number for number in SHORTAGES | FORBIDDEN if os.strerror(number) in str(error)), None)
 
 
@@ -386,7 +389,7 @@ def block_key(ref: BlockRef) -> bytes:
 
 
 def block_item(ref: BlockRef) -> tuple[bytes, bytes]:
-    """Where a block lies, as a key and value."""
+    """A block's place, as a key and value."""
     value = _BLOCK.pack(
         ref.file_lsn, ref.end, ref.max_timestamp, ref.bytes_before, ref.position, ref.rows, ref.crc, ref.bytes
     )

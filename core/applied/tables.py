@@ -1,11 +1,14 @@
 """Tables: small key-value maps that a container keeps, changed only through its log.
 
-The whole of a resident table is in memory (consumer-group offsets, producer-id blocks, configuration: small), RocksDB
-holds a copy as of the last checkpoint. Of a stored table (one that grows with what is stored) memory holds only what
-RocksDB does not have yet.
+A resident table is wholly in memory (consumer-group offsets, producer-id blocks, configuration: small). RocksDB holds
+a copy as of the last checkpoint. A stored table grows with the data, so memory holds only the changes that RocksDB
+does not have yet.
 
-**Invariants**: a table holds what durable log records say, nothing more and nothing less; a reader never sees half of
-a record. A stored table's change leaves memory only after RocksDB has it.
+**Invariants**
+
+- A table holds the outcome of the durable log records, nothing more and nothing less.
+- A reader never sees half of a record.
+- A stored table's change leaves memory only after RocksDB has it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ __all__ = ["STORED_TABLES", "Delete", "Put", "StoredTable", "Table", "new_table"
 STORED_TABLES: Final = frozenset({"runs", "chunks"})
 
 GROUP_BYTES: Final = 8
-"""The keys of a stored table begin with this many bytes that say what belongs together: a slot, a chunk's epoch."""
+"""The first bytes of a stored table's keys, which name the group: a slot, a chunk's epoch."""
 
 
 class Table:
@@ -39,7 +42,7 @@ class Table:
         return self.entries.get(key)
 
     def apply(self, operation: Put | Delete) -> None:
-        """Take in what a durable record says."""
+        """Take in the operations of a durable record."""
         if isinstance(operation, Put):
             self.entries[operation.key] = operation.value
         else:
@@ -51,7 +54,7 @@ class Table:
 
 
 class StoredTable(Table):
-    """What RocksDB does not have yet of a table that lives there."""
+    """The changes of a table in RocksDB that RocksDB does not have yet."""
 
     __slots__ = ("_unsaved",)
 
@@ -63,7 +66,7 @@ class StoredTable(Table):
         return sum(map(len, self._unsaved.values()))
 
     def get(self, key: bytes) -> bytes | None:
-        """The value if it is unsaved; None says only that it is not, or deleted."""
+        """The value if it is unsaved; None if it is saved, or deleted."""
         return self._unsaved.get(key[:GROUP_BYTES], {}).get(key)
 
     def apply(self, operation: Put | Delete) -> None:
@@ -71,15 +74,15 @@ class StoredTable(Table):
         self._unsaved.setdefault(operation.key[:GROUP_BYTES], {})[operation.key] = value
 
     def unsaved(self, group: bytes) -> dict[bytes, bytes | None]:
-        """A copy of what is unsaved of a group; None: deleted. For any thread."""
+        """A copy of a group's unsaved values; None: deleted. For any thread."""
         return dict(self._unsaved.get(group, {}))
 
     def groups(self) -> list[bytes]:
-        """All groups of which something is unsaved. For any thread."""
+        """All groups with unsaved changes. For any thread."""
         return list(self._unsaved)
 
     def saved(self, values: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """RocksDB has these now: those that did not change meanwhile leave memory."""
+        """Drop these from memory, since RocksDB has them now, but for those that changed meanwhile."""
         for key, value in values:
             group = self._unsaved.get(key[:GROUP_BYTES])
             if group is not None and key in group and group[key] is value:
@@ -89,5 +92,5 @@ class StoredTable(Table):
 
 
 def new_table(name: str) -> Table:
-    """An empty table of the kind that its name says."""
+    """An empty table, resident or stored by its name."""
     return StoredTable(name) if name in STORED_TABLES else Table(name)

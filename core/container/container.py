@@ -1,4 +1,4 @@
-"""A container: the owner of slots. One durable log, one applied state, one cache; all changes go through here.
+"""A container: the owner of slots. It has one durable log, one applied state, one cache. All changes go through here.
 
 **Invariants**
 
@@ -61,23 +61,23 @@ CONTAINER_TABLE: Final = "container"
 EPOCH_KEY: Final = b"epoch"
 
 COPY_MAX: Final = 16 * 1024
-"""Entries up to this size are copied behind their frame header: one buffer to write, and the cache does not keep the
-request's buffer alive. Larger ones are written from where they were received."""
+"""Entries up to this size are copied behind their frame header. That makes one buffer to write, and the cache does not
+keep the request's buffer alive. Larger entries are written from the buffer that received them."""
 
 STEP_OPERATIONS_MAX: Final = 1_000
-"""Operations of one record of a step that has several."""
+"""The most operations of one record, in a step of several records."""
 
 UNINDEXED_FILES_MAX: Final = 8
-"""Complete log files whose rows are still in memory because their sidecar is not written: a bound on index memory."""
+"""The most complete log files whose rows are in memory for want of a written sidecar: a bound on index memory."""
 
 
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
-"""What people call writers."""
+"""The names of writers for people."""
 
 
 @dataclass(slots=True)
 class _AllDurable:
-    """A waiter for everything up to a point: done once that is durable."""
+    """A waiter that is done once everything up to its point is durable."""
 
     future: asyncio.Future[None]
 
@@ -95,10 +95,10 @@ class _Update:
     """An update record on its way: its operations, and the future that waits for it."""
 
     operations: Sequence[Operation]
-    future: asyncio.Future[None] | None = None  # None: nobody waits for this record alone
+    future: asyncio.Future[None] | None = None  # None: no caller waits for this record alone
 
     def settle(self, container: Container) -> None:
-        """It is durable."""
+        """Apply the operations of the durable record, and tell the waiter."""
         container.outcomes.apply(self.operations)
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
@@ -143,8 +143,8 @@ class Container:
         self.log = DurableLog(directory, container_id, config, clock, self, new_writer)
         self.files = LogFiles(self.log.slabs)
         self.damage = Damage(directory)
-        self.kept: list[KeptFile] = []  # what pinned the log, oldest first
-        self.moved = 0  # log files that went while something of them was kept: rows that were looked up may be stale
+        self.kept: list[KeptFile] = []  # entries that pinned the log, oldest first
+        self.moved = 0  # log files that went after some of their entries were kept: rows looked up before may be stale
         self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
         self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
         self.name_writers: NameWriters = _by_number  # for the operator
@@ -164,7 +164,7 @@ class Container:
 
     @property
     def applied_lsn(self) -> int:
-        """What streams, slots and tables reflect."""
+        """The last LSN that streams, slots and tables reflect."""
         return self._applied_lsn
 
     async def start(self, next_lsn: int, epoch: int) -> None:
@@ -175,14 +175,14 @@ class Container:
         await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")))
 
     async def rise(self, epoch: int, *operations: Operation) -> None:
-        """Go on in a higher epoch, and with it make these changes; before the first append. Raises StorageFailure."""
+        """Go on in a higher epoch and make these changes with it, before the first append. Raises StorageFailure."""
         await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")), *operations)
         self.epoch = self.log.epoch = epoch
 
     # Appends
 
     def check_writer(self, slot: Slot, writer_id: int, epoch: int, sequence: int, count: int) -> Duplicate | None:
-        """Whether an idempotent writer's batch is the next one (None) or there already.
+        """None if an idempotent writer's batch is its next one, Duplicate if it is there already.
 
         Raises StaleWriterEpoch, SequenceGap; TooManyWriters for one that the slot does not know.
         """
@@ -296,7 +296,7 @@ class Container:
         return base
 
     def when_durable(self, waiter: AppendWaiter) -> None:
-        """Tell the waiter once all that is queued now is durable (a duplicate whose original is on its way)."""
+        """Tell the waiter once everything queued now is durable (for a duplicate whose original is on its way)."""
         if self.log.failure is not None:
             waiter.append_failed(self.log.failure)
         elif not self._pending:
@@ -306,25 +306,25 @@ class Container:
 
     @property
     def is_all_durable(self) -> bool:
-        """Whether nobody waits for the log just now."""
+        """Whether no call waits for the log just now."""
         return self.log.durable_lsn >= self.log.next_lsn - 1
 
     def all_durable(self) -> asyncio.Future[None]:
-        """Done once all that is queued now is durable and applied; StorageFailure if it never will be."""
+        """A future: done once everything queued now is durable and applied; StorageFailure if it never will be."""
         waiter = _AllDurable(asyncio.get_running_loop().create_future())
         self.when_durable(waiter)
         return waiter.future
 
     async def synced(self) -> None:
-        """Wait until what streams, slots and tables say is synced, whatever the mode. Raises StorageFailure.
+        """Wait until the state of streams, slots and tables is synced, in every mode. Raises StorageFailure.
 
-        For what the outside keeps though a power cut takes the record: identities that are given out, objects that are
-        put, files that are deleted.
+        Call it before an effect that outlives a power cut, although the power cut may take its record: an identity is
+        given out, an object is put, a file is deleted.
         """
         await self.log.synced(self._applied_lsn)
 
     def fail(self, error: StorageFailure) -> None:
-        """Take nothing more: storage failed, of the log or of the applied state. What is durable is still read."""
+        """Take nothing more: storage of the log or of the applied state failed. Durable entries can still be read."""
         self.log.end_appends()  # every append asks for room now, and hears of the failure
         if not self.failed.done():
             self.failed.set_result(error)
@@ -363,8 +363,9 @@ class Container:
     def end_transactions(self, ends: Sequence[TransactionEnd], operations: Sequence[Operation]) -> asyncio.Future[None]:
         """Append markers and apply some operations, in one step: all of it or nothing, whatever happens.
 
-        A slot may occur once; where its writer has no transaction open, no marker is appended. Returns what is done
-        when it is durable and applied. Raises StorageFull, StorageFailure, NotHosted: then nothing has changed.
+        A slot may occur once. No marker is appended if its writer has no transaction open. Returns a future that is
+        done when the step is durable and applied. Raises StorageFull, StorageFailure, NotHosted: then nothing has
+        changed.
         """
         self._check_here()
         self._check_failed()
@@ -402,7 +403,7 @@ class Container:
         await self.submit(operations)
 
     async def change_stream(self, stream: Stream, state: StreamState) -> None:
-        """Log a stream's next state as one record: what is appended from this call on lies behind it.
+        """Log a stream's next state as one record. All entries appended from this call on lie behind it.
 
         Returns when it is durable and applied. Raises StorageFull, StorageFailure.
         """
@@ -411,9 +412,9 @@ class Container:
         await logged
 
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
-        """Log some operations as one record, at once: what is queued from this call on lies behind it.
+        """Log some operations as one record, at once: all frames queued from this call on lie behind it.
 
-        Returns what is done when they are durable and applied. Raises StorageFull, StorageFailure.
+        Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure.
         """
         self._check_failed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -422,7 +423,7 @@ class Container:
         return future
 
     def on_applied(self, table: str, listener: TableListener) -> None:
-        """Have a listener hear of each operation on a table from now on; it is called on the loop, or in recovery."""
+        """Let a listener hear of each operation on a table from now on. It is called on the loop, or in recovery."""
         self.outcomes.on_applied(table, listener)
 
     def table(self, name: str) -> Table:
@@ -430,11 +431,11 @@ class Container:
         return self.outcomes.table(name)
 
     def mark_dirty(self, slot: Slot) -> None:
-        """The slot's durable state changed since the last checkpoint."""
+        """Note that the slot's durable state changed since the last checkpoint."""
         self.unsaved.mark(slot)
 
     def mark_untiered(self, slot: Slot) -> None:
-        """The slot has something that is in no chunk yet."""
+        """Note that the slot has entries that are in no chunk yet."""
         slot.untiered = True
         self.untiered[slot] = self.clock.monotonic_s()
 
@@ -445,16 +446,16 @@ class Container:
 
     @property
     def log_bytes(self) -> int:
-        """Bytes of the log's files, as far as they are in use, and of what was kept of those that are gone."""
+        """The bytes in use of the log's files, and the bytes of the kept files."""
         return self.files.bytes + self.kept_bytes + self.log.position
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of what pinned the log and was moved out of its way."""
+        """The bytes of entries that pinned the log and were moved out of its way."""
         return sum(kept.size for kept in self.kept)
 
     def log_changed(self) -> None:
-        """The log grew or shrank: appends are slowed down accordingly."""
+        """Set the pace of appends by the log's new size."""
         log_bytes = self.log_bytes
         self.throttle.observe(self.clock.monotonic_s(), log_bytes, self.appended_bytes - log_bytes)
 
@@ -466,14 +467,14 @@ class Container:
     def make_slot(self, stream: Stream, number: int) -> Slot:
         return Slot(self, stream, number)
 
-    # What the log reports
+    # Reports of the log
 
     def log_durable(self, lsn: int) -> None:
         pending = self._pending
         for _ in range(lsn - self._applied_lsn):
             oldest = pending.popleft()
             self._applied_lsn += 1
-            if not isinstance(oldest, tuple):  # asked like this, as that is quick for a tuple
+            if not isinstance(oldest, tuple):  # this test is quick for a tuple
                 oldest.settle(self)
                 continue
             slot, end, size, waiter = oldest
@@ -514,7 +515,7 @@ def _by_number(writers: Collection[int]) -> Mapping[int, str]:
 
 
 def _tell(waiter: AppendWaiter) -> None:
-    """One waiter's fault must not keep the news from all others."""
+    """Tell one waiter. Its fault must not keep the news from all others."""
     try:
         waiter.appended()
     except Exception:

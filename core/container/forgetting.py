@@ -1,11 +1,13 @@
-"""Forgetting writers: those that have expired, and before that, where there are too many, those silent for longest.
+"""Forgetting writers: the expired ones, and if there are too many, also those that have been silent for longest.
 
-A writer of which nothing was heard for longer than its client goes on sending a batch loses nothing by it: its next
-batch is taken at any sequence, as of one that nobody knows. So where writers are too many, those that were silent for
-`SILENT_MS_MIN` are taken to have expired, the longest silent first.
+A client gives up sending a batch after some minutes. A writer that was silent for longer loses nothing by being
+forgotten: its next batch is taken at any sequence, like that of a new writer. So if there are too many writers, those
+silent for `SILENT_MS_MIN` count as expired, the longest silent first.
 
-**Invariant**: no writer is forgotten that has a transaction open or something in flight, nor, but for expiry, one that
-was heard of in the last `SILENT_MS_MIN`.
+**Invariants**
+
+- No writer is forgotten that has a transaction open or something in flight.
+- No writer that was heard of in the last `SILENT_MS_MIN` is forgotten, unless it has expired.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SILENT_MS_MIN: Final = 600_000
-"""Longer than clients try to send a batch: 2 minutes in Java (delivery.timeout.ms), 5 in librdkafka."""
+"""Longer than clients go on sending a batch: 2 minutes in Java (delivery.timeout.ms), 5 in librdkafka."""
 AGE_MS: Final = 10_000
-"""Writers are as old as each other within this."""
+"""Ages that differ by less than this count as equal."""
 FREED_PER_STEP: Final = 500
 PAUSE_S: Final = 10.0
-"""Between two looks where there are too many writers."""
+"""The pause between two looks while there are too many writers."""
 
 MayForget = Callable[[WriterState], bool]
 
@@ -45,7 +47,7 @@ async def forget_expired(container: Container, now: TrustedTime) -> None:
 
 
 async def make_room(known: KnownWriters, containers: Iterable[Container]) -> int:
-    """Forget as many of the longest silent as are too many, if there are; how many were forgotten."""
+    """Forget the longest silent of too many writers; returns the number forgotten."""
     containers = list(containers)
     if not known.is_pressed or not containers:
         return 0
@@ -71,7 +73,7 @@ async def make_room(known: KnownWriters, containers: Iterable[Container]) -> int
 
 
 def _oldest(ages: Counter[int], wanted: int) -> tuple[int, int]:
-    """The age beyond which all writers are forgotten, and how many of that age, to forget as many as are wanted."""
+    """The age beyond which all writers are forgotten, and the number to forget of that age, to forget `wanted`."""
     least = SILENT_MS_MIN // AGE_MS
     for age in sorted(ages, reverse=True):
         if age < least:
@@ -126,7 +128,7 @@ def _slots(container: Container) -> Iterator[Slot]:
 
 
 class Forgetting:
-    """Makes room while a store runs, and frees what deleted streams knew."""
+    """The background work that makes room while a store runs, and frees the writers of deleted streams."""
 
     def __init__(self, known: KnownWriters, containers: Callable[[], Iterable[Container]]) -> None:
         self._known = known

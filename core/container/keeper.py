@@ -1,10 +1,11 @@
-"""When something of the log is kept apart, and when that goes: the policy around `core.container.kept`.
+"""When entries of the log are kept apart, and when the kept files go: the policy around `core.container.kept`.
 
 **Invariants**
 
 - Only the oldest log file is looked at, behind P, and only while the log is pressed.
-- What is kept of a file is all that it is still needed for; the rest leaves the log as it would have without it.
-- Copied is what cannot be tiered as things stand. Where anything in the file merely waits its turn, nothing is copied.
+- All entries that still need the file are kept; the others leave the log as always.
+- A file is copied only if its entries cannot be tiered as things stand. If any of them merely waits its turn, nothing
+  is copied.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def slot_of(container: Container, ref: BlockRef) -> Slot | None:
 
 
 def is_needed_by(container: Container, chunks: Chunks) -> Callable[[BlockRef], bool]:
-    """Whether the log must hold rows' entries: no chunk does, or one that was not looked at twice. As of now."""
+    """Whether the log must hold these rows' entries: no chunk does, or only one not yet looked at twice. As of now."""
     held = chunks.held()
 
     def is_needed(ref: BlockRef) -> bool:
@@ -49,7 +50,7 @@ def is_needed_by(container: Container, chunks: Chunks) -> Callable[[BlockRef], b
 
 
 class Keeper:
-    """Of one container. For the event loop; `in_thread` runs what blocks where the metadata is changed."""
+    """The keeper of one container. For the event loop; `in_thread` runs a call in the thread that changes metadata."""
 
     def __init__(self, container: Container, chunks: Chunks, in_thread: Callable[..., Awaitable[Any]]) -> None:
         self._container = container
@@ -63,7 +64,7 @@ class Keeper:
         return any(kept.holds(ref) for kept in self._container.kept)
 
     async def keep(self, file: LogFile, blocker: BlockRef | None) -> bool:
-        """Keep what the oldest file is still needed for, if that pins it; whether anything was kept."""
+        """Keep the entries that pin the oldest file, if any do; whether anything was kept."""
         tier = self._container.tier
         if tier is None or not tier.is_pressed or blocker is None:  # None: a second look or a snapshot is awaited
             return False
@@ -100,12 +101,12 @@ class Keeper:
         return all(slot is None or tier.is_pinned(slot, ref) for slot, ref in slots)
 
     def moves(self, file: LogFile) -> None:
-        """A log file goes: where something of it was kept, rows that were looked up until now are stale."""
+        """Note that a log file goes. If something of it was kept, rows that were looked up until now are stale."""
         if any(kept.source_lsn == file.first_lsn for kept in self._container.kept):
             self._container.moved += 1
 
     async def release(self) -> None:
-        """Let go of what chunks that were looked at twice hold as well, and of what lies behind its slot's start."""
+        """Let go of entries that chunks looked at twice hold as well, and of entries before their slot's start."""
         container = self._container
         if not container.kept:
             return
@@ -114,7 +115,7 @@ class Keeper:
             gone = {ref: None for ref in kept.refs if not is_needed(ref)}
             if not gone or any(file.first_lsn == kept.source_lsn for file in container.files.complete):
                 continue
-            await container.log.synced(container.applied_lsn)  # or a power cut leaves neither this nor what replaces it
+            await container.log.synced(container.applied_lsn)  # or a power cut leaves neither this nor its replacement
             kept.need([ref for ref in kept.refs if ref not in gone])
             await self._in_thread(container.metadata.replace_blocks, (), list(gone))
             for ref in gone:

@@ -1,21 +1,21 @@
-"""Kept files: what pins the log is moved out of its way.
+"""Kept files: entries that pin the log, moved out of its way.
 
-The log is one queue for all slots, and its files leave it from the front. What cannot leave (behind a slot's stable
-end, behind an entry that is damaged) would hold up everything that lies behind it. So when the log is pressed, the
-entries that its oldest file is still needed for are copied, frame by frame, into a file of their own, and the log lets
-go of the file. Readers and the storage writer find them there as they did in the log: the index says where.
+The log is one queue for all slots, and its files leave it from the front. An entry that cannot leave (behind a slot's
+stable end, behind a damaged entry) would hold up all entries behind it. So when the log is pressed, the entries that
+pin its oldest file are copied, frame by frame, into a file of their own, and the log lets go of the old file. Readers
+and the storage writer find these entries by the index, as they did in the log.
 
-A kept file is a log file, beside a sidecar, in ``kept/`` below the log's directory: a header block, then frames exactly
-as they were written, damaged ones too, with LSNs that rise but do not follow one another. Its name and header have the
-first LSN of the log file that it comes from; in the header, in the sidecar and in index rows that number has bit 62 set
-(`KEPT`), so neither can be taken for the other.
+A kept file is a log file beside a sidecar, in ``kept/`` below the log's directory. It has a header block, then frames
+exactly as they were written, damaged ones too, with LSNs that rise but do not follow one another. Its name and header
+have the first LSN of the log file that it was copied from. In the header, in the sidecar and in index rows that number
+has bit 62 set (`KEPT`), so neither file can be taken for the other.
 
 **Invariants**
 
 - A kept file and its sidecar are complete and synced before a row names them, and that row is flushed before the log
-  file goes. So a crash at any step leaves the log file, the kept file, or both; of both, either is right.
-- A kept file holds nothing that a start must replay: what it comes from lay behind P.
-- What lies in the log of a slot has no gap: its kept entries go before, or with, the log file that follows them.
+  file goes. So a crash at any step leaves the log file, the kept file, or both. If both are left, either is right.
+- A kept file holds nothing that a start must replay, because the log file that it was copied from lay behind P.
+- A slot's entries in the log have no gap: its kept entries go before, or with, the log file that follows them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class KeptFile:
 
     @property
     def source_lsn(self) -> int:
-        """First LSN of the log file that it comes from."""
+        """The first LSN of the log file that it was copied from."""
         return self.file.first_lsn & ~KEPT
 
     @property
@@ -72,12 +72,12 @@ class KeptFile:
         return self.file.size
 
     def holds(self, ref: BlockRef) -> bool:
-        """Whether these rows of the log file that it comes from are here."""
+        """Whether these rows of the log file that it was copied from are here."""
         return ref.file_lsn == self.source_lsn and (ref.stream_id, ref.slot) in self.places
 
 
 def copy(container_id: int, directory: Path, source: LogFile, refs: Iterable[BlockRef]) -> KeptFile:
-    """Copy a log file's entries that these rows tell of into a kept file, durably. No row names it yet.
+    """Copy the entries of these rows from a log file into a kept file, durably. No row names it yet.
 
     Blocks. Raises Corrupt when the rows cannot be read, OSError.
     """
@@ -137,7 +137,7 @@ def _frames(path: Path, wanted: list[tuple[BlockRef, Rows]]) -> Iterable[tuple[B
             data = _read(fd, reached - first, first)
             for position, size, index, row in places[at:stop]:
                 frame = _read(fd, size, position) if data is None else data[position - first : position - first + size]
-                # What the disk does not give, or has lost, is kept as zeros: it fails its check wherever it lies.
+                # Bytes that the disk does not give, or has lost, are kept as zeros: they fail their check anywhere.
                 ref, rows = wanted[index]
                 yield ref, (rows, row), memoryview(bytes(size) if frame is None else bytes(frame).ljust(size, b"\0"))
             at = stop
@@ -158,7 +158,7 @@ def _read(fd: int, size: int, position: int) -> memoryview | None:
 def restore(
     log_directory: Path, files: Sequence[LogFile], metadata: Metadata, is_needed: Callable[[BlockRef], bool]
 ) -> list[KeptFile]:
-    """What was kept, for a start: the index tells of what is still needed, and of nothing else. Blocks.
+    """The kept files that a start finds. The index names those that are still needed, and no others. Blocks.
 
     `files` are the log's. Raises Corrupt.
     """
@@ -199,9 +199,9 @@ def _opened(path: Path) -> LogFile:
 
 
 def discard(kept: KeptFile) -> None:
-    """Remove a kept file of which nothing is needed and no row tells any more. Blocks."""
+    """Remove a kept file that is needed no longer and that no row names. Blocks."""
     path = kept.file.path
-    # A file without its sidecar would be damage to a start, a sidecar without its file is swept.
+    # A start takes a file without its sidecar for damage, but it sweeps a sidecar without its file.
     path.unlink(missing_ok=True)
     sync_directory(path.parent)
     sidecar_path(path).unlink(missing_ok=True)

@@ -4,8 +4,8 @@
 
 - `complete` is in the order of LSNs; a file leaves it from the front only.
 - A file is in `unindexed` from its completion until its sidecar is written and registered.
-- Rows in memory are those of the newest files: a slot's `columns` are the rows of its files, oldest first, and of the
-  file that is written to. Some of these files may be gone from the disk: their rows lead to bytes in memory only.
+- Rows in memory are those of the newest files. A slot's `columns` are the rows of its files, oldest first, then those
+  of the open file. Some of these files may be gone from the disk: their rows lead to bytes in memory only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from core.streams.live import Slot
 
 
 class LogFiles:
-    """Of one container. For the event loop; recovery fills it in a thread of its own."""
+    """The complete files of one container. For the event loop; recovery fills it in a thread of its own."""
 
     def __init__(self, slabs: Slabs) -> None:
         self._slabs = slabs
@@ -38,27 +38,27 @@ class LogFiles:
 
     @property
     def bytes(self) -> int:
-        """Of complete files, as far as they are in use."""
+        """The bytes in use of complete files."""
         return sum(file.size for file in self.complete)
 
     def found(self, files: list[LogFile]) -> None:
-        """A start has found these."""
+        """Take in the files that a start has found."""
         self.complete = files
         self.unindexed = [file for file in files if not file.indexed]
 
     def completed(self, file: LogFile) -> None:
-        """The log goes on in another file."""
+        """Take in a complete file: the log goes on in another one."""
         self.complete.append(file)
         self.unindexed.append(file)
         self.rolled.set()
 
     def indexed(self, file: LogFile) -> None:
-        """Its sidecar is written, and its rows are registered."""
+        """Note that the file's sidecar is written, and its rows are registered."""
         file.indexed = True
         self.unindexed.remove(file)
 
     def gave_up(self, file: LogFile) -> None:
-        """The log lets go of its oldest file. What memory has of it is read on."""
+        """Let go of the oldest file of the log. Its bytes in memory can still be read."""
         assert file is self.complete[0], "a log file leaves from the front"
         del self.complete[0]
         file.gone = True
@@ -88,7 +88,7 @@ class LogFiles:
             self.drop_columns(file)
 
     def drop_columns(self, file: LogFile) -> None:
-        """Rows of a file leave memory, and its bytes, to which nothing else leads."""
+        """Drop a file's rows from memory, and its bytes, to which nothing else leads."""
         for slot, columns in self._columns.pop(file.first_lsn, ()):
             slot.columns.remove(columns)
         if file.image is not None:

@@ -1,4 +1,4 @@
-"""What a container asks of those around it, and what they hand in. Declared here, so that it knows none of them."""
+"""The parts around a container, as it sees them. They are declared here, so that it imports none of them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from core.streams.live import Slot
 
 
 class AppendWaiter(Protocol):
-    """Hears what became of an append, on the event loop."""
+    """A listener that hears the outcome of an append, on the event loop."""
 
     def appended(self) -> None:
-        """It is durable."""
+        """The append is durable."""
 
     def append_failed(self, error: StorageFailure) -> None:
         """Its outcome is unknown: storage failed before it was reported durable."""
 
 
 class EntryMaker(Protocol):
-    """Makes a marker, once its place is known."""
+    """The maker of a marker, which is called once its place is known."""
 
     def __call__(self, base: int, leader_epoch: int) -> Buffer: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionEnd:
-    """The end of one writer's transaction in one slot: what its marker is appended with."""
+    """The end of one writer's transaction in one slot, with the facts for its marker."""
 
     slot: Slot
     writer_id: int
@@ -42,10 +42,10 @@ class TransactionEnd:
 
 
 class Chunks(Protocol):
-    """What is known of chunks: `core.tiering.catalog`."""
+    """The catalog of chunks: `core.tiering.catalog`."""
 
     def held(self) -> Mapping[tuple[int, int], int]:
-        """By stream and slot: from where on the log still backs chunks that were not looked at twice."""
+        """By stream and slot: the offset from which the log still backs chunks that were not looked at twice."""
 
 
 class LongTerm(Protocol):
@@ -53,19 +53,19 @@ class LongTerm(Protocol):
 
     @property
     def is_pressed(self) -> bool:
-        """Whether the log is so full that all that makes it shorter is urgent."""
+        """Whether the log is so full that all work that shortens it is urgent."""
 
     def releases(self, file: LogFile, tiered: Iterable[BlockRef]) -> bool:
-        """Whether the log may let go of a file of which chunks hold these rows' entries."""
+        """Whether the log may let go of a file whose entries in these rows are in chunks."""
 
     def is_pinned(self, slot: Slot, ref: BlockRef) -> bool:
-        """Whether these rows cannot go into chunks as things stand."""
+        """Whether these rows' entries cannot go into chunks as things stand."""
 
     def worst_pin(self) -> str:
-        """What holds back most of the log, as a sentence; empty when nothing does."""
+        """The main reason why the log cannot shrink, as a sentence; empty when there is none."""
 
     def promised(self) -> None:
-        """Something changed that must not come back as it was, should the disk be lost."""
+        """Note a change that must not be undone if the disk is lost."""
 
     def log_grew(self) -> None:
-        """A log file was completed: more may be due."""
+        """Note that a log file was completed: more work may be due."""

@@ -1,10 +1,16 @@
-"""Start: the applied state plus the log from P on give back what was durable.
+"""Start: the applied state plus the log from P on give back the durable state.
 
-Order: load tables, streams and slots as of the last checkpoint; read the log files, of which only those without
-a sidecar or with frames after P are scanned; apply what lies after P; cut a torn tail; write missing index rows.
+The steps, in this order:
 
-**Invariant**: recovery changes nothing that a second recovery would need: it may be killed at every step. Before the
-tail is cut nothing on disk is touched, so a start that is refused leaves the data as it was.
+1. Load tables, streams and slots as of the last checkpoint.
+2. Read the log files. Only those without a sidecar or with frames after P are scanned; the frames after P are applied.
+3. Cut a torn tail.
+4. Write missing index rows.
+
+**Invariants**
+
+- Recovery changes nothing that a second recovery would need, so it may be killed at every step.
+- Before the tail is cut nothing on disk is touched, so a refused start leaves the data as it was.
 """
 
 from __future__ import annotations
@@ -49,7 +55,7 @@ _ADVICE: Final = "Keep a copy of the data directory, then restore it from a back
 
 @dataclass(slots=True)
 class Recovered:
-    """What was found."""
+    """The findings of a recovery."""
 
     next_lsn: int
     epoch: int
@@ -66,7 +72,7 @@ def recover(container: Container, chunks: Chunks) -> Recovered:
 
 
 class _Target:
-    """A slot that entries are read into: rows where its file has no sidecar, state where it lies beyond P."""
+    """A slot that takes in entries: as rows if their file has no sidecar, as state if they lie beyond P."""
 
     __slots__ = ("_columns", "_container", "_slot")
 
@@ -238,7 +244,7 @@ class _Recovery:
             self._replayed_bytes += file.size - start
 
     def _target(self, file: LogFile, key: tuple[int, int], rows: dict[tuple[int, int], SlotColumns] | None) -> _Target:
-        """Where the entries of a slot go, while one file is read."""
+        """The target of a slot's entries while one file is read."""
         stream = self._container.streams.get(key[0])
         if stream is None:
             return _Target(self._container, None, None)
@@ -253,7 +259,7 @@ class _Recovery:
     # Afterwards
 
     def _settle_bytes_before(self, files: list[LogFile]) -> None:
-        """Rows were built without knowing what lies before them: count back from what follows, or the slot's total."""
+        """Set the bytes before rows that were built without: count back from the rows behind, or the slot's total."""
         container = self._container
         left = sum(not file.indexed for file in files)
         before: dict[tuple[int, int], int] = {}
@@ -269,7 +275,7 @@ class _Recovery:
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
 
     def _settle_files(self, files: list[LogFile]) -> bool:
-        """From here on the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
+        """Cut the tail: now the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
         container = self._container
         begun, oldest = False, files[0].first_lsn if files else None
         if files:
@@ -278,11 +284,11 @@ class _Recovery:
                 logger.info("cut the unused end of the log", extra={"file": files[-1].path.name, "bytes": cut})
             if files[-1].end_lsn == files[-1].first_lsn:
                 begun = True
-                files.pop()  # the file that is begun next takes its name and so replaces it
+                files.pop()  # the next file takes its name and so replaces it
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
         container.kept = restore(container.directory, files, container.metadata, is_needed_by(container, self._chunks))
-        # Behind that: rows of what is kept stop it, wherever their files were.
+        # Only after that, because rows of kept files stop it, wherever those files were.
         forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
         if forgotten:
             logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})
@@ -291,7 +297,7 @@ class _Recovery:
         return begun
 
     def _build_missing_sidecars(self, files: list[LogFile]) -> None:
-        """Only rows of the newest files may stay in memory: readers take them to follow all that sidecars hold."""
+        """Drop all rows from memory but those of the newest files. Readers take them to follow all rows of sidecars."""
         container = self._container
         newest_indexed = max((index for index, file in enumerate(files) if file.indexed), default=0)
         for file in files[:newest_indexed]:
@@ -312,7 +318,7 @@ class _Recovery:
     def _epoch(self, end_lsn: int, begun: bool) -> tuple[int, bool]:
         """The leader epoch to serve with: one more than any before, unless the last stop was clean.
 
-        Files say their epoch as well: the record that raised it may be lost when the log was synced by intervals.
+        Files name their epoch too: the record that raised it may be lost if the log is synced by intervals.
         """
         table = self._container.tables.get(CONTAINER_TABLE)
         before = int.from_bytes(table.get(EPOCH_KEY) or b"", "big") if table is not None else -1

@@ -1,6 +1,6 @@
-"""A damaged sidecar is made again from its log file, while the store runs: an index must not pin the log.
+"""Making a damaged sidecar again from its log file while the store runs, so that an index does not pin the log.
 
-**Invariant**: what is made lists the same rows as before, so rows of the old one stay right.
+**Invariant**: the new sidecar lists the same rows as the old one, so rows that were read from the old one stay right.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _add(
             return
         known = container.metadata.block_at(*place, base)
         if known is None or known.first != base:
-            return  # nothing tells of it: it lies before the slot's start
+            return  # no row names it: it lies before the slot's start
         own = columns[place] = SlotColumns(file, base, known.bytes_before)
     length = size - APPEND_OVERHEAD
     own.base.append(base)

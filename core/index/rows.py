@@ -6,7 +6,7 @@ columns are written beside it as a sidecar. They leave memory with the file's by
 names, per slot, the sidecars that hold its rows.
 
 **Invariant**: rows of a slot are dense. A row's entry ends where the next one begins, and a slot's columns follow
-one another without a gap; so no row stores its count.
+one another without a gap. So no row stores its count.
 
 Sidecar (``<log file>.idx``), little-endian:
 
@@ -62,7 +62,7 @@ _ENTRY: Final = struct.Struct("<IIqqqQQIIQ")
 HEADER_SIZE: Final = 64
 assert _HEADER.size + _CRC.size == HEADER_SIZE
 assert _ENTRY.size == 64
-assert sys.byteorder == "little", "sidecars are written from memory as it is"
+assert sys.byteorder == "little", "sidecars hold the bytes of memory as they are"
 
 ADVICE: Final = "Delete the sidecar: the next start builds it again from the log file"
 
@@ -99,7 +99,7 @@ class SlotColumns:
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
-    """Where a slot's rows of one log file lie in its sidecar, and what they span."""
+    """The place of a slot's rows of one log file in its sidecar, and the range that they span."""
 
     stream_id: int
     slot: int
@@ -116,7 +116,7 @@ class BlockRef:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A block read back: columns of equal length, and the end of the last entry."""
+    """A block that was read back: columns of equal length, and the end of the last entry."""
 
     base: array[int]
     position: array[int]

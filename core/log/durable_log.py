@@ -1,17 +1,16 @@
-"""Tier 1: the container's write-ahead log, as the event loop sees it: what lies where, and what counts as durable.
+"""Tier 1: the container's write-ahead log on the event loop: the place of each frame, and which frames are durable.
 
-The loop decides where every frame lies and queues its bytes; at the end of each turn it hands what has gathered to a
-`LogWriter` (`core.log.interface`), which writes and syncs beside the loop and reports how far it has come.
+The loop decides the place of every frame and queues its bytes. At the end of each turn it hands the queue to a
+`LogWriter` (`core.log.interface`). The writer writes and syncs beside the loop and reports its progress.
 
 **Invariants**
 
 - LSNs are consecutive, positions are decided in LSN order, bytes are handed on in that order.
-- A group is reported durable only when a sync that began after its last byte was written has returned
-  (mode `group`), or after it was written (mode `interval`, where `synced_lsn` follows later, and at once where
-  somebody waits for it).
+- In mode `group` a group is durable once a sync that began after its last byte was written has returned.
+- In mode `interval` a group is durable once it is written. `synced_lsn` follows later, or at once if somebody waits.
 - A failure of the writer is final: the log is poisoned, nothing further is queued or reported.
-- What this process lacks (descriptors, memory, rights) is no failed write: it delays the next file, and appends are
-  refused only once the open file has no more room.
+- A lack in this process (descriptors, memory, rights) is no failed write. It delays the next file; appends are refused
+  only once the open file has no more room.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ POSITION_MAX: Final = 2**32 - 1
 
 CONTROL_RESERVE: Final = 64 * 1024
 CONTROL_RESERVE_MAX: Final = 1024 * 1024
-"""Bytes at the end of a file's room that only updates may use: a full disk still takes trims and commits of chunks. A
-sixteenth of a file, within these bounds."""
+"""Bytes at the end of a file's room that only updates may use, so that a full disk still takes trims and commits of
+chunks. A sixteenth of a file, within these bounds."""
 
 
 class LogListener(Protocol):
-    """The owner of a log, told on the event loop what became of it."""
+    """The owner of a log, which hears on the event loop about its fate."""
 
     def log_durable(self, lsn: int) -> None:
         """All frames up to `lsn` count as durable in the configured mode."""
@@ -71,7 +70,7 @@ class DurableLog:
         self._clock = clock
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        # Room beyond the size at which a file is rolled, for as long as the next one is not ready.
+        # Room beyond the size at which a file is rolled, for use while the next one is not ready.
         self._reserve = max(CONTROL_RESERVE, min(CONTROL_RESERVE_MAX, config.log_file_bytes // 16))
         self._margin = max(config.log_file_bytes // 8, 2 * self._reserve)
         size = config.log_file_bytes + self._margin
@@ -85,7 +84,7 @@ class DurableLog:
         self._memory_came = asyncio.Event()  # it is not starved, or never will be served
         self._memory_came.set()
         self._sync_waiters: list[tuple[int, asyncio.Future[None]]] = []
-        self._sync_asked = False  # the writer was asked for a sync and has not reported one since
+        self._sync_asked = False  # the writer has been asked for a sync and has not reported it yet
         self.failure: StorageFailure | None = None
         self.epoch = 0
         self.file = LogFile(1, directory, 0, 0, 0)
@@ -94,9 +93,9 @@ class DurableLog:
         self.durable_lsn = 0
         self.synced_lsn = 0
         self.durable_position = LogPosition(0, 1, FILE_HEADER_SIZE)
-        # `Container._append` changes these by itself: a method that does costs an append 0.15 of its 3.4 µs.
+        # `Container._append` changes these itself: a method for it costs an append 0.15 of its 3.4 µs.
         self.open: list[Buffer] = []  # frames of this turn of the loop
-        self.position = 0  # where the next frame goes
+        self.position = 0  # of the next frame
         self.next_lsn = 1
         self.file_id = 0
         self.entries = 0  # appends in the open file
@@ -108,7 +107,7 @@ class DurableLog:
 
     @property
     def disk_full(self) -> bool:
-        """No room for the next file was found when last asked."""
+        """Whether the disk had no room for the next file when last asked."""
         return self._writer.is_full
 
     @property
@@ -118,11 +117,11 @@ class DurableLog:
 
     @property
     def stats(self) -> SyncStats:
-        """What was written and how long syncs took; the same object for as long as the log lives."""
+        """Counters of writes, and of the time that syncs took; the same object as long as the log lives."""
         return self._writer.stats
 
     async def start(self, next_lsn: int, epoch: int) -> None:
-        """Begin a new file at `next_lsn`. Raises StorageFailure when the disk refuses, OSError for what we lack."""
+        """Begin a new file at `next_lsn`. Raises StorageFailure if the disk refuses, OSError for what we lack."""
         self.epoch = epoch
         self.next_lsn = next_lsn
         self.durable_lsn = self.synced_lsn = next_lsn - 1
@@ -138,7 +137,7 @@ class DurableLog:
         if self._closing:
             raise StorageFull("the log is closing")
         if control and self.position + size <= self.room - self._reserve:
-            return  # appends may have been refused: what frees the log is not to begin a file for each of them
+            return  # appends may have been refused: the updates that free the log must not each begin a file
         if self.can_roll and self.position > FILE_HEADER_SIZE:
             self._flush_open()
             if self.open:
@@ -149,7 +148,7 @@ class DurableLog:
             return
         if self._writer.is_full:
             raise StorageFull(f"no room for the next log file in {self._directory}; free some disk space")
-        # The next file is being prepared, or the entry alone is larger than one: the open file may grow, where the
+        # The next file is being prepared, or the entry alone is larger than one. The open file may grow if the
         # disk has plenty of room.
         grown = self.position + size + self._margin
         if grown > POSITION_MAX or not self._writer.can_grow(grown):
@@ -158,7 +157,7 @@ class DurableLog:
         self.room = grown
 
     def begin_step(self, size: int) -> None:
-        """Make frames of `size` bytes in all fit into one file, and with them into one write. They may use the reserve.
+        """Make frames of `size` bytes in all fit into one file, and so into one write. They may use the reserve.
 
         Raises StorageFull or StorageFailure.
         """
@@ -171,7 +170,7 @@ class DurableLog:
         return self.queue_update(body)
 
     def queue_update(self, body: bytes, follows: int = 0) -> int:
-        """The same within a step, which has made room."""
+        """Queue an update record within a step, which has made room."""
         lsn = self.next_lsn
         frame = encode_frame(lsn, self.synced_lsn, self.file_id, KIND_UPDATE, body, follows)
         self.open.append(frame)
@@ -181,7 +180,7 @@ class DurableLog:
         return lsn
 
     def kick(self) -> None:
-        """Hand what is open to the writer at the end of this turn of the loop."""
+        """Hand the open group to the writer at the end of this turn of the loop."""
         if not self.kick_scheduled:
             self.kick_scheduled = True
             self._loop.call_soon(self._flush_open)
@@ -245,7 +244,7 @@ class DurableLog:
         self.append_limit = self.room - self._margin if self._takes_appends else 0
 
     async def synced(self, lsn: int) -> None:
-        """Wait until the log is synced up to `lsn`, which is at once. Raises StorageFailure when it never will be."""
+        """Have the log synced up to `lsn` at once, and wait for it. Raises StorageFailure when it never will be."""
         if self.failure is not None:
             raise self.failure
         if lsn <= self.synced_lsn:
@@ -256,7 +255,7 @@ class DurableLog:
         await future
 
     def _ask_for_sync(self) -> None:
-        """One request at a time: a waiter that comes after its sync began causes another when that one is reported."""
+        """Ask the writer for a sync, one at a time. A waiter that comes after a sync began causes another one."""
         if not self._sync_asked and not self._closing:
             self._sync_asked = True
             self._flush_open()
@@ -268,7 +267,7 @@ class DurableLog:
         self.append_limit = 0
 
     async def close(self) -> None:
-        """Write and sync what is queued, then stop. Further appends are refused."""
+        """Write and sync the queue, then stop. Further appends are refused."""
         if self._closing:
             return
         self._closing = True

@@ -1,12 +1,12 @@
-"""The log's files on disk: names, preallocation, and what must be synced for each change to last.
+"""The log's files on disk: their names, their room, and the syncs that make each change last.
 
-**Invariant**: a file that carries a log file's name has a synced header, room allocated on disk, and a synced
-directory entry; so a write into it meets neither a missing name after a crash nor (save for a broken disk)
-a full file system. A file becomes the next log file only by `begin`.
+**Invariant**: a file with a log file's name has a synced header, room allocated on disk, and a synced directory entry.
+So after a crash a write into it never misses its name, and it meets a full file system only on a broken disk. A file
+becomes the next log file only by `begin`.
 
-Room is filled with zeros ahead of use, where time allows: on ext4 an fdatasync over blocks that were written
-before costs half of one that must also convert unwritten extents in the journal. Files given up by truncation
-are used again for the same reason. All of it goes past the page cache, in steps that a sync of the log can wait for.
+Room is filled with zeros ahead of use, if there is time. On ext4 an fdatasync over blocks that were written before
+costs half of one that must also convert unwritten extents in the journal. Truncated files are used again for the same
+reason. All of it goes past the page cache, in steps short enough for a sync of the log to wait for.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ SPARE_SUFFIX: Final = ".spare"
 PREPARED_SUFFIX: Final = ".prepared"
 BALLAST_NAME: Final = "ballast"
 BALLAST_BYTES: Final = 8 * 1024 * 1024
-"""Given up when the disk is full, so that checkpoints, sidecars and truncation still find room."""
+"""Kept aside, and freed when the disk is full, so that checkpoints, sidecars and truncation still find room."""
 
 _FILL_STEP: Final = 256 * 1024
 _FILL_SYNC: Final = 64 * _FILL_STEP
 FILL_BYTES_S: Final = 96 << 20
-"""Under a load that fills files faster than this the disk has better things to do: syncs then take a little longer."""
+"""A load that fills files faster than this needs the disk itself; its syncs then take a little longer."""
 _ZEROS: Final = memoryview(mmap.mmap(-1, _FILL_STEP))
-"""Of aligned memory. Nobody writes to it."""
+"""A piece of aligned memory, which nobody writes to."""
 
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EUCLEAN})
-"""What a read answers for a place that the disk cannot read; past the page cache a device's own word comes through."""
+"""The errors of a read where the disk cannot read. Past the page cache, a device's own error comes through."""
 
 
 KEPT: Final = 1 << 62
-"""In the number of a file: not a log file, but what was kept of one. See `core.container.kept`."""
+"""The bit in a file's number that marks a kept file instead of a log file. See `core.container.kept`."""
 KEPT_DIRECTORY: Final = "kept"
 
 
 def log_path(directory: Path, first_lsn: int) -> Path:
-    """Where the log file that begins with this LSN lies, or what was kept of it."""
+    """The path of the log file that begins with this LSN, or of the file kept of it."""
     if first_lsn & KEPT:
         directory, first_lsn = directory / KEPT_DIRECTORY, first_lsn ^ KEPT
     return directory / f"{first_lsn:020d}{LOG_SUFFIX}"
@@ -69,7 +69,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory whose name lasts, also where an earlier process made it and did not live to sync it."""
+    """Make a directory whose name lasts, even if an earlier process made it and died before syncing it."""
     path.mkdir(parents=True, exist_ok=True)
     sync_directory(path.parent)
 
@@ -96,15 +96,15 @@ class SpareFile:
         self.path = path
         self.fd = fd
         self.allocated = allocated  # bytes
-        self._written = written  # of those, from the beginning: by an earlier life as a log file
+        self._written = written  # of those, from the beginning: already written, in an earlier life as a log file
         self._lock = threading.Lock()
         self._filling = True  # guarded by the lock: zeros may be written
 
     def fill(self, bytes_s: float = math.inf) -> None:
-        """Write zeros over all of the room that was never written, until it is taken. Raises OSError.
+        """Write zeros over the room that was never written, until the file is taken. Raises OSError.
 
-        The zeros are synced here, or the first sync of the log file would have to wait for all of them; through a
-        descriptor of their own, so that an error which this sync sees is not hidden from the log's.
+        The zeros are synced here, or else the first sync of the log file would wait for all of them. The sync has a
+        descriptor of its own: an error that it sees must not be hidden from the log's.
         """
         with self._lock:
             if not self._filling:
@@ -126,22 +126,22 @@ class SpareFile:
             os.close(own)
 
     def take(self) -> None:
-        """It becomes a log file now: when this returns, no zeros reach it any more."""
+        """Take it as a log file: when this returns, no more zeros reach it."""
         with self._lock:
             self._filling = False
 
 
 def allocate_spare(directory: Path, size: int) -> SpareFile:
-    """Make a spare with `size` bytes of room, from one left over if there is one; synced but for its contents.
+    """Make a spare with `size` bytes of room, from a leftover one if possible. All but its contents is synced.
 
-    Raises OSError (ENOSPC: the disk is full, down to what is kept for the ballast); then it may be called again. One
+    Raises OSError (ENOSPC: the disk is full, down to the room kept for the ballast); then it may be called again. One
     call at a time for each directory.
     """
     reserved = 0 if (directory / BALLAST_NAME).exists() else BALLAST_BYTES
     left = next(iter(sorted(directory.glob(f"*{SPARE_SUFFIX}"))), None)
     missing = size - (left.stat().st_blocks * 512 if left is not None else 0)
     if missing > 0 and free_bytes(directory) < missing + reserved:
-        # Asking for it would take all the room that is left, for a moment, from those who still find enough.
+        # A request for it would take all the remaining room for a moment, from others that need little of it.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
     path = directory / f"{secrets.token_hex(8)}{PREPARED_SUFFIX}"
     written = 0 if left is None else left.stat().st_size
@@ -160,11 +160,11 @@ def allocate_spare(directory: Path, size: int) -> SpareFile:
 
 
 SPARES_KEPT: Final = 4
-"""Truncated files that wait to be log files again: files come free in bursts, and new room has to be written twice."""
+"""The most truncated files kept to be log files again: files come free in bursts, and new room is written twice."""
 
 
 def sweep_spares(directory: Path) -> None:
-    """At a start: what was prepared for the run before is a spare again; some are kept."""
+    """Make files that were prepared for the last run spares again, at a start, and keep some of them."""
     for path in sorted(directory.glob(f"*{PREPARED_SUFFIX}")):
         path.rename(path.with_suffix(SPARE_SUFFIX))
     for path in sorted(directory.glob(f"*{SPARE_SUFFIX}"))[SPARES_KEPT:]:
@@ -174,7 +174,7 @@ def sweep_spares(directory: Path) -> None:
 def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHeader) -> Path:
     """Make the spare the log file that `header` describes; returns its path. All of it is synced.
 
-    Opens nothing: writers wait for it, also where this process has no descriptor left.
+    It opens no file, because writers wait for it even when this process has no descriptor left.
     """
     spare.take()
     block = patiently(lambda: aligned(FILE_HEADER_SIZE))
@@ -193,7 +193,7 @@ _FREE_PAUSE_S: Final = 0.002
 
 
 def give_up(path: Path, directory: Path) -> None:
-    """Remove a log file that nobody needs, or keep its blocks as the next spare."""
+    """Remove a log file that is needed no longer, or keep its blocks as the next spare."""
     if len(list(directory.glob(f"*{SPARE_SUFFIX}"))) < SPARES_KEPT:
         path.rename(path.with_suffix(SPARE_SUFFIX))
         sync_directory(directory)
@@ -217,7 +217,7 @@ def drop_ballast(directory: Path) -> None:
 
 
 def make_ballast(directory: Path) -> None:
-    """Keep some room aside for the day the disk is full; does nothing where there is none."""
+    """Keep some room aside for the day the disk is full; does nothing if there is none."""
     path = directory / BALLAST_NAME
     if path.exists():
         return
@@ -232,12 +232,12 @@ def make_ballast(directory: Path) -> None:
 
 
 def log_failure(directory: Path, error: Exception) -> StorageFailure:
-    """What a failed write or sync in the log's directory means to all who wait."""
+    """The error that all waiters get when a write or sync in the log's directory fails."""
     what = f"write or sync of the log in {directory} failed: {str(error) or repr(error)}"
     return StorageFailure(f"{what}. Nothing further is acknowledged; check the disk, then restart")
 
 
 def free_bytes(directory: Path) -> int:
-    """Room that the file system has for this process."""
+    """The room that the file system has for this process."""
     stats = os.statvfs(directory)
     return stats.f_bavail * stats.f_frsize

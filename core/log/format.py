@@ -1,4 +1,4 @@
-"""The durable log's bytes: what a log file and a frame look like, and nothing else.
+"""The durable log's bytes: the layout of a log file and of a frame, and nothing else.
 
 A log file is a header block followed by frames back to back. Each frame is one log record and carries
 one LSN; LSNs are consecutive through all files of a container. All numbers are little-endian.
@@ -56,8 +56,8 @@ Body of an append (kind 1): one entry for one slot.
 
 Body of an update (kind 2): operations that are applied all or not at all; see `core.log.records`.
 
-The synced LSN in each frame is what tells a torn tail (legal: nothing from there on was acknowledged) from
-damage (fatal): a bad frame x below a later frame that says "synced up to >= x" was once acknowledged.
+The synced LSN in each frame tells a torn tail from damage. A torn tail is legal: nothing in it was acknowledged. Damage
+is fatal: a bad frame x was acknowledged once if a later frame says "synced up to >= x".
 
 A *step* is a run of frames that are queued and synced together; each but its last says that another follows. A log
 that ends within a step ends before it.
@@ -74,8 +74,8 @@ from crc32c import crc32c
 Buffer = bytes | bytearray | memoryview
 
 HOLDING_GIL: Final = 0
-"""To crc32c: do not let go of the interpreter, as it does by itself from 32 KiB on. The log's writer would take it
-twice for each batch of 100 KB, and the loop wait for it: 4 % of the gateway's CPU."""
+"""Tells crc32c to keep the interpreter's lock, which it lets go by default from 32 KiB on. Otherwise the log's writer
+takes the lock twice for each batch of 100 KB and the loop waits for it: 4 % of the gateway's CPU."""
 
 FILE_MAGIC: Final = b"PSTKLOG\n"
 FORMAT_VERSION: Final = 1
@@ -94,13 +94,13 @@ APPEND_BODY: Final = struct.Struct("<QIIqIIqqihH")
 APPEND_BODY_SIZE: Final = 56
 assert APPEND_BODY.size == APPEND_BODY_SIZE
 
-# Header after its CRC, and the append's own header, packed in one call on the hot path.
+# The header after its CRC, and the append's own header, packed in one call on the hot path.
 APPEND_REST: Final = struct.Struct("<QQIBBHQIIqIIqqihH")
 APPEND_OVERHEAD: Final = FRAME_HEADER_SIZE + APPEND_BODY_SIZE
 assert APPEND_REST.size == APPEND_OVERHEAD - FRAME_PREFIX.size
 
 FILE_ID_AT: Final = 24
-"""Where the file id lies in a frame."""
+"""The position of the file id in a frame."""
 
 # Stream id and slot of an append, as they lie in its frame.
 SLOT_OF_APPEND: Final = struct.Struct("<II")
@@ -118,16 +118,16 @@ ABORT_MARKER: Final = 4
 MARKER: Final = COMMIT_MARKER | ABORT_MARKER
 
 BODY_SIZE_MAX: Final = 2**31 - 1
-"""Largest body that a reader accepts, bytes: no request that the gateway can be told to take is larger."""
+"""The largest body that a reader accepts, bytes. No configuration lets the gateway take a larger request."""
 
 
 class BadFrame(Exception):
-    """The bytes at this position are not a whole, undamaged frame of this file."""
+    """The bytes at this position are no whole, undamaged frame of this file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileHeader:
-    """What a log file says about itself."""
+    """The facts about a log file in its header."""
 
     container: int
     first_lsn: int
@@ -176,7 +176,7 @@ def encode_frame(lsn: int, synced_lsn: int, file_id: int, kind: int, body: bytes
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as read back; `body` is a view of the file's bytes."""
+    """One frame that was read back; `body` is a view of the file's bytes."""
 
     position: int
     lsn: int

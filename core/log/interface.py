@@ -1,15 +1,15 @@
-"""What a log asks of the place where its bytes go, and what that place reports back.
+"""The interface between a log and the writer of its bytes: the log's requests, and the writer's reports.
 
-`DurableLog` decides what lies where and who is told; a `LogWriter` makes it last: on a disk (`core.log.writer`), or
-elsewhere. One writer serves one log. Nothing of a frame's inside concerns it.
+`DurableLog` decides the place of each frame and tells waiters. A `LogWriter` makes the bytes last: on a disk
+(`core.log.writer`), or elsewhere. One writer serves one log. It never looks inside a frame.
 
-**Threads.** All methods of a `LogWriter` are for the event loop's thread. None blocks it; whatever takes time happens
-elsewhere. `LogReports` is called on the event loop, never from within a call of the writer.
+**Threads.** All methods of a `LogWriter` are for the event loop's thread. None blocks it; slow work happens elsewhere.
+`LogReports` is called on the event loop, never from within a call of the writer.
 
 **Invariants that each writer keeps**
 
-- Bytes come to last in the order in which they were given, across files too.
-- A sync is reported only for bytes whose sync began after the last of them was written, and has succeeded.
+- Bytes are made to last in the order in which they were given, across files too.
+- Bytes are reported as synced only if the sync began after the last of them was written, and has succeeded.
 - One write, one sync and one report may do for several groups: the report names the end of the last.
 - A failure is final and is reported once. Nothing is written or synced after it; a report that was on its way may
   still come, and the log ignores it.
@@ -34,7 +34,7 @@ SYNC_BUCKETS_S: Final[tuple[float, ...]] = (
 
 @dataclass(slots=True)
 class SyncStats:
-    """Counters for the operator, since the start. The thread that writes changes them, any may read them."""
+    """Counters for the operator, since the start. The writing thread changes them, any thread may read them."""
 
     syncs: int = 0
     bytes_written: int = 0
@@ -55,19 +55,19 @@ class LogReports(Protocol):
     """The log's ear for its writer, on the event loop."""
 
     def on_written(self, end: LogPosition) -> None:
-        """All up to here was written, and counts as durable where the log does not wait for syncs."""
+        """All up to here is written, and counts as durable if the log does not wait for syncs."""
 
     def on_synced(self, lsn: int) -> None:
         """All frames up to here are synced."""
 
     def on_written_and_synced(self, end: LogPosition) -> None:
-        """Both, of one group."""
+        """One group is written and synced: both of the above."""
 
     def on_rolled(self, old: LogFile) -> None:
         """This file is complete and synced, and the next one has its name."""
 
     def on_failed(self, error: StorageFailure) -> None:
-        """A write or sync failed: nothing that was not reported can be relied on."""
+        """A write or sync failed: only what was reported can be relied on."""
 
 
 class NewWriter(Protocol):
@@ -82,28 +82,28 @@ class LogWriter(Protocol):
 
     @property
     def stats(self) -> SyncStats:
-        """What was written and how long syncs took; the same object for as long as the writer lives."""
+        """Counters of writes, and of the time that syncs took; the same object as long as the writer lives."""
 
     @property
     def next_room(self) -> int | None:
-        """Bytes that the next file has room for, its header among them; None while there is no next file."""
+        """The next file's room, bytes, with its header; None while there is no next file."""
 
     @property
     def is_full(self) -> bool:
-        """Storage had no room for the next file when last asked; it is asked again without being told to."""
+        """Whether storage had no room for the next file when last asked. The writer asks again by itself."""
 
     @property
     def hindrance(self) -> str:
-        """What this process lacks to make the next file ready (descriptors, memory, rights); empty if nothing."""
+        """The lack that holds up the next file (of descriptors, memory, rights); empty if there is none."""
 
     async def start(self) -> None:
-        """Make the first file ready: afterwards `next_room` is known. Called once, before all else.
+        """Make the first file ready; then `next_room` is known. Call it once, before all else.
 
         Raises StorageFailure if storage refuses, OSError if this process lacks something. `close` must follow.
         """
 
     def can_grow(self, size: int) -> bool:
-        """Whether the open file may grow to `size` bytes, beyond the room that it was begun with."""
+        """Whether the open file may grow to `size` bytes, beyond the room that it began with."""
 
     def roll(self, header: FileHeader, image: FileImage, old: LogFile | None) -> int:
         """End the open file `old` behind all that was given until now, and begin the next; returns its room, bytes.
@@ -113,14 +113,14 @@ class LogWriter(Protocol):
         """
 
     def write(self, buffers: list[Buffer], end: LogPosition) -> None:
-        """Write a group, which ends at `end`, behind what was given before. The writer owns the list from here on.
+        """Write a group, which ends at `end`, behind the earlier ones. The writer owns the list from here on.
 
         The file's image has slabs for it. The buffers must not change any more. A log bounds what it gives before a
         report by its files' room.
         """
 
     def sync(self) -> None:
-        """Sync what was given until now at once, where syncs would come by the interval only."""
+        """Sync all bytes given so far at once, when syncs would otherwise come by the interval only."""
 
     async def close(self) -> None:
-        """Write and sync what was given, then end. All reports have been made when this returns."""
+        """Write and sync all bytes given, then end. All reports have been made when this returns."""

@@ -1,4 +1,4 @@
-"""A file of the log and a place in it, as memory knows them: values that writer, index, cache and replay share."""
+"""A file of the log and a place in it: the values in memory that writer, index, cache and replay share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.log.slabs import FileImage
 
 
 class LogFile:
-    """One file of the log, as far as memory knows it."""
+    """One file of the log, as memory knows it."""
 
     __slots__ = ("created_ms", "end_lsn", "epoch", "file_id", "first_lsn", "gone", "image", "indexed", "path", "size")
 

@@ -1,6 +1,6 @@
-"""What an update record says: a list of outcomes, applied all or not at all.
+"""The body of an update record: a list of outcomes, applied all or not at all.
 
-Outcomes, never deltas or conditions: applying a record twice changes nothing. All numbers little-endian.
+It holds outcomes, never deltas or conditions, so applying a record twice changes nothing. Numbers are little-endian.
 
     body  = u16 count of operations, then the operations back to back
     put   = u8 1, u8 table name length, u16 key length, u32 value length, name, key, value
@@ -29,7 +29,7 @@ OP_DELETE: Final = 2
 OP_TRIM: Final = 3
 
 OPERATIONS_MAX: Final = 65_535
-"""Operations of one record: what its count field can say."""
+"""The most operations of one record: the largest number of its count field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """A table has this key no longer."""
+    """A table no longer has this key."""
 
     table: str
     key: bytes

@@ -1,12 +1,12 @@
-"""Reading the log back: which frames are there, where it ends, and whether that end is legal.
+"""Reading the log back: its frames, its end, and whether that end is legal.
 
-**Invariant**: what this yields is every frame that was ever reported as synced, in LSN order, and perhaps some
-later ones; where that cannot be shown, it raises CorruptLog and names file, position and LSN.
+**Invariant**: this yields every frame that was ever reported as synced, in LSN order, and perhaps some later ones. If
+it cannot show that, it raises CorruptLog and names file, position and LSN.
 
-A file ends where its next frame would carry the next file's first LSN. The newest file ends at its first bad
-frame x, unless a later whole frame of the same file says that the log was synced up to x or beyond. A step of
-several frames is there as a whole or not at all: where the newest file ends within one, it ends before it. A sector
-that the disk cannot read may hold what was acknowledged, so it is no end: the start is refused there.
+A file ends where its next frame would carry the next file's first LSN. The newest file ends at its first bad frame x,
+unless a later whole frame of the same file says that the log was synced up to x or beyond. A step of several frames is
+there as a whole or not at all: if the newest file ends within a step, it ends before it. A sector that the disk cannot
+read may hold an acknowledged frame, so it is no legal end: the start is refused.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ _UNREADABLE_ADVICE = (
 )
 
 WINDOW_BYTES: Final = 4 << 20
-"""Of a file in memory at a time, unless a frame or a step is larger."""
+"""The bytes of a file in memory at a time, unless a frame or a step is larger."""
 SECTOR_BYTES: Final = 4096
-"""The least that a disk reads: the steps in which a place is looked for that cannot be read."""
+"""The smallest unit that a disk reads: the steps of a search for an unreadable place."""
 
 
 @dataclass(slots=True)
 class ScannedFrame:
-    """A frame: where it lies in its file, and its bytes; only valid until the next one is scanned."""
+    """A frame: its place in its file, and its bytes; only valid until the next one is scanned."""
 
     data: memoryview = field(default_factory=lambda: memoryview(b""))
-    at: int = 0  # where it begins in `data`
+    at: int = 0  # of its beginning in `data`
     size: int = 0
     position: int = 0
     lsn: int = 0
@@ -71,7 +71,7 @@ class ScannedFrame:
 
 
 def open_log_files(directory: Path) -> list[LogFile]:
-    """All log files, oldest first, headers checked; ends are known but for the newest.
+    """All log files, oldest first, headers checked; each end is known but the newest's.
 
     Raises CorruptLog when a header is damaged or a file is missing between two others.
     """
@@ -113,7 +113,7 @@ def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
         lsn, position = file.first_lsn, FILE_HEADER_SIZE
         frame = ScannedFrame()
         unpack, file_id = FRAME_HEADER.unpack_from, file.file_id
-        step: list[tuple[int, int, int, int]] = []  # frames of a step whose last one was not met yet
+        step: list[tuple[int, int, int, int]] = []  # frames of a step whose last one has not come yet
         while lsn != expected:
             at = position - source.start
             if at + FRAME_HEADER_SIZE > len(source.data):
@@ -164,7 +164,7 @@ def scan(file: LogFile, *, newest: bool) -> Iterator[ScannedFrame]:
 
 
 class _Source:
-    """A file's bytes, a window of them at a time: read, never mapped, since a mapped sector that cannot be read kills.
+    """A file's bytes, one window at a time. They are read, never mapped: an unreadable sector that is mapped kills.
 
     `data` has the bytes from position `start` on.
     """
@@ -176,19 +176,19 @@ class _Source:
         self._fd = fd
         self._size = os.fstat(fd).st_size
         self._end = 0  # position behind `data`
-        self._kept: int | None = None  # from here on bytes stay in `data`
+        self._kept: int | None = None  # bytes from here on stay in `data`
         self._bytes = b""
         self.data = memoryview(self._bytes)
         self.start = 0
 
     def keep(self, position: int | None) -> None:
-        """Let bytes from here on stay, whatever is read behind them."""
+        """Let bytes from here on stay, however much is read behind them."""
         self._kept = position
 
     def holds(self, position: int, size: int, lsn: int) -> bool:
-        """Have these bytes in `data`; False where the file ends before.
+        """Have these bytes in `data`; False if the file ends before.
 
-        Raises CorruptLog when they cannot be read; `lsn` is the one whose frame is looked for.
+        Raises CorruptLog when they cannot be read; `lsn` is that of the frame that is looked for.
         """
         if position + size <= self._end and position >= self.start:
             return True
@@ -204,7 +204,7 @@ class _Source:
         return True
 
     def find(self, needle: bytes, position: int, lsn: int) -> int:
-        """Where the file has these bytes next, -1 where it has them no more. Raises CorruptLog, as `holds`."""
+        """The next position of these bytes in the file, -1 if there is none. Raises CorruptLog, as `holds`."""
         while self.holds(position, len(needle), lsn):
             found = self._bytes.find(needle, position - self.start)
             if found >= 0:
@@ -213,7 +213,7 @@ class _Source:
         return -1
 
     def _read(self, position: int, size: int) -> bytes:
-        """Bytes from a position on, up to where the disk cannot read on."""
+        """The bytes from a position on, up to the place that the disk cannot read."""
         try:
             return _read_whole(self._fd, position, size)
         except OSError as error:
@@ -241,7 +241,7 @@ class _Source:
 
 
 def _read_whole(fd: int, position: int, size: int) -> bytes:
-    """All of these bytes, fewer where the file ends. Raises OSError."""
+    """All of these bytes, or fewer if the file ends. Raises OSError."""
     data = os.pread(fd, size, position)
     while len(data) < size and (more := os.pread(fd, size - len(data), position + len(data))):
         data += more
@@ -261,7 +261,7 @@ def _opened(path: Path) -> Iterator[_Source]:
 def _check_tail(file: LogFile, source: _Source, position: int, lsn: int) -> None:
     """Raise CorruptLog when a whole frame after `position` says that `lsn` was synced.
 
-    Damage may have moved frame borders, so this looks for the file id's bytes anywhere after it.
+    Damage may have moved the borders of frames, so this looks for the file id's bytes anywhere after it.
     """
     needle = file.file_id.to_bytes(4, "little")
     at = position
@@ -288,10 +288,10 @@ def _check_tail(file: LogFile, source: _Source, position: int, lsn: int) -> None
 
 
 def cut_tail(file: LogFile) -> int:
-    """Cut the newest file at its end and sync it; returns how many bytes went (room that held nothing included).
+    """Cut the newest file at its end and sync it; returns the number of bytes cut (with room that held nothing).
 
-    Synced even when nothing is cut: its last frames may have been read from memory that no sync had reached, and they
-    count as durable from now on.
+    It is synced even when nothing is cut: its last frames may have been read from memory that no sync had reached, and
+    they count as durable from now on.
     """
     fd = os.open(file.path, os.O_RDWR)
     try:

@@ -1,10 +1,11 @@
-"""The next log file, made ready beside the log: room that is allocated, and filled with zeros as far as time allows.
+"""The next log file, made ready beside the log: its room is allocated, and filled with zeros as far as time allows.
 
 One thread prepares one file at a time; the event loop takes it. If the disk is full, or this process lacks something,
 preparation is tried again every `RETRY_S`. Any other error of the disk is final and goes to `failed`.
 
-**Invariant**: each spare has one owner that closes its descriptor. That is the loop once `_ready` has run, the log's
-writer once `take` has returned; before both it is the thread, whose job always ends in one of the loop's methods.
+**Invariant**: each spare has one owner, which closes its descriptor. The owner is the thread at first, the loop once
+`_ready` has run, and the log's writer once `take` has returned. The thread's job always ends in one of the loop's
+methods.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from tier2.shortage import is_forbidden, is_shortage
 logger = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
-"""How often the next file is prepared again, where the disk is full or this process lacks something."""
+"""The pause before the next file is prepared again, if the disk is full or this process lacks something."""
 
 
 class Spares:
-    """Prepares log files of `size` bytes. Methods are for the event loop; those named `_in_thread` run beside it."""
+    """The next log files, of `size` bytes. Methods are for the event loop; those named `_in_thread` run beside it."""
 
     def __init__(self, directory: Path, size: int, name: str, failed: Callable[[StorageFailure], None]) -> None:
         # Both threads read these, nobody changes them.
@@ -74,7 +75,7 @@ class Spares:
         self._ended = True
 
     async def close(self) -> None:
-        """Let the thread end, and let go of what it made ready."""
+        """Let the thread end, and let go of the file that it made ready."""
         self._ended = True
         if self._spare is not None:
             self._spare.take()
@@ -87,7 +88,7 @@ class Spares:
         if not self._ended:
             self._thread.submit(self._prepare_in_thread)
 
-    # What came of it, on the loop
+    # The thread's results, on the loop
 
     def _ready(self, spare: SpareFile) -> None:
         if self._ended:

@@ -1,4 +1,4 @@
-"""The writer of a log on disk: one thread, one write and one sync for all that waits.
+"""The writer of a log on disk: one thread, one write and one sync for all waiting groups.
 
 `FileWriter` is the event loop's side: it hands on commands and has the next file made ready. `WriterThread` is the
 other: it takes all groups that have gathered, writes them past the page cache in whole blocks, syncs once (with the
@@ -43,7 +43,7 @@ JOIN_BYTES_MAX: Final = 32 * 1024
 """Up to this size a group's buffers are joined before they are copied: that costs less for each of them."""
 
 GROWTH_MAX: Final = 8
-"""A file may grow to this many times its size while the next one is prepared, given as much free disk for each."""
+"""A file may grow to this many times its size while the next one is prepared, if the disk has as much room for each."""
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class WriterThread:
                 self._write_groups()
             else:
                 self._write_intervals(self._interval_s)
-        except Exception as error:  # whatever ends this thread leaves waiters behind
+        except Exception as error:  # any end of this thread leaves waiters behind
             self._report(self._failed, log_failure(self._directory, error))
 
     def _write_groups(self) -> None:

@@ -1,14 +1,17 @@
 """When segments split and merge. Pure: rates in, decisions out.
 
-Thresholds and windows are Pravega's: a segment splits that gets more than five times the target over two minutes, twice
-the target over five, or the target over ten; neighbours merge of which each got less than half of it over twenty.
+Thresholds and windows are Pravega's. A segment splits if it gets more than five times the target over two minutes,
+twice the target over five, or the target over ten. Neighbours merge if each got less than half of it over twenty.
 
-No flapping, because of four rules. A segment younger than the cool-down is left alone, and does not merge before it
-has lived for the window that would say so. What merges is clearly less, in every window, than what splits. A split is
-cut where it balances the measured load. A stream scales once at a time.
+Four rules prevent flapping:
 
-**Invariants**: never fewer segments than `min_segments` by a merge, never more than `factor` pieces by a split, never
-a cut inside of a slot.
+- A segment younger than the cool-down is left alone. It does not merge before it has lived for the merging window.
+- The load that merges is clearly less, in every window, than the load that splits.
+- A split is cut where it balances the measured load.
+- A stream scales once at a time.
+
+**Invariants**: a merge never leaves fewer segments than `min_segments`, a split never makes more than `factor` pieces,
+and a cut never lies inside a slot.
 """
 
 from __future__ import annotations
@@ -23,16 +26,16 @@ from core.streams.policy import ScalingKind, ScalingPolicy
 from core.streams.state import Epoch, Segment
 
 SPLITS: Final = ((TWO, 5.0), (FIVE, 2.0), (TEN, 1.0))
-"""Window, and how many times the target makes a segment split."""
+"""The windows, and the multiple of the target that makes a segment split."""
 MERGE_BELOW: Final = 0.5
 MERGED_BELOW: Final = 0.8
-"""Of the target, in every window: what merged stays clear of what splits."""
+"""The share of the target, in every window, that keeps a merged segment clear of the next split."""
 COOL_DOWN_S: Final = 10 * MINUTE_S
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentLoad:
-    """An active segment: how long it has been one (seconds, divided by the time factor), and what it gets."""
+    """An active segment: how long it has been active (seconds, divided by the time factor), and its rates."""
 
     segment: Segment
     age_s: float
@@ -41,7 +44,7 @@ class SegmentLoad:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with a stream; see `StreamState.scaled`."""
+    """A scale to carry out on a stream; see `StreamState.scaled`."""
 
     kind: str  # split, merge
     sealed: tuple[int, ...]
@@ -51,7 +54,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class AtLimit:
-    """A segment that ought to split and cannot: it has one slot."""
+    """A segment that ought to split and cannot, because it has one slot."""
 
     segment: Segment
     rate: float
@@ -59,7 +62,7 @@ class AtLimit:
 
 
 SlotRates = Callable[[Segment], Sequence[float]]
-"""What the slots of a segment get, in key order; asked for only where it is to be cut."""
+"""The rates of a segment's slots, in key order; asked for only if it is to be cut."""
 
 
 def decide(
@@ -71,7 +74,7 @@ def decide(
 ) -> Decision | None:
     """The one scale that a stream needs most, if any. `loads`: all active segments, in key order.
 
-    `time_factor` is what rates were taken with: reasons tell the time that really passed.
+    `time_factor` is that of the rates, so that reasons tell the time that really passed.
     """
     decision = _to_the_minimum(policy, epoch, loads, slot_rates)
     if decision is None and policy.kind is not ScalingKind.FIXED:
@@ -80,7 +83,7 @@ def decide(
 
 
 def at_limit(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: float = 1.0) -> list[AtLimit]:
-    """Segments that ought to split and have one slot."""
+    """The segments that ought to split and have one slot."""
     if policy.kind is ScalingKind.FIXED:
         return []
     hot = ((load, _why_hot(policy, load, time_factor)) for load in loads if load.segment.last - load.segment.first == 1)
@@ -88,7 +91,7 @@ def at_limit(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: f
 
 
 def balanced_cuts(segment: Segment, rates: Sequence[float], pieces: int) -> tuple[int, ...]:
-    """Where to cut a segment so that each piece gets about the same; `rates` of its slots in key order.
+    """The cuts that give each piece of a segment about the same load; `rates` are its slots', in key order.
 
     Without any load, pieces have about the same number of slots. Fewer cuts than asked for if there are few slots.
     """
@@ -142,7 +145,7 @@ def _why_hot(policy: ScalingPolicy, load: SegmentLoad, time_factor: float) -> st
 
 
 def _rate(load: SegmentLoad) -> float:
-    """What a segment gets, as far as it matters for a split."""
+    """The load of a segment, as far as it matters for a split."""
     return max(load.averages[window] for window, _ in SPLITS)
 
 

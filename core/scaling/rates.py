@@ -1,13 +1,13 @@
-"""How fast slots grow: exponentially weighted averages over several windows. The append path knows nothing of it.
+"""How fast slots grow: exponentially weighted averages over several windows. The append path knows nothing of them.
 
-A sample compares what each slot has ever got (`Slot.total_bytes`, `Slot.end`) with the last sample.
-A slot that got nothing costs one comparison; its averages fade when they are read.
+A sample compares the totals of each slot (`Slot.total_bytes`, `Slot.end`) with those of the last sample. A slot that
+got nothing costs one comparison; its averages fade when they are read.
 
-Averages begin at nothing, and are corrected for how short a time they have been taken: what comes evenly is read as it
-is from the first sample on.
+Averages begin at zero, and are corrected for the short time over which they have been taken. So an even rate is read
+correctly from the first sample on.
 
-**Invariant**: the averages of a sum are the sums of averages, so a segment's rates are those of its slots, and do not
-begin again when it is cut.
+**Invariant**: the average of a sum is the sum of the averages. So a segment's rates are the sums of its slots' rates,
+and a cut does not begin them again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Rates:
         self._corrections: list[float] = list(NOTHING)
 
     def begin(self, slots: Iterable[Slot], now: float) -> None:
-        """What slots have got up to here counts for nothing."""
+        """Begin here: the totals of slots up to now do not count."""
         self._begun = self._now = now
         for slot in slots:
             slot.sampled_bytes, slot.sampled_end, slot.rate = slot.total_bytes, slot.end, None
 
     def step(self, now: float) -> None:
-        """The next sample begins: `sample` follows for every slot."""
+        """Begin the next sample: `sample` follows for every slot."""
         assert self._begun is not None, "begin comes first"
         self._step = now - self._now
         self._now = now
@@ -49,7 +49,7 @@ class Rates:
         self._corrections = [1 / (1 - math.exp(-age / tau)) if age > 0 else 0.0 for tau in self._taus]
 
     def sample(self, slots: Iterable[Slot]) -> None:
-        """Take in what these slots got since the last sample."""
+        """Take in the growth of these slots since the last sample."""
         if self._step <= 0:
             return
         for slot in slots:
@@ -62,7 +62,7 @@ class Rates:
         rate = slot.rate
         if rate is None:
             rate = slot.rate = SlotRate(self._now)
-        # Nothing came up to this step, and what came in it came evenly.
+        # Nothing came before this step; its own entries came evenly.
         bytes_s, events_s, weights = size / self._step, count / self._step, self._weights
         if (idle := self._now - self._step - rate.at) > 0:
             rate.bytes, rate.events = self._faded(rate.bytes, idle), self._faded(rate.events, idle)
@@ -86,14 +86,14 @@ class Rates:
         return Rate(self.bytes_of(slot)[WATCHED], self.events_of(slot)[WATCHED])
 
     def of_segment(self, stream: Stream, segment: Segment) -> Rate:
-        """Of an active segment: what its slots get."""
+        """The rates of an active segment: the sums of its slots' rates."""
         return self._watched(slots_of(stream, segment))
 
     def of_stream(self, stream: Stream) -> Rate:
         return self._watched(stream.written_slots())
 
     def _watched(self, slots: Iterable[Slot | None]) -> Rate:
-        # One window, one pass: a look at ten thousand slots holds up the loop for milliseconds.
+        # One pass for one window: a look at ten thousand slots holds up the loop for milliseconds.
         bytes_s = events_s = 0.0
         now, tau = self._now, self._taus[WATCHED]
         for slot in slots:
@@ -130,7 +130,7 @@ class Rates:
 
 
 def slots_of(stream: Stream, segment: Segment) -> Iterator[Slot | None]:
-    """An active segment's slots in key order; None for one that memory does not hold: it was never written to."""
+    """An active segment's slots in key order; None for a slot that memory lacks because it was never written."""
     return map(stream.known_slot, _key_order(stream.slot_count)[segment.first : segment.last])
 
 

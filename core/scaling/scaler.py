@@ -1,10 +1,10 @@
 """The scaler: takes a container's rates and scales its streams as their policies ask.
 
-What to do is `core.scaling.decisions`'s; this looks, asks, and does it. Streams are looked at between others' work, and
-a scale that has become impossible meanwhile is not done.
+`core.scaling.decisions` decides; this looks, asks, and scales. It looks at streams between others' work, and skips a
+scale that has become impossible meanwhile.
 
-How long a segment has lived is counted from when this process first saw it: after a start nothing scales before the
-rates are worth something.
+A segment's age counts from the time when this process first saw it, so after a start nothing scales before the rates
+mean something.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ DECIDE_S: Final = 15.0
 """Multiplied by the time factor, as the windows are; but nothing happens more often than `TICK_MIN_S`."""
 TICK_MIN_S: Final = 0.05
 SLICE_SLOTS: Final = 2000
-"""Slots that one turn of the event loop looks at."""
+"""The most slots that one turn of the event loop looks at."""
 STREAMS_PER_SLICE: Final = 200
 EVENTS_MAX: Final = 1_000
-"""Scale events that are remembered for operators; the streams' epochs remember all."""
+"""The most scale events that are remembered for operators; the streams' epochs remember all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ScaleEvent:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A stream that would split further and cannot: one of its segments is a single slot."""
+    """A stream that would split further and cannot, because one of its segments is a single slot."""
 
     stream: str
     segment: int
@@ -102,12 +102,12 @@ class Scaler:
         await self._background.stop()
 
     def record(self, event: ScaleEvent) -> None:
-        """A scale has happened, by hand or by itself."""
+        """Note a scale that has happened, by hand or by itself."""
         self.events.append(event)
         self.counts[event.kind] += 1
 
     def begin(self) -> None:
-        """Rates count from here on."""
+        """Begin to count rates."""
         slots = (slot for stream in self._container.streams.values() for slot in stream.written_slots())
         self.rates.begin(slots, self._container.clock.monotonic_s())
 
@@ -156,7 +156,7 @@ class Scaler:
         return done
 
     async def _look_at(self, stream: Stream) -> Decision | None:
-        """What a stream needs. It may have changed by the end of a long look: what is done then is refused."""
+        """The scale that a stream needs. If the stream changes during a long look, the scale is refused later."""
         self.rates.forget(stream.written_slots())
         policy, epoch = stream.policy.scaling, stream.state.current
         self._limits.pop(stream.id, None)
@@ -190,7 +190,7 @@ class Scaler:
         return sums
 
     def _ages(self, stream: Stream, epoch: Epoch) -> dict[int, float]:
-        """How long each active segment has been seen, s."""
+        """The time since each active segment was first seen, s."""
         now = self._container.clock.monotonic_s()
         before = self._seen.get(stream.id, {})
         seen = self._seen[stream.id] = {segment.number: before.get(segment.number, now) for segment in epoch.segments}

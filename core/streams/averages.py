@@ -1,4 +1,4 @@
-"""The averages of what a slot gets: over which windows they are taken, and where they are kept. Pure.
+"""The averages of the bytes and events that come to a slot: their windows, and the arrays that keep them. Pure.
 
 `core.scaling.rates` takes them; a slot only carries them.
 """
@@ -13,15 +13,15 @@ WINDOWS_S: Final = (10.0, 2 * MINUTE_S, 5 * MINUTE_S, 10 * MINUTE_S, 20 * MINUTE
 WATCHED, TWO, FIVE, TEN, TWENTY = range(len(WINDOWS_S))
 
 FADED: Final = 12 * WINDOWS_S[TWENTY]
-"""After so long without an entry a slot's averages are below one in 100,000 of what they were, and are dropped."""
+"""After this long without an entry a slot's averages are below 1/100,000 of their former value, and are dropped."""
 
 Averages = tuple[float, ...]
-"""One for each window, a second."""
+"""One rate per second for each window."""
 NOTHING: Final[Averages] = (0.0,) * len(WINDOWS_S)
 
 
 class Rate(NamedTuple):
-    """What comes just now."""
+    """The present rate."""
 
     bytes_s: float
     events_s: float

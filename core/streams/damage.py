@@ -1,18 +1,18 @@
-"""What is lost of a slot in the middle: ranges whose entries the log held, and cannot give any more.
+"""Damaged ranges in the middle of a slot: the log held their entries, and cannot give them any more.
 
 A range is recorded once its bytes, as they are, lie in a file of their own in ``damaged/`` beside the log's files
-(`core.reading.setting_aside`). From then on the slot is tiered past it: the run that goes on behind it covers it, and
-has nothing of it. Readers are refused there for good, by name, and go on behind it; the slot's start does not move. The
-record leaves when the start does (retention, deletion of records), or with its stream; the file stays for a person to
-delete.
+(`core.reading.setting_aside`). From then on the slot is tiered past it: the next run covers the range and holds none of
+its entries. Readers are refused there for good, by name, and go on behind it; the slot's start does not move. The
+record leaves when the start passes it (retention, deletion of records), or with its stream. The file stays until a
+person deletes it.
 
 Table ``damaged``: key u32 stream, u32 slot, u64 first sequence number, big-endian; value, little-endian:
     u8 version (1), i64 end, u64 bytes of the slot's entries in it, then the file's name in UTF-8
 
 **Invariants**
 
-- A range ends where it was stable: how every transaction in it has ended is known.
-- What lies in a range is never answered with what lies behind it.
+- A range ends at or before the slot's stable end, so the outcome of every transaction in it is known.
+- A read that begins in a range is never answered with entries from behind it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ADVICE: Final = "Read on behind it, or delete the records up to there"
 
 
 class DamagedRange(NamedTuple):
-    """Sequence numbers [first, end) of a slot; what there was is in the named file."""
+    """Sequence numbers [first, end) of a slot; the named file has their bytes."""
 
     stream_id: int
     slot: int
@@ -69,7 +69,7 @@ def decode(key: bytes, value: bytes) -> DamagedRange:
 
 
 class Damage:
-    """All ranges of one container, by slot. False when there are none, as it should be."""
+    """All ranges of one container, by slot. False when there are none, as is normal."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / DAMAGED_DIRECTORY
@@ -82,7 +82,7 @@ class Damage:
         return (one for ranges in list(self.ranges.values()) for one in ranges)
 
     def apply(self, operation: Put | Delete) -> None:
-        """Take in what a durable record says."""
+        """Take in an operation of a durable record."""
         stream_id, slot, first = _KEY.unpack(operation.key)
         ranges = [one for one in self.ranges.get((stream_id, slot), ()) if one.first != first]
         if isinstance(operation, Put):
@@ -96,7 +96,7 @@ class Damage:
         return self.ranges.get((slot.stream.id, slot.number), ())
 
     def bytes_in(self, slot: Slot, first: int, end: int) -> int:
-        """Of the entries in [first, end), those that are lost."""
+        """The lost entries among those in [first, end)."""
         return sum(one.size for one in self.of(slot) if first <= one.first < end)
 
     def at(self, slot: Slot, offset: int) -> DamagedRange | None:
@@ -106,7 +106,7 @@ class Damage:
         return ranges[index] if index >= 0 and offset < ranges[index].end else None
 
     def limit(self, slot: Slot, offset: int, end: int) -> int:
-        """How far can be read from `offset` on, where the slot is to be read up to `end`."""
+        """The end of a read from `offset` up to `end`: that, or the next damaged range."""
         following = next((one.first for one in self.of(slot) if one.end > offset), end)
         return max(offset, min(following, end))
 

@@ -1,4 +1,4 @@
-"""What a read returns: entries as they were appended."""
+"""The results of a read: entries as they were appended."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 ENTRIES_AT_ONCE: Final = 4096
-"""Entries that one read takes from memory at most, where each is found alone: about a millisecond of the event loop."""
+"""The most entries that one read takes from memory one by one: about a millisecond of the event loop."""
 
 
 class ReadResult(NamedTuple):
-    """The bytes of whole entries in order, cut anywhere into parts; `size` is their sum, `end` where to go on.
+    """The bytes of whole entries in order, cut anywhere into parts. `size` is their sum; the next read begins at `end`.
 
-    `aborted` are all aborted transactions that overlap what was read, in the order of their markers: from the offset
-    that was asked for up to `end`.
+    `aborted` are all aborted transactions that overlap the range from the requested offset to `end`, in the order of
+    their markers.
     """
 
     parts: list[Buffer]
@@ -39,4 +39,4 @@ class StoredEntry:
 
 
 class StillLoading(Exception):
-    """Patience ended before long-term storage answered; a later request will find the answer."""
+    """The read's patience ended before long-term storage answered; a later request will find the answer."""

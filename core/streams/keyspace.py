@@ -1,9 +1,9 @@
 """The key space [0, 1) and the cuts that slots and segments make in it. Pure functions.
 
-A stream of N slots orders them by their place in the key space. Where N is a power of two a key's point is the bits
-of its hash reversed, and slot p owns `[r/N, (r+1)/N)`, r being the k-bit reversal of p: Kafka clients place a key by
-`hash(key) mod N`, that is by the hash's k lowest bits. Doubling N then cuts every slot's range in two: the lower half
-stays slot p, the upper becomes slot p + N. For other N the ranges are nominal: slot p stands at `[p/N, (p+1)/N)`.
+A stream of N slots orders them by their place in the key space. Kafka clients place a key by `hash(key) mod N`. If N is
+2^k, that is by the hash's k lowest bits. So a key's point is its hash with the bits reversed, and slot p owns
+`[r/N, (r+1)/N)`, r being the k-bit reversal of p. Doubling N then cuts every slot's range in two: the lower half stays
+slot p, the upper becomes slot p + N. For other N the ranges are nominal: slot p stands at `[p/N, (p+1)/N)`.
 
 **Invariant**: the ranges of a stream's slots, and of an epoch's segments, cover the key space without overlap.
 """
@@ -40,7 +40,7 @@ def reverse_bits(value: int, bits: int) -> int:
 
 
 def key_point(key_hash: int) -> Fraction:
-    """Where a key with this 32-bit hash lies in the key space."""
+    """The point in the key space of a key with this 32-bit hash."""
     return Fraction(reverse_bits(key_hash & 0xFFFF_FFFF, 32), 2**32)
 
 
@@ -51,7 +51,7 @@ def position_of_slot(slot: int, slots: int) -> int:
 
 def slot_at_position(position: int, slots: int) -> int:
     """The slot at a place in key order."""
-    return position_of_slot(position, slots)  # to reverse the bits again undoes it
+    return position_of_slot(position, slots)  # reversing the bits twice changes nothing
 
 
 def slots_in_key_order(slots: int) -> list[int]:

@@ -1,11 +1,13 @@
-"""How many writers all slots of a store know together, and its bound.
+"""The number of writers that all slots of a store know together, and its bound.
 
-Each is counted once for each slot that knows it. Where the bound is near, those that were silent for longest are
-forgotten (`core.container.forgetting`); where it is reached, a slot takes no writer that it does not know.
+A writer counts once for each slot that knows it. Near the bound, the writers silent for longest are forgotten
+(`core.container.forgetting`). At the bound, a slot takes no writer that is new to it.
 
-**Invariant**: a writer that a slot knows is never refused, and a start takes up all that it finds: a crash may bring
-back what had been forgotten since the last checkpoint, so there may be more than the bound until they are forgotten
-again. What replay finds is what was known when the process died, or more.
+**Invariants**
+
+- A writer that a slot knows is never refused.
+- A start takes up all writers that it finds: those known when the process died, or more. A crash may bring back writers
+  forgotten since the last checkpoint, so there may be more than the bound until they are forgotten again.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
     from core.streams.writers import WriterState
 
 PRESSED_SHARE: Final = 0.9
-"""From here on, writers that were silent for long make room, ..."""
+"""From this share of the bound on, writers that were silent for long make room, ..."""
 ROOM_SHARE: Final = 0.8
-"""... until there are only so many."""
+"""... until this share of it is left."""
 
 
 class HasWriters(Protocol):
@@ -31,14 +33,14 @@ class HasWriters(Protocol):
 
 
 class KnownWriters:
-    """See the module. On the event loop, but for a start."""
+    """The count and its bound. For the event loop, but for a start."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.count = 0
-        self.forgotten_early = 0  # since the start: before they had expired, for others to have room
+        self.forgotten_early = 0  # since the start: before they had expired, to make room for others
         self.refused = 0
-        self.woken = asyncio.Event()  # there is something to forget, or to free
+        self.woken = asyncio.Event()  # set when there is something to forget, or to free
         self.unfreed: list[dict[int, WriterState]] = []
         self._pressed_from = int(limit * PRESSED_SHARE)
 
@@ -51,7 +53,7 @@ class KnownWriters:
 
     @property
     def surplus(self) -> int:
-        """How many are to be forgotten where this is pressed."""
+        """The number of writers to forget while there are too many."""
         return self.count - int(self.limit * ROOM_SHARE)
 
     def admit(self) -> None:
@@ -69,7 +71,7 @@ class KnownWriters:
         self.count -= count
 
     def slot_gone(self, slot: HasWriters) -> None:
-        """The slot's stream was deleted. What it knew is freed in steps: to free many objects takes time."""
+        """Take over the writers of a slot whose stream was deleted. They are freed in steps: many objects take time."""
         writers, slot.writers = slot.writers, None
         if writers:
             self.count -= len(writers)

@@ -1,4 +1,4 @@
-"""What a stream's owner wants of the store: how long entries stay, and when segments split and merge. Pure."""
+"""The policies that a stream's owner sets: how long entries stay, and when segments split and merge. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class ScalingKind(enum.Enum):
-    """What a stream's scaling goes by."""
+    """The measure that a stream's scaling goes by."""
 
     FIXED = "fixed"  # nothing: it has the segments that it has, or `min_segments`
     BYTES = "bytes"
@@ -20,7 +20,7 @@ class ScalingPolicy:
 
     kind: ScalingKind = ScalingKind.FIXED
     target_rate: float = 8 * 2**20  # per segment and second, bytes or events
-    factor: int = 4  # into how many pieces at most one split cuts
+    factor: int = 4  # the most pieces of one split
     min_segments: int = 1
 
     def __post_init__(self) -> None:
@@ -30,15 +30,15 @@ class ScalingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """What the store itself does with a stream's entries; -1 means without limit."""
+    """How long the store keeps a stream's entries; -1 means without limit."""
 
     retention_ms: int = -1
     retention_bytes: int = -1  # per slot
     delete: bool = True  # entries leave by time and size, and when all of `consumers` are behind them
 
-    consumers: tuple[str, ...] = ()  # whose progress lets entries leave early; what they are, the gateway knows
-    keep_ms: int = -1  # entries younger than this stay, however far the consumers are
-    keep_bytes: int = -1  # per slot: as much stays, however far the consumers are
+    consumers: tuple[str, ...] = ()  # their progress lets entries leave early; the gateway knows who they are
+    keep_ms: int = -1  # younger entries stay, however far the consumers are
+    keep_bytes: int = -1  # per slot: this much stays, however far the consumers are
 
     compact: bool = False  # the last entry per key stays
     min_dirty_ratio: float = 0.5

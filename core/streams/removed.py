@@ -1,7 +1,7 @@
-"""What compaction took out of a slot: how many bytes fewer its chunks hold than were appended. Pure.
+"""The bytes that compaction took out of a slot: its chunks hold fewer than were appended. Pure.
 
-A slot's byte positions (`Slot.total_bytes`, `start_bytes`, a run's `bytes_before`) count what was ever appended, and so
-never change. What is *stored* is that, less what is in here. Runs from which nothing was taken are not in here.
+A slot's byte positions (`Slot.total_bytes`, `start_bytes`, a run's `bytes_before`) count all bytes ever appended, so
+they never change. The *stored* bytes are those less the bytes in here. Runs that lost nothing are not in here.
 
 **Invariant**: nothing here changes. Each change of a slot makes another `Removed`, so any thread may hold one.
 """
@@ -15,7 +15,7 @@ from typing import Final
 
 
 class Removed:
-    """Disjoint stretches of sequence numbers in order, each with the bytes that were taken out of it."""
+    """Disjoint stretches of sequence numbers in order, each with the bytes taken out of it."""
 
     __slots__ = ("_ends", "_firsts", "_sums")
 
@@ -33,12 +33,12 @@ class Removed:
 
     @classmethod
     def of_runs(cls, runs: Iterable[tuple[int, int, int]]) -> Removed:
-        """`runs` are all of a slot's: first, end, and how many bytes fewer each holds than were appended."""
+        """`runs` are all of a slot's: first, end, and the bytes taken out of each."""
         stretches = [run for run in runs if run[2] > 0]
         return cls(stretches) if stretches else NOTHING_REMOVED
 
     def with_run(self, first: int, end: int, size: int) -> Removed:
-        """A run takes the place of all that lay in its stretch."""
+        """Let a run take the place of everything in its stretch."""
         low = bisect_right(self._ends, first)
         high = max(low, bisect_left(self._firsts, end))
         if low == high and size <= 0:
@@ -48,14 +48,14 @@ class Removed:
         return Removed(stretches) if stretches else NOTHING_REMOVED
 
     def without_before(self, offset: int) -> Removed:
-        """Stretches that lie wholly before `offset` are gone."""
+        """Drop the stretches that lie wholly before `offset`."""
         low = bisect_right(self._ends, offset)
         if not low:
             return self
         return Removed(self._stretches()[low:]) if low < len(self) else NOTHING_REMOVED
 
     def behind(self, offset: int) -> int:
-        """Bytes that were taken out from `offset` on; of a stretch that it divides, in proportion."""
+        """The bytes taken out from `offset` on. A stretch that `offset` divides counts in proportion."""
         number = bisect_right(self._ends, offset)
         if number == len(self):
             return 0

@@ -1,7 +1,7 @@
 """A slot's value in the applied state: its bytes, and nothing else. All numbers are little-endian.
 
-Version 2. Version 1 ends where the transactions begin. The value stands behind the LSN that it reflects
-(`core.applied.metadata`).
+This is version 2. A value of version 1 ends where the transactions begin. The value stands behind the LSN that it
+reflects (`core.applied.metadata`).
 
 Head, then its leader epochs:
 
@@ -13,7 +13,7 @@ Head, then its leader epochs:
     9       i64   end: behind the last durable entry
     17      u64   bytes ever appended
     25      u64   of those, before the start
-    33      i64   tiered end: chunks hold what lies before
+    33      i64   tiered end: chunks hold everything before
     41      u64   bytes ever appended before the tiered end
     49      u16   count of leader epochs, for each:
     51      i32       leader epoch
@@ -38,7 +38,7 @@ Writers (`core.streams.writers`), behind the head:
     45      i64           largest timestamp, ms
     ======  ====  =====================================================
 
-The newest batch has sequences of -2 where a recovery has lost what followed.
+The newest batch has sequences of -2 if a recovery has lost the batches after it.
 
 Stretches of segments, behind the writers:
 
@@ -89,7 +89,7 @@ _BATCH: Final = struct.Struct("<hiiqIq")
 _WRITERS: Final = [
     struct.Struct(_WRITER.format + _BATCH.format.lstrip("<") * count) for count in range(BATCHES_KEPT + 2)
 ]
-"""A writer with so many batches, a gap among them."""
+"""A writer with this many batches, a gap among them."""
 _SEGMENT: Final = struct.Struct("<qQQ")
 assert _HEAD.size == 51
 assert _WRITER.size == 19
@@ -97,7 +97,7 @@ assert _BATCH.size == 30
 
 
 class SegmentStretch(NamedTuple):
-    """What a slot appended to one segment: begins here, ends where the next one begins."""
+    """The entries that a slot appended to one segment. A stretch ends where the next one begins."""
 
     first: int
     id: int
@@ -105,7 +105,7 @@ class SegmentStretch(NamedTuple):
 
 
 class SavedWriter(NamedTuple):
-    """What is durable of one writer."""
+    """The durable state of one writer."""
 
     writer_id: int
     epoch: int
@@ -114,7 +114,7 @@ class SavedWriter(NamedTuple):
 
 
 class SavedSlot(NamedTuple):
-    """What is durable of a slot."""
+    """The durable state of a slot."""
 
     start: int
     end: int
@@ -128,7 +128,7 @@ class SavedSlot(NamedTuple):
     transactions: SlotTransactions | None
 
     def encode(self) -> bytes:
-        """Its value. Transactions that began at or behind `end` are left out."""
+        """The slot's value. Transactions that began at or behind `end` are left out."""
         head = encode_head(
             start=self.start,
             end=self.end,
@@ -162,7 +162,7 @@ def encode_head(
 
 
 def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequence[WriterBatch]) -> bytes:
-    """One writer, as a slot's value has it."""
+    """One writer, as it lies in a slot's value."""
     count = len(batches)
     return _WRITERS[count].pack(writer_id, epoch, last_use_ms, count, *chain.from_iterable(batches))
 
@@ -179,7 +179,7 @@ def encode_rest(segments: Sequence[SegmentStretch], transactions: SlotTransactio
 
 
 def joined(head: bytes, writer_count: int, writers: bytes | bytearray, rest: bytes) -> bytes:
-    """A slot's value, of its parts; `writers` are those of `encode_writer`, one after another."""
+    """A slot's value, made of its parts; `writers` are those of `encode_writer`, one after another."""
     return b"".join((head, _COUNT.pack(writer_count), writers, rest))
 
 

@@ -9,14 +9,14 @@ segment, and the next epoch has more slots; slots keep their numbers, sequence n
 - The segments of an epoch are runs of slots in key order that cover all slots once.
 - Epochs and segment numbers only grow: a segment's number is never used again, so it is the segment's id in its stream.
 - A segment's slots never change. It is sealed when the stream grows.
-- A stream's id is never used again. What is sealed stays sealed, segment or stream.
+- A stream's id is never used again. A sealed segment or stream stays sealed.
 
 A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON object, version 1:
 ``{"v", "id", "name", "uuid", "slots", "created_ms", "container", "config": {key: value}, "sealed_ms"?,
 "epochs": [{"epoch", "started_ms", "reason", "slots", "segments": [[number, first, last], …]}, …]}``; first and last
-are positions in key order among that epoch's slots, last exclusive. `segments` has those that the epoch opened (the
-first that is listed: all); of those before, what overlaps none of them goes on. An epoch that sealed some has
-``"sealed": [[number, bytes appended to it], …]`` as well. `sealed_ms` is there once the stream takes no more entries.
+are positions in key order among that epoch's slots, last exclusive. `segments` has those that it opened, or all in
+the first epoch listed. An earlier segment goes on if it overlaps none of them. An epoch that sealed some also has
+``"sealed": [[number, bytes appended to it], …]``. `sealed_ms` is there once the stream takes no more entries.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from core.streams.keyspace import KeyRange, covers, run_range
 STREAMS_TABLE: Final = "streams"
 STREAM_IDS_TABLE: Final = STREAMS_TABLE + ".ids"
 NEXT_STREAM_KEY: Final = b"next stream id"
-"""Its row in `STREAM_IDS_TABLE`: an id above all that were ever given, u32 big-endian."""
+"""The row in `STREAM_IDS_TABLE` with an id above all that were ever given, u32 big-endian."""
 STATE_VERSION: Final = 1
 EPOCHS_MAX: Final = 10_000
-"""Epochs that a stream remembers, a hundred bytes each in every record of its state; older ones are forgotten. One
-scale every ten minutes, the scaler's own pace, takes ten weeks to get there."""
+"""The most epochs that a stream remembers, a hundred bytes each in every record of its state. Older ones are forgotten.
+One scale every ten minutes, the scaler's own pace, takes ten weeks to get there."""
 
 NAMED_MAX: Final = 20
-"""Segments that a reason or a message names: reasons are kept, in every record of the state."""
+"""The most segments that a reason or a message names, because every record of the state keeps the reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Epoch:
     slots: int
     segments: tuple[Segment, ...]  # in key order
     opened: tuple[Segment, ...]  # of these, the ones that this epoch began with
-    sealed_bytes: tuple[tuple[int, int], ...] = ()  # number and size of those that ended with the epoch before
-    encoded: str = field(init=False, repr=False, compare=False)  # once for all: a state holds thousands of epochs
+    sealed_bytes: tuple[tuple[int, int], ...] = ()  # number and size of the segments that ended with the epoch before
+    encoded: str = field(init=False, repr=False, compare=False)  # taken once, as a state holds thousands of epochs
 
     def __post_init__(self) -> None:
         if not covers([(s.first, s.last) for s in self.segments], self.slots):
@@ -112,7 +112,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
-    """All that the log says of a stream; a change makes a new one."""
+    """A stream's whole state in the log; a change makes a new one."""
 
     id: int
     name: str
@@ -122,7 +122,7 @@ class StreamState:
     container: int
     config: Mapping[str, str]
     epochs: tuple[Epoch, ...]
-    sealed_ms: int | None = None  # since when it takes no more entries
+    sealed_ms: int | None = None  # when it was sealed; None while it takes entries
 
     @property
     def current(self) -> Epoch:
@@ -133,9 +133,9 @@ class StreamState:
         return self.sealed_ms is not None
 
     def grown(self, slots: int, now_ms: int) -> StreamState:
-        """The stream with more slots, cut where it was cut: the next epoch.
+        """The stream with more slots and the same cuts: the next epoch.
 
-        Raises StreamSealed, ValueError when that is no growth.
+        Raises StreamSealed, ValueError if it has as many already.
         """
         self._check_open()
         if slots <= self.slots:
@@ -149,8 +149,8 @@ class StreamState:
     def scaled(self, sealed: Collection[int], cuts: Collection[int], now_ms: int, reason: str) -> StreamState:
         """The stream with some neighbouring segments sealed, and others over their slots, cut at the positions `cuts`.
 
-        One segment and a cut is a split, several and no cut a merge.
-        Raises StreamSealed, ValueError for anything that is no scale.
+        One segment with a cut is a split, several without a cut are a merge.
+        Raises StreamSealed, ValueError if the arguments describe no scale.
         """
         self._check_open()
         current = self.current
@@ -171,7 +171,7 @@ class StreamState:
         return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
 
     def sealed_at(self, now_ms: int) -> StreamState:
-        """The stream without an end to be appended to. Raises StreamSealed when it is."""
+        """The stream, sealed: it takes no more entries. Raises StreamSealed if it is sealed already."""
         self._check_open()
         return replace(self, sealed_ms=now_ms)
 
@@ -237,13 +237,13 @@ class StreamState:
 
 
 def numbers(segments: Sequence[int]) -> str:
-    """Segments as a sentence names them: the first `NAMED_MAX`, and how many more."""
+    """Segments as a sentence names them: the first `NAMED_MAX`, and the number of the others."""
     named = ", ".join(map(str, segments[:NAMED_MAX]))
     return named if len(segments) <= NAMED_MAX else f"{named} and {len(segments) - NAMED_MAX} more"
 
 
 def _continued(before: Sequence[Segment], opened: Sequence[Segment]) -> tuple[Segment, ...]:
-    """An epoch's segments in key order: the opened ones, and those before that overlap none of them."""
+    """An epoch's segments in key order: the opened ones, and the earlier ones that overlap none of them."""
     first, last = min(segment.first for segment in opened), max(segment.last for segment in opened)
     kept = [segment for segment in before if segment.last <= first or last <= segment.first]
     return tuple(sorted((*kept, *opened), key=lambda segment: segment.first))
@@ -269,7 +269,7 @@ def new_stream(
     config: Mapping[str, str],
     segments: int = 1,
 ) -> StreamState:
-    """A stream in its first epoch: its slots in `segments` segments, as far as there are slots for them."""
+    """A stream in its first epoch: its slots in `segments` segments, or fewer if it has fewer slots."""
     count = max(1, min(segments, slots))
     made = tuple(Segment(n, slots * n // count, slots * (n + 1) // count) for n in range(count))
     first = Epoch(0, created_ms, "created", slots, made, made)

@@ -1,15 +1,15 @@
-"""What a slot knows of transactions: which are open, where committed readers stop, what they skip. Pure.
+"""The transactions of a slot: which are open, where committed readers stop, which entries they skip. Pure.
 
 A writer's transaction begins in a slot with its first entry that is marked so, and ends with a *marker*, an entry of
 its own. After Kafka's ProducerStateManager and TransactionIndex (KIP-98).
 
 **Invariants**
 
-- A writer has one transaction open at most. `open` is what was appended, `unstable` what is not known to be over: a
-  transaction leaves `open` when its marker is appended, and `unstable` when that marker is durable.
+- A writer has one transaction open at most.
+- A transaction leaves `open` when its marker is appended, and `unstable` when that marker is durable.
 - `unstable` is in the order of first sequence numbers, so its first key is where committed readers stop.
 - Rows of `aborted` are in the order of their markers. Rows are added in place and removed by making another array, so
-  a reference to the array keeps all that it had.
+  a reference to the array keeps all its rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-assert sys.byteorder == "little", "aborted transactions are written from memory as they are"
+assert sys.byteorder == "little", "aborted transactions are stored as the bytes of memory"
 
 COLUMNS: Final = 4
 _COUNT: Final = struct.Struct("<I")
@@ -41,7 +41,7 @@ class Aborted(NamedTuple):
     last: int
     first: int
     writer_id: int
-    stable_end: int  # when it had ended: whatever ended later began at or behind this
+    stable_end: int  # when it had ended: transactions that ended later began at or behind this
 
 
 class SlotTransactions:
@@ -58,20 +58,20 @@ class SlotTransactions:
         return f"<SlotTransactions {len(self.unstable)} unstable, {len(self.aborted) // COLUMNS} aborted>"
 
     def began(self, writer_id: int, base: int, bytes_before: int) -> None:
-        """An entry of a transaction was appended at `base`; does nothing for one that goes on."""
+        """Begin a transaction with the entry appended at `base`; does nothing if it has begun already."""
         if writer_id not in self.open:
             self.open[writer_id] = base
             self.unstable[base] = Unstable(writer_id, bytes_before)
 
     def ending(self, writer_id: int) -> int | None:
-        """A marker was appended; returns where the transaction began, None when there is none."""
+        """Take in an appended marker; returns where the transaction began, None if there is none."""
         return self.open.pop(writer_id, None)
 
     def ended(self, first: int, marker: int, *, committed: bool) -> None:
-        """The marker at `marker` of the transaction that began at `first` is durable."""
+        """Take in the durable marker at `marker` of the transaction that began at `first`."""
         writer_id, _ = self.unstable.pop(first)
         if not committed:
-            # What has begun behind the marker may not be durable, and then others begin there after a crash.
+            # Transactions begun behind the marker may not be durable; after a crash others begin there.
             stable_end = min(marker + 1, next(iter(self.unstable), marker + 1))
             self.aborted.extend(Aborted(marker, first, writer_id, stable_end))
 
@@ -84,7 +84,7 @@ class SlotTransactions:
     # Saving and loading
 
     def encode(self, durable_end: int) -> bytes:
-        """As laid out in `core.streams.slot_format`, without what is in flight."""
+        """The state as laid out in `core.streams.slot_format`, without transactions in flight."""
         unstable = [(first, *known) for first, known in self.unstable.items() if first < durable_end]
         return b"".join(
             (
@@ -97,7 +97,7 @@ class SlotTransactions:
 
     @classmethod
     def decode(cls, value: bytes, position: int) -> tuple[SlotTransactions | None, int]:
-        """What was saved at `position`, None when that is nothing, and where it ends. Raises struct.error."""
+        """The state saved at `position` (None if it is empty), and the position behind it. Raises struct.error."""
         decoded = cls()
         (count,) = _COUNT.unpack_from(value, position)
         position += _COUNT.size
@@ -115,7 +115,7 @@ class SlotTransactions:
 
 
 NO_TRANSACTIONS: Final = _COUNT.pack(0) + _COUNT.pack(0)
-"""What a slot without transactions is saved with."""
+"""The saved state of a slot without transactions."""
 
 
 def first_row(rows: Sequence[int], offset: int) -> int:
@@ -124,7 +124,7 @@ def first_row(rows: Sequence[int], offset: int) -> int:
 
 
 def overlapping(rows: Sequence[int], first: int, end: int) -> Iterator[Aborted]:
-    """Those of the flat rows of `Aborted` that overlap [first, end), in the order of their markers."""
+    """The flat rows of `Aborted` that overlap [first, end), in the order of their markers."""
     for at in range(first_row(rows, first) * COLUMNS, len(rows), COLUMNS):
         row = Aborted(*rows[at : at + COLUMNS])
         if row.first < end:

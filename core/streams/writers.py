@@ -1,20 +1,20 @@
-"""Writer state: what makes an append of an idempotent writer happen once.
+"""Writer state, which makes an append of an idempotent writer happen once.
 
-Per slot and writer id: the epoch, and the last five batches with their sequences, offset and timestamp. Pure
-state, no I/O. After Kafka's ProducerStateManager (KIP-98, KIP-360).
+For each slot and writer id it has the epoch, and the last five batches with their sequences, offset and timestamp.
+Pure state, no I/O. After Kafka's ProducerStateManager (KIP-98, KIP-360).
 
 **Invariants**
 
 - The batches of a writer are in append order. A client has at most five requests in flight, so a batch that it may
   still send again is among the five.
-- The newest batch that is durable is remembered, and every one behind it: what a checkpoint saves is where the writer
-  goes on if a crash takes all that is in flight. So what is in flight may be more than five, as many as requests are.
+- The newest durable batch is remembered, and every batch behind it. A checkpoint saves it, and the writer goes on there
+  if a crash takes all batches in flight. So more than five batches may be remembered: as many as are in flight.
 
 Sequences count records and wrap from 2^31 - 1 to 0.
 
-A store that was recovered without its disk knows what came back of a writer, and not what the writer had written since.
-Its newest batch is then a *gap* (see `gap_after`): what came back is still answered as a duplicate, and the writer goes
-on at any other sequence, as one that nobody knows.
+A store that was recovered without its disk knows the batches that came back, and not those written since. A writer's
+newest batch is then a *gap* (see `gap_after`): batches that came back are still answered as duplicates, and the writer
+goes on at any other sequence, like a new writer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from core.errors import SequenceGap, StaleWriterEpoch
 BATCHES_KEPT: Final = 5
 SEQUENCE_MAX: Final = 2**31 - 1
 GAP: Final = -2
-"""In place of a batch's sequences: what followed is lost. No sequence follows it, as -1 would be the next one."""
+"""In place of a batch's sequences: the batches behind it are lost. No sequence follows it, as -1 would be the next."""
 
 
 class WriterBatch(NamedTuple):
@@ -47,7 +47,7 @@ def new_batch(epoch: int, first_sequence: int, base: int, records: int, timestam
 
 
 def gap_after(batch: WriterBatch) -> WriterBatch:
-    """What stands behind the last batch that came back of a writer: at the same place, without sequences."""
+    """The gap behind the last batch of a writer that came back: at the same place, without sequences."""
     return batch._replace(first_sequence=GAP, last_sequence=GAP)
 
 
@@ -61,7 +61,7 @@ class Duplicate:
 
 
 class WriterState:
-    """What one slot knows of one writer."""
+    """One slot's memory of one writer."""
 
     __slots__ = ("batches", "epoch", "last_use_ms", "marked_epoch")
 
@@ -72,7 +72,7 @@ class WriterState:
         self.batches: list[WriterBatch] = []
 
     def record(self, batch: WriterBatch, now_ms: int, durable_end: int) -> None:
-        """A batch was appended; what lies before `durable_end` is durable."""
+        """Take in an appended batch; everything before `durable_end` is durable."""
         self.epoch = batch.epoch
         self.last_use_ms = now_ms
         self.batches.append(batch)
@@ -81,25 +81,25 @@ class WriterState:
             self._forget(surplus, durable_end)
 
     def _forget(self, surplus: int, durable_end: int) -> None:
-        """The oldest go, but for the newest that is durable."""
+        """Drop the oldest batches, but not the newest durable one."""
         gone = 1
         while gone < surplus and self.batches[gone + 1].base < durable_end:
             gone += 1
         del self.batches[:gone]
 
     def durable_batches(self, durable_end: int) -> list[WriterBatch]:
-        """What a checkpoint saves."""
+        """The writer as a checkpoint saves it."""
         durable = [batch for batch in self.batches if batch.base < durable_end]
         kept = BATCHES_KEPT + (bool(durable) and durable[-1].first_sequence == GAP)  # a gap is no batch
         return durable[-kept:]
 
     def fence(self, epoch: int, now_ms: int) -> None:
-        """A marker of this epoch was appended: earlier epochs are stale."""
+        """Take in an appended marker of this epoch: earlier epochs are stale."""
         self.epoch = max(self.epoch, epoch)
         self.last_use_ms = now_ms
 
     def marked(self, epoch: int) -> None:
-        """That marker is durable."""
+        """Take in a durable marker."""
         self.marked_epoch = max(self.marked_epoch, epoch)
 
     def check(self, writer_id: int, epoch: int, first_sequence: int, count: int) -> Duplicate | None:

@@ -1,10 +1,10 @@
-"""Which chunks there are and what lies in them: look-ups over the tables that `core.tiering.rows` describes.
+"""The catalog of chunks and their contents: look-ups over the tables that `core.tiering.rows` describes.
 
-Rows of runs and of verified chunks are in RocksDB, and in memory until the next checkpoint; chunks in any other state
-are few and in memory. Look-ups block, so they run in threads of their own: never behind a flush, a log read or a
+Rows of runs and of verified chunks are in RocksDB, and in memory until the next checkpoint. Chunks in any other state
+are few, and in memory. Look-ups block, so they run in threads of their own: never behind a flush, a log read or a
 request to long-term storage.
 
-**Invariant**: what a look-up finds was the state at one moment after it began, of each row by itself.
+**Invariant**: a look-up returns each row as it was at some moment after the look-up began.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Catalog:
                 yield row
 
     def row_applied(self, operation: Put | Delete) -> None:
-        """A durable record has this row: what lies before its end is tiered. For the event loop, or recovery."""
+        """Take in a run's row of a durable record: all before its end is tiered. For the event loop, or recovery."""
         if isinstance(operation, Delete):
             return
         stream_id, number, first, end, bytes_up_to_end, removed = run_extent(operation.key, operation.value)
@@ -117,7 +117,7 @@ class Catalog:
         return [decode_chunk_row(key, value) for key, value in sorted(entries.items())]
 
     def held(self) -> dict[tuple[int, int], int]:
-        """By stream and slot: from where on the log still backs chunks that were not looked at twice."""
+        """By stream and slot: the offset from which the log still backs chunks that were not looked at twice."""
         held: dict[tuple[int, int], int] = {}
         for row in self.pending:
             if row.state is ChunkState.COMMITTED:
@@ -144,7 +144,7 @@ class Catalog:
         return self.pending_chunk(chunk_id) if value is None else decode_chunk_row(key, value)
 
     async def has_chunks(self) -> bool:
-        """Whether anything lies in long-term storage that this store refers to."""
+        """Whether this store refers to anything in long-term storage."""
         committed = any(row.state is ChunkState.COMMITTED for row in self.pending)
         return committed or await self.in_thread(lambda: next(self.iter_verified(), None)) is not None
 
@@ -159,7 +159,7 @@ class Catalog:
                 yield decode_chunk_row(key, new)
 
     def verified_from(self, key: bytes, count: int) -> list[ChunkRow]:
-        """Verified chunks from this key of a row on, in order, as of the last checkpoint. Blocks."""
+        """Verified chunks from this row key on, in order, as of the last checkpoint. Blocks."""
         saved = self._container.metadata.table_items_from(CHUNKS_TABLE, key)
         return [decode_chunk_row(*row) for row in itertools.islice(saved, count)]
 

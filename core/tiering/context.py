@@ -1,6 +1,6 @@
-"""What the parts of a container's tiering share: where chunks go, what is known of them, and how pressing it all is.
+"""The context that all parts of a container's tiering share: its storage, the catalog of chunks, the log's pressure.
 
-Each part gets this, and never `Tier`, which only makes and starts them; no part reaches into another.
+Each part gets this, and never `Tier`, which only makes and starts the parts. No part reaches into another.
 
 **Invariant**: `changing` is held from reading the rows of verified chunks until changing them.
 """
@@ -20,17 +20,17 @@ from tier2.chunk import EntryHeadOf
 from tier2.storage import Storage
 
 PRESSURE: Final = 0.5
-"""How full the log is when everything is moved out of it, whatever its age."""
+"""The share of the log in use from which everything is moved out of it, whatever its age."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongTermStorage:
-    """Where chunks go. `head_of` reads the header of an entry as it is stored.
+    """The storage of chunks. `head_of` reads the header of an entry as it is stored.
 
-    `admit` is asked before anything is put or deleted there, with whether the store has chunks; it raises what ends
-    the start. `had_another_life`: another copy of the store may have put things there, and was given up
-    (`core.tiering.snapshots.lives`). `rewriting` is what the process that rewrites chunks is made with; without it,
-    none are. `promised` are tables of which a deletion is something that a client was told: a snapshot follows soon.
+    `admit` is called before anything is put or deleted there, and hears whether the store has chunks. It raises the
+    error that ends the start. `had_another_life`: another copy of the store may have put things there, and was given up
+    (`core.tiering.snapshots.lives`). `rewriting` sets up the process that rewrites chunks; without it no chunk is
+    rewritten. `promised` are tables whose deletions clients have been told of: a snapshot follows them soon.
     """
 
     storage: Storage
@@ -43,18 +43,18 @@ class LongTermStorage:
 
 
 class Coverage(Protocol):
-    """How much of the log metadata snapshots in long-term storage reflect."""
+    """The part of the log that metadata snapshots in long-term storage reflect."""
 
     @property
     def lacks_room(self) -> bool:
-        """Long-term storage had no room for the last one."""
+        """Whether long-term storage had no room for the last one."""
 
     def covers(self, lsn: int) -> bool:
-        """Whether a snapshot reflects the log up to here; if not, one is asked for."""
+        """Whether a snapshot reflects the log up to here. If not, this asks for one."""
 
 
 class TierContext:
-    """Of one container. For the event loop."""
+    """The context of one container. For the event loop."""
 
     def __init__(
         self, container: Container, reader: Reader, catalog: Catalog, long_term: LongTermStorage, snapshots: Coverage
@@ -65,12 +65,12 @@ class TierContext:
         self.long_term = long_term
         self.snapshots = snapshots
         self.changing = asyncio.Lock()
-        self.rows_changed = 0  # chunks that came and runs that went: there may be something to rewrite
+        self.rows_changed = 0  # counts chunks that came and runs that went: there may be something to rewrite
         self._has_unseen_deaths = False
 
     @property
     def pressure(self) -> float:
-        """How full the log is; from 1 on all that makes it shorter is urgent."""
+        """How full the log is. From 1 on, all work that shortens it is urgent."""
         return self.container.log_bytes / (PRESSURE * self.container.config.log_max_bytes)
 
     @property
@@ -78,10 +78,10 @@ class TierContext:
         return self.pressure > 1
 
     def look_again(self) -> None:
-        """Something may have died where the collector does not look: have it look at everything once."""
+        """Have the collector look at everything once: something may have died where it does not look."""
         self._has_unseen_deaths = True
 
     def take_unseen_deaths(self) -> bool:
-        """Whether that was asked for since this was called last."""
+        """Whether such a look was asked for since the last call."""
         asked, self._has_unseen_deaths = self._has_unseen_deaths, False
         return asked

@@ -1,9 +1,9 @@
-"""What a compaction asks of the owner of the entries' format. The store does not know it: a filter is given to it.
+"""Filters of compaction. The owner of the entries' format gives them to the store, which does not know that format.
 
-A *round* compacts a slot from its start up to `CompactionScope.end`: first every entry from `begin` on is shown to
-`learn`, then every entry from the slot's start on to `keep`, both in order. Before the entries of each run, in either
-pass, `run_begins` tells of the aborted transactions that they may belong to. Filters live in a worker process: what
-makes one must be a callable of a module, so that its name alone can be sent there.
+A *round* compacts a slot from its start up to `CompactionScope.end`. First `learn` sees every entry from `begin` on.
+Then `keep` sees every entry from the slot's start on. Both get entries in order. Before the entries of each run, in
+either pass, `run_begins` gets the aborted transactions that they may belong to. Filters live in a worker process, so
+the maker of one must be a callable of a module: its name alone is sent there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tier2.storage import Buffer, Storage
 class CompactionScope:
     """One slot's part of a round."""
 
-    begin: int  # what lies before has been through an earlier round
-    end: int  # nothing from here on is touched
+    begin: int  # entries before it have been through an earlier round
+    end: int  # entries from here on are not touched
     now_ms: int  # by which delete horizons are judged
     tombstone_ms: int  # how long markers, of deleted keys or of transactions, stay after a round has first seen them
     writers: Mapping[int, int] = field(default_factory=dict)  # writer id: the last sequence number of its last entry
@@ -39,11 +39,11 @@ class EntryFilter(Protocol):
 
     @property
     def due_ms(self) -> int | None:
-        """When a round would remove more of what was kept, though nothing new came."""
+        """The time when a round would remove more of the kept entries, even without new ones."""
         ...
 
     def run_begins(self, aborted: Sequence[AbortedTransaction]) -> None:
-        """The next entries are those of a run that overlaps these, which are in the order of their ends."""
+        """Begin a run whose entries follow. It overlaps these transactions, which are in the order of their ends."""
         ...
 
     def learn(self, entry: memoryview) -> None:
@@ -51,15 +51,15 @@ class EntryFilter(Protocol):
         ...
 
     def end_at(self, end: int) -> None:
-        """The last entry that `keep` will see ends here; keep at least what tells so."""
+        """Note the end of the last entry that `keep` will see. Of that entry keep at least enough to show this end."""
         ...
 
     def keep(self, entry: memoryview) -> Buffer | None:
-        """The entry, or what is left of it under the same sequence numbers; None when nothing is."""
+        """The entry, or the rest of it under the same sequence numbers; None when nothing is left."""
         ...
 
     def has_left(self, transaction: AbortedTransaction) -> bool:
-        """Whether `keep` has left anything of an aborted transaction, so that readers must be told of it."""
+        """Whether `keep` has left anything of an aborted transaction, so that readers must know of it."""
         ...
 
 
@@ -68,7 +68,7 @@ FilterFactory = Callable[[CompactionScope], EntryFilter]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
-    """What the process is made with. All callables are found by their names, in modules."""
+    """The settings of the rewriting process. All callables are found by their names, in modules."""
 
     open_storage: Callable[..., Awaitable[Storage]]
     arguments: tuple[object, ...]

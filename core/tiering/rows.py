@@ -1,9 +1,9 @@
-"""What the store knows of its chunks: one row for each chunk, one for each run of a slot in it. Pure.
+"""The store's rows about its chunks: one for each chunk, one for each run of a slot in it. Pure.
 
 A *run* is a stretch of one slot's sequence numbers that lies in one chunk.
 
 **Invariant**: the runs of a slot, in order, cover [first of the oldest, the slot's `tiered_end`) without a gap and
-without an overlap. What a chunk holds of a run may be less than what the run covers: compaction leaves gaps.
+without an overlap. A chunk may hold fewer entries of a run than the run covers: compaction leaves gaps.
 
 Tables (see `core.applied.tables`); keys big-endian, so that they sort; values little-endian:
 
@@ -47,10 +47,10 @@ _OBJECT: Final = re.compile(r"chunks/([0-9]+)/([0-9a-f]{8})-([0-9a-f]{16})")
 
 
 class ChunkState(enum.IntEnum):
-    """A chunk's life. It is in table ``chunks`` while it is verified, else in ``chunks.pending``."""
+    """The states of a chunk's life. It is in table ``chunks`` while it is verified, else in ``chunks.pending``."""
 
-    INTENT = 1  # it may be uploaded: nothing refers to it
-    COMMITTED = 2  # readers use it; the log behind it stays until it has been looked at once more
+    INTENT = 1  # its upload may be under way: nothing refers to it
+    COMMITTED = 2  # readers use it; the log keeps its entries until it has been looked at once more
     VERIFIED = 3
     DELETING = 4  # nothing refers to it any more
     ABANDONED = 5  # an intent that will never be committed, however late its upload arrives
@@ -68,7 +68,7 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """A stretch of a slot, and where its bytes lie."""
+    """A stretch of a slot, and the place of its bytes."""
 
     stream_id: int
     slot: int
@@ -92,7 +92,7 @@ class RunRow:
 
     @property
     def removed(self) -> int:
-        """Bytes that compaction took out of it. A part of a run that was adopted has the bytes of all of it."""
+        """The bytes that compaction took out of it. An adopted part of a run has the bytes of the whole run."""
         return max(0, self.appended - self.length)
 
     @property
@@ -160,7 +160,7 @@ def run_key(stream_id: int, slot: int, first: int) -> bytes:
 
 
 def slot_prefix(stream_id: int, slot: int) -> bytes:
-    """What all keys of a slot's runs begin with."""
+    """The beginning of all keys of a slot's runs."""
     return _RUN_KEY.pack(stream_id, slot, 0)[:8]
 
 
@@ -208,7 +208,7 @@ def decode_run(key: bytes, value: bytes) -> RunRow:
 
 
 class RunExtent(NamedTuple):
-    """Of a run's row what a slot must know."""
+    """The part of a run's row that a slot needs."""
 
     stream_id: int
     slot: int
@@ -219,9 +219,9 @@ class RunExtent(NamedTuple):
 
 
 def run_extent(key: bytes, value: bytes) -> RunExtent:
-    """Where a run's row ends, and how much of it is gone.
+    """The end of a run's row, and the bytes of it that are gone. Raises CorruptState.
 
-    For the event loop, which applies thousands of rows at once: ten times as fast as `decode_run`. Raises CorruptState.
+    For the event loop, which applies thousands of rows at once: it is ten times as fast as `decode_run`.
     """
     try:
         stream_id, slot, first = _RUN_KEY.unpack(key)
@@ -264,7 +264,7 @@ def decode_chunk_row(key: bytes, value: bytes) -> ChunkRow:
 
 
 def without_runs(row: ChunkRow, gone: set[tuple[int, int, int]], now_ms: int) -> list[Operation]:
-    """What makes a chunk's row one without these runs (stream, slot, first); one without any run is to be deleted."""
+    """Operations that take these runs (stream, slot, first) off a chunk's row. A chunk without runs gets deleted."""
     left = tuple(run for run in row.runs if run[:3] not in gone)
     live = sum(run.length for run in left)
     if left:

@@ -1,6 +1,6 @@
-"""A container's side of long-term storage: makes the parts that use it, starts and stops them, and says how they do.
+"""A container's side of long-term storage: it makes, starts and stops the parts that use it, and reports their state.
 
-**Invariant**: the log lets go only of what lies in chunks that were looked at twice, and is in a metadata snapshot
+**Invariant**: the log lets go only of entries in chunks that were looked at twice, and only up to a metadata snapshot
 (`releases`).
 """
 
@@ -67,7 +67,7 @@ class Tier:
         self.scrub.start()
 
     async def stop(self, *, clean: bool = True) -> None:
-        """End what runs in the background, if `clean` with a last snapshot; the log may still be written to."""
+        """End the background work, with a last snapshot if `clean`; the log may still be written to."""
         await self.scrub.stop()
         if self.rewriter is not None:
             await self.rewriter.stop()
@@ -76,39 +76,39 @@ class Tier:
         await self.snapshots.stop(last=clean)
         await self.reader.close()
 
-    # What the container asks
+    # Questions of the container
 
     @property
     def is_pressed(self) -> bool:
-        """Whether the log is so full that all that makes it shorter is urgent."""
+        """Whether the log is so full that all work that shortens it is urgent."""
         return self.context.is_pressed
 
     def releases(self, file: LogFile, tiered: Iterable[BlockRef]) -> bool:
-        """Whether the log may let go of a file of which chunks hold these rows' entries."""
-        # Looked at after it was found that chunks hold them, so every chunk that was committed until then is in here.
+        """Whether the log may let go of a file whose entries in these rows are in chunks."""
+        # This is called after chunks were found to hold them, so it knows every chunk committed until then.
         held = self._catalog.held()
         if any(ref.end > held.get((ref.stream_id, ref.slot), ref.end) for ref in tiered):
             return False
         return self.snapshots.covers(file.end_lsn - 1)
 
     def is_pinned(self, slot: Slot, ref: BlockRef) -> bool:
-        """Whether these rows cannot go into chunks as things stand."""
+        """Whether these rows' entries cannot go into chunks as things stand."""
         return self.pins.pins(slot, ref)
 
     def worst_pin(self) -> str:
-        """What holds back most of the log, as a sentence; empty when nothing does."""
+        """The main reason why the log cannot shrink, as a sentence; empty when there is none."""
         return str(self.pins.named[0]) if self.pins.named else ""
 
     def promised(self) -> None:
-        """Something changed that must not come back as it was, should the disk be lost."""
+        """Note a change that must not be undone if the disk is lost."""
         self.snapshots.promised()
 
     def log_grew(self) -> None:
-        """A log file was completed: more may be due, and appends may have to be slowed down."""
+        """Note that a log file was completed: more work may be due, and appends may have to slow down."""
         self._container.log_changed()
         self.writer.wake()
 
-    # What the parts have to do with one another
+    # Connections between the parts
 
     def _stream_changed(self, operation: Put | Delete) -> None:
         self.snapshots.promised()
@@ -120,15 +120,15 @@ class Tier:
     def _forget(self, chunk_id: ChunkId) -> None:
         self.reader.forget(chunk_id)
 
-    # What an operator should know
+    # Reports for the operator
 
     @property
     def is_full(self) -> bool:
-        """Long-term storage had no room for what was put last."""
+        """Whether long-term storage had no room for the last put."""
         return self.snapshots.lacks_room or self.writer.lacks_room
 
     def concerns(self) -> list[str]:
-        """What does not go as it should, a sentence each; empty when all is well."""
+        """Troubles of long-term storage, a sentence each; empty when all is well."""
         scrub = self.scrub.counters
         found = [
             ("metadata snapshots fail", self.snapshots.last_error),

@@ -202,11 +202,11 @@ class Admission:
             if self._life is not Life.DEAD:
                 raise IdentityRefused(
                     f"{self.place} has no room to record a new owner, and {owner} may still be alive. "
-                    "Delete something there that is not Penstock's, or give it more room"
+                    "Delete objects there that are not Penstock's, or give it more room"
                 )
             logger.warning(
                 "long-term storage has no room: its data is served, nothing is moved there; delete topics or "
-                "records, let retention do it, or give it more room",
+                "records, wait for retention, or give it more room",
                 extra={"place": self.place},
             )
 

@@ -163,7 +163,7 @@ def test_a_reason_is_clipped(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_wait_of_its_own_may_end_a_pause() -> None:
-    """It is asked to pass each pause, after failures too, and what it awaits is due at once."""
+    """The wait passes each pause, after failures too, and when it returns the next step is due at once."""
 
     async def scenario() -> None:
         pauses: list[float] = []
@@ -189,7 +189,7 @@ def test_a_wait_of_its_own_may_end_a_pause() -> None:
 
 
 def test_stop_cancels_the_step_and_waits_for_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    """When it returns, nothing of the step runs any more, and no other begins; stopping twice is nothing."""
+    """When `stop` returns, nothing of the step runs any more, and no other begins; a second stop does nothing."""
 
     async def scenario() -> None:
         ended: list[str] = []

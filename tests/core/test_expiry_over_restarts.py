@@ -1,4 +1,4 @@
-"""What expires in the store, over stops, kills and wrong dates: nothing early, everything in the end."""
+"""Expiry in the store, over stops, kills and wrong dates: nothing expires early, everything in the end."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What lies on disk, byte for byte. The golden files hold every released format for ever; a test that fails here means
-that a store written by an older release would not be read."""
+"""The formats on disk, byte for byte. The golden files hold every released format for ever. A test that fails here
+means that a store written by an older release would not be read."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def disk_usage(directory: Path) -> int:
     ],
 )
 def test_what_leaves(tmp_path: Path, config: dict[str, object], left: int) -> None:
-    """Of six entries, an hour apart, those beyond the time leave, and those without which enough is left."""
+    """Six entries, an hour apart: those beyond the time leave, and those without which enough is left."""
 
     async def scenario() -> None:
         clock = ManualClock()

@@ -282,7 +282,7 @@ class StoreMachine(RuleBasedStateMachine):
         value=st.binary(max_size=10),
     )
     def end_transaction(self, data: st.DataObject, writer: int, committed: bool, bump: bool, value: bytes) -> None:
-        """Wherever the writer has something open; two keys change with it."""
+        """End a writer's transaction in all slots where it is open, with a change of two keys."""
 
         async def go() -> None:
             await self.send_end(writer, committed, bump, value)[0]
@@ -358,7 +358,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(half=st.booleans())
     def keep(self, half: bool) -> None:
-        """What the oldest file is needed for is kept apart, and the file goes; or it was only about to."""
+        """Entries that need the oldest file are kept apart, and the file goes; or it was only about to."""
 
         async def go() -> None:
             maintenance = maintenance_of(self.store)

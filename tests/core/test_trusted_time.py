@@ -1,4 +1,4 @@
-"""What may be believed of time, whatever the wall clock does: properties over runs, stops and jumps."""
+"""The belief in time, whatever the wall clock does: properties over runs, stops and jumps."""
 
 from __future__ import annotations
 

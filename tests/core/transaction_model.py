@@ -16,7 +16,7 @@ class ModelEntry(Protocol):
     def end(self) -> int: ...
     @property
     def writer(self) -> int:
-        """Whose transaction it belongs to or ends, -1: none's."""
+        """The writer whose transaction it belongs to or ends; -1: none."""
 
     @property
     def ends(self) -> bool | None:
@@ -34,7 +34,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What there is of transactions."""
+    """The transactions of the model."""
 
     open: dict[int, int]  # writer: first sequence number
     aborted: list[Ended]  # by their markers

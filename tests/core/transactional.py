@@ -74,7 +74,7 @@ class Transactional:
         self.ends.append(end)
 
     def aborted_in(self, first: int, end: int) -> list[tuple[int, int, int]]:
-        """Those that overlap [first, end), in the order of their markers."""
+        """Aborted transactions that overlap [first, end), in the order of their markers."""
         return [one for one in self.aborted if one[0] >= first and one[1] < end]
 
     def check(self, offset: int, found: ReadResult) -> None:

@@ -1,4 +1,4 @@
-"""What `deploy/` says about images, held against this repository as far as no container engine is needed.
+"""The statements of `deploy/` about images, checked against this repository without a container engine.
 
 The Dockerfile's own commands are run where they can be: the build's on the context that `.dockerignore` leaves, the
 health check against a gateway that was started as `compose.yaml` starts it.

@@ -54,7 +54,7 @@ def again(tmp_path: Path, crashed: Path) -> tuple[Gateway, Path]:
 
 
 def cuts() -> list[tuple[int, int]]:
-    """How many of the last frames are hit, and where in the first of them: every byte in a soak."""
+    """The number of last frames hit, and the place in the first of them: every byte in a soak."""
     dice = random.Random(SEED)
     everywhere = [(frames, byte) for frames in (1, 2) for byte in range(200)]
     edges = [(1, 1), (1, 32), (2, 40)]

@@ -48,7 +48,7 @@ def write_one(connection: Connection, writer: Writer) -> int:
 )
 @pytest.mark.parametrize("at", [3, 40])
 def test_failed_write_is_final(tmp_path: Path, call: str, match: str, error: int, at: int) -> None:
-    """It ends with code 5; nothing is acknowledged from then on but what is on disk, nothing is synced again."""
+    """The gateway ends with code 5; from then on only records on disk are acknowledged, nothing is synced again."""
     history = History()
     writer = history.writer("w", P, idempotent=False)
     if match != "*.log" or call == "rename":

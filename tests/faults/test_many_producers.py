@@ -100,7 +100,7 @@ def test_made_up_producers_leave_room_for_others(tmp_path: Path) -> None:
 
 
 def test_silent_producers_make_room(tmp_path: Path) -> None:
-    """Where all is used, producers that expired are forgotten, and those that waited are taken, by their own tries."""
+    """When all room is used, expired producers are forgotten, and waiting ones are taken, by their own tries."""
     with Gateway(tmp_path, {**SETTINGS, "producer.states.max": 1_000, "producer.id.expiration.ms": 3_000}) as gateway:
         gateway.start()
         with gateway.connect() as connection:

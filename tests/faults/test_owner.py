@@ -13,7 +13,7 @@ EXIT_TAKEN: Final = 3
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
-    """It ends with code 3 and names the first, which goes on; after a kill -9 the directory is free."""
+    """A second gateway ends with code 3 and names the first, which goes on; after a kill -9 the directory is free."""
     with Gateway(tmp_path / "first") as first, Gateway(tmp_path / "second") as second:
         first.start()
         second.data = first.data

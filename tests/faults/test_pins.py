@@ -44,7 +44,7 @@ def values(connection: Connection, topic: str, count: int) -> list[bytes]:
 
 
 def until_refused(producer: TransactionalProducer, value: bytes) -> int:
-    """How many records of one transaction are taken."""
+    """The number of records of one transaction that are taken."""
     for count in range(4 * LOG_MAX // VALUE_BYTES):
         try:
             producer.produce("held", 0, [value])
@@ -87,7 +87,7 @@ def test_one_open_transaction_holds_up_nobody(tmp_path: Path, settings: dict[str
 
 
 def test_a_transaction_that_outgrows_the_log_is_named(tmp_path: Path) -> None:
-    """Its own partition is refused and the log names its transactional id; others are served, and it can end."""
+    """A pinning transaction's own partition is refused, and the log names its id; others are served, and it can end."""
     with Gateway(tmp_path, SMALL) as gateway:
         gateway.start()
         with gateway.connect() as connection, gateway.connect() as other:

@@ -63,7 +63,7 @@ def join(connection: Connection, member_id: str = "") -> Member:
 
 
 def leader_epoch(connection: Connection) -> int:
-    """Of a batch that is written for it."""
+    """The leader epoch of a batch that is written for this."""
     produced = connection.produce(TOPIC, 0, encode_batch([b"x"]))
     check("Produce", produced.code)
     return int(BATCH_HEADER.unpack_from(connection.fetch(TOPIC, 0, produced.offset).records)[2])
@@ -121,7 +121,7 @@ def test_new_producer_is_not_taken_for_one_before_the_cut(tmp_path: Path, shadow
 
 @pytest.mark.timeout(200)
 def test_no_object_is_left_that_nobody_knows(tmp_path: Path, shadow: Path) -> None:
-    """Whatever was put when the power went is in a chunk that is known, or is deleted: an intent is synced before."""
+    """Every object put before the power went is a known chunk, or is deleted, because an intent is synced before."""
     with Gateway(tmp_path, {**QUICK, **UNSYNCED, "chunk.bytes": MIB // 8}) as gateway:
         start_shadowed(gateway, shadow)
         for number in range(3):

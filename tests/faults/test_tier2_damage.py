@@ -100,7 +100,7 @@ def take_away(bucket: Bucket, key: str) -> None:
 
 @pytest.mark.parametrize("hurt", [flip_a_bit, cut_in_half, take_away])
 def test_one_bad_object(tmp_path: Path, minio: MinioServer, hurt: Callable[[Bucket, str], None]) -> None:
-    """Its range is refused, and the log names the object; what lies before and behind is served; verify finds it."""
+    """A damaged range is refused, and the log names its object; records around it are served; verify finds it."""
     bucket = Bucket(minio)
     with Gateway(tmp_path / "gateway", settings_for(minio)) as gateway:
         gateway.start()

@@ -80,7 +80,7 @@ def takes(connection: Connection) -> bool:
 
 
 def readable(connection: Connection) -> int:
-    """How many offsets there are; each can be read."""
+    """The number of offsets; each can be read."""
     start, end = connection.list_offset(TOPIC, 0, -2), connection.list_offset(TOPIC, 0, -1)
     for offset in range(start, end):
         fetched = connection.fetch_some(TOPIC, 0, offset, 1)
@@ -126,7 +126,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, minio: MinioServer) -> No
 
 
 def test_a_quota_that_stays_used_up(tmp_path: Path, minio: MinioServer) -> None:
-    """Where not even a snapshot can be put, what is deleted goes all the same; a recovery gives no offset twice."""
+    """If not even a snapshot can be put, deleted objects go all the same; a recovery gives no offset twice."""
     bucket = Bucket(minio)
     with (
         FaultProxy(minio.port) as proxy,

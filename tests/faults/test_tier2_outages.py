@@ -204,7 +204,7 @@ def test_full_log(tmp_path: Path, minio: MinioServer) -> None:
 
 
 def write_until_refused(connection: Connection, history: History, partition: Partition) -> tuple[int, int]:
-    """How many answers asked to slow down, and the code of the first refusal."""
+    """The number of answers that asked to slow down, and the code of the first refusal."""
     writer = history.writer("filler", partition, idempotent=False)
     throttled = 0
     deadline = time.monotonic() + 60

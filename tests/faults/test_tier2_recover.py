@@ -139,7 +139,7 @@ def test_deletions_stay_deleted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("interval_ms", [HOUR_MS, 200])
 def test_a_batch_that_comes_again(tmp_path: Path, interval_ms: int) -> None:
-    """What came back is answered as a duplicate, known by a snapshot or by its chunk; what did not is taken."""
+    """A batch that came back is answered as a duplicate, by a snapshot or by its chunk; a lost one is taken."""
     with gateway_in(tmp_path, tier2_snapshot_interval_ms=interval_ms) as gateway:
         gateway.start()
         with gateway.connect() as connection:

@@ -95,7 +95,7 @@ def test_start_that_cannot_read_an_index(tmp_path: Path, killed: Path) -> None:
 
 
 def test_read_that_meets_a_bad_sector(tmp_path: Path, killed: Path) -> None:
-    """Of a complete file, only the entry that lies there is refused: those before and behind it are served."""
+    """Only the unreadable entry of a complete file is refused: entries before and behind it are served."""
     with copied(killed, tmp_path, {**IN_LOG, "log.cache.bytes": 1 << 20}) as gateway:
         gateway.start()
         assert gateway.stop() == 0

@@ -113,7 +113,7 @@ def read_committed(client: Connection, topic: str, partition: int, offset: int =
 
 
 def _committed(fetched: Fetched) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
-    """Where each batch ends, and its records if they are committed: as consumers do it, by the list of the answer."""
+    """The end of each batch, and its records if they are committed, by the answer's list, as consumers do it."""
     data, position = fetched.records, 0
     aborted = sorted((first, producer_id) for producer_id, first in fetched.aborted)
     skipped: set[int] = set()

@@ -1,4 +1,4 @@
-"""What the gateway's tests share: a broker for each module, whose tests use topics of their own, and the log."""
+"""Shared fixtures of the gateway's tests: a broker for each module, whose tests use their own topics, and the log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What the gateway has logged so far."""
+    """The gateway's log so far."""
     caplog.set_level(logging.INFO, "gateway")
     return lambda: [record.getMessage() for record in caplog.records]

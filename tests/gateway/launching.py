@@ -99,7 +99,7 @@ def serving(directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK
 
 
 def longest_turn_ms(watched: Running) -> float:
-    """Of a WATCHED gateway since clients are served, in CPU time of its loop."""
+    """The longest turn of a WATCHED gateway since clients are served, in CPU time of its loop."""
     return float(watched.out.read_text().split()[-1])
 
 

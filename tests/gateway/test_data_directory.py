@@ -38,7 +38,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_a_new_directory(tmp_path: Path) -> None:
-    """It is made with its parents, and names its cluster, its format and who can read it."""
+    """A new directory is made with its parents, and names its cluster, its format and who can read it."""
     data = DataDirectory.acquire(tmp_path / "a" / "b", "0.1.0")
 
     assert identity(tmp_path / "a" / "b") == {
@@ -92,7 +92,7 @@ def test_an_older_format_is_raised(made: Path) -> None:
 
 
 def test_a_newer_format_is_refused(made: Path) -> None:
-    """It names the release that is needed, and lets go of the directory."""
+    """A refusal names the release that is needed, and lets go of the directory."""
     change(made, format=FORMAT + 1, needs_release="7.3.0")
 
     for _ in range(2):

@@ -21,7 +21,7 @@ def crashed(path: Path) -> None:
 
 
 def test_made_whole(tmp_path: Path) -> None:
-    """It becomes a data directory with the cluster's own id and the recovered content."""
+    """A recovered directory becomes a data directory with the cluster's own id and the recovered content."""
     directory = RecoveryDirectory.begin(tmp_path / "data", None)
     (directory.store / "container-0").mkdir()
     (directory.store / "container-0" / "file").write_bytes(b"whole")

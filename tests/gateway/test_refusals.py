@@ -1,4 +1,4 @@
-"""Which code a client hears for an error of the store: row by row, and nothing is left out."""
+"""Kafka's code for each error of the store: row by row, and nothing is left out."""
 
 from __future__ import annotations
 

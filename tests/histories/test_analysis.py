@@ -97,7 +97,7 @@ class Planter:
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.integers(0, 400))
 def test_correct_histories(seed: int, steps: int) -> None:
-    """Whatever a log does that keeps its promises, it raises no alarm."""
+    """A log that keeps its promises raises no alarm, whatever it does."""
     assert check(correct_history(seed, steps)) == []
 
 

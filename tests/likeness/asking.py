@@ -122,7 +122,7 @@ def _replaced(value: Any, texts: dict[str, str]) -> Any:
 
 
 def _order(item: Any) -> tuple[str, int]:
-    """Of items that have a name or an index, which Kafka tells in the order of a hash table."""
+    """The sort key of items with a name or an index, which Kafka gives in the order of a hash table."""
     return (item.get("name", ""), item.get("partition_index", 0)) if isinstance(item, dict) else ("", 0)
 
 

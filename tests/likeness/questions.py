@@ -1,4 +1,4 @@
-"""What is asked of both: APIs for which a Kafka without security has nothing to do, and those of new group protocols.
+"""The questions to both: APIs for which a Kafka without security has nothing to do, and those of new group protocols.
 
 The questions of one group are asked in their order, each in every version, on one broker; groups do not meet.
 """

@@ -1,4 +1,4 @@
-"""What a Kafka without security and new group protocols answers, Penstock answers, in every version."""
+"""Penstock answers as a Kafka without security and new group protocols does, in every version."""
 
 from __future__ import annotations
 

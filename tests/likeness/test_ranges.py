@@ -92,7 +92,7 @@ def test_taken_alike(kind: str, key: str) -> None:
 
 @pytest.mark.parametrize(("kind", "key"), [place for place in KEYS if place[0] != "broker"])
 def test_refused_alike(kind: str, key: str) -> None:
-    """What is refused over the wire is refused in Kafka's words, on which tools match."""
+    """Refusals over the wire use Kafka's words, on which tools match."""
     for value, ours, theirs in verdicts(kind, key):
         if ours and theirs and (kind, key) not in OTHER_WORDS:
             assert theirs == told(" ".join(ours.split()), key, value)
@@ -132,7 +132,7 @@ def test_all_asked() -> None:
     ],
 )
 def test_retention(assignments: tuple[str, ...], taken: bool) -> None:
-    """It is the key in effect that must not be zero, as in Kafka; the message names it."""
+    """The key in effect must not be zero, as in Kafka; the message names it."""
     if taken:
         load(environ={}, assignments=assignments)
         return

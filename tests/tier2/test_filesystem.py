@@ -1,4 +1,4 @@
-"""What the file system driver keeps besides the contract: durability, leftovers, two processes, errors."""
+"""The file system driver's own promises besides the contract: durability, leftovers, two processes, errors."""
 
 from __future__ import annotations
 

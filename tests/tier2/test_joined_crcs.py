@@ -11,7 +11,7 @@ from tier2.joined_crcs import joined
 
 @given(st.binary(max_size=600), st.integers(1, 64))
 def test_as_if_it_were_computed_of_all(data: bytes, block_bytes: int) -> None:
-    """Whatever the number of blocks, and wherever the last one ends."""
+    """CRCs join to the right one, whatever the number of blocks, and wherever the last one ends."""
     crcs = [crc32c(data[at : at + block_bytes]) for at in range(0, len(data), block_bytes)]
     assert joined(crcs, block_bytes, len(data)) == crc32c(data)
 

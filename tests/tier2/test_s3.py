@@ -458,7 +458,7 @@ def test_parts_are_checked(minio: MinioServer, bucket: str) -> None:
 
 
 def test_server_that_knows_no_checksums(minio: MinioServer, bucket: str) -> None:
-    """Where the server refuses to check a CRC, or says nothing of it, the signature covers a part as it always did."""
+    """If the server refuses to check a CRC, or says nothing of it, the signature covers a part as it always did."""
     refusal = Refuse(501, b"<Error><Code>NotImplemented</Code><Message>x-amz-checksum-algorithm</Message></Error>")
 
     async def scenario() -> None:
@@ -533,7 +533,7 @@ def remarks(server: MinioServer, bucket: str, **changes: object) -> list[str]:
 
 
 def test_a_bucket_that_keeps_versions(minio: MinioServer, bucket: str) -> None:
-    """That deleted objects stay is said, until a rule for noncurrent versions covers the prefix."""
+    """The driver reports that deleted objects stay, until a rule for noncurrent versions covers the prefix."""
     client = bare(minio)
     client.make_bucket(bucket)
     assert remarks(minio, bucket) == []

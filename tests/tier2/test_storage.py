@@ -107,7 +107,7 @@ def test_put_new_creates_once(open_storage: OpenStorage) -> None:
 
 
 def test_put_new_has_one_winner(open_storage: OpenStorage) -> None:
-    """Of many writers at one time exactly one succeeds, and its bytes are there."""
+    """Exactly one of many writers at one time succeeds, and its bytes are there."""
 
     async def scenario() -> None:
         async with open_storage() as storage:

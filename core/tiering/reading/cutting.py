@@ -1,10 +1,13 @@
-"""Where entries begin and end in the pages of a run, and which of them an answer takes. Pure.
+"""Cutting: where entries begin and end in the pages of a run, and which of them an answer takes. Pure.
 
-The index names the first entry of each block. So an answer is cut at such a point, and entries are looked at one by one
-only where there is none: from a point to the offset that was asked for, and when not even one point fits.
+The index names the first entry of each block. An answer is cut at such a point. Entries are looked at one by one only
+between points: from a point to the requested offset, and if the answer ends before the next point.
 
-**Invariants**: what is cut out are whole entries, in order, all of whose blocks passed their check. Nothing behind a
-bad block's beginning is believed, and nothing is waited for: what is missing is asked for with `Needs`.
+**Invariants**
+
+- An answer is whole entries, in order, and all their blocks passed their check.
+- Nothing behind the beginning of a bad block is believed.
+- Nothing here waits: `Needs` asks for missing pages.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ NO_TIMESTAMP: Final = -(1 << 63)
 
 
 class Needs(Exception):
-    """Pages that must be there before an answer can be given."""
+    """Raised for pages that must be there before an answer can be given."""
 
     def __init__(self, pages: range) -> None:
         super().__init__(f"pages {pages.start} to {pages.stop - 1}")
@@ -41,10 +44,10 @@ class Cut(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What an entry says of itself."""
+    """The header of an entry."""
 
     first: int
-    span: int  # how many sequence numbers it carries
+    span: int  # of sequence numbers
     max_timestamp: int
     size: int
 
@@ -54,7 +57,7 @@ class Head(NamedTuple):
 
 
 class View:
-    """A run through the pages that are there."""
+    """A run, seen through the pages that are there."""
 
     def __init__(self, run: OpenRun, find: Callable[[OpenRun, int], Page | None], head_of: EntryHeadOf) -> None:
         self.run = run
@@ -82,7 +85,7 @@ class View:
                 raise Needs(range(number, pages.stop)) from None
 
     def bad_from(self, start: int, stop: int) -> int | None:
-        """Where the first bad block begins that touches a stretch. Raises Needs."""
+        """The beginning of the first bad block that touches a stretch. Raises Needs."""
         for number in self.run.pages(start, stop):
             for begin, end in self.page(number).bad:
                 if end > start and begin < stop:
@@ -109,7 +112,7 @@ class View:
                 head = Head(*self._head_of(memoryview(data), at))
                 break
             except (struct.error, IndexError):
-                reached = position - at + len(data)  # so far the bytes are there, and good
+                reached = position - at + len(data)  # up to here the bytes are there, and good
                 if reached >= self.run.packed.length:
                     raise self.damaged(position, "an entry is cut off") from None
                 if reached % self.run.page_bytes:
@@ -121,7 +124,7 @@ class View:
         return head
 
     def _good(self, number: int, position: int) -> memoryview:
-        """A page up to the first bad block behind `position`."""
+        """The bytes of a page up to the first bad block behind `position`."""
         page = self.page(number)
         data, begin = memoryview(page.data), number * self.run.page_bytes
         for bad, end in page.bad:
@@ -138,7 +141,7 @@ class View:
 
 
 def locate(view: View, offset: int) -> int:
-    """Where the first entry lies that ends behind `offset`; the run's length if there is none. Raises as `head`."""
+    """The position of the first entry that ends behind `offset`, or the run's length. Raises as `head`."""
     packed = view.run.packed
     position = packed.point_position(packed.point_of(offset))
     while position < packed.length:
@@ -187,7 +190,7 @@ def _cut(view: View, position: int, last: int, last_end: int, max_bytes: int, at
 
 
 def _first_from(view: View, position: int, end: int) -> tuple[int, int]:
-    """Where the first entry from `end` on begins, and its sequence number."""
+    """The position of the first entry from `end` on, and its sequence number."""
     packed = view.run.packed
     at = max(position, packed.point_position(packed.point_of(end)))
     while at < packed.length:
@@ -202,14 +205,14 @@ def _first_from(view: View, position: int, end: int) -> tuple[int, int]:
 
 
 def located(view: View, offset: int, max_bytes: int) -> int:
-    """See `locate`; asks for all pages that an answer from there takes."""
+    """The same as `locate`, but `Needs` asks for all pages that an answer from there takes."""
     begin = view.run.packed.point_position(view.run.packed.point_of(offset))
     view.require(begin, begin + max(1, max_bytes))
     return locate(view, offset)
 
 
 def first_at_time(view: View, timestamp: int, offset: int) -> int | None:
-    """Where the first entry lies that ends behind `offset` and is at least that new."""
+    """The position of the first entry that ends behind `offset` and is at least that new."""
     packed = view.run.packed
     point = packed.point_at_time(timestamp, packed.point_of(offset))
     while point is not None:
@@ -221,13 +224,13 @@ def first_at_time(view: View, timestamp: int, offset: int) -> int | None:
 
 
 def newest_entry(view: View, offset: int) -> int | None:
-    """Where the first of the newest entries lies among those that end behind `offset`."""
+    """The position of the first entry with the largest timestamp among those that end behind `offset`."""
     packed, best, newest = view.run.packed, None, NO_TIMESTAMP
     first = packed.point_of(offset)
     points = [first]
     if first + 1 < packed.points:
         points.append(max(range(first + 1, packed.points), key=packed.point_timestamp))
-    for point in points:  # of the first one only what lies behind the offset counts, so the index does not tell
+    for point in points:  # only the entries behind the offset count in the first block, so the index cannot tell
         for position, head in _heads(view, point):
             if head.end > offset and (best is None or head.max_timestamp > newest):
                 best, newest = position, head.max_timestamp
@@ -235,7 +238,7 @@ def newest_entry(view: View, offset: int) -> int | None:
 
 
 def _heads(view: View, point: int) -> Iterator[tuple[int, Head]]:
-    """The entries from a point to the next, and where they lie."""
+    """The entries from a point to the next, and their positions."""
     position, stop = view.run.packed.point_position(point), view.run.packed.point_position(point + 1)
     while position < stop:
         head = view.head(position)

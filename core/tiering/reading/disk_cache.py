@@ -1,8 +1,11 @@
 """Pages of chunks as files: a cache that may be deleted at any time, by anybody.
 
-**Invariants**: at most `bytes_max` in files, counted before they are written. It begins empty, so that no file is ever
-older than this process. A file that is gone, short or cannot be read is a page that is not there; whoever reads checks
-the bytes as if they came from afar. Nothing is synced, and nobody waits for a write.
+**Invariants**
+
+- There are at most `bytes_max` in files, counted before they are written.
+- The cache begins empty, so no file is older than this process.
+- A file that is gone, short or unreadable counts as a missing page. Readers check the bytes as if they came from afar.
+- Nothing is synced, and nobody waits for a write.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRITES_WAITING_MAX: Final = 16
-"""Pages on their way to the disk, which are in memory that long; when the disk is slower, pages are left out."""
+"""The most pages in memory on their way to the disk. If the disk is slower, pages are left out."""
 
 
 class DiskCache:
@@ -96,7 +99,7 @@ class DiskCache:
 
 
 def empty(directory: Path) -> None:
-    """What an earlier process kept goes, also where nothing is to be kept any more. Blocks."""
+    """Delete the files of an earlier process, even if this one keeps none. Blocks."""
     shutil.rmtree(directory, ignore_errors=True)
 
 

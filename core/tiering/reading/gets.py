@@ -1,11 +1,11 @@
-"""Which requests for chunks run, and in what order: what a reader waits for goes before what it may want later.
+"""Which requests for chunks run, and in what order: requests that a reader waits for go before read-ahead.
 
 **Invariants**
 
-- At most `GETS_MAX` requests run at a time, of which read-ahead has at most `AHEAD_GETS_MAX`; what they will bring is
-  at most `bytes_max` together, unless one alone is larger.
-- A request that somebody waits for is never behind read-ahead that has not begun.
-- A request outlives whoever waits for it: the bytes are there for the next one who asks.
+- At most `GETS_MAX` requests run at a time, and at most `AHEAD_GETS_MAX` of them are read-ahead. Together they bring at
+  most `bytes_max`, unless one alone is larger.
+- A request with a waiting reader is never behind read-ahead that has not begun.
+- A request outlives its waiting readers: the bytes are there for the next reader.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GETS_MAX: Final = 6
 """Fewer than the S3 driver's threads for reading, so that a look-up of an object's size finds one."""
 AHEAD_GETS_MAX: Final = 4
 SAY_AGAIN_S: Final = 30.0
-"""How often it is said that long-term storage cannot be read, while it cannot."""
+"""The pause between two warnings that long-term storage cannot be read."""
 
 
 class Get:
@@ -37,7 +37,7 @@ class Get:
     def __init__(self, work: Callable[[], Awaitable[Any]], size: int, *, ahead: bool, local: bool) -> None:
         self._work = work
         self.begun = False
-        self.size = size  # that it is going to bring
+        self.size = size  # that it will bring
         self.ahead = ahead
         self.local = local  # on this machine's disk, not in long-term storage
         self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -58,7 +58,7 @@ class Get:
 
 
 def heard(done: asyncio.Future[Any]) -> None:
-    """Nobody may be waiting any more: that is no reason for a message."""
+    """Take the error of a future, so that asyncio does not report one that nobody waits for."""
     if not done.cancelled():
         done.exception()
 
@@ -75,7 +75,7 @@ class Gets:
         self._running_ahead = 0
         self._closed = False
         self.begun: Callable[[], None] = lambda: None
-        """Called when a request begins: what it brings needs room."""
+        """The listener for a request that begins: its bytes need room."""
         self._failing_since: float | None = None
         self._said = 0.0
 
@@ -84,7 +84,7 @@ class Gets:
 
     @property
     def running_bytes(self) -> int:
-        """What is on its way."""
+        """Bytes on their way."""
         return self._running_bytes
 
     def start(self, work: Callable[[], Awaitable[Any]], size: int, *, ahead: bool = False, local: bool = False) -> Get:
@@ -97,7 +97,7 @@ class Gets:
         return get
 
     def want(self, get: Get) -> None:
-        """Somebody waits for it from now on."""
+        """Let it go before read-ahead, since a reader waits for it from now on."""
         if get.ahead and not get.begun and not get.done.done():
             get.ahead = False
             self._ahead.remove(get)
@@ -105,13 +105,13 @@ class Gets:
             self._begin()
 
     async def wait(self, get: Get) -> Any:
-        """What the work returns or raises. Whoever is cancelled here cancels nobody else."""
+        """The result or error of the work. A cancelled waiter cancels no other waiter."""
         self.want(get)
         await asyncio.wait((get.done,))
         return get.done.result()
 
     def brought(self, get: Get, size: int) -> None:
-        """So many of its bytes are here, before it has ended."""
+        """Note that this many of its bytes are here, before it has ended."""
         get.size -= size
         self._running_bytes -= size
 
@@ -124,7 +124,7 @@ class Gets:
         return True
 
     async def close(self) -> None:
-        """Give up everything; those who wait get StoreClosed."""
+        """Give up everything; waiters get StoreClosed."""
         self._closed = True
         for get in (*self._wanted, *self._ahead):
             if not get.done.done():
@@ -164,7 +164,7 @@ class Gets:
             self._begin()
 
     def _note(self, get: Get) -> None:
-        """Say once that long-term storage cannot be read, again from time to time, and that it can."""
+        """Log once that long-term storage cannot be read, again from time to time, and once when it can be read."""
         error = None if get.done.cancelled() else get.done.exception()
         now = time.monotonic()
         if isinstance(error, TierUnavailable):
@@ -178,7 +178,7 @@ class Gets:
 
 
 async def translated(what: str, call: Awaitable[Any]) -> Any:
-    """What a call of the storage returns; its errors become the store's."""
+    """The result of a call of the storage; its errors become the store's."""
     try:
         return await call
     except ObjectNotFound as error:

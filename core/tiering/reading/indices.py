@@ -1,4 +1,4 @@
-"""Indices of chunks in memory: each is read and checked once, however many want it.
+"""Indices of chunks in memory: each is read and checked once, however many readers want it.
 
 **Invariant**: indices in memory are at most `bytes_max` together, unless one alone is larger.
 """
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from tier2.storage import Storage
 
 INDEX_BYTES_MIN: Final = 4096
-"""What one index is counted with at least."""
+"""The least size that one index counts with."""
 
 
 class Lookups(Protocol):
-    """What is known of chunks: `core.tiering.catalog`."""
+    """The catalog of chunks: `core.tiering.catalog`."""
 
     async def in_thread(self, function: Callable[..., Any], *args: object) -> Any:
         """Run a blocking look-up in a thread."""
@@ -46,7 +46,7 @@ class Lookups(Protocol):
 
 
 class Indices:
-    """Opens runs. For the event loop."""
+    """The indices of one container's chunks, which open runs. For the event loop."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Indices:
         return OpenRun(row.chunk, key, packed, self._pages.page_bytes(packed.block_bytes))
 
     def forget(self, chunk: ChunkId) -> None:
-        """The object is gone, or about to be."""
+        """Drop the index of an object that is gone, or about to be."""
         index = self._indices.pop(chunk, None)
         if index is not None:
             self._used -= _charge(index)

@@ -1,13 +1,13 @@
-"""Pages: checked bytes of chunks in memory, read once however many want them.
+"""Pages: checked bytes of chunks in memory, read once however many readers want them.
 
-A run is cut into pages of whole blocks; neighbouring pages that are missing come with one request. A page is a buffer
-of its own, so that what a page costs is what it keeps alive. It is there as soon as it has come, while the rest of its
-request is still on its way.
+A run is cut into pages of whole blocks. Neighbouring missing pages come with one request. Each page is a buffer of its
+own, so that a page keeps no more alive than it counts with. It can be read as soon as it has come, while the rest of
+its request is still on its way.
 
 **Invariants**
 
 - Pages in memory and on their way are at most `bytes_max` together, unless one request is larger than that.
-- Every block of a page was checked after it had come, from wherever; where one is bad is part of the page.
+- Every block of a page is checked when it has come, whatever its source. A page knows its bad blocks.
 - A page is on its way at most once at a time.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PAGE_BYTES_MAX: Final = MIB
 GET_BYTES_MAX: Final = 8 * MIB
 PAGES_MIN: Final = 8
-"""A cache has room for so many pages at least: where it is small, they are."""
+"""The least number of pages that a cache has room for: a small cache has small pages."""
 GETS_MIN: Final = 4
 BLOCK_BYTES: Final = 64 << 10
 
@@ -72,7 +72,7 @@ class OpenRun:
 
 @dataclass(slots=True)
 class PageCounters:
-    """For the operator: pages that were there, and those that came."""
+    """Counters for the operator: pages that were there, and pages that came."""
 
     hits: int = 0
     loads: int = 0
@@ -108,7 +108,7 @@ class Pages:
         return self._used + self._gets.running_bytes + self._disk_gets.running_bytes
 
     def page_bytes(self, block_bytes: int) -> int:
-        """How large pages of a chunk with such blocks are."""
+        """The size of pages of a chunk with such blocks."""
         size = _rounded(self._bytes_max // PAGES_MIN, PAGE_BYTES_MAX)
         return max(size - size % block_bytes, block_bytes)
 
@@ -141,7 +141,7 @@ class Pages:
         return found
 
     def _wait(self, key: PageKey) -> asyncio.Future[Page]:
-        """What becomes of a page that is on its way."""
+        """The future of a page that is on its way."""
         waiting = self._awaited.get(key)
         if waiting is None:
             waiting = self._awaited[key] = asyncio.get_running_loop().create_future()
@@ -149,7 +149,7 @@ class Pages:
         return waiting
 
     def ahead(self, run: OpenRun, wanted: range) -> list[Get]:
-        """Begin to load those of the pages that are neither here nor on their way."""
+        """Begin to load the pages that are neither here nor on their way."""
         known = self._loading, self._pages
         missing = [number for number in wanted if not any(run.page_key(number) in place for place in known)]
         return list(self._start(run, missing, ahead=True))
@@ -161,7 +161,7 @@ class Pages:
                 del self._loading[key]
 
     def forget(self, chunk: ChunkId) -> None:
-        """The object is gone, or about to be."""
+        """Drop the pages of an object that is gone, or about to be."""
         ours = chunk.container, chunk.epoch, chunk.sequence
         for key in [key for key in self._pages if key[:3] == ours]:
             self._used -= len(self._pages.pop(key).data)
@@ -213,7 +213,7 @@ class Pages:
         loop = asyncio.get_running_loop()
 
         def came(number: int, piece: Buffer) -> None:
-            """In the thread that has received it, while the processor still has it at hand."""
+            """Check bytes in the thread that has received them, while the processor still has them at hand."""
             page = _checked(run, first + number, piece)
             loop.call_soon_threadsafe(self._came, get, run.page_key(first + number), page, True)
 
@@ -228,12 +228,12 @@ class Pages:
         return await asyncio.get_running_loop().run_in_executor(self._pool, check)
 
     def _came(self, get: Get, key: PageKey, page: Page, keep: bool) -> None:
-        """A page is here, before the request has ended that brings it."""
+        """Take in a page, before the request that brings it has ended."""
         if self._loading.get(key) is not get:
             return  # given up, or brought by a try before this one
         del self._loading[key]
         self._gets_of(get).brought(get, len(page.data))
-        if not page.bad:  # else read anew when it is asked for again: somebody may have repaired the object
+        if not page.bad:  # a bad page is read again when asked for again: the object may have been repaired
             old = self._pages.pop(key, None)
             self._used += len(page.data) - (0 if old is None else len(old.data))
             self._pages[key] = page
@@ -245,7 +245,7 @@ class Pages:
         self._make_room()
 
     def _ended(self, keys: Sequence[PageKey], get: Get, done: asyncio.Future[None]) -> None:
-        """Those who wait for what did not come hear why."""
+        """Give the reason to the waiters of pages that did not come."""
         for key in keys:
             if self._loading.get(key) is not get:
                 continue
@@ -270,7 +270,7 @@ def _rounded(size: int, most: int) -> int:
 
 
 def _stretches(numbers: Sequence[int], at_once: int, kind: Callable[[int], bool]) -> Iterator[tuple[bool, int, int]]:
-    """Neighbouring numbers of one kind, at most so many in one: kind, first, and the one after the last."""
+    """Groups of neighbouring numbers of one kind, up to a length: kind, first, and the one after the last."""
     begin = 0
     for place in range(1, len(numbers) + 1):
         first = numbers[begin]

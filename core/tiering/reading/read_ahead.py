@@ -1,14 +1,14 @@
-"""Sequential readers: who goes on where an answer ended, and what is loaded for them before they ask.
+"""Sequential readers, which go on where an answer ended, and the pages that are loaded for them before they ask.
 
-A reader is known by its slot and the offset that it will ask for next; nothing else ties two reads together. Each time
-that it comes back its window doubles, up to its share of `bytes_max` among those that were heard of lately.
+A reader is known by its slot and the offset that it will ask for next; nothing else ties two reads together. Its window
+doubles each time it comes back, up to its share of `bytes_max` among the recent readers.
 
 **Invariants**
 
-- What is kept for readers that have not reached it yet is at most `bytes_max`, for all of them together.
-- A reader that was not heard of for `RESTING_S`, or has more than its share, gives it to whoever needs it: what was
-  loaded for it is an ordinary page from then on. After `IDLE_S` it is forgotten.
-- Nothing is loaded ahead that the log holds.
+- Pages loaded ahead and not reached yet are at most `bytes_max`, for all readers together.
+- A reader that was silent for `RESTING_S`, or has more than its share, gives way to others: the pages loaded for it are
+  ordinary pages from then on. After `IDLE_S` it is forgotten.
+- Entries that the log holds are not loaded ahead.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ FOLLOWERS_MAX: Final = 1024
 IDLE_S: Final = 10.0
 RESTING_S: Final = 0.5
 SHARES_MAX: Final = 8
-"""Into how many parts the bytes are divided at most: a smaller part than this is not worth a request."""
+"""The most parts that the bytes are divided into: a smaller part is not worth a request."""
 REQUESTS: Final = 3
-"""What a window is cut into: one that is being read, and two on their way."""
+"""The parts of a window: one that is being read, and two on their way."""
 RUNS_AHEAD_MAX: Final = 4
-"""Runs that are opened behind the one that is read: where they are small, one answer takes several."""
+"""The most runs that are opened behind the one being read: one answer takes several small ones."""
 
 FollowerKey = tuple[int, int, int]
 
 
 class Follower:
-    """One reader that may come back: where it stands, and what is on its way for it."""
+    """One reader that may come back: its position, and the pages on their way for it."""
 
     __slots__ = (
         "_ahead",
@@ -64,15 +64,15 @@ class Follower:
     def __init__(self, row: RunRow, run: OpenRun, position: int, limit: int) -> None:
         self.runs: deque[tuple[RunRow, OpenRun]] = deque([(row, run)])  # the first is the one that is read
         self.position = position  # in the first run
-        self.limit = limit  # from here on the log has it
-        self.answers = 0  # that it got
+        self.limit = limit  # the log has entries from here on
+        self.answers = 0  # of its answers
         self.window = 0
         self.outstanding = 0
         self.page = 0  # of the last of `runs`: where read-ahead goes on
         self.gets: list[Get] = []
         self.opening: asyncio.Task[None] | None = None
         self.used_s = 0.0
-        self._ahead: deque[tuple[OpenRun, int, int]] = deque()  # run, where the stretch ends, its size
+        self._ahead: deque[tuple[OpenRun, int, int]] = deque()  # run, end of the stretch, its size
 
     @property
     def is_within(self) -> bool:
@@ -80,7 +80,7 @@ class Follower:
         return bool(self.runs) and self.position < self.runs[0][1].packed.length
 
     def goes_on(self, number: int, position: int) -> None:
-        """It stands at a position of that one of its runs now."""
+        """Move it to a position in one of its runs."""
         for _ in range(number):
             self.runs.popleft()
         self.position = position
@@ -90,14 +90,14 @@ class Follower:
         self.outstanding += size
 
     def rests(self) -> list[Get]:
-        """Nothing is kept for it from now on; returns what may still be on its way."""
+        """Keep nothing for it from now on; returns the pages that may still be on their way."""
         gets, self.gets = self.gets, []
         self._ahead.clear()
         self.outstanding = self.window = 0
         return gets
 
     def passed(self) -> int:
-        """Take off what the reader has reached; returns how much that is."""
+        """Take off the stretches that the reader has reached; returns their bytes."""
         gone = 0
         current = self.runs[0][1] if self.runs else None
         while self._ahead:
@@ -121,7 +121,7 @@ class ReadAhead:
         self._indices = indices
         self._pages = pages
         self._bytes_max = bytes_max
-        self._followers: OrderedDict[FollowerKey, Follower] = OrderedDict()  # the one idle longest first
+        self._followers: OrderedDict[FollowerKey, Follower] = OrderedDict()  # the longest idle first
         self._used = 0
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class ReadAhead:
         return self._followers.get(key)
 
     def moved(self, old: FollowerKey | None, new: FollowerKey, follower: Follower) -> None:
-        """A reader got what it wanted, and stands at `new` now; `old` is where it was expected, if it was."""
+        """Note that a reader got its answer and stands at `new`. `old` is its expected place, if it was expected."""
         if old is not None and self._followers.get(old) is follower:
             del self._followers[old]
             if follower.answers:
@@ -155,7 +155,7 @@ class ReadAhead:
         self._load(new, follower)
 
     def sweep(self) -> None:
-        """Forget who did not come back."""
+        """Forget readers that did not come back."""
         idle = time.monotonic() - IDLE_S
         while self._followers:
             key, oldest = next(iter(self._followers.items()))
@@ -186,7 +186,7 @@ class ReadAhead:
         follower.runs.clear()
 
     def _load(self, key: FollowerKey, follower: Follower) -> None:
-        """Begin as much as the window allows."""
+        """Begin as many loads as the window allows."""
         window = min(follower.window, self._bytes_max // self._awake())
         if not follower.runs or follower.opening is not None:
             return
@@ -208,13 +208,13 @@ class ReadAhead:
             follower.opening = asyncio.ensure_future(self._open_next(key, follower, row))
 
     def _awake(self) -> int:
-        """How many readers were heard of lately, at least one."""
+        """The number of recent readers, at least one."""
         since = time.monotonic() - RESTING_S
         newest = islice(reversed(self._followers.values()), SHARES_MAX)
         return max(1, sum(1 for _ in takewhile(lambda follower: follower.used_s >= since, newest)))
 
     def _has_room(self, reader: Follower, size: int) -> bool:
-        """Whether so many more bytes may be loaded; who rests, or has more than its share, makes room."""
+        """Whether this many more bytes may be loaded. Resting readers, and those above their share, make room."""
         since, share = time.monotonic() - RESTING_S, self._bytes_max // self._awake()
         for other in self._followers.values():
             if self._used + size <= self._bytes_max:
@@ -237,7 +237,7 @@ class ReadAhead:
                 follower.runs.append((row, run))
                 follower.page = 0
                 opened = True
-        except StoreError as error:  # who reads on will hear of it
+        except StoreError as error:  # the reader hears of it when it reads on
             logger.debug("nothing loaded ahead", extra={"error": str(error)})
         finally:
             follower.opening = None
@@ -246,7 +246,7 @@ class ReadAhead:
 
 
 def _border(row: RunRow, run: OpenRun, limit: int) -> int:
-    """Up to where a run is worth loading."""
+    """The end of the part of a run that is worth loading."""
     if row.end <= limit:
         return run.packed.length
     return run.packed.point_position(run.packed.point_of(limit) + 1)

@@ -1,14 +1,14 @@
 """Reading from chunks: the same answers that the log gave, from objects that lie far away.
 
-`cached` answers on the event loop from pages in memory, for a reader that goes on where it ended; `read` and the
-look-ups load what is missing. A read that is given up goes on by itself: whoever asks for the same again joins it.
+`cached` answers on the event loop from pages in memory, for a reader that goes on where it ended. `read` and the
+look-ups load missing pages. A read that is given up goes on by itself: the next reader of the same entries joins it.
 
 **Invariants**
 
-- What is returned was appended, entry by entry, in order; where compaction left gaps it goes on behind them.
+- An answer has entries as they were appended, in order. It goes on behind the gaps that compaction left.
 - Bytes whose block fails its check are never returned: the error names the object, the position and the offset.
 - A part of an answer keeps at most `WASTE_MAX` times its bytes alive.
-- Memory: pages, indices and what is on its way have `tier2_cache_bytes`; read-ahead is a part of it.
+- Pages, indices and bytes on their way fit into `tier2_cache_bytes` of memory; read-ahead is a part of it.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ READ_BYTES_MAX: Final = 8 << 20
 """Most bytes of one answer, unless a single entry is larger."""
 WASTE_MAX: Final = 4
 INDEX_SHARE: Final = 8
-"""One part in so many of the cache is for indices."""
+"""One part in this many of the cache is for indices."""
 THREADS: Final = 2
 ANYWHERE: Final = 1 << 62
 """A border that no offset reaches."""
 
 
 class TieredReader:
-    """Reads the chunks of one container. For the event loop."""
+    """The reader of one container's chunks. For the event loop."""
 
     def __init__(
         self,
@@ -97,13 +97,13 @@ class TieredReader:
         return self._ahead.used
 
     def forget(self, chunk_id: ChunkId) -> None:
-        """Hold nothing of an object any more: it is gone, or about to be."""
+        """Drop everything of an object that is gone, or about to be."""
         self._ahead.forget(chunk_id)
         self._indices.forget(chunk_id)
         self._pages.forget(chunk_id)
 
     async def close(self) -> None:
-        """Give up what is being read; readers get StoreClosed."""
+        """Give up all reads; readers get StoreClosed."""
         self._ahead.clear()
         await self._gets.close()
         await self._pages.close()
@@ -115,7 +115,7 @@ class TieredReader:
     # Reading on
 
     def cached(self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> ReadResult | None:
-        """What memory has for a reader that comes back; None when that is not enough for an answer."""
+        """An answer from memory for a reader that comes back; None when memory has not enough for one."""
         key = slot.stream.id, slot.number, offset
         follower = self._ahead.find(key)
         if follower is None or not follower.runs or offset >= follower.limit:
@@ -152,7 +152,7 @@ class TieredReader:
     ) -> ReadResult:
         """Entries from chunks; from `border` on the log has them, too. Raises StoreError, StillLoading.
 
-        Nothing, and an `end` behind `offset`: the chunks have nothing more up to there.
+        An empty answer with an `end` behind `offset` means that the chunks have nothing more up to there.
         """
         found = self.cached(slot, offset, end, max_bytes, at_least_one)
         if found is not None:
@@ -183,10 +183,10 @@ class TieredReader:
     def _read_done(self, key: tuple[int, ...], task: asyncio.Task[_Read]) -> None:
         del self._reads[key]
         if not task.cancelled():
-            task.exception()  # whoever wanted to know may have given up
+            task.exception()  # its reader may have given up
 
     async def _read(self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool, border: int) -> _Read:
-        """Load what an answer takes. The reader stands where it was: whoever wanted the answer may have given up."""
+        """Load the pages of an answer. The reader is not moved, because it may have given up."""
         key = slot.stream.id, slot.number, offset
         follower = self._ahead.find(key)
         if follower is None or not follower.is_within or offset >= follower.limit:
@@ -206,7 +206,7 @@ class TieredReader:
         return _Read(answer.result(), found.stop, follower)
 
     async def _open(self, slot: Slot, offset: int, end: int, max_bytes: int) -> tuple[RunRow, View, int] | int:
-        """Where the first entry lies that ends behind `offset`; where to go on if no chunk has one before `end`."""
+        """The first entry that ends behind `offset`, or if no chunk has one before `end`, where to go on."""
         at = offset
         while at < end:
             row = await self._lookups.run_at(slot.stream.id, slot.number, at)
@@ -229,7 +229,7 @@ class TieredReader:
         return CorruptState(f"neither the log nor a chunk holds offset {offset} of {slot.stream.name}-{slot.number}")
 
     async def _filled(self, view: View, compute: Callable[[], _T]) -> _T:
-        """What is computed, with the pages that it needs."""
+        """The result of a computation, after loading the pages that it needs."""
         while True:
             try:
                 return compute()
@@ -316,7 +316,7 @@ class TieredReader:
                     best = entry
             if row.first >= start:
                 break
-            # What is newest in it may lie before the start: then one of those behind it may be newer.
+            # Its newest entry may lie before the start; then an entry of a later run may be newer.
             row = await self._lookups.in_thread(newest, row.end)
         return best
 
@@ -333,7 +333,7 @@ class TieredReader:
 
 
 class _Read(NamedTuple):
-    """What was loaded for somebody, where in the run it ends, and who may go on there."""
+    """An answer that was loaded, its end in the run, and the reader that may go on there."""
 
     result: ReadResult
     stop: int
@@ -341,7 +341,7 @@ class _Read(NamedTuple):
 
 
 class _Answer:
-    """What one read takes, run by run."""
+    """The entries that one read takes, run by run."""
 
     __slots__ = ("_aborted", "_at_least_one", "_held", "_max_bytes", "_offset", "_parts", "end", "is_full", "size")
 

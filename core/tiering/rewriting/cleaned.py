@@ -1,7 +1,7 @@
-"""How far slots are compacted: the rows of table ``compactions``, and what a start counts with them.
+"""How far slots are compacted: the rows of table ``compactions``, and the counts that a start takes from them.
 
-key: u32 stream, u32 slot, big-endian; value: u8 version (1), i64 end, u64 bytes that lie before it, i64 when a round
-would remove tombstones that the last one kept, ms (-1: there are none). Where no row is, all is dirty.
+key: u32 stream, u32 slot, big-endian; value: u8 version (1), i64 end, u64 bytes that lie before it, i64 time when a
+round would remove tombstones that the last one kept, ms (-1: there are none). A slot without a row is all dirty.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def slot_in(container: Container, key: SlotKey) -> Slot | None:
 
 
 def count_removed(container: Container, catalog: Catalog) -> None:
-    """Count what compaction has taken out of each slot: a start finds that in no checkpoint of a slot. Blocks."""
+    """Count the bytes that compaction has taken out of each slot, because no checkpoint of a slot has them. Blocks."""
     for key in container.table(CLEANED_TABLE).entries:
         slot_key = decode_cleaned_key(key)
         slot = slot_in(container, slot_key)

@@ -1,6 +1,6 @@
 """The chunks that a rewrite reads: front to back, each through a window of bounded size.
 
-**Invariant**: every byte that is passed on has passed its block's CRC.
+**Invariant**: every byte passed on belongs to a block that passed its CRC.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tier2.storage import Corrupt
 
 WINDOW_BYTES_MAX: Final = 4 << 20
 WINDOWS_BYTES: Final = 32 << 20
-"""All windows of a rewrite together, unless a block is larger than its window."""
+"""The size of all windows of a rewrite together, unless a block is larger than its window."""
 WINDOW_BYTES_MIN: Final = 256 << 10
 GAP_BYTES_MAX: Final = 64 << 10
-"""Bytes between two runs that are read and thrown away rather than asked for around."""
+"""A gap of up to this many bytes between two runs is read and thrown away: that costs less than another request."""
 PIECE_BYTES: Final = 1 << 20
 
 
 class Inputs:
-    """The chunks that are read: each opened when its first run is, and let go of behind its last."""
+    """The chunks to read: each is opened with its first run, and let go of behind its last."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Inputs:
 
 
 class _Input:
-    """One chunk that is read, through a window that only moves forward while runs are read in their order."""
+    """One chunk, read through a window. It only moves forward while runs are read in their order."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Input:
     def entries(self, run: Run, head_of: EntryHeadOf) -> Iterator[Entry]:
         """A run's entries. Raises Corrupt."""
         step = max(1, min(self._window_bytes, PIECE_BYTES) // self._block_bytes) * self._block_bytes
-        held, begin = b"", 0  # what was read and not yet passed on, and where in the run it begins
+        held, begin = b"", 0  # bytes read and not yet passed on, and their beginning in the run
         try:
             for start in range(0, run.length, step):
                 data = self._range(run.position + start, min(step, run.length - start))
@@ -123,7 +123,7 @@ class _Input:
         at = position - self._window_start
         if at < 0 or at + length > len(self._window):
             size = min(self._window_bytes, self._end_of_stretch(position) - position)
-            self._window = b""  # two of them are never held
+            self._window = b""  # never hold two of them
             self._window, self._window_start = self._read(self._key, position, max(size, length)), position
             at = 0
         return self._window[at : at + length]
@@ -133,7 +133,7 @@ class _Input:
 
 
 def _stretches(runs: Iterable[Run]) -> list[tuple[int, int]]:
-    """Where bytes of these runs lie, near ones as one."""
+    """The ranges of these runs' bytes; near ranges are joined."""
     found: list[tuple[int, int]] = []
     for run in sorted(runs, key=lambda run: run.position):
         end = run.position + run.length

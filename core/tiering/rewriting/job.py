@@ -1,14 +1,14 @@
-"""One rewrite, as it is carried out: runs of some chunks go in, one chunk comes out.
+"""The work of one rewrite: runs of some chunks go in, one chunk comes out.
 
-Inputs are read front to back (`rewrite_inputs`); the output grows in a file without a name and is
-put from there, so that a put that is tried again reads nothing anew. Memory: the windows, the records of the runs that
-take part, and what a compaction's filters hold.
+Inputs are read front to back (`core.tiering.rewriting.inputs`). The output grows in a file without a name and is put
+from there, so a second try of a put reads no input again. Memory holds the windows, the records of the runs that take
+part, and the state of a compaction's filters.
 
 **Invariants**
 
 - Without a filter, the output holds exactly the entries of its inputs, byte for byte, in order.
-- What the output covers is what its inputs covered. Where nothing is left of a run, the next one of its slot covers it
-  too; the last one is never empty, because a filter keeps the last entry of its round.
+- The output covers the same sequence numbers as its inputs. If nothing is left of a run, the next run of its slot
+  covers it too. The last run is never empty, because a filter keeps the last entry of its round.
 - Nothing is put when anything went wrong before.
 """
 
@@ -34,7 +34,8 @@ PIECE_BYTES: Final = 1 << 20
 
 
 class Executor:
-    """Carries out one request at a time, in a thread that may block; `call` runs a coroutine of the storage's loop."""
+    """The side that makes chunks: one request at a time, in a thread that may block. `call` runs a coroutine of the
+    storage's loop."""
 
     def __init__(
         self,
@@ -117,14 +118,14 @@ class Executor:
 
 
 def _begun(inputs: Inputs, run: InputRun, chosen: EntryFilter) -> Iterator[Entry]:
-    """A run's entries, of whose transactions a filter has been told."""
+    """A run's entries. The filter has already been told of their transactions."""
     chosen.run_begins(inputs.aborted(run))
     return inputs.entries(run)
 
 
 @dataclass(slots=True)
 class _Making:
-    """The output as it comes into being: what was consumed, what each slot's runs cover so far."""
+    """The output in the making: the consumed runs, and the range that each slot's runs cover so far."""
 
     request: Rewrite
     inputs: Inputs
@@ -178,7 +179,7 @@ class _Making:
         return first, end
 
     def aborted(self, run: InputRun) -> list[AbortedTransaction]:
-        """What the output lists: each once, those of which a filter has left nothing not at all."""
+        """The aborted transactions that the output lists, each once, if a filter has left anything of them."""
         key = run.slot_key
         chosen = self.filters.get(key)
         found = sorted(self._aborted.get(run.place, ()), key=lambda one: one.last)

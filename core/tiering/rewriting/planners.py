@@ -1,6 +1,6 @@
-"""Looks for chunks and slots that are worth rewriting, in the rows of the catalog. What is worth it, `rewriting` says.
+"""Planners, which look in the catalog's rows for chunks and slots worth rewriting by `core.tiering.rewriting.rules`.
 
-Look-ups block, and run in the catalog's threads; nothing here changes anything.
+Look-ups block, and run in the catalog's threads. Nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from tier2.chunk_format import ChunkId
 
 SLOT_AGAIN_S: Final = 60.0
-"""How often a compacted slot is looked at though nothing of it was tiered."""
+"""The pause between two looks at a compacted slot of which nothing new was tiered."""
 AVOID_S: Final = 3600.0
-"""How long chunks that cannot be read, and slots in them, are left alone."""
+"""The time for which unreadable chunks, and slots in them, are left alone."""
 
 
 class Busy:
-    """What takes part in rewrites that are not committed yet."""
+    """The runs that take part in rewrites not committed yet."""
 
     def __init__(self) -> None:
         self._slots: Counter[SlotKey] = Counter()
@@ -63,7 +63,7 @@ class Busy:
 
 
 class MergePlanner:
-    """Finds chunks to merge, and to free of what is dead in them."""
+    """The planner that finds chunks to merge, and chunks to free of dead runs."""
 
     def __init__(self, container: Container, catalog: Catalog) -> None:
         self._container = container
@@ -73,12 +73,12 @@ class MergePlanner:
         self._avoid: dict[ChunkId, float] = {}
 
     def avoid(self, chunks: Iterable[ChunkId]) -> None:
-        """These cannot be read."""
+        """Leave these alone for a while: they cannot be read."""
         until_s = self._container.clock.monotonic_s() + AVOID_S
         self._avoid.update((chunk, until_s) for chunk in chunks)
 
     def plan(self, busy: Busy) -> list[Portion]:
-        """What to rewrite next; nothing when nothing is worth it. Blocks."""
+        """The next rewrites; none when nothing is worth it. Blocks."""
         chunk_bytes = self._container.config.chunk_bytes
         small, dead = self._candidates(busy)
         self._not_worth &= {found.id for found in small}
@@ -119,7 +119,7 @@ class MergePlanner:
         return 0 if run is None else run.generation
 
     def _some_of(self, dead: Iterable[Candidate]) -> Iterator[Candidate]:
-        """As many as make one chunk, those first of which the least is left."""
+        """As many chunks as make one, those with the least left first."""
         size = 0
         for found in sorted(dead, key=lambda found: found.live_bytes / found.size):
             size += found.live_bytes
@@ -151,15 +151,15 @@ class MergePlanner:
 
 
 class CompactionPlanner:
-    """Finds slots of compacted streams that are due."""
+    """The planner that finds due slots of compacted streams."""
 
     def __init__(self, container: Container, catalog: Catalog) -> None:
         self._container = container
         self._catalog = catalog
-        self._looked: dict[SlotKey, tuple[int, float]] = {}  # tiered end, and until when nothing else is looked at
+        self._looked: dict[SlotKey, tuple[int, float]] = {}  # tiered end, and until when it suffices
 
     def avoid(self, chosen: Iterable[Dirt]) -> None:
-        """These cannot be compacted just now."""
+        """Leave these alone for a while: they cannot be compacted just now."""
         until_s = self._container.clock.monotonic_s() + AVOID_S
         for one in chosen:
             slot = slot_in(self._container, one.slot)
@@ -177,7 +177,7 @@ class CompactionPlanner:
         return next_round(found, self._container.config.chunk_bytes)
 
     async def scope(self, dirt: Dirt) -> CompactionScope:
-        """What the round may do to a slot."""
+        """The scope of a round in one slot."""
         slot = slot_in(self._container, dirt.slot)
         writers = {} if slot is None else await Turn().through(_last_entries(slot))
         now = self._container.trusted.now()
@@ -207,7 +207,7 @@ class CompactionPlanner:
                     yield slot, Cleaned() if value is None else decode_cleaned(value)
 
     def _dirt(self, slots: Sequence[tuple[Slot, Cleaned]]) -> tuple[list[Dirt], list[SlotKey]]:
-        """What is dirty, and slots whose newest chunks are not verified yet. Blocks."""
+        """The dirty slots, and the slots whose newest chunks are not verified yet. Blocks."""
         now = self._container.trusted.now()
         verified: dict[ChunkId, bool] = {}
         made_ms: dict[ChunkId, int] = {}

@@ -1,4 +1,4 @@
-"""What the process that rewrites chunks is asked for, and what it answers. Plain values that can be sent to it."""
+"""The requests to the process that rewrites chunks, and its answers: plain values that can be sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class InputRun(NamedTuple):
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """What a chunk has one run for."""
+        """The slot and segment for which a chunk has one run."""
         return self.stream_id, self.segment_id, self.slot
 
     @property
@@ -49,8 +49,8 @@ class InputRun(NamedTuple):
 class Learn:
     """The first pass of a round of compaction: forget earlier rounds, learn the keys of these runs.
 
-    Slots in their order, as far as `keys_max` goes; the last of them is learned in part. The runs of a slot are those
-    that hold anything between the scope's ends, or the last one before.
+    Slots are learned in their order until there are `keys_max` keys, so the last slot may be learned in part. The runs
+    of a slot are those that hold anything between the scope's ends, or else the last run before.
     """
 
     scopes: Mapping[SlotKey, CompactionScope]
@@ -61,14 +61,14 @@ class Learn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """Up to where each slot was learned; slots that were not reached are not in it."""
+    """The offset up to which each slot was learned, without slots that were not reached."""
 
     ends: Mapping[SlotKey, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """Make one chunk. Runs are sorted by place, then by what they hold, and without gaps within a slot.
+    """Make one chunk. Runs are sorted by place, then by their sequence numbers, and have no gaps within a slot.
 
     `output_bytes`: stop behind the run that reaches this size; zero: take all. `compact`: with the round's filters.
     """
@@ -107,11 +107,11 @@ class OutputRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """The new chunk: it is there."""
+    """The new chunk, which has been put."""
 
     size: int
     etag: str
     runs: Sequence[OutputRun]
-    consumed: int  # of the runs that were given, from the first on
-    clean_bytes: Mapping[SlotKey, int] = field(default_factory=dict)  # of what the round has been through
+    consumed: int  # of the given runs, from the first on
+    clean_bytes: Mapping[SlotKey, int] = field(default_factory=dict)  # of the entries that the round has been through
     due_ms: Mapping[SlotKey, int] = field(default_factory=dict)

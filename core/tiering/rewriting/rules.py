@@ -1,22 +1,22 @@
-"""What is worth rewriting, and in which portions. Pure: decides over rows that were looked up; `rewriter` acts.
+"""Rules: which chunks and slots are worth rewriting, and in which portions. Pure: they judge rows, and `rewriter` acts.
 
 *Merge.* A chunk is a candidate when it is small (less than a quarter of `chunk_bytes`) or fragmented (its runs have
 less than `RUN_BYTES_GOAL` on average), and has been through fewer than `LEVELS_MAX` merges: its *level*, the generation
 of its runs. Candidates of one level are merged, oldest first, as soon as there are `MERGE_CHUNKS_MIN` and the merge
-makes `MERGE_GAIN` times fewer objects or runs of them; half the gain will do when no more fit into one merge. A merge
-reads whole slots, one after the other, and cuts what comes out at `chunk_bytes` or `RUNS_MAX`: afterwards a slot's data
-lies together, as one run where it was one for each chunk.
+makes `MERGE_GAIN` times fewer objects or runs of them. Half the gain will do when no more fit into one merge. A merge
+reads whole slots, one after the other, and cuts its output at `chunk_bytes` or `RUNS_MAX`. Afterwards a slot's data
+lies together: one run replaces one run in each chunk.
 
-So a byte that is stored is rewritten by merging `LEVELS_MAX` times at the most, whatever the traffic is; and as runs or
-objects become at least `MERGE_GAIN` / 2 times fewer from level to level, merging makes at most twice as many puts as
-the storage writer does, besides those for each `chunk_bytes` of what it rewrites. The number of slots is in it only by
-the 2,000 of them that the storage writer, too, takes into one object.
+So merging rewrites a stored byte `LEVELS_MAX` times at the most, whatever the traffic is. Runs or objects become at
+least `MERGE_GAIN` / 2 times fewer from level to level. So merging makes at most twice as many puts as the storage
+writer, besides one for each `chunk_bytes` that it rewrites. The number of slots matters only by the 2,000 of them that
+the storage writer, too, takes into one object.
 
 *Reclaim.* A chunk less than half of which is alive is rewritten: at most one byte is written for each that comes free.
 
 *Compact.* A slot of a compacted stream is due when its dirty share is over `min_dirty_ratio`, when its oldest dirty run
-is older than `max_lag_ms`, or when tombstones that a round has kept may go. All that is tiered of it, from its start
-on, goes through a round; small slots share one. With a ratio of r, a stored byte costs 1 / r rewritten ones.
+is older than `max_lag_ms`, or when tombstones that a round has kept may go. A round takes all tiered entries of the
+slot, from its start on; small slots share a round. With a ratio of r, a stored byte costs 1 / r rewritten ones.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from tier2.chunk_format import ChunkId
 SMALL: Final = 4
 """A chunk of less than 1 / SMALL of `chunk_bytes` is small."""
 RUN_BYTES_GOAL: Final = 64 << 10
-"""One request for a run is worth its while from here on: it is a block of a chunk, too."""
+"""The size from which one request for a run is worth its while; it is also a block of a chunk."""
 LEVELS_MAX: Final = 4
 MERGE_CHUNKS_MIN: Final = 8
 MERGE_CHUNKS_MAX: Final = 64
 MERGE_GAIN: Final = 4
 MERGE_RUNS_MAX: Final = 100_000
-"""Runs that one merge looks at: some 25 MB of memory while it is planned."""
+"""The most runs that one merge looks at: some 25 MB of memory while it is planned."""
 RUNS_MAX: Final = 2000
-"""Input runs of one rewrite: they leave in one record of the log."""
+"""The most input runs of one rewrite: they leave in one record of the log."""
 RUN_OVERHEAD_MAX: Final = 420
-"""Bytes of an index for one run of one block, if its stream and segment are in it for this run alone."""
+"""The bytes of an index for one run of one block, if its stream and segment are in it for this run alone."""
 CHUNK_OVERHEAD_MAX: Final = 500
 
 
 class Candidate(NamedTuple):
-    """A verified chunk, as far as planning looks at it. Its level is looked up for those that may be merged."""
+    """A verified chunk, as planning sees it. Only a chunk that may be merged has its level looked up."""
 
     id: ChunkId
     size: int
@@ -68,14 +68,14 @@ class Candidate(NamedTuple):
 
     @property
     def is_mostly_dead(self) -> bool:
-        """Never true of a chunk that was just made, however little is in it."""
+        """Whether it is mostly dead. That is never true of a chunk just made, however little is in it."""
         needed = self.live_bytes + self.live_bytes // 1024 + self.runs * RUN_OVERHEAD_MAX + CHUNK_OVERHEAD_MAX
         return needed * 2 < self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """What one rewrite takes: runs sorted by place and what they hold, without gaps within a slot."""
+    """The inputs of one rewrite: runs sorted by place and sequence numbers, without gaps within a slot."""
 
     runs: Sequence[RunRow]
     output_bytes: int = 0  # stop behind the run that reaches it; zero: take all
@@ -116,7 +116,7 @@ def merge_groups(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
 
 
 def is_worth_merging(group: Sequence[Candidate], keys: Iterable[RunKey], chunk_bytes: int, *, full: bool) -> bool:
-    """Whether a merge of these chunks makes so many fewer objects, or runs; `keys` are all of their runs."""
+    """Whether a merge of these chunks makes objects or runs this many times fewer; `keys` are all of their runs."""
     runs = sum(candidate.runs for candidate in group)
     slots = len({(key.stream_id, key.slot) for key in keys})
     size = sum(candidate.live_bytes for candidate in group)
@@ -175,7 +175,7 @@ def _stretches(runs: Iterable[RunRow]) -> Iterator[list[RunRow]]:
 
 @dataclass(frozen=True, slots=True)
 class Dirt:
-    """What a round of one slot would take: `runs` from its start up to the one that holds `end` - 1."""
+    """The input of a round in one slot: `runs` from its start up to the one that holds `end` - 1."""
 
     slot: SlotKey
     runs: Sequence[RunRow]
@@ -193,9 +193,9 @@ def dirt_of(
     now: TrustedTime,
     made_ms: Mapping[ChunkId, int],
 ) -> Dirt | None:
-    """What is to be compacted of a slot; `runs` are all of its verified ones. None when nothing is due.
+    """The part of a slot to compact; `runs` are all of its verified ones. None when nothing is due.
 
-    `made_ms` is when their chunks were made, which is their age where their timestamps do not say it.
+    `made_ms` is when their chunks were made, which gives their age if their timestamps cannot.
     """
     settled = list(runs)
     if policy.min_lag_ms:
@@ -240,12 +240,12 @@ def next_round(dirt: Iterable[Dirt], chunk_bytes: int) -> list[Dirt]:
 
 
 def dirty_runs(dirt: Dirt) -> list[RunRow]:
-    """Those that the first pass must see; the last one before them when there are none."""
+    """The runs that the first pass must see; if there are none, the last run before."""
     return [run for run in dirt.runs if run.end > dirt.begin] or list(dirt.runs[-1:])
 
 
 def compaction_portion(learned: Iterable[tuple[Dirt, int]], chunk_bytes: int) -> Portion:
-    """The second pass over what was learned, up to the given ends. One large slot is cut while it is written."""
+    """The second pass over the learned slots, up to the given ends. One large slot is cut while it is written."""
     runs = [run for dirt, end in learned for run in dirt.runs if run.first < end]
     alone = len({slot_of(run) for run in runs}) == 1
     return Portion(sorted(runs, key=place_of), chunk_bytes if alone else 0, compact=True)
@@ -255,7 +255,7 @@ def compaction_portion(learned: Iterable[tuple[Dirt, int]], chunk_bytes: int) ->
 
 
 def inputs_of(runs: Sequence[RunRow], sizes: dict[ChunkId, int]) -> tuple[list[InputChunk], list[InputRun]]:
-    """Runs as the worker is told of them."""
+    """The runs as the worker gets them."""
     numbers = {chunk: number for number, chunk in enumerate(dict.fromkeys(run.chunk for run in runs))}
     chunks = [InputChunk(chunk_key(chunk), sizes[chunk]) for chunk in numbers]
     return chunks, [
@@ -267,7 +267,7 @@ def inputs_of(runs: Sequence[RunRow], sizes: dict[ChunkId, int]) -> tuple[list[I
 def output_rows(
     chunk: ChunkId, inputs: Iterable[RunRow], outputs: Iterable[OutputRun]
 ) -> Iterator[tuple[RunRow, list[RunRow]]]:
-    """The rows of a new chunk's runs, each with those it replaces. Raises ValueError when it does not cover them."""
+    """The rows of a new chunk's runs, each with the rows it replaces. Raises ValueError when it does not cover them."""
     by_slot: dict[SlotKey, list[RunRow]] = {}
     for run in sorted(inputs, key=lambda run: run.first):
         by_slot.setdefault(slot_of(run), []).append(run)

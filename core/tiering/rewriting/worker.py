@@ -1,14 +1,14 @@
 """The process in which rewrites run: Python that computes for seconds shares no interpreter with the event loop.
 
-Both sides are here: `Worker` starts and ends the process and sends it requests, `main` is what runs in it. They
-talk over the process's stdin and stdout: u32 length, then a pickle; one request at a time, one answer each.
+Both sides are here: `Worker` starts and ends the process and sends it requests; `main` runs in the process. They talk
+over the process's stdin and stdout: u32 length, then a pickle; one request at a time, one answer each.
 
 **Invariants**
 
 - The process inherits nothing but its three standard streams: no socket, no file of the store.
-- It ends when its stdin does, so it never outlives whoever started it, however that died.
-- It takes few turns from others (niceness) and has a bound on its memory; what breaks it ends a rewrite, no more.
-- What it opens long-term storage with comes over the pipe, never in arguments or the environment, where others look.
+- It ends when its stdin does, so it never outlives its parent, however that died.
+- It takes few turns from others (niceness) and has a bound on its memory. Its failure ends a rewrite, nothing more.
+- The credentials of long-term storage come over the pipe, never in arguments or the environment, where others look.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _LENGTH: Final = struct.Struct("<I")
 
 NICENESS: Final = 10
 MEMORY_BYTES_MAX: Final = 1 << 30
-"""Private memory of the process; what its parts are bounded by adds up to some 300 MB."""
+"""The bound on the private memory of the process; the bounds of its parts add up to some 300 MB."""
 REQUEST_TIMEOUT_S: Final = 1800.0
-"""A rewrite that takes longer hangs: a chunk or two go through in seconds, and every storage call has its own end."""
+"""A rewrite that takes longer hangs: a chunk or two take seconds, and every storage call has its own time limit."""
 END_TIMEOUT_S: Final = 5.0
 OF_AN_OBJECT: Final = (ErrorKind.NOT_FOUND, ErrorKind.CORRUPT)
 """Errors that a later try meets again."""
 
 
 class WorkerFailed(Exception):
-    """The process did not do what was asked: it died, hung, or said why not. The rewrite is abandoned.
+    """The process died, hung, or answered with a reason why not. The rewrite is abandoned.
 
-    `again`: the same may go well soon. `key`: the object that is damaged or gone.
+    `again`: the same request may go well soon. `key`: the object that is damaged or gone.
     """
 
     def __init__(self, why: str, *, again: bool, key: str = "") -> None:
@@ -88,7 +88,7 @@ class Worker:
         return await self._ask(request, Rewritten)
 
     async def end(self) -> None:
-        """End the process, and with it what it has learned."""
+        """End the process, and with it everything that it has learned."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -104,7 +104,7 @@ class Worker:
             await self.end()
             raise WorkerFailed(f"the process that rewrites chunks has failed: {error!r}", again=True) from error
         except BaseException:
-            await self.end()  # it is amid something that nobody waits for
+            await self.end()  # it works on a request that nobody waits for
             raise
         if isinstance(answer, kind):
             return answer
@@ -154,7 +154,7 @@ def main() -> None:
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what prints something does not spoil an answer
+    os.dup2(2, 1)  # a print does not spoil an answer
     setup, spool = _receive(sys.stdin.buffer)
     asyncio.run(_serve(setup, spool, answers))
 
@@ -190,7 +190,7 @@ async def _opened(setup: WorkerSetup) -> Storage:
 
 
 def _refusal(error: Exception) -> _Refusal:
-    # A storage that is away, full or refuses says nothing about the chunks that it was asked for.
+    # An error of a storage that is away, full or refuses says nothing about the chunks themselves.
     again = isinstance(error, OSError) or (isinstance(error, StorageError) and error.kind not in OF_AN_OBJECT)
     key = error.key if isinstance(error, Corrupt | ObjectNotFound) else ""
     return _Refusal(f"{type(error).__name__}: {error}", again, key)
@@ -204,7 +204,7 @@ def _carry_out(executor: Executor, request: object) -> object:
 
 
 def _listen(loop: asyncio.AbstractEventLoop, requests: asyncio.Queue[object]) -> None:
-    """In a thread of its own, so that the end of the parent is the end of this process whatever it is doing."""
+    """Read requests in a thread of its own, so that the end of the parent ends this process whatever it is doing."""
     try:
         while True:
             request = _receive(sys.stdin.buffer)

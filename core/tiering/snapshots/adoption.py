@@ -1,17 +1,16 @@
 """Which chunk is right for which stretch of a slot, when only the chunks are left to ask. Pure.
 
-Chunks of a bucket overlap: what was merged or compacted lies there beside what it was made of, until that is deleted.
+Chunks of a bucket overlap: a merged or compacted chunk lies there beside its inputs until they are deleted.
 
 **Invariants**
 
-- The newest chunk, by (epoch, sequence), is right for all that it covers.
+- The newest chunk, by (epoch, sequence), is right for everything that it covers.
 - Leader epochs do not fall with rising sequence numbers. A chunk that would make them fall was made by a store that had
-  been replaced already: it is refused.
-- What a slot ends with is known to have been committed, or follows it without a gap: several chunks of a slot are on
-  their way at a time, and one that arrived before its predecessor did stands for nothing. So behind what the snapshot
-  knows to have been tiered, the first gap is the end.
-- Runs that are adopted cover [first of the oldest, end of the newest) without a gap. Where nothing is left of a
-  stretch, the run before it stands for it too: readers go on behind it, and no sequence number is given twice.
+  been replaced already, so it is refused.
+- Behind the tiered end that the snapshot knows, a slot ends at its first gap. Several chunks of a slot are on their way
+  at a time, so one behind a gap may have arrived before its predecessor, and was never committed.
+- Adopted runs cover [first of the oldest, end of the newest) without a gap. If nothing is left of a stretch, the run
+  before it covers it too: readers go on behind it, and no sequence number is given twice.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from core.tiering.snapshots.format import SlotSnapshot
 
 
 class Claims:
-    """What of one slot is spoken for: disjoint ranges in order, neighbours joined."""
+    """The ranges of one slot that chunks have claimed: disjoint and in order, neighbours joined."""
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
@@ -52,7 +51,7 @@ class Claims:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledSlot:
-    """A slot as it can be read from here on, and what of it cannot."""
+    """A slot as it can be read from here on, and its parts that cannot be read."""
 
     start: int
     end: int
@@ -61,13 +60,13 @@ class SettledSlot:
     epochs: tuple[tuple[int, int], ...]
     rows: tuple[RunRow, ...]
     refused: tuple[RunRow, ...]
-    behind: tuple[RunRow, ...]  # left out, as something before them is missing
-    lost: tuple[tuple[int, int], ...]  # was in long-term storage, and is not
+    behind: tuple[RunRow, ...]  # left out, because something before them is missing
+    lost: tuple[tuple[int, int], ...]  # was in long-term storage, and is gone
     untiered: int  # sequence numbers that the snapshot knows, and that had not got there
 
 
 def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
-    """The slot that has these runs, in order and without overlaps; `known` is what the last snapshot says of it."""
+    """The slot that has these runs, in order and without overlaps; `known` is its state in the last snapshot."""
     start = known.start if known is not None else 0
     accepted, refused = _accepted(found)
     rows, behind = _without_gap(known, [row for row in accepted if row.end > start])
@@ -80,7 +79,7 @@ def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
         if row.end < rows[number + 1].first:
             lost.append((row.end, rows[number + 1].first))
             rows[number] = replace(row, end=rows[number + 1].first)
-    if not rows and known is not None and known.tiered_end > start:  # nothing is left: its numbers stay given
+    if not rows and known is not None and known.tiered_end > start:  # nothing is left; its numbers are not given again
         lost.append((start, known.tiered_end))
         start = known.tiered_end
     end = rows[-1].end if rows else start
@@ -108,12 +107,12 @@ def settle(known: SlotSnapshot | None, found: Sequence[RunRow]) -> SettledSlot:
 
 
 def share(size: int, first: int, end: int, offset: int) -> int:
-    """About how many bytes of [first, end), which has `size`, lie before `offset`."""
+    """About the bytes of [first, end) that lie before `offset`; the whole has `size`."""
     return size * (offset - first) // (end - first)
 
 
 def _without_gap(known: SlotSnapshot | None, rows: list[RunRow]) -> tuple[list[RunRow], list[RunRow]]:
-    """What is kept, and what lies behind a gap behind what is known to have been tiered."""
+    """The runs to keep, and the runs behind the first gap after the known tiered end."""
     if known is None:
         return rows, []
     position = max(known.start, known.tiered_end)
@@ -138,7 +137,7 @@ def _accepted(found: Sequence[RunRow]) -> tuple[list[RunRow], list[RunRow]]:
 
 
 def _epochs(known: SlotSnapshot | None, rows: Sequence[RunRow], end: int) -> tuple[tuple[int, int], ...]:
-    """What the snapshot knew, and what the runs behind it say."""
+    """The leader epochs that the snapshot knew, and those of the runs behind it."""
     epochs = [epoch for epoch in (known.epochs if known is not None else ()) if epoch[1] < end]
     for row in rows:
         if not epochs or row.leader_epoch > epochs[-1][0]:

@@ -1,7 +1,7 @@
-"""What lies below a prefix of long-term storage, read for a recovery: the newest snapshot, the indexes of chunks.
+"""The objects below a prefix of long-term storage, read for a recovery: the newest snapshot, the indexes of chunks.
 
-Keeps: what cannot be used is told, and left out; a storage that is away raises. Some indexes are read ahead, in order,
-so that memory holds a few of them.
+**Invariant**: an object that cannot be used is reported and left out; a storage that is away raises. Some indexes are
+read ahead, in order, so that memory holds a few of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Bucket:
         self._head_of = head_of
         self._tell = tell
         self.newest_epoch = 0
-        """Of all snapshots, also those that cannot be read."""
+        """The ids of all snapshots, also of those that cannot be read."""
 
     async def chunks(self) -> dict[ChunkId, int]:
         """All chunks and their sizes."""
@@ -60,7 +60,7 @@ class Bucket:
         return sizes
 
     async def newest_snapshot(self) -> Snapshot | None:
-        """The newest that is whole. Its older ones are older, so one that is damaged is told."""
+        """The newest whole snapshot. An older one lacks later changes, so a damaged newer one is reported."""
         prefix = snapshot_prefix(self._container_id)
         found: list[tuple[SnapshotId, int]] = []
         async for info in self._storage.list(prefix):
@@ -93,7 +93,7 @@ class Bucket:
     async def indexes(
         self, chunks: Sequence[ChunkId], sizes: Mapping[ChunkId, int]
     ) -> AsyncIterator[tuple[ChunkId, ChunkIndex | None]]:
-        """Their indexes in that order, some of them read ahead; None for one that cannot be used."""
+        """The chunks' indexes in that order, some of them read ahead; None for one that cannot be used."""
         under_way: deque[tuple[ChunkId, asyncio.Task[ChunkIndex | None]]] = deque()
         remaining = iter(chunks)
         try:

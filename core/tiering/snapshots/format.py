@@ -8,7 +8,7 @@ Header, 64 bytes:
     offset  type  field
     ======  ====  =====================================================
     0       8s    magic ``PSTKMET\\n``
-    8       u16   format version: 2 where a slot has writers, else 1
+    8       u16   format version: 2 if a slot has writers, else 1
     10      u16   how the body is stored: 0 as it is, 1 zstd
     12      u32   container id
     16      u32   epoch of the container
@@ -37,8 +37,8 @@ Body:
             19  oldest first, 30 bytes each: i16 epoch, i32 first sequence, i32 last sequence, i64 base, u32 count of
                 sequence numbers, i64 timestamp
 
-A release that knows version 1 only says "snapshot format version 2, this release reads 1", and takes an older snapshot
-or none. So what it can read is written for it: a snapshot without writers is version 1, byte for byte.
+A release that knows only version 1 says "snapshot format version 2, this release reads 1", and takes an older snapshot
+or none. So a snapshot without writers is written as version 1, byte for byte, which that release can read.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ ZSTD: Final = 1
 ZSTD_LEVEL: Final = 3
 PARTS_JOINED: Final = 4096
 BODY_BYTES_MAX: Final = 2 << 30
-"""Longest body that is read; a million slots, as many group offsets and as many writers have less than 400 MB."""
+"""The longest body that is read; a million slots, as many group offsets and as many writers have less than 400 MB."""
 
 _HEADER: Final = struct.Struct("<8sHHIIIQQQQI")
 _CRC: Final = struct.Struct("<I")
@@ -81,7 +81,7 @@ _BATCH: Final = struct.Struct("<hiiqIq")
 _WITH_BATCHES: Final = tuple(
     struct.Struct(_WRITER.format + _BATCH.format[1:] * count) for count in range(BATCHES_KEPT + 1)
 )
-"""A writer with so many batches."""
+"""A writer with this many batches."""
 assert _HEADER.size + _CRC.size == HEADER_SIZE
 assert (_SLOT.size, _WRITER.size, _BATCH.size) == (50, 19, 30)
 
@@ -93,7 +93,7 @@ class BadSnapshot(Exception):
 
 
 class WriterSnapshot(NamedTuple):
-    """What a slot knew of an idempotent writer: batches that were durable, oldest first."""
+    """A slot's memory of an idempotent writer: its durable batches, oldest first."""
 
     writer_id: int
     epoch: int
@@ -102,7 +102,7 @@ class WriterSnapshot(NamedTuple):
 
 
 class SlotSnapshot(NamedTuple):
-    """What recovery must know of a slot besides what its chunks say."""
+    """The facts about a slot that recovery needs and its chunks lack."""
 
     stream_id: int
     slot: int
@@ -176,7 +176,7 @@ def encode_snapshot(snapshot: Snapshot) -> list[Buffer]:
 
 
 def _encode_body(snapshot: Snapshot) -> bytes:
-    """Joined bit by bit: to join a million parts at once would hold up the event loop, whichever thread does it."""
+    """The parts, joined bit by bit: joining a million at once would hold up the event loop, in any thread."""
     parts = _parts(snapshot)
     pieces: list[bytes] = []
     while some := list(islice(parts, PARTS_JOINED)):
@@ -288,7 +288,7 @@ def _decode_body(
 
 
 def _decode_writers(body: bytes, position: int, slots: int) -> tuple[dict[int, list[WriterSnapshot]], int]:
-    """The writers by the slot's number, and where they end."""
+    """The writers by the slot's number, and the position behind them."""
     found: dict[int, list[WriterSnapshot]] = {}
     (count,) = _COUNT.unpack_from(body, position)
     position += _COUNT.size

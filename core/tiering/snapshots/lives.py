@@ -1,15 +1,15 @@
-"""Another life of a store: what a copy of it has left in long-term storage that this one goes on with.
+"""Another life of a store: a copy of it has left objects in the long-term storage that this store goes on with.
 
-A copy that took the prefix over, and was given up again, has left snapshots and chunks of later epochs than ours. The
-newest snapshot is what a recovery begins with, and the newest chunk is right for all that it covers: the copy's would
-win for ever. So a start looks for them, rises above them, and remembers which ids it does not believe.
+A copy that took the prefix over, and was given up again, has left snapshots and chunks of later epochs than ours. A
+recovery begins with the newest snapshot, and takes the newest chunk as right for everything that it covers: the copy's
+objects would win for ever. So a start looks for them, rises above them, and remembers the ids that it does not believe.
 
-Format of a claim in the container's table, big-endian: what lies from the first id on, up to the end of an epoch, is
-another life's.
+Format of a claim in the container's table, big-endian: all ids from the first on, up to the end of an epoch, belong to
+another life.
 
      0  u32 epoch   4  u64 sequence   12  u32 last epoch
 
-Keeps: ids that this store gives from here on lie above all that another life may still give.
+**Invariant**: ids that this store gives from here on lie above all that another life may still give.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tier2.storage import Storage
 LIVES_KEY: Final = b"other lives"
 """Its place in `core.container.container.CONTAINER_TABLE`."""
 LIVES_MAX: Final = 64
-"""Of which a store knows: the newest."""
+"""The most claims that a store remembers: the newest."""
 EPOCHS_ABOVE: Final = 1000
 """More starts than a copy that was given up will make after its last sign of life."""
 _CLAIM: Final = struct.Struct(">IQI")
@@ -63,9 +63,9 @@ def decode_lives(value: bytes) -> list[OtherLife]:
 async def find_other_life(
     storage: Storage, container_id: int, epoch: int, next_lsn: int, *, chunks: bool
 ) -> OtherLife | None:
-    """What lies there of ids that a store in this epoch has not given yet; `chunks`: look at all of them, too.
+    """Ids of objects there that a store in this epoch has not given yet; `chunks`: look at all chunks, too.
 
-    Snapshots are a few, and every life leaves some soon. Raises StorageError.
+    There are few snapshots, and every life leaves some soon. Raises StorageError.
     """
     last = await _last_snapshot_epoch(storage, container_id, epoch, next_lsn)
     if last is None and not chunks:
@@ -87,5 +87,5 @@ async def _last_snapshot_epoch(storage: Storage, container_id: int, epoch: int, 
 
 
 def lives_put(table: str, known: Mapping[bytes, bytes], found: OtherLife) -> Put:
-    """What makes it known."""
+    """The operations that make it known."""
     return Put(table, LIVES_KEY, encode_lives([*decode_lives(known.get(LIVES_KEY, b"")), found]))

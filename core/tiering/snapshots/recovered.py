@@ -1,7 +1,7 @@
-"""What a recovery found, and what it did not: the words are `penstock recover`'s.
+"""The results of a recovery, found and lost, which `penstock recover` prints.
 
-Keeps apart what is known to be gone and what cannot be known. A snapshot tells how far each slot was when it was taken;
-nothing tells what was acknowledged afterwards and reached no chunk.
+**Invariant**: known losses are kept apart from unknown ones. A snapshot has each slot's end at its time. Nothing tells
+which entries were acknowledged afterwards and reached no chunk.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class RecoveredSlot(NamedTuple):
 
 
 class SlotLoss(NamedTuple):
-    """What of a slot is known to be gone, in sequence numbers. What came after the snapshot is not known."""
+    """The known losses of a slot, in sequence numbers. Losses after the snapshot are unknown."""
 
-    known_end: int  # up to there the snapshot knew of acknowledged ones; -1 when it did not know the slot
+    known_end: int  # end of the acknowledged ones that the snapshot knew; -1 when it did not know the slot
     untiered: int  # the snapshot knew them, and they had not reached long-term storage
     lost: int  # they had, and are not there
     left_out: int  # they are there, behind others that are not
@@ -46,7 +46,7 @@ class RecoveredStream:
 
 @dataclass(slots=True)
 class Report:
-    """What was recovered, and what was not."""
+    """The recovered streams, and the losses."""
 
     streams: list[RecoveredStream] = field(default_factory=list)
     snapshots: dict[int, int] = field(default_factory=dict)  # by container: when it was made, ms

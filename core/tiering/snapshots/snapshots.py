@@ -1,24 +1,28 @@
-"""Metadata snapshots in long-term storage: what a store that lost its disk begins with. The bytes are
-`core.tiering.snapshots.format`'s.
+"""Metadata snapshots in long-term storage, from which a store that lost its disk begins. Their bytes are described in
+`core.tiering.snapshots.format`.
 
-A snapshot has all resident tables, and of each slot what its chunks cannot say: its place, and its idempotent writers.
-It is taken when something has changed, at most every `tier2_snapshot_interval_ms`. Sooner, but at least `HURRY_S` after
-the last one, when the log or an object waits for it. Soon, too, when something was deleted, or a stream made or
-changed: a recovery from an older one would undo what a client was told. That costs a share of the time at most
-(`SOON_S`, `SOON_COST`).
+A snapshot has all resident tables, and the facts about each slot that its chunks lack: its place, and its idempotent
+writers. It is taken when something has changed:
+
+- As a rule, at most every `tier2_snapshot_interval_ms`.
+- Sooner if the log or an object waits for it, but at least `HURRY_S` after the last one.
+- Soon after something was deleted, or a stream was made or changed, because a recovery from an older snapshot would
+  undo an answer to a client. These take a bounded share of the time (`SOON_S`, `SOON_COST`).
 
 A snapshot says "everything up to this LSN is in here", and reads the LSN first. Tables are copied in one turn of the
-event loop, slots and writers in slices of some turns, so a slot may be newer than the LSN, and newer than the tables.
-That is as good: starts and ends only rise; where a slot ends, recovery asks the chunks, and which of a writer's batches
-are there; a stream that is missing was made after the LSN, and is adopted from its chunks; slots of a stream that is
-missing are left out.
+event loop, slots and writers in slices over several turns. So a slot may be newer than the LSN and the tables. That
+does no harm:
+
+- Starts and ends only rise.
+- Recovery asks the chunks for the end of a slot, and for the batches of a writer that are there.
+- A missing stream was made after the LSN, and is adopted from its chunks. Its slots are left out of the snapshot.
 
 **Invariants**
 
-- `covered_lsn` moves only after the storage has acknowledged the snapshot, it was looked at, and a recovery would begin
-  with it: none is newer. All that is in it was synced before, so a batch of a writer in it lies at its place for good.
-  Everything else is a failed snapshot.
-- Of this container's snapshots the newest `KEPT` stay, and what is newer than our own; nothing else is deleted. Where
+- `covered_lsn` moves only after the storage has acknowledged the snapshot, it was looked at, and none is newer, so that
+  a recovery would begin with it. Anything else is a failed snapshot.
+- Everything in a snapshot was synced before, so a batch of a writer in it lies at its place for good.
+- The newest `KEPT` of this container's snapshots stay, and those newer than our own; only older ones are deleted. If
   there is no room for a new one, older ones make way, and one stays.
 """
 
@@ -57,32 +61,32 @@ logger = logging.getLogger(__name__)
 
 KEPT: Final = 3
 HURRY_S: Final = 1.0
-"""Least time between two snapshots that somebody waits for."""
+"""The least time between two snapshots that somebody waits for."""
 SOON_S: Final = 5.0
-"""Least time between two snapshots that follow a deletion. Nobody waits for them, and each is a put."""
+"""The least time between two snapshots that follow a deletion. Nobody waits for them, and each is a put."""
 SOON_COST: Final = 20
-"""They come after this many times as long as the last one took, too: five percent of the time at most."""
+"""They also wait for this many times the duration of the last one, so they take five percent of the time at most."""
 RETRY_S: Final = 5.0
 STOP_S: Final = 3.0
 """How long a stop waits for a last snapshot: without it, group offsets are lost with the disk, nothing else."""
 SLICE_SLOTS: Final = 1000
-"""Slots that one turn of the event loop looks at: about a millisecond."""
+"""The most slots that one turn of the event loop looks at: about a millisecond."""
 SLICE_WRITERS: Final = 1000
-"""Writers that one turn looks at: about a millisecond."""
+"""The most writers that one turn looks at: about a millisecond."""
 WRITERS_MAX: Final = 1_000_000
-"""Writers in one snapshot. What is beyond is left out: such a writer's batch is stored twice if it comes again."""
+"""The most writers in one snapshot. Others are left out: their batch is stored twice if it comes again."""
 
 
 class SnapshotUnused(TierUnavailable):
-    """A snapshot was taken, or would have been, that no recovery begins with."""
+    """No recovery would begin with the snapshot that was taken or due."""
 
 
 @dataclass(slots=True)
 class SnapshotCounters:
-    """What was done since the start, for the operator."""
+    """Counters since the start, for the operator."""
 
     taken: int = 0
-    failures: int = 0  # also those that a recovery would not begin with
+    failures: int = 0  # including those that a recovery would not begin with
     bytes: int = 0  # of the last one
     taken_s: float | None = None  # when the last one was acknowledged, monotonic
 
@@ -98,9 +102,9 @@ class Snapshots:
         self.covered_lsn = 0
         self.counters = SnapshotCounters()
         self.last_error: str | None = None  # None when the last one went well
-        self.lacks_room = False  # long-term storage had none for the last one
-        self._woken = asyncio.Event()  # when the next one is due has changed
-        self._is_wanted = True  # somebody waits: at first what a start finds in the log
+        self.lacks_room = False  # whether long-term storage had no room for the last one
+        self._woken = asyncio.Event()  # set when the due time of the next one has changed
+        self._is_wanted = True  # somebody waits: at first for the log that a start finds
         self._is_due_soon = False
         self._taking = asyncio.Lock()
         self._last_s = -SOON_S  # when one was begun
@@ -121,7 +125,7 @@ class Snapshots:
         self._background.start()
 
     async def stop(self, *, last: bool = True) -> None:
-        """End; with a last snapshot, if one is wanted, there is something new and long-term storage answers soon."""
+        """End, with a last snapshot if one is wanted, something is new and long-term storage answers soon."""
         if not self._background.is_started:
             return
         await self._background.stop()
@@ -134,19 +138,19 @@ class Snapshots:
             logger.warning("there is no last metadata snapshot", extra={"reason": str(error) or "no time is left"})
 
     def request(self) -> None:
-        """Somebody waits for one."""
+        """Note that somebody waits for a snapshot."""
         self._is_wanted = True
         self._woken.set()
 
     def covers(self, lsn: int) -> bool:
-        """Whether a snapshot in long-term storage reflects the log up to here; if not, one is asked for."""
+        """Whether a snapshot in long-term storage reflects the log up to here. If not, this asks for one."""
         if self.covered_lsn >= lsn:
             return True
         self.request()
         return False
 
     def promised(self) -> None:
-        """Something happened that a recovery should not undo."""
+        """Note a change that a recovery should not undo."""
         self._is_due_soon = True
         self._woken.set()
 
@@ -166,7 +170,7 @@ class Snapshots:
         self._is_wanted = self._is_due_soon = False
 
     def _due_s(self) -> float:
-        """When the next one is due before its interval is over."""
+        """The time when the next one is due before its interval is over."""
         if self._is_wanted:
             return self._last_s + HURRY_S
         if self._is_due_soon:
@@ -214,7 +218,7 @@ class Snapshots:
             logger.warning("older metadata snapshots stay for now", extra={"reason": str(error)})
 
     async def _put(self, snapshot: Snapshot, data: list[Buffer], older: list[SnapshotId]) -> None:
-        """Put and look at it; older ones but for the newest make way, if need be, and leave `older`."""
+        """Put it and look at it. If need be, older ones but the newest make way, and leave `older`."""
         try:
             await self._storage.put(snapshot.key, data)
         except NoRoom:
@@ -228,7 +232,7 @@ class Snapshots:
             raise SnapshotUnused(f"{snapshot.key} was put with {sum(map(len, data))} bytes and is not there: {seen}")
 
     async def _known(self) -> list[SnapshotId]:
-        """Of this container, oldest first."""
+        """The snapshots of this container, oldest first."""
         found = [parse_snapshot_key(info.key) async for info in self._storage.list(snapshot_prefix(self._container.id))]
         return sorted(one[1] for one in found if one is not None)
 
@@ -266,7 +270,7 @@ class Snapshots:
         return snapshot, writers
 
     async def _delete(self, old: list[SnapshotId]) -> None:
-        """Raises StorageError; what stays is deleted after the next one."""
+        """Delete snapshots; those that stay are deleted after the next one. Raises StorageError."""
         for snapshot_id in old:
             await self._storage.delete(snapshot_key(self._container.id, snapshot_id))
 
@@ -299,7 +303,7 @@ async def _capture_writers(slot: Slot, count_max: int) -> list[_Writer]:
 
 
 def _encoded(snapshot: Snapshot, writers: Mapping[int, Sequence[_Writer]]) -> list[Buffer]:
-    """The object. In a thread: there may be a million writers."""
+    """The snapshot's object, made in a thread: there may be a million writers."""
     durable = {
         number: [known for known in map(_writer_snapshot, captured) if known.batches]
         for number, captured in writers.items()

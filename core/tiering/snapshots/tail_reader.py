@@ -1,9 +1,9 @@
-"""Reads the last entries of recovered slots from their chunks, for `core.tiering.snapshots.tails`.
+"""Reading the last entries of recovered slots from their chunks, for `core.tiering.snapshots.tails`.
 
-Of each slot everything is read that the last snapshot did not know, and `LOOK_BACK_BYTES` before that: another slot of
-a transaction may have come back shorter. Some slots are read at a time, each some blocks at a time.
+All entries of a slot that the last snapshot did not know are read, and `LOOK_BACK_BYTES` before them, because another
+slot of a transaction may have come back shorter. Some slots are read at a time, each some blocks at a time.
 
-**Invariants**: nothing is changed; what cannot be read is told and left out; a storage that is away raises.
+**Invariants**: nothing is changed; unreadable entries are reported and left out; a storage that is away raises.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from tier2.chunk_format import ChunkId, Run
 from tier2.storage import Corrupt, ObjectNotFound, Storage
 
 LOOK_BACK_BYTES: Final = 32 << 20
-"""Of each slot's end, whatever the snapshot knew of it."""
+"""Bytes to read of each slot's end, whatever the snapshot knew of it."""
 NEW_BYTES_MAX: Final = 512 << 20
-"""Of what the snapshot did not know: what a partition gets in a minute at some 8 MB/s. What is older is told."""
+"""The most bytes to read that the snapshot did not know: a minute of a partition at 8 MB/s. The rest is reported."""
 READ_BYTES: Final = 2 << 20
 SLOTS_AT_ONCE: Final = 8
 CHUNKS_OPEN: Final = 64
-"""Chunks whose index stays in memory: many slots lie in one."""
+"""The most chunks whose index stays in memory: many slots lie in one."""
 _UNSEEN: Final = "not looked at (a batch of theirs that comes again is stored twice, a transaction there may be torn)"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What is to be looked at of a slot."""
+    """The part of a slot to look at."""
 
     name: str
     place: tuple[int, int]
@@ -42,13 +42,13 @@ class Ending:
     lost: Sequence[tuple[int, int]]
     head: bytes  # of its value
     rows: Sequence[RunRow]  # its last ones
-    left_out: int  # where those before them end
-    known_end: int  # what the snapshot knew of it
+    left_out: int  # the end of the rows before them
+    known_end: int  # the end that the snapshot knew
     writers: Sequence[WriterSnapshot]  # as the snapshot knew them
 
 
 def last_rows(rows: Sequence[RunRow], known_end: int) -> Sequence[RunRow]:
-    """Those of a slot's rows that are to be looked at."""
+    """The rows of a slot to look at."""
     size, number = 0, len(rows)
     while number and size < NEW_BYTES_MAX and (size < LOOK_BACK_BYTES or rows[number - 1].end > known_end):
         number -= 1
@@ -57,7 +57,7 @@ def last_rows(rows: Sequence[RunRow], known_end: int) -> Sequence[RunRow]:
 
 
 class TailReader:
-    """Looks at slots' ends; each that has writers is given to `found` with them."""
+    """The look at slots' ends; `found` gets each slot that has writers, with the writers."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class TailReader:
 
 
 def _begin(run: Run, row: RunRow, skipped: int, known_end: int) -> int:
-    """From which offset on a row is read, when so many bytes of it need not be, as far as the snapshot knew them."""
+    """The offset from which a row is read, if this many bytes that the snapshot knew need not be read."""
     last = max((p.first for p in run.points if p.position <= skipped and p.first <= known_end), default=row.first)
     return max(row.first, last)
 

@@ -1,16 +1,16 @@
-"""What the last entries of a recovered slot say: of idempotent writers, and of transactions that came back torn. Pure.
+"""The last entries of a recovered slot, which show its idempotent writers, and transactions that came back torn. Pure.
 
 A slot ends where its chunks end, and slots end at different moments. So a committed transaction may be there in one
-slot and gone from another. Nothing is hidden for that: what came back of it was committed and may be read. But it is
-told: each marker names other markers of its transaction with their places (`TransactionMark`), so one that came back
-accuses all that did not.
+slot and gone from another. The part that came back was committed, so it may be read. But the tear is reported: each
+marker names other markers of its transaction with their places (`TransactionMark`), so one marker that came back shows
+all that did not.
 
 **Invariants**
 
-- A batch is known again only if it came back: nobody is told "stored already" of what is gone.
-- Every writer that is known again may go on at any sequence: what it has written since is not known.
+- A batch is known again only if it came back: a lost batch is never answered as "stored already".
+- Every writer that is known again may go on at any sequence, because its later batches are not known.
 - A transaction is called torn only if it was committed, and a place that its marker names lies behind the slot's end.
-  What was deleted, or lies before a slot's start, is not missing.
+  Entries that were deleted, or lie before a slot's start, are not missing.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch, gap_after, new_
 from core.tiering.snapshots.format import WriterSnapshot
 
 TORN_MAX: Final = 10_000
-"""Torn transactions that are named; more are counted."""
+"""The most torn transactions that are named; others are counted."""
 
 
 class MarkerPlace(NamedTuple):
-    """Where the marker of a transaction lies in one of its slots."""
+    """The place of a transaction's marker in one of its slots."""
 
     stream_id: int
     slot: int
@@ -36,7 +36,7 @@ class MarkerPlace(NamedTuple):
 
 
 class TransactionMark(NamedTuple):
-    """What a marker says of its transaction. `slots`: how many have one; 0 when it does not say."""
+    """A marker's facts about its transaction. `slots`: how many have a marker; 0 when it does not say."""
 
     committed: bool
     ended_ms: int
@@ -45,7 +45,7 @@ class TransactionMark(NamedTuple):
 
 
 class EntryWriter(NamedTuple):
-    """Who wrote an entry. `sequence` is -1 where it has none."""
+    """The writer of an entry. `sequence` is -1 if the entry has none."""
 
     writer_id: int
     epoch: int
@@ -55,12 +55,12 @@ class EntryWriter(NamedTuple):
 
 
 EntryWriterOf = Callable[[memoryview], EntryWriter | None]
-"""Reads an entry's writer; None when it has none, or cannot be read."""
+"""A reader of an entry's writer; None when it has none, or cannot be read."""
 
 
 @dataclass(slots=True)
 class TornTransaction:
-    """A committed transaction of which some slots have less than others. `ended_ms`: -1 when it is not known."""
+    """A committed transaction that some slots have and others lack. `ended_ms`: -1 when it is not known."""
 
     writer_id: int
     epoch: int
@@ -72,7 +72,7 @@ class TornTransaction:
 
 
 class Ends:
-    """Where all slots end, and what markers say against it."""
+    """The ends of all slots, and the markers that contradict them."""
 
     def __init__(self, streams: Iterable[int], bounds: Mapping[tuple[int, int], tuple[int, int]]) -> None:
         self._streams = frozenset(streams)
@@ -82,9 +82,9 @@ class Ends:
         self.more = 0  # torn ones beyond TORN_MAX
 
     def marked(self, writer: EntryWriter, mark: TransactionMark) -> None:
-        """A marker came back."""
+        """Take in a marker that came back."""
         if not mark.committed:
-            return  # nobody reads what an aborted one has written
+            return  # nobody reads the entries of an aborted one
         gone = [place for place in mark.places if self._is_gone(place)]
         if not gone:
             return
@@ -99,14 +99,14 @@ class Ends:
         torn.here.update(place for place in mark.places if self._is_here(place))
 
     def cut(self, writer: EntryWriter, place: MarkerPlace) -> None:
-        """A slot ends within a committed transaction, that has entries from a place on."""
+        """Note that a slot ends within a committed transaction, which has entries from a place on."""
         if len(self._cuts) < TORN_MAX:
             self._cuts.append((writer, place))
         else:
             self.more += 1
 
     def torn(self) -> list[TornTransaction]:
-        """All that were found, oldest first; those that one slot alone shows at the end."""
+        """All torn transactions, oldest first; those that only one slot shows come last."""
         found = sorted(self._torn.values(), key=lambda one: (one.ended_ms, one.writer_id, one.epoch))
         for writer, place in self._cuts:
             own = (one for one in found if (one.writer_id, one.epoch) == writer[:2])
@@ -130,7 +130,7 @@ class Ends:
 
 
 class Tail:
-    """The last entries of one slot, passed in order; [start, end) came back, but for what is `lost` of it."""
+    """The last entries of one slot, passed in order; [start, end) came back, except the parts in `lost`."""
 
     def __init__(
         self, place: tuple[int, int], end: int, lost: Sequence[tuple[int, int]], known: Iterable[WriterSnapshot]
@@ -156,13 +156,13 @@ class Tail:
             self._wrote(new_batch(writer.epoch, writer.sequence, first, end - first, timestamp), writer, now_ms)
 
     def finish(self, aborted: Sequence[tuple[int, int]], ends: Ends) -> None:
-        """All have passed; `aborted`: writers and where their transactions end, as far as they reach to the end."""
+        """End the pass; `aborted`: writers with the ends of their transactions, if these reach to the end."""
         for writer, first in self._open.values():
             if not any(writer_id == writer.writer_id and last >= first for writer_id, last in aborted):
                 ends.cut(writer, MarkerPlace(*self._place, first))
 
     def writers(self) -> Iterator[bytes]:
-        """As a slot's value has them."""
+        """The writers as they lie in a slot's value."""
         for writer_id, epoch, last_use_ms, batches in self._writers.values():
             yield encode_writer(writer_id, epoch, last_use_ms, (*batches, gap_after(batches[-1])))
 

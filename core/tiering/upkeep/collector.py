@@ -1,15 +1,16 @@
-"""Removes what nobody needs any more from long-term storage: dead runs, then chunks without a live one, then objects.
+"""The collector, which removes useless data from long-term storage: dead runs, then chunks without a live run, then
+objects.
 
 A run is dead when its slot starts behind it, or its stream is gone. A chunk goes when none of its runs is alive.
 
 **Invariants**
 
-- An object is deleted only after a durable record says that nothing refers to it, after `file_delete_delay_ms` for
-  those who read it just now, and after a metadata snapshot that knows of it has reached long-term storage. Where there
-  is no room for that one, room is made first: a recovery would find a stretch gone that was deleted, nothing else.
-- Only keys that this store's own log has recorded are ever deleted: never what a listing shows.
+- An object is deleted only after three events: a durable record says that nothing refers to it, `file_delete_delay_ms`
+  have passed for its present readers, and a metadata snapshot that knows of the record has reached long-term storage.
+  If there is no room for that snapshot, the object goes first. A recovery would then miss only a deleted stretch.
+- Only keys that this store's own log has recorded are ever deleted, never keys from a listing.
 - An abandoned upload may arrive late: its key is deleted at once, and once more after `tier2_abandoned_ms`.
-- Parts of an upload that never came to an end are removed once no put can still be at them.
+- Parts of an unfinished upload are removed once no put can still use them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SLOTS_PER_STEP: Final = 200
 RUNS_PER_RECORD: Final = 2000
 PAUSE_S: Final = 15.0
 PUT_LASTS_S_MAX: Final = 2 * 3600.0
-"""Twice the longest time that one try of a put may be given: whatever is older was left by a crash."""
+"""Twice the longest time that one try of a put may take: a crash has left any older upload."""
 UPLOADS_SWEPT_EVERY_S: Final = 3600.0
 
 
@@ -71,11 +72,11 @@ class Collector:
 
     @property
     def last_error(self) -> str | None:
-        """Why the last round failed; None when it went well."""
+        """The error of the last round; None when it went well."""
         return self._background.last_error
 
     def start(self) -> None:
-        self._context.look_again()  # what died before a crash
+        self._context.look_again()  # runs that died before a crash
         self._background.start()
 
     async def stop(self) -> None:
@@ -134,7 +135,7 @@ class Collector:
                     await self._remove(await catalog.in_thread(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
 
     async def _remove(self, dead: Sequence[RunRow]) -> None:
-        """Forget runs, and take them off their chunks. A run that a rewrite has put in their place must not go."""
+        """Forget runs, and take them off their chunks. A run that a rewrite has put in their place must stay."""
         for start in range(0, len(dead), RUNS_PER_RECORD):
             some = dead[start : start + RUNS_PER_RECORD]
             chunks = await self._without(some)
@@ -167,7 +168,7 @@ class Collector:
 
     async def _delete_unreferenced(self, row: ChunkRow, *, is_due: bool) -> None:
         if row.id not in self._known_dead:
-            # What a snapshot covers from now on knows that nothing refers to the chunk.
+            # A snapshot up to here or later knows that nothing refers to the chunk.
             self._known_dead.add(row.id)
             self._deletions.logged(row.id)
         if is_due and self._deletions.is_free(row.id):

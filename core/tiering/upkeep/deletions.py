@@ -12,7 +12,7 @@ from tier2.chunk_format import ChunkId
 
 
 class Deletions:
-    """Chunks of one container that nothing refers to, each with the LSN that a snapshot must cover."""
+    """The chunks of one container that nothing refers to, each with the LSN that a snapshot must cover."""
 
     def __init__(self, container: Container, snapshots: Coverage) -> None:
         self._container = container
@@ -20,14 +20,14 @@ class Deletions:
         self._logged: dict[ChunkId, int] = {}
 
     def logged(self, chunk_id: ChunkId) -> None:
-        """Nothing refers to the chunk any more, as of now."""
+        """Note that from now on nothing refers to the chunk."""
         self._logged[chunk_id] = self._container.applied_lsn
 
     def is_free(self, chunk_id: ChunkId) -> bool:
-        """Whether its object may go. If not, a snapshot is asked for."""
+        """Whether its object may go. If not, this asks for a snapshot."""
         covered = self._snapshots.covers(self._logged.setdefault(chunk_id, self._container.applied_lsn))
         return covered or self._snapshots.lacks_room
 
     def done(self, chunk_id: ChunkId) -> None:
-        """The object is gone."""
+        """Forget a chunk whose object is gone."""
         self._logged.pop(chunk_id, None)

@@ -1,9 +1,9 @@
-"""The scrub: reads long-term storage again, slowly, so that damage is known before anybody needs the bytes.
+"""The scrub, which reads long-term storage again, slowly, so that damage is known before anybody needs the bytes.
 
-A pass reads every verified chunk once and checks its CRCs; the next begins `tier2_scrub_interval_ms` after its end.
-What it finds it only reports: nothing else holds those records any more, and what is whole of them stays readable.
+A pass reads every verified chunk once and checks its CRCs; the next begins `tier2_scrub_interval_ms` after its end. The
+scrub only reports damage: nothing else holds those records any more, and the whole ones among them stay readable.
 
-**Invariant**: one request at a time, and no more than `BYTES_PER_S`: readers do not notice it.
+**Invariant**: there is one request at a time, and no more than `BYTES_PER_S`, so that readers do not notice it.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ logger = logging.getLogger(__name__)
 BYTES_PER_S: Final = 8 << 20
 RANGE_BYTES: Final = 1 << 20
 FIRST_AFTER_S: Final = 3600.0
-"""A pass begins so long after the start, or sooner where passes follow one another sooner."""
+"""The first pass begins this long after the start, or sooner if the interval is shorter."""
 PAUSE_S: Final = 60.0
 CHUNKS_PER_STEP: Final = 100
 
 Piece = tuple[Run, int, int]
-"""Some blocks of a run: where in it they begin, and their bytes."""
+"""Some blocks of a run: their beginning in it, and their bytes."""
 
 
 @dataclass(slots=True)
 class ScrubCounters:
-    """For the operator, since the start."""
+    """Counters since the start, for the operator."""
 
     chunks: int = 0
     damaged: int = 0
 
 
 class Scrub:
-    """Looks after the chunks of one container."""
+    """The scrub of one container's chunks."""
 
     def __init__(self, context: TierContext) -> None:
         self._catalog = context.catalog
         self._long_term = context.long_term
         self._container_id = context.container.id
         self._interval_s = context.container.config.tier2_scrub_interval_ms / 1000
-        self._after = b""  # the pass has come so far
+        self._after = b""  # the place that the pass has reached
         first_s = min(FIRST_AFTER_S, self._interval_s)
         self._background = Background("scrub", self._container_id, self._step, retry_s=PAUSE_S, first_s=first_s)
         self.counters = ScrubCounters()
 
     @property
     def last_error(self) -> str | None:
-        """Why a pass was interrupted; None when the last one went well."""
+        """The error that interrupted a pass; None when the last one went well."""
         return self._background.last_error
 
     def start(self) -> None:
@@ -75,7 +75,7 @@ class Scrub:
         return self._interval_s
 
     async def _pass(self) -> None:
-        """Over all verified chunks, from where the last one was interrupted. Raises StorageError."""
+        """Take a pass over all verified chunks, from where the last one was interrupted. Raises StorageError."""
         catalog = self._catalog
         while rows := await catalog.in_thread(catalog.verified_from, self._after, CHUNKS_PER_STEP):
             for row in rows:
@@ -99,7 +99,7 @@ class Scrub:
         self.counters.chunks += 1
 
     async def _read(self, row: ChunkRow) -> None:
-        """Every block of it. Raises StorageError, Corrupt among them."""
+        """Check every block of a chunk. Raises StorageError, Corrupt among them."""
         key, long_term = chunk_key(row.id), self._long_term
         reader = await ChunkReader.open(key, row.size, long_term.storage.get_range, long_term.head_of)
         block_bytes = reader.index.block_bytes

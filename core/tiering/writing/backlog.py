@@ -1,12 +1,14 @@
-"""What of a slot is in no chunk yet, and how it is cut into chunks.
+"""The backlog of a slot, its entries that are in no chunk yet, and its cutting into chunks.
 
-A segment with much to tier is cut along the log: first what lies in its oldest files, so that these files come free
-first. What many slots have little of goes together, as much as fits into one chunk. A slot whose segment was sealed has
-a backlog for each segment that it was appended to.
+A segment with a large backlog is cut along the log: the entries of the oldest files first, so that these files come
+free first. The small backlogs of many slots go together, as many as fit into one chunk. A slot whose segment was sealed
+has a backlog for each segment that it was appended to.
 
-**Invariants**: pieces end between entries and below what was durable when the cut was made; the pieces of a slot follow
-one another without a gap, and none spans a seal; no chunk gets more than `RUNS_MAX` pieces, or two of one slot and one
-segment.
+**Invariants**
+
+- A piece ends between entries, at or below the durable end of its slot when the cut was made.
+- The pieces of a slot follow one another without a gap, and none spans a seal.
+- No chunk gets more than `RUNS_MAX` pieces, or two of one slot and one segment.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
     from core.streams.live import Slot
 
 RUNS_MAX: Final = 2000
-"""Pieces of one chunk: its commit, one record of the log, has some 180 bytes for each."""
+"""The most pieces of one chunk: its commit, one record of the log, has some 180 bytes for each."""
 
 HURRY: Final = 2
-"""A segment's files are cut into several chunks when they hold more than this many times the size of one."""
+"""A segment's files are cut into several chunks if they hold more than this many times the size of one."""
 
 
 class UnreadableEntry(StoreError):
-    """A slot's entries can be read up to `first`, and not on from there."""
+    """A slot's entries can be read up to `first`, but not from there on."""
 
     kind = ErrorKind.CORRUPT
 
@@ -59,7 +61,7 @@ class Backlog(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk takes of a slot: entries of one segment."""
+    """The part of a slot that one chunk takes: entries of one segment."""
 
     slot: Slot
     segment_id: int
@@ -70,12 +72,12 @@ class Piece:
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """How the runs of a chunk are sorted."""
+        """The order of the runs of a chunk."""
         return self.slot.stream.id, self.segment_id, self.slot.number
 
 
 def backlogs_of(slot: Slot, first: int, bytes_before: int, end: int, end_bytes: int) -> Iterator[Backlog]:
-    """What waits of a slot between two places, oldest segment first."""
+    """The backlogs of a slot between two places, oldest segment first."""
     while first < end:
         segment_id, following = slot.segment_at(first)
         if following is None or following.first >= end:
@@ -87,7 +89,7 @@ def backlogs_of(slot: Slot, first: int, bytes_before: int, end: int, end_bytes: 
 
 
 def lost_of(damage: Damage, slot: Slot) -> Callable[[int], bool]:
-    """Whether what a slot has at a sequence number is known to be lost."""
+    """Whether a slot's entry at a sequence number is known to be lost."""
     ranges = damage.of(slot)
     if not ranges:
         return lambda first: False
@@ -95,7 +97,7 @@ def lost_of(damage: Damage, slot: Slot) -> Callable[[int], bool]:
 
 
 def is_lost(damage: Damage, backlog: Backlog) -> bool:
-    """Whether nothing is left of what waits: then it waits for what comes behind it."""
+    """Whether all of the backlog is lost; then it waits for entries behind it."""
     return bool(damage) and damage.bytes_in(backlog.slot, backlog.first, backlog.end) >= backlog.size
 
 
@@ -105,7 +107,7 @@ def cut_segment(
     """Chunks of about `chunk_bytes` from one segment's slots, oldest first. Blocks.
 
     The rest, of less than a chunk, is taken only if `whole`. A slot whose rows cannot be read is cut up to there, and
-    what stopped it is added to `failed`.
+    the reason is added to `failed`.
     """
     by_file: dict[int, list[_Stretch]] = {}
     for backlog in slots:
@@ -137,7 +139,7 @@ def cut_segment(
 
 
 def pack(slots: Iterable[Backlog], chunk_bytes: int) -> list[list[Piece]]:
-    """Chunks from what many slots have little of, each slot's whole."""
+    """Chunks from the small backlogs of many slots, each slot's whole."""
     chunks: list[list[Piece]] = []
     gathered: list[Piece] = []
     size = 0
@@ -153,9 +155,9 @@ def pack(slots: Iterable[Backlog], chunk_bytes: int) -> list[list[Piece]]:
 
 
 def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
-    """What a piece holds, from memory or the log. Blocks.
+    """The entries of a piece, from memory or the log. Blocks.
 
-    Raises OutOfRange when it is gone, UnreadableEntry for the first one that fails its checks.
+    Raises OutOfRange when they are gone, UnreadableEntry for the first one that fails its checks.
     """
     slot = piece.slot
     epoch = slot.epoch_at(piece.end - 1)
@@ -193,7 +195,7 @@ def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColu
         wanted = [location_of(file_lsn, rows, number) for number in range(begin, row)]
         try:
             found = reader.payloads(piece.slot, wanted)
-        except Corrupt:  # one by one, up to the one that is
+        except Corrupt:  # one by one, up to the damaged one
             for number, location in zip(range(begin, row), wanted, strict=True):
                 yield reader.payloads(piece.slot, [location])[0], number
         else:
@@ -202,7 +204,7 @@ def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColu
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A slot's rows in one log file, as far as they wait: `ends` and `sizes` of its entries."""
+    """A slot's waiting rows in one log file: `ends` and `sizes` of its entries."""
 
     file_lsn: int
     slot: Slot
@@ -236,7 +238,7 @@ def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
             if end > backlog.end:
                 break
             size += rows.length[row]
-            if not lost(rows.base[row]):  # no piece ends with what is lost: each has something
+            if not lost(rows.base[row]):  # no piece ends with a lost range, so each has entries
                 ends.append(end)
                 sizes.append(size)
                 size = 0

@@ -1,15 +1,15 @@
-"""What pins the log: slots of which something cannot go into chunks, why, and how much they hold.
+"""Pins: slots whose entries pin the log because they cannot go into chunks, with the reason and the bytes held.
 
-A slot is tiered up to its stable end, and up to an entry that cannot be read. Everything else of the container goes on
-without it: its chunks are made of the other slots, and when the log is pressed, what it holds there is kept apart
-(`core.container.kept`). So only what the slot itself holds is a matter of room, and that is bounded: while the log is
-pressed and such slots hold more than `HELD_SHARE` of it, those that hold most are refused, by name, and nobody else.
+A slot is tiered up to its stable end, and up to an entry that cannot be read. The rest of the container goes on without
+it: chunks are made of the other slots, and when the log is pressed, the entries of the pinning slot are kept apart
+(`core.container.kept`). So only the pinning slots' own bytes need room, and these are bounded: while the log is pressed
+and such slots hold more than `HELD_SHARE` of it, those that hold most are refused, by name, and no others.
 
 **Invariants**
 
-- What a slot may tier ends at or before its stable end, and before what of it is known to be damaged.
-- A slot is refused only for what it holds back itself, and only while the log is pressed. The end of a transaction is
-  never refused: it is what lets go.
+- The part of a slot that may be tiered ends at or before its stable end, and before entries known to be damaged.
+- A slot is refused only for its own entries, and only while the log is pressed. The end of a transaction is never
+  refused, because it lets go of entries.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELD_SHARE: Final = 0.5
-"""Of `log.max.bytes`, what slots that cannot be tiered may hold together while the log is pressed."""
+"""The share of `log.max.bytes` that pinning slots may hold together while the log is pressed."""
 NAMED_MAX: Final = 10
-"""Slots that are named, those first that hold most."""
+"""The most slots that are named, those that hold most first."""
 COMPLAIN_EVERY_S: Final = 60.0
 RETRY_FIRST_S: Final = 5.0
 RETRY_MAX_S: Final = 60.0
 INDEX_S: Final = 1.0
-"""An index is made again at the next turn of maintenance."""
+"""The pause for an index, which the next turn of maintenance makes again."""
 LOOK_EVERY_S: Final = 5.0
-"""While there is room enough; else at every turn of the storage writer."""
+"""The pause while there is room enough; otherwise every turn of the storage writer looks."""
 SLICE_STREAMS: Final = 50
 GONE_MAX: Final = 1_000
-"""Ranges that one record forgets."""
+"""The most ranges that one record forgets."""
 
 
 @dataclass(slots=True)
 class Unreadable:
-    """Where a slot cannot be read in the log, since when, and when that is looked at again."""
+    """A place where a slot cannot be read in the log: since when, and the time of the next look."""
 
     first: int
     bytes_before: int
@@ -64,10 +64,10 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A slot of which something cannot be tiered."""
+    """A slot with entries that cannot be tiered."""
 
     slot: Slot
-    bytes: int  # what it holds in the log from there on
+    bytes: int  # held in the log from there on
     reason: str  # a word of ours: "transaction" or "damage"
     why: str
     writer_id: int = -1
@@ -81,7 +81,7 @@ class Pin:
 
 
 class Pins:
-    """Of one container. For the event loop."""
+    """The pins of one container. For the event loop."""
 
     def __init__(self, context: TierContext) -> None:
         self._context = context
@@ -91,34 +91,34 @@ class Pins:
         self._unreadable: dict[Slot, Unreadable] = {}
         self._complained_at = -COMPLAIN_EVERY_S
         self._look_at = 0.0
-        self.named: Sequence[Pin] = ()  # as of the last look, those first that hold most
+        self.named: Sequence[Pin] = ()  # as of the last look, those that hold most first
         self.slots = 0  # that pin the log, as of the last look
-        self.bytes = 0  # what they hold there
+        self.bytes = 0  # held there
 
     def __repr__(self) -> str:
         return f"<Pins {self.slots} slots hold {self.bytes} bytes, {len(self._unreadable)} are damaged>"
 
     @property
     def unreadable(self) -> int:
-        """Slots of which something in the log cannot be read."""
+        """The number of slots with unreadable entries in the log."""
         return len(self._unreadable)
 
     # How far a slot can be tiered
 
     def end_of(self, slot: Slot) -> tuple[int, int]:
-        """Up to where a slot can be tiered, and its bytes before that."""
+        """The offset up to which a slot can be tiered, and its bytes before that."""
         known = self._unreadable.get(slot) if self._unreadable else None
         end, before = slot.stable_end, slot.stable_bytes
         if known is not None and known.first < end:
             end, before = known.first, known.bytes_before
-        if self._container.damage:  # a run goes on behind what is lost: it cannot end with it
+        if self._container.damage:  # a run goes on behind a lost range: it cannot end with it
             for one in reversed(self._container.damage.of(slot)):
                 if one.end == end:
                     end, before = one.first, before - one.size
         return end, before
 
     def found_unreadable(self, slot: Slot, first: int, bytes_before: int, error: Corrupt) -> None:
-        """An entry of a slot, or the index of it, could not be read."""
+        """Note that an entry of a slot, or its index, could not be read."""
         known = self._unreadable.get(slot)
         pause_s = RETRY_FIRST_S if known is None or known.first != first else min(RETRY_MAX_S, 2 * known.pause_s)
         if error.path.suffix == SIDECAR_SUFFIX:  # which is made again
@@ -133,7 +133,7 @@ class Pins:
             )
 
     async def look_again(self) -> None:
-        """What could not be read may be readable by now, or gone."""
+        """Look again at unreadable entries: they may be readable by now, or gone."""
         now = self._clock.monotonic_s()
         for slot, known in list(self._unreadable.items()):
             if slot.stream.deleted or slot.start > known.first:
@@ -153,12 +153,12 @@ class Pins:
         await self._forget_gone()
 
     def _has_pinned(self, slot: Slot) -> bool:
-        """Whether the log is short of room, or was and something of the slot had to be kept apart."""
+        """Whether the log is short of room, or was and so kept entries of the slot apart."""
         place = slot.stream.id, slot.number
         return self._context.is_pressed or any(place in kept.places for kept in self._container.kept)
 
     async def _give_up(self, slot: Slot, first: int) -> None:
-        """It was tried more than once, and there is no room for waiting: the slot is tiered past what is damaged."""
+        """Tier the slot past its damage: reading was tried more than once, and the log has no room for waiting."""
         container = self._container
         try:
             lost = await self._reader.in_thread(
@@ -181,7 +181,7 @@ class Pins:
         self._readable(slot)
 
     async def _forget_gone(self) -> None:
-        """Ranges before the start of their slot, and those of streams that are gone."""
+        """Forget ranges before the start of their slot, and ranges of streams that are gone."""
         gone = []
         for one in self._container.damage:
             stream = self._container.streams.get(one.stream_id)
@@ -192,7 +192,7 @@ class Pins:
                 await self._container.update(*gone[:GONE_MAX])
 
     def name_lost(self) -> None:
-        """Say what is lost for good, at a start."""
+        """Log the ranges that are lost for good, at a start."""
         for one in islice(self._container.damage, NAMED_MAX):
             if (stream := self._container.streams.get(one.stream_id)) is not None:
                 _name_lost(
@@ -207,14 +207,14 @@ class Pins:
         if not slot.stream.deleted and not slot.untiered and slot.durable_end > slot.untiered_from[0]:
             self._container.mark_untiered(slot)
 
-    # What pins the log
+    # Finding pins
 
     def pins(self, slot: Slot, ref: BlockRef) -> bool:
-        """Whether these rows cannot be tiered as things stand."""
+        """Whether these rows' entries cannot be tiered as things stand."""
         return ref.end > self.end_of(slot)[0]
 
     async def look(self) -> None:
-        """Find what pins the log, say so, and decide whom to refuse."""
+        """Find the slots that pin the log, log them, and decide which to refuse."""
         now = self._clock.monotonic_s()
         if now < self._look_at and not self._context.is_pressed and not self._container.refused:
             return
@@ -252,7 +252,7 @@ class Pins:
         return Pin(slot, size, "transaction", f" has a transaction open since offset {first}", unstable.writer_id)
 
     def _refuse(self, found: Sequence[Pin]) -> None:
-        """Those that hold most, until what the others hold is within bounds."""
+        """The slots that hold most, as many as it takes until the others are within bounds."""
         refused: dict[Slot, str] = {}
         if self._context.is_pressed:
             limit = HELD_SHARE * self._container.config.log_max_bytes

@@ -1,8 +1,8 @@
 """The second look at a chunk: a store may lose an object that it has just acknowledged.
 
 **Invariant**: a chunk is verified only when its object was seen `tier2_verify_delay_ms` after its commit, or after the
-start, with the size and the etag that it was put with. Until then the log keeps what the chunk holds, and so an object
-that is gone or has changed is made anew.
+start, with the size and the etag of its put. Until then the log keeps the chunk's entries, so an object that is gone or
+has changed can be made again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIRMED_AT_ONCE: Final = 16
-"""Chunks that one record says are verified: a row lists up to `RUNS_MAX` runs."""
+"""The most chunks that one record makes verified: a row lists up to `RUNS_MAX` runs."""
 
 
 class SecondLook:
-    """Looks at the chunks of one container when their time has come."""
+    """The second looks at the chunks of one container, when their time has come."""
 
     def __init__(self, context: TierContext) -> None:
         self._context = context
@@ -39,18 +39,18 @@ class SecondLook:
         self._clock = context.container.clock
         self._delay_s = context.container.config.tier2_verify_delay_ms / 1000
         self._due_at: dict[ChunkId, float] = {}
-        self._refused: dict[ChunkId, tuple[int, int]] = {}  # how often it could not be looked at; verified until then
+        self._refused: dict[ChunkId, tuple[int, int]] = {}  # failed looks; `_verified` at the first
         self._verified = 0
         self._puts: dict[ChunkId, asyncio.Task[None]] = {}  # of chunks that are put again
 
     def committed(self, chunk_id: ChunkId) -> None:
-        """Its time begins."""
+        """Begin the chunk's delay."""
         self._due_at[chunk_id] = self._clock.monotonic_s() + self._delay_s
 
     async def look(self, uploads: Uploads) -> None:
-        """Verify what is due, and begin to put again what is not there.
+        """Verify chunks that are due, and begin to put missing ones again.
 
-        One that cannot be looked at holds up no other. Raises StoreError, StorageError for the last of those.
+        A chunk that cannot be looked at holds up no other. Raises StoreError, StorageError for the last of those.
         """
         now = self._clock.monotonic_s()
         due = [
@@ -69,7 +69,7 @@ class SecondLook:
                 self._due_at[row.id] = now + self._delay_s
                 failure = error
                 if isinstance(error, Unavailable):
-                    break  # nothing can be reached: not one request for each of them
+                    break  # storage is out of reach: do not try each of them
                 if self._is_refused(row.id):
                     self._begin_put(row, uploads)
                 continue
@@ -82,13 +82,13 @@ class SecondLook:
             raise failure
 
     def _is_refused(self, chunk_id: ChunkId) -> bool:
-        """Whether it is this one key, of which nothing can be known: others were looked at meanwhile."""
+        """Whether only this key cannot be looked at: looks at others went well meanwhile."""
         times, verified = self._refused.get(chunk_id, (0, self._verified))
         self._refused[chunk_id] = times + 1, verified
         return times + 1 >= REFUSED_AFTER and self._verified > verified
 
     def _begin_put(self, row: ChunkRow, uploads: Uploads) -> None:
-        """Apart from the other looks: an upload is tried for as long as it takes."""
+        """Put a chunk again, apart from the other looks, as an upload is tried for as long as it takes."""
         self._due_at[row.id] = self._clock.monotonic_s() + self._delay_s
         task = self._puts[row.id] = asyncio.create_task(self._put_again(row, uploads), name="chunk put again")
         task.add_done_callback(lambda done: self._put_done(row.id, done))
@@ -105,7 +105,7 @@ class SecondLook:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _confirm(self, rows: Sequence[ChunkRow]) -> None:
-        """What was looked at twice is verified."""
+        """Make chunks verified that were looked at twice."""
         for start in range(0, len(rows), CONFIRMED_AT_ONCE):
             operations: list[Operation] = []
             now_ms = self._container.trusted.stamp_ms()
@@ -123,7 +123,7 @@ class SecondLook:
                 self._verified += 1
 
     async def _put_again(self, row: ChunkRow, uploads: Uploads) -> None:
-        """Its entries are still in the log: they go into another chunk, because readers know what was in this one."""
+        """Put the entries, still in the log, into another chunk, because readers know the contents of this one."""
         logger.warning(
             "an object that was acknowledged is gone or has changed: it is put again",
             extra={"chunk": chunk_key(row.id)},
@@ -139,7 +139,7 @@ class SecondLook:
             if first < found.end:
                 before = found.bytes_before if first == found.first else slot.start_bytes
                 pieces.append(Piece(slot, found.segment_id, first, found.end, before, found.appended))
-        if pieces:  # else it is the collector's
+        if pieces:  # else the collector has it
             pieces.sort(key=lambda piece: piece.place)
             uploads.counters.put_again += 1
             await uploads.upload(Upload(pieces, (), row))

@@ -1,9 +1,9 @@
-"""Moves entries from the log into chunks, in the background.
+"""The storage writer, which moves entries from the log into chunks, in the background.
 
-A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed. When something is older than
-`chunk_age_ms`, all that is at least half as old goes in one round, many slots in one object: so rounds by age cost at
+A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed. When an entry is older than
+`chunk_age_ms`, all entries at least half as old go in one round, many slots in one object. So rounds by age cost at
 most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or `RUNS_MAX` slots, however many
-slots there are. A log that is half full takes everything, every `PRESSURE_PAUSE_S`.
+slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`.
 
 **Invariants**
 
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 PRESSURE_PAUSE_S: Final = 5.0
 SLICE_SLOTS: Final = 2000
-"""Slots that one turn of the event loop looks at: about a millisecond."""
+"""The most slots that one turn of the event loop looks at: about a millisecond."""
 LOOK_COST: Final = 50
-"""All slots that wait are looked at again after this many times as long as it took: two percent of a core at most."""
+"""The pause between two looks at all waiting slots, in durations of a look: two percent of a core at most."""
 UNFORESEEN_S: Final = 15.0
 """The pause after a failure that nobody foresaw: a step may have read much."""
 
@@ -80,26 +80,26 @@ class StorageWriter:
 
     @property
     def counters(self) -> Counters:
-        """What was done since the start."""
+        """Counters since the start."""
         return self._uploads.counters
 
     @property
     def last_error(self) -> str | None:
-        """Why long-term storage did not take the last chunk, or does not show one; None when all is well."""
+        """The reason why long-term storage did not take the last chunk, or does not show one; None when all is well."""
         return self._uploads.last_error or self._look_error
 
     @property
     def lacks_room(self) -> bool:
-        """It had none for the last chunk."""
+        """Whether it had no room for the last chunk."""
         return self._uploads.lacks_room
 
     @property
     def uploading(self) -> int:
-        """Chunks that are on their way."""
+        """The number of chunks on their way."""
         return len(self._tasks)
 
     async def start(self) -> None:
-        """Abandon what an earlier run left, then begin. Raises StoreError."""
+        """Abandon the uploads that an earlier run left, then begin. Raises StoreError."""
         self._pins.name_lost()
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
@@ -109,7 +109,7 @@ class StorageWriter:
         self._background.start()
 
     async def stop(self) -> None:
-        """End; what is on its way is abandoned by the next start."""
+        """End; the next start abandons chunks on their way."""
         await self._background.stop()
         tasks = list(self._tasks)
         for task in tasks:
@@ -118,11 +118,11 @@ class StorageWriter:
         await self._second_look.stop()
 
     def wake(self) -> None:
-        """Something may be due."""
+        """Look soon: something may be due."""
         self._wake.set()
 
     async def _until_woken(self, pause_s: float) -> None:
-        """Whatever is due, a pause after a failure is kept: each upload that ends would cause another try."""
+        """Wait, the whole pause after a failure whatever is due, or each upload that ends would cause another try."""
         if self._background.last_error is not None:
             await asyncio.sleep(pause_s)
         else:
@@ -147,7 +147,7 @@ class StorageWriter:
         self._look_error = None
         return self._tick_s
 
-    # What is due
+    # Finding due entries
 
     async def _plan(self) -> None:
         if len(self._tasks) >= 2 * self._config.tier2_uploads:
@@ -170,8 +170,8 @@ class StorageWriter:
             await self._start([s for s in rest if now - container.untiered.get(s, now) >= age_s / 2], by_age=True)
 
     async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], list[Slot], float]:
-        """What there is to tier: slots and about how many bytes, by stream and segment; slots of which a part lies in
-        sealed segments; since when the oldest waits."""
+        """The slots to tier with about their bytes, by stream and segment; slots with a part in sealed segments; the
+        time since which the oldest waits."""
         pins = self._pins
         sealed: list[Slot] = []
         oldest = self._clock.monotonic_s()
@@ -190,7 +190,7 @@ class StorageWriter:
                 slots_of.setdefault(segment, []).append(slot)
                 if slot.stream.is_sealed or slot.segment_at(first)[0] != slot.segment_id:
                     sealed.append(slot)
-                # What an open transaction holds back is not due, and must not keep the rest from being so by its age.
+                # Entries held back by an open transaction are not due. Their age must not count for the others.
                 size_of[segment] = size_of.get(segment, 0) + end_bytes - before
                 oldest = min(oldest, since)
             await asyncio.sleep(0)
@@ -198,17 +198,17 @@ class StorageWriter:
         return {segment: (slots, size_of[segment]) for segment, slots in slots_of.items()}, sealed, oldest
 
     def _place_of(self, slot: Slot) -> tuple[int, int]:
-        """Where what waits begins: behind what is in chunks or on its way there."""
+        """The first offset that is neither in a chunk nor being uploaded."""
         first, before = slot.untiered_from
         planned = self._planned.get(slot)
         return (first, before) if planned is None or planned[0] <= first else planned[:2]
 
     def _backlogs(self, slot: Slot) -> Iterator[Backlog]:
-        """Of each segment that the slot was appended to, oldest first."""
+        """The backlog of each segment that the slot was appended to, oldest first."""
         return backlogs_of(slot, *self._place_of(slot), *self._pins.end_of(slot))
 
     async def _start_sealed(self, slots: Sequence[Slot]) -> None:
-        """What is left of sealed segments is due at once."""
+        """Begin to upload the rest of sealed segments, which is due at once."""
         backlogs = [backlog for slot in slots for backlog in self._backlogs(slot)]
         await self._start_whole([b for b in backlogs if b.slot.stream.is_sealed or b.segment_id != b.slot.segment_id])
 
@@ -229,7 +229,7 @@ class StorageWriter:
             self._pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
 
     async def _start_whole(self, backlogs: list[Backlog]) -> None:
-        """Pack backlogs into chunks, all of them, and begin to upload those."""
+        """Pack all backlogs into chunks and begin to upload these."""
         backlogs = [backlog for backlog in backlogs if not is_lost(self._container.damage, backlog)]
         if backlogs:
             container = self._container
@@ -247,7 +247,7 @@ class StorageWriter:
             for piece in pieces:
                 self._planned[piece.slot] = piece.end, piece.bytes_before + piece.size, task
                 if piece.slot in container.untiered:
-                    container.untiered[piece.slot] = now  # what is left came later
+                    container.untiered[piece.slot] = now  # the rest came later
             task.add_done_callback(self._upload_done)
 
     def _upload_done(self, task: asyncio.Task[bool]) -> None:

@@ -2,12 +2,13 @@
 
 **Invariants**
 
-- Order: intent logged, object put, object looked at, commit logged. A crash between leaves an intent that is abandoned.
-- A chunk is committed only after those that hold what precedes it; when one of them is given up, so is this one.
-- A chunk lists every aborted transaction that overlaps one of its runs: the slot forgets none before the log lets go of
-  what it overlaps.
-- A put that fails for long-term storage's sake is tried for ever, under another key where only this one is refused; one
-  whose entries cannot be read is given up.
+- The order is: intent logged, object put, object looked at, commit logged. A crash in between leaves an intent, which
+  the next start abandons.
+- A chunk is committed only after the chunks that precede it. If one of those is given up, so is this one.
+- A chunk lists every aborted transaction that overlaps one of its runs. The slot forgets a transaction only after the
+  log has let go of the entries that it overlaps.
+- If long-term storage fails, a put is tried without limit, under another key if only this one is refused. If the
+  entries cannot be read, the chunk is given up.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FULL_PAUSE_S: Final = 1.0
-"""How often a log without room is asked again to take an intent or a commit."""
+"""The pause before a log without room is asked again to take an intent or a commit."""
 PACED_BYTES: Final = 256 << 10
-"""A piece is made in steps of so many bytes, at the pace of what comes in."""
+"""A piece is made in steps of this many bytes, at the pace of `pacing`."""
 FIRST_PAUSE_S: Final = 0.5
 REFUSED_AFTER: Final = 5
-"""A chunk that failed so often, while others were put, is cut anew: what is refused may be this one key."""
+"""A chunk that failed this often while others were put gets another key: storage may refuse this one alone."""
 PAUSE_MAX_S: Final = 15.0
 COMPLAIN_EVERY_S: Final = 60.0
 
 
 @dataclass(slots=True)
 class Counters:
-    """What was done since the start, for the operator."""
+    """Counters since the start, for the operator."""
 
     chunks: int = 0
     bytes: int = 0
@@ -60,15 +61,15 @@ class Counters:
 
 @dataclass(eq=False, slots=True)
 class Upload:
-    """What one chunk is to hold."""
+    """The contents of one chunk to be made."""
 
     pieces: Sequence[Piece]  # sorted by their place
-    before: Sequence[asyncio.Task[bool]]  # chunks that hold what precedes these pieces
+    before: Sequence[asyncio.Task[bool]]  # chunks that precede these pieces
     replaces: ChunkRow | None = None  # a chunk whose object was lost
 
 
 class Uploads:
-    """Puts and commits the chunks of one container; `committed` hears of each."""
+    """The uploads of one container: they put and commit chunks; `committed` hears of each."""
 
     def __init__(self, context: TierContext, pins: Pins, committed: Callable[[ChunkId], None]) -> None:
         self._context = context
@@ -83,11 +84,11 @@ class Uploads:
         self.pace = TokenBucket()
         self.counters = Counters()
         self._put_count = 0  # of objects that were put and seen, whether or not they were committed
-        self.last_error: str | None = None  # of long-term storage; None when the last put went well
-        self.lacks_room = False  # long-term storage had none for the last put
+        self.last_error: str | None = None  # error of long-term storage; None when the last put went well
+        self.lacks_room = False  # whether long-term storage had no room for the last put
 
     async def abandon_left(self) -> None:
-        """What an earlier run left on its way is never committed. Raises StoreError."""
+        """Abandon the chunks that an earlier run left on their way. Raises StoreError."""
         now_ms = self._container.trusted.stamp_ms()
         left = [
             _put(replace(row, state=ChunkState.ABANDONED, changed_ms=now_ms))
@@ -98,18 +99,18 @@ class Uploads:
             await self._container.update(*left)
 
     async def upload(self, upload: Upload) -> bool:
-        """Put one chunk and commit it. False when it was given up: what it was to hold is cut anew."""
+        """Put one chunk and commit it. False when it was given up: its entries are then cut anew."""
         async with self._room:
             chunk_id = await self._intend()
             try:
                 writer, stat = await self._put(chunk_id, upload)
             except UnreadableEntry as error:
-                # Those that share this chunk go on without it, and it goes on up to there.
+                # The other slots of this chunk go on without this slot, and it goes on up to there.
                 self._pins.found_unreadable(error.slot, error.first, error.bytes_before, error.error)
                 await self._abandon(chunk_id)
                 return False
             except (StoreError, ValueError) as error:
-                # What the log held was deleted meanwhile, or is damaged.
+                # Its entries were deleted meanwhile, or are damaged.
                 self.last_error, self.lacks_room = None, False  # nobody tries any more
                 log = logger.info if isinstance(error, OutOfRange) else logger.error
                 log("a chunk was given up", extra={"chunk": chunk_key(chunk_id), "reason": str(error)})
@@ -201,7 +202,7 @@ class Uploads:
                 break
             except StorageFull:
                 await asyncio.sleep(FULL_PAUSE_S)
-        if not all(map(self._is_live, rows)):  # died since: nobody would come to look
+        if not all(map(self._is_live, rows)):  # died since: no other look would find it
             self._context.look_again()
         self.counters.chunks += 1
         self._context.rows_changed += 1
@@ -222,7 +223,7 @@ class Uploads:
             return  # the next start abandons it
 
     def failed(self, error: Exception, what: str) -> None:
-        """Long-term storage did not do what it was asked for: count it, and say so now and then."""
+        """Count a failure of long-term storage, and log it now and then."""
         self.counters.failures += 1
         now = self._clock.monotonic_s()
         if now >= self._complained_at + COMPLAIN_EVERY_S:
@@ -231,7 +232,7 @@ class Uploads:
 
 
 class _Entries:
-    """A piece's entries, begun anew each time they are put."""
+    """A piece's entries, read from the first each time they are put."""
 
     def __init__(self, reader: Reader, piece: Piece, body: _Body, pace: TokenBucket) -> None:
         self._reader = reader
@@ -255,7 +256,7 @@ class _Entries:
 
 
 class _Body:
-    """A chunk that is made while it is put. Remembers what went wrong in the log, apart from what did in storage."""
+    """A chunk that is made while it is put. It keeps an error of the log apart from an error of storage."""
 
     def __init__(self, reader: Reader, pieces: Sequence[Piece], pace: TokenBucket) -> None:
         self._reader = reader
@@ -286,7 +287,7 @@ def _covered(piece: Piece) -> Callable[[], tuple[int, int]]:
 
 
 def _aborted(piece: Piece) -> Sequence[AbortedTransaction]:
-    """For the event loop. What is tiered is stable: the slot knows how every transaction in it has ended."""
+    """The aborted transactions of a piece. It is stable, so the slot knows all outcomes. For the event loop."""
     return tuple(
         AbortedTransaction(writer_id=writer_id, first=first, last=last, stable_end=stable_end)
         for last, first, writer_id, stable_end in piece.slot.aborted_in(piece.first, piece.end)
@@ -323,7 +324,7 @@ def _put(row: ChunkRow) -> Put:
 
 
 def _replaced(row: ChunkRow | None, now_ms: int) -> Iterator[Operation]:
-    """What a chunk leaves that was lost: its rows go, and whatever may lie under its key."""
+    """Let a lost chunk go: its rows, and any object under its key."""
     if row is not None:
         yield from (Delete(RUNS_TABLE, run_key(run.stream_id, run.slot, run.first)) for run in row.runs)
         yield _put(replace(row, state=ChunkState.DELETING, changed_ms=now_ms, live_bytes=0, runs=()))

@@ -69,7 +69,7 @@ class Sent:
 
 
 class History:
-    """What was asked of the store, what it acknowledged, and what RocksDB had on disk, as of now."""
+    """The requests to the store, its acknowledgements, and RocksDB's state on disk, as of now."""
 
     def __init__(self, home: Path) -> None:
         self.home = home

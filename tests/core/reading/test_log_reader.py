@@ -1,4 +1,4 @@
-"""How many reads of a file it takes to get some of its entries."""
+"""The number of reads of a file that some of its entries take."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_a_burst_keeps_segments_apart() -> None:
 
 
 def test_fixed_streams_stay_as_they_are() -> None:
-    """Whatever comes; but they get the segments that they should have at least."""
+    """A fixed stream never scales, whatever comes, but it gets the segments that it should have at least."""
     averages = [at(9, 9, 9, 9)]
     assert judge(stream_of(8), averages, policy(kind=ScalingKind.FIXED)) is None
 

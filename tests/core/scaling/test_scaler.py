@@ -84,7 +84,7 @@ def test_splits_where_the_load_is_and_merges_again(tmp_path: Path) -> None:
 
 
 def test_one_hot_slot_is_at_its_limit(tmp_path: Path) -> None:
-    """It gets a segment of its own, and then a report with the remedy; the report ends when the load has gone."""
+    """A hot slot gets a segment of its own, and then a report with the remedy; the report ends with the load."""
 
     async def scenario() -> None:
         clock = ManualClock()

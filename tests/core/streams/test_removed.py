@@ -36,6 +36,6 @@ def test_like_a_list(puts: list[tuple[int, int, int]]) -> None:
 
 
 def test_half_a_run() -> None:
-    """Of a run that a slot's start divides, the part behind it counts."""
+    """A run that a slot's start divides counts with the part behind it."""
     removed = Removed.of_runs([(0, 10, 100), (10, 20, 50)])
     assert [removed.behind(at) for at in (0, 5, 9, 10, 15, 20, 25)] == [150, 100, 60, 50, 25, 0, 0]

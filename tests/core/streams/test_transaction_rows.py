@@ -1,4 +1,4 @@
-"""What a slot keeps of transactions, against all of its entries: in memory, saved, and read from the log."""
+"""A slot's rows of transactions, against all of its entries: in memory, saved, and read from the log."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_what_is_shown(tmp_path: Path, clean: bool) -> None:
 
 
 def test_start_within_a_run(tmp_path: Path) -> None:
-    """Of a compacted run that a start divides, the part that is left counts, and never less than nothing."""
+    """A compacted run that a start divides counts with the part that is left, and never below zero."""
 
     async def scenario() -> None:
         async with rewriting_store(tmp_path, filter_for=FirstByte) as store:

@@ -36,7 +36,7 @@ LIMITS = (1, 3 * KIB, 40 * KIB, 1 << 20)
 async def listed(
     store: Store, storage: Storage, model: Transactional
 ) -> list[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Of each run its bounds and the aborted transactions that its chunk lists: last, first, writer id."""
+    """Each run's bounds and the aborted transactions that its chunk lists: last, first, writer id."""
     found = []
     for row in runs_of(store, model.slot):
         chunk = store.hosted(model.slot).catalog.find_chunk(row.chunk)
@@ -234,7 +234,7 @@ def test_recovered(tmp_path: Path) -> None:
 
 
 def test_recovered_without_its_marker(tmp_path: Path) -> None:
-    """Of an aborted transaction whose marker was lost with the disk, committed readers still skip what is there."""
+    """Committed readers still skip the entries of an aborted transaction whose marker was lost with the disk."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")

@@ -22,7 +22,7 @@ def created(admin: Admin, *topics: tuple[str, int], validate_only: bool = False)
 
 
 def test_topics(tmp_path: Path) -> None:
-    """Of the topics of one request those beyond topics.max are refused, and deleting makes room."""
+    """The topics of one request beyond topics.max are refused, and deleting makes room."""
     admin = Admin(tmp_path, ["topics.max=3"])
     try:
         answers = created(admin, *((f"t{n}", 1) for n in range(5)))

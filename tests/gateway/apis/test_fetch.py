@@ -231,7 +231,7 @@ def test_waiting_ends_with_deletion(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_while_it_waits_leaves_nothing(tmp_path: Path) -> None:
-    """Its watchers are gone with the connection, not when its time is up."""
+    """The watchers of a fetch are gone with the connection, not when its time is up."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         other = await Client.connect(broker)

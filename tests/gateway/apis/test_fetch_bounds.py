@@ -52,7 +52,7 @@ async def fill(client: Client, count: int, value: bytes = b"") -> None:
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closes", "resets"])
 def test_nothing_is_read_for_who_has_left(tmp_path: Path, is_reset: bool) -> None:
-    """Of many requests whose peer is gone when they are read, the first may be answered, and no other."""
+    """Among many requests whose peer is gone when they are read, the first may be answered, and no other."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await fill(client, 1, b"x" * 1_000)

@@ -191,7 +191,7 @@ def test_storage_that_is_away(tmp_path: Path) -> None:
 
 
 def test_a_lost_object(tmp_path: Path) -> None:
-    """Its range is refused with an error that clients report; what lies behind it is read."""
+    """A damaged range is refused with an error that clients report; records behind it are read."""
 
     async def scenario(broker: Broker, client: Client, storage: Counting) -> None:
         slot = slot_of(broker)

@@ -176,7 +176,7 @@ def test_log_append_time(admin: Admin) -> None:
 
 @pytest.mark.parametrize("codec", [NONE, ZSTD])
 def test_log_append_time_of_what_was_compacted(admin: Admin, codec: int) -> None:
-    """Of a batch with one time for all, the first record that is still there is found, not the first that was."""
+    """A look-up in a batch with one time for all finds the first record still there, not the first that was."""
     name = admin.create()
     slot = admin.slot(name)
     records = [Record(n, NOW, b"k%d" % n, b"v") for n in range(6)]
@@ -249,7 +249,7 @@ def test_made_up_largest_timestamp(admin: Admin) -> None:
 
 
 def test_unreadable_batch(admin: Admin) -> None:
-    """Of a batch whose records are nonsense, its first offset stands for all."""
+    """The first offset of a batch stands for all its records if these are nonsense."""
     name = admin.create()
     batch = bytearray(build_batch([Record(0, NOW, b"k", b"v" * 50)]))
     batch[-40:] = bytes(40)

@@ -113,7 +113,7 @@ def test_a_transaction_over_all(tmp_path: Path) -> None:
 
 
 def test_later_requests_of_the_connection_wait(tmp_path: Path) -> None:
-    """What is pipelined behind it, long or short, is stored behind it; others go on meanwhile."""
+    """Requests pipelined behind a long one, long or short, are stored behind it; other clients go on meanwhile."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         other = await Client.connect(broker)

@@ -219,7 +219,7 @@ class TestRefused:
         assert (refused.returncode, allowed in refused.stderr) == (2, True), refused.stderr
 
     def test_in_every_installation(self) -> None:
-        """What the default client and the histograms need is locked with the gateway, and the image has the tool."""
+        """The libraries of the default client and of histograms are locked with the gateway; the image has the tool."""
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
         locked = (REPOSITORY / "requirements.lock").read_text()
 

@@ -182,7 +182,7 @@ class TestRefusals:
 
 class TestServing:
     def test_ready_file(self, tmp_path: Path) -> None:
-        """It says who serves what, from where, and whom a client has to call."""
+        """A serving gateway prints who serves what, from where, and which address a client has to call."""
         with serving(tmp_path, "--http", "127.0.0.1:0") as gateway:
             ready = gateway.ready()
             identity = json.loads((tmp_path / "data" / "penstock.json").read_text())
@@ -200,7 +200,7 @@ class TestServing:
                 socket.create_connection((host, int(port)), timeout=5).close()
 
     def test_what_it_prints(self, tmp_path: Path) -> None:
-        """It tells where it listens, where data lies, and one line to try it."""
+        """A starting gateway prints where it listens, where data lies, and one line to try it."""
         with serving(tmp_path) as gateway:
             address = gateway.ready()["kafka"][0]
             gateway.terminate()
@@ -227,7 +227,7 @@ class TestServing:
             assert "there is no authentication yet" in gateway.err.read_text()
 
     def test_open_http_warns(self, tmp_path: Path) -> None:
-        """What others may do there is something else."""
+        """An HTTP port that is open to others gives a warning of its own."""
         with serving(tmp_path, "--http", "0.0.0.0:0") as gateway:
             gateway.ready()
 
@@ -235,14 +235,14 @@ class TestServing:
             assert ("changes need http.token" in said, "no authentication yet" in said) == (True, False)
 
     def test_loopback_does_not_warn(self, tmp_path: Path) -> None:
-        """The default is nobody's worry."""
+        """The default listener, which only this machine reaches, gives no warning."""
         with serving(tmp_path, "--listen", "localhost:0") as gateway:
             gateway.ready()
 
             assert "WARNING" not in gateway.err.read_text()
 
     def test_file_limit(self, tmp_path: Path) -> None:
-        """It takes all descriptors that it may have, and warns where connections could use them up."""
+        """A start takes all descriptors that it may have, and warns if connections could use them up."""
         with serving(tmp_path, "--set", "max.connections=2000000000") as gateway:
             gateway.ready()
             soft, hard = psutil.Process(gateway.process.pid).rlimit(psutil.RLIMIT_NOFILE)

@@ -37,12 +37,12 @@ def loaded_by(*arguments: str) -> set[str]:
 
 
 def below(modules: set[str], *packages: str) -> list[str]:
-    """Those of the modules that are one of these packages, or lie in one."""
+    """The modules that are one of these packages, or lie in one."""
     return sorted(name for name in modules if any(name == each or name.startswith(f"{each}.") for each in packages))
 
 
 def test_version() -> None:
-    """Of our own modules `version` loads the command line's, and of the libraries typer."""
+    """`version` loads only the command line's of our own modules, and only typer of the libraries."""
     modules = loaded_by("version")
 
     assert not below(modules, "core", "tier2", "rich", "pydantic_settings", *LIBRARIES)

@@ -159,7 +159,7 @@ class TestText:
         assert SECRET not in str(caught.value)
 
     def test_a_last_line(self, tmp_path: Path) -> None:
-        """What a file or a variable ends with is not a part of a secret, nor of anything else."""
+        """The line end of a file or a variable is no part of a secret, nor of anything else."""
         file = tmp_path / "penstock.toml"
         file.write_text(f'http.token = """{SECRET}\n"""\nhttp.hosts = [" a\\n"]\n')
         config = load(

@@ -18,7 +18,7 @@ assert PARTY_S < 0.015
 
 
 async def overtaken_by(gate: Gate, honest: Client) -> int:
-    """How many of the busy client's handlers begin between an honest request and its handler."""
+    """The number of the busy client's handlers that begin between an honest request and its handler."""
     await until(lambda: f"{HOLDING}-0" in gate.begun, "the busy client has begun")
     sent_at = len(gate.begun)
     honest.send(heartbeat("little", client_id="honest"))

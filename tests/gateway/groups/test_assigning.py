@@ -66,7 +66,7 @@ def test_late_follower_syncs(driver: GroupDriver) -> None:
 
 
 def test_assignment_that_cannot_be_stored() -> None:
-    """When the assignment cannot be stored, who waits for it hears so and the group rebalances."""
+    """When the assignment cannot be stored, its waiters hear so and the group rebalances."""
     driver = GroupDriver(store_at_once=False)
     leader, follower = joined_pair(driver)
     driver.sync("b", follower, 1)

@@ -45,7 +45,7 @@ def test_return_of_a_follower(driver: GroupDriver) -> None:
 
 @pytest.mark.parametrize("request_name", ["heartbeat", "sync", "commit", "join", "leave"])
 def test_old_id_is_fenced(driver: GroupDriver, request_name: str) -> None:
-    """Whatever the old id of an instance sends is answered with 82."""
+    """Every request of an instance's old id is answered with 82."""
     _, old = static_pair(driver)
     driver.join("y2", instance="y")
 
@@ -148,7 +148,7 @@ def test_rebalance_while_a_return_is_stored(driver: GroupDriver) -> None:
 
 
 def test_instance_that_returns_twice(driver: GroupDriver) -> None:
-    """Of two returns of one instance the later wins; the earlier is fenced, though its id was stored."""
+    """The later of two returns of one instance wins; the earlier is fenced, though its id was stored."""
     static_pair(driver)
     driver.store_at_once = False
     driver.join("y2", instance="y")

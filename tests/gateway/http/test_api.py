@@ -20,7 +20,7 @@ BASE = "/api/v1/streams"
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Its addresses: Kafka, HTTP."""
+    """A gateway's addresses: Kafka, HTTP."""
     with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
         ready = running.ready()
         yield ready["kafka"][0], ready["http"]
@@ -85,7 +85,7 @@ def test_where_a_split_falls(gateway: tuple[str, str]) -> None:
 
 
 def test_rates(gateway: tuple[str, str]) -> None:
-    """What comes to a segment shows in its rates, its stream's, and the list's."""
+    """A segment's load shows in its rates, its stream's, and the list's."""
     kafka, http = gateway
     create_topic(kafka, "rated", 2)
 
@@ -135,7 +135,7 @@ def test_events(gateway: tuple[str, str]) -> None:
 
 
 def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
-    """It shows its state, cannot be scaled or sealed again, and keeps its records."""
+    """A sealed stream shows its state, cannot be scaled or sealed again, and keeps its records."""
     kafka, http = gateway
     create_topic(kafka, "ended", 2)
     produce(kafka, "ended", 0, 3)

@@ -41,7 +41,7 @@ document.getElementById('map').setAttribute('aria-label', '');
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Its addresses: Kafka, HTTP."""
+    """A gateway's addresses: Kafka, HTTP."""
     with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
         ready = running.ready()
         create_topic(ready["kafka"][0], "wide", 500)
@@ -105,7 +105,7 @@ def test_the_keyboard(gateway: tuple[str, str]) -> None:
 
 
 def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
-    """Its map ends when it was sealed, however long ago that is; the keyboard finds its last segments."""
+    """A sealed stream's map ends when it was sealed, however long ago; the keyboard finds its last segments."""
     kafka, http = gateway
     create_topic(kafka, "ended", 4)
     assert call(http, "POST", "/api/v1/streams/ended/scale", {"split": {"segment": 0}})[0] == 200
@@ -127,7 +127,7 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
 
 
 def test_no_stream(tmp_path: Path) -> None:
-    """What to do is said, and nothing is left of a stream that was there."""
+    """The page says what to do, and nothing is left of a stream that was there."""
     with serving(tmp_path, "--http", "127.0.0.1:0") as running:
         kafka, http = running.ready()["kafka"][0], running.ready()["http"]
         create_topic(kafka, "last", 2)
@@ -178,7 +178,7 @@ def test_addresses(gateway: tuple[str, str]) -> None:
 
 
 def test_colours_of_what_nobody_watched(tmp_path: Path) -> None:
-    """What came before the page was opened has its place on the scale, though nothing comes now."""
+    """Load from before the page was opened has its place on the scale, though nothing comes now."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.001") as running:
         kafka, http = running.ready()["kafka"][0], running.ready()["http"]
         create_topic(kafka, "bygone", 1)
@@ -214,7 +214,7 @@ def test_other_looks(gateway: tuple[str, str], look: str) -> None:
 
 
 def test_the_wheel_has_the_console() -> None:
-    """What is installed is what was tested: all files of the page are data of the package."""
+    """The installed page is the tested one: all its files are data of the package."""
     root = Path(__file__).parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["gateway"]
 

@@ -87,7 +87,7 @@ def test_no_such_page(gateway: str, path: str) -> None:
 
 
 def test_the_description(proxy: str) -> None:
-    """Its addresses are those below the proxy's path."""
+    """The page's addresses lie below the proxy's path."""
     where = f"http://{proxy}{PREFIX}/api/v1/openapi.json"
     with urllib.request.urlopen(where, timeout=10) as answer:
         whole = json.load(answer)

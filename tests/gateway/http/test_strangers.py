@@ -1,4 +1,4 @@
-"""What strangers do to the HTTP port: probes are answered, slow requests end, nothing leaks to foreign pages."""
+"""Strangers at the HTTP port: probes are answered, slow requests end, nothing leaks to foreign pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROBE_S_MAX = 5.0
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Its addresses: Kafka, HTTP."""
+    """A gateway's addresses: Kafka, HTTP."""
     with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
         ready = running.ready()
         yield ready["kafka"][0], ready["http"]

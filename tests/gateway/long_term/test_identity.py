@@ -1,4 +1,4 @@
-"""Whose prefix it is: who may begin there, who is refused, and that nothing there is ever changed."""
+"""The ownership of a prefix: who may begin there, who is refused, and that nothing there is ever changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OURS, THEIRS = "A" * 22, "B" * 22
 
 
 def admission(tmp_path: Path, storage: Storage, cluster_id: str, *, fresh: bool, take_over: bool = False) -> Admission:
-    """That of a data directory named after its cluster."""
+    """The admission of a data directory named after its cluster."""
     data_dir = tmp_path / cluster_id
     data_dir.mkdir(exist_ok=True)
     return Admission(storage, "the place", data_dir, cluster_id, fresh, beat_s=BEAT_S, take_over=take_over)
@@ -109,7 +109,7 @@ class TestAdmission:
 
     @in_loop
     async def test_two_at_once(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """Of two that begin on one prefix at the same time, exactly one may."""
+        """Exactly one of two gateways that begin on one prefix at the same time may."""
         async with open_storage() as one, open_storage() as other:
             outcomes = await asyncio.gather(
                 start(tmp_path, one, OURS, fresh=True),
@@ -150,7 +150,7 @@ class TestAdmission:
 class TestCopies:
     @in_loop
     async def test_a_copy_that_is_started_later(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """Of two copies of a data directory the one that was left behind is refused, and nothing is changed."""
+        """The copy of a data directory that was left behind is refused, and nothing is changed."""
         async with open_storage() as storage:
             await start(tmp_path, storage, OURS, fresh=True)
             copy = tmp_path / "copy"
@@ -291,7 +291,7 @@ class TestBesideAnOwner:
 
     @in_loop
     async def test_signs_of_life_do_not_pile_up(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """Those of earlier starts go."""
+        """Signs of life of earlier starts go."""
         async with open_storage() as storage:
             for _ in range(4):
                 await start(tmp_path, storage, OURS)
@@ -338,7 +338,7 @@ class TestLiveness:
 
     @pytest.mark.parametrize("mark", ["", "x", "another boot 1 1"])
     def test_another_machine(self, mark: str) -> None:
-        """Of what ran elsewhere, or left nothing that can be read, nothing is known."""
+        """Nothing is known of an owner that ran elsewhere, or left nothing that can be read."""
         assert liveness.runs(mark, os.getpid()) is None
 
     @pytest.mark.parametrize("pid", [0, -1, 1 << 40])

@@ -37,7 +37,7 @@ PATIENCE_S: Final = 60.0
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the server, as an operator gives them."""
+    """The server's credentials, as an operator gives them."""
     monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
     monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
 
@@ -82,7 +82,7 @@ class TestStart:
         value: str,
         said: str,
     ) -> None:
-        """Which of the two is wrong, where they came from, and neither of them."""
+        """The message says which of the two is wrong and where they came from, and shows neither."""
         monkeypatch.setenv(name, value)
         text = refused(tmp_path, *place(minio, bucket))
 
@@ -92,7 +92,7 @@ class TestStart:
         assert value not in text
 
     def test_nobody_listens(self, tmp_path: Path) -> None:
-        """It waits for a while, and names the endpoint that it waited for."""
+        """A start waits for a while, and names the endpoint that it waited for."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
         endpoint = f"http://127.0.0.1:{port}"

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the server, as an operator gives them."""
+    """The server's credentials, as an operator gives them."""
     monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
     monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
 
@@ -183,7 +183,7 @@ def test_an_identity_from_a_backup(tmp_path: Path, minio: MinioServer, bucket: s
 
 
 def test_what_an_operator_is_told(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-    """Of a store without room, and of a bucket that keeps versions, `/readyz` and the metrics tell, while it is so."""
+    """`/readyz` and the metrics tell of a store without room, and of a bucket that keeps versions, while it is so."""
     client = client_of(minio)
     client.make_bucket(bucket)
     client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
@@ -215,7 +215,7 @@ def await_that(condition: Callable[[], bool], gateway: Running) -> None:
 
 
 def test_a_copy_with_its_own_storage(tmp_path: Path) -> None:
-    """Where long-term storage lies in the data directory, a copy of both starts beside the gateway it is of."""
+    """A copy of a data directory with long-term storage inside starts beside the original gateway."""
     with serving(tmp_path / "one", *QUICK) as first:
         produce(first.ready()["kafka"][0], 40)
         await_tiered(first, 40)

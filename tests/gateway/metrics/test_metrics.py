@@ -25,7 +25,7 @@ SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Its addresses: Kafka, HTTP."""
+    """A gateway's addresses: Kafka, HTTP."""
     with serving(tmp_path_factory.mktemp("gateway"), "--http", "127.0.0.1:0") as running:
         ready = running.ready()
         yield ready["kafka"][0], ready["http"]

@@ -62,7 +62,7 @@ def test_large_requests_back_to_back(size: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from([0, PEEK_BYTES - 40, PEEK_BYTES, 40 * KIB, 100 * KIB, SCRATCH_BYTES]), max_size=12))
 def test_bodies_arrive_as_they_were_sent(sizes: list[int]) -> None:
-    """Whichever buffers they came through, behind whatever came before."""
+    """Frames come out whole, whichever buffers they came through, and whatever came before."""
 
     async def test() -> None:
         gate = Gate()

@@ -158,7 +158,7 @@ def test_peer_that_reads_again() -> None:
 
 @pytest.mark.parametrize("parts", [[MIB], [64 * KIB] * 40, [5 * MIB, 1, 3 * MIB], [200] * 5000])
 def test_large_answers_arrive_byte_for_byte(parts: list[int]) -> None:
-    """Whatever the socket takes of them at a time, and whatever small ones stand between."""
+    """Answers arrive whole, whatever the socket takes at a time, and whatever small ones stand between."""
 
     async def test() -> None:
         gate = Gate()

@@ -1,4 +1,4 @@
-"""What the data directories in `formats/` hold, and how a new one is made when the format changes:
+"""The contents of the data directories in `formats/`, and how a new one is made when the format changes:
 
     .venv/bin/python -m tests.gateway.process.old_data
 

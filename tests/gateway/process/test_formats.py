@@ -63,7 +63,7 @@ def _check_everything(client: Connection) -> None:
 
 
 def _check_transactions(client: Connection) -> None:
-    """What was aborted is never read, what was open holds committed readers until it is ended; new ones follow."""
+    """Aborted records are never read, an open transaction holds committed readers until it ends; new ones follow."""
     partitions = range(old_data.PAYMENT_PARTITIONS)
     for partition in partitions:
         seen = [value for _, value in read_committed(client, "payments", partition)]

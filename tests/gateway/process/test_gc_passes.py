@@ -41,7 +41,7 @@ def collecting(old_min: int = 100_000_000) -> Iterator[list[Callable[[], None]]]
 
 @contextmanager
 def watched_passes() -> Iterator[list[int]]:
-    """How many objects each pass looks at."""
+    """The number of objects that each pass looks at."""
     passes: list[int] = []
 
     def passed(phase: str, info: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ def test_passes_are_short() -> None:
 
 
 def test_young_garbage() -> None:
-    """It is found soon, beside many objects that stay."""
+    """Young garbage is found soon, beside many objects that stay."""
     with collecting():
         kept = make(OBJECTS // 10)
         lost = weakref.ref(Node())

@@ -1,4 +1,4 @@
-"""Which exit code an error ends the process with, and which errors are defects: nothing is left out."""
+"""The exit code of each error, and the errors that are defects: nothing is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch's header claims and its records are not: refused, or put right, on every kind of topic."""
+"""False claims of a batch's header about its records: refused, or put right, on every kind of topic."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_tombstone_life() -> None:
 
 
 def test_tombstone_seen_while_a_stop_is_not_believed() -> None:
-    """Its time begins at what the wall clock shows: when the stop is believed, it has not passed already."""
+    """A horizon begins at the wall clock's time: when the stop is believed, it has not passed already."""
     partition = Partition()
     partition.append([(b"a", None)])
     partition.append([(b"z", b"0")])

@@ -168,7 +168,7 @@ def committed_records(partition: Partition, batches_max: int) -> list[Record]:
 
 
 def delivered(batches: Sequence[bytes], aborted: Sequence[tuple[int, int]]) -> list[Record]:
-    """What a consumer with read_committed makes of one answer: first offsets and writers are of what it is to skip."""
+    """The records that a read_committed consumer takes from one answer, less the listed aborted transactions."""
     records, waiting, skipped = list[Record](), sorted(aborted), set[int]()
     for batch in batches:
         header = read_header(batch)
@@ -326,7 +326,7 @@ def test_data_that_comes_back() -> None:
 
 
 def test_last_batch_of_an_active_writer() -> None:
-    """It stays as a header though its transaction was aborted, and so its marker stays, and is listed."""
+    """The last batch stays as a header though its transaction was aborted, so its marker stays, and is listed."""
     partition = Partition()
     partition.append([(b"a", b"1")], 7)
     partition.finish(7, commit=False)
@@ -343,7 +343,7 @@ def test_last_batch_of_an_active_writer() -> None:
 
 
 def test_commit_marker() -> None:
-    """It stays while a record of its transaction does; when a later value has taken its place, until the horizon."""
+    """A marker stays while a record of its transaction does; after a later value took its place, until the horizon."""
     partition = Partition()
     partition.append([(b"a", b"1")], 7)
     partition.finish(7, commit=True)

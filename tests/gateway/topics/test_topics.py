@@ -33,7 +33,7 @@ def test_finished_without_the_asker(admin: Admin) -> None:
 
 
 def test_same_name_at_the_same_time(admin: Admin) -> None:
-    """Of several creations of one name one succeeds, the others hear that it exists."""
+    """One of several creations of one name succeeds, the others hear that it exists."""
     wanted = [WantedTopic(new_name())]
 
     async def together() -> list[object]:
@@ -60,7 +60,7 @@ def test_appends_at_the_same_time(admin: Admin) -> None:
 
 
 def test_growth_at_the_same_time(admin: Admin) -> None:
-    """Of two growths the later one starts from the result of the earlier one."""
+    """The later of two growths starts from the result of the earlier one."""
     name = admin.create(2)
 
     async def together() -> list[Refusal | None]:

@@ -209,7 +209,7 @@ def test_several_transactions_at_once(admin: Admin, topic: str) -> None:
 @pytest.mark.parametrize("version", range(6))
 @pytest.mark.parametrize("committed", [True, False])
 def test_end(admin: Admin, topic: str, version: int, committed: bool) -> None:
-    """It is answered when everything has ended; from version 5 on with the producer's new epoch."""
+    """EndTxn is answered when everything has ended; from version 5 on with the producer's new epoch."""
     producer = Producer(admin, new_name())
     before = producer.who
     producer.write(topic, b"a")

@@ -206,7 +206,7 @@ def test_expiry(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bumps", [True, False])
 def test_full_disk(tmp_path: Path, bumps: bool) -> None:
-    """Whatever finds no room is refused for now and has changed nothing; it succeeds when there is room."""
+    """A request that finds no room is refused for now and has changed nothing; it succeeds when there is room."""
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:

@@ -23,7 +23,7 @@ async def begin(services: Services) -> None:
 
 
 async def look(services: Services) -> tuple[bool, bool]:
-    """What a sweep leaves: whether there are the offset and the id."""
+    """The result of a sweep: whether the offset and the id are still there."""
     await services.groups.sweep()
     await services.groups._journal.settle()
     await services.transactions.forget_unused()

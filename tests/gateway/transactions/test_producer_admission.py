@@ -31,7 +31,7 @@ class Partitions:
         self.admission = NewProducers(self.known, self.clock)
 
     def bring(self, host: str, count: int) -> int:
-        """How many of these are taken."""
+        """The number of these that are taken."""
         for number in range(count):
             try:
                 self.known.admit()
@@ -70,7 +70,7 @@ def test_counts_begin_anew() -> None:
 
 
 def test_many_addresses() -> None:
-    """What is remembered of addresses is bounded; those that are not told apart share one part."""
+    """The memory of addresses is bounded; addresses that are not told apart share one part."""
     partitions = Partitions()
     for number in range(ADDRESSES_MAX):
         partitions.admission.admit(f"host {number}")

@@ -98,7 +98,7 @@ def test_the_end_shows_all(admin: Admin, topic: str, one: Producer, committed: b
 
 
 def test_the_oldest_counts(admin: Admin, topic: str, one: Producer, other: Producer) -> None:
-    """Of several open transactions the one that began first holds readers up."""
+    """The open transaction that began first holds readers up."""
     one.write(topic, b"a")
     other.write(topic, b"b")
     other.end()
@@ -236,7 +236,7 @@ def test_only_stable_bytes_count(admin: Admin, topic: str, one: Producer) -> Non
 
 
 def test_bytes_after_a_transaction_count(admin: Admin, topic: str, one: Producer, other: Producer) -> None:
-    """What settles with one transaction and what is written after it add up."""
+    """Records that settle with one transaction and records written after it add up."""
     one.write(topic, b"x" * 1_000)
     found = ask_meanwhile(
         admin,
@@ -354,7 +354,7 @@ def test_by_time(admin: Admin, topic: str, one: Producer) -> None:
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_largest_timestamp(tmp_path: Path, restarted: bool) -> None:
-    """It is that of a record, never of a marker, nor of one that is not to be seen."""
+    """The offset is that of a visible record, never of a marker or of an invisible record."""
     with admin_of(tmp_path) as admin:
         topic, producer = admin.create(), Producer(admin, "x")
         producer.write(topic, b"a", timestamp=NOW + 5)

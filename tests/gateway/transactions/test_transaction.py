@@ -33,7 +33,7 @@ INVALID = ErrorCode.invalid_txn_state
 
 
 def transaction(state: TransactionState, **changes: object) -> Transaction:
-    """Of producer `ME`, who was `BEFORE`."""
+    """A transaction of producer `ME`, who was `BEFORE`."""
     known = Transaction(
         transactional_id="t", producer_id=7, epoch=3, last=BEFORE, timeout_ms=60_000, state=state, changed_ms=NOW
     )

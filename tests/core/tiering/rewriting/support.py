@@ -43,7 +43,7 @@ class FirstByte:
         return len(self._last)
 
     def run_begins(self, aborted: Sequence[AbortedTransaction]) -> None:
-        """Its entries are of no transaction."""
+        """Ignore transactions: these entries belong to none."""
 
     def has_left(self, transaction: AbortedTransaction) -> bool:
         return True
@@ -74,7 +74,7 @@ def setup_for(directory: Path, filter_for: type[FirstByte] | None = None) -> Wor
 
 
 def eager_policy(config: Mapping[str, str]) -> StreamPolicy:
-    """What is compacted is compacted whenever there is anything new."""
+    """Every new entry makes a compacted slot due."""
     return replace(policy_from(config), min_dirty_ratio=0.0)
 
 

@@ -212,7 +212,7 @@ async def kill_first_worker(rewriter: Rewriter) -> None:
 
 
 def test_compaction(tmp_path: Path) -> None:
-    """Of a compacted stream's chunks stays what the filter keeps; sequence numbers and coverage do not change."""
+    """A compacted stream's chunks keep the entries that the filter keeps; sequence numbers and coverage stay."""
 
     async def scenario() -> None:
         async with rewriting_store(tmp_path, filter_for=FirstByte) as store:

@@ -44,7 +44,7 @@ def known(
 
 @given(st.lists(RANGES, max_size=12))
 def test_claims(ranges: list[tuple[int, int]]) -> None:
-    """What is given is exactly what nobody had, in order and in as few pieces as can be."""
+    """The given parts are exactly the free ones, in order and in as few pieces as possible."""
     claims, taken = Claims(), set[int]()
     for first, end in ranges:
         free = claims.claim(first, end)
@@ -131,7 +131,7 @@ def test_the_end_is_missing() -> None:
 
 
 def test_a_late_upload_of_a_store_that_was_replaced() -> None:
-    """Its leader epoch is older than what lies before it: it is refused, and what is behind stays."""
+    """A chunk whose leader epoch is older than the one before it is refused; the chunks behind it stay."""
     slot = settle(known(), [row(0, 10, 1), row(10, 20, 1001), row(20, 30, 1)])
 
     assert [one.first for one in slot.refused] == [20]
@@ -146,7 +146,7 @@ def test_nothing_there() -> None:
 
 
 def test_a_slot_that_no_snapshot_knows() -> None:
-    """It begins with its first chunk: what was before may have been deleted."""
+    """A slot begins with its first chunk, because entries before it may have been deleted."""
     slot = settle(None, [row(40, 50, 3), row(50, 60, 4)])
 
     assert (slot.start, slot.end, slot.lost) == (40, 60, ())
@@ -154,7 +154,7 @@ def test_a_slot_that_no_snapshot_knows() -> None:
 
 
 def test_epochs() -> None:
-    """What the snapshot knew, as far as it is there, then what chunks say."""
+    """The epochs that the snapshot knew, as far as their entries are there, then the chunks' epochs."""
     slot = settle(known(durable_end=15, epochs=[(1, 0), (2, 5), (7, 30)]), [row(0, 10, 2), row(10, 20, 9)])
 
     assert slot.epochs == ((1, 0), (2, 5), (9, 10))

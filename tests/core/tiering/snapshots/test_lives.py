@@ -1,4 +1,4 @@
-"""What another life of a store has left: which ids are not believed, and how that is stored."""
+"""The traces of another life of a store: the ids that are not believed, and how these are stored."""
 
 from __future__ import annotations
 

@@ -315,7 +315,7 @@ def test_the_newest_chunk_is_right(tmp_path: Path) -> None:
 
 
 def test_a_store_that_had_been_replaced(tmp_path: Path) -> None:
-    """What it uploads after its successor began has an older leader epoch than what lies before it: refused."""
+    """A chunk that the replaced store uploads later is refused: its leader epoch is below the one before it."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")

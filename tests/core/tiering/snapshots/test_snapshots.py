@@ -148,7 +148,7 @@ def test_while_slots_change(tmp_path: Path) -> None:
 
 
 def test_writers(tmp_path: Path) -> None:
-    """Of each idempotent writer a snapshot has the batches that were durable, and none that was on its way."""
+    """A snapshot has the durable batches of each idempotent writer, and none that was on its way."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
@@ -210,7 +210,7 @@ def test_soon_after(tmp_path: Path, promise: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_others_wait_for_the_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written all the time, and what nobody was told, does not ask for a snapshot."""
+    """Tables that are written all the time, or that no client was told of, do not ask for a snapshot."""
     monkeypatch.setattr("core.tiering.snapshots.snapshots.SOON_S", 0.0)
 
     async def scenario() -> None:

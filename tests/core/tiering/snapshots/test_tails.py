@@ -1,4 +1,4 @@
-"""What a recovered slot's last entries say: of writers that are known again, and of transactions that are torn."""
+"""The last entries of a recovered slot: the writers that they make known again, and torn transactions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def state_of(batches: list[WriterBatch], epoch: int = 0) -> WriterState:
 
 
 def test_behind_a_gap() -> None:
-    """What came back is a duplicate, anything else goes on; then sequences are held to again."""
+    """A batch that came back is a duplicate, any other goes on; then sequences are checked again."""
     state = state_of([new_batch(0, 0, 0, 10, 1), new_batch(0, 10, 10, 10, 1)])
     state.batches.append(gap_after(state.batches[-1]))
 
@@ -65,7 +65,7 @@ def decoded(tail: Tail, end: int) -> dict[int, list[WriterBatch]]:
 
 
 def test_only_what_came_back(lost_batches: WriterSnapshot) -> None:
-    """Of a snapshot's batches, those behind the end and those in a lost stretch are unknown."""
+    """A snapshot's batches behind the end or in a lost stretch are unknown."""
     tail = Tail(PLACE, 35, [(12, 15)], [lost_batches])
 
     found = decoded(tail, 35)[7]
@@ -162,7 +162,7 @@ def rows(*sizes: int) -> list[RunRow]:
 
 
 def test_how_much_is_looked_at() -> None:
-    """What the snapshot did not know, within a bound, and always something before it."""
+    """All entries are read that the snapshot did not know, within a bound, and always some before them."""
     some = LOOK_BACK_BYTES // 2
     assert [one.first for one in last_rows(rows(some, some, some, some), 40)] == [20, 30]
     assert [one.first for one in last_rows(rows(some, some, some, some), 10)] == [10, 20, 30]

@@ -31,7 +31,7 @@ def test_a_burst_is_left_to_the_log() -> None:
 
 
 def test_a_steady_load_settles_without_pressure() -> None:
-    """What goes out becomes what comes in, though nothing leaves the log for 30 s after it is in a chunk."""
+    """As much goes out as comes in, though nothing leaves the log for 30 s after it is in a chunk."""
     for incoming in (20 * MIB, 50 * MIB):
         appended = moved = 0.0
         history = []

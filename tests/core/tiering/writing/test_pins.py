@@ -1,4 +1,4 @@
-"""What pins the log: an open transaction or a damaged entry holds up its own slot, and nobody else."""
+"""Pins of the log: an open transaction or a damaged entry holds up its own slot, and no other."""
 
 from __future__ import annotations
 

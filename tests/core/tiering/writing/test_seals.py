@@ -32,7 +32,7 @@ def is_tiered(slot: Slot) -> bool:
 
 
 def labels(store: Store, slot: Slot) -> list[tuple[int, int, int]]:
-    """Which segment chunks say that entries belong to, neighbours as one."""
+    """The segments that chunks name for entries, neighbours as one."""
     found: list[tuple[int, int, int]] = []
     for run_ in runs_of(store, slot):
         if found and found[-1][2] == run_.segment_id:

@@ -141,7 +141,7 @@ def test_many_slots_share_chunks(tmp_path: Path) -> None:
 
 
 def test_intents_of_an_earlier_run_are_swept(tmp_path: Path) -> None:
-    """What an interrupted upload left is never committed, and deleted, also when it arrives late. Nothing else is."""
+    """An interrupted upload is never committed, and its object deleted, even if it arrives late. Nothing else is."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -165,7 +165,7 @@ def test_intents_of_an_earlier_run_are_swept(tmp_path: Path) -> None:
 
 
 def test_unfinished_uploads_are_swept(tmp_path: Path) -> None:
-    """What a killed process left half put is removed once nobody can be at it any more; what is younger stays."""
+    """Half an upload of a killed process is removed once no put can still use it; a younger one stays."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -341,7 +341,7 @@ def test_trim_during_an_upload(tmp_path: Path) -> None:
 
 
 def test_cache_that_is_not_wanted_any_more(tmp_path: Path) -> None:
-    """What a process left that was killed goes from the disk, also where nothing is to be cached on disk now."""
+    """Files that a killed process left in the cache go from the disk, even if nothing is cached on disk now."""
 
     async def scenario() -> None:
         async with tiered_store(tmp_path) as store:
