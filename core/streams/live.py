@@ -394,7 +394,7 @@ class Slot:
     def encoding(self) -> Generator[None, None, bytes]:
         """The same in steps, between which anything may happen to the slot; what it returns is encoded.
 
-        All but the writers is of the first step. Of each writer only what was durable then is taken, if it is still
+        All but the writers is as of the first step. Of each writer only what was durable then is taken, if it is still
         remembered: what it has done since lies behind the slot's end in the log, and replay adds it. A writer that has
         begun since is left out, for the same reason.
         """
@@ -409,7 +409,7 @@ class Slot:
             leader_epochs=[epoch for epoch in self.leader_epochs if epoch[1] < durable],
         )
         segments = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
-        rest = encode_rest(segments, self.transactions, durable)
+        transactions = None if self.transactions is None else self.transactions.encoding(durable)
         writers, count = bytearray(), 0
         for states in self.writers_stepwise():
             for writer_id, state in states:
@@ -419,6 +419,7 @@ class Slot:
                     writers += encode_writer(writer_id, epoch, state.last_use_ms, batches)
                     count += 1
             yield
+        rest = encode_rest(segments) if transactions is None else encode_rest(segments, (yield from transactions))
         return joined(head, count, writers, rest)
 
     def decode(self, value: bytes) -> None:

@@ -139,7 +139,8 @@ class SavedSlot(NamedTuple):
             leader_epochs=self.leader_epochs,
         )
         writers = b"".join(encode_writer(*writer) for writer in self.writers)
-        return joined(head, len(self.writers), writers, encode_rest(self.segments, self.transactions, self.end))
+        transactions = NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(self.end)
+        return joined(head, len(self.writers), writers, encode_rest(self.segments, transactions))
 
 
 def encode_head(
@@ -167,13 +168,13 @@ def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequenc
     return _WRITERS[count].pack(writer_id, epoch, last_use_ms, count, *chain.from_iterable(batches))
 
 
-def encode_rest(segments: Sequence[SegmentStretch], transactions: SlotTransactions | None, end: int) -> bytes:
-    """The part behind the writers. Transactions that began at or behind `end` are left out."""
+def encode_rest(segments: Sequence[SegmentStretch], transactions: bytes = NO_TRANSACTIONS) -> bytes:
+    """The part behind the writers; `transactions` as `SlotTransactions` encodes them."""
     return b"".join(
         (
             _COUNT.pack(len(segments)),
             *(_SEGMENT.pack(*stretch) for stretch in segments),
-            NO_TRANSACTIONS if transactions is None else transactions.encode(end),
+            transactions,
         )
     )
 
@@ -186,7 +187,7 @@ def joined(head: bytes, writer_count: int, writers: bytes | bytearray, rest: byt
 def encode_tiered_rest(writers: Iterable[bytes]) -> bytes:
     """The part behind the head, of a slot whose entries are all in chunks; `writers` as `encode_writer` makes them."""
     encoded = list(writers)
-    return joined(b"", len(encoded), b"".join(encoded), encode_rest((), None, 0))
+    return joined(b"", len(encoded), b"".join(encoded), encode_rest(()))
 
 
 def decode_slot(value: bytes) -> SavedSlot:

@@ -18,12 +18,14 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final, NamedTuple
 
 assert sys.byteorder == "little", "aborted transactions are stored as the bytes of memory"
 
 COLUMNS: Final = 4
+ROWS_PER_STEP: Final = 1_000
+"""Transactions that one step encodes: half a millisecond."""
 _COUNT: Final = struct.Struct("<I")
 _UNSTABLE: Final = struct.Struct("<qqQ")
 
@@ -85,15 +87,16 @@ class SlotTransactions:
 
     def encode(self, durable_end: int) -> bytes:
         """The state as laid out in `core.streams.slot_format`, without transactions in flight."""
-        unstable = [(first, *known) for first, known in self.unstable.items() if first < durable_end]
-        return b"".join(
-            (
-                _COUNT.pack(len(unstable)),
-                *(_UNSTABLE.pack(*row) for row in unstable),
-                _COUNT.pack(len(self.aborted) // COLUMNS),
-                self.aborted.tobytes(),
-            )
-        )
+        steps = self.encoding(durable_end)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def encoding(self, durable_end: int) -> Generator[None, None, bytes]:
+        """The same in steps. The result is the state at this call, whatever happens in between."""
+        return _encoding(list(self.unstable.items()), self.aborted, len(self.aborted), durable_end)
 
     @classmethod
     def decode(cls, value: bytes, position: int) -> tuple[SlotTransactions | None, int]:
@@ -112,6 +115,20 @@ class SlotTransactions:
             raise struct.error(f"{count} aborted transactions are cut off")
         decoded.aborted.frombytes(value[position:end])
         return (decoded if decoded.unstable or decoded.aborted else None), end
+
+
+def _encoding(
+    unstable: Sequence[tuple[int, Unstable]], aborted: array[int], aborted_end: int, durable_end: int
+) -> Generator[None, None, bytes]:
+    rows = bytearray()
+    for at in range(0, len(unstable), ROWS_PER_STEP):
+        for first, known in unstable[at : at + ROWS_PER_STEP]:
+            if first < durable_end:
+                rows += _UNSTABLE.pack(first, *known)
+        yield
+    ended = aborted[:aborted_end]
+    counts = _COUNT.pack(len(rows) // _UNSTABLE.size), _COUNT.pack(aborted_end // COLUMNS)
+    return b"".join((counts[0], rows, counts[1], ended.tobytes()))
 
 
 NO_TRANSACTIONS: Final = _COUNT.pack(0) + _COUNT.pack(0)

@@ -13,7 +13,7 @@ from core.clock import ManualClock
 from core.errors import SequenceGap, StaleWriterEpoch
 from core.log.format import IN_TRANSACTION
 from core.streams.live import Slot
-from core.streams.transactions import overlapping
+from core.streams.transactions import ROWS_PER_STEP, SlotTransactions, overlapping
 from tests.core.support import (
     SMALL,
     Gate,
@@ -385,3 +385,27 @@ def test_markers_are_no_batches_of_their_writers(tmp_path: Path) -> None:
         await store.close()
 
     run(scenario())
+
+
+def test_saved_in_steps() -> None:
+    """Whatever happens between its steps, what is saved is as of the first; no step has more than its rows."""
+    known = SlotTransactions()
+    for writer in range(3 * ROWS_PER_STEP):
+        known.began(writer, writer, 0)
+    known.ending(0)
+    known.ended(0, 3 * ROWS_PER_STEP, committed=False)
+    durable_end = 2 * ROWS_PER_STEP
+    at_once = known.encode(durable_end)
+
+    steps = known.encoding(durable_end)
+    for count in range(3):
+        next(steps)
+        known.began(-1 - count, durable_end + 10_000 + count, 0)
+        known.ending(1 + count)
+        known.ended(1 + count, 3 * ROWS_PER_STEP + 1 + count, committed=False)
+        known.forget_before(3 * ROWS_PER_STEP + 1)
+    with pytest.raises(StopIteration) as done:
+        next(steps)
+
+    assert done.value.value == at_once
+    assert known.encode(durable_end) != at_once
