@@ -197,10 +197,18 @@ def _throughput(work: Work, system: System, topic: str) -> Iterator[Figure]:
 
 
 def _written(work: Work, system: System, topic: str) -> Iterator[Figure]:
-    """All of what was just written is read back, from the beginning to the end."""
+    """All of what was just written is read back, from the beginning to the end.
+
+    As much was written before, as on a server that has run for a while: its caches have had time to take memory.
+    """
     count = work.mb * 1_000_000 // work.size
     options = {"size": work.size, "writers": work.writers, "partitions": work.partitions}
-    system.write(topic, count=count, run=BATCH_RECORDS if work.writers > 1 else 1, **options)
+    run = BATCH_RECORDS if work.writers > 1 else 1
+    earlier = f"{topic}-before"
+    system.create(earlier, work.partitions)
+    system.write(earlier, count=count, run=run, **options)
+    until_quiet([system])
+    system.write(topic, count=count, run=run, **options)
     before = system.server.cpu_seconds()
     read = system.read(topic, count=count, readers=work.readers, partitions=work.partitions)
     cpu_s = system.server.cpu_seconds() - before
