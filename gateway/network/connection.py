@@ -14,7 +14,6 @@ import contextlib
 import logging
 import os
 import select
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
@@ -43,7 +42,6 @@ PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")
 
 PEER_LEFT: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
-_now: Final = time.perf_counter
 _T = TypeVar("_T")
 
 # Reasons for not reading a connection:
@@ -467,13 +465,10 @@ class Connection(asyncio.BufferedProtocol):
         self.active_s = self._host.now_s
         if size <= JOIN_BYTES_MAX:
             self._transport.write(b"".join(out))
-            return
-        began_s = _now()
-        if size >= LARGE_BYTES_MIN and not self._transport.get_write_buffer_size():
+        elif size >= LARGE_BYTES_MIN and not self._transport.get_write_buffer_size():
             self._write_large(out)
         else:
             self._transport.writelines(copied(out))
-        self._host.turns.spend(self.party, _now() - began_s)
 
     def _write_large(self, out: list[Part]) -> None:
         """Write without the transport, which would hold up every other thread while it copies to the kernel."""
