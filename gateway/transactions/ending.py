@@ -2,9 +2,9 @@
 
 Invariants:
 - Markers in every partition, the offsets that it commits, and its new state: all of it lasts, or nothing.
-- If partitions lie in other containers, or are more than `PLACES_AT_ONCE`, the outcome is logged first, then the
-  markers in each of them, then the rest. What a crash or a failure leaves in between is completed by the next look or
-  the next start, with the same outcome.
+- If partitions lie in other containers, or partitions or offsets are many, the outcome is logged first, then the
+  markers in each partition and the offsets, some at a time, then the rest. What a crash or a failure leaves in between
+  is completed by the next look or the next start, with the same outcome. An offset is unstable until its turn.
 - Offsets of a topic or group that is deleted meanwhile are not committed.
 """
 
@@ -39,6 +39,10 @@ _log: Final = logging.getLogger(__name__)
 
 PLACES_AT_ONCE: Final = 1_000
 """Partitions that are added, or get their markers, in one turn of the loop: some 10 ms of markers."""
+
+
+OFFSETS_AT_ONCE: Final = 2_000
+"""Offsets that are committed in one turn of the loop: some 12 ms."""
 
 
 class TransactionCounters:
@@ -80,8 +84,9 @@ class Endings:
 
     async def end(self, prepared: Transaction) -> None:
         """Carry out the chosen outcome. Nothing has changed if it raises StoreError before anything was logged."""
-        if len(prepared.partitions) > PLACES_AT_ONCE:
-            await self._mark_many(prepared)
+        offsets = self.pending_offsets.of(prepared.producer_id)
+        if len(prepared.partitions) > PLACES_AT_ONCE or len(offsets) > OFFSETS_AT_ONCE:
+            await self._carry_out_in_turns(prepared)
             await self._complete(prepared, ())
             return
         home = self._store.home
@@ -101,17 +106,31 @@ class Endings:
         finally:
             self._ending.discard(prepared.transactional_id)
 
-    async def _mark_many(self, prepared: Transaction) -> None:
-        """The same for many partitions, some in a turn. From the outcome on nobody writes in this transaction, so a
-        partition without an open one has none until the end."""
+    async def _carry_out_in_turns(self, prepared: Transaction) -> None:
+        """Log the outcome, then the markers and offsets, some in a turn. From the outcome on nobody writes in this
+        transaction, so a partition without an open one has none until the end."""
         self._ending.add(prepared.transactional_id)
         try:
             await self._known.change(prepared)
             async for first in in_turns(range(0, len(prepared.partitions), PLACES_AT_ONCE)):
                 ends = self._ends(prepared, prepared.places.some(first, PLACES_AT_ONCE), only_open=True)
                 await asyncio.gather(*(container.end_transactions(some, ()) for container, some in ends.items()))
+            await self._settle_offsets(prepared)
         finally:
             self._ending.discard(prepared.transactional_id)
+
+    async def _settle_offsets(self, prepared: Transaction) -> None:
+        """Commit or drop all offsets but the last ones, which go with the transaction's new state."""
+        producer_id = prepared.producer_id
+        pending = list(self.pending_offsets.of(producer_id).items())
+        async for first in in_turns(range(0, len(pending) - OFFSETS_AT_ONCE, OFFSETS_AT_ONCE)):
+            held = self.pending_offsets.of(producer_id)  # less, where a topic or group was deleted meanwhile
+            some = {key: offset for key, offset in pending[first : first + OFFSETS_AT_ONCE] if key in held}
+            committed = self._committed(some) if prepared.is_committed else {}
+            logged = self._store.home.submit([*deletes(producer_id, some), *self._offsets.puts(committed)])
+            self.pending_offsets.drop(producer_id, some)
+            self._offsets.submitted(committed, logged)
+            await asyncio.shield(logged)
 
     async def _complete(self, prepared: Transaction, ends: Sequence[TransactionEnd]) -> None:
         producer_id = prepared.producer_id

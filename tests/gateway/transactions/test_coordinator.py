@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from core.clock import ManualClock
+from core.container.container import Container
 from core.errors import NotHosted, StorageFull
-from core.log.records import Put
+from core.log.records import Operation, Put
+from gateway.groups.offsets.service import OffsetCommit
 from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_end
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, encode_transaction
@@ -604,6 +607,46 @@ def test_several_transactions_of_one_offset(tmp_path: Path) -> None:
             assert (services.offset(), services.is_unstable()) == (2, True)
             await services.end(other, name="y", committed=False)
             assert (services.offset(), services.is_unstable()) == (2, False)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_offsets_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool, turns: int) -> None:
+    """Many offsets end some at a time behind the outcome; after a crash at any turn the rest ends the same way."""
+    monkeypatch.setattr("gateway.transactions.ending.OFFSETS_AT_ONCE", 2)
+    real = Container.submit
+    left = turns + 1  # records until the crash, the outcome among them
+
+    def submit(container: Container, operations: Sequence[Operation]) -> asyncio.Future[None]:
+        nonlocal left
+        if left == 0:
+            raise StorageFull("the disk is full")
+        left -= 1
+        return real(container, operations)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t", 9)
+            who = await services.init()
+            offsets, _ = services.groups.offsets.judge("g", [OffsetCommit("t", n, 7 + n, -1, "") for n in range(9)])
+            await services.transactions.commit_offsets("x", who, "g", offsets)
+            with monkeypatch.context() as patch:
+                patch.setattr(Container, "submit", submit)
+                with pytest.raises(StorageFull):
+                    await services.end(who, committed=committed)
+            assert len(list(services.transactions.pending_offsets.keys_of_group("g"))) == 9 - 2 * turns
+            assert services.known().is_committed == committed
+        async with serving(tmp_path) as services:
+            assert services.known().state is (
+                TransactionState.COMPLETE_COMMIT if committed else TransactionState.COMPLETE_ABORT
+            )
+            assert not list(services.transactions.pending_offsets.keys_of_group("g"))
+            found = services.groups.offsets.of_group("g").get("t", {})
+            assert {n: offset.offset for n, offset in found.items()} == (
+                {n: 7 + n for n in range(9)} if committed else {}
+            )
 
     run(scenario())
 
