@@ -33,7 +33,7 @@ from gateway.dispatch.route import took
 from gateway.fetching.cold_reads import ColdReads
 from gateway.fetching.looking import ColdRead, Findings
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, Target, TopicKey
-from gateway.network.turns import Pace, is_out_of_turn
+from gateway.network.turns import Stint, is_out_of_turn
 from gateway.refusals import Refusal
 from gateway.wire.codec import request_codec
 from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER
@@ -130,14 +130,14 @@ class _Fetch(Findings):
         self._find_session(request)
         self.wanted.watch()  # each partition from its arrival on
         with_ids = self.version >= TOPIC_IDS_SINCE
-        pace = self._pace()
+        stint = self._stint()
         for topic in request.forgotten_topics_data:
             for some in slices(topic.partitions):
-                await _breathe(pace)
+                await _breathe(stint)
                 self._forget_partitions(topic.topic_id if with_ids else topic.topic, some)
         for topic in request.topics:
             for some in slices(topic.partitions):
-                await _breathe(pace)
+                await _breathe(stint)
                 self._want(topic.topic_id if with_ids else topic.topic, some)
         if self.session is not None:
             self._keep_session(self.session)
@@ -225,9 +225,9 @@ class _Fetch(Findings):
         """Look at many partitions; give way in between."""
         self.looking = True
         try:
-            pace = self._pace()
+            stint = self._stint()
             for some in slices(todo):
-                await _breathe(pace)
+                await _breathe(stint)
                 if self.connection.closed:
                     break
                 self.wanted.find_slots(self.stream, some)
@@ -246,8 +246,8 @@ class _Fetch(Findings):
         else:
             self._decide_after_others()
 
-    def _pace(self) -> Pace:
-        return Pace(self.connection.turns, self.connection.party)
+    def _stint(self) -> Stint:
+        return Stint(self.connection.turns, self.connection.party)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on as a task, whose steps are turns of the connection's party."""
@@ -296,9 +296,9 @@ class _Fetch(Findings):
     async def _choose_of_many(self, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
         cold: list[ColdRead] = []
         left: list[Target] = []
-        pace = self._pace()
+        stint = self._stint()
         for some in slices(todo):
-            await _breathe(pace)
+            await _breathe(stint)
             if self.connection.closed:
                 break
             self.choose(some, cold, left)
@@ -331,9 +331,9 @@ class _Fetch(Findings):
         self.waited = True
         left_out = set(self.late)
         again = [target for target in self.wanted.dirty if target not in left_out]
-        pace = self._pace()
+        stint = self._stint()
         for some in slices(again):
-            await _breathe(pace)
+            await _breathe(stint)
             for target in some:
                 cold = self.look(target)
                 if cold is not None:
@@ -411,9 +411,9 @@ class _Fetch(Findings):
         self._finish()
         topics: dict[TopicKey, list[FetchedPartition]] = {}
         late = set(self.late)
-        pace = self._pace()
+        stint = self._stint()
         for some in slices(list(self.results.items())):
-            await _breathe(pace)
+            await _breathe(stint)
             self._tell(some, topics, late)
         self.services.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
@@ -447,9 +447,9 @@ def slices(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
     return (items[first : first + LOOKS_AT_ONCE] for first in range(0, len(items), LOOKS_AT_ONCE))
 
 
-async def _breathe(pace: Pace) -> None:
-    if pace.is_over:
-        await pace.give_way()
+async def _breathe(stint: Stint) -> None:
+    if stint.is_over:
+        await stint.give_way()
 
 
 async def _settled(container: Container) -> None:

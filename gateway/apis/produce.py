@@ -36,7 +36,7 @@ from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import charge_elements, timed
 from gateway.dispatch.route import took
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
-from gateway.network.turns import Pace
+from gateway.network.turns import Stint
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
@@ -69,8 +69,7 @@ if TYPE_CHECKING:
     from core.streams.live import Slot, Stream
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
-    from gateway.records.openers import Openers
-    from gateway.records.openers import Pace as OpeningPace
+    from gateway.records.openers import Openers, Pace
     from gateway.records.record_batch import BatchHeader
     from gateway.services import Services
     from gateway.wire.headers import RequestHeader
@@ -245,13 +244,13 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
     """Handle a request, in this turn if that is short and no batch is opened off the loop."""
     transactional_id, acks, _, topics = data
     request = _Request(connection, reply, reply.route.version, acks)
-    pace = None
+    stint = None
     if len(topics) > 1 or (topics and len(topics[0][1]) > 1):
         topics = without_repetitions(topics)
-        pace = Pace(connection.turns, connection.party)
-    steps = _steps(request, transactional_id, topics, pace)
+        stint = Stint(connection.turns, connection.party)
+    steps = _steps(request, transactional_id, topics, stint)
     for _ in steps:
-        _hold(connection, reply, _go_on(request, steps, pace))
+        _hold(connection, reply, _go_on(request, steps, stint))
         return
     if request.unopened is not None:
         _hold(connection, reply, _go_on(request, steps, None))
@@ -260,9 +259,9 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
 
 
 def _steps(
-    request: _Request, transactional_id: str | None, topics: Batches, pace: Pace | None
+    request: _Request, transactional_id: str | None, topics: Batches, stint: Stint | None
 ) -> Generator[None, None, None]:
-    """Append or refuse each batch. Yields when the pace is over: anything may have changed when it goes on."""
+    """Append or refuse each batch. Yields when the stint is over: anything may have changed when it goes on."""
     services = request.connection.services
     refused = 0
     if request.acks not in (-1, 0, 1):
@@ -271,7 +270,7 @@ def _steps(
         request.writes = TransactionalWrites(services.transactions, transactional_id, request.version)
         if request.version >= ADDED_BY_WRITING_SINCE:
             for _ in request.writes.adding(topics, lambda topic: _stream(services, topic)):
-                if pace is not None and pace.is_over:
+                if stint is not None and stint.is_over:
                     yield
     now_ms = time.time_ns() // 1_000_000
     for topic, partitions in topics:
@@ -279,7 +278,7 @@ def _steps(
         request.topics.append((topic, results))
         stream = _stream(services, topic)
         for index, records in partitions:
-            if pace is not None and not len(results) % PARTITIONS_PER_LOOK and pace.is_over:
+            if stint is not None and not len(results) % PARTITIONS_PER_LOOK and stint.is_over:
                 yield
                 now_ms = time.time_ns() // 1_000_000
                 stream = _stream(services, topic)
@@ -328,8 +327,8 @@ async def _read_aside(connection: Connection, reply: ResponseSlot, body: memoryv
     charge_elements(reply, elements)
     request = _Request(connection, reply, reply.route.version, acks)
     request.is_long = True
-    pace = Pace(connection.turns, connection.party)
-    await _go_on(request, _steps(request, transactional_id, topics, pace), pace)
+    stint = Stint(connection.turns, connection.party)
+    await _go_on(request, _steps(request, transactional_id, topics, stint), stint)
 
 
 def _read_long(body: memoryview, version: int) -> tuple[ProducedData, int]:
@@ -339,12 +338,12 @@ def _read_long(body: memoryview, version: int) -> tuple[ProducedData, int]:
     return (transactional_id, acks, timeout_ms, without_repetitions(topics)), elements
 
 
-async def _go_on(request: _Request, steps: Iterator[None], pace: Pace | None) -> None:
+async def _go_on(request: _Request, steps: Iterator[None], stint: Stint | None) -> None:
     """Handle the rest of a request, giving way between its steps; then the batches that are opened off the loop."""
-    if pace is not None:
-        await pace.give_way()
+    if stint is not None:
+        await stint.give_way()
         for _ in steps:
-            await pace.give_way()
+            await stint.give_way()
     if request.unopened is not None:
         await _open(request, request.unopened)
     request.went_through()
@@ -365,7 +364,7 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
     """Open one batch off the loop and append it, if its topic is still there."""
     slot, index = one.slot, one.slot.number
 
-    def adapt(pace: OpeningPace) -> tuple[BatchHeader, memoryview]:
+    def adapt(pace: Pace) -> tuple[BatchHeader, memoryview]:
         return adapt_batch(one.batch, one.records, one.config, now_ms, services.validates_fully, pace)
 
     try:

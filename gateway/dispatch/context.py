@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from gateway.network.turns import Pace
+from gateway.network.turns import Stint
 
 if TYPE_CHECKING:
     from gateway.network.connection import Connection
@@ -44,8 +44,8 @@ class RequestContext:
 
     async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
         """One item after another; gives way to others when this has kept the event loop for long."""
-        pace = Pace(self.connection.turns, self.connection.party)
+        stint = Stint(self.connection.turns, self.connection.party)
         for item in items:
-            if pace.is_over:
-                await pace.give_way()
+            if stint.is_over:
+                await stint.give_way()
             yield item

@@ -188,7 +188,7 @@ class FairTurns:
                 return
 
 
-class Pace:
+class Stint:
     """The time since a handler last gave way."""
 
     __slots__ = ("_ends_at", "_party", "_turns")
