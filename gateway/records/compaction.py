@@ -44,7 +44,7 @@ from gateway.records.record_batch import (
     read_header,
 )
 from gateway.records.record_check import Content
-from gateway.records.records import DECOMPRESSED_BYTES_MAX, INT64_MIN, TOO_FAR, seal_batch
+from gateway.records.records import DECOMPRESSED_BYTES_MAX, INT64_MAX, INT64_MIN, TOO_FAR, seal_batch
 from gateway.records.walking import new_key_table, shifted
 from gateway.wire.error_codes import INVALID_RECORD
 from gateway.wire.errors import InvalidBatch
@@ -139,7 +139,8 @@ class Compactor:
         fresh = horizon is not None and not header.attributes & DELETE_HORIZON
         if sifted.content is None and not fresh:
             return entry
-        newest = header.max_timestamp if header.is_log_append_time else header.base_timestamp + sifted.newest
+        own = min(header.base_timestamp + sifted.newest, INT64_MAX)  # a record's distance may lead beyond
+        newest = header.max_timestamp if header.is_log_append_time else own
         kept = header._replace(record_count=sifted.kept, max_timestamp=newest)
         return _rebuilt(kept, content if sifted.content is None else sifted.content, horizon if fresh else None)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.tiering.filters import CompactionScope
 from gateway.records.compaction import Compactor
-from gateway.records.record_batch import DELETE_HORIZON, GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
+from gateway.records.record_batch import DELETE_HORIZON, GZIP, HEADER, LZ4, NONE, SNAPPY, ZSTD, read_header
 from gateway.records.records import Record, build_batch, iter_records, seal_batch
 
 NOW_MS = 1_700_000_000_000
@@ -304,3 +304,19 @@ def test_beyond_the_end() -> None:
     partition.compact(end=2)
 
     assert pairs(partition) == [(1, b"a", b"2"), (2, b"a", b"3")]
+
+
+def test_a_time_beyond_all_numbers_ends_no_round() -> None:
+    """A record's distance from the base may lead beyond 64 bits; its batch keeps the largest time that there is."""
+    partition = Partition()
+    partition.append([(b"a", b"1"), (b"b", b"2"), (b"c", b"3")])
+    batch = bytearray(partition.batches[0])
+    header = read_header(batch)._replace(base_timestamp=2**63 - 2, max_timestamp=2**63 - 1)
+    HEADER.pack_into(batch, 0, *header)
+    seal_batch(batch)
+    partition.batches[0] = bytes(batch)
+    partition.append([(b"a", b"newer")])
+    partition.compact()
+
+    kept = read_header(partition.batches[0])
+    assert (kept.record_count, kept.max_timestamp) == (2, 2**63 - 1)
