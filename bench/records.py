@@ -37,7 +37,7 @@ from gateway.wire.headers import RequestHeader, encode_request_header
 
 RESULT: Final = Path(__file__).resolve().parent / "results" / "records.json"
 PRODUCE, API_VERSIONS = 0, 18
-SMALL_RECORDS: Final = 2_000_000
+SMALL_RECORDS: Final = 1_000_000
 BATCHES: Final = 2_000
 IN_A_BATCH: Final = 16
 PING_S: Final = 0.002
