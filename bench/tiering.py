@@ -43,6 +43,8 @@ BUCKET: Final = "bench"
 PUTS: Final = re.compile(r'^minio_s3_requests_total\{api="putobject(?:part)?",.*\} (\S+)$', re.MULTILINE)
 CHUNK_BYTES: Final = 32 * MIB
 UPLOADS: Final = 4
+TAIL_BYTES: Final = 64 << 20
+"""Memory for recent records, so that history comes from long-term storage, as what is older than memory does."""
 SATURATED_LOG: Final = 2048 * MIB
 WARM_UP_BYTES: Final = 2 * SATURATED_LOG
 """Bytes until the log is full, and as many for the bare client: bytes that fit into log or page cache cost less."""
@@ -234,6 +236,7 @@ def running_penstock(
             "tier2.endpoint": minio.endpoint,
             "chunk.bytes": CHUNK_BYTES,
             "tier2.uploads": UPLOADS,
+            "log.cache.bytes": TAIL_BYTES,
         }
         environment = {"PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER, "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD}
     server = Penstock(directory / "penstock", chosen | (settings or {}), environment)

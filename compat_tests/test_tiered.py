@@ -26,6 +26,7 @@ from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
 SETTINGS: Final = {
     "log.file.bytes": "1048576",
+    "log.cache.bytes": "1048576",
     "checkpoint.interval.ms": "500",
     "log.retention.check.interval.ms": "500",
     "chunk.bytes": "262144",

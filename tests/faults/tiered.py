@@ -49,6 +49,7 @@ QUICK: Final[Mapping[str, object]] = {
     "file.delete.delay.ms": 300,
     "tier2.abandoned.ms": 500,
     "rewrite.interval.ms": 300,
+    "log.cache.bytes": MIB,  # what leaves the log leaves memory soon
     "tier2.cache.bytes": MIB,
     "tier2.read.ahead.bytes": 256 * KIB,
     # Time-outs after which a call is tried again: below what a test waits for.
