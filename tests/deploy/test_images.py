@@ -184,6 +184,9 @@ def test_build(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert found.stdout.startswith(str(tmp_path / "out"))
+    walks = [sys.executable, "-c", "import gateway.records.native_walk as native; print(native.__file__)"]
+    native = subprocess.run(walks, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path)
+    assert native.stdout.startswith(str(tmp_path / "out"))
 
 
 def test_serves_as_composed(services: dict[str, Any], tmp_path: Path, own_minio: MinioServer) -> None:
