@@ -63,7 +63,7 @@ def log_directory(store: Path, container_id: int) -> Path:
 
 
 def _files_in(directory: Path, name: str, config: StoreConfig) -> NewWriter:
-    """Where a log's bytes go: files on a disk."""
+    """Make the writer of a log whose bytes go to files on a disk."""
 
     def new_writer(size: int, reports: LogReports) -> LogWriter:
         return FileWriter(directory, name, size, config, reports)

@@ -31,7 +31,7 @@ from core.turns import Turn
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES: Final = MIB
-"""Of values in one write to RocksDB, but for one that is larger by itself."""
+"""The most bytes of values in one write to RocksDB, but for a value that is larger by itself."""
 
 CAPTURE_ROWS: Final = 2000
 """Rows of tables that are captured in one turn."""
@@ -56,7 +56,7 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class _Values:
-    """What one checkpoint writes: values, keys without a value, and the keys of streams that are gone.
+    """The contents of one checkpoint: values, keys without a value, and the keys of streams that are gone.
 
     The last leave together with P: replay from an older P may come to records of a stream that only make sense while
     the slots of that stream are known. What RocksDB takes over of `stored` leaves memory afterwards.
@@ -69,7 +69,7 @@ class _Values:
 
 
 class Checkpoints:
-    """Of one container. For the event loop; `thread` does what blocks."""
+    """The checkpoints of one container. For the event loop; `thread` does what blocks."""
 
     def __init__(self, source: Source, thread: MetadataThread) -> None:
         self._source = source

@@ -28,7 +28,7 @@ FAILURE_PAUSE_S: Final = 1.0
 
 
 class Indexing:
-    """Of one container. For the event loop; `thread` does what blocks."""
+    """The indexing of one container. For the event loop; `thread` does what blocks."""
 
     def __init__(self, container: Container, thread: MetadataThread) -> None:
         self._container = container

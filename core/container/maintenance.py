@@ -1,4 +1,4 @@
-"""What a container does in the background, and when.
+"""The background work of a container, and its times.
 
 Files are indexed as they are completed. A checkpoint is due by time, by the growth of the log, or when the log is
 pressed; behind each one the log gives up the files that nobody needs.

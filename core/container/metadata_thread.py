@@ -55,7 +55,7 @@ class Owner(Protocol):
 
 
 class MetadataThread:
-    """Of one container. Methods are for the event loop."""
+    """The metadata thread of one container. Methods are for the event loop."""
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -88,7 +88,7 @@ class MetadataThread:
         return refs
 
     def put_back(self, refs: Iterable[BlockRef]) -> None:
-        """That flush failed."""
+        """Note that the flush failed."""
         self._unflushed += refs
 
     def forget(self, file: LogFile) -> None:

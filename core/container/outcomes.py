@@ -1,4 +1,4 @@
-"""What durable updates have made of a container: its tables, its streams, and where their slots start.
+"""The outcomes of durable updates in a container: its tables, its streams, and where their slots start.
 
 **Invariants**
 
@@ -26,7 +26,7 @@ TableListener = Callable[[Put | Delete], None]
 
 
 class Outcomes:
-    """Of one container. For the event loop; recovery fills it in a thread of its own."""
+    """The outcomes of one container. For the event loop; recovery fills it in a thread of its own."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Outcomes:
                 slot.changed()
 
     def _state_of(self, stream_id: int, value: bytes) -> StreamState:
-        """What a value says; not decoded where it is known: that of a long history takes a while."""
+        """The decoded value. A known value is not decoded again, as a long history takes a while."""
         stream = self.streams.get(stream_id)
         return stream.logged if stream is not None and stream.logged.encode() == value else decode_stream(value)
 

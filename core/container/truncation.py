@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Truncation:
-    """Of one container's log. For the event loop; `thread` does what blocks."""
+    """The truncation of one container's log. For the event loop; `thread` does what blocks."""
 
     def __init__(self, container: Container, chunks: Chunks, thread: MetadataThread) -> None:
         self._container = container
@@ -67,7 +67,7 @@ class Truncation:
         return given_up
 
     def _tiered_refs(self, file: LogFile, settled: LogPosition) -> list[BlockRef] | None:
-        """What of a file only chunks hold besides, if nothing of it is needed but for them; else None."""
+        """The rows of a file that only chunks hold besides, if nothing else of the file is needed; else None."""
         if not is_settled(file, settled):
             return None
         if self._blocker is not None and self._blocker.file_lsn == file.first_lsn and self._is_needed(self._blocker):

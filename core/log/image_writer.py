@@ -20,7 +20,7 @@ from tier2.direct_io import BLOCK_BYTES, up_to_block
 from tier2.shortage import patiently
 
 WRITE_BYTES_MAX: Final = 1 << 20
-"""Of one write: the next request in the disk's queue waits no longer than for these."""
+"""The most bytes of one write: the next request in the disk's queue waits no longer than for these."""
 
 _ZEROS: Final = bytes(BLOCK_BYTES)
 

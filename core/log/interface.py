@@ -71,14 +71,14 @@ class LogReports(Protocol):
 
 
 class NewWriter(Protocol):
-    """Makes the writer of one log: says where its bytes go."""
+    """A factory of one log's writer: it decides where the bytes go."""
 
     def __call__(self, size: int, reports: LogReports) -> LogWriter:
         """One whose files have room for `size` bytes, and which reports to `reports`. It is not started yet."""
 
 
 class LogWriter(Protocol):
-    """Makes the bytes of one log last."""
+    """The writer of one log, which makes its bytes last."""
 
     @property
     def stats(self) -> SyncStats:

@@ -117,7 +117,7 @@ class FileImage:
         return found if size > JOINED_BYTES_MAX or len(found) == 1 else [b"".join(found)]
 
     def bytes_at(self, position: int, size: int) -> Buffer | None:
-        """The same in one piece, whatever its size."""
+        """The bytes of `pieces` in one piece, whatever their size."""
         found = self.pieces(position, size)
         if found is None:
             return None
@@ -273,7 +273,7 @@ def _nobody() -> None:
 
 
 class Grower:
-    """Makes slabs in a thread of its own, touched once, without the interpreter's lock.
+    """A thread that makes slabs and touches them once, without the interpreter's lock.
 
     It gives way: after a slab for which its thread had to wait for a processor, it rests for `REST` times as long.
     """

@@ -70,7 +70,7 @@ class Location(NamedTuple):
 
 
 class LogReader:
-    """Reads one container's log files."""
+    """The reader of one container's log files."""
 
     def __init__(self, source: LogSource, config: StoreConfig) -> None:
         self._source = source

@@ -52,7 +52,7 @@ class Served:
 
 
 class ReadCounters:
-    """For the operator: which tier served the reads."""
+    """Counts of the reads that each tier served, for the operator."""
 
     __slots__ = ("chunk", "log", "memory")
 
@@ -74,7 +74,7 @@ def _with_aborted(rows: Sequence[int], offset: int, found: ReadResult) -> ReadRe
 
 
 class Reader:
-    """Reads for one container."""
+    """The reader of one container."""
 
     def __init__(self, source: LogSource, runs: Runs, config: StoreConfig) -> None:
         self._source = source
@@ -97,7 +97,7 @@ class Reader:
 
     @property
     def damage(self) -> Damage:
-        """What of the log is lost, and refused."""
+        """The lost ranges of the log, which are refused."""
         return self._source.damage
 
     async def close(self) -> None:
@@ -215,7 +215,7 @@ class Reader:
     def _read_log(
         self, slot: Slot, offset: int, memory: list[Location] | None, end: int, max_bytes: int, at_least_one: bool
     ) -> tuple[ReadResult | None, int]:
-        """What the log has; if it has nothing there, from where on it has something."""
+        """The entries in the log there; without any, the first sequence number from which on there are some."""
         found = self._log.read(slot, memory, offset, end, max_bytes, at_least_one)
         return found, offset if found is not None else self._log.first_from(slot, offset)
 

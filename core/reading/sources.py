@@ -1,4 +1,4 @@
-"""What a reader asks of those around it: of the log's owner, of the catalog of chunks, and of long-term storage.
+"""A reader's needs from those around it: from the log's owner, of the catalog of chunks, and of long-term storage.
 
 Declared here, so that reading knows none of them.
 """
@@ -56,7 +56,7 @@ class FoundRun(Protocol):
 
 
 class Runs(Protocol):
-    """What is known of chunks: `core.tiering.catalog`."""
+    """The catalog of chunks (`core.tiering.catalog`)."""
 
     async def run_at(self, stream_id: int, slot: int, offset: int) -> FoundRun | None:
         """The first run that ends behind `offset`."""
@@ -66,7 +66,7 @@ class ChunkReading(Protocol):
     """Reading from long-term storage: `core.tiering.reading.reader`. Every answer may raise StoreError."""
 
     def cached(self, slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> ReadResult | None:
-        """What memory has for a reader that comes back; None when that is not enough for an answer."""
+        """The entries in memory for a reader that comes back; None if they are too few for an answer."""
 
     async def read(
         self,

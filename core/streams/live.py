@@ -50,7 +50,7 @@ class SlotWatcher(Protocol):
 
 
 class Owner(Protocol):
-    """What a slot asks of the container that it lies in."""
+    """A slot's needs from its container."""
 
     @property
     def known_writers(self) -> KnownWriters: ...
@@ -172,7 +172,7 @@ class Slot:
 
     @property
     def leader_epoch(self) -> int:
-        """What Metadata advertises and new entries carry."""
+        """The epoch that Metadata advertises and new entries carry."""
         return self.owner.epoch
 
     @property
@@ -383,7 +383,7 @@ class Slot:
     # Saving and loading
 
     def encode(self) -> bytes:
-        """What is durable of this slot, as `core.streams.slot_format` lays it out."""
+        """The durable state of this slot, as `core.streams.slot_format` lays it out."""
         steps = self.encoding()
         while True:
             try:
@@ -392,7 +392,7 @@ class Slot:
                 return done.value  # type: ignore[no-any-return]
 
     def encoding(self) -> Generator[None, None, bytes]:
-        """The same in steps, between which anything may happen to the slot; what it returns is encoded.
+        """The same in steps, between which anything may happen to the slot. The result is encoded.
 
         All but the writers is as of the first step. Of each writer only what was durable then is taken, if it is still
         remembered: what it has done since lies behind the slot's end in the log, and replay adds it. A writer that has
@@ -507,7 +507,7 @@ class Stream:
         return iter(self._slots.values())
 
     def segment_bytes(self, segment: Segment) -> int:
-        """What was appended to an active segment."""
+        """The bytes and entries that were appended to an active segment."""
         places = range(segment.first, segment.last)
         slots = (self.known_slot(slot_at_position(place, self.slot_count)) for place in places)
         return sum(slot.appended_to(segment.number) for slot in slots if slot is not None)

@@ -44,7 +44,7 @@ SHARE_MIN_BYTES: Final = 65_536
 
 _first = attrgetter("first")
 _as_tuple = tuple.__new__
-"""Makes a named tuple in half the time of its own constructor, which goes through the defaults."""
+"""A constructor of named tuples in half the time of their own, which goes through the defaults."""
 
 
 class ColdRead:

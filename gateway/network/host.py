@@ -47,13 +47,13 @@ COPIED_AT_ONCE: Final = 8 * MIB
 
 
 class HasViews(Protocol):
-    """Has answers that wait, some of them views of the log's memory."""
+    """An owner of answers that wait, some of them views of the log's memory."""
 
     def copy_views(self) -> int: ...
 
 
 class Flushed(Protocol):
-    """Has answers that are due."""
+    """An owner of answers that are due."""
 
     def flush(self) -> None: ...
 
@@ -72,7 +72,7 @@ class Host:
         self.request_budget = Budget(half, self.loop)
         self.output_budget = Budget(limits.queued_response_bytes_max, self.loop)
         self.reading_budget = Budget(limits.queued_response_bytes_max // 4, self.loop)
-        """Of answers that are being read from disk or from long-term storage."""
+        """Bytes of answers that are being read from disk or from long-term storage."""
         self.turns = FairTurns(self.loop)
         self.now_s = time.monotonic()
         self.with_views: dict[HasViews, None] = {}

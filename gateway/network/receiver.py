@@ -35,7 +35,7 @@ _length_key: Final = struct.Struct(">ih").unpack_from
 
 
 class Sink(Protocol):
-    """Takes whole requests, and can be blocked."""
+    """A taker of whole requests that can be blocked."""
 
     blocked: int
     closed: bool

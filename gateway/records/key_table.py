@@ -23,7 +23,7 @@ KEY_BYTES: Final = 16
 
 
 class Sifted(NamedTuple):
-    """What stays of a batch."""
+    """The part of a batch that stays."""
 
     kept: int
     content: bytes | None

@@ -57,7 +57,7 @@ class TransactionCounters:
 
 
 class Endings:
-    """Of all transactions of this node, and the offsets that wait for their ends."""
+    """The ends of all transactions of this node, and the offsets that wait for their ends."""
 
     def __init__(
         self, store: Store, clock: Clock, topics: Topics, offsets: OffsetService, known: KnownTransactions

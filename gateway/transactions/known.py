@@ -95,7 +95,7 @@ class KnownTransactions:
 
 
 def put(transaction: Transaction) -> Put:
-    """What logs a state."""
+    """The operation that logs a state."""
     return Put(TRANSACTIONS_TABLE, transaction.transactional_id.encode(), encode_transaction(transaction))
 
 

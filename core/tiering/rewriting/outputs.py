@@ -64,7 +64,7 @@ STATS_MAX: Final = 5
 
 @dataclass(slots=True)
 class Counters:
-    """What was done since the start, for the operator."""
+    """Counts since the start, for the operator."""
 
     rewrites: int = 0
     chunks_in: int = 0
@@ -99,7 +99,7 @@ class _Made:
 
 
 class Outputs:
-    """Of one container's rewriting."""
+    """The outputs of one container's rewriting."""
 
     def __init__(self, context: TierContext, busy: Busy, counters: Counters) -> None:
         container = context.container

@@ -239,7 +239,7 @@ class Rewriter:
         self._outputs.add(chunk, consumed, rows, round_, is_last=is_last)
 
     async def _sizes(self, runs: Sequence[RunRow]) -> dict[ChunkId, int]:
-        """Of the chunks that are verified."""
+        """The rows of verified chunks."""
 
         def look_up() -> dict[ChunkId, int]:
             rows = map(self._catalog.find_chunk, {run.chunk for run in runs})

@@ -28,7 +28,7 @@ class _Found:
 
 
 class FoundStreams:
-    """Of one container. `tell` takes a sentence for the operator."""
+    """The found streams of one container. `tell` takes a sentence for the operator."""
 
     def __init__(self, container_id: int, tell: Callable[[str], None]) -> None:
         self._container_id = container_id

@@ -309,7 +309,7 @@ class _Recovery:
     # Pass 3: chunks
 
     def _settle_chunks(self) -> None:
-        """What each chunk is needed for; those that are needed for nothing are known no more."""
+        """The needs for each chunk. A chunk without any is known no more."""
         scratch = self.metadata.table_items(SCRATCH_TABLE, b"")
         rows_of = groupby(((key, decode_run(key[16:], value)) for key, value in scratch), key=lambda item: item[0][:16])
         for row_key, items in rows_of:

@@ -36,7 +36,7 @@ def rate(incoming: float, waiting_bytes: int, pressure: float) -> float | None:
 
 
 class TokenBucket:
-    """Of bytes, shared by all uploads of a container; `take` is for their threads."""
+    """A bucket of bytes, shared by all uploads of a container; `take` is for their threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
