@@ -79,7 +79,7 @@ class Dispatcher:
             route = self._new_route(connection, key, version, correlation_id, charge)
             if route is None:
                 return
-        field = connection.client_field
+        field, is_early = connection.client_field, False
         position = 8 + len(field)
         if (
             id_length == len(field) - 2
@@ -94,13 +94,14 @@ class Dispatcher:
             except MalformedRequest as error:
                 self._refuse(connection, charge, str(error))
                 return
+            is_early = is_out_of_turn(connection.party)  # only the header told whose connection this is
         body = memoryview(frame)[position:]
         header = _new_header(RequestHeader, (key, version, correlation_id, client_id))
         slot = ResponseSlot(connection, route, correlation_id, charge)
         connection.slots.append(slot)
         if route.raw is None or len(body) >= route.aside_from:
             self._tasks.start(connection, route, header, body, slot)
-        elif connection.starting:
+        elif connection.starting or is_early:
             connection.starting += 1
             loop = asyncio.get_running_loop()
             loop.call_soon(self._call_raw_later, connection, route, header, body, slot)
