@@ -39,7 +39,7 @@ def slot_of(container: Container, ref: BlockRef) -> Slot | None:
 
 
 def is_needed_by(container: Container, chunks: Chunks) -> Callable[[BlockRef], bool]:
-    """Whether the log must hold these rows' entries: no chunk does, or only one not yet looked at twice. As of now."""
+    """Whether the log must still hold these rows' entries: no chunk does, or only one not yet looked at twice."""
     held = chunks.held()
 
     def is_needed(ref: BlockRef) -> bool:
@@ -64,7 +64,7 @@ class Keeper:
         return any(kept.holds(ref) for kept in self._container.kept)
 
     async def keep(self, file: LogFile, blocker: BlockRef | None) -> bool:
-        """Keep the entries that pin the oldest file, if any do; whether anything was kept."""
+        """Keep the entries that pin the oldest file, if any do; returns whether any were kept."""
         tier = self._container.tier
         if tier is None or not tier.is_pressed or blocker is None:  # None: a second look or a snapshot is awaited
             return False
