@@ -2,7 +2,7 @@
 
 **Invariants**
 
-- Only the oldest log file is looked at, behind P, and only while the log is pressed.
+- Only the oldest log file is looked at, only if it lies before P, and only while the log is pressed.
 - All entries that still need the file are kept; the others leave the log as always.
 - A file is copied only if its entries cannot be tiered as things stand. If any of them merely waits its turn, nothing
   is copied.

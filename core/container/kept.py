@@ -14,7 +14,7 @@ has bit 62 set (`KEPT`), so neither file can be taken for the other.
 
 - A kept file and its sidecar are complete and synced before a row names them, and that row is flushed before the log
   file goes. So a crash at any step leaves the log file, the kept file, or both. If both are left, either is right.
-- A kept file holds nothing that a start must replay, because the log file that it was copied from lay behind P.
+- A kept file holds nothing that a start must replay, because the log file that it was copied from lay before P.
 - A slot's entries in the log have no gap: its kept entries go before, or with, the log file that follows them.
 """
 

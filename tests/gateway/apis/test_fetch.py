@@ -143,7 +143,7 @@ def test_read_committed_gets_a_list_of_aborted_transactions(tmp_path: Path) -> N
 
 
 def test_zstd_topics_need_version_10(tmp_path: Path) -> None:
-    """UNSUPPORTED_COMPRESSION_TYPE to older consumers, by the topic's setting; codecs that producers chose they may read."""
+    """UNSUPPORTED_COMPRESSION_TYPE to older consumers, by the topic's setting; a producer's own codec they may read."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await client.create("z", compression_type="zstd")

@@ -331,7 +331,7 @@ class TestRecover:
             assert "waiting for a sign of life" not in again.err.read_text()
 
     def test_drill(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """A drill reads all of the prefix and takes records of its own; the prefix is unchanged, and its owner never notices."""
+        """A drill reads all of the prefix and takes records of its own; the prefix and its owner never notice."""
         flags = (*place(minio, bucket), *QUICK, "--set", "file.delete.delay.ms=2000")
         drilled = ("--data-dir", str(tmp_path / "drill" / "data"), *place(minio, bucket))
         with serving(tmp_path / "live", *flags) as live:
