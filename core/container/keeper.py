@@ -90,7 +90,7 @@ class Keeper:
         self._unnamed = None
         container.kept.append(kept)
         logger.info(
-            "what pins the log was moved out of its way",
+            "entries that pin the log were moved out of its way",
             extra={"file": file.path.name, "bytes": kept.size, "of_bytes": file.size, "partitions": len(kept.refs)},
         )
 
@@ -124,13 +124,13 @@ class Keeper:
             if not kept.refs:
                 container.kept.remove(kept)
                 await self._in_thread(discard, kept)
-                logger.info("what was kept of the log is in chunks now", extra={"file": kept.file.path.name})
+                logger.info("kept entries of the log are in chunks now", extra={"file": kept.file.path.name})
 
     def _complain(self, file: LogFile, error: Exception) -> None:
         now = self._container.clock.monotonic_s()
         if now >= self._complained_at + COMPLAIN_EVERY_S:
             self._complained_at = now
             logger.error(
-                "what pins the log could not be moved out of its way",
+                "entries that pin the log could not be moved out of its way",
                 extra={"file": file.path.name, "error": str(error)},
             )

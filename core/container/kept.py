@@ -169,7 +169,7 @@ def restore(
     for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
         file = _opened(path)
         if not sidecar_path(path).exists() and any(own.first_lsn == file.first_lsn & ~KEPT for own in files):
-            logger.info("a copy of what pins the log was not completed: it is made again", extra={"file": path.name})
+            logger.info("a copy of pinning entries was not completed: it is made again", extra={"file": path.name})
             continue  # swept below
         try:
             refs = read_directory(file)

@@ -151,7 +151,7 @@ class FileImage:
 
     def _slab_of(self, position: int) -> memoryview:
         view = self.views[position >> self._shift]
-        assert view is not None, "what is not written is never taken"
+        assert view is not None, "unwritten bytes are never taken"
         return view
 
 
