@@ -143,7 +143,7 @@ def test_json_envelope(kcat: Kcat) -> None:
 
 
 def test_exact_count_and_tail(kcat: Kcat) -> None:
-    """-c stops after so many, and a large log is read to its end in order."""
+    """-c stops after that many records, and a large log is read to its end in order."""
     lines = [str(number) for number in range(20_000)]
     kcat.produce("\n".join(lines), "-p", "0")
 

@@ -20,7 +20,7 @@ def test_a_thousand_partitions(world: World) -> None:
     topic = world.topic(PARTITIONS)
     sent = [Record(value=b"%d" % p, partition=p) for p in range(PARTITIONS)]
 
-    # Kafka takes a while to lead so many, and kafkajs sends all again meanwhile: hence idempotent.
+    # Kafka takes a while to lead that many, and kafkajs sends all again meanwhile: hence idempotent.
     outcome = client.write(topic, *sent, idempotent=True)
     consumer = client.consumer(topic, group=group)
     received = consumer.take(PARTITIONS, within_s=60)

@@ -54,7 +54,7 @@ PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
 TIME_FILE: Final = "time"
-"""The file in the store's directory that keeps how time went, see `core.trusted_time`."""
+"""The file in the store's directory with the clock's state, see `core.trusted_time`."""
 
 
 class Store:

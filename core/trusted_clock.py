@@ -107,7 +107,7 @@ class TrustedClock:
             pass
         except (OSError, BadTime) as error:
             logger.warning(
-                "how time went in the last run cannot be read: ages are counted from the newest log file",
+                "the clock's state of the last run cannot be read: ages are counted from the newest log file",
                 extra={"file": str(path), "reason": str(error)},
             )
         known = known_ms() if saved is None else None
@@ -124,7 +124,7 @@ class TrustedClock:
             )
 
     def save(self) -> None:
-        """Write down how time went. A failure is logged; the next start then takes the time since as a stop. Blocks."""
+        """Write down the clock's state. A failure is logged; the next start takes the time since for a stop. Blocks."""
         if self._path is None:
             return
         try:
@@ -133,13 +133,13 @@ class TrustedClock:
             now_s = self._clock.monotonic_s()
             if self._complained_s is None or now_s - self._complained_s >= COMPLAIN_EVERY_S:
                 self._complained_s = now_s
-                logger.warning("how time goes cannot be written down", extra={"reason": str(error)})
+                logger.warning("the clock's state cannot be written down", extra={"reason": str(error)})
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="trusted-clock")
 
     async def stop(self) -> None:
-        """End, and write down for the next run how time went."""
+        """End, and write down the clock's state for the next run."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

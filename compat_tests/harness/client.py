@@ -89,7 +89,7 @@ ABLE: Final = {
         "incremental configs",
     },
 }
-"""What each library can do at all: a scenario that needs more is not in its column."""
+"""The abilities of each library: a scenario that needs more is not in its column."""
 
 CLIENTS: Final = tuple(ABLE)
 

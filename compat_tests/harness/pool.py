@@ -7,7 +7,7 @@ from compat_tests.harness.system import System
 
 
 class Pool:
-    """At most a few processes per library, by number; one that was lost is started anew."""
+    """At most a few processes per library, by number; one that was lost is started again."""
 
     def __init__(self, system: System) -> None:
         self._system = system

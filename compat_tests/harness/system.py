@@ -31,7 +31,7 @@ SETTINGS: Final = {
     "group.min.session.timeout.ms": "1000",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 }
-"""What the scenarios ask of either server, in Kafka's own names."""
+"""The settings that scenarios need of either server, by Kafka's own names."""
 
 READY_WITHIN_S: Final = 60.0
 

@@ -22,7 +22,7 @@ from gateway.transactions.transaction import PREPARED, Identity, Place, Transact
 
 @dataclass(frozen=True)
 class Bug:
-    """How it is planted, and the kinds of anomaly of which at least one has to be found."""
+    """A planted bug, and the kinds of anomaly of which at least one must be found."""
 
     plant: Callable[[], None]
     shows: frozenset[str]

@@ -294,7 +294,7 @@ class Copier(Producing):
 
 
 class Follower(Client):
-    """Reads all partitions without a group, and now and then goes back to where it has been."""
+    """A reader of all partitions without a group, which now and then goes back to an earlier place."""
 
     def __init__(self, name: str, around: Surroundings, places: Sequence[Place], isolation: str) -> None:
         super().__init__(name, around)

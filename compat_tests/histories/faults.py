@@ -51,7 +51,7 @@ class Faults:
             os.kill(self._system.pid, signal.SIGCONT)
 
     def scale(self) -> None:
-        """Split a segment, or make two neighbours one; what cannot be cut any more is left as it is."""
+        """Split a segment, or make two neighbours one; a segment that cannot be cut is left as it is."""
         assert isinstance(self._system, Penstock)
         topic = self._dice.choice(self._topics)
         view = self._call("GET", topic)

@@ -68,7 +68,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A reader's positions are set anew: to these offsets, None where nobody knows; other partitions it has lost."""
+    """A reader gets new positions: these offsets, None where nobody knows. Other partitions it has lost."""
 
     positions: Mapping[Place, int | None]
 

@@ -1,4 +1,4 @@
-"""One producer at a time: who takes over a transactional id ends what is open, and so does time."""
+"""One producer at a time: a producer that takes over a transactional id ends its open transaction, and so does time."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def two_groups_side_by_side(world: World) -> None:
 
 @scenario()
 def members_join_and_leave(world: World) -> None:
-    """One member has all, two share, three share, and who leaves hands over: never a gap, never a double."""
+    """One member has all, two share, three share, and a leaving one hands over: never a gap, never a double."""
     topic, group = world.topic(partitions=6), world.name("group")
     first = world.client.consumer(topic, group=group)
     settled([first], topic, 6)
@@ -234,7 +234,7 @@ def sticky_assignment(world: World) -> None:
 
 @scenario("cooperative")
 def cooperative_rebalancing(world: World) -> None:
-    """Cooperative-sticky: only what moves is revoked, and what stays is read on throughout."""
+    """Cooperative-sticky: only partitions that move are revoked, and the others are read on throughout."""
     topic, group = world.topic(partitions=6), world.name("group")
     member = functools.partial(world.client.consumer, topic, group=group, assignor="cooperative-sticky")
     first = member()

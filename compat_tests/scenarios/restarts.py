@@ -61,7 +61,7 @@ def an_idempotent_producer_outlives_a_kill(world: World) -> None:
 
 @scenario(server=("restart",))
 def commits_outlive_a_restart(world: World) -> None:
-    """A member reads on through a restart, and what its group and others committed is there afterwards."""
+    """A member reads on through a restart, and the commits of its group and others are there afterwards."""
     topic, group, left = world.topic(partitions=2), world.name("group"), world.name("group")
     world.client.write(topic, *numbered(10, partition=0), *numbered(10, partition=1))
     leaver = world.client.consumer(topic, group=left)

@@ -173,7 +173,7 @@ def looking_at_the_broker(world: World) -> None:
 
 @scenario()
 def growing_a_topic(world: World) -> None:
-    """More partitions: what was there keeps its place, and the new ones take records."""
+    """More partitions: earlier records keep their place, and the new partitions take records."""
     topic = world.topic(partitions=2)
     world.client.write(topic, *numbered(10, partition=0), *numbered(10, partition=1))
 

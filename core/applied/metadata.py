@@ -17,7 +17,7 @@ Keys (numbers big-endian, so that they sort), and values (numbers little-endian)
     b"mindexed"                            → u64 first LSN of the newest file whose rows are all among the ``i`` keys
     b"mfirst"                              → u64 first LSN of the oldest file that has ``i`` keys; written behind the
                                              deletion of the keys of older files
-    b"s" + u32 stream + u32 slot           → u64 LSN, the slot's state (core.streams.live)
+    b"s" + u32 stream + u32 slot           → u64 LSN, the slot's state (core.streams.slot_format)
     b"t" + u8 name length + name + key     → u64 LSN, a table's value
     b"i" + u32 stream + u32 slot + u64 first sequence number
                                            → place of a slot's rows of one log file: u64 file's first LSN, i64 end,

@@ -1,10 +1,10 @@
-"""Checkpoints: the applied state on disk is brought up to a position P of the log, from where a start replays.
+"""Checkpoints bring the applied state on disk up to a position P of the log, from which a start replays.
 
 **Invariants**
 
 - The applied state is written from values that were durable, and only after the log is synced up to them.
-- P is committed after every value that was dirty at P was written, and then flushed; a failure makes all of it dirty
-  again, and RocksDB is opened anew before the next try.
+- P is written after every value that was dirty at P, and then all is flushed. A failure makes those values dirty again,
+  and RocksDB is opened again before the next try.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from core.turns import Turn
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES: Final = MIB
-"""The most bytes of values in one write to RocksDB, but for a value that is larger by itself."""
+"""The most bytes of values in one write to RocksDB, unless a single value is larger."""
 
 CAPTURE_ROWS: Final = 2000
 """Rows of tables that are captured in one turn."""
@@ -58,8 +58,8 @@ class Source(Protocol):
 class _Values:
     """The contents of one checkpoint: values, keys without a value, and the keys of streams that are gone.
 
-    The last leave together with P: replay from an older P may come to records of a stream that only make sense while
-    the slots of that stream are known. What RocksDB takes over of `stored` leaves memory afterwards.
+    The last are deleted together with P: replay from an older P may come to records of such a stream, and needs its
+    slots to read them. Once RocksDB has the values of `stored`, they leave memory.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -80,12 +80,12 @@ class Checkpoints:
 
     @property
     def position(self) -> LogPosition:
-        """P: what the applied state on disk reflects."""
+        """P: the position that the applied state on disk reflects."""
         return self._position
 
     @property
     def log_bytes_since(self) -> int:
-        """Bytes that were written to the log since the last one began."""
+        """Bytes written to the log since the last one began."""
         return self._source.log.stats.bytes_written - self._log_bytes
 
     async def take(self, *, clean: bool = False) -> None:
@@ -114,7 +114,7 @@ class Checkpoints:
                 table.saved(saved)
         except StorageFailure:
             raise
-        except asyncio.CancelledError:  # the store is closing: its last checkpoint takes all of this on
+        except asyncio.CancelledError:  # the store is closing: its last checkpoint saves all of this
             self._undo(taken, refs)
             raise
         except Exception as error:
@@ -153,7 +153,7 @@ class Checkpoints:
         for start in range(0, len(values.deletes), BATCH_OPERATIONS):
             metadata.write((), values.deletes[start : start + BATCH_OPERATIONS])
         metadata.commit(position, values.gone, clean=clean)
-        # After P: what a crash brings back of these is forgotten again by the next start.
+        # After P: the next start forgets again any of these that a crash brings back.
         for stream_id in dead:
             metadata.forget_stream(stream_id)
 
@@ -163,7 +163,7 @@ class Checkpoints:
 
 
 def _batches(puts: Sequence[tuple[bytes, bytes]]) -> Iterator[Sequence[tuple[bytes, bytes]]]:
-    """Some at a time: the interpreter stands still while RocksDB takes them over."""
+    """Batches of bounded size, because the interpreter stands still while RocksDB takes one over."""
     begin = size = 0
     for number, (_, value) in enumerate(puts):
         if number - begin >= BATCH_OPERATIONS or (number > begin and size + len(value) > BATCH_BYTES):

@@ -68,7 +68,7 @@ STEP_OPERATIONS_MAX: Final = 1_000
 """The most operations of one record, in a step of several records."""
 
 UNINDEXED_FILES_MAX: Final = 8
-"""The most complete log files whose rows are in memory for want of a written sidecar: a bound on index memory."""
+"""The most complete log files whose rows stay in memory because no sidecar could be written; a bound on memory."""
 
 
 NameWriters = Callable[[Collection[int]], Mapping[int, str]]
@@ -324,7 +324,7 @@ class Container:
         await self.log.synced(self._applied_lsn)
 
     def fail(self, error: StorageFailure) -> None:
-        """Take nothing more: storage of the log or of the applied state failed. Durable entries can still be read."""
+        """Refuse all changes: storage of the log or of the applied state failed. Durable entries stay readable."""
         self.log.end_appends()  # every append asks for room now, and hears of the failure
         if not self.failed.done():
             self.failed.set_result(error)
@@ -412,7 +412,7 @@ class Container:
         await logged
 
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
-        """Log some operations as one record, at once: all frames queued from this call on lie behind it.
+        """Log some operations as one record, at once: all frames queued after this call lie behind it.
 
         Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure.
         """
@@ -515,7 +515,7 @@ def _by_number(writers: Collection[int]) -> Mapping[int, str]:
 
 
 def _tell(waiter: AppendWaiter) -> None:
-    """Tell one waiter. Its fault must not keep the news from all others."""
+    """Tell one waiter. An error in it must not keep the news from the others."""
     try:
         waiter.appended()
     except Exception:

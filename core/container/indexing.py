@@ -1,10 +1,10 @@
-"""Sidecars of complete log files: written once a file is complete, made again where one is damaged.
+"""Sidecars of complete log files: each is written once its file is complete, and made again if it is damaged.
 
 **Invariants**
 
-- A file counts as indexed once its sidecar is written and the applied state names its rows, and files are indexed in
-  the order of the log.
-- Rows leave memory only of files that are indexed: until then nothing else leads to their entries.
+- A file counts as indexed once its sidecar is written and the applied state names its rows.
+- Files are indexed in the order of the log.
+- Only the rows of indexed files leave memory: until then nothing else leads to their entries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILURE_PAUSE_S: Final = 1.0
-"""Before anything else is begun, where a sidecar could not be written: disks that are full stay so for a while."""
+"""The pause after a sidecar could not be written: a full disk stays full for a while."""
 
 
 class Indexing:
@@ -62,7 +62,7 @@ class Indexing:
         files.forget()
 
     async def mend(self) -> None:
-        """Make sidecars again that could not be read."""
+        """Make again the sidecars that could not be read."""
         container = self._container
         paths, container.unreadable_indices = container.unreadable_indices, set()
         for file in [file for file in container.files.complete if sidecar_path(file.path) in paths]:

@@ -2,7 +2,7 @@
 
 **Invariants**
 
-- Only the oldest log file is looked at, behind P, and only while the log is pressed.
+- Only the oldest log file is looked at, only if it lies before P, and only while the log is pressed.
 - All entries that still need the file are kept; the others leave the log as always.
 - A file is copied only if its entries cannot be tiered as things stand. If any of them merely waits its turn, nothing
   is copied.
@@ -39,7 +39,7 @@ def slot_of(container: Container, ref: BlockRef) -> Slot | None:
 
 
 def is_needed_by(container: Container, chunks: Chunks) -> Callable[[BlockRef], bool]:
-    """Whether the log must hold these rows' entries: no chunk does, or only one not yet looked at twice. As of now."""
+    """Whether the log must still hold these rows' entries: no chunk does, or only one not yet looked at twice."""
     held = chunks.held()
 
     def is_needed(ref: BlockRef) -> bool:
@@ -64,7 +64,7 @@ class Keeper:
         return any(kept.holds(ref) for kept in self._container.kept)
 
     async def keep(self, file: LogFile, blocker: BlockRef | None) -> bool:
-        """Keep the entries that pin the oldest file, if any do; whether anything was kept."""
+        """Keep the entries that pin the oldest file, if any do; returns whether any were kept."""
         tier = self._container.tier
         if tier is None or not tier.is_pressed or blocker is None:  # None: a second look or a snapshot is awaited
             return False
@@ -90,7 +90,7 @@ class Keeper:
         self._unnamed = None
         container.kept.append(kept)
         logger.info(
-            "what pins the log was moved out of its way",
+            "entries that pin the log were moved out of its way",
             extra={"file": file.path.name, "bytes": kept.size, "of_bytes": file.size, "partitions": len(kept.refs)},
         )
 
@@ -124,13 +124,13 @@ class Keeper:
             if not kept.refs:
                 container.kept.remove(kept)
                 await self._in_thread(discard, kept)
-                logger.info("what was kept of the log is in chunks now", extra={"file": kept.file.path.name})
+                logger.info("kept entries of the log are in chunks now", extra={"file": kept.file.path.name})
 
     def _complain(self, file: LogFile, error: Exception) -> None:
         now = self._container.clock.monotonic_s()
         if now >= self._complained_at + COMPLAIN_EVERY_S:
             self._complained_at = now
             logger.error(
-                "what pins the log could not be moved out of its way",
+                "entries that pin the log could not be moved out of its way",
                 extra={"file": file.path.name, "error": str(error)},
             )

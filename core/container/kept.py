@@ -14,7 +14,7 @@ has bit 62 set (`KEPT`), so neither file can be taken for the other.
 
 - A kept file and its sidecar are complete and synced before a row names them, and that row is flushed before the log
   file goes. So a crash at any step leaves the log file, the kept file, or both. If both are left, either is right.
-- A kept file holds nothing that a start must replay, because the log file that it was copied from lay behind P.
+- A kept file holds nothing that a start must replay, because the log file that it was copied from lay before P.
 - A slot's entries in the log have no gap: its kept entries go before, or with, the log file that follows them.
 """
 
@@ -169,7 +169,7 @@ def restore(
     for path in sorted(directory.glob(f"*{LOG_SUFFIX}")):
         file = _opened(path)
         if not sidecar_path(path).exists() and any(own.first_lsn == file.first_lsn & ~KEPT for own in files):
-            logger.info("a copy of what pins the log was not completed: it is made again", extra={"file": path.name})
+            logger.info("a copy of pinning entries was not completed: it is made again", extra={"file": path.name})
             continue  # swept below
         try:
             refs = read_directory(file)

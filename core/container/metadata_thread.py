@@ -1,12 +1,12 @@
-"""The one thread that changes a container's applied state, and how that takes writes again after one has failed.
+"""The one thread that changes a container's applied state, and that opens RocksDB again after a failed write.
 
 **Invariants**
 
-- Whatever changes RocksDB runs here, one after the other.
-- After a failed write RocksDB is opened anew before the next one, so nothing that was not flushed is ever taken for
-  flushed. Rows that name log files are then as the files are: what was not flushed is registered again, rows of files
-  that are gone go again.
-- RocksDB is closed for that only where there is room to open it again: without it nothing old can be read.
+- All changes of RocksDB run here, one after the other.
+- After a failed write RocksDB is opened again before the next one, so unflushed values are never taken for flushed.
+  Rows are then made to agree with the log files: unflushed rows are registered again, and rows of files that are gone
+  are deleted again.
+- RocksDB is closed for that only if there is room to open it again, because old entries cannot be read without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 REOPEN_ROOM_BYTES: Final = 4 * MIB
-"""Room that RocksDB is given before it is opened anew."""
+"""Free room that there must be before RocksDB is opened again."""
 
 
 class Owner(Protocol):
@@ -61,20 +61,20 @@ class MetadataThread:
         self._owner = owner
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"metadata-{owner.id}")
         self._unflushed: list[BlockRef] = []  # registered since the last checkpoint
-        self._is_stale = False  # a write of RocksDB failed: it must be opened anew
+        self._is_stale = False  # a write of RocksDB failed: it must be opened again
 
     async def run(self, function: Callable[..., _T], *args: object) -> _T:
-        """Run something that blocks."""
+        """Run a call that blocks."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     async def shutdown(self) -> None:
-        """End the thread, after what it runs."""
+        """End the thread, after its present call."""
         await asyncio.to_thread(self._thread.shutdown)
 
-    # Rows that name what lies in log files
+    # Rows that name places in log files
 
     async def register(self, refs: Sequence[BlockRef]) -> None:
-        """Have the applied state name a sidecar's rows. Raises whatever RocksDB does: then it is opened anew."""
+        """Have the applied state name a sidecar's rows. Raises RocksDB's errors; after one it is opened again."""
         try:
             await self.run(self._owner.metadata.register, refs)
         except Exception:
@@ -83,7 +83,7 @@ class MetadataThread:
         self._unflushed += refs
 
     def take_unflushed(self) -> list[BlockRef]:
-        """Rows that the next flush brings to disk."""
+        """Take the rows that the next flush brings to disk."""
         refs, self._unflushed = self._unflushed, []
         return refs
 
@@ -92,17 +92,17 @@ class MetadataThread:
         self._unflushed += refs
 
     def forget(self, file: LogFile) -> None:
-        """A log file goes: its rows are not to be registered again."""
+        """Note that a log file goes: its rows must not be registered again."""
         self._unflushed = [ref for ref in self._unflushed if ref.file_lsn != file.first_lsn]
 
     # After a failed write
 
     def write_failed(self) -> None:
-        """RocksDB must be opened anew before it is written to again."""
+        """Note that RocksDB must be opened again before the next write."""
         self._is_stale = True
 
     async def is_writable(self) -> bool:
-        """Whether RocksDB takes writes. After a failed one it is opened anew here, once the disk has room.
+        """Whether RocksDB takes writes. After a failed write it is opened again here, once the disk has room.
 
         Raises StorageFailure when it cannot be opened.
         """

@@ -1,13 +1,13 @@
-"""The outcomes of durable updates in a container: its tables, its streams, and where their slots start.
+"""The outcomes of durable updates in a container: its tables, its streams, and the starts of their slots.
 
 **Invariants**
 
 - Everything here is an outcome of durable records, in their order. Applying a record again changes nothing, so replay
   may begin anywhere before its end.
-- A stream is here as long as the table of streams lists it. One that is deleted knows it at once, and who watches its
-  slots is told.
+- A stream is here as long as the table of streams lists it. A deleted one is marked at once, and the watchers of its
+  slots hear of it.
 - A slot's start only moves up.
-- Listeners of a table hear of each operation after it was applied; the first of them is this module's, for streams.
+- Listeners of a table hear of each operation after it was applied. For streams, the first listener is this module.
 """
 
 from __future__ import annotations

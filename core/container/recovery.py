@@ -1,4 +1,4 @@
-"""Start: the applied state plus the log from P on give back the durable state.
+"""Recovery at a start: the applied state, and the log from P on, give back the durable state.
 
 The steps, in this order:
 
@@ -275,7 +275,7 @@ class _Recovery:
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
 
     def _settle_files(self, files: list[LogFile]) -> bool:
-        """Cut the tail: now the disk changes. Whether the newest file holds nothing: then it leaves `files`."""
+        """Cut the tail: now the disk changes. Returns whether the newest file is empty; then it leaves `files`."""
         container = self._container
         begun, oldest = False, files[0].first_lsn if files else None
         if files:
@@ -288,7 +288,7 @@ class _Recovery:
         container.metadata.register(self._unregistered)
         self._build_missing_sidecars(files)
         container.kept = restore(container.directory, files, container.metadata, is_needed_by(container, self._chunks))
-        # Only after that, because rows of kept files stop it, wherever those files were.
+        # After `restore`, which leaves only needed rows of kept files: this stops at any such row.
         forgotten = 0 if oldest is None else container.metadata.forget_blocks_before(oldest)
         if forgotten:
             logger.info("rows of log files that are gone were forgotten again", extra={"rows": forgotten})

@@ -63,5 +63,5 @@ class Throttle:
         return self._free_at - now_s
 
     def held_s(self, now_s: float) -> float:
-        """How long an append is held up now, at least."""
+        """The least time for which an append is held up now."""
         return 0.0 if self._rate is None else max(0.0, self._free_at - now_s)

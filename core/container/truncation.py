@@ -1,10 +1,10 @@
-"""Truncation: the log gives up its oldest files, one after the other, until one is needed.
+"""Truncation: the log gives up its oldest files, one after the other, up to the first that is needed.
 
 **Invariants**
 
-- A log file goes only when it lies wholly behind P, its rows are indexed, and every slot in it starts behind it, is
-  there in chunks that have been verified, or is kept (`core.container.keeper`).
-- The records that say so are synced before it goes, whatever the sync mode.
+- A log file goes only when it lies wholly before P, its rows are indexed, and none of its entries is needed: each lies
+  before its slot's start, is in a verified chunk, or is kept (`core.container.keeper`).
+- The records that say so are synced before the file goes, whatever the sync mode.
 - Its rows go before it, its sidecar after it.
 """
 
@@ -34,14 +34,14 @@ class Truncation:
         self._container = container
         self._thread = thread
         self._keeper = Keeper(container, chunks, thread.run)
-        self._blocker: BlockRef | None = None  # what keeps the oldest file
+        self._blocker: BlockRef | None = None  # rows that need the oldest file
 
     async def release_kept(self) -> None:
-        """Let go of what was kept and is not needed any more."""
+        """Let go of kept entries that are not needed any more."""
         await self._keeper.release()
 
     async def truncate(self, settled: LogPosition) -> int:
-        """Give up the oldest files, as far as nobody needs them; returns how many. `settled` is P."""
+        """Give up the oldest files up to the first that is needed; returns their number. `settled` is P."""
         container, keeper = self._container, self._keeper
         given_up = 0
         while container.files.complete:
@@ -51,8 +51,8 @@ class Truncation:
                 if not is_settled(file, settled) or not await keeper.keep(file, self._blocker):
                     break
                 continue
-            await container.synced()  # a power cut must not take why it went, and leave that it is gone
-            await keeper.release()  # of these slots nothing may be kept that lies before what goes now
+            await container.synced()  # a power cut must not take the reason and leave the file gone
+            await keeper.release()  # kept entries of a slot must not lie before those that go now
             self._thread.forget(file)
             container.files.gave_up(file)
             keeper.moves(file)
@@ -67,7 +67,7 @@ class Truncation:
         return given_up
 
     def _tiered_refs(self, file: LogFile, settled: LogPosition) -> list[BlockRef] | None:
-        """The rows of a file that only chunks hold besides, if nothing else of the file is needed; else None."""
+        """The rows of a file whose entries are in chunks as well; None if any other entry of the file is needed."""
         if not is_settled(file, settled):
             return None
         if self._blocker is not None and self._blocker.file_lsn == file.first_lsn and self._is_needed(self._blocker):
@@ -85,7 +85,7 @@ class Truncation:
         return [ref for ref in refs if slot_of(self._container, ref) is not None and not self._keeper.holds(ref)]
 
     def _is_needed(self, ref: BlockRef) -> bool:
-        """Whether the file is all that holds these rows' entries."""
+        """Whether nothing but this file holds the entries of these rows."""
         slot = slot_of(self._container, ref)
         return slot is not None and ref.end > slot.tiered_end and not self._keeper.holds(ref)
 
@@ -96,11 +96,11 @@ class Truncation:
     def _give_up(self, file: LogFile) -> None:
         gone = [ref for ref in read_directory(file) if not self._keeper.holds(ref)]
         self._container.metadata.forget_blocks(gone, file.end_lsn)
-        # The sidecar goes last: one without its file is swept at the next start, a file without it would be read anew.
+        # The sidecar goes last: the next start sweeps one without its file, but would read a file without its sidecar.
         give_up(file.path, self._container.directory)
         sidecar_path(file.path).unlink(missing_ok=True)
 
 
 def is_settled(file: LogFile, settled: LogPosition) -> bool:
-    """Whether no start from there would read it."""
+    """Whether a start that replays from there would not read the file."""
     return file.indexed and file.end_lsn <= settled.lsn + 1

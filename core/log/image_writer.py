@@ -4,9 +4,9 @@
 
 - The file has exactly the bytes that were given, then zeros up to the end of the last block.
 - A block that was written in part is written again as a whole, with the same bytes first: every sector has its content
-  from before or from after that write, and both agree on all bytes that were given before.
+  from before or from after that write. Both agree on all bytes that were given before.
 - When `flush_synced` returns, all bytes that were given since `begin` are synced. Each sync covers only bytes that were
-  written after the failure of another.
+  written after the last failed one.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class ImageWriter:
         self._end = self._image.fill(self._end, data)
 
     def flush(self) -> None:
-        """Write all that is staged. Raises OSError."""
+        """Write all staged bytes. Raises OSError."""
         self._flush(0)
 
     def flush_synced(self) -> None:
-        """Write all that is staged, and sync: in one call if one write has all that is not synced. Raises OSError."""
+        """Write all staged bytes and sync, in one call if one write has all unsynced bytes. Raises OSError."""
         position = self._written - self._written % BLOCK_BYTES
-        # A sync with a write covers that write alone, so it does not do for others that went before.
+        # A sync with a write covers that write alone, not the writes before it.
         alone = self._syncs_with_writes and not self._unsynced and self._end - position <= WRITE_BYTES_MAX
         if alone and self._end > self._written:
             self._flush(os.RWF_DSYNC)
@@ -79,7 +79,7 @@ class ImageWriter:
         self._written = end
 
     def _write(self, pieces: list[memoryview], position: int, size: int, flags: int) -> None:
-        # What is repeated here writes all of its bytes again, so a sync that failed is not asked twice about any.
+        # A repeated call writes all of its bytes again, so no failed sync is trusted about any of them.
         written = patiently(lambda: os.pwritev(self._fd, pieces, position, flags))
         if written != size:
             raise OSError(0, f"short write: {written} of {size} bytes")

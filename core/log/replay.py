@@ -45,7 +45,7 @@ _ADVICE = (
 )
 _UNREADABLE_ADVICE = (
     "Nothing was changed. Copy the data directory with a tool that goes on behind bad sectors, as GNU ddrescue does: "
-    "what was synced behind zeros in their place is found out at the next start. Or restore it from a backup"
+    "the next start finds out whether synced frames lie behind zeros in their place. Or restore it from a backup"
 )
 
 WINDOW_BYTES: Final = 4 << 20

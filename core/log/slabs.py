@@ -1,21 +1,20 @@
-"""The newest bytes of the log in memory: the log is written from there, and read from there.
+"""The newest bytes of the log in memory, from which the log is written and read.
 
 The *image* of a log file has the file's own bytes at the file's own positions, as far back as memory goes. It consists
 of *slabs*: equal pieces of page-aligned memory, so that whole blocks go from them to the disk past the page cache. The
 writer copies each frame into the image once. Readers get views of the same bytes. Nothing is kept for a single entry.
 
 Slabs go round. The log takes one after the other. Once there are as many as the bound allows, the oldest one becomes
-the next. Memory is made ahead by a thread that gives way to others (`Grower`): the first touch of a page costs up to
-ten times the copy into it, and the event loop and the writer are not to pay for that.
+the next. A thread that gives way to others (`Grower`) makes memory ahead: the first touch of a page costs up to ten
+times the copy into it, and neither the event loop nor the writer should pay for that.
 
 **Invariants**
 
 - The writer's thread alone changes the bytes of an image, and only bytes behind all that it has reported as written.
-- A slab serves another image only after nobody can come to a view of it any more (it has left its image's `views`), and
-  after nobody has one: views share a buffer, and CPython counts the references to it.
-- Slabs and the rows that lead to them (`index_bytes`) have `bytes_max` bytes at most, but for `SLABS_MIN` slabs, for
-  what is not written yet, and for slabs that somebody still has a view of. Of these, `relieve` bounds those that wait
-  for slow readers.
+- A slab serves another image only after it has left its image's `views`, so that nobody can get another view of it, and
+  after nobody has a view: views share a buffer, and CPython counts the references to it.
+- Slabs and the rows that lead to them (`index_bytes`) have at most `bytes_max` bytes, except `SLABS_MIN` slabs, slabs
+  that are not written yet, and slabs that somebody still views. `relieve` bounds those that wait for slow readers.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ SLABS_MIN: Final = 4
 SLABS_WISHED: Final = 16
 """A small bound is cut into about as many slabs."""
 AT_ONCE_BYTES: Final = 256 << 20
-"""Up to this size the cache grows as fast as the log: a slab that the grower has not made is made when it is needed.
-Beyond, the oldest slab is used again, and the cache grows by as much when processors have time."""
+"""Up to this size the cache grows as fast as the log: a slab that the grower has not made is made when needed. Beyond
+it, the oldest slab is used again, and the cache grows when processors have time."""
 AHEAD_SLABS: Final = 16
 """Slabs that are made before anybody needs them."""
 VIEWED_SHARE: Final = 8
 VIEWED_BYTES_MIN: Final = 16 << 20
-"""Slabs that wait for their views may have an eighth of the bound, or so many bytes: then the views are to go."""
+"""Slabs that wait for their views may have an eighth of the bound, or this many bytes. Then the views must go."""
 JOINED_BYTES_MAX: Final = 64 << 10
 """An entry across two slabs is copied up to this size. A larger one is handed out in pieces."""
 
@@ -152,7 +151,7 @@ class FileImage:
 
     def _slab_of(self, position: int) -> memoryview:
         view = self.views[position >> self._shift]
-        assert view is not None, "what is not written is never taken"
+        assert view is not None, "unwritten bytes are never taken"
         return view
 
 
@@ -201,12 +200,12 @@ class Slabs:
             self._filled.append(slab)
 
     def completed(self, image: FileImage, index_bytes: int) -> None:
-        """The file has its final size, and rows of so many bytes."""
+        """Note that the file has its final size, and the bytes of its rows."""
         image.index_bytes = index_bytes
         self._index_bytes += index_bytes
 
     def dropped(self, image: FileImage) -> None:
-        """Rows of the file leave memory: nobody finds its bytes any more."""
+        """Note that the file's rows leave memory: nobody finds its bytes any more."""
         self._index_bytes -= image.index_bytes
         image.index_bytes = 0
         if image.held:
@@ -220,7 +219,7 @@ class Slabs:
         self._grower.close()
 
     def _take(self) -> Slab:
-        """Memory for the next bytes: what is free, what is new, or what is oldest."""
+        """Memory for the next bytes: a free slab, a new one, or the oldest."""
         while len(self._viewed) and not self._viewed[0].is_viewed:
             self._free.append(self._viewed.popleft())
         self._made += self._grower.collect(self._free)
@@ -269,7 +268,7 @@ class Slabs:
 
 
 def _nobody() -> None:
-    """Nobody has views that could be given up."""
+    """Free no views: there is nobody who could give some up."""
 
 
 class Grower:
@@ -290,7 +289,7 @@ class Grower:
         self._thread = threading.Thread(target=self._run, name=f"{name}-memory", daemon=True)
 
     def ask(self, count: int) -> None:
-        """Have so many more made; none if it is not positive."""
+        """Have that many more made; none if the number is not positive."""
         if count <= 0:
             return
         if not self._thread.ident:
@@ -299,7 +298,7 @@ class Grower:
         self._wishes.release(count)
 
     def collect(self, into: list[Slab]) -> int:
-        """Take what was made meanwhile; returns how many slabs."""
+        """Take the slabs that were made meanwhile; returns their number."""
         count = 0
         while self._ready:
             into.append(self._ready.popleft())
@@ -336,5 +335,5 @@ def mapped(size: int) -> mmap.mmap:
 
 
 def touch(memory: mmap.mmap) -> None:
-    """Have the machine provide all of it, without the interpreter's lock."""
+    """Have the machine provide all of the memory, without the interpreter's lock."""
     ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 0, len(memory))

@@ -1,14 +1,15 @@
-"""Pages of complete log files in memory: what lies on disk is read once for all readers, ahead of those that read on.
+"""Pages of complete log files in memory: the disk is read once for all readers, and ahead of sequential ones.
 
-The log is written past the page cache, so this is what stands between its readers and the disk. Entries of many slots
-lie side by side in a file; readers that catch up with them ask for the same pages at about the same time.
+The log is written past the page cache, so only these pages stand between its readers and the disk. Entries of many
+slots lie side by side in a file. Readers that catch up with them ask for the same pages at about the same time.
 
 **Invariants**
 
-- A page holds only what was durable before it was read: files that are still written to have no pages.
-- Pages that are kept are at most `bytes_max`, at least two; one more is read ahead, and one by each thread that reads.
+- A page holds only bytes that were durable before it was read: files that are still written to have no pages.
+- Kept pages have at most `bytes_max` bytes, but at least two are kept. Besides them, one page is read ahead, and each
+  reading thread reads one.
 - A page is read by one thread at a time, and nobody waits for a page that no thread reads yet.
-- What is handed out is a copy: an answer that a slow peer does not take keeps its own bytes alive, not whole pages.
+- Readers get copies. So an answer that a slow peer does not take keeps its own bytes alive, not whole pages.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from core.log.files import log_path
 from tier2.direct_io import open_direct, read_direct
 
 PAGE_BYTES: Final = 4 << 20
-"""The disk is asked for as much at a time as it reads at full speed."""
+"""The size of a read, large enough for the disk's full speed."""
 
 PageKey = tuple[int, int]
 """A file's first LSN, never used again, and the page's number in it."""
@@ -36,7 +37,7 @@ class LogPages:
     def __init__(self, directory: Path, bytes_max: int) -> None:
         self._directory = directory
         self._pages_max = max(2, bytes_max // PAGE_BYTES)
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # guards the two below
         self._pages: OrderedDict[PageKey, memoryview] = OrderedDict()
         self._loading: dict[PageKey, Future[memoryview]] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="log-ahead")
@@ -46,7 +47,7 @@ class LogPages:
 
     @property
     def used(self) -> int:
-        """Bytes of pages that are kept."""
+        """Bytes of kept pages."""
         with self._lock:
             return sum(map(len, self._pages.values()))
 

@@ -2,8 +2,8 @@
 
 Slots change meanwhile on the event loop: ints and rows are read once, rows only grow.
 
-**Invariant**: every entry that comes from disk has passed its frame's CRC, and its frame says the slot and the offset
-that were asked for: a file that was recycled meanwhile can never be taken for the old one.
+**Invariant**: every entry that comes from disk has passed its frame's CRC, and its frame names the slot and the
+offset that were asked for. So a file that was recycled meanwhile is never taken for the old one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ SPAN_GAP_MAX: Final = 128 << 10
 """Two wanted ranges closer than this are read in one call: the gap costs less than a second read."""
 
 SPAN_WASTE_MAX: Final = 4
-"""One read takes at most this many times what is wanted: an entry may keep alive all that was read with it."""
+"""One read takes at most this many times the wanted bytes: an entry may keep alive all bytes read with it."""
 
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most bytes that one read of a file takes, unless a single entry is larger."""
 
 PAGES_WASTE_MAX: Final = 2
-"""Whole pages of a file are read for what is wanted of it, if they span at most this many times its bytes. Readers of
-many slots are too far apart in a file for pages to last: with 16 slots they read three times slower than without."""
+"""Whole pages of a file are read if they span at most this many times the wanted bytes. Readers of many slots are too
+far apart in a file for pages to last: with 16 slots, pages made their reads three times slower."""
 
 DENSE_BYTES_MIN: Final = 256 << 10
 """A reader that wants less than this from a file is at the tail, not catching up."""
@@ -59,7 +59,7 @@ _ADVICE: Final = "Keep a copy of the data directory; the range cannot be served 
 
 
 class Location(NamedTuple):
-    """Where an entry lies; the file is named by its first LSN."""
+    """The place of an entry; the file is named by its first LSN."""
 
     file_lsn: int
     base: int
@@ -93,7 +93,7 @@ class LogReader:
     # Which entries
 
     def first_from(self, slot: Slot, offset: int) -> int:
-        """The first sequence number from `offset` on that the log holds; where the slot ends if it holds none."""
+        """The first sequence number from `offset` on that the log holds; the slot's end if it holds none."""
         memory = _on_disk(slot)
         ref = next(self._source.metadata.blocks_from(slot.stream.id, slot.number, offset), None)
         held = [columns.base[0] for columns in memory if len(columns) and columns.end > offset]
@@ -104,7 +104,7 @@ class LogReader:
     def read(
         self, slot: Slot, memory: list[Location] | None, offset: int, end: int, max_bytes: int, at_least_one: bool
     ) -> ReadResult | None:
-        """Entries that lie where `memory` says, or a sidecar; None when the log does not hold the first one."""
+        """The entries at the places that `memory`, or else a sidecar, gives; None when the log lacks the first one."""
         wanted = self._stored_locations(slot, offset, end, max_bytes, at_least_one) if memory is None else memory
         if wanted is None:
             return None
@@ -244,14 +244,14 @@ class LogReader:
                 data = self._pages.bytes_at(location.file_lsn, location.position, size)
             except FileNotFoundError as error:
                 raise _missing(slot, path, wanted[0].base, wanted[-1].end) from error
-            except OSError as error:  # of a page; what is wanted of it may be whole
+            except OSError as error:  # of a page; the wanted part of it may be whole
                 if error.errno not in UNREADABLE:
                     raise
                 yield from self._read_span(slot, [location])
                 continue
             try:
                 yield self._checked(slot, path, memoryview(data), location.position, location)
-            except CorruptLog:  # is it the disk, or only what we hold of it?
+            except CorruptLog:  # is the disk damaged, or only our copy?
                 yield from self._read_span(slot, [location])
 
     def _read_span(self, slot: Slot, wanted: list[Location]) -> list[Buffer]:
@@ -293,7 +293,7 @@ _FILE_ID: Final = struct.Struct("<I")
 
 
 def _missing(slot: Slot, path: Path, first: int, end: int) -> OutOfRange | CorruptLog:
-    """Why a file is not there: all that it held has left the slot, or somebody took it."""
+    """The reason why a file is not there: all of its entries have left the slot, or somebody took it."""
     if end <= slot.start or slot.stream.deleted:
         return OutOfRange(first, slot.start, slot.durable_end)
     return CorruptLog(path, 0, f"the file is gone, with offset {first} of {slot.stream.name}-{slot.number}", _ADVICE)
@@ -319,7 +319,7 @@ def _on_disk(slot: Slot) -> list[SlotColumns]:
 
 
 def locations(slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> list[Location] | None:
-    """Where the entries from `offset` on lie, as far as one file goes; None when no rows in memory tell."""
+    """The places of the entries from `offset` on, as far as one file goes; None when no row in memory has them."""
     for columns in columns_from(slot, offset):
         if columns.file.gone:
             return None
@@ -343,20 +343,20 @@ def location_of(file_lsn: int, rows: Rows | SlotColumns, row: int) -> Location:
 
 
 def _rows_before(rows: Rows | SlotColumns, offset: int) -> int:
-    """How many rows end at or before `offset`."""
+    """The number of rows that end at or before `offset`."""
     row = rows.row_of(offset)
     return row + 1 if row >= 0 and rows.row_end(row) <= offset else max(row, 0)
 
 
 def _is_dense(wanted: list[Location]) -> bool:
-    """Whether what is wanted of a file is a good part of the stretch in which it lies, and not little."""
+    """Whether the wanted bytes of a file are many, and a good part of the stretch that they span."""
     useful = sum(APPEND_OVERHEAD + location.length for location in wanted)
     span = wanted[-1].position + APPEND_OVERHEAD + wanted[-1].length - wanted[0].position
     return useful >= DENSE_BYTES_MIN and span <= PAGES_WASTE_MAX * useful
 
 
 def span(wanted: list[Location], start: int) -> int:
-    """Up to which location one read of a file makes sense."""
+    """The location up to which one read of a file makes sense."""
     first, reached, useful = wanted[start].position, wanted[start].position, 0
     for stop in range(start, len(wanted)):
         position, size = wanted[stop].position, APPEND_OVERHEAD + wanted[stop].length

@@ -1,13 +1,15 @@
 """Reading entries, wherever they lie: in memory, in a log file, in a chunk.
 
 A read names a slot, an offset, an end that it must not pass, and a number of bytes. `cached` answers on the event loop
-from the log's memory, or from pages of chunks; where that has nothing, `read` goes to the log, in a bounded pool of
-threads, and where the log does not hold the entry, to long-term storage. What is returned is what was appended, in
-order.
+from memory: the log's, or pages of chunks. If memory lacks the first entry, `read` goes to the log, in a bounded pool
+of threads. If the log lacks it too, `read` goes to long-term storage.
 
-**Invariants**: what the log holds is read from the log, unless it has been compacted (`Slot.compacted_end`): then
-chunks hold what is left of it, and the log is asked only while they cannot be reached. Only reads from long-term
-storage wait for it.
+**Invariants**
+
+- Entries are returned as they were appended, in order.
+- Entries that the log holds are read from the log, unless they have been compacted (`Slot.compacted_end`). Then chunks
+  hold the rest of them, and the log is asked only while the chunks cannot be reached.
+- Only reads from long-term storage wait for it.
 """
 
 from __future__ import annotations
@@ -101,13 +103,13 @@ class Reader:
         return self._source.damage
 
     async def close(self) -> None:
-        """End when all reads have that are under way; the next ones get NotHosted."""
+        """End once all reads under way have ended; later ones get NotHosted."""
         self._is_closed = True
         await asyncio.to_thread(self._pool.shutdown)
         await asyncio.to_thread(self._log.close)
 
     async def in_thread(self, function: Callable[..., _T], *args: object) -> _T:
-        """Run something that reads the log, in the pool."""
+        """Run a call that reads the log, in the pool."""
         if self._is_closed:
             raise NotHosted(self._source.id)
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
@@ -125,8 +127,8 @@ class Reader:
     ) -> ReadResult | None:
         """Entries from memory; None when the first one is not there. For the event loop.
 
-        Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`. At most
-        `max_entries` (1 or more) where each is found alone: small ones take the loop's time, not room.
+        Takes whole entries while they fit into `max_bytes`; the first one always, if `at_least_one`. Where entries are
+        found one by one it takes at most `max_entries` (1 or more), because small ones take the loop's time, not room.
         """
         if self._source.damage.ranges:
             end = self._source.damage.limit(slot, offset, end)
@@ -139,7 +141,7 @@ class Reader:
         for columns in columns_from(slot, offset):
             image = columns.file.image
             if image is None or (columns.file.gone and slot.transactions is not None):
-                break  # the slot knows nothing any more of transactions that the log let go of
+                break  # the slot has forgotten the transactions of files that are gone
             views, shift, mask, slab_bytes = image.layout
             base, length, position = columns.base, columns.length, columns.position
             first = columns.row_of(max(reached, base[0]))
@@ -182,10 +184,10 @@ class Reader:
         at_least_one: bool,
         patience: asyncio.Future[None] | None = None,
     ) -> ReadResult:
-        """Entries from wherever they are.
+        """Entries from memory, the log or chunks.
 
         Raises OutOfRange when they are gone, errors of kind CORRUPT when they are damaged, TierUnavailable when they
-        cannot be reached just now, StillLoading when `patience` is done before long-term storage has answered.
+        cannot be reached just now, StillLoading when `patience` ends before long-term storage has answered.
         """
         wanted = end
         while True:
@@ -200,7 +202,7 @@ class Reader:
                     found = await self.tiered.read(slot, offset, end, max_bytes, at_least_one, border, patience)
                     _counted(self.counters.chunk, found)
             if found is None:
-                aborted = slot.aborted_rows  # the log may let go of what is read meanwhile, and the slot of these
+                aborted = slot.aborted_rows  # the slot may forget these during the read
                 memory = locations(slot, offset, end, max_bytes, at_least_one)
                 found, border = await self._from_log(self._read_log, slot, offset, memory, end, max_bytes, at_least_one)
                 if found is not None:
@@ -215,22 +217,22 @@ class Reader:
     def _read_log(
         self, slot: Slot, offset: int, memory: list[Location] | None, end: int, max_bytes: int, at_least_one: bool
     ) -> tuple[ReadResult | None, int]:
-        """The entries in the log there; without any, the first sequence number from which on there are some."""
+        """The entries in the log from `offset` on; if there are none, the first that it holds behind it."""
         found = self._log.read(slot, memory, offset, end, max_bytes, at_least_one)
         return found, offset if found is not None else self._log.first_from(slot, offset)
 
     async def _from_log(
         self, reading: Callable[..., tuple[_T | None, int]], slot: Slot, offset: int, *args: object
     ) -> tuple[_T | None, int]:
-        """Read the log. What chunks hold as well may leave it meanwhile, or be damaged: then it is read from there.
+        """Read the log. The result is None if it lacks the entries, or has them damaged and chunks hold them as well.
 
-        The first of `args` is what is known in memory of where the entries lie.
+        The first of `args` is the entries' places, as far as memory has them.
         """
         moved = self._source.moved
         try:
             return await self.in_thread(reading, slot, offset, *args)
         except Corrupt as error:
-            if moved != self._source.moved:  # what was kept of a file lies elsewhere now
+            if moved != self._source.moved:  # kept entries of a file lie elsewhere now
                 return await self._from_log(reading, slot, offset, None, *args[1:])
             if self.tiered is None or offset >= slot.tiered_end:
                 raise
@@ -238,7 +240,7 @@ class Reader:
             return None, offset + 1
 
     def _tiered(self, slot: Slot, offset: int) -> ChunkReading:
-        """The reader of chunks, for what the log does not hold. Raises OutOfRange when chunks do not hold it either."""
+        """The reader of chunks, for entries that the log lacks. Raises OutOfRange when chunks lack them too."""
         if self.tiered is None or not slot.start <= offset < slot.tiered_end:
             raise OutOfRange(offset, slot.start, slot.durable_end)
         return self.tiered
@@ -262,7 +264,7 @@ class Reader:
         return self._log.entry_at(slot, memory, offset), offset
 
     async def entry_at_time(self, slot: Slot, timestamp: int, offset: int) -> StoredEntry | None:
-        """The first entry with anything at or beyond `offset` whose largest timestamp is `timestamp` or later."""
+        """The first entry that ends behind `offset` and whose largest timestamp is `timestamp` or later."""
         start = max(slot.start, offset)
 
         async def search(border: int) -> StoredEntry | None:
@@ -281,7 +283,7 @@ class Reader:
         async def search(border: int) -> StoredEntry | None:
             best = await self.in_thread(self._log.entry_with_max_timestamp, slot, max(start, border))
             if self.tiered is not None and start < min(border, slot.tiered_end):
-                # The first of several that are equally new lies in front.
+                # Of several that are equally new, the first one lies in chunks.
                 least = None if best is None else best.max_timestamp - 1
                 return await self.tiered.entry_with_max_timestamp(slot, least, border) or best
             return best
@@ -289,9 +291,9 @@ class Reader:
         return await self._searched(slot, start, search)
 
     async def _searched(self, slot: Slot, start: int, search: Callable[[int], Awaitable[_T]]) -> _T:
-        """Search chunks and log, given where the log begins; again if it lets go of something meanwhile.
+        """Search chunks and log, given where the log begins; again if entries leave the log meanwhile.
 
-        What chunks hold as well may be damaged in the log: then it is searched there.
+        Damaged entries of the log are searched in chunks, if chunks hold them as well.
         """
         while True:
             border, moved = await self.first_in_log(slot, start), self._source.moved
@@ -305,7 +307,7 @@ class Reader:
                 logger.warning("searched in long-term storage instead of the log", extra={"reason": str(error)})
                 return await search(slot.tiered_end)
 
-    # Where things are
+    # Places and sizes
 
     async def first_in_log(self, slot: Slot, offset: int) -> int:
         """The first sequence number from `offset` on that is read from the log; the slot's end when none is."""
@@ -322,7 +324,7 @@ class Reader:
     async def bytes_before(self, slot: Slot, offset: int) -> int:
         """Bytes of all entries that ever ended at or before `offset`.
 
-        Where only chunks hold what lies there it is reckoned from the run's bytes: no object is read for it.
+        Where only chunks hold the offset, this is reckoned from the run's bytes: no object is read for it.
         """
         moved = self._source.moved
         try:
@@ -330,7 +332,7 @@ class Reader:
         except (Corrupt, OutOfRange):
             if moved != self._source.moved:
                 return await self.bytes_before(slot, offset)
-            # What chunks hold as well may leave the log meanwhile, or left it before a crash that kept its rows.
+            # Entries in chunks may leave the log meanwhile, or have left it before a crash that kept their rows.
             if self.tiered is None or offset > slot.tiered_end:
                 raise
             before = None

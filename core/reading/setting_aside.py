@@ -1,6 +1,6 @@
-"""Entries that the log cannot give any more are set aside: their bytes, as they are, go into a file for a person.
+"""Setting aside entries that the log cannot give any more: their bytes, as they are, go into a file for a person.
 
-What is recorded of it afterwards, and why readers are refused there, says `core.streams.damage`.
+`core.streams.damage` says how such a range is recorded, and why readers are refused there.
 
 **Invariant**: a range is returned only once its file is complete and synced.
 """
@@ -23,7 +23,7 @@ from core.streams.live import Slot
 from tier2.direct_io import open_direct, read_direct
 
 SET_ASIDE_BYTES: Final = 64 << 20
-"""A range ends behind the entry that makes it as long as this; what is damaged behind it is another."""
+"""A range ends behind the entry that makes it this long. Damage behind it becomes another range."""
 
 
 def set_aside(reader: Reader, directory: Path, slot: Slot, first: int, end: int) -> DamagedRange | None:

@@ -1,4 +1,4 @@
-"""A reader's needs from those around it: from the log's owner, of the catalog of chunks, and of long-term storage.
+"""A reader's needs from the parts around it: the log's owner, the catalog of chunks, and long-term storage.
 
 Declared here, so that reading knows none of them.
 """
@@ -32,7 +32,7 @@ class LogSource(Protocol):
 
     @property
     def moved(self) -> int:
-        """Log files that went while something of them was kept: rows that were looked up may be stale."""
+        """Log files that went while some of their entries were kept. Rows looked up before may be stale."""
 
     @property
     def durable_file_lsn(self) -> int:

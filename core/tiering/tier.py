@@ -133,7 +133,7 @@ class Tier:
         found = [
             ("metadata snapshots fail", self.snapshots.last_error),
             ("chunks cannot be put", self.writer.last_error),
-            ("what is deleted stays in long-term storage", self.collector.last_error),
+            ("deleted data stays in long-term storage", self.collector.last_error),
             ("chunks are not rewritten", None if self.rewriter is None else self.rewriter.last_error),
             ("chunks are not read again to look for damage", self.scrub.last_error),
             ("chunks are damaged or gone", f"{scrub.damaged} of those read again" if scrub.damaged else None),

@@ -14,7 +14,7 @@ from typing import Final
 from gateway.config.units import MIB
 
 CACHE_SHARE: Final = 4
-"""The log's cache has this part of the memory, one of so many, unless the configuration says otherwise."""
+"""The log's cache has one part in this many of the memory, unless the configuration says otherwise."""
 CACHE_BYTES_MIN: Final = 64 * MIB
 
 

@@ -1,5 +1,7 @@
 """The credentials of long-term storage as they are now: read again from their source.
 
+`tier2.rotating_keys` asks for them when the server refuses the former ones.
+
 To rotate keys, replace the file that `tier2.credentials.file` names, or the configuration file itself. Values from a
 flag or from the environment of the process cannot change while it runs.
 

@@ -22,7 +22,7 @@ JOIN_BYTES_MAX: Final = 32 * 1024
 LARGE_BYTES_MIN: Final = 128 * 1024
 """Answers from this size on are written without holding the interpreter's lock."""
 FED_BYTES: Final = 4 * 1024
-"""The transport gets so many bytes at a time of what waits: it only has to tell when the socket takes more."""
+"""The most waiting bytes that the transport gets at a time. It only has to tell when the socket takes more."""
 COPY_BYTES: Final = 1024 * 1024
 """Views are copied in pieces of about this size, of which memory is at hand."""
 PARTS_MAX: Final = os.sysconf("SC_IOV_MAX")

@@ -245,7 +245,7 @@ def check_records(b: Content, count: int, spend: Spend, timely: Timely = ANY_TIM
 
 
 def check_count(count: int, size: int, records_max: int) -> None:
-    """Raises InvalidBatch when so many records cannot be in so many bytes, or are more than are opened."""
+    """Raises InvalidBatch when that many records cannot be in that many bytes, or are more than are opened."""
     if count > records_max:
         raise InvalidBatch(MESSAGE_TOO_LARGE, f"{count} records, at most {records_max} are opened")
     if count <= 0 or count * SMALLEST_RECORD_BYTES > size:

@@ -129,7 +129,7 @@ def iter_raw_records(
 
 
 def check_stored_count(count: int, size: int, records_max: int) -> None:
-    """Raises InvalidBatch when so many records cannot be in so many bytes, or are more than are opened."""
+    """Raises InvalidBatch when that many records cannot be in that many bytes, or are more than are opened."""
     if not 0 <= count <= records_max or count * SMALLEST_RECORD_BYTES > size:
         raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {size} bytes, or are too many")
 

@@ -201,7 +201,7 @@ def build(picture: Picture, target: Path, random_: random.Random) -> None:
 
 
 def _outside(change: tuple[int, bytes | None], start: int, end: int) -> list[tuple[int, bytes | None]]:
-    """What a write leaves of an older one, before and behind [start, end)."""
+    """The parts of an older write that a newer one leaves, before and behind [start, end)."""
     position, data = change
     assert data is not None
     before, behind = data[: max(0, start - position)], data[max(0, end - position) :]

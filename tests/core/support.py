@@ -145,7 +145,7 @@ def writer_of(log: DurableLog) -> FileWriter:
 
 
 def before_syncs(monkeypatch: pytest.MonkeyPatch, hook: Callable[[int], object]) -> None:
-    """Call `hook` with the descriptor before each sync of a log file, be it by itself or with its write. Files that are
+    """Call `hook` with the descriptor before each sync of a log file, alone or with its write. Files that are
     being prepared beside have none."""
     fdatasync, pwritev = os.fdatasync, os.pwritev
 
@@ -211,7 +211,7 @@ def owner_of(slot: Slot) -> Container:
 
 
 def retention_of(store: Store, consumed: Consumed | None = None) -> Retention:
-    """As after a start: what its first look finds is remembered by this one only."""
+    """As after a start: only this one remembers the findings of its first look."""
     hosted = hosted_of(store)
     return Retention(hosted.container, hosted.reader, hosted.catalog, consumed)
 
@@ -236,7 +236,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def roll(store: Store, slot: Slot) -> list[bytes]:
-    """Append until the log begins its next file; what was appended."""
+    """Append until the log begins its next file; returns the appended entries."""
     container, entries = container_of(store), []
     first = container.log.file.first_lsn
     while container.log.file.first_lsn == first:

@@ -1,4 +1,4 @@
-"""The disk of the crash tests itself: what is lost, and what stays."""
+"""The disk of the crash tests itself: the writes that it loses, and those that it keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRIES = 60
 
 
 def states(disk: CrashDisk, place: Path) -> set[bytes]:
-    """What the one file may hold after a power cut at this moment."""
+    """The possible contents of the one file after a power cut at this moment."""
     disk._take_picture("now")
     found = set()
     for number in range(TRIES):
@@ -25,7 +25,7 @@ def states(disk: CrashDisk, place: Path) -> set[bytes]:
 
 
 def test_a_write_lasts_with_its_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was written without RWF_DSYNC may be lost, what was written with it stays; it saves no other write."""
+    """A write without RWF_DSYNC may be lost, a write with it stays and saves no other write."""
     live = tmp_path / "live"
     live.mkdir()
     disk = CrashDisk(live, lambda: None)

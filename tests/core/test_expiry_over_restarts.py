@@ -140,7 +140,7 @@ def test_clock_set_right_after_the_start(tmp_path: Path) -> None:
 
 
 def test_month_off(tmp_path: Path) -> None:
-    """After a month's stop what is too old goes an hour later, and what came since stays."""
+    """After a month's stop entries that are too old go an hour later, and newer ones stay."""
 
     async def scenario() -> None:
         clock = ManualClock()

@@ -168,7 +168,7 @@ def test_stream_is_written_as_released() -> None:
 
 
 def test_slot_is_written_as_released(tmp_path: Path) -> None:
-    """A slot's state is the bytes of version 2; what is in flight is left out of it."""
+    """A slot's state is the bytes of version 2, without appends in flight."""
     slot = run(slot_in(tmp_path))
     assert golden("slot-v2.bin") == slot_state(slot)
 

@@ -207,7 +207,7 @@ class Watching:
 
 
 def test_one_is_released_and_the_others_serve(tmp_path: Path) -> None:
-    """Whoever opens a container that was released finds all of it; meanwhile the store goes on with the others."""
+    """A released container that is opened elsewhere has all of its entries; meanwhile the store serves the others."""
 
     async def scenario() -> None:
         store = await open_two(tmp_path)
@@ -252,7 +252,7 @@ def test_one_is_released_and_the_others_serve(tmp_path: Path) -> None:
 
 
 def test_appends_on_their_way_when_it_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They become durable before it is closed. From the call on nothing else is taken, and who waits looks again."""
+    """They become durable before it is closed. From the call on nothing else is taken, and watchers look again."""
 
     async def scenario() -> None:
         store = await open_two(tmp_path)
@@ -282,7 +282,7 @@ def test_appends_on_their_way_when_it_is_released(tmp_path: Path, monkeypatch: p
 
 
 def test_a_disk_that_fails_while_it_is_released(tmp_path: Path) -> None:
-    """What was on its way ends with an error; all is closed, and a start finds everything that was acknowledged."""
+    """Appends under way end with an error, all is closed, and a start finds every acknowledged entry."""
 
     async def scenario() -> None:
         store = await open_two(tmp_path)

@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent / "golden" / "time-v1.bin"
 
 @dataclass
 class World:
-    """True time, a wall clock that may be wrong, and what was stamped when."""
+    """True time, a wall clock that may be wrong, and the stamps of events."""
 
     true_ms: int = BEGIN_MS
     error_ms: int = 0
@@ -169,7 +169,7 @@ def test_more_stops_than_are_kept() -> None:
 
 
 def test_month_off() -> None:
-    """After a month's stop things are a month older, an hour later; what happened meanwhile is an hour old."""
+    """An hour after a month's stop, things are a month older, and things that happened since are an hour old."""
     world = World()
     old = world.time.stamp_ms
     world.stop(30 * DAY_MS)

@@ -14,7 +14,7 @@ ITEMS = 20
 
 
 async def others_run_during(step_s: float) -> int:
-    """How often somebody else had the loop while ITEMS steps of this length were done."""
+    """The number of times that others had the loop while ITEMS steps of this length ran."""
     runs = 0
     done = False
 

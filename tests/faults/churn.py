@@ -19,7 +19,7 @@ READ_BYTES: Final = 1 << 20
 
 
 class Trimmer(Client):
-    """Deletes records, so that chunks die."""
+    """A client that deletes records, so that chunks die."""
 
     def __init__(self, address: Callable[[], str], partition: Partition, seed: str) -> None:
         super().__init__(f"trimmer-{partition[1]}", address, seed)
@@ -36,7 +36,7 @@ class Trimmer(Client):
 
 
 class TopicChurn(Client):
-    """Makes topics, writes to them, drops them."""
+    """A client that makes topics, writes to them, and drops them."""
 
     def __init__(self, address: Callable[[], str], seed: str) -> None:
         super().__init__("churn", address, seed)

@@ -66,7 +66,7 @@ def array(items: Sequence[bytes]) -> bytes:
 
 
 class Reader:
-    """Takes fields off a response."""
+    """A reader that takes fields off a response."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0

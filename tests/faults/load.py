@@ -231,7 +231,7 @@ class TailReader(Client):
 
 
 class CatchUpReader(Client):
-    """Reads a partition from its beginning, again and again; what cannot be read just now it asks for again."""
+    """A reader of a partition from its beginning, again and again, which retries records that it cannot read."""
 
     def __init__(self, address: Callable[[], str], history: History, partition: Partition, seed: str) -> None:
         super().__init__(f"catch-up-{partition[0]}-{partition[1]}", address, seed)

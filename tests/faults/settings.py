@@ -1,4 +1,4 @@
-"""How long and by which dice the fault tests run."""
+"""The duration and the dice of the fault tests."""
 
 from __future__ import annotations
 

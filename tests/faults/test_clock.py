@@ -82,7 +82,7 @@ SWEPT: Final = ("swept", 0)
 
 
 def test_wrong_date_expires_nothing(tmp_path: Path) -> None:
-    """A date that is wrong at a start or becomes so later costs no record, offset or id; what is due goes meanwhile."""
+    """A date that is wrong at a start or becomes so later costs no record, offset or id; due ones go meanwhile."""
     clock = tmp_path / "clock"
     set_clock(clock, 0)
     with Gateway(tmp_path, EXPIRING) as gateway:

@@ -51,7 +51,7 @@ def until_produced(connection: Connection, records: int) -> None:
 
 @pytest.mark.parametrize("hard", [96, 256])
 def test_idle_strangers(tmp_path: Path, hard: int) -> None:
-    """More connections than descriptors: the log goes on from file to file, and who was there before is served."""
+    """More connections than descriptors: the log goes on from file to file, and earlier connections are served."""
     with Gateway(tmp_path, EAGER) as gateway:
         gateway.within = ("prlimit", f"--nofile=64:{hard}")
         gateway.start()

@@ -33,7 +33,7 @@ SETTINGS: Final = {
 
 
 class Scaling(Client):
-    """Gives the topic more partitions, which is a scale, and then more segments: splits, one after the other."""
+    """A client that gives the topic more partitions, which is a scale, and then splits its segments."""
 
     def __init__(self, address: Callable[[], str], seed: str) -> None:
         super().__init__("scaling", address, seed)

@@ -160,7 +160,7 @@ def test_young_objects_are_put_again(tmp_path: Path, minio: MinioServer) -> None
 
 
 def test_bucket_deleted(tmp_path: Path, minio: MinioServer) -> None:
-    """Producers and tail readers go on; what the log still held is put into the new bucket; the rest is named."""
+    """Producers and tail readers go on; entries still in the log are put into the new bucket; the others are named."""
     bucket, history = Bucket(minio), History()
     partitions = [(P[0], 0), (P[0], 1)]
     with Gateway(tmp_path / "gateway", settings_for(minio)) as gateway:

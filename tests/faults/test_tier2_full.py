@@ -1,4 +1,4 @@
-"""Long-term storage without room: what is deleted makes some, and a start serves what is there and says so."""
+"""Long-term storage without room: deletions make some, and a start serves its data and says so."""
 
 from __future__ import annotations
 

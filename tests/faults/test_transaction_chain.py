@@ -1,4 +1,4 @@
-"""Three stages of consume-transform-produce, under kill -9: what comes out is what went in, once and in order."""
+"""Three stages of consume-transform-produce, under kill -9: all records come out, once and in order."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Client:
         return cls(*await asyncio.open_connection("127.0.0.1", binding.port))
 
     def send(self, key: int, version: int, body: Mapping[str, Any]) -> tuple[int, int, int]:
-        """Send a request; what it returns goes to `receive`."""
+        """Send a request; pass the returned value to `receive`."""
         return self.send_encoded(key, version, bytes(request_codec(key, version).encode(body)))
 
     def send_encoded(self, key: int, version: int, body: bytes) -> tuple[int, int, int]:

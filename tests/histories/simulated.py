@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass
 class Broker:
-    """Partitions, and what became of each transaction: open while it is in none of the two sets."""
+    """Partitions, and the fate of each transaction: it is open while it is in neither of the two sets."""
 
     logs: dict[Place, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     committed: set[int] = field(default_factory=set)
@@ -189,7 +189,7 @@ class Writer(Process):
 
 
 class Copier(Writer):
-    """Takes from the source, writes to the target, and moves its group's offsets with it."""
+    """A copier from the source to the target, which moves its group's offsets along."""
 
     source = True
 

@@ -66,7 +66,7 @@ class Server:
                 yield question, version, self.ask(question, version)
 
     def ask(self, question: Question, version: int) -> Any:
-        """The answer, or CLOSED. What is the server's own is named, not told."""
+        """The answer, or CLOSED. Values of the server's own are named, not told."""
         body = _replaced(question.body, {LOG_DIR: self._own[LOG_DIR]})
         answer = _only_some(self._ask(question.api, version, body), question.some)
         return _replaced(answer, {value: name for name, value in self._own.items()})

@@ -1,4 +1,4 @@
-"""Damaged batches are refused as by Kafka, or more strictly: what it stores and no reader takes is refused here."""
+"""Damaged batches are refused as by Kafka, or more strictly: Penstock refuses some that Kafka stores unreadably."""
 
 from __future__ import annotations
 

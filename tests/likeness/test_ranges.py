@@ -1,4 +1,4 @@
-"""Kafka's keys have Kafka's ranges: what its own validators refuse, Penstock refuses, and takes what they take."""
+"""Kafka's keys have Kafka's ranges: Penstock takes and refuses the same values as Kafka's own validators."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ REFUSED_HERE: Final = {
 }
 """Values that Kafka takes, and that make no sense here."""
 OTHER_WORDS: Final = {("cluster", "log.cleaner.threads")}
-"""Where Kafka says `/ by zero`."""
+"""Keys for which Kafka says `/ by zero`."""
 OTHER_DEFAULTS: Final = {
     "num.partitions": "16",  # partitions cost next to nothing
     "max.connections": "10000",  # of what a process can hold

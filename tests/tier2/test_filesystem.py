@@ -70,7 +70,7 @@ def test_syncs_file_then_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_deadline_leaves_reads_alone(tmp_path: Path) -> None:
-    """Puts that hang end at their deadline for the caller, and reads go on meanwhile."""
+    """A put that hangs ends at its deadline for the caller, and reads go on meanwhile."""
     release, write_end = os.pipe()
 
     class Hanging:

@@ -179,7 +179,7 @@ def test_impossible_bucket(minio: MinioServer, name: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["localhost:9000", "ftp://x", "http://", "http://host/path", "http://u:p@host"])
 def test_impossible_endpoint(endpoint: str) -> None:
-    """An endpoint is a URL of a host; what else it holds is not repeated."""
+    """An endpoint is a URL of a host; other parts of it are not repeated."""
     with pytest.raises(Misconfigured) as error:
         S3Settings(endpoint=endpoint, bucket="b")
     assert "u:p" not in str(error.value)
@@ -218,7 +218,7 @@ def test_bucket_is_created_and_missed(minio: MinioServer, bucket: str) -> None:
 
 
 def test_prefix_keeps_neighbours_apart(minio: MinioServer, bucket: str) -> None:
-    """Objects lie below the prefix; what lies beside it is not seen."""
+    """Objects lie below the prefix; those beside it are not seen."""
 
     async def scenario() -> None:
         async with opened(minio.settings(bucket)) as one, opened(minio.settings(bucket, prefix="a/prefix-2")) as two:
@@ -434,7 +434,7 @@ def test_failed_upload_is_aborted(minio: MinioServer, bucket: str) -> None:
 
 
 def test_parts_are_checked(minio: MinioServer, bucket: str) -> None:
-    """The server checks a CRC of each part, so that nobody hashes it; what changed on its way is put again."""
+    """The server checks a CRC of each part, so nobody hashes it; a part that changed on its way is put again."""
 
     async def scenario() -> None:
         with FaultProxy(minio.port) as proxy:

@@ -1,21 +1,20 @@
 """Chunks that rewriting makes, from the intent to the commit.
 
-1. The intent is logged: from now on the key is known, and swept if nothing comes of it.
-2. The chunk is made and put, which is not done here.
-3. `tier2_verify_delay_ms` later the object is looked at: a store may lose what it has just acknowledged, and then it is
-   the inputs that must still be there. Meanwhile the next outputs are made.
-4. One record commits: rows of the new runs, removal of the old ones, the chunk as verified, inputs that hold nothing
-   any more as to be deleted.
+1. The intent is logged. From now on the key is known, and it is swept if no chunk comes of it.
+2. The chunk is made and put, in another module.
+3. `tier2_verify_delay_ms` later the object is looked at. A store may lose an object that it has just acknowledged, and
+   then the inputs must still be there. Meanwhile the next outputs are made.
+4. One record commits: it adds rows of the new runs, removes rows of the old ones, makes the chunk verified, and leaves
+   empty inputs to deletion.
 
 **Invariants**
 
-- What is committed replaces exactly the rows that it was made of: they are looked at again under
-  `TierContext.changing`, which is held until they are changed. A slot whose rows are no longer those, or that starts
-  behind them by now, is left out.
-- Outputs are committed in the order in which they were made, so those of a compaction front to back. A round counts
-  (table ``compactions``) with its last output, so no tombstone leaves before everything older than it has been through
-  a round that knew its key.
-- Inputs are busy from the making on until their output is committed or abandoned.
+- An output replaces exactly the rows that it was made of. They are looked at again under `TierContext.changing`, which
+  is held until they are changed. A slot is left out if its rows have changed, or if it starts behind them by now.
+- Outputs are committed in the order in which they were made; those of a compaction front to back.
+- A round counts (table ``compactions``) with its last output. So no tombstone leaves before all entries older than it
+  have been through a round that knew its key.
+- Inputs are busy until their output is committed or abandoned.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ from tier2.storage import StorageError
 logger = logging.getLogger(__name__)
 
 UNCOMMITTED_MAX: Final = 64
-"""Outputs that wait to be looked at again: they are stored beside their inputs until then."""
+"""The most outputs that wait for their second look. Until then they are stored beside their inputs."""
 STATS_MAX: Final = 5
-"""How often an object is looked at when the storage is away, before the rewrite is abandoned."""
+"""The looks at an object while storage is away, before the rewrite is abandoned."""
 
 
 @dataclass(slots=True)
@@ -76,7 +75,7 @@ class Counters:
 
 @dataclass(eq=False, slots=True)
 class Round:
-    """Outputs that count together: of a compaction, or each of a merge by itself."""
+    """Outputs that count together: all of a compaction. Each output of a merge is a round by itself."""
 
     cleaned: dict[SlotKey, Cleaned] = field(default_factory=dict)
     failed: bool = False
@@ -88,11 +87,11 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """An output that is there and not yet committed."""
+    """An output that was put and is not yet committed."""
 
     chunk: ChunkRow
     inputs: Sequence[RunRow]
-    rows: Sequence[tuple[RunRow, Sequence[RunRow]]]  # each with what it replaces
+    rows: Sequence[tuple[RunRow, Sequence[RunRow]]]  # each with the rows that it replaces
     round: Round
     is_last: bool
     due_s: float
@@ -113,29 +112,29 @@ class Outputs:
         self._counters = counters
 
     def __len__(self) -> int:
-        """How many are there and not yet committed."""
+        """The number of outputs that were put and are not yet committed."""
         return len(self._made)
 
     def due_in_s(self, at_most: float) -> float:
-        """Until the oldest is to be committed."""
+        """Seconds until the oldest output is due for its commit."""
         return min(at_most, max(0.01, self._made[0].due_s - self._clock.monotonic_s())) if self._made else at_most
 
     def show_cleaned(self) -> None:
-        """Let readers have what compaction left before this start."""
+        """Let readers see compactions from before this start."""
         for key, value in self._container.table(CLEANED_TABLE).items():
             self._show(decode_cleaned_key(key), decode_cleaned(value))
 
     async def intend(self) -> ChunkId:
-        """The id of the next output, which is known from now on. Raises StoreError."""
+        """Log the intent of the next output; returns its id. Raises StoreError."""
         container, now_ms = self._container, self._container.trusted.stamp_ms()
         chunk_id = ChunkId(container=container.id, epoch=container.epoch, sequence=container.log.next_lsn)
         row = ChunkRow(id=chunk_id, state=ChunkState.INTENT, created_ms=now_ms, changed_ms=now_ms)
         await container.update(Put(PENDING_TABLE, row.key, row.encode()))
-        await container.synced()  # or a power cut leaves an object that nobody knows of
+        await container.synced()  # or a power cut could leave an unknown object
         return chunk_id
 
     async def abandon(self, chunk_id: ChunkId) -> None:
-        """Nothing comes of it: the object goes, if there is one. Raises StoreError, but for StorageFull."""
+        """Give an output up: its object goes, if there is one. Raises StoreError, except StorageFull."""
         now_ms = self._container.trusted.stamp_ms()
         row = ChunkRow(id=chunk_id, state=ChunkState.ABANDONED, created_ms=now_ms, changed_ms=now_ms)
         self._counters.abandoned += 1
@@ -145,13 +144,13 @@ class Outputs:
             return  # the next start abandons it
 
     def _show(self, key: SlotKey, cleaned: Cleaned) -> None:
-        """Let readers have what is left, though the log may still hold all of it."""
+        """Let readers see the compacted slot, though the log may still hold all of its entries."""
         slot = slot_in(self._container, key)
         if slot is not None:
             slot.compacted_end = max(slot.compacted_end, min(cleaned.end, slot.tiered_end))
 
     async def room(self) -> None:
-        """Commit what is due, and wait until another output may be made. Raises StoreError."""
+        """Commit due outputs, and wait until another one may be made. Raises StoreError."""
         await self.commit_due()
         while len(self._made) >= UNCOMMITTED_MAX:
             await asyncio.sleep(max(0.01, self._made[0].due_s - self._clock.monotonic_s()))
@@ -166,14 +165,14 @@ class Outputs:
         *,
         is_last: bool,
     ) -> None:
-        """An output was put: it is committed once it was looked at again."""
+        """Note that an output was put. It is committed after its second look."""
         due_s = self._clock.monotonic_s() + self._verify_delay_s
         self._made.append(_Made(chunk, inputs, rows, round_, is_last, due_s))
 
     # Commit
 
     async def commit_due(self) -> None:
-        """Commit what is due. Raises StoreError."""
+        """Commit due outputs. Raises StoreError."""
         while self._made and self._made[0].due_s <= self._clock.monotonic_s():
             made = self._made[0]
             if (made.round.is_compaction and made.round.failed) or not await self._is_there(made.chunk):
@@ -196,7 +195,7 @@ class Outputs:
         return False
 
     async def _commit(self, made: _Made) -> None:
-        """Raises StoreError."""
+        """Commit one output. Raises StoreError."""
         async with self._context.changing:
             unchanged, operations = await self._catalog.in_thread(self._replacing, made)
             # No await from here to the record. A slot that has gone on needs neither its old rows nor a new one.
@@ -217,7 +216,7 @@ class Outputs:
         )
 
     def _replacing(self, made: _Made) -> tuple[set[bytes], list[Operation]]:
-        """Keys of those rows whose inputs are still what they were, and what takes these inputs away. In a thread."""
+        """The keys of rows whose inputs are unchanged, and the operations that remove these inputs. In a thread."""
         same: set[bytes] = set()
         replaced: dict[ChunkId, set[tuple[int, int, int]]] = {}
         operations: list[Operation] = []
@@ -251,7 +250,7 @@ class Outputs:
         return slot is not None and not slot.stream.deleted and slot.start < row.end
 
     def _output(self, made: _Made, rows: Sequence[RunRow]) -> Iterator[Operation]:
-        """The new chunk and its rows; with the last one of a compaction, how far its slots are clean."""
+        """The new chunk and its rows; with a compaction's last one, also how far its slots are clean."""
         live = replace(made.chunk, live_bytes=sum(row.length for row in rows), runs=tuple(row.listed for row in rows))
         yield Delete(PENDING_TABLE, live.key)
         yield Put(CHUNKS_TABLE, live.key, live.encode())
@@ -266,7 +265,7 @@ class Outputs:
                 yield Put(CLEANED_TABLE, cleaned_key(slot_key), cleaned.encode())
 
     def _unclean(self, rows: Sequence[RunRow]) -> Iterator[Operation]:
-        """A start knows from these rows which slots hold less than was appended, also amid their first round."""
+        """Rows that tell a start which slots hold less than was appended, even amid their first round."""
         table = self._container.table(CLEANED_TABLE)
         for key in dict.fromkeys(cleaned_key(slot_of(row)) for row in rows if row.removed):
             if table.get(key) is None:

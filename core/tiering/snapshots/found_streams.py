@@ -1,11 +1,11 @@
-"""The streams of a container that is rebuilt: what a snapshot lists, and what chunks speak of besides.
+"""The streams of a rebuilt container: those that a snapshot lists, and those that only chunks name.
 
 **Invariants**
 
-- A stream with an id that the snapshot had already given out, and that it does not list, was deleted: it stays so.
+- A stream that the snapshot does not list, although it had given out the id, was deleted and stays deleted.
 - A name belongs to its newest stream.
-- A stream has as many slots as the snapshot says, or as chunks speak of, whichever is more.
-- No id of a stream is given out twice.
+- A stream has as many slots as the snapshot says, or as chunks name, whichever is more.
+- No stream id is given out twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tier2.chunk_format import ChunkIndex, Run
 
 @dataclass(slots=True)
 class _Found:
-    """One of them."""
+    """A found stream."""
 
     state: StreamState
     slots: int  # highest number + 1
@@ -52,7 +52,7 @@ class FoundStreams:
         self._next_id = max(int.from_bytes(highest, "big"), max(self._streams, default=0) + 1)
 
     def admit(self, run: Run, index: ChunkIndex) -> bool:
-        """Whether a run of this chunk is a stream's that there is; if only chunks know the stream, it is adopted."""
+        """Whether the stream of a run of this chunk is there. A stream that only chunks know is adopted."""
         stream = run.segment.stream
         found = self._streams.get(stream.id)
         if found is None:
@@ -69,13 +69,13 @@ class FoundStreams:
             )
             found = self._streams[stream.id] = _Found(state, 1, adopted=True)
         if found.state.uuid != stream.uuid:
-            self._tell(f"chunk {chunk_key(index.id)}: stream {stream.id} there is another than {found.state.name!r}")
+            self._tell(f"chunk {chunk_key(index.id)}: stream {stream.id} there is not {found.state.name!r}")
             return False
         found.slots = max(found.slots, run.slot + 1)
         return True
 
     def settle(self) -> None:
-        """All chunks were looked at: settle who has which name, and how many slots each has."""
+        """Settle, after all chunks, which stream has which name, and the number of slots of each."""
         by_name: dict[str, _Found] = {}
         for stream_id in sorted(self._streams):
             found = self._streams[stream_id]
@@ -112,7 +112,7 @@ class FoundStreams:
         return state.grown(found.slots, state.created_ms)
 
     def tables(self) -> dict[str, dict[bytes, bytes]]:
-        """The tables of the new store that tell of streams."""
+        """The new store's tables about streams."""
         next_id = max(self._next_id, max(self._streams, default=0) + 1)
         return {
             STREAMS_TABLE: {state.id.to_bytes(4, "big"): state.encode() for state in self},

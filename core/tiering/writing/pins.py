@@ -168,12 +168,10 @@ class Pins:
                 return
             await container.update(lost.put())
         except (StoreError, OSError) as error:
-            logger.warning(
-                "what is damaged could not be set aside, it will be tried again", extra={"error": str(error)}
-            )
+            logger.warning("damaged entries could not be set aside, will be tried again", extra={"error": str(error)})
             return
         _name_lost(
-            "what is damaged was set aside: readers are refused there, and may go on behind it",
+            "damaged entries were set aside: readers are refused there, and may go on behind them",
             container.directory,
             slot,
             lost,
@@ -262,8 +260,8 @@ class Pins:
                     break
                 held -= pin.bytes
                 refused[pin.slot] = (
-                    f"{pin}. That cannot go to long-term storage, and the log, of which such partitions may hold "
-                    f"{int(limit)} bytes together, is filling up: this partition takes writes again when it lets go"
+                    f"{pin}. These bytes cannot go to long-term storage, and the log is filling up. Such partitions "
+                    f"may hold {int(limit)} bytes of it together: this partition takes writes again when it lets go"
                 )
         self._container.refused = refused
 
@@ -272,7 +270,7 @@ class Pins:
         if self.named and self._context.is_pressed and now >= self._complained_at + COMPLAIN_EVERY_S:
             self._complained_at = now
             logger.warning(
-                "partitions hold back what cannot go to long-term storage, while the log is filling up",
+                "partitions hold back entries that cannot go to long-term storage, while the log is filling up",
                 extra={"bytes": self.bytes, "partitions": self.slots, "those_that_hold_most": [*map(str, self.named)]}
                 | {"refused": len(self._container.refused)},
             )

@@ -255,5 +255,5 @@ class StorageWriter:
         for slot in [slot for slot, planned in self._planned.items() if planned[2] is task]:
             del self._planned[slot]
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a chunk was given up and will be made anew", exc_info=error)
+            logger.error("a chunk was given up and will be made again", exc_info=error)
         self._wake.set()

@@ -99,7 +99,7 @@ class Uploads:
             await self._container.update(*left)
 
     async def upload(self, upload: Upload) -> bool:
-        """Put one chunk and commit it. False when it was given up: its entries are then cut anew."""
+        """Put one chunk and commit it. False when it was given up: its entries are then cut again."""
         async with self._room:
             chunk_id = await self._intend()
             try:

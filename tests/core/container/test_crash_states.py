@@ -51,7 +51,7 @@ STATES = int(os.environ.get("PENSTOCK_TEST_STATES", "40"))
 
 WRITERS: Final = (7, 8)
 KEYS: Final = [b"%d" % number for number in range(STEP_OPERATIONS_MAX + 1)]
-"""What every end of a transaction puts: two records."""
+"""The keys that every end of a transaction puts: two records of them."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class History:
         sent.append(Sent(len(sent), payload, writer, ends))
 
     def keep_commits(self, patch: pytest.MonkeyPatch) -> None:
-        """After each flush RocksDB's files are copied: what is not flushed, a crash takes."""
+        """After each flush RocksDB's files are copied: a crash takes all unflushed values."""
         commit = Metadata.commit
 
         def copied(metadata: Metadata, *args: Any, **kwargs: Any) -> None:

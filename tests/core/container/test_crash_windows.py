@@ -142,7 +142,7 @@ def test_rows_of_a_file_that_went_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_old", [False, True], ids=["this release", "an older one"])
 @pytest.mark.parametrize("leaves", ["some", "nothing", "no stream"])
 def test_kill_after_files_went(tmp_path: Path, leaves: str, is_old: bool) -> None:
-    """A start forgets rows of files that are gone, also of streams that are, and what an older release left."""
+    """A start forgets rows of files and streams that are gone, and rows that an older release left."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path / "a")
@@ -262,7 +262,7 @@ def test_stream_deleted_in_half_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_transactions_in_half_a_checkpoint(tmp_path: Path) -> None:
-    """Slots were saved beyond P: what they know of transactions is not taken from the log again, what follows is."""
+    """Slots were saved beyond P: the log adds only the transactions behind their saved ends."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path / "a")

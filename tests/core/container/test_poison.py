@@ -39,7 +39,7 @@ def test_nothing_is_taken_after_a_failed_sync(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_dead_writer_thread_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever ends the writer thread poisons the log; no waiter is left without an answer."""
+    """Any end of the writer thread poisons the log; every waiter gets an answer."""
 
     real = os.pwritev
 

@@ -132,7 +132,7 @@ def test_steps_in_an_older_file(tmp_path: Path, last: int) -> None:
 
 
 def test_older_file_that_ends_within_a_step(tmp_path: Path) -> None:
-    """No step goes on in another file: what is missing was lost."""
+    """No step goes on in another file: missing frames were lost."""
     write_log(tmp_path, frames(1, [1, 3], [0, 1])[:-1], 1)
     write_log(tmp_path, frames(4, [1], [3]), 4)
     older, _ = open_log_files(tmp_path)

@@ -76,7 +76,7 @@ def test_where_nothing_leaves_the_log_fills_up() -> None:
     )
 )
 def test_nobody_is_held_up_for_long(steps: list[tuple[float, int, int, int]]) -> None:
-    """Whatever is observed, even numbers that make no sense."""
+    """Any observations, even numbers that make no sense."""
     throttle, now_s = Throttle(LOG_MAX), 0.0
     for gone_s, log_bytes, left_bytes, size in steps:
         now_s += gone_s

@@ -1,4 +1,4 @@
-"""A log file from its image: the given bytes lie there, in whole blocks, and what is synced is synced as a whole."""
+"""A log file from its image: the given bytes lie there in whole blocks, and a sync covers all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = st.one_of(
 
 
 def image_of(size: int, memory: int = 1 << 20) -> FileImage:
-    """An image with slabs for so many bytes. Small memory is cut into small slabs."""
+    """An image with slabs for that many bytes. Small memory is cut into small slabs."""
     slabs = Slabs(memory, "test")
     image = slabs.begin_image()
     slabs.reach(image, size)
@@ -96,7 +96,7 @@ def test_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class Calls:
-    """What is asked of the disk: writes, writes that sync, and syncs."""
+    """The calls to the disk: writes, writes that sync, and syncs."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.made: list[str] = []
@@ -127,7 +127,7 @@ class Calls:
 def test_one_call_syncs_what_one_write_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syncs_with_writes: bool, size: int, expected: list[str]
 ) -> None:
-    """A sync with a write covers that write alone: what was written in pieces is synced by a call of its own."""
+    """A sync with a write covers that write alone: bytes written in pieces are synced by a separate call."""
     fd = open_direct(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     try:
         writer = ImageWriter(syncs_with_writes=syncs_with_writes)

@@ -95,7 +95,7 @@ def test_damage_below_what_was_synced(tmp_path: Path) -> None:
 
 
 def test_damage_in_the_unsynced_tail(tmp_path: Path) -> None:
-    """Pages of one unsynced group may be missing in any order: what comes from the first gap on is cut."""
+    """Pages of one unsynced group may be missing in any order: all frames from the first gap on are cut."""
     parts = frames(10, [9, 10, 10, 10, 10])
     path = write_log(tmp_path, parts, 10, bytes(100))
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The log is read back a window at a time: what is found does not depend on windows, and a bad sector is named."""
+"""The log is read back a window at a time: the result does not depend on windows, and a bad sector is named."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_windows_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def sectors_that_fail(patch: pytest.MonkeyPatch, *bad: int, error: int = errno.EIO) -> None:
-    """Reads over these sectors fail, as a disk's do."""
+    """Let reads of these sectors fail, as a disk's do."""
     real = os.pread
 
     def pread(fd: int, size: int, at: int) -> bytes:
@@ -98,7 +98,7 @@ def test_sector_in_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_sector_that_nobody_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A complete file ends where the next one begins: what its room holds is not read."""
+    """A complete file ends where the next one begins: the room behind its end is not read."""
     parts = [encode_frame(lsn, 0, FILE_ID, KIND_UPDATE, bytes(BODY_BYTES)) for lsn in range(1, 1 + FRAMES)]
     path = write_log(tmp_path, parts, room=bytes(5 * SECTOR_BYTES))
     write_log(tmp_path, [encode_frame(1 + FRAMES, 0, FILE_ID, KIND_UPDATE, b"x")], 1 + FRAMES)

@@ -96,7 +96,7 @@ class SlabsMachine(RuleBasedStateMachine):
 
     @invariant()
     def newest_bytes_are_there(self) -> None:
-        """What is not written yet is always in memory: the disk gets it from there."""
+        """Unwritten bytes are always in memory, from which the disk gets them."""
         for file in self.files:
             missing = file.image.written
             if missing < len(file.content):

@@ -1,4 +1,4 @@
-"""Reading: what was appended comes back, whichever place serves it, within the limits that were asked for."""
+"""Reading: entries come back as they were appended, whichever place serves them, within the limits of the request."""
 
 from __future__ import annotations
 

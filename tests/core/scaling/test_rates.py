@@ -1,4 +1,4 @@
-"""Rates: what comes evenly is read as it is, what ended fades, and sums agree."""
+"""Rates: an even rate is read as it is, a rate that ended fades, and sums agree."""
 
 from __future__ import annotations
 

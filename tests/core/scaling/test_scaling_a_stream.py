@@ -1,4 +1,4 @@
-"""Scaling and sealing a stream of a store: one record of the log, and what is appended lies on the right side of it."""
+"""Scaling and sealing a stream of a store: one record of the log, with each append on the right side of it."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_growth_is_a_scale(tmp_path: Path) -> None:
 
 
 def test_sealed_stream(tmp_path: Path) -> None:
-    """A sealed stream refuses appends from the call on, and after a restart; what it holds is read."""
+    """A sealed stream refuses appends from the call on, and after a restart; its entries are still read."""
 
     async def scenario() -> None:
         store = await open_store(tmp_path)

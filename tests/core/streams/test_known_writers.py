@@ -116,7 +116,7 @@ def test_busy_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_those_that_stay_take_nobody_elses_place(tmp_path: Path) -> None:
-    """Where the longest silent have transactions open, the next ones make room instead of them."""
+    """If the longest silent writers have transactions open, the next longest silent ones make room."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -152,7 +152,7 @@ def test_the_end_of_a_transaction_is_never_refused(tmp_path: Path) -> None:
 
 
 def test_those_of_a_deleted_stream_are_not_counted(tmp_path: Path) -> None:
-    """Their room is free at once, and what they were is freed in steps."""
+    """Their room is free at once, and their memory is freed in steps."""
 
     async def scenario() -> None:
         store, slot = await opened(tmp_path, ManualClock())
@@ -391,7 +391,7 @@ class KnownWritersMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """All that were known are known, and of what was forgotten since the last checkpoint some are again."""
+        """All known writers are known again, and some of those forgotten since the last checkpoint."""
         self.run(self.store.close(clean=False))
         self.store = self.run(open_store(self.home, BOUNDED, self.clock))
         for number in range(3):

@@ -41,7 +41,7 @@ def scaled_streams(draw: st.DrawFn) -> StreamState:
 
 @given(scaled_streams())
 def test_scales_keep_the_invariants(state: StreamState) -> None:
-    """Every epoch covers all slots in key order; epochs and numbers grow; what an epoch did not seal goes on."""
+    """Every epoch covers all slots in key order; epochs and numbers grow; unsealed segments go on."""
     for epoch in state.epochs:
         assert covers([(run.first, run.last) for run in epoch.segments], epoch.slots)
         assert sorted(epoch.segments, key=lambda run: run.first) == list(epoch.segments)
@@ -147,7 +147,7 @@ def test_sealed_stream_stays_as_it_is() -> None:
 
 
 def test_oldest_epochs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the oldest epochs go; what is left reads back."""
+    """Beyond the bound the oldest epochs go; the others are read back."""
     monkeypatch.setattr(core.streams.state, "EPOCHS_MAX", 3)
     state = stream_of(8, 4)
     for step in range(6):

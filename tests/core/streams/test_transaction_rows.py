@@ -97,7 +97,7 @@ class Transactions(RuleBasedStateMachine):
 
     @rule(lost=st.booleans())
     def crash(self, lost: bool) -> None:
-        """The state is saved and loaded; what was in flight is lost, or is read from the log."""
+        """The state is saved and loaded; transactions in flight are lost, or read from the log."""
         saved = b"\xaa" * 3 + self.transactions.encode(self.book.durable) + b"behind"
         loaded, position = SlotTransactions.decode(saved, 3)
         assert saved[position:] == b"behind"

@@ -219,7 +219,7 @@ def test_writer_after_a_marker_of_a_later_epoch(
 
 
 def refusal(slot: Slot, writer_id: int, epoch: int, sequence: int) -> type[Exception] | None:
-    """How a batch of one record is refused; None when it is the next one."""
+    """The refusal of a batch of one record; None when it is the next one."""
     try:
         assert owner_of(slot).check_writer(slot, writer_id, epoch, sequence, 1) is None
     except (SequenceGap, StaleWriterEpoch) as refused:
@@ -388,7 +388,7 @@ def test_markers_are_no_batches_of_their_writers(tmp_path: Path) -> None:
 
 
 def test_saved_in_steps() -> None:
-    """Whatever happens between its steps, what is saved is as of the first; no step has more than its rows."""
+    """Whatever happens between its steps, the saved state is that of the first; no step has more than its rows."""
     known = SlotTransactions()
     for writer in range(3 * ROWS_PER_STEP):
         known.began(writer, writer, 0)

@@ -1,4 +1,4 @@
-"""Bytes that are stored, where compaction has taken some out: what a person is shown, and what retention goes by."""
+"""Stored bytes after compaction has taken some out: people see them, and retention goes by them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_start_within_a_run(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("restart", [False, True])
 def test_live_records_stay(tmp_path: Path, policy: StreamPolicy, restart: bool) -> None:
-    """A topic that was compacted loses nothing while it stores less than its bound, and what is beyond it later."""
+    """A compacted topic loses nothing while it stores less than its bound, and later the bytes beyond it."""
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:

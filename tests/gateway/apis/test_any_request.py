@@ -1,4 +1,4 @@
-"""Whatever values a well-formed request carries, it is answered, and never with UNKNOWN_SERVER_ERROR."""
+"""Any well-formed request is answered, whatever its values, and never with UNKNOWN_SERVER_ERROR."""
 
 from __future__ import annotations
 

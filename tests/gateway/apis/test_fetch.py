@@ -143,7 +143,7 @@ def test_read_committed_gets_a_list_of_aborted_transactions(tmp_path: Path) -> N
 
 
 def test_zstd_topics_need_version_10(tmp_path: Path) -> None:
-    """UNSUPPORTED_COMPRESSION_TYPE to older consumers, by the topic's setting; what producers chose they may read."""
+    """UNSUPPORTED_COMPRESSION_TYPE to older consumers, by the topic's setting; a producer's own codec they may read."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await client.create("z", compression_type="zstd")
@@ -186,7 +186,7 @@ def test_waiting_ends_with_data(tmp_path: Path) -> None:
 
 
 def test_waiting_ends_with_enough_bytes(tmp_path: Path) -> None:
-    """Less than min_bytes wakes nobody; what had gathered is all returned."""
+    """Less than min_bytes wakes nobody; all gathered bytes are returned."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         other = await Client.connect(broker)
@@ -315,7 +315,7 @@ async def _slow(broker: Broker) -> Client:
 
 
 def test_answers_that_nobody_takes_leave_the_log_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a socket does not take is copied once the log wants its memory back, and is still what was asked for."""
+    """Bytes that a socket does not take are copied once the log wants its memory back, and still answer the fetch."""
     monkeypatch.setattr("core.log.slabs.VIEWED_BYTES_MIN", 1 << 20)
 
     async def scenario(broker: Broker, client: Client) -> None:

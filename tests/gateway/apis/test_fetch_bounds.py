@@ -73,7 +73,7 @@ def test_nothing_is_read_for_who_has_left(tmp_path: Path, is_reset: bool) -> Non
 
 
 def test_nothing_is_read_for_who_left_while_waiting_for_room(tmp_path: Path) -> None:
-    """A connection that is not read hears of no end; what waited looks for it before it begins."""
+    """A connection that is not read hears of no end; waiting requests look for it before they begin."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         await fill(client, 1, b"x" * 1_000)

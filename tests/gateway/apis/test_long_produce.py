@@ -192,7 +192,7 @@ def test_the_topic_goes_meanwhile(tmp_path: Path) -> None:
 
 
 def test_malformed(tmp_path: Path) -> None:
-    """A long request that is cut off closes its connection, and what it held up is not begun."""
+    """A long request that is cut off closes its connection, and the requests that it held up are not begun."""
 
     async def scenario(broker: Broker, client: Client) -> None:
         body = to_all(batch(b"a"))

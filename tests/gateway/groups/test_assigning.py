@@ -1,4 +1,4 @@
-"""SyncGroup, heartbeats, sessions, leaving: what happens once members have joined (SEMANTICS 28)."""
+"""SyncGroup, heartbeats, sessions, leaving: a group's life once members have joined (SEMANTICS 28)."""
 
 from __future__ import annotations
 

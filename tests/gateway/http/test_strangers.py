@@ -140,7 +140,7 @@ def test_every_request_has_a_deadline(gateway: tuple[str, str]) -> None:
     ],
 )
 def test_conflicting_headers_close(gateway: tuple[str, str], lengths: tuple[str, ...]) -> None:
-    """A request that two headers tell differently is refused, and what follows on its connection is not looked at."""
+    """A request whose headers contradict each other is refused, and later bytes of its connection are ignored."""
     request = head("/healthz", "localhost", *lengths, method="POST").replace(b"Connection: close\r\n", b"")
 
     answer = answer_to(gateway[1], request + b"0\r\n\r\n" + WHOLE)

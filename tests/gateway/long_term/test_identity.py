@@ -255,7 +255,7 @@ class TestBesideAnOwner:
 
     @in_loop
     async def test_the_same_directory(self, open_storage: OpenStorage, tmp_path: Path) -> None:
-        """The directory that the owner had needs neither a flag nor patience: who had it is dead."""
+        """The owner's own directory needs neither a flag nor patience, because its owner is dead."""
         async with open_storage() as storage:
             await start(tmp_path, storage, OURS, fresh=True)
             async with asyncio.timeout(30):

@@ -331,7 +331,7 @@ class TestRecover:
             assert "waiting for a sign of life" not in again.err.read_text()
 
     def test_drill(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-        """A drill reads all of the prefix and takes records of its own; what is there, and its owner, never notice."""
+        """A drill reads all of the prefix and takes records of its own; the prefix and its owner never notice."""
         flags = (*place(minio, bucket), *QUICK, "--set", "file.delete.delay.ms=2000")
         drilled = ("--data-dir", str(tmp_path / "drill" / "data"), *place(minio, bucket))
         with serving(tmp_path / "live", *flags) as live:
@@ -429,7 +429,7 @@ class TestVerify:
 
 
 def test_metrics(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
-    """A scrape tells how full the log is, what moves, and who served the reads."""
+    """A scrape tells how full the log is, the bytes that move, and the tiers that served the reads."""
     with serving(tmp_path, *place(minio, bucket), *QUICK) as gateway:
         produce(gateway.ready()["kafka"][0], 20)
         await_tiered(gateway, 20)

@@ -63,7 +63,7 @@ class Gate:
         self.waiting: dict[str, ResponseSlot] = {}
         self.released: dict[str, asyncio.Event] = {}
         self.answer_bytes = 0
-        self.answers: dict[str, Sequence[bytes]] = {}  # what follows in the answer to a name, instead of so many zeros
+        self.answers: dict[str, Sequence[bytes]] = {}  # by name: the rest of its answer, instead of zeros
 
     def raw(self, connection: Connection, header: RequestHeader, body: memoryview, reply: ResponseSlot) -> None:
         """Produce: the transactional id is the request's name; acks=0 gets no answer, -7 an error."""

@@ -1,4 +1,4 @@
-"""Bytes in, whole requests out, however they arrive; what is no request ends its connection."""
+"""Bytes in, whole requests out, however they arrive; bytes that are no request end their connection."""
 
 import asyncio
 import struct

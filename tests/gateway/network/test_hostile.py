@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 MIB = 1024 * 1024
 ADDRESS_SPACE_MAX = 4096 * MIB
-"""What RocksDB, threads and the log's mappings need is far below; 2**31 elements are far above."""
+"""RocksDB, threads and the log's mappings need far less; 2**31 elements need far more."""
 GROWTH_MAX = 100 * MIB
 """Of resident memory: every schema's code, and one request of the most elements at a time."""
 SENDERS = 12

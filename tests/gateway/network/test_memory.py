@@ -110,7 +110,7 @@ def test_tasks_limit() -> None:
 
 
 def test_peer_that_never_reads() -> None:
-    """A peer that asks and never reads stops being served; what waits for it stays bounded."""
+    """A peer that asks and never reads stops being served; its waiting answers stay bounded."""
 
     async def test() -> None:
         gate = Gate()

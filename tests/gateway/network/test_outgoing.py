@@ -17,7 +17,7 @@ SIZES: Final = (0, 1, 100, 5_000, LARGE_BYTES_MIN - 1, LARGE_BYTES_MIN, 700_000,
 
 
 class Sender(asyncio.Protocol):
-    """What a connection does with it."""
+    """A connection's use of `Outgoing`."""
 
     output: Outgoing
 

@@ -40,7 +40,7 @@ PAYERS_GROUP: Final = "payers"
 PAID: Final = 7
 """The offset that committed transactions leave for `PAYERS_GROUP`."""
 HANGING: Final = "hanging"
-"""Whose transaction was open when the process ended."""
+"""The transactional id with a transaction open when the process ended."""
 
 
 def values(partition: int) -> list[bytes]:

@@ -41,7 +41,7 @@ NUMBERS: Final = (
     2**34,
     2**63,
 )
-"""What a damaged number becomes: the ends of its encodings, and beyond them."""
+"""Values of a damaged number: the ends of its encodings, and beyond them."""
 SECRET: Final = bytes(range(16))
 
 
@@ -134,7 +134,7 @@ def alone(content: bytes) -> memoryview:
 
 
 def outcome(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What came of it: a value, or the error's code and text."""
+    """The outcome of the call: a value, or the error's code and text."""
     try:
         found = work(*arguments)
     except InvalidBatch as refused:
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None, help="the first seed; a random one if not given")
-    parser.add_argument("--batches", type=int, default=2**62, help="end after so many")
+    parser.add_argument("--batches", type=int, default=2**62, help="end after this many")
     options = parser.parse_args()
     from gateway.records import native_walk
 

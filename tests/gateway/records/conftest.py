@@ -25,11 +25,11 @@ def native_or_skip() -> ModuleType:
 
 @pytest.fixture(scope="session", params=["python", "native"])
 def walker(request: pytest.FixtureRequest) -> Walker:
-    """Who checks records."""
+    """The walker that checks records."""
     return record_check if request.param == "python" else native_or_skip()
 
 
 @pytest.fixture(scope="session", params=["python", "native"])
 def compacting(request: pytest.FixtureRequest) -> Walker:
-    """Who finds the records that stay."""
+    """The walker that finds the records to keep."""
     return key_table if request.param == "python" else native_or_skip()

@@ -35,7 +35,7 @@ class Run:
 
 @dataclass
 class Partition:
-    """A partition of which the stable part is in runs, and what its committed readers should end up with."""
+    """A partition whose stable part is in runs, and the records that committed readers should end up with."""
 
     runs: list[Run] = field(default_factory=list)
     fresh: list[bytes] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Partition:
         return [one for one in self.aborted if one.first < end and one.last >= first]
 
     def compact(self, now_ms: int = NOW_MS, tombstone_ms: int = DAY_MS, keys_max: int = 1 << 30) -> None:
-        """One round, as the store runs it; what comes out is one run for each that went in."""
+        """One round, as the store runs it: one run comes out for each that went in."""
         if not self.runs:
             return
         upto, last_end = self.runs[-1].end, self.clean_end

@@ -1,4 +1,4 @@
-"""Records are held against what their batch's header claims, and what no consumer could read is refused."""
+"""Records are held against the claims of their batch's header, and unreadable ones are refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_first_places_are_named(walker: Walker) -> None:
 @settings(max_examples=400, deadline=None)
 @given(place=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 40))
 def test_what_passes_can_be_read(walker: Walker, place: int, value: int, cut: int) -> None:
-    """Whatever is wrong with a batch: readers and compaction read what has passed, and find the same in it."""
+    """Readers and compaction can read every batch that has passed, and find the same in it."""
     records = [
         Record(n, 3 * n, b"k" * (n % 3 * 60) if n % 4 else None, b"v" * n, [("h", b"x")] * (n % 3)) for n in range(80)
     ]

@@ -260,7 +260,7 @@ class World:
                 yield ("abort", client.name)
 
     def happen(self, event: tuple[str, ...]) -> None:
-        """Let one event happen; what must always hold is checked. Raises AssertionError."""
+        """Let one event happen, and check all invariants. Raises AssertionError."""
         kind, *arguments = event
         if kind == "sync":
             self.sync(int(arguments[0]))

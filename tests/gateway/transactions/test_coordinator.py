@@ -360,8 +360,8 @@ def test_outcome_is_logged_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["time-out", "commit", "next producer"])
 def test_written_elsewhere_before_a_crash(tmp_path: Path, ending: str) -> None:
-    """Where a crash kept what was written to another container and took the record that made the partition part of the
-    transaction, it is part of it all the same: it ends with the transaction, and never stays open."""
+    """A partition in another container ends with its transaction and never stays open, even if a crash kept the entries
+    there and took the record that made the partition part of the transaction."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False, containers=BOTH) as services:

@@ -405,7 +405,7 @@ def test_deleted_within_a_transaction(admin: Admin, topic: str, one: Producer) -
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_all_deleted_within_a_transaction(admin: Admin, topic: str, one: Producer, committed: bool) -> None:
-    """Also all of them: what follows is committed or not, as its transaction is."""
+    """Also all of them: later records are committed or not, as their transaction is."""
     one.write(topic, b"a")
     delete_records(admin, topic, -1)
     assert fetch(admin, topic, 1).last_stable_offset == 1

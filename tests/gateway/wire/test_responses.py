@@ -70,7 +70,7 @@ def test_decode_single_batch(version: int, size: int) -> None:
 
 @pytest.mark.parametrize("version", PRODUCE_VERSIONS)
 def test_decode_produce_cut_anywhere(version: int) -> None:
-    """A request cut short is malformed, never something else; what follows one is ignored, as in Kafka."""
+    """A request cut short is malformed, never something else; bytes behind a request are ignored, as in Kafka."""
     values = {
         "transactional_id": "t",
         "topic_data": [{"name": "abc", "partition_data": [{"index": 1, "records": b"xyz"}] * 2}],

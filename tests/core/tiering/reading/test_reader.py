@@ -1,4 +1,4 @@
-"""Reading from chunks: what was appended comes back, whatever lies where, and damage stays where it is."""
+"""Reading from chunks: entries come back as they were appended, wherever they lie, and damage stays where it is."""
 
 from __future__ import annotations
 
@@ -384,7 +384,7 @@ def test_object_was_replaced() -> None:
 
 
 def test_slow_objects_delay_nobody_else() -> None:
-    """While some objects do not answer, others are read; what was given up is there for the next who asks."""
+    """While some objects do not answer, others are read; the next reader finds pages that another gave up."""
 
     async def scenario() -> None:
         async with chunked() as (chunks, storage):

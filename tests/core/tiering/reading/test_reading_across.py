@@ -219,7 +219,7 @@ def test_chunks_survive_a_restart(tmp_path: Path) -> None:
 
 
 def test_memory_outlives_the_log_file(tmp_path: Path) -> None:
-    """What left the disk's log a moment ago is read from memory, whatever long-term storage does just now."""
+    """Entries that left the log on disk a moment ago are read from memory, whatever long-term storage does."""
 
     async def scenario() -> None:
         config = replace(TIERING, cache_bytes=4096 * KIB)

@@ -30,7 +30,7 @@ async def open_directory(directory: Path) -> FilesystemStorage:
 
 
 class FirstByte:
-    """Keeps the last entry of each first byte of its body, and the last of all."""
+    """A filter that keeps the last entry of each first byte of its body, and the last of all."""
 
     due_ms: int | None = None
 
@@ -61,7 +61,7 @@ class FirstByte:
 
 
 class Deadly(FirstByte):
-    """Takes its process with it."""
+    """A filter that ends its process."""
 
     def keep(self, entry: memoryview) -> Buffer | None:
         os._exit(7)

@@ -1,4 +1,4 @@
-"""One rewrite: what goes in comes out, in one chunk, checked and covered; and what is chosen to go in."""
+"""One rewrite: all entries that go in come out, in one checked chunk that covers them; and the choice of inputs."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_emptied_runs_are_covered() -> None:
 
 
 def test_learning_is_bounded() -> None:
-    """A round ends where there are too many keys; what lies behind stays as it is."""
+    """A round ends where there are too many keys; entries behind stay as they are."""
     bench = one_slot(4, keys=40)
     assert bench.learn(0, 40, keys_max=15) == {SlotKey(7, 0): 15}
     done = bench.rewrite(compact=True)

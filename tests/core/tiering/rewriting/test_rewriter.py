@@ -1,4 +1,4 @@
-"""Rewrites of chunks: what is read afterwards is what was there, in fewer objects, whatever dies meanwhile."""
+"""Rewrites of chunks: readers get the same entries afterwards, from fewer objects, whatever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tier2.storage import Storage
 
 
 def is_tiered(slot: Slot) -> bool:
-    """Nothing of it waits: what has left the slot before it was its turn, never will."""
+    """No entry of it waits: entries that left the slot before their turn are not awaited."""
     return max(slot.start, slot.tiered_end) == slot.end
 
 

@@ -1,4 +1,4 @@
-"""Which chunk is right for which stretch: against a model that knows of each sequence number by itself."""
+"""The right chunk for each stretch, compared with a model that treats each sequence number alone."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_gap_keeps_what_is_behind_it() -> None:
 
 
 def test_a_chunk_that_overtook_another() -> None:
-    """Behind what was known to be tiered, the first gap is the end: what lies behind it had not been committed."""
+    """Behind what was known to be tiered, the first gap is the end: runs behind it had not been committed."""
     slot = settle(known(durable_end=30, tiered_end=10), [row(0, 10), row(10, 20), row(30, 40), row(40, 50)])
 
     assert (slot.start, slot.end, slot.lost, slot.untiered) == (0, 20, (), 10)
@@ -101,7 +101,7 @@ def test_a_chunk_that_overtook_another() -> None:
 
 
 def test_the_first_chunk_did_not_arrive() -> None:
-    """Then nothing came back: what follows is not taken for the beginning."""
+    """Then nothing came back: later runs are not taken for the beginning."""
     slot = settle(known(durable_end=10), [row(10, 20)])
 
     assert (slot.start, slot.end, slot.untiered) == (0, 0, 10)
@@ -124,7 +124,7 @@ def test_trimmed_behind_what_was_tiered() -> None:
 
 
 def test_the_end_is_missing() -> None:
-    """A slot ends where its chunks do: what is behind was in a chunk that is lost, or never in one."""
+    """A slot ends where its chunks do: later entries were in a lost chunk, or never in one."""
     slot = settle(known(durable_end=50, tiered_end=30), [row(0, 10)])
 
     assert (slot.end, slot.lost, slot.untiered) == (10, ((10, 30),), 20)

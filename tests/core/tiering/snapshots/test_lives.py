@@ -16,7 +16,7 @@ from tier2.chunk_format import ChunkId
 
 
 def test_bytes() -> None:
-    """They are those of the table in the module, and what was written is read."""
+    """They are those of the table in the module, and are read as they were written."""
     life = OtherLife(1, 2, 1003)
 
     assert encode_lives([life]) == bytes.fromhex("000000010000000000000002000003eb")

@@ -1,4 +1,4 @@
-"""A store made from long-term storage alone: all that was tiered, nothing twice, and what is missing by name."""
+"""A store made from long-term storage alone: all tiered entries, nothing twice, and losses by name."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_only_when_something_changed(tmp_path: Path) -> None:
 
 
 def test_the_newest_stay(tmp_path: Path) -> None:
-    """Older ones go, also those of the runs before; what lies beside them stays."""
+    """Older ones go, also those of earlier runs; other objects stay."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")

@@ -80,7 +80,7 @@ def test_nothing_of_a_writer_came_back(lost_batches: WriterSnapshot) -> None:
 
 
 def test_entries_behind_a_snapshot(lost_batches: WriterSnapshot) -> None:
-    """Entries go on where the snapshot's batches end; what both know counts once, and five stay."""
+    """Entries go on where the snapshot's batches end; batches in both count once, and five stay."""
     tail = Tail(PLACE, 90, [], [lost_batches])
     for first in range(30, 90, 10):
         wrote(tail, first, 10, first)

@@ -1,4 +1,4 @@
-"""How fast chunks are made: the log takes bursts, and what waits goes out in time."""
+"""The pace of chunks: the log takes bursts, and a backlog goes out in time."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ async def commit(slot: Slot, writer: int = WRITER) -> None:
 
 
 async def write(slot: Slot, size: int, body: int = KIB) -> bytes:
-    """As a producer does: what is refused is sent again."""
+    """As a producer does: refused entries are sent again."""
     written: list[bytes] = []
     end = slot.total_bytes + size
     async with asyncio.timeout(PATIENCE_S):
@@ -300,7 +300,7 @@ def damage(store: Store, slot: Slot, offset: int) -> None:
 
 
 def test_one_damaged_entry(tmp_path: Path) -> None:
-    """A damaged entry holds up neither the slots that share its chunks nor the log; what lies before it is tiered."""
+    """A damaged entry holds up neither the slots that share its chunks nor the log; entries before it are tiered."""
 
     async def scenario() -> None:
         storage = Unreliable(await storage_in(tmp_path / "tier2"))
@@ -336,7 +336,7 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [(0,), (7, 8, 10)])
 def test_tiered_past_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]) -> None:
-    """While the log is pressed, a slot is tiered past what is damaged: that is set aside, and refused by name."""
+    """While the log is pressed, a slot is tiered past its damage, which is set aside and refused by name."""
     monkeypatch.setattr("core.tiering.writing.pins.RETRY_FIRST_S", 0.05)
 
     async def scenario() -> None:

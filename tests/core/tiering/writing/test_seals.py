@@ -43,7 +43,7 @@ def labels(store: Store, slot: Slot) -> list[tuple[int, int, int]]:
 
 
 def test_sealed_segment_is_tiered_at_once(tmp_path: Path) -> None:
-    """Neither size nor age: a seal makes what is there due; what the next segments got stays in the log."""
+    """Neither size nor age: a seal makes a segment's entries due; those of the next segments stay in the log."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")

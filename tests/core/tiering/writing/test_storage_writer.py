@@ -1,4 +1,4 @@
-"""The storage writer: what is in the log goes into chunks, in order, once, and leaves the log only when it is safe."""
+"""The storage writer: entries go from the log into chunks once, in order, and leave the log only when it is safe."""
 
 from __future__ import annotations
 
