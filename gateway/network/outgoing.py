@@ -2,7 +2,7 @@
 
 Large answers are lists of views, mostly of the log's memory. They are written from there, and what the socket does not
 take stays a view: a thousand consumers of the same records share them. The transport gets small copies only, so that it
-tells when the socket takes more. Whoever needs the memory behind the views has them copied.
+tells when the socket takes more. The log has views copied when it needs the memory behind them.
 
 **Invariant**: bytes leave in the order in which they were given; `waiting` is the number of those that have not left.
 """

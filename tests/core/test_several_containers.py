@@ -175,7 +175,7 @@ def test_what_is_not_here(tmp_path: Path) -> None:
 
 
 async def is_given_away(slot: Slot) -> None:
-    """Nothing is taken for a slot any more, also not by whoever held its container before."""
+    """Nothing is appended to a slot any more, even by a caller that held its container before."""
     container = owner_of(slot)
     with pytest.raises(NotHosted):
         begin_append(slot, b"later")
@@ -191,7 +191,7 @@ def threads_of(container_id: int) -> list[str]:
 
 
 class Watching:
-    """Looks at a slot again when it is told to."""
+    """A watcher that looks at its slot again at each call."""
 
     def __init__(self) -> None:
         self.told = 0
