@@ -1,0 +1,22 @@
+"""Who sends a request: the identity that a connection has proved, and that rights and quotas go by.
+
+Invariant: a principal is a value; a connection's principal changes by authentication only, and only once.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Principal(NamedTuple):
+    """An identity as Kafka writes it, `User:alice`. Both parts are compared case by case."""
+
+    type: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.name}"
+
+
+ANONYMOUS: Final = Principal("User", "ANONYMOUS")
+"""Whoever comes in by a listener that asks for no proof."""
