@@ -11,10 +11,11 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.services import Services
 from gateway.topics.checks import check_name
 from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
@@ -44,7 +45,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
             left -= 1
             continue
         end = min(stream.slot_count, first + left)
-        entries.append(_known(ctx.services.node_id, stream, range(first, end)))
+        entries.append(_known(ctx.services, stream, range(first, end)))
         left -= max(0, end - first)
         if end < stream.slot_count:
             return _page(entries, name, end)
@@ -72,8 +73,9 @@ def _unknown(name: str) -> dict[str, Any]:
     }
 
 
-def _known(node_id: int, stream: Stream, partitions: range) -> dict[str, Any]:
-    leader_epoch = leader_epoch_of(stream)
+def _known(services: Services, stream: Stream, partitions: range) -> dict[str, Any]:
+    node_id, epochs = services.node_id, services.store.leader_epochs(stream)
+    only = next(iter(epochs.values())) if len(set(epochs.values())) == 1 else None
     return {
         "error_code": ErrorCode.none,
         "name": stream.name,
@@ -84,7 +86,7 @@ def _known(node_id: int, stream: Stream, partitions: range) -> dict[str, Any]:
                 "error_code": ErrorCode.none,
                 "partition_index": index,
                 "leader_id": node_id,
-                "leader_epoch": leader_epoch,
+                "leader_epoch": epochs[stream.state.container_of_slot(index)] if only is None else only,
                 "replica_nodes": [node_id],
                 "isr_nodes": [node_id],
                 "eligible_leader_replicas": [],

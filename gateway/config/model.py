@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.config import StoreConfig, SyncMode
 from gateway.config.bounds import BoundKeys
+from gateway.config.containers import ContainerKeys
 from gateway.config.fields import check_one_line, type_name
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -47,6 +48,7 @@ class Config(
     ScalingKeys,
     TopicKeys,
     LogKeys,
+    ContainerKeys,
     ListenerKeys,
     BoundKeys,
     HttpKeys,
