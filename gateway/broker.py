@@ -37,10 +37,11 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, server_limits
+from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.services import Services
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
@@ -119,6 +120,8 @@ class Broker:
         self._admission: Admission | None = None
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
+        self._secured = secured_listeners(config)
+        self._renewing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -213,7 +216,7 @@ class Broker:
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
-        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics)
+        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics, self._secured)
         for hosted in self._containers():
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
@@ -221,6 +224,7 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
         self.phase = "serving"
         self._serving.set()
 
@@ -254,6 +258,8 @@ class Broker:
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._renewing is not None:
+            self._renewing.cancel()
         if self._server is not None:
             # Together: fetches and group members wait for these services, whose end answers them.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
@@ -347,6 +353,7 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
+        offer_tls(metrics, server, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)

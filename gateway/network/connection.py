@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 from gateway.network.outgoing import LARGE_BYTES_MIN, Outgoing, copied
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
+from gateway.network.tls import SealedOutgoing, TlsTransport
+from gateway.security.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
@@ -110,6 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         "party",
         "peer_host",
         "peer_port",
+        "principal",
         "receiver",
         "requests",
         "services",
@@ -130,6 +133,7 @@ class Connection(asyncio.BufferedProtocol):
         self.peer_host, self.peer_port = peer
         self.turns = host.turns
         self.party = host.turns.join(self.peer_host, None)
+        self.principal: Principal = ANONYMOUS
         self.client_software_name: str | None = None
         self.client_software_version: str | None = None
         self.closed = False
@@ -169,7 +173,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._output = Outgoing(self._transport)
+        if isinstance(transport, TlsTransport):
+            self._output = SealedOutgoing(transport)
+        else:
+            self._output = Outgoing(self._transport)
         # With marks of 0, `pause_writing` is called for every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
         refusal = self._owner.opened(self)
@@ -233,6 +240,10 @@ class Connection(asyncio.BufferedProtocol):
     def was_made(self) -> bool:
         """It has, or had, a transport, so `connection_lost` is called."""
         return self._transport is not None
+
+    @property
+    def is_handshaking(self) -> bool:
+        return isinstance(self._transport, TlsTransport) and not self._transport.is_shaken
 
     @property
     def in_flight(self) -> int:

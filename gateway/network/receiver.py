@@ -27,6 +27,8 @@ PROGRESS_BYTES: Final = 64 * 1024
 ROUTE_BYTES: Final = 8
 """Length, API key and version: enough to know how large a request may be."""
 PRODUCE_KEY: Final = 0
+TLS_HANDSHAKE: Final = 0x1603
+"""The first two bytes of a client that speaks TLS. As the beginning of a length: 369 MB."""
 
 assert OWN_BUFFER_FROM_BYTES + ROUTE_BYTES < SCRATCH_BYTES, "a rest always leaves room to read into"
 
@@ -171,6 +173,9 @@ class Receiver:
         limits = self._host.limits
         if 0 <= size <= limits.small_request_bytes_max:
             return True
+        if size >> 16 == TLS_HANDSHAKE:
+            self._sink.refuse("it speaks TLS, and this listener does not")
+            return False
         if size < 0 or size > limits.request_bytes_max:
             self._sink.refuse(f"a request of {size} bytes, at most {limits.request_bytes_max} are read")
             return False
