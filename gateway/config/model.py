@@ -15,6 +15,8 @@ from pydantic import PrivateAttr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.config import StoreConfig, SyncMode
+from gateway.config.audit import AuditKeys
+from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
 from gateway.config.fields import check_one_line, type_name
 from gateway.config.groups import GroupKeys
@@ -42,6 +44,8 @@ def _number(value: object) -> object:
 class Config(
     # `penstock config` lists sections from the last to the first: that is how pydantic collects them.
     LogLineKeys,
+    AuditKeys,
+    AuthorizerKeys,
     GroupKeys,
     TransactionKeys,
     ScalingKeys,
