@@ -41,6 +41,8 @@ from gateway.network.serving_limits import offer_connections, offer_tls, server_
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security.audit import open_audit
+from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.services import Services
 from gateway.topics.topics import Topics
@@ -122,6 +124,7 @@ class Broker:
         self._remarks: list[str] = []  # about the bucket
         self._secured = secured_listeners(config)
         self._renewing: asyncio.Task[None] | None = None
+        self.authorizer: Authorizer | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -193,6 +196,8 @@ class Broker:
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store)
+        if self.config.authorizer_class_name:
+            self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
@@ -244,6 +249,7 @@ class Broker:
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
 
@@ -265,6 +271,8 @@ class Broker:
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        if self.authorizer is not None:
+            self.authorizer.audit.close()
         await self.store.close()
         if self._storage is not None:
             await self._release()
@@ -365,6 +373,9 @@ class Broker:
         _offer_transactions(metrics, self.transactions)
         _offer_producers(metrics, self.store.known_writers)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+        if (authorizer := self.authorizer) is not None:
+            metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
+            metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)
 
     def _offer_limits(self) -> None:
         """Offer the count of each thing that clients can make, with the key that bounds it."""

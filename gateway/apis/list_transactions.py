@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.transaction import Transaction, TransactionState
 from gateway.wire.message import Message
 
@@ -33,6 +34,7 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
             (not wanted or known.state.kafka_name in wanted)
             and (not producer_ids or known.producer_id in producer_ids)
             and (began_before_ms is None or 0 <= known.started_ms < began_before_ms)
+            and ctx.has(Operation.DESCRIBE, ResourceType.TRANSACTIONAL_ID, known.transactional_id)
         )
 
     return {

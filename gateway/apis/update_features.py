@@ -15,6 +15,7 @@ from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 KINDS_FROM: Final = 1
@@ -27,6 +28,7 @@ class Kind(enum.IntEnum):
 
 
 async def update_features(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     for update in request.feature_updates:
         if reason := _why_not(ctx, update):
             return told(_failed(update, reason))

@@ -27,6 +27,7 @@ from gateway.security.principal import ANONYMOUS, Principal
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
     from gateway.network.host import Host
+    from gateway.security.rights import Rights
     from gateway.services import Services
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """See the module. Handlers use: services, peer_host, peer_port, listener, client_software_name and
+    """See the module. Handlers use: services, peer_host, peer_port, principal, listener, client_software_name and
     _version, closed, peer_left, abandon, mute, output_room, takes_more, when_output_room, aside, on_close,
     forget_on_close."""
 
@@ -115,6 +116,7 @@ class Connection(asyncio.BufferedProtocol):
         "principal",
         "receiver",
         "requests",
+        "rights",
         "services",
         "slots",
         "starting",
@@ -131,9 +133,10 @@ class Connection(asyncio.BufferedProtocol):
         self.listener = listener
         self.receiver = Receiver(host, self)
         self.peer_host, self.peer_port = peer
+        self.principal: Principal = ANONYMOUS
+        self.rights: Rights | None = None  # as the authorizer found them last
         self.turns = host.turns
         self.party = host.turns.join(self.peer_host, None)
-        self.principal: Principal = ANONYMOUS
         self.client_software_name: str | None = None
         self.client_software_version: str | None = None
         self.closed = False
