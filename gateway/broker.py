@@ -20,6 +20,7 @@ from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
+from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.config.loading import Config
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
@@ -28,6 +29,7 @@ from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -45,6 +47,7 @@ from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.services import Services
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.producer_admission import NewProducers
@@ -198,6 +201,8 @@ class Broker:
         self.resource_configs = ResourceConfigs(self.store)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
+        self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
@@ -243,6 +248,8 @@ class Broker:
             store=self.store,
             topics=self.topics,
             resource_configs=self.resource_configs,
+            features=self.features,
+            telemetry=self.telemetry,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
@@ -351,7 +358,12 @@ class Broker:
             from gateway.metrics.exposition import Exposition
 
             names = {api.key: api.name for api in discover()}
-            self._exposition = Exposition(self.metrics, names, lambda: self._tell() if self.ready else None)
+            self._exposition = Exposition(
+                self.metrics,
+                names,
+                lambda: self._tell() if self.ready else None,
+                lambda turn: self.telemetry.series.text(turn) if self.ready else None,
+            )
         return self._exposition
 
     def _offer_gauges(self, server: Server) -> None:
@@ -369,6 +381,7 @@ class Broker:
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
+        _offer_telemetry(metrics, self.telemetry)
         self._offer_limits()
         _offer_transactions(metrics, self.transactions)
         _offer_producers(metrics, self.store.known_writers)
@@ -386,6 +399,7 @@ class Broker:
             ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
             ("groups.max", config.groups_max, lambda: len(self.groups)),
             ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
+            ("telemetry.series.max", config.telemetry_series_max, lambda: self.telemetry.series.count),
             ("producer.states.max", config.producer_states_max, lambda: self.store.known_writers.count),
             ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
             (
@@ -397,6 +411,15 @@ class Broker:
         for key, limit, used in limits:
             metrics.gauge("penstock_limit", "What a configuration key bounds: the bound", partial(int, limit), key=key)
             metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
+
+
+def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
+    series = telemetry.series
+    metrics.gauge("penstock_telemetry_clients", "Clients that ask for subscriptions", lambda: telemetry.client_count)
+    metrics.counter("penstock_telemetry_pushes_total", "Pushes of clients' metrics", lambda: telemetry.pushes)
+    metrics.counter(
+        "penstock_telemetry_left_out_total", "Clients' numbers that were not taken", lambda: series.left_out
+    )
 
 
 def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:

@@ -13,10 +13,12 @@ from core.store import Store
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
+from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
 from gateway.records.openers import Openers
 from gateway.security.authorizer import Authorizer
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.producer_admission import NewProducers
@@ -35,6 +37,8 @@ class Services:
     store: Store
     topics: Topics
     resource_configs: ResourceConfigs
+    features: FinalizedFeatures
+    telemetry: Telemetry
     producers: ProducerIds
     new_producers: NewProducers
     groups: GroupCoordinator

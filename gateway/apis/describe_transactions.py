@@ -10,7 +10,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.security.acls import Operation, ResourceType
-from gateway.transactions.transaction import NO_EPOCH, NO_ID, NO_TIME, Transaction
+from gateway.transactions.transaction import Transaction
 from gateway.wire.message import Message
 
 
@@ -57,9 +57,9 @@ def _failed(transactional_id: str, code: int) -> dict[str, Any]:
         "transactional_id": transactional_id,
         "transaction_state": "",
         "transaction_timeout": 0,
-        "transaction_start_time": NO_TIME,
-        "producer_id": NO_ID,
-        "producer_epoch": NO_EPOCH,
+        "transaction_start_time": 0,
+        "producer_id": 0,
+        "producer_epoch": 0,
         "topics": [],
     }
 
