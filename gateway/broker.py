@@ -21,11 +21,12 @@ from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.config.loading import Config
+from gateway.coordination.homes import Homes
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_configs import ResourceConfigs
@@ -43,7 +44,7 @@ from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
 from gateway.services import Services
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
@@ -82,8 +83,8 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     apis: Registry
 
@@ -192,9 +193,10 @@ class Broker:
         self.resource_configs = ResourceConfigs(self.store)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
+        homes = Homes(self.store.config.container_ids)
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        self.transactions = TransactionCoordinators(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -206,7 +208,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -381,7 +383,7 @@ class Broker:
             metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
 
 
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
     counters = transactions.counters
     metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
     metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)

@@ -49,11 +49,11 @@ async def _partition(ctx: RequestContext, index: int, slot: Slot | None, why: st
         return _failed(index, ErrorCode.policy_violation, TOO_MANY)
     producers = []
     async for states in ctx.paced(slot.writers_stepwise()):
-        producers += [_producer(slot, producer_id, state) for producer_id, state in states]
+        producers += [_producer(ctx, slot, producer_id, state) for producer_id, state in states]
     return {"partition_index": index, "error_code": ErrorCode.none, "active_producers": producers}
 
 
-def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any]:
+def _producer(ctx: RequestContext, slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any]:
     newest = state.batches[-1] if state.batches and state.batches[-1].epoch == state.epoch else None
     transactions = slot.transactions
     return {
@@ -61,9 +61,16 @@ def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any
         "producer_epoch": state.epoch,
         "last_sequence": NONE if newest is None else max(NONE, newest.last_sequence),  # none behind a gap
         "last_timestamp": state.last_use_ms if newest is None else newest.timestamp,
-        "coordinator_epoch": NONE if state.marked_epoch < 0 else slot.leader_epoch,
+        "coordinator_epoch": NONE if state.marked_epoch < 0 else _coordinator_epoch(ctx, slot, producer_id),
         "current_txn_start_offset": NONE if transactions is None else transactions.open.get(producer_id, NONE),
     }
+
+
+def _coordinator_epoch(ctx: RequestContext, slot: Slot, producer_id: int) -> int:
+    """The epoch that a marker must have at least: an administrator's tool asks for it before it sends one."""
+    participant = ctx.services.transactions.in_container(slot.container_id)
+    known = None if participant is None else participant.participant.coordinator_epoch(producer_id)
+    return slot.leader_epoch if known is None else known
 
 
 def _failed(index: int, code: int, why: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.refusals import Refusal
 from gateway.transactions.transaction import NO_EPOCH, NO_ID, NO_TIME, Transaction
 from gateway.wire.message import Message
 
@@ -16,7 +17,11 @@ from gateway.wire.message import Message
 async def describe_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     described = []
     async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
-        known = ctx.services.transactions.get(transactional_id)
+        try:
+            known = ctx.services.transactions.of(transactional_id).get(transactional_id)
+        except Refusal as refused:
+            described.append(_failed(transactional_id, refused.code))
+            continue
         if known is not None:
             described.append(await _described(ctx, known))
         elif transactional_id:

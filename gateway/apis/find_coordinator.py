@@ -1,7 +1,7 @@
 """FindCoordinator (key 10), versions 0-6: the broker that keeps a group or a transaction.
 
-v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups. We keep all groups
-and all transactions ourselves; share groups are off, which Kafka answers with INVALID_REQUEST.
+v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups, which are off: Kafka answers those
+with INVALID_REQUEST. A key's coordinator is that of its home; there is none while that container's storage has failed.
 Clients are sent back to the listener that they came by.
 """
 
@@ -23,6 +23,7 @@ MALFORMED: Final = (
     "incompatible broker. See the broker logs for more details."
 )
 NO_NODE: Final[Mapping[str, Any]] = {"node_id": -1, "host": "", "port": -1}
+NOBODY: Final[Mapping[str, Any]] = {"error_code": ErrorCode.coordinator_not_available, "error_message": "", **NO_NODE}
 
 
 class KeyType(enum.IntEnum):
@@ -34,15 +35,23 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
     if request.key_type not in (KeyType.GROUP, KeyType.TRANSACTION):
         return error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
+    services = ctx.services
+    coordinators = services.groups if request.key_type == KeyType.GROUP else services.transactions
     node = {
         "error_code": ErrorCode.none,
-        "node_id": ctx.services.node_id,
+        "node_id": services.node_id,
         "host": listener.advertised_host,
         "port": listener.advertised_port,
     }
     if ctx.version < BATCHED_FROM:
-        return node
-    return {"coordinators": [{"key": key, **node} async for key in ctx.paced(request.coordinator_keys)]}
+        is_here = coordinators.is_here(request.key)
+        return node if is_here else error_response(request, ctx.version, ErrorCode.coordinator_not_available)
+    return {
+        "coordinators": [
+            {"key": key, **(node if coordinators.is_here(key) else NOBODY)}
+            async for key in ctx.paced(request.coordinator_keys)
+        ]
+    }
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

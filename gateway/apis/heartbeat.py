@@ -14,7 +14,7 @@ from gateway.wire.message import Message
 
 
 async def heartbeat(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    error = ctx.services.groups.heartbeat(
+    error = ctx.services.groups.of(request.group_id).heartbeat(
         request.group_id, request.member_id, request.group_instance_id, request.generation_id
     )
     return {"error_code": error}

@@ -35,7 +35,7 @@ async def init_producer_id(ctx: RequestContext, request: Message) -> Mapping[str
             return _refused(code_of(failed, Asked.PARTITION))
     try:
         return _answer(
-            await ctx.services.transactions.init_producer(
+            await ctx.services.transactions.of(request.transactional_id).init_producer(
                 request.transactional_id,
                 request.transaction_timeout,
                 None if expected == NOBODY else expected,

@@ -22,7 +22,7 @@ async def sync_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]
     is_named = request.protocol_type is not None and request.protocol_name is not None
     if ctx.version >= PROTOCOL_NAMED_FROM and not is_named:
         return error_response(request, ctx.version, ErrorCode.inconsistent_group_protocol)
-    result = await ctx.services.groups.sync(
+    result = await ctx.services.groups.of(request.group_id).sync(
         request.group_id,
         SyncRequest(
             member_id=request.member_id,
