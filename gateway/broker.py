@@ -22,11 +22,12 @@ from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.config.loading import Config
+from gateway.coordination.homes import Homes
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
@@ -49,7 +50,7 @@ from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
@@ -88,8 +89,8 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     apis: Registry
 
@@ -205,9 +206,10 @@ class Broker:
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
+        homes = Homes(self.store.config.container_ids)
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        self.transactions = TransactionCoordinators(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -219,7 +221,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -422,7 +424,7 @@ def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
     )
 
 
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
     counters = transactions.counters
     metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
     metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)

@@ -9,6 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.transaction import Transaction
 from gateway.wire.message import Message
@@ -20,7 +21,11 @@ async def describe_transactions(ctx: RequestContext, request: Message) -> Mappin
         if not ctx.may(Operation.DESCRIBE, ResourceType.TRANSACTIONAL_ID, transactional_id):
             described.append(_failed(transactional_id, ErrorCode.transactional_id_authorization_failed))
             continue
-        known = ctx.services.transactions.get(transactional_id)
+        try:
+            known = ctx.services.transactions.of(transactional_id).get(transactional_id)
+        except Refusal as refused:
+            described.append(_failed(transactional_id, refused.code))
+            continue
         if known is not None:
             described.append(await _described(ctx, known))
         elif transactional_id:
