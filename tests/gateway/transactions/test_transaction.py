@@ -132,7 +132,7 @@ ADDS = {
 
 @pytest.mark.parametrize("state", TransactionState)
 def test_who_may_take_part(state: TransactionState) -> None:
-    """The newest producer only, and not while its last transaction is being ended; it may know its next identity then."""
+    """The newest producer only, and not while its last transaction is being ended, when it may know its next name."""
     known = transaction(state)
     asked = (ME, BEFORE, AHEAD, STRANGER)
 
@@ -184,8 +184,8 @@ def test_who_may_end(state: TransactionState) -> None:
 @pytest.mark.parametrize("state", TransactionState)
 @pytest.mark.parametrize("committed", [True, False])
 def test_who_may_never_end(state: TransactionState, committed: bool) -> None:
-    """Without a new epoch the former producer neither; a stranger, who is stale or ahead never. Who is ahead by what the
-    end under way will give has to wait."""
+    """Without a new epoch the former producer neither; a stranger, who is stale or ahead never. Who is ahead by what
+    the end under way will give has to wait."""
     known = transaction(state)
     ahead = CONCURRENT if state in (PREPARE_COMMIT, PREPARE_ABORT) else FENCED
 
