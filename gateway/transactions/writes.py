@@ -5,8 +5,8 @@ makes its partition part of the transaction (KIP-890).
 
 Where a partition lies in the container of the transaction's coordinator, every batch is checked against the memory of
 the coordinator, and a partition that is added lies before its batch in the log. Elsewhere the coordinator is asked
-before the transaction's first batch there, and has answered from its synced log; from then on the partition itself knows
-that the transaction is open, and its marker fences what comes late.
+before the transaction's first batch there, and has answered from its synced log; from then on the partition itself
+knows that the transaction is open, and its marker fences what comes late.
 """
 
 from __future__ import annotations

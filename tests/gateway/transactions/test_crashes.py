@@ -87,6 +87,7 @@ class Life:
         following = await services.end(who, committed=committed, bumps=self.bumps)
         self.tell(is_ended=True)
         await until(lambda: services.known().state.name.startswith("COMPLETE"))
+        await services.store.home.all_durable()
         return following
 
     def tell(self, **known: object) -> None:
