@@ -94,7 +94,7 @@ class Server:
             return CLOSED
         codec = response_codec(key, version)
         start = 5 if response_header_is_flexible(key, codec.flexible) else 4
-        return _plain(codec.decode(memoryview(answer), start))
+        return plain(codec.decode(memoryview(answer), start))
 
     def _connected(self) -> socket.socket:
         self._connection = socket.create_connection(self._address, timeout=ANSWER_SECONDS_MAX)
@@ -137,14 +137,14 @@ def _order(item: Any) -> tuple[str, int]:
     return (item.get("name") or "", item.get("partition_index", 0)) if isinstance(item, dict) else ("", 0)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, Message):
         return {
-            name: SOME if name in VOLATILE and getattr(value, name) is not None else _plain(getattr(value, name))
+            name: SOME if name in VOLATILE and getattr(value, name) is not None else plain(getattr(value, name))
             for name in value.schema_fields
         }
     if isinstance(value, list):
-        return sorted(map(_plain, value), key=_order)
+        return sorted(map(plain, value), key=_order)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     return str(value) if isinstance(value, UUID) else value
