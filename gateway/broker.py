@@ -39,10 +39,13 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, server_limits
+from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security.audit import open_audit
+from gateway.security.authorizer import Authorizer
+from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
@@ -122,6 +125,9 @@ class Broker:
         self._admission: Admission | None = None
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
+        self._secured = secured_listeners(config)
+        self._renewing: asyncio.Task[None] | None = None
+        self.authorizer: Authorizer | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -195,6 +201,8 @@ class Broker:
         self.resource_configs = ResourceConfigs(self.store)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        if self.config.authorizer_class_name:
+            self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
@@ -218,7 +226,7 @@ class Broker:
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
-        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics)
+        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics, self._secured)
         for hosted in self._containers():
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
@@ -226,6 +234,7 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
         self.phase = "serving"
         self._serving.set()
 
@@ -247,6 +256,7 @@ class Broker:
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
 
@@ -261,11 +271,15 @@ class Broker:
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._renewing is not None:
+            self._renewing.cancel()
         if self._server is not None:
             # Together: fetches and group members wait for these services, whose end answers them.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        if self.authorizer is not None:
+            self.authorizer.audit.close()
         await self.store.close()
         if self._storage is not None:
             await self._release()
@@ -359,6 +373,7 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
+        offer_tls(metrics, server, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)
@@ -371,6 +386,9 @@ class Broker:
         _offer_transactions(metrics, self.transactions)
         _offer_producers(metrics, self.store.known_writers)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+        if (authorizer := self.authorizer) is not None:
+            metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
+            metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)
 
     def _offer_limits(self) -> None:
         """Offer the count of each thing that clients can make, with the key that bounds it."""

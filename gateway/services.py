@@ -17,6 +17,7 @@ from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
 from gateway.records.openers import Openers
+from gateway.security.authorizer import Authorizer
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinator import TransactionCoordinator
@@ -44,5 +45,7 @@ class Services:
     transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
     openers: Openers
+    authorizer: Authorizer | None
+    """None: every client may do everything (`authorizer.class.name`)."""
     validates_fully: bool
     """The records of every batch are read before it is stored (`record.validation`)."""

@@ -17,6 +17,7 @@ from core.streams.writers import WriterState
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 NOT_HERE: Final = "This server does not host this topic-partition."
@@ -33,6 +34,10 @@ async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[s
     topics = []
     left = PRODUCERS_MAX
     async for name, indexes in ctx.paced(asked.items()):
+        if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
+            denied = [_failed(index, ErrorCode.topic_authorization_failed) for index in indexes]
+            topics.append({"name": name, "partitions": denied})
+            continue
         stream = ctx.services.topics.get(name)
         why = NOT_HERE if stream is None else None
         partitions = []

@@ -9,6 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.transaction import Transaction
 from gateway.wire.message import Message
 
@@ -16,6 +17,9 @@ from gateway.wire.message import Message
 async def describe_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     described = []
     async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
+        if not ctx.may(Operation.DESCRIBE, ResourceType.TRANSACTIONAL_ID, transactional_id):
+            described.append(_failed(transactional_id, ErrorCode.transactional_id_authorization_failed))
+            continue
         known = ctx.services.transactions.get(transactional_id)
         if known is not None:
             described.append(await _described(ctx, known))
@@ -33,7 +37,7 @@ async def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
     partitions: dict[str, list[int]] = {}
     async for stream_id in ctx.paced(sorted(slots)):
         stream = ctx.services.store.stream_of(stream_id)
-        if stream is not None:
+        if stream is not None and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name):
             partitions[stream.name] = sorted(slots[stream_id])
     return {
         "error_code": ErrorCode.none,

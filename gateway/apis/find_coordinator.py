@@ -15,6 +15,8 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
+from gateway.security.denial import denial_of
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 4
@@ -30,6 +32,9 @@ class KeyType(enum.IntEnum):
     TRANSACTION = 1
 
 
+_RESOURCES: Final = {KeyType.GROUP: ResourceType.GROUP, KeyType.TRANSACTION: ResourceType.TRANSACTIONAL_ID}
+
+
 async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if request.key_type not in (KeyType.GROUP, KeyType.TRANSACTION):
         return error_response(request, ctx.version, ErrorCode.invalid_request)
@@ -40,17 +45,29 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
         "host": listener.advertised_host,
         "port": listener.advertised_port,
     }
+    kind = _RESOURCES[request.key_type]
     if ctx.version < BATCHED_FROM:
+        ctx.require(Operation.DESCRIBE, kind, request.key)
         return node
-    return {"coordinators": [{"key": key, **node} async for key in ctx.paced(request.coordinator_keys)]}
+    denied = _failed(denial_of(kind).code)
+    return {
+        "coordinators": [
+            {"key": key, **(node if ctx.may(Operation.DESCRIBE, kind, key) else denied)}
+            async for key in ctx.paced(request.coordinator_keys)
+        ]
+    }
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
     if version < BATCHED_FROM:
         why = MALFORMED if error == ErrorCode.invalid_request else None
         return {"error_code": error, "error_message": why, **NO_NODE}
-    answer = {"error_code": error, "error_message": "", **NO_NODE}
+    answer = _failed(error)
     return {"coordinators": [{"key": key, **answer} for key in request.coordinator_keys]}
+
+
+def _failed(error: int) -> Mapping[str, Any]:
+    return {"error_code": error, "error_message": "", **NO_NODE}
 
 
 API: Final = Api(

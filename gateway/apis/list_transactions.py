@@ -14,6 +14,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.kafka_configs.patterns import BadPattern, whole_match
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.transaction import Transaction, TransactionState
 from gateway.wire.message import Message
 
@@ -40,6 +41,7 @@ async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[st
             and (not producer_ids or known.producer_id in producer_ids)
             and is_named(known.transactional_id)
             and (began_before_ms is None or 0 <= known.started_ms < began_before_ms)
+            and ctx.has(Operation.DESCRIBE, ResourceType.TRANSACTIONAL_ID, known.transactional_id)
         )
 
     return {

@@ -12,12 +12,14 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.kafka_configs.features import Kind, LevelChange
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 KINDS_FROM: Final = 1
 
 
 async def update_features(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     changes = [_change(ctx.version, update) async for update in ctx.paced(request.feature_updates)]
     try:
         await ctx.services.features.update(changes, validate_only=ctx.version >= KINDS_FROM and request.validate_only)

@@ -22,6 +22,7 @@ from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import Answerable, ResponseSlot
 from gateway.network.turns import is_out_of_turn
 from gateway.refusals import Asked, code_of
+from gateway.security.denial import Denied
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
@@ -67,6 +68,7 @@ class RequestTasks:
             header.client_id,
             connection,
             self._apis,
+            route.name,
         )
         if len(body) >= ASIDE_BYTES_MIN:
             connection.set_aside()
@@ -142,6 +144,8 @@ class RequestTasks:
                 answer = await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
             else:
                 answer = route.answers.encode(values)
+        except Denied as denied:
+            _send_error(route, request, slot, denied)
         except Exception as error:
             report_failure(self._metrics, context.connection, route, repr(request))
             _send_error(route, request, slot, error)
@@ -246,12 +250,16 @@ def report_failure(metrics: Metrics, connection: "Connection", route: Route, req
 
 
 def _send_error(route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
-    """Answer that the handler failed."""
+    """Answer that the handler failed, or that the client has no right to any of it."""
     respond = route.api.error_response
     if respond is None:
         slot.close("the handler failed")
         return
-    code = code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
+    code: int = UNKNOWN_SERVER_ERROR
+    if isinstance(error, StoreError):
+        code = code_of(error, Asked.ANYTHING)
+    elif isinstance(error, Denied):
+        code = error.code
     try:
         body = route.answers.encode(respond(request, route.version, code))
     except Exception:

@@ -22,6 +22,7 @@ from gateway.network.connection import Connection
 from gateway.network.host import ServerLimits
 from gateway.network.response_slot import ResponseSlot
 from gateway.network.server import Server
+from gateway.security.listeners import SecuredListener
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
 from gateway.wire.message import Message
@@ -118,8 +119,14 @@ class Features:
 
 
 @asynccontextmanager
-async def serving(gate: Gate, limits: ServerLimits | None = None, **api: Any) -> AsyncIterator[tuple[Server, int]]:
-    """A server on a free port."""
+async def serving(
+    gate: Gate,
+    limits: ServerLimits | None = None,
+    *,
+    secured: Mapping[str, SecuredListener] | None = None,
+    **api: Any,
+) -> AsyncIterator[tuple[Server, int]]:
+    """A server on a free port; `secured`: its listener PLAINTEXT, if it is to have TLS or SASL."""
     apis = Registry(
         [
             API_VERSIONS,
@@ -128,7 +135,8 @@ async def serving(gate: Gate, limits: ServerLimits | None = None, **api: Any) ->
         ]
     )
     metrics = Metrics()
-    server = Server(limits or ServerLimits(), Dispatcher(SimpleNamespace(features=Features()), apis, metrics), metrics)
+    services = SimpleNamespace(features=Features())
+    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured)
     binding = bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
     try:
