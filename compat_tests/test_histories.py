@@ -43,7 +43,7 @@ def test_histories(request: pytest.FixtureRequest, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(SECONDS + OVERHEAD_S)
 def test_histories_over_containers(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """The same where each partition, group and transactional id lies in one of four containers with logs of their own."""
+    """The same where each partition, group and transactional id lies in one of four containers."""
     if request.config.getoption("--bootstrap") or request.config.getoption("--system") != "penstock":
         pytest.skip("only Penstock has containers")
     system = Penstock(tmp_path, {"containers": "4"})

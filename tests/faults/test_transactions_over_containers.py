@@ -1,7 +1,8 @@
 """kill -9 before each write of the logs of four containers, in the life of transactions over all of them.
 
 The topic's partitions lie in four containers, the coordinator and the group have their homes in two of them. Each life
-is killed some writes later than the one before. CI takes every STRIDE-th write, from another one in each run; a soak all.
+is killed some writes later than the one before. CI takes every STRIDE-th write, from another one in each run; a soak
+takes all.
 """
 
 from __future__ import annotations
