@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compat_tests.harness.system import JARS, JVM_FLAGS
+from gateway.config.fields import type_name
 from gateway.config.loading import FIELDS, load
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS
@@ -47,8 +48,14 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "STRING": WORDS,
     "LIST": WORDS,
 }
-APART: Final = {"listeners", "node.id"}
+APART: Final = {"listeners", "node.id", "advertised.listeners", "listener.security.protocol.map"}
 """Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
+SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
+"""Texts of keys that begin so are names of mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
+
+
+def _is_text(key: str) -> bool:
+    return type_name(FIELDS[key][1]) in ("string", "list", "password")
 
 
 def shared() -> dict[str, set[str]]:
@@ -56,7 +63,7 @@ def shared() -> dict[str, set[str]]:
     brokers = BrokerConfigs(load(environ={})).keys
     resources = {kind.type.name.lower().replace("_", "-"): set(kind.keys) for kind in KINDS.values()}
     return {
-        "broker": set(FIELDS) - APART,
+        "broker": {key for key in FIELDS if key not in APART and not (key.startswith(SECURITY) and _is_text(key))},
         "cluster": {name for name, entry in brokers.items() if entry.dynamic},
         "topic": set(TOPIC_KEYS),
         **resources,
