@@ -25,9 +25,12 @@ from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
+from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -172,7 +175,7 @@ class Broker:
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
-            promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
+            promised=frozenset({GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE}),
         )
 
     def _remarked(self, remark: str) -> None:
@@ -189,10 +192,11 @@ class Broker:
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
-        self.resource_configs = ResourceConfigs(self.store)
+        self.resource_configs = ResourceConfigs(self.store, self.config)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
+        settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics, settings)
         self.transactions = TransactionCoordinator(
             self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
         )

@@ -1,7 +1,7 @@
 """DescribeGroups (key 15), versions 0-6: state, members and assignments of groups.
 
-v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist is
-described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
+v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist, or is a consumer group
+(KIP-848), is described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.apis.shared.administration import ALL_GROUP_OPERATIONS, NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
@@ -19,9 +20,6 @@ from gateway.groups.classic.states import GroupState
 from gateway.wire.message import Message
 
 NOT_FOUND_FROM: Final = 6
-ALL_GROUP_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
-"""Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: all that groups have, as there are no ACLs."""
-NOT_ASKED: Final = -(2**31)
 
 
 async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -30,10 +28,10 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
     described = []
     async for group_id in ctx.paced(dict.fromkeys(request.groups)):  # a group named twice is described once
         group = ctx.services.groups.get(group_id)
-        if group is not None:
+        if isinstance(group, Group):
             described.append(_described(group) | {"authorized_operations": operations})
         elif ctx.version >= NOT_FOUND_FROM:
-            described.append(_unknown(group_id, ErrorCode.group_id_not_found))
+            described.append(_unknown(group_id, ErrorCode.group_id_not_found, group is not None))
         else:
             dead = _unknown(group_id, ErrorCode.none)
             described.append(dead | {"authorized_operations": operations})
@@ -64,10 +62,11 @@ def _member(member: Member, protocol: str | None) -> dict[str, Any]:
     }
 
 
-def _unknown(group_id: str, error: int) -> dict[str, Any]:
+def _unknown(group_id: str, error: int, is_of_another_kind: bool = False) -> dict[str, Any]:
+    why = "is not a classic group" if is_of_another_kind else "not found"
     return {
         "error_code": error,
-        "error_message": f"Group {group_id} not found." if error else None,
+        "error_message": f"Group {group_id} {why}." if error else None,
         "group_id": group_id,
         "group_state": GroupState.DEAD.value,
         "authorized_operations": NOT_ASKED,

@@ -9,7 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.classic.group import Group
+from gateway.groups.offsets.committed import Subscriber
 from gateway.wire.message import Message
 
 
@@ -46,7 +46,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     }
 
 
-def _check(ctx: RequestContext, group: Group | None, name: str, partition: Message) -> ErrorCode:
+def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: Message) -> ErrorCode:
     stream = ctx.services.topics.get(name)
     if stream is None or not 0 <= partition.partition_index < stream.slot_count:
         return ErrorCode.unknown_topic_or_partition

@@ -1,7 +1,8 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. No key has an effect yet: Penstock serves neither telemetry nor
-the group protocols that read them. It keeps the values for tools that set them, as Kafka does with both turned off.
+Keeps: Kafka accepts every value that is accepted here. Only the keys of consumer groups have an effect: Penstock serves
+neither telemetry nor share or streams groups. It keeps the values for tools that set them, as Kafka does with those
+turned off.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ def _offset_reset(name: str, value: ConfigValue) -> None:
         raise invalid_value(name, text, why)
 
 
+def _consumer_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
+    """A key of consumer groups; the broker's bounds are checked where its configuration is known."""
+    return ConfigKey(name, ConfigType.INT, str(default), doc, at_least(low), (Synonym(f"group.{name}"),))
+
+
 def _group_key(
     name: str, default: int | str, check: Check | None, kind: ConfigType = ConfigType.INT, *, own: bool = False
 ) -> ConfigKey:
@@ -99,9 +105,9 @@ _HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
 _ASSIGNMENT: Final = _bounded(0, 0, 15_000)
 
 GROUP_KEYS: Final = (
-    _group_key("consumer.session.timeout.ms", 45_000, _SESSION),
-    _group_key("consumer.heartbeat.interval.ms", 5_000, _HEARTBEAT),
-    _group_key("consumer.assignment.interval.ms", 1_000, _ASSIGNMENT),
+    _consumer_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _consumer_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _consumer_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
     _group_key("share.session.timeout.ms", 45_000, _SESSION),
     _group_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT),
     _group_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT),

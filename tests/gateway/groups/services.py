@@ -17,6 +17,7 @@ from gateway.config.loading import load
 from gateway.groups.classic.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
 from tests.gateway.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
@@ -105,7 +106,7 @@ async def serving(
     configs = BrokerConfigs(config)
     store = await Store.open(directory, config.store_config(), configs.policy_for, clock)
     topics = Topics(config, store, configs)
-    groups = GroupCoordinator(config, store, clock, topics)
+    groups = GroupCoordinator(config, store, clock, topics, settings_of(config, lambda _: {}))
     groups.load()
     await groups.start()
     try:

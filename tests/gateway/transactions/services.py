@@ -23,6 +23,7 @@ from gateway.config.loading import load
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
@@ -184,7 +185,7 @@ async def serving(
     store_config = replace(config.store_config(), container_ids=containers)
     store = await Store.open(directory, store_config, configs.policy_for, clock)
     topics = Topics(config, store, configs)
-    groups = GroupCoordinator(config, store, clock, topics)
+    groups = GroupCoordinator(config, store, clock, topics, settings_of(config, lambda _: {}))
     transactions = TransactionCoordinator(config, store, clock, topics, groups.offsets, ProducerIds(store))
     groups.load()
     transactions.load()
