@@ -65,7 +65,7 @@ def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[s
         "client_id": member.client_id,
         "client_host": member.client_host,
         "subscribed_topic_names": sorted(member.names),
-        "subscribed_topic_regex": member.regex or None,
+        "subscribed_topic_regex": member.regex,
         "assignment": {"topic_partitions": _partitions(ctx, member.partitions())},
         "target_assignment": {"topic_partitions": _partitions(ctx, group.target_of(member.member_id))},
         "member_type": CONSUMER if member.classic is None else CLASSIC,

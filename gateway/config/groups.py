@@ -30,6 +30,7 @@ class GroupKeys(BaseModel):
     group_max_size: int = Field(INT_MAX, ge=1, le=INT_MAX, description="Members that a group may have.")
     group_coordinator_rebalance_protocols: tuple[Literal["classic", "consumer"], ...] = Field(
         ("classic", "consumer"),
+        min_length=1,
         description="Group protocols that are served; members of another are refused with UNSUPPORTED_VERSION.",
     )
     group_consumer_session_timeout_ms: int = Field(

@@ -260,7 +260,8 @@ class GroupCoordinator:
         joins = request.epoch == JOINING_EPOCH
         if group is None:
             if not joins:
-                raise Refusal(ErrorCode.group_id_not_found, f"Consumer group {group_id} not found.")
+                what = "Group" if request.epoch < JOINING_EPOCH else "Consumer group"
+                raise Refusal(ErrorCode.group_id_not_found, f"{what} {group_id} not found.")
             error = self._room_for_group(group_id)
             if error is not ErrorCode.none:
                 raise Refusal(error)
@@ -324,7 +325,7 @@ class GroupCoordinator:
             task = asyncio.create_task(self._downgrade(group))
             self._downgrades.add(task)
             task.add_done_callback(self._downgrades.discard)
-        elif not group.epoch:
+        elif group.is_new:
             self._forget_if_unused(group)  # a first heartbeat that was refused
 
     async def _downgrade(self, group: ConsumerGroup) -> None:

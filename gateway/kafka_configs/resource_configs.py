@@ -21,7 +21,7 @@ from gateway.config.model import Config
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
-from gateway.refusals import InvalidConfig, Refusal, invalid_request, refusal_of
+from gateway.refusals import Refusal, invalid_request, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,6 @@ STORED_CHARS_MAX: Final = 8 * 2**20
 NAME_CHARS_SHOWN_MAX: Final = 100
 """Characters of a resource's name in a log line."""
 
-_BOUNDED: Final = frozenset(
-    {"consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"}
-)
 _NONE_SET: Final[Mapping[str, str]] = {}
 
 Place = tuple[int, str]
@@ -86,8 +83,7 @@ class ResourceConfigs:
         async with self._changing:
             place = (int(kind.type), name)
             now = self._set.get(place, {})
-            wanted = check(kind, change(now))
-            self._check_bounds(wanted)
+            wanted = check(kind, change(now), self._config)
             chars = self._chars + _chars(place, wanted) - _chars(place, now)
             if chars > max(STORED_CHARS_MAX, self._chars):
                 why = f"No more than {STORED_CHARS_MAX} characters of configs are kept for groups and subscriptions"
@@ -111,17 +107,6 @@ class ResourceConfigs:
         """The broker's value of a config of consumer groups."""
         value = getattr(self._config, f"group.{name}".replace(".", "_"), None)
         return None if value is None else str(value)
-
-    def _check_bounds(self, wanted: Mapping[str, str]) -> None:
-        """Consumer groups keep to the broker's bounds. Raises Refusal."""
-        for name in wanted.keys() & _BOUNDED:
-            rest = name.removeprefix("consumer.")
-            low, high = (f"group.consumer.{bound}.{rest}" for bound in ("min", "max"))
-            if int(wanted[name]) < getattr(self._config, low.replace(".", "_")):
-                raise InvalidConfig(f"{name} must be greater than or equal to {low}")
-            if int(wanted[name]) > getattr(self._config, high.replace(".", "_")):
-                raise InvalidConfig(f"{name} must be less than or equal to {high}")
-
 
 def kind_of(resource_type: int, name: str) -> ResourceKind:
     """The kind of a configurable resource. Raises Refusal for another type, and without a name."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.config.model import Config
 from gateway.kafka_configs.keys import (
     Check,
     ConfigKey,
@@ -131,6 +132,12 @@ GROUP_KEYS: Final = (
 )
 
 
+_BOUNDED: Final = frozenset(
+    {"consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"}
+)
+"""Keys of single groups for which the broker has a least and a largest value."""
+
+
 def _interval(name: str, value: ConfigValue) -> None:
     try:
         between(100, 3_600_000)(name, value)
@@ -188,7 +195,18 @@ KINDS: Final[Mapping[int, ResourceKind]] = {
 }
 
 
-def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str]:
+def _check_bounds(texts: Mapping[str, str], config: Config) -> None:
+    """Consumer groups keep to the broker's bounds. Raises Refusal."""
+    for name in texts.keys() & _BOUNDED:
+        rest = name.removeprefix("consumer.")
+        low, high = (f"group.consumer.{bound}.{rest}" for bound in ("min", "max"))
+        if int(texts[name]) < getattr(config, low.replace(".", "_")):
+            raise InvalidConfig(f"{name} must be greater than or equal to {low}")
+        if int(texts[name]) > getattr(config, high.replace(".", "_")):
+            raise InvalidConfig(f"{name} must be less than or equal to {high}")
+
+
+def check(kind: ResourceKind, wanted: Mapping[str, str | None], config: Config) -> dict[str, str]:
     """The texts, if a resource may have all of them. Raises Refusal in Kafka's words."""
     for name in wanted:
         if name not in kind.keys:
@@ -196,4 +214,6 @@ def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str
     texts = {name: text for name, text in wanted.items() if text is not None}
     for name, text in texts.items():
         kind.keys[name].parse(text)
+    if kind.type is ResourceType.GROUP:
+        _check_bounds(texts, config)
     return texts

@@ -52,6 +52,8 @@ AT_ONCE_MAX: Final = 1_000
 """Members and partitions of a group whose target is computed at once, in some milliseconds; others are `wanted`."""
 PARTITION_BYTES: Final = 100
 """Bytes that a partition costs in a group's targets and holdings, for the allowance of all groups."""
+FIRST_EPOCH: Final = 1
+"""A new group's epoch; the first target is for it or a later one."""
 EPOCH_MAX: Final = 2**31 - 1
 
 
@@ -70,7 +72,7 @@ class ConsumerGroup:
 
     def __init__(self, group_id: str, rules: ConsumerRules, deadlines: Deadlines[ConsumerAlarm], now: Instant) -> None:
         self.group_id = group_id
-        self.epoch = 0
+        self.epoch = FIRST_EPOCH
         self.target_epoch = 0
         self.state_since_ms = now.wall_ms
         self.members: dict[str, Member] = {}
@@ -116,6 +118,11 @@ class ConsumerGroup:
         return not self.members
 
     is_idle = is_empty
+
+    @property
+    def is_new(self) -> bool:
+        """It has never had a member."""
+        return not self.members and self.epoch == FIRST_EPOCH
 
     @property
     def member_count(self) -> int:
@@ -252,7 +259,7 @@ class ConsumerGroup:
             self.rules.allowance.used -= member.size_bytes
             member.update(record)
             self.rules.allowance.used += member.size_bytes
-        must_bump = self.epoch == 0 or names != record.names
+        must_bump = names != record.names
         if regex != record.regex:
             if resolved is not None:
                 self.subscriptions.resolve(record.regex, resolved)
