@@ -132,7 +132,7 @@ def test_assignors(stage: Stage, assignor: str) -> None:
 def test_a_regular_expression_finds_later_topics(stage: Stage) -> None:
     """A topic that is created later belongs to a subscription by regular expression at once."""
     stage.create(2)
-    member = stage.member(regex=f"{stage.topic}.*")
+    member = stage.member(regex=f"{stage.topic}.*", auto_create=False)
     shared(member, sizes=[2])
     stage.client.create_topic(f"{stage.topic}-later", 3)
     shared(member, sizes=[5])
@@ -192,7 +192,7 @@ def test_the_server_is_killed(stage: Stage, system: System) -> None:
     shared(first, second, sizes=[2, 2], seen=seen)
     until(lambda: (polled(first, second, seen=seen)(), seen == written)[1], within_s=20, what="all is read")
     for member in (first, second):
-        member.commit()
+        member.commit(dict.fromkeys(member.assignment(), 10))
         member.close()
     more = stage.write(4, 2, first=10)
     assert {stored.value for stored in stage.member().take(8)} == more

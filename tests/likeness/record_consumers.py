@@ -1,4 +1,4 @@
-"""Asks a real Kafka about consumer groups: `python -m tests.likeness.record_consumers` writes `consumer_answers.json`."""
+"""Asks a real Kafka and writes `consumer_answers.json`: `python -m tests.likeness.record_consumers`."""
 
 from __future__ import annotations
 

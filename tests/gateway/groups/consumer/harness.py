@@ -122,7 +122,7 @@ class Driver:
         """One heartbeat as it is. Raises Refusal."""
         answer = self.group.heartbeat(Heartbeat(member_id=member_id, epoch=epoch, **said), self.now)  # type: ignore[arg-type]
         self.compute()
-        return answer
+        return answer if answer.epoch else self.group.answer_again(answer.member_id, self.now)
 
     def compute(self) -> None:
         """Compute a target that the group wants to have computed elsewhere."""
