@@ -94,7 +94,7 @@ def test_silent_for_too_long(driver: Driver) -> None:
     ],
 )
 def test_epochs(driver: Driver, epoch: int, owned: str, code: ErrorCode) -> None:
-    """An epoch that is not the member's fences it; the one before is taken from a member that has no more than it should."""
+    """An epoch that is not the member's fences it; the one before passes with no more than it should have."""
     everything = driver.join("m", "a").assignment
     driver.join("n", "a")
     kept = driver.heartbeat("m", 2).assignment
