@@ -10,31 +10,45 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.shared.administration import ALL_GROUP_OPERATIONS, NOT_ASKED
+from gateway.apis.shared.administration import NOT_ASKED
 from gateway.apis.shared.new_groups import NOT_SERVED, in_every_group, none_described
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.member import Member
 from gateway.groups.consumer.messages import Partitions
+from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 CLASSIC: Final = 0
 CONSUMER: Final = 1
+UNSEEN: Final = "The group has described topic(s) that the client is not authorized to describe."
+"""Kafka's words."""
 
 
 async def consumer_group_describe(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if "consumer" not in ctx.services.config.group_coordinator_rebalance_protocols:
         return none_described(request.group_ids, NOT_SERVED)
-    operations = ALL_GROUP_OPERATIONS if request.include_authorized_operations else NOT_ASKED
+    is_asked = request.include_authorized_operations
     described = []
     async for group_id in ctx.paced(dict.fromkeys(request.group_ids)):  # a group named twice is described once
-        error = ctx.services.groups.check_group_id(group_id)
-        group = ctx.services.groups.get(group_id)
+        if not ctx.may(Operation.DESCRIBE, ResourceType.GROUP, group_id):
+            described.append({"error_code": ErrorCode.group_authorization_failed, "group_id": group_id})
+            continue
+        try:
+            coordinator = ctx.services.groups.of(group_id)
+            error, group = coordinator.check_group_id(group_id), coordinator.get(group_id)
+        except Refusal as refused:
+            error, group = refused.code, None
         if error:
             described.append({"error_code": error, "group_id": group_id})
         elif isinstance(group, ConsumerGroup):
-            described.append(await _described(ctx, group) | {"authorized_operations": operations})
+            operations = ctx.operations(ResourceType.GROUP, group_id) if is_asked else NOT_ASKED
+            shown = await _described(ctx, group)
+            if not await _may_see_topics(ctx, shown["members"]):
+                shown |= {"error_code": ErrorCode.topic_authorization_failed, "error_message": UNSEEN, "members": []}
+            described.append(shown | {"authorized_operations": operations})
         else:
             why = "not found" if group is None else "is not a consumer group"
             told = f"Group {group_id} {why}."
@@ -54,6 +68,18 @@ async def _described(ctx: RequestContext, group: ConsumerGroup) -> dict[str, Any
         "assignor_name": group.assignor,
         "members": members,
     }
+
+
+async def _may_see_topics(ctx: RequestContext, members: list[dict[str, Any]]) -> bool:
+    """May the client see every topic that a member has, or is to have?"""
+    names = {
+        topic["topic_name"]
+        for member in members
+        for what in ("assignment", "target_assignment")
+        for topic in member[what]["topic_partitions"]
+    }
+    allowed = await ctx.allowed(Operation.DESCRIBE, ResourceType.TOPIC, names)
+    return all([name in allowed async for name in ctx.paced(names)])
 
 
 def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[str, Any]:

@@ -8,7 +8,8 @@ Keeps: a heartbeat that changes nothing waits for nothing; a long list of topics
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -19,6 +20,7 @@ from gateway.dispatch.registry import Api
 from gateway.groups.consumer.checks import check_heartbeat
 from gateway.groups.consumer.messages import Heartbeat, HeartbeatAnswer, Partitions
 from gateway.refusals import Refusal, invalid_request
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
@@ -26,7 +28,11 @@ async def consumer_group_heartbeat(ctx: RequestContext, request: Message) -> Map
     config = ctx.services.config
     if "consumer" not in config.group_coordinator_rebalance_protocols:
         return turned_away(ctx, request.group_id, "consumer", "set group.protocol=classic for its consumers")
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     names = request.subscribed_topic_names
+    allowed = await ctx.allowed(Operation.DESCRIBE, ResourceType.TOPIC, names or ())
+    if names is not None and any([name not in allowed async for name in ctx.paced(names)]):
+        return {"error_code": ErrorCode.topic_authorization_failed}
     heartbeat = Heartbeat(
         member_id=request.member_id,
         epoch=request.member_epoch,
@@ -39,15 +45,23 @@ async def consumer_group_heartbeat(ctx: RequestContext, request: Message) -> Map
         owned=await _owned(ctx, request),
         client_id=ctx.client_id or "",
         client_host=f"/{ctx.connection.peer_host}",
+        may_see=_sight(ctx) if request.subscribed_topic_regex is not None else None,
     )
     try:
         if not request.group_id.strip():
             raise invalid_request("GroupId can't be empty.")
         check_heartbeat(heartbeat, ctx.version, config.group_consumer_assignors)
-        answer = await ctx.services.groups.consumer_heartbeat(request.group_id, heartbeat)
+        answer = await ctx.services.groups.of(request.group_id).consumer_heartbeat(request.group_id, heartbeat)
     except Refusal as refusal:
         return refused(refusal)
     return _response(answer)
+
+
+def _sight(ctx: RequestContext) -> Callable[[str], bool] | None:
+    """Which topics a regular expression of this client may stand for."""
+    if ctx.services.authorizer is None:
+        return None
+    return partial(ctx.has, Operation.DESCRIBE, ResourceType.TOPIC)
 
 
 async def _owned(ctx: RequestContext, request: Message) -> Partitions | None:

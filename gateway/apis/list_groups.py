@@ -12,6 +12,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.groups.consumer.group import ConsumerGroup
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 CLASSIC: Final = "classic"
@@ -21,6 +22,7 @@ CONSUMER: Final = "consumer"
 async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     states = {state.strip().lower() for state in request.states_filter}
     types = {kind.strip().lower() for kind in request.types_filter}
+    may_see_all = ctx.has(Operation.DESCRIBE, ResourceType.CLUSTER)
     return {
         "groups": [
             {
@@ -30,7 +32,9 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
                 "group_type": _type(group),
             }
             async for group in ctx.paced(list(ctx.services.groups))
-            if (not types or _type(group) in types) and (not states or group.state.lower() in states)
+            if (not types or _type(group) in types)
+            and (not states or group.state.lower() in states)
+            and (may_see_all or ctx.has(Operation.DESCRIBE, ResourceType.GROUP, group.group_id))
         ]
     }
 

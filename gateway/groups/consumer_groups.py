@@ -73,6 +73,7 @@ class ConsumerGroups:
         self._clock = clock
         self._trusted = trusted
         self._topics = topics
+        self._asks_rights = bool(config.authorizer_class_name)
         self._journal = journal
         self._groups = groups
         self._find = find
@@ -130,7 +131,6 @@ class ConsumerGroups:
     def start(self) -> None:
         """Begin to serve: deadlines run; groups learn of the topics that came or went while nobody looked."""
         self._is_active = True
-        self._topics.on_change(self._topic_changed)
         self._topics_task = asyncio.create_task(self._look_at_topics(None))
         self._set_timer()
 
@@ -281,12 +281,20 @@ class ConsumerGroups:
 
     async def _resolve_all(self, group: ConsumerGroup) -> None:
         found = await regexes.matching_each(list(group.subscriptions.regexes), self._names)
-        group.resolved(found, self._now())
+        group.resolved({regex: self._seen(group, regex, topics) for regex, topics in found.items()}, self._now())
+
+    def _seen(self, group: ConsumerGroup, regex: str, topics: frozenset[str]) -> frozenset[str]:
+        """Those of the topics that members may see; after a start, until one has come, no new ones."""
+        subscriptions = group.subscriptions
+        if self._asks_rights and regex not in subscriptions.sights:
+            return topics & subscriptions.resolved.get(regex, frozenset())
+        return subscriptions.visible(regex, topics)
 
     def _names(self) -> list[str]:
         return [stream.name for stream in self._topics]
 
-    def _topic_changed(self, stream: Stream) -> None:
+    def topic_changed(self, stream: Stream) -> None:
+        """A topic came, went or grew: groups are told soon."""
         self._changed_topics.add(stream.name)
         if self._topics_task is None or self._topics_task.done():
             self._topics_task = asyncio.create_task(self._look_later())
@@ -314,7 +322,7 @@ class ConsumerGroups:
         """The topics of a group's regular expressions, only the changed topics looked at."""
         present = {name for name in changed if self._topics.get(name) is not None}
         return {
-            pattern: (topics - changed) | regexes.matching(pattern, present)
+            pattern: (topics - changed) | self._seen(group, pattern, regexes.matching(pattern, present))
             for pattern, topics in group.subscriptions.resolved.items()
         }
 

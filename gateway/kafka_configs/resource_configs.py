@@ -45,6 +45,8 @@ class ResourceConfigs:
         self._config = config
         self._set: dict[Place, dict[str, str]] = {}
         self._chars = 0
+        self.version = 0
+        """Rises with every change."""
         self._changing = asyncio.Lock()
         for key, value in store.table(TABLE).items():
             kind, _, rest = key.decode().partition("\0")
@@ -62,6 +64,10 @@ class ResourceConfigs:
     def own(self, resource_type: int, name: str) -> Mapping[str, str]:
         """The configs that were set for a resource."""
         return self._set.get((resource_type, name), _NONE_SET)
+
+    def all_of(self, kind: ResourceKind) -> dict[str, Mapping[str, str]]:
+        """The configs of each of a kind's resources that has some of its own, by name."""
+        return {name: texts for (of_kind, name), texts in self._set.items() if of_kind == kind.type}
 
     def describe(self, kind: ResourceKind, name: str) -> Iterator[DescribedConfig]:
         """Every config of a resource, even of one that has none of its own."""
@@ -96,6 +102,7 @@ class ResourceConfigs:
             except StoreError as failed:
                 raise refusal_of(failed) from failed
             self._chars = chars
+            self.version += 1
             if wanted:
                 self._set[place] = wanted
             else:
@@ -107,6 +114,7 @@ class ResourceConfigs:
         """The broker's value of a config of consumer groups."""
         value = getattr(self._config, f"group.{name}".replace(".", "_"), None)
         return None if value is None else str(value)
+
 
 def kind_of(resource_type: int, name: str) -> ResourceKind:
     """The kind of a configurable resource. Raises Refusal for another type, and without a name."""

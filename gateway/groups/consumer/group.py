@@ -176,7 +176,9 @@ class ConsumerGroup:
         resolved = self.check_record(record, before)
         member = self._enter(known, taken_over, record, now)
         had = member.assigned
-        changed = self.take_record(member, record, before if base is not None else None, resolved)
+        if record.regex and request.may_see is not None:
+            self.subscriptions.sights[record.regex] = request.may_see
+        changed = self.take_record(member, record, before, resolved)
         self.assign_if_due(now)
         self.reconcile(member, request.owned, changed, now)
         self.extend_session(member, now)
@@ -262,7 +264,7 @@ class ConsumerGroup:
         must_bump = names != record.names
         if regex != record.regex:
             if resolved is not None:
-                self.subscriptions.resolve(record.regex, resolved)
+                self.subscriptions.resolve(record.regex, self.subscriptions.visible(record.regex, resolved))
                 self.note(RowKey(RowKind.REGEX, record.regex))
             # Unresolved, it changes nothing yet: `resolved` makes the epoch.
             must_bump = must_bump or not record.regex or record.regex in self.subscriptions.resolved

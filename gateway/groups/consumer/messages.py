@@ -62,6 +62,8 @@ class Heartbeat:
     owned: Partitions | None = None
     client_id: str = ""
     client_host: str = ""
+    may_see: Callable[[str], bool] | None = None
+    """Whether the member may see a topic; None if it may see all."""
 
     @property
     def is_full(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from gateway.groups.consumer.messages import Topic, TopicView
@@ -22,6 +22,8 @@ class Subscriptions:
         self.regexes: Counter[str] = Counter()
         #: Topics of each regular expression; one that is absent is not resolved yet.
         self.resolved: dict[str, frozenset[str]] = {}
+        #: Whether those who last sent a regular expression may see a topic; absent if they may see all.
+        self.sights: dict[str, Callable[[str], bool]] = {}
         self._ids: dict[tuple[frozenset[str], str], frozenset[UUID]] = {}
 
     def add(self, names: frozenset[str], regex: str) -> None:
@@ -42,12 +44,18 @@ class Subscriptions:
             return False
         del self.regexes[regex]
         self.resolved.pop(regex, None)
+        self.sights.pop(regex, None)
         self.topics_changed()
         return True
 
     @property
     def is_resolved(self) -> bool:
         return len(self.resolved) == len(self.regexes)
+
+    def visible(self, regex: str, topics: frozenset[str]) -> frozenset[str]:
+        """Those of a regular expression's topics that its members may see."""
+        may_see = self.sights.get(regex)
+        return topics if may_see is None else frozenset(filter(may_see, topics))
 
     def resolve(self, regex: str, topics: frozenset[str]) -> bool:
         """Note the topics of a regular expression; tell whether they differ from those before."""
