@@ -21,9 +21,16 @@ from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
-from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
+from gateway.data_directory import (
+    DRILL_DIRECTORY,
+    REPAIRED_FILE,
+    SCRAM_USERS_FILE,
+    DataDirectory,
+    is_drill,
+)
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
@@ -47,9 +54,11 @@ from gateway.network.serving_limits import offer_connections, offer_tls, server_
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security import scram_users
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import renew_for_ever, secured_listeners
+from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
@@ -95,6 +104,7 @@ class Broker:
     groups: GroupCoordinators
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
+    scram_users: ScramUsers
     apis: Registry
 
     def __init__(
@@ -186,6 +196,7 @@ class Broker:
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
             promised=frozenset({GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE}),
+            private=frozenset({scram_users.TABLE}),
         )
 
     def _remarked(self, remark: str) -> None:
@@ -207,6 +218,7 @@ class Broker:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        self.scram_users = await self._open_users()
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
@@ -244,6 +256,18 @@ class Broker:
         self.phase = "serving"
         self._serving.set()
 
+    async def _open_users(self) -> ScramUsers:
+        """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
+        users = ScramUsers(self.store)
+        try:
+            await users.prepare(self._data.path / SCRAM_USERS_FILE)
+        except ValueError as wrong:
+            raise ConfigError([str(wrong)]) from wrong
+        for listener in self._secured.values():
+            if listener.sasl is not None:
+                listener.sasl.use(users)
+        return users
+
     def _offered(self) -> Services:
         return Services(
             config=self.config,
@@ -262,6 +286,7 @@ class Broker:
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            scram_users=self.scram_users,
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
@@ -284,6 +309,8 @@ class Broker:
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        for listener in self._secured.values():
+            listener.close()
         if self.authorizer is not None:
             self.authorizer.audit.close()
         await self.store.close()
