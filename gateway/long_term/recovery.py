@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from core.cluster.table_registry import NEXT_KEY as NEXT_PRODUCER_KEY
+from core.cluster.table_registry import WRITERS_TABLE as PRODUCER_IDS_TABLE
 from core.tiering.snapshots.recover import Progress, Tables, containers_in, recover_store
 from core.tiering.snapshots.recovered import Report
 from gateway import __version__
@@ -33,14 +35,14 @@ from gateway.long_term.identity import Identity
 from gateway.long_term.ownership import read_owner, remember
 from gateway.long_term.recovered_entries import entry_writer
 from gateway.records.record_batch import entry_head
+from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
-from gateway.transactions.producer_ids import NEXT_KEY as NEXT_PRODUCER_KEY
-from gateway.transactions.producer_ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.transactions.transaction import Transaction
 from tier2.retrying import RetryingStorage
 
 PRODUCER_IDS_APART: Final = 1 << 40
 """More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
+OF_TRANSACTIONS: Final = frozenset({TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE, COORDINATORS_TABLE})
 _PRODUCER_ID: Final = struct.Struct(">Q")
 
 
@@ -72,7 +74,7 @@ class KafkaTables:
         self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
         # The records of an open transaction were not tiered: no producer may commit the rest of it, or get the answer
         # that it was committed. So transactional ids begin without state.
-        kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
+        kept = {name: rows for name, rows in tables.items() if name not in OF_TRANSACTIONS}
         return {
             **kept,
             OFFSETS_TABLE: offsets,
