@@ -6,11 +6,12 @@ Keeps: a sub-command imports only the modules that it needs; a gateway is ready 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 clean, 1 defect, 2 configuration or rights, 3 directory, port or storage taken, "
     "4 corruption, 5 storage failure.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # rich's tracebacks would print the values of variables, secrets among them
     pretty_exceptions_show_locals=False,
@@ -136,7 +136,7 @@ def main() -> None:
     # every start, and files in the working directory. A gateway draws no examples.
     sys.modules["hypothesis"] = None  # type: ignore[assignment]
     if sys.argv[1:2] != ["serve"]:  # whose caller waits for the start
-        add_tools()
+        add_tools(*(name for name in sys.argv[1:2] if name in TOOLS))
     try:
         app()
     except KeyboardInterrupt:
@@ -144,14 +144,29 @@ def main() -> None:
         os._exit(128 + 2)
 
 
-@cache
-def add_tools() -> None:
-    """Add the commands that a running gateway does not need."""
-    from gateway.cli import bench, streams, tier2
+TOOLS: Final = {
+    "topics": "kafka.topics",
+    "produce": "kafka.produce",
+    "consume": "kafka.consume",
+    "groups": "kafka.groups",
+    "configs": "kafka.configs",
+    "acls": "kafka.acls",
+    "users": "kafka.users",
+    "quotas": "kafka.quotas",
+    "cluster": "kafka.clusters",
+    "profile": "kafka.profile",
+    "streams": "streams",
+    "tier2": "tier2",
+    "bench": "bench",
+}
+"""The commands that a running gateway does not need, in the order of help, and the modules that have them."""
 
-    app.add_typer(streams.app)
-    app.add_typer(tier2.app)
-    app.command(short_help="Load a Kafka endpoint and measure it.")(bench.bench)
+
+@cache
+def add_tools(*names: str) -> None:
+    """Add tools by name; without a name all of them."""
+    for name in names or TOOLS:
+        app.add_typer(importlib.import_module(f"gateway.cli.{TOOLS[name]}").app)
 
 
 def _shown(value: object) -> str:

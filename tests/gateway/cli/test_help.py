@@ -18,6 +18,10 @@ COMMANDS: Final = (
     *("streams", "streams ls", "streams show", "streams scale", "streams seal"),
     *("tier2", "tier2 ls", "tier2 verify", "tier2 init"),
     "bench",
+    *("topics", "topics list", "topics show", "topics create", "topics alter", "topics delete", "topics grow"),
+    *("produce", "consume", "groups", "groups lag", "groups reset", "groups delete", "configs", "configs diff"),
+    *("acls", "acls add", "users", "users add", "quotas", "quotas set", "cluster", "cluster health"),
+    *("profile", "profile create"),
 )
 
 
