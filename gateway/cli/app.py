@@ -50,6 +50,10 @@ def penstock(
 @configured(*SERVING)
 def serve(
     settings: Settings,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The same as --config: a TOML file, or Kafka's server.properties."),
+    ] = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +66,7 @@ def serve(
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
     gc.disable()  # until the gateway is ready: nearly all objects made now stay
-    loaded = settings.load()
+    loaded = settings.over(file).load()
 
     from gateway.process import serving as process
 
@@ -100,14 +104,21 @@ def recover(
 @configured()
 def show_config(
     settings: Settings,
+    pattern: Annotated[str, typer.Argument(metavar="TEXT", help="Only keys with this text in name or meaning.")] = "",
+    changed: Annotated[bool, typer.Option("--changed", help="Only keys that something sets.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print a commented file to start from.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead.")] = False,
 ) -> None:
     """Show every configuration key: value, default, source, type, meaning."""
     loaded = settings.load()
 
+    from gateway.config.listing import as_toml_file, chosen
     from gateway.config.loading import describe
 
-    rows = describe(loaded)
+    rows = chosen(describe(loaded), pattern, changed=changed)
+    if as_toml:
+        typer.echo(as_toml_file(rows), nl=False)
+        return
     if as_json:
         import json
 
@@ -118,7 +129,11 @@ def show_config(
     from rich.text import Text
 
     console = Console(highlight=False)
+    section = None
     for row in rows:
+        if row["section"] != section:
+            section = row["section"]
+            console.print(Text(f"\n# {section}\n", style="bold cyan"))
         line = Text.assemble((str(row["key"]), "bold"), " = ", (_shown(row["value"]), "green"), f"  ({row['source']})")
         console.print(line)
         console.print(Text(f"    {row['doc']} Default: {_shown(row['default'])}.", style="dim"))

@@ -13,7 +13,7 @@ from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="configs",
-    help="Look at, change and compare configs of topics, brokers and groups.",
+    help="Look at, change and compare configs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="profile",
-    help="Keep connections under names: addresses, user, and where secrets are.",
+    help="Keep connections under names.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -16,7 +16,7 @@ from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="topics",
-    help="List, show, create, alter, delete and grow topics, of any Kafka cluster.",
+    help="List, create, alter, grow and delete topics.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
