@@ -15,12 +15,15 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.coordinator import check_name
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
 
 async def add_offsets_to_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     error = check_name(request.group_id)
     if error is not ErrorCode.none:
         return {"error_code": error}

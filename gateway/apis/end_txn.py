@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kio.schema.errors import ErrorCode
+
 from core.errors import StoreError
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import NO_EPOCH, NO_ID, Identity
 from gateway.wire.message import Message
@@ -25,6 +28,8 @@ EPOCH_BUMPED_SINCE: Final = 5
 
 
 async def end_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if not ctx.may(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id):
+        return _refused(ErrorCode.transactional_id_authorization_failed)
     try:
         identity = await ctx.services.transactions.of(request.transactional_id).end(
             request.transactional_id,
@@ -33,8 +38,12 @@ async def end_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
             bumps=ctx.version >= EPOCH_BUMPED_SINCE,
         )
     except (Refusal, StoreError) as error:
-        return {"error_code": transaction_code(error, ctx.version), "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
+        return _refused(transaction_code(error, ctx.version))
     return {"error_code": 0, "producer_id": identity.producer_id, "producer_epoch": identity.epoch}
+
+
+def _refused(code: int) -> Mapping[str, Any]:
+    return {"error_code": code, "producer_id": NO_ID, "producer_epoch": NO_EPOCH}
 
 
 API: Final = Api(key=26, name="EndTxn", versions=range(6), handle=end_txn)

@@ -15,6 +15,8 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
+from gateway.security.denial import denial_of
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 4
@@ -23,12 +25,14 @@ MALFORMED: Final = (
     "incompatible broker. See the broker logs for more details."
 )
 NO_NODE: Final[Mapping[str, Any]] = {"node_id": -1, "host": "", "port": -1}
-NOBODY: Final[Mapping[str, Any]] = {"error_code": ErrorCode.coordinator_not_available, "error_message": "", **NO_NODE}
 
 
 class KeyType(enum.IntEnum):
     GROUP = 0
     TRANSACTION = 1
+
+
+_RESOURCES: Final = {KeyType.GROUP: ResourceType.GROUP, KeyType.TRANSACTION: ResourceType.TRANSACTIONAL_ID}
 
 
 async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -43,23 +47,32 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
         "host": listener.advertised_host,
         "port": listener.advertised_port,
     }
+    kind = _RESOURCES[request.key_type]
     if ctx.version < BATCHED_FROM:
+        ctx.require(Operation.DESCRIBE, kind, request.key)
         is_here = coordinators.is_here(request.key)
         return node if is_here else error_response(request, ctx.version, ErrorCode.coordinator_not_available)
-    return {
-        "coordinators": [
-            {"key": key, **(node if coordinators.is_here(key) else NOBODY)}
-            async for key in ctx.paced(request.coordinator_keys)
-        ]
-    }
+    denied = _failed(denial_of(kind).code)
+    nobody = _failed(ErrorCode.coordinator_not_available)
+
+    def answer(key: str) -> Mapping[str, Any]:
+        if not ctx.may(Operation.DESCRIBE, kind, key):
+            return denied
+        return node if coordinators.is_here(key) else nobody
+
+    return {"coordinators": [{"key": key, **answer(key)} async for key in ctx.paced(request.coordinator_keys)]}
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
     if version < BATCHED_FROM:
         why = MALFORMED if error == ErrorCode.invalid_request else None
         return {"error_code": error, "error_message": why, **NO_NODE}
-    answer = {"error_code": error, "error_message": "", **NO_NODE}
+    answer = _failed(error)
     return {"coordinators": [{"key": key, **answer} for key in request.coordinator_keys]}
+
+
+def _failed(error: int) -> Mapping[str, Any]:
+    return {"error_code": error, "error_message": "", **NO_NODE}
 
 
 API: Final = Api(

@@ -14,6 +14,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.messages import LeavingMember
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 3
@@ -22,6 +23,7 @@ AT_ONCE: Final = 1_000
 
 
 async def leave_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     if ctx.version < BATCHED_FROM:
         leaving = [LeavingMember(request.member_id, None, None)]
     else:

@@ -19,6 +19,7 @@ from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
@@ -28,6 +29,7 @@ AT_ONCE: Final = 1_200
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     by_id = ctx.version >= TOPIC_IDS_FROM
     group = _Group(ctx, request)
     topics = []
@@ -56,7 +58,10 @@ class _Group:
         topics = self._ctx.services.topics
         stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
         answer: dict[str, Any] = {"partition_index": partition.partition_index}
-        if stream is None:
+        name = topic.name if stream is None else stream.name
+        if name and not self._ctx.may(Operation.READ, ResourceType.TOPIC, name):
+            answer["error_code"] = ErrorCode.topic_authorization_failed
+        elif stream is None:
             answer["error_code"] = ErrorCode.unknown_topic_id if by_id else ErrorCode.unknown_topic_or_partition
         elif not 0 <= partition.partition_index < stream.slot_count:
             answer["error_code"] = ErrorCode.unknown_topic_or_partition

@@ -19,6 +19,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.group_writes import GroupWrites
 from gateway.transactions.transaction import Identity
@@ -33,6 +34,8 @@ AT_ONCE: Final = 1_200
 
 
 async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     commits: list[OffsetCommit] = []
     topics = [await _topic(ctx, topic, commits) async for topic in ctx.paced(request.topics)]
     outcomes: list[ErrorCode] = []
@@ -48,7 +51,9 @@ async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[st
 
 async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit]) -> dict[str, Any]:
     """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
-    stream = ctx.services.topics.get(topic.name)
+    is_allowed = ctx.may(Operation.READ, ResourceType.TOPIC, topic.name)
+    unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
+    stream = ctx.services.topics.get(topic.name) if is_allowed else None
     partitions: list[dict[str, Any]] = []
     async for partition in ctx.paced(topic.partitions):
         index = partition.partition_index
@@ -63,7 +68,7 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
                     partition.committed_metadata or "",
                 )
             )
-        error = None if is_known else ErrorCode.unknown_topic_or_partition
+        error = None if is_known else unknown
         partitions.append({"partition_index": index, "error_code": error})
     return {"name": topic.name, "partitions": partitions}
 

@@ -22,6 +22,7 @@ from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Asked, Refusal, code_of
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.partitions import transaction_end
 from gateway.wire.message import Message
 
@@ -31,6 +32,8 @@ EPOCH_BUMPED_SINCE: Final = 2
 
 
 async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if not ctx.has(Operation.ALTER, ResourceType.CLUSTER):
+        ctx.require(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
     return {"markers": [await _written(ctx, marker) async for marker in ctx.paced(request.markers)]}
 
 

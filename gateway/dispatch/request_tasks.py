@@ -67,6 +67,7 @@ class RequestTasks:
             header.client_id,
             connection,
             self._apis,
+            route.name,
         )
         if len(body) >= ASIDE_BYTES_MIN:
             connection.set_aside()

@@ -300,7 +300,7 @@ def test_features(admin: Admin, version: int) -> None:
         28: (0, 5),
         61: (0, 0),
         65: (0, 0),
-        66: (0, 1),
+        66: (0, 2),
     }
     assert {key: served[key] for key in expected} == expected
 
