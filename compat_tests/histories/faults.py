@@ -54,7 +54,7 @@ class Faults:
             os.kill(self._system.pid, signal.SIGCONT)
 
     def scale(self) -> None:
-        """Split a segment, or make two neighbours one. What cannot be cut, or lies in two containers, stays as it is."""
+        """Split a segment, or make two neighbours one. What cannot be cut, or is in two containers, stays."""
         assert isinstance(self._system, Penstock)
         topic = self._dice.choice(self._topics)
         view = self._call("GET", topic)
