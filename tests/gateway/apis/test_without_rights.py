@@ -84,7 +84,11 @@ def state_of(broker: Broker) -> Any:
         for stream in store.streams
     }
     groups = {
-        group.group_id: (group.state, len(list(group.roster)), broker.groups.offsets.of_group(group.group_id).keys())
+        group.group_id: (
+            group.state,
+            len(list(group.roster)),
+            broker.groups.of(group.group_id).offsets.of_group(group.group_id).keys(),
+        )
         for group in broker.groups
     }
     transactions = {known.transactional_id: (known.state, known.epoch) for known in broker.transactions}
