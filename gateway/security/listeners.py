@@ -58,9 +58,9 @@ def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
 async def renew_for_ever(secured: Mapping[str, SecuredListener], every_s: float = RENEWED_EVERY_S) -> None:
     """Take up changed files as they come; ends by cancellation."""
     while True:
-        await asyncio.sleep(every_s)
         for listener in secured.values():
             try:
                 await asyncio.to_thread(listener.renew)
             except Exception:
                 logger.exception("a listener's files could not be looked at", extra={"listener": listener.name})
+        await asyncio.sleep(every_s)

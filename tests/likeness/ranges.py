@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compat_tests.harness.system import JARS, JVM_FLAGS
-from gateway.config.fields import type_name
+from gateway.config import fields
 from gateway.config.loading import FIELDS, load
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS
@@ -51,11 +51,11 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
 APART: Final = {"listeners", "node.id", "advertised.listeners", "listener.security.protocol.map"}
 """Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
 SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
-"""Texts of keys that begin so are names of mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
+"""Texts of keys that begin so name mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
 
 
 def _is_text(key: str) -> bool:
-    return type_name(FIELDS[key][1]) in ("string", "list", "password")
+    return fields.type_name(FIELDS[key][1]) in ("string", "list", "password")
 
 
 def shared() -> dict[str, set[str]]:
