@@ -20,8 +20,10 @@ from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
+from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
+from gateway.coordination.homes import Homes
 from gateway.data_directory import (
     DRILL_DIRECTORY,
     REPAIRED_FILE,
@@ -32,9 +34,10 @@ from gateway.data_directory import (
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -54,8 +57,9 @@ from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
@@ -94,8 +98,8 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     scram_users: ScramUsers
     apis: Registry
@@ -209,12 +213,15 @@ class Broker:
         self.resource_configs = ResourceConfigs(self.store)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
+        self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.scram_users = await self._open_users()
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
+        homes = Homes(self.store.config.container_ids)
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        self.transactions = TransactionCoordinators(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -226,7 +233,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -267,6 +274,8 @@ class Broker:
             store=self.store,
             topics=self.topics,
             resource_configs=self.resource_configs,
+            features=self.features,
+            telemetry=self.telemetry,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
@@ -378,7 +387,12 @@ class Broker:
             from gateway.metrics.exposition import Exposition
 
             names = {api.key: api.name for api in discover()}
-            self._exposition = Exposition(self.metrics, names, lambda: self._tell() if self.ready else None)
+            self._exposition = Exposition(
+                self.metrics,
+                names,
+                lambda: self._tell() if self.ready else None,
+                lambda turn: self.telemetry.series.text(turn) if self.ready else None,
+            )
         return self._exposition
 
     def _offer_gauges(self, server: Server) -> None:
@@ -396,6 +410,7 @@ class Broker:
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
+        _offer_telemetry(metrics, self.telemetry)
         self._offer_limits()
         _offer_transactions(metrics, self.transactions)
         _offer_producers(metrics, self.store.known_writers)
@@ -413,6 +428,7 @@ class Broker:
             ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
             ("groups.max", config.groups_max, lambda: len(self.groups)),
             ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
+            ("telemetry.series.max", config.telemetry_series_max, lambda: self.telemetry.series.count),
             ("producer.states.max", config.producer_states_max, lambda: self.store.known_writers.count),
             ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
             (
@@ -426,7 +442,16 @@ class Broker:
             metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
 
 
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
+    series = telemetry.series
+    metrics.gauge("penstock_telemetry_clients", "Clients that ask for subscriptions", lambda: telemetry.client_count)
+    metrics.counter("penstock_telemetry_pushes_total", "Pushes of clients' metrics", lambda: telemetry.pushes)
+    metrics.counter(
+        "penstock_telemetry_left_out_total", "Clients' numbers that were not taken", lambda: series.left_out
+    )
+
+
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
     counters = transactions.counters
     metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
     metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)

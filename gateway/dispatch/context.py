@@ -30,9 +30,6 @@ class Described(Protocol):
     @property
     def advertise_from(self) -> int | None: ...
 
-    @property
-    def advertised(self) -> bool: ...
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestContext:

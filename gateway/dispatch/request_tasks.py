@@ -22,9 +22,8 @@ from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import Answerable, BareSlot, ResponseSlot
 from gateway.network.turns import is_out_of_turn
-from gateway.refusals import Asked, code_of
+from gateway.refusals import Asked, Refusal, code_of
 from gateway.security import sasl
-from gateway.security.denial import Denied
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
@@ -163,11 +162,11 @@ class RequestTasks:
                 answer = await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
             else:
                 answer = route.answers.encode(values)
-        except Denied as denied:
-            _send_error(route, request, slot, denied)
+        except Refusal as refused:
+            _send_error(route, request, slot, refused.code)
         except Exception as error:
             report_failure(self._metrics, context.connection, route, repr(request))
-            _send_error(route, request, slot, error)
+            _send_error(route, request, slot, _code(error))
         else:
             slot.send((answer,))
 
@@ -280,17 +279,16 @@ def report_failure(metrics: Metrics, connection: "Connection", route: Route, req
     )
 
 
-def _send_error(route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
-    """Answer that the handler failed, or that the client has no right to any of it."""
+def _code(error: Exception) -> int:
+    return code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
+
+
+def _send_error(route: Route, request: Message, slot: ResponseSlot, code: int) -> None:
+    """Answer that the handler failed, or refused."""
     respond = route.api.error_response
     if respond is None:
         slot.close("the handler failed")
         return
-    code: int = UNKNOWN_SERVER_ERROR
-    if isinstance(error, StoreError):
-        code = code_of(error, Asked.ANYTHING)
-    elif isinstance(error, Denied):
-        code = error.code
     try:
         body = route.answers.encode(respond(request, route.version, code))
     except Exception:

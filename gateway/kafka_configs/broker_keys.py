@@ -164,7 +164,6 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
     ("max.connections.per.ip.overrides", ConfigType.STRING, "", "Every address has max.connections.per.ip."),
     ("metadata.log.dir", ConfigType.STRING, None, "Metadata lies where all data lies: data.dir."),
     ("offsets.topic.compression.codec", ConfigType.INT, "0", _NO_INTERNAL_TOPICS),
-    ("offsets.topic.num.partitions", ConfigType.INT, "50", _NO_INTERNAL_TOPICS),
     ("offsets.topic.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
     ("offsets.topic.segment.bytes", ConfigType.INT, "104857600", _NO_INTERNAL_TOPICS),
     ("process.roles", ConfigType.LIST, "broker,controller", _ONE_BROKER),
@@ -180,7 +179,6 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
         "It always is.",
     ),
     ("transaction.state.log.min.isr", ConfigType.INT, "1", _NO_INTERNAL_TOPICS),
-    ("transaction.state.log.num.partitions", ConfigType.INT, "50", _NO_INTERNAL_TOPICS),
     ("transaction.state.log.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
     ("transaction.two.phase.commit.enable", ConfigType.BOOLEAN, "false", "Transactions end by their own time-out."),
 )

@@ -48,7 +48,13 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "STRING": WORDS,
     "LIST": WORDS,
 }
-APART: Final = {"listeners", "node.id", "advertised.listeners", "listener.security.protocol.map"}
+APART: Final = {
+    "listeners",
+    "node.id",
+    "advertised.listeners",
+    "listener.security.protocol.map",
+    "authorizer.class.name",
+}
 """Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
 SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
 """Texts of keys that begin so name mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
@@ -83,11 +89,11 @@ def recorded() -> tuple[list[str], dict[str, dict[str, Any]]]:
     ours = shared()
     found: dict[str, dict[str, Any]] = {kind: {} for kind in ours}
     names = []
-    for kind, key, type_name, default in asked(list(ours)):
+    for kind, key, its_type, default in asked(list(ours)):
         if kind == "broker":
             names.append(key)
-        if key in ours[kind] and type_name in VALUES:
-            found[kind][key] = {"type": type_name, "default": default, "refused": {}}
+        if key in ours[kind] and its_type in VALUES:
+            found[kind][key] = {"type": its_type, "default": default, "refused": {}}
     for kind, key, value, why in asked(list(_questions(found))):
         if why:
             found[kind][key]["refused"].setdefault(told(why, key, value), []).append(value)

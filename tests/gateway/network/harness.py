@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
@@ -109,6 +110,14 @@ def produced(name: str) -> bytes:
     return encode_produce_response(9, [(name, [(0, 0, 0, -1, 0)])])
 
 
+class Features:
+    """What ApiVersions asks of the only service that it reads."""
+
+    supported = {"transaction.version": (0, 2)}
+    levels = {"transaction.version": 2}
+    epoch = 2
+
+
 @asynccontextmanager
 async def serving(
     gate: Gate,
@@ -126,7 +135,8 @@ async def serving(
         ]
     )
     metrics = Metrics()
-    server = Server(limits or ServerLimits(), Dispatcher(None, apis, metrics), metrics, secured)
+    services = SimpleNamespace(features=Features())
+    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured)
     binding = bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
     try:
