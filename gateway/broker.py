@@ -47,7 +47,7 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
+from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
@@ -403,6 +403,7 @@ class Broker:
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
         offer_tls(metrics, server, self._secured)
+        offer_sasl(metrics, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)

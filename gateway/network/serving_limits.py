@@ -14,6 +14,7 @@ from gateway.network.descriptors import Shares
 from gateway.network.host import ServerLimits
 from gateway.network.server import Server
 from gateway.security.listeners import SecuredListener
+from gateway.security.sasl_listener import SaslListener
 from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
@@ -102,3 +103,18 @@ def _offer_certificate(metrics: Metrics, tls: ListenerTls) -> None:
         lambda: tls.failed_reloads,
         listener=tls.listener,
     )
+
+
+def offer_sasl(metrics: Metrics, secured: Mapping[str, SecuredListener]) -> None:
+    """Offer the counts of authentications, by listener, mechanism and outcome; nothing if no listener has SASL."""
+    for listener in secured.values():
+        if (sasl := listener.sasl) is not None:
+            for mechanism in sasl.mechanisms:
+                _offer_mechanism(metrics, sasl, mechanism)
+
+
+def _offer_mechanism(metrics: Metrics, sasl: SaslListener, mechanism: str) -> None:
+    name, doc = "penstock_authentications_total", "SASL exchanges that ended"
+    where = {"listener": sasl.listener, "mechanism": mechanism}
+    metrics.counter(name, doc, lambda: sasl.succeeded[mechanism], outcome="succeeded", **where)
+    metrics.counter(name, doc, lambda: sasl.failed[mechanism], outcome="failed", **where)

@@ -32,6 +32,8 @@ RECORD_HEAD_BYTES: Final = 5
 """Type, version and length of a record."""
 RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
 """The largest record on the wire (RFC 5246, section 6.2.3)."""
+FEED_BYTES: Final = RECORD_BYTES_MAX
+"""Small records, of which some clients make many, are given to OpenSSL together up to this size."""
 WIRE_BYTES: Final = 128 * 1024
 """Bytes that are received at a time, into a buffer that all connections share."""
 SEAL_BYTES: Final = 256 * 1024
@@ -179,13 +181,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Decrypt record by record, as far as the connection reads; keep the rest.
 
         OpenSSL gets whole records only: then it never says that it wants more, which costs an exception each time."""
-        at, end = 0, len(wire)
-        while not self._is_held and end - at >= RECORD_HEAD_BYTES:
-            size = RECORD_HEAD_BYTES + (wire[at + 3] << 8) + wire[at + 4]
-            if size > RECORD_BYTES_MAX:
-                size = end - at  # none of TLS: OpenSSL knows what to say
-            elif size > end - at:
-                break
+        at = 0
+        while not self._is_held and (size := _whole_records(wire, at)):
             self._arrived.write(wire[at : at + size])
             at += size
             if self.is_shaken:
@@ -241,22 +238,24 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _decrypt(self) -> tuple[int, bool]:
         """Fill the connection's buffer: how many bytes, and may there be more? The view ends here, as a buffer in use
         cannot grow."""
-        session = cast(ssl.SSLObject, self._session)
+        session, arrived = cast(ssl.SSLObject, self._session), self._arrived
         buffer = self._upper.get_buffer(-1)
-        size = 0
+        size, room = 0, len(buffer)
         try:
-            while size < len(buffer) and self._has_input():
-                count = cast(int, session.read(len(buffer) - size, buffer[size:]))
+            while size < room:
+                count = cast(int, session.read(room - size, buffer[size:]))
                 if not count:
                     self._said_goodbye = True
                     return size, False
                 size += count
+                if not (arrived.pending or session.pending()):
+                    return size, False
         except ssl.SSLWantReadError:
             return size, False
         except ssl.SSLZeroReturnError:
             self._said_goodbye = True
             return size, False
-        return size, size == len(buffer)
+        return size, True
 
     def _has_input(self) -> bool:
         return bool(self._arrived.pending or cast(ssl.SSLObject, self._session).pending())
@@ -428,6 +427,20 @@ class SealedOutgoing(Outgoing):
     def go_on(self) -> None:
         while self._rest and self._tls.takes_answers():
             self._tls.write(self._taken(SEAL_BYTES))
+
+
+def _whole_records(wire: memoryview, start: int) -> int:
+    """The size of the whole records from `start` on: at least one, as many as FEED_BYTES hold; 0 if there is none. What
+    cannot be TLS counts as whole: OpenSSL knows what to say of it."""
+    at, end = start, len(wire)
+    while end - at >= RECORD_HEAD_BYTES:
+        size = RECORD_HEAD_BYTES + (wire[at + 3] << 8) + wire[at + 4]
+        if size > RECORD_BYTES_MAX:
+            return end - start
+        if size > end - at or (at > start and at + size - start > FEED_BYTES):
+            break
+        at += size
+    return at - start
 
 
 def _reason(error: ssl.SSLError) -> str:

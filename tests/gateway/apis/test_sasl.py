@@ -348,7 +348,8 @@ class TestUsers:
             pass  # alice is stored
         data = DataDirectory.acquire(tmp_path, "0.1.0")
         listening = bind_all([parse_kafka_listener("127.0.0.1:0")])
-        broker = Broker(load(environ={}, assignments=[*DATA_SETTINGS, *SETTINGS]), data, listening, None)
+        settings = [*DATA_SETTINGS, *SETTINGS, f"data.dir={tmp_path}"]
+        broker = Broker(load(environ={}, assignments=settings), data, listening, None)
         await broker.open_long_term()
         await broker.start()
         try:
