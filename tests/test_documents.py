@@ -45,7 +45,7 @@ CLIENTS_PROPERTIES: Final = frozenset(
 KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebalance.protocols"})
 """Of a Kafka that we compare with: Penstock has no such key."""
 OTHER_PROGRAMS: Final = frozenset({"--network", "--rm", "--bootstrap-server", "--list", "--alter", "--topic"}) | {
-    "--add-config", "--entity-type", "--strict"
+    "--add-config", "--entity-type", "--entity-name", "--command-config", "--strict"
 }  # fmt: skip
 """Flags of docker, of Kafka's tools and of mypy."""
 
