@@ -57,7 +57,7 @@ from gateway.records.walking import validates_fully
 from gateway.security import scram_users
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
-from gateway.security.listeners import renew_for_ever, secured_listeners
+from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
 from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
@@ -140,6 +140,7 @@ class Broker:
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
         self._secured = secured_listeners(config)
+        self._http_security = http_security(config)
         self._renewing: asyncio.Task[None] | None = None
         self.authorizer: Authorizer | None = None
 
@@ -252,7 +253,9 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
-        self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
+        self._renewing = asyncio.create_task(
+            renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
+        )
         self.phase = "serving"
         self._serving.set()
 
@@ -368,7 +371,8 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
+        tls = self._http_security.tls
+        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:
         self._serving.set()
@@ -406,7 +410,7 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
-        offer_tls(metrics, server, self._secured)
+        offer_tls(metrics, server, [*self._secured.values(), self._http_security])
         offer_sasl(metrics, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)

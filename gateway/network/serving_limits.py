@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.config.listeners import parse_overrides
 from gateway.config.loading import Config
@@ -75,9 +75,9 @@ def offer_connections(metrics: Metrics, server: Server) -> None:
     )
 
 
-def offer_tls(metrics: Metrics, server: Server, secured: Mapping[str, SecuredListener]) -> None:
+def offer_tls(metrics: Metrics, server: Server, secured: Sequence[SecuredListener]) -> None:
     """Offer handshakes, and the ends of the listeners' certificates, to `/metrics`; nothing if no listener has TLS."""
-    certificates = [listener.tls for listener in secured.values() if listener.tls is not None]
+    certificates = [listener.tls for listener in secured if listener.tls is not None]
     if not certificates:
         return
     workers = server.tls
