@@ -287,6 +287,11 @@ class Connection(asyncio.BufferedProtocol):
         return isinstance(self._transport, TlsTransport) and not self._transport.is_shaken
 
     @property
+    def is_unproved(self) -> bool:
+        """Must it still say who it is?"""
+        return self.sasl_session is not None and self.sasl_session.principal is None
+
+    @property
     def in_flight(self) -> int:
         return len(self.slots)
 

@@ -88,8 +88,12 @@ class TlsWorkers:
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """See the module. The protocol of the socket's transport, and the transport of a `Connection`."""
 
-    def __init__(self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers) -> None:
+    def __init__(
+        self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
+    ) -> None:
+        """`names_users`: a client is who its certificate says; else SASL says it."""
         super().__init__()
+        self._names_users = names_users
         self._upper = upper
         self._tls = tls
         self._host = host
@@ -295,7 +299,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         workers.handshaking -= 1
         workers.handshakes += 1
         workers.resumed += bool(session.session_reused)
-        if self._tls.asks_for_certificates:
+        if self._tls.asks_for_certificates and self._names_users:
             try:
                 self._upper.principal = self._tls.principal_of(session.getpeercert(binary_form=True))
             except NoPrincipal as nobody:
