@@ -226,7 +226,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Hand on everything that is decrypted, while the connection reads."""
         upper = self._upper
         more = True
-        while more and not (self._is_paused or self._is_closing) and self._has_input():
+        while more and not self._is_held and self._has_input():
             try:
                 size, more = self._decrypt()
             except ssl.SSLError as error:
@@ -234,9 +234,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return
             if size:
                 upper.buffer_updated(size)
-        if self._leaving.pending and not self._is_closing:  # the answer to a change of keys
+        if self._is_busy or self._is_closing:
+            return  # an answer is being encrypted: `_go_on` comes back here
+        if self._leaving.pending:  # the answer to a change of keys
             self._raw.write(self._leaving.read())
-        if self._said_goodbye and not self._is_closing and not self._ended():
+        if self._said_goodbye and not self._ended():
             self.close()
 
     def _decrypt(self) -> tuple[int, bool]:
