@@ -50,7 +50,7 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
+from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
 from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
@@ -58,7 +58,7 @@ from gateway.records.walking import validates_fully
 from gateway.security import scram_users
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
-from gateway.security.listeners import renew_for_ever, secured_listeners
+from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
 from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
@@ -141,6 +141,7 @@ class Broker:
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
         self._secured = secured_listeners(config)
+        self._http_security = http_security(config)
         self._renewing: asyncio.Task[None] | None = None
         self.authorizer: Authorizer | None = None
 
@@ -253,7 +254,9 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
-        self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
+        self._renewing = asyncio.create_task(
+            renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
+        )
         self.phase = "serving"
         self._serving.set()
 
@@ -370,7 +373,8 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
+        tls = self._http_security.tls
+        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:
         self._serving.set()
@@ -408,7 +412,8 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
-        offer_tls(metrics, server, self._secured)
+        offer_tls(metrics, server, [*self._secured.values(), self._http_security])
+        offer_sasl(metrics, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)
