@@ -18,6 +18,7 @@ import pytest
 from gateway.apis import discover
 from gateway.broker import Broker
 from gateway.dispatch.registry import Api
+from gateway.groups.offsets.service import OffsetService
 from gateway.security.rights import Rights
 from gateway.wire.codec import request_codec
 from gateway.wire.message import Message
@@ -83,8 +84,12 @@ def state_of(broker: Broker) -> Any:
         )
         for stream in store.streams
     }
+
+    def offsets_of(group_id: str) -> OffsetService:
+        return broker.groups.of(group_id).offsets
+
     groups = {
-        group.group_id: (group.state, len(list(group.roster)), broker.groups.offsets.of_group(group.group_id).keys())
+        group.group_id: (group.state, group.member_count, offsets_of(group.group_id).of_group(group.group_id).keys())
         for group in broker.groups
     }
     transactions = {known.transactional_id: (known.state, known.epoch) for known in broker.transactions}
