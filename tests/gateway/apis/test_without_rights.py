@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,7 +18,6 @@ import pytest
 from gateway.apis import discover
 from gateway.broker import Broker
 from gateway.dispatch.registry import Api
-from gateway.groups.offsets.service import OffsetService
 from gateway.security.rights import Rights
 from gateway.wire.codec import request_codec
 from gateway.wire.message import Message
@@ -85,13 +84,10 @@ def state_of(broker: Broker) -> Any:
         for stream in store.streams
     }
 
-    def offsets_of(group_id: str) -> OffsetService:
-        return broker.groups.of(group_id).offsets
+    def offsets_of(group_id: str) -> Collection[object]:
+        return broker.groups.of(group_id).offsets.of_group(group_id).keys()
 
-    groups = {
-        group.group_id: (group.state, group.member_count, offsets_of(group.group_id).of_group(group.group_id).keys())
-        for group in broker.groups
-    }
+    groups = {group.group_id: (group.state, group.member_count, offsets_of(group.group_id)) for group in broker.groups}
     transactions = {known.transactional_id: (known.state, known.epoch) for known in broker.transactions}
     return tables, streams, groups, transactions
 
