@@ -52,6 +52,10 @@ AT_ONCE_MAX: Final = 1_000
 """Members and partitions of a group whose target is computed at once, in some milliseconds; others are `wanted`."""
 PARTITION_BYTES: Final = 100
 """Bytes that a partition costs in a group's targets and holdings, for the allowance of all groups."""
+WAITING_INTERVAL_MS: Final = 1_000
+"""Time between two heartbeats of a member that waits for others, or for a target, if the usual one is not shorter."""
+WAITING_INTERVAL_MS_PER_MEMBER: Final = 2
+"""With many members it is longer: together they send 500 heartbeats a second at most, a tenth of a core."""
 FIRST_EPOCH: Final = 1
 """A new group's epoch; the first target is for it or a later one."""
 EPOCH_MAX: Final = 2**31 - 1
@@ -195,9 +199,16 @@ class ConsumerGroup:
         return HeartbeatAnswer(
             member_id=member.member_id,
             epoch=member.epoch,
-            interval_ms=self.rules.settings(self.group_id).heartbeat_interval_ms,
+            interval_ms=self._interval_ms(member),
             assignment=member.partitions() if must_tell else None,
         )
+
+    def _interval_ms(self, member: Member) -> int:
+        """The time to the member's next heartbeat: a member that waits for partitions comes back sooner."""
+        interval_ms = self.rules.settings(self.group_id).heartbeat_interval_ms
+        if member.state is not MemberState.UNRELEASED_PARTITIONS and self.epoch == self.target_epoch:
+            return interval_ms
+        return min(interval_ms, max(WAITING_INTERVAL_MS, WAITING_INTERVAL_MS_PER_MEMBER * len(self.members)))
 
     def _find(self, request: Heartbeat, member_id: str) -> tuple[Member | None, Member | None]:
         """The member itself, or else the static member whose place it takes."""
