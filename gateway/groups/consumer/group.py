@@ -11,7 +11,7 @@ Behaviour follows Kafka 4.3 (GroupMetadataManager). Members of the classic proto
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -551,10 +551,11 @@ class ConsumerGroup:
         targets: Mapping[str, Partitions],
         regexes: Mapping[str, frozenset[str]],
         now: Instant,
-    ) -> None:
-        """Take over the stored state. Members go on as if the server had never been away."""
+    ) -> Generator[None, None, None]:
+        """Take over the stored state, in steps of a member. Members go on as if the server had never been away."""
         assert not self.members, "only a new group is restored"
         for record in members:
+            yield
             self.add(record)
             if record.member_id in targets:
                 self.targets[record.member_id] = targets[record.member_id]
@@ -569,20 +570,22 @@ class ConsumerGroup:
         if self.target_epoch < 0:  # the end came in the middle of storing a target
             self.target_epoch = self.epoch
             self.bump()
-        self._restore_current(current, now)
+        yield from self._restore_current(current, now)
         for member in self.members.values():
             self.extend_session(member, now)
         self._charge(sum(len(partitions) for target in self.targets.values() for partitions in target.values()))
 
-    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> None:
+    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> Generator[None, None, None]:
         """Of two members with one partition, the one that got it later has it: the end came in between."""
         latest: dict[tuple[UUID, int], int] = {}
         for record in current.values():
+            yield
             for holdings in (record.assigned, record.revoking):
                 for topic, held in holdings.items():
                     for partition, epoch in held.items():
                         latest[topic, partition] = max(epoch, latest.get((topic, partition), -1))
         for member_id, record in current.items():
+            yield
             member = self.members.get(member_id)
             if member is None:
                 continue
