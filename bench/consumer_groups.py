@@ -69,7 +69,9 @@ class Connection:
         while True:
             (size,) = struct.unpack(">i", await self._reader.readexactly(4))
             data = await self._reader.readexactly(size)
-            (await self._waiting.get()).set_result(self._answer.decode(memoryview(data), self._start))
+            answer = await self._waiting.get()
+            if not answer.done():  # its member may have left
+                answer.set_result(self._answer.decode(memoryview(data), self._start))
 
     def close(self) -> None:
         self._reading.cancel()

@@ -231,6 +231,13 @@ def test_regular_expressions(driver: Driver) -> None:
     assert not driver.group.subscriptions.resolved
 
 
+def test_unseen_topics(driver: Driver) -> None:
+    """A regular expression stands only for topics that its member may see."""
+    answer = driver.join("m", regex="[ab]", may_see=lambda name: name == "b")
+    assert flat(driver.topics, answer.assignment or {}) == {("b", 0), ("b", 1)}
+    assert driver.group.subscriptions.visible("[ab]", frozenset("ab")) == {"b"}
+
+
 def test_resolved_later() -> None:
     """A regular expression over many topics is resolved by the caller; until then it matches nothing."""
     driver = Driver(FakeTopics(a=2), resolves=False)
