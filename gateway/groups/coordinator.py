@@ -181,6 +181,8 @@ class GroupCoordinator:
             group = self._groups.pop(group_id, None)
             if isinstance(group, Group):
                 self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
+            elif group is not None:
+                group.die()
         if self._timer is not None:
             self._timer.cancel()
         await self._journal.settle()
