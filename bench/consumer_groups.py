@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+import confluent_kafka
+
 from bench import disk, loadgen
 from bench.results import Results
 from bench.servers import Kafka, Penstock, Server
@@ -39,6 +41,7 @@ CONNECTIONS: Final = 50
 REBALANCE_TIMEOUT_MS: Final = 60_000
 CONVERGES_WITHIN_S: Final = 120.0
 REST_S: Final = 30.0
+FOUND_WITHIN_S: Final = 30.0
 SETTLE_S: Final = 10.0
 FEW: Final = 100
 
@@ -177,10 +180,19 @@ class Crowd:
             connection.close()
 
 
+def _find_coordinators(bootstrap: str, topic: str) -> None:
+    """Kafka makes its topic of groups when a client first looks for a coordinator."""
+    for group in ("crowd", "few"):
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+        consumer.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=FOUND_WITHIN_S)
+        consumer.close()
+
+
 async def measured(results: Results, server: Server, bootstrap: str, members: int, partitions: int) -> None:
     """One server's figures."""
     topic = f"crowd-{partitions}"
     server.create_topic(topic, partitions)
+    await asyncio.to_thread(_find_coordinators, bootstrap, topic)
     title = f"{members:,} members, {partitions:,} partitions"
     await asyncio.sleep(SETTLE_S)
     cpu_s, began = server.cpu_seconds(), time.perf_counter()
