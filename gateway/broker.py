@@ -28,6 +28,7 @@ from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
+from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
@@ -203,6 +204,7 @@ class Broker:
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
@@ -250,6 +252,7 @@ class Broker:
             resource_configs=self.resource_configs,
             features=self.features,
             telemetry=self.telemetry,
+            internal_topics=self.internal_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
