@@ -21,12 +21,20 @@ from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
-from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
+from gateway.coordination.homes import Homes
+from gateway.data_directory import (
+    DRILL_DIRECTORY,
+    REPAIRED_FILE,
+    SCRAM_USERS_FILE,
+    DataDirectory,
+    is_drill,
+)
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
@@ -44,13 +52,15 @@ from gateway.network.serving_limits import offer_connections, offer_tls, server_
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security import scram_users
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import renew_for_ever, secured_listeners
+from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
@@ -89,9 +99,10 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
+    scram_users: ScramUsers
     apis: Registry
 
     def __init__(
@@ -183,6 +194,7 @@ class Broker:
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
             promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
+            private=frozenset({scram_users.TABLE}),
         )
 
     def _remarked(self, remark: str) -> None:
@@ -200,16 +212,18 @@ class Broker:
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store)
-        self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
-        self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
+        self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
+        self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        self.scram_users = await self._open_users()
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
+        homes = Homes(self.store.config.container_ids)
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        self.transactions = TransactionCoordinators(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -221,7 +235,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -239,6 +253,18 @@ class Broker:
         self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
         self.phase = "serving"
         self._serving.set()
+
+    async def _open_users(self) -> ScramUsers:
+        """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
+        users = ScramUsers(self.store)
+        try:
+            await users.prepare(self._data.path / SCRAM_USERS_FILE)
+        except ValueError as wrong:
+            raise ConfigError([str(wrong)]) from wrong
+        for listener in self._secured.values():
+            if listener.sasl is not None:
+                listener.sasl.use(users)
+        return users
 
     def _offered(self) -> Services:
         return Services(
@@ -259,6 +285,7 @@ class Broker:
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            scram_users=self.scram_users,
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
@@ -281,6 +308,8 @@ class Broker:
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        for listener in self._secured.values():
+            listener.close()
         if self.authorizer is not None:
             self.authorizer.audit.close()
         await self.store.close()
@@ -425,7 +454,7 @@ def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
     )
 
 
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
     counters = transactions.counters
     metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
     metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)

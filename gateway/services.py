@@ -14,16 +14,17 @@ from core.store import Store
 from core.streams.live import Stream
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
 from gateway.records.openers import Openers
 from gateway.security.authorizer import Authorizer
+from gateway.security.scram_users import ScramUsers
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 
@@ -45,10 +46,11 @@ class Services:
     internal_topics: InternalTopics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     openers: Openers
+    scram_users: ScramUsers
     authorizer: Authorizer | None
     """None: every client may do everything (`authorizer.class.name`)."""
     validates_fully: bool

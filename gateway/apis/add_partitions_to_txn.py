@@ -73,7 +73,9 @@ async def _added(
         return await _not_attempted(ctx, topics, unknown)
     code = ErrorCode.none
     try:
-        await ctx.services.transactions.add(transactional_id, identity, places.values())
+        transactions = ctx.services.transactions.of(transactional_id)
+        add = transactions.add if ctx.version < BATCHED_SINCE else transactions.add_elsewhere
+        await add(transactional_id, identity, places.values())
     except (Refusal, StoreError) as error:
         code = transaction_code(error, ctx.version)
     return await _results(ctx, topics, lambda name, index: code)
@@ -87,9 +89,16 @@ async def _verified(
         return await _not_attempted(ctx, topics, unknown)
     outside = ErrorCode.transaction_abortable if ctx.version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
 
+    try:
+        transactions = ctx.services.transactions.of(transactional_id)
+        await transactions.verify_elsewhere(transactional_id, identity, places.values())
+    except (Refusal, StoreError) as error:
+        refused = transaction_code(error, ctx.version)
+        return await _results(ctx, topics, lambda name, index: refused)
+
     def code(name: str, index: int) -> ErrorCode:
         try:
-            is_part = ctx.services.transactions.admit_write(transactional_id, identity, places[name, index])
+            is_part = transactions.admit_write(transactional_id, identity, places[name, index])
         except Refusal as error:
             return transaction_code(error, ctx.version)
         return ErrorCode.none if is_part else outside

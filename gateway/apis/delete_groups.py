@@ -10,6 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
@@ -27,12 +28,19 @@ async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, A
     ]
     async for first in ctx.paced(range(0, len(group_ids), AT_ONCE)):
         some = group_ids[first : first + AT_ONCE]
-        errors = await asyncio.gather(*map(ctx.services.groups.delete_group, some))
-        for group_id, error in zip(some, errors, strict=True):
-            if error is ErrorCode.none:
-                ctx.services.transactions.group_deleted(group_id)
-            results.append({"group_id": group_id, "error_code": error})
+        errors = await asyncio.gather(*(_deleted(ctx, group_id) for group_id in some))
+        results += [{"group_id": name, "error_code": error} for name, error in zip(some, errors, strict=True)]
     return {"results": results}
+
+
+async def _deleted(ctx: RequestContext, group_id: str) -> ErrorCode:
+    try:
+        error = await ctx.services.groups.of(group_id).delete_group(group_id)
+        if error is ErrorCode.none:
+            ctx.services.transactions.participant_of(group_id).group_deleted(group_id)
+    except Refusal as refused:
+        return refused.code
+    return error
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

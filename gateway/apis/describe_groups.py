@@ -16,6 +16,7 @@ from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import GroupState
+from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
@@ -31,13 +32,18 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
             described.append(_refused(group_id, ErrorCode.group_authorization_failed))
             continue
         operations = ctx.operations(ResourceType.GROUP, group_id) if is_asked else NOT_ASKED
-        group = ctx.services.groups.get(group_id)
+        try:
+            group = ctx.services.groups.of(group_id).get(group_id)
+        except Refusal as refused:
+            described.append(_unknown(group_id, refused.code, str(refused)))
+            continue
         if group is not None:
             described.append(_described(group) | {"authorized_operations": operations})
         elif ctx.version >= NOT_FOUND_FROM:
-            described.append(_unknown(group_id, ErrorCode.group_id_not_found))
+            why = f"Group {group_id} not found."
+            described.append(_unknown(group_id, ErrorCode.group_id_not_found, why))
         else:
-            dead = _unknown(group_id, ErrorCode.none)
+            dead = _unknown(group_id, ErrorCode.none, None)
             described.append(dead | {"authorized_operations": operations})
     return {"groups": described}
 
@@ -66,10 +72,10 @@ def _member(member: Member, protocol: str | None) -> dict[str, Any]:
     }
 
 
-def _unknown(group_id: str, error: int) -> dict[str, Any]:
+def _unknown(group_id: str, error: int, why: str | None) -> dict[str, Any]:
     return {
         "error_code": error,
-        "error_message": f"Group {group_id} not found." if error else None,
+        "error_message": why,
         "group_id": group_id,
         "group_state": GroupState.DEAD.value,
         "authorized_operations": NOT_ASKED,

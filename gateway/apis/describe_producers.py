@@ -58,11 +58,13 @@ async def _partition(
         return _failed(index, ErrorCode.policy_violation, TOO_MANY)
     producers = []
     async for states in ctx.paced(slot.writers_stepwise()):
-        producers += [_producer(slot, writer, state, writer in transactional) for writer, state in states]
+        producers += [_producer(ctx, slot, writer, state, writer in transactional) for writer, state in states]
     return {"partition_index": index, "error_code": ErrorCode.none, "active_producers": producers}
 
 
-def _producer(slot: Slot, producer_id: int, state: WriterState, is_transactional: bool) -> dict[str, Any]:
+def _producer(
+    ctx: RequestContext, slot: Slot, producer_id: int, state: WriterState, is_transactional: bool
+) -> dict[str, Any]:
     newest = state.batches[-1] if state.batches and state.batches[-1].epoch == state.epoch else None
     transactions = slot.transactions
     return {
@@ -70,9 +72,18 @@ def _producer(slot: Slot, producer_id: int, state: WriterState, is_transactional
         "producer_epoch": state.epoch,
         "last_sequence": NONE if newest is None else max(NONE, newest.last_sequence),  # none behind a gap
         "last_timestamp": state.last_use_ms if newest is None else newest.timestamp,
-        "coordinator_epoch": slot.leader_epoch if is_transactional and state.marked_epoch >= 0 else NONE,
+        "coordinator_epoch": _coordinator_epoch(ctx, slot, producer_id)
+        if is_transactional and state.marked_epoch >= 0
+        else NONE,
         "current_txn_start_offset": NONE if transactions is None else transactions.open.get(producer_id, NONE),
     }
+
+
+def _coordinator_epoch(ctx: RequestContext, slot: Slot, producer_id: int) -> int:
+    """The epoch that a marker must have at least: an administrator's tool asks for it before it sends one."""
+    participant = ctx.services.transactions.in_container(slot.container_id)
+    known = None if participant is None else participant.participant.coordinator_epoch(producer_id)
+    return slot.leader_epoch if known is None else known
 
 
 def _failed(index: int, code: int, why: str | None = None) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 v2 answers a fenced producer with PRODUCER_FENCED, v5 (KIP-890) gives the producer a new epoch with each end, so that
 nothing of an old transaction can reach the next one.
 
-Keeps: the answer without error is sent when all of the end is durable: markers, offsets, the new epoch. An
-unexpected error closes the connection, so that the client asks again: at UNKNOWN_SERVER_ERROR clients lose data
-silently.
+Keeps: the answer without error is sent when the outcome and the new epoch are durable. Where all lies in one container,
+or nothing holds up the others, markers and offsets are, too. An unexpected error closes the connection, so that the
+client asks again: at UNKNOWN_SERVER_ERROR clients lose data silently.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def end_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if not ctx.may(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id):
         return _refused(ErrorCode.transactional_id_authorization_failed)
     try:
-        identity = await ctx.services.transactions.end(
+        identity = await ctx.services.transactions.of(request.transactional_id).end(
             request.transactional_id,
             Identity(request.producer_id, request.producer_epoch),
             committed=request.committed,

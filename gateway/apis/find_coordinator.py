@@ -1,7 +1,7 @@
 """FindCoordinator (key 10), versions 0-6: the broker that keeps a group or a transaction.
 
-v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups. We keep all groups
-and all transactions ourselves; share groups are off, which Kafka answers with INVALID_REQUEST.
+v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups, which are off: Kafka answers those
+with INVALID_REQUEST. A key's coordinator is that of its home; there is none while that container's storage has failed.
 Clients are sent back to the listener that they came by.
 """
 
@@ -39,23 +39,28 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
     if request.key_type not in (KeyType.GROUP, KeyType.TRANSACTION):
         return error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
+    services = ctx.services
+    coordinators = services.groups if request.key_type == KeyType.GROUP else services.transactions
     node = {
         "error_code": ErrorCode.none,
-        "node_id": ctx.services.node_id,
+        "node_id": services.node_id,
         "host": listener.advertised_host,
         "port": listener.advertised_port,
     }
     kind = _RESOURCES[request.key_type]
     if ctx.version < BATCHED_FROM:
         ctx.require(Operation.DESCRIBE, kind, request.key)
-        return node
+        is_here = coordinators.is_here(request.key)
+        return node if is_here else error_response(request, ctx.version, ErrorCode.coordinator_not_available)
     denied = _failed(denial_of(kind).code)
-    return {
-        "coordinators": [
-            {"key": key, **(node if ctx.may(Operation.DESCRIBE, kind, key) else denied)}
-            async for key in ctx.paced(request.coordinator_keys)
-        ]
-    }
+    nobody = _failed(ErrorCode.coordinator_not_available)
+
+    def answer(key: str) -> Mapping[str, Any]:
+        if not ctx.may(Operation.DESCRIBE, kind, key):
+            return denied
+        return node if coordinators.is_here(key) else nobody
+
+    return {"coordinators": [{"key": key, **answer(key)} async for key in ctx.paced(request.coordinator_keys)]}
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

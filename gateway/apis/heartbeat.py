@@ -16,7 +16,7 @@ from gateway.wire.message import Message
 
 async def heartbeat(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
-    error = ctx.services.groups.heartbeat(
+    error = ctx.services.groups.of(request.group_id).heartbeat(
         request.group_id, request.member_id, request.group_instance_id, request.generation_id
     )
     return {"error_code": error}

@@ -41,7 +41,7 @@ async def init_producer_id(ctx: RequestContext, request: Message) -> Mapping[str
     ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
     try:
         return _answer(
-            await ctx.services.transactions.init_producer(
+            await ctx.services.transactions.of(request.transactional_id).init_producer(
                 request.transactional_id,
                 request.transaction_timeout,
                 None if expected == NOBODY else expected,

@@ -32,7 +32,7 @@ async def join_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]
     if len(request.protocols) > PROTOCOLS_MAX:
         return error_response(request, ctx.version, ErrorCode.invalid_request)
     has_rebalance_timeout = ctx.version >= REBALANCE_TIMEOUT_FROM
-    result = await ctx.services.groups.join(
+    result = await ctx.services.groups.of(request.group_id).join(
         request.group_id,
         JoinRequest(
             member_id=request.member_id,

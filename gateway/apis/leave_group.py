@@ -51,9 +51,10 @@ async def _leave(
     ctx: RequestContext, group_id: str, leaving: Sequence[LeavingMember]
 ) -> tuple[ErrorCode, list[ErrorCode]]:
     """The error of the whole request, and one for each member."""
-    error, errors = ctx.services.groups.leave(group_id, leaving[:AT_ONCE])
+    groups = ctx.services.groups
+    error, errors = groups.of(group_id).leave(group_id, leaving[:AT_ONCE])
     async for first in ctx.paced(range(AT_ONCE, len(leaving), AT_ONCE)):
-        error, further = ctx.services.groups.leave(group_id, leaving[first : first + AT_ONCE])
+        error, further = groups.of(group_id).leave(group_id, leaving[first : first + AT_ONCE])
         errors += further
     return error, errors
 

@@ -80,7 +80,8 @@ class _Group:
         if error:
             errors = [error] * len(commits)
         else:
-            groups, request = self._ctx.services.groups, self._request
+            request = self._request
+            groups = self._ctx.services.groups.of(request.group_id)
             errors = await groups.offsets.commit(request.group_id, commits, request.retention_time)
         for answer, code in zip(answers, errors, strict=True):
             answer["error_code"] = code
@@ -97,7 +98,7 @@ def _commit(stream: Stream, partition: Message) -> OffsetCommit:
 
 
 def _admit(ctx: RequestContext, request: Message) -> ErrorCode:
-    error: ErrorCode = ctx.services.groups.admit_commit(
+    error: ErrorCode = ctx.services.groups.of(request.group_id).admit_commit(
         request.group_id,
         request.member_id,
         request.group_instance_id,

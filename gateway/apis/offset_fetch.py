@@ -19,6 +19,7 @@ from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.persistence import NO_EPOCH, CommittedOffset, OffsetKey
+from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
@@ -43,16 +44,19 @@ async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, An
         if not ctx.may(Operation.DESCRIBE, ResourceType.GROUP, group.group_id):
             answers.append(_refused(group.group_id, ErrorCode.group_authorization_failed))
             continue
-        answer = await _fetch_group(ctx, group, request.require_stable)
+        try:
+            answer = await _fetch_group(ctx, group, request.require_stable)
+        except Refusal as refused:
+            answer = {"error_code": refused.code, "topics": []}
         answers.append({"group_id": group.group_id, **answer})
     return {"groups": answers}
 
 
 async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool) -> dict[str, Any]:
-    """One group's answer; before v8 the request itself is the only group."""
+    """One group's answer; before v8 the request itself is the only group. Raises Refusal."""
     by_id = ctx.version >= TOPIC_IDS_FROM
     if require_stable:
-        await ctx.services.groups.offsets.settle(group.group_id)
+        await ctx.services.groups.of(group.group_id).offsets.settle(group.group_id)
     offsets = _Offsets(ctx, group.group_id, require_stable)
     if group.topics is None:
         return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
@@ -65,8 +69,8 @@ class _Offsets:
 
     def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
         self._ctx = ctx
-        self._offsets = ctx.services.groups.offsets
-        self._pending = ctx.services.transactions.pending_offsets
+        self._offsets = ctx.services.groups.of(group_id).offsets
+        self._pending = ctx.services.transactions.participant_of(group_id).pending_offsets
         self._group_id = group_id
         self._require_stable = require_stable
         self.topics = ctx.services.topics

@@ -20,7 +20,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -42,7 +42,7 @@ from gateway.records.openers import LeavesLoop
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.refusals import Asked, code_of
 from gateway.security.acls import Operation, ResourceType
-from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
+from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.error_codes import (
     INVALID_RECORD,
     INVALID_REQUIRED_ACKS,
@@ -257,8 +257,8 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
         topics = without_repetitions(topics)
         stint = Stint(connection.turns, connection.party)
     steps = _steps(request, transactional_id, topics, stint)
-    for _ in steps:
-        _hold(connection, reply, _go_on(request, steps, stint))
+    for first in steps:
+        _hold(connection, reply, _go_on(request, steps, stint, first))
         return
     if request.unopened is not None:
         _hold(connection, reply, _go_on(request, steps, None))
@@ -268,8 +268,9 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
 
 def _steps(
     request: _Request, transactional_id: str | None, topics: Batches, stint: Stint | None
-) -> Generator[None, None, None]:
-    """Append or refuse each batch. Yields when the stint is over: anything may have changed when it goes on."""
+) -> Generator[Awaitable[None] | None, None, None]:
+    """Append or refuse each batch. Yields None when the stint is over, and what must be waited for before it goes on:
+    anything may have changed then."""
     services = request.connection.services
     refused = 0
     if request.acks not in (-1, 0, 1):
@@ -279,10 +280,11 @@ def _steps(
         pass
     elif rights is None or rights.may(WRITE, TRANSACTIONAL_ID, transactional_id, API.name):
         request.writes = TransactionalWrites(services.transactions, transactional_id, request.version)
-        if request.version >= ADDED_BY_WRITING_SINCE:
-            for _ in request.writes.adding(topics, lambda topic: _writable(services, rights, topic)):
-                if stint is not None and stint.is_over:
-                    yield
+        for question in request.writes.preparing(topics, lambda topic: _writable(services, rights, topic)):
+            if question is not None:
+                yield question
+            elif stint is not None and stint.is_over:
+                yield None
     now_ms = time.time_ns() // 1_000_000
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
@@ -291,7 +293,7 @@ def _steps(
         is_denied = rights is not None and not _may_write(rights, topic, stream)
         for index, records in partitions:
             if stint is not None and not len(results) % PARTITIONS_PER_LOOK and stint.is_over:
-                yield
+                yield None
                 now_ms = time.time_ns() // 1_000_000
                 stream = _stream(services, topic)
             if refused:
@@ -361,15 +363,27 @@ def _read_long(body: memoryview, version: int) -> tuple[ProducedData, int]:
     return (transactional_id, acks, timeout_ms, without_repetitions(topics)), elements
 
 
-async def _go_on(request: _Request, steps: Iterator[None], stint: Stint | None) -> None:
-    """Handle the rest of a request, giving way between its steps; then the batches that are opened off the loop."""
-    if stint is not None:
-        await stint.give_way()
-        for _ in steps:
-            await stint.give_way()
+async def _go_on(
+    request: _Request,
+    steps: Iterator[Awaitable[None] | None],
+    stint: Stint | None,
+    first: Awaitable[None] | None = None,
+) -> None:
+    """Handle the rest of a request, giving way or waiting between its steps, before all at `first`; then the batches
+    that are opened off the loop."""
+    await _pause(stint, first)
+    for question in steps:
+        await _pause(stint, question)
     if request.unopened is not None:
         await _open(request, request.unopened)
     request.went_through()
+
+
+async def _pause(stint: Stint | None, question: Awaitable[None] | None) -> None:
+    if question is not None:
+        await question
+    elif stint is not None:
+        await stint.give_way()
 
 
 async def _open(request: _Request, unopened: deque[_Unopened]) -> None:

@@ -24,7 +24,7 @@ async def sync_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]
     if ctx.version >= PROTOCOL_NAMED_FROM and not is_named:
         return error_response(request, ctx.version, ErrorCode.inconsistent_group_protocol)
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
-    result = await ctx.services.groups.sync(
+    result = await ctx.services.groups.of(request.group_id).sync(
         request.group_id,
         SyncRequest(
             member_id=request.member_id,

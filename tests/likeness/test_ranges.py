@@ -28,6 +28,12 @@ TAKEN_HERE: Final = {
 }
 """Values that Kafka refuses, and Penstock has a meaning for."""
 REFUSED_HERE: Final = {
+    # Bounds of security: a delay, a skew or a request before authentication that is longer protects nobody.
+    ("broker", "connection.failed.authentication.delay.ms"): lambda value: int(value) > 10_000,
+    ("broker", "connections.max.reauth.ms"): lambda value: int(value) < 0,
+    ("broker", "sasl.oauthbearer.clock.skew.seconds"): lambda value: not 0 <= int(value) <= 3_600,
+    ("broker", "sasl.oauthbearer.jwks.endpoint.refresh.ms"): lambda value: int(value) < 1_000,
+    ("broker", "sasl.server.max.receive.size"): lambda value: not 1_024 <= int(value) <= 16 * MEBI,
     ("broker", "default.replication.factor"): lambda value: not 1 <= int(value) <= 32_767,  # what a topic may ask for
     ("broker", "group.initial.rebalance.delay.ms"): lambda value: int(value) < 0,
     # The one is above the other, or there is no time-out that a member could ask for.
