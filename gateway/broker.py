@@ -34,11 +34,14 @@ from gateway.data_directory import (
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
+from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
+from gateway.groups.settings import settings_of
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
+from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -193,7 +196,7 @@ class Broker:
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
-            promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
+            promised=frozenset({GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE}),
             private=frozenset({scram_users.TABLE}),
         )
 
@@ -211,7 +214,7 @@ class Broker:
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
-        self.resource_configs = ResourceConfigs(self.store)
+        self.resource_configs = ResourceConfigs(self.store, self.config)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
@@ -221,7 +224,8 @@ class Broker:
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
-        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes, settings)
         self.transactions = TransactionCoordinators(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )

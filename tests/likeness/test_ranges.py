@@ -18,7 +18,8 @@ from tests.likeness.ranges import shared, told
 
 RANGES: Final = json.loads(Path(__file__).with_name("ranges.json").read_text())
 KEYS: Final = [(kind, key) for kind in RANGES if kind not in ("values", "names") for key in RANGES[kind]]
-CONFIGS: Final = BrokerConfigs(load(environ={}))
+CONFIG: Final = load(environ={})
+CONFIGS: Final = BrokerConfigs(CONFIG)
 RESOURCES: Final = {kind.type.name.lower().replace("_", "-"): kind for kind in KINDS.values()}
 
 MEBI: Final = 2**20
@@ -58,6 +59,7 @@ OTHER_DEFAULTS: Final = {
     "num.partitions": "16",  # partitions cost next to nothing
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
+    "group.coordinator.rebalance.protocols": "classic,consumer",  # those that are served
 }
 
 
@@ -72,7 +74,7 @@ def why_not(kind: str, key: str, value: str) -> str:
             case "topic":
                 CONFIGS.check_topic({key: value})
             case resource:
-                check(RESOURCES[resource], {key: value})
+                check(RESOURCES[resource], {key: value}, CONFIG)
     except (ConfigError, Refusal) as refused:
         return str(refused)
     return ""
