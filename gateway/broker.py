@@ -38,6 +38,7 @@ from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
+from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.keys import ResourceType
@@ -218,6 +219,7 @@ class Broker:
         self.resource_configs = ResourceConfigs(self.store, self.config)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.scram_users = await self._open_users()
@@ -284,6 +286,7 @@ class Broker:
             resource_configs=self.resource_configs,
             features=self.features,
             telemetry=self.telemetry,
+            internal_topics=self.internal_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
