@@ -8,7 +8,6 @@ HINTS: Final = {
     "log.dirs": "Penstock has one directory: data.dir",
     "log.dir": "Penstock has one directory: data.dir",
     "broker.id": "the key is node.id",
-    "advertised.listeners": "say it in listeners: HOST:PORT=ADVERTISED_HOST:PORT, or --listen",
     "port": "say it in listeners: HOST:PORT, or --listen",
     "host.name": "say it in listeners: HOST:PORT, or --listen",
     "bootstrap.servers": "that is a client's key; the gateway's addresses are in listeners",

@@ -26,7 +26,7 @@ def chosen(rows: Sequence[Row], text: str, *, changed: bool) -> list[Row]:
         if (wanted in row["key"].lower() or wanted in row["doc"].lower())
         and not (changed and row["source"] == "default")
     ]
-    order = [*TITLES.values(), "Other"]
+    order = [*dict.fromkeys(TITLES.values()), "Other"]
     return sorted(found, key=lambda row: order.index(row["section"]))
 
 

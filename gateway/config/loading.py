@@ -16,8 +16,11 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from gateway.config.audit import AuditKeys
+from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
 from gateway.config.conflicts import Origins, conflicts
+from gateway.config.containers import ContainerKeys
 from gateway.config.fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -30,6 +33,7 @@ from gateway.config.layers import (
     environment_layer,
     file_layer,
 )
+from gateway.config.listener_keys import apart
 from gateway.config.listeners import ListenerKeys
 from gateway.config.log import LogKeys
 from gateway.config.logs import LogLineKeys
@@ -38,6 +42,7 @@ from gateway.config.properties import SUFFIX, read_properties
 from gateway.config.quantities import in_unit_of
 from gateway.config.scaling import ScalingKeys
 from gateway.config.secrets import SecretFileKeys, with_files
+from gateway.config.security import SecurityKeys
 from gateway.config.tiering import TieringKeys
 from gateway.config.topics import TopicKeys
 from gateway.config.transactions import TransactionKeys
@@ -54,6 +59,10 @@ TITLES: Final[Mapping[type[BaseModel], str]] = {
     TransactionKeys: "Transactions",
     BoundKeys: "Bounds",
     LogLineKeys: "Log lines",
+    SecurityKeys: "Security",
+    AuthorizerKeys: "Security",
+    AuditKeys: "Security",
+    ContainerKeys: "Containers",
     TieringKeys: "Long-term storage",
     SecretFileKeys: "Files of secrets",
 }
@@ -75,6 +84,7 @@ def load(
     given: dict[str, Given] = {}
     for layer in layers:
         given.update(layer)
+    given, own_keys = apart(given)
     if unknown := [_unknown(key, value) for key, value in given.items() if key not in FIELDS]:
         raise ConfigError(unknown)
     given = _without_units(with_files(given))
@@ -84,6 +94,7 @@ def load(
     except ValidationError as exc:
         raise ConfigError(list(_wrong(exc, given))) from None  # its text would show the values
     config._sources = {key: value.source for key, value in given.items()}
+    config._own_keys = own_keys.securities(config, {address.name for address in config.listeners})
     texts = {
         key: f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
         for key, (name, field) in FIELDS.items()
@@ -137,7 +148,10 @@ def describe(config: Config) -> list[dict[str, object]]:
 
 def files_of(config: Config) -> list[Path]:
     """The files that the configuration was read from, and the files that it names."""
-    named = [config.tier2_credentials_file, config.tier2_ca_file]
+    named = [config.tier2_credentials_file, config.tier2_ca_file, config.http_tls_keystore_location]
+    for listener in {address.name for address in config.listeners}:
+        keys = config.security_of(listener)
+        named += [keys.ssl_keystore_location, keys.ssl_truststore_location, keys.sasl_plain_users_file]
     read = {source.removeprefix("file ") for source in config._sources.values() if source.startswith("file ")}
     return [*map(Path, read), *(path for path in named if path is not None)]
 

@@ -1,7 +1,8 @@
 """Kafka's `server.properties`, read as a layer of the configuration.
 
-Keeps: a key that Penstock has keeps its meaning; directory, id and listeners are translated; a key of security that
-Penstock lacks is refused, as leaving it out would open what was closed. Every other key that is left out is named.
+Keeps: a key that Penstock has keeps its meaning; directory and id are translated, controllers' listeners left out.
+A key of security that Penstock lacks is refused, as leaving it out would open what was closed. Every other key that is
+left out is named.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.layers import ConfigError, Given, Layer
+from gateway.config.security import OVERRIDE
 
 SUFFIX: Final = ".properties"
-_SECURITY: Final = ("ssl.", "sasl.", "authorizer.", "super.users", "listener.name.", "principal.", "client.quota.")
+_SECURITY: Final = ("ssl.", "sasl.", "authorizer.", "super.users", "principal.", "client.quota.")
 _PAIR: Final = re.compile(r"((?:\\.|[^\\:=\s])+)\s*[:=\s]?\s*(.*)", re.S)
 _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.S)
 _CONTROL: Final = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
@@ -41,17 +43,22 @@ def read_properties(path: Path, known: Collection[str]) -> Properties:
         for key in given
         if key.startswith(_SECURITY) and key not in known
     ]
-    values = {key: value for key, value in given.items() if key in known}
-    left_out = [key for key in given if key not in known and not key.startswith(_SECURITY)]
+    values = {key: value for key, value in given.items() if key in known or key.startswith(OVERRIDE)}
+    left_out = [key for key in given if key not in values and not key.startswith(_SECURITY)]
     for key, ours in (("log.dirs", "data.dir"), ("log.dir", "data.dir"), ("broker.id", "node.id")):
         if key in given and ours not in values:
             values[ours] = given[key]
             left_out.remove(key)
     if "," in values.get("data.dir", ""):
         problems.append(f"{path}: log.dirs = {values['data.dir'][:200]!r}: Penstock has one directory, data.dir")
-    if "listeners" in given:
-        values["listeners"] = _listeners(given)
-        left_out = [key for key in left_out if key != "advertised.listeners"]
+    controllers = {name.strip() for name in given.get("controller.listener.names", "").split(",")}
+    for key, divider in (
+        ("listeners", "://"),
+        ("advertised.listeners", "://"),
+        ("listener.security.protocol.map", ":"),
+    ):
+        if key in values:
+            values[key] = _of_clients(values[key], controllers, divider)
     if problems:
         raise ConfigError(problems)
     return Properties({key: Given(value, f"file {path}") for key, value in values.items()}, tuple(left_out))
@@ -74,19 +81,7 @@ def _plain(text: str) -> str:
     return _ESCAPE.sub(char, text)
 
 
-def _listeners(given: dict[str, str]) -> str:
-    """Listeners of clients, each with the address that clients get; those of controllers are left out."""
-    controllers = {name.strip() for name in given.get("controller.listener.names", "").split(",")}
-    advertised = dict(_named(given.get("advertised.listeners", "")))
-    found = []
-    for name, address in _named(given["listeners"]):
-        if name not in controllers:
-            host = address if not address.startswith(":") else f"*{address}"
-            found.append(f"{host}={advertised[name]}" if name in advertised else host)
-    return ",".join(found)
-
-
-def _named(text: str) -> Iterator[tuple[str, str]]:
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, divider, address = part.partition("://")
-        yield (name, address) if divider else ("", part)
+def _of_clients(text: str, controllers: set[str], divider: str) -> str:
+    """A list of listeners, NAME first in each, without those of controllers."""
+    parts = filter(None, (part.strip() for part in text.split(",")))
+    return ",".join(part for part in parts if part.partition(divider)[0] not in controllers)

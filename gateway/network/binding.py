@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from gateway.config.addresses import ListenAddress, host_port
+from gateway.config.addresses import UNNAMED, ListenAddress, host_port
 from gateway.network.port_owner import owner_of
 
 BACKLOG: Final = 1024
@@ -48,6 +48,7 @@ class Binding:
     advertised_host: str
     advertised_port: int
     loopback: bool
+    name: str = UNNAMED
 
     @property
     def advertised(self) -> str:
@@ -75,6 +76,7 @@ def bind(address: ListenAddress) -> Binding:
         advertised_host=address.advertised_host or address.host,
         advertised_port=address.advertised_port or port,
         loopback=address.loopback,
+        name=address.name,
     )
 
 

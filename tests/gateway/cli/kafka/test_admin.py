@@ -1,4 +1,4 @@
-"""`penstock cluster`, `acls`, `users`, `quotas`, `profile`, and how a connection is found."""
+"""`penstock cluster`, `acls`, `credentials`, `quotas`, `profile`, and how a connection is found."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_rights_and_users(tools: Tools, tmp_path: Path) -> None:
     """What the cluster does not do is refused in its own words; a password is never shown."""
     password = tmp_path / "password"
     password.write_text("open-sesame\n")
-    added = tools.run("users", "add", "ann", "--new-password-file", str(password))
+    added = tools.run("credentials", "add", "ann", "--new-password-file", str(password))
 
     assert "open-sesame" not in added.stdout + added.stderr
-    assert tools.tell("users", "list") == [] or added.returncode == 0
+    assert tools.tell("credentials", "list") == [] or added.returncode == 0
     assert "allowed: any, topic" in tools.refuse("acls", "list", "--resource", "tpoic:t", code=2)
     assert "allowed: any, all" in tools.refuse("acls", "list", "--operation", "raed", code=2)
     assert "allowed: user=NAME" in tools.refuse("quotas", "set", "usr=ann", "--set", "producer_byte_rate=1", code=2)

@@ -1,4 +1,4 @@
-"""`penstock users`: list, add and delete users with SCRAM passwords."""
+"""`penstock credentials`: SCRAM passwords of users of a running cluster."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 from gateway.cli.client.session import Session, Yes, connected
 
 app = typer.Typer(
-    name="users",
-    help="List, add and delete users with SCRAM passwords.",
+    name="credentials",
+    help="SCRAM passwords of users of a running cluster.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
