@@ -38,6 +38,7 @@ from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
+from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.keys import ResourceType
@@ -51,6 +52,7 @@ from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
+from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
@@ -210,13 +212,14 @@ class Broker:
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
         self.store = await Store.open(
-            self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
+            self._data.store, self._data.store_config(self.config), configs.policy_for, self.clock, self._long_term
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store, self.config)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.scram_users = await self._open_users()
@@ -283,6 +286,7 @@ class Broker:
             resource_configs=self.resource_configs,
             features=self.features,
             telemetry=self.telemetry,
+            internal_topics=self.internal_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
@@ -290,6 +294,7 @@ class Broker:
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
             scram_users=self.scram_users,
+            quotas=Quotas(self.store, self.clock),
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import NOT_ASKED, leader_epoch_of
+from gateway.apis.shared.administration import NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -32,7 +32,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
     first_name = cursor.topic_name if cursor is not None else ""
     every = names or {
         stream.name
-        async for stream in ctx.paced(list(ctx.services.topics))
+        async for stream in ctx.paced([*ctx.services.topics, *ctx.services.internal_topics.listed()])
         if ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
     }
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
@@ -47,7 +47,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
             entries.append(_failed(name, ErrorCode.topic_authorization_failed, NOT_ASKED))
             left -= 1
             continue
-        stream = ctx.services.topics.get(name)
+        stream = ctx.services.readable(name)
         if stream is None:
             entries.append(_unknown(ctx, name))
             left -= 1
@@ -86,8 +86,9 @@ def _failed(name: str, code: int, operations: int) -> dict[str, Any]:
 
 
 def _known(ctx: RequestContext, stream: Stream, partitions: range) -> dict[str, Any]:
-    node_id = ctx.services.node_id
-    leader_epoch = leader_epoch_of(stream)
+    services = ctx.services
+    node_id, epochs = services.node_id, services.store.leader_epochs(stream)
+    only = next(iter(epochs.values())) if len(set(epochs.values())) == 1 else None
     return {
         "error_code": ErrorCode.none,
         "name": stream.name,
@@ -98,7 +99,7 @@ def _known(ctx: RequestContext, stream: Stream, partitions: range) -> dict[str, 
                 "error_code": ErrorCode.none,
                 "partition_index": index,
                 "leader_id": node_id,
-                "leader_epoch": leader_epoch,
+                "leader_epoch": epochs[stream.state.container_of_slot(index)] if only is None else only,
                 "replica_nodes": [node_id],
                 "isr_nodes": [node_id],
                 "eligible_leader_replicas": [],

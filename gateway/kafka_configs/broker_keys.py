@@ -130,11 +130,15 @@ def _kafka_only() -> Iterator[BrokerKey]:
         yield BrokerKey(key, dynamic=True)
 
 
+def _directories(config: Config) -> str:
+    return ",".join(map(str, config.data_dirs or (config.data_dir,)))
+
+
 def _told(config: Config) -> Iterator[BrokerKey]:
     """Kafka's static keys that tools read, answered with Penstock's equivalents."""
     for name, kind, value, doc in (
         ("broker.id", ConfigType.INT, str(config.node_id), "Kafka's older name of node.id."),
-        ("log.dirs", ConfigType.LIST, str(config.data_dir), "Where data lies: data.dir."),
+        ("log.dirs", ConfigType.LIST, _directories(config), "Where data lies: data.dirs, or data.dir."),
         ("log.dir", ConfigType.LIST, str(config.data_dir), "See log.dirs."),
         ("controller.quorum.voters", ConfigType.LIST, f"{config.node_id}@{_first(config)}", "See DescribeQuorum."),
     ):
@@ -147,7 +151,7 @@ def _told(config: Config) -> Iterator[BrokerKey]:
                 yield BrokerKey(ConfigKey(synonym.name, key.type, key.default, key.doc), dynamic=False)
 
 
-_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: groups and transactions are tables of the store, not topics."
+_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: internal topics are views of tables, of which there is no log."
 _NO_SECURITY: Final = "Penstock has no listeners with security yet: every connection is User:ANONYMOUS, and may do all."
 _ONE_BROKER: Final = "Penstock is one process, which does what Kafka's brokers and controllers do."
 
