@@ -411,6 +411,10 @@ class Store:
         """The scaler that remembers a stream's newest epoch: that of the first segment it opened."""
         return self._hosted(state.container_of(state.current.opened[0])).scaler
 
+    def leader_epochs(self, stream: Stream) -> dict[int, int]:
+        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
+        return {one: self._known[one].epoch for one in sorted(stream.state.containers)}
+
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
         return self.streams.by_id(stream_id)

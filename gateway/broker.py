@@ -51,6 +51,7 @@ from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
+from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
@@ -209,7 +210,7 @@ class Broker:
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
         self.store = await Store.open(
-            self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
+            self._data.store, self._data.store_config(self.config), configs.policy_for, self.clock, self._long_term
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
@@ -287,6 +288,7 @@ class Broker:
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
             scram_users=self.scram_users,
+            quotas=Quotas(self.store, self.clock),
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )

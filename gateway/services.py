@@ -16,6 +16,7 @@ from gateway.groups.coordinators import GroupCoordinators
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
+from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.security.authorizer import Authorizer
 from gateway.security.scram_users import ScramUsers
@@ -47,6 +48,7 @@ class Services:
     fetch_sessions: FetchSessions
     openers: Openers
     scram_users: ScramUsers
+    quotas: Quotas
     authorizer: Authorizer | None
     """None: every client may do everything (`authorizer.class.name`)."""
     validates_fully: bool

@@ -37,6 +37,7 @@ from gateway.dispatch.request_tasks import charge_elements, timed
 from gateway.dispatch.route import took
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.network.turns import Stint
+from gateway.quotas.quotas import PRODUCED
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
@@ -120,6 +121,7 @@ class _Request:
         "record_errors_left",
         "refusals",
         "reply",
+        "size",
         "throttle_ms",
         "topics",
         "unopened",
@@ -136,6 +138,7 @@ class _Request:
         self.failed = False
         self.refusals = 0
         self.is_long = False  # its answer is encoded in the thread
+        self.size = reply.charge  # bytes, as they count for a quota
         self.throttle_ms = 0
         self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
@@ -181,6 +184,10 @@ class _Request:
     def _answer(self) -> None:
         if self.failed:
             self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+        quotas = self.connection.services.quotas
+        if quotas.is_on:
+            user, client_id = self.connection.principal.name, self.connection.client_id
+            self.throttle_ms = max(self.throttle_ms, quotas.count(PRODUCED, user, client_id, self.size))
         if self.throttle_ms:
             self.connection.mute(self.throttle_ms)
         if self.acks and self.is_long:
