@@ -46,8 +46,8 @@ KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebal
 """Of a Kafka that we compare with: Penstock has no such key."""
 OTHER_PROGRAMS: Final = frozenset({"--network", "--rm", "--bootstrap-server", "--list", "--alter", "--topic"}) | {
     "--add-config", "--entity-type", "--strict", "--add", "--allow-principal", "--allow-host", "--producer",
-    "--entity-name", "--entity-default",
-    "--describe", "--group", "--state", "--members", "--verbose",
+    "--entity-name", "--entity-default", "--command-config", "--describe", "--group", "--state", "--members",
+    "--verbose",
 }  # fmt: skip
 """Flags of docker, of Kafka's tools and of mypy."""
 

@@ -190,9 +190,7 @@ class _Fetch(Findings):
             wanted.put(target)
 
     def stream(self, topic: TopicKey) -> Stream | None:
-        if isinstance(topic, str):
-            return self.services.topics.get(topic)
-        return None if topic is None else self.services.topics.by_uuid(topic)
+        return self.services.readable(topic)
 
     # --- Evaluation ---------------------------------------------------------------------------
 

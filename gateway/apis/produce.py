@@ -47,6 +47,7 @@ from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.error_codes import (
     INVALID_RECORD,
     INVALID_REQUIRED_ACKS,
+    INVALID_TOPIC_EXCEPTION,
     INVALID_TXN_STATE,
     KAFKA_STORAGE_ERROR,
     TOPIC_AUTHORIZATION_FAILED,
@@ -307,7 +308,7 @@ def _steps(
             elif is_denied:
                 results.append((index, TOPIC_AUTHORIZATION_FAILED, -1, -1, -1))
             elif stream is None:
-                results.append(_unknown_topic(topic, index))
+                results.append(_unknown_topic(services, topic, index))
             else:
                 results.append(_append(request, stream, topic, index, records, now_ms, results))
             if results[-1][1]:
@@ -321,7 +322,9 @@ def _may_write(rights: Rights, topic: TopicKey, stream: Stream | None) -> bool:
     return stream is None or rights.may(WRITE, TOPIC, stream.name, API.name)
 
 
-def _unknown_topic(topic: TopicKey, index: int) -> ProducedPartition:
+def _unknown_topic(services: Services, topic: TopicKey, index: int) -> ProducedPartition:
+    if services.internal_topics.find(topic) is not None:
+        return index, INVALID_TOPIC_EXCEPTION, -1, -1, -1
     return index, UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID, -1, -1, -1
 
 
@@ -416,7 +419,7 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
         logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
     if _stream(services, one.topic) is not slot.stream:
-        return _unknown_topic(one.topic, index)
+        return _unknown_topic(services, one.topic, index)
     try:
         container = services.store.hosted(slot).container
     except NotHosted as elsewhere:

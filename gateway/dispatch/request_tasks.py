@@ -97,7 +97,12 @@ class RequestTasks:
         connection.slots.append(slot)
 
         async def answer() -> None:
-            outcome = await authenticate(connection, token, self._services)
+            try:
+                outcome = await authenticate(connection, token, self._services)
+            except Exception:
+                logger.exception("a bare token could not be looked at")
+                slot.close("the handler failed")
+                return
             if isinstance(outcome, sasl.Denied):
                 slot.none()  # its form has no place for an error
             else:
