@@ -23,7 +23,6 @@ from gateway.config.loading import Config
 from gateway.config.places import STORE_DIRECTORY
 from gateway.config.secrets import read_secret
 from gateway.data_directory import SCRAM_USERS_FILE, DataDirectory, keep_to_ourselves
-from gateway.disks import wanted_of
 from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.process.outcome import outcome
@@ -103,7 +102,7 @@ def _run(command: Callable[[], ExitCode]) -> ExitCode:
 def _owned(config: Config) -> Iterator[DataDirectory]:
     """The data directory, which is made if it is not there."""
     keep_to_ourselves()
-    data = DataDirectory.acquire(config.data_dir, __version__, wanted_of(config))
+    data = DataDirectory.acquire(config.data_dir, __version__)
     try:
         yield data
     finally:
@@ -122,7 +121,7 @@ def _known(config: Config, data: DataDirectory) -> Known:
 
 
 async def _stored(config: Config, data: DataDirectory) -> Known:
-    async with looked_at(data.store, data.store_config(config)) as containers:
+    async with looked_at(data.store, config.store_config()) as containers:
         return {
             (user, found.mechanism): found
             for hosted in containers

@@ -64,6 +64,23 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     yield from _place_of_tier2(config, origins)
 
 
+def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
+    """The settings of consumer groups lie within the bounds for those of single groups."""
+    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
+        at, low, high = (
+            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
+        )
+        key = f"group.consumer.{what}"
+        if at < low:
+            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
+        if at > high:
+            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
+    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
+    if heartbeat_ms >= session_ms:
+        key = "group.consumer.heartbeat.interval.ms"
+        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
+
+
 def _directories(config: Config, origins: Origins) -> Iterator[str]:
     """The directories of the disks are all different, none lies in another, and `data.dir` is the first."""
     places = [_real(path) for path in config.data_dirs]
@@ -81,23 +98,6 @@ def _directories(config: Config, origins: Origins) -> Iterator[str]:
             f"{said} names {len(places)} directories for {origins.said('containers')}: allowed: a container or more "
             "for each"
         )
-
-
-def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
-    """The settings of consumer groups lie within the bounds for those of single groups."""
-    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
-        at, low, high = (
-            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
-        )
-        key = f"group.consumer.{what}"
-        if at < low:
-            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
-        if at > high:
-            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
-    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
-    if heartbeat_ms >= session_ms:
-        key = "group.consumer.heartbeat.interval.ms"
-        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
 
 
 def _allowed(key: str) -> str:
