@@ -46,6 +46,8 @@ async def looked_at(directory: Path, config: StoreConfig) -> AsyncIterator[list[
 def _stream_changed(container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
     stream = container.streams.get(stream_id)
     if state is None:
+        if stream is not None:
+            stream.deleted = True
         return stream
     if stream is None:
         return Stream(state, StreamPolicy(), container.make_slot)

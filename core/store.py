@@ -34,6 +34,7 @@ from core.errors import (
     Corrupt,
     NotHosted,
     StorageFailure,
+    StorageFull,
     StoreClosed,
     StoreError,
     UnknownStream,
@@ -267,13 +268,19 @@ class Store:
         """
         if slots < 1:
             raise ValueError(f"a stream has at least one slot, not {slots}")
-        policy = self._policy_for(config or {})
+        try:
+            return await self._create_once(name, slots, config or {})
+        except StorageFull:  # the container that had no room is left out now, if it was one of several
+            return await self._create_once(name, slots, config or {})
+
+    async def _create_once(self, name: str, slots: int, config: Mapping[str, str]) -> Stream:
+        policy = self._policy_for(config)
         wanted = NewStream(
             name=name,
             uuid=uuid4(),
             slots=slots,
             created_ms=self.clock.wall_ms(),
-            config=config or {},
+            config=config,
             segments=policy.scaling.min_segments,
             placement=self._place(slots, spread=policy.spread),
         )
@@ -292,7 +299,8 @@ class Store:
         if len(open_now) > 1:
             appended = {one.id: one.appended_bytes for one in open_now.values()}
             self._loads.observe(appended, self.clock.monotonic_s())
-        return self._loads.place(slots, open_now, spread=spread)
+        with_room = [id for id, one in open_now.items() if not self._shares.has_refused(one)]
+        return self._loads.place(slots, with_room or list(open_now), spread=spread)
 
     async def _create(self, wanted: NewStream) -> Stream:
         state = await self.registry.create(wanted)
@@ -386,6 +394,7 @@ class Store:
         except StoreError as error:
             if state.slots != before.slots:
                 await self.registry.change(before.after(state))
+                self._show(stream)
                 self._shares.note_late(stream, error)
                 raise
             self._shares.note_late(stream, error)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from core.applied.tables import Delete, Put
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 RETRY_S: Final = 5.0
 """Pause before a copy is tried again for which a container had no room."""
 
+REFUSED_S: Final = 30.0
+"""The time for which a container that had no room for a copy is given no new slots."""
+
 Whole = Callable[[Stream], None]
 """Makes a stream's present state visible: all copies are there."""
 
@@ -48,6 +51,11 @@ class Shares:
         self._whole = whole
         self._late: dict[Stream, None] = {}  # some containers had no room for what was decided
         self._background: Background | None = None
+        self._refused: dict[int, float] = {}  # containers that had no room for a copy: when, monotonic s
+
+    def has_refused(self, container: Container) -> bool:
+        """Whether a container has had no room lately."""
+        return container.clock.monotonic_s() < self._refused.get(container.id, -REFUSED_S) + REFUSED_S
 
     def start(self, container_id: int) -> None:
         """Begin to try again what a container had no room for. `container_id` is for the log."""
@@ -59,18 +67,27 @@ class Shares:
             await self._background.stop()
 
     async def bring(self, stream: Stream) -> None:
-        """Log what was decided about a stream in each of its containers that lacks it.
+        """Log what was decided about a stream in each of its containers that lacks it; others have no copy.
 
         Returns when all are durable. Raises the first StoreError, after the others are.
         """
-        state, value = stream.logged, stream.logged.encode()
-        wanted = state.containers
-        lacking = [
-            one
-            for one in self._containers()
-            if one.id in wanted and one.table(STREAMS_TABLE).get(stream_key(stream.id)) != value
-        ]
-        await _all(*(one.change_stream(stream, state) for one in lacking))
+        state, value, key = stream.logged, stream.logged.encode(), stream_key(stream.id)
+        wanted = state.containers | {state.container}
+        changes: list[Awaitable[None]] = []
+        for one in self._containers():
+            if one.id not in wanted:
+                if stream.id in one.streams:  # of a growth that was taken back
+                    changes.append(one.update(Delete(STREAMS_TABLE, key)))
+            elif one.table(STREAMS_TABLE).get(key) != value:
+                changes.append(self._log(one, stream))
+        await _all(*changes)
+
+    async def _log(self, container: Container, stream: Stream) -> None:
+        try:
+            await container.change_stream(stream, stream.logged)
+        except StorageFull:
+            self._refused[container.id] = container.clock.monotonic_s()
+            raise
 
     async def drop(self, stream: Stream) -> None:
         """Log in each container that a stream is gone. Raises as `bring` does."""
@@ -102,10 +119,11 @@ class Shares:
         Raises StoreError, but not StorageFull: then streams stay invisible until there is room.
         """
         by_id = {one.id: one for one in self._containers()}
-        for stream in [one for one in self._streams.all() if one.state.is_elsewhere]:
+        for stream in [one for one in self._streams.all() if one.state.revision or one.state.is_elsewhere]:
             deciding = by_id.get(stream.state.container)
             if deciding is not None and stream.id not in deciding.streams and registry.was_given(stream.id):
                 await self._settled(stream, self.drop)
+                stream.deleted = True
                 self._streams.remove(stream)
                 continue
             if deciding is not None and _lacks(deciding, stream):
@@ -115,9 +133,9 @@ class Shares:
             if await self._settled(stream, self.bring):
                 self._whole(stream)
 
-    async def _settled(self, stream: Stream, settle: Callable[[Stream], object]) -> bool:
+    async def _settled(self, stream: Stream, settle: Callable[[Stream], Awaitable[None]]) -> bool:
         try:
-            await settle(stream)  # type: ignore[misc]
+            await settle(stream)
         except StorageFull as error:
             self.note_late(stream, error)
             return False
@@ -130,9 +148,9 @@ def _lacks(container: Container, stream: Stream) -> bool:
     return found is None or container.table(STREAMS_TABLE).get(stream_key(stream.id)) != stream.state.encode()
 
 
-async def _all(*changes: object) -> None:
+async def _all(*changes: Awaitable[None]) -> None:
     """Wait for all. Raises the first StoreError."""
-    outcomes = await asyncio.gather(*changes, return_exceptions=True)  # type: ignore[call-overload]
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome

@@ -4,8 +4,8 @@
 
 - Everything here is an outcome of durable records, in their order. Applying a record again changes nothing, so replay
   may begin anywhere before its end.
-- A stream is here as long as the table of streams lists it. A deleted one is marked at once, and the watchers of its
-  slots hear of it.
+- A stream is here as long as the table of streams lists it. The listener for changed streams marks a deleted one at
+  once, and the watchers of its slots hear of it.
 - A slot's start only moves up.
 - Listeners of a table hear of each operation after it was applied. For streams, the first listener is this module.
 """
@@ -76,7 +76,6 @@ class Outcomes:
             self.streams[stream_id] = stream
             stream.go_by(state, self._container_id)
         elif (gone := self.streams.pop(stream_id, None)) is not None:
-            gone.deleted = True
             self.streams_deleted += 1
             self._unsaved.mark_dead(stream_id)
             for slot in gone.slots_in(self._container_id):

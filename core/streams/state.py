@@ -21,7 +21,7 @@ the first epoch listed. An earlier segment goes on if it overlaps none of them. 
 ``"sealed": [[number, bytes appended to it], …]``. `sealed_ms` is there once the stream takes no more entries.
 
 `container` decides about the stream: it exists as long as its row is there. Version 2 is for a stream whose segments do
-not all lie in that container: then ``"rev"`` is its revision, and such a segment is
+not all lie in that container, or did not once: then ``"rev"`` is its revision, and such a segment is
 ``[number, first, last, container]``. Each container that has some of its slots keeps a copy of the row.
 """
 
@@ -172,8 +172,8 @@ class StreamState:
     def grown(self, slots: int, now_ms: int, containers: Sequence[int] = ()) -> StreamState:
         """The stream with more slots and the same cuts: the next epoch.
 
-        `containers` get the new slots, run by run. Without them, and where the slots are doubled, so that each new slot
-        takes half of the keys of an old one, a new slot lies beside its neighbour.
+        `containers` get the new slots, run by run. Without them a new slot lies beside its neighbour. So it does where
+        slots are doubled, and it takes half of that one's keys, if the stream has slots in all `containers`.
         Raises StreamSealed, ValueError if it has as many already.
         """
         self._check_open()
@@ -190,7 +190,8 @@ class StreamState:
         cuts = [segment.first * slots // self.slots for segment in old] + [slots]
         if not self.is_elsewhere and set(containers) <= {self.container}:
             return [(first, last, None) for first, last in pairwise(cuts)]
-        is_doubled = is_power_of_two(self.slots) and is_power_of_two(slots)  # then a new slot follows the one it halves
+        # Then a new slot follows the one it halves, if there is no other container to spread to.
+        is_doubled = is_power_of_two(self.slots) and is_power_of_two(slots) and set(containers) <= self.containers
         runs: list[tuple[int, int, int | None]] = []
         for segment, (first, last) in zip(old, pairwise(cuts), strict=True):
             begun = first
@@ -286,8 +287,8 @@ class StreamState:
         return replace(self, container=container, epochs=epochs)._revised(self)
 
     def _revised(self, before: StreamState) -> StreamState:
-        """A stream in one container needs no revision: its log has all of its changes in order."""
-        return replace(self, revision=before.revision + 1 if self.is_elsewhere else 0)
+        """A stream that was always in one container needs no revision: its log has all of its changes in order."""
+        return replace(self, revision=before.revision + 1 if self.is_elsewhere or before.revision else 0)
 
     def measured(self, sealed_bytes: Mapping[int, int]) -> StreamState:
         """The stream with the sizes of the segments that the newest epoch sealed."""
@@ -313,7 +314,7 @@ class StreamState:
     def encode(self) -> bytes:
         """The value of table ``streams``."""
         fields = {
-            "v": PLACED_VERSION if self.is_elsewhere else STATE_VERSION,
+            "v": PLACED_VERSION if self.is_elsewhere or self.revision else STATE_VERSION,
             "id": self.id,
             "name": self.name,
             "uuid": self.uuid.hex,
@@ -322,7 +323,7 @@ class StreamState:
             "container": self.container,
             "config": dict(self.config),
         }
-        if self.is_elsewhere:
+        if self.is_elsewhere or self.revision:
             fields["rev"] = self.revision
         if self.sealed_ms is not None:
             fields["sealed_ms"] = self.sealed_ms

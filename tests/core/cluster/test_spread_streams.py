@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from core.cluster.shares import Shares
 from core.errors import StorageFailure, StorageFull, StreamExists
 from core.log.durable_log import DurableLog
 from tests.core.cluster.several import FOUR, check_copies, open_several, places_of, slots_by_container
@@ -198,12 +199,15 @@ def test_a_failed_container_takes_its_slots_alone(tmp_path: Path) -> None:
 
 
 def test_no_room_in_one_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that cannot be made in all of its containers is not made, and a growth is taken back. What else
-    was decided reaches the container when it has room again."""
+    """New streams keep clear of it, one that cannot is not made, and a growth is taken back. What else was decided
+    reaches the container when it has room again."""
 
     async def scenario() -> None:
         store = await open_several(tmp_path)
         stream = await store.create_stream("s", slots=8)
+        alone = await store.create_stream("alone", slots=1)
+        while places_of(alone) != [0]:
+            alone = await store.create_stream(f"alone {len(store.streams)}", slots=1)
         full = store.containers[1].container.log
         append_update = DurableLog.append_update
 
@@ -214,18 +218,24 @@ def test_no_room_in_one_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
         with monkeypatch.context() as patch:
             patch.setattr(DurableLog, "append_update", without_room)
-            with pytest.raises(StorageFull):
-                await store.create_stream("t", slots=8)
-            assert store.streams.get("t") is None
+            assert set(places_of(await store.create_stream("t", slots=8))) == {0, 2, 3}
             with pytest.raises(StorageFull):
                 await store.grow_stream(stream, 16)
             assert stream.slot_count == 8
             await store.update_stream(stream, config={"retention_ms": "3"})
-            gone = await store.create_stream("gone", slots=1)
-            while places_of(gone) == [1]:
-                gone = await store.create_stream("gone too", slots=1)
+            store._shares._refused.clear()
+            with pytest.raises(StorageFull):
+                await store.grow_stream(alone, 8)
+            assert places_of(alone) == [0]
+            await store.update_stream(alone, config={"retention_ms": "4"})
+            assert (alone.slot_count, alone.policy.retention_ms) == (1, 4)
+            await asyncio.gather(*(store.create_stream(f"small {number}", slots=1) for number in range(8)))
+            patch.setattr(Shares, "has_refused", lambda shares, container: False)
+            with pytest.raises(StorageFull):
+                await store.create_stream("u", slots=8)
+            assert store.streams.get("u") is None
         assert owner_of(stream.slot(0)).failed.done() is False
-        await store.create_stream("t", slots=8)
+        await store.create_stream("u", slots=8)
         assert await store._shares._step() > 0
         check_copies(store)
         for number in range(8):
@@ -233,6 +243,12 @@ def test_no_room_in_one_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await store.close()
         store = await open_several(tmp_path)
         check_copies(store)
+        grown = store.streams.get("s")
+        assert grown is not None
+        assert (grown.slot_count, dict(grown.config)) == (8, {"retention_ms": "3"})
+        again = store.streams.get(alone.name)
+        assert again is not None
+        assert (again.slot_count, dict(again.config)) == (1, {"retention_ms": "4"})
         await store.close()
 
     run(scenario())
