@@ -1,6 +1,6 @@
 """The line between the supervisor and a worker: a socket pair that the worker inherits.
 
-    {"kind": "serving", "state": {...}}    worker to supervisor: clients are served; the state is what a ready file holds
+    {"kind": "serving", "state": {...}}    worker to supervisor: clients are served; the state is that of a ready file
     {"kind": "changed"}                    both ways: the registry has changed, look at it
 
 One JSON object a line, LINE_BYTES_MAX at most. A line's other end that closes has ended: a supervisor restarts its
@@ -36,7 +36,7 @@ class Control:
         self._heard = heard
         self._reading = asyncio.create_task(self._read(), name="control")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reading.add_done_callback(lambda _: self.ended.done() or self.ended.set_result(None))
+        self._reading.add_done_callback(self._hung_up)
 
     @classmethod
     async def over(cls, line: socket.socket, heard: Heard) -> Self:
@@ -55,6 +55,10 @@ class Control:
         """Hang up."""
         self._writer.close()
         self._reading.cancel()
+
+    def _hung_up(self, _: asyncio.Task[None]) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     async def _read(self) -> None:
         try:

@@ -80,10 +80,11 @@ class Supervisor:
         await asyncio.shield(self._serving)
 
     async def run(self, stopping: asyncio.Future[signal.Signals]) -> ExitCode:
-        """Keep all workers running until the future completes; the exit code is that of the worker that ended it all."""
+        """Keep all workers running until the future completes; the exit code is of the worker that ended them all."""
         lives = [asyncio.create_task(self._keep(worker), name=f"worker-{worker.number}") for worker in self.workers]
         try:
-            await asyncio.wait({stopping, self._final, *lives}, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [stopping, self._final, *lives]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await asyncio.shield(self._end(lives))
         for life in lives:
@@ -137,9 +138,9 @@ class Supervisor:
         match message.get("kind"):
             case "serving":
                 worker.state = message.get("state") or {}
-                again = {"restarts": worker.restarts.count} if worker.restarts.count else {}
                 pid = worker.process.pid if worker.process else None
-                logger.info("a worker serves", extra={"worker": worker.number, "pid": pid} | again)
+                extra = {"worker": worker.number, "pid": pid, "restarts": worker.restarts.count}
+                logger.info("a worker serves", extra=extra)
                 if all(each.state is not None for each in self.workers) and not self._serving.done():
                     self._serving.set_result(None)
                 self._changed()
