@@ -26,6 +26,7 @@ from gateway.config.layers import (
     environment_layer,
     file_layer,
 )
+from gateway.config.listener_keys import apart
 from gateway.config.model import Config
 from gateway.config.secrets import with_files
 from gateway.config.tiering import TieringKeys
@@ -49,6 +50,7 @@ def load(
     given: dict[str, Given] = {}
     for layer in layers:
         given.update(layer)
+    given, own_keys = apart(given)
     if unknown := [_unknown(key, value) for key, value in given.items() if key not in FIELDS]:
         raise ConfigError(unknown)
     given = with_files(given)
@@ -58,6 +60,7 @@ def load(
     except ValidationError as exc:
         raise ConfigError(list(_wrong(exc, given))) from None  # its text would show the values
     config._sources = {key: value.source for key, value in given.items()}
+    config._own_keys = own_keys.securities(config, {address.name for address in config.listeners})
     texts = {
         key: f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
         for key, (name, field) in FIELDS.items()
@@ -85,6 +88,9 @@ def describe(config: Config) -> list[dict[str, object]]:
 def files_of(config: Config) -> list[Path]:
     """The files that the configuration was read from, and the files that it names."""
     named = [config.tier2_credentials_file, config.tier2_ca_file]
+    for listener in {address.name for address in config.listeners}:
+        keys = config.security_of(listener)
+        named += [keys.ssl_keystore_location, keys.ssl_truststore_location, keys.sasl_plain_users_file]
     read = {source.removeprefix("file ") for source in config._sources.values() if source.startswith("file ")}
     return [*map(Path, read), *(path for path in named if path is not None)]
 

@@ -196,18 +196,18 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
 
 
 def _first(config: Config) -> str:
-    at = config.listeners[0]
+    at = config.kafka_listeners[0]
     return host_port(at.advertised_host or at.host, at.advertised_port or at.port)
 
 
 def _listeners(config: Config) -> str:
-    return ",".join(f"PLAINTEXT://{host_port(at.host, at.port)}" for at in config.listeners)
+    return ",".join(f"{at.name}://{host_port(at.host, at.port)}" for at in config.kafka_listeners)
 
 
 def _advertised(config: Config) -> str:
     return ",".join(
-        f"PLAINTEXT://{host_port(at.advertised_host or at.host, at.advertised_port or at.port)}"
-        for at in config.listeners
+        f"{at.name}://{host_port(at.advertised_host or at.host, at.advertised_port or at.port)}"
+        for at in config.kafka_listeners
     )
 
 

@@ -60,7 +60,7 @@ class Place:
         with contextlib.ExitStack() as undo:
             data = DataDirectory.acquire(config.data_dir, __version__)
             undo.callback(data.release)
-            kafka = bind_all(config.listeners)
+            kafka = bind_all(config.kafka_listeners)
             for binding in kafka:
                 undo.callback(binding.close)
             http = bind_all([config.http_listen])[0] if config.http_listen else None

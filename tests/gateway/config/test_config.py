@@ -346,7 +346,6 @@ class TestRefusals:
             "localhost:9092=0.0.0.0",
             "[::]:9092",
             "*:9092",
-            "SSL://localhost:9092",
         ],
     )
     def test_addresses_that_are_none(self, text: str) -> None:
