@@ -20,14 +20,17 @@ from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
+from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.config.loading import Config
+from gateway.coordination.homes import Homes
 from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -37,13 +40,17 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, server_limits
+from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security.audit import open_audit
+from gateway.security.authorizer import Authorizer
+from gateway.security.listeners import renew_for_ever, secured_listeners
 from gateway.services import Services
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
@@ -82,8 +89,8 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     apis: Registry
 
@@ -119,6 +126,9 @@ class Broker:
         self._admission: Admission | None = None
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
+        self._secured = secured_listeners(config)
+        self._renewing: asyncio.Task[None] | None = None
+        self.authorizer: Authorizer | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -190,11 +200,16 @@ class Broker:
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store)
+        if self.config.authorizer_class_name:
+            self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
+        self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
+        homes = Homes(self.store.config.container_ids)
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        self.transactions = TransactionCoordinators(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -206,14 +221,14 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
-        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics)
+        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics, self._secured)
         for hosted in self._containers():
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
@@ -221,6 +236,7 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
         self.phase = "serving"
         self._serving.set()
 
@@ -234,12 +250,15 @@ class Broker:
             store=self.store,
             topics=self.topics,
             resource_configs=self.resource_configs,
+            features=self.features,
+            telemetry=self.telemetry,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
 
@@ -254,11 +273,15 @@ class Broker:
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._renewing is not None:
+            self._renewing.cancel()
         if self._server is not None:
             # Together: fetches and group members wait for these services, whose end answers them.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        if self.authorizer is not None:
+            self.authorizer.audit.close()
         await self.store.close()
         if self._storage is not None:
             await self._release()
@@ -337,7 +360,12 @@ class Broker:
             from gateway.metrics.exposition import Exposition
 
             names = {api.key: api.name for api in discover()}
-            self._exposition = Exposition(self.metrics, names, lambda: self._tell() if self.ready else None)
+            self._exposition = Exposition(
+                self.metrics,
+                names,
+                lambda: self._tell() if self.ready else None,
+                lambda turn: self.telemetry.series.text(turn) if self.ready else None,
+            )
         return self._exposition
 
     def _offer_gauges(self, server: Server) -> None:
@@ -347,6 +375,7 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
+        offer_tls(metrics, server, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)
@@ -354,10 +383,14 @@ class Broker:
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
+        _offer_telemetry(metrics, self.telemetry)
         self._offer_limits()
         _offer_transactions(metrics, self.transactions)
         _offer_producers(metrics, self.store.known_writers)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+        if (authorizer := self.authorizer) is not None:
+            metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
+            metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)
 
     def _offer_limits(self) -> None:
         """Offer the count of each thing that clients can make, with the key that bounds it."""
@@ -368,6 +401,7 @@ class Broker:
             ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
             ("groups.max", config.groups_max, lambda: len(self.groups)),
             ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
+            ("telemetry.series.max", config.telemetry_series_max, lambda: self.telemetry.series.count),
             ("producer.states.max", config.producer_states_max, lambda: self.store.known_writers.count),
             ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
             (
@@ -381,7 +415,16 @@ class Broker:
             metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
 
 
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
+    series = telemetry.series
+    metrics.gauge("penstock_telemetry_clients", "Clients that ask for subscriptions", lambda: telemetry.client_count)
+    metrics.counter("penstock_telemetry_pushes_total", "Pushes of clients' metrics", lambda: telemetry.pushes)
+    metrics.counter(
+        "penstock_telemetry_left_out_total", "Clients' numbers that were not taken", lambda: series.left_out
+    )
+
+
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
     counters = transactions.counters
     metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
     metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)

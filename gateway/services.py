@@ -12,12 +12,15 @@ from core.clock import Clock
 from core.store import Store
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
+from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
 from gateway.records.openers import Openers
+from gateway.security.authorizer import Authorizer
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 
@@ -34,11 +37,15 @@ class Services:
     store: Store
     topics: Topics
     resource_configs: ResourceConfigs
+    features: FinalizedFeatures
+    telemetry: Telemetry
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     openers: Openers
+    authorizer: Authorizer | None
+    """None: every client may do everything (`authorizer.class.name`)."""
     validates_fully: bool
     """The records of every batch are read before it is stored (`record.validation`)."""

@@ -42,7 +42,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
@@ -97,9 +97,12 @@ class SlotColumns:
         return max(self.timestamp, default=-1)
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRef:
-    """The place of a slot's rows of one log file in its sidecar, and the range that they span."""
+class BlockRef(NamedTuple):
+    """The place of a slot's rows of one log file in its sidecar, and the range that they span.
+
+    A tuple, as a log file may have as many as entries: it is made in a fifth of an object's time, and the collector of
+    garbage leaves it out.
+    """
 
     stream_id: int
     slot: int

@@ -12,6 +12,7 @@ from gateway.apis.shared.client_quotas import check_change, entity_of, repeated
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal, invalid_request
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 PARTS_MAX: Final = 100
@@ -19,6 +20,7 @@ PARTS_MAX: Final = 100
 
 
 async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER_CONFIGS, ResourceType.CLUSTER)
     outcomes: dict[frozenset[tuple[str, str | None]], dict[str, Any]] = {}
     async for entry in ctx.paced(request.entries):
         entity = entity_of([(part.entity_type, part.entity_name) for part in entry.entity[:PARTS_MAX]])

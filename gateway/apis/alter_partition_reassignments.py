@@ -13,10 +13,12 @@ from gateway.apis.shared.administration import slot_of, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def alter_partition_reassignments(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     return {
         "allow_replication_factor_change": request.allow_replication_factor_change,
         "error_message": None if request.topics else "",

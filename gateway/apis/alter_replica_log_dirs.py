@@ -11,10 +11,12 @@ from kio.schema.errors import ErrorCode
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     here = str(ctx.services.config.data_dir.absolute())
     outcomes: dict[str, dict[int, int]] = {}
     async for directory in ctx.paced(request.dirs):

@@ -15,6 +15,7 @@ from gateway.apis.shared.administration import told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 ITERATIONS_MIN: Final = 4_096
@@ -39,6 +40,7 @@ NO_SASL: Final = Refusal(
 
 
 async def alter_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     outcomes: dict[str, Refusal] = {}
     async for deletion in ctx.paced(request.deletions):
         outcomes.setdefault(deletion.name, _not_deleted(deletion))

@@ -11,10 +11,12 @@ from gateway.apis.shared.client_quotas import Component, check_filter
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def describe_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.DESCRIBE_CONFIGS, ResourceType.CLUSTER)
     try:
         check_filter([Component(part.entity_type, part.match_type, part.match) for part in request.components])
     except Refusal as refused:

@@ -14,10 +14,17 @@ from kio.schema.errors import ErrorCode
 from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
+
+ERROR_CODE_FROM: Final = 3
+"""First version with an error of the whole answer; before it, a client without the right sees no directory."""
 
 
 async def describe_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if not ctx.may(Operation.DESCRIBE, ResourceType.CLUSTER):
+        code = ErrorCode.cluster_authorization_failed if ctx.version >= ERROR_CODE_FROM else ErrorCode.none
+        return {"error_code": code, "results": []}
     directory = ctx.services.config.data_dir.absolute()
     try:
         usage = await asyncio.to_thread(shutil.disk_usage, directory)

@@ -12,10 +12,12 @@ from gateway.apis.shared.administration import told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def describe_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.DESCRIBE, ResourceType.CLUSTER)
     asked: dict[str, int] = {}
     async for user in ctx.paced(request.users or []):
         asked[user.name] = asked.get(user.name, 0) + 1

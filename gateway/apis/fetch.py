@@ -35,8 +35,9 @@ from gateway.fetching.looking import ColdRead, Findings
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, Target, TopicKey
 from gateway.network.turns import Stint, is_out_of_turn
 from gateway.refusals import Refusal
+from gateway.security.acls import CLUSTER_NAME, Operation, ResourceType
 from gateway.wire.codec import request_codec
-from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER
+from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER, TOPIC_AUTHORIZATION_FAILED
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from core.streams.live import Stream
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
+    from gateway.security.authorizer import Authorizer
     from gateway.wire.headers import RequestHeader
     from gateway.wire.message import Message
 
@@ -99,6 +101,8 @@ class _Fetch(Findings):
         self.services = services
         self.connection = connection
         self.reply = reply
+        if services.authorizer is not None:
+            self.may_read = partial(_may_read, services.authorizer, connection)
         self.done = False
         self.min_bytes: int = min(request.min_bytes, max_bytes)
         self.session: FetchSession | None = None
@@ -440,6 +444,11 @@ class _Fetch(Findings):
                 dirty[target] = None
 
 
+def _may_read(authorizer: Authorizer, connection: Connection, name: str) -> bool:
+    """At each look: rights may be taken away while a fetch waits."""
+    return authorizer.rights_of(connection).may(Operation.READ, ResourceType.TOPIC, name, API.name)
+
+
 def slices(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
     """Slices of LOOKS_AT_ONCE items. An empty sequence has one slice, too, so that many empty ones also give way."""
     if len(items) <= LOOKS_AT_ONCE:
@@ -467,7 +476,7 @@ def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply
     version = header.api_version
     request = request_codec(KEY, version).decode(body)
     if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
-        reply.send(_refuse_replica(version, request))
+        reply.send(_refuse_replica(version, request, _code_for_replica(connection)))
         return
     running = _Fetch(connection, version, request, reply)
     try:
@@ -484,7 +493,7 @@ async def fetch_long(connection: Connection, version: int, request: Message, rep
         connection.abandon(reply)
         return
     if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
-        reply.send(await connection.aside(_refuse_replica, version, request))
+        reply.send(await connection.aside(_refuse_replica, version, request, _code_for_replica(connection)))
         return
     running = _Fetch(connection, version, request, reply)
     try:
@@ -495,12 +504,22 @@ async def fetch_long(connection: Connection, version: int, request: Message, rep
     running.run()
 
 
-def _refuse_replica(version: int, request: Message) -> list[Any]:
+def _code_for_replica(connection: Connection) -> int:
+    """A replica needs the right of one, before it hears that none is served."""
+    authorizer = connection.services.authorizer
+    if authorizer is None:
+        return NOT_LEADER_OR_FOLLOWER
+    rights = authorizer.rights_of(connection)
+    is_broker = rights.may(Operation.CLUSTER_ACTION, ResourceType.CLUSTER, CLUSTER_NAME, API.name)
+    return NOT_LEADER_OR_FOLLOWER if is_broker else TOPIC_AUTHORIZATION_FAILED
+
+
+def _refuse_replica(version: int, request: Message, code: int) -> list[Any]:
     """No broker replicates from here: a fetch in a replica's name must not move anything."""
     topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
         (
             topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,
-            [FetchedPartition(p.partition, NOT_LEADER_OR_FOLLOWER) for p in topic.partitions],
+            [FetchedPartition(p.partition, code) for p in topic.partitions],
         )
         for topic in request.topics
     ]

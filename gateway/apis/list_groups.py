@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 CLASSIC: Final = "classic"
@@ -20,6 +21,7 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
     types = {kind.strip().lower() for kind in request.types_filter}
     if types and CLASSIC not in types:
         return {"groups": []}
+    may_see_all = ctx.has(Operation.DESCRIBE, ResourceType.CLUSTER)
     return {
         "groups": [
             {
@@ -29,7 +31,8 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
                 "group_type": CLASSIC,
             }
             async for group in ctx.paced(list(ctx.services.groups))
-            if not states or group.state.lower() in states
+            if (not states or group.state.lower() in states)
+            and (may_see_all or ctx.has(Operation.DESCRIBE, ResourceType.GROUP, group.group_id))
         ]
     }
 

@@ -28,6 +28,7 @@ from gateway.records.record_batch import BatchHeader, read_header
 from gateway.records.records import INT64_MIN
 from gateway.records.walking import find_first, find_newest
 from gateway.refusals import Asked, code_of
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
 
@@ -75,7 +76,9 @@ async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, An
 
 async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: asyncio.Semaphore) -> dict[str, Any]:
     twice = await repeated_among(ctx, [partition.partition_index for partition in topic.partitions])
-    stream = ctx.services.topics.get(topic.name)
+    is_allowed = ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, topic.name)
+    stream = ctx.services.topics.get(topic.name) if is_allowed else None
+    unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
     answers: dict[int, Found] = {}
     awaited: dict[int, Awaitable[Found]] = {}
     async for asked in ctx.paced(topic.partitions):
@@ -84,7 +87,7 @@ async def _topic(ctx: RequestContext, request: Message, topic: Message, searches
         if index in twice:
             answers[index] = Found(code=ErrorCode.invalid_request)
         elif slot is None:
-            answers[index] = Found(code=ErrorCode.unknown_topic_or_partition)
+            answers[index] = Found(code=unknown)
         else:
             answer = _answer(ctx, request, asked, slot, searches)
             if isinstance(answer, Found):

@@ -18,10 +18,11 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.apis.shared.administration import NOT_ASKED, cluster_operations, leader_epoch_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.topics import INTERNAL
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
@@ -56,7 +57,7 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
         "controller_id": broker.node_id,
         "topics": EncodedItems(len(entries), b"".join(entries)),
         "cluster_authorized_operations": (
-            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
+            cluster_operations(ctx) if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     }
 
@@ -72,11 +73,18 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
     topics = ctx.services.topics
     if request.topics is None or (ctx.version == 0 and not request.topics):
         wanted: list[Stream] = list(topics)
-        return [_known(ctx, request, stream) async for stream in ctx.paced(wanted) if not stream.deleted]
+        return [
+            _known(ctx, request, stream)
+            async for stream in ctx.paced(wanted)
+            if not stream.deleted and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
+        ]
     entries: dict[str | UUID, bytes] = {}
     async for topic in ctx.paced(request.topics):
         stream = topics.by_uuid(topic.topic_id) if topic.topic_id else topics.get(topic.name)
-        if stream is not None:
+        name = topic.name if stream is None else stream.name
+        if name is not None and not ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
+            entries[topic.topic_id or name] = _denied(ctx, topic)
+        elif stream is not None:
             if stream.name not in entries:
                 entries[stream.name] = _known(ctx, request, stream)
         elif topic.topic_id:
@@ -87,6 +95,20 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
     return list(entries.values())
 
 
+def _denied(ctx: RequestContext, topic: Message) -> bytes:
+    """The entry of a topic that the client may not describe: what it said itself, whether there is such a topic or
+    not."""
+    named = {"topic_id": topic.topic_id, "name": None} if topic.topic_id else {"name": topic.name}
+    is_internal = not topic.topic_id and topic.name in INTERNAL
+    code = ErrorCode.topic_authorization_failed
+    return _encoded(ctx, {"error_code": code, "is_internal": is_internal, **named})
+
+
+def _may_create(ctx: RequestContext, name: str) -> bool:
+    create = Operation.CREATE
+    return ctx.has(create, ResourceType.CLUSTER) or ctx.may(create, ResourceType.TOPIC, name)
+
+
 def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
     """The entry of a topic that does not exist; its creation may begin now."""
     topics = ctx.services.topics
@@ -94,6 +116,15 @@ def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
     try:
         topics.check_creatable(name)
         if request.allow_auto_topic_creation and topics.may_be_created(name):
+            if not _may_create(ctx, name):
+                return _encoded(
+                    ctx,
+                    {
+                        "error_code": ErrorCode.topic_authorization_failed,
+                        "name": name,
+                        "is_internal": name in INTERNAL,
+                    },
+                )
             topics.auto_create(name)
     except Refusal as refused:
         code = refused.code
@@ -133,7 +164,9 @@ _cache: Final = _Cache()
 
 def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     """The entry of a topic that exists."""
-    operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
+    operations = NOT_ASKED
+    if request.include_topic_authorized_operations:
+        operations = ctx.operations(ResourceType.TOPIC, stream.name)
     key = (stream.uuid, ctx.version, operations)
     state = (stream.slot_count, leader_epoch_of(stream), ctx.services.node_id)
     encoded = _cache.get(key, state)

@@ -19,6 +19,7 @@ from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
@@ -28,6 +29,7 @@ AT_ONCE: Final = 1_200
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     by_id = ctx.version >= TOPIC_IDS_FROM
     group = _Group(ctx, request)
     topics = []
@@ -56,7 +58,10 @@ class _Group:
         topics = self._ctx.services.topics
         stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
         answer: dict[str, Any] = {"partition_index": partition.partition_index}
-        if stream is None:
+        name = topic.name if stream is None else stream.name
+        if name and not self._ctx.may(Operation.READ, ResourceType.TOPIC, name):
+            answer["error_code"] = ErrorCode.topic_authorization_failed
+        elif stream is None:
             answer["error_code"] = ErrorCode.unknown_topic_id if by_id else ErrorCode.unknown_topic_or_partition
         elif not 0 <= partition.partition_index < stream.slot_count:
             answer["error_code"] = ErrorCode.unknown_topic_or_partition
@@ -75,7 +80,8 @@ class _Group:
         if error:
             errors = [error] * len(commits)
         else:
-            groups, request = self._ctx.services.groups, self._request
+            request = self._request
+            groups = self._ctx.services.groups.of(request.group_id)
             errors = await groups.offsets.commit(request.group_id, commits, request.retention_time)
         for answer, code in zip(answers, errors, strict=True):
             answer["error_code"] = code
@@ -92,7 +98,7 @@ def _commit(stream: Stream, partition: Message) -> OffsetCommit:
 
 
 def _admit(ctx: RequestContext, request: Message) -> ErrorCode:
-    error: ErrorCode = ctx.services.groups.admit_commit(
+    error: ErrorCode = ctx.services.groups.of(request.group_id).admit_commit(
         request.group_id,
         request.member_id,
         request.group_instance_id,

@@ -32,6 +32,12 @@ class GroupKeys(BaseModel):
         le=INT_MAX,
         description="Longest metadata that a consumer may commit with an offset.",
     )
+    offsets_topic_num_partitions: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Partitions of __consumer_offsets, as which tools read committed offsets and groups.",
+    )
     offsets_retention_minutes: int = Field(
         10_080,
         ge=1,

@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.config import StoreConfig, SyncMode
 from gateway.config.addresses import ListenAddress
+from gateway.config.audit import AuditKeys
+from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
 from gateway.config.fields import from_text
 from gateway.config.groups import GroupKeys
@@ -34,6 +36,8 @@ from gateway.config.transactions import TransactionKeys
 class Config(
     # `penstock config` lists sections from the last to the first: that is how pydantic collects them.
     LogLineKeys,
+    AuditKeys,
+    AuthorizerKeys,
     GroupKeys,
     TransactionKeys,
     ScalingKeys,

@@ -198,7 +198,7 @@ class SecurityKeys(TransportKeys):
     """Part of `Config`: the keys of a listener, and those of all."""
 
     listener_security_protocol_map: str = Field(
-        "",
+        "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT",
         description="What the names of listeners mean; PLAINTEXT, SSL, SASL_PLAINTEXT and SASL_SSL mean themselves.",
         json_schema_extra={"allowed": f"NAME:PROTOCOL, separated by commas; {', '.join(SecurityProtocol)}"},
     )

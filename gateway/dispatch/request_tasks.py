@@ -21,7 +21,7 @@ from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import Answerable, ResponseSlot
 from gateway.network.turns import is_out_of_turn
-from gateway.refusals import Asked, code_of
+from gateway.refusals import Asked, Refusal, code_of
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
@@ -67,6 +67,7 @@ class RequestTasks:
             header.client_id,
             connection,
             self._apis,
+            route.name,
         )
         if len(body) >= ASIDE_BYTES_MIN:
             connection.set_aside()
@@ -142,9 +143,11 @@ class RequestTasks:
                 answer = await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
             else:
                 answer = route.answers.encode(values)
+        except Refusal as refused:
+            _send_error(route, request, slot, refused.code)
         except Exception as error:
             report_failure(self._metrics, context.connection, route, repr(request))
-            _send_error(route, request, slot, error)
+            _send_error(route, request, slot, _code(error))
         else:
             slot.send((answer,))
 
@@ -245,13 +248,16 @@ def report_failure(metrics: Metrics, connection: "Connection", route: Route, req
     )
 
 
-def _send_error(route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
-    """Answer that the handler failed."""
+def _code(error: Exception) -> int:
+    return code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
+
+
+def _send_error(route: Route, request: Message, slot: ResponseSlot, code: int) -> None:
+    """Answer that the handler failed, or refused."""
     respond = route.api.error_response
     if respond is None:
         slot.close("the handler failed")
         return
-    code = code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
     try:
         body = route.answers.encode(respond(request, route.version, code))
     except Exception:

@@ -1,4 +1,4 @@
-"""The group coordinator: a thin asyncio shell around the groups' state machines.
+"""The group coordinator of one container: a thin asyncio shell around the groups' state machines.
 
 Keeps: groups decide (`classic/group.py`), `offsets` serves their committed offsets, the journal writes, the shell only
 carries out effects. Each input is one synchronous step: nothing is awaited between reading a group and changing it.
@@ -11,8 +11,8 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
@@ -57,20 +57,29 @@ FIRST_SWEEP_S_MAX: Final = 60.0
 _log: Final = logging.getLogger(__name__)
 
 
-class GroupCoordinator:
-    """All groups of this node. Only gateway/apis knows versions of APIs."""
+class GroupBudget(NamedTuple):
+    """What the groups of a process may hold together, whatever the number of its coordinators."""
 
-    def __init__(self, config: Config, store: TableStore, clock: Clock, topics: Topics) -> None:
+    allowance: Allowance
+    groups_max: int
+    groups: Callable[[], int]
+    """How many there are."""
+
+
+class GroupCoordinator:
+    """The groups whose home is one container. Only gateway/apis knows versions of APIs."""
+
+    def __init__(self, config: Config, store: TableStore, clock: Clock, topics: Topics, budget: GroupBudget) -> None:
         self._config = config
         self._clock = clock
         self._topics = topics
         self._trusted = store.trusted
-        self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
+        self._budget = budget
         self._rules = GroupRules(
             initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
             max_size=config.group_max_size,
             new_id=lambda: str(uuid.uuid4()),
-            allowance=self.allowance,
+            allowance=budget.allowance,
         )
         self._groups: dict[str, Group] = {}
         self._deadlines: Deadlines[Alarm[Group]] = Deadlines()
@@ -108,7 +117,6 @@ class GroupCoordinator:
     async def start(self) -> None:
         """Begin to serve: deadlines run, offsets of deleted topics are deleted."""
         self._is_active = True
-        self._topics.on_deletion(self._topic_deleted)
         for topic in self._committed.topic_names():
             if self._topics.get(topic) is None:
                 self.offsets.drop_topic(topic)
@@ -296,7 +304,8 @@ class GroupCoordinator:
         write.add_done_callback(lambda _: self._forget_if_unused(group))
         return write
 
-    def _topic_deleted(self, stream: Stream) -> None:
+    def topic_deleted(self, stream: Stream) -> None:
+        """A topic is gone: its offsets are deleted."""
         self.offsets.drop_topic(stream.name)
 
     def _create(self, group_id: str) -> Group:
@@ -310,9 +319,9 @@ class GroupCoordinator:
 
     def _room_for_group(self, group_id: str) -> ErrorCode:
         """May there be one more group?"""
-        if len(self._groups) < self._config.groups_max:
+        if self._budget.groups() < self._budget.groups_max:
             return ErrorCode.none
-        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._config.groups_max}
+        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._budget.groups_max}
         _log.warning("a new group is refused: there are as many as groups.max allows", extra=facts)
         return ErrorCode.policy_violation
 
@@ -338,11 +347,7 @@ class GroupCoordinator:
         """Is this a valid group id, and are groups served now?"""
         if not self._is_active:
             return ErrorCode.coordinator_not_available
-        if not group_id and not may_be_empty:
-            return ErrorCode.invalid_group_id
-        if len(group_id) > KEY_TEXT_BYTES_MAX // 4:  # four bytes is UTF-8's most per character
-            return ErrorCode.invalid_group_id
-        return ErrorCode.none
+        return check_name(group_id, may_be_empty)
 
     # Time
 
@@ -372,6 +377,15 @@ class GroupCoordinator:
             await asyncio.sleep(pause_s)
             pause_s = interval_s
             await self.sweep()
+
+
+def check_name(group_id: str, may_be_empty: bool = False) -> ErrorCode:
+    """Is this a valid group id?"""
+    if not group_id and not may_be_empty:
+        return ErrorCode.invalid_group_id
+    if len(group_id) > KEY_TEXT_BYTES_MAX // 4:  # four bytes is UTF-8's most per character
+        return ErrorCode.invalid_group_id
+    return ErrorCode.none
 
 
 def _report(group: Group, event: Transitioned) -> None:

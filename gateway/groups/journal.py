@@ -44,7 +44,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class TableStore(Protocol):
-    """The part of core.store.Store that groups need."""
+    """The part of a container that groups need."""
 
     trusted: TrustedClock
 

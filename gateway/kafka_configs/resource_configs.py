@@ -41,6 +41,8 @@ class ResourceConfigs:
         self._store = store
         self._set: dict[Place, dict[str, str]] = {}
         self._chars = 0
+        self.version = 0
+        """Rises with every change."""
         self._changing = asyncio.Lock()
         for key, value in store.table(TABLE).items():
             kind, _, rest = key.decode().partition("\0")
@@ -54,6 +56,10 @@ class ResourceConfigs:
     def names(self, kind: ResourceKind) -> list[str]:
         """The names of a kind's resources that have configs of their own."""
         return sorted(name for of_kind, name in self._set if of_kind == kind.type)
+
+    def all_of(self, kind: ResourceKind) -> dict[str, Mapping[str, str]]:
+        """The configs of each of a kind's resources that has some of its own, by name."""
+        return {name: texts for (of_kind, name), texts in self._set.items() if of_kind == kind.type}
 
     def describe(self, kind: ResourceKind, name: str) -> Iterator[DescribedConfig]:
         """Every config of a resource, even of one that has none of its own."""
@@ -84,6 +90,7 @@ class ResourceConfigs:
             except StoreError as failed:
                 raise refusal_of(failed) from failed
             self._chars = chars
+            self.version += 1
             if wanted:
                 self._set[place] = wanted
             else:

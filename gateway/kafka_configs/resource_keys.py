@@ -1,7 +1,7 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. No key has an effect yet: Penstock serves neither telemetry nor
-the group protocols that read them. It keeps the values for tools that set them, as Kafka does with both turned off.
+Keeps: Kafka accepts every value that is accepted here. The keys of groups have no effect yet: Penstock does not serve
+the group protocols that read them. It keeps the values for tools that set them, as Kafka does with these turned off.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from gateway.kafka_configs.keys import (
     invalid_value,
     one_of,
 )
+from gateway.kafka_configs.patterns import BadPattern, whole_match
 from gateway.refusals import InvalidConfig, Refusal, invalid_request
 
 NO_EFFECT: Final = "Accepted and kept; it has no effect as long as Penstock does not serve"
-PATTERN_CHARS_MAX: Final = 1_000
-"""Characters of one regular expression over clients."""
-
 _DURATION: Final = re.compile(
     r"by_duration:\+?P(?=.)(?:[0-9]{1,9}D)?(?:T(?=.)(?:[0-9]{1,9}H)?(?:[0-9]{1,9}M)?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?S)?)?",
     re.I,
@@ -140,7 +138,7 @@ def _names(name: str, value: ConfigValue) -> None:
 
 
 def _patterns(name: str, value: ConfigValue) -> None:
-    """Properties of clients, each with a regular expression that is only read here, never matched."""
+    """Properties of clients, each with a regular expression for its value."""
     assert isinstance(value, tuple)
     _names(name, value)
     for item in value:
@@ -151,17 +149,22 @@ def _patterns(name: str, value: ConfigValue) -> None:
 
 def _is_pattern(text: str) -> bool:
     try:
-        re.compile(text[: PATTERN_CHARS_MAX + 1])
-    except (re.error, RecursionError, OverflowError):
+        whole_match(text)
+    except BadPattern:
         return False
-    return len(text) <= PATTERN_CHARS_MAX
+    return True
 
 
-_TELEMETRY: Final = f"{NO_EFFECT} telemetry."
-_CLIENT_METRICS_KEYS: Final = (
-    ConfigKey("interval.ms", ConfigType.INT, "300000", f"Time between two pushes of metrics. {_TELEMETRY}", _interval),
-    ConfigKey("match", ConfigType.LIST, "", f"Whose metrics: patterns of clients' properties. {_TELEMETRY}", _patterns),
-    ConfigKey("metrics", ConfigType.LIST, "", f"Which metrics: prefixes of names. {_TELEMETRY}", _names),
+CLIENT_METRICS_KEYS: Final = (
+    ConfigKey("interval.ms", ConfigType.INT, "300000", "Time between two pushes of a client's metrics.", _interval),
+    ConfigKey(
+        "match",
+        ConfigType.LIST,
+        "",
+        "Whose metrics: a regular expression (RE2) for each of a client's properties; all must match.",
+        _patterns,
+    ),
+    ConfigKey("metrics", ConfigType.LIST, "", "Which metrics: prefixes of their names; * means all.", _names),
 )
 
 KINDS: Final[Mapping[int, ResourceKind]] = {
@@ -175,7 +178,7 @@ KINDS: Final[Mapping[int, ResourceKind]] = {
     ResourceType.CLIENT_METRICS: ResourceKind(
         ResourceType.CLIENT_METRICS,
         ConfigSource.CLIENT_METRICS,
-        {key.name: key for key in _CLIENT_METRICS_KEYS},
+        {key.name: key for key in CLIENT_METRICS_KEYS},
         lambda name: invalid_request(f"Unknown client metrics configuration: {name}"),
         "Subscription name can't be empty",
     ),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from gateway.config.addresses import ListenAddress, host_port
+from gateway.config.addresses import UNNAMED, ListenAddress, host_port
 
 BACKLOG: Final = 1024
 """Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that
@@ -45,6 +45,7 @@ class Binding:
     advertised_host: str
     advertised_port: int
     loopback: bool
+    name: str = UNNAMED
 
     @property
     def advertised(self) -> str:
@@ -72,6 +73,7 @@ def bind(address: ListenAddress) -> Binding:
         advertised_host=address.advertised_host or address.host,
         advertised_port=address.advertised_port or port,
         loopback=address.loopback,
+        name=address.name,
     )
 
 

@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 from gateway.network.outgoing import LARGE_BYTES_MIN, Outgoing, copied
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
+from gateway.network.tls import SealedOutgoing, TlsTransport
+from gateway.security.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
     from gateway.network.host import Host
+    from gateway.security.rights import Rights
     from gateway.services import Services
 
 logger = logging.getLogger(__name__)
@@ -80,7 +83,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """See the module. Handlers use: services, peer_host, peer_port, listener, client_software_name and
+    """See the module. Handlers use: services, peer_host, peer_port, principal, listener, client_software_name and
     _version, closed, peer_left, abandon, mute, output_room, takes_more, when_output_room, aside, on_close,
     forget_on_close."""
 
@@ -110,8 +113,10 @@ class Connection(asyncio.BufferedProtocol):
         "party",
         "peer_host",
         "peer_port",
+        "principal",
         "receiver",
         "requests",
+        "rights",
         "services",
         "slots",
         "starting",
@@ -128,6 +133,8 @@ class Connection(asyncio.BufferedProtocol):
         self.listener = listener
         self.receiver = Receiver(host, self)
         self.peer_host, self.peer_port = peer
+        self.principal: Principal = ANONYMOUS
+        self.rights: Rights | None = None  # as the authorizer found them last
         self.turns = host.turns
         self.party = host.turns.join(self.peer_host, None)
         self.client_software_name: str | None = None
@@ -169,7 +176,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._output = Outgoing(self._transport)
+        if isinstance(transport, TlsTransport):
+            self._output = SealedOutgoing(transport)
+        else:
+            self._output = Outgoing(self._transport)
         # With marks of 0, `pause_writing` is called for every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
         refusal = self._owner.opened(self)
@@ -233,6 +243,10 @@ class Connection(asyncio.BufferedProtocol):
     def was_made(self) -> bool:
         """It has, or had, a transport, so `connection_lost` is called."""
         return self._transport is not None
+
+    @property
+    def is_handshaking(self) -> bool:
+        return isinstance(self._transport, TlsTransport) and not self._transport.is_shaken
 
     @property
     def in_flight(self) -> int:

@@ -27,8 +27,13 @@ PROGRESS_BYTES: Final = 64 * 1024
 ROUTE_BYTES: Final = 8
 """Length, API key and version: enough to know how large a request may be."""
 PRODUCE_KEY: Final = 0
+TLS_HANDSHAKE: Final = 0x1603
+"""The first two bytes of a client that speaks TLS. As the beginning of a length: 369 MB."""
 
 assert OWN_BUFFER_FROM_BYTES + ROUTE_BYTES < SCRATCH_BYTES, "a rest always leaves room to read into"
+
+NOTHING: Final = bytearray()
+"""No rest. Nobody changes a rest."""
 
 _length: Final = struct.Struct(">i").unpack_from
 _length_key: Final = struct.Struct(">ih").unpack_from
@@ -69,7 +74,7 @@ class Receiver:
     def __init__(self, host: Host, sink: Sink) -> None:
         self._host = host
         self._sink = sink
-        self._rest = b""  # bytes that arrived: no whole request yet, or one that must wait
+        self._rest = NOTHING  # bytes that arrived: no whole request yet, or one that must wait
         self._frame: bytearray | None = None  # a large request's own buffer, without the length
         self._frame_bytes = 0  # its declared length
         self._received = 0
@@ -125,14 +130,14 @@ class Receiver:
                 self._complete(frame)
         elif rest:
             self._drop_rest()
-            self._take(bytearray(rest), len(rest))
+            self._take(rest, len(rest))
         if self.since_s:
             self.since_s = self._host.now_s  # the time of the block does not count
 
     def drop(self) -> None:
         """The connection is gone."""
         self._host.receive_budget.finished(self, self.holds_bytes)
-        self._frame, self._rest = None, b""
+        self._frame, self._rest = None, NOTHING
 
     # --- Small requests -----------------------------------------------------------------------
 
@@ -161,13 +166,16 @@ class Receiver:
                 return
             position = stop
         if position < end:
-            self._keep_rest(bytes(memoryview(buffer)[position:end]))
+            self._keep_rest(buffer[position:end])
 
     def _may_come(self, buffer: bytearray, position: int, end: int, size: int) -> bool:
         """Whether a request of this declared length may come; refuses it if not."""
         limits = self._host.limits
         if 0 <= size <= limits.small_request_bytes_max:
             return True
+        if size >> 16 == TLS_HANDSHAKE:
+            self._sink.refuse("it speaks TLS, and this listener does not")
+            return False
         if size < 0 or size > limits.request_bytes_max:
             self._sink.refuse(f"a request of {size} bytes, at most {limits.request_bytes_max} are read")
             return False
@@ -182,7 +190,7 @@ class Receiver:
         )
         return False
 
-    def _keep_rest(self, rest: bytes) -> None:
+    def _keep_rest(self, rest: bytearray) -> None:
         self._rest = rest
         self.since_s = self._host.now_s
         self._host.receive_budget.charge(len(rest))
@@ -191,7 +199,7 @@ class Receiver:
 
     def _drop_rest(self) -> None:
         size = len(self._rest)
-        self._rest = b""
+        self._rest = NOTHING
         self.since_s = 0.0
         self._host.receive_budget.finished(self, size)
 

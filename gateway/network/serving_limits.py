@@ -13,6 +13,8 @@ from gateway.network.connection_limits import INT_MAX
 from gateway.network.descriptors import Shares
 from gateway.network.host import ServerLimits
 from gateway.network.server import Server
+from gateway.security.listeners import SecuredListener
+from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
 
@@ -69,4 +71,34 @@ def offer_connections(metrics: Metrics, server: Server) -> None:
         "penstock_connections_without_descriptor_total",
         "Times when there was no descriptor, or memory, to take a connection",
         lambda: acceptor.shortages,
+    )
+
+
+def offer_tls(metrics: Metrics, server: Server, secured: Mapping[str, SecuredListener]) -> None:
+    """Offer handshakes, and the ends of the listeners' certificates, to `/metrics`; nothing if no listener has TLS."""
+    certificates = [listener.tls for listener in secured.values() if listener.tls is not None]
+    if not certificates:
+        return
+    workers = server.tls
+    name, doc = "penstock_tls_handshakes_total", "Connections whose TLS handshake has ended"
+    metrics.counter(name, doc, lambda: workers.handshakes - workers.resumed, outcome="full")
+    metrics.counter(name, doc, lambda: workers.resumed, outcome="resumed")
+    metrics.counter(name, doc, lambda: workers.failures, outcome="failed")
+    metrics.gauge("penstock_tls_handshaking", "Connections in their TLS handshake", lambda: workers.handshaking)
+    for tls in certificates:
+        _offer_certificate(metrics, tls)
+
+
+def _offer_certificate(metrics: Metrics, tls: ListenerTls) -> None:
+    metrics.gauge(
+        "penstock_certificate_expires_timestamp_seconds",
+        "When the first certificate of a listener's chain ends",
+        lambda: tls.expires_s,
+        listener=tls.listener,
+    )
+    metrics.counter(
+        "penstock_certificate_renewals_failed_total",
+        "Changed certificates that could not be used",
+        lambda: tls.failed_reloads,
+        listener=tls.listener,
     )

@@ -26,6 +26,7 @@ from gateway.broker import Broker
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line
+from gateway.config.security import SecurityProtocol
 from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
 from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
@@ -92,7 +93,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
     long_term.check_settings(config)
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)} | _validation(config))
-    _warn_about_strangers(place)
+    _warn_about_strangers(config, place)
     for key in on_command_line(config):
         logger.warning(
             "a secret stands on the command line, where every user of this machine reads it: put it into a file",
@@ -174,12 +175,23 @@ def _stop_signal() -> asyncio.Future[signal.Signals]:
     return received
 
 
-def _warn_about_strangers(place: Place) -> None:
+def _warn_about_strangers(config: Config, place: Place) -> None:
     for binding in place.kafka:
-        if not binding.loopback:
+        if binding.loopback:
+            continue
+        protocol, keys = config.protocol_of(binding.name), config.security_of(binding.name)
+        is_open = protocol is None or not (
+            protocol.has_sasl or (protocol.has_tls and keys.ssl_client_auth == "required")
+        )
+        if is_open:
             logger.warning(
-                "a listener is open to other machines, and there is no authentication yet",
-                extra={"listener": str(binding)},
+                "a listener is open to other machines, and it asks nobody who they are",
+                extra={"listener": str(binding), "protocol": str(protocol)},
+            )
+        elif protocol is SecurityProtocol.SASL_PLAINTEXT:
+            logger.warning(
+                "a listener that other machines reach is not encrypted: whoever is on the way reads all that is sent",
+                extra={"listener": str(binding), "protocol": str(protocol)},
             )
     if place.http is not None and not place.http.loopback:
         logger.warning(

@@ -34,6 +34,8 @@ VOLATILE: Final = {
     "topic_id",
     "client_instance_id",
     "subscription_id",
+    "total_bytes",
+    "usable_bytes",
 }
 """Fields of which only the type counts: no two brokers say the same."""
 

@@ -35,6 +35,8 @@ REFUSED_HERE: Final = {
     ("broker", "group.min.session.timeout.ms"): lambda value: not 1 <= int(value) <= 1_800_000,
     ("broker", "max.connections"): lambda value: int(value) < 1,  # nobody would be served
     ("broker", "max.incremental.fetch.session.cache.slots"): lambda value: int(value) > 1_000_000,  # memory
+    ("broker", "offsets.topic.num.partitions"): lambda value: int(value) > 10_000,
+    ("broker", "transaction.state.log.num.partitions"): lambda value: int(value) > 10_000,
     ("broker", "num.partitions"): lambda value: int(value) > 100_000,  # one request may not make more
     ("broker", "offset.metadata.max.bytes"): lambda value: int(value) < 0,
     ("broker", "queued.max.request.bytes"): lambda value: int(value) < MEBI,  # everything here has a bound

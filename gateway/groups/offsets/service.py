@@ -39,7 +39,7 @@ class OffsetCommit(NamedTuple):
 
 
 class OffsetService:
-    """The offsets of all groups of this node. `ensure_group` makes a group that has an offset and no member."""
+    """The offsets of all groups of one container. `ensure_group` makes a group that has an offset and no member."""
 
     def __init__(
         self,
@@ -107,11 +107,6 @@ class OffsetService:
     def of_group(self, group_id: str) -> Mapping[str, Mapping[int, CommittedOffset]]:
         """All durable offsets of a group, by topic and partition."""
         return self._committed.of_group(group_id)
-
-    def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
-        """The smallest offset that any of these groups has committed; None when one has committed nothing."""
-        offsets = [self._committed.get(OffsetKey(group_id, topic, partition)) for group_id in group_ids]
-        return min((o.offset for o in offsets if o is not None), default=None) if all(offsets) else None
 
     async def settle(self, group_id: str) -> None:
         """Wait until all offsets that the group has committed so far are visible."""

@@ -32,23 +32,8 @@ def test_credentials(admin: Admin) -> None:
 
 
 def test_the_only_broker(admin: Admin) -> None:
-    """The broker that is asked cannot be taken out of its cluster, nor can its features be lowered."""
-    lower = [{"feature": "transaction.version", "max_version_level": 1, "upgrade_type": 2}]
+    """The broker that is asked cannot be taken out of its cluster, nor can its release's feature be lowered."""
+    lower = [{"feature": "metadata.version", "max_version_level": 7, "upgrade_type": 2}]
 
     assert admin.ask("UnregisterBroker", 0, broker_id=1).error_code == 44
     assert admin.ask("UpdateFeatures", 2, timeout=1_000, feature_updates=lower).error_code == 95
-    assert admin.ask("UpdateFeatures", 0, timeout=1_000, feature_updates=lower).error_code == 95
-
-
-def test_telemetry_is_not_advertised(admin: Admin) -> None:
-    """Telemetry is answered and not shown, so that no client begins to send any."""
-    asked = {"client_software_name": "x", "client_software_version": "1"}
-    shown = {api.api_key for api in admin.ask("ApiVersions", 4, **asked).api_keys}
-    subscription = admin.ask("GetTelemetrySubscriptions", 0)
-    pushed = {"client_instance_id": subscription.client_instance_id, "metrics": b"m"}
-
-    assert {71, 72}.isdisjoint(shown)
-    assert {17, 29, 36, 48, 50, 55, 68, 76, 88} <= shown
-    assert subscription.requested_metrics == []
-    assert admin.ask("PushTelemetry", 0, subscription_id=subscription.subscription_id, **pushed).error_code == 0
-    assert admin.ask("PushTelemetry", 0, subscription_id=7, **pushed).error_code == 117

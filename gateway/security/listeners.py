@@ -1,0 +1,51 @@
+"""The listeners that encrypt or ask who is there, made from their keys.
+
+Invariant: a listener's security is complete before it listens: a fault in a key or file ends the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config.loading import Config
+from gateway.security.tls import ListenerTls
+
+logger = logging.getLogger(__name__)
+
+RENEWED_EVERY_S: Final = 10.0
+"""Pause between two looks whether files of keys and certificates have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecuredListener:
+    """How one listener is secured."""
+
+    name: str
+    tls: ListenerTls | None
+
+
+def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
+    """The listeners that are not PLAINTEXT, by name. Reads files. Raises ConfigError."""
+    found: dict[str, SecuredListener] = {}
+    for name in sorted({address.name for address in config.listeners}):
+        protocol = config.protocol_of(name)
+        if protocol is not None and protocol.has_tls:
+            found[name] = SecuredListener(name, ListenerTls(name, config.security_of(name)))
+    return found
+
+
+async def renew_for_ever(secured: Mapping[str, SecuredListener], every_s: float = RENEWED_EVERY_S) -> None:
+    """Take up changed files as they come; ends by cancellation."""
+    while True:
+        await asyncio.sleep(every_s)
+        for listener in secured.values():
+            if listener.tls is None:
+                continue
+            try:
+                await asyncio.to_thread(listener.tls.renew)
+            except Exception:
+                logger.exception("certificates could not be looked at", extra={"listener": listener.name})
