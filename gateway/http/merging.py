@@ -1,0 +1,138 @@
+"""Answers of several workers as one: what the REST API tells of the whole gateway.
+
+Every worker knows all streams, and counts what lies in its own containers. So counts, bytes and rates are added up;
+what is decided in one place (names, cuts, states) is taken from the worker that knows the newest.
+
+Invariant: all functions are pure, take at least one answer, and give the same whatever the order of the workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from gateway.http.models import (
+    EpochView,
+    EventList,
+    GroupList,
+    MapSegment,
+    Overview,
+    SegmentView,
+    StreamList,
+    StreamMap,
+    StreamSummary,
+    StreamView,
+    Tiers,
+)
+
+_S = TypeVar("_S", bound=StreamSummary)
+
+
+def overview(answers: Sequence[Overview]) -> Overview:
+    """The totals. The phase is the worst of all: one worker that does not serve is worth to know."""
+    added = (
+        *("groups", "connections", "produced_bytes", "produced_records", "fetched_bytes", "log_bytes"),
+        *("log_limit_bytes", "chunk_bytes", "cache_bytes", "cache_limit_bytes", "events_total"),
+    )
+    first = answers[0]
+    phases = sorted({one.phase for one in answers} - {"serving"})
+    whole: dict[str, Any] = {name: sum(getattr(one, name) for one in answers) for name in added}
+    return first.model_copy(
+        update=whole
+        | {
+            "phase": phases[0] if phases else first.phase,
+            "time_ms": max(one.time_ms for one in answers),
+            "topics": max(one.topics for one in answers),
+            "long_term": any(one.long_term for one in answers),
+        }
+    )
+
+
+def streams(answers: Sequence[StreamList], limit: int) -> StreamList:
+    """Streams by name, as many as one worker would list."""
+    by_name: dict[str, list[StreamSummary]] = {}
+    for answer in answers:
+        for summary in answer.streams:
+            by_name.setdefault(summary.name, []).append(summary)
+    listed = [_summed(by_name[name]) for name in sorted(by_name)[:limit]]
+    return StreamList(streams=listed, total=max(answer.total for answer in answers))
+
+
+def stream(answers: Sequence[StreamView]) -> StreamView:
+    """One stream with its epochs, those of the worker that knows the newest."""
+    newest = max(answers, key=lambda one: one.epoch)
+    known = [epoch for one in answers for epoch in one.epochs]
+    epochs = [_epoch([other for other in known if other.epoch == epoch.epoch], epoch) for epoch in newest.epochs]
+    limits = sorted({limit for one in answers for limit in one.limits})
+    return _summed([newest, *(one for one in answers if one is not newest)]).model_copy(
+        update={"epochs": epochs, "limits": limits}
+    )
+
+
+def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
+    """The rectangles of a stream, each once."""
+    newest = max(answers, key=lambda one: one.epoch)
+    by_id: dict[int, list[MapSegment]] = {}
+    for answer in (newest, *(one for one in answers if one is not newest)):
+        for segment in answer.segments:
+            by_id.setdefault(segment.id, []).append(segment)
+    found = [by_id[segment.id] for segment in newest.segments]
+    return newest.model_copy(
+        update={
+            "time_ms": max(one.time_ms for one in answers),
+            "truncated": any(one.truncated for one in answers),
+            "limits": sorted({limit for one in answers for limit in one.limits}),
+            "segments": [same[0].model_copy(update=_measured(same)) for same in found],
+        }
+    )
+
+
+def groups(answers: Sequence[GroupList], limit: int) -> GroupList:
+    """All groups, those that lag most first. A group lives in one worker."""
+    found = sorted((group for one in answers for group in one.groups), key=lambda group: (-group.lag, group.name))
+    return GroupList(
+        groups=found[:limit],
+        total=sum(one.total for one in answers),
+        measured_ms=min(one.measured_ms for one in answers),
+    )
+
+
+def events(answers: Sequence[EventList], limit: int) -> EventList:
+    """The newest scales of all."""
+    found = sorted((event for one in answers for event in one.events), key=lambda event: (-event.time_ms, event.stream))
+    limits = sorted((hot for one in answers for hot in one.limits), key=lambda hot: (hot.stream, hot.segment))
+    return EventList(events=found[:limit], limits=limits)
+
+
+def _summed(same: Sequence[_S]) -> _S:
+    """One stream as several workers see it; `same[0]` has what is decided."""
+    return same[0].model_copy(
+        update={
+            "appended_bytes": sum(one.appended_bytes for one in same),
+            "appended_events": sum(one.appended_events for one in same),
+            "tiers": Tiers(
+                log=sum(one.tiers.log for one in same),
+                chunks=sum(one.tiers.chunks for one in same),
+            ),
+            "rate_bytes": sum(one.rate_bytes for one in same),
+            "rate_events": sum(one.rate_events for one in same),
+        }
+    )
+
+
+def _epoch(same_epoch: Sequence[EpochView], epoch: EpochView) -> EpochView:
+    known: dict[int, list[SegmentView]] = {}
+    for one in same_epoch:
+        for segment in one.segments:
+            known.setdefault(segment.id, []).append(segment)
+    segments = [segment.model_copy(update=_measured(known[segment.id])) for segment in epoch.segments]
+    return epoch.model_copy(update={"segments": segments})
+
+
+def _measured(same: Sequence[SegmentView] | Sequence[MapSegment]) -> dict[str, Any]:
+    """What was measured of one segment. Its slots lie in one container, so one worker knows, and the others say 0."""
+    return {
+        "bytes": max(one.bytes for one in same),
+        "rate_bytes": max(one.rate_bytes for one in same),
+        "rate_events": max(one.rate_events for one in same),
+    }
