@@ -105,8 +105,8 @@ class Rates:
         """The rates of an active segment: the sums of its slots' rates."""
         return self._watched(slots_of(stream, segment))
 
-    def of_stream(self, stream: Stream) -> Rate:
-        return self._watched(stream.written_slots())
+    def of_slots(self, slots: Iterable[Slot]) -> Rate:
+        return self._watched(slots)
 
     def _watched(self, slots: Iterable[Slot | None]) -> Rate:
         # One pass for one window: a look at ten thousand slots holds up the loop for milliseconds.

@@ -248,7 +248,7 @@ class Snapshots:
         room = WRITERS_MAX
         yield_at = SLICE_SLOTS
         for stream in list(container.streams.values()):
-            for slot in list(stream.written_slots()):
+            for slot in list(stream.slots_in(container.id)):
                 slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
                 if slot.writers and room > 0:
                     found = writers[len(slots) - 1] = await _capture_writers(slot, room)
