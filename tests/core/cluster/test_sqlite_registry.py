@@ -46,6 +46,7 @@ def test_a_change_reaches_the_others(tmp_path: Path) -> None:
         changes = await other.look()
         assert changes.streams == [made] == list(other.streams())
         assert not await other.look()
+        assert not other.changed.is_set()
         await other.delete(made)
         assert (await one.look()).deleted == [made]
         assert not list(one.streams())
