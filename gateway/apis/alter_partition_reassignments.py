@@ -65,10 +65,23 @@ def _invalid(why: str) -> Refusal:
     return Refusal(ErrorCode.invalid_replica_assignment, f"The manual partition assignment {why}")
 
 
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "error_code": code,
+        "responses": [
+            {
+                "name": topic.name,
+                "partitions": [{"partition_index": p.partition_index, "error_code": code} for p in topic.partitions],
+            }
+            for topic in request.topics
+        ],
+    }
+
+
 API: Final = Api(
     key=45,
     name="AlterPartitionReassignments",
     versions=range(2),
     handle=alter_partition_reassignments,
-    error_response=lambda request, version, code: {"error_code": code},
+    error_response=_error_response,
 )

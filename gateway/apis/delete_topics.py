@@ -95,16 +95,16 @@ async def _refused_alone(ctx: RequestContext, asked: list[Asked]) -> dict[Asked,
 
 
 def _shown(ctx: RequestContext, asked: Asked, name: str, stream: Stream | None) -> Asked | None:
-    """What the answer names of a topic that the client may not delete; None if it may.
+    """What the answer names of a topic that the client may not delete; None if it may, or may know that there is none.
 
     Name and id are told together only to a client that may describe the topic.
     """
     if not ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, name):
         ctx.may(Operation.DELETE, ResourceType.TOPIC, name)
         return asked
-    if ctx.may(Operation.DELETE, ResourceType.TOPIC, name):
+    if stream is None or ctx.may(Operation.DELETE, ResourceType.TOPIC, name):
         return None
-    return name, None if stream is None else stream.uuid
+    return name, stream.uuid
 
 
 def _twice_named(found: dict[Asked, Stream]) -> list[Stream]:

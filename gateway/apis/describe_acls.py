@@ -19,10 +19,13 @@ from gateway.wire.message import Message
 async def describe_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     try:
         authorizer = authorizer_of(ctx, NOTHING_TO_DESCRIBE)
-        ctx.require(Operation.DESCRIBE, ResourceType.CLUSTER)
-        wanted = filter_of(request)
     except Refusal as refused:
         return told(refused)
+    ctx.require(Operation.DESCRIBE, ResourceType.CLUSTER)
+    try:
+        wanted = filter_of(request)
+    except Refusal:
+        return told(None)  # as Kafka: no ACL has such a number
     by_resource: dict[tuple[ResourceType, str, PatternType], dict[str, Any]] = {}
     async for acl in ctx.paced(await authorizer.matching(wanted)):
         resource = by_resource.setdefault(acl[:3], {**told_resource(acl), "acls": []})

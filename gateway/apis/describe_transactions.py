@@ -19,7 +19,7 @@ async def describe_transactions(ctx: RequestContext, request: Message) -> Mappin
     described = []
     async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
         if not ctx.may(Operation.DESCRIBE, ResourceType.TRANSACTIONAL_ID, transactional_id):
-            described.append(_failed(transactional_id, ErrorCode.transactional_id_authorization_failed))
+            described.append(_denied(transactional_id))
             continue
         try:
             known = ctx.services.transactions.of(transactional_id).get(transactional_id)
@@ -54,6 +54,13 @@ async def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
         "producer_epoch": known.epoch,
         "topics": [{"topic": name, "partitions": numbers} for name, numbers in partitions.items()],
     }
+
+
+def _denied(transactional_id: str) -> dict[str, Any]:
+    """As Kafka: with zeros in the place of all that it would say."""
+    code = ErrorCode.transactional_id_authorization_failed
+    nothing = {"transaction_start_time": 0, "producer_id": 0, "producer_epoch": 0}
+    return _failed(transactional_id, code) | nothing
 
 
 def _failed(transactional_id: str, code: int) -> dict[str, Any]:

@@ -25,9 +25,8 @@ ASKED_SECONDS_MAX: Final = 300
 # Few letters, so that names begin one another; "hardcode" is the name that Kafka asks about for all others. No name
 # has a character below "*": on such names, which groups may have, Kafka's own search can go on for ever.
 NAMES: Final = ("a", "ab", "abc", "abcd", "abd", "b", "ba", "bab", "*", "*a", "ä", "hardcode", "hard", "kafka-cluster")
+# Kafka forgets ACLs of "*", even denials, for a name that begins with an asterisk; Penstock does not.
 RESOURCES: Final = tuple(name for name in NAMES if name != "*a")
-"""Names that are asked about. Kafka forgets ACLs of `*`, even denials, for a name that begins with an asterisk:
-Penstock does not."""
 USERS: Final = ("User:alice", "User:bob", "User:*", "User:ANONYMOUS", "Group:alice", "User:a:b", "user:alice", "User:")
 ASKERS: Final = tuple(user for user in USERS if user != "User:*")  # Kafka fails on a user of that name
 HOSTS: Final = ("127.0.0.1", "10.0.0.7", "*")
@@ -71,7 +70,7 @@ def _acl(
 
 
 def _asked(chance: random.Random, types: tuple[int, ...]) -> list[Any]:
-    """Type and name of a principal, address, operation, type and name of a resource; with no name, any of the type."""
+    """Type and name of a principal, its address, an operation, type and name of a resource; without one, any."""
     kind, name = chance.choice(ASKERS).split(":", 1)
     asks_for_any = not chance.randrange(6)
     return [

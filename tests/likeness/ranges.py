@@ -47,8 +47,8 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "STRING": WORDS,
     "LIST": WORDS,
 }
-APART: Final = {"listeners", "node.id"}
-"""Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
+APART: Final = {"listeners", "node.id", "authorizer.class.name"}
+"""Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum, classes."""
 
 
 def shared() -> dict[str, set[str]]:

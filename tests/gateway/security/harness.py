@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from core.applied.tables import Put, Table
 from core.store import Store
+from gateway.broker import Broker
 from gateway.config.loading import Config, load
 from gateway.security.acl_format import TABLE, encode_key
 from gateway.security.acls import Acl, Operation, PatternType, Permission, ResourceType
@@ -42,3 +43,15 @@ def acl(name: str, operation: Operation, **parts: Any) -> Acl:
     """An allowance of a topic for alice from everywhere, but for the parts that are named."""
     made = Acl(ResourceType.TOPIC, name, PatternType.LITERAL, str(ALICE), "*", operation, Permission.ALLOW)
     return made._replace(**parts)
+
+
+ADMIN: Final = Principal("User", "admin")
+STANDARD: Final = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+WITH_RIGHTS: Final = (STANDARD, "super.users=User:admin", "audit.log=")
+
+
+def come_as(broker: Broker, port: int, principal: Principal) -> None:
+    """Give the connection of a client at `port` a principal, as an authentication would."""
+    assert broker._server is not None
+    (connection,) = [one for one in broker._server.connections if one.peer_port == port]
+    connection.principal = principal

@@ -6,7 +6,7 @@ The names that tests do not choose, `name` and `group`, have their home in the f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -262,13 +262,19 @@ async def serving(
     clock: ManualClock | None = None,
     clean: bool = True,
     containers: tuple[int, ...] = (0,),
+    before: Callable[[Store], object] = lambda store: None,
+    **store_settings: Any,
 ) -> AsyncIterator[Services]:
-    """Open the store in `directory`; close it afterwards, or drop it as a crash would."""
+    """Open the store in `directory`; close it afterwards, or drop it as a crash would.
+
+    `before` may look at the store as it was found.
+    """
     clock = clock or ManualClock()
     config = load(environ={}, assignments=[*FAST, *settings])
     configs = BrokerConfigs(config)
-    store_config = replace(config.store_config(), container_ids=containers)
+    store_config = replace(config.store_config(), container_ids=containers, **store_settings)
     store = await Store.open(directory, store_config, configs.policy_for, clock)
+    before(store)
     topics = Topics(config, store, configs)
     groups = GroupCoordinators(config, store, clock, topics, Homes(containers))
     transactions = TransactionCoordinators(config, store, clock, topics, groups, ProducerIds(store))

@@ -132,7 +132,7 @@ ADDS = {
 
 @pytest.mark.parametrize("state", TransactionState)
 def test_who_may_take_part(state: TransactionState) -> None:
-    """The newest producer only, and not while its last transaction is ended; it may know its next identity then."""
+    """The newest producer only, and not while its last transaction is being ended, when it may know its next name."""
     known = transaction(state)
     asked = (ME, BEFORE, AHEAD, STRANGER)
 
