@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
@@ -539,9 +540,11 @@ class Store:
     def _make_slot(self, stream: Stream, number: int) -> Slot:
         container_id = stream.logged.container_of_slot(number)
         container = self._known.get(container_id)
-        if container is None:
+        if container is not None:
+            return container.make_slot(stream, number)
+        if self._shared is None:
             raise NotHosted(container_id)
-        return container.make_slot(stream, number)
+        return Slot(_Elsewhere(container_id, self.known_writers), stream, number)
 
     # Tables
 
@@ -561,6 +564,15 @@ class Store:
         could take it back, and the identity would be given out a second time.
         """
         await self.home.synced()
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The owner of a slot that another process has: the slot is an address here, without entries."""
+
+    id: int
+    known_writers: KnownWriters
+    epoch: int = -1  # not known here
 
 
 def _locked(directory: Path) -> int:

@@ -85,7 +85,7 @@ def test_all_know_each_stream(tmp_path: Path) -> None:
                         assert await read_all(process.store, stream.slot(number)) == [b"entry"]
                     else:
                         with pytest.raises(NotHosted):
-                            stream.slot(number)
+                            process.store.hosted(stream.slot(number))
 
     run(scenario())
 
