@@ -21,16 +21,26 @@ from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
-from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
+from gateway.data_directory import (
+    DRILL_DIRECTORY,
+    REPAIRED_FILE,
+    SCRAM_USERS_FILE,
+    DataDirectory,
+    is_drill,
+)
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
+from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
+from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -44,9 +54,11 @@ from gateway.network.serving_limits import offer_connections, offer_tls, server_
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security import scram_users
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import renew_for_ever, secured_listeners
+from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
@@ -92,6 +104,7 @@ class Broker:
     groups: GroupCoordinators
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
+    scram_users: ScramUsers
     apis: Registry
 
     def __init__(
@@ -182,7 +195,8 @@ class Broker:
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
-            promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
+            promised=frozenset({GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE}),
+            private=frozenset({scram_users.TABLE}),
         )
 
     def _remarked(self, remark: str) -> None:
@@ -199,15 +213,17 @@ class Broker:
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
-        self.resource_configs = ResourceConfigs(self.store)
+        self.resource_configs = ResourceConfigs(self.store, self.config)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        self.scram_users = await self._open_users()
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
-        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes)
+        settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes, settings)
         self.transactions = TransactionCoordinators(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
@@ -240,6 +256,18 @@ class Broker:
         self.phase = "serving"
         self._serving.set()
 
+    async def _open_users(self) -> ScramUsers:
+        """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
+        users = ScramUsers(self.store)
+        try:
+            await users.prepare(self._data.path / SCRAM_USERS_FILE)
+        except ValueError as wrong:
+            raise ConfigError([str(wrong)]) from wrong
+        for listener in self._secured.values():
+            if listener.sasl is not None:
+                listener.sasl.use(users)
+        return users
+
     def _offered(self) -> Services:
         return Services(
             config=self.config,
@@ -258,6 +286,7 @@ class Broker:
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            scram_users=self.scram_users,
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
@@ -280,6 +309,8 @@ class Broker:
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        for listener in self._secured.values():
+            listener.close()
         if self.authorizer is not None:
             self.authorizer.audit.close()
         await self.store.close()

@@ -41,11 +41,15 @@ DRILL_DIRECTORY: Final = "tier2-drill"
 REPAIRED_FILE: Final = "tier2.repaired"
 """Left by `penstock tier2 init` for the next start: another copy may have put objects into long-term storage."""
 
+SCRAM_USERS_FILE: Final = "scram-users"
+"""Users that `penstock users` added or deleted while no gateway ran; the next start takes them over."""
+
 OWN_NAMES: Final = (
     IDENTITY_FILE,
     LOCK_FILE,
     SERVING_FILE,
     OWNER_FILE,
+    SCRAM_USERS_FILE,
     STORE_DIRECTORY,
     RECOVERING_DIRECTORY,
     TIER2_DIRECTORY,

@@ -18,6 +18,7 @@ from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
 from gateway.records.openers import Openers
 from gateway.security.authorizer import Authorizer
+from gateway.security.scram_users import ScramUsers
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinators import TransactionCoordinators
@@ -45,6 +46,7 @@ class Services:
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     openers: Openers
+    scram_users: ScramUsers
     authorizer: Authorizer | None
     """None: every client may do everything (`authorizer.class.name`)."""
     validates_fully: bool

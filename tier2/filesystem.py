@@ -3,8 +3,9 @@
 Invariant: a file under its final name is complete and synced. It is written under ``.incoming/``, synced, and only
 then renamed (`put`) or linked (`put_new`) into place; the directory that names it, and every directory that was made
 for it, are synced before the call returns. No part of a key begins with a dot, so no key reaches ``.incoming`` or
-leaves the directory. The next open removes a crash's files in ``.incoming``; each file there is locked while it is
-written, so that a second process removes none that is being written.
+leaves the directory. A file that is shortened has no name any more: its readers find the object deleted, not damaged.
+The next open removes a crash's files in ``.incoming``; each file there is locked while it is written, so that a second
+process removes none that is being written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from tier2.direct_io import BlockWriter, open_direct
+from tier2.giving_back import give_back
 from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     AlreadyExists,
@@ -325,12 +327,14 @@ def _read_range(path: Path, key: str, start: int, length: int, deadline: Deadlin
             raise ObjectNotFound(key)
         size = status.st_size
         if start + length > size:
+            _check_named(fd, key)
             raise Corrupt(key, size, f"ends here, but bytes up to {start + length} were expected")
         data = os.pread(fd, length, start)
         while len(data) < length:  # one call reads at most 2 GiB
             deadline.check()
             more = os.pread(fd, length - len(data), start + len(data))
             if not more:
+                _check_named(fd, key)
                 raise Corrupt(key, start + len(data), "was cut while it was read")
             data += more
         return data
@@ -338,12 +342,28 @@ def _read_range(path: Path, key: str, start: int, length: int, deadline: Deadlin
         os.close(fd)
 
 
+def _check_named(fd: int, key: str) -> None:
+    """Raise ObjectNotFound if the file was deleted since it was opened: then it is short because it is given back."""
+    if not os.fstat(fd).st_nlink:
+        raise ObjectNotFound(key)
+
+
 def _delete(path: Path) -> None:
     """Sync the directory in any case: an earlier call may have removed the file and not yet synced."""
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        path.unlink()
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        _sync_directory(path.parent)
+    with contextlib.ExitStack() as afterwards:
+        with contextlib.suppress(OSError):  # without a descriptor, its blocks are given back at once
+            fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            afterwards.callback(os.close, fd)
+            afterwards.callback(_give_back, fd)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            path.unlink()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _sync_directory(path.parent)
+
+
+def _give_back(fd: int) -> None:
+    with contextlib.suppress(OSError):  # the file is deleted already, which is all that was promised
+        give_back(fd)
 
 
 def _remove_if_abandoned(path: Path, before: float) -> bool:

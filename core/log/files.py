@@ -25,6 +25,7 @@ from typing import Final
 from core.errors import StorageFailure
 from core.log.format import FILE_HEADER_SIZE, FileHeader, encode_file_header
 from tier2.direct_io import BLOCK_BYTES, open_direct, up_to_block
+from tier2.giving_back import give_back
 from tier2.memory import aligned
 from tier2.shortage import patiently
 
@@ -187,11 +188,6 @@ def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHead
     return path
 
 
-_FREE_STEP: Final = 4 * 1024 * 1024
-_FREE_PAUSE_S: Final = 0.002
-"""Blocks are given back in steps: a disk that is told of 64 MiB of free blocks at once did nothing else for 14 ms."""
-
-
 def give_up(path: Path, directory: Path) -> None:
     """Remove a log file that is needed no longer, or keep its blocks as the next spare."""
     if len(list(directory.glob(f"*{SPARE_SUFFIX}"))) < SPARES_KEPT:
@@ -202,11 +198,7 @@ def give_up(path: Path, directory: Path) -> None:
     try:
         path.unlink()
         sync_directory(directory)
-        # Its name is gone for good; what is left of it goes with the descriptor, whatever happens here.
-        for size in range(os.fstat(fd).st_size // _FREE_STEP * _FREE_STEP, -1, -_FREE_STEP):
-            os.ftruncate(fd, size)
-            os.fsync(fd)
-            time.sleep(_FREE_PAUSE_S)
+        give_back(fd)
     finally:
         os.close(fd)
 

@@ -1,7 +1,7 @@
 """DescribeGroups (key 15), versions 0-6: state, members and assignments of groups.
 
-v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist is
-described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
+v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist, or is a consumer group
+(KIP-848), is described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.apis.shared.administration import NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
@@ -21,7 +22,6 @@ from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 NOT_FOUND_FROM: Final = 6
-NOT_ASKED: Final = -(2**31)
 
 
 async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -37,10 +37,10 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
         except Refusal as refused:
             described.append(_unknown(group_id, refused.code, str(refused)))
             continue
-        if group is not None:
+        if isinstance(group, Group):
             described.append(_described(group) | {"authorized_operations": operations})
         elif ctx.version >= NOT_FOUND_FROM:
-            why = f"Group {group_id} not found."
+            why = f"Group {group_id} {'not found' if group is None else 'is not a classic group'}."
             described.append(_unknown(group_id, ErrorCode.group_id_not_found, why))
         else:
             dead = _unknown(group_id, ErrorCode.none, None)

@@ -9,7 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.classic.group import Group
+from gateway.groups.offsets.committed import Subscriber
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
@@ -48,7 +48,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     }
 
 
-def _check(ctx: RequestContext, group: Group | None, name: str, partition: Message) -> ErrorCode:
+def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: Message) -> ErrorCode:
     if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
         return ErrorCode.topic_authorization_failed
     stream = ctx.services.topics.get(name)

@@ -1,8 +1,7 @@
 """OffsetFetch (key 9), versions 1-10: how far consumers of a group have come.
 
 v2 takes null for all topics, v5 brings leader epochs (KIP-320), v7 RequireStable (KIP-447), v8
-several groups at once (KIP-709), v9 member ids (KIP-848; they mean nothing to classic groups), v10
-topic ids.
+several groups at once (KIP-709), v9 members and epochs (KIP-848; they mean nothing to classic groups), v10 topic ids.
 
 Keeps: every partition that was asked for is answered; one without an offset has -1 and no error. With
 RequireStable, an offset that a transaction may still change is UNSTABLE_OFFSET_COMMIT, and the client asks again.
@@ -25,6 +24,7 @@ from gateway.wire.message import Message
 
 GROUP_ERROR_FROM: Final = 2
 GROUPS_FROM: Final = 8
+MEMBER_EPOCHS_FROM: Final = 9
 TOPIC_IDS_FROM: Final = 10
 NO_OFFSET: Final = CommittedOffset(-1, NO_EPOCH, "", -1)
 
@@ -55,6 +55,10 @@ async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, An
 async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool) -> dict[str, Any]:
     """One group's answer; before v8 the request itself is the only group. Raises Refusal."""
     by_id = ctx.version >= TOPIC_IDS_FROM
+    if ctx.version >= MEMBER_EPOCHS_FROM:
+        error = ctx.services.groups.of(group.group_id).admit_fetch(group.group_id, group.member_id, group.member_epoch)
+        if error is not ErrorCode.none:
+            return {"error_code": error, "topics": []}
     if require_stable:
         await ctx.services.groups.of(group.group_id).offsets.settle(group.group_id)
     offsets = _Offsets(ctx, group.group_id, require_stable)

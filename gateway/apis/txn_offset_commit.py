@@ -81,7 +81,11 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
         if not await writes.admit(adds=ctx.version >= GROUP_ADDED_SINCE):
             return [_outside(ctx.version)] * len(commits)
         error = groups.admit_transactional_commit(
-            request.group_id, request.member_id, request.group_instance_id, request.generation_id
+            request.group_id,
+            request.member_id,
+            request.group_instance_id,
+            request.generation_id,
+            [(stream.uuid, c.partition) for c in commits if (stream := ctx.services.topics.get(c.topic)) is not None],
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)

@@ -147,10 +147,11 @@ def main() -> None:
 @cache
 def add_tools() -> None:
     """Add the commands that a running gateway does not need."""
-    from gateway.cli import bench, streams, tier2
+    from gateway.cli import bench, streams, tier2, users
 
     app.add_typer(streams.app)
     app.add_typer(tier2.app)
+    app.add_typer(users.app)
     app.command(short_help="Load a Kafka endpoint and measure it.")(bench.bench)
 
 

@@ -51,6 +51,7 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if low > high:
         key = "group.min.session.timeout.ms"
         yield f"{origins.said(key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
+    yield from _consumer_bounds(config, origins)
     if not config.retention_ms:
         key = next(key for key in RETENTION_KEYS if getattr(config, key.replace(".", "_")) is not None)
         yield f"{origins.said(key)}: allowed: {_allowed(key)}; records would go as they come"
@@ -60,6 +61,23 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if config.tier2 != "off":
         yield from _sizes_of_tiers(config, origins)
     yield from _place_of_tier2(config, origins)
+
+
+def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
+    """The settings of consumer groups lie within the bounds for those of single groups."""
+    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
+        at, low, high = (
+            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
+        )
+        key = f"group.consumer.{what}"
+        if at < low:
+            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
+        if at > high:
+            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
+    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
+    if heartbeat_ms >= session_ms:
+        key = "group.consumer.heartbeat.interval.ms"
+        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
 
 
 def _allowed(key: str) -> str:

@@ -15,13 +15,15 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from core.errors import StoreError
+from gateway.dispatch.authentication import authenticate
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import LongHandler, Registry
 from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
 from gateway.metrics.counters import Metrics
-from gateway.network.response_slot import Answerable, ResponseSlot
+from gateway.network.response_slot import Answerable, BareSlot, ResponseSlot
 from gateway.network.turns import is_out_of_turn
 from gateway.refusals import Asked, Refusal, code_of
+from gateway.security import sasl
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
@@ -52,6 +54,7 @@ class RequestTasks:
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
         self._aside = ThreadPoolExecutor(1, "large-messages")
+        self._bare_route = _BareTokens(metrics)
 
     def __repr__(self) -> str:
         return f"<RequestTasks {len(self._running)} running>"
@@ -85,6 +88,22 @@ class RequestTasks:
         connection.starting += 1
         connection.tasks += 1
         task = asyncio.get_running_loop().create_task(timed(answering, connection, route, len(body)))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def start_bare_token(self, connection: "Connection", token: bytes, charge: int) -> None:
+        """A token without a request around it (SaslHandshake v0), answered likewise."""
+        slot = BareSlot(connection, self._bare_route, 0, charge)
+        connection.slots.append(slot)
+
+        async def answer() -> None:
+            outcome = await authenticate(connection, token, self._services)
+            if isinstance(outcome, sasl.Denied):
+                slot.none()  # its form has no place for an error
+            else:
+                slot.send((outcome.token,))
+
+        task = asyncio.get_running_loop().create_task(answer())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -174,6 +193,18 @@ class RequestTasks:
             if late:
                 await asyncio.wait(late, timeout=grace_s)
         self._aside.shutdown(wait=False)
+
+
+class _BareTokens:
+    """Tokens without requests around them count as SaslAuthenticate."""
+
+    name = "SaslAuthenticate"
+    version = 0
+    flexible_answer = False
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.latency = metrics.latency(sasl.SASL_AUTHENTICATE)
+        self.turn = metrics.turn(sasl.SASL_AUTHENTICATE)
 
 
 @coroutine

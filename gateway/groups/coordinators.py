@@ -5,7 +5,7 @@ Keeps: groups of all containers share one budget. A request about one group goes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from core.clock import Clock
@@ -15,8 +15,8 @@ from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
 from gateway.coordination.local import LocalCoordinators
 from gateway.groups.classic.allowance import Allowance
-from gateway.groups.classic.group import Group
-from gateway.groups.coordinator import GroupBudget, GroupCoordinator
+from gateway.groups.consumer.rules import GroupSettings
+from gateway.groups.coordinator import AnyGroup, GroupBudget, GroupCoordinator
 from gateway.groups.persistence import OffsetKey
 
 if TYPE_CHECKING:
@@ -27,19 +27,29 @@ if TYPE_CHECKING:
 class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
     """See the module. Iterates over all groups."""
 
-    def __init__(self, config: Config, store: Store, clock: Clock, topics: Topics, homes: Homes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        homes: Homes,
+        settings: Callable[[str], GroupSettings],
+    ) -> None:
         super().__init__(store, homes, self._made)
         self._config = config
         self._clock = clock
         self._topics = topics
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._budget = GroupBudget(self.allowance, config.groups_max, lambda: len(self))
+        self._settings = settings
         topics.on_deletion(self._topic_deleted)
+        topics.on_change(self._topic_changed)
 
     def __repr__(self) -> str:
         return f"<GroupCoordinators {len(self)} groups>"
 
-    def __iter__(self) -> Iterator[Group]:
+    def __iter__(self) -> Iterator[AnyGroup]:
         return (group for coordinator in self.all() for group in coordinator)
 
     def __len__(self) -> int:
@@ -60,7 +70,11 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         return min(found, default=None)
 
     def _made(self, container: Container) -> GroupCoordinator:
-        return GroupCoordinator(self._config, container, self._clock, self._topics, self._budget)
+        return GroupCoordinator(self._config, container, self._clock, self._topics, self._budget, self._settings)
+
+    def _topic_changed(self, stream: Stream) -> None:
+        for coordinator in self.all():
+            coordinator.consumer.topic_changed(stream)
 
     def _topic_deleted(self, stream: Stream) -> None:
         for coordinator in self.all():

@@ -75,7 +75,7 @@ class Lags:
                 if counted >= OFFSETS_AT_ONCE:
                     counted = 0
                     await asyncio.sleep(0)
-            found.append(GroupLag(group.group_id, str(group.state), len(group.roster), topics))
+            found.append(GroupLag(group.group_id, str(group.state), group.member_count, topics))
         return found
 
     def _lag(self, topic: str, offsets: Mapping[int, CommittedOffset]) -> int:

@@ -17,6 +17,7 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
+from gateway.config.model import Config
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
@@ -30,6 +31,8 @@ STORED_CHARS_MAX: Final = 8 * 2**20
 NAME_CHARS_SHOWN_MAX: Final = 100
 """Characters of a resource's name in a log line."""
 
+_NONE_SET: Final[Mapping[str, str]] = {}
+
 Place = tuple[int, str]
 """A resource's type and name."""
 
@@ -37,8 +40,9 @@ Place = tuple[int, str]
 class ResourceConfigs:
     """The configs set for groups and subscriptions."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, config: Config) -> None:
         self._store = store
+        self._config = config
         self._set: dict[Place, dict[str, str]] = {}
         self._chars = 0
         self.version = 0
@@ -46,8 +50,8 @@ class ResourceConfigs:
         self._changing = asyncio.Lock()
         for key, value in store.table(TABLE).items():
             kind, _, rest = key.decode().partition("\0")
-            name, _, config = rest.rpartition("\0")
-            self._set.setdefault((int(kind), name), {})[config] = value.decode()
+            name, _, set_name = rest.rpartition("\0")
+            self._set.setdefault((int(kind), name), {})[set_name] = value.decode()
         self._chars = sum(_chars(place, texts) for place, texts in self._set.items())
 
     def __repr__(self) -> str:
@@ -56,6 +60,10 @@ class ResourceConfigs:
     def names(self, kind: ResourceKind) -> list[str]:
         """The names of a kind's resources that have configs of their own."""
         return sorted(name for of_kind, name in self._set if of_kind == kind.type)
+
+    def own(self, resource_type: int, name: str) -> Mapping[str, str]:
+        """The configs that were set for a resource."""
+        return self._set.get((resource_type, name), _NONE_SET)
 
     def all_of(self, kind: ResourceKind) -> dict[str, Mapping[str, str]]:
         """The configs of each of a kind's resources that has some of its own, by name."""
@@ -67,6 +75,10 @@ class ResourceConfigs:
         for key in kind.keys.values():
             below = [SynonymValue(synonym.name, key.default, ConfigSource.DEFAULT) for synonym in key.synonyms]
             text, source = key.default, ConfigSource.DEFAULT
+            usual = self._usual(key.name)
+            if usual is not None and usual != key.default:
+                text, source = usual, ConfigSource.STATIC
+                below.insert(0, SynonymValue(below[0].name, usual, source))
             if key.name in overrides:
                 text, source = overrides[key.name], kind.source
                 below.insert(0, SynonymValue(key.name, text, source))
@@ -77,7 +89,7 @@ class ResourceConfigs:
         async with self._changing:
             place = (int(kind.type), name)
             now = self._set.get(place, {})
-            wanted = check(kind, change(now))
+            wanted = check(kind, change(now), self._config)
             chars = self._chars + _chars(place, wanted) - _chars(place, now)
             if chars > max(STORED_CHARS_MAX, self._chars):
                 why = f"No more than {STORED_CHARS_MAX} characters of configs are kept for groups and subscriptions"
@@ -97,6 +109,11 @@ class ResourceConfigs:
                 del self._set[place]
         told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(wanted)}
         logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
+
+    def _usual(self, name: str) -> str | None:
+        """The broker's value of a config of consumer groups."""
+        value = getattr(self._config, f"group.{name}".replace(".", "_"), None)
+        return None if value is None else str(value)
 
 
 def kind_of(resource_type: int, name: str) -> ResourceKind:

@@ -1,7 +1,7 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. The keys of groups have no effect yet: Penstock does not serve
-the group protocols that read them. It keeps the values for tools that set them, as Kafka does with these turned off.
+Keeps: Kafka accepts every value that is accepted here. The keys of share and streams groups have no effect: these are not
+served. It keeps the values for tools that set them, as Kafka does with these turned off.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.config.model import Config
 from gateway.kafka_configs.keys import (
     Check,
     ConfigKey,
@@ -84,6 +85,11 @@ def _offset_reset(name: str, value: ConfigValue) -> None:
         raise invalid_value(name, text, why)
 
 
+def _consumer_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
+    """A key of consumer groups; the broker's bounds are checked where its configuration is known."""
+    return ConfigKey(name, ConfigType.INT, str(default), doc, at_least(low), (Synonym(f"group.{name}"),))
+
+
 def _group_key(
     name: str, default: int | str, check: Check | None, kind: ConfigType = ConfigType.INT, *, own: bool = False
 ) -> ConfigKey:
@@ -97,9 +103,9 @@ _HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
 _ASSIGNMENT: Final = _bounded(0, 0, 15_000)
 
 GROUP_KEYS: Final = (
-    _group_key("consumer.session.timeout.ms", 45_000, _SESSION),
-    _group_key("consumer.heartbeat.interval.ms", 5_000, _HEARTBEAT),
-    _group_key("consumer.assignment.interval.ms", 1_000, _ASSIGNMENT),
+    _consumer_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _consumer_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _consumer_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
     _group_key("share.session.timeout.ms", 45_000, _SESSION),
     _group_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT),
     _group_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT),
@@ -121,6 +127,12 @@ GROUP_KEYS: Final = (
     _group_key("streams.num.standby.replicas", 0, _bounded(0, None, 2)),
     _group_key("streams.initial.rebalance.delay.ms", 3_000, at_least(0)),
 )
+
+
+_BOUNDED: Final = frozenset(
+    {"consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"}
+)
+"""Keys of single groups for which the broker has a least and a largest value."""
 
 
 def _interval(name: str, value: ConfigValue) -> None:
@@ -185,7 +197,18 @@ KINDS: Final[Mapping[int, ResourceKind]] = {
 }
 
 
-def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str]:
+def _check_bounds(texts: Mapping[str, str], config: Config) -> None:
+    """Consumer groups keep to the broker's bounds. Raises Refusal."""
+    for name in texts.keys() & _BOUNDED:
+        rest = name.removeprefix("consumer.")
+        low, high = (f"group.consumer.{bound}.{rest}" for bound in ("min", "max"))
+        if int(texts[name]) < getattr(config, low.replace(".", "_")):
+            raise InvalidConfig(f"{name} must be greater than or equal to {low}")
+        if int(texts[name]) > getattr(config, high.replace(".", "_")):
+            raise InvalidConfig(f"{name} must be less than or equal to {high}")
+
+
+def check(kind: ResourceKind, wanted: Mapping[str, str | None], config: Config) -> dict[str, str]:
     """The texts, if a resource may have all of them. Raises Refusal in Kafka's words."""
     for name in wanted:
         if name not in kind.keys:
@@ -193,4 +216,6 @@ def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str
     texts = {name: text for name, text in wanted.items() if text is not None}
     for name, text in texts.items():
         kind.keys[name].parse(text)
+    if kind.type is ResourceType.GROUP:
+        _check_bounds(texts, config)
     return texts

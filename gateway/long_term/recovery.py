@@ -32,6 +32,7 @@ from gateway.long_term.identity import Identity
 from gateway.long_term.ownership import read_owner, remember
 from gateway.long_term.recovered_entries import entry_writer
 from gateway.records.record_batch import entry_head
+from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
 from gateway.transactions.producer_ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.transactions.producer_ids import TABLE as PRODUCER_IDS_TABLE
@@ -40,6 +41,7 @@ from tier2.retrying import RetryingStorage
 
 PRODUCER_IDS_APART: Final = 1 << 40
 """More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
+OF_TRANSACTIONS: Final = frozenset({TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE, COORDINATORS_TABLE})
 _PRODUCER_ID: Final = struct.Struct(">Q")
 
 
@@ -71,7 +73,7 @@ class KafkaTables:
         self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
         # The records of an open transaction were not tiered: no producer may commit the rest of it, or get the answer
         # that it was committed. So transactional ids begin without state.
-        kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
+        kept = {name: rows for name, rows in tables.items() if name not in OF_TRANSACTIONS}
         return {
             **kept,
             OFFSETS_TABLE: offsets,

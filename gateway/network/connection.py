@@ -23,6 +23,8 @@ from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
 from gateway.network.tls import SealedOutgoing, TlsTransport
 from gateway.security.principal import ANONYMOUS, Principal
+from gateway.security.sasl import SaslSession
+from gateway.security.sasl_listener import SaslListener
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
@@ -63,6 +65,10 @@ class Dispatching(Protocol):
     services: "Services"
 
     def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None: ...
+
+    def admit(self, connection: "Connection", frame: bytearray, charge: int) -> None:
+        """Dispatch the request if the connection's SASL session allows it now."""
+        ...
 
     def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
         """Run a function in the thread of large messages."""
@@ -107,8 +113,11 @@ class Connection(asyncio.BufferedProtocol):
         "client_software_name",
         "client_software_version",
         "closed",
+        "ends",
+        "guarded",
         "half_closed",
         "held",
+        "in_flight_max",
         "listener",
         "party",
         "peer_host",
@@ -117,6 +126,8 @@ class Connection(asyncio.BufferedProtocol):
         "receiver",
         "requests",
         "rights",
+        "sasl",
+        "sasl_session",
         "services",
         "slots",
         "starting",
@@ -125,7 +136,9 @@ class Connection(asyncio.BufferedProtocol):
         "unsent_seen",
     )
 
-    def __init__(self, owner: Owner, listener: "Binding", peer: tuple[str, int]) -> None:
+    def __init__(
+        self, owner: Owner, listener: "Binding", peer: tuple[str, int], sasl: SaslListener | None = None
+    ) -> None:
         host = owner.host
         self._owner = owner
         self._host = host
@@ -139,7 +152,17 @@ class Connection(asyncio.BufferedProtocol):
         self.party = host.turns.join(self.peer_host, None)
         self.client_software_name: str | None = None
         self.client_software_version: str | None = None
+        self.sasl = sasl
+        self.sasl_session: SaslSession | None = None
+        self.guarded = False  # must each request be looked at before it is dispatched?
+        self.in_flight_max = host.limits.in_flight_requests_max
+        if sasl is not None:
+            self.sasl_session = sasl.session()
+            self.guarded = True
+            self.in_flight_max = 1
+            self.receiver.unproved_bytes_max = sasl.request_bytes_max
         self.closed = False
+        self.ends = False  # it is closed once what is due is answered
         self.half_closed = False
         self.blocked = 0  # reasons, see above
         self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait for one before them
@@ -226,6 +249,18 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    def end_after_answers(self) -> None:
+        """Begin nothing new, and close when what is due is answered."""
+        self.ends = True
+        self._block(STOPPING)
+
+    def authenticated(self, principal: Principal, *, ends: bool) -> None:
+        """The peer has proved who it is. `ends`: for a time only."""
+        self.principal = principal
+        self.guarded = ends
+        self.in_flight_max = self._host.limits.in_flight_requests_max
+        self.receiver.unproved_bytes_max = None
+
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back once when the connection is gone."""
         self._close_callbacks[callback] = None
@@ -296,9 +331,11 @@ class Connection(asyncio.BufferedProtocol):
         host = self._host
         self.requests += 1
         host.request_budget.used += size
-        self._owner.dispatcher.dispatch(self, frame, size)
-        limits = host.limits
-        if len(self.slots) >= limits.in_flight_requests_max or self.tasks >= limits.tasks_max:
+        if self.guarded:
+            self._owner.dispatcher.admit(self, frame, size)
+        else:
+            self._owner.dispatcher.dispatch(self, frame, size)
+        if len(self.slots) >= self.in_flight_max or self.tasks >= host.limits.tasks_max:
             self._block(IN_FLIGHT)
         party = self.party
         if party.over or party.address.over:
@@ -411,9 +448,8 @@ class Connection(asyncio.BufferedProtocol):
             self._check_in_flight()
 
     def _check_in_flight(self) -> None:
-        limits = self._host.limits
-        few = len(self.slots) <= limits.in_flight_requests_max * 3 // 4
-        if few and self.tasks < limits.tasks_max:
+        few = len(self.slots) <= self.in_flight_max * 3 // 4
+        if few and self.tasks < self._host.limits.tasks_max:
             self._unblock(IN_FLIGHT)
 
     # --- Answers out --------------------------------------------------------------------------
@@ -452,8 +488,8 @@ class Connection(asyncio.BufferedProtocol):
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        """A peer that stopped sending has its last answer."""
-        if self.half_closed and not (self.slots or self.closed or self._output.has_views):
+        """A peer that stopped sending, or that is to end, has its last answer."""
+        if (self.half_closed or self.ends) and not (self.slots or self.closed or self._output.has_views):
             self._transport.close()
 
     def _write_due(self) -> None:

@@ -69,6 +69,7 @@ class Receiver:
         "_sink",
         "_trusted_bytes",
         "since_s",
+        "unproved_bytes_max",
     )
 
     def __init__(self, host: Host, sink: Sink) -> None:
@@ -81,6 +82,7 @@ class Receiver:
         self._trusted_bytes = SCRATCH_BYTES
         self._expects_large = False
         self.since_s = 0.0
+        self.unproved_bytes_max: int | None = None  # a bound until the client has proved who it is
 
     def __repr__(self) -> str:
         if self._frame is None:
@@ -171,6 +173,10 @@ class Receiver:
     def _may_come(self, buffer: bytearray, position: int, end: int, size: int) -> bool:
         """Whether a request of this declared length may come; refuses it if not."""
         limits = self._host.limits
+        unproved_max = self.unproved_bytes_max
+        if unproved_max is not None and size > unproved_max and size >> 16 != TLS_HANDSHAKE:
+            self._sink.refuse(f"a request of {size} bytes before it has authenticated, at most {unproved_max} are read")
+            return False
         if 0 <= size <= limits.small_request_bytes_max:
             return True
         if size >> 16 == TLS_HANDSHAKE:

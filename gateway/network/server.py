@@ -122,9 +122,9 @@ class Server:
         task.add_done_callback(self._arriving.discard)
 
     async def _serve(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
-        connection = Connection(self, binding, address)
-        protocol: asyncio.BufferedProtocol = connection
         secured = self._secured.get(binding.name)
+        connection = Connection(self, binding, address, secured.sasl if secured is not None else None)
+        protocol: asyncio.BufferedProtocol = connection
         if secured is not None and secured.tls is not None:
             protocol = TlsTransport(connection, secured.tls, self.host, self.tls)
         try:

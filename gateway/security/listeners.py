@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.config.loading import Config
+from gateway.security.sasl_listener import SaslListener
 from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,19 @@ class SecuredListener:
     """How one listener is secured."""
 
     name: str
-    tls: ListenerTls | None
+    tls: ListenerTls | None = None
+    sasl: SaslListener | None = None
+
+    def close(self) -> None:
+        if self.sasl is not None:
+            self.sasl.close()
+
+    def renew(self) -> None:
+        """Take up changed files. Waits for the disk: for a thread."""
+        if self.tls is not None:
+            self.tls.renew()
+        if self.sasl is not None:
+            self.sasl.renew()
 
 
 def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
@@ -33,8 +46,12 @@ def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
     found: dict[str, SecuredListener] = {}
     for name in sorted({address.name for address in config.listeners}):
         protocol = config.protocol_of(name)
-        if protocol is not None and protocol.has_tls:
-            found[name] = SecuredListener(name, ListenerTls(name, config.security_of(name)))
+        if protocol is None or not (protocol.has_tls or protocol.has_sasl):
+            continue
+        keys = config.security_of(name)
+        tls = ListenerTls(name, keys) if protocol.has_tls else None
+        sasl = SaslListener(name, keys) if protocol.has_sasl else None
+        found[name] = SecuredListener(name, tls, sasl)
     return found
 
 
@@ -43,9 +60,7 @@ async def renew_for_ever(secured: Mapping[str, SecuredListener], every_s: float 
     while True:
         await asyncio.sleep(every_s)
         for listener in secured.values():
-            if listener.tls is None:
-                continue
             try:
-                await asyncio.to_thread(listener.tls.renew)
+                await asyncio.to_thread(listener.renew)
             except Exception:
-                logger.exception("certificates could not be looked at", extra={"listener": listener.name})
+                logger.exception("a listener's files could not be looked at", extra={"listener": listener.name})

@@ -78,6 +78,7 @@ class Topics:
         self._alike: dict[str, tuple[str, ...]] = {}  # names that collide, by their common form
         self._creations: dict[str, asyncio.Task[None]] = {}
         self._deletion_hooks: list[Callable[[Stream], None]] = []
+        self._change_hooks: list[Callable[[Stream], None]] = []
         for stream in store.streams:
             self._note_name(stream.name)
         self.partition_count = sum(stream.slot_count for stream in store.streams)
@@ -93,6 +94,14 @@ class Topics:
     def on_deletion(self, hook: Callable[[Stream], None]) -> None:
         """Call `hook` on the loop after a topic is deleted. (Fetches learn of it from their slots.)"""
         self._deletion_hooks.append(hook)
+
+    def on_change(self, hook: Callable[[Stream], None]) -> None:
+        """Call `hook` on the loop after a topic is created, given more partitions, or deleted."""
+        self._change_hooks.append(hook)
+
+    def _changed(self, stream: Stream) -> None:
+        for hook in self._change_hooks:
+            hook(stream)
 
     # --- Creating -----------------------------------------------------------------------------
 
@@ -168,6 +177,7 @@ class Topics:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
         self._note_name(plan.name)
         self.partition_count += stream.slot_count
+        self._changed(stream)
         return stream
 
     def auto_create(self, name: str) -> None:
@@ -233,6 +243,7 @@ class Topics:
         before = stream.slot_count
         await self._store.grow_stream(stream, count)
         self.partition_count += count - before
+        self._changed(stream)
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
     async def configure(
@@ -305,6 +316,7 @@ class Topics:
         self.partition_count -= stream.slot_count
         for hook in self._deletion_hooks:
             hook(stream)
+        self._changed(stream)
 
     async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
         """Make one change at a time; once begun, it is finished even if its client has gone."""

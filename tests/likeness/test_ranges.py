@@ -18,7 +18,8 @@ from tests.likeness.ranges import shared, told
 
 RANGES: Final = json.loads(Path(__file__).with_name("ranges.json").read_text())
 KEYS: Final = [(kind, key) for kind in RANGES if kind not in ("values", "names") for key in RANGES[kind]]
-CONFIGS: Final = BrokerConfigs(load(environ={}))
+CONFIG: Final = load(environ={})
+CONFIGS: Final = BrokerConfigs(CONFIG)
 RESOURCES: Final = {kind.type.name.lower().replace("_", "-"): kind for kind in KINDS.values()}
 
 MEBI: Final = 2**20
@@ -28,6 +29,12 @@ TAKEN_HERE: Final = {
 }
 """Values that Kafka refuses, and Penstock has a meaning for."""
 REFUSED_HERE: Final = {
+    # Bounds of security: a delay, a skew or a request before authentication that is longer protects nobody.
+    ("broker", "connection.failed.authentication.delay.ms"): lambda value: int(value) > 10_000,
+    ("broker", "connections.max.reauth.ms"): lambda value: int(value) < 0,
+    ("broker", "sasl.oauthbearer.clock.skew.seconds"): lambda value: not 0 <= int(value) <= 3_600,
+    ("broker", "sasl.oauthbearer.jwks.endpoint.refresh.ms"): lambda value: int(value) < 1_000,
+    ("broker", "sasl.server.max.receive.size"): lambda value: not 1_024 <= int(value) <= 16 * MEBI,
     ("broker", "default.replication.factor"): lambda value: not 1 <= int(value) <= 32_767,  # what a topic may ask for
     ("broker", "group.initial.rebalance.delay.ms"): lambda value: int(value) < 0,
     # The one is above the other, or there is no time-out that a member could ask for.
@@ -52,6 +59,7 @@ OTHER_DEFAULTS: Final = {
     "num.partitions": "16",  # partitions cost next to nothing
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
+    "group.coordinator.rebalance.protocols": "classic,consumer",  # those that are served
 }
 
 
@@ -66,7 +74,7 @@ def why_not(kind: str, key: str, value: str) -> str:
             case "topic":
                 CONFIGS.check_topic({key: value})
             case resource:
-                check(RESOURCES[resource], {key: value})
+                check(RESOURCES[resource], {key: value}, CONFIG)
     except (ConfigError, Refusal) as refused:
         return str(refused)
     return ""

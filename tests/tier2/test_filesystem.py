@@ -13,7 +13,8 @@ import pytest
 
 from tier2 import filesystem
 from tier2.filesystem import INCOMING, FilesystemSettings, FilesystemStorage
-from tier2.storage import Buffer, Misconfigured, TimedOut
+from tier2.giving_back import STEP_BYTES
+from tier2.storage import Buffer, Misconfigured, ObjectNotFound, TimedOut
 
 
 def run(directory: Path, scenario: Callable[[FilesystemStorage], Coroutine[Any, Any, None]], **settings: float) -> None:
@@ -117,5 +118,59 @@ def test_two_stores_on_one_directory(tmp_path: Path) -> None:
         assert found is not None
         assert found.token == ""
         await second.close()
+
+    run(tmp_path, scenario)
+
+
+def test_deleted_objects_are_given_back_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a large object goes first and for good; then no sync lets go of more than 4 MiB."""
+    synced: list[tuple[bool, int]] = []
+    fsync = os.fsync
+    path = tmp_path / "a" / "large"
+
+    def noted_fsync(fd: int) -> None:
+        status = os.fstat(fd)
+        if os.readlink(f"/proc/self/fd/{fd}").startswith(str(path)):
+            synced.append((path.exists(), status.st_size))
+        fsync(fd)
+
+    async def scenario(storage: FilesystemStorage) -> None:
+        await storage.put("a/large", bytes(2 * STEP_BYTES + 5))
+        monkeypatch.setattr(filesystem.os, "fsync", noted_fsync)
+        await storage.delete("a/large")
+        assert synced == [(False, 2 * STEP_BYTES), (False, STEP_BYTES), (False, 0)]
+        assert await storage.stat("a/large") is None
+
+    run(tmp_path, scenario)
+
+
+def test_bytes_that_another_link_names_stay(tmp_path: Path) -> None:
+    """An object that an operator's backup has linked is deleted here, and whole there."""
+    content = os.urandom(2 * STEP_BYTES + 5)
+
+    async def scenario(storage: FilesystemStorage) -> None:
+        await storage.put("a/large", content)
+        os.link(tmp_path / "a" / "large", tmp_path / "backup")
+        await storage.delete("a/large")
+
+    run(tmp_path, scenario)
+    assert (tmp_path / "backup").read_bytes() == content
+
+
+@pytest.mark.parametrize("moment", ["fstat", "pread"])
+def test_reading_what_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """A reader that has the object open while it is given back finds it deleted, never damaged."""
+    real = getattr(os, moment)
+
+    def deletes_first(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        filesystem._delete(tmp_path / "large")
+        return real(*arguments)
+
+    async def scenario(storage: FilesystemStorage) -> None:
+        await storage.put("large", bytes(3 * STEP_BYTES))
+        monkeypatch.setattr(filesystem.os, moment, deletes_first)
+        with pytest.raises(ObjectNotFound):
+            await storage.get_range("large", STEP_BYTES, 2 * STEP_BYTES)
 
     run(tmp_path, scenario)

@@ -98,6 +98,7 @@ class Snapshots:
         self._container = container
         self._storage = long_term.storage
         self._cluster_id = long_term.cluster_id
+        self._private = long_term.private
         self._interval_s = container.config.tier2_snapshot_interval_ms / 1000
         self.covered_lsn = 0
         self.counters = SnapshotCounters()
@@ -241,7 +242,9 @@ class Snapshots:
         container = self._container
         snapshot_id = SnapshotId(container.epoch, container.applied_lsn)
         tables = {
-            name: dict(table.entries) for name, table in container.tables.items() if not isinstance(table, StoredTable)
+            name: dict(table.entries)
+            for name, table in container.tables.items()
+            if not isinstance(table, StoredTable) and name not in self._private
         }
         slots: list[SlotSnapshot] = []
         writers: dict[int, list[_Writer]] = {}

@@ -20,6 +20,9 @@ _T = TypeVar("_T", bound=Hashable)
 NOT_ASKED: Final = -(2**31)
 """Authorized operations, if the client did not ask for them."""
 
+ALL_GROUP_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
+"""Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: all that groups have, as there are no ACLs."""
+
 
 MESSAGE_CHARS_MAX: Final = 1_000
 """Characters of an error message: it quotes a client's names and values, which may be as long as a string can be."""

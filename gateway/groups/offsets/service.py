@@ -16,9 +16,8 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Put
 from core.trusted_clock import TrustedClock
 from gateway.config.loading import Config
-from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.journal import GroupJournal, offset_puts
-from gateway.groups.offsets.committed import CommittedOffsets, metadata_units
+from gateway.groups.offsets.committed import CommittedOffsets, Subscriber, metadata_units
 from gateway.groups.persistence import NO_EXPIRY, CommittedOffset, OffsetKey
 
 MINUTE_MS: Final = 60_000
@@ -129,7 +128,7 @@ class OffsetService:
         if keys:
             self._journal.write_offsets(dict.fromkeys(keys))
 
-    def drop_expired(self, group: GroupFacts, topic: str) -> None:
+    def drop_expired(self, group: Subscriber, topic: str) -> None:
         """Submit the deletion of the group's offsets of a topic that have expired."""
         expired = self._committed.expired(group, topic, self._trusted.now(), self._retention_ms)
         if expired:

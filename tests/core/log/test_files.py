@@ -33,7 +33,7 @@ def test_a_file_that_goes_is_given_back_in_steps(tmp_path: Path, monkeypatch: py
         sizes.append(os.fstat(fd).st_size)
         real(fd)
 
-    monkeypatch.setattr("core.log.files.os.fsync", fsync)
+    monkeypatch.setattr("tier2.giving_back.os.fsync", fsync)
     give_up(path, tmp_path)
 
     directory, *steps = sizes[1:]

@@ -415,7 +415,7 @@ def test_what_tools_read(admin: Admin) -> None:
     assert {
         "process.roles": "broker,controller",
         "controller.quorum.voters": f"1@{address}",
-        "group.coordinator.rebalance.protocols": "classic",
+        "group.coordinator.rebalance.protocols": "classic,consumer",
         "offsets.topic.num.partitions": "50",
         "transaction.state.log.replication.factor": "1",
         "sasl.enabled.mechanisms": "",

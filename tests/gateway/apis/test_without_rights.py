@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 from uuid import UUID
 
@@ -83,9 +83,12 @@ def state_of(broker: Broker) -> Any:
         )
         for stream in store.streams
     }
+
+    def offsets_of(group_id: str) -> Collection[object]:
+        return broker.groups.of(group_id).offsets.of_group(group_id).keys()
+
     groups = {
-        group.group_id: (group.state, len(list(group.roster)), broker.groups.offsets.of_group(group.group_id).keys())
-        for group in broker.groups
+        group.group_id: (group.state, len(list(group.roster)), offsets_of(group.group_id)) for group in broker.groups
     }
     transactions = {known.transactional_id: (known.state, known.epoch) for known in broker.transactions}
     return tables, streams, groups, transactions

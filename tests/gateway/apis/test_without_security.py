@@ -22,15 +22,6 @@ def test_quotas(admin: Admin) -> None:
     assert admin.ask("DescribeClientQuotas", 1, components=[], strict=False).entries == []
 
 
-def test_credentials(admin: Admin) -> None:
-    """A credential that Kafka would keep is refused, and is not there afterwards."""
-    wanted = {"name": "a", "mechanism": 2, "iterations": 4096, "salt": b"s", "salted_password": b"p" * 64}
-    (refused,) = admin.ask("AlterUserScramCredentials", 0, deletions=[], upsertions=[wanted]).results
-
-    assert code_and_message(refused) == (33, "No listener of this broker asks for SASL, so it keeps no credentials.")
-    assert admin.ask("DescribeUserScramCredentials", 0, users=None).results == []
-
-
 def test_the_only_broker(admin: Admin) -> None:
     """The broker that is asked cannot be taken out of its cluster, nor can its release's feature be lowered."""
     lower = [{"feature": "metadata.version", "max_version_level": 7, "upgrade_type": 2}]

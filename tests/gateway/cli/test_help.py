@@ -17,6 +17,7 @@ COMMANDS: Final = (
     *("", "serve", "recover", "config", "version"),
     *("streams", "streams ls", "streams show", "streams scale", "streams seal"),
     *("tier2", "tier2 ls", "tier2 verify", "tier2 init"),
+    *("users", "users add", "users delete", "users list", "users hash"),
     "bench",
 )
 

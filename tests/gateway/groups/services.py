@@ -19,6 +19,7 @@ from gateway.groups.classic.messages import JoinRequest, JoinResult, SyncRequest
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
 from tests.gateway.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
@@ -107,7 +108,9 @@ async def serving(
     configs = BrokerConfigs(config)
     store = await Store.open(directory, config.store_config(), configs.policy_for, clock)
     topics = Topics(config, store, configs)
-    coordinators = GroupCoordinators(config, store, clock, topics, Homes([store.home.id]))
+    coordinators = GroupCoordinators(
+        config, store, clock, topics, Homes([store.home.id]), settings_of(config, lambda _: {})
+    )
     coordinators.load()
     await coordinators.start()
     try:

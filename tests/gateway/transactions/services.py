@@ -28,6 +28,7 @@ from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
@@ -276,7 +277,7 @@ async def serving(
     store = await Store.open(directory, store_config, configs.policy_for, clock)
     before(store)
     topics = Topics(config, store, configs)
-    groups = GroupCoordinators(config, store, clock, topics, Homes(containers))
+    groups = GroupCoordinators(config, store, clock, topics, Homes(containers), settings_of(config, lambda _: {}))
     transactions = TransactionCoordinators(config, store, clock, topics, groups, ProducerIds(store))
     groups.load()
     transactions.load()
