@@ -1,7 +1,7 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. The keys of share and streams groups have no effect: these are not
-served. It keeps the values for tools that set them, as Kafka does with these turned off.
+Keeps: Kafka accepts every value that is accepted here. The keys of share and streams groups have no effect: these are
+not served. It keeps the values for tools that set them, as Kafka does with these turned off.
 """
 
 from __future__ import annotations
