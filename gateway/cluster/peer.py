@@ -55,12 +55,10 @@ class _Waiting:
 
 
 class Peer:
-    """Another node. All methods are for the event loop."""
+    """Another node, which listens on a socket file. All methods are for the event loop."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.address = f"{host}:{port}"
-        self._host = host
-        self._port = port
+    def __init__(self, address: str) -> None:
+        self.address = address
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
@@ -99,7 +97,7 @@ class Peer:
             if self._writer is None:
                 try:
                     async with asyncio.timeout(CONNECT_S_MAX):
-                        reader, self._writer = await asyncio.open_connection(self._host, self._port)
+                        reader, self._writer = await asyncio.open_unix_connection(self.address)
                 except (OSError, TimeoutError) as error:
                     raise PeerAway(self.address, str(error) or "no connection in time") from error
                 self._reading = asyncio.create_task(self._read(reader, self._writer), name=f"peer-{self.address}")

