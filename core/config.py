@@ -11,6 +11,8 @@ GIB = 1024 * MIB
 
 LOG_FILE_BYTES_MIN = 16 * MIB
 """The least that many containers make of the size of a log file: smaller files would be rolled too often."""
+LOG_FILES_MIN = 4
+"""The least files in `log_max_bytes`."""
 LOG_FILE_ENTRIES_MIN = 50_000
 READ_CACHE_BYTES_MIN = 8 * MIB
 """Less does not hold what a few readers of the log go through."""
@@ -73,12 +75,16 @@ class StoreConfig:
         if count == 1:
             return self
 
+        log_max_bytes = max(MIB, self.log_max_bytes // count)
+
         def part(size: int, least: int) -> int:
             return min(size, max(least, size // count))
 
         return replace(
             self,
-            log_file_bytes=part(self.log_file_bytes, LOG_FILE_BYTES_MIN),
+            # The log is cut by whole files, and has room for more while a chunk is made.
+            log_file_bytes=min(part(self.log_file_bytes, LOG_FILE_BYTES_MIN), max(MIB, log_max_bytes // LOG_FILES_MIN)),
+            chunk_bytes=min(self.chunk_bytes, log_max_bytes // 2),
             log_file_entries_max=part(self.log_file_entries_max, LOG_FILE_ENTRIES_MIN),
             cache_bytes=part(self.cache_bytes, MIB),
             index_cache_bytes=part(self.index_cache_bytes, MIB),
@@ -87,7 +93,7 @@ class StoreConfig:
             log_reader_threads=part(self.log_reader_threads, 1),
             rocksdb_cache_bytes=part(self.rocksdb_cache_bytes, MIB),
             rocksdb_write_buffer_bytes=part(self.rocksdb_write_buffer_bytes, MIB),
-            log_max_bytes=part(self.log_max_bytes, MIB),
+            log_max_bytes=log_max_bytes,
             tier2_uploads=part(self.tier2_uploads, 1),
             tier2_cache_bytes=part(self.tier2_cache_bytes, MIB),
             tier2_disk_cache_bytes=self.tier2_disk_cache_bytes // count,

@@ -503,6 +503,10 @@ class Store:
         found = self.containers.get(state.container_of(state.current.opened[0]))
         return next(iter(self.containers.values())).scaler if found is None else found.scaler
 
+    def leader_epochs(self, stream: Stream) -> dict[int, int]:
+        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
+        return {one: self._known[one].epoch for one in sorted(stream.state.containers)}
+
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
         return self.streams.by_id(stream_id)

@@ -209,7 +209,7 @@ class Broker:
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
         self.store = await Store.open(
-            self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
+            self._data.store, self._data.store_config(self.config), configs.policy_for, self.clock, self._long_term
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)

@@ -135,6 +135,10 @@ class StreamState:
     epochs: tuple[Epoch, ...]
     sealed_ms: int | None = None  # when it was sealed; None while it takes entries
     revision: int = 0  # of a stream that lies in several containers: says which of two copies is newer
+    containers: frozenset[int] = field(init=False, repr=False, compare=False)  # those that its slots lie in
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "containers", frozenset(map(self.container_of, self.current.segments)))
 
     @property
     def current(self) -> Epoch:
@@ -147,12 +151,7 @@ class StreamState:
     @property
     def is_elsewhere(self) -> bool:
         """Whether any of its slots lies in another container than the one that decides about it."""
-        return any(segment.container is not None for segment in self.current.segments)
-
-    @property
-    def containers(self) -> frozenset[int]:
-        """The containers that its slots lie in."""
-        return frozenset(self.container_of(segment) for segment in self.current.segments)
+        return self.containers != {self.container}
 
     def container_of(self, segment: Segment) -> int:
         """The container that a segment's slots lie in."""
@@ -162,6 +161,15 @@ class StreamState:
         """The container that a slot lies in."""
         epoch = self.current
         return self.container_of(epoch.segment_at(position_of_slot(number, epoch.slots)))
+
+    def slots_by_container(self) -> dict[int, list[int]]:
+        """All slots, by the container that they lie in."""
+        found: dict[int, list[int]] = {}
+        for segment in self.current.segments:
+            places = range(segment.first, segment.last)
+            slots = (slot_at_position(place, self.slots) for place in places)
+            found.setdefault(self.container_of(segment), []).extend(slots)
+        return found
 
     def grown(self, slots: int, now_ms: int, containers: Sequence[int] = ()) -> StreamState:
         """The stream with more slots and the same cuts: the next epoch.
@@ -238,6 +246,20 @@ class StreamState:
         number = self._next_number()
         opened = tuple(Segment(number + n, *cut, *where) for n, cut in enumerate(pairwise(places)))
         return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
+
+    def placed(self, places: Sequence[int], now_ms: int, reason: str) -> StreamState:
+        """The stream with as many slots as there are `places`, each in the container that is named there.
+
+        For a stream that is put together from what is left of it: here a slot may change its container.
+        """
+        number, slots = self._next_number(), len(places)
+        where = [places[slot_at_position(place, slots)] for place in range(slots)]
+        cuts = [0, *(place for place in range(1, slots) if where[place] != where[place - 1]), slots]
+        opened = tuple(
+            Segment(number + n, first, last, None if where[first] == self.container else where[first])
+            for n, (first, last) in enumerate(pairwise(cuts))
+        )
+        return self._next(now_ms, reason, slots, opened, opened)
 
     def sealed_at(self, now_ms: int) -> StreamState:
         """The stream, sealed: it takes no more entries. Raises StreamSealed if it is sealed already."""

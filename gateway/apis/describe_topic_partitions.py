@@ -11,7 +11,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import NOT_ASKED, leader_epoch_of
+from gateway.apis.shared.administration import NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -86,8 +86,9 @@ def _failed(name: str, code: int, operations: int) -> dict[str, Any]:
 
 
 def _known(ctx: RequestContext, stream: Stream, partitions: range) -> dict[str, Any]:
-    node_id = ctx.services.node_id
-    leader_epoch = leader_epoch_of(stream)
+    services = ctx.services
+    node_id, epochs = services.node_id, services.store.leader_epochs(stream)
+    only = next(iter(epochs.values())) if len(set(epochs.values())) == 1 else None
     return {
         "error_code": ErrorCode.none,
         "name": stream.name,
@@ -98,7 +99,7 @@ def _known(ctx: RequestContext, stream: Stream, partitions: range) -> dict[str, 
                 "error_code": ErrorCode.none,
                 "partition_index": index,
                 "leader_id": node_id,
-                "leader_epoch": leader_epoch,
+                "leader_epoch": epochs[stream.state.container_of_slot(index)] if only is None else only,
                 "replica_nodes": [node_id],
                 "isr_nodes": [node_id],
                 "eligible_leader_replicas": [],

@@ -22,7 +22,8 @@ from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.config.places import STORE_DIRECTORY
 from gateway.config.secrets import read_secret
-from gateway.data_directory import SCRAM_USERS_FILE, DataDirectory, keep_to_ourselves, write_atomically
+from gateway.data_directory import SCRAM_USERS_FILE, DataDirectory, keep_to_ourselves
+from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.process.outcome import outcome
 from gateway.security.scram import HASHES, NAME_CHARS_MAX, ScramCredential, credential

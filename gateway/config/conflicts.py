@@ -58,6 +58,7 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if 0 <= config.connections_max_idle_ms < IDLE_MS_MIN:
         key = "connections.max.idle.ms"
         yield f"{origins.said(key)}: allowed: {_allowed(key)}"
+    yield from _directories(config, origins)
     if config.tier2 != "off":
         yield from _sizes_of_tiers(config, origins)
     yield from _place_of_tier2(config, origins)
@@ -78,6 +79,25 @@ def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
     if heartbeat_ms >= session_ms:
         key = "group.consumer.heartbeat.interval.ms"
         yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
+
+
+def _directories(config: Config, origins: Origins) -> Iterator[str]:
+    """The directories of the disks are all different, none lies in another, and `data.dir` is the first."""
+    places = [_real(path) for path in config.data_dirs]
+    if not places:
+        return
+    said = f"data.dirs ({origins.source('data.dirs')})"
+    if places[0] != _real(config.data_dir):
+        yield f"{said} begins with {config.data_dirs[0]}: allowed: {origins.said('data.dir')} as the first"
+    for (n, one), (m, other) in itertools.permutations(enumerate(places), 2):
+        if (n < m and one == other) or one in other.parents:
+            yield f"{said}: {config.data_dirs[m]} lies in {config.data_dirs[n]}: allowed: a place of its own for each"
+    containers = config.containers
+    if 0 < containers < len(places):
+        yield (
+            f"{said} names {len(places)} directories for {origins.said('containers')}: allowed: a container or more "
+            "for each"
+        )
 
 
 def _allowed(key: str) -> str:

@@ -18,6 +18,7 @@ from gateway.config.addresses import ListenAddress
 from gateway.config.audit import AuditKeys
 from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
+from gateway.config.containers import ContainerKeys
 from gateway.config.fields import from_text
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -44,6 +45,7 @@ class Config(
     TopicKeys,
     LogKeys,
     SecurityKeys,
+    ContainerKeys,
     ListenerKeys,
     BoundKeys,
     HttpKeys,

@@ -130,11 +130,15 @@ def _kafka_only() -> Iterator[BrokerKey]:
         yield BrokerKey(key, dynamic=True)
 
 
+def _directories(config: Config) -> str:
+    return ",".join(map(str, config.data_dirs or (config.data_dir,)))
+
+
 def _told(config: Config) -> Iterator[BrokerKey]:
     """Kafka's static keys that tools read, answered with Penstock's equivalents."""
     for name, kind, value, doc in (
         ("broker.id", ConfigType.INT, str(config.node_id), "Kafka's older name of node.id."),
-        ("log.dirs", ConfigType.LIST, str(config.data_dir), "Where data lies: data.dir."),
+        ("log.dirs", ConfigType.LIST, _directories(config), "Where data lies: data.dirs, or data.dir."),
         ("log.dir", ConfigType.LIST, str(config.data_dir), "See log.dirs."),
         ("controller.quorum.voters", ConfigType.LIST, f"{config.node_id}@{_first(config)}", "See DescribeQuorum."),
     ):

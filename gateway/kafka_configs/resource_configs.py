@@ -14,7 +14,6 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
 from gateway.config.model import Config
@@ -25,7 +24,7 @@ from gateway.refusals import Refusal, invalid_request, refusal_of
 
 logger = logging.getLogger(__name__)
 
-TABLE: Final = "resourceconfig"
+SETTINGS: Final = "resourceconfig"
 STORED_CHARS_MAX: Final = 8 * 2**20
 """Most characters in the names and values of all resources together: any client may name a group."""
 NAME_CHARS_SHOWN_MAX: Final = 100
@@ -48,7 +47,7 @@ class ResourceConfigs:
         self.version = 0
         """Rises with every change."""
         self._changing = asyncio.Lock()
-        for key, value in store.table(TABLE).items():
+        for key, value in store.registry.settings(SETTINGS).items():
             kind, _, rest = key.decode().partition("\0")
             name, _, set_name = rest.rpartition("\0")
             self._set.setdefault((int(kind), name), {})[set_name] = value.decode()
@@ -94,11 +93,11 @@ class ResourceConfigs:
             if chars > max(STORED_CHARS_MAX, self._chars):
                 why = f"No more than {STORED_CHARS_MAX} characters of configs are kept for groups and subscriptions"
                 raise Refusal(ErrorCode.policy_violation, why)
-            operations = list(_operations(place, now, wanted))
-            if validate_only or not operations:
+            changes = _changes(place, now, wanted)
+            if validate_only or not changes:
                 return
             try:
-                await self._store.update(*operations)
+                await self._store.registry.change_settings(SETTINGS, changes)
             except StoreError as failed:
                 raise refusal_of(failed) from failed
             self._chars = chars
@@ -130,11 +129,13 @@ def _chars(place: Place, texts: Mapping[str, str]) -> int:
     return sum(len(place[1]) + len(name) + len(text) for name, text in texts.items())
 
 
-def _operations(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Put | Delete]:
+def _changes(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> dict[bytes, bytes | None]:
     kind, resource = place
+    changes: dict[bytes, bytes | None] = {}
     for name in now.keys() | wanted.keys():
         key = f"{kind}\0{resource}\0{name}".encode()
         if name not in wanted:
-            yield Delete(TABLE, key)
+            changes[key] = None
         elif now.get(name) != wanted[name]:
-            yield Put(TABLE, key, wanted[name].encode())
+            changes[key] = wanted[name].encode()
+    return changes

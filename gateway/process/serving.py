@@ -27,7 +27,9 @@ from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line
 from gateway.config.security import SecurityProtocol
-from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
+from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves
+from gateway.disks import wanted_of
+from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner
@@ -59,7 +61,7 @@ class Place:
     def take(cls, config: Config) -> Place:
         """Own the directory, bind the ports: all or nothing."""
         with contextlib.ExitStack() as undo:
-            data = DataDirectory.acquire(config.data_dir, __version__)
+            data = DataDirectory.acquire(config.data_dir, __version__, wanted_of(config))
             undo.callback(data.release)
             kafka = bind_all(config.kafka_listeners)
             for binding in kafka:

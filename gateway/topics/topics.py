@@ -20,7 +20,7 @@ from core.store import Store
 from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.config.loading import Config
-from gateway.kafka_configs.broker_configs import CLUSTER, TABLE, BrokerConfigs
+from gateway.kafka_configs.broker_configs import CLUSTER, SETTINGS, BrokerConfigs
 from gateway.kafka_configs.keys import Change
 from gateway.refusals import Refusal, refusal_of
 from gateway.topics.checks import check_growth, check_name
@@ -82,7 +82,7 @@ class Topics:
         for stream in store.streams:
             self._note_name(stream.name)
         self.partition_count = sum(stream.slot_count for stream in store.streams)
-        configs.take_over(store.table(TABLE))
+        configs.take_over(store.registry.settings(SETTINGS))
         store.refresh_policies()
 
     def __iter__(self) -> Iterator[Stream]:
@@ -285,14 +285,14 @@ class Topics:
 
     async def _configure_broker(self, entity: str, change: Change, validate_only: bool) -> None:
         wanted = self.configs.check_broker(entity, change(self.configs.current(entity)))
-        operations = self.configs.operations(entity, wanted)
-        if validate_only or not operations:
+        changes = self.configs.changes(entity, wanted)
+        if validate_only or not changes:
             return
         try:
-            await self._store.update(*operations)
+            await self._store.registry.change_settings(SETTINGS, changes)
         except StoreError as failed:
             raise refusal_of(failed) from failed
-        self.configs.take_over(self._store.table(TABLE))
+        self.configs.take_over(self._store.registry.settings(SETTINGS))
         self._store.refresh_policies()
         whose = "cluster" if entity == CLUSTER else entity
         logger.info("broker configured", extra={"entity": whose, "configs": sorted(wanted)})

@@ -47,11 +47,6 @@ async def repeated_among(ctx: RequestContext, items: Iterable[_T]) -> set[_T]:
     return again
 
 
-def leader_epoch_of(stream: Stream) -> int:
-    """The epoch of the container that leads a topic's partitions."""
-    return stream.slot(0).leader_epoch
-
-
 def slot_of(stream: Stream | None, partition: int) -> Slot | None:
     """A partition's slot, if there is such a partition."""
     if stream is None or not 0 <= partition < stream.slot_count:
