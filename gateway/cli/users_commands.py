@@ -125,7 +125,7 @@ async def _stored(config: Config, data: DataDirectory) -> Known:
         return {
             (user, found.mechanism): found
             for hosted in containers
-            for user, found in read_table(hosted.container.table(TABLE))
+            for user, found in read_table(hosted.container.table(TABLE).entries)
         }
 
 
