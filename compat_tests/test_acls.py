@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
@@ -166,3 +166,29 @@ def test_lists_and_changes(gateway: Penstock) -> None:
     with pytest.raises(KafkaException) as refused:
         admin.delete_acls([every])[every].result(WITHIN_S)
     assert refused.value.args[0].code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED
+
+
+CONFIGS: Final = "kafka.admin.ConfigCommand"
+
+
+def test_kafka_configs(tmp_path: Path) -> None:
+    """kafka-configs sets, describes and removes a quota of bytes, and a producer over it is told to pause."""
+    server = serving(tmp_path, "", **SUPER)
+    try:
+        user = ("--entity-type", "users", "--entity-name", "ANONYMOUS")
+        run(CONFIGS, server.address, "--alter", *user, "--add-config", "producer_byte_rate=1000")
+        assert "producer_byte_rate=1000.0" in run(CONFIGS, server.address, "--describe", *user)
+        throttled: list[float] = []
+
+        def note(event: Any) -> None:
+            throttled.append(event.throttle_time)
+
+        producer = Producer({"bootstrap.servers": server.address, "throttle_cb": note})
+        producer.produce("quota", bytes(60_000))
+        producer.flush(WITHIN_S)
+        until(lambda: producer.poll(0.1) == 0 and bool(throttled), within_s=WITHIN_S, what="the client hears of it")
+        assert 45 < throttled[0] < 55
+        run(CONFIGS, server.address, "--alter", *user, "--delete-config", "producer_byte_rate")
+        assert "producer_byte_rate" not in run(CONFIGS, server.address, "--describe", *user)
+    finally:
+        server.stop()

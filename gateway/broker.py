@@ -38,6 +38,7 @@ from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
+from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.keys import ResourceType
@@ -50,14 +51,15 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, offer_tls, server_limits
+from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
+from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
 from gateway.security import scram_users
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
-from gateway.security.listeners import renew_for_ever, secured_listeners
+from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
 from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
@@ -140,6 +142,7 @@ class Broker:
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
         self._secured = secured_listeners(config)
+        self._http_security = http_security(config)
         self._renewing: asyncio.Task[None] | None = None
         self.authorizer: Authorizer | None = None
 
@@ -216,6 +219,7 @@ class Broker:
         self.resource_configs = ResourceConfigs(self.store, self.config)
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.scram_users = await self._open_users()
@@ -252,7 +256,9 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
-        self._renewing = asyncio.create_task(renew_for_ever(self._secured), name="certificates")
+        self._renewing = asyncio.create_task(
+            renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
+        )
         self.phase = "serving"
         self._serving.set()
 
@@ -280,6 +286,7 @@ class Broker:
             resource_configs=self.resource_configs,
             features=self.features,
             telemetry=self.telemetry,
+            internal_topics=self.internal_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
@@ -287,6 +294,7 @@ class Broker:
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
             scram_users=self.scram_users,
+            quotas=Quotas(self.store, self.clock),
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
@@ -368,7 +376,8 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
+        tls = self._http_security.tls
+        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:
         self._serving.set()
@@ -406,7 +415,8 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
-        offer_tls(metrics, server, self._secured)
+        offer_tls(metrics, server, [*self._secured.values(), self._http_security])
+        offer_sasl(metrics, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis.shared.administration import NOT_ASKED
-from gateway.apis.shared.new_groups import NOT_SERVED, in_every_group, none_described
+from gateway.apis.shared.new_groups import NOT_SERVED, in_every_group, none_described, serves_consumer_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.consumer.group import ConsumerGroup
@@ -28,7 +28,7 @@ UNSEEN: Final = "The group has described topic(s) that the client is not authori
 
 
 async def consumer_group_describe(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    if "consumer" not in ctx.services.config.group_coordinator_rebalance_protocols:
+    if not serves_consumer_groups(ctx):
         return none_described(request.group_ids, NOT_SERVED)
     is_asked = request.include_authorized_operations
     described = []

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.shared.new_groups import refused, turned_away
+from gateway.apis.shared.new_groups import refused, serves_consumer_groups, turned_away
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.consumer.checks import check_heartbeat
@@ -26,7 +26,7 @@ from gateway.wire.message import Message
 
 async def consumer_group_heartbeat(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     config = ctx.services.config
-    if "consumer" not in config.group_coordinator_rebalance_protocols:
+    if not serves_consumer_groups(ctx):
         return turned_away(ctx, request.group_id, "consumer", "set group.protocol=classic for its consumers")
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     names = request.subscribed_topic_names

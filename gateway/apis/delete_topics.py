@@ -16,7 +16,7 @@ from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.security.denial import denial_of
-from gateway.topics.topics import Topics
+from gateway.topics.topics import Topics, unchangeable
 from gateway.wire.message import Message
 
 IDS_FROM: Final = 6
@@ -42,14 +42,16 @@ async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
     async for each in ctx.paced(asked):
         if each not in refused:
             stream = _found(ctx.services.topics, *each)
-            name = each[0] if stream is None else stream.name
+            viewed = None if stream is not None else ctx.services.internal_topics.find(each[1] or each[0])
+            shown_as = stream or viewed
+            name = each[0] if shown_as is None else shown_as.name
             if not may_delete_any and name is not None:
                 shown = _shown(ctx, each, name, stream)
                 if shown is not None:
                     denied.append(shown)
                     continue
             if stream is None:
-                refused[each] = _unknown(each[0])
+                refused[each] = _unknown(each[0]) if viewed is None else unchangeable(viewed.name)
             else:
                 found[each] = stream
     twice = _twice_named(found)

@@ -69,7 +69,7 @@ def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig
     match resource.resource_type:
         case ResourceType.TOPIC:
             check_name(name)
-            stream = topics.get(name)
+            stream = ctx.services.readable(name)
             if stream is None:
                 raise Refusal(ErrorCode.unknown_topic_or_partition, "")
             described = topics.configs.describe_topic(stream.config)

@@ -32,7 +32,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
     first_name = cursor.topic_name if cursor is not None else ""
     every = names or {
         stream.name
-        async for stream in ctx.paced(list(ctx.services.topics))
+        async for stream in ctx.paced([*ctx.services.topics, *ctx.services.internal_topics.listed()])
         if ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
     }
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
@@ -47,7 +47,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
             entries.append(_failed(name, ErrorCode.topic_authorization_failed, NOT_ASKED))
             left -= 1
             continue
-        stream = ctx.services.topics.get(name)
+        stream = ctx.services.readable(name)
         if stream is None:
             entries.append(_unknown(ctx, name))
             left -= 1

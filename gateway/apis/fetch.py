@@ -34,6 +34,7 @@ from gateway.fetching.cold_reads import ColdReads
 from gateway.fetching.looking import ColdRead, Findings
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, Target, TopicKey
 from gateway.network.turns import Stint, is_out_of_turn
+from gateway.quotas.quotas import FETCHED
 from gateway.refusals import Refusal
 from gateway.security.acls import CLUSTER_NAME, Operation, ResourceType
 from gateway.wire.codec import request_codec
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 KEY: Final = 1
+READ, TOPIC = Operation.READ, ResourceType.TOPIC
 SESSIONS_SINCE: Final = 7
 TOPIC_IDS_SINCE: Final = 13
 REPLICA_STATE_SINCE: Final = 15
@@ -101,6 +103,9 @@ class _Fetch(Findings):
         self.services = services
         self.connection = connection
         self.reply = reply
+        if services.quotas.is_on:
+            most = services.quotas.most_at_once(FETCHED, connection.principal.name, connection.client_id)
+            self.max_bytes = self.max_bytes if most is None else min(self.max_bytes, int(most))
         if services.authorizer is not None:
             self.may_read = partial(_may_read, services.authorizer, connection)
         self.done = False
@@ -185,9 +190,7 @@ class _Fetch(Findings):
             wanted.put(target)
 
     def stream(self, topic: TopicKey) -> Stream | None:
-        if isinstance(topic, str):
-            return self.services.topics.get(topic)
-        return None if topic is None else self.services.topics.by_uuid(topic)
+        return self.services.readable(topic)
 
     # --- Evaluation ---------------------------------------------------------------------------
 
@@ -402,6 +405,8 @@ class _Fetch(Findings):
         if self.done:
             return
         self._finish()
+        if self._is_throttled():
+            return
         topics: dict[TopicKey, list[FetchedPartition]] = {}
         self._tell(self.results.items(), topics, set(self.late))
         self.services.metrics.fetched_bytes += self.size
@@ -413,6 +418,8 @@ class _Fetch(Findings):
         if self.done:
             return
         self._finish()
+        if self._is_throttled():
+            return
         topics: dict[TopicKey, list[FetchedPartition]] = {}
         late = set(self.late)
         stint = self._stint()
@@ -423,6 +430,25 @@ class _Fetch(Findings):
         session_id = 0 if self.session is None else self.session.id
         encode = partial(encode_fetch_response, self.version, list(topics.items()), session_id=session_id)
         self.reply.send(await self.connection.aside(encode))
+
+    def _is_throttled(self) -> bool:
+        """Answer without any partition if these bytes would be more than the client's quota allows: it asks again after
+        the pause, and what it was not told stays news."""
+        quotas, connection = self.services.quotas, self.connection
+        if not quotas.is_on:
+            return False
+        user, client_id = connection.principal.name, connection.client_id
+        pause_ms = quotas.count(FETCHED, user, client_id, self.size)
+        if not pause_ms:
+            return False
+        quotas.take_back(FETCHED, user, client_id, self.size)
+        for target in self.results:
+            if self.wanted.targets.get((target.topic, target.index)) is target:
+                self.wanted.dirty[target] = None
+        session_id = 0 if self.session is None else self.session.id
+        self.reply.send(encode_fetch_response(self.version, [], throttle_ms=pause_ms, session_id=session_id))
+        connection.mute(pause_ms)
+        return True
 
     def _tell(
         self,
@@ -446,7 +472,7 @@ class _Fetch(Findings):
 
 def _may_read(authorizer: Authorizer, connection: Connection, name: str) -> bool:
     """At each look: rights may be taken away while a fetch waits."""
-    return authorizer.rights_of(connection).may(Operation.READ, ResourceType.TOPIC, name, API.name)
+    return authorizer.rights_of(connection).may(READ, TOPIC, name, "Fetch")
 
 
 def slices(items: Sequence[_T]) -> Iterable[Sequence[_T]]:

@@ -72,9 +72,8 @@ def _well_formed(version: int) -> Any:
 
 
 async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
-    topics = ctx.services.topics
     if request.topics is None or (ctx.version == 0 and not request.topics):
-        wanted: list[Stream] = list(topics)
+        wanted: list[Stream] = [*ctx.services.topics, *ctx.services.internal_topics.listed()]
         return [
             _known(ctx, request, stream)
             async for stream in ctx.paced(wanted)
@@ -82,7 +81,7 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
         ]
     entries: dict[str | UUID, bytes] = {}
     async for topic in ctx.paced(request.topics):
-        stream = topics.by_uuid(topic.topic_id) if topic.topic_id else topics.get(topic.name)
+        stream = ctx.services.readable(topic.topic_id or topic.name)
         name = topic.name if stream is None else stream.name
         if name is not None and not ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
             entries[topic.topic_id or name] = _denied(ctx, topic)

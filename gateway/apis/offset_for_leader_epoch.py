@@ -25,7 +25,7 @@ async def offset_for_leader_epoch(ctx: RequestContext, request: Message) -> Mapp
 async def _topic(ctx: RequestContext, topic: Message, is_broker: bool) -> dict[str, Any]:
     name = topic.topic
     if is_broker or ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
-        answers = [_answer(ctx.services.topics.get(name), asked) async for asked in ctx.paced(topic.partitions)]
+        answers = [_answer(ctx.services.readable(name), asked) async for asked in ctx.paced(topic.partitions)]
     else:
         denied = ErrorCode.topic_authorization_failed
         answers = [_refused(asked, denied) async for asked in ctx.paced(topic.partitions)]

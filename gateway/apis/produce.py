@@ -37,6 +37,7 @@ from gateway.dispatch.request_tasks import charge_elements, timed
 from gateway.dispatch.route import took
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.network.turns import Stint
+from gateway.quotas.quotas import PRODUCED
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
@@ -46,6 +47,7 @@ from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.error_codes import (
     INVALID_RECORD,
     INVALID_REQUIRED_ACKS,
+    INVALID_TOPIC_EXCEPTION,
     INVALID_TXN_STATE,
     KAFKA_STORAGE_ERROR,
     TOPIC_AUTHORIZATION_FAILED,
@@ -120,6 +122,7 @@ class _Request:
         "record_errors_left",
         "refusals",
         "reply",
+        "size",
         "throttle_ms",
         "topics",
         "unopened",
@@ -136,6 +139,7 @@ class _Request:
         self.failed = False
         self.refusals = 0
         self.is_long = False  # its answer is encoded in the thread
+        self.size = reply.charge  # bytes, as they count for a quota
         self.throttle_ms = 0
         self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
@@ -181,6 +185,10 @@ class _Request:
     def _answer(self) -> None:
         if self.failed:
             self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+        quotas = self.connection.services.quotas
+        if quotas.is_on:
+            user, client_id = self.connection.principal.name, self.connection.client_id
+            self.throttle_ms = max(self.throttle_ms, quotas.count(PRODUCED, user, client_id, self.size))
         if self.throttle_ms:
             self.connection.mute(self.throttle_ms)
         if self.acks and self.is_long:
@@ -300,7 +308,7 @@ def _steps(
             elif is_denied:
                 results.append((index, TOPIC_AUTHORIZATION_FAILED, -1, -1, -1))
             elif stream is None:
-                results.append(_unknown_topic(topic, index))
+                results.append(_unknown_topic(services, topic, index))
             else:
                 results.append(_append(request, stream, topic, index, records, now_ms, results))
             if results[-1][1]:
@@ -314,7 +322,9 @@ def _may_write(rights: Rights, topic: TopicKey, stream: Stream | None) -> bool:
     return stream is None or rights.may(WRITE, TOPIC, stream.name, API.name)
 
 
-def _unknown_topic(topic: TopicKey, index: int) -> ProducedPartition:
+def _unknown_topic(services: Services, topic: TopicKey, index: int) -> ProducedPartition:
+    if services.internal_topics.find(topic) is not None:
+        return index, INVALID_TOPIC_EXCEPTION, -1, -1, -1
     return index, UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID, -1, -1, -1
 
 
@@ -409,7 +419,7 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
         logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
     if _stream(services, one.topic) is not slot.stream:
-        return _unknown_topic(one.topic, index)
+        return _unknown_topic(services, one.topic, index)
     try:
         container = services.store.hosted(slot).container
     except NotHosted as elsewhere:

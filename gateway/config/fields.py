@@ -58,7 +58,7 @@ def from_text(attribute: str, field: FieldInfo, value: object) -> object:
     for item in value if isinstance(value, list) else (value,):
         if isinstance(item, str | Path) and attribute not in MULTI_LINE:
             check_one_line(str(item))
-    is_sent_in_a_header = name == "password" and not attribute.startswith(("ssl_", "sasl_"))
+    is_sent_in_a_header = name == "password" and not attribute.startswith(("ssl_", "sasl_", "http_tls_"))
     if is_sent_in_a_header and isinstance(value, str) and not value.isascii():
         raise ValueError("it holds characters that no header of a request can carry")
     if name == "list" and isinstance(value, str):

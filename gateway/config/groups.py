@@ -64,7 +64,10 @@ class GroupKeys(BaseModel):
         15_000, ge=0, le=INT_MAX, description="Longest consumer.assignment.interval.ms that a group may be given."
     )
     group_consumer_max_size: int = Field(
-        INT_MAX, ge=1, le=INT_MAX, description="Members that a group of the consumer protocol may have."
+        10_000,
+        ge=1,
+        le=INT_MAX,
+        description="Members that a group of the consumer protocol may have; each costs microseconds of a rebalance.",
     )
     group_consumer_assignors: tuple[Literal["uniform", "range"], ...] = Field(
         ("uniform", "range"),

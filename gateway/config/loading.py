@@ -87,7 +87,7 @@ def describe(config: Config) -> list[dict[str, object]]:
 
 def files_of(config: Config) -> list[Path]:
     """The files that the configuration was read from, and the files that it names."""
-    named = [config.tier2_credentials_file, config.tier2_ca_file]
+    named = [config.tier2_credentials_file, config.tier2_ca_file, config.http_tls_keystore_location]
     for listener in {address.name for address in config.listeners}:
         keys = config.security_of(listener)
         named += [keys.ssl_keystore_location, keys.ssl_truststore_location, keys.sasl_plain_users_file]

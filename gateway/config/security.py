@@ -183,7 +183,6 @@ class TransportKeys(BaseModel):
     sasl_oauthbearer_clock_skew_seconds: int = Field(
         30, ge=0, le=3_600, description="Difference of clocks that a token's times may have."
     )
-    sasl_oauthbearer_scope_claim_name: str = Field("scope", min_length=1, description="The claim of a token's scopes.")
     sasl_oauthbearer_sub_claim_name: str = Field("sub", min_length=1, description="The claim that names the user.")
 
     @field_validator("sasl_oauthbearer_jwks_endpoint_url")

@@ -23,6 +23,9 @@ class Homes:
     def __repr__(self) -> str:
         return f"<Homes in {len(self._container_ids)} containers>"
 
+    def __len__(self) -> int:
+        return len(self._container_ids)
+
     @property
     def are_several(self) -> bool:
         """Whether two names may have different homes."""

@@ -97,7 +97,12 @@ class RequestTasks:
         connection.slots.append(slot)
 
         async def answer() -> None:
-            outcome = await authenticate(connection, token, self._services)
+            try:
+                outcome = await authenticate(connection, token, self._services)
+            except Exception:
+                logger.exception("a bare token could not be looked at")
+                slot.close("the handler failed")
+                return
             if isinstance(outcome, sasl.Denied):
                 slot.none()  # its form has no place for an error
             else:
@@ -155,20 +160,35 @@ class RequestTasks:
             return
         assert handle is not None
         try:
-            values = await handle(context, request)
-            if _is_large(values):
-                held = [values]
-                del values
-                answer = await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
-            else:
-                answer = route.answers.encode(values)
+            held = [await handle(context, request)]
+            answer = await self._encoded(route, held)
         except Refusal as refused:
-            _send_error(route, request, slot, refused.code)
+            await self._send_error(route, request, slot, refused.code)
         except Exception as error:
             report_failure(self._metrics, context.connection, route, repr(request))
-            _send_error(route, request, slot, _code(error))
+            await self._send_error(route, request, slot, _code(error))
         else:
             slot.send((answer,))
+
+    async def _encoded(self, route: Route, held: list[Mapping[str, Any]]) -> bytearray:
+        """The answer's bytes; a large one's are made in the thread."""
+        if _is_large(held[0]):
+            return await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
+        return _encoded(route, held)
+
+    async def _send_error(self, route: Route, request: Message, slot: ResponseSlot, code: int) -> None:
+        """Answer that the handler failed, or refused."""
+        respond = route.api.error_response
+        if respond is None:
+            slot.close("the handler failed")
+            return
+        try:
+            body = await self._encoded(route, [respond(request, route.version, code)])
+        except Exception:
+            logger.exception("%s v%d: no error response", route.name, route.version)
+            slot.close("the handler failed")
+            return
+        slot.send((body,))
 
     async def _handle_long(
         self, handle: LongHandler, context: RequestContext, route: Route, request: Message, slot: ResponseSlot
@@ -281,18 +301,3 @@ def report_failure(metrics: Metrics, connection: "Connection", route: Route, req
 
 def _code(error: Exception) -> int:
     return code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
-
-
-def _send_error(route: Route, request: Message, slot: ResponseSlot, code: int) -> None:
-    """Answer that the handler failed, or refused."""
-    respond = route.api.error_response
-    if respond is None:
-        slot.close("the handler failed")
-        return
-    try:
-        body = route.answers.encode(respond(request, route.version, code))
-    except Exception:
-        logger.exception("%s v%d: no error response", route.name, route.version)
-        slot.close("the handler failed")
-        return
-    slot.send((body,))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.errors import NotHosted
 from core.streams.entries import ENTRIES_AT_ONCE
+from gateway.fetching.readers import reader_of
 from gateway.fetching.sessions import FetchSet, Target
 from gateway.kafka_configs.topic_config import config_of
 from gateway.records.record_batch import ZSTD
@@ -121,7 +122,7 @@ class Findings:
             self.fail(target, code)
             return None
         try:
-            reader = self.store.hosted(slot).reader
+            reader = reader_of(self.store, slot)
         except NotHosted as elsewhere:
             self.fail(target, code_of(elsewhere, Asked.READ))
             return None

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
+#: Times that a classic group is made over anew because it changed in between.
+UPGRADE_TRIES_MAX: Final = 3
 #: Characters of a client's name in a line of the log.
 ID_SHOWN_CHARS_MAX: Final = 100
 
@@ -179,6 +181,8 @@ class GroupCoordinator:
             group = self._groups.pop(group_id, None)
             if isinstance(group, Group):
                 self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
+            elif group is not None:
+                group.die()
         if self._timer is not None:
             self._timer.cancel()
         await self._journal.settle()
@@ -258,15 +262,18 @@ class GroupCoordinator:
             raise Refusal(error)
         group = self._groups.get(group_id)
         if not isinstance(group, ConsumerGroup):
-            group = self._consumer_for(group_id, group, request)
+            group = await self._consumer_for(group_id, request)
         try:
             return await self.consumer.heartbeat(group, request)
         finally:
             self._seen_to(group)
 
-    def _consumer_for(self, group_id: str, group: Group | None, request: Heartbeat) -> ConsumerGroup:
+    async def _consumer_for(self, group_id: str, request: Heartbeat) -> ConsumerGroup:
         """A consumer group for a member that joins: a new one, or a classic one made over. Raises Refusal."""
         joins = request.epoch == JOINING_EPOCH
+        group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return group
         if group is None:
             if not joins:
                 what = "Group" if request.epoch < JOINING_EPOCH else "Consumer group"
@@ -278,8 +285,10 @@ class GroupCoordinator:
         elif not joins:
             raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
         else:
-            made = self.consumer.create(group_id)
-            migrating.upgrade(self._config, group, made, request, self.consumer.topic_view, self._now())
+            made = await self._upgraded(group, request)
+            if self._groups.get(group_id) is not group:  # another member was faster
+                made.die()
+                return await self._consumer_for(group_id, request)
             self.consumer.also(made, Delete(GROUPS_TABLE, group_id.encode()))
             self._carry_out(group, group.die(ErrorCode.rebalance_in_progress, self._now()))
             _log.info(
@@ -287,6 +296,20 @@ class GroupCoordinator:
             )
         self._groups[group_id] = made
         return made
+
+    async def _upgraded(self, group: Group, request: Heartbeat) -> ConsumerGroup:
+        """A consumer group with the members of a classic one, which is still as it was. Raises Refusal."""
+        for _ in range(UPGRADE_TRIES_MAX):
+            made = self.consumer.create(group.group_id)
+            try:
+                topics = self.consumer.topic_view
+                if await migrating.upgrade(self._config, group, made, request, topics, self._now()):
+                    return made
+            except Refusal:
+                made.die()
+                raise
+            made.die()
+        raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
 
     async def _classic_again(self, group_id: str) -> AnyGroup | None:
         """The group of a member that joins by the classic protocol: an empty consumer group becomes a classic one."""
@@ -343,7 +366,9 @@ class GroupCoordinator:
             if await self.consumer.stored(group) is not ErrorCode.none or self.consumer.is_storing(group):
                 await asyncio.sleep(0)
                 continue
-            record = migrating.downgrade(group, self._now())
+            record = await migrating.downgrade(group, self._now())
+            if record is None or self.consumer.is_storing(group) or self._groups.get(group.group_id) is not group:
+                continue
             self.consumer.drop(group, [migrating.put(group.group_id, record)])
             classic = self._create(group.group_id)
             self._carry_out(

@@ -1,6 +1,7 @@
 """Whether a living group may change its kind, and the change (KIP-848, `group.consumer.migration.policy`).
 
-Keeps: a group that may not change stays as it is; the reason goes to the log.
+Keeps: a group that may not change stays as it is; the reason goes to the log. Members are gone through in turns; a
+change that meets another one begins anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Put
+from core.turns import Turn
 from gateway.config.loading import Config
 from gateway.groups import regexes
 from gateway.groups.classic.facts import GroupFacts
@@ -25,29 +27,42 @@ from gateway.refusals import Refusal
 _log: Final = logging.getLogger(__name__)
 
 
-def upgrade(
+async def upgrade(
     config: Config, group: GroupFacts, made: ConsumerGroup, request: Heartbeat, topics: TopicView, now: Instant
-) -> None:
-    """Give the members of a classic group to a new consumer group, as `request` asks to join it. Raises Refusal."""
+) -> bool:
+    """Give the members of a classic group to a new consumer group, as `request` asks to join it.
+
+    False: the group has changed meanwhile, and the new one must be thrown away. Raises Refusal.
+    """
     if request.regex:
         regexes.check(request.regex)  # refused later, it would have changed the group for nothing
     if group.is_idle:
-        return
-    group_id = group.group_id
+        return True
+    before = _fingerprint(group)
+    turn = Turn()
     try:
         if config.group_consumer_migration_policy not in ("bidirectional", "upgrade"):
             raise CannotMigrate("online upgrade is disabled")
         if len(group.roster) >= config.group_consumer_max_size:
             raise CannotMigrate("the group size exceeds the consumer group maximum size")
-        found = upgraded(group, topics, now.wall_ms)
+        found = await turn.through(upgraded(group, topics, now.wall_ms))
     except CannotMigrate as exc:
-        _log.warning("a classic group cannot become a consumer group", extra={"group": group_id, "reason": str(exc)})
-        why = f"Cannot upgrade classic group {group_id} to consumer group because {exc}."
+        _log.warning(
+            "a classic group cannot become a consumer group", extra={"group": group.group_id, "reason": str(exc)}
+        )
+        why = f"Cannot upgrade classic group {group.group_id} to consumer group because {exc}."
         raise Refusal(ErrorCode.group_id_not_found, why) from exc
-    made.restore(found.head, found.members, found.current, found.targets, {}, now)
+    await turn.through(made.restore(found.head, found.members, found.current, found.targets, {}, now))
     for key in all_keys(made):
         made.note(key)
     made.note(RowKey(RowKind.HEAD))
+    return _fingerprint(group) == before
+
+
+def _fingerprint(group: GroupFacts) -> object:
+    """What a new consumer group takes over."""
+    members = [(member.member_id, member.protocols, member.assignment) for member in group.roster]
+    return group.state, group.generation, members
 
 
 def may_downgrade(config: Config, group: ConsumerGroup) -> bool:
@@ -65,9 +80,15 @@ def may_downgrade(config: Config, group: ConsumerGroup) -> bool:
     return reason is None
 
 
-def downgrade(group: ConsumerGroup, now: Instant) -> GroupRecord:
-    """A consumer group without members of the consumer protocol, as a classic group."""
-    return downgraded(group, now.wall_ms)
+async def downgrade(group: ConsumerGroup, now: Instant) -> GroupRecord | None:
+    """A consumer group without members of the consumer protocol, as a classic group; None if it changed meanwhile."""
+    before = _moment(group)
+    record = await Turn().through(downgraded(group, now.wall_ms))
+    return record if _moment(group) == before else None
+
+
+def _moment(group: ConsumerGroup) -> object:
+    return group.epoch, [(member.member_id, member.epoch, member.assigned) for member in group.members.values()]
 
 
 def put(group_id: str, record: GroupRecord) -> Put:

@@ -151,7 +151,7 @@ def _told(config: Config) -> Iterator[BrokerKey]:
                 yield BrokerKey(ConfigKey(synonym.name, key.type, key.default, key.doc), dynamic=False)
 
 
-_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: groups and transactions are tables of the store, not topics."
+_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: internal topics are views of tables, of which there is no log."
 _NO_SECURITY: Final = "Penstock has no listeners with security yet: every connection is User:ANONYMOUS, and may do all."
 _ONE_BROKER: Final = "Penstock is one process, which does what Kafka's brokers and controllers do."
 

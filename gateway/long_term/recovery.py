@@ -68,7 +68,7 @@ class KafkaTables:
         offsets = dict(self._offsets(tables.get(OFFSETS_TABLE, {}), bounds))
         names = {key.decode() for key in tables.get(GROUPS_TABLE, {})}
         names |= {decode_offset_key(key).group_id for key in offsets}
-        self.groups = tuple(sorted({*self.groups, *names}))  # of all containers
+        self.groups = tuple(sorted(names.union(self.groups)))  # of all containers
         next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
         first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
         self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 READING_BYTES: Final = 1024 * 1024
 """Bytes that an answer counts as while it is read: what most clients ask of a partition."""
 
+LAST_WORDS_S: Final = 0.1
+"""Time for a peer to read why its connection ends: some clients drop what comes together with the end."""
+
 PEER_LEFT: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 _T = TypeVar("_T")
@@ -284,6 +287,11 @@ class Connection(asyncio.BufferedProtocol):
         return isinstance(self._transport, TlsTransport) and not self._transport.is_shaken
 
     @property
+    def is_unproved(self) -> bool:
+        """Must it still say who it is?"""
+        return self.sasl_session is not None and self.sasl_session.principal is None
+
+    @property
     def in_flight(self) -> int:
         return len(self.slots)
 
@@ -489,8 +497,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _close_if_done(self) -> None:
         """A peer that stopped sending, or that is to end, has its last answer."""
-        if (self.half_closed or self.ends) and not (self.slots or self.closed or self._output.has_views):
+        if self.slots or self.closed or self._output.has_views:
+            return
+        if self.half_closed:
             self._transport.close()
+        elif self.ends:
+            self.ends = False
+            self._host.loop.call_later(LAST_WORDS_S, self.close)
 
     def _write_due(self) -> None:
         """Hand every answer at the head of the line to the socket, in one write."""

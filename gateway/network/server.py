@@ -126,7 +126,7 @@ class Server:
         connection = Connection(self, binding, address, secured.sasl if secured is not None else None)
         protocol: asyncio.BufferedProtocol = connection
         if secured is not None and secured.tls is not None:
-            protocol = TlsTransport(connection, secured.tls, self.host, self.tls)
+            protocol = TlsTransport(connection, secured.tls, self.host, self.tls, names_users=secured.sasl is None)
         try:
             accepted.setblocking(False)
             if accepted.family != socket.AF_UNIX:
@@ -192,6 +192,8 @@ class Server:
             if since_s and (now_s - since_s) * 1000 > limits.receive_progress_ms:
                 return f"a request does not arrive within {limits.receive_progress_ms} ms"
             waited_ms = (now_s - connection.active_s) * 1000
+            if connection.is_unproved and connection.requests and waited_ms > limits.first_request_ms:
+                return f"it does not authenticate within {limits.first_request_ms} ms"
             if not connection.requests and waited_ms > limits.first_request_ms:
                 awaited = "no TLS handshake" if connection.is_handshaking else "no request"
                 return f"{awaited} within {limits.first_request_ms} ms of connecting"

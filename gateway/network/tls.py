@@ -28,6 +28,12 @@ from gateway.security.tls import ListenerTls, NoPrincipal
 
 RECORD_BYTES: Final = 16 * 1024
 """Content of the largest record. OpenSSL's buffers never shrink, so they are fed and drained in pieces of this size."""
+RECORD_HEAD_BYTES: Final = 5
+"""Type, version and length of a record."""
+RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
+"""The largest record on the wire (RFC 5246, section 6.2.3)."""
+FEED_BYTES: Final = RECORD_BYTES_MAX
+"""Small records, of which some clients make many, are given to OpenSSL together up to this size."""
 WIRE_BYTES: Final = 128 * 1024
 """Bytes that are received at a time, into a buffer that all connections share."""
 SEAL_BYTES: Final = 256 * 1024
@@ -82,8 +88,12 @@ class TlsWorkers:
 class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """See the module. The protocol of the socket's transport, and the transport of a `Connection`."""
 
-    def __init__(self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers) -> None:
+    def __init__(
+        self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
+    ) -> None:
+        """`names_users`: a client is who its certificate says; else SASL says it."""
         super().__init__()
+        self._names_users = names_users
         self._upper = upper
         self._tls = tls
         self._host = host
@@ -92,7 +102,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._arrived = ssl.MemoryBIO()
         self._leaving = ssl.MemoryBIO()
         self._session: ssl.SSLObject | None = None
-        self._late = b""  # bytes that arrived and wait, charged to the receive budget
+        self._rest = b""  # bytes that arrived and OpenSSL does not have, charged to the receive budget
         self._sealing_bytes = 0  # that a thread encrypts
         self._is_busy = False
         self.is_shaken = False
@@ -104,7 +114,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def __repr__(self) -> str:
         state = "serving" if self.is_shaken else "handshaking"
-        return f"<TlsTransport {state}{' in a thread' if self._is_busy else ''} late={len(self._late)}>"
+        return f"<TlsTransport {state}{' in a thread' if self._is_busy else ''} rest={len(self._rest)}>"
 
     # --- The socket's side ----------------------------------------------------------------------
 
@@ -122,20 +132,21 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         upper.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._workers.wire_view
+        rest, wire = self._rest, self._workers.wire_view
+        if not rest:
+            return wire
+        wire[: len(rest)] = rest
+        return wire[len(rest) :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        wire = self._workers.wire_view[:nbytes]
-        if self._late:
-            self._keep(self._late + bytes(wire))
-            return
+        wire = self._workers.wire_view[: len(self._rest) + nbytes]
         if self._session is None and not self._began(wire[0]):
             return
         self._take(wire)
 
     def eof_received(self) -> bool:
         """A TLS client that ends its side has said so before, or was cut off: it gets what is due, as in the clear."""
-        if self._is_busy or self._late:
+        if (self._rest and self._is_held) or self._is_busy:
             self._end_waits = True  # it comes behind bytes that wait
             return True
         return self._ended()
@@ -166,52 +177,56 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     # --- Bytes in -------------------------------------------------------------------------------
 
+    @property
+    def _is_held(self) -> bool:
+        return self._is_busy or self._is_paused or self._is_closing
+
     def _take(self, wire: memoryview) -> None:
-        """Decrypt as far as the connection reads; keep the rest."""
+        """Decrypt record by record, as far as the connection reads; keep the rest.
+
+        OpenSSL gets whole records only: then it never says that it wants more, which costs an exception each time."""
         at = 0
-        while at < len(wire):
-            if self._is_busy or self._is_paused or self._is_closing:
-                self._keep(b"" if self._is_closing else bytes(wire[at:]))
-                return
-            piece = wire[at : at + RECORD_BYTES]
-            at += self._arrived.write(piece)
+        while not self._is_held and (size := _whole_records(wire, at)):
+            self._arrived.write(wire[at : at + size])
+            at += size
             if self.is_shaken:
                 self._read()
             else:
                 self._shake()
-        self._keep(b"")
-
-    def _keep(self, late: bytes) -> None:
-        budget = self._host.receive_budget
-        if self._late:
-            budget.finished(self, len(self._late))
-        self._late = late
-        if late:
-            budget.charge(len(late))
+        self._keep(b"" if self._is_closing else bytes(wire[at:]))
+        if self._rest and self._is_held:
             self._raw.pause_reading()
 
+    def _keep(self, rest: bytes) -> None:
+        budget = self._host.receive_budget
+        if self._rest:
+            budget.finished(self, len(self._rest))
+        self._rest = rest
+        if rest:
+            budget.charge(len(rest))
+
     def _go_on(self) -> None:
-        """Nothing keeps bytes that wait any more."""
-        if self._is_busy or self._is_paused or self._is_closing:
+        """Nothing holds up bytes that wait any more."""
+        if self._is_held:
             return
         if self.is_shaken:
             self._read()
-        if self._late:
-            self._take(memoryview(self._late))
-        if self._late or self._is_busy or self._is_closing:
+        if self._rest and not self._is_held:
+            self._take(memoryview(self._rest))
+        if self._is_held:
             return
         if self._end_waits:
             self._end_waits = False
             if not self._ended():
                 self.close()
-        elif not self._is_paused:
+        else:
             self._raw.resume_reading()
 
     def _read(self) -> None:
         """Hand on everything that is decrypted, while the connection reads."""
         upper = self._upper
         more = True
-        while more and not (self._is_paused or self._is_closing):
+        while more and not self._is_held and self._has_input():
             try:
                 size, more = self._decrypt()
             except ssl.SSLError as error:
@@ -219,30 +234,37 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 return
             if size:
                 upper.buffer_updated(size)
-        if self._leaving.pending and not self._is_closing:  # the answer to a change of keys
+        if self._is_busy or self._is_closing:
+            return  # an answer is being encrypted: `_go_on` comes back here
+        if self._leaving.pending:  # the answer to a change of keys
             self._raw.write(self._leaving.read())
-        if self._said_goodbye and not self._is_closing and not self._ended():
+        if self._said_goodbye and not self._ended():
             self.close()
 
     def _decrypt(self) -> tuple[int, bool]:
         """Fill the connection's buffer: how many bytes, and may there be more? The view ends here, as a buffer in use
         cannot grow."""
-        session = cast(ssl.SSLObject, self._session)
+        session, arrived = cast(ssl.SSLObject, self._session), self._arrived
         buffer = self._upper.get_buffer(-1)
-        size = 0
+        size, room = 0, len(buffer)
         try:
-            while size < len(buffer):
-                count = cast(int, session.read(len(buffer) - size, buffer[size:]))
+            while size < room:
+                count = cast(int, session.read(room - size, buffer[size:]))
                 if not count:
                     self._said_goodbye = True
                     return size, False
                 size += count
+                if not (arrived.pending or session.pending()):
+                    return size, False
         except ssl.SSLWantReadError:
             return size, False
         except ssl.SSLZeroReturnError:
             self._said_goodbye = True
             return size, False
         return size, True
+
+    def _has_input(self) -> bool:
+        return bool(self._arrived.pending or cast(ssl.SSLObject, self._session).pending())
 
     # --- Handshake ------------------------------------------------------------------------------
 
@@ -279,7 +301,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         workers.handshaking -= 1
         workers.handshakes += 1
         workers.resumed += bool(session.session_reused)
-        if self._tls.asks_for_certificates:
+        if self._tls.asks_for_certificates and self._names_users:
             try:
                 self._upper.principal = self._tls.principal_of(session.getpeercert(binary_form=True))
             except NoPrincipal as nobody:
@@ -411,6 +433,20 @@ class SealedOutgoing(Outgoing):
     def go_on(self) -> None:
         while self._rest and self._tls.takes_answers():
             self._tls.write(self._taken(SEAL_BYTES))
+
+
+def _whole_records(wire: memoryview, start: int) -> int:
+    """The size of the whole records from `start` on: at least one, as many as FEED_BYTES hold; 0 if there is none. What
+    cannot be TLS counts as whole: OpenSSL knows what to say of it."""
+    at, end = start, len(wire)
+    while end - at >= RECORD_HEAD_BYTES:
+        size = RECORD_HEAD_BYTES + (wire[at + 3] << 8) + wire[at + 4]
+        if size > RECORD_BYTES_MAX:
+            return end - start
+        if size > end - at or (at > start and at + size - start > FEED_BYTES):
+            break
+        at += size
+    return at - start
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -212,6 +212,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: i
     """Announce that clients are served: in the ready file, in the log and on the terminal."""
     kafka = [str(binding) for binding in place.kafka]
     http = str(place.http) if place.http else None
+    scheme = "http" if broker.config.http_tls_keystore_location is None else "https"
     state = {
         "pid": os.getpid(),
         "kafka": kafka,
@@ -230,7 +231,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: i
     lines = [
         f"Penstock {__version__} is ready.",
         f"  Kafka clients  {', '.join(kafka)}",
-        f"  Console        {f'http://{http}/' if http else 'off'}",
+        f"  Console        {f'{scheme}://{http}/' if http else 'off'}",
         f"  Data           {place.data.path}",
         f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
     ]

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.config.loading import Config
+from gateway.config.security import ListenerSecurity, TransportKeys
 from gateway.security.sasl_listener import SaslListener
 from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
 
+HTTP: Final = "http"
+"""The HTTP server, where listeners are named; theirs are in upper case."""
 RENEWED_EVERY_S: Final = 10.0
 """Pause between two looks whether files of keys and certificates have changed."""
 
@@ -55,12 +58,23 @@ def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
     return found
 
 
-async def renew_for_ever(secured: Mapping[str, SecuredListener], every_s: float = RENEWED_EVERY_S) -> None:
+def http_security(config: Config) -> SecuredListener:
+    """How the HTTP server is secured. Reads files. Raises ConfigError."""
+    if config.http_listen is None or config.http_tls_keystore_location is None:
+        return SecuredListener(HTTP)
+    own = {
+        "ssl.keystore.location": config.http_tls_keystore_location,
+        "ssl.key.password": config.http_tls_key_password,
+    }
+    return SecuredListener(HTTP, ListenerTls(HTTP, ListenerSecurity.of(TransportKeys.model_validate({}), own)))
+
+
+async def renew_for_ever(secured: Sequence[SecuredListener], every_s: float = RENEWED_EVERY_S) -> None:
     """Take up changed files as they come; ends by cancellation."""
     while True:
-        await asyncio.sleep(every_s)
-        for listener in secured.values():
+        for listener in secured:
             try:
                 await asyncio.to_thread(listener.renew)
             except Exception:
                 logger.exception("a listener's files could not be looked at", extra={"listener": listener.name})
+        await asyncio.sleep(every_s)

@@ -1,12 +1,11 @@
 """PLAIN (RFC 4616): a name and a password in one message; users from `sasl.jaas.config` and from a file of hashes.
 
 Invariants: a client cannot become another than it proves (authzid and authcid agree). A wrong name takes as long as a
-wrong password. Passwords of the configuration are kept as a keyed hash only.
+wrong password. Passwords are kept as hashes only, those of the configuration too.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import secrets
@@ -55,12 +54,11 @@ class PlainUsers:
     def __init__(self, listener: str, jaas: str | None, file: Path | None) -> None:
         self._listener = listener
         self._file = file
-        self._pepper = secrets.token_bytes(32)
         try:
             given = users_of_jaas(jaas) if jaas is not None else {}
         except ValueError as wrong:
             raise ConfigError([f"sasl.jaas.config of listener {listener}: {wrong}"]) from wrong
-        self._given = {user: self._hashed(password) for user, password in given.items()}
+        self._given = {user: credential("SCRAM-SHA-256", password) for user, password in given.items()}
         self._state = self._file_state()
         try:
             self._hashes = self._read()
@@ -69,10 +67,7 @@ class PlainUsers:
 
     def check(self, user: str, password: str) -> bool:
         """Computes for a millisecond or more: for a thread."""
-        given = self._given.get(user)
-        if given is not None:
-            return hmac.compare_digest(given, self._hashed(password))
-        known = self._hashes.get(user)
+        known = self._given.get(user) or self._hashes.get(user)
         return (known or _NOBODY).proves(password) and known is not None
 
     def renew(self) -> bool:
@@ -89,9 +84,6 @@ class PlainUsers:
             return False
         logger.info("changed users of PLAIN are used from now on", extra={"listener": self._listener})
         return True
-
-    def _hashed(self, password: str) -> bytes:
-        return hmac.digest(self._pepper, password.encode(), "sha256")
 
     def _file_state(self) -> tuple[int, int, int] | None:
         try:

@@ -11,6 +11,7 @@ from functools import partial
 
 from gateway.config.security import ListenerSecurity
 from gateway.security.exchange import Exchange
+from gateway.security.oauth import KeySet, OAuthBearerExchange, Tokens
 from gateway.security.plain import PlainExchange, PlainUsers
 from gateway.security.sasl import SaslSession
 from gateway.security.scram import HASHES, ScramCredential, ScramExchange
@@ -27,6 +28,7 @@ class SaslListener:
         self._lifetime_ms = keys.connections_max_reauth_ms
         self._scram: ScramUsers | None = None
         self._plain: PlainUsers | None = None
+        self._keys: KeySet | None = None
         self._mechanisms: dict[str, Callable[[], Exchange]] = {}
         for name in keys.sasl_enabled_mechanisms:
             if name in HASHES:
@@ -36,6 +38,10 @@ class SaslListener:
                 text = None if jaas is None else jaas.get_secret_value()
                 self._plain = PlainUsers(listener, text, keys.sasl_plain_users_file)
                 self._mechanisms[name] = partial(PlainExchange, self._plain)
+            elif name == "OAUTHBEARER":
+                url = str(keys.sasl_oauthbearer_jwks_endpoint_url)
+                self._keys = KeySet(listener, url, keys.sasl_oauthbearer_jwks_endpoint_refresh_ms)
+                self._mechanisms[name] = partial(OAuthBearerExchange, Tokens(self._keys, keys))
         self.succeeded: dict[str, int] = dict.fromkeys(self._mechanisms, 0)
         self.failed: dict[str, int] = dict.fromkeys(self._mechanisms, 0)
         self.reauthenticated = 0
@@ -60,6 +66,8 @@ class SaslListener:
         """Read changed files again. Waits for the disk: for a thread."""
         if self._plain is not None:
             self._plain.renew()
+        if self._keys is not None:
+            self._keys.renew()
 
     def close(self) -> None:
         self.slow.shutdown(wait=False)

@@ -31,8 +31,12 @@ _A = TypeVar("_A")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-INTERNAL: Final = frozenset({"__consumer_offsets", "__share_group_state", "__transaction_state"})
-"""Topics in which Kafka keeps its own state. Penstock has none of them, but shows the names as Kafka does."""
+CONSUMER_OFFSETS: Final = "__consumer_offsets"
+TRANSACTION_STATE: Final = "__transaction_state"
+INTERNAL: Final = frozenset({CONSUMER_OFFSETS, "__share_group_state", TRANSACTION_STATE})
+"""Topics in which Kafka keeps its own state."""
+VIEWED: Final = frozenset({CONSUMER_OFFSETS, TRANSACTION_STATE})
+"""Of these, the ones that are made from tables when they are read (`gateway/internal_topics`)."""
 CLUSTER_METADATA: Final = "__cluster_metadata"
 
 CHANGES_AT_ONCE: Final = 500
@@ -168,7 +172,7 @@ class Topics:
             raise Refusal(ErrorCode.policy_violation, why)
 
     def _check_free(self, name: str) -> None:
-        if self.get(name) is not None:
+        if self.get(name) is not None or name in VIEWED:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
         if alike := self._alike.get(_looks_like(name)):
             raise _collision(name, alike[0])
@@ -263,6 +267,8 @@ class Topics:
         """The topic and its new overrides. Kafka checks the values before it checks whether the topic exists."""
         stream = self.get(name)
         overrides = self.configs.check_topic(change(stream.config if stream else {}))
+        if stream is None and name in VIEWED:
+            raise unchangeable(name)
         if stream is None:
             raise Refusal(ErrorCode.unknown_topic_or_partition, f"The topic '{name}' does not exist.")
         return stream, overrides
@@ -336,7 +342,7 @@ class Topics:
         """The topic of that name. Raises Refusal."""
         stream = self.get(name)
         if stream is None:
-            raise Refusal(ErrorCode.unknown_topic_or_partition)
+            raise unchangeable(name) if name in VIEWED else Refusal(ErrorCode.unknown_topic_or_partition)
         return stream
 
     def _note_name(self, name: str) -> None:
@@ -358,6 +364,12 @@ def _collision(name: str, other: str) -> Refusal:
         ErrorCode.invalid_topic_exception,
         f"Topic '{name}' collides with existing topic: {other}",
     )
+
+
+def unchangeable(name: str) -> Refusal:
+    """The refusal of a change of a topic that is made from tables."""
+    why = f"The internal topic {name} is a view of the store's tables: it can be read, and not changed."
+    return Refusal(ErrorCode.invalid_topic_exception, why)
 
 
 def _looks_like(name: str) -> str:

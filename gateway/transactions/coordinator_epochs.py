@@ -55,7 +55,8 @@ class CoordinatorEpochs:
 
     def is_fenced(self, producer_id: int, epoch: int) -> bool:
         """Whether a later coordinator has been here."""
-        return epoch < self._epochs.get(producer_id, 0)
+        known = self._epochs.get(producer_id)
+        return known is not None and epoch < known
 
     def raising(self, producer_id: int, epoch: int) -> list[Put | Delete]:
         """The operations that log an epoch which is not fenced: none where it is known."""

@@ -116,9 +116,8 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         groups = self._groups.in_container(container.id)
         if groups is None:
             raise NotHosted(container.id)
-        participant = Participant(
-            container, self._store, self._clock, self._topics, groups.offsets, self._config.transactional_ids_max
-        )
+        epochs_max = max(1, self._config.transactional_ids_max // len(self.homes))  # one budget for all
+        participant = Participant(container, self._store, self._clock, self._topics, groups.offsets, epochs_max)
 
         def endings(known: KnownTransactions) -> Endings:
             return Endings(container, self._store, self.homes, known, participant, self._parts, self.counters)

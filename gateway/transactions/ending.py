@@ -80,22 +80,22 @@ class Endings:
     async def end(self, prepared: Transaction) -> None:
         """Carry out the chosen outcome. It is logged when this returns, and carried out if that takes no longer than
         `ANSWER_S_MAX`. Nothing has changed if it raises StoreError."""
-        if self._is_all_here(prepared) and self._own.is_small(prepared.producer_id, len(prepared.partitions)):
+        if self._own.is_small(prepared.producer_id, len(prepared.partitions)) and self._is_all_here(prepared):
             await self._end_in_one_step(prepared)
             return
         await self._known.change(prepared)
         await self._container.synced()
-        await asyncio.wait([self._begin_to_complete(prepared)], timeout=ANSWER_S_MAX)
+        if self._known.get(prepared.transactional_id) is prepared:
+            await asyncio.wait([self._completion_of(prepared)], timeout=ANSWER_S_MAX)
 
     async def complete_prepared(self) -> None:
-        """Go through all that was chosen and is not complete, and that no task is about to complete."""
+        """Go through all that was chosen and is not complete."""
         due = [known for known in self._known if known.state in PREPARED]
         async for first in in_turns(range(0, len(due), COMPLETED_AT_ONCE)):
             tasks = []
             for known in due[first : first + COMPLETED_AT_ONCE]:
-                name = known.transactional_id
-                if self._known.get(name) is known and name not in self._completing:
-                    tasks.append(self._begin_to_complete(known))
+                if self._known.get(known.transactional_id) is known:
+                    tasks.append(self._completion_of(known))
             if tasks:
                 await asyncio.wait(tasks)
 
@@ -126,8 +126,11 @@ class Endings:
 
     # --- Over containers ----------------------------------------------------------------------
 
-    def _begin_to_complete(self, prepared: Transaction) -> asyncio.Task[None]:
+    def _completion_of(self, prepared: Transaction) -> asyncio.Task[None]:
+        """The one task that completes it now, begun if there is none."""
         name = prepared.transactional_id
+        if name in self._completing:
+            return self._completing[name]
         task = asyncio.create_task(self._complete(prepared), name=f"end of a transaction of {prepared.identity}")
         self._completing[name] = task
         task.add_done_callback(lambda _: self._completing.pop(name, None))
@@ -136,6 +139,8 @@ class Endings:
     async def _complete(self, prepared: Transaction) -> None:
         """Have every container end it, then log that it is complete. What fails is left to the next look."""
         try:
+            await self._container.all_durable()  # no container hears of an outcome that a crash could take back
+            await self._container.synced()
             outcome = Outcome.of(prepared, self._container.epoch)
             shares = await self._shares(prepared)
             ends = [self._end_in(container_id, outcome, places) for container_id, places in shares.items()]
@@ -163,7 +168,7 @@ class Endings:
                 container_id = self._container_of(place)
                 if container_id is not None:
                     shares.setdefault(container_id, []).append(place)
-        return {container_id: sorted(share) for container_id, share in shares.items()}
+        return shares
 
     def _container_of(self, place: Place) -> int | None:
         """The container of a partition; None when its topic is deleted."""

@@ -122,17 +122,17 @@ class Participant:
         """See `EndsTransactions`, whose local implementation this is."""
         self.check_coordinator(outcome.producer_id, outcome.coordinator_epoch)
         self.break_guards(outcome.producer_id)
-        left = list(places)
-        async for _ in in_turns(range(PLACES_AT_ONCE, len(left), PLACES_AT_ONCE)):
-            some, left = left[:PLACES_AT_ONCE], left[PLACES_AT_ONCE:]
+        last = max(0, len(places) - PLACES_AT_ONCE)  # these go with the last offsets
+        async for first in in_turns(range(0, last, PLACES_AT_ONCE)):
+            some = places[first : min(first + PLACES_AT_ONCE, last)]
             await asyncio.shield(self._step(outcome, self._ends(outcome, some), ()))
         pending = list(self.pending_offsets.of(outcome.producer_id))
-        async for _ in in_turns(range(OFFSETS_AT_ONCE, len(pending), OFFSETS_AT_ONCE)):
-            keys, pending = pending[:OFFSETS_AT_ONCE], pending[OFFSETS_AT_ONCE:]
+        async for first in in_turns(range(0, len(pending) - OFFSETS_AT_ONCE, OFFSETS_AT_ONCE)):
+            keys = pending[first : first + OFFSETS_AT_ONCE]
             held = self.pending_offsets.of(outcome.producer_id)  # less, where a topic or group was deleted meanwhile
             await asyncio.shield(self._apply(outcome, {key: held[key] for key in keys if key in held}, (), ()))
         held = self.pending_offsets.of(outcome.producer_id)
-        await asyncio.shield(self._apply(outcome, held, self._ends(outcome, left), ()))
+        await asyncio.shield(self._apply(outcome, held, self._ends(outcome, places[last:]), ()))
         await self._container.synced()
 
     def end_at_once(

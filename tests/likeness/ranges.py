@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compat_tests.harness.system import JARS, JVM_FLAGS
-from gateway.config.fields import type_name
+from gateway.config import fields
 from gateway.config.loading import FIELDS, load
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS
@@ -61,7 +61,7 @@ SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
 
 
 def _is_text(key: str) -> bool:
-    return type_name(FIELDS[key][1]) in ("string", "list", "password")
+    return fields.type_name(FIELDS[key][1]) in ("string", "list", "password")
 
 
 def shared() -> dict[str, set[str]]:

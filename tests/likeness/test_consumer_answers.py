@@ -26,7 +26,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         asked.close()
 
 
+SOONER: Final = {"a static member", "the instance comes back"}
+"""Members that wait for partitions, which come back after a second here."""
+
+
 def kafkas_answer(question: Question, version: int) -> Any:
+    answer = _recorded(question, version)
+    return answer | {"heartbeat_interval": 1_000} if question.name in SOONER else answer
+
+
+def _recorded(question: Question, version: int) -> Any:
     for alike in ANSWERS[f"{question.api}: {question.name}"]:
         first, last = alike["versions"]
         if first <= version <= last:

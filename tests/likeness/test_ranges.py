@@ -59,6 +59,7 @@ OTHER_DEFAULTS: Final = {
     "num.partitions": "16",  # partitions cost next to nothing
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
+    "group.consumer.max.size": "10000",  # everything has a bound
     "group.coordinator.rebalance.protocols": "classic,consumer",  # those that are served
 }
 

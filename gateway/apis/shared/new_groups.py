@@ -61,3 +61,9 @@ def none_described(group_ids: Iterable[str], code: int = NOT_SERVED) -> Mapping[
 def in_every_group(request: Message, version: int, code: int) -> Mapping[str, Any]:
     """The error response of what describes groups."""
     return none_described(request.group_ids, code)
+
+
+def serves_consumer_groups(ctx: RequestContext) -> bool:
+    """Whether consumer groups (KIP-848) are served: as configured, and unless their feature is lowered."""
+    protocols = ctx.services.config.group_coordinator_rebalance_protocols
+    return "consumer" in protocols and ctx.services.features.level("group.version") > 0

@@ -22,6 +22,8 @@ OWNED_FROM: Final = 1
 GENERATION_FROM: Final = 2
 RACK_FROM: Final = 3
 NEWEST: Final = 3
+TOPICS_MAX: Final = 20_000
+"""Topics of one message, which take some 10 ms to read; partitions are bounded by what a member may be assigned."""
 
 
 class Malformed(Exception):
@@ -51,7 +53,7 @@ def read_subscription(data: bytes) -> Subscription:
     """Raises Malformed."""
     reader = _Reader(data)
     version = min(reader.number(_I16), NEWEST)
-    topics = tuple(reader.text() for _ in range(reader.count()))
+    topics = tuple(reader.text() for _ in range(reader.count(TOPICS_MAX)))
     user_data = reader.blob()
     owned = reader.partitions() if version >= OWNED_FROM else None
     if version >= GENERATION_FROM:
@@ -97,10 +99,10 @@ class _Reader:
         self._position += form.size
         return value
 
-    def count(self) -> int:
+    def count(self, most: int = 2**31 - 1) -> int:
         count = self.number(_I32)
-        if count > len(self._data):
-            raise Malformed(f"{count} items in {len(self._data)} bytes")
+        if count > min(most, len(self._data)):
+            raise Malformed(f"{count} items in {len(self._data)} bytes, {most} are allowed")
         return max(count, 0)
 
     def blob(self) -> bytes | None:
@@ -123,7 +125,9 @@ class _Reader:
             raise Malformed(str(exc)) from exc
 
     def partitions(self) -> dict[str, tuple[int, ...]]:
-        return {self.text(): tuple(self.number(_I32) for _ in range(self.count())) for _ in range(self.count())}
+        return {
+            self.text(): tuple(self.number(_I32) for _ in range(self.count())) for _ in range(self.count(TOPICS_MAX))
+        }
 
     def _bytes(self, length: int) -> bytes:
         value = self._data[self._position : self._position + length]

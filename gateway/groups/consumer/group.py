@@ -11,7 +11,7 @@ Behaviour follows Kafka 4.3 (GroupMetadataManager). Members of the classic proto
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
@@ -52,6 +52,10 @@ AT_ONCE_MAX: Final = 1_000
 """Members and partitions of a group whose target is computed at once, in some milliseconds; others are `wanted`."""
 PARTITION_BYTES: Final = 100
 """Bytes that a partition costs in a group's targets and holdings, for the allowance of all groups."""
+WAITING_INTERVAL_MS: Final = 1_000
+"""Time between two heartbeats of a member that waits for others, or for a target, if the usual one is not shorter."""
+WAITING_INTERVAL_MS_PER_MEMBER: Final = 2
+"""With many members it is longer: together they send 500 heartbeats a second at most, a tenth of a core."""
 FIRST_EPOCH: Final = 1
 """A new group's epoch; the first target is for it or a later one."""
 EPOCH_MAX: Final = 2**31 - 1
@@ -195,9 +199,16 @@ class ConsumerGroup:
         return HeartbeatAnswer(
             member_id=member.member_id,
             epoch=member.epoch,
-            interval_ms=self.rules.settings(self.group_id).heartbeat_interval_ms,
+            interval_ms=self._interval_ms(member),
             assignment=member.partitions() if must_tell else None,
         )
+
+    def _interval_ms(self, member: Member) -> int:
+        """The time to the member's next heartbeat: a member that waits for partitions comes back sooner."""
+        interval_ms = self.rules.settings(self.group_id).heartbeat_interval_ms
+        if member.state is not MemberState.UNRELEASED_PARTITIONS and self.epoch == self.target_epoch:
+            return interval_ms
+        return min(interval_ms, max(WAITING_INTERVAL_MS, WAITING_INTERVAL_MS_PER_MEMBER * len(self.members)))
 
     def _find(self, request: Heartbeat, member_id: str) -> tuple[Member | None, Member | None]:
         """The member itself, or else the static member whose place it takes."""
@@ -540,10 +551,11 @@ class ConsumerGroup:
         targets: Mapping[str, Partitions],
         regexes: Mapping[str, frozenset[str]],
         now: Instant,
-    ) -> None:
-        """Take over the stored state. Members go on as if the server had never been away."""
+    ) -> Generator[None, None, None]:
+        """Take over the stored state, in steps of a member. Members go on as if the server had never been away."""
         assert not self.members, "only a new group is restored"
         for record in members:
+            yield
             self.add(record)
             if record.member_id in targets:
                 self.targets[record.member_id] = targets[record.member_id]
@@ -558,20 +570,22 @@ class ConsumerGroup:
         if self.target_epoch < 0:  # the end came in the middle of storing a target
             self.target_epoch = self.epoch
             self.bump()
-        self._restore_current(current, now)
+        yield from self._restore_current(current, now)
         for member in self.members.values():
             self.extend_session(member, now)
         self._charge(sum(len(partitions) for target in self.targets.values() for partitions in target.values()))
 
-    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> None:
+    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> Generator[None, None, None]:
         """Of two members with one partition, the one that got it later has it: the end came in between."""
         latest: dict[tuple[UUID, int], int] = {}
         for record in current.values():
+            yield
             for holdings in (record.assigned, record.revoking):
                 for topic, held in holdings.items():
                     for partition, epoch in held.items():
                         latest[topic, partition] = max(epoch, latest.get((topic, partition), -1))
         for member_id, record in current.items():
+            yield
             member = self.members.get(member_id)
             if member is None:
                 continue

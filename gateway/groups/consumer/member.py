@@ -22,6 +22,9 @@ from gateway.groups.deadlines import Deadline
 
 OWN_BYTES: Final = 512
 """Bytes that a member costs beside its texts, for the allowance of all groups."""
+NAME_BYTES: Final = 64
+"""Bytes that a subscribed topic costs beside its name. So a member cannot have more than some 16,000 of them, which
+are gone through in a few milliseconds."""
 
 
 class Member:
@@ -118,7 +121,8 @@ def count(holdings: Holdings) -> int:
 def size_of(record: MemberRecord) -> int:
     """Bytes that a member holds of its client's texts, and the cost of a member."""
     size = OWN_BYTES + len(record.member_id) + len(record.client_id) + len(record.regex)
-    size += len(record.instance_id or "") + len(record.rack_id or "") + sum(map(len, record.names))
+    size += len(record.instance_id or "") + len(record.rack_id or "")
+    size += sum(map(len, record.names)) + NAME_BYTES * len(record.names)
     if record.classic is not None:
         size += sum(len(name) + len(metadata) for name, metadata in record.classic.protocols)
     return size

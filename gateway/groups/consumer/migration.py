@@ -6,6 +6,7 @@ neither group. (Kafka: ConsumerGroup.fromClassicGroup, ClassicGroup.fromConsumer
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -49,15 +50,19 @@ class Upgraded:
     targets: dict[str, Partitions]
 
 
-def upgraded(group: GroupFacts, topics: TopicView, now_ms: int) -> Upgraded:
-    """A classic group's members in a consumer group. Raises CannotMigrate."""
+def upgraded(group: GroupFacts, topics: TopicView, now_ms: int) -> Generator[None, None, Upgraded]:
+    """A classic group's members in a consumer group, in steps of a member. Raises CannotMigrate.
+
+    A caller that lets others run in between sees to it that the group is still the same.
+    """
     if not group.uses_consumer_protocol:
         raise CannotMigrate("the group does not use the consumer embedded protocol")
     members: list[MemberRecord] = []
     current: dict[str, CurrentRecord] = {}
     targets: dict[str, Partitions] = {}
     try:
-        for member in group.roster:
+        for member in list(group.roster):
+            yield
             record, partitions = _upgraded_member(group, member, topics)
             members.append(record)
             targets[member.member_id] = partitions
@@ -83,8 +88,9 @@ def _upgraded_member(group: GroupFacts, member: ClassicMember, topics: TopicView
     partitions: dict[UUID, frozenset[int]] = {}
     for topic_name, numbers in assignment.partitions.items():
         topic = topics.topic(topic_name)
-        if topic is not None and numbers:
-            partitions[topic.id] = frozenset(numbers)
+        if topic is not None:
+            existing = frozenset(number for number in numbers if 0 <= number < topic.partition_count)
+            partitions |= {topic.id: existing} if existing else {}
     record = MemberRecord(
         member_id=member.member_id,
         instance_id=member.instance_id,
@@ -105,19 +111,23 @@ def _chosen_first(protocols: tuple[Protocol, ...], name: str) -> tuple[Protocol,
     return tuple(sorted(protocols, key=lambda protocol: protocol.name != name))
 
 
-def downgraded(group: ConsumerGroup, now_ms: int) -> GroupRecord:
-    """A consumer group whose members are all of the classic protocol, as a classic group."""
+def downgraded(group: ConsumerGroup, now_ms: int) -> Generator[None, None, GroupRecord]:
+    """A consumer group whose members are all of the classic protocol, as a classic group, in steps of a member."""
     members = list(group.members.values())
     shared = set.intersection(*({name for name, _ in _facts(m).protocols} for m in members))
     if not shared:
         raise CannotMigrate("its members share no protocol")
+    records = []
+    for member in members:
+        yield
+        records.append(_downgraded_member(group, member))
     return GroupRecord(
         generation=group.epoch,
         state_since_ms=now_ms,
         protocol_type=group.protocol_type,
         protocol_name=next(name for name, _ in _facts(members[0]).protocols if name in shared),
         leader=members[0].member_id,
-        members=tuple(_downgraded_member(group, member) for member in members),
+        members=tuple(records),
     )
 
 

@@ -55,7 +55,7 @@ def restored(group: ConsumerGroup, rows: Mapping[RowKey, bytes], now: Instant) -
     by_kind: dict[RowKind, dict[str, bytes]] = {kind: {} for kind in RowKind}
     for key, value in rows.items():
         by_kind[key.kind][key.name] = value
-    group.restore(
+    steps = group.restore(
         stored.decode_head(by_kind[RowKind.HEAD][""]),
         [stored.decode_member(member_id, value) for member_id, value in by_kind[RowKind.MEMBER].items()],
         {member_id: stored.decode_current(value) for member_id, value in by_kind[RowKind.CURRENT].items()},
@@ -63,3 +63,5 @@ def restored(group: ConsumerGroup, rows: Mapping[RowKey, bytes], now: Instant) -
         {regex: stored.decode_regex(value) for regex, value in by_kind[RowKind.REGEX].items()},
         now,
     )
+    for _ in steps:
+        pass

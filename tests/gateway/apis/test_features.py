@@ -71,3 +71,14 @@ def test_only_checked(admin: Admin) -> None:
     before = shown(admin)
     assert update(admin, change(1, SAFE_DOWNGRADE), validate_only=True) == 0
     assert shown(admin) == before
+
+
+def test_groups_by_feature(admin: Admin) -> None:
+    """Without its feature the protocol of consumer groups is refused, and served again when it is raised."""
+    joining = {"group_id": "g", "member_id": "m", "member_epoch": 0, "rebalance_timeout": 5_000, "topic_partitions": []}
+    joining |= {"subscribed_topic_names": [admin.create()]}
+
+    assert update(admin, change(0, SAFE_DOWNGRADE, "group.version")) == 0
+    assert admin.ask("ConsumerGroupHeartbeat", 1, **joining).error_code == 35
+    assert update(admin, change(1, UPGRADE, "group.version")) == 0
+    assert admin.ask("ConsumerGroupHeartbeat", 1, **joining).error_code == 0

@@ -237,6 +237,15 @@ class TestStrangers:
             assert any("524289 bytes before it has authenticated" in line for line in lines())
 
     @driven
+    async def test_who_does_not_authenticate_is_closed(self, tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+        """Whoever only asks for versions has as long as one who asks for nothing."""
+        async with guarded(tmp_path, "connections.first.request.timeout.ms=50") as broker:
+            client = await Client.connect(broker)
+            await client.ask(API_VERSIONS, 0, {})
+            assert await client.closed()
+            assert any("it does not authenticate within 50 ms" in line for line in lines())
+
+    @driven
     async def test_one_request_at_a_time(self, tmp_path: Path) -> None:
         """What is pipelined waits: the second handshake is not looked at before the first is answered."""
         async with guarded(tmp_path) as broker:
@@ -348,7 +357,8 @@ class TestUsers:
             pass  # alice is stored
         data = DataDirectory.acquire(tmp_path, "0.1.0")
         listening = bind_all([parse_kafka_listener("127.0.0.1:0")])
-        broker = Broker(load(environ={}, assignments=[*DATA_SETTINGS, *SETTINGS]), data, listening, None)
+        settings = [*DATA_SETTINGS, *SETTINGS, f"data.dir={tmp_path}"]
+        broker = Broker(load(environ={}, assignments=settings), data, listening, None)
         await broker.open_long_term()
         await broker.start()
         try:

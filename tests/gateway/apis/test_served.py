@@ -83,11 +83,8 @@ KAFKA_4_2: Final = {
 """Name, lowest and highest version by key, of every API that Kafka 4.2 serves to clients."""
 
 WITHOUT_EFFECT: Final = {
-    "Penstock has no security yet: every one is refused in Kafka's words": {17, 29, 30, 31, 36, 38, 39, 40, 41},
-    "quotas and SCRAM credentials that would have no effect are refused": {49, 51},
-    "of the group protocols only the classic one is served: members of others are refused": {
-        *(68, 69, 76, 77, 78, 79, 88, 89, 90, 91, 92)
-    },
+    "quotas that nothing would enforce are refused": {49},
+    "share and streams groups are not served yet: their members are refused": {76, 77, 78, 79, 88, 89, 90, 91, 92},
     "there is one broker, which cannot be taken out, and whose voters are fixed": {64, 80, 81},
 }
 """Rows that are answered, in every version, with an error of Kafka's, and why."""

@@ -87,9 +87,7 @@ def state_of(broker: Broker) -> Any:
     def offsets_of(group_id: str) -> Collection[object]:
         return broker.groups.of(group_id).offsets.of_group(group_id).keys()
 
-    groups = {
-        group.group_id: (group.state, len(list(group.roster)), offsets_of(group.group_id)) for group in broker.groups
-    }
+    groups = {group.group_id: (group.state, group.member_count, offsets_of(group.group_id)) for group in broker.groups}
     transactions = {known.transactional_id: (known.state, known.epoch) for known in broker.transactions}
     return tables, streams, groups, transactions
 

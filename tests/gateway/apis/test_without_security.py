@@ -14,10 +14,13 @@ def quota(name: str, key: str, value: float, *, remove: bool = False) -> dict[st
 
 def test_quotas(admin: Admin) -> None:
     """A quota that Kafka would enforce is refused, even if only validated; no later answer shows it."""
-    entries = [quota("a", "producer_byte_rate", 1e6), quota("b", "producer_byte_rate", 1e6, remove=True)]
+    entries = [quota("a", "request_percentage", 50), quota("b", "request_percentage", 50, remove=True)]
     for only in (False, True):
         kept, gone = admin.ask("AlterClientQuotas", 1, entries=entries, validate_only=only).entries
-        assert code_and_message(kept) == (44, "Penstock does not enforce client quotas yet, so it takes none.")
+        assert code_and_message(kept) == (
+            44,
+            "Penstock does not enforce request_percentage yet, so it does not take it.",
+        )
         assert gone.error_code == 0
     assert admin.ask("DescribeClientQuotas", 1, components=[], strict=False).entries == []
 

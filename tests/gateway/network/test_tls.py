@@ -148,6 +148,39 @@ def test_a_peer_that_reads_slowly_gets_everything(files: Files, seed: int) -> No
     run(scenario())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_that_come_while_answers_are_encrypted(files: Files, seed: int) -> None:
+    """Answers that a thread encrypts begin in the middle of what was received: the rest of it waits until the thread is
+    done, as a session is for one at a time."""
+    chance = random.Random(seed)
+    gate = Gate()
+    count = 300
+    for number in range(count):
+        gate.answers[f"mixed-{number}"] = (
+            chance.randbytes(chance.choice((10, 5_000, ASIDE_BYTES_MIN, 2 * SEAL_BYTES))),
+        )
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (_, port):
+            client = await connect(files, port)
+
+            async def send() -> None:
+                for number in range(count):
+                    client.send(produce(f"mixed-{number}", number, size=chance.choice((10, 1_000, 40_000))))
+                    if number % 7 == 0:
+                        await client.writer.drain()
+
+            sending = asyncio.create_task(send())
+            for number in range(count):
+                correlation_id, answer = await client.frame()
+                assert correlation_id == number
+                assert answer.endswith(gate.answers[f"mixed-{number}"][0])
+            await sending
+            client.close()
+
+    run(scenario())
+
+
 def test_answers_before_a_goodbye_arrive(files: Files) -> None:
     """A client that says that it sends nothing more still gets the large answer that was due."""
     gate = Gate()

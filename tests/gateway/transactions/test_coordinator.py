@@ -20,7 +20,7 @@ from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_end
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, encode_transaction
 from gateway.transactions.transaction import EPOCH_MAX, Identity, Transaction, TransactionState
-from tests.core.support import owner_of, until
+from tests.core.support import Gate, owner_of, until
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, full, run, serving
 
 BOTH = (0, ELSEWHERE)
@@ -268,6 +268,32 @@ def test_full_disk_elsewhere(tmp_path: Path) -> None:
 
             assert (await services.committed("t"), await services.committed("u")) == ([b"a"], [b"b"])
             assert await services.end(who) == following == Identity(who.producer_id, who.epoch + 1)
+
+    run(scenario())
+
+
+def test_a_look_before_the_outcome_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody hears of an outcome that is not in the log yet, also if all prepared transactions are gone through just
+    then; and one that is completed twice at once is completed once."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            gate = Gate(monkeypatch)
+            ending = asyncio.create_task(services.end(who))
+            await until(lambda: services.known().state is TransactionState.PREPARE_COMMIT)
+            looking = asyncio.create_task(services.transactions.complete_prepared())
+            await until(gate.waiting.is_set)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert services.slot("u").end == 1  # no marker, not even queued
+            gate.open.set()
+            await asyncio.gather(ending, looking)
+            await until(lambda: services.known().state is TransactionState.COMPLETE_COMMIT)
+            assert (await services.committed("u"), services.slot("u").end) == ([b"a"], 2)
+            assert services.all_transactions.counters.committed == 1
 
     run(scenario())
 

@@ -267,6 +267,7 @@ def test_format() -> None:
     epochs.load([(KEY, VALUE)])
     assert (epochs.get(5), epochs.get(6)) == (7, None)
     assert (epochs.is_fenced(5, 6), epochs.is_fenced(5, 7), epochs.is_fenced(6, 0)) == (True, False, False)
+    assert not epochs.is_fenced(6, -1)  # what an administrator's tool says that does not know better
 
 
 @pytest.mark.parametrize(("key", "value"), [(KEY, b"\2" + VALUE[1:]), (KEY, VALUE[:-1]), (KEY[1:], VALUE), (KEY, b"")])

@@ -7,7 +7,15 @@ from kio.schema.errors import ErrorCode
 
 from gateway.groups.consumer.messages import ConsumerState, MemberState
 from gateway.refusals import Refusal
-from tests.gateway.groups.consumer.harness import REBALANCE_MS, SESSION_MS, Client, Driver, FakeTopics, flat
+from tests.gateway.groups.consumer.harness import (
+    INTERVAL_MS,
+    REBALANCE_MS,
+    SESSION_MS,
+    Client,
+    Driver,
+    FakeTopics,
+    flat,
+)
 
 
 @pytest.fixture
@@ -162,6 +170,16 @@ def test_large_group() -> None:
     assert sorted(len(driver.owned(client.member_id)) for client in clients) == [500] * 4
 
 
+def test_waiting_members_come_back_sooner(driver: Driver) -> None:
+    """A member that waits for partitions beats every second until it has them; the others at the usual interval."""
+    assert driver.join("m", "a").interval_ms == INTERVAL_MS
+    assert driver.join("n", "a").interval_ms == 1_000
+    kept = driver.heartbeat("m", 2)
+    assert kept.interval_ms == INTERVAL_MS
+    driver.heartbeat("m", 2, owned=kept.assignment)
+    assert driver.heartbeat("n", 3).interval_ms == INTERVAL_MS
+
+
 # Subscriptions
 
 
@@ -211,6 +229,13 @@ def test_regular_expressions(driver: Driver) -> None:
     assert "[ab]" in driver.group.subscriptions.resolved
     driver.heartbeat("n", -1)
     assert not driver.group.subscriptions.resolved
+
+
+def test_unseen_topics(driver: Driver) -> None:
+    """A regular expression stands only for topics that its member may see."""
+    answer = driver.join("m", regex="[ab]", may_see=lambda name: name == "b")
+    assert flat(driver.topics, answer.assignment or {}) == {("b", 0), ("b", 1)}
+    assert driver.group.subscriptions.visible("[ab]", frozenset("ab")) == {"b"}
 
 
 def test_resolved_later() -> None:

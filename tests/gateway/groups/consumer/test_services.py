@@ -342,3 +342,35 @@ def test_empty_groups_change_at_once(tmp_path: Path) -> None:
 def owning(topic: str, *partitions: int) -> bytes:
     """A subscription that says what the member has."""
     return write_subscription(Subscription(1, (topic,), None, {topic: partitions}))
+
+
+def test_upgrade_of_many(tmp_path: Path) -> None:
+    """A large classic group is taken over in turns; a member that leaves meanwhile is not in the new group."""
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE, "group.initial.rebalance.delay.ms=200") as services:
+            await services.create("t")
+            joins = [asyncio.create_task(services.join("g", **JOIN)) for _ in range(800)]
+            await asyncio.sleep(0)
+            while not all(each.done() for each in joins):
+                services.clock.advance(0.2)
+                services.groups.expire_due()
+                await asyncio.sleep(0)
+            joined = [each.result() for each in joins]
+            leader = joined[0].leader
+            everything = {leader: write_assignment(1, {"t": (0, 1, 2, 3, 99, -1)})}
+            syncs = [
+                services.sync("g", each.member_id, 1, everything if each.member_id == leader else {}) for each in joined
+            ]
+            await asyncio.gather(*syncs)
+            upgrade = asyncio.create_task(beat(services, "m", 0))
+            await asyncio.sleep(0)
+            gone = joined[-1].member_id
+            services.groups.leave("g", [LeavingMember(gone, None, None)])
+            await upgrade
+            group = group_of(services)
+            assert group.member_count == 800
+            assert gone not in group.members
+            assert {p for held in group.members[leader].assigned.values() for p in held} <= {0, 1, 2, 3}
+
+    run(test())
