@@ -283,7 +283,8 @@ class Broker:
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
         try:
-            await self._server.start([*self._kafka, *([part.inner] if part is not None else [])])
+            inner = [] if part is None or part.inner is None else [part.inner]
+            await self._server.start([*self._kafka, *inner])
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
         if self._registry is not None:
@@ -305,7 +306,7 @@ class Broker:
             id=self.node_id,
             listeners={one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
             containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
-            inner="" if self._part is None else self._part.inner.host,
+            inner="" if self._part is None or self._part.inner is None else self._part.inner.host,
         )
 
     def _know_nodes(self) -> None:

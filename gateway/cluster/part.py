@@ -17,7 +17,7 @@ class Part:
     hosts: tuple[int, ...]
     registry: Path
     """The file that all workers share."""
-    inner: Binding
-    """Where other workers reach this one."""
+    inner: Binding | None
+    """Where other workers reach this one; None if there are no others."""
     told: Callable[[], None]
     """Tells the others that the registry has changed."""
