@@ -199,7 +199,7 @@ class Broker:
             beat_s=max(min(BEAT_S, self.config.file_delete_delay_ms / 2000), BEAT_S_MIN),
             take_over=self._take_over,
             drill=is_drill(self._data.path),
-            beside=self._part is not None,
+            beside=self._part is not None and self._part.inner is not None,
             private=is_private(self.config),
         )
         if admission.drill:
@@ -449,7 +449,10 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        tls = self._http_security.tls
+        is_inner = (
+            self._part is not None and self._part.inner is not None
+        )  # then the supervisor's port is the public one
+        tls = None if is_inner else self._http_security.tls
         return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:

@@ -28,6 +28,7 @@ import uvloop
 
 from core.cluster.sqlite_registry import SqliteRegistry
 from gateway import __version__, logs
+from gateway.broker import Broker
 from gateway.cluster.part import Part
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
@@ -35,16 +36,22 @@ from gateway.data_directory import SERVING_FILE, DataDirectory, is_drill, keep_t
 from gateway.disks import Layout, processors, wanted_of
 from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
+from gateway.http.entrance import Entrance
+from gateway.http.front import front
+from gateway.http.guard import Guard
+from gateway.http.server import HttpServer
 from gateway.long_term import opening as long_term
 from gateway.long_term.identity import Admission
 from gateway.long_term.ownership import BEAT_S
-from gateway.network.binding import Binding, bind_all, bind_inner
+from gateway.network.binding import BACKLOG, Binding, bind_all, bind_inner
 from gateway.process.adoption import adopt
 from gateway.process.assignment import Assignment, shifted
 from gateway.process.control import Control
 from gateway.process.outcome import outcome
-from gateway.process.serving import Place, forget, serve_place, stop_signal, warn_about_strangers
+from gateway.process.serving import SWITCH_INTERVAL_S, Place, forget, serve_place, stop_signal, warn_about_strangers
 from gateway.process.supervisor import Supervisor, Worker
+from gateway.security.listeners import http_security
+from tier2.memory import keep_freed
 from tier2.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -75,20 +82,27 @@ def count_of(config: Config, layout: Layout) -> int:
 def run_worker(config: Config, text: str) -> ExitCode:
     """Serve a part until the supervisor says so, or has gone. Any end but a clean one is the process's end."""
     logs.setup(config.logging_format, config.logging_level)
-    readable = 0o666 & ~keep_to_ourselves()
+    keep_to_ourselves()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_freed()
     assignment = Assignment.decode(text)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = outcome(lambda: runner.run(_serve_part(config, assignment, readable)))
+        code = outcome(lambda: runner.run(_serve_part(config, assignment)))
         logs.flush()
         if code is not ExitCode.CLEAN:
             os._exit(code)
     return code
 
 
-async def _serve_part(config: Config, assignment: Assignment, readable: int) -> ExitCode:
+async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
     stopping = stop_signal()
     control = await Control.over(socket.socket(fileno=assignment.line), lambda message: None)
-    control.ended.add_done_callback(lambda _: stopping.done() or stopping.set_result(signal.SIGTERM))
+
+    def left_alone(_: asyncio.Future[None]) -> None:
+        if not stopping.done():
+            stopping.set_result(signal.SIGTERM)
+
+    control.ended.add_done_callback(left_alone)
     data = DataDirectory(
         config.data_dir.absolute(),
         assignment.cluster_id,
@@ -111,9 +125,11 @@ async def _serve_part(config: Config, assignment: Assignment, readable: int) -> 
         inner=assignment.inner_binding(),
         told=lambda: control.tell("changed"),
     )
-    return await serve_place(
-        config, place, stopping, part=part, announce=lambda state: control.tell("serving", state=dict(state))
-    )
+
+    def announce(broker: Broker) -> None:
+        control.tell("serving", state={"pid": os.getpid(), "replayed_bytes": broker.store.replayed_bytes})
+
+    return await serve_place(config, place, stopping, announce, part=part)
 
 
 # --- The supervisor -----------------------------------------------------------------------------
@@ -139,9 +155,7 @@ class _Sockets:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return tuple(
-            bound.fileno() for binding in (*self.kafka, self.inner, self.http) for bound in binding.sockets
-        )
+        return tuple(bound.fileno() for binding in (*self.kafka, self.inner, self.http) for bound in binding.sockets)
 
 
 async def _supervise(
@@ -204,3 +218,144 @@ async def _supervise(
         await _release(admission)
         logger.info("stopped")
         return code
+
+
+def _bound(config: Config, number: int, runtime: Path) -> _Sockets:
+    """Bind the ports of a worker, and the socket files by which others reach it. Raises CannotListen."""
+    return _Sockets(
+        tuple(bind_all([shifted(address, number) for address in config.kafka_listeners])),
+        bind_inner(str(runtime / f"{number}.sock")),
+        bind_inner(str(runtime / f"{number}.http")),
+    )
+
+
+def _assignment(
+    config: Config, data: DataDirectory, sockets: _Sockets, worker: int, count: int, line: int
+) -> Assignment:
+    return Assignment(
+        worker=worker,
+        node_id=config.node_id * NODES_APART + worker,
+        hosts=tuple(range(worker, data.layout.containers, count)),
+        line=line,
+        kafka=tuple(tuple(bound.fileno() for bound in binding.sockets) for binding in sockets.kafka),
+        inner=sockets.inner.sockets[0].fileno(),
+        inner_path=sockets.inner.host,
+        http=sockets.http.sockets[0].fileno(),
+        cluster_id=data.cluster_id,
+        fresh=data.fresh,
+        containers=data.layout.containers,
+        further=tuple(map(str, data.further)),
+    )
+
+
+# --- Long-term storage, which the supervisor owns for all --------------------------------------
+
+
+async def _own_long_term(config: Config, data: DataDirectory, take_over: bool) -> Admission | None:
+    storage = await long_term.open_storage(config, remark=lambda remark: None)  # each worker tells of remarks
+    if storage is None:
+        return None
+    admission = Admission(
+        storage,
+        long_term.place_of(config),
+        data.path,
+        data.cluster_id,
+        data.fresh,
+        beat_s=BEAT_S,
+        take_over=take_over,
+        drill=is_drill(data.path),
+        private=long_term.is_private(config),
+    )
+    await admission.look()
+    await admission.own()
+    return admission
+
+
+async def _until_taken(admission: Admission | None) -> None:
+    if admission is None or admission.drill:
+        await asyncio.get_running_loop().create_future()
+    else:
+        await admission.until_replaced()
+
+
+async def _release(admission: Admission | None) -> None:
+    if admission is not None:
+        with contextlib.suppress(TimeoutError, StorageError):
+            async with asyncio.timeout(RELEASE_S):
+                await admission.release()
+        await admission.storage.close()
+
+
+# --- What people see ----------------------------------------------------------------------------
+
+
+class _Front:
+    """The HTTP server over all workers'; none where HTTP is off."""
+
+    def __init__(self, server: HttpServer | None) -> None:
+        self._server = server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
+
+
+async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sockets], supervisor: Supervisor) -> _Front:
+    if binding is None:
+        return _Front(None)
+    token = config.http_token
+    guard = Guard(
+        loopback=binding.loopback,
+        hosts=frozenset(host.lower() for host in (binding.host, binding.advertised_host, *config.http_hosts)),
+        token=None if token is None else token.get_secret_value(),
+    )
+
+    def serving() -> Mapping[str, str]:
+        """The socket files of those that serve, by number."""
+        workers = supervisor.workers
+        return {str(one.number): sockets[one.number].http.host for one in workers if one.state is not None}
+
+    application = Entrance(front(serving, guard, lambda: supervisor.phase), guard)
+    for bound in binding.sockets:
+        bound.listen(BACKLOG)
+    server = HttpServer(application, binding.sockets, tls=http_security(config).tls)
+    await server.start()
+    return _Front(server)
+
+
+def _told(
+    data: DataDirectory, kafka: Sequence[Binding], http: Binding | None, workers: Sequence[Worker]
+) -> dict[str, Any]:
+    """What the ready file says: the addresses of all workers, and the process of each."""
+    states = [worker.state or {} for worker in workers]
+    return {
+        "pid": os.getpid(),
+        "kafka": [str(binding) for binding in kafka],
+        "http": str(http) if http else None,
+        "data_dir": str(data.path),
+        "cluster_id": data.cluster_id,
+        "replayed_bytes": sum(int(state.get("replayed_bytes", 0)) for state in states),
+        "workers": [worker.process.pid for worker in workers if worker.process is not None],
+    }
+
+
+def _announce(
+    config: Config, data: DataDirectory, state: Mapping[str, Any], ready_file: Path | None, readable: int, took_s: float
+) -> None:
+    told = json.dumps(state).encode() + b"\n"
+    with contextlib.suppress(OSError):  # a full disk: commands then need the address as a flag
+        (data.path / SERVING_FILE).write_bytes(told)
+    if ready_file is not None:
+        write_atomically(ready_file.absolute(), told, readable)
+    logger.info("serving", extra={**state, "start_seconds": round(took_s, 3)})
+    to_dial = state["kafka"][0]
+    console = f"http://{state['http']}/" if state["http"] else "off"
+    lines = [
+        f"Penstock {__version__} is ready, with {len(state['workers'])} workers.",
+        f"  Kafka clients  {', '.join(state['kafka'])}: any of them leads a client to the others",
+        f"  Console        {console}",
+        f"  Data           {data.path}",
+        f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
+    ]
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), flush=True)
