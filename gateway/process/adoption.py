@@ -1,4 +1,4 @@
-"""A data directory that one process served begins to be served by several: what its tables decided moves to the registry.
+"""A data directory that one process served begins to be served by several: the registry takes over from its tables.
 
 Keeps: the registry appears as a whole, by a rename, or not at all; the tables stay as they are. From then on the
 registry decides, however many processes serve the directory.
@@ -6,6 +6,7 @@ registry decides, however many processes serve the directory.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,11 +36,9 @@ async def adopt(store: Path, config: StoreConfig, registry: Path, *, fresh: bool
 
     Raises CorruptLog, CorruptState, StorageFailure.
     """
-    if registry.exists():
-        return
     scratch = registry.with_name(f".{registry.name}.new")
-    for left in scratch.parent.glob(f"{scratch.name}*"):
-        left.unlink()
+    if not await asyncio.to_thread(_begin, registry, scratch):
+        return
     made = await SqliteRegistry.open(scratch)
     try:
         if not fresh:
@@ -50,6 +49,15 @@ async def adopt(store: Path, config: StoreConfig, registry: Path, *, fresh: bool
         await made.close()
     scratch.replace(registry)
     sync_directory(registry.parent)
+
+
+def _begin(registry: Path, scratch: Path) -> bool:
+    """Whether there is none yet; then nothing of an earlier try is left."""
+    if registry.exists():
+        return False
+    for left in scratch.parent.glob(f"{scratch.name}*"):
+        left.unlink()
+    return True
 
 
 def _found(home: Container) -> Adopted:

@@ -1,7 +1,7 @@
-"""`penstock serve --workers N`: the supervisor's process, and what a worker does differently from a gateway of one process.
+"""`penstock serve --workers N`: the supervisor's process, and the process of each worker.
 
-The supervisor owns the data directory, binds all ports, and owns long-term storage. Each worker inherits its sockets and
-the lock, so a worker that is restarted has the same ports, and no other gateway gets the directory while one still runs.
+The supervisor owns the data directory, binds all ports, and owns long-term storage. Each worker inherits its sockets
+and the lock, so a worker that is restarted has the same ports, and no other gateway gets the directory while one runs.
 
 Keeps: a gateway of several workers begins to serve when all of them do, and ends when all have ended.
 """
@@ -69,8 +69,8 @@ def count_of(config: Config, layout: Layout) -> int:
     if config.workers > layout.containers:
         raise ConfigError(
             [
-                f"workers = {config.workers}, but {config.data_dir} has {layout.containers} containers, and each worker "
-                f"needs one: allowed: 1 to {layout.containers}"
+                f"workers = {config.workers}, but {config.data_dir} has {layout.containers} containers, and each "
+                f"worker needs one: allowed: 1 to {layout.containers}"
             ]
         )
     return config.workers

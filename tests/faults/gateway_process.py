@@ -65,6 +65,10 @@ class Gateway:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def listen(self, address: str) -> None:
+        """Listen there, instead of on a port that is free."""
+        self._listen = address
+
     @property
     def address(self) -> str:
         return self._listen

@@ -1,0 +1,245 @@
+"""A gateway of several workers: real clients, workers that are killed, and directories that go from one to several."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.faults.gateway_process import EAGER, Gateway
+
+DEADLINE_S = 60
+PARTITIONS = 8
+
+
+def settings(workers: int, containers: int = 4) -> dict[str, object]:
+    return {**EAGER, "workers": workers, "containers": containers}
+
+
+def free_run(count: int) -> int:
+    """The first of so many ports in a row that nobody has."""
+    for first in range(20_000 + os.getpid() % 10_000, 40_000, 16):
+        with contextlib.ExitStack() as bound:
+            try:
+                for port in range(first, first + count):
+                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no ports")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with Gateway(tmp_path, settings(2)) as started:
+        started.listen(f"127.0.0.1:{free_run(4)}")
+        started.start()
+        yield started
+
+
+def servers(gateway: Gateway) -> list[str]:
+    return list(gateway.ready["kafka"])
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.05)
+
+
+def create(gateway: Gateway, topic: str, server: int = 0) -> None:
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[server]})
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(DEADLINE_S)
+
+
+def write(gateway: Gateway, topic: str, first: int, count: int) -> None:
+    """Numbers, acknowledged; number n goes to partition n mod 8."""
+    failed: list[KafkaError] = []
+    producer = Producer({"bootstrap.servers": servers(gateway)[0], "enable.idempotence": True})
+    for number in range(first, first + count):
+        producer.produce(
+            topic,
+            str(number),
+            partition=number % PARTITIONS,
+            on_delivery=lambda error, _: error and failed.append(error),
+        )
+    assert producer.flush(DEADLINE_S) == 0
+    assert not failed
+
+
+def read(gateway: Gateway, topic: str, count: int, *, isolation: str = "read_committed") -> list[int]:
+    """All numbers of a topic, by partition and offset."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers(gateway)[-1],
+            "group.id": f"reader-{time.monotonic_ns()}",
+            "auto.offset.reset": "earliest",
+            "isolation.level": isolation,
+        }
+    )
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
+    found: list[tuple[int, int, int]] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while len(found) < count:
+        assert time.monotonic() < deadline, f"{len(found)} of {count} records"
+        for message in consumer.consume(500, 0.2):
+            assert message.error() is None
+            found.append((message.partition() or 0, message.offset() or 0, int(message.value() or b"")))
+    consumer.close()
+    return [number for _, _, number in sorted(found)]
+
+
+def expected(count: int) -> list[int]:
+    return [number for partition in range(PARTITIONS) for number in range(partition, count, PARTITIONS)]
+
+
+def test_any_worker_leads_to_the_others(gateway: Gateway) -> None:
+    """A topic made at one worker is written and read through any: its partitions lie on both, each in order."""
+    create(gateway, "orders", server=1)
+    write(gateway, "orders", 0, 400)
+    assert read(gateway, "orders", 400) == expected(400)
+    metadata = AdminClient({"bootstrap.servers": servers(gateway)[0]}).list_topics("orders", DEADLINE_S)
+    assert sorted(metadata.brokers) == [100, 101]
+    assert {partition.leader for partition in metadata.topics["orders"].partitions.values()} == {100, 101}
+
+
+def test_a_killed_worker(gateway: Gateway) -> None:
+    """kill -9 of each worker in turn, while a producer writes: nothing acknowledged is lost, doubled or out of order,
+    and the other worker is the same process all the while."""
+    create(gateway, "orders")
+    written = 0
+    for victim in (0, 1, 0):
+        before = workers(gateway)
+        os.kill(before[victim], signal.SIGKILL)
+        write(gateway, "orders", written, 400)
+        written += 400
+        until(lambda before=before, victim=victim: is_back(gateway, before, victim), "the worker is back")  # type: ignore[misc]
+        assert workers(gateway)[1 - victim] == before[1 - victim]
+    assert read(gateway, "orders", written) == expected(written)
+
+
+def workers(gateway: Gateway) -> list[int]:
+    """The processes of the workers, in their order."""
+    found = []
+    for child in psutil.Process(gateway.pid).children():
+        words = child.cmdline()
+        if "worker" in words:
+            found.append((words[-1], child.pid))
+    return [pid for _, pid in sorted(found, key=lambda one: one[0].partition('"worker": ')[2])]
+
+
+def is_back(gateway: Gateway, before: list[int], victim: int) -> bool:
+    now = workers(gateway)
+    return len(now) == 2 and now[victim] != before[victim]
+
+
+def test_transactions_over_workers(gateway: Gateway) -> None:
+    """Transactions over partitions of both workers, and offsets of a group: committed ones are read whole, aborted ones
+    not at all, whichever worker coordinates."""
+    create(gateway, "orders")
+    create(gateway, "source")
+    committed = 0
+    for n in range(6):  # several ids, so that both workers coordinate some
+        producer = Producer({"bootstrap.servers": servers(gateway)[0], "transactional.id": f"id-{n}"})
+        producer.init_transactions(DEADLINE_S)
+        for commits in (True, False, True):
+            producer.begin_transaction()
+            for partition in range(PARTITIONS):
+                producer.produce("orders", str(committed if commits else -1), partition=partition)
+            if commits:
+                consumer = Consumer({"bootstrap.servers": servers(gateway)[1], "group.id": f"group-{n}"})
+                offsets = [TopicPartition("source", 3, committed + 1)]
+                producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), DEADLINE_S)
+                producer.commit_transaction(DEADLINE_S)
+                (offset,) = consumer.committed([TopicPartition("source", 3)], DEADLINE_S)
+                assert offset.offset == committed + 1
+                consumer.close()
+                committed += 1
+            else:
+                producer.flush(DEADLINE_S)
+                producer.abort_transaction(DEADLINE_S)
+    numbers = read(gateway, "orders", committed * PARTITIONS)
+    assert sorted(numbers) == sorted(list(range(committed)) * PARTITIONS)
+
+
+def test_groups_live_with_their_worker(gateway: Gateway) -> None:
+    """Groups of both workers are found through any, share partitions of both, and keep their offsets over a kill."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    for n in range(4):
+        consumer = Consumer(
+            {"bootstrap.servers": servers(gateway)[n % 2], "group.id": f"g-{n}", "auto.offset.reset": "earliest"}
+        )
+        consumer.subscribe(["orders"])
+        found = 0
+        deadline = time.monotonic() + DEADLINE_S
+        while found < 80:
+            assert time.monotonic() < deadline
+            found += len(consumer.consume(100, 0.2))
+        consumer.commit(asynchronous=False)
+        consumer.close()
+    for pid in workers(gateway):
+        os.kill(pid, signal.SIGKILL)
+    for n in range(4):
+        consumer = Consumer({"bootstrap.servers": servers(gateway)[0], "group.id": f"g-{n}"})
+        asked = [TopicPartition("orders", partition) for partition in range(PARTITIONS)]
+        assert [one.offset for one in _patiently(lambda c=consumer: c.committed(asked, 5))] == [10] * PARTITIONS  # type: ignore[misc]
+        consumer.close()
+
+
+def _patiently(ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            assert time.monotonic() < deadline
+
+
+def test_from_one_to_several_and_back(tmp_path: Path) -> None:
+    """A directory that one process made is served by two workers, then by four, then by one again: topics, records,
+    configs and offsets of groups stay."""
+    with Gateway(tmp_path, settings(1)) as gateway:
+        gateway.listen(f"127.0.0.1:{free_run(4)}")
+        for starts, count in enumerate((1, 2, 4, 1)):
+            gateway.settings["workers"] = count
+            gateway.start()
+            if not starts:
+                create(gateway, "orders")
+            else:
+                assert read(gateway, "orders", starts * 80) == expected(starts * 80)
+            assert len(servers(gateway)) == count
+            write(gateway, "orders", starts * 80, 80)
+            gateway.stop()
+        assert (gateway.data / "registry.db").exists()
+
+
+def test_the_supervisor_is_killed(gateway: Gateway) -> None:
+    """kill -9 of the supervisor ends the workers too, and the next start has everything that was acknowledged."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    pids = workers(gateway)
+    gateway.kill()
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the workers have ended")
+    gateway.start()
+    assert read(gateway, "orders", 80) == expected(80)
+
+
+def test_more_workers_than_containers(tmp_path: Path) -> None:
+    """More workers than a directory has containers are refused by name, with what is allowed."""
+    with Gateway(tmp_path, settings(4, containers=2)) as gateway:
+        gateway.launch()
+        assert gateway.process is not None
+        assert gateway.process.wait(DEADLINE_S) == 2
+        assert "workers = 4" in gateway.output.read_text()
+        gateway.process = None
