@@ -449,9 +449,8 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        is_inner = (
-            self._part is not None and self._part.inner is not None
-        )  # then the supervisor's port is the public one
+        # A worker's port is for its supervisor, whose own is the public one.
+        is_inner = self._part is not None and self._part.inner is not None
         tls = None if is_inner else self._http_security.tls
         return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
 

@@ -65,14 +65,14 @@ def create(gateway: Gateway, topic: str, server: int = 0) -> None:
 def write(gateway: Gateway, topic: str, first: int, count: int) -> None:
     """Numbers, acknowledged; number n goes to partition n mod 8."""
     failed: list[KafkaError] = []
+
+    def told(error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
     producer = Producer({"bootstrap.servers": servers(gateway)[0], "enable.idempotence": True})
     for number in range(first, first + count):
-        producer.produce(
-            topic,
-            str(number),
-            partition=number % PARTITIONS,
-            on_delivery=lambda error, _: error and failed.append(error),
-        )
+        producer.produce(topic, str(number), partition=number % PARTITIONS, on_delivery=told)
     assert producer.flush(DEADLINE_S) == 0
     assert not failed
 
@@ -192,16 +192,17 @@ def test_groups_live_with_their_worker(gateway: Gateway) -> None:
         os.kill(pid, signal.SIGKILL)
     for n in range(4):
         consumer = Consumer({"bootstrap.servers": servers(gateway)[0], "group.id": f"g-{n}"})
-        asked = [TopicPartition("orders", partition) for partition in range(PARTITIONS)]
-        assert [one.offset for one in _patiently(lambda c=consumer: c.committed(asked, 5))] == [10] * PARTITIONS  # type: ignore[misc]
+        assert _committed(consumer) == [10] * PARTITIONS
         consumer.close()
 
 
-def _patiently(ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
+def _committed(consumer: Consumer) -> list[int]:
+    """The committed offsets of all partitions; asks again while the coordinator is away."""
+    asked = [TopicPartition("orders", partition) for partition in range(PARTITIONS)]
     deadline = time.monotonic() + DEADLINE_S
     while True:
         try:
-            return ask()
+            return [found.offset for found in consumer.committed(asked, 5)]
         except KafkaException:
             assert time.monotonic() < deadline
 
