@@ -11,7 +11,9 @@ import contextlib
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
@@ -24,7 +26,6 @@ from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.cluster.nodes import Node, Nodes
-from gateway.cluster.part import Part
 from gateway.cluster.peers import Peers
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
@@ -105,6 +106,20 @@ CONCERN_CHARS_MAX: Final = 500
 
 HTTP_DELAY_S_MAX: Final = 0.5
 """Delay of the HTTP server, which costs a fifth of the time to be ready; during a longer recovery it already serves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a worker serves of a gateway of several: its node id, the containers it opens, how it reaches the others."""
+
+    node_id: int
+    hosts: tuple[int, ...]
+    registry: Path
+    """The file that all workers share."""
+    inner: Binding | None
+    """Where other workers reach this one; None if there are no others."""
+    told: Callable[[], None]
+    """Tells the others that the registry has changed."""
 
 
 class Broker:

@@ -23,8 +23,7 @@ from typing import Any, Final
 import uvloop
 
 from gateway import __version__, logs
-from gateway.broker import Broker
-from gateway.cluster.part import Part
+from gateway.broker import Broker, Part
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line

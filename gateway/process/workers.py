@@ -28,8 +28,7 @@ import uvloop
 
 from core.cluster.sqlite_registry import SqliteRegistry
 from gateway import __version__, logs
-from gateway.broker import Broker
-from gateway.cluster.part import Part
+from gateway.broker import Broker, Part
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.data_directory import SERVING_FILE, DataDirectory, is_drill, keep_to_ourselves
