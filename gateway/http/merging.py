@@ -9,6 +9,7 @@ Invariant: all functions are pure, take at least one answer, and give the same w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import fsum
 from typing import Any, TypeVar
 
 from gateway.http.models import (
@@ -34,7 +35,7 @@ def overview(answers: Sequence[Overview]) -> Overview:
         *("groups", "connections", "produced_bytes", "produced_records", "fetched_bytes", "log_bytes"),
         *("log_limit_bytes", "chunk_bytes", "cache_bytes", "cache_limit_bytes", "events_total"),
     )
-    first = answers[0]
+    first = min(answers, key=lambda one: (one.version, one.cluster_id, one.phase))
     phases = sorted({one.phase for one in answers} - {"serving"})
     whole: dict[str, Any] = {name: sum(getattr(one, name) for one in answers) for name in added}
     return first.model_copy(
@@ -60,29 +61,26 @@ def streams(answers: Sequence[StreamList], limit: int) -> StreamList:
 
 def stream(answers: Sequence[StreamView]) -> StreamView:
     """One stream with its epochs, those of the worker that knows the newest."""
-    newest = max(answers, key=lambda one: one.epoch)
+    newest = max(answers, key=_age)
     known = [epoch for one in answers for epoch in one.epochs]
     epochs = [_epoch([other for other in known if other.epoch == epoch.epoch], epoch) for epoch in newest.epochs]
     limits = sorted({limit for one in answers for limit in one.limits})
-    return _summed([newest, *(one for one in answers if one is not newest)]).model_copy(
-        update={"epochs": epochs, "limits": limits}
-    )
+    return _summed(answers).model_copy(update={"epochs": epochs, "limits": limits})
 
 
 def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
     """The rectangles of a stream, each once."""
-    newest = max(answers, key=lambda one: one.epoch)
+    newest = max(answers, key=_age)
     by_id: dict[int, list[MapSegment]] = {}
-    for answer in (newest, *(one for one in answers if one is not newest)):
+    for answer in answers:
         for segment in answer.segments:
             by_id.setdefault(segment.id, []).append(segment)
-    found = [by_id[segment.id] for segment in newest.segments]
     return newest.model_copy(
         update={
             "time_ms": max(one.time_ms for one in answers),
             "truncated": any(one.truncated for one in answers),
             "limits": sorted({limit for one in answers for limit in one.limits}),
-            "segments": [same[0].model_copy(update=_measured(same)) for same in found],
+            "segments": [segment.model_copy(update=_measured(by_id[segment.id])) for segment in newest.segments],
         }
     )
 
@@ -98,15 +96,22 @@ def groups(answers: Sequence[GroupList], limit: int) -> GroupList:
 
 
 def events(answers: Sequence[EventList], limit: int) -> EventList:
-    """The newest scales of all."""
-    found = sorted((event for one in answers for event in one.events), key=lambda event: (-event.time_ms, event.stream))
-    limits = sorted((hot for one in answers for hot in one.limits), key=lambda hot: (hot.stream, hot.segment))
-    return EventList(events=found[:limit], limits=limits)
+    """The newest scales of all; what several workers tell alike, once."""
+    events = {event.model_dump_json(): event for one in answers for event in one.events}
+    found = sorted(events.items(), key=lambda item: (-item[1].time_ms, item[1].stream, -item[1].epoch, item[0]))
+    hot = {(one.stream, one.segment, one.message): one for answer in answers for one in answer.limits}
+    return EventList(events=[event for _, event in found[:limit]], limits=[hot[key] for key in sorted(hot)])
+
+
+def _age(one: StreamSummary | StreamMap) -> tuple[int, bool, str]:
+    """How much a worker knows of a stream: its last epoch, its end; the rest only makes the choice the same always."""
+    return one.epoch, one.state == "sealed", one.model_dump_json()
 
 
 def _summed(same: Sequence[_S]) -> _S:
-    """One stream as several workers see it; `same[0]` has what is decided."""
-    return same[0].model_copy(
+    """One stream as several workers see it."""
+    newest: _S = max(same, key=_age)
+    return newest.model_copy(
         update={
             "appended_bytes": sum(one.appended_bytes for one in same),
             "appended_events": sum(one.appended_events for one in same),
@@ -114,8 +119,8 @@ def _summed(same: Sequence[_S]) -> _S:
                 log=sum(one.tiers.log for one in same),
                 chunks=sum(one.tiers.chunks for one in same),
             ),
-            "rate_bytes": sum(one.rate_bytes for one in same),
-            "rate_events": sum(one.rate_events for one in same),
+            "rate_bytes": fsum(one.rate_bytes for one in same),  # whose sum knows no order
+            "rate_events": fsum(one.rate_events for one in same),
         }
     )
 
