@@ -314,7 +314,7 @@ async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sock
         workers = supervisor.workers
         return {str(one.number): sockets[one.number].http.host for one in workers if one.state is not None}
 
-    application = Entrance(front(serving, guard, lambda: supervisor.phase), guard)
+    application = Entrance(front(serving, guard, lambda: supervisor.phase, lambda: len(supervisor.workers)), guard)
     for bound in binding.sockets:
         bound.listen(BACKLOG)
     server = HttpServer(application, binding.sockets, tls=http_security(config).tls)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import struct
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from gateway.wire.codec import response_codec
+from gateway.wire.message import Message
 from tests.faults.gateway_process import EAGER, Gateway
+from tests.gateway.harness import batch
+from tests.gateway.network.harness import request
 
 DEADLINE_S = 60
 PARTITIONS = 8
@@ -42,6 +50,7 @@ def free_run(count: int) -> int:
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     with Gateway(tmp_path, settings(2)) as started:
         started.listen(f"127.0.0.1:{free_run(4)}")
+        started.http = "127.0.0.1:0"
         started.start()
         yield started
 
@@ -244,3 +253,52 @@ def test_more_workers_than_containers(tmp_path: Path) -> None:
         assert gateway.process.wait(DEADLINE_S) == 2
         assert "workers = 4" in gateway.output.read_text()
         gateway.process = None
+
+
+def test_the_wrong_worker_names_the_right_one(gateway: Gateway) -> None:
+    """A Produce that comes to the wrong worker is refused with the leader's id and address (KIP-951), and changes
+    nothing."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 8)
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[0]})
+    partitions = admin.list_topics("orders", DEADLINE_S).topics["orders"].partitions
+    elsewhere = next(number for number, partition in partitions.items() if partition.leader == 101)
+    records = {"index": elsewhere, "records": bytes(batch(b"x"))}
+    values = {"acks": -1, "timeout": 1000, "topic_data": [{"name": "orders", "partition_data": [records]}]}
+    answer = asked(servers(gateway)[0], 0, 12, values)
+    (refused,) = answer.responses[0].partition_responses
+    assert refused.error_code == 6
+    assert refused.current_leader.leader_id == 101
+    assert [f"{node.host}:{node.port}" for node in answer.node_endpoints] == [servers(gateway)[1]]
+    assert read(gateway, "orders", 8) == expected(8)
+
+
+def asked(server: str, key: int, version: int, values: dict[str, Any]) -> Message:
+    """The answer to one request."""
+    host, _, port = server.rpartition(":")
+    with socket.create_connection((host, int(port)), DEADLINE_S) as connection:
+        connection.sendall(request(key, version, values))
+        with connection.makefile("rb") as answers:
+            (size,) = struct.unpack(">i", answers.read(4))
+            body = answers.read(size)
+    codec = response_codec(key, version)
+    return codec.decode(body, 4 + codec.flexible)
+
+
+def test_the_console_shows_the_whole(gateway: Gateway) -> None:
+    """The REST API adds up what the workers have, and metrics tell each sample's worker."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    (stream,) = get(gateway, "/api/v1/streams")["streams"]
+    assert stream["appended_events"] == 80
+    assert get(gateway, "/readyz")["status"] == "serving"
+    assert get(gateway, "/api/v1/overview")["produced_records"] == 80
+    with urllib.request.urlopen(f"http://{gateway.ready['http']}/metrics", timeout=DEADLINE_S) as answer:
+        text = answer.read().decode()
+    assert 'penstock_topics{worker="0"} 1' in text
+    assert 'penstock_topics{worker="1"} 1' in text
+
+
+def get(gateway: Gateway, path: str) -> Any:
+    with urllib.request.urlopen(f"http://{gateway.ready['http']}{path}", timeout=DEADLINE_S) as answer:
+        return json.load(answer)
