@@ -222,6 +222,8 @@ class SqliteRegistry:
         known = self._streams.get(state.id)
         if known is None:
             raise UnknownStream(state.name)
+        if state.revision != known.state.revision + 1:  # made from a state that the mirror has left behind since
+            raise Stale(state.name)
 
         def changed(change: int) -> None:
             done = self._connection.execute(
