@@ -478,6 +478,16 @@ class Store:
         for told in self._followed:
             told(changed)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes have a part of the containers."""
+        return self._shared is not None
+
+    async def catch_up(self) -> None:
+        """Take over all that other processes have decided by now. Raises StoreError."""
+        if self._following is not None:
+            await self._following.follow()
+
     def on_followed(self, told: Followed) -> None:
         """Call `told` on the loop with what changed in the registry, here or elsewhere; only where it is shared."""
         self._followed.append(told)
@@ -505,7 +515,8 @@ class Store:
 
     def leader_epochs(self, stream: Stream) -> dict[int, int]:
         """The leader epoch of each container that has some of a stream's slots, by the container's id."""
-        return {one: self._known[one].epoch for one in sorted(stream.state.containers)}
+        known = self._known
+        return {one: known[one].epoch for one in sorted(stream.state.containers) if one in known}
 
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""

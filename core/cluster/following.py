@@ -75,6 +75,7 @@ class Following:
         self._shares = shares
         self._follower = follower
         self._task: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._follow_for_ever(), name="registry")
@@ -133,6 +134,10 @@ class Following:
 
     async def follow(self) -> None:
         """Take over all that is decided by now. Raises StoreError."""
+        async with self._one_at_a_time:
+            await self._follow()
+
+    async def _follow(self) -> None:
         changed = await self._registry.look()
         for state in changed.streams:
             known = self._streams.by_id(state.id)

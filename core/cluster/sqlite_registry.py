@@ -30,7 +30,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,6 +81,17 @@ class Changes:
         self.deleted += later.deleted
         self.kinds |= later.kinds
         self.nodes |= later.nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """All that a registry has decided."""
+
+    streams: Sequence[StreamState]
+    settings: Mapping[str, Mapping[bytes, bytes]]
+    next_stream: int
+    next_writer: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +262,30 @@ class SqliteRegistry:
             self._connection.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", row)
 
         await self._changed(told)
+
+    async def forget_nodes(self) -> None:
+        """Begin without nodes: each tells of itself when it serves."""
+
+        def forgotten(_: int) -> None:
+            self._connection.execute("DELETE FROM nodes")
+
+        await self._changed(forgotten)
+        self._nodes = {}
+
+    async def adopt(self, found: Adopted) -> None:
+        """Begin with what a registry of another kind has decided. Only in a file that has nothing yet."""
+
+        def adopted(change: int) -> None:
+            rows = [(state.id, state.name, state.encode(), change) for state in found.streams]
+            self._connection.executemany("INSERT INTO streams VALUES (?, ?, ?, ?)", rows)
+            settings = [
+                (kind, key, value, change) for kind, some in found.settings.items() for key, value in some.items()
+            ]
+            self._connection.executemany("INSERT INTO settings VALUES (?, ?, ?, ?)", settings)
+            for name, value in (("stream", found.next_stream), ("writer", found.next_writer), ("epoch", found.epoch)):
+                self._connection.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+
+        await self._changed(adopted)
 
     async def take_writer_ids(self, count: int) -> range:
         first = await self._in_thread(lambda: self._counted("writer", count))

@@ -75,6 +75,13 @@ class Supervisor:
         self._final: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
 
+    @property
+    def phase(self) -> str:
+        """The phase of the whole, as the HTTP port tells it."""
+        if self._stopping.is_set():
+            return "stopping"
+        return "serving" if self._serving.done() else "starting"
+
     async def serving(self) -> None:
         """Returns when every worker serves for the first time."""
         await asyncio.shield(self._serving)

@@ -84,6 +84,7 @@ class ScramUsers:
         for user, credential in read_table(self._store.registry.settings(TABLE)):
             known[credential.mechanism][user] = credential
         self._known = known
+        self._secret = self._store.registry.settings(TABLE).get(SECRET_KEY, self._secret)
 
     def __repr__(self) -> str:
         return f"<ScramUsers {len(self)} credentials>"
