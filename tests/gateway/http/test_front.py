@@ -28,7 +28,20 @@ from gateway.http import front as fronts
 from gateway.http.entrance import Entrance
 from gateway.http.front import front
 from gateway.http.guard import Guard
-from gateway.http.models import GroupList, GroupView, Overview, Scaled, Sealed, StreamList, StreamSummary, Tiers
+from gateway.http.models import (
+    EpochView,
+    GroupList,
+    GroupView,
+    Overview,
+    Scaled,
+    Scaling,
+    Sealed,
+    SegmentView,
+    StreamList,
+    StreamSummary,
+    StreamView,
+    Tiers,
+)
 from gateway.http.problems import Problem, answer_problem, answer_refusal, no_such_stream, not_ready
 from gateway.http.server import HttpServer
 from tests.gateway.http.calls import call, until
@@ -47,6 +60,7 @@ class FakeWorker:
         self.ready = True
         self.hangs = False
         self.cut = False
+        self.takes_all = False
         self.changes: list[Any] = []
         self.clients: list[str] = []
 
@@ -92,7 +106,21 @@ class FakeWorker:
 
     async def stream(self, request: Request) -> Response:
         await self._maybe_hang()
-        raise no_such_stream(request.path_params["name"])
+        name = request.path_params["name"]
+        if name not in self.knows:
+            raise no_such_stream(name)
+        assert request.query_params["epochs"] == "1"
+        segments = [
+            SegmentView(
+                id=n, slots=[n], key_range=(0, 1), state="active",
+                bytes=self.lag if n == self.hosts else 0, rate_bytes=0, rate_events=0,
+            )
+            for n in (1, 2)
+        ]  # fmt: skip
+        epoch = EpochView(epoch=self.number, started_ms=1, reason="", segments=segments)
+        scaling = Scaling(policy="fixed", target_rate=1, factor=2, min_segments=1)
+        summary = self._summary(name).model_dump()
+        return _json(StreamView(**summary, created_ms=1, sealed_ms=None, scaling=scaling, limits=[], epochs=[epoch]))
 
     async def groups(self, _: Request) -> Response:
         group = GroupView(name=f"group-{self.number}", state="Stable", members=1, lag=self.lag, topics=[])
@@ -103,11 +131,11 @@ class FakeWorker:
         wanted = await request.json()
         if request.path_params["name"] not in self.knows:
             raise no_such_stream(request.path_params["name"])
-        if wanted["split"]["segment"] != self.hosts:
+        if wanted["split"]["segment"] != self.hosts and not self.takes_all:
             raise Problem(409, "Cannot be scaled like that", "the segment is another worker's")
         self.changes.append(wanted)
         await self._maybe_hang()
-        return _json(Scaled(name="orders", epoch=self.number, sealed=[self.hosts], opened=[]))
+        return _json(Scaled(name="orders", epoch=self.number, sealed=[wanted["split"]["segment"]], opened=[]))
 
     async def seal(self, request: Request) -> Response:
         GUARD.check_write(request.headers)
@@ -336,6 +364,33 @@ def test_a_scale_reaches_its_worker(tmp_path: Path) -> None:
         assert (status, problem["title"]) == (409, "Cannot be scaled like that")
         status, _, _ = await gateway.ask("POST", "/api/v1/streams/no/scale", body, Authorization=authorization)
         assert status == 404
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_scale_prefers_its_worker(tmp_path: Path) -> None:
+    """Of workers that could all make the scale it is made by the one that has the segment's records."""
+
+    async def steps(gateway: Gateway) -> None:
+        for worker in gateway.workers:
+            worker.takes_all = True
+        body = {"split": {"segment": 2}}
+        path = "/api/v1/streams/orders/scale"
+        assert (await gateway.ask("POST", path, body, Authorization=f"Bearer {TOKEN}"))[0] == 200
+        assert [worker.changes for worker in gateway.workers] == [[], [body]]
+        status, _, _ = await gateway.ask("POST", path, {"split": {"segment": 1}}, Authorization=f"Bearer {TOKEN}")
+        assert (status, len(gateway.workers[0].changes)) == (200, 1)
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_stream_of_all(tmp_path: Path) -> None:
+    """A stream's segments have the bytes of the worker that holds them."""
+
+    async def steps(gateway: Gateway) -> None:
+        stream = await gateway.get("/api/v1/streams/orders?epochs=1")
+        assert [segment["bytes"] for segment in stream["epochs"][0]["segments"]] == [0, 30]
+        assert (stream["epoch"], stream["appended_bytes"]) == (1, 40)
 
     run(tmp_path, steps, *two())
 
