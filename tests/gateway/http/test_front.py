@@ -44,7 +44,10 @@ from gateway.http.models import (
 )
 from gateway.http.problems import Problem, answer_problem, answer_refusal, no_such_stream, not_ready
 from gateway.http.server import HttpServer
-from tests.gateway.http.calls import call, until
+from tests.faults.gateway_process import EAGER
+from tests.faults.gateway_process import Gateway as RealGateway
+from tests.faults.test_workers import free_run
+from tests.gateway.http.calls import call, create_topic, get, produce, until
 
 TOKEN = "only-for-this-test"
 GUARD = Guard(loopback=True, token=TOKEN)
@@ -508,3 +511,37 @@ def test_connections_are_closed(tmp_path: Path, hurried: None) -> None:
         await asyncio.to_thread(until, lambda: len(os.listdir("/proc/self/fd")) <= before)
 
     run(tmp_path, steps, *two())
+
+
+def test_a_real_gateway(tmp_path: Path) -> None:
+    """Of two real workers one port tells all: a stream with every record, and a split and a seal that both know."""
+    with RealGateway(tmp_path, {**EAGER, "workers": 2, "containers": 4}) as gateway:
+        gateway.listen(f"127.0.0.1:{free_run(4)}")
+        gateway.http = "127.0.0.1:0"
+        gateway.start()
+        kafka, http = ",".join(gateway.ready["kafka"]), gateway.ready["http"]
+        create_topic(kafka, "orders", 8)
+        for partition in range(8):
+            produce(kafka, "orders", partition, 5)
+        stream = until(lambda: (told := get(http, "/api/v1/streams/orders"))["appended_events"] == 40 and told)
+        segments = stream["epochs"][-1]["segments"]
+        assert sum(segment["bytes"] for segment in segments) == stream["appended_bytes"]
+        assert [one["name"] for one in get(http, "/api/v1/streams?limit=1")["streams"]] == ["orders"]
+        assert len(get(http, "/api/v1/streams/orders/map")["segments"]) == len(segments)
+        overview = get(http, "/api/v1/overview")
+        assert (overview["phase"], overview["produced_records"]) == ("serving", 40)
+        assert {"groups", "total"} <= get(http, "/api/v1/groups").keys()
+        assert get(http, "/api/v1/tier2/chunks").endswith('{"complete": true}\n')
+        workers = {worker for _, worker in _samples(get(http, "/metrics"))}
+        assert {"0", "1"} <= workers
+        wanted = next(segment for segment in segments if len(segment["slots"]) > 1)
+        path = "/api/v1/streams/orders"
+        status, _, scaled = call(http, "POST", f"{path}/scale", {"split": {"segment": wanted["id"]}})
+        assert (status, scaled["sealed"]) == (200, [wanted["id"]])
+        told = until(lambda: (told := get(http, path))["epoch"] == scaled["epoch"] and told)
+        before = next(one for one in told["epochs"][0]["segments"] if one["id"] == wanted["id"])
+        assert before["bytes"] == wanted["bytes"]
+        assert call(http, "POST", f"{path}/seal")[0] == 200
+        until(lambda: get(http, path)["state"] == "sealed")
+        assert [event["epoch"] for event in get(http, "/api/v1/events")["events"]] == [scaled["epoch"]]
+        assert call(http, "GET", "/readyz")[0] == 200
