@@ -19,7 +19,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import h11
@@ -34,7 +34,7 @@ from gateway.http import merging
 from gateway.http.api import BODY_BYTES_MAX, EVENTS_DEFAULT, EVENTS_MAX, LISTED_MAX
 from gateway.http.console import Console
 from gateway.http.guard import Guard
-from gateway.http.models import EventList, GroupList, Overview, StreamList, StreamMap, StreamView
+from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.metrics.exposition import CONTENT_TYPE
 from gateway.metrics.merging import merged
@@ -295,17 +295,18 @@ class _Front:
     # Changing
 
     async def scale(self, request: Request) -> Response:
-        """The worker that has the segment does it; others know that they do not have it."""
-        return await self._changed(request, {404, 409, 503})
+        """The worker that has the most of the segments does it: it alone knows their loads and what lies in them."""
+        self._guard.check_write(request.headers)
+        async with self._place():
+            asked = _asked_by(request, await _body(request))
+            order = await self._by_bytes(asked)
+            return (await self._first(asked, {404, 409, 503}, order)).passed_on()
 
     async def seal(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""
-        return await self._changed(request, {404, 503})
-
-    async def _changed(self, request: Request, others: set[int]) -> Response:
         self._guard.check_write(request.headers)
         async with self._place():
-            return (await self._first(_asked_by(request, await _body(request)), others)).passed_on()
+            return (await self._first(_asked_by(request, await _body(request)), {404, 503})).passed_on()
 
     # Asking
 
@@ -365,6 +366,8 @@ class _Front:
     async def _merged(self, request: Request, model: type[_M], merge: Callable[[Sequence[_M]], _M]) -> Response:
         async with self._place():
             found = self._usable(await self._all(_asked_by(request)))
+            if len(found) == 1:
+                return found[0].passed_on()
 
             def whole() -> str:
                 return merge([model.model_validate_json(answer.body) for answer in found]).model_dump_json()
@@ -373,11 +376,37 @@ class _Front:
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return Response(text, headers=headers, media_type="application/json")
 
-    async def _first(self, asked: _Asked, others: set[int]) -> _Answer:
+    async def _by_bytes(self, scale: _Asked) -> list[tuple[str, str]]:
+        """The workers with their sockets: first the one with the most bytes in the segments of a scale."""
+        serving = self._serving()
+        stream = scale.target.partition(b"?")[0].removesuffix(b"/scale")
+        answers = await self._all(replace(scale, method="GET", target=stream + b"?epochs=1", body=b""))
+
+        def counted() -> dict[str, int]:
+            try:
+                wanted = ScaleRequest.model_validate_json(scale.body)
+            except ValueError:  # the workers refuse it, and tell why
+                return {}
+            numbers = set(wanted.merge or ()) | ({wanted.split.segment} if wanted.split else set())
+            return {
+                worker: sum(
+                    segment.bytes
+                    for epoch in StreamView.model_validate_json(answer.body).epochs
+                    for segment in epoch.segments
+                    if segment.id in numbers
+                )
+                for worker, answer in answers.items()
+                if answer.status == 200
+            }
+
+        counts = await _bounded(len(scale.body) + sum(len(answer.body) for answer in answers.values()), counted)
+        return sorted(serving, key=lambda one: -counts.get(one[0], 0))
+
+    async def _first(self, asked: _Asked, others: set[int], order: Sequence[tuple[str, str]] | None = None) -> _Answer:
         """The answer of the first worker whose status is none of `others`; else the one that says most."""
         refusals: list[_Answer] = []
         silent = False
-        for worker, path in self._serving():
+        for worker, path in order or self._serving():
             try:
                 answer = await _ask(path, asked)
             except _Silent as error:

@@ -64,7 +64,7 @@ def stream(answers: Sequence[StreamView]) -> StreamView:
     newest = max(answers, key=_age)
     known = [epoch for one in answers for epoch in one.epochs]
     epochs = [_epoch([other for other in known if other.epoch == epoch.epoch], epoch) for epoch in newest.epochs]
-    limits = sorted({limit for one in answers for limit in one.limits})
+    limits = _limits([one.limits for one in answers])
     return _summed(answers).model_copy(update={"epochs": epochs, "limits": limits})
 
 
@@ -79,7 +79,7 @@ def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
         update={
             "time_ms": max(one.time_ms for one in answers),
             "truncated": any(one.truncated for one in answers),
-            "limits": sorted({limit for one in answers for limit in one.limits}),
+            "limits": _limits([one.limits for one in answers]),
             "segments": [segment.model_copy(update=_measured(by_id[segment.id])) for segment in newest.segments],
         }
     )
@@ -87,7 +87,10 @@ def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
 
 def groups(answers: Sequence[GroupList], limit: int) -> GroupList:
     """All groups, those that lag most first. A group lives in one worker."""
-    found = sorted((group for one in answers for group in one.groups), key=lambda group: (-group.lag, group.name))
+    found = sorted(
+        (group for one in answers for group in one.groups),
+        key=lambda group: (-group.lag, group.name, group.state, group.members),
+    )
     return GroupList(
         groups=found[:limit],
         total=sum(one.total for one in answers),
@@ -123,6 +126,16 @@ def _summed(same: Sequence[_S]) -> _S:
             "rate_events": fsum(one.rate_events for one in same),
         }
     )
+
+
+def _limits(told: Sequence[Sequence[str]]) -> list[str]:
+    """Sentences about hot segments, each worker's hottest first, then the remedies, which each tells last."""
+    ranks: dict[str, int] = {}
+    for sentences in told:
+        for rank, sentence in enumerate(sentences[:-1]):
+            ranks[sentence] = min(rank, ranks.get(sentence, rank))
+    remedies = {sentences[-1] for sentences in told if sentences}
+    return [*sorted(ranks, key=lambda sentence: (ranks[sentence], sentence)), *sorted(remedies)]
 
 
 def _epoch(same_epoch: Sequence[EpochView], epoch: EpochView) -> EpochView:
