@@ -83,6 +83,8 @@ from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from gateway.http.api import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
@@ -451,6 +453,8 @@ class Broker:
     def _make_http(self, binding: Binding) -> HttpServer:
         """Make the HTTP server, in a thread: its modules and the API's description take 100 ms, and Kafka clients are
         already served."""
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
         from gateway.http.app import build
         from gateway.http.entrance import Entrance
         from gateway.http.guard import Guard
@@ -467,7 +471,10 @@ class Broker:
         # A worker's port is for its supervisor, whose own is the public one.
         is_inner = self._part is not None and self._part.inner is not None
         tls = None if is_inner else self._http_security.tls
-        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
+        entrance: ASGIApp = Entrance(application, guard)
+        if is_inner:
+            entrance = ProxyHeadersMiddleware(entrance, "*")  # type: ignore[arg-type,assignment]
+        return HttpServer(entrance, binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:
         self._serving.set()
