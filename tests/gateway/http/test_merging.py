@@ -59,10 +59,12 @@ def decided(of: type[StreamSummary], **more: st.SearchStrategy[Any]) -> st.Searc
 
 
 SENTENCES = st.lists(st.text(max_size=4), unique=True, **FEW)
-SEGMENTS = st.builds(SegmentView, id=st.integers(0, 3), slots=st.just([0]), bytes=COUNTS, rate_bytes=RATES)
+BOUNDS = st.tuples(st.floats(0, 1), st.floats(0, 1))
+MEASURED = {"bytes": COUNTS, "rate_bytes": RATES, "rate_events": RATES, "key_range": BOUNDS}
+SEGMENTS = st.builds(SegmentView, id=st.integers(0, 3), slots=st.just([0]), **MEASURED)
 EPOCHS = st.builds(EpochView, epoch=st.integers(0, 3), segments=ordered(SEGMENTS, lambda one: one.id))
 VIEWS = decided(StreamView, scaling=SCALING, limits=SENTENCES, epochs=ordered(EPOCHS, lambda one: one.epoch))
-RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), bytes=COUNTS, rate_bytes=RATES, rate_events=RATES)
+RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), **MEASURED)
 MAPS = st.builds(
     StreamMap,
     name=NAMES,
