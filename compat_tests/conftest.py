@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("PENSTOCK_COMPAT_BOOTSTRAP"),
         help="HOST:PORT of a server that runs already: nothing is done to its process",
     )
+    parser.addoption(
+        "--containers", type=int, default=1, help="of Penstock: each has a log and coordinators of its own"
+    )
     parser.addoption("--matrix", type=Path, help="write the table of scenarios and clients here")
 
 
@@ -47,7 +50,8 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     elif request.config.getoption("--system") == "kafka":
         server = Kafka(directory)
     else:
-        server = Penstock(directory)
+        containers = request.config.getoption("--containers")
+        server = Penstock(directory, {"containers": str(containers)} if containers > 1 else None)
     request.config.stash[SERVER] = server
     compile_runner()
     server.start()

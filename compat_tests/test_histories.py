@@ -41,6 +41,22 @@ def test_histories(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     assert result.is_clean, f"seed {SEED}, {result}\nall of it: {tmp_path / 'history.jsonl'}\n{system.log_tail()}"
 
 
+@pytest.mark.timeout(SECONDS + OVERHEAD_S)
+def test_histories_over_containers(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The same where each partition, group and transactional id lies in one of four containers."""
+    if request.config.getoption("--bootstrap") or request.config.getoption("--system") != "penstock":
+        pytest.skip("only Penstock has containers")
+    system = Penstock(tmp_path, {"containers": "4"})
+    system.start()
+    try:
+        result = Workload(system, SEED, "history", ("kill", "pause", "scale")).run(SECONDS)
+    finally:
+        system.kill()
+    result.history.write_to(tmp_path / "history.jsonl")
+
+    assert result.is_clean, f"seed {SEED}, {result}\nall of it: {tmp_path / 'history.jsonl'}\n{system.log_tail()}"
+
+
 @pytest.mark.timeout(OVERHEAD_S)
 @pytest.mark.parametrize("bug", sorted(BUGS))
 def test_planted_bugs(request: pytest.FixtureRequest, tmp_path: Path, bug: str) -> None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+
+LOG_FILE_BYTES_MIN = 16 * MIB
+"""The least that many containers make of the size of a log file: smaller files would be rolled too often."""
+LOG_FILES_MIN = 4
+"""The least files in `log_max_bytes`."""
+LOG_FILE_ENTRIES_MIN = 50_000
+READ_CACHE_BYTES_MIN = 8 * MIB
+"""Less does not hold what a few readers of the log go through."""
 
 
 class SyncMode(enum.Enum):
@@ -21,6 +30,7 @@ class StoreConfig:
     """Sizes in bytes, times in milliseconds unless the name says otherwise."""
 
     container_ids: tuple[int, ...] = (0,)
+    directories: tuple[Path, ...] = ()  # of the store, one a disk: containers are spread over them in turn
     sync_mode: SyncMode = SyncMode.GROUP
     sync_interval_ms: int = 50
     log_file_bytes: int = 64 * MIB
@@ -53,3 +63,39 @@ class StoreConfig:
     tier2_cache_bytes: int = 64 * MIB
     tier2_disk_cache_bytes: int = 0
     tier2_read_ahead_bytes: int = 24 * MIB
+
+    def place(self, directory: Path, container_id: int) -> Path:
+        """The directory that holds a container of the store in `directory`."""
+        places = self.directories or (directory,)
+        return places[self.container_ids.index(container_id) % len(places)]
+
+    def share(self) -> StoreConfig:
+        """The settings of one container: all have the same share of what is bounded for the store."""
+        count = len(self.container_ids)
+        if count == 1:
+            return self
+
+        log_max_bytes = max(MIB, self.log_max_bytes // count)
+
+        def part(size: int, least: int) -> int:
+            return min(size, max(least, size // count))
+
+        return replace(
+            self,
+            # The log is cut by whole files, and has room for more while a chunk is made.
+            log_file_bytes=min(part(self.log_file_bytes, LOG_FILE_BYTES_MIN), max(MIB, log_max_bytes // LOG_FILES_MIN)),
+            chunk_bytes=min(self.chunk_bytes, log_max_bytes // 2),
+            log_file_entries_max=part(self.log_file_entries_max, LOG_FILE_ENTRIES_MIN),
+            cache_bytes=part(self.cache_bytes, MIB),
+            index_cache_bytes=part(self.index_cache_bytes, MIB),
+            log_read_cache_bytes=part(self.log_read_cache_bytes, READ_CACHE_BYTES_MIN),
+            checkpoint_log_bytes=part(self.checkpoint_log_bytes, MIB),
+            log_reader_threads=part(self.log_reader_threads, 1),
+            rocksdb_cache_bytes=part(self.rocksdb_cache_bytes, MIB),
+            rocksdb_write_buffer_bytes=part(self.rocksdb_write_buffer_bytes, MIB),
+            log_max_bytes=log_max_bytes,
+            tier2_uploads=part(self.tier2_uploads, 1),
+            tier2_cache_bytes=part(self.tier2_cache_bytes, MIB),
+            tier2_disk_cache_bytes=self.tier2_disk_cache_bytes // count,
+            tier2_read_ahead_bytes=part(self.tier2_read_ahead_bytes, MIB),
+        )

@@ -183,7 +183,7 @@ class HostedContainer:
             await self._for_each_slot(Slot.changed)  # who has begun to wait meanwhile looks again
 
     async def _for_each_slot(self, do: Callable[[Slot], None]) -> None:
-        slots = [slot for stream in self.container.streams.values() for slot in stream.written_slots()]
+        slots = [slot for stream in self.container.streams.values() for slot in stream.slots_in(self.id)]
         async for slot in in_turns(slots):
             do(slot)
 

@@ -30,10 +30,11 @@ async def looked_at(directory: Path, config: StoreConfig) -> AsyncIterator[list[
     trusted, known = TrustedClock(clock), KnownWriters(config.writers_max)
     try:
         for container_id in config.container_ids:
-            if container_directory(directory, container_id).exists():
+            place = config.place(directory, container_id)
+            if container_directory(place, container_id).exists():
                 opened.append(
                     await HostedContainer.open(
-                        container_id, directory, config, clock, trusted, known, _stream_changed, _never_scaled
+                        container_id, place, config.share(), clock, trusted, known, _stream_changed, _never_scaled
                     )
                 )
         yield opened

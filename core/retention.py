@@ -73,7 +73,7 @@ class Retention:
         self._ages.forget_others(self._container.streams)
         moved = 0
         for stream in list(self._container.streams.values()):
-            slots = [slot for slot in stream.written_slots() if slot.start < slot.stable_end]
+            slots = [slot for slot in stream.slots_in(self._container.id) if slot.start < slot.stable_end]
             for start in range(0, len(slots), SLOTS_PER_STEP):
                 moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now.timestamps_ms)
         await forget_expired(self._container, now)

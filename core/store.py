@@ -3,7 +3,9 @@
 **Invariants**
 
 - A name belongs to one live stream at most, also while its creation is on its way to the log.
-- A stream's slots, tables and records live in the container that the stream names.
+- A slot's entries, and all that belongs to them, live in the slot's container. What containers have in common is the
+  registry's, and is decided there first (`core.cluster`).
+- A change of a stream is seen once each of its containers has it in its log.
 """
 
 from __future__ import annotations
@@ -13,13 +15,17 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
+from core.cluster.placement import Loads
+from core.cluster.registry import NewStream, Registry
+from core.cluster.shares import Shares
+from core.cluster.table_registry import TableRegistry
 from core.config import StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
@@ -29,7 +35,7 @@ from core.errors import (
     NotHosted,
     StorageFailure,
     StoreClosed,
-    StreamExists,
+    StoreError,
     UnknownStream,
 )
 from core.hosted import HostedContainer, log_directory
@@ -43,7 +49,7 @@ from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.policy import StreamPolicy
 from core.streams.registry import Streams
-from core.streams.state import NEXT_STREAM_KEY, STREAM_IDS_TABLE, STREAMS_TABLE, Epoch, StreamState, new_stream
+from core.streams.state import Epoch, Segment, StreamState
 from core.tiering.context import LongTermStorage
 from core.trusted_clock import TrustedClock
 
@@ -52,7 +58,7 @@ logger = logging.getLogger(__name__)
 PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 
 HOME_CONTAINER: Final = 0
-"""Place in `StoreConfig.container_ids` of the container that keeps tables and the ids of streams."""
+"""Place in `StoreConfig.container_ids` of the container that keeps tables and the registry."""
 TIME_FILE: Final = "time"
 """The file in the store's directory with the clock's state, see `core.trusted_time`."""
 
@@ -80,11 +86,15 @@ class Store:
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._policy_for = policy_for
         self._long_term = long_term
-        self._creating: set[str] = set()
+        self._known: dict[int, Container] = {}  # all that were ever opened, by id: the owners of slots
+        self._tables = TableRegistry(lambda: self.home, lambda container_id: self._hosted(container_id).container)
+        self.registry: Registry = self._tables
+        self._loads = Loads()
+        self._shares = Shares(self.streams, self._open_containers, self._show)
+        self._is_settled = False  # copies of streams agree: recovery is over
+        self._under_way: set[asyncio.Task[Stream]] = set()  # creations, which go on when their caller has gone
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
-        self._released: dict[int, Stream] = {}  # streams of containers that were: not here, and not deleted
         self._lock_fd = -1
-        self._next_stream_id = 1
 
     def __repr__(self) -> str:
         return f"<Store {self.directory} {len(self.streams)} streams in {len(self.containers)} containers>"
@@ -108,14 +118,20 @@ class Store:
             await asyncio.to_thread(store.trusted.load, directory / TIME_FILE, store._newest_file_ms)
             for container_id in config.container_ids:
                 await store._host(container_id)
+            await store._settle()
         except BaseException:
             await store.close(clean=False)
             raise
         store.trusted.start()
-        store._next_stream_id = max((stream.id for stream in store.streams), default=0) + 1
-        highest = store.table(STREAM_IDS_TABLE).get(NEXT_STREAM_KEY)
-        store._next_stream_id = max(store._next_stream_id, int.from_bytes(highest or b"", "big"))
         return store
+
+    async def _settle(self) -> None:
+        """Make one store of the recovered containers."""
+        await self._shares.settle(self.registry)
+        self._is_settled = True
+        self._tables.load(stream.state for stream in self.streams.all())
+        if len(self.containers) > 1:
+            self._shares.start(self.home.id)
 
     def _lock(self) -> None:
         make_directory(self.directory)
@@ -136,15 +152,16 @@ class Store:
         begun: list[int] = []
         for container_id in self.config.container_ids:
             with contextlib.suppress(Corrupt, OSError):  # recovery says what is wrong with it
-                begun += (file.created_ms for file in open_log_files(log_directory(self.directory, container_id)))
+                logs = log_directory(self.config.place(self.directory, container_id), container_id)
+                begun += (file.created_ms for file in open_log_files(logs))
         return max(begun, default=None)
 
     async def _host(self, container_id: int) -> None:
         """Open a container and serve it."""
         hosted = await HostedContainer.open(
             container_id,
-            self.directory,
-            self.config,
+            self.config.place(self.directory, container_id),
+            self.config.share(),
             self.clock,
             self.trusted,
             self.known_writers,
@@ -173,9 +190,8 @@ class Store:
             hosted.scaler.start()
 
     def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
-        """End the process only if nothing can go on without this container."""
-        is_home = hosted.id == self.config.container_ids[HOME_CONTAINER]
-        if not is_home and any(not one.container.failed.done() for one in self.containers.values()):
+        """End the process only if no container is left: each answers for its own slots."""
+        if any(not one.container.failed.done() for one in self.containers.values()):
             logger.error(
                 "a container failed: nothing is appended to its streams until the next start, the others go on",
                 extra={"container": hosted.id, "reason": str(failure)},
@@ -194,7 +210,6 @@ class Store:
         hosted = self.containers.pop(container_id, None)
         if hosted is None:
             raise NotHosted(container_id)
-        self._released |= hosted.container.streams
         leaving = asyncio.create_task(hosted.release(), name=f"release of container {container_id}")
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
@@ -204,7 +219,8 @@ class Store:
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
         await self._forgetting.stop()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self._shares.stop()
+        await asyncio.gather(*self._leaving, *self._under_way, return_exceptions=True)
         failures: list[StorageFailure] = []
         for hosted in list(self.containers.values()):
             try:
@@ -223,10 +239,16 @@ class Store:
 
     def hosted(self, slot: Slot) -> HostedContainer:
         """The container that a slot lies in. Raises NotHosted, and is the only place that decides so."""
-        found = self.containers.get(slot.container_id)
+        return self._hosted(slot.container_id)
+
+    def _hosted(self, container_id: int) -> HostedContainer:
+        found = self.containers.get(container_id)
         if found is None:
-            raise NotHosted(slot.container_id)
+            raise NotHosted(container_id)
         return found
+
+    def _open_containers(self) -> list[Container]:
+        return [hosted.container for hosted in self.containers.values()]
 
     @property
     def home(self) -> Container:
@@ -239,36 +261,59 @@ class Store:
     # Streams
 
     async def create_stream(self, name: str, *, slots: int, config: Mapping[str, str] | None = None) -> Stream:
-        """Make a stream; it is durable when this returns.
+        """Make a stream; it is durable in all of its containers when this returns.
 
         Raises StreamExists (also while another call makes it), ValueError for less than one slot, StoreError.
         """
         if slots < 1:
             raise ValueError(f"a stream has at least one slot, not {slots}")
-        if name in self._creating or self.streams.get(name) is not None:
-            raise StreamExists(name)
-        container = self.home
-        stream_id = self._next_stream_id
-        self._next_stream_id += 1
-        state = new_stream(
-            stream_id=stream_id,
+        policy = self._policy_for(config or {})
+        wanted = NewStream(
             name=name,
             uuid=uuid4(),
             slots=slots,
             created_ms=self.clock.wall_ms(),
-            container=container.id,
             config=config or {},
-            segments=self._policy_for(config or {}).scaling.min_segments,
+            segments=policy.scaling.min_segments,
+            placement=self._place(slots, spread=policy.spread),
         )
-        self._creating.add(name)
+        self._loads.expect(wanted.placement, slots)
+        creation = asyncio.create_task(self._create(wanted))
+        self._under_way.add(creation)
+        creation.add_done_callback(self._under_way.discard)
+        creation.add_done_callback(lambda _: self._loads.expect(wanted.placement, -slots))
+        return await asyncio.shield(creation)
+
+    def _place(self, slots: int, *, spread: bool) -> Sequence[int]:
+        """The containers for the slots of a stream. Raises StorageFailure when all have failed."""
+        open_now = {one.id: one for one in self._open_containers() if not one.failed.done()}
+        if not open_now:
+            raise self.home.failed.result()
+        if len(open_now) > 1:
+            appended = {one.id: one.appended_bytes for one in open_now.values()}
+            self._loads.observe(appended, self.clock.monotonic_s())
+        return self._loads.place(slots, open_now, spread=spread)
+
+    async def _create(self, wanted: NewStream) -> Stream:
+        state = await self.registry.create(wanted)
+        stream = self.streams.by_id(state.id)
+        assert stream is not None, "the registry's decision was applied"
+        if state.is_elsewhere:
+            try:
+                await self._shares.bring(stream)
+            except StoreError:
+                await self._take_back(stream)
+                raise
+            self._show(stream)
+        return stream
+
+    async def _take_back(self, stream: Stream) -> None:
+        """End a stream that could not be made in all of its containers. If this fails, the next start settles it."""
         try:
-            # The next id is logged too: the id of a deleted stream must never come back.
-            await container.update(
-                _put(state), Put(STREAM_IDS_TABLE, NEXT_STREAM_KEY, (stream_id + 1).to_bytes(4, "big"))
-            )
-        finally:
-            self._creating.discard(name)
-        return container.streams[stream_id]
+            await self.registry.delete(stream.state)
+            await self._shares.drop(stream)
+        except StoreError as error:
+            self._shares.note_late(stream, error)
 
     async def update_stream(self, stream: Stream, *, config: Mapping[str, str]) -> None:
         """Replace a stream's configuration, durably. Raises UnknownStream, StoreError."""
@@ -279,7 +324,8 @@ class Store:
 
         Raises UnknownStream, StreamSealed, ValueError if the stream already has as many, StoreError.
         """
-        await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms()), "grown")
+        places = self._place(slots, spread=True) if stream.policy.spread else ()
+        await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms(), places), "grown")
 
     async def scale_stream(
         self, stream: Stream, sealed: Collection[int], cuts: Collection[int], reason: str, kind: str = "manual"
@@ -306,7 +352,11 @@ class Store:
         async with stream.changing:
             if stream.deleted:
                 raise UnknownStream(stream.name)
-            await self._hosted_of(stream).container.update(Delete(STREAMS_TABLE, stream.id.to_bytes(4, "big")))
+            await self.registry.delete(stream.state)
+            try:
+                await self._shares.drop(stream)
+            except StoreError as error:
+                self._shares.note_late(stream, error)
 
     async def _change(
         self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None = None
@@ -320,44 +370,92 @@ class Store:
                 going_on = {segment.number for segment in state.current.segments}
                 sealed = [segment for segment in before.segments if segment.number not in going_on]
                 state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
-            hosted = self._hosted_of(stream)
-            await hosted.container.change_stream(stream, state)
+            await self._decide(stream, state)
             if kind is not None:
-                _record(hosted.scaler, stream, before, state.current, kind)
+                _record(self._scaler_of_epoch(state), stream, before, state.current, kind)
             return state.current
 
-    def scaler_of(self, stream: Stream) -> Scaler:
-        """The scaler that takes a stream's rates. Raises NotHosted."""
-        return self._hosted_of(stream).scaler
+    async def _decide(self, stream: Stream, state: StreamState) -> None:
+        """Make this a stream's state. If a container has no room for it, a growth is taken back."""
+        before = stream.state
+        await self.registry.change(state)
+        if not state.is_elsewhere:
+            return
+        try:
+            await self._shares.bring(stream)
+        except StoreError as error:
+            if state.slots != before.slots:
+                await self.registry.change(before.after(state))
+                self._shares.note_late(stream, error)
+                raise
+            self._shares.note_late(stream, error)
+        self._show(stream)
+
+    def _show(self, stream: Stream) -> None:
+        """Make visible what was decided about a stream: all of its containers have it."""
+        self._take(stream, stream.logged)
+        self.streams.name(stream)
+
+    def _take(self, stream: Stream, state: StreamState) -> None:
+        if state.slots != stream.state.slots:
+            self._loads.add(stream.state, -1)
+            self._loads.add(state)
+        stream.state = state
+        stream.policy = self._policy_for(state.config)
+
+    def scaler_of(self, stream: Stream, segment: Segment) -> Scaler:
+        """The scaler that takes the rates of a segment's slots. Raises NotHosted."""
+        return self._hosted(stream.state.container_of(segment)).scaler
+
+    def _scaler_of_epoch(self, state: StreamState) -> Scaler:
+        """The scaler that remembers a stream's newest epoch: that of the first segment it opened."""
+        return self._hosted(state.container_of(state.current.opened[0])).scaler
+
+    def leader_epochs(self, stream: Stream) -> dict[int, int]:
+        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
+        return {one: self._known[one].epoch for one in sorted(stream.state.containers)}
 
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
-        found = (hosted.container.streams.get(stream_id) for hosted in self.containers.values())
-        return next((stream for stream in found if stream is not None), None) or self._released.get(stream_id)
+        return self.streams.by_id(stream_id)
 
     def refresh_policies(self) -> None:
         """Ask for every stream's policy again (a default changed)."""
         for stream in self.streams:
             stream.policy = self._policy_for(stream.config)
 
-    def _hosted_of(self, stream: Stream) -> HostedContainer:
-        found = self.containers.get(stream.state.container)
-        if found is None:
-            raise NotHosted(stream.state.container)
-        return found
-
     def _stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
-        stream = container.streams.get(stream_id)
+        """A container's row of a stream is durable: the decision about it, or a copy."""
+        self._known[container.id] = container
+        stream = self.streams.by_id(stream_id)
         if state is None:
-            if stream is not None:
-                self.streams.remove(stream)
-        elif stream is None:
-            stream = Stream(state, self._policy_for(state.config), container.make_slot)
+            if stream is not None and stream.state.container == container.id:
+                self._end(stream)
+            return stream
+        decides = container.id == state.container
+        if stream is None:
+            stream = Stream(state, self._policy_for(state.config), self._make_slot)
             self.streams.add(stream)
-        else:
-            stream.state = state
-            stream.policy = self._policy_for(state.config)
+            self._loads.add(state)
+        elif state.revision >= stream.state.revision and not (self._is_settled and state.is_elsewhere):
+            self._take(stream, state)
+        if decides and not state.is_elsewhere:
+            self.streams.name(stream)
         return stream
+
+    def _end(self, stream: Stream) -> None:
+        stream.deleted = True
+        self.streams.remove(stream)
+        self._loads.add(stream.state, -1)
+        for slot in stream.written_slots():
+            slot.changed()
+
+    def _make_slot(self, stream: Stream, number: int) -> Slot:
+        container_id = stream.logged.container_of_slot(number)
+        container = self._known.get(container_id)
+        if container is None:
+            raise NotHosted(container_id)
+        return container.make_slot(stream, number)
 
     # Tables
 
@@ -377,10 +475,6 @@ class Store:
         could take it back, and the identity would be given out a second time.
         """
         await self.home.synced()
-
-
-def _put(state: StreamState) -> Put:
-    return Put(STREAMS_TABLE, state.id.to_bytes(4, "big"), state.encode())
 
 
 def _record(scaler: Scaler, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:

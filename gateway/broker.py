@@ -20,14 +20,28 @@ from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
+from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
-from gateway.data_directory import DRILL_DIRECTORY, REPAIRED_FILE, DataDirectory, is_drill
+from gateway.coordination.homes import Homes
+from gateway.data_directory import (
+    DRILL_DIRECTORY,
+    REPAIRED_FILE,
+    SCRAM_USERS_FILE,
+    DataDirectory,
+    is_drill,
+)
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.consumer.format import CONSUMER_TABLE
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
+from gateway.groups.settings import settings_of
+from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.features import FinalizedFeatures
+from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -37,13 +51,20 @@ from gateway.metrics.tiers import offer_container
 from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
-from gateway.network.serving_limits import offer_connections, server_limits
+from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
+from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
+from gateway.security import scram_users
+from gateway.security.audit import open_audit
+from gateway.security.authorizer import Authorizer
+from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
+from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
@@ -82,9 +103,10 @@ class Broker:
     topics: Topics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
+    scram_users: ScramUsers
     apis: Registry
 
     def __init__(
@@ -119,6 +141,10 @@ class Broker:
         self._admission: Admission | None = None
         self._take_over = take_over
         self._remarks: list[str] = []  # about the bucket
+        self._secured = secured_listeners(config)
+        self._http_security = http_security(config)
+        self._renewing: asyncio.Task[None] | None = None
+        self.authorizer: Authorizer | None = None
 
     def __repr__(self) -> str:
         return f"<Broker {self.node_id} of {self.cluster_id}, {self.phase}>"
@@ -172,7 +198,8 @@ class Broker:
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
-            promised=frozenset({GROUPS_TABLE, OFFSETS_TABLE}),
+            promised=frozenset({GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE}),
+            private=frozenset({scram_users.TABLE}),
         )
 
     def _remarked(self, remark: str) -> None:
@@ -185,16 +212,24 @@ class Broker:
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
         self.store = await Store.open(
-            self._data.store, self.config.store_config(), configs.policy_for, self.clock, self._long_term
+            self._data.store, self._data.store_config(self.config), configs.policy_for, self.clock, self._long_term
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
-        self.resource_configs = ResourceConfigs(self.store)
+        self.resource_configs = ResourceConfigs(self.store, self.config)
+        if self.config.authorizer_class_name:
+            self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
+        self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
+        self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
+        self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        self.scram_users = await self._open_users()
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
-        self.groups = GroupCoordinator(self.config, self.store, self.clock, self.topics)
-        self.transactions = TransactionCoordinator(
-            self.config, self.store, self.clock, self.topics, self.groups.offsets, self.producers
+        homes = Homes(self.store.config.container_ids)
+        settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes, settings)
+        self.transactions = TransactionCoordinators(
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -206,14 +241,14 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.offsets.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
-        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics)
+        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics, self._secured)
         for hosted in self._containers():
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
@@ -221,8 +256,23 @@ class Broker:
             await self._server.start(self._kafka)
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        self._renewing = asyncio.create_task(
+            renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
+        )
         self.phase = "serving"
         self._serving.set()
+
+    async def _open_users(self) -> ScramUsers:
+        """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
+        users = ScramUsers(self.store)
+        try:
+            await users.prepare(self._data.path / SCRAM_USERS_FILE)
+        except ValueError as wrong:
+            raise ConfigError([str(wrong)]) from wrong
+        for listener in self._secured.values():
+            if listener.sasl is not None:
+                listener.sasl.use(users)
+        return users
 
     def _offered(self) -> Services:
         return Services(
@@ -234,12 +284,18 @@ class Broker:
             store=self.store,
             topics=self.topics,
             resource_configs=self.resource_configs,
+            features=self.features,
+            telemetry=self.telemetry,
+            internal_topics=self.internal_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
+            scram_users=self.scram_users,
+            quotas=Quotas(self.store, self.clock),
+            authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
 
@@ -254,11 +310,17 @@ class Broker:
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._renewing is not None:
+            self._renewing.cancel()
         if self._server is not None:
             # Together: fetches and group members wait for these services, whose end answers them.
             await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
             await self.transactions.stop()
         await self.openers.close()
+        for listener in self._secured.values():
+            listener.close()
+        if self.authorizer is not None:
+            self.authorizer.audit.close()
         await self.store.close()
         if self._storage is not None:
             await self._release()
@@ -314,7 +376,8 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http)
+        tls = self._http_security.tls
+        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:
         self._serving.set()
@@ -337,7 +400,12 @@ class Broker:
             from gateway.metrics.exposition import Exposition
 
             names = {api.key: api.name for api in discover()}
-            self._exposition = Exposition(self.metrics, names, lambda: self._tell() if self.ready else None)
+            self._exposition = Exposition(
+                self.metrics,
+                names,
+                lambda: self._tell() if self.ready else None,
+                lambda turn: self.telemetry.series.text(turn) if self.ready else None,
+            )
         return self._exposition
 
     def _offer_gauges(self, server: Server) -> None:
@@ -347,6 +415,8 @@ class Broker:
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
+        offer_tls(metrics, server, [*self._secured.values(), self._http_security])
+        offer_sasl(metrics, self._secured)
         for hosted in store.containers.values():
             _offer_container_gauges(metrics, hosted)
             offer_container(metrics, hosted)
@@ -354,10 +424,14 @@ class Broker:
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
+        _offer_telemetry(metrics, self.telemetry)
         self._offer_limits()
         _offer_transactions(metrics, self.transactions)
         _offer_producers(metrics, self.store.known_writers)
         metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
+        if (authorizer := self.authorizer) is not None:
+            metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
+            metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)
 
     def _offer_limits(self) -> None:
         """Offer the count of each thing that clients can make, with the key that bounds it."""
@@ -368,6 +442,7 @@ class Broker:
             ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
             ("groups.max", config.groups_max, lambda: len(self.groups)),
             ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
+            ("telemetry.series.max", config.telemetry_series_max, lambda: self.telemetry.series.count),
             ("producer.states.max", config.producer_states_max, lambda: self.store.known_writers.count),
             ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
             (
@@ -381,7 +456,16 @@ class Broker:
             metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
 
 
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinator) -> None:
+def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
+    series = telemetry.series
+    metrics.gauge("penstock_telemetry_clients", "Clients that ask for subscriptions", lambda: telemetry.client_count)
+    metrics.counter("penstock_telemetry_pushes_total", "Pushes of clients' metrics", lambda: telemetry.pushes)
+    metrics.counter(
+        "penstock_telemetry_left_out_total", "Clients' numbers that were not taken", lambda: series.left_out
+    )
+
+
+def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
     counters = transactions.counters
     metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
     metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)

@@ -6,7 +6,8 @@ Only the process's user may enter a directory that Penstock made.
 
     {"cluster_id": "<22 characters>", "format": 1, "needs_release": "0.1.0", "written_by": "0.1.0"}
 
-`format` is the layout of everything below the directory, `needs_release` the first release that reads it.
+`format` is the layout of everything below the directory, `needs_release` the first release that reads it. A store with
+several containers or directories (`gateway.disks`) also has the fields `containers` and `directories`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
+from core.config import StoreConfig
 from core.errors import AlreadyLocked
+from gateway.config.model import Config
 from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
+from gateway.disks import FORMAT as SEVERAL_FORMAT
+from gateway.disks import Layout, Wanted, check_wanted, layout_of, open_disks, refuse_as_first, write_disks
+from gateway.durable_files import make_directory, sync_directory, write_atomically
 from gateway.exits import CannotGoOn, ExitCode
 
 IDENTITY_FILE: Final = "penstock.json"
@@ -41,11 +47,15 @@ DRILL_DIRECTORY: Final = "tier2-drill"
 REPAIRED_FILE: Final = "tier2.repaired"
 """Left by `penstock tier2 init` for the next start: another copy may have put objects into long-term storage."""
 
+SCRAM_USERS_FILE: Final = "scram-users"
+"""Users that `penstock users` added or deleted while no gateway ran; the next start takes them over."""
+
 OWN_NAMES: Final = (
     IDENTITY_FILE,
     LOCK_FILE,
     SERVING_FILE,
     OWNER_FILE,
+    SCRAM_USERS_FILE,
     STORE_DIRECTORY,
     RECOVERING_DIRECTORY,
     TIER2_DIRECTORY,
@@ -54,8 +64,8 @@ OWN_NAMES: Final = (
 """Names in a data directory that only Penstock uses."""
 
 FORMAT: Final = 3
-"""The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges. Formats are never reused;
-all older ones are read."""
+"""The layout that this release writes: 2 has transactions, 3 kept files and damaged ranges; `SEVERAL_FORMAT` is 3 with
+several containers. Formats are never reused; all older ones are read."""
 NEEDS_RELEASE: Final = "0.1.0"
 """The first release that reads FORMAT."""
 
@@ -71,7 +81,8 @@ class NewerFormat(CannotGoOn):
 
     def __init__(self, directory: Path, written: int, release: str) -> None:
         super().__init__(
-            f"{directory} has data format {written}, this release reads up to {FORMAT}: use Penstock {release} or later"
+            f"{directory} has data format {written}, this release reads up to {SEVERAL_FORMAT}: use Penstock "
+            f"{release} or later"
         )
 
 
@@ -117,7 +128,20 @@ class DataDirectory:
     cluster_id: str
     fresh: bool
     """It has never held a store."""
-    _lock: int
+    layout: Layout
+    further: tuple[Path, ...]
+    """The other directories of the store."""
+    _locks: tuple[int, ...]
+
+    @property
+    def stores(self) -> tuple[Path, ...]:
+        """The directories of the segment store's containers, which are spread over them in turn."""
+        return tuple(path / STORE_DIRECTORY for path in (self.path, *self.further))
+
+    def store_config(self, config: Config) -> StoreConfig:
+        """The store's settings, with its containers and where they lie."""
+        settings = config.store_config()
+        return replace(settings, container_ids=tuple(range(self.layout.containers)), directories=self.stores)
 
     @property
     def store(self) -> Path:
@@ -125,11 +149,15 @@ class DataDirectory:
         return self.path / STORE_DIRECTORY
 
     @classmethod
-    def acquire(cls, path: Path, release: str) -> Self:
-        """Make the directory if need be, own it, and read or write its identity."""
+    def acquire(cls, path: Path, release: str, wanted: Wanted | None = None) -> Self:
+        """Make the directory if need be, own it and the further ones, and read or write its identity.
+
+        Without `wanted` it may have whatever layout it has, if that has one directory.
+        """
+        wanted = wanted or Wanted()
         path = path.absolute()
         try:
-            _make_directory(path)
+            make_directory(path)
             lock = _lock(path / LOCK_FILE)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -140,14 +168,18 @@ class DataDirectory:
                 raise InterruptedRecovery(path)
             close_to_others(path)
             (path / SERVING_FILE).unlink(missing_ok=True)
-            return cls(path, _identity(path, release), not (path / STORE_DIRECTORY).exists(), lock)
+            cluster_id, layout = _identity(path, release, wanted)
+            fresh = not (path / STORE_DIRECTORY).exists()
+            further, locks = open_disks(cluster_id, layout, wanted, fresh=fresh)
+            return cls(path, cluster_id, fresh, layout, further, (lock, *locks))
         except BaseException:
             os.close(lock)
             raise
 
     def release(self) -> None:
         """Let another process have it."""
-        os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +190,15 @@ class RecoveryDirectory:
     _lock: int
 
     @classmethod
-    def begin(cls, path: Path, beside: Path | None) -> Self:
-        """Own a directory without a store, and remove what an earlier try left; `beside` may lie in it."""
+    def begin(cls, path: Path, beside: Path | None, further: Sequence[Path] = ()) -> Self:
+        """Own a directory without a store, and remove what an earlier try left; `beside` may lie in it.
+
+        `further`: the other directories of the store. One that has a store is refused, unless an earlier try may have
+        put it there.
+        """
         path = path.absolute()
         try:
-            _make_directory(path)
+            make_directory(path)
             lock = _lock(path / LOCK_FILE)
         except OSError as exc:
             raise UnusableDirectory(path, exc) from exc
@@ -181,7 +217,11 @@ class RecoveryDirectory:
             if names:
                 raise NotEmpty(path, names)
             scratch = path / RECOVERING_DIRECTORY
-            if scratch.exists():
+            is_again = scratch.exists()
+            for other in further:
+                if (other / STORE_DIRECTORY).exists() and not is_again:
+                    raise NotEmpty(other, [STORE_DIRECTORY])
+            if is_again:
                 shutil.rmtree(scratch)
             scratch.mkdir()
             sync_directory(path)
@@ -195,15 +235,35 @@ class RecoveryDirectory:
         """The directory in which the store is made."""
         return self.path / RECOVERING_DIRECTORY
 
-    def finish(self, cluster_id: str, release: str) -> None:
-        """Make it a data directory: from the rename on, a start finds it whole."""
+    def finish(self, cluster_id: str, release: str, layout: Layout | None = None, further: Sequence[Path] = ()) -> None:
+        """Make it a data directory: from the rename on, a start finds it whole.
+
+        Containers that belong into `further` directories are moved there before, and named again by another try.
+        """
+        layout = layout or Layout()
+        for place, other in enumerate(further, 1):
+            self._move(other, range(place, layout.containers, layout.directories))
+        write_disks(cluster_id, layout, further)
         for directory, _, names in os.walk(self.store):
             for name in names:
                 _sync_file(Path(directory) / name)
             sync_directory(Path(directory))
-        _write_identity(self.path / IDENTITY_FILE, cluster_id, release)
+        _write_identity(self.path / IDENTITY_FILE, cluster_id, release, layout)
         self.store.rename(self.path / STORE_DIRECTORY)
         sync_directory(self.path)
+
+    def _move(self, other: Path, containers: Iterable[int]) -> None:
+        store = other / STORE_DIRECTORY
+        shutil.rmtree(store, ignore_errors=True)
+        make_directory(store)
+        for container in containers:
+            made = self.store / f"container-{container}"
+            shutil.copytree(made, store / made.name)
+            shutil.rmtree(made)
+        for directory, _, names in os.walk(store):
+            for name in names:
+                _sync_file(Path(directory) / name)
+            sync_directory(Path(directory))
 
     def give_up(self) -> None:
         """Leave the directory as it was before."""
@@ -274,44 +334,6 @@ def new_cluster_id() -> str:
             return text
 
 
-def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Replace a file so that a crash leaves the old content or the new, and the new one lasts.
-
-    `mode`: the file's permissions, if not those of the process's umask.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Sync a directory, so that the names in it last."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _make_directory(path: Path) -> None:
-    """Like `mkdir -p`, with every new name synced in its parent."""
-    missing = [path, *path.parents]
-    missing = missing[: next(i for i, part in enumerate(missing) if part.exists())]
-    for part in reversed(missing):
-        part.mkdir(exist_ok=True)
-        sync_directory(part.parent)
-
-
 def _lock(path: Path) -> int:
     """Take the directory's lock, and write our pid into it for the message of a second process."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -330,8 +352,8 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _identity(directory: Path, release: str) -> str:
-    """The cluster id, from the file or new."""
+def _identity(directory: Path, release: str, wanted: Wanted) -> tuple[str, Layout]:
+    """The cluster id and the layout, from the file or new."""
     path = directory / IDENTITY_FILE
     try:
         with path.open("rb") as file:
@@ -339,19 +361,29 @@ def _identity(directory: Path, release: str) -> str:
     except FileNotFoundError:
         if (directory / STORE_DIRECTORY).exists():
             raise BadIdentity(path, "is missing") from None
-        cluster_id = new_cluster_id()
-        _write_identity(path, cluster_id, release)
-        return cluster_id
+        cluster_id, layout = new_cluster_id(), wanted.layout()
+        _write_identity(path, cluster_id, release, layout)
+        return cluster_id, layout
     except OSError as exc:
         raise UnusableDirectory(directory, exc) from exc
-    cluster_id, written = _parsed_identity(path, raw)
+    cluster_id, written, layout = _parsed_identity(path, raw)
+    if not (directory / STORE_DIRECTORY).exists() and layout != wanted.layout():  # a start that made no store
+        layout = wanted.layout()
+        written = 0
+    check_wanted(directory, layout, wanted)
     if written < FORMAT:  # before anything is written that an older release would misread
-        _write_identity(path, cluster_id, release)
-    return cluster_id
+        _write_identity(path, cluster_id, release, layout)
+    return cluster_id, layout
 
 
-def _write_identity(path: Path, cluster_id: str, release: str) -> None:
-    identity = {"cluster_id": cluster_id, "format": FORMAT, "needs_release": NEEDS_RELEASE, "written_by": release}
+def _write_identity(path: Path, cluster_id: str, release: str, layout: Layout) -> None:
+    identity = {
+        "cluster_id": cluster_id,
+        "format": FORMAT if layout.is_plain else SEVERAL_FORMAT,
+        "needs_release": NEEDS_RELEASE,
+        "written_by": release,
+        **layout.fields(),
+    }
     write_atomically(path, json.dumps(identity, indent=2).encode() + b"\n")
 
 
@@ -363,8 +395,8 @@ def _sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int]:
-    """The cluster id and the format."""
+def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int, Layout]:
+    """The cluster id, the format and the layout."""
     try:
         identity = json.loads(raw)
     except ValueError as exc:
@@ -374,9 +406,13 @@ def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int]:
     written = identity.get("format")
     if not isinstance(written, int) or isinstance(written, bool) or written < 1:
         raise BadIdentity(path, f"format is {written!r}, no number from 1 on")
-    if written > FORMAT:
+    if written > SEVERAL_FORMAT:
         raise NewerFormat(path.parent, written, str(identity.get("needs_release", "a newer one")))
     cluster_id = identity.get("cluster_id")
     if not isinstance(cluster_id, str) or len(cluster_id) != CLUSTER_ID_CHARS:
         raise BadIdentity(path, "cluster_id is not a string of 22 characters")
-    return cluster_id, written
+    refuse_as_first(path.parent, identity)
+    try:
+        return cluster_id, written, layout_of(identity)
+    except ValueError as exc:
+        raise BadIdentity(path, str(exc)) from exc

@@ -102,11 +102,12 @@ class RepeatFilter(logging.Filter):
 
 
 class StderrHandler(logging.Handler):
-    """Queues formatted lines for one thread that writes them; drops and counts lines that do not fit."""
+    """Queues formatted lines for one thread that writes them; drops lines that do not fit, and tells their number."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, dropped: Callable[[int], str] | None = None) -> None:
         super().__init__()
         self._fd = fd
+        self._told_dropped = dropped or _dropped_line
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._wake = threading.Condition(threading.Lock())
@@ -146,7 +147,7 @@ class StderrHandler(logging.Handler):
                 self._lines.clear()
                 dropped, self._dropped = self._dropped, 0
             if dropped:
-                lines.append(f"{_now()} WARNING gateway.logs lines dropped count={dropped}")
+                lines.append(self._told_dropped(dropped))
             self._write("".join(f"{line}\n" for line in lines).encode(errors="replace"))
 
     def _write(self, data: bytes) -> None:
@@ -189,6 +190,10 @@ def _word(value: object) -> str:
 
 def _time(record: logging.LogRecord) -> str:
     return _stamp(record.created)
+
+
+def _dropped_line(count: int) -> str:
+    return f"{_now()} WARNING gateway.logs lines dropped count={count}"
 
 
 def _now() -> str:

@@ -7,17 +7,25 @@ The broker's own parts (its phase, its sockets, its start and stop) cannot be re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from core.clock import Clock
 from core.store import Store
+from core.streams.live import Stream
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
+from gateway.internal_topics.topics import InternalTopics
+from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.metrics.counters import Metrics
+from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
+from gateway.security.authorizer import Authorizer
+from gateway.security.scram_users import ScramUsers
+from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
-from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 
@@ -34,11 +42,25 @@ class Services:
     store: Store
     topics: Topics
     resource_configs: ResourceConfigs
+    features: FinalizedFeatures
+    telemetry: Telemetry
+    internal_topics: InternalTopics
     producers: ProducerIds
     new_producers: NewProducers
-    groups: GroupCoordinator
-    transactions: TransactionCoordinator
+    groups: GroupCoordinators
+    transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     openers: Openers
+    scram_users: ScramUsers
+    quotas: Quotas
+    authorizer: Authorizer | None
+    """None: every client may do everything (`authorizer.class.name`)."""
     validates_fully: bool
     """The records of every batch are read before it is stored (`record.validation`)."""
+
+    def readable(self, topic: str | UUID | None) -> Stream | None:
+        """The topic of that name or id, real or internal, for whoever only looks at it."""
+        if topic is None:
+            return None
+        stream = self.topics.get(topic) if isinstance(topic, str) else self.topics.by_uuid(topic)
+        return stream or self.internal_topics.find(topic)

@@ -154,15 +154,21 @@ class ConfluentAgent(Agent):
             "fetch.wait.max.ms": config["max_wait_ms"],
             "fetch.min.bytes": config["min_bytes"],
             "max.partition.fetch.bytes": config["max_partition_bytes"],
-            "session.timeout.ms": config["session_ms"],
-            "heartbeat.interval.ms": config["heartbeat_ms"],
+            "group.protocol": config["protocol"],
             "allow.auto.create.topics": config["auto_create"],
-            "partition.assignment.strategy": config["assignor"],
             "topic.metadata.refresh.interval.ms": config["metadata_ms"],
             "isolation.level": config["isolation"],
             "reconnect.backoff.max.ms": 500,
             "socket.timeout.ms": max(10_000, config["max_wait_ms"] + 2_000),
         }
+        if config["protocol"] == "classic":
+            settings |= {
+                "session.timeout.ms": config["session_ms"],
+                "heartbeat.interval.ms": config["heartbeat_ms"],
+                "partition.assignment.strategy": config["assignor"],
+            }
+        elif config["remote_assignor"] is not None:
+            settings["group.remote.assignor"] = config["remote_assignor"]
         if config["instance"] is not None:
             settings["group.instance.id"] = config["instance"]
         consumer = confluent_kafka.Consumer(settings)
@@ -173,7 +179,8 @@ class ConfluentAgent(Agent):
                 start = confluent_kafka.OFFSET_END
             consumer.assign([TopicPartition(*place, start) for place in config["assign"]])
         else:
-            topics = ["^" + config["pattern"]] if config["pattern"] else config["topics"]
+            pattern = config["pattern"] or config["regex"]
+            topics = ["^" + pattern] if pattern else config["topics"]
             consumer.subscribe(
                 topics,
                 on_assign=lambda _, p: events.append(["assigned", self._places(p)]),

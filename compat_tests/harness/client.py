@@ -284,6 +284,9 @@ class Client:
         auto_create: bool = True,
         metadata_ms: int = 300_000,
         isolation: Literal["read_uncommitted", "read_committed"] = "read_uncommitted",
+        protocol: Literal["classic", "consumer"] = "classic",
+        regex: str | None = None,
+        remote_assignor: Literal["uniform", "range"] | None = None,
     ) -> Consumer:
         config = {
             "topics": list(topics),
@@ -301,6 +304,9 @@ class Client:
             "auto_create": auto_create,
             "metadata_ms": metadata_ms,
             "isolation": isolation,
+            "protocol": protocol,
+            "regex": regex,
+            "remote_assignor": remote_assignor,
         }
         return Consumer(self.agent, self.agent.call("consumer_open", config=config), group)
 

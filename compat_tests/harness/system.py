@@ -29,6 +29,10 @@ SETTINGS: Final = {
     "num.partitions": str(DEFAULT_PARTITIONS),
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    "group.consumer.heartbeat.interval.ms": "500",
+    "group.consumer.min.heartbeat.interval.ms": "500",
+    "group.consumer.session.timeout.ms": "6000",
+    "group.consumer.min.session.timeout.ms": "6000",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 }
 """The settings that scenarios need of either server, by Kafka's own names."""

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-import gateway.transactions.ending
+import gateway.transactions.participant
 from core.streams.live import Slot
 from gateway.cli.app import main as serve
 from gateway.refusals import Refusal
-from gateway.transactions.ending import Endings
+from gateway.transactions.participant import Participant
 from gateway.transactions.transaction import PREPARED, Identity, Place, Transaction
 
 
@@ -41,28 +41,28 @@ def turn_off_fencing() -> None:
 
 def forget_a_marker() -> None:
     """A transaction ends in all of its partitions but the last."""
-    all_slots = Endings._slots
+    all_slots = Participant._slots
 
-    def slots(self: Endings, places: Iterable[Place]) -> Iterator[Slot]:
+    def slots(self: Participant, places: Iterable[Place]) -> Iterator[Slot]:
         found = list(all_slots(self, places))
         yield from found[:-1] if len(found) > 1 else found
 
-    Endings._slots = slots  # type: ignore[method-assign]
+    Participant._slots = slots  # type: ignore[method-assign]
 
 
 def commit_what_is_aborted() -> None:
     """Every marker says commit."""
-    ends: Any = gateway.transactions.ending.transaction_ends
+    ends: Any = gateway.transactions.participant.transaction_ends
 
     def transaction_ends(*arguments: Any, committed: bool, **named: Any) -> Any:
         return ends(*arguments, committed=True, **named)
 
-    gateway.transactions.ending.transaction_ends = transaction_ends
+    gateway.transactions.participant.transaction_ends = transaction_ends
 
 
 def forget_offsets() -> None:
     """A commit leaves the group's offsets where they were."""
-    Endings._committed = lambda self, pending: {}  # type: ignore[method-assign]
+    Participant._committed = lambda self, pending: {}  # type: ignore[method-assign]
 
 
 BUGS: Final[Mapping[str, Bug]] = {

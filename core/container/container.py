@@ -51,7 +51,7 @@ from core.log.records import Operation, Put, encode_update
 from core.streams.damage import DAMAGED_TABLE, Damage
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
-from core.streams.state import STREAMS_TABLE, StreamState
+from core.streams.state import STREAMS_TABLE, StreamState, stream_key
 from core.streams.writers import Duplicate
 from core.trusted_clock import TrustedClock
 
@@ -136,7 +136,9 @@ class Container:
         self.known_writers = known_writers  # of the whole store
         self.epoch = 0
         self.unsaved = Unsaved()
-        self.outcomes = Outcomes(self.unsaved, known_writers, partial(stream_changed, self), self._trimmed)
+        self.outcomes = Outcomes(
+            container_id, self.unsaved, known_writers, partial(stream_changed, self), self._trimmed
+        )
         self.streams: Mapping[int, Stream] = self.outcomes.streams
         self.tables: Mapping[str, Table] = self.outcomes.tables
         self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
@@ -407,8 +409,8 @@ class Container:
 
         Returns when it is durable and applied. Raises StorageFull, StorageFailure.
         """
-        logged = self.submit([Put(STREAMS_TABLE, stream.id.to_bytes(4, "big"), state.encode())])
-        stream.go_by(state)
+        logged = self.submit([Put(STREAMS_TABLE, stream_key(stream.id), state.encode())])
+        stream.go_by(state, self.id)
         await logged
 
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:

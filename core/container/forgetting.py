@@ -124,7 +124,7 @@ def _is_busy(slot: Slot, writer_id: int, state: WriterState) -> bool:
 
 def _slots(container: Container) -> Iterator[Slot]:
     for stream in list(container.streams.values()):
-        yield from list(stream.written_slots())
+        yield from list(stream.slots_in(container.id))
 
 
 class Forgetting:

@@ -30,6 +30,7 @@ class Outcomes:
 
     def __init__(
         self,
+        container_id: int,
         unsaved: Unsaved,
         known_writers: KnownWriters,
         stream_changed: Callable[[int, StreamState | None], Stream | None],
@@ -38,6 +39,7 @@ class Outcomes:
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
         self.streams_deleted = 0  # since the start
+        self._container_id = container_id
         self._unsaved = unsaved
         self._known_writers = known_writers
         self._stream_changed = stream_changed
@@ -72,12 +74,12 @@ class Outcomes:
         stream = self._stream_changed(stream_id, state)
         if state is not None and stream is not None:
             self.streams[stream_id] = stream
-            stream.go_by(state)
+            stream.go_by(state, self._container_id)
         elif (gone := self.streams.pop(stream_id, None)) is not None:
             gone.deleted = True
             self.streams_deleted += 1
             self._unsaved.mark_dead(stream_id)
-            for slot in gone.written_slots():
+            for slot in gone.slots_in(self._container_id):
                 self._known_writers.slot_gone(slot)
                 slot.changed()
 

@@ -72,13 +72,13 @@ def decide(
     slot_rates: SlotRates,
     time_factor: float = 1.0,
 ) -> Decision | None:
-    """The one scale that a stream needs most, if any. `loads`: all active segments, in key order.
+    """The one scale that a stream needs most, if any. `loads`: the active segments of one container, in key order.
 
     `time_factor` is that of the rates, so that reasons tell the time that really passed.
     """
     decision = _to_the_minimum(policy, epoch, loads, slot_rates)
     if decision is None and policy.kind is not ScalingKind.FIXED:
-        decision = _split(policy, loads, slot_rates, time_factor) or _merge(policy, loads, time_factor)
+        decision = _split(policy, loads, slot_rates, time_factor) or _merge(policy, epoch, loads, time_factor)
     return decision
 
 
@@ -110,10 +110,10 @@ def balanced_cuts(segment: Segment, rates: Sequence[float], pieces: int) -> tupl
 def _to_the_minimum(
     policy: ScalingPolicy, epoch: Epoch, loads: Sequence[SegmentLoad], slot_rates: SlotRates
 ) -> Decision | None:
-    missing = min(policy.min_segments, epoch.slots) - len(loads)
-    if missing <= 0:
-        return None
+    missing = min(policy.min_segments, epoch.slots) - len(epoch.segments)
     wide = [load for load in loads if load.segment.last - load.segment.first > 1]
+    if missing <= 0 or not wide:
+        return None
     widest = max(wide, key=lambda load: (_rate(load), load.segment.last - load.segment.first))
     cuts = balanced_cuts(widest.segment, slot_rates(widest.segment), min(missing + 1, policy.factor))
     return Decision("split", (widest.segment.number,), cuts, f"min.segments is {policy.min_segments}")
@@ -149,8 +149,8 @@ def _rate(load: SegmentLoad) -> float:
     return max(load.averages[window] for window, _ in SPLITS)
 
 
-def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: float) -> Decision | None:
-    spare = len(loads) - max(1, policy.min_segments)
+def _merge(policy: ScalingPolicy, epoch: Epoch, loads: Sequence[SegmentLoad], time_factor: float) -> Decision | None:
+    spare = len(epoch.segments) - max(1, policy.min_segments)
     if spare <= 0:
         return None
     target = policy.target_rate
@@ -159,6 +159,8 @@ def _merge(policy: ScalingPolicy, loads: Sequence[SegmentLoad], time_factor: flo
         end = begin
         sums = [0.0] * len(WINDOWS_S)
         while end < len(loads) and end - begin <= spare and _is_cold(loads[end], target):
+            if end > begin and loads[end].segment.first != loads[end - 1].segment.last:
+                break  # between them lies a segment of another container
             sums = [a + b for a, b in zip(sums, loads[end].averages, strict=True)]
             if max(sums[TWO:]) >= MERGED_BELOW * target:
                 break

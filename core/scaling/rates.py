@@ -66,7 +66,7 @@ class Rates:
         bytes_s, events_s = size / self._step, count / self._step
         if (idle := self._now - self._step - rate.at) > 0:
             rate.bytes, rate.events = self._faded(rate.bytes, idle), self._faded(rate.events, idle)
-        # Written out: thousands of slots are sampled in one turn of the loop, and a loop over windows takes twice the time.
+        # Written out: thousands of slots are sampled in one turn, and a loop over windows takes twice the time.
         v, w, x, y, z = self._weights
         a, b, c, d, e = rate.bytes
         rate.bytes = [
@@ -105,8 +105,8 @@ class Rates:
         """The rates of an active segment: the sums of its slots' rates."""
         return self._watched(slots_of(stream, segment))
 
-    def of_stream(self, stream: Stream) -> Rate:
-        return self._watched(stream.written_slots())
+    def of_slots(self, slots: Iterable[Slot]) -> Rate:
+        return self._watched(slots)
 
     def _watched(self, slots: Iterable[Slot | None]) -> Rate:
         # One pass for one window: a look at ten thousand slots holds up the loop for milliseconds.

@@ -108,7 +108,7 @@ class Scaler:
 
     def begin(self) -> None:
         """Begin to count rates."""
-        slots = (slot for stream in self._container.streams.values() for slot in stream.written_slots())
+        slots = (slot for stream in self._container.streams.values() for slot in stream.slots_in(self._container.id))
         self.rates.begin(slots, self._container.clock.monotonic_s())
 
     async def _step(self) -> float:
@@ -124,7 +124,7 @@ class Scaler:
         self.rates.step(self._container.clock.monotonic_s())
         looked_at = 0
         for stream in list(self._container.streams.values()):
-            slots = list(stream.written_slots())
+            slots = list(stream.slots_in(self._container.id))
             for begin in range(0, len(slots), SLICE_SLOTS):
                 some = slots[begin : begin + SLICE_SLOTS] if len(slots) > SLICE_SLOTS else slots
                 self.rates.sample(some)
@@ -157,16 +157,19 @@ class Scaler:
 
     async def _look_at(self, stream: Stream) -> Decision | None:
         """The scale that a stream needs. If the stream changes during a long look, the scale is refused later."""
-        self.rates.forget(stream.written_slots())
+        self.rates.forget(stream.slots_in(self._container.id))
         policy, epoch = stream.policy.scaling, stream.state.current
         self._limits.pop(stream.id, None)
         ages = self._ages(stream, epoch)
-        is_done = policy.kind is ScalingKind.FIXED or (len(epoch.segments) == 1 and epoch.slots > 1 and _idle(stream))
+        segments = self._own(stream, epoch)
+        is_done = policy.kind is ScalingKind.FIXED or (
+            len(segments) == 1 and segments[0].last - segments[0].first > 1 and self._is_idle(stream)
+        )
         if stream.deleted or stream.is_sealed or (is_done and len(epoch.segments) >= policy.min_segments):
             return None
         averages_of = self.rates.events_of if policy.kind is ScalingKind.EVENTS else self.rates.bytes_of
         loads: list[SegmentLoad] = []
-        for segment in epoch.segments:
+        for segment in segments:
             total = await self._total(list(slots_of(stream, segment)), by_events=policy.kind is ScalingKind.EVENTS)
             loads.append(SegmentLoad(segment, ages[segment.number] / self._factor, total))
         if limits := at_limit(policy, loads, self._factor):
@@ -189,16 +192,21 @@ class Scaler:
             await asyncio.sleep(0)
         return sums
 
+    def _own(self, stream: Stream, epoch: Epoch) -> Sequence[Segment]:
+        """The active segments of a stream that lie in this container."""
+        if not stream.state.is_elsewhere:
+            return epoch.segments if stream.state.container == self._container.id else ()
+        return [one for one in epoch.segments if stream.state.container_of(one) == self._container.id]
+
+    def _is_idle(self, stream: Stream) -> bool:
+        return all(slot.rate is None for slot in stream.slots_in(self._container.id))
+
     def _ages(self, stream: Stream, epoch: Epoch) -> dict[int, float]:
         """The time since each active segment was first seen, s."""
         now = self._container.clock.monotonic_s()
         before = self._seen.get(stream.id, {})
         seen = self._seen[stream.id] = {segment.number: before.get(segment.number, now) for segment in epoch.segments}
         return {number: now - since for number, since in seen.items()}
-
-
-def _idle(stream: Stream) -> bool:
-    return all(slot.rate is None for slot in stream.written_slots())
 
 
 def _limit(stream: Stream, limit: AtLimit) -> Limit:

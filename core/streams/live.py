@@ -448,7 +448,18 @@ class Slot:
 class Stream:
     """A live stream: its state, its slots as they are written, and what the gateway keeps beside it."""
 
-    __slots__ = ("_make_slot", "_slots", "changing", "deleted", "extension", "is_sealed", "logged", "policy", "state")
+    __slots__ = (
+        "_make_slot",
+        "_shares",
+        "_slots",
+        "changing",
+        "deleted",
+        "extension",
+        "is_sealed",
+        "logged",
+        "policy",
+        "state",
+    )
 
     def __init__(self, state: StreamState, policy: StreamPolicy, make_slot: Callable[[Stream, int], Slot]) -> None:
         self.state = state
@@ -459,6 +470,7 @@ class Stream:
         self.changing = asyncio.Lock()  # held while a change of the state is on its way to the log
         self.extension: Any = None
         self._slots: dict[int, Slot] = {}
+        self._shares: dict[int, dict[int, Slot]] | None = {} if state.is_elsewhere else None  # by container
         self._make_slot = make_slot
 
     def __repr__(self) -> str:
@@ -496,6 +508,8 @@ class Stream:
         if not 0 <= number < self.state.slots:
             raise IndexError(f"stream {self.name!r} has no slot {number}")
         made = self._slots[number] = self._make_slot(self, number)
+        if self._shares is not None:
+            self._shares.setdefault(made.container_id, {})[number] = made
         return made
 
     def known_slot(self, number: int) -> Slot | None:
@@ -503,8 +517,12 @@ class Stream:
         return self._slots.get(number)
 
     def written_slots(self) -> Iterator[Slot]:
-        """The slots that memory holds: each one that was ever written or asked for."""
+        """The slots that memory holds, in all containers: each one that was ever written or asked for."""
         return iter(self._slots.values())
+
+    def slots_in(self, container_id: int) -> Iterator[Slot]:
+        """Those of them that lie in a container, which has the stream."""
+        return iter((self._slots if self._shares is None else self._shares.get(container_id, {})).values())
 
     def segment_bytes(self, segment: Segment) -> int:
         """The bytes and entries that were appended to an active segment."""
@@ -512,13 +530,17 @@ class Stream:
         slots = (self.known_slot(slot_at_position(place, self.slot_count)) for place in places)
         return sum(slot.appended_to(segment.number) for slot in slots if slot is not None)
 
-    def go_by(self, state: StreamState) -> None:
-        """From here on appends lie behind this state in the log."""
+    def go_by(self, state: StreamState, container_id: int) -> None:
+        """From here on appends lie behind this state in the log of a container. An older copy changes nothing."""
+        if state.revision < self.logged.revision:
+            return
         is_cut_again = state.epochs is not self.logged.epochs
         self.logged = state
         self.is_sealed = state.is_sealed
-        if is_cut_again:
-            for slot in self._slots.values():
+        if self._shares is None and state.is_elsewhere:  # it has grown into other containers
+            self._shares = {self.state.container: dict(self._slots)}
+        if is_cut_again or self._shares is not None:
+            for slot in self.slots_in(container_id):
                 slot.segment_id = self.segment_id_of(slot.number)
 
     def segment_id_of(self, number: int) -> int:

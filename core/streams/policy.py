@@ -47,3 +47,5 @@ class StreamPolicy:
     tombstone_ms: int = 86_400_000
 
     scaling: ScalingPolicy = ScalingPolicy()
+
+    spread: bool = True  # new slots are spread over the containers, or all lie in one

@@ -10,13 +10,19 @@ segment, and the next epoch has more slots; slots keep their numbers, sequence n
 - Epochs and segment numbers only grow: a segment's number is never used again, so it is the segment's id in its stream.
 - A segment's slots never change. It is sealed when the stream grows.
 - A stream's id is never used again. A sealed segment or stream stays sealed.
+- A segment's slots lie in one container, and a slot never leaves its container. So a scale stays within a container.
+- Every change of a stream that lies in several containers has a higher `revision` than the one before it.
 
-A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON object, version 1:
+A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON object, version 1 or 2:
 ``{"v", "id", "name", "uuid", "slots", "created_ms", "container", "config": {key: value}, "sealed_ms"?,
 "epochs": [{"epoch", "started_ms", "reason", "slots", "segments": [[number, first, last], …]}, …]}``; first and last
 are positions in key order among that epoch's slots, last exclusive. `segments` has those that it opened, or all in
 the first epoch listed. An earlier segment goes on if it overlaps none of them. An epoch that sealed some also has
 ``"sealed": [[number, bytes appended to it], …]``. `sealed_ms` is there once the stream takes no more entries.
+
+`container` decides about the stream: it exists as long as its row is there. Version 2 is for a stream whose segments do
+not all lie in that container: then ``"rev"`` is its revision, and such a segment is
+``[number, first, last, container]``. Each container that has some of its slots keeps a copy of the row.
 """
 
 from __future__ import annotations
@@ -29,13 +35,15 @@ from typing import Any, Final
 from uuid import UUID
 
 from core.errors import CorruptState, StreamSealed
-from core.streams.keyspace import KeyRange, covers, run_range
+from core.streams.keyspace import KeyRange, covers, is_power_of_two, position_of_slot, run_range, slot_at_position
 
 STREAMS_TABLE: Final = "streams"
 STREAM_IDS_TABLE: Final = STREAMS_TABLE + ".ids"
 NEXT_STREAM_KEY: Final = b"next stream id"
 """The row in `STREAM_IDS_TABLE` with an id above all that were ever given, u32 big-endian."""
 STATE_VERSION: Final = 1
+PLACED_VERSION: Final = 2
+"""The version of a stream that lies in other containers, too."""
 EPOCHS_MAX: Final = 10_000
 """The most epochs that a stream remembers, a hundred bytes each in every record of its state. Older ones are forgotten.
 One scale every ten minutes, the scaler's own pace, takes ten weeks to get there."""
@@ -51,6 +59,7 @@ class Segment:
     number: int
     first: int
     last: int
+    container: int | None = None  # None: the one that decides about the stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class Epoch:
             "started_ms": self.started_ms,
             "reason": self.reason,
             "slots": self.slots,
-            "segments": [[segment.number, segment.first, segment.last] for segment in self.opened],
+            "segments": [_encode_segment(segment) for segment in self.opened],
         }
         if self.sealed_bytes:
             fields["sealed"] = self.sealed_bytes
@@ -123,6 +132,11 @@ class StreamState:
     config: Mapping[str, str]
     epochs: tuple[Epoch, ...]
     sealed_ms: int | None = None  # when it was sealed; None while it takes entries
+    revision: int = 0  # of a stream that lies in several containers: says which of two copies is newer
+    containers: frozenset[int] = field(init=False, repr=False, compare=False)  # those that its slots lie in
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "containers", frozenset(map(self.container_of, self.current.segments)))
 
     @property
     def current(self) -> Epoch:
@@ -132,19 +146,76 @@ class StreamState:
     def is_sealed(self) -> bool:
         return self.sealed_ms is not None
 
-    def grown(self, slots: int, now_ms: int) -> StreamState:
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether any of its slots lies in another container than the one that decides about it."""
+        return self.containers != {self.container}
+
+    def container_of(self, segment: Segment) -> int:
+        """The container that a segment's slots lie in."""
+        return self.container if segment.container is None else segment.container
+
+    def container_of_slot(self, number: int) -> int:
+        """The container that a slot lies in."""
+        epoch = self.current
+        return self.container_of(epoch.segment_at(position_of_slot(number, epoch.slots)))
+
+    def slots_by_container(self) -> dict[int, list[int]]:
+        """All slots, by the container that they lie in."""
+        found: dict[int, list[int]] = {}
+        for segment in self.current.segments:
+            places = range(segment.first, segment.last)
+            slots = (slot_at_position(place, self.slots) for place in places)
+            found.setdefault(self.container_of(segment), []).extend(slots)
+        return found
+
+    def grown(self, slots: int, now_ms: int, containers: Sequence[int] = ()) -> StreamState:
         """The stream with more slots and the same cuts: the next epoch.
 
+        `containers` get the new slots, run by run. Without them, and where the slots are doubled, so that each new slot
+        takes half of the keys of an old one, a new slot lies beside its neighbour.
         Raises StreamSealed, ValueError if it has as many already.
         """
         self._check_open()
         if slots <= self.slots:
             raise ValueError(f"stream {self.name!r} has {self.slots} slots and cannot be made to have {slots}")
         number = self._next_number()
+        runs = self._grown_runs(slots, containers)
+        opened = tuple(Segment(number + n, first, last, where) for n, (first, last, where) in enumerate(runs))
+        return self._next(now_ms, f"grown from {self.slots} to {slots} slots", slots, opened, opened)
+
+    def _grown_runs(self, slots: int, containers: Sequence[int]) -> list[tuple[int, int, int | None]]:
+        """The cuts of the stream with more slots, each with its container: old slots stay where they are."""
         old = self.current.segments
         cuts = [segment.first * slots // self.slots for segment in old] + [slots]
-        opened = tuple(Segment(number + n, *cut) for n, cut in enumerate(pairwise(cuts)))
-        return self._next(now_ms, f"grown from {self.slots} to {slots} slots", slots, opened, opened)
+        if not self.is_elsewhere and set(containers) <= {self.container}:
+            return [(first, last, None) for first, last in pairwise(cuts)]
+        is_doubled = is_power_of_two(self.slots) and is_power_of_two(slots)  # then a new slot follows the one it halves
+        runs: list[tuple[int, int, int | None]] = []
+        for segment, (first, last) in zip(old, pairwise(cuts), strict=True):
+            begun = first
+            for place in range(first, last):
+                where = segment.container
+                if not is_doubled:
+                    number = slot_at_position(place, slots)
+                    where = self._place_of_grown(number, where, slots, containers)
+                if place == begun:
+                    current = where
+                elif where != current:
+                    runs.append((begun, place, current))
+                    begun, current = place, where
+            if begun < last:
+                runs.append((begun, last, current))
+        return runs
+
+    def _place_of_grown(self, number: int, beside: int | None, slots: int, containers: Sequence[int]) -> int | None:
+        if number < self.slots:
+            found = self.container_of_slot(number)
+        elif containers:
+            found = containers[(number - self.slots) * len(containers) // (slots - self.slots)]
+        else:
+            return beside
+        return None if found == self.container else found
 
     def scaled(self, sealed: Collection[int], cuts: Collection[int], now_ms: int, reason: str) -> StreamState:
         """The stream with some neighbouring segments sealed, and others over their slots, cut at the positions `cuts`.
@@ -166,18 +237,57 @@ class StreamState:
             raise ValueError(f"cuts lie between {first} and {last} in key order, not at {sorted(set(cuts))}")
         if [segment.first for segment in old] == places[:-1]:
             raise ValueError(f"segments {numbers([segment.number for segment in old])} are cut like that already")
+        where = {segment.container for segment in old}
+        if len(where) > 1:
+            told = numbers([segment.number for segment in old])
+            raise ValueError(f"segments {told} lie in several containers, and a scale stays within one")
         number = self._next_number()
-        opened = tuple(Segment(number + n, *cut) for n, cut in enumerate(pairwise(places)))
+        opened = tuple(Segment(number + n, *cut, *where) for n, cut in enumerate(pairwise(places)))
         return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
+
+    def placed(self, places: Sequence[int], now_ms: int, reason: str) -> StreamState:
+        """The stream with as many slots as there are `places`, each in the container that is named there.
+
+        For a stream that is put together from what is left of it: here a slot may change its container.
+        """
+        number, slots = self._next_number(), len(places)
+        where = [places[slot_at_position(place, slots)] for place in range(slots)]
+        cuts = [0, *(place for place in range(1, slots) if where[place] != where[place - 1]), slots]
+        opened = tuple(
+            Segment(number + n, first, last, None if where[first] == self.container else where[first])
+            for n, (first, last) in enumerate(pairwise(cuts))
+        )
+        return self._next(now_ms, reason, slots, opened, opened)
 
     def sealed_at(self, now_ms: int) -> StreamState:
         """The stream, sealed: it takes no more entries. Raises StreamSealed if it is sealed already."""
         self._check_open()
-        return replace(self, sealed_ms=now_ms)
+        return replace(self, sealed_ms=now_ms)._revised(self)
 
     def configured(self, config: Mapping[str, str]) -> StreamState:
         """The stream with other configuration."""
-        return replace(self, config=dict(config))
+        return replace(self, config=dict(config))._revised(self)
+
+    def after(self, other: StreamState) -> StreamState:
+        """This state once more, as the change that follows another one."""
+        return replace(self, revision=other.revision + 1)
+
+    def decided_by(self, container: int) -> StreamState:
+        """The same stream, with another container that decides about it."""
+
+        def moved(segment: Segment) -> Segment:
+            where = self.container_of(segment)
+            return replace(segment, container=None if where == container else where)
+
+        epochs = tuple(
+            replace(epoch, segments=tuple(map(moved, epoch.segments)), opened=tuple(map(moved, epoch.opened)))
+            for epoch in self.epochs
+        )
+        return replace(self, container=container, epochs=epochs)._revised(self)
+
+    def _revised(self, before: StreamState) -> StreamState:
+        """A stream in one container needs no revision: its log has all of its changes in order."""
+        return replace(self, revision=before.revision + 1 if self.is_elsewhere else 0)
 
     def measured(self, sealed_bytes: Mapping[int, int]) -> StreamState:
         """The stream with the sizes of the segments that the newest epoch sealed."""
@@ -203,7 +313,7 @@ class StreamState:
     def encode(self) -> bytes:
         """The value of table ``streams``."""
         fields = {
-            "v": STATE_VERSION,
+            "v": PLACED_VERSION if self.is_elsewhere else STATE_VERSION,
             "id": self.id,
             "name": self.name,
             "uuid": self.uuid.hex,
@@ -212,6 +322,8 @@ class StreamState:
             "container": self.container,
             "config": dict(self.config),
         }
+        if self.is_elsewhere:
+            fields["rev"] = self.revision
         if self.sealed_ms is not None:
             fields["sealed_ms"] = self.sealed_ms
         head = json.dumps(fields, separators=(",", ":")).removesuffix("}")
@@ -233,13 +345,18 @@ class StreamState:
         if len(epochs) > EPOCHS_MAX:
             oldest = epochs[1]
             epochs = (replace(oldest, opened=oldest.segments), *epochs[2:])
-        return replace(self, slots=slots, epochs=epochs)
+        return replace(self, slots=slots, epochs=epochs)._revised(self)
 
 
 def numbers(segments: Sequence[int]) -> str:
     """Segments as a sentence names them: the first `NAMED_MAX`, and the number of the others."""
     named = ", ".join(map(str, segments[:NAMED_MAX]))
     return named if len(segments) <= NAMED_MAX else f"{named} and {len(segments) - NAMED_MAX} more"
+
+
+def _encode_segment(segment: Segment) -> list[int]:
+    fields = [segment.number, segment.first, segment.last]
+    return fields if segment.container is None else [*fields, segment.container]
 
 
 def _continued(before: Sequence[Segment], opened: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -258,6 +375,11 @@ def _overlap(one: Segment, its: Epoch, other: Segment, others: Epoch) -> bool:
     return one.first * others.slots < other.last * its.slots and other.first * its.slots < one.last * others.slots
 
 
+def stream_key(stream_id: int) -> bytes:
+    """The key of a stream in table ``streams``."""
+    return stream_id.to_bytes(4, "big")
+
+
 def new_stream(
     *,
     stream_id: int,
@@ -268,10 +390,20 @@ def new_stream(
     container: int,
     config: Mapping[str, str],
     segments: int = 1,
+    placement: Sequence[int] = (),
 ) -> StreamState:
-    """A stream in its first epoch: its slots in `segments` segments, or fewer if it has fewer slots."""
-    count = max(1, min(segments, slots))
-    made = tuple(Segment(n, slots * n // count, slots * (n + 1) // count) for n in range(count))
+    """A stream in its first epoch: its slots in `segments` segments, or fewer if it has fewer slots.
+
+    `container` decides about it. The segments lie, run by run, in the containers of `placement`, and there is one for
+    each of them at least, as far as there are slots; without a placement all lie in `container`.
+    """
+    placed = placement or (container,)
+    count = min(max(1, segments, len(placed)), slots)
+    containers = [placed[n * len(placed) // count] for n in range(count)]
+    made = tuple(
+        Segment(n, slots * n // count, slots * (n + 1) // count, None if where == container else where)
+        for n, where in enumerate(containers)
+    )
     first = Epoch(0, created_ms, "created", slots, made, made)
     return StreamState(
         id=stream_id,
@@ -289,7 +421,7 @@ def decode_stream(value: bytes) -> StreamState:
     """Read a value of table ``streams``. Raises CorruptState."""
     try:
         fields: dict[str, Any] = json.loads(value)
-        if fields["v"] != STATE_VERSION:
+        if fields["v"] not in (STATE_VERSION, PLACED_VERSION):
             raise CorruptState(f"stream state version {fields['v']} is newer than this release")
         return StreamState(
             id=fields["id"],
@@ -301,6 +433,7 @@ def decode_stream(value: bytes) -> StreamState:
             config=fields["config"],
             epochs=tuple(_decode_epochs(fields["epochs"])),
             sealed_ms=fields.get("sealed_ms"),
+            revision=fields.get("rev", 0),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptState(f"a stream's state cannot be read: {error!r}") from error

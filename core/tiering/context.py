@@ -31,6 +31,7 @@ class LongTermStorage:
     error that ends the start. `had_another_life`: another copy of the store may have put things there, and was given up
     (`core.tiering.snapshots.lives`). `rewriting` sets up the process that rewrites chunks; without it no chunk is
     rewritten. `promised` are tables whose deletions clients have been told of: a snapshot follows them soon.
+    `private` are tables that no snapshot has: what is in them must not leave the data directory.
     """
 
     storage: Storage
@@ -40,6 +41,7 @@ class LongTermStorage:
     had_another_life: bool = False
     rewriting: WorkerSetup | None = None
     promised: frozenset[str] = frozenset()
+    private: frozenset[str] = frozenset()
 
 
 class Coverage(Protocol):

@@ -13,19 +13,24 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.coordinator import check_name
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
 
 async def add_offsets_to_txn(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    error = ctx.services.groups.check_group_id(request.group_id)
+    ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
+    error = check_name(request.group_id)
     if error is not ErrorCode.none:
         return {"error_code": error}
     identity = Identity(request.producer_id, request.producer_epoch)
     try:
-        await ctx.services.transactions.add(request.transactional_id, identity, (), (request.group_id,))
+        transactions = ctx.services.transactions.of(request.transactional_id)
+        await transactions.add(request.transactional_id, identity, (), (request.group_id,))
     except (Refusal, StoreError) as refused:
         return {"error_code": transaction_code(refused, ctx.version)}
     return {"error_code": ErrorCode.none}

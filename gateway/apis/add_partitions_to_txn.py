@@ -18,6 +18,7 @@ from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.places import Place
 from gateway.transactions.transaction import Identity
@@ -31,7 +32,8 @@ async def add_partitions_to_txn(ctx: RequestContext, request: Message) -> Mappin
     if ctx.version < BATCHED_SINCE:
         identity = Identity(request.v3_and_below_producer_id, request.v3_and_below_producer_epoch)
         transactional_id, topics = request.v3_and_below_transactional_id, request.v3_and_below_topics
-        return {"results_by_topic_v3_and_below": await _added(ctx, transactional_id, identity, topics)}
+        return {"results_by_topic_v3_and_below": await _added_by_client(ctx, transactional_id, identity, topics)}
+    ctx.require(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
     results = []
     async for asked in ctx.paced(request.transactions):
         identity = Identity(asked.producer_id, asked.producer_epoch)
@@ -44,6 +46,25 @@ async def add_partitions_to_txn(ctx: RequestContext, request: Message) -> Mappin
     return {"error_code": ErrorCode.none, "results_by_transaction": results}
 
 
+async def _added_by_client(
+    ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
+) -> list[dict[str, Any]]:
+    """Later versions come from brokers, whose rights are looked at once; these are for the rights of a client."""
+    ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, transactional_id)
+    writable = await ctx.allowed(Operation.WRITE, ResourceType.TOPIC, [topic.name for topic in topics])
+    if all([topic.name in writable async for topic in ctx.paced(topics)]):
+        return await _added(ctx, transactional_id, identity, topics)
+    _, unknown = await _places(ctx, topics)
+
+    def code(name: str, index: int) -> ErrorCode:
+        if name not in writable:
+            return ErrorCode.topic_authorization_failed
+        is_unknown = (name, index) in unknown
+        return ErrorCode.unknown_topic_or_partition if is_unknown else ErrorCode.operation_not_attempted
+
+    return await _results(ctx, topics, code)
+
+
 async def _added(
     ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
 ) -> list[dict[str, Any]]:
@@ -52,7 +73,9 @@ async def _added(
         return await _not_attempted(ctx, topics, unknown)
     code = ErrorCode.none
     try:
-        await ctx.services.transactions.add(transactional_id, identity, places.values())
+        transactions = ctx.services.transactions.of(transactional_id)
+        add = transactions.add if ctx.version < BATCHED_SINCE else transactions.add_elsewhere
+        await add(transactional_id, identity, places.values())
     except (Refusal, StoreError) as error:
         code = transaction_code(error, ctx.version)
     return await _results(ctx, topics, lambda name, index: code)
@@ -66,9 +89,16 @@ async def _verified(
         return await _not_attempted(ctx, topics, unknown)
     outside = ErrorCode.transaction_abortable if ctx.version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
 
+    try:
+        transactions = ctx.services.transactions.of(transactional_id)
+        await transactions.verify_elsewhere(transactional_id, identity, places.values())
+    except (Refusal, StoreError) as error:
+        refused = transaction_code(error, ctx.version)
+        return await _results(ctx, topics, lambda name, index: refused)
+
     def code(name: str, index: int) -> ErrorCode:
         try:
-            is_part = ctx.services.transactions.admit_write(transactional_id, identity, places[name, index])
+            is_part = transactions.admit_write(transactional_id, identity, places[name, index])
         except Refusal as error:
             return transaction_code(error, ctx.version)
         return ErrorCode.none if is_part else outside

@@ -1,10 +1,12 @@
 """AlterClientQuotas (key 49), versions 0-1 (KIP-546): sets and removes quotas, each entity by itself.
 
-Removing a quota that does not exist succeeds. Setting one is refused: by Kafka's checks first, then because it would
-have no effect (see `gateway.apis.shared.client_quotas`).
+Removing a quota that does not exist succeeds. Setting one that would have no effect is refused, after Kafka's checks
+(see `gateway.apis.shared.client_quotas`).
+
+Keeps: a quota is answered without error when it is durable and in effect.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.apis.shared.administration import told
@@ -12,6 +14,7 @@ from gateway.apis.shared.client_quotas import check_change, entity_of, repeated
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal, invalid_request
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 PARTS_MAX: Final = 100
@@ -19,6 +22,7 @@ PARTS_MAX: Final = 100
 
 
 async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER_CONFIGS, ResourceType.CLUSTER)
     outcomes: dict[frozenset[tuple[str, str | None]], dict[str, Any]] = {}
     async for entry in ctx.paced(request.entries):
         entity = entity_of([(part.entity_type, part.entity_name) for part in entry.entity[:PARTS_MAX]])
@@ -28,11 +32,23 @@ async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[
                 raise invalid_request(f"An entity of {len(entry.entity)} parts, at most {PARTS_MAX} are read.")
             if identity in outcomes:
                 raise repeated(entity)
-            check_change(entity, [(op.key, None if op.remove else op.value) for op in entry.ops])
+            changes = [(op.key, None if op.remove else op.value) for op in entry.ops]
+            check_change(entity, changes)
+            if not request.validate_only:
+                await ctx.services.quotas.change(identity, dict(changes))
+                _tell(ctx, entity, changes)
             outcomes[identity] = _outcome(entity, None)
         except Refusal as refused:
             outcomes[identity] = _outcome(entity, refused)
     return {"entries": list(outcomes.values())}
+
+
+def _tell(ctx: RequestContext, entity: Mapping[str, str | None], changes: Sequence[tuple[str, float | None]]) -> None:
+    """The audit log hears who changed a quota."""
+    authorizer = ctx.services.authorizer
+    if authorizer is not None:
+        facts = {"entity": dict(entity), "quotas": dict(changes)}
+        authorizer.audit.tell("quota changed", ctx.principal, ctx.host, **facts)
 
 
 def _outcome(entity: Mapping[str, str | None], refusal: Refusal | None) -> dict[str, Any]:

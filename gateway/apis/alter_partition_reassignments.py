@@ -13,10 +13,12 @@ from gateway.apis.shared.administration import slot_of, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def alter_partition_reassignments(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     return {
         "allow_replication_factor_change": request.allow_replication_factor_change,
         "error_message": None if request.topics else "",
@@ -63,10 +65,23 @@ def _invalid(why: str) -> Refusal:
     return Refusal(ErrorCode.invalid_replica_assignment, f"The manual partition assignment {why}")
 
 
+def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {
+        "error_code": code,
+        "responses": [
+            {
+                "name": topic.name,
+                "partitions": [{"partition_index": p.partition_index, "error_code": code} for p in topic.partitions],
+            }
+            for topic in request.topics
+        ],
+    }
+
+
 API: Final = Api(
     key=45,
     name="AlterPartitionReassignments",
     versions=range(2),
     handle=alter_partition_reassignments,
-    error_response=lambda request, version, code: {"error_code": code},
+    error_response=_error_response,
 )

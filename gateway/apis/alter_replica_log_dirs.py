@@ -1,6 +1,6 @@
 """AlterReplicaLogDirs (key 34), versions 1-2 (KIP-113): moves partitions between a broker's directories.
 
-Keeps: the only directory is data.dir. A move to it is already done; a move to another is LOG_DIR_NOT_FOUND.
+Keeps: a partition stays in its directory. A move there is already done; a move to another is LOG_DIR_NOT_FOUND.
 """
 
 from collections.abc import Mapping
@@ -9,28 +9,32 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis.shared.administration import slot_of
+from gateway.apis.shared.directories import directories_of, directory_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    here = str(ctx.services.config.data_dir.absolute())
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     outcomes: dict[str, dict[int, int]] = {}
     async for directory in ctx.paced(request.dirs):
         async for topic in ctx.paced(directory.topics):
             async for partition in ctx.paced(topic.partitions):
-                code = _outcome(ctx, topic.name, partition, is_here=directory.path == here)
+                code = _outcome(ctx, topic.name, partition, directory.path)
                 outcomes.setdefault(topic.name, {})[partition] = code
     return {"results": _results(outcomes)}
 
 
-def _outcome(ctx: RequestContext, name: str, partition: int, *, is_here: bool) -> int:
-    if not is_here:
+def _outcome(ctx: RequestContext, name: str, partition: int, directory: str) -> int:
+    if directory not in directories_of(ctx.services.config):
         return ErrorCode.log_dir_not_found
-    if slot_of(ctx.services.topics.get(name), partition) is None:
+    slot = slot_of(ctx.services.topics.get(name), partition)
+    if slot is None:
         return ErrorCode.unknown_topic_or_partition
-    return ErrorCode.none
+    is_there = directory_of(ctx.services.config, ctx.services.store, slot) == directory
+    return ErrorCode.none if is_there else ErrorCode.log_dir_not_found
 
 
 def _results(outcomes: Mapping[str, Mapping[int, int]]) -> list[dict[str, Any]]:

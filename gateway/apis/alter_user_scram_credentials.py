@@ -1,70 +1,113 @@
 """AlterUserScramCredentials (key 51), version 0 (KIP-554): makes, changes and deletes users' credentials.
 
-No listener asks for SASL, so no credential is made. A change that Kafka refuses is refused in its words; one that it
-would keep, with UNSUPPORTED_SASL_MECHANISM. Salts and salted passwords are not read. Each user gets one result: the
-first fault.
+All changes without a fault are made in one durable step. Each user gets one result: the first fault, in Kafka's words.
+The client sends a salted password, of which only the keys of SCRAM are kept; none of it is logged.
 """
 
-import enum
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from core.errors import StoreError
 from gateway.apis.shared.administration import told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.refusals import Refusal
+from gateway.refusals import Refusal, refusal_of
+from gateway.security.acls import Operation, ResourceType
+from gateway.security.scram import (
+    ITERATIONS_MAX,
+    ITERATIONS_MIN,
+    NAME_CHARS_MAX,
+    ScramCredential,
+    credential_of_salted,
+)
+from gateway.security.scram_users import MECHANISMS, USERS_MAX, Change, ScramUsers
 from gateway.wire.message import Message
 
-ITERATIONS_MIN: Final = 4_096
-ITERATIONS_MAX: Final = 16_384
+logger = logging.getLogger(__name__)
 
-
-class Mechanism(enum.IntEnum):
-    SCRAM_SHA_256 = 1
-    SCRAM_SHA_512 = 2
-
-
-MECHANISMS: Final = frozenset(Mechanism)
+SALT_BYTES_MAX: Final = 1_024
 NAMELESS: Final = Refusal(ErrorCode.unacceptable_credential, "Username must not be empty")
 UNKNOWN_MECHANISM: Final = Refusal(ErrorCode.unsupported_sasl_mechanism, "Unknown SCRAM mechanism")
 TOO_FEW: Final = Refusal(ErrorCode.unacceptable_credential, "Too few iterations")
 TOO_MANY: Final = Refusal(ErrorCode.unacceptable_credential, "Too many iterations")
 NOT_THERE: Final = Refusal(ErrorCode.resource_not_found, "Attempt to delete a user credential that does not exist")
 TWICE: Final = Refusal(ErrorCode.duplicate_resource, "A user credential cannot be altered twice in the same request")
-NO_SASL: Final = Refusal(
-    ErrorCode.unsupported_sasl_mechanism, "No listener of this broker asks for SASL, so it keeps no credentials."
+TOO_MANY_USERS: Final = Refusal(ErrorCode.policy_violation, f"No more than {USERS_MAX} credentials are kept")
+TOO_LONG: Final = Refusal(
+    ErrorCode.unacceptable_credential,
+    f"A name has at most {NAME_CHARS_MAX} characters, a salt and a salted password at most {SALT_BYTES_MAX} bytes",
 )
 
 
 async def alter_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    outcomes: dict[str, Refusal] = {}
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
+    users = ctx.services.scram_users
+    refusals: dict[str, Refusal] = {}
+    changes: dict[str, Change] = {}
     async for deletion in ctx.paced(request.deletions):
-        outcomes.setdefault(deletion.name, _not_deleted(deletion))
-    wanted: set[str] = set()
+        _add(refusals, changes, deletion, _not_deleted(users, deletion))
     async for upsertion in ctx.paced(request.upsertions):
-        name = upsertion.name
-        if name in wanted and outcomes[name] is NO_SASL:
-            outcomes[name] = TWICE
-        elif name not in outcomes:
-            outcomes[name] = _not_made(upsertion)
-            wanted.add(name)
-    return {"results": [{"user": name, **told(refusal)} for name, refusal in outcomes.items()]}
+        _add(refusals, changes, upsertion, _not_made(upsertion))
+    room = USERS_MAX - len(users)
+    if sum(credential is not None for _, _, credential in changes.values()) > room:
+        refusals |= dict.fromkeys(changes, TOO_MANY_USERS)
+        changes.clear()
+    if changes:
+        try:
+            await users.change(changes.values())
+        except StoreError as failed:
+            refusals |= dict.fromkeys(changes, refusal_of(failed))
+            changes.clear()
+        else:
+            for user, mechanism, credential in changes.values():
+                what = "deleted" if credential is None else "set"
+                extra = {"user": user[:100], "mechanism": mechanism, "by": str(ctx.principal)[:250]}
+                logger.info("a user's credential was %s", what, extra=extra)
+    results = [{"user": name, "error_code": 0, "error_message": None} for name in changes]
+    return {"results": results + [{"user": name, **told(refusal)} for name, refusal in refusals.items()]}
 
 
-def _not_deleted(deletion: Message) -> Refusal:
-    return _fault(deletion) or NOT_THERE
+def _add(refusals: dict[str, Refusal], changes: dict[str, Change], change: Message, refusal: Refusal | None) -> None:
+    """Take a change, or the reason against it: a user's first fault counts, and a second change is one."""
+    name = change.name
+    if name in refusals:
+        return
+    if changes.pop(name, None) is not None:
+        refusals[name] = TWICE
+    elif refusal is not None:
+        refusals[name] = refusal
+    else:
+        changes[name] = (name, MECHANISMS[change.mechanism], _credential(change))
 
 
-def _not_made(upsertion: Message) -> Refusal:
+def _credential(change: Message) -> ScramCredential | None:
+    """The credential of an upsertion; None for a deletion."""
+    if "iterations" not in change.schema_fields:
+        return None
+    mechanism = MECHANISMS[change.mechanism]
+    return credential_of_salted(mechanism, bytes(change.salt), bytes(change.salted_password), change.iterations)
+
+
+def _not_deleted(users: ScramUsers, deletion: Message) -> Refusal | None:
+    if fault := _fault(deletion):
+        return fault
+    return None if users.get(MECHANISMS[deletion.mechanism], deletion.name) else NOT_THERE
+
+
+def _not_made(upsertion: Message) -> Refusal | None:
     if fault := _fault(upsertion):
         return fault
     if upsertion.iterations < ITERATIONS_MIN:
         return TOO_FEW
     if upsertion.iterations > ITERATIONS_MAX:
         return TOO_MANY
-    return NO_SASL
+    size = max(len(upsertion.salt), len(upsertion.salted_password))
+    if len(upsertion.name) > NAME_CHARS_MAX or size > SALT_BYTES_MAX:
+        return TOO_LONG
+    return None
 
 
 def _fault(change: Message) -> Refusal | None:

@@ -5,16 +5,14 @@ minimum be 0 (KAFKA-17011): before it such a feature is left out of the supporte
 unknown version is answered in version 0's form with UNSUPPORTED_VERSION and our own range, so that the
 client can ask again.
 
-Keeps: exactly the registered APIs are advertised, with two exceptions. Produce's minimum is shown as 0,
-because older librdkafka otherwise turns compression off (KAFKA-18659). Telemetry is not shown, because
-clients would use it.
+Keeps: exactly the registered APIs are advertised, with one exception. Produce's minimum is shown as 0,
+because older librdkafka otherwise turns compression off (KAFKA-18659).
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.dispatch.context import Described, RequestContext
 from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
@@ -28,7 +26,6 @@ SOFTWARE_CHARS_MAX: Final = 100
 """Characters of the software's name, and of its version, that a connection remembers."""
 
 ZERO_MINIMUM_SINCE: Final = 4
-FEATURES_EPOCH: Final = 2
 
 VERSIONS: Final = range(5)
 
@@ -40,17 +37,18 @@ async def api_versions(ctx: RequestContext, request: Message) -> Mapping[str, An
             return {"error_code": INVALID_REQUEST}
         ctx.connection.client_software_name = name[:SOFTWARE_CHARS_MAX]
         ctx.connection.client_software_version = version[:SOFTWARE_CHARS_MAX]
+    features = ctx.services.features
     return {
-        "api_keys": [_advertised(api) for api in ctx.apis if api.advertised],
+        "api_keys": [_advertised(api) for api in ctx.apis],
         "supported_features": [
             {"name": name, "min_version": lowest, "max_version": highest}
-            for name, (lowest, highest) in SUPPORTED_FEATURES.items()
+            for name, (lowest, highest) in features.supported.items()
             if lowest > 0 or ctx.version >= ZERO_MINIMUM_SINCE
         ],
-        "finalized_features_epoch": FEATURES_EPOCH,
+        "finalized_features_epoch": features.epoch,
         "finalized_features": [
-            {"name": name, "min_version_level": highest, "max_version_level": highest}
-            for name, (_, highest) in SUPPORTED_FEATURES.items()
+            {"name": name, "min_version_level": level, "max_version_level": level}
+            for name, level in features.levels.items()
         ],
     }
 

@@ -17,6 +17,7 @@ from gateway.apis.shared.administration import repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.checks import check_growth
 from gateway.wire.message import Message
 
@@ -30,6 +31,7 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
             outcomes[topic.name] = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
             continue
         try:
+            ctx.require(Operation.ALTER, ResourceType.TOPIC, topic.name)
             _check_assignments(ctx, topic)
             wanted[topic.name] = topic.count
         except Refusal as refused:

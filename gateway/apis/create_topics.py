@@ -19,6 +19,7 @@ from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.checks import PARTITIONS_PER_REQUEST_MAX, too_many_partitions
 from gateway.topics.topics import NewTopic, WantedTopic
 from gateway.wire.codec import response_codec
@@ -27,25 +28,33 @@ from gateway.wire.primitives import EncodedItems
 
 KEY: Final = 19
 CONFIGS_FROM: Final = 5
+DENIED: Final = Refusal(ErrorCode.topic_authorization_failed, "Authorization failed.")
 
 
 async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     twice = await repeated_among(ctx, [topic.name for topic in request.topics])
     once = {topic.name: topic async for topic in ctx.paced(request.topics) if topic.name not in twice}
+    may_create_any = ctx.has(Operation.CREATE, ResourceType.CLUSTER)
     partitions = 0
     wanted: list[WantedTopic] = []
-    async for topic in ctx.paced(once.values()):
+    denied: dict[str, Refusal] = {}
+    async for name, topic in ctx.paced(list(once.items())):
+        if not may_create_any and not ctx.may(Operation.CREATE, ResourceType.TOPIC, name):
+            denied[name] = DENIED
+            del once[name]
+            continue
         partitions += _partitions_of(ctx, topic)
         wanted.append(_wanted(topic))
     if partitions > PARTITIONS_PER_REQUEST_MAX:
         made: Sequence[NewTopic | Stream | Refusal] = [too_many_partitions()] * len(once)
     else:
         made = await ctx.services.topics.create(wanted, request.validate_only)
-    outcomes = dict(zip(once, made, strict=True))
+    outcomes: dict[str, NewTopic | Stream | Refusal] = dict(zip(once, made, strict=True))
+    outcomes |= denied
     duplicate = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
     outcomes |= dict.fromkeys(sorted(twice), duplicate)
     configs = _ConfigEntries(ctx)
-    return {"topics": [_result(name, done, configs) async for name, done in ctx.paced(outcomes.items())]}
+    return {"topics": [_result(ctx, name, done, configs) async for name, done in ctx.paced(outcomes.items())]}
 
 
 def _partitions_of(ctx: RequestContext, topic: Message) -> int:
@@ -147,7 +156,9 @@ class _ConfigEntries:
         return EncodedItems(len(items), b"".join(items))
 
 
-def _result(name: str, outcome: NewTopic | Stream | Refusal, configs: _ConfigEntries) -> dict[str, Any]:
+def _result(
+    ctx: RequestContext, name: str, outcome: NewTopic | Stream | Refusal, configs: _ConfigEntries
+) -> dict[str, Any]:
     if isinstance(outcome, Refusal):
         return {"name": name, "configs": [], **told(outcome)}
     if isinstance(outcome, Stream):
@@ -156,6 +167,16 @@ def _result(name: str, outcome: NewTopic | Stream | Refusal, configs: _ConfigEnt
     else:  # only checked
         topic_id = None
         partitions, overrides = outcome.partitions, outcome.overrides
+    if not ctx.has(Operation.DESCRIBE_CONFIGS, ResourceType.TOPIC, name):
+        return {
+            "name": name,
+            "topic_id": topic_id,
+            "topic_config_error_code": ErrorCode.topic_authorization_failed,
+            "num_partitions": -1,
+            "replication_factor": -1,
+            "configs": [],
+            **told(None),
+        }
     return {
         "name": name,
         "topic_id": topic_id,

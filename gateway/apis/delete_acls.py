@@ -1,17 +1,53 @@
-"""DeleteAcls (key 31), versions 1-3: one result for each filter. Without an authorizer it is SECURITY_DISABLED."""
+"""DeleteAcls (key 31), versions 1-3: one result for each filter, with the ACLs that it removed.
+
+Without an authorizer it is SECURITY_DISABLED. A filter that chooses nothing succeeds.
+
+Keeps: an ACL is answered as removed when that is durable and in effect; every other ACL stays in effect throughout.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
+from gateway.apis.shared.acls import audited, authorizer_of, filter_of, told_acl, told_resource
 from gateway.apis.shared.administration import told
-from gateway.apis.shared.without_security import NOTHING_TO_CHANGE
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.refusals import Refusal
+from gateway.security.acls import Acl, AclFilter, Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def delete_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    return {"filter_results": [told(NOTHING_TO_CHANGE) for _ in request.filters]}
+    try:
+        authorizer = authorizer_of(ctx)
+    except Refusal as refused:
+        return {"filter_results": [told(refused) for _ in request.filters]}
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
+    results: list[dict[str, Any]] = []
+    filters: list[AclFilter] = []
+    chosen_by: list[int] = []
+    async for one in ctx.paced(request.filters):
+        try:
+            filters.append(filter_of(one))
+            chosen_by.append(len(results))
+            results.append({})
+        except Refusal as refused:
+            results.append({**told(refused), "matching_acls": []})
+    try:
+        chosen = await authorizer.delete(filters)
+    except Refusal as refused:
+        return {"filter_results": [told(refused) for _ in request.filters]}
+    gone: dict[Acl, None] = {}
+    async for place, some in ctx.paced(zip(chosen_by, chosen, strict=True)):
+        gone |= dict.fromkeys(some)
+        results[place] = {**told(None), "matching_acls": [_removed(acl) async for acl in ctx.paced(some)]}
+    async for acl in ctx.paced(gone):
+        authorizer.audit.tell("ACL deleted", ctx.principal, ctx.host, **audited(acl))
+    return {"filter_results": results}
+
+
+def _removed(acl: Acl) -> dict[str, Any]:
+    return {**told(None), **told_resource(acl), **told_acl(acl)}
 
 
 API: Final = Api(
@@ -20,4 +56,5 @@ API: Final = Api(
     versions=range(1, 4),
     handle=delete_acls,
     error_response=lambda request, version, code: {"filter_results": [{"error_code": code} for _ in request.filters]},
+    large_answer=True,
 )

@@ -10,6 +10,8 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 AT_ONCE: Final = 200
@@ -17,16 +19,28 @@ AT_ONCE: Final = 200
 
 
 async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    group_ids = list(dict.fromkeys(request.groups_names))
-    results: list[dict[str, Any]] = []
+    asked = dict.fromkeys(request.groups_names)
+    deletable = await ctx.allowed(Operation.DELETE, ResourceType.GROUP, asked)
+    group_ids = [group_id for group_id in asked if group_id in deletable]
+    denied = ErrorCode.group_authorization_failed
+    results: list[dict[str, Any]] = [
+        {"group_id": group_id, "error_code": denied} for group_id in asked if group_id not in deletable
+    ]
     async for first in ctx.paced(range(0, len(group_ids), AT_ONCE)):
         some = group_ids[first : first + AT_ONCE]
-        errors = await asyncio.gather(*map(ctx.services.groups.delete_group, some))
-        for group_id, error in zip(some, errors, strict=True):
-            if error is ErrorCode.none:
-                ctx.services.transactions.group_deleted(group_id)
-            results.append({"group_id": group_id, "error_code": error})
+        errors = await asyncio.gather(*(_deleted(ctx, group_id) for group_id in some))
+        results += [{"group_id": name, "error_code": error} for name, error in zip(some, errors, strict=True)]
     return {"results": results}
+
+
+async def _deleted(ctx: RequestContext, group_id: str) -> ErrorCode:
+    try:
+        error = await ctx.services.groups.of(group_id).delete_group(group_id)
+        if error is ErrorCode.none:
+            ctx.services.transactions.participant_of(group_id).group_deleted(group_id)
+    except Refusal as refused:
+        return refused.code
+    return error
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.kafka_configs.topic_config import config_of
 from gateway.refusals import Asked, code_of
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
 
@@ -43,6 +44,8 @@ async def delete_records(ctx: RequestContext, request: Message) -> Mapping[str, 
 
 async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -> tuple[int, ErrorCode]:
     """The partition's new start; -1 and an error code if it is refused."""
+    if not ctx.may(Operation.DELETE, ResourceType.TOPIC, name):
+        return -1, ErrorCode.topic_authorization_failed
     if name in INTERNAL:
         return -1, ErrorCode.invalid_topic_exception
     stream = ctx.services.topics.get(name)

@@ -14,7 +14,9 @@ from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
-from gateway.topics.topics import Topics
+from gateway.security.acls import Operation, ResourceType
+from gateway.security.denial import denial_of
+from gateway.topics.topics import Topics, unchangeable
 from gateway.wire.message import Message
 
 IDS_FROM: Final = 6
@@ -23,6 +25,7 @@ DISABLED_CODE_FROM: Final = 3
 
 Asked = tuple[str | None, UUID | None]
 
+DENIED: Final = denial_of(ResourceType.TOPIC)
 _NAMED_TWICE: Final = Refusal(
     ErrorCode.invalid_request, "The provided topic name maps to an ID that was already supplied."
 )
@@ -34,16 +37,27 @@ async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
     if not ctx.services.config.delete_topic_enable:
         refused = dict.fromkeys(asked, _disabled(ctx.version))
     found: dict[Asked, Stream] = {}
+    denied: list[Asked] = []
+    may_delete_any = ctx.has(Operation.DELETE, ResourceType.CLUSTER)
     async for each in ctx.paced(asked):
         if each not in refused:
             stream = _found(ctx.services.topics, *each)
+            viewed = None if stream is not None else ctx.services.internal_topics.find(each[1] or each[0])
+            shown_as = stream or viewed
+            name = each[0] if shown_as is None else shown_as.name
+            if not may_delete_any and name is not None:
+                shown = _shown(ctx, each, name, stream)
+                if shown is not None:
+                    denied.append(shown)
+                    continue
             if stream is None:
-                refused[each] = _unknown(each[0])
+                refused[each] = _unknown(each[0]) if viewed is None else unchangeable(viewed.name)
             else:
                 found[each] = stream
     twice = _twice_named(found)
     outcomes = await ctx.services.topics.delete(found.values())
     answers = [_answer(*each, refusal) async for each, refusal in ctx.paced(refused.items())]
+    answers += [_answer(*each, DENIED) for each in denied]
     answers += [_answer(stream.name, stream.uuid, _NAMED_TWICE) for stream in twice]
     answers += [
         _answer(stream.name, stream.uuid, outcome) for stream, outcome in zip(found.values(), outcomes, strict=True)
@@ -80,6 +94,19 @@ async def _refused_alone(ctx: RequestContext, asked: list[Asked]) -> dict[Asked,
             what = "id" if each[0] is None else "name"
             refused[each] = Refusal(ErrorCode.invalid_request, f"Duplicate topic {what}.")
     return refused
+
+
+def _shown(ctx: RequestContext, asked: Asked, name: str, stream: Stream | None) -> Asked | None:
+    """What the answer names of a topic that the client may not delete; None if it may, or may know that there is none.
+
+    Name and id are told together only to a client that may describe the topic.
+    """
+    if not ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, name):
+        ctx.may(Operation.DELETE, ResourceType.TOPIC, name)
+        return asked
+    if stream is None or ctx.may(Operation.DELETE, ResourceType.TOPIC, name):
+        return None
+    return name, stream.uuid
 
 
 def _twice_named(found: dict[Asked, Stream]) -> list[Stream]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.shared.administration import CLUSTER_OPERATIONS, NOT_ASKED
+from gateway.apis.shared.administration import NOT_ASKED, cluster_operations
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.wire.message import Message
@@ -44,7 +44,7 @@ async def describe_cluster(ctx: RequestContext, request: Message) -> Mapping[str
             }
         ],
         "cluster_authorized_operations": (
-            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
+            cluster_operations(ctx) if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     }
 

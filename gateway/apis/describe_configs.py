@@ -16,6 +16,8 @@ from gateway.kafka_configs.broker_configs import DescribedConfig
 from gateway.kafka_configs.keys import ConfigType, ResourceType
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation
+from gateway.security.acls import ResourceType as AclType
 from gateway.topics.checks import check_name
 from gateway.wire.message import Message
 
@@ -39,6 +41,7 @@ def _describe(ctx: RequestContext, request: Message, resource: Message) -> dict[
         "resource_name": resource.resource_name,
     }
     try:
+        _check_rights(ctx, resource)
         if resource.resource_type == ResourceType.BROKER_LOGGER:
             entries = [_root_logger(ctx, resource.resource_name)]
         else:
@@ -49,6 +52,16 @@ def _describe(ctx: RequestContext, request: Message, resource: Message) -> dict[
     return {**named, "error_code": ErrorCode.none, "error_message": "", "configs": entries}
 
 
+def _check_rights(ctx: RequestContext, resource: Message) -> None:
+    match resource.resource_type:
+        case ResourceType.TOPIC:
+            ctx.require(Operation.DESCRIBE_CONFIGS, AclType.TOPIC, resource.resource_name)
+        case ResourceType.GROUP:
+            ctx.require(Operation.DESCRIBE_CONFIGS, AclType.GROUP, resource.resource_name)
+        case _:
+            ctx.require(Operation.DESCRIBE_CONFIGS, AclType.CLUSTER)
+
+
 def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig]:
     name: str = resource.resource_name
     topics = ctx.services.topics
@@ -56,7 +69,7 @@ def _configs(ctx: RequestContext, resource: Message) -> Iterator[DescribedConfig
     match resource.resource_type:
         case ResourceType.TOPIC:
             check_name(name)
-            stream = topics.get(name)
+            stream = ctx.services.readable(name)
             if stream is None:
                 raise Refusal(ErrorCode.unknown_topic_or_partition, "")
             described = topics.configs.describe_topic(stream.config)

@@ -1,7 +1,7 @@
 """DescribeGroups (key 15), versions 0-6: state, members and assignments of groups.
 
-v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist is
-described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
+v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist, or is a consumer group
+(KIP-848), is described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
 """
 
 from __future__ import annotations
@@ -11,31 +11,39 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.apis.shared.administration import NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import GroupState
+from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 NOT_FOUND_FROM: Final = 6
-ALL_GROUP_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
-"""Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: all that groups have, as there are no ACLs."""
-NOT_ASKED: Final = -(2**31)
 
 
 async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     is_asked = request.include_authorized_operations
-    operations = ALL_GROUP_OPERATIONS if is_asked else NOT_ASKED
     described = []
     async for group_id in ctx.paced(dict.fromkeys(request.groups)):  # a group named twice is described once
-        group = ctx.services.groups.get(group_id)
-        if group is not None:
+        if not ctx.may(Operation.DESCRIBE, ResourceType.GROUP, group_id):
+            described.append(_refused(group_id, ErrorCode.group_authorization_failed))
+            continue
+        operations = ctx.operations(ResourceType.GROUP, group_id) if is_asked else NOT_ASKED
+        try:
+            group = ctx.services.groups.of(group_id).get(group_id)
+        except Refusal as refused:
+            described.append(_unknown(group_id, refused.code, str(refused)))
+            continue
+        if isinstance(group, Group):
             described.append(_described(group) | {"authorized_operations": operations})
         elif ctx.version >= NOT_FOUND_FROM:
-            described.append(_unknown(group_id, ErrorCode.group_id_not_found))
+            why = f"Group {group_id} {'not found' if group is None else 'is not a classic group'}."
+            described.append(_unknown(group_id, ErrorCode.group_id_not_found, why))
         else:
-            dead = _unknown(group_id, ErrorCode.none)
+            dead = _unknown(group_id, ErrorCode.none, None)
             described.append(dead | {"authorized_operations": operations})
     return {"groups": described}
 
@@ -64,19 +72,22 @@ def _member(member: Member, protocol: str | None) -> dict[str, Any]:
     }
 
 
-def _unknown(group_id: str, error: int) -> dict[str, Any]:
+def _unknown(group_id: str, error: int, why: str | None) -> dict[str, Any]:
     return {
         "error_code": error,
-        "error_message": f"Group {group_id} not found." if error else None,
+        "error_message": why,
         "group_id": group_id,
         "group_state": GroupState.DEAD.value,
         "authorized_operations": NOT_ASKED,
     }
 
 
+def _refused(group_id: str, error: int) -> dict[str, Any]:
+    return {"group_id": group_id, "error_code": error, "group_state": "", "authorized_operations": NOT_ASKED}
+
+
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
-    answer = {"error_code": error, "group_state": "", "authorized_operations": NOT_ASKED}
-    return {"groups": [{"group_id": group_id, **answer} for group_id in request.groups]}
+    return {"groups": [_refused(group_id, error) for group_id in request.groups]}
 
 
 API: Final = Api(

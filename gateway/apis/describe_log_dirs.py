@@ -1,7 +1,7 @@
-"""DescribeLogDirs (key 35), versions 1-5: the data directory, and how many bytes partitions have.
+"""DescribeLogDirs (key 35), versions 1-5: the directories of the store, and how many bytes partitions have.
 
-Keeps: a partition's size is that of its records from its log start on; all partitions share one
-log, so the directory's files are not the sum of them.
+Keeps: a partition's size is that of its records from its log start on; all partitions of a container
+share one log, so a directory's files are not the sum of them.
 """
 
 import asyncio
@@ -12,32 +12,47 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
+from gateway.apis.shared.directories import directories_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
+
+ERROR_CODE_FROM: Final = 3
+"""First version with an error of the whole answer; before it, a client without the right sees no directory."""
 
 
 async def describe_log_dirs(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    directory = ctx.services.config.data_dir.absolute()
+    if not ctx.may(Operation.DESCRIBE, ResourceType.CLUSTER):
+        code = ErrorCode.cluster_authorization_failed if ctx.version >= ERROR_CODE_FROM else ErrorCode.none
+        return {"error_code": code, "results": []}
+    directories = directories_of(ctx.services.config)
+    return {"results": [await _described(ctx, request, place, path) for place, path in enumerate(directories)]}
+
+
+async def _described(ctx: RequestContext, request: Message, place: int, directory: str) -> Mapping[str, Any]:
     try:
         usage = await asyncio.to_thread(shutil.disk_usage, directory)
     except OSError:
-        return {"results": [{"error_code": ErrorCode.kafka_storage_error, "log_dir": str(directory)}]}
-    described = {
+        return {"error_code": ErrorCode.kafka_storage_error, "log_dir": directory}
+    count = len(directories_of(ctx.services.config))
+    here = frozenset(ctx.services.store.config.container_ids[place::count])
+    return {
         "error_code": ErrorCode.none,
-        "log_dir": str(directory),
-        "topics": await _topics(ctx, request),
+        "log_dir": directory,
+        "topics": await _topics(ctx, request, here),
         "total_bytes": usage.total,
         "usable_bytes": usage.free,
         "is_cordoned": False,
     }
-    return {"results": [described]}
 
 
-async def _topics(ctx: RequestContext, request: Message) -> list[dict[str, Any]]:
+async def _topics(ctx: RequestContext, request: Message, here: frozenset[int]) -> list[dict[str, Any]]:
+    """The topics that have partitions in these containers."""
     if request.topics is None:
         every: list[Stream] = list(ctx.services.topics)
-        return [_topic(stream, range(stream.slot_count)) async for stream in ctx.paced(every)]
+        found = [_topic(stream, range(stream.slot_count), here) async for stream in ctx.paced(every)]
+        return [topic for topic in found if topic["partitions"]]
     asked: dict[str, dict[int, None]] = {}
     async for topic in ctx.paced(request.topics):
         asked.setdefault(topic.topic, {}).update(dict.fromkeys(topic.partitions))
@@ -45,12 +60,15 @@ async def _topics(ctx: RequestContext, request: Message) -> list[dict[str, Any]]
     async for name, partitions in ctx.paced(asked.items()):
         stream = ctx.services.topics.get(name)
         there = [p for p in partitions if stream is not None and 0 <= p < stream.slot_count]
-        if stream is not None and there:
-            described.append(_topic(stream, there))
+        if stream is not None and there and (topic := _topic(stream, there, here))["partitions"]:
+            described.append(topic)
     return described
 
 
-def _topic(stream: Stream, partitions: range | list[int]) -> dict[str, Any]:
+def _topic(stream: Stream, partitions: range | list[int], here: frozenset[int]) -> dict[str, Any]:
+    state = stream.state
+    if not state.containers <= here:
+        partitions = [index for index in partitions if state.container_of_slot(index) in here]
     sizes = {slot.number: slot.size_bytes for slot in stream.written_slots()}
     return {
         "name": stream.name,

@@ -1,12 +1,13 @@
 """DescribeProducers (key 61), version 0: the producers of partitions, and their open transactions (KIP-664).
 
 Keeps: a partition is described once, however often it is named, and no answer describes more than `PRODUCERS_MAX`
-producers: in memory they are larger than the request that asks for them.
+producers: in memory they are larger than the request that asks for them. Only a transactional id's producer has a
+coordinator epoch, also after a restart, when a partition does not know any more which epochs came with a marker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -16,6 +17,7 @@ from core.streams.writers import WriterState
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 NOT_HERE: Final = "This server does not host this topic-partition."
@@ -28,32 +30,41 @@ async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[s
     asked: dict[str, dict[int, None]] = {}
     async for topic in ctx.paced(request.topics):
         asked.setdefault(topic.name, {}).update(dict.fromkeys(topic.partition_indexes))
+    transactional = {known.producer_id async for known in ctx.paced(list(ctx.services.transactions))}
     topics = []
     left = PRODUCERS_MAX
     async for name, indexes in ctx.paced(asked.items()):
+        if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
+            denied = [_failed(index, ErrorCode.topic_authorization_failed) for index in indexes]
+            topics.append({"name": name, "partitions": denied})
+            continue
         stream = ctx.services.topics.get(name)
         why = NOT_HERE if stream is None else None
         partitions = []
         async for index in ctx.paced(indexes):
-            described = await _partition(ctx, index, slot_of(stream, index), why, left)
+            described = await _partition(ctx, index, slot_of(stream, index), why, left, transactional)
             left -= len(described["active_producers"])
             partitions.append(described)
         topics.append({"name": name, "partitions": partitions})
     return {"topics": topics}
 
 
-async def _partition(ctx: RequestContext, index: int, slot: Slot | None, why: str | None, left: int) -> dict[str, Any]:
+async def _partition(
+    ctx: RequestContext, index: int, slot: Slot | None, why: str | None, left: int, transactional: Set[int]
+) -> dict[str, Any]:
     if slot is None:
         return _failed(index, ErrorCode.unknown_topic_or_partition, why)
     if len(slot.writers or ()) > left:
         return _failed(index, ErrorCode.policy_violation, TOO_MANY)
     producers = []
     async for states in ctx.paced(slot.writers_stepwise()):
-        producers += [_producer(slot, producer_id, state) for producer_id, state in states]
+        producers += [_producer(ctx, slot, writer, state, writer in transactional) for writer, state in states]
     return {"partition_index": index, "error_code": ErrorCode.none, "active_producers": producers}
 
 
-def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any]:
+def _producer(
+    ctx: RequestContext, slot: Slot, producer_id: int, state: WriterState, is_transactional: bool
+) -> dict[str, Any]:
     newest = state.batches[-1] if state.batches and state.batches[-1].epoch == state.epoch else None
     transactions = slot.transactions
     return {
@@ -61,9 +72,18 @@ def _producer(slot: Slot, producer_id: int, state: WriterState) -> dict[str, Any
         "producer_epoch": state.epoch,
         "last_sequence": NONE if newest is None else max(NONE, newest.last_sequence),  # none behind a gap
         "last_timestamp": state.last_use_ms if newest is None else newest.timestamp,
-        "coordinator_epoch": NONE if state.marked_epoch < 0 else slot.leader_epoch,
+        "coordinator_epoch": _coordinator_epoch(ctx, slot, producer_id)
+        if is_transactional and state.marked_epoch >= 0
+        else NONE,
         "current_txn_start_offset": NONE if transactions is None else transactions.open.get(producer_id, NONE),
     }
+
+
+def _coordinator_epoch(ctx: RequestContext, slot: Slot, producer_id: int) -> int:
+    """The epoch that a marker must have at least: an administrator's tool asks for it before it sends one."""
+    participant = ctx.services.transactions.in_container(slot.container_id)
+    known = None if participant is None else participant.participant.coordinator_epoch(producer_id)
+    return slot.leader_epoch if known is None else known
 
 
 def _failed(index: int, code: int, why: str | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.topics import CLUSTER_METADATA
 from gateway.wire.message import Message
 
@@ -19,6 +20,7 @@ LISTENER: Final = "PLAINTEXT"
 
 
 async def describe_quorum(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.DESCRIBE, ResourceType.CLUSTER)
     asked = [(topic.topic_name, part.partition_index) for topic in request.topics for part in topic.partitions]
     if asked != [(CLUSTER_METADATA, 0)]:
         return {"error_message": "", "topics": _unknown(request)}

@@ -11,10 +11,11 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.apis.shared.administration import NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.checks import check_name
 from gateway.topics.topics import INTERNAL
 from gateway.wire.message import Message
@@ -29,7 +30,11 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
     if cursor is not None and (cursor.partition_index < 0 or (names and cursor.topic_name not in names)):
         return _error_response(request, ctx.version, ErrorCode.invalid_request)
     first_name = cursor.topic_name if cursor is not None else ""
-    every = names or {stream.name for stream in ctx.services.topics}
+    every = names or {
+        stream.name
+        async for stream in ctx.paced([*ctx.services.topics, *ctx.services.internal_topics.listed()])
+        if ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
+    }
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
     entries: list[dict[str, Any]] = []
     # One more than a page can hold: it is the next page's first.
@@ -38,13 +43,17 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
         if not left:
             return _page(entries, name, 0)
         first = cursor.partition_index if cursor is not None and name == first_name else 0
-        stream = ctx.services.topics.get(name)
+        if not ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
+            entries.append(_failed(name, ErrorCode.topic_authorization_failed, NOT_ASKED))
+            left -= 1
+            continue
+        stream = ctx.services.readable(name)
         if stream is None:
-            entries.append(_unknown(name))
+            entries.append(_unknown(ctx, name))
             left -= 1
             continue
         end = min(stream.slot_count, first + left)
-        entries.append(_known(ctx.services.node_id, stream, range(first, end)))
+        entries.append(_known(ctx, stream, range(first, end)))
         left -= max(0, end - first)
         if end < stream.slot_count:
             return _page(entries, name, end)
@@ -58,22 +67,28 @@ def _page(entries: list[dict[str, Any]], topic: str, partition: int) -> Mapping[
     }
 
 
-def _unknown(name: str) -> dict[str, Any]:
+def _unknown(ctx: RequestContext, name: str) -> dict[str, Any]:
     code = ErrorCode.unknown_topic_or_partition
     try:
         check_name(name)
     except Refusal as refused:
         code = refused.code
+    return _failed(name, code, ctx.operations(ResourceType.TOPIC, name))
+
+
+def _failed(name: str, code: int, operations: int) -> dict[str, Any]:
     return {
         "error_code": code,
         "name": name,
         "is_internal": name in INTERNAL,
-        "topic_authorized_operations": TOPIC_OPERATIONS,
+        "topic_authorized_operations": operations,
     }
 
 
-def _known(node_id: int, stream: Stream, partitions: range) -> dict[str, Any]:
-    leader_epoch = leader_epoch_of(stream)
+def _known(ctx: RequestContext, stream: Stream, partitions: range) -> dict[str, Any]:
+    services = ctx.services
+    node_id, epochs = services.node_id, services.store.leader_epochs(stream)
+    only = next(iter(epochs.values())) if len(set(epochs.values())) == 1 else None
     return {
         "error_code": ErrorCode.none,
         "name": stream.name,
@@ -84,7 +99,7 @@ def _known(node_id: int, stream: Stream, partitions: range) -> dict[str, Any]:
                 "error_code": ErrorCode.none,
                 "partition_index": index,
                 "leader_id": node_id,
-                "leader_epoch": leader_epoch,
+                "leader_epoch": epochs[stream.state.container_of_slot(index)] if only is None else only,
                 "replica_nodes": [node_id],
                 "isr_nodes": [node_id],
                 "eligible_leader_replicas": [],
@@ -93,7 +108,7 @@ def _known(node_id: int, stream: Stream, partitions: range) -> dict[str, Any]:
             }
             for index in partitions
         ],
-        "topic_authorized_operations": TOPIC_OPERATIONS,
+        "topic_authorized_operations": ctx.operations(ResourceType.TOPIC, stream.name),
     }
 
 

@@ -9,14 +9,23 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.transactions.transaction import NO_EPOCH, NO_ID, NO_TIME, Transaction
+from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
+from gateway.transactions.transaction import Transaction
 from gateway.wire.message import Message
 
 
 async def describe_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     described = []
     async for transactional_id in ctx.paced(dict.fromkeys(request.transactional_ids)):
-        known = ctx.services.transactions.get(transactional_id)
+        if not ctx.may(Operation.DESCRIBE, ResourceType.TRANSACTIONAL_ID, transactional_id):
+            described.append(_denied(transactional_id))
+            continue
+        try:
+            known = ctx.services.transactions.of(transactional_id).get(transactional_id)
+        except Refusal as refused:
+            described.append(_failed(transactional_id, refused.code))
+            continue
         if known is not None:
             described.append(await _described(ctx, known))
         elif transactional_id:
@@ -33,7 +42,7 @@ async def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
     partitions: dict[str, list[int]] = {}
     async for stream_id in ctx.paced(sorted(slots)):
         stream = ctx.services.store.stream_of(stream_id)
-        if stream is not None:
+        if stream is not None and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name):
             partitions[stream.name] = sorted(slots[stream_id])
     return {
         "error_code": ErrorCode.none,
@@ -47,15 +56,22 @@ async def _described(ctx: RequestContext, known: Transaction) -> dict[str, Any]:
     }
 
 
+def _denied(transactional_id: str) -> dict[str, Any]:
+    """As Kafka: with zeros in the place of all that it would say."""
+    code = ErrorCode.transactional_id_authorization_failed
+    nothing = {"transaction_start_time": 0, "producer_id": 0, "producer_epoch": 0}
+    return _failed(transactional_id, code) | nothing
+
+
 def _failed(transactional_id: str, code: int) -> dict[str, Any]:
     return {
         "error_code": code,
         "transactional_id": transactional_id,
         "transaction_state": "",
         "transaction_timeout": 0,
-        "transaction_start_time": NO_TIME,
-        "producer_id": NO_ID,
-        "producer_epoch": NO_EPOCH,
+        "transaction_start_time": 0,
+        "producer_id": 0,
+        "producer_epoch": 0,
         "topics": [],
     }
 

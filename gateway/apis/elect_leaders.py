@@ -13,12 +13,14 @@ from gateway.apis.shared.administration import slot_of, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 PREFERRED, UNCLEAN = 0, 1
 
 
 async def elect_leaders(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     if request.election_type not in (PREFERRED, UNCLEAN):
         why = f"Unknown election type {request.election_type}"
         return _everywhere(request, Refusal(ErrorCode.invalid_request, why))

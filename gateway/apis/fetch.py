@@ -34,9 +34,11 @@ from gateway.fetching.cold_reads import ColdReads
 from gateway.fetching.looking import ColdRead, Findings
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, Target, TopicKey
 from gateway.network.turns import Stint, is_out_of_turn
+from gateway.quotas.quotas import FETCHED
 from gateway.refusals import Refusal
+from gateway.security.acls import CLUSTER_NAME, Operation, ResourceType
 from gateway.wire.codec import request_codec
-from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER
+from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER, TOPIC_AUTHORIZATION_FAILED
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from core.streams.live import Stream
     from gateway.network.connection import Connection
     from gateway.network.response_slot import ResponseSlot
+    from gateway.security.authorizer import Authorizer
     from gateway.wire.headers import RequestHeader
     from gateway.wire.message import Message
 
@@ -51,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 KEY: Final = 1
+READ, TOPIC = Operation.READ, ResourceType.TOPIC
 SESSIONS_SINCE: Final = 7
 TOPIC_IDS_SINCE: Final = 13
 REPLICA_STATE_SINCE: Final = 15
@@ -99,6 +103,11 @@ class _Fetch(Findings):
         self.services = services
         self.connection = connection
         self.reply = reply
+        if services.quotas.is_on:
+            most = services.quotas.most_at_once(FETCHED, connection.principal.name, connection.client_id)
+            self.max_bytes = self.max_bytes if most is None else min(self.max_bytes, int(most))
+        if services.authorizer is not None:
+            self.may_read = partial(_may_read, services.authorizer, connection)
         self.done = False
         self.min_bytes: int = min(request.min_bytes, max_bytes)
         self.session: FetchSession | None = None
@@ -181,9 +190,7 @@ class _Fetch(Findings):
             wanted.put(target)
 
     def stream(self, topic: TopicKey) -> Stream | None:
-        if isinstance(topic, str):
-            return self.services.topics.get(topic)
-        return None if topic is None else self.services.topics.by_uuid(topic)
+        return self.services.readable(topic)
 
     # --- Evaluation ---------------------------------------------------------------------------
 
@@ -398,6 +405,8 @@ class _Fetch(Findings):
         if self.done:
             return
         self._finish()
+        if self._is_throttled():
+            return
         topics: dict[TopicKey, list[FetchedPartition]] = {}
         self._tell(self.results.items(), topics, set(self.late))
         self.services.metrics.fetched_bytes += self.size
@@ -409,6 +418,8 @@ class _Fetch(Findings):
         if self.done:
             return
         self._finish()
+        if self._is_throttled():
+            return
         topics: dict[TopicKey, list[FetchedPartition]] = {}
         late = set(self.late)
         stint = self._stint()
@@ -419,6 +430,25 @@ class _Fetch(Findings):
         session_id = 0 if self.session is None else self.session.id
         encode = partial(encode_fetch_response, self.version, list(topics.items()), session_id=session_id)
         self.reply.send(await self.connection.aside(encode))
+
+    def _is_throttled(self) -> bool:
+        """Answer without any partition if these bytes would be more than the client's quota allows: it asks again after
+        the pause, and what it was not told stays news."""
+        quotas, connection = self.services.quotas, self.connection
+        if not quotas.is_on:
+            return False
+        user, client_id = connection.principal.name, connection.client_id
+        pause_ms = quotas.count(FETCHED, user, client_id, self.size)
+        if not pause_ms:
+            return False
+        quotas.take_back(FETCHED, user, client_id, self.size)
+        for target in self.results:
+            if self.wanted.targets.get((target.topic, target.index)) is target:
+                self.wanted.dirty[target] = None
+        session_id = 0 if self.session is None else self.session.id
+        self.reply.send(encode_fetch_response(self.version, [], throttle_ms=pause_ms, session_id=session_id))
+        connection.mute(pause_ms)
+        return True
 
     def _tell(
         self,
@@ -438,6 +468,11 @@ class _Fetch(Findings):
                 # It may have more: its turn comes again, after all others.
                 del dirty[target]
                 dirty[target] = None
+
+
+def _may_read(authorizer: Authorizer, connection: Connection, name: str) -> bool:
+    """At each look: rights may be taken away while a fetch waits."""
+    return authorizer.rights_of(connection).may(READ, TOPIC, name, "Fetch")
 
 
 def slices(items: Sequence[_T]) -> Iterable[Sequence[_T]]:
@@ -467,7 +502,7 @@ def fetch(connection: Connection, header: RequestHeader, body: memoryview, reply
     version = header.api_version
     request = request_codec(KEY, version).decode(body)
     if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
-        reply.send(_refuse_replica(version, request))
+        reply.send(_refuse_replica(version, request, _code_for_replica(connection)))
         return
     running = _Fetch(connection, version, request, reply)
     try:
@@ -484,7 +519,7 @@ async def fetch_long(connection: Connection, version: int, request: Message, rep
         connection.abandon(reply)
         return
     if (request.replica_state.replica_id if version >= REPLICA_STATE_SINCE else request.replica_id) >= 0:
-        reply.send(await connection.aside(_refuse_replica, version, request))
+        reply.send(await connection.aside(_refuse_replica, version, request, _code_for_replica(connection)))
         return
     running = _Fetch(connection, version, request, reply)
     try:
@@ -495,12 +530,22 @@ async def fetch_long(connection: Connection, version: int, request: Message, rep
     running.run()
 
 
-def _refuse_replica(version: int, request: Message) -> list[Any]:
+def _code_for_replica(connection: Connection) -> int:
+    """A replica needs the right of one, before it hears that none is served."""
+    authorizer = connection.services.authorizer
+    if authorizer is None:
+        return NOT_LEADER_OR_FOLLOWER
+    rights = authorizer.rights_of(connection)
+    is_broker = rights.may(Operation.CLUSTER_ACTION, ResourceType.CLUSTER, CLUSTER_NAME, API.name)
+    return NOT_LEADER_OR_FOLLOWER if is_broker else TOPIC_AUTHORIZATION_FAILED
+
+
+def _refuse_replica(version: int, request: Message, code: int) -> list[Any]:
     """No broker replicates from here: a fetch in a replica's name must not move anything."""
     topics: list[tuple[TopicKey, list[FetchedPartition]]] = [
         (
             topic.topic_id if version >= TOPIC_IDS_SINCE else topic.topic,
-            [FetchedPartition(p.partition, NOT_LEADER_OR_FOLLOWER) for p in topic.partitions],
+            [FetchedPartition(p.partition, code) for p in topic.partitions],
         )
         for topic in request.topics
     ]

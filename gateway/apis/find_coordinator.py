@@ -1,7 +1,7 @@
 """FindCoordinator (key 10), versions 0-6: the broker that keeps a group or a transaction.
 
-v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups. We keep all groups
-and all transactions ourselves; share groups are off, which Kafka answers with INVALID_REQUEST.
+v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups, which are off: Kafka answers those
+with INVALID_REQUEST. A key's coordinator is that of its home; there is none while that container's storage has failed.
 Clients are sent back to the listener that they came by.
 """
 
@@ -15,6 +15,8 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
+from gateway.security.denial import denial_of
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 4
@@ -30,27 +32,47 @@ class KeyType(enum.IntEnum):
     TRANSACTION = 1
 
 
+_RESOURCES: Final = {KeyType.GROUP: ResourceType.GROUP, KeyType.TRANSACTION: ResourceType.TRANSACTIONAL_ID}
+
+
 async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if request.key_type not in (KeyType.GROUP, KeyType.TRANSACTION):
         return error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
+    services = ctx.services
+    coordinators = services.groups if request.key_type == KeyType.GROUP else services.transactions
     node = {
         "error_code": ErrorCode.none,
-        "node_id": ctx.services.node_id,
+        "node_id": services.node_id,
         "host": listener.advertised_host,
         "port": listener.advertised_port,
     }
+    kind = _RESOURCES[request.key_type]
     if ctx.version < BATCHED_FROM:
-        return node
-    return {"coordinators": [{"key": key, **node} async for key in ctx.paced(request.coordinator_keys)]}
+        ctx.require(Operation.DESCRIBE, kind, request.key)
+        is_here = coordinators.is_here(request.key)
+        return node if is_here else error_response(request, ctx.version, ErrorCode.coordinator_not_available)
+    denied = _failed(denial_of(kind).code)
+    nobody = _failed(ErrorCode.coordinator_not_available)
+
+    def answer(key: str) -> Mapping[str, Any]:
+        if not ctx.may(Operation.DESCRIBE, kind, key):
+            return denied
+        return node if coordinators.is_here(key) else nobody
+
+    return {"coordinators": [{"key": key, **answer(key)} async for key in ctx.paced(request.coordinator_keys)]}
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
     if version < BATCHED_FROM:
         why = MALFORMED if error == ErrorCode.invalid_request else None
         return {"error_code": error, "error_message": why, **NO_NODE}
-    answer = {"error_code": error, "error_message": "", **NO_NODE}
+    answer = _failed(error)
     return {"coordinators": [{"key": key, **answer} for key in request.coordinator_keys]}
+
+
+def _failed(error: int) -> Mapping[str, Any]:
+    return {"error_code": error, "error_message": "", **NO_NODE}
 
 
 API: Final = Api(

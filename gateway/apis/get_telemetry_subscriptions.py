@@ -1,28 +1,33 @@
 """GetTelemetrySubscriptions (key 71), version 0 (KIP-714): the metrics that a client should send.
 
-Kafka advertises it only with a receiver of metrics; without one it still answers, with a subscription that asks for
-nothing. Here it is never advertised, so clients do not ask.
+The operator's `client-metrics` configs say which. A client that asks again before its interval is over gets
+THROTTLING_QUOTA_EXCEEDED.
 """
 
-import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis.shared.telemetry import CODECS, NOTHING, PAYLOAD_BYTES_MAX, PUSH_INTERVAL_MS
+from gateway.apis.shared.telemetry import properties_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.telemetry.clients import CODECS, Client
 from gateway.wire.message import Message
 
 
 async def get_telemetry_subscriptions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    telemetry = ctx.services.telemetry
+    clients = telemetry.clients()
+    client = clients.ask(request.client_instance_id, properties_of(ctx), telemetry.now_ms())
+    if not isinstance(client, Client):
+        return {"error_code": client}
     return {
-        "client_instance_id": request.client_instance_id or uuid.uuid4(),
-        "subscription_id": NOTHING,
+        "client_instance_id": client.instance_id,
+        "subscription_id": client.subscribed.id,
         "accepted_compression_types": CODECS,
-        "push_interval": PUSH_INTERVAL_MS,
-        "telemetry_max_bytes": PAYLOAD_BYTES_MAX,
+        "push_interval": client.subscribed.interval_ms,
+        "telemetry_max_bytes": clients.max_bytes,
         "delta_temporality": True,
-        "requested_metrics": [],
+        "requested_metrics": client.subscribed.metrics,
     }
 
 
@@ -32,5 +37,4 @@ API: Final = Api(
     versions=range(1),
     handle=get_telemetry_subscriptions,
     error_response=lambda request, version, code: {"error_code": code},
-    advertised=False,
 )

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def heartbeat(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    error = ctx.services.groups.heartbeat(
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
+    error = ctx.services.groups.of(request.group_id).heartbeat(
         request.group_id, request.member_id, request.group_instance_id, request.generation_id
     )
     return {"error_code": error}

@@ -17,6 +17,7 @@ from core.errors import StoreError
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Asked, Refusal, code_of
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.transaction import NOBODY, Identity
 from gateway.wire.message import Message
@@ -29,13 +30,18 @@ async def init_producer_id(ctx: RequestContext, request: Message) -> Mapping[str
     if request.transactional_id == "" or (expected.producer_id == -1) != (expected.epoch == -1):
         return _refused(ErrorCode.invalid_request)
     if request.transactional_id is None:
+        if not ctx.has(Operation.IDEMPOTENT_WRITE, ResourceType.CLUSTER) and not ctx.has_some(
+            Operation.WRITE, ResourceType.TOPIC
+        ):
+            ctx.require(Operation.IDEMPOTENT_WRITE, ResourceType.CLUSTER)
         try:
             return _answer(Identity(await ctx.services.producers.allocate(), 0))
         except StoreError as failed:
             return _refused(code_of(failed, Asked.PARTITION))
+    ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
     try:
         return _answer(
-            await ctx.services.transactions.init_producer(
+            await ctx.services.transactions.of(request.transactional_id).init_producer(
                 request.transactional_id,
                 request.transaction_timeout,
                 None if expected == NOBODY else expected,

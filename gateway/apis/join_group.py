@@ -15,6 +15,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.messages import JoinRequest, JoinResult, Protocol
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 REBALANCE_TIMEOUT_FROM: Final = 1
@@ -26,11 +27,12 @@ PROTOCOLS_MAX: Final = 100
 
 
 async def join_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     session_timeout_ms = request.session_timeout
     if len(request.protocols) > PROTOCOLS_MAX:
         return error_response(request, ctx.version, ErrorCode.invalid_request)
     has_rebalance_timeout = ctx.version >= REBALANCE_TIMEOUT_FROM
-    result = await ctx.services.groups.join(
+    result = await ctx.services.groups.of(request.group_id).join(
         request.group_id,
         JoinRequest(
             member_id=request.member_id,

@@ -14,6 +14,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.messages import LeavingMember
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 3
@@ -22,6 +23,7 @@ AT_ONCE: Final = 1_000
 
 
 async def leave_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     if ctx.version < BATCHED_FROM:
         leaving = [LeavingMember(request.member_id, None, None)]
     else:
@@ -49,9 +51,10 @@ async def _leave(
     ctx: RequestContext, group_id: str, leaving: Sequence[LeavingMember]
 ) -> tuple[ErrorCode, list[ErrorCode]]:
     """The error of the whole request, and one for each member."""
-    error, errors = ctx.services.groups.leave(group_id, leaving[:AT_ONCE])
+    groups = ctx.services.groups
+    error, errors = groups.of(group_id).leave(group_id, leaving[:AT_ONCE])
     async for first in ctx.paced(range(AT_ONCE, len(leaving), AT_ONCE)):
-        error, further = ctx.services.groups.leave(group_id, leaving[first : first + AT_ONCE])
+        error, further = groups.of(group_id).leave(group_id, leaving[first : first + AT_ONCE])
         errors += further
     return error, errors
 

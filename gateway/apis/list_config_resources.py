@@ -12,12 +12,15 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_keys import KINDS
+from gateway.security.acls import Operation
+from gateway.security.acls import ResourceType as AclType
 from gateway.wire.message import Message
 
 ANY_TYPE_FROM: Final = 1
 
 
 async def list_config_resources(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.DESCRIBE_CONFIGS, AclType.CLUSTER)
     known = {kind.value for kind in ResourceType}
     asked = set(request.resource_types) or known
     if ctx.version < ANY_TYPE_FROM:

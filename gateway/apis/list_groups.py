@@ -1,6 +1,6 @@
 """ListGroups (key 16), versions 0-5: all groups of this broker.
 
-v4 (KIP-518) filters by state, v5 (KIP-848) by type; both ignore case. All our groups are classic.
+v4 (KIP-518) filters by state, v5 (KIP-848) by type; both ignore case.
 """
 
 from __future__ import annotations
@@ -10,28 +10,37 @@ from typing import Any, Final
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.classic.group import Group
+from gateway.groups.consumer.group import ConsumerGroup
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 CLASSIC: Final = "classic"
+CONSUMER: Final = "consumer"
 
 
 async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     states = {state.strip().lower() for state in request.states_filter}
     types = {kind.strip().lower() for kind in request.types_filter}
-    if types and CLASSIC not in types:
-        return {"groups": []}
+    may_see_all = ctx.has(Operation.DESCRIBE, ResourceType.CLUSTER)
     return {
         "groups": [
             {
                 "group_id": group.group_id,
                 "protocol_type": group.protocol_type or "",
                 "group_state": group.state.value,
-                "group_type": CLASSIC,
+                "group_type": _type(group),
             }
             async for group in ctx.paced(list(ctx.services.groups))
-            if not states or group.state.lower() in states
+            if (not types or _type(group) in types)
+            and (not states or group.state.lower() in states)
+            and (may_see_all or ctx.has(Operation.DESCRIBE, ResourceType.GROUP, group.group_id))
         ]
     }
+
+
+def _type(group: Group | ConsumerGroup) -> str:
+    return CLASSIC if isinstance(group, Group) else CONSUMER
 
 
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:

@@ -23,11 +23,13 @@ from core.streams.live import Slot
 from gateway.apis.shared.administration import epoch_error, repeated_among, slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.internal_topics.slots import InternalSlot
 from gateway.records.openers import LeavesLoop, Openers, Pace, content_of
 from gateway.records.record_batch import BatchHeader, read_header
 from gateway.records.records import INT64_MIN
 from gateway.records.walking import find_first, find_newest
 from gateway.refusals import Asked, code_of
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
 
@@ -75,7 +77,9 @@ async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, An
 
 async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: asyncio.Semaphore) -> dict[str, Any]:
     twice = await repeated_among(ctx, [partition.partition_index for partition in topic.partitions])
-    stream = ctx.services.topics.get(topic.name)
+    is_allowed = ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, topic.name)
+    stream = ctx.services.readable(topic.name) if is_allowed else None
+    unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
     answers: dict[int, Found] = {}
     awaited: dict[int, Awaitable[Found]] = {}
     async for asked in ctx.paced(topic.partitions):
@@ -84,7 +88,7 @@ async def _topic(ctx: RequestContext, request: Message, topic: Message, searches
         if index in twice:
             answers[index] = Found(code=ErrorCode.invalid_request)
         elif slot is None:
-            answers[index] = Found(code=ErrorCode.unknown_topic_or_partition)
+            answers[index] = Found(code=unknown)
         else:
             answer = _answer(ctx, request, asked, slot, searches)
             if isinstance(answer, Found):
@@ -118,6 +122,8 @@ def _answer(
     except NotHosted as elsewhere:
         return Found(code=code_of(elsewhere, Asked.PARTITION))
     end = slot.stable_end if request.isolation_level == READ_COMMITTED else slot.durable_end
+    if isinstance(slot, InternalSlot):
+        return _searched(searches, PATIENCE_MAX_S, lambda: _of_internal(slot, asked.timestamp))
     match asked.timestamp:
         case -1:
             return Found(end, leader_epoch=slot.leader_epoch)
@@ -148,6 +154,22 @@ async def _searched(searches: asyncio.Semaphore, patience_s: float, search: Call
         return Found(code=ErrorCode.request_timed_out)
     except StoreError as failed:
         return Found(code=code_of(failed, Asked.PARTITION))
+
+
+async def _of_internal(slot: InternalSlot, timestamp: int) -> Found:
+    """The same of a partition whose records are made when they are read."""
+    await slot.viewed()
+    found: tuple[int, int] | None = None
+    match timestamp:
+        case -1:
+            return _at(slot, slot.durable_end)
+        case -2 | -4:
+            return _at(slot, await slot.first())
+        case -3:
+            found = await slot.newest()
+        case wanted if wanted >= 0:
+            found = await slot.found(lambda at: at >= wanted)
+    return NOTHING if found is None else Found(*found, slot.leader_epoch)
 
 
 def _at(slot: Slot, offset: int) -> Found:

@@ -5,10 +5,12 @@ from typing import Any, Final
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def list_partition_reassignments(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.DESCRIBE, ResourceType.CLUSTER)
     return {"topics": []}
 
 

@@ -4,6 +4,8 @@ v0 lists all topics for an empty list, later versions for null. v4 lets the clie
 auto-creation; v8-10 ask for authorized operations (KIP-430), v10 brings topic ids (KIP-516), v12
 asks by them; v13 has a top-level error that we never need.
 
+Partitions of one container have the same leader and epoch, and differ in their index only.
+
 Keeps: answering never waits for the log. A topic that must be created first is answered with
 UNKNOWN_TOPIC_OR_PARTITION while its creation begins, and the client asks again. A topic's part of
 the response is encoded once per version: 10,000 partitions are 260 KB and would cost 50 ms each time.
@@ -18,10 +20,11 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS, leader_epoch_of
+from gateway.apis.shared.administration import NOT_ASKED, cluster_operations
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.topics.topics import INTERNAL
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
@@ -56,7 +59,7 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
         "controller_id": broker.node_id,
         "topics": EncodedItems(len(entries), b"".join(entries)),
         "cluster_authorized_operations": (
-            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
+            cluster_operations(ctx) if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     }
 
@@ -69,14 +72,20 @@ def _well_formed(version: int) -> Any:
 
 
 async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
-    topics = ctx.services.topics
     if request.topics is None or (ctx.version == 0 and not request.topics):
-        wanted: list[Stream] = list(topics)
-        return [_known(ctx, request, stream) async for stream in ctx.paced(wanted) if not stream.deleted]
+        wanted: list[Stream] = [*ctx.services.topics, *ctx.services.internal_topics.listed()]
+        return [
+            _known(ctx, request, stream)
+            async for stream in ctx.paced(wanted)
+            if not stream.deleted and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
+        ]
     entries: dict[str | UUID, bytes] = {}
     async for topic in ctx.paced(request.topics):
-        stream = topics.by_uuid(topic.topic_id) if topic.topic_id else topics.get(topic.name)
-        if stream is not None:
+        stream = ctx.services.readable(topic.topic_id or topic.name)
+        name = topic.name if stream is None else stream.name
+        if name is not None and not ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
+            entries[topic.topic_id or name] = _denied(ctx, topic)
+        elif stream is not None:
             if stream.name not in entries:
                 entries[stream.name] = _known(ctx, request, stream)
         elif topic.topic_id:
@@ -87,6 +96,20 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
     return list(entries.values())
 
 
+def _denied(ctx: RequestContext, topic: Message) -> bytes:
+    """The entry of a topic that the client may not describe: what it said itself, whether there is such a topic or
+    not."""
+    named = {"topic_id": topic.topic_id, "name": None} if topic.topic_id else {"name": topic.name}
+    is_internal = not topic.topic_id and topic.name in INTERNAL
+    code = ErrorCode.topic_authorization_failed
+    return _encoded(ctx, {"error_code": code, "is_internal": is_internal, **named})
+
+
+def _may_create(ctx: RequestContext, name: str) -> bool:
+    create = Operation.CREATE
+    return ctx.has(create, ResourceType.CLUSTER) or ctx.may(create, ResourceType.TOPIC, name)
+
+
 def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
     """The entry of a topic that does not exist; its creation may begin now."""
     topics = ctx.services.topics
@@ -94,6 +117,15 @@ def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
     try:
         topics.check_creatable(name)
         if request.allow_auto_topic_creation and topics.may_be_created(name):
+            if not _may_create(ctx, name):
+                return _encoded(
+                    ctx,
+                    {
+                        "error_code": ErrorCode.topic_authorization_failed,
+                        "name": name,
+                        "is_internal": name in INTERNAL,
+                    },
+                )
             topics.auto_create(name)
     except Refusal as refused:
         code = refused.code
@@ -133,9 +165,12 @@ _cache: Final = _Cache()
 
 def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     """The entry of a topic that exists."""
-    operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
+    operations = NOT_ASKED
+    if request.include_topic_authorized_operations:
+        operations = ctx.operations(ResourceType.TOPIC, stream.name)
     key = (stream.uuid, ctx.version, operations)
-    state = (stream.slot_count, leader_epoch_of(stream), ctx.services.node_id)
+    epochs = ctx.services.store.leader_epochs(stream)
+    state = (stream.slot_count, ctx.services.node_id, *epochs.values())
     encoded = _cache.get(key, state)
     if encoded is None:
         entry = {
@@ -143,7 +178,7 @@ def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
             "name": stream.name,
             "topic_id": stream.uuid,
             "is_internal": stream.name in INTERNAL,
-            "partitions": _partitions(ctx.version, *state),
+            "partitions": _partitions(ctx.version, stream, epochs, ctx.services.node_id),
             "topic_authorized_operations": operations,
         }
         encoded = _encoded(ctx, entry)
@@ -151,8 +186,23 @@ def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     return encoded
 
 
-def _partitions(version: int, count: int, leader_epoch: int, node_id: int) -> EncodedItems:
-    """Partitions differ in their index only, which follows the two bytes of the error code."""
+def _partitions(version: int, stream: Stream, epochs: Mapping[int, int], node_id: int) -> EncodedItems:
+    """A sample of each container's partitions, with every index in its place."""
+    count = stream.slot_count
+    samples = {container: _sample(version, epoch, node_id) for container, epoch in epochs.items()}
+    if len(set(samples.values())) == 1:
+        head, tail = next(iter(samples.values()))
+        return EncodedItems(count, head + (tail + head).join(map(_INDEX.pack, range(count))) + tail)
+    items: list[bytes] = [b""] * count
+    for container, slots in stream.state.slots_by_container().items():
+        head, tail = samples[container]
+        for index in slots:
+            items[index] = head + _INDEX.pack(index) + tail
+    return EncodedItems(count, b"".join(items))
+
+
+def _sample(version: int, leader_epoch: int, node_id: int) -> tuple[bytes, bytes]:
+    """The bytes of a partition before and after its index, which follows the two bytes of the error code."""
     partition = {
         "error_code": ErrorCode.none,
         "partition_index": _SAMPLE_INDEX,
@@ -164,9 +214,7 @@ def _partitions(version: int, count: int, leader_epoch: int, node_id: int) -> En
     }
     sample = response_codec(KEY, version).encode_item(("topics", "partitions"), partition)
     assert _INDEX.unpack_from(sample, 2) == (_SAMPLE_INDEX,), "the index follows the error code"
-    head, tail = bytes(sample[:2]), bytes(sample[6:])
-    indexes = (tail + head).join(map(_INDEX.pack, range(count)))
-    return EncodedItems(count, head + indexes + tail)
+    return bytes(sample[:2]), bytes(sample[6:])
 
 
 def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ alone on its connection).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -18,16 +18,21 @@ from kio.schema.errors import ErrorCode
 from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.consumer.committing import Place
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 GROUP_ID_NOT_FOUND_FROM: Final = 9
+MEMBER_EPOCHS_FROM: Final = 9
+"""Before, a member of the consumer protocol cannot commit: it has no generation."""
 TOPIC_IDS_FROM: Final = 10
 AT_ONCE: Final = 1_200
 """Partitions of one commit. A request with more makes several; being large, it is alone on its connection."""
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     by_id = ctx.version >= TOPIC_IDS_FROM
     group = _Group(ctx, request)
     topics = []
@@ -49,6 +54,7 @@ class _Group:
         self._ctx = ctx
         self._request = request
         self._answers: list[dict[str, Any]] = []  # those of `commits`
+        self._places: list[Place] = []
         self.commits: list[OffsetCommit] = []
 
     def take(self, topic: Message, partition: Message, by_id: bool) -> dict[str, Any]:
@@ -56,26 +62,32 @@ class _Group:
         topics = self._ctx.services.topics
         stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
         answer: dict[str, Any] = {"partition_index": partition.partition_index}
-        if stream is None:
+        name = topic.name if stream is None else stream.name
+        if name and not self._ctx.may(Operation.READ, ResourceType.TOPIC, name):
+            answer["error_code"] = ErrorCode.topic_authorization_failed
+        elif stream is None:
             answer["error_code"] = ErrorCode.unknown_topic_id if by_id else ErrorCode.unknown_topic_or_partition
         elif not 0 <= partition.partition_index < stream.slot_count:
             answer["error_code"] = ErrorCode.unknown_topic_or_partition
         else:
             self.commits.append(_commit(stream, partition))
+            self._places.append((stream.uuid, partition.partition_index))
             self._answers.append(answer)
         return answer
 
     async def commit(self) -> None:
         """Ask the group and submit the write, without an await in between."""
         commits, answers = self.commits, self._answers
+        places, self._places = self._places, []
         self.commits, self._answers = [], []
         if not commits:
             return
-        error = _admit(self._ctx, self._request)
+        error = _admit(self._ctx, self._request, places)
         if error:
             errors = [error] * len(commits)
         else:
-            groups, request = self._ctx.services.groups, self._request
+            request = self._request
+            groups = self._ctx.services.groups.of(request.group_id)
             errors = await groups.offsets.commit(request.group_id, commits, request.retention_time)
         for answer, code in zip(answers, errors, strict=True):
             answer["error_code"] = code
@@ -91,12 +103,14 @@ def _commit(stream: Stream, partition: Message) -> OffsetCommit:
     )
 
 
-def _admit(ctx: RequestContext, request: Message) -> ErrorCode:
-    error: ErrorCode = ctx.services.groups.admit_commit(
+def _admit(ctx: RequestContext, request: Message, places: Collection[Place]) -> ErrorCode:
+    error: ErrorCode = ctx.services.groups.of(request.group_id).admit_commit(
         request.group_id,
         request.member_id,
         request.group_instance_id,
         request.generation_id_or_member_epoch,
+        places,
+        ctx.version >= MEMBER_EPOCHS_FROM,
     )
     if error is ErrorCode.group_id_not_found and ctx.version < GROUP_ID_NOT_FOUND_FROM:
         return ErrorCode.illegal_generation

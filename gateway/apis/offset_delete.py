@@ -9,12 +9,14 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.classic.group import Group
+from gateway.groups.offsets.committed import Subscriber
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    groups = ctx.services.groups
+    ctx.require(Operation.DELETE, ResourceType.GROUP, request.group_id)
+    groups = ctx.services.groups.of(request.group_id)
     error = groups.check_offset_delete(request.group_id)
     if error:
         return error_response(request, ctx.version, error)
@@ -46,7 +48,9 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     }
 
 
-def _check(ctx: RequestContext, group: Group | None, name: str, partition: Message) -> ErrorCode:
+def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: Message) -> ErrorCode:
+    if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
+        return ErrorCode.topic_authorization_failed
     stream = ctx.services.topics.get(name)
     if stream is None or not 0 <= partition.partition_index < stream.slot_count:
         return ErrorCode.unknown_topic_or_partition

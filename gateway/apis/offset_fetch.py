@@ -1,8 +1,7 @@
 """OffsetFetch (key 9), versions 1-10: how far consumers of a group have come.
 
 v2 takes null for all topics, v5 brings leader epochs (KIP-320), v7 RequireStable (KIP-447), v8
-several groups at once (KIP-709), v9 member ids (KIP-848; they mean nothing to classic groups), v10
-topic ids.
+several groups at once (KIP-709), v9 members and epochs (KIP-848; they mean nothing to classic groups), v10 topic ids.
 
 Keeps: every partition that was asked for is answered; one without an offset has -1 and no error. With
 RequireStable, an offset that a transaction may still change is UNSTABLE_OFFSET_COMMIT, and the client asks again.
@@ -19,16 +18,20 @@ from core.streams.live import Stream
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.persistence import NO_EPOCH, CommittedOffset, OffsetKey
+from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 GROUP_ERROR_FROM: Final = 2
 GROUPS_FROM: Final = 8
+MEMBER_EPOCHS_FROM: Final = 9
 TOPIC_IDS_FROM: Final = 10
 NO_OFFSET: Final = CommittedOffset(-1, NO_EPOCH, "", -1)
 
 
 async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if ctx.version < GROUPS_FROM:
+        ctx.require(Operation.DESCRIBE, ResourceType.GROUP, request.group_id)
         return await _fetch_group(ctx, request, request.require_stable)
     answers = []
     fetched_whole: set[str] = set()
@@ -38,16 +41,26 @@ async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, An
             if group.group_id in fetched_whole:
                 continue
             fetched_whole.add(group.group_id)
-        answer = await _fetch_group(ctx, group, request.require_stable)
+        if not ctx.may(Operation.DESCRIBE, ResourceType.GROUP, group.group_id):
+            answers.append(_refused(group.group_id, ErrorCode.group_authorization_failed))
+            continue
+        try:
+            answer = await _fetch_group(ctx, group, request.require_stable)
+        except Refusal as refused:
+            answer = {"error_code": refused.code, "topics": []}
         answers.append({"group_id": group.group_id, **answer})
     return {"groups": answers}
 
 
 async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool) -> dict[str, Any]:
-    """One group's answer; before v8 the request itself is the only group."""
+    """One group's answer; before v8 the request itself is the only group. Raises Refusal."""
     by_id = ctx.version >= TOPIC_IDS_FROM
+    if ctx.version >= MEMBER_EPOCHS_FROM:
+        error = ctx.services.groups.of(group.group_id).admit_fetch(group.group_id, group.member_id, group.member_epoch)
+        if error is not ErrorCode.none:
+            return {"error_code": error, "topics": []}
     if require_stable:
-        await ctx.services.groups.offsets.settle(group.group_id)
+        await ctx.services.groups.of(group.group_id).offsets.settle(group.group_id)
     offsets = _Offsets(ctx, group.group_id, require_stable)
     if group.topics is None:
         return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
@@ -60,11 +73,18 @@ class _Offsets:
 
     def __init__(self, ctx: RequestContext, group_id: str, require_stable: bool) -> None:
         self._ctx = ctx
-        self._offsets = ctx.services.groups.offsets
-        self._pending = ctx.services.transactions.pending_offsets
+        self._offsets = ctx.services.groups.of(group_id).offsets
+        self._pending = ctx.services.transactions.participant_of(group_id).pending_offsets
         self._group_id = group_id
         self._require_stable = require_stable
         self.topics = ctx.services.topics
+
+    def may_tell(self, name: str) -> bool:
+        """May the client see offsets of a topic that it names?"""
+        return self._ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name)
+
+    def may_list(self, name: str) -> bool:
+        return self._ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, name)
 
     async def partitions(self, name: str, indexes: Iterable[int]) -> list[dict[str, Any]]:
         return [self._partition(OffsetKey(self._group_id, name, i)) async for i in self._ctx.paced(indexes)]
@@ -86,6 +106,8 @@ class _Offsets:
 async def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
     topics = []
     for name, indexes in offsets.all().items():
+        if not offsets.may_list(name):
+            continue
         identity: dict[str, Any] = {"name": name}
         if by_id:
             stream: Stream | None = offsets.topics.get(name)
@@ -97,14 +119,21 @@ async def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
 
 
 async def _topic_by_name(offsets: _Offsets, topic: Message) -> dict[str, Any]:
+    if not offsets.may_tell(topic.name):
+        return {"name": topic.name, "partitions": _all_failed(topic, ErrorCode.topic_authorization_failed)}
     return {"name": topic.name, "partitions": await offsets.partitions(topic.name, topic.partition_indexes)}
+
+
+def _all_failed(topic: Message, code: int) -> list[dict[str, Any]]:
+    return [_partition(index, NO_OFFSET, code) for index in topic.partition_indexes]
 
 
 async def _topic_by_id(offsets: _Offsets, topic: Message) -> dict[str, Any]:
     stream = offsets.topics.by_uuid(topic.topic_id)
     if stream is None:
-        unknown = [_partition(index, NO_OFFSET, ErrorCode.unknown_topic_id) for index in topic.partition_indexes]
-        return {"topic_id": topic.topic_id, "partitions": unknown}
+        return {"topic_id": topic.topic_id, "partitions": _all_failed(topic, ErrorCode.unknown_topic_id)}
+    if not offsets.may_tell(stream.name):
+        return {"topic_id": topic.topic_id, "partitions": _all_failed(topic, ErrorCode.topic_authorization_failed)}
     return {"topic_id": topic.topic_id, "partitions": await offsets.partitions(stream.name, topic.partition_indexes)}
 
 
@@ -118,10 +147,13 @@ def _partition(index: int, committed: CommittedOffset, error: int = ErrorCode.no
     }
 
 
+def _refused(group_id: str, error: int) -> dict[str, Any]:
+    return {"group_id": group_id, "topics": [], "error_code": error}
+
+
 def error_response(request: Message, version: int, error: int) -> Mapping[str, Any]:
     if version >= GROUPS_FROM:
-        failed = {"topics": [], "error_code": error}
-        return {"groups": [{"group_id": group.group_id, **failed} for group in request.groups]}
+        return {"groups": [_refused(group.group_id, error) for group in request.groups]}
     if version >= GROUP_ERROR_FROM:
         return {"topics": [], "error_code": error}
     return {

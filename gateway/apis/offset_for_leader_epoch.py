@@ -13,21 +13,23 @@ from core.streams.live import Stream
 from gateway.apis.shared.administration import epoch_error, slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def offset_for_leader_epoch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    return {
-        "topics": [
-            {
-                "topic": topic.topic,
-                "partitions": [
-                    _answer(ctx.services.topics.get(topic.topic), asked) async for asked in ctx.paced(topic.partitions)
-                ],
-            }
-            async for topic in ctx.paced(request.topics)
-        ]
-    }
+    is_broker = ctx.has(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
+    return {"topics": [await _topic(ctx, topic, is_broker) async for topic in ctx.paced(request.topics)]}
+
+
+async def _topic(ctx: RequestContext, topic: Message, is_broker: bool) -> dict[str, Any]:
+    name = topic.topic
+    if is_broker or ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
+        answers = [_answer(ctx.services.readable(name), asked) async for asked in ctx.paced(topic.partitions)]
+    else:
+        denied = ErrorCode.topic_authorization_failed
+        answers = [_refused(asked, denied) async for asked in ctx.paced(topic.partitions)]
+    return {"topic": name, "partitions": answers}
 
 
 def _answer(stream: Stream | None, asked: Message) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -37,16 +37,20 @@ from gateway.dispatch.request_tasks import charge_elements, timed
 from gateway.dispatch.route import took
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.network.turns import Stint
+from gateway.quotas.quotas import PRODUCED
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
 from gateway.refusals import Asked, code_of
-from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
+from gateway.security.acls import Operation, ResourceType
+from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.error_codes import (
     INVALID_RECORD,
     INVALID_REQUIRED_ACKS,
+    INVALID_TOPIC_EXCEPTION,
     INVALID_TXN_STATE,
     KAFKA_STORAGE_ERROR,
+    TOPIC_AUTHORIZATION_FAILED,
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     UNKNOWN_SERVER_ERROR,
     UNKNOWN_TOPIC_ID,
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from gateway.network.response_slot import ResponseSlot
     from gateway.records.openers import Openers, Pace
     from gateway.records.record_batch import BatchHeader
+    from gateway.security.rights import Rights
     from gateway.services import Services
     from gateway.wire.headers import RequestHeader
 
@@ -87,6 +92,10 @@ PARTITIONS_PER_LOOK: Final = 8
 
 RECORD_ERRORS_MAX: Final = 10_000
 """Faulty records that one answer names, over all its partitions: more would take long to encode."""
+
+NO_TRANSACTION: Final = "a transactional batch without a transactional id that its client may use"
+
+WRITE, TOPIC, TRANSACTIONAL_ID = Operation.WRITE, ResourceType.TOPIC, ResourceType.TRANSACTIONAL_ID
 
 
 class _Unopened(NamedTuple):
@@ -113,6 +122,7 @@ class _Request:
         "record_errors_left",
         "refusals",
         "reply",
+        "size",
         "throttle_ms",
         "topics",
         "unopened",
@@ -129,6 +139,7 @@ class _Request:
         self.failed = False
         self.refusals = 0
         self.is_long = False  # its answer is encoded in the thread
+        self.size = reply.charge  # bytes, as they count for a quota
         self.throttle_ms = 0
         self.record_errors_left = RECORD_ERRORS_MAX
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
@@ -174,6 +185,10 @@ class _Request:
     def _answer(self) -> None:
         if self.failed:
             self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+        quotas = self.connection.services.quotas
+        if quotas.is_on:
+            user, client_id = self.connection.principal.name, self.connection.client_id
+            self.throttle_ms = max(self.throttle_ms, quotas.count(PRODUCED, user, client_id, self.size))
         if self.throttle_ms:
             self.connection.mute(self.throttle_ms)
         if self.acks and self.is_long:
@@ -249,8 +264,8 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
         topics = without_repetitions(topics)
         stint = Stint(connection.turns, connection.party)
     steps = _steps(request, transactional_id, topics, stint)
-    for _ in steps:
-        _hold(connection, reply, _go_on(request, steps, stint))
+    for first in steps:
+        _hold(connection, reply, _go_on(request, steps, stint, first))
         return
     if request.unopened is not None:
         _hold(connection, reply, _go_on(request, steps, None))
@@ -260,39 +275,56 @@ def _produce(connection: Connection, reply: ResponseSlot, data: ProducedData) ->
 
 def _steps(
     request: _Request, transactional_id: str | None, topics: Batches, stint: Stint | None
-) -> Generator[None, None, None]:
-    """Append or refuse each batch. Yields when the stint is over: anything may have changed when it goes on."""
+) -> Generator[Awaitable[None] | None, None, None]:
+    """Append or refuse each batch. Yields None when the stint is over, and what must be waited for before it goes on:
+    anything may have changed then."""
     services = request.connection.services
     refused = 0
     if request.acks not in (-1, 0, 1):
         refused = INVALID_REQUIRED_ACKS
-    elif transactional_id is not None:
+    rights = None if services.authorizer is None else services.authorizer.rights_of(request.connection)
+    if refused or transactional_id is None:
+        pass
+    elif rights is None or rights.may(WRITE, TRANSACTIONAL_ID, transactional_id, API.name):
         request.writes = TransactionalWrites(services.transactions, transactional_id, request.version)
-        if request.version >= ADDED_BY_WRITING_SINCE:
-            for _ in request.writes.adding(topics, lambda topic: _stream(services, topic)):
-                if stint is not None and stint.is_over:
-                    yield
+        for question in request.writes.preparing(topics, lambda topic: _writable(services, rights, topic)):
+            if question is not None:
+                yield question
+            elif stint is not None and stint.is_over:
+                yield None
     now_ms = time.time_ns() // 1_000_000
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
         request.topics.append((topic, results))
         stream = _stream(services, topic)
+        is_denied = rights is not None and not _may_write(rights, topic, stream)
         for index, records in partitions:
             if stint is not None and not len(results) % PARTITIONS_PER_LOOK and stint.is_over:
-                yield
+                yield None
                 now_ms = time.time_ns() // 1_000_000
                 stream = _stream(services, topic)
             if refused:
                 results.append((index, refused, -1, -1, -1))
+            elif is_denied:
+                results.append((index, TOPIC_AUTHORIZATION_FAILED, -1, -1, -1))
             elif stream is None:
-                results.append(_unknown_topic(topic, index))
+                results.append(_unknown_topic(services, topic, index))
             else:
                 results.append(_append(request, stream, topic, index, records, now_ms, results))
             if results[-1][1]:
                 request.refusals += 1
 
 
-def _unknown_topic(topic: TopicKey, index: int) -> ProducedPartition:
+def _may_write(rights: Rights, topic: TopicKey, stream: Stream | None) -> bool:
+    """Asked before a name is told to be unknown; an id that is unknown tells nothing."""
+    if isinstance(topic, str):
+        return rights.may(WRITE, TOPIC, topic, API.name)
+    return stream is None or rights.may(WRITE, TOPIC, stream.name, API.name)
+
+
+def _unknown_topic(services: Services, topic: TopicKey, index: int) -> ProducedPartition:
+    if services.internal_topics.find(topic) is not None:
+        return index, INVALID_TOPIC_EXCEPTION, -1, -1, -1
     return index, UNKNOWN_TOPIC_OR_PARTITION if isinstance(topic, str) else UNKNOWN_TOPIC_ID, -1, -1, -1
 
 
@@ -338,15 +370,27 @@ def _read_long(body: memoryview, version: int) -> tuple[ProducedData, int]:
     return (transactional_id, acks, timeout_ms, without_repetitions(topics)), elements
 
 
-async def _go_on(request: _Request, steps: Iterator[None], stint: Stint | None) -> None:
-    """Handle the rest of a request, giving way between its steps; then the batches that are opened off the loop."""
-    if stint is not None:
-        await stint.give_way()
-        for _ in steps:
-            await stint.give_way()
+async def _go_on(
+    request: _Request,
+    steps: Iterator[Awaitable[None] | None],
+    stint: Stint | None,
+    first: Awaitable[None] | None = None,
+) -> None:
+    """Handle the rest of a request, giving way or waiting between its steps, before all at `first`; then the batches
+    that are opened off the loop."""
+    await _pause(stint, first)
+    for question in steps:
+        await _pause(stint, question)
     if request.unopened is not None:
         await _open(request, request.unopened)
     request.went_through()
+
+
+async def _pause(stint: Stint | None, question: Awaitable[None] | None) -> None:
+    if question is not None:
+        await question
+    elif stint is not None:
+        await stint.give_way()
 
 
 async def _open(request: _Request, unopened: deque[_Unopened]) -> None:
@@ -375,7 +419,7 @@ async def _opened(request: _Request, services: Services, one: _Unopened, now_ms:
         logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
     if _stream(services, one.topic) is not slot.stream:
-        return _unknown_topic(one.topic, index)
+        return _unknown_topic(services, one.topic, index)
     try:
         container = services.store.hosted(slot).container
     except NotHosted as elsewhere:
@@ -391,6 +435,12 @@ def _stream(services: Services, topic: TopicKey) -> Stream | None:
     if isinstance(topic, str):
         return services.topics.get(topic)
     return None if topic is None else services.topics.by_uuid(topic)
+
+
+def _writable(services: Services, rights: Rights | None, topic: TopicKey) -> Stream | None:
+    """The topic, if it exists and the client may write to it."""
+    stream = _stream(services, topic)
+    return None if stream is None or (rights is not None and not rights.has(WRITE, TOPIC, stream.name)) else stream
 
 
 def _hold_up(request: _Request, container: Container, size: int) -> None:
@@ -500,7 +550,7 @@ def _flags(request: _Request, slot: Slot, batch: BatchHeader) -> int:
             raise InvalidBatch(INVALID_TXN_STATE, "a batch outside the transaction that its producer has open here")
         return 0
     if request.writes is None:
-        raise InvalidBatch(TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "a transactional batch without a transactional id")
+        raise InvalidBatch(TRANSACTIONAL_ID_AUTHORIZATION_FAILED, NO_TRANSACTION)
     if batch.producer_id < 0:
         raise InvalidBatch(INVALID_RECORD, "a transactional batch without a producer id")
     request.writes.check(slot, batch)

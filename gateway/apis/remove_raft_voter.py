@@ -12,6 +12,7 @@ from gateway.apis.shared.administration import check_cluster, told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 FIXED: Final = Refusal(
@@ -20,6 +21,7 @@ FIXED: Final = Refusal(
 
 
 async def remove_raft_voter(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     try:
         check_cluster(ctx.services.cluster_id, request.cluster_id)
     except Refusal as refused:

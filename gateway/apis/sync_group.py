@@ -13,6 +13,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.messages import SyncRequest
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 PROTOCOL_NAMED_FROM: Final = 5
@@ -22,7 +23,8 @@ async def sync_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]
     is_named = request.protocol_type is not None and request.protocol_name is not None
     if ctx.version >= PROTOCOL_NAMED_FROM and not is_named:
         return error_response(request, ctx.version, ErrorCode.inconsistent_group_protocol)
-    result = await ctx.services.groups.sync(
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
+    result = await ctx.services.groups.of(request.group_id).sync(
         request.group_id,
         SyncRequest(
             member_id=request.member_id,

@@ -3,7 +3,8 @@
 v3 (KIP-447) names the member, its generation and instance, v5 (KIP-890) makes the group part of the transaction by
 itself; v4 has TRANSACTION_ABORTABLE for a group that is not.
 
-Keeps: offsets are durable before the answer, and visible only after the commit.
+Keeps: offsets are durable before the answer, and visible only after the commit. They lie in the container of their
+group; where the transaction's coordinator is another one, it has the group as a part of the transaction before that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
+from gateway.transactions.group_writes import GroupWrites
 from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
@@ -31,6 +34,8 @@ AT_ONCE: Final = 1_200
 
 
 async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     commits: list[OffsetCommit] = []
     topics = [await _topic(ctx, topic, commits) async for topic in ctx.paced(request.topics)]
     outcomes: list[ErrorCode] = []
@@ -46,7 +51,9 @@ async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[st
 
 async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit]) -> dict[str, Any]:
     """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
-    stream = ctx.services.topics.get(topic.name)
+    is_allowed = ctx.may(Operation.READ, ResourceType.TOPIC, topic.name)
+    unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
+    stream = ctx.services.topics.get(topic.name) if is_allowed else None
     partitions: list[dict[str, Any]] = []
     async for partition in ctx.paced(topic.partitions):
         index = partition.partition_index
@@ -61,25 +68,29 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
                     partition.committed_metadata or "",
                 )
             )
-        error = None if is_known else ErrorCode.unknown_topic_or_partition
+        error = None if is_known else unknown
         partitions.append({"partition_index": index, "error_code": error})
     return {"name": topic.name, "partitions": partitions}
 
 
 async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCommit]) -> list[ErrorCode]:
-    transactions, groups = ctx.services.transactions, ctx.services.groups
+    groups = ctx.services.groups.of(request.group_id)
     identity = Identity(request.producer_id, request.producer_epoch)
+    writes = GroupWrites(ctx.services.transactions, request.transactional_id, identity, request.group_id)
     try:
-        is_part = transactions.has_group(request.transactional_id, identity, request.group_id)
-        if not is_part and ctx.version < GROUP_ADDED_SINCE:
+        if not await writes.admit(adds=ctx.version >= GROUP_ADDED_SINCE):
             return [_outside(ctx.version)] * len(commits)
         error = groups.admit_transactional_commit(
-            request.group_id, request.member_id, request.group_instance_id, request.generation_id
+            request.group_id,
+            request.member_id,
+            request.group_instance_id,
+            request.generation_id,
+            [(stream.uuid, c.partition) for c in commits if (stream := ctx.services.topics.get(c.topic)) is not None],
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)
         offsets, errors = groups.offsets.judge(request.group_id, commits)
-        await transactions.commit_offsets(request.transactional_id, identity, request.group_id, offsets)
+        await writes.commit(offsets)
     except (Refusal, StoreError) as refused:
         return [_refused(refused, ctx.version)] * len(commits)
     return list(errors)

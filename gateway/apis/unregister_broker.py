@@ -12,10 +12,12 @@ from gateway.apis.shared.administration import told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 
 async def unregister_broker(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     if request.broker_id != ctx.services.node_id:
         why = f"Broker ID {request.broker_id} is not currently registered"
         return told(Refusal(ErrorCode.broker_id_not_registered, why))

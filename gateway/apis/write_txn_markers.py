@@ -3,7 +3,7 @@
 Kafka's brokers send this to one another; administrators use it to abort a transaction that hangs. v2 (KIP-1228) names
 the marker's version of transactions: with version 2 its epoch is above that of the transaction.
 
-Keeps: a marker whose epoch is behind the partition's changes nothing.
+Keeps: a marker whose epoch is behind the partition's changes nothing, nor does one of a coordinator that was replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from core.streams.live import Slot
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.refusals import Asked, code_of
+from gateway.refusals import Asked, Refusal, code_of
+from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.partitions import transaction_end
 from gateway.wire.message import Message
 
@@ -31,6 +32,8 @@ EPOCH_BUMPED_SINCE: Final = 2
 
 
 async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if not ctx.has(Operation.ALTER, ResourceType.CLUSTER):
+        ctx.require(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
     return {"markers": [await _written(ctx, marker) async for marker in ctx.paced(request.markers)]}
 
 
@@ -43,18 +46,19 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
             slot = slot_of(stream, index)
             if slot is None:
                 codes[topic.name, index] = ErrorCode.unknown_topic_or_partition
-            elif _is_stale(slot, marker, ctx.version):
-                codes[topic.name, index] = ErrorCode.invalid_producer_epoch
+            elif (code := _refused(ctx, slot, marker)) is not ErrorCode.none:
+                codes[topic.name, index] = code
             else:
                 ends[topic.name, index] = transaction_end(
                     slot,
                     marker.producer_id,
                     marker.producer_epoch,
                     committed=marker.transaction_result,
+                    coordinator_epoch=max(marker.coordinator_epoch, slot.leader_epoch),
                     now_ms=ctx.services.clock.wall_ms(),
                 )
-    code = await _appended(ctx.services.store, list(ends.values()))
-    codes |= dict.fromkeys(ends, code)
+    outcome = await _appended(ctx.services.store, list(ends.values()))
+    codes |= dict.fromkeys(ends, outcome)
     topics = [
         {
             "name": topic.name,
@@ -66,6 +70,20 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
         async for topic in ctx.paced(marker.topics)
     ]
     return {"producer_id": marker.producer_id, "topics": topics}
+
+
+def _refused(ctx: RequestContext, slot: Slot, marker: Message) -> ErrorCode:
+    """Why a marker is not written, if so. What was asked for its transaction before does not count any more."""
+    if _is_stale(slot, marker, ctx.version):
+        return ErrorCode.invalid_producer_epoch
+    coordinator = ctx.services.transactions.in_container(slot.container_id)
+    if coordinator is not None:
+        try:
+            coordinator.participant.check_coordinator(marker.producer_id, marker.coordinator_epoch)
+        except Refusal as refused:
+            return refused.code
+        coordinator.participant.break_guards(marker.producer_id)
+    return ErrorCode.none
 
 
 def _is_stale(slot: Slot, marker: Message, version: int) -> bool:

@@ -18,8 +18,9 @@ from gateway.data_directory import (
     DataDirectory,
     is_drill,
     keep_to_ourselves,
-    write_atomically,
 )
+from gateway.disks import wanted_of
+from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.long_term.identity import IdentityRefused, create_identity, read_identity, refuse_beside
 from gateway.long_term.knowledge import knowledge_of
@@ -185,7 +186,7 @@ async def _init(config: Config, *, take_over: bool) -> ExitCode:
     if is_drill(config.data_dir):
         raise LongTermUnusable(f"{config.data_dir.absolute()} is a drill's: it owns nothing in long-term storage")
     keep_to_ourselves()
-    data = DataDirectory.acquire(config.data_dir, __version__)
+    data = DataDirectory.acquire(config.data_dir, __version__, wanted_of(config))
     try:
         storage = await _storage(config, create=True)
         try:

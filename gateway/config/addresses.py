@@ -1,20 +1,22 @@
-"""Addresses to listen on, in the operator's notation: `HOST:PORT[=ADVERTISED_HOST[:PORT]]`.
+"""Addresses to listen on, in the operator's notation: `[NAME://]HOST:PORT[=ADVERTISED_HOST[:PORT]]`.
 
 Keeps: a Kafka listener always has an address that a client can dial; a wildcard host needs an
-explicit one.
+explicit one, here or in `advertised.listeners`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 PORT_MAX: Final = 65_535
 _HOST_PORT: Final = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^\[\]:=,/\s]+)):(?P<port>\d{1,5})")
 _HOST: Final = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<host>[^\[\]:=,/\s]+))(?::(?P<port>\d{1,5}))?")
-_PROTOCOL: Final = "PLAINTEXT://"
+_NAMED: Final = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,100})://(?P<rest>.*)")
+UNNAMED: Final = "PLAINTEXT"
+"""The name of a listener that is given by its address alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,21 @@ class ListenAddress:
     port: int
     advertised_host: str | None = None
     advertised_port: int | None = None
+    name: str = UNNAMED
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `HOST:PORT[=ADVERTISED_HOST[:PORT]]`; IPv6 literals stand in brackets."""
-        bound, _, advertised = text.removeprefix(_PROTOCOL).partition("=")
+        """Read `[NAME://]HOST:PORT[=ADVERTISED_HOST[:PORT]]`; IPv6 literals stand in brackets. After a name, the host
+        may be missing, as in Kafka: every interface."""
+        named = _NAMED.fullmatch(text.strip())
+        if named is None:
+            return cls._parse(text, text)
+        rest = f"*{named['rest']}" if named["rest"].startswith(":") else named["rest"]
+        return replace(cls._parse(rest, text), name=named["name"].upper())
+
+    @classmethod
+    def _parse(cls, address: str, text: str) -> Self:
+        bound, _, advertised = address.partition("=")
         match = _HOST_PORT.fullmatch(bound.strip())
         if match is None:
             raise ValueError(f"{text!r} is not HOST:PORT (an IPv6 address stands in brackets)")
@@ -48,6 +60,10 @@ class ListenAddress:
             raise ValueError(f"{text!r} advertises a wildcard, which no client can dial")
         return cls(host, port, _host(target, text), advertised_port)
 
+    def advertising(self, told: ListenAddress) -> ListenAddress:
+        """The same listener, whose clients are told that address."""
+        return replace(self, advertised_host=told.host, advertised_port=told.port)
+
     @property
     def wildcard(self) -> bool:
         """The address binds every interface, so it names none that a client could dial."""
@@ -65,6 +81,8 @@ class ListenAddress:
 
     def __str__(self) -> str:
         bound = host_port(self.host, self.port)
+        if self.name != UNNAMED:
+            bound = f"{self.name}://{bound}"
         if self.advertised_host is None:
             return bound
         if self.advertised_port is None:
@@ -75,12 +93,18 @@ class ListenAddress:
 def parse_kafka_listener(text: str) -> ListenAddress:
     """A listener for Kafka's protocol: clients connect back to it, so a client must be able to dial it."""
     address = ListenAddress.parse(text)
+    if "://" not in text:  # a name may have an address in advertised.listeners
+        check_dialable(address, text)
+    return address
+
+
+def check_dialable(address: ListenAddress, text: str) -> None:
+    """Raises ValueError."""
     if address.wildcard and address.advertised_host is None:
         raise ValueError(
             f"{text!r} listens on every interface, and a client must be told one address to come "
             f"back to: say which, as {address}=HOST or {address}=HOST:PORT"
         )
-    return address
 
 
 def bracketed(host: str) -> str:

@@ -62,6 +62,19 @@ class BoundKeys(BaseModel):
         "0.6 to 1.5 KB. From nine tenths on those silent for longest, ten minutes at least, are forgotten early; at "
         "the bound one that is new to a partition is refused with NOT_ENOUGH_REPLICAS, which clients try again.",
     )
+    telemetry_max_bytes: int = Field(
+        MIB,
+        ge=1,
+        le=INT_MAX,
+        description="Longest push of a client's metrics, as it comes and opened; more is TELEMETRY_TOO_LARGE.",
+    )
+    telemetry_series_max: int = Field(
+        10_000,
+        ge=0,
+        le=INT_MAX,
+        description="Series that all clients' pushed metrics may add to /metrics, some 0.5 KB each; what would exceed "
+        "it is left out and counted.",
+    )
     transactional_ids_max: int = Field(
         100_000,
         ge=1,

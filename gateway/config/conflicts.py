@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.config.addresses import ListenAddress, host_port
+from gateway.config.addresses import UNNAMED, ListenAddress, check_dialable, host_port
 from gateway.config.fields import allowed
 from gateway.config.listeners import IDLE_MS_MIN
 from gateway.config.model import Config
 from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
+from gateway.config.security import MECHANISMS, SecurityProtocol
 from gateway.config.tiering import Bucket, Directory
 
 LOG_FILES_MIN: Final = 4
@@ -50,15 +51,53 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if low > high:
         key = "group.min.session.timeout.ms"
         yield f"{origins.said(key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
+    yield from _consumer_bounds(config, origins)
     if not config.retention_ms:
         key = next(key for key in RETENTION_KEYS if getattr(config, key.replace(".", "_")) is not None)
         yield f"{origins.said(key)}: allowed: {_allowed(key)}; records would go as they come"
     if 0 <= config.connections_max_idle_ms < IDLE_MS_MIN:
         key = "connections.max.idle.ms"
         yield f"{origins.said(key)}: allowed: {_allowed(key)}"
+    yield from _directories(config, origins)
     if config.tier2 != "off":
         yield from _sizes_of_tiers(config, origins)
     yield from _place_of_tier2(config, origins)
+
+
+def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
+    """The settings of consumer groups lie within the bounds for those of single groups."""
+    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
+        at, low, high = (
+            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
+        )
+        key = f"group.consumer.{what}"
+        if at < low:
+            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
+        if at > high:
+            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
+    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
+    if heartbeat_ms >= session_ms:
+        key = "group.consumer.heartbeat.interval.ms"
+        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
+
+
+def _directories(config: Config, origins: Origins) -> Iterator[str]:
+    """The directories of the disks are all different, none lies in another, and `data.dir` is the first."""
+    places = [_real(path) for path in config.data_dirs]
+    if not places:
+        return
+    said = f"data.dirs ({origins.source('data.dirs')})"
+    if places[0] != _real(config.data_dir):
+        yield f"{said} begins with {config.data_dirs[0]}: allowed: {origins.said('data.dir')} as the first"
+    for (n, one), (m, other) in itertools.permutations(enumerate(places), 2):
+        if (n < m and one == other) or one in other.parents:
+            yield f"{said}: {config.data_dirs[m]} lies in {config.data_dirs[n]}: allowed: a place of its own for each"
+    containers = config.containers
+    if 0 < containers < len(places):
+        yield (
+            f"{said} names {len(places)} directories for {origins.said('containers')}: allowed: a container or more "
+            "for each"
+        )
 
 
 def _allowed(key: str) -> str:
@@ -78,6 +117,7 @@ def _connections(config: Config, origins: Origins) -> Iterator[str]:
 
 def _addresses(config: Config, origins: Origins) -> Iterator[str]:
     """Two servers on one port: the kernel may let both bind, and one of them is never reached."""
+    yield from _named(config, origins)
     named = [("listeners", address) for address in config.listeners]
     if config.http_listen is not None:
         named.append(("http.listen", config.http_listen))
@@ -91,9 +131,60 @@ def _addresses(config: Config, origins: Origins) -> Iterator[str]:
     yield from _advertised(config, origins)
 
 
+def _named(config: Config, origins: Origins) -> Iterator[str]:
+    """Listeners' names: each once and with a meaning, and each with an address that a client can dial."""
+    where = f"listeners ({origins.source('listeners')})"
+    names = [address.name for address in config.listeners if address.name != UNNAMED]
+    yield from (f"{where}: {name} is the name of two listeners" for name in sorted(set(names)) if names.count(name) > 1)
+    for address in config.kafka_listeners:
+        if config.protocol_of(address.name) is None:
+            yield (
+                f"{where}: nothing says how {address.name} is secured: allowed: {', '.join(SecurityProtocol)}, or a "
+                f"name in listener.security.protocol.map, as {address.name}:SASL_SSL"
+            )
+        try:
+            check_dialable(address, str(address))
+        except ValueError as wrong:
+            yield f"{where}: {wrong}, or name it in advertised.listeners, as {address.name}://HOST:PORT"
+    for told in config.advertised_listeners:
+        if told.name not in {address.name for address in config.listeners}:
+            yield f"{origins.said('advertised.listeners')}: listeners has no {told.name}"
+    for name in sorted({address.name for address in config.listeners}):
+        yield from _secured(config, name)
+
+
+def _secured(config: Config, name: str) -> Iterator[str]:
+    """What a listener's protocol needs."""
+    protocol, keys = config.protocol_of(name), config.security_of(name)
+    one = f"listener {name} is {protocol}"
+    if protocol is not None and protocol.has_tls:
+        texts = keys.ssl_keystore_key is not None and keys.ssl_keystore_certificate_chain is not None
+        if keys.ssl_keystore_location is None and not texts:
+            yield f"{one}: it needs ssl.keystore.location, or ssl.keystore.key and ssl.keystore.certificate.chain"
+        if keys.ssl_client_auth != "none" and not (keys.ssl_truststore_location or keys.ssl_truststore_certificates):
+            yield (
+                f"{one} with ssl.client.auth = {keys.ssl_client_auth}: it needs ssl.truststore.location, the "
+                "authorities whose client certificates are accepted"
+            )
+    if protocol is None or not protocol.has_sasl:
+        return
+    mechanisms = keys.sasl_enabled_mechanisms
+    if not mechanisms:
+        yield f"{one}: it needs sasl.enabled.mechanisms: {', '.join(MECHANISMS)}"
+    if "PLAIN" in mechanisms and keys.sasl_jaas_config is None and keys.sasl_plain_users_file is None:
+        yield f"{one} with PLAIN: it needs its users, in sasl.plain.users.file or sasl.jaas.config"
+    if "OAUTHBEARER" in mechanisms and not (
+        keys.sasl_oauthbearer_jwks_endpoint_url and keys.sasl_oauthbearer_expected_audience
+    ):
+        yield (
+            f"{one} with OAUTHBEARER: it needs sasl.oauthbearer.jwks.endpoint.url and "
+            "sasl.oauthbearer.expected.audience, or a token for somebody else would do here"
+        )
+
+
 def _advertised(config: Config, origins: Origins) -> Iterator[str]:
     key = "listeners"
-    for one, other in itertools.combinations(config.listeners, 2):
+    for one, other in itertools.combinations(config.kafka_listeners, 2):
         told = _told(one)
         if told is not None and told == _told(other):
             yield (
@@ -102,7 +193,7 @@ def _advertised(config: Config, origins: Origins) -> Iterator[str]:
                 "advertised address of its own for each"
             )
     http = config.http_listen
-    for one in config.listeners:
+    for one in config.kafka_listeners:
         told = _told(one)
         # A wildcard is never advertised: outside of a container its ports may differ.
         if http and told and one.advertised_host and told[1] == http.port and _places(told[0]) & _places(http.host):

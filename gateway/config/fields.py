@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import typing
 import unicodedata
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from annotated_types import Ge, Le
@@ -20,6 +21,11 @@ LONG_MAX: Final = 2**63 - 1
 HIDDEN: Final = "[hidden]"
 """The text shown for a secret that is set."""
 SHOWN_CHARS: Final = 300
+MULTI_LINE: Final = frozenset(
+    {"ssl_keystore_certificate_chain", "ssl_keystore_key", "ssl_truststore_certificates", "sasl_jaas_config"}
+)
+"""Fields whose text may have line breaks: certificates, keys, and users as Kafka's files list them."""
+_DIGITS: Final = re.compile(r"[+-]?[0-9]{1,20}")
 _CREDENTIALS: Final = re.compile(r"(//)[^/?#]*@")
 
 
@@ -42,6 +48,33 @@ def shown(value: object, *, quoted: bool = True) -> str:
     if isinstance(value, str):
         return repr(text) if quoted else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return text
+
+
+def from_text(attribute: str, field: FieldInfo, value: object) -> object:
+    """Check that text is one line; read lists with commas, and numbers and truth values as Kafka reads them.
+
+    Raises ValueError."""
+    name = type_name(field)
+    for item in value if isinstance(value, list) else (value,):
+        if isinstance(item, str | Path) and attribute not in MULTI_LINE:
+            check_one_line(str(item))
+    is_sent_in_a_header = name == "password" and not attribute.startswith(("ssl_", "sasl_", "http_tls_"))
+    if is_sent_in_a_header and isinstance(value, str) and not value.isascii():
+        raise ValueError("it holds characters that no header of a request can carry")
+    if name == "list" and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if name in ("int", "long"):
+        return _number(value)
+    if name == "boolean" and isinstance(value, str) and value.strip().lower() not in ("true", "false"):
+        raise ValueError("neither true nor false")
+    return value
+
+
+def _number(value: object) -> object:
+    """Kafka refuses some of Python's numbers (1_000, 7.0); true and false are never numbers."""
+    if isinstance(value, bool) or (isinstance(value, str) and not _DIGITS.fullmatch(value.strip())):
+        raise ValueError("not a number")
+    return value
 
 
 def check_one_line(text: str) -> None:

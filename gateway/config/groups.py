@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 from gateway.config.fields import INT_MAX, LONG_MAX
@@ -26,11 +28,68 @@ class GroupKeys(BaseModel):
         description="Longest session time-out that a member may ask for.",
     )
     group_max_size: int = Field(INT_MAX, ge=1, le=INT_MAX, description="Members that a group may have.")
+    group_coordinator_rebalance_protocols: tuple[Literal["classic", "consumer"], ...] = Field(
+        ("classic", "consumer"),
+        min_length=1,
+        description="Group protocols that are served; members of another are refused with UNSUPPORTED_VERSION.",
+    )
+    group_consumer_session_timeout_ms: int = Field(
+        45_000, ge=1, le=INT_MAX, description="A member of the consumer protocol that is silent for longer is removed."
+    )
+    group_consumer_min_session_timeout_ms: int = Field(
+        45_000, ge=1, le=INT_MAX, description="Shortest consumer.session.timeout.ms that a group may be given."
+    )
+    group_consumer_max_session_timeout_ms: int = Field(
+        60_000, ge=1, le=INT_MAX, description="Longest consumer.session.timeout.ms that a group may be given."
+    )
+    group_consumer_heartbeat_interval_ms: int = Field(
+        5_000, ge=1, le=INT_MAX, description="Time between two heartbeats of a member of the consumer protocol."
+    )
+    group_consumer_min_heartbeat_interval_ms: int = Field(
+        5_000, ge=1, le=INT_MAX, description="Shortest consumer.heartbeat.interval.ms that a group may be given."
+    )
+    group_consumer_max_heartbeat_interval_ms: int = Field(
+        15_000, ge=1, le=INT_MAX, description="Longest consumer.heartbeat.interval.ms that a group may be given."
+    )
+    group_consumer_assignment_interval_ms: int = Field(
+        1_000,
+        ge=0,
+        le=INT_MAX,
+        description="Least time between two targets of a group: members that come together share one.",
+    )
+    group_consumer_min_assignment_interval_ms: int = Field(
+        0, ge=0, le=INT_MAX, description="Shortest consumer.assignment.interval.ms that a group may be given."
+    )
+    group_consumer_max_assignment_interval_ms: int = Field(
+        15_000, ge=0, le=INT_MAX, description="Longest consumer.assignment.interval.ms that a group may be given."
+    )
+    group_consumer_max_size: int = Field(
+        10_000,
+        ge=1,
+        le=INT_MAX,
+        description="Members that a group of the consumer protocol may have; each costs microseconds of a rebalance.",
+    )
+    group_consumer_assignors: tuple[Literal["uniform", "range"], ...] = Field(
+        ("uniform", "range"),
+        min_length=1,
+        description="Assignors that a member may ask for; the first is for groups whose members ask for none.",
+    )
+    group_consumer_migration_policy: Literal["bidirectional", "upgrade", "downgrade", "disabled"] = Field(
+        "bidirectional",
+        description="Whether a living classic group becomes a consumer group when a member of that protocol joins "
+        "(upgrade), and a classic one again when the last of them has left (downgrade).",
+    )
     offset_metadata_max_bytes: int = Field(
         4_096,
         ge=0,
         le=INT_MAX,
         description="Longest metadata that a consumer may commit with an offset.",
+    )
+    offsets_topic_num_partitions: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Partitions of __consumer_offsets, as which tools read committed offsets and groups.",
     )
     offsets_retention_minutes: int = Field(
         10_080,

@@ -52,9 +52,10 @@ class ListenerKeys(BaseModel):
     listeners: tuple[Listener, ...] = Field(
         (ListenAddress("localhost", 9092),),
         min_length=1,
-        description="Addresses for Kafka clients, HOST:PORT[=ADVERTISED_HOST[:PORT]]. A client gets "
-        "the advertised address of the listener that it used. Port 0 picks a free port.",
-        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]], at least one, separated by commas"},
+        description="Addresses for Kafka clients, [NAME://]HOST:PORT[=ADVERTISED_HOST[:PORT]]. A client gets "
+        "the advertised address of the listener that it used. The name says how it is secured: SSL, SASL_SSL or one of "
+        "listener.security.protocol.map; without a name it is PLAINTEXT. Port 0 picks a free port.",
+        json_schema_extra={"allowed": "[NAME://]HOST:PORT[=ADVERTISED_HOST[:PORT]], at least one, separated by commas"},
     )
     http_listen: HttpAddress = Field(
         ListenAddress("localhost", 9094),

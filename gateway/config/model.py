@@ -7,16 +7,19 @@ with type, default, bounds and meaning, of its section's module beside this one 
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.config import StoreConfig, SyncMode
+from gateway.config.addresses import ListenAddress
+from gateway.config.audit import AuditKeys
+from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
-from gateway.config.fields import check_one_line, type_name
+from gateway.config.containers import ContainerKeys
+from gateway.config.fields import from_text
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
 from gateway.config.listeners import ListenerKeys
@@ -25,28 +28,24 @@ from gateway.config.logs import LogLineKeys
 from gateway.config.machine import default_cache_bytes
 from gateway.config.scaling import ScalingKeys
 from gateway.config.secrets import SecretFileKeys
+from gateway.config.security import ListenerSecurity, SecurityKeys, SecurityProtocol, parse_protocols
 from gateway.config.tiering import TieringKeys
 from gateway.config.topics import TopicKeys
 from gateway.config.transactions import TransactionKeys
-
-_DIGITS: Final = re.compile(r"[+-]?[0-9]{1,20}")
-
-
-def _number(value: object) -> object:
-    """Kafka refuses some of Python's numbers (1_000, 7.0); true and false are never numbers."""
-    if isinstance(value, bool) or (isinstance(value, str) and not _DIGITS.fullmatch(value.strip())):
-        raise ValueError("not a number")
-    return value
 
 
 class Config(
     # `penstock config` lists sections from the last to the first: that is how pydantic collects them.
     LogLineKeys,
+    AuditKeys,
+    AuthorizerKeys,
     GroupKeys,
     TransactionKeys,
     ScalingKeys,
     TopicKeys,
     LogKeys,
+    SecurityKeys,
+    ContainerKeys,
     ListenerKeys,
     BoundKeys,
     HttpKeys,
@@ -65,6 +64,22 @@ class Config(
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _own_keys: Mapping[str, ListenerSecurity] = PrivateAttr(default_factory=dict)  # by listener
+
+    @property
+    def kafka_listeners(self) -> tuple[ListenAddress, ...]:
+        """The listeners, with the addresses that `advertised.listeners` gives them."""
+        told = {address.name: address for address in self.advertised_listeners}
+        return tuple(one.advertising(told[one.name]) if one.name in told else one for one in self.listeners)
+
+    def protocol_of(self, listener: str) -> SecurityProtocol | None:
+        """What a listener's name means; None if nothing says it."""
+        named = parse_protocols(self.listener_security_protocol_map).get(listener)
+        return named or SecurityProtocol.__members__.get(listener)
+
+    def security_of(self, listener: str) -> ListenerSecurity:
+        """The keys of one listener."""
+        return self._own_keys.get(listener) or ListenerSecurity.of(self, {})
 
     def store_config(self) -> StoreConfig:
         """The store's part of the configuration, in the store's own names."""
@@ -119,21 +134,9 @@ class Config(
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: object, info: ValidationInfo) -> object:
-        """Check that text is one line; read lists with commas, and numbers and truth values as Kafka reads them."""
+        """Read text as `gateway.config.fields.from_text` says."""
         assert info.field_name is not None
-        name = type_name(cls.model_fields[info.field_name])
-        for item in value if isinstance(value, list) else (value,):
-            if isinstance(item, str | Path):
-                check_one_line(str(item))
-        if name == "password" and isinstance(value, str) and not value.isascii():
-            raise ValueError("it holds characters that no header of a request can carry")
-        if name == "list" and isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        if name in ("int", "long"):
-            return _number(value)
-        if name == "boolean" and isinstance(value, str) and value.strip().lower() not in ("true", "false"):
-            raise ValueError("neither true nor false")
-        return value
+        return from_text(info.field_name, cls.model_fields[info.field_name], value)
 
     @field_validator("logging_level", "logging_format", "log_sync_mode", mode="before")
     @classmethod

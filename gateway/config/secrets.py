@@ -16,7 +16,7 @@ from gateway.config.layers import ConfigError, Given
 
 SUFFIX: Final = ".file"
 SECRET_BYTES_MAX: Final = 16 * 1024
-SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key")
+SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key", "ssl.key.password", "http.tls.key.password")
 COMMAND_LINE: Final = "--set"
 """The source of a value from the command line."""
 
@@ -40,6 +40,14 @@ class SecretFileKeys(BaseModel):
     tier2_secret_key_file: Path | None = Field(
         None,
         description="File that holds tier2.secret.key alone; a final line break is dropped. Read at the start.",
+    )
+    http_tls_key_password_file: Path | None = Field(
+        None,
+        description="File that holds http.tls.key.password alone; a final line break is dropped. Read at the start.",
+    )
+    ssl_key_password_file: Path | None = Field(
+        None,
+        description="File that holds ssl.key.password alone; a final line break is dropped. Read at the start.",
     )
 
 

@@ -20,6 +20,12 @@ class TransactionKeys(BaseModel):
     transaction_max_timeout_ms: int = Field(
         900_000, ge=1, le=INT_MAX, description="Longest time-out that a transactional producer may ask for."
     )
+    transaction_state_log_num_partitions: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Partitions of __transaction_state, as which tools read transactional ids.",
+    )
     transactional_id_expiration_ms: int = Field(
         7 * DAY_MS,
         ge=1,

@@ -1,4 +1,4 @@
-"""A request's context beside its body: the client, the connection and the broker's services."""
+"""A request's context beside its body: the client, its rights, the connection and the broker's services."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gateway.network.turns import Stint
+from gateway.security.acls import CLUSTER_NAME, OPERATIONS_OF, Operation, ResourceType
+from gateway.security.denial import Denied, denial_of
 
 if TYPE_CHECKING:
     from gateway.network.connection import Connection
+    from gateway.security.principal import Principal
     from gateway.services import Services
 
 _T = TypeVar("_T")
@@ -27,13 +30,10 @@ class Described(Protocol):
     @property
     def advertise_from(self) -> int | None: ...
 
-    @property
-    def advertised(self) -> bool: ...
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestContext:
-    """One request, without its body. `apis`: every API that is served."""
+    """One request, without its body. `apis`: every API that is served. `api`: the name of the one that is asked."""
 
     services: Services
     version: int
@@ -41,6 +41,51 @@ class RequestContext:
     client_id: str | None
     connection: Connection
     apis: Iterable[Described]
+    api: str = ""
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks."""
+        return self.connection.principal
+
+    @property
+    def host(self) -> str:
+        """The address of who asks."""
+        return self.connection.peer_host
+
+    def may(self, operation: Operation, kind: ResourceType, name: str = CLUSTER_NAME) -> bool:
+        """May the client do this? A handler asks before it looks whether the resource exists; the audit log hears of
+        a denial."""
+        authorizer = self.services.authorizer
+        return authorizer is None or authorizer.rights_of(self.connection).may(operation, kind, name, self.api)
+
+    def has(self, operation: Operation, kind: ResourceType, name: str = CLUSTER_NAME) -> bool:
+        """The same for a filter of a list, or where one of several rights is enough: a denial is no event."""
+        authorizer = self.services.authorizer
+        return authorizer is None or authorizer.rights_of(self.connection).has(operation, kind, name)
+
+    def has_some(self, operation: Operation, kind: ResourceType) -> bool:
+        """May the client do this with some resource of the type?"""
+        authorizer = self.services.authorizer
+        return authorizer is None or authorizer.rights_of(self.connection).has_some(operation, kind)
+
+    def require(self, operation: Operation, kind: ResourceType, name: str = CLUSTER_NAME) -> None:
+        """Raises Denied, which ends the request: `Api.error_response` is its answer, with the type's code."""
+        if not self.may(operation, kind, name):
+            raise denial_of(kind)
+
+    async def allowed(self, operation: Operation, kind: ResourceType, names: Iterable[str]) -> Allowed:
+        """Those of many names that the client may do this to, each asked once."""
+        if self.services.authorizer is None:
+            return ALL_ALLOWED
+        return frozenset([name async for name in self.paced(dict.fromkeys(names)) if self.may(operation, kind, name)])
+
+    def operations(self, kind: ResourceType, name: str = CLUSTER_NAME) -> int:
+        """Kafka's `authorized_operations`: a bit for each operation that the client may do on a resource."""
+        authorizer = self.services.authorizer
+        if authorizer is None:
+            return sum(1 << operation for operation in OPERATIONS_OF[kind])
+        return authorizer.rights_of(self.connection).operations(kind, name)
 
     async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
         """One item after another; gives way to others when this has kept the event loop for long."""
@@ -49,3 +94,20 @@ class RequestContext:
             if stint.is_over:
                 await stint.give_way()
             yield item
+
+
+class Allowed(Protocol):
+    """Names that are allowed."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
+class _All:
+    """Every name."""
+
+    def __contains__(self, name: object, /) -> bool:
+        return True
+
+
+ALL_ALLOWED: Allowed = _All()
+__all__ = ["ALL_ALLOWED", "Allowed", "Denied", "Described", "RequestContext"]

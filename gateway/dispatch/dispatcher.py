@@ -108,6 +108,22 @@ class Dispatcher:
         else:
             self._call_raw(connection, route, header, body, slot, slot.started_s)
 
+    def admit(self, connection: "Connection", frame: bytearray, charge: int) -> None:
+        """Start the request if the connection's SASL session allows it now; else close the connection."""
+        session = connection.sasl_session
+        assert session is not None
+        if session.takes_bare_tokens:
+            self._tasks.start_bare_token(connection, bytes(frame), charge)
+            return
+        if len(frame) >= FIXED.size:
+            refusal = session.refusal(_fixed(frame)[0], self.services.clock.wall_ms())
+            if refusal is not None:
+                if session.principal is not None and connection.sasl is not None:
+                    connection.sasl.expired += 1
+                self._refuse(connection, charge, refusal)
+                return
+        self.dispatch(connection, frame, charge)
+
     def _call_raw_later(
         self,
         connection: "Connection",

@@ -32,10 +32,9 @@ class Api:
     `handle_long` then is the task for requests so large that they are decoded in a thread; it gets the
     connection, the version, the request and the slot. `error_response(request, version, error code)` is
     the answer when `handle` raised; without one the connection is closed. `advertise_from` is the lowest
-    version that ApiVersions shows, if not the lowest served; an API that is not `advertised` is answered
-    and not shown. `unsupported_version()` is the answer, in version 0's form, to a version that is not
-    served; without one the connection is closed, as in Kafka. `large_answer`: an answer may have more
-    than 64 KiB, so it is made only when there is room for it.
+    version that ApiVersions shows, if not the lowest served. `unsupported_version()` is the answer, in
+    version 0's form, to a version that is not served; without one the connection is closed, as in Kafka.
+    `large_answer`: an answer may have more than 64 KiB, so it is made only when there is room for it.
     """
 
     key: int
@@ -46,7 +45,6 @@ class Api:
     handle_long: LongHandler | None = None
     error_response: ErrorResponse | None = None
     advertise_from: int | None = None
-    advertised: bool = True
     unsupported_version: Callable[[], Mapping[str, Any]] | None = None
     large_answer: bool = False
 

@@ -15,13 +15,15 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from core.errors import StoreError
+from gateway.dispatch.authentication import authenticate
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import LongHandler, Registry
 from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
 from gateway.metrics.counters import Metrics
-from gateway.network.response_slot import Answerable, ResponseSlot
+from gateway.network.response_slot import Answerable, BareSlot, ResponseSlot
 from gateway.network.turns import is_out_of_turn
-from gateway.refusals import Asked, code_of
+from gateway.refusals import Asked, Refusal, code_of
+from gateway.security import sasl
 from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
@@ -52,6 +54,7 @@ class RequestTasks:
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
         self._aside = ThreadPoolExecutor(1, "large-messages")
+        self._bare_route = _BareTokens(metrics)
 
     def __repr__(self) -> str:
         return f"<RequestTasks {len(self._running)} running>"
@@ -67,6 +70,7 @@ class RequestTasks:
             header.client_id,
             connection,
             self._apis,
+            route.name,
         )
         if len(body) >= ASIDE_BYTES_MIN:
             connection.set_aside()
@@ -84,6 +88,27 @@ class RequestTasks:
         connection.starting += 1
         connection.tasks += 1
         task = asyncio.get_running_loop().create_task(timed(answering, connection, route, len(body)))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def start_bare_token(self, connection: "Connection", token: bytes, charge: int) -> None:
+        """A token without a request around it (SaslHandshake v0), answered likewise."""
+        slot = BareSlot(connection, self._bare_route, 0, charge)
+        connection.slots.append(slot)
+
+        async def answer() -> None:
+            try:
+                outcome = await authenticate(connection, token, self._services)
+            except Exception:
+                logger.exception("a bare token could not be looked at")
+                slot.close("the handler failed")
+                return
+            if isinstance(outcome, sasl.Denied):
+                slot.none()  # its form has no place for an error
+            else:
+                slot.send((outcome.token,))
+
+        task = asyncio.get_running_loop().create_task(answer())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -135,18 +160,35 @@ class RequestTasks:
             return
         assert handle is not None
         try:
-            values = await handle(context, request)
-            if _is_large(values):
-                held = [values]
-                del values
-                answer = await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
-            else:
-                answer = route.answers.encode(values)
+            held = [await handle(context, request)]
+            answer = await self._encoded(route, held)
+        except Refusal as refused:
+            await self._send_error(route, request, slot, refused.code)
         except Exception as error:
             report_failure(self._metrics, context.connection, route, repr(request))
-            _send_error(route, request, slot, error)
+            await self._send_error(route, request, slot, _code(error))
         else:
             slot.send((answer,))
+
+    async def _encoded(self, route: Route, held: list[Mapping[str, Any]]) -> bytearray:
+        """The answer's bytes; a large one's are made in the thread."""
+        if _is_large(held[0]):
+            return await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
+        return _encoded(route, held)
+
+    async def _send_error(self, route: Route, request: Message, slot: ResponseSlot, code: int) -> None:
+        """Answer that the handler failed, or refused."""
+        respond = route.api.error_response
+        if respond is None:
+            slot.close("the handler failed")
+            return
+        try:
+            body = await self._encoded(route, [respond(request, route.version, code)])
+        except Exception:
+            logger.exception("%s v%d: no error response", route.name, route.version)
+            slot.close("the handler failed")
+            return
+        slot.send((body,))
 
     async def _handle_long(
         self, handle: LongHandler, context: RequestContext, route: Route, request: Message, slot: ResponseSlot
@@ -171,6 +213,18 @@ class RequestTasks:
             if late:
                 await asyncio.wait(late, timeout=grace_s)
         self._aside.shutdown(wait=False)
+
+
+class _BareTokens:
+    """Tokens without requests around them count as SaslAuthenticate."""
+
+    name = "SaslAuthenticate"
+    version = 0
+    flexible_answer = False
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.latency = metrics.latency(sasl.SASL_AUTHENTICATE)
+        self.turn = metrics.turn(sasl.SASL_AUTHENTICATE)
 
 
 @coroutine
@@ -245,17 +299,5 @@ def report_failure(metrics: Metrics, connection: "Connection", route: Route, req
     )
 
 
-def _send_error(route: Route, request: Message, slot: ResponseSlot, error: Exception) -> None:
-    """Answer that the handler failed."""
-    respond = route.api.error_response
-    if respond is None:
-        slot.close("the handler failed")
-        return
-    code = code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR
-    try:
-        body = route.answers.encode(respond(request, route.version, code))
-    except Exception:
-        logger.exception("%s v%d: no error response", route.name, route.version)
-        slot.close("the handler failed")
-        return
-    slot.send((body,))
+def _code(error: Exception) -> int:
+    return code_of(error, Asked.ANYTHING) if isinstance(error, StoreError) else UNKNOWN_SERVER_ERROR

@@ -16,6 +16,7 @@ from typing import Final
 from core.errors import OutOfRange, StoreClosed, StoreError, TierUnavailable
 from core.streams.entries import StillLoading
 from gateway.fetching.looking import ColdRead, Findings
+from gateway.fetching.readers import reader_of
 from gateway.fetching.reports import report
 from gateway.fetching.sessions import Target
 from gateway.refusals import Asked, code_of
@@ -98,7 +99,7 @@ class ColdReads:
         findings, target, slot = self._findings, read.target, read.slot
         findings.forget(target)
         try:
-            reader = findings.store.hosted(slot).reader
+            reader = reader_of(findings.store, slot)
             found = await reader.read(slot, target.offset, read.end, read.room, read.at_least_one, self._patience)
         except OutOfRange:
             findings.fail(target, OFFSET_OUT_OF_RANGE)

@@ -7,12 +7,13 @@ those of `results`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from core.errors import NotHosted
 from core.streams.entries import ENTRIES_AT_ONCE
+from gateway.fetching.readers import reader_of
 from gateway.fetching.sessions import FetchSet, Target
 from gateway.kafka_configs.topic_config import config_of
 from gateway.records.record_batch import ZSTD
@@ -20,6 +21,7 @@ from gateway.refusals import Asked, code_of
 from gateway.wire.error_codes import (
     FENCED_LEADER_EPOCH,
     OFFSET_OUT_OF_RANGE,
+    TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_LEADER_EPOCH,
     UNKNOWN_TOPIC_ID,
     UNKNOWN_TOPIC_OR_PARTITION,
@@ -68,6 +70,7 @@ class Findings:
         "committed",
         "entries",
         "max_bytes",
+        "may_read",
         "reserved",
         "results",
         "size",
@@ -88,6 +91,7 @@ class Findings:
         self.entries = 0  # or pieces of a page
         self.reserved = 0  # bytes that reads under way may bring
         self.urgent = False  # a partition has an error: answer now
+        self.may_read: Callable[[str], bool] | None = None  # by the topic's name; None: everything
 
     def choose(self, some: Sequence[Target], cold: list[ColdRead], left: list[Target]) -> None:
         """Take entries in memory; add the reads that are needed to `cold`, and partitions without room to `left`."""
@@ -109,6 +113,8 @@ class Findings:
         self.forget(target)
         slot = target.slot
         code = refusal_of(target)
+        if self.may_read is not None and self._is_denied(self.may_read, target):
+            code = TOPIC_AUTHORIZATION_FAILED  # whether there is such a topic or not
         if self.version < ZSTD_TOPICS_SINCE and not code and slot is not None and config_of(slot.stream).codec == ZSTD:
             # As Kafka: by the topic's setting. Old consumers that know zstd read what producers chose to send in it.
             code = UNSUPPORTED_COMPRESSION_TYPE
@@ -116,7 +122,7 @@ class Findings:
             self.fail(target, code)
             return None
         try:
-            reader = self.store.hosted(slot).reader
+            reader = reader_of(self.store, slot)
         except NotHosted as elsewhere:
             self.fail(target, code_of(elsewhere, Asked.READ))
             return None
@@ -134,6 +140,12 @@ class Findings:
                 return ColdRead(target, slot, end, max(room, 0), at_least_one)
             self.add(target, slot, found)
         return None
+
+    def _is_denied(self, may_read: Callable[[str], bool], target: Target) -> bool:
+        if isinstance(target.topic, str):
+            return not may_read(target.topic)
+        slot = target.slot
+        return slot is not None and not slot.stream.deleted and not may_read(slot.stream.name)
 
     def forget(self, target: Target) -> None:
         """Drop the result of an earlier look."""

@@ -1,4 +1,4 @@
-"""The group coordinator: a thin asyncio shell around the groups' state machines.
+"""The group coordinator of one container: a thin asyncio shell around the groups' state machines.
 
 Keeps: groups decide (`classic/group.py`), `offsets` serves their committed offsets, the journal writes, the shell only
 carries out effects. Each input is one synchronous step: nothing is awaited between reading a group and changing it.
@@ -11,14 +11,16 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Delete
 from core.clock import Clock
 from core.turns import in_turns
 from gateway.config.loading import Config
+from gateway.groups import migrating
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.group import Group, GroupRules
 from gateway.groups.classic.messages import (
@@ -36,11 +38,18 @@ from gateway.groups.classic.messages import (
     Transitioned,
 )
 from gateway.groups.classic.states import GroupState
+from gateway.groups.consumer import classic_members
+from gateway.groups.consumer.committing import Place, check_commit, check_fetch
+from gateway.groups.consumer.group import ConsumerGroup
+from gateway.groups.consumer.messages import JOINING_EPOCH, Heartbeat, HeartbeatAnswer
+from gateway.groups.consumer.rules import GroupSettings
+from gateway.groups.consumer_groups import ConsumerGroups
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.journal import GroupJournal, TableStore
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
-from gateway.groups.persistence import KEY_TEXT_BYTES_MAX, decode_group
+from gateway.groups.persistence import GROUPS_TABLE, KEY_TEXT_BYTES_MAX, decode_group
+from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
@@ -48,34 +57,68 @@ if TYPE_CHECKING:
 
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
+#: Times that a classic group is made over anew because it changed in between.
+UPGRADE_TRIES_MAX: Final = 3
 #: Characters of a client's name in a line of the log.
 ID_SHOWN_CHARS_MAX: Final = 100
 
 #: The first sweep comes this soon after the start, for a gateway that restarts more often than the interval.
 FIRST_SWEEP_S_MAX: Final = 60.0
 
+AnyGroup: TypeAlias = "Group | ConsumerGroup"
+
 _log: Final = logging.getLogger(__name__)
 
 
-class GroupCoordinator:
-    """All groups of this node. Only gateway/apis knows versions of APIs."""
+class GroupBudget(NamedTuple):
+    """What the groups of a process may hold together, whatever the number of its coordinators."""
 
-    def __init__(self, config: Config, store: TableStore, clock: Clock, topics: Topics) -> None:
+    allowance: Allowance
+    groups_max: int
+    groups: Callable[[], int]
+    """How many there are."""
+
+
+class GroupCoordinator:
+    """The groups whose home is one container. Only gateway/apis knows versions of APIs."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: TableStore,
+        clock: Clock,
+        topics: Topics,
+        budget: GroupBudget,
+        settings: Callable[[str], GroupSettings],
+    ) -> None:
         self._config = config
         self._clock = clock
         self._topics = topics
         self._trusted = store.trusted
-        self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
+        self._budget = budget
         self._rules = GroupRules(
             initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
             max_size=config.group_max_size,
             new_id=lambda: str(uuid.uuid4()),
-            allowance=self.allowance,
+            allowance=budget.allowance,
         )
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, AnyGroup] = {}
         self._deadlines: Deadlines[Alarm[Group]] = Deadlines()
         self._committed = CommittedOffsets()
         self._journal = GroupJournal(store, self._committed)
+        self.consumer = ConsumerGroups(
+            config,
+            clock,
+            store.trusted,
+            topics,
+            settings,
+            budget.allowance,
+            self._journal,
+            self._consumer_groups,
+            self._find_consumer,
+            self._seen_to,
+        )
+        self._downgrades: set[asyncio.Task[None]] = set()
         self.offsets = OffsetService(config, store.trusted, self._committed, self._journal, self._ensure_group)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
@@ -85,47 +128,61 @@ class GroupCoordinator:
     def __repr__(self) -> str:
         return f"GroupCoordinator({len(self._groups)} groups, {len(self._deadlines)} deadlines)"
 
-    def __iter__(self) -> Iterator[Group]:
+    def __iter__(self) -> Iterator[AnyGroup]:
         return iter(self._groups.values())
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def get(self, group_id: str) -> Group | None:
+    def get(self, group_id: str) -> AnyGroup | None:
         return self._groups.get(group_id)
+
+    def _consumer_groups(self) -> Iterable[ConsumerGroup]:
+        return [group for group in self._groups.values() if isinstance(group, ConsumerGroup)]
+
+    def _find_consumer(self, group_id: str) -> ConsumerGroup | None:
+        group = self._groups.get(group_id)
+        return group if isinstance(group, ConsumerGroup) else None
 
     # Life
 
     def load(self) -> None:
         """Load the stored groups and offsets. Raises UnreadableRecord."""
         self._committed.load(self._journal.offsets())
-        for group_id, stored in self._journal.groups():
-            group = self._create(group_id)
-            self._carry_out(group, group.restore(decode_group(stored), self._now()))
+        classic = dict(self._journal.groups())
+        for consumer_group in self.consumer.load(classic.__contains__):
+            self._groups[consumer_group.group_id] = consumer_group
+        for group_id, stored in classic.items():
+            if group_id not in self._groups:
+                group = self._create(group_id)
+                self._carry_out(group, group.restore(decode_group(stored), self._now()))
         for group_id in self._committed.group_ids():
             self._ensure_group(group_id)
 
     async def start(self) -> None:
         """Begin to serve: deadlines run, offsets of deleted topics are deleted."""
         self._is_active = True
-        self._topics.on_deletion(self._topic_deleted)
         for topic in self._committed.topic_names():
             if self._topics.get(topic) is None:
                 self.offsets.drop_topic(topic)
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
+        self.consumer.start()
         self._set_timer()
         _log.info("groups loaded", extra={"groups": len(self._groups)})
 
     async def stop(self) -> None:
         """Answer every waiter with an error; return when all submitted changes are stored."""
         self._is_active = False
+        await self.consumer.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         async for group_id in in_turns(list(self._groups)):
             group = self._groups.pop(group_id, None)
-            if group is not None:
+            if isinstance(group, Group):
                 self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
+            elif group is not None:
+                group.die()
         if self._timer is not None:
             self._timer.cancel()
         await self._journal.settle()
@@ -141,7 +198,9 @@ class GroupCoordinator:
             config.group_min_session_timeout_ms <= timeout_ms <= config.group_max_session_timeout_ms
         ):
             error = ErrorCode.invalid_session_timeout
-        group = self._groups.get(group_id)
+        group = await self._classic_again(group_id)
+        if isinstance(group, ConsumerGroup) and error is ErrorCode.none:
+            return await self._join_consumer(group, request)
         if error is ErrorCode.none and group is None and request.member_id != NO_MEMBER_ID:
             error = ErrorCode.unknown_member_id
         if error is ErrorCode.none and group is None:
@@ -150,6 +209,7 @@ class GroupCoordinator:
             return JoinResult(error=error, member_id=request.member_id)
         if group is None:
             group = self._create(group_id)
+        assert isinstance(group, Group)
         waiter: asyncio.Future[JoinResult] = asyncio.get_running_loop().create_future()
         self._carry_out(group, group.join(request, waiter, self._now()))
         self._forget_if_unused(group)
@@ -160,6 +220,8 @@ class GroupCoordinator:
         group, error = self._find(group_id)
         if group is None or group.is_empty:
             return SyncResult(error=error or ErrorCode.unknown_member_id)
+        if isinstance(group, ConsumerGroup):
+            return self._sync_consumer(group, request)
         waiter: asyncio.Future[SyncResult] = asyncio.get_running_loop().create_future()
         self._carry_out(group, group.sync(request, waiter, self._now()))
         return await waiter
@@ -168,6 +230,8 @@ class GroupCoordinator:
         group, error = self._find(group_id)
         if group is None:
             return error
+        if isinstance(group, ConsumerGroup):
+            return self._heartbeat_of_classic(group, member_id, instance_id, generation)
         error = group.heartbeat(member_id, instance_id, generation, self._now())
         self._set_timer()
         return error
@@ -179,33 +243,187 @@ class GroupCoordinator:
             if error is ErrorCode.unknown_member_id:
                 return ErrorCode.none, [error] * len(leaving)
             return error, []
+        if isinstance(group, ConsumerGroup):
+            now = self._now()
+            errors = [classic_members.leave(group, each, now) for each in leaving]
+            self.consumer.see_to(group)
+            self._seen_to(group)
+            return ErrorCode.none, errors
         errors, effects = group.leave(leaving, self._now())
         self._carry_out(group, effects)
         return ErrorCode.none, errors
 
+    # Consumer groups (KIP-848)
+
+    async def consumer_heartbeat(self, group_id: str, request: Heartbeat) -> HeartbeatAnswer:
+        """ConsumerGroupHeartbeat; returns when what it tells is durable. Raises Refusal."""
+        error = self.check_group_id(group_id)
+        if error is not ErrorCode.none:
+            raise Refusal(error)
+        group = self._groups.get(group_id)
+        if not isinstance(group, ConsumerGroup):
+            group = await self._consumer_for(group_id, request)
+        try:
+            return await self.consumer.heartbeat(group, request)
+        finally:
+            self._seen_to(group)
+
+    async def _consumer_for(self, group_id: str, request: Heartbeat) -> ConsumerGroup:
+        """A consumer group for a member that joins: a new one, or a classic one made over. Raises Refusal."""
+        joins = request.epoch == JOINING_EPOCH
+        group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return group
+        if group is None:
+            if not joins:
+                what = "Group" if request.epoch < JOINING_EPOCH else "Consumer group"
+                raise Refusal(ErrorCode.group_id_not_found, f"{what} {group_id} not found.")
+            error = self._room_for_group(group_id)
+            if error is not ErrorCode.none:
+                raise Refusal(error)
+            made = self.consumer.create(group_id)
+        elif not joins:
+            raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
+        else:
+            made = await self._upgraded(group, request)
+            if self._groups.get(group_id) is not group:  # another member was faster
+                made.die()
+                return await self._consumer_for(group_id, request)
+            self.consumer.also(made, Delete(GROUPS_TABLE, group_id.encode()))
+            self._carry_out(group, group.die(ErrorCode.rebalance_in_progress, self._now()))
+            _log.info(
+                "a classic group is a consumer group now", extra={"group": group_id, "members": made.member_count}
+            )
+        self._groups[group_id] = made
+        return made
+
+    async def _upgraded(self, group: Group, request: Heartbeat) -> ConsumerGroup:
+        """A consumer group with the members of a classic one, which is still as it was. Raises Refusal."""
+        for _ in range(UPGRADE_TRIES_MAX):
+            made = self.consumer.create(group.group_id)
+            try:
+                topics = self.consumer.topic_view
+                if await migrating.upgrade(self._config, group, made, request, topics, self._now()):
+                    return made
+            except Refusal:
+                made.die()
+                raise
+            made.die()
+        raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
+
+    async def _classic_again(self, group_id: str) -> AnyGroup | None:
+        """The group of a member that joins by the classic protocol: an empty consumer group becomes a classic one."""
+        group = self._groups.get(group_id)
+        while isinstance(group, ConsumerGroup) and group.is_empty:
+            await self.consumer.stored(group)
+            if self._groups.get(group_id) is group and group.is_empty and not self.consumer.is_storing(group):
+                self.consumer.drop(group)
+                return self._create(group_id)
+            group = self._groups.get(group_id)
+        return group
+
+    async def _join_consumer(self, group: ConsumerGroup, request: JoinRequest) -> JoinResult:
+        try:
+            result = classic_members.join(group, request, self._now())
+        except Refusal as refused:
+            return JoinResult(error=refused.code, member_id=request.member_id)
+        self.consumer.see_to(group)
+        error = await self.consumer.stored(group)
+        self._seen_to(group)
+        return JoinResult(error=error, member_id=request.member_id) if error else result
+
+    def _sync_consumer(self, group: ConsumerGroup, request: SyncRequest) -> SyncResult:
+        try:
+            return classic_members.sync(group, request, self._now())
+        except Refusal as refused:
+            return SyncResult(error=refused.code)
+        finally:
+            self.consumer.see_to(group)
+
+    def _heartbeat_of_classic(
+        self, group: ConsumerGroup, member_id: str, instance_id: str | None, generation: int
+    ) -> ErrorCode:
+        try:
+            return classic_members.heartbeat(group, member_id, instance_id, generation, self._now())
+        except Refusal as refused:
+            return refused.code
+        finally:
+            self.consumer.see_to(group)
+
+    def _seen_to(self, group: ConsumerGroup) -> None:
+        """A consumer group may have become one that is not needed, or one that may be classic again."""
+        if group.may_be_classic:
+            group.may_be_classic = False
+            task = asyncio.create_task(self._downgrade(group))
+            self._downgrades.add(task)
+            task.add_done_callback(self._downgrades.discard)
+        elif group.is_new:
+            self._forget_if_unused(group)  # a first heartbeat that was refused
+
+    async def _downgrade(self, group: ConsumerGroup) -> None:
+        """Make a consumer group a classic one, as soon as what it is now is stored."""
+        while self._groups.get(group.group_id) is group and migrating.may_downgrade(self._config, group):
+            if await self.consumer.stored(group) is not ErrorCode.none or self.consumer.is_storing(group):
+                await asyncio.sleep(0)
+                continue
+            record = await migrating.downgrade(group, self._now())
+            if record is None or self.consumer.is_storing(group) or self._groups.get(group.group_id) is not group:
+                continue
+            self.consumer.drop(group, [migrating.put(group.group_id, record)])
+            classic = self._create(group.group_id)
+            self._carry_out(
+                classic, classic.adopt(record, self._now(), "the last member of the consumer protocol left")
+            )
+            _log.info("a consumer group is a classic group now", extra={"group": group.group_id})
+
     # Committed offsets
 
-    def admit_commit(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
-        """May this member commit? Commits without a generation make a group if there is none."""
+    def admit_commit(
+        self,
+        group_id: str,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        places: Collection[Place] = (),
+        modern: bool = True,
+    ) -> ErrorCode:
+        """May this member commit for these partitions? Commits without a generation make a group if there is none.
+
+        `modern`: the request is of a version that members of the consumer protocol may send.
+        """
         group = self._committed_to(group_id, generation, ErrorCode.group_id_not_found)
         if isinstance(group, ErrorCode):
             return group
+        if isinstance(group, ConsumerGroup):
+            return check_commit(group, member_id, instance_id, generation, places, modern=modern)
         error = group.admit_commit(member_id, instance_id, generation, self._now())
         self._set_timer()
         return error
 
     def admit_transactional_commit(
-        self, group_id: str, member_id: str, instance_id: str | None, generation: int
+        self,
+        group_id: str,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        places: Collection[Place] = (),
     ) -> ErrorCode:
         """May this member commit offsets in a transaction?"""
         group = self._committed_to(group_id, generation, ErrorCode.illegal_generation)
         if isinstance(group, ErrorCode):
             return group
+        if isinstance(group, ConsumerGroup):
+            return check_commit(group, member_id, instance_id, generation, places, transactional=True)
         error = group.admit_transactional_commit(member_id, instance_id, generation, self._now())
         self._set_timer()
         return error
 
-    def _committed_to(self, group_id: str, generation: int, unknown: ErrorCode) -> Group | ErrorCode:
+    def admit_fetch(self, group_id: str, member_id: str | None, epoch: int) -> ErrorCode:
+        """May this member fetch the group's offsets?"""
+        group = self._groups.get(group_id)
+        return check_fetch(group, member_id, epoch) if isinstance(group, ConsumerGroup) else ErrorCode.none
+
+    def _committed_to(self, group_id: str, generation: int, unknown: ErrorCode) -> AnyGroup | ErrorCode:
         """The group of a commit, made if needed; the error `unknown` for a member of a group that is gone."""
         error = self.check_group_id(group_id, may_be_empty=True)
         if error is not ErrorCode.none:
@@ -223,7 +441,7 @@ class GroupCoordinator:
             return error
         if group is None:
             return ErrorCode.group_id_not_found
-        if not group.is_empty and not group.uses_consumer_protocol:
+        if isinstance(group, Group) and not group.is_empty and not group.uses_consumer_protocol:
             return ErrorCode.non_empty_group
         return ErrorCode.none
 
@@ -237,6 +455,10 @@ class GroupCoordinator:
             return error
         if group is None:
             return ErrorCode.group_id_not_found
+        if isinstance(group, ConsumerGroup):
+            await self.consumer.stored(group)
+            if self._groups.get(group_id) is not group or self.consumer.is_storing(group):
+                return ErrorCode.non_empty_group  # a member joins at this moment
         if not group.is_empty:
             return ErrorCode.non_empty_group
         error = await asyncio.shield(self._delete(group))
@@ -290,13 +512,15 @@ class GroupCoordinator:
 
         write.add_done_callback(stored)
 
-    def _delete(self, group: Group) -> asyncio.Task[ErrorCode]:
+    def _delete(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
         keys = self._committed.keys_of_group(group.group_id)
-        write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id)
+        rows = self.consumer.rows_of(group) if isinstance(group, ConsumerGroup) else ()
+        write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id, without_rows=rows)
         write.add_done_callback(lambda _: self._forget_if_unused(group))
         return write
 
-    def _topic_deleted(self, stream: Stream) -> None:
+    def topic_deleted(self, stream: Stream) -> None:
+        """A topic is gone: its offsets are deleted."""
         self.offsets.drop_topic(stream.name)
 
     def _create(self, group_id: str) -> Group:
@@ -310,24 +534,29 @@ class GroupCoordinator:
 
     def _room_for_group(self, group_id: str) -> ErrorCode:
         """May there be one more group?"""
-        if len(self._groups) < self._config.groups_max:
+        if self._budget.groups() < self._budget.groups_max:
             return ErrorCode.none
-        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._config.groups_max}
+        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._budget.groups_max}
         _log.warning("a new group is refused: there are as many as groups.max allows", extra=facts)
         return ErrorCode.policy_violation
 
-    def _is_unused(self, group: Group) -> bool:
+    def _is_unused(self, group: AnyGroup) -> bool:
         """The group has no member and no offset, neither visible nor being written."""
         is_known = self._groups.get(group.group_id) is group
+        if isinstance(group, ConsumerGroup) and (group.changed or self.consumer.is_storing(group)):
+            return False
         return is_known and group.is_idle and not self._committed.is_used(group.group_id)
 
-    def _forget_if_unused(self, group: Group) -> None:
+    def _forget_if_unused(self, group: AnyGroup) -> None:
         """Drop a group that has no member, no offset and no stored record."""
         if self._is_unused(group) and not self._journal.holds_group(group.group_id):
-            self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
+            if isinstance(group, Group):
+                self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
+            else:
+                group.die()
             del self._groups[group.group_id]
 
-    def _find(self, group_id: str) -> tuple[Group | None, ErrorCode]:
+    def _find(self, group_id: str) -> tuple[AnyGroup | None, ErrorCode]:
         """A group for its members: unknown groups have no members."""
         error = self.check_group_id(group_id)
         if error is not ErrorCode.none:
@@ -338,11 +567,7 @@ class GroupCoordinator:
         """Is this a valid group id, and are groups served now?"""
         if not self._is_active:
             return ErrorCode.coordinator_not_available
-        if not group_id and not may_be_empty:
-            return ErrorCode.invalid_group_id
-        if len(group_id) > KEY_TEXT_BYTES_MAX // 4:  # four bytes is UTF-8's most per character
-            return ErrorCode.invalid_group_id
-        return ErrorCode.none
+        return check_name(group_id, may_be_empty)
 
     # Time
 
@@ -372,6 +597,15 @@ class GroupCoordinator:
             await asyncio.sleep(pause_s)
             pause_s = interval_s
             await self.sweep()
+
+
+def check_name(group_id: str, may_be_empty: bool = False) -> ErrorCode:
+    """Is this a valid group id?"""
+    if not group_id and not may_be_empty:
+        return ErrorCode.invalid_group_id
+    if len(group_id) > KEY_TEXT_BYTES_MAX // 4:  # four bytes is UTF-8's most per character
+        return ErrorCode.invalid_group_id
+    return ErrorCode.none
 
 
 def _report(group: Group, event: Transitioned) -> None:

@@ -1,4 +1,4 @@
-"""The only writer of the tables "groups" and "offsets".
+"""The only writer of the tables "groups", "consumergroups" and "offsets".
 
 Keeps: changes reach the log in the order of submission; a change is submitted when `write_…`
 returns. It shows in `CommittedOffsets` when it is durable, even if its caller no longer waits.
@@ -21,6 +21,8 @@ from core.applied.tables import Delete, Put, Table
 from core.errors import StoreError
 from core.trusted_clock import TrustedClock
 from gateway.groups.classic.messages import GroupRecord
+from gateway.groups.consumer.format import CONSUMER_TABLE, encode_key
+from gateway.groups.consumer.messages import RowKey, RowKind
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.persistence import (
     GROUPS_TABLE,
@@ -44,7 +46,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class TableStore(Protocol):
-    """The part of core.store.Store that groups need."""
+    """The part of a container that groups need."""
 
     trusted: TrustedClock
 
@@ -62,6 +64,7 @@ class GroupJournal:
         self._store = store
         self._offsets = offsets
         self._groups_table = store.table(GROUPS_TABLE)
+        self._rows_table = store.table(CONSUMER_TABLE)
         self._offsets_table = store.table(OFFSETS_TABLE)
         self._writes: set[asyncio.Future[ErrorCode] | asyncio.Future[None]] = set()
         self._groups_in_flight: Counter[str] = Counter()
@@ -74,13 +77,22 @@ class GroupJournal:
         self._groups_in_flight[group_id] += 1
         return self._start(self._land_group(group_id, value))
 
+    def write_rows(self, changes: Sequence[Put | Delete]) -> asyncio.Task[ErrorCode]:
+        """Submit one record of changes of groups; the task ends when it is synced."""
+        return self._start(self._land_synced([(None, change) for change in changes]))
+
     def write_offsets(
-        self, offsets: Mapping[OffsetKey, CommittedOffset | None], *, without_group: str | None = None
+        self,
+        offsets: Mapping[OffsetKey, CommittedOffset | None],
+        *,
+        without_group: str | None = None,
+        without_rows: Collection[bytes] = (),
     ) -> asyncio.Task[ErrorCode]:
-        """Submit offsets, None to delete one; the last part may also delete a group."""
+        """Submit offsets, None to delete one; the last part may also delete a group, with its rows."""
         changes: list[_Change] = [_offset_change(key, value) for key, value in offsets.items()]
         if without_group is not None:
             changes.append((None, Delete(GROUPS_TABLE, without_group.encode())))
+        changes += [(None, Delete(CONSUMER_TABLE, key)) for key in without_rows]
         self._offsets.begin(offsets)
         # Tasks start in the order of their creation: parts keep their order among other writes.
         parts = [
@@ -110,7 +122,11 @@ class GroupJournal:
     def holds_group(self, group_id: str) -> bool:
         """Is the group stored or being stored?"""
         is_stored = self._groups_table.get(group_id.encode()) is not None
-        return is_stored or group_id in self._groups_in_flight
+        return is_stored or group_id in self._groups_in_flight or self._rows_table.get(_head(group_id)) is not None
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """The entries of the table of consumer groups, not decoded."""
+        return self._rows_table.items()
 
     def offsets(self) -> Iterator[tuple[bytes, bytes]]:
         """The entries of the table of offsets, not decoded."""
@@ -123,16 +139,22 @@ class GroupJournal:
 
     async def _land_group(self, group_id: str, value: bytes) -> ErrorCode:
         try:
-            error = await self._land([(None, Put(GROUPS_TABLE, group_id.encode(), value))])
+            return await self._land_synced([(None, Put(GROUPS_TABLE, group_id.encode(), value))])
+        finally:
+            self._groups_in_flight[group_id] -= 1
+            if not self._groups_in_flight[group_id]:
+                del self._groups_in_flight[group_id]
+
+    async def _land_synced(self, changes: Sequence[_Change]) -> ErrorCode:
+        if not changes:
+            return ErrorCode.none
+        try:
+            error = await self._land(changes)
             if not error:
                 await self._store.synced()
             return error
         except StoreError as exc:
             return code_of(exc, Asked.COORDINATOR)
-        finally:
-            self._groups_in_flight[group_id] -= 1
-            if not self._groups_in_flight[group_id]:
-                del self._groups_in_flight[group_id]
 
     async def _land(self, changes: Sequence[_Change]) -> ErrorCode:
         try:
@@ -153,6 +175,10 @@ class GroupJournal:
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return task
+
+
+def _head(group_id: str) -> bytes:
+    return encode_key(group_id, RowKey(RowKind.HEAD))
 
 
 def _offset_change(key: OffsetKey, committed: CommittedOffset | None) -> _Change:

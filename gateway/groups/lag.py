@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from core.clock import Clock
-from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import CommittedOffset
 from gateway.topics.topics import Topics
 
@@ -46,7 +46,7 @@ class GroupLag:
 class Lags:
     """The result of the last count."""
 
-    groups: GroupCoordinator
+    groups: GroupCoordinators
     topics: Topics
     clock: Clock
     found: list[GroupLag] = field(default_factory=list)
@@ -67,15 +67,15 @@ class Lags:
     async def _count(self) -> list[GroupLag]:
         found: list[GroupLag] = []
         counted = 0
-        for group in list(self.groups):
+        for coordinator, group in [(some, group) for some in self.groups.all() for group in some]:
             topics: dict[str, TopicLag] = {}
-            for topic, offsets in self.groups.offsets.of_group(group.group_id).items():
+            for topic, offsets in coordinator.offsets.of_group(group.group_id).items():
                 topics[topic] = TopicLag(len(offsets), self._lag(topic, offsets))
                 counted += len(offsets)
                 if counted >= OFFSETS_AT_ONCE:
                     counted = 0
                     await asyncio.sleep(0)
-            found.append(GroupLag(group.group_id, str(group.state), len(group.roster), topics))
+            found.append(GroupLag(group.group_id, str(group.state), group.member_count, topics))
         return found
 
     def _lag(self, topic: str, offsets: Mapping[int, CommittedOffset]) -> int:

@@ -21,7 +21,9 @@ from starlette.routing import Route
 
 from core.errors import StoreError, UnknownStream
 from core.streams.live import Stream
+from core.turns import in_turns
 from gateway.groups.lag import GroupLag
+from gateway.http.access import Access
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard
 from gateway.http.models import (
@@ -45,6 +47,8 @@ from gateway.http.scaling import Planned, plan
 from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
 from gateway.metrics.sources import Sources
+from gateway.security.acls import Operation, ResourceType
+from gateway.security.authorizer import Authorizer
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000
@@ -56,6 +60,8 @@ TOPICS_MAX: Final = 20
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 INT_MAX: Final = 2**53
+TOPIC: Final = ResourceType.TOPIC
+"""The type of resource that a stream is to the authorizer."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -72,6 +78,7 @@ class ApiSources(Sources):
     """The sources of the API; made when clients are served."""
 
     totals: Totals
+    authorizer: Authorizer | None
 
 
 class Api:
@@ -106,13 +113,17 @@ class Api:
 
     # Looking
 
-    async def _overview(self, _: Request) -> Response:
-        return _json(self._ready().totals.overview())
+    async def _overview(self, request: Request) -> Response:
+        sources = self._ready()
+        Access(sources.authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
+        return _json(sources.totals.overview())
 
     async def _list(self, request: Request) -> Response:
         sources = self._ready()
         most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
-        streams = sorted(sources.store.streams, key=lambda stream: stream.name)
+        access = Access(sources.authorizer, request)
+        seen = [stream async for stream in in_turns(list(sources.store.streams)) if access.sees(TOPIC, stream.name)]
+        streams = sorted(seen, key=lambda stream: stream.name)
         after = request.query_params.get("after")
         begin = 0 if after is None else bisect_right(streams, after, key=lambda stream: stream.name)
         listed = []
@@ -123,24 +134,27 @@ class Api:
         return _json(StreamList(streams=listed, total=len(streams)))
 
     async def _show(self, request: Request) -> Response:
-        sources, stream = self._stream(request)
+        sources, stream = self._stream(request, Operation.DESCRIBE)
         epochs = _number(request, "epochs", None, INT_MAX, least=1)
         return StreamingResponse(told(stream, sources.activity, epochs), media_type="application/json")
 
     async def _map(self, request: Request) -> Response:
-        sources, stream = self._stream(request)
+        sources, stream = self._stream(request, Operation.DESCRIBE)
         since_ms = _number(request, "since_ms", 0, INT_MAX)
         return _json(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
 
     async def _groups(self, request: Request) -> Response:
-        lags = self._ready().lags
+        sources = self._ready()
+        lags, access = sources.lags, Access(sources.authorizer, request)
         most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
-        found = sorted(await lags.refresh(), key=lambda group: (-group.lag, group.name))
+        seen = [g async for g in in_turns(list(await lags.refresh())) if access.sees(ResourceType.GROUP, g.name)]
+        found = sorted(seen, key=lambda group: (-group.lag, group.name))
         listed = [_group(group) for group in found[:most]]
         return _json(GroupList(groups=listed, total=len(found), measured_ms=lags.measured_ms))
 
     async def _events(self, request: Request) -> Response:
-        activity = self._ready().activity
+        sources = self._ready()
+        activity, access = sources.activity, Access(sources.authorizer, request)
         most = _number(request, "limit", EVENTS_DEFAULT, EVENTS_MAX)
         events = [
             ScaleEventView(
@@ -153,10 +167,12 @@ class Api:
                 opened=list(event.opened),
             )
             for event in activity.events(most or 0)
+            if access.sees(TOPIC, event.stream)
         ]
         limits = [
             LimitView(stream=limit.stream, segment=limit.segment, message=told_limit(limit))
             for limit in activity.limits()[:LISTED_MAX]
+            if access.sees(TOPIC, limit.stream)
         ]
         return _json(EventList(events=events, limits=limits))
 
@@ -165,7 +181,7 @@ class Api:
     async def _scale(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
         wanted = await _body(request, ScaleRequest)
-        sources, stream = self._stream(request)
+        sources, stream = self._stream(request, Operation.ALTER)
         planned = _planned(stream, wanted, sources.activity)
         try:
             epoch = await sources.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
@@ -178,7 +194,7 @@ class Api:
 
     async def _seal(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
-        sources, stream = self._stream(request)
+        sources, stream = self._stream(request, Operation.ALTER)
         try:
             await sources.store.seal_stream(stream)
         except ValueError as error:
@@ -193,9 +209,11 @@ class Api:
             raise not_ready(self._phase())
         return sources
 
-    def _stream(self, request: Request) -> tuple[ApiSources, Stream]:
+    def _stream(self, request: Request, operation: Operation) -> tuple[ApiSources, Stream]:
+        """The stream of a request that has the right to an operation on it. Raises Problem."""
         sources = self._ready()
         name = request.path_params["name"]
+        Access(sources.authorizer, request).require(operation, TOPIC, name)
         stream = sources.store.streams.get(name)
         if stream is None:
             raise no_such_stream(name)
@@ -224,7 +242,14 @@ _AFTER: Final = Parameter("after", "Only streams whose names come after this one
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
 _OPERATIONS: Final = (
-    _Operation("GET", "/api/v1/overview", "Counters and sizes of the whole gateway", Api._overview, Overview),
+    _Operation(
+        "GET",
+        "/api/v1/overview",
+        "Counters and sizes of the whole gateway",
+        Api._overview,
+        Overview,
+        problems=(403, 503),
+    ),
     _Operation("GET", "/api/v1/streams", "Streams by name", Api._list, StreamList, query=(_LIMIT, _AFTER)),
     _Operation(
         "GET",
@@ -233,7 +258,7 @@ _OPERATIONS: Final = (
         Api._show,
         StreamView,
         query=(Parameter("epochs", "Maximum number of epochs, newest first. Default: all"),),
-        problems=(400, 404, 503),
+        problems=(400, 403, 404, 503),
     ),
     _Operation(
         "GET",
@@ -242,7 +267,7 @@ _OPERATIONS: Final = (
         Api._map,
         StreamMap,
         query=(Parameter("since_ms", "Milliseconds since 1970. Default: all"),),
-        problems=(400, 404, 503),
+        problems=(400, 403, 404, 503),
     ),
     _Operation(
         "POST",

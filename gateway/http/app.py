@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from core.hosted import HostedContainer
 from gateway.http import models
+from gateway.http.access import Access
 from gateway.http.api import Api, ApiSources
 from gateway.http.console import Console
 from gateway.http.guard import Guard
@@ -21,6 +22,7 @@ from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.long_term.view import tier2_chunk, tier2_records
 from gateway.metrics.exposition import CONTENT_TYPE, Exposition
+from gateway.security.acls import Operation, ResourceType
 
 LINES: Final = "application/x-ndjson"
 
@@ -66,14 +68,16 @@ def build(
             await services().lags.refresh()
         return Response(await exposition().text(), media_type=CONTENT_TYPE)
 
-    async def tier2(_: Request) -> Response:
+    async def tier2(request: Request) -> Response:
         if not health.ready:
             raise not_ready(health.phase)
+        Access(services().authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
         return StreamingResponse(_lines(containers()), media_type=LINES)
 
     async def one_chunk(request: Request) -> Response:
         if not health.ready:
             raise not_ready(health.phase)
+        Access(services().authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
         key = request.path_params["key"]
         found = await tier2_chunk(containers(), key)
         if found is None:
@@ -87,7 +91,12 @@ def build(
         Endpoint(get, "/metrics", "Prometheus' text format", metrics, problems=(), media_type=text),
         Endpoint(get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", tier2),
         Endpoint(
-            get, "/api/v1/tier2/chunks/{key:path}", "One object there", one_chunk, models.ChunkView, problems=(404, 503)
+            get,
+            "/api/v1/tier2/chunks/{key:path}",
+            "One object there",
+            one_chunk,
+            models.ChunkView,
+            problems=(403, 404, 503),
         ),
     )
     api = Api(lambda: services() if health.ready else None, lambda: health.phase, guard, operations)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import ssl
 from collections.abc import Iterator, Sequence
 from socket import socket
 from typing import Any, Final
@@ -21,6 +22,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.security.tls import ListenerTls
+
 logger = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 256
@@ -29,6 +32,8 @@ CONNECTIONS_PER_ADDRESS_MAX: Final = 128
 REQUEST_S_MAX: Final = 10.0
 KEEP_ALIVE_S: Final = 75
 STOP_S_MAX: Final = 1
+STRICT: Final = ("Strict-Transport-Security", "max-age=31536000")
+"""With TLS: browsers come back by https only (RFC 6797)."""
 
 
 class _Protocol(H11Protocol):
@@ -105,6 +110,17 @@ def _network_of(client: tuple[str, int] | None) -> str:
     return str(address)
 
 
+def _always_fresh(tls: ListenerTls) -> ssl.SSLContext:
+    """A context that gives each handshake to the one of now, as certificates are renewed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def use_present(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        session.context = tls.context
+
+    context.sni_callback = use_present
+    return context
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -115,7 +131,13 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one application on bound sockets until it is stopped."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket], connections_max: int = CONNECTIONS_MAX) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        sockets: Sequence[socket],
+        connections_max: int = CONNECTIONS_MAX,
+        tls: ListenerTls | None = None,
+    ) -> None:
         config: Any = uvicorn.Config(
             app,
             http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX)}),
@@ -126,8 +148,11 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S_MAX,
+            headers=[STRICT] if tls is not None else [],
         )
         config.load()  # import the named modules now, not on the loop while serving
+        if tls is not None:
+            config.ssl = _always_fresh(tls)
         self._server = _Server(config)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None

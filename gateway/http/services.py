@@ -21,7 +21,8 @@ def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     """Build the sources of the REST API once; the caller caches them. `phase` names the broker's phase at a call."""
     activity = Activity(services.store)
     lags = Lags(services.groups, services.topics, services.clock)
-    return ApiSources(services.store, services.clock, lags, activity, _Totals(services, phase, activity))
+    totals = _Totals(services, phase, activity)
+    return ApiSources(services.store, services.clock, lags, activity, totals, services.authorizer)
 
 
 @dataclass(frozen=True, slots=True)

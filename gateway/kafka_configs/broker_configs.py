@@ -18,7 +18,6 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Delete, Put, Table
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
 from gateway.kafka_configs.keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue, ResourceType
@@ -28,7 +27,7 @@ from gateway.refusals import InvalidConfig, Refusal
 
 logger = logging.getLogger(__name__)
 
-TABLE: Final = "brokerconfig"
+SETTINGS: Final = "brokerconfig"
 CLUSTER: Final = ""
 ENTRIES_MAX: Final = 1_000
 """Most configs set for one entity: Kafka keeps unknown names too, so the number needs a bound."""
@@ -234,20 +233,18 @@ class BrokerConfigs:
             raise _bad(refused.message) from refused
         return texts
 
-    def operations(self, entity: str, wanted: Mapping[str, str]) -> list[Put | Delete]:
-        """The operations that turn the stored configs of an entity into the wanted ones."""
+    def changes(self, entity: str, wanted: Mapping[str, str]) -> dict[bytes, bytes | None]:
+        """The changes that turn the stored configs of an entity into the wanted ones; None: no longer set."""
         now = self.current(entity)
-        gone = [Delete(TABLE, _table_key(entity, name)) for name in now if name not in wanted]
-        return gone + [
-            Put(TABLE, _table_key(entity, name), text.encode())
-            for name, text in wanted.items()
-            if now.get(name) != text
-        ]
+        gone: dict[bytes, bytes | None] = {_table_key(entity, name): None for name in now if name not in wanted}
+        return gone | {
+            _table_key(entity, name): text.encode() for name, text in wanted.items() if now.get(name) != text
+        }
 
-    def take_over(self, table: Table) -> None:
-        """Put the table's durable configs into effect."""
+    def take_over(self, stored: Mapping[bytes, bytes]) -> None:
+        """Put the durable configs into effect."""
         fresh: dict[str, dict[str, str]] = {CLUSTER: {}, self.node: {}}
-        for key, value in table.items():
+        for key, value in stored.items():
             entity, _, name = key.decode().partition("\0")
             if entity in fresh and self._is_taken(name, value.decode()):  # another node's configs are not ours
                 fresh[entity][name] = value.decode()

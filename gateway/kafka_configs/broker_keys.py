@@ -65,6 +65,8 @@ def _own(config: Config) -> Iterator[BrokerKey]:
         if name == "listeners":
             value: str | None = _listeners(config)
             default = value
+        elif name == "advertised.listeners":
+            value = default = _advertised(config)
         else:
             value, default = _text(row["value"]), _text(row["default"])
         key = ConfigKey(name, _TYPES[str(row["type"])], default, str(row["doc"]))
@@ -128,12 +130,15 @@ def _kafka_only() -> Iterator[BrokerKey]:
         yield BrokerKey(key, dynamic=True)
 
 
+def _directories(config: Config) -> str:
+    return ",".join(map(str, config.data_dirs or (config.data_dir,)))
+
+
 def _told(config: Config) -> Iterator[BrokerKey]:
     """Kafka's static keys that tools read, answered with Penstock's equivalents."""
     for name, kind, value, doc in (
-        ("advertised.listeners", ConfigType.LIST, _advertised(config), "See listeners."),
         ("broker.id", ConfigType.INT, str(config.node_id), "Kafka's older name of node.id."),
-        ("log.dirs", ConfigType.LIST, str(config.data_dir), "Where data lies: data.dir."),
+        ("log.dirs", ConfigType.LIST, _directories(config), "Where data lies: data.dirs, or data.dir."),
         ("log.dir", ConfigType.LIST, str(config.data_dir), "See log.dirs."),
         ("controller.quorum.voters", ConfigType.LIST, f"{config.node_id}@{_first(config)}", "See DescribeQuorum."),
     ):
@@ -146,7 +151,7 @@ def _told(config: Config) -> Iterator[BrokerKey]:
                 yield BrokerKey(ConfigKey(synonym.name, key.type, key.default, key.doc), dynamic=False)
 
 
-_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: groups and transactions are tables of the store, not topics."
+_NO_INTERNAL_TOPICS: Final = f"{NO_EFFECT}: internal topics are views of tables, of which there is no log."
 _NO_SECURITY: Final = "Penstock has no listeners with security yet: every connection is User:ANONYMOUS, and may do all."
 _ONE_BROKER: Final = "Penstock is one process, which does what Kafka's brokers and controllers do."
 
@@ -155,22 +160,13 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
     ("authorizer.class.name", ConfigType.STRING, "", _NO_SECURITY),
     ("auto.leader.rebalance.enable", ConfigType.BOOLEAN, "true", f"{NO_EFFECT}: a partition has one leader."),
     ("broker.rack", ConfigType.STRING, None, _ONE_BROKER),
-    ("connections.max.reauth.ms", ConfigType.LONG, "0", _NO_SECURITY),
     ("controller.listener.names", ConfigType.LIST, "PLAINTEXT", _ONE_BROKER),
     ("create.topic.policy.class.name", ConfigType.CLASS, None, "Penstock runs no classes: there are no policies."),
     ("delegation.token.secret.key", ConfigType.PASSWORD, None, _NO_SECURITY),
-    ("group.coordinator.rebalance.protocols", ConfigType.LIST, "classic", "Which group protocols are served."),
     ("inter.broker.listener.name", ConfigType.STRING, None, _ONE_BROKER),
-    (
-        "listener.security.protocol.map",
-        ConfigType.STRING,
-        "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT",
-        f"What the names of listeners mean. {_NO_SECURITY}",
-    ),
     ("max.connections.per.ip.overrides", ConfigType.STRING, "", "Every address has max.connections.per.ip."),
     ("metadata.log.dir", ConfigType.STRING, None, "Metadata lies where all data lies: data.dir."),
     ("offsets.topic.compression.codec", ConfigType.INT, "0", _NO_INTERNAL_TOPICS),
-    ("offsets.topic.num.partitions", ConfigType.INT, "50", _NO_INTERNAL_TOPICS),
     ("offsets.topic.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
     ("offsets.topic.segment.bytes", ConfigType.INT, "104857600", _NO_INTERNAL_TOPICS),
     ("process.roles", ConfigType.LIST, "broker,controller", _ONE_BROKER),
@@ -178,9 +174,7 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
     ("replica.fetch.max.bytes", ConfigType.INT, "1048576", f"{NO_EFFECT}, which copies no replicas."),
     ("replica.lag.time.max.ms", ConfigType.LONG, "30000", f"{NO_EFFECT}, which copies no replicas."),
     ("replica.selector.class", ConfigType.STRING, None, f"{NO_EFFECT}, which has one replica of a partition."),
-    ("sasl.enabled.mechanisms", ConfigType.LIST, "", _NO_SECURITY),
     ("security.inter.broker.protocol", ConfigType.STRING, "PLAINTEXT", _ONE_BROKER),
-    ("ssl.client.auth", ConfigType.STRING, "none", _NO_SECURITY),
     (
         "transaction.partition.verification.enable",
         ConfigType.BOOLEAN,
@@ -188,7 +182,6 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
         "It always is.",
     ),
     ("transaction.state.log.min.isr", ConfigType.INT, "1", _NO_INTERNAL_TOPICS),
-    ("transaction.state.log.num.partitions", ConfigType.INT, "50", _NO_INTERNAL_TOPICS),
     ("transaction.state.log.replication.factor", ConfigType.SHORT, "1", _NO_INTERNAL_TOPICS),
     ("transaction.two.phase.commit.enable", ConfigType.BOOLEAN, "false", "Transactions end by their own time-out."),
 )
@@ -196,18 +189,18 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
 
 
 def _first(config: Config) -> str:
-    at = config.listeners[0]
+    at = config.kafka_listeners[0]
     return host_port(at.advertised_host or at.host, at.advertised_port or at.port)
 
 
 def _listeners(config: Config) -> str:
-    return ",".join(f"PLAINTEXT://{host_port(at.host, at.port)}" for at in config.listeners)
+    return ",".join(f"{at.name}://{host_port(at.host, at.port)}" for at in config.kafka_listeners)
 
 
 def _advertised(config: Config) -> str:
     return ",".join(
-        f"PLAINTEXT://{host_port(at.advertised_host or at.host, at.advertised_port or at.port)}"
-        for at in config.listeners
+        f"{at.name}://{host_port(at.advertised_host or at.host, at.advertised_port or at.port)}"
+        for at in config.kafka_listeners
     )
 
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
+from gateway.config.model import Config
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
@@ -24,11 +24,13 @@ from gateway.refusals import Refusal, invalid_request, refusal_of
 
 logger = logging.getLogger(__name__)
 
-TABLE: Final = "resourceconfig"
+SETTINGS: Final = "resourceconfig"
 STORED_CHARS_MAX: Final = 8 * 2**20
 """Most characters in the names and values of all resources together: any client may name a group."""
 NAME_CHARS_SHOWN_MAX: Final = 100
 """Characters of a resource's name in a log line."""
+
+_NONE_SET: Final[Mapping[str, str]] = {}
 
 Place = tuple[int, str]
 """A resource's type and name."""
@@ -37,15 +39,18 @@ Place = tuple[int, str]
 class ResourceConfigs:
     """The configs set for groups and subscriptions."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, config: Config) -> None:
         self._store = store
+        self._config = config
         self._set: dict[Place, dict[str, str]] = {}
         self._chars = 0
+        self.version = 0
+        """Rises with every change."""
         self._changing = asyncio.Lock()
-        for key, value in store.table(TABLE).items():
+        for key, value in store.registry.settings(SETTINGS).items():
             kind, _, rest = key.decode().partition("\0")
-            name, _, config = rest.rpartition("\0")
-            self._set.setdefault((int(kind), name), {})[config] = value.decode()
+            name, _, set_name = rest.rpartition("\0")
+            self._set.setdefault((int(kind), name), {})[set_name] = value.decode()
         self._chars = sum(_chars(place, texts) for place, texts in self._set.items())
 
     def __repr__(self) -> str:
@@ -55,12 +60,24 @@ class ResourceConfigs:
         """The names of a kind's resources that have configs of their own."""
         return sorted(name for of_kind, name in self._set if of_kind == kind.type)
 
+    def own(self, resource_type: int, name: str) -> Mapping[str, str]:
+        """The configs that were set for a resource."""
+        return self._set.get((resource_type, name), _NONE_SET)
+
+    def all_of(self, kind: ResourceKind) -> dict[str, Mapping[str, str]]:
+        """The configs of each of a kind's resources that has some of its own, by name."""
+        return {name: texts for (of_kind, name), texts in self._set.items() if of_kind == kind.type}
+
     def describe(self, kind: ResourceKind, name: str) -> Iterator[DescribedConfig]:
         """Every config of a resource, even of one that has none of its own."""
         overrides = self._set.get((kind.type, name), {})
         for key in kind.keys.values():
             below = [SynonymValue(synonym.name, key.default, ConfigSource.DEFAULT) for synonym in key.synonyms]
             text, source = key.default, ConfigSource.DEFAULT
+            usual = self._usual(key.name)
+            if usual is not None and usual != key.default:
+                text, source = usual, ConfigSource.STATIC
+                below.insert(0, SynonymValue(below[0].name, usual, source))
             if key.name in overrides:
                 text, source = overrides[key.name], kind.source
                 below.insert(0, SynonymValue(key.name, text, source))
@@ -71,25 +88,31 @@ class ResourceConfigs:
         async with self._changing:
             place = (int(kind.type), name)
             now = self._set.get(place, {})
-            wanted = check(kind, change(now))
+            wanted = check(kind, change(now), self._config)
             chars = self._chars + _chars(place, wanted) - _chars(place, now)
             if chars > max(STORED_CHARS_MAX, self._chars):
                 why = f"No more than {STORED_CHARS_MAX} characters of configs are kept for groups and subscriptions"
                 raise Refusal(ErrorCode.policy_violation, why)
-            operations = list(_operations(place, now, wanted))
-            if validate_only or not operations:
+            changes = _changes(place, now, wanted)
+            if validate_only or not changes:
                 return
             try:
-                await self._store.update(*operations)
+                await self._store.registry.change_settings(SETTINGS, changes)
             except StoreError as failed:
                 raise refusal_of(failed) from failed
             self._chars = chars
+            self.version += 1
             if wanted:
                 self._set[place] = wanted
             else:
                 del self._set[place]
         told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(wanted)}
         logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
+
+    def _usual(self, name: str) -> str | None:
+        """The broker's value of a config of consumer groups."""
+        value = getattr(self._config, f"group.{name}".replace(".", "_"), None)
+        return None if value is None else str(value)
 
 
 def kind_of(resource_type: int, name: str) -> ResourceKind:
@@ -106,11 +129,13 @@ def _chars(place: Place, texts: Mapping[str, str]) -> int:
     return sum(len(place[1]) + len(name) + len(text) for name, text in texts.items())
 
 
-def _operations(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Put | Delete]:
+def _changes(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> dict[bytes, bytes | None]:
     kind, resource = place
+    changes: dict[bytes, bytes | None] = {}
     for name in now.keys() | wanted.keys():
         key = f"{kind}\0{resource}\0{name}".encode()
         if name not in wanted:
-            yield Delete(TABLE, key)
+            changes[key] = None
         elif now.get(name) != wanted[name]:
-            yield Put(TABLE, key, wanted[name].encode())
+            changes[key] = wanted[name].encode()
+    return changes

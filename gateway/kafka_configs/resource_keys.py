@@ -1,7 +1,7 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. No key has an effect yet: Penstock serves neither telemetry nor
-the group protocols that read them. It keeps the values for tools that set them, as Kafka does with both turned off.
+Keeps: Kafka accepts every value that is accepted here. The keys of share and streams groups have no effect: these are
+not served. It keeps the values for tools that set them, as Kafka does with these turned off.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.config.model import Config
 from gateway.kafka_configs.keys import (
     Check,
     ConfigKey,
@@ -24,12 +25,10 @@ from gateway.kafka_configs.keys import (
     invalid_value,
     one_of,
 )
+from gateway.kafka_configs.patterns import BadPattern, whole_match
 from gateway.refusals import InvalidConfig, Refusal, invalid_request
 
 NO_EFFECT: Final = "Accepted and kept; it has no effect as long as Penstock does not serve"
-PATTERN_CHARS_MAX: Final = 1_000
-"""Characters of one regular expression over clients."""
-
 _DURATION: Final = re.compile(
     r"by_duration:\+?P(?=.)(?:[0-9]{1,9}D)?(?:T(?=.)(?:[0-9]{1,9}H)?(?:[0-9]{1,9}M)?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?S)?)?",
     re.I,
@@ -86,6 +85,11 @@ def _offset_reset(name: str, value: ConfigValue) -> None:
         raise invalid_value(name, text, why)
 
 
+def _consumer_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
+    """A key of consumer groups; the broker's bounds are checked where its configuration is known."""
+    return ConfigKey(name, ConfigType.INT, str(default), doc, at_least(low), (Synonym(f"group.{name}"),))
+
+
 def _group_key(
     name: str, default: int | str, check: Check | None, kind: ConfigType = ConfigType.INT, *, own: bool = False
 ) -> ConfigKey:
@@ -99,9 +103,9 @@ _HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
 _ASSIGNMENT: Final = _bounded(0, 0, 15_000)
 
 GROUP_KEYS: Final = (
-    _group_key("consumer.session.timeout.ms", 45_000, _SESSION),
-    _group_key("consumer.heartbeat.interval.ms", 5_000, _HEARTBEAT),
-    _group_key("consumer.assignment.interval.ms", 1_000, _ASSIGNMENT),
+    _consumer_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _consumer_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _consumer_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
     _group_key("share.session.timeout.ms", 45_000, _SESSION),
     _group_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT),
     _group_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT),
@@ -125,6 +129,12 @@ GROUP_KEYS: Final = (
 )
 
 
+_BOUNDED: Final = frozenset(
+    {"consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"}
+)
+"""Keys of single groups for which the broker has a least and a largest value."""
+
+
 def _interval(name: str, value: ConfigValue) -> None:
     try:
         between(100, 3_600_000)(name, value)
@@ -140,7 +150,7 @@ def _names(name: str, value: ConfigValue) -> None:
 
 
 def _patterns(name: str, value: ConfigValue) -> None:
-    """Properties of clients, each with a regular expression that is only read here, never matched."""
+    """Properties of clients, each with a regular expression for its value."""
     assert isinstance(value, tuple)
     _names(name, value)
     for item in value:
@@ -151,17 +161,22 @@ def _patterns(name: str, value: ConfigValue) -> None:
 
 def _is_pattern(text: str) -> bool:
     try:
-        re.compile(text[: PATTERN_CHARS_MAX + 1])
-    except (re.error, RecursionError, OverflowError):
+        whole_match(text)
+    except BadPattern:
         return False
-    return len(text) <= PATTERN_CHARS_MAX
+    return True
 
 
-_TELEMETRY: Final = f"{NO_EFFECT} telemetry."
-_CLIENT_METRICS_KEYS: Final = (
-    ConfigKey("interval.ms", ConfigType.INT, "300000", f"Time between two pushes of metrics. {_TELEMETRY}", _interval),
-    ConfigKey("match", ConfigType.LIST, "", f"Whose metrics: patterns of clients' properties. {_TELEMETRY}", _patterns),
-    ConfigKey("metrics", ConfigType.LIST, "", f"Which metrics: prefixes of names. {_TELEMETRY}", _names),
+CLIENT_METRICS_KEYS: Final = (
+    ConfigKey("interval.ms", ConfigType.INT, "300000", "Time between two pushes of a client's metrics.", _interval),
+    ConfigKey(
+        "match",
+        ConfigType.LIST,
+        "",
+        "Whose metrics: a regular expression (RE2) for each of a client's properties; all must match.",
+        _patterns,
+    ),
+    ConfigKey("metrics", ConfigType.LIST, "", "Which metrics: prefixes of their names; * means all.", _names),
 )
 
 KINDS: Final[Mapping[int, ResourceKind]] = {
@@ -175,14 +190,25 @@ KINDS: Final[Mapping[int, ResourceKind]] = {
     ResourceType.CLIENT_METRICS: ResourceKind(
         ResourceType.CLIENT_METRICS,
         ConfigSource.CLIENT_METRICS,
-        {key.name: key for key in _CLIENT_METRICS_KEYS},
+        {key.name: key for key in CLIENT_METRICS_KEYS},
         lambda name: invalid_request(f"Unknown client metrics configuration: {name}"),
         "Subscription name can't be empty",
     ),
 }
 
 
-def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str]:
+def _check_bounds(texts: Mapping[str, str], config: Config) -> None:
+    """Consumer groups keep to the broker's bounds. Raises Refusal."""
+    for name in texts.keys() & _BOUNDED:
+        rest = name.removeprefix("consumer.")
+        low, high = (f"group.consumer.{bound}.{rest}" for bound in ("min", "max"))
+        if int(texts[name]) < getattr(config, low.replace(".", "_")):
+            raise InvalidConfig(f"{name} must be greater than or equal to {low}")
+        if int(texts[name]) > getattr(config, high.replace(".", "_")):
+            raise InvalidConfig(f"{name} must be less than or equal to {high}")
+
+
+def check(kind: ResourceKind, wanted: Mapping[str, str | None], config: Config) -> dict[str, str]:
     """The texts, if a resource may have all of them. Raises Refusal in Kafka's words."""
     for name in wanted:
         if name not in kind.keys:
@@ -190,4 +216,6 @@ def check(kind: ResourceKind, wanted: Mapping[str, str | None]) -> dict[str, str
     texts = {name: text for name, text in wanted.items() if text is not None}
     for name, text in texts.items():
         kind.keys[name].parse(text)
+    if kind.type is ResourceType.GROUP:
+        _check_bounds(texts, config)
     return texts

@@ -18,6 +18,7 @@ from gateway.kafka_configs.topic_keys import (
     MIN_BYTES,
     MIN_MS,
     MIN_SEGMENTS,
+    PLACEMENT,
     SCALE_FACTOR,
     SCALING_POLICY,
     TARGET_RATE,
@@ -116,6 +117,7 @@ def topic_config(values: Mapping[str, ConfigValue]) -> TopicConfig:
         max_lag_ms=_int(values, "max.compaction.lag.ms"),
         tombstone_ms=_int(values, "delete.retention.ms"),
         scaling=_scaling(values),
+        spread=values[PLACEMENT] == "spread",
     )
 
 

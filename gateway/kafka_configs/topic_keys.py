@@ -37,6 +37,7 @@ SCALING_POLICY: Final = "penstock.scaling.policy"
 TARGET_RATE: Final = "penstock.scaling.target.rate"
 SCALE_FACTOR: Final = "penstock.scaling.factor"
 MIN_SEGMENTS: Final = "penstock.scaling.min.segments"
+PLACEMENT: Final = "penstock.placement"
 
 
 def _key(
@@ -245,6 +246,14 @@ _KEYS: Final = (
         f"Replicas that must have a write before acks=all is answered. {_NO_REPLICAS}",
         check=at_least(1),
         broker="min.insync.replicas",
+    ),
+    _key(
+        PLACEMENT,
+        _STRING,
+        "spread",
+        "Where new partitions go if there are several containers. spread: over all of them, the least loaded first. "
+        "one: all into the least loaded one. A partition stays where it is; a change is for later partitions.",
+        check=one_of("spread", "one"),
     ),
     _key(
         GROUPS,

@@ -22,6 +22,7 @@ from gateway import __version__
 from gateway.config.model import Config
 from gateway.config.places import STORE_DIRECTORY
 from gateway.data_directory import DataDirectory, keep_to_ourselves, read_serving
+from gateway.disks import wanted_of
 from gateway.long_term.opening import LongTermUnusable
 from gateway.long_term.verify import Knowledge
 from gateway.long_term.view import Record, tier2_chunk, tier2_records
@@ -100,7 +101,7 @@ async def knowledge_of(config: Config) -> AsyncIterator[Knowledge]:
         raise LongTermUnusable(f"{path} holds no store: name the data directory with --data-dir")
     try:
         keep_to_ourselves()
-        data = DataDirectory.acquire(path, __version__)
+        data = DataDirectory.acquire(path, __version__, wanted_of(config))
     except AlreadyLocked as locked:
         address = read_serving(path)
         if address is None:
@@ -108,7 +109,7 @@ async def knowledge_of(config: Config) -> AsyncIterator[Knowledge]:
         yield Gateway(address)
         return
     try:
-        async with looked_at(data.store, config.store_config()) as containers:
+        async with looked_at(data.store, data.store_config(config)) as containers:
             yield Directory(containers)
     finally:
         data.release()

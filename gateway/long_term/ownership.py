@@ -36,7 +36,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.data_directory import OWNER_FILE, write_atomically
+from gateway.data_directory import OWNER_FILE
+from gateway.durable_files import write_atomically
 from gateway.long_term import liveness
 from tier2.storage import Corrupt, NoRoom, ObjectNotFound, Storage, StorageError
 

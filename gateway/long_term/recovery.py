@@ -11,15 +11,16 @@ import enum
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from core.tiering.snapshots.recover import Progress, Tables, recover_store
+from core.tiering.snapshots.recover import Progress, Tables, containers_in, recover_store
 from core.tiering.snapshots.recovered import Report
 from gateway import __version__
 from gateway.config.model import Config
 from gateway.config.tiering import Directory
 from gateway.data_directory import RecoveryDirectory, keep_to_ourselves, make_drill
+from gateway.disks import Layout, OtherLayout
 from gateway.groups.persistence import (
     GROUPS_TABLE,
     OFFSETS_TABLE,
@@ -32,6 +33,7 @@ from gateway.long_term.identity import Identity
 from gateway.long_term.ownership import read_owner, remember
 from gateway.long_term.recovered_entries import entry_writer
 from gateway.records.record_batch import entry_head
+from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
 from gateway.transactions.producer_ids import NEXT_KEY as NEXT_PRODUCER_KEY
 from gateway.transactions.producer_ids import TABLE as PRODUCER_IDS_TABLE
@@ -40,6 +42,7 @@ from tier2.retrying import RetryingStorage
 
 PRODUCER_IDS_APART: Final = 1 << 40
 """More producer ids than a store hands out between two snapshots; there is room for millions of recoveries."""
+OF_TRANSACTIONS: Final = frozenset({TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE, COORDINATORS_TABLE})
 _PRODUCER_ID: Final = struct.Struct(">Q")
 
 
@@ -65,13 +68,13 @@ class KafkaTables:
         offsets = dict(self._offsets(tables.get(OFFSETS_TABLE, {}), bounds))
         names = {key.decode() for key in tables.get(GROUPS_TABLE, {})}
         names |= {decode_offset_key(key).group_id for key in offsets}
-        self.groups = tuple(sorted(names))
+        self.groups = tuple(sorted(names.union(self.groups)))  # of all containers
         next_id = tables.get(PRODUCER_IDS_TABLE, {}).get(NEXT_PRODUCER_KEY)
         first = (0 if next_id is None else _PRODUCER_ID.unpack(next_id)[0]) + PRODUCER_IDS_APART
         self.transactions += tuple(_transactions(tables.get(TRANSACTIONS_TABLE, {})))
         # The records of an open transaction were not tiered: no producer may commit the rest of it, or get the answer
         # that it was committed. So transactional ids begin without state.
-        kept = {name: rows for name, rows in tables.items() if name not in (TRANSACTIONS_TABLE, PENDING_OFFSETS_TABLE)}
+        kept = {name: rows for name, rows in tables.items() if name not in OF_TRANSACTIONS}
         return {
             **kept,
             OFFSETS_TABLE: offsets,
@@ -107,13 +110,17 @@ async def make_store(
     """Make the data directory, and return the findings. A directory that did not become whole is given up."""
     beside = config.tier2.below(config.data_dir) if isinstance(config.tier2, Directory) else None
     keep_to_ourselves()
-    directory = RecoveryDirectory.begin(config.data_dir, beside)
+    directory = RecoveryDirectory.begin(config.data_dir, beside, config.data_dirs[1:])
     tables = KafkaTables()
     try:
         owner = await read_owner(storage)
+        found = await containers_in(storage)
+        if 0 < config.containers < found:
+            raise OtherLayout(f"containers = {config.containers}, but long-term storage has {found}: leave it out")
+        count = max(found, config.containers, len(config.data_dirs), 1)
         report = await recover_store(
             directory.store,
-            config.store_config(),
+            replace(config.store_config(), container_ids=tuple(range(count))),
             storage,
             identity.cluster_id,
             entry_head,
@@ -125,7 +132,8 @@ async def make_store(
             remember(config.data_dir.absolute(), owner.token)
         if mode is Mode.DRILL:
             make_drill(config.data_dir.absolute())
-        await asyncio.to_thread(directory.finish, identity.cluster_id, __version__)
+        layout = Layout(report.containers, max(1, len(config.data_dirs)))
+        await asyncio.to_thread(directory.finish, identity.cluster_id, __version__, layout, config.data_dirs[1:])
     except Exception:
         directory.give_up()
         raise

@@ -34,7 +34,7 @@ async def tier2_records(containers: Iterable[HostedContainer]) -> AsyncIterator[
     """All records: partitions first, then chunks."""
     for hosted in containers:
         for stream in list(hosted.container.streams.values()):
-            slots = sorted(stream.written_slots(), key=lambda slot: slot.number)
+            slots = sorted(stream.slots_in(hosted.id), key=lambda slot: slot.number)
             for start in range(0, len(slots), SLOTS_MAX):
                 some = slots[start : start + SLOTS_MAX]
                 partitions = await hosted.catalog.in_thread(_partitions, hosted, some)

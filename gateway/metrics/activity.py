@@ -100,13 +100,18 @@ class Activity:
     store: Store
 
     def stream_rate(self, stream: Stream) -> Rate:
-        rates = self._rates_of(stream)
-        return IDLE if rates is None else rates.of_stream(stream)
+        """The rates of a stream's slots, as far as their containers are here: nobody takes the others' rates."""
+        found = [
+            hosted.scaler.rates.of_slots(stream.slots_in(hosted.id))
+            for hosted in self.store.containers.values()
+            if stream.id in hosted.container.streams
+        ]
+        return Rate(sum(rate.bytes_s for rate in found), sum(rate.events_s for rate in found)) if found else IDLE
 
-    def _rates_of(self, stream: Stream) -> Rates | None:
-        """None for a stream whose container is not here: nobody takes its rates."""
+    def _rates_of(self, stream: Stream, segment: Segment) -> Rates | None:
+        """None for a segment whose container is not here."""
         try:
-            return self.store.scaler_of(stream).rates
+            return self.store.scaler_of(stream, segment).rates
         except NotHosted:
             return None
 
@@ -120,16 +125,16 @@ class Activity:
 
     def active_loads(self, stream: Stream) -> dict[int, SegmentLoad]:
         """The segments of the newest epoch, by number."""
-        rates = self._rates_of(stream)
         loads = {}
         for segment in stream.state.current.segments:
+            rates = self._rates_of(stream, segment)
             rate = IDLE if stream.is_sealed or rates is None else rates.of_segment(stream, segment)
             loads[segment.number] = SegmentLoad(stream.segment_bytes(segment), rate.bytes_s, rate.events_s)
         return loads
 
     def slot_loads(self, stream: Stream, segment: Segment) -> list[float]:
         """Bytes a second of each slot of an active segment, in key order."""
-        rates = self._rates_of(stream)
+        rates = self._rates_of(stream, segment)
         return [
             0.0 if slot is None or rates is None else rates.of_slot(slot).bytes_s for slot in slots_of(stream, segment)
         ]

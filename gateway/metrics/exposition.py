@@ -1,16 +1,17 @@
 """The process's counters in Prometheus' text format, made on a scrape.
 
 Keeps: names and labels come from this code and from fixed lists (APIs, pools), so the number of series is bounded;
-`gateway.metrics.streams` makes and bounds those that name topics and groups. Making the text yields to the loop every
-few milliseconds, and takes at most a fifth of the time, whatever the number of scrapes: scrapes that arrive before a
-text is begun share it, and no scrape gets a text that was begun before it arrived.
+`gateway.metrics.streams` makes and bounds those that name topics and groups, `gateway.telemetry.series` those that
+clients push. Making the text yields to the loop every few milliseconds, and takes at most a fifth of the time, whatever
+the number of scrapes: scrapes that arrive before a text is begun share it, and no scrape gets a text that was begun
+before it arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -47,12 +48,19 @@ REST_S_MAX: Final = 2.0
 class Exposition:
     """The answer of `/metrics`."""
 
-    def __init__(self, metrics: Metrics, api_names: Mapping[int, str], sources: Callable[[], Sources | None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        api_names: Mapping[int, str],
+        sources: Callable[[], Sources | None],
+        of_clients: Callable[[Turn], AsyncIterator[bytes] | None],
+    ) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         self._registry.register(_GatewayCollector(metrics, api_names))
         self._streams = StreamCollector(sources)
+        self._of_clients = of_clients
         self._making = asyncio.Lock()
         self._next: asyncio.Task[bytes] | None = None  # not begun yet
         self._rests_until_s = 0.0
@@ -82,6 +90,9 @@ class Exposition:
         async for metric in self._streams.metrics(turn):
             parts.append(generate_latest(_One(metric)))
             await turn.breathe()
+        of_clients = self._of_clients(turn)
+        if of_clients is not None:
+            parts += [some async for some in of_clients]
         return b"".join(parts)
 
 

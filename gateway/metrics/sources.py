@@ -9,7 +9,7 @@ from core.clock import Clock
 from core.container.container import Container
 from core.store import Store
 from gateway.groups.lag import Lags
-from gateway.metrics.activity import Activity, StreamBytes
+from gateway.metrics.activity import Activity
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +24,6 @@ class Sources:
 
 def chunk_bytes(containers: Sequence[Container]) -> int:
     """Bytes of all streams that are in chunks."""
-    return sum(StreamBytes.of(s).tiers.chunks for container in containers for s in container.streams.values())
+    return sum(
+        slot.tier_bytes for one in containers for stream in one.streams.values() for slot in stream.slots_in(one.id)
+    )

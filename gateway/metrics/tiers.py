@@ -24,8 +24,12 @@ def offer_container(metrics: Metrics, hosted: HostedContainer) -> None:
     number = str(container.id)
     counters = hosted.reader.counters
     for tier, served in (("memory", counters.memory), ("log", counters.log), ("chunk", counters.chunk)):
-        metrics.counter("penstock_reads", "Reads, by the tier that served them", _reads(served), tier=tier)
-        metrics.counter("penstock_read_bytes", "Bytes read, by the tier that had them", _bytes(served), tier=tier)
+        metrics.counter(
+            "penstock_reads", "Reads, by the tier that served them", _reads(served), tier=tier, container=number
+        )
+        metrics.counter(
+            "penstock_read_bytes", "Bytes read, by the tier that had them", _bytes(served), tier=tier, container=number
+        )
     metrics.gauge("penstock_log_bytes", "Bytes in the durable log", lambda: container.log_bytes, container=number)
     limit = container.config.log_max_bytes
     metrics.gauge("penstock_log_limit_bytes", "Bound on the durable log", lambda: limit, container=number)

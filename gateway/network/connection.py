@@ -21,16 +21,24 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 from gateway.network.outgoing import LARGE_BYTES_MIN, Outgoing, copied
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
+from gateway.network.tls import SealedOutgoing, TlsTransport
+from gateway.security.principal import ANONYMOUS, Principal
+from gateway.security.sasl import SaslSession
+from gateway.security.sasl_listener import SaslListener
 
 if TYPE_CHECKING:
     from gateway.network.binding import Binding
     from gateway.network.host import Host
+    from gateway.security.rights import Rights
     from gateway.services import Services
 
 logger = logging.getLogger(__name__)
 
 READING_BYTES: Final = 1024 * 1024
 """Bytes that an answer counts as while it is read: what most clients ask of a partition."""
+
+LAST_WORDS_S: Final = 0.1
+"""Time for a peer to read why its connection ends: some clients drop what comes together with the end."""
 
 PEER_LEFT: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -61,6 +69,10 @@ class Dispatching(Protocol):
 
     def dispatch(self, connection: "Connection", frame: bytearray, charge: int) -> None: ...
 
+    def admit(self, connection: "Connection", frame: bytearray, charge: int) -> None:
+        """Dispatch the request if the connection's SASL session allows it now."""
+        ...
+
     def aside(self, function: Callable[..., _T], *args: object) -> Awaitable[_T]:
         """Run a function in the thread of large messages."""
         ...
@@ -80,7 +92,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """See the module. Handlers use: services, peer_host, peer_port, listener, client_software_name and
+    """See the module. Handlers use: services, peer_host, peer_port, principal, listener, client_software_name and
     _version, closed, peer_left, abandon, mute, output_room, takes_more, when_output_room, aside, on_close,
     forget_on_close."""
 
@@ -104,14 +116,21 @@ class Connection(asyncio.BufferedProtocol):
         "client_software_name",
         "client_software_version",
         "closed",
+        "ends",
+        "guarded",
         "half_closed",
         "held",
+        "in_flight_max",
         "listener",
         "party",
         "peer_host",
         "peer_port",
+        "principal",
         "receiver",
         "requests",
+        "rights",
+        "sasl",
+        "sasl_session",
         "services",
         "slots",
         "starting",
@@ -120,7 +139,9 @@ class Connection(asyncio.BufferedProtocol):
         "unsent_seen",
     )
 
-    def __init__(self, owner: Owner, listener: "Binding", peer: tuple[str, int]) -> None:
+    def __init__(
+        self, owner: Owner, listener: "Binding", peer: tuple[str, int], sasl: SaslListener | None = None
+    ) -> None:
         host = owner.host
         self._owner = owner
         self._host = host
@@ -128,11 +149,23 @@ class Connection(asyncio.BufferedProtocol):
         self.listener = listener
         self.receiver = Receiver(host, self)
         self.peer_host, self.peer_port = peer
+        self.principal: Principal = ANONYMOUS
+        self.rights: Rights | None = None  # as the authorizer found them last
         self.turns = host.turns
         self.party = host.turns.join(self.peer_host, None)
         self.client_software_name: str | None = None
         self.client_software_version: str | None = None
+        self.sasl = sasl
+        self.sasl_session: SaslSession | None = None
+        self.guarded = False  # must each request be looked at before it is dispatched?
+        self.in_flight_max = host.limits.in_flight_requests_max
+        if sasl is not None:
+            self.sasl_session = sasl.session()
+            self.guarded = True
+            self.in_flight_max = 1
+            self.receiver.unproved_bytes_max = sasl.request_bytes_max
         self.closed = False
+        self.ends = False  # it is closed once what is due is answered
         self.half_closed = False
         self.blocked = 0  # reasons, see above
         self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait for one before them
@@ -169,7 +202,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._output = Outgoing(self._transport)
+        if isinstance(transport, TlsTransport):
+            self._output = SealedOutgoing(transport)
+        else:
+            self._output = Outgoing(self._transport)
         # With marks of 0, `pause_writing` is called for every write that the socket did not take at once.
         self._transport.set_write_buffer_limits(high=0, low=0)
         refusal = self._owner.opened(self)
@@ -216,6 +252,18 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    def end_after_answers(self) -> None:
+        """Begin nothing new, and close when what is due is answered."""
+        self.ends = True
+        self._block(STOPPING)
+
+    def authenticated(self, principal: Principal, *, ends: bool) -> None:
+        """The peer has proved who it is. `ends`: for a time only."""
+        self.principal = principal
+        self.guarded = ends
+        self.in_flight_max = self._host.limits.in_flight_requests_max
+        self.receiver.unproved_bytes_max = None
+
     def on_close(self, callback: Callable[[], None]) -> None:
         """Call back once when the connection is gone."""
         self._close_callbacks[callback] = None
@@ -233,6 +281,15 @@ class Connection(asyncio.BufferedProtocol):
     def was_made(self) -> bool:
         """It has, or had, a transport, so `connection_lost` is called."""
         return self._transport is not None
+
+    @property
+    def is_handshaking(self) -> bool:
+        return isinstance(self._transport, TlsTransport) and not self._transport.is_shaken
+
+    @property
+    def is_unproved(self) -> bool:
+        """Must it still say who it is?"""
+        return self.sasl_session is not None and self.sasl_session.principal is None
 
     @property
     def in_flight(self) -> int:
@@ -282,9 +339,11 @@ class Connection(asyncio.BufferedProtocol):
         host = self._host
         self.requests += 1
         host.request_budget.used += size
-        self._owner.dispatcher.dispatch(self, frame, size)
-        limits = host.limits
-        if len(self.slots) >= limits.in_flight_requests_max or self.tasks >= limits.tasks_max:
+        if self.guarded:
+            self._owner.dispatcher.admit(self, frame, size)
+        else:
+            self._owner.dispatcher.dispatch(self, frame, size)
+        if len(self.slots) >= self.in_flight_max or self.tasks >= host.limits.tasks_max:
             self._block(IN_FLIGHT)
         party = self.party
         if party.over or party.address.over:
@@ -397,9 +456,8 @@ class Connection(asyncio.BufferedProtocol):
             self._check_in_flight()
 
     def _check_in_flight(self) -> None:
-        limits = self._host.limits
-        few = len(self.slots) <= limits.in_flight_requests_max * 3 // 4
-        if few and self.tasks < limits.tasks_max:
+        few = len(self.slots) <= self.in_flight_max * 3 // 4
+        if few and self.tasks < self._host.limits.tasks_max:
             self._unblock(IN_FLIGHT)
 
     # --- Answers out --------------------------------------------------------------------------
@@ -438,9 +496,14 @@ class Connection(asyncio.BufferedProtocol):
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        """A peer that stopped sending has its last answer."""
-        if self.half_closed and not (self.slots or self.closed or self._output.has_views):
+        """A peer that stopped sending, or that is to end, has its last answer."""
+        if self.slots or self.closed or self._output.has_views:
+            return
+        if self.half_closed:
             self._transport.close()
+        elif self.ends:
+            self.ends = False
+            self._host.loop.call_later(LAST_WORDS_S, self.close)
 
     def _write_due(self) -> None:
         """Hand every answer at the head of the line to the socket, in one write."""

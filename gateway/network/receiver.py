@@ -27,6 +27,8 @@ PROGRESS_BYTES: Final = 64 * 1024
 ROUTE_BYTES: Final = 8
 """Length, API key and version: enough to know how large a request may be."""
 PRODUCE_KEY: Final = 0
+TLS_HANDSHAKE: Final = 0x1603
+"""The first two bytes of a client that speaks TLS. As the beginning of a length: 369 MB."""
 
 assert OWN_BUFFER_FROM_BYTES + ROUTE_BYTES < SCRATCH_BYTES, "a rest always leaves room to read into"
 
@@ -67,6 +69,7 @@ class Receiver:
         "_sink",
         "_trusted_bytes",
         "since_s",
+        "unproved_bytes_max",
     )
 
     def __init__(self, host: Host, sink: Sink) -> None:
@@ -79,6 +82,7 @@ class Receiver:
         self._trusted_bytes = SCRATCH_BYTES
         self._expects_large = False
         self.since_s = 0.0
+        self.unproved_bytes_max: int | None = None  # a bound until the client has proved who it is
 
     def __repr__(self) -> str:
         if self._frame is None:
@@ -169,8 +173,15 @@ class Receiver:
     def _may_come(self, buffer: bytearray, position: int, end: int, size: int) -> bool:
         """Whether a request of this declared length may come; refuses it if not."""
         limits = self._host.limits
+        unproved_max = self.unproved_bytes_max
+        if unproved_max is not None and size > unproved_max and size >> 16 != TLS_HANDSHAKE:
+            self._sink.refuse(f"a request of {size} bytes before it has authenticated, at most {unproved_max} are read")
+            return False
         if 0 <= size <= limits.small_request_bytes_max:
             return True
+        if size >> 16 == TLS_HANDSHAKE:
+            self._sink.refuse("it speaks TLS, and this listener does not")
+            return False
         if size < 0 or size > limits.request_bytes_max:
             self._sink.refuse(f"a request of {size} bytes, at most {limits.request_bytes_max} are read")
             return False

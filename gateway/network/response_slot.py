@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Part = bytes | bytearray | memoryview
 
+_length: Final = struct.Struct(">i").pack
 _header_v0: Final = struct.Struct(">ii").pack
 _header_v1: Final = struct.Struct(">iib").pack
 _now: Final = time.perf_counter
@@ -94,5 +95,19 @@ class ResponseSlot:
     def _finish_empty(self) -> None:
         assert self.parts is None, f"{self!r} is answered twice"
         self.parts = ()
+        self.route.latency.observe(_now() - self.started_s)
+        self.connection.answered(self)
+
+
+class BareSlot(ResponseSlot):
+    """The place of a bare SASL token: its answer has a length in front and no header."""
+
+    __slots__ = ()
+
+    def send(self, parts: Sequence[Part]) -> None:
+        assert self.parts is None, f"{self!r} is answered twice"
+        size = sum(map(len, parts))
+        self.parts = (_length(size), *parts)
+        self.size = size + 4
         self.route.latency.observe(_now() - self.started_s)
         self.connection.answered(self)

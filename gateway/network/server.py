@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.metrics.counters import Metrics
@@ -18,6 +18,8 @@ from gateway.network.binding import Binding
 from gateway.network.connection import Connection, Dispatching
 from gateway.network.connection_limits import ConnectionCounts, CreationRate
 from gateway.network.host import Host, ServerLimits
+from gateway.network.tls import TlsTransport, TlsWorkers
+from gateway.security.listeners import SecuredListener
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +45,18 @@ class Dispatcher(Dispatching, Protocol):
 class Server:
     """Accepts connections on bound sockets, ends those that stall, and stops."""
 
-    def __init__(self, limits: ServerLimits, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        limits: ServerLimits,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        secured: Mapping[str, SecuredListener] | None = None,
+    ) -> None:
+        """`secured`: listeners that encrypt or ask who is there, by name."""
         self.host = Host(limits, metrics)
         self.dispatcher = dispatcher
+        self.tls = TlsWorkers()
+        self._secured = secured or {}
         self.counts = ConnectionCounts(
             limits.connections_max, limits.connections_per_ip_max, limits.connections_per_ip_overrides
         )
@@ -89,6 +100,7 @@ class Server:
             connection.close()
         while self._connections and self.host.loop.time() < deadline + grace_s:  # noqa: ASYNC110
             await asyncio.sleep(STOP_POLL_S)
+        self.tls.close()
 
     def _busy(self) -> bool:
         return any(c.in_flight or c.unsent_bytes() for c in self._connections)
@@ -110,11 +122,15 @@ class Server:
         task.add_done_callback(self._arriving.discard)
 
     async def _serve(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
-        connection = Connection(self, binding, address)
+        secured = self._secured.get(binding.name)
+        connection = Connection(self, binding, address, secured.sasl if secured is not None else None)
+        protocol: asyncio.BufferedProtocol = connection
+        if secured is not None and secured.tls is not None:
+            protocol = TlsTransport(connection, secured.tls, self.host, self.tls, names_users=secured.sasl is None)
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.host.loop.connect_accepted_socket(lambda: connection, accepted)
+            await self.host.loop.connect_accepted_socket(lambda: protocol, accepted)
         except Exception as error:  # the peer is gone already, or there is no memory for it
             if not connection.was_made:
                 accepted.close()
@@ -175,8 +191,11 @@ class Server:
             if since_s and (now_s - since_s) * 1000 > limits.receive_progress_ms:
                 return f"a request does not arrive within {limits.receive_progress_ms} ms"
             waited_ms = (now_s - connection.active_s) * 1000
+            if connection.is_unproved and connection.requests and waited_ms > limits.first_request_ms:
+                return f"it does not authenticate within {limits.first_request_ms} ms"
             if not connection.requests and waited_ms > limits.first_request_ms:
-                return f"no request within {limits.first_request_ms} ms of connecting"
+                awaited = "no TLS handshake" if connection.is_handshaking else "no request"
+                return f"{awaited} within {limits.first_request_ms} ms of connecting"
         idle = limits.idle_ms >= 0 and (now_s - connection.active_s) * 1000 > limits.idle_ms
         if idle and (unsent or not connection.in_flight):
             return f"idle for connections.max.idle.ms={limits.idle_ms}"

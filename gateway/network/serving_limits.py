@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gateway.config.listeners import parse_overrides
 from gateway.config.loading import Config
@@ -13,6 +13,9 @@ from gateway.network.connection_limits import INT_MAX
 from gateway.network.descriptors import Shares
 from gateway.network.host import ServerLimits
 from gateway.network.server import Server
+from gateway.security.listeners import SecuredListener
+from gateway.security.sasl_listener import SaslListener
+from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
 
@@ -70,3 +73,48 @@ def offer_connections(metrics: Metrics, server: Server) -> None:
         "Times when there was no descriptor, or memory, to take a connection",
         lambda: acceptor.shortages,
     )
+
+
+def offer_tls(metrics: Metrics, server: Server, secured: Sequence[SecuredListener]) -> None:
+    """Offer handshakes, and the ends of the listeners' certificates, to `/metrics`; nothing if no listener has TLS."""
+    certificates = [listener.tls for listener in secured if listener.tls is not None]
+    if not certificates:
+        return
+    workers = server.tls
+    name, doc = "penstock_tls_handshakes_total", "Connections whose TLS handshake has ended"
+    metrics.counter(name, doc, lambda: workers.handshakes - workers.resumed, outcome="full")
+    metrics.counter(name, doc, lambda: workers.resumed, outcome="resumed")
+    metrics.counter(name, doc, lambda: workers.failures, outcome="failed")
+    metrics.gauge("penstock_tls_handshaking", "Connections in their TLS handshake", lambda: workers.handshaking)
+    for tls in certificates:
+        _offer_certificate(metrics, tls)
+
+
+def _offer_certificate(metrics: Metrics, tls: ListenerTls) -> None:
+    metrics.gauge(
+        "penstock_certificate_expires_timestamp_seconds",
+        "When the first certificate of a listener's chain ends",
+        lambda: tls.expires_s,
+        listener=tls.listener,
+    )
+    metrics.counter(
+        "penstock_certificate_renewals_failed_total",
+        "Changed certificates that could not be used",
+        lambda: tls.failed_reloads,
+        listener=tls.listener,
+    )
+
+
+def offer_sasl(metrics: Metrics, secured: Mapping[str, SecuredListener]) -> None:
+    """Offer the counts of authentications, by listener, mechanism and outcome; nothing if no listener has SASL."""
+    for listener in secured.values():
+        if (sasl := listener.sasl) is not None:
+            for mechanism in sasl.mechanisms:
+                _offer_mechanism(metrics, sasl, mechanism)
+
+
+def _offer_mechanism(metrics: Metrics, sasl: SaslListener, mechanism: str) -> None:
+    name, doc = "penstock_authentications_total", "SASL exchanges that ended"
+    where = {"listener": sasl.listener, "mechanism": mechanism}
+    metrics.counter(name, doc, lambda: sasl.succeeded[mechanism], outcome="succeeded", **where)
+    metrics.counter(name, doc, lambda: sasl.failed[mechanism], outcome="failed", **where)

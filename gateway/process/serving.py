@@ -26,7 +26,10 @@ from gateway.broker import Broker
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line
-from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves, write_atomically
+from gateway.config.security import SecurityProtocol
+from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves
+from gateway.disks import wanted_of
+from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner
@@ -58,9 +61,9 @@ class Place:
     def take(cls, config: Config) -> Place:
         """Own the directory, bind the ports: all or nothing."""
         with contextlib.ExitStack() as undo:
-            data = DataDirectory.acquire(config.data_dir, __version__)
+            data = DataDirectory.acquire(config.data_dir, __version__, wanted_of(config))
             undo.callback(data.release)
-            kafka = bind_all(config.listeners)
+            kafka = bind_all(config.kafka_listeners)
             for binding in kafka:
                 undo.callback(binding.close)
             http = bind_all([config.http_listen])[0] if config.http_listen else None
@@ -92,7 +95,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
     long_term.check_settings(config)
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)} | _validation(config))
-    _warn_about_strangers(place)
+    _warn_about_strangers(config, place)
     for key in on_command_line(config):
         logger.warning(
             "a secret stands on the command line, where every user of this machine reads it: put it into a file",
@@ -112,7 +115,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
         asyncio.get_running_loop().call_soon_threadsafe
     ).begin()  # the collector was off since the command began
     if not stopping.done():
-        _announce(broker, place, ready_file, readable, time.monotonic() - started)
+        _announce(config, broker, place, ready_file, readable, time.monotonic() - started)
     failed = broker.store.failed
     taken = asyncio.create_task(broker.until_taken_over(), name="taken-over")
     ends = [stopping, failed, taken]
@@ -174,12 +177,23 @@ def _stop_signal() -> asyncio.Future[signal.Signals]:
     return received
 
 
-def _warn_about_strangers(place: Place) -> None:
+def _warn_about_strangers(config: Config, place: Place) -> None:
     for binding in place.kafka:
-        if not binding.loopback:
+        if binding.loopback:
+            continue
+        protocol, keys = config.protocol_of(binding.name), config.security_of(binding.name)
+        is_open = protocol is None or not (
+            protocol.has_sasl or (protocol.has_tls and keys.ssl_client_auth == "required")
+        )
+        if is_open:
             logger.warning(
-                "a listener is open to other machines, and there is no authentication yet",
-                extra={"listener": str(binding)},
+                "a listener is open to other machines, and it asks nobody who they are",
+                extra={"listener": str(binding), "protocol": str(protocol)},
+            )
+        elif protocol is SecurityProtocol.SASL_PLAINTEXT:
+            logger.warning(
+                "a listener that other machines reach is not encrypted: whoever is on the way reads all that is sent",
+                extra={"listener": str(binding), "protocol": str(protocol)},
             )
     if place.http is not None and not place.http.loopback:
         logger.warning(
@@ -194,10 +208,13 @@ def _validation(config: Config) -> dict[str, object]:
     return {"record.validation": chosen, "records_walked_by": "native extension" if IS_NATIVE else "Python"}
 
 
-def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float) -> None:
+def _announce(
+    config: Config, broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float
+) -> None:
     """Announce that clients are served: in the ready file, in the log and on the terminal."""
     kafka = [str(binding) for binding in place.kafka]
     http = str(place.http) if place.http else None
+    scheme = "http" if broker.config.http_tls_keystore_location is None else "https"
     state = {
         "pid": os.getpid(),
         "kafka": kafka,
@@ -216,8 +233,9 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: i
     lines = [
         f"Penstock {__version__} is ready.",
         f"  Kafka clients  {', '.join(kafka)}",
-        f"  Console        {f'http://{http}/' if http else 'off'}",
+        f"  Console        {f'{scheme}://{http}/' if http else 'off'}",
         f"  Data           {place.data.path}",
+        f"  Long term      {long_term.place_of(config)}",
         f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
     ]
     with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from core.store import Store
 from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.config.loading import Config
-from gateway.kafka_configs.broker_configs import CLUSTER, TABLE, BrokerConfigs
+from gateway.kafka_configs.broker_configs import CLUSTER, SETTINGS, BrokerConfigs
 from gateway.kafka_configs.keys import Change
 from gateway.refusals import Refusal, refusal_of
 from gateway.topics.checks import check_growth, check_name
@@ -31,8 +31,12 @@ _A = TypeVar("_A")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-INTERNAL: Final = frozenset({"__consumer_offsets", "__share_group_state", "__transaction_state"})
-"""Topics in which Kafka keeps its own state. Penstock has none of them, but shows the names as Kafka does."""
+CONSUMER_OFFSETS: Final = "__consumer_offsets"
+TRANSACTION_STATE: Final = "__transaction_state"
+INTERNAL: Final = frozenset({CONSUMER_OFFSETS, "__share_group_state", TRANSACTION_STATE})
+"""Topics in which Kafka keeps its own state."""
+VIEWED: Final = frozenset({CONSUMER_OFFSETS, TRANSACTION_STATE})
+"""Of these, the ones that are made from tables when they are read (`gateway/internal_topics`)."""
 CLUSTER_METADATA: Final = "__cluster_metadata"
 
 CHANGES_AT_ONCE: Final = 500
@@ -78,10 +82,11 @@ class Topics:
         self._alike: dict[str, tuple[str, ...]] = {}  # names that collide, by their common form
         self._creations: dict[str, asyncio.Task[None]] = {}
         self._deletion_hooks: list[Callable[[Stream], None]] = []
+        self._change_hooks: list[Callable[[Stream], None]] = []
         for stream in store.streams:
             self._note_name(stream.name)
         self.partition_count = sum(stream.slot_count for stream in store.streams)
-        configs.take_over(store.table(TABLE))
+        configs.take_over(store.registry.settings(SETTINGS))
         store.refresh_policies()
 
     def __iter__(self) -> Iterator[Stream]:
@@ -93,6 +98,14 @@ class Topics:
     def on_deletion(self, hook: Callable[[Stream], None]) -> None:
         """Call `hook` on the loop after a topic is deleted. (Fetches learn of it from their slots.)"""
         self._deletion_hooks.append(hook)
+
+    def on_change(self, hook: Callable[[Stream], None]) -> None:
+        """Call `hook` on the loop after a topic is created, given more partitions, or deleted."""
+        self._change_hooks.append(hook)
+
+    def _changed(self, stream: Stream) -> None:
+        for hook in self._change_hooks:
+            hook(stream)
 
     # --- Creating -----------------------------------------------------------------------------
 
@@ -159,7 +172,7 @@ class Topics:
             raise Refusal(ErrorCode.policy_violation, why)
 
     def _check_free(self, name: str) -> None:
-        if self.get(name) is not None:
+        if self.get(name) is not None or name in VIEWED:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
         if alike := self._alike.get(_looks_like(name)):
             raise _collision(name, alike[0])
@@ -168,6 +181,7 @@ class Topics:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
         self._note_name(plan.name)
         self.partition_count += stream.slot_count
+        self._changed(stream)
         return stream
 
     def auto_create(self, name: str) -> None:
@@ -233,6 +247,7 @@ class Topics:
         before = stream.slot_count
         await self._store.grow_stream(stream, count)
         self.partition_count += count - before
+        self._changed(stream)
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
     async def configure(
@@ -252,6 +267,8 @@ class Topics:
         """The topic and its new overrides. Kafka checks the values before it checks whether the topic exists."""
         stream = self.get(name)
         overrides = self.configs.check_topic(change(stream.config if stream else {}))
+        if stream is None and name in VIEWED:
+            raise unchangeable(name)
         if stream is None:
             raise Refusal(ErrorCode.unknown_topic_or_partition, f"The topic '{name}' does not exist.")
         return stream, overrides
@@ -274,14 +291,14 @@ class Topics:
 
     async def _configure_broker(self, entity: str, change: Change, validate_only: bool) -> None:
         wanted = self.configs.check_broker(entity, change(self.configs.current(entity)))
-        operations = self.configs.operations(entity, wanted)
-        if validate_only or not operations:
+        changes = self.configs.changes(entity, wanted)
+        if validate_only or not changes:
             return
         try:
-            await self._store.update(*operations)
+            await self._store.registry.change_settings(SETTINGS, changes)
         except StoreError as failed:
             raise refusal_of(failed) from failed
-        self.configs.take_over(self._store.table(TABLE))
+        self.configs.take_over(self._store.registry.settings(SETTINGS))
         self._store.refresh_policies()
         whose = "cluster" if entity == CLUSTER else entity
         logger.info("broker configured", extra={"entity": whose, "configs": sorted(wanted)})
@@ -305,6 +322,7 @@ class Topics:
         self.partition_count -= stream.slot_count
         for hook in self._deletion_hooks:
             hook(stream)
+        self._changed(stream)
 
     async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
         """Make one change at a time; once begun, it is finished even if its client has gone."""
@@ -324,7 +342,7 @@ class Topics:
         """The topic of that name. Raises Refusal."""
         stream = self.get(name)
         if stream is None:
-            raise Refusal(ErrorCode.unknown_topic_or_partition)
+            raise unchangeable(name) if name in VIEWED else Refusal(ErrorCode.unknown_topic_or_partition)
         return stream
 
     def _note_name(self, name: str) -> None:
@@ -346,6 +364,12 @@ def _collision(name: str, other: str) -> Refusal:
         ErrorCode.invalid_topic_exception,
         f"Topic '{name}' collides with existing topic: {other}",
     )
+
+
+def unchangeable(name: str) -> Refusal:
+    """The refusal of a change of a topic that is made from tables."""
+    why = f"The internal topic {name} is a view of the store's tables: it can be read, and not changed."
+    return Refusal(ErrorCode.invalid_topic_exception, why)
 
 
 def _looks_like(name: str) -> str:

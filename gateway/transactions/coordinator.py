@@ -1,9 +1,10 @@
-"""The transaction coordinator: a thin asyncio shell around the state machine of each transactional id.
+"""The transaction coordinator of one container: a thin shell around the state machine of each transactional id.
 
 Invariants:
 - A request is decided, changed in memory and queued for the log without an await, and answered when it is durable.
 - An identity is answered when it is synced, whatever the sync mode: after a power cut no other producer gets it.
-- A partition or group is in the log as part of a transaction before anything is written to it in that transaction.
+- A partition or group is in the log as part of a transaction before anything is written to it in that transaction: in
+  the same container it lies before it in the log, for others it is synced first (`add_elsewhere`).
 - Only the newest producer of a transactional id writes, on any partition.
 - A transaction that nobody ends is aborted when its producer's time-out has passed, by one look or the next.
 """
@@ -12,23 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final, NoReturn
 
 from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
+from core.container.container import Container
 from core.errors import StoreError
-from core.store import Store
 from core.turns import in_turns
 from gateway.config.loading import Config
-from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.refusals import Refusal
-from gateway.transactions.ending import PLACES_AT_ONCE, Endings
+from gateway.transactions.ending import Endings, TransactionCounters
 from gateway.transactions.known import KnownTransactions, nobody_waits, put
-from gateway.transactions.partitions import written_elsewhere
-from gateway.transactions.pending_offsets import puts
+from gateway.transactions.participant import PLACES_AT_ONCE, Participant
 from gateway.transactions.persistence import (
     ID_BYTES_MAX,
     TRANSACTIONS_TABLE,
@@ -42,9 +41,6 @@ from gateway.transactions.transaction import (
     Identity,
     Transaction,
 )
-
-if TYPE_CHECKING:
-    from gateway.topics.topics import Topics
 
 _log: Final = logging.getLogger(__name__)
 
@@ -60,28 +56,32 @@ SHOWN_CHARS: Final = 100
 
 
 class TransactionCoordinator:
-    """All transactional ids of this node. Versions of APIs are known in gateway/apis only."""
+    """The transactional ids whose home is one container. Versions of APIs are known in gateway/apis only."""
 
     def __init__(
         self,
         config: Config,
-        store: Store,
+        container: Container,
         clock: Clock,
-        topics: Topics,
-        offsets: OffsetService,
+        participant: Participant,
         producers: ProducerIds,
+        ids: Callable[[], int],
+        counters: TransactionCounters,
+        endings: Callable[[KnownTransactions], Endings],
     ) -> None:
+        """`ids` counts the transactional ids of the process, `endings` makes what ends the transactions of this one."""
         self._config = config
-        self._store = store
+        self._container = container
         self._clock = clock
-        self._trusted = store.trusted
+        self._trusted = container.trusted
         self._producers = producers
-        self._known = KnownTransactions(store, clock)
-        self._endings = Endings(store, clock, topics, offsets, self._known)
-        topics.on_deletion(self._endings.topic_deleted)
+        self._ids = ids
+        self._counters = counters
+        self._known = KnownTransactions(container, clock)
+        self._endings = endings(self._known)
         self._looker: asyncio.Task[None] | None = None
-        self.pending_offsets = self._endings.pending_offsets
-        self.counters = self._endings.counters
+        self.participant = participant
+        self.container_id = container.id
 
     def __repr__(self) -> str:
         return f"<TransactionCoordinator {len(self)} ids, {self.under_way} under way>"
@@ -99,40 +99,32 @@ class TransactionCoordinator:
     def get(self, transactional_id: str) -> Transaction | None:
         return self._known.get(transactional_id)
 
-    def name_producers(self, producer_ids: Collection[int]) -> Mapping[int, str]:
-        """Names of these producers for an operator."""
-        names = {producer_id: f"producer {producer_id}" for producer_id in producer_ids}
-        for transaction in self:
-            if transaction.producer_id in names:
-                names[transaction.producer_id] = f"transactional id {transaction.transactional_id[:SHOWN_CHARS]!r}"
-        return names
-
     # --- Life ---------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Load transactions from the store. Raises UnreadableRecord."""
-        written = written_elsewhere(self._store)
-        for key, value in self._store.table(TRANSACTIONS_TABLE).items():
-            stored = decode_transaction(key, value)
-            transaction = stored.holding(written.get(stored.producer_id, ()), self._trusted.stamp_ms())
+        """Load transactions from the container. Raises UnreadableRecord."""
+        for key, value in self._container.table(TRANSACTIONS_TABLE).items():
+            transaction = decode_transaction(key, value)
             self._known.set(transaction)
             if transaction.is_ongoing:
                 gone_ms = self._trusted.age_ms(transaction.started_ms)
                 left_ms = min(max(transaction.timeout_ms - gone_ms, 0), transaction.timeout_ms)
                 self._known.limit(transaction, left_ms)
-        self._endings.load()
+        self.participant.load()
 
     async def start(self) -> None:
         """Complete prepared transactions; from now on time-outs run."""
-        self._endings.drop_orphans()
-        await self._endings.complete_prepared()
+        self.participant.drop_orphans()
+        await self.complete_prepared()
         self._looker = asyncio.create_task(self._look_for_ever(), name="transactions")
-        _log.info("transactions loaded", extra={"ids": len(self), "under_way": self.under_way})
+        facts = {"container": self.container_id, "ids": len(self), "under_way": self.under_way}
+        _log.info("transactions loaded", extra=facts)
 
     async def stop(self) -> None:
         if self._looker is not None:
             self._looker.cancel()
             await asyncio.gather(self._looker, return_exceptions=True)
+        await self._endings.stop()
 
     # --- Producers ----------------------------------------------------------------------------
 
@@ -150,7 +142,7 @@ class TransactionCoordinator:
                 if known.is_ongoing:
                     await self._fence(known, remembers=expected is not None)
                     continue
-            if known is None and len(self._known) >= self._config.transactional_ids_max:
+            if known is None and self._ids() >= self._config.transactional_ids_max:
                 self._refuse_id(transactional_id)
             if new_id == NO_ID and (known is None or known.is_exhausted):
                 new_id = await self._producers.allocate()
@@ -167,13 +159,13 @@ class TransactionCoordinator:
             else:
                 following = known.initialised(timeout_ms, expected, new_id, now_ms)
             await self._known.change(following)
-            await self._store.synced()
+            await self._container.synced()
             return following.identity
 
     def _refuse_id(self, transactional_id: str) -> NoReturn:
         _log.warning(
             "a new transactional id is refused: there are as many as transactional.ids.max allows",
-            extra={"transactional_id": transactional_id[:SHOWN_CHARS], "ids": len(self)},
+            extra={"transactional_id": transactional_id[:SHOWN_CHARS], "ids": self._ids()},
         )
         raise Refusal(ErrorCode.policy_violation)
 
@@ -195,7 +187,7 @@ class TransactionCoordinator:
         if len(places) > PLACES_AT_ONCE:
             await self._add_many(transactional_id, identity, list(places), groups)
         elif known.holds(places, groups):
-            await self._store.home.all_durable()
+            await self._container.all_durable()
         else:
             await self._known.change(known.adding(places, groups, self._trusted.stamp_ms()))
 
@@ -234,16 +226,35 @@ class TransactionCoordinator:
         known.admit(identity)
         return known.is_ongoing and group_id in known.groups
 
+    async def add_elsewhere(
+        self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
+    ) -> None:
+        """See `CoordinatesTransactions`, whose local implementation this is."""
+        await self.add(transactional_id, identity, places, groups)
+        await self._container.synced()
+
+    async def verify_elsewhere(
+        self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
+    ) -> bool:
+        """See `CoordinatesTransactions`."""
+        known = self._known.find(transactional_id)
+        known.admit(identity)
+        if not known.holds(places, groups):
+            return False
+        await self._container.all_durable()
+        await self._container.synced()
+        return True
+
     async def commit_offsets(
         self, transactional_id: str, identity: Identity, group_id: str, offsets: Mapping[OffsetKey, CommittedOffset]
     ) -> None:
-        """Note the offsets that a transaction commits for a group if it commits. Raises Refusal, StoreError."""
+        """Note the offsets that a transaction commits if it commits, for a group of the same container, which becomes
+        part of it. Raises Refusal, StoreError."""
         known = self._known.find(transactional_id)
         known.admit(identity)
         following = known.adding((), (group_id,), self._trusted.stamp_ms())
-        logged = self._store.home.end_transactions((), [put(following), *puts(identity.producer_id, offsets)])
+        logged = self.participant.commit_offsets(identity, offsets, [put(following)])
         self._known.set(following)
-        self.pending_offsets.add(identity.producer_id, offsets)
         await asyncio.shield(logged)
 
     # --- The end ------------------------------------------------------------------------------
@@ -257,8 +268,8 @@ class TransactionCoordinator:
         while True:
             known = self._known.find(transactional_id)
             if not known.admit_end(identity, committed=committed, bumps=bumps):
-                await self._store.home.all_durable()
-                await self._store.synced()
+                await self._container.all_durable()
+                await self._container.synced()
                 return known.identity
             if bumps and known.is_exhausted and new_id == NO_ID:
                 new_id = await self._producers.allocate()
@@ -268,12 +279,8 @@ class TransactionCoordinator:
             prepared = known.ending(committed=committed, following=following, remembers=bumps, now_ms=now_ms)
             await self._endings.end(prepared)
             if bumps:
-                await self._store.synced()
+                await self._container.synced()
             return following
-
-    def group_deleted(self, group_id: str) -> None:
-        """A group is gone, and with it what transactions would commit for it."""
-        self._endings.group_deleted(group_id)
 
     # --- Time-outs ----------------------------------------------------------------------------
 
@@ -284,13 +291,17 @@ class TransactionCoordinator:
         while True:
             await asyncio.sleep(interval_s)
             try:
-                await self._endings.complete_prepared()
+                await self.complete_prepared()
                 await self.abort_overdue()
                 if self._clock.monotonic_s() >= expire_at:
                     expire_at = self._clock.monotonic_s() + expiry_s
                     await self.forget_unused()
             except StoreError as error:
                 _log.warning("transactions could not be ended and will be tried again", extra={"error": str(error)})
+
+    async def complete_prepared(self) -> None:
+        """Go through all ends that were chosen and are not complete."""
+        await self._endings.complete_prepared()
 
     async def abort_overdue(self) -> None:
         """Abort transactions that took longer than their producer's time-out. Raises StoreError."""
@@ -302,7 +313,7 @@ class TransactionCoordinator:
                 "a transaction timed out and is aborted",
                 extra={"transactional_id": transactional_id, "timeout_ms": known.timeout_ms},
             )
-            self.counters.timed_out += 1
+            self._counters.timed_out += 1
             await self._fence(known, remembers=False)
 
     async def forget_unused(self) -> None:

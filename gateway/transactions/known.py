@@ -1,4 +1,4 @@
-"""The transactional ids that this node knows, in memory and in the log.
+"""The transactional ids whose home is one container, in memory and in its log.
 
 Invariants:
 - A change is made in memory and queued for the log without an await between. So memory is ahead of the log only by
@@ -16,7 +16,7 @@ from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete, Put
 from core.clock import Clock
-from core.store import Store
+from core.container.container import Container
 from gateway.refusals import Refusal
 from gateway.transactions.persistence import TRANSACTIONS_TABLE, encode_transaction
 from gateway.transactions.transaction import Transaction
@@ -25,8 +25,8 @@ from gateway.transactions.transaction import Transaction
 class KnownTransactions:
     """By transactional id. For the event loop."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, container: Container, clock: Clock) -> None:
+        self._container = container
         self._clock = clock
         self._transactions: dict[str, Transaction] = {}
         self._deadlines: dict[str, float] = {}  # of transactions under way, monotonic s
@@ -79,7 +79,7 @@ class KnownTransactions:
 
     def submit(self, following: Transaction) -> asyncio.Future[None]:
         """Make a change; what is returned is done when it is durable. Raises StoreError: then nothing has changed."""
-        logged = self._store.home.submit([put(following)])
+        logged = self._container.submit([put(following)])
         self.set(following)
         return logged
 
@@ -89,7 +89,7 @@ class KnownTransactions:
 
     async def forget(self, known: Transaction) -> None:
         """Forget an id, durably. Raises StoreError."""
-        gone = self._store.home.submit([Delete(TRANSACTIONS_TABLE, known.transactional_id.encode())])
+        gone = self._container.submit([Delete(TRANSACTIONS_TABLE, known.transactional_id.encode())])
         del self._transactions[known.transactional_id]
         await asyncio.shield(gone)
 

@@ -1,21 +1,18 @@
-"""Transactions in their partitions: their ends there, and open ones that the coordinator's log does not have.
+"""The ends of a transaction in its partitions: markers, which name one another.
 
-Keeps: the coordinator knows every transaction that is open in a partition, also after a crash. Each container has a log
-of its own, so a crash may leave a batch in one and take the record that preceded it in the home container.
+Keeps: the markers of one step have the same bytes, except for their places and what they say of one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
 from core.container.ports import TransactionEnd
-from core.store import Store
 from core.streams.live import Slot
 from gateway.records.control_batch import MarkerEnd, encode_ends, marker_batch
 from gateway.records.record_batch import LENGTH_PREFIX_BYTES, MARKER_TIMESTAMP, PLACE
-from gateway.transactions.places import Place
 
 TRANSACTIONS_ENDING: Final = 16
 """Markers that are kept: one turn of the loop makes all of a transaction, except those of other containers."""
@@ -25,26 +22,21 @@ ENDS_TOGETHER: Final = 16
 each. So the markers that are left name a missing one, unless the whole group beside it is missing, too."""
 
 
-def written_elsewhere(store: Store) -> Mapping[int, Collection[Place]]:
-    """Partitions outside the home container with an open transaction, by producer id."""
-    written: dict[int, list[Place]] = {}
-    for hosted in store.containers.values():
-        if hosted.container is store.home:
-            continue
-        for stream in hosted.container.streams.values():
-            for slot in stream.written_slots():
-                for producer_id in slot.transactions.open if slot.transactions is not None else ():
-                    written.setdefault(producer_id, []).append(Place(stream.id, slot.number))
-    return written
-
-
 def transaction_ends(
-    slots: Sequence[Slot], producer_id: int, epoch: int, *, committed: bool, now_ms: int
+    slots: Sequence[Slot], producer_id: int, epoch: int, *, committed: bool, coordinator_epoch: int, now_ms: int
 ) -> list[TransactionEnd]:
     """The ends of a producer's transaction in partitions of one container, which come in one step."""
     together = _Together(slots, producer_id) if len(slots) > 1 else None
     return [
-        transaction_end(slot, producer_id, epoch, committed=committed, now_ms=now_ms, together=together)
+        transaction_end(
+            slot,
+            producer_id,
+            epoch,
+            committed=committed,
+            coordinator_epoch=coordinator_epoch,
+            now_ms=now_ms,
+            together=together,
+        )
         for slot in slots
     ]
 
@@ -85,10 +77,16 @@ class _Together:
 
 
 def transaction_end(
-    slot: Slot, producer_id: int, epoch: int, *, committed: bool, now_ms: int, together: _Together | None = None
+    slot: Slot,
+    producer_id: int,
+    epoch: int,
+    *,
+    committed: bool,
+    coordinator_epoch: int,
+    now_ms: int,
+    together: _Together | None = None,
 ) -> TransactionEnd:
     """The end of a producer's transaction in one partition."""
-    coordinator_epoch = slot.leader_epoch
     return TransactionEnd(
         slot=slot,
         writer_id=producer_id,

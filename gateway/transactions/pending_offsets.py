@@ -1,7 +1,9 @@
 """Offsets that transactions will commit if they commit.
 
-Keeps: the offsets here are those of table "transactions.offsets", once all queued changes are durable. A transaction's
-offsets are here until its end is queued.
+They lie in the container of their group, which takes part in the transaction.
+
+Keeps: the offsets here are those of the container's table "transactions.offsets", once all queued changes are durable.
+A transaction's offsets are here until its end is queued.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class PendingOffsets:
 
     def __init__(self) -> None:
         self._by_producer: dict[int, dict[OffsetKey, CommittedOffset]] = {}
+        self._asked: dict[int, tuple[int, set[str]]] = {}  # by producer: epoch and groups of what came since the start
         self._transactions: Counter[OffsetKey] = Counter()  # open ones with this offset
 
     def __repr__(self) -> str:
@@ -31,17 +34,21 @@ class PendingOffsets:
         """Load the table at the start. Raises UnreadableRecord."""
         for stored, value in entries:
             producer_id, key = decode_pending_key(stored)
-            self.add(producer_id, {key: decode_offset(value)})
+            self._add(producer_id, {key: decode_offset(value)})
 
-    def add(self, producer_id: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> None:
+    def add(self, producer_id: int, epoch: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> None:
+        """Note offsets of the transaction that the producer has under way with this epoch."""
+        if not offsets:
+            return
+        self._add(producer_id, offsets)
+        known_epoch, groups = self._asked.get(producer_id, (epoch, set()))
+        new = {key.group_id for key in offsets}
+        self._asked[producer_id] = epoch, groups | new if known_epoch == epoch else new
+
+    def _add(self, producer_id: int, offsets: Mapping[OffsetKey, CommittedOffset]) -> None:
         known = self._by_producer.setdefault(producer_id, {})
         self._transactions.update(key for key in offsets if key not in known)
         known.update(offsets)
-
-    def take(self, producer_id: int) -> None:
-        """Forget a producer's offsets."""
-        self.drop(producer_id, list(self.of(producer_id)))
-        self._by_producer.pop(producer_id, None)
 
     def drop(self, producer_id: int, keys: Iterable[OffsetKey]) -> None:
         """Forget some of a producer's offsets."""
@@ -51,6 +58,9 @@ class PendingOffsets:
             self._transactions[key] -= 1
             if not self._transactions[key]:
                 del self._transactions[key]
+        if not known:
+            self._by_producer.pop(producer_id, None)
+            self._asked.pop(producer_id, None)
 
     def topics(self) -> set[str]:
         """Topics with pending offsets."""
@@ -70,6 +80,11 @@ class PendingOffsets:
 
     def of(self, producer_id: int) -> Mapping[OffsetKey, CommittedOffset]:
         return self._by_producer.get(producer_id, _NONE)
+
+    def has_group(self, producer_id: int, epoch: int, group_id: str) -> bool:
+        """Whether a producer is known to have offsets of a group here, in its transaction with this epoch."""
+        known_epoch, groups = self._asked.get(producer_id, (epoch, ()))
+        return known_epoch == epoch and group_id in groups
 
     def is_unstable(self, key: OffsetKey) -> bool:
         """Whether a transaction may still change this offset."""

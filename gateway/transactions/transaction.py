@@ -143,6 +143,7 @@ class Transaction:
 
     def admit(self, identity: Identity) -> None:
         """May this producer do anything in a transaction? Raises Refusal."""
+        self._admit_next(identity)
         if identity.producer_id != self.producer_id:
             raise Refusal(ErrorCode.invalid_producer_id_mapping)
         if identity.epoch != self.epoch:
@@ -168,13 +169,6 @@ class Transaction:
             changed_ms=now_ms,
         )
 
-    def holding(self, written: Iterable[Place], now_ms: int) -> Transaction:
-        """With partitions that its producer has written to, after a crash that took the record of their being added."""
-        places = frozenset(written)
-        if not places or self.state in PREPARED or self.holds(places, ()):
-            return self
-        return self.adding(places, (), now_ms)
-
     # --- A transaction ends -------------------------------------------------------------------
 
     def admit_end(self, identity: Identity, *, committed: bool, bumps: bool) -> bool:
@@ -197,7 +191,13 @@ class Transaction:
             raise Refusal(ErrorCode.invalid_txn_state)
         return False
 
+    def _admit_next(self, identity: Identity) -> None:
+        """A producer that knows its next identity already, as the outcome is logged, has to wait. Raises Refusal."""
+        if self.state in PREPARED and identity == self.next != self.identity:
+            raise Refusal(ErrorCode.concurrent_transactions)
+
     def _admit_identity(self, identity: Identity) -> None:
+        self._admit_next(identity)
         if identity.producer_id != self.producer_id:
             raise Refusal(ErrorCode.invalid_producer_id_mapping)
         if identity.epoch != self.epoch:

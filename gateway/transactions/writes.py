@@ -1,12 +1,17 @@
 """Checks on the batches of a transactional Produce before they are written.
 
 Keeps: only its producer writes in a transaction, and only on partitions that are part of it. From version 12 on a write
-makes its partition part of the transaction (KIP-890): the log then has the partition before the batch.
+makes its partition part of the transaction (KIP-890).
+
+Where a partition lies in the container of the transaction's coordinator, every batch is checked against the memory of
+the coordinator, and a partition that is added lies before its batch in the log. Elsewhere the coordinator is asked
+before the transaction's first batch there, and has answered from its synced log; from then on the partition itself
+knows that the transaction is open, and its marker fences what comes late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
@@ -14,6 +19,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import SequenceGap, StoreError
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.refusals import Refusal
+from gateway.transactions.participant import Guard, is_open
 from gateway.transactions.places import Place
 from gateway.transactions.transaction import Identity
 from gateway.wire.errors import InvalidBatch
@@ -21,60 +27,134 @@ from gateway.wire.errors import InvalidBatch
 if TYPE_CHECKING:
     from core.streams.live import Slot, Stream
     from gateway.transactions.coordinator import TransactionCoordinator
+    from gateway.transactions.coordinators import TransactionCoordinators
     from gateway.wire.responses import TopicKey
 
 ABORTABLE_SINCE: Final = 11
 ADDED_BY_WRITING_SINCE: Final = 12
 
-_CODES: Final[Mapping[ErrorCode, ErrorCode]] = {ErrorCode.producer_fenced: ErrorCode.invalid_producer_epoch}
-"""Codes that Produce replaces: its clients know the fence by another name."""
+_CODES: Final[Mapping[ErrorCode, ErrorCode]] = {
+    # Clients of Produce know the fence by another name.
+    ErrorCode.producer_fenced: ErrorCode.invalid_producer_epoch,
+    # What is wrong is not the leader, whom the client has asked: it tries again, as with Kafka.
+    ErrorCode.not_coordinator: ErrorCode.not_enough_replicas,
+    ErrorCode.coordinator_not_available: ErrorCode.not_enough_replicas,
+    ErrorCode.coordinator_load_in_progress: ErrorCode.not_enough_replicas,
+}
+"""Codes that Produce replaces."""
 _CODES_BEFORE_V2: Final[Mapping[ErrorCode, ErrorCode]] = {
     **_CODES,
     ErrorCode.concurrent_transactions: ErrorCode.not_enough_replicas,  # the code on which all clients try again
 }
 
 Topics = Sequence[tuple["TopicKey", Sequence[tuple[int, memoryview | None]]]]
+Question = Awaitable[None]
 
 
 class TransactionalWrites:
     """One Produce request that names a transactional id."""
 
-    __slots__ = ("_adds", "_codes", "_failure", "_outside", "_transactional_id", "_transactions")
+    __slots__ = (
+        "_adds",
+        "_asked",
+        "_codes",
+        "_coordinator",
+        "_failure",
+        "_identity",
+        "_outside",
+        "_refusal",
+        "_transactional_id",
+        "_transactions",
+    )
 
-    def __init__(self, transactions: TransactionCoordinator, transactional_id: str, version: int) -> None:
+    def __init__(self, transactions: TransactionCoordinators, transactional_id: str, version: int) -> None:
         self._transactions = transactions
         self._transactional_id = transactional_id
         self._adds = version >= ADDED_BY_WRITING_SINCE
         self._codes = _CODES if self._adds else _CODES_BEFORE_V2
         self._outside = ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
         self._failure: StoreError | None = None
+        self._refusal: Refusal | None = None
+        self._coordinator: TransactionCoordinator | None = None
+        self._identity: Identity | None = None  # whose partitions were asked for
+        self._asked: dict[Place, Guard] = {}  # partitions elsewhere that are part of the transaction
+        try:
+            self._coordinator = transactions.of(transactional_id)
+        except Refusal as refused:
+            self._refusal = refused
 
-    def adding(self, topics: Topics, stream_of: Callable[[TopicKey], Stream | None]) -> Iterator[None]:
-        """Add the partitions of a request to the transaction; `check` raises for refused ones.
+    def preparing(self, topics: Topics, stream_of: Callable[[TopicKey], Stream | None]) -> Iterator[Question | None]:
+        """Add the partitions of a request to the transaction, or ask for them; `check` raises for refused ones.
 
-        Yields at each partition, for others to have the loop; all are added in the last step.
+        Yields None at each partition, for others to have the loop. All are added in the last step. Where the
+        coordinator is another container than that of a partition, the last step yields what is to be waited for.
         """
+        coordinator, are_several = self._coordinator, self._transactions.homes.are_several
+        if coordinator is None or not (self._adds or are_several):
+            return
         places: list[Place] = []
-        identity: Identity | None = None
+        elsewhere: list[Slot] = []
         for topic, partitions in topics:
-            yield
+            yield None
             stream = stream_of(topic)
             if stream is None:
                 continue
             for index, records in partitions:
-                yield
+                yield None
                 if records is None or len(records) < HEADER_BYTES or not 0 <= index < stream.slot_count:
                     continue
                 header = read_header(records)
                 if header.is_transactional and header.has_producer_id:
-                    identity = Identity(header.producer_id, header.producer_epoch)
-                    places.append(Place(stream.id, index))
-        if identity is None:
+                    self._identity = Identity(header.producer_id, header.producer_epoch)
+                    slot = stream.slot(index) if are_several else None
+                    if slot is None or slot.container_id == coordinator.container_id:
+                        places.append(Place(stream.id, index))
+                    elif not is_open(slot, self._identity):
+                        elsewhere.append(slot)
+        if self._identity is None:
             return
+        if elsewhere:
+            yield self._ask(coordinator, self._identity, places, elsewhere)
+        elif self._adds and places:
+            self._add(coordinator, self._identity, places)
+
+    def _add(self, coordinator: TransactionCoordinator, identity: Identity, places: Collection[Place]) -> None:
+        """Add partitions of the coordinator's container: they lie before their batches in its log."""
         try:
-            self._transactions.add_before_write(self._transactional_id, identity, places)
+            coordinator.add_before_write(self._transactional_id, identity, places)
         except Refusal:
             pass
+        except StoreError as failure:
+            self._failure = failure
+
+    async def _ask(
+        self,
+        coordinator: TransactionCoordinator,
+        identity: Identity,
+        places: Sequence[Place],
+        elsewhere: Sequence[Slot],
+    ) -> None:
+        """Add partitions of other containers, or ask whether they are part of the transaction, and wait for the answer.
+
+        After Kafka's AddPartitionsToTxnManager (KIP-890).
+        """
+        asked: dict[Place, Guard] = {}
+        try:
+            guards: dict[int, Guard] = {}  # by container
+            for slot in elsewhere:
+                if slot.container_id not in guards:
+                    participant = self._transactions.participant_in(slot.container_id)
+                    guards[slot.container_id] = participant.guard(identity.producer_id)
+                asked[Place(slot.stream.id, slot.number)] = guards[slot.container_id]
+            if self._adds:
+                await coordinator.add_elsewhere(self._transactional_id, identity, [*places, *asked])
+                self._asked = asked
+            else:
+                for place, guard in asked.items():
+                    if await coordinator.verify_elsewhere(self._transactional_id, identity, [place]):
+                        self._asked[place] = guard
+        except Refusal as refused:
+            self._refusal = refused
         except StoreError as failure:
             self._failure = failure
 
@@ -83,15 +163,26 @@ class TransactionalWrites:
         if self._failure is not None:
             raise self._failure
         identity = Identity(batch.producer_id, batch.producer_epoch)
-        place = Place(slot.stream.id, slot.number)
         try:
-            if self._transactions.admit_write(self._transactional_id, identity, place):
+            if self._is_part(slot, identity):
                 self._check_first(slot, batch)
                 return
         except Refusal as refused:
             code = self._codes.get(refused.code, refused.code)
             raise InvalidBatch(code, f"transaction of {identity}: {refused}") from refused
         raise InvalidBatch(self._outside, "the partition is not part of a transaction of this producer")
+
+    def _is_part(self, slot: Slot, identity: Identity) -> bool:
+        """Raises Refusal."""
+        place, coordinator = Place(slot.stream.id, slot.number), self._coordinator
+        if coordinator is not None and slot.container_id == coordinator.container_id:
+            return coordinator.admit_write(self._transactional_id, identity, place)
+        if is_open(slot, identity):
+            return True
+        if self._refusal is not None:
+            raise self._refusal
+        guard = self._asked.get(place)
+        return guard is not None and not guard.is_broken and identity == self._identity
 
     def _check_first(self, slot: Slot, batch: BatchHeader) -> None:
         """With a new epoch for each transaction, an unknown writer begins at 0: any other batch has overtaken it."""

@@ -99,6 +99,23 @@ def stream_state() -> bytes:
     return state.scaled([2, 3], [], 1_700_000_000_700, "cold").sealed_at(1_700_000_000_800).encode()
 
 
+def placed_stream_state() -> bytes:
+    """A stream over containers 7, 2 and 3, which has grown and was cut again."""
+    state = new_stream(
+        stream_id=9,
+        name="orders",
+        uuid=UUID(int=0x1234),
+        slots=6,
+        created_ms=1_700_000_000_000,
+        container=7,
+        config={"retention.ms": "5"},
+        placement=(2, 7, 3),
+    )
+    state = state.grown(9, 1_700_000_000_500, (3, 7)).configured({"retention.ms": "6"})
+    wide = next(one for one in state.current.segments if one.container == 3 and one.last - one.first > 1)
+    return state.scaled([wide.number], [wide.first + 1], 1_700_000_000_600, "hot").encode()
+
+
 async def slot_in(directory: Path) -> Slot:
     store = await open_store(directory)
     slot = (await store.create_stream("s", slots=1)).slot(0)
@@ -165,6 +182,12 @@ def test_stream_is_written_as_released() -> None:
     """A stream's JSON is that of version 1, and reads back to the same state."""
     assert golden("stream-v1.json") == stream_state()
     assert stream_state() == decode_stream(golden("stream-v1.json")).encode()
+
+
+def test_placed_stream_is_written_as_released() -> None:
+    """A stream that lies in several containers is that of version 2, and reads back to the same state."""
+    assert golden("stream-v2.json") == placed_stream_state()
+    assert placed_stream_state() == decode_stream(golden("stream-v2.json")).encode()
 
 
 def test_slot_is_written_as_released(tmp_path: Path) -> None:
@@ -326,7 +349,7 @@ def test_damaged_rows_are_seen(tmp_path: Path) -> None:
     "damage",
     [
         lambda state: state[:-1],
-        lambda state: state.replace(b'"v":1', b'"v":2'),
+        lambda state: state.replace(b'"v":1', b'"v":3'),
         lambda state: state.replace(b'"slots":16', b'"slots":17'),
         lambda state: state.replace(b'"name"', b'"eman"'),
         lambda state: b"[]",

@@ -146,13 +146,20 @@ def test_an_applied_state_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_home_of_tables_fails(tmp_path: Path) -> None:
-    """Without the container that keeps tables nothing can be created or committed: the process ends."""
+    """Without the container that keeps tables nothing can be created or changed; the others' slots go on. The process
+    ends when the last container has failed."""
 
     async def scenario() -> None:
         store = await open_two(tmp_path)
-        here = (await make(store)).slot(0)
+        here, away = (await make(store)).slot(0), (await make_elsewhere(store)).slot(0)
         with failing(0), pytest.raises(StorageFailure):
             await append(here, b"lost")
+        with pytest.raises(StorageFailure):
+            await make(store, "later")
+        await append(away, b"goes on")
+        assert not store.failed.done()
+        with failing(ELSEWHERE), pytest.raises(StorageFailure):
+            await append(away, b"lost")
         assert isinstance(await store.failed, StorageFailure)
         await store.close()
 

@@ -13,6 +13,7 @@ from gateway.broker import Broker
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
 from gateway.data_directory import DataDirectory
+from gateway.disks import wanted_of
 from gateway.network.binding import bind_all
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.codec import request_codec, response_codec
@@ -30,7 +31,7 @@ Part = bytes | bytearray | memoryview
 async def running_broker(directory: Path, *settings: str) -> AsyncIterator[Broker]:
     """Start a broker on a free port of 127.0.0.1; stop it cleanly afterwards."""
     config = load(environ={}, assignments=[*SETTINGS, *settings])
-    data = DataDirectory.acquire(directory, "0.1.0")
+    data = DataDirectory.acquire(directory, "0.1.0", wanted_of(config))
     broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None)
     await broker.start()
     try:

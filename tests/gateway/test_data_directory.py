@@ -17,8 +17,9 @@ from gateway.data_directory import (
     NewerFormat,
     UnusableDirectory,
     new_cluster_id,
-    write_atomically,
 )
+from gateway.disks import FORMAT as SEVERAL_FORMAT
+from gateway.durable_files import write_atomically
 
 
 def identity(directory: Path) -> dict[str, object]:
@@ -93,7 +94,7 @@ def test_an_older_format_is_raised(made: Path) -> None:
 
 def test_a_newer_format_is_refused(made: Path) -> None:
     """A refusal names the release that is needed, and lets go of the directory."""
-    change(made, format=FORMAT + 1, needs_release="7.3.0")
+    change(made, format=SEVERAL_FORMAT + 1, needs_release="7.3.0")
 
     for _ in range(2):
         with pytest.raises(NewerFormat, match=r"use Penstock 7\.3\.0 or later"):

@@ -34,6 +34,8 @@ VOLATILE: Final = {
     "topic_id",
     "client_instance_id",
     "subscription_id",
+    "total_bytes",
+    "usable_bytes",
 }
 """Fields of which only the type counts: no two brokers say the same."""
 
@@ -49,12 +51,16 @@ def versions_of(question: Question) -> range:
 class Server:
     """A server that is asked, one connection after another's end."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, own: dict[str, str] | None = None) -> None:
+        """`own`: values of the server's own, by the names that stand for them; they are asked for if not given."""
         host, port = address.rsplit(":", 1)
         self._address = host, int(port)
         self._connection: socket.socket | None = None
+        self._own = self._found() if own is None else own
+
+    def _found(self) -> dict[str, str]:
         (directory,) = self._ask("describe_log_dirs", 1, {"topics": None})["results"]
-        self._own = {
+        return {
             LOG_DIR: directory["log_dir"],
             "CLUSTER_ID": self._ask("describe_cluster", 0, {})["cluster_id"],
         }
@@ -67,9 +73,13 @@ class Server:
 
     def ask(self, question: Question, version: int) -> Any:
         """The answer, or CLOSED. Values of the server's own are named, not told."""
-        body = _replaced(question.body, {LOG_DIR: self._own[LOG_DIR]})
+        body = _replaced(question.body, {name: self._own[name] for name in (LOG_DIR,) if name in self._own})
         answer = _only_some(self._ask(question.api, version, body), question.some)
         return _replaced(answer, {value: name for name, value in self._own.items()})
+
+    def said(self, api: str, version: int, body: dict[str, Any]) -> Any:
+        """The whole answer to any request."""
+        return self._ask(api, version, body)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -86,15 +96,18 @@ class Server:
             return CLOSED
         codec = response_codec(key, version)
         start = 5 if response_header_is_flexible(key, codec.flexible) else 4
-        return _plain(codec.decode(memoryview(answer), start))
+        return plain(codec.decode(memoryview(answer), start))
+
+    def _connected(self) -> socket.socket:
+        self._connection = socket.create_connection(self._address, timeout=ANSWER_SECONDS_MAX)
+        return self._connection
 
     def _exchange(self, request: bytes) -> bytes | None:
         """One answer's bytes; None when the connection was closed instead."""
-        if self._connection is None:
-            self._connection = socket.create_connection(self._address, timeout=ANSWER_SECONDS_MAX)
+        connection = self._connection or self._connected()
         try:
-            self._connection.sendall(request)
-            with self._connection.makefile("rb") as stream:
+            connection.sendall(request)
+            with connection.makefile("rb") as stream:
                 if size := stream.read(4):
                     return stream.read(struct.unpack(">i", size)[0])
         except ConnectionResetError:
@@ -123,17 +136,17 @@ def _replaced(value: Any, texts: dict[str, str]) -> Any:
 
 def _order(item: Any) -> tuple[str, int]:
     """The sort key of items with a name or an index, which Kafka gives in the order of a hash table."""
-    return (item.get("name", ""), item.get("partition_index", 0)) if isinstance(item, dict) else ("", 0)
+    return (item.get("name") or "", item.get("partition_index", 0)) if isinstance(item, dict) else ("", 0)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, Message):
         return {
-            name: SOME if name in VOLATILE and getattr(value, name) is not None else _plain(getattr(value, name))
+            name: SOME if name in VOLATILE and getattr(value, name) is not None else plain(getattr(value, name))
             for name in value.schema_fields
         }
     if isinstance(value, list):
-        return sorted(map(_plain, value), key=_order)
+        return sorted(map(plain, value), key=_order)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     return str(value) if isinstance(value, UUID) else value

@@ -346,6 +346,101 @@ CLUSTER: Final = [
         {"client_instance_id": SOME_ID, "subscription_id": 1, "metrics": b"x"},
     ),
 ]
+FEATURES: Final = [
+    *(
+        Question(
+            name,
+            "UpdateFeatures",
+            {"timeout": 10_000, "feature_updates": updates, "validate_only": only},
+            range(2, 3),
+        )
+        for name, only, updates in (
+            ("a feature lowered safely, only checked", True, [_update("transaction.version", 1, 2)]),
+            ("a feature raised as a downgrade", False, [_update("transaction.version", 3, 2)]),
+            ("a feature lowered safely", False, [_update("transaction.version", 1, 2)]),
+            ("a feature raised safely, as a downgrade", False, [_update("transaction.version", 2, 2)]),
+            ("one good and one bad", False, [_update("transaction.version", 2), _update("magic.version", 1)]),
+            ("a feature twice", False, [_update("transaction.version", 1), _update("transaction.version", 2)]),
+            ("a feature lowered unsafely", False, [_update("transaction.version", 1, 3)]),
+        )
+    ),
+    Question(
+        "a feature off", "UpdateFeatures", {"feature_updates": [_update("transaction.version", 0, 2)]}, range(2, 3)
+    ),
+    Question(
+        "a feature raised", "UpdateFeatures", {"feature_updates": [_update("transaction.version", 2)]}, range(2, 3)
+    ),
+]
+OFFSETS_SINCE: Final = {-1: 1, -2: 1, -3: 7, -4: 8, -5: 9, -7: 11, 0: 1}
+OBSERVED: Final = [
+    Question(
+        "the topic",
+        "CreateTopics",
+        {"topics": [{"name": "seen", "num_partitions": 2, "replication_factor": 1}], "timeout": 10_000},
+        range(2, 3),
+    ),
+    *(
+        Question(
+            f"the offset at {timestamp}",
+            "ListOffsets",
+            {
+                "replica_id": -1,
+                "topics": [{"name": "seen", "partitions": [{"partition_index": 0, "timestamp": timestamp}]}],
+                "timeout": 1_000,
+            },
+            range(since, 12),
+        )
+        for timestamp, since in OFFSETS_SINCE.items()
+    ),
+    *(
+        Question(f"transactions by {pattern!r}", "ListTransactions", {"transactional_id_pattern": pattern}, range(2, 3))
+        for pattern in ("", "a.*", "[", "(?=a)")
+    ),
+    Question("transactions in an unknown state", "ListTransactions", {"state_filters": ["Dancing"]}),
+    Question("a transaction without a name", "DescribeTransactions", {"transactional_ids": [""]}),
+    *(
+        Question(f"the cluster's endpoints of kind {kind}", "DescribeCluster", {"endpoint_type": kind}, range(1, 3))
+        for kind in (1, 2, 3)
+    ),
+    Question("the cluster, fenced brokers too", "DescribeCluster", {"include_fenced_brokers": True}, range(2, 3)),
+    Question("directories of a topic", "DescribeLogDirs", {"topics": [{"topic": "seen", "partitions": [0, 7]}]}),
+    Question("directories of none", "DescribeLogDirs", {"topics": [{"topic": "unseen", "partitions": [0]}]}),
+    *(
+        Question(
+            f"a marker of version {version} with epoch {epoch}",
+            "WriteTxnMarkers",
+            {
+                "markers": [
+                    {
+                        "producer_id": 77,
+                        "producer_epoch": epoch,
+                        "transaction_result": True,
+                        "topics": [
+                            {"name": "seen", "partition_indexes": [1]},
+                            {"name": "unseen", "partition_indexes": [0]},
+                        ],
+                        "coordinator_epoch": 0,
+                        "transaction_version": version,
+                    }
+                ]
+            },
+            range(2, 3),
+        )
+        for version, epoch in ((0, 1), (2, 1), (2, 2))
+    ),
+    Question(
+        "an epoch of the future",
+        "ListOffsets",
+        {
+            "replica_id": -1,
+            "topics": [
+                {"name": "seen", "partitions": [{"partition_index": 0, "timestamp": -1, "current_leader_epoch": 99}]}
+            ],
+            "timeout": 1_000,
+        },
+        range(4, 12),
+    ),
+]
 NEW_GROUPS: Final = [
     Question(
         "a consumer's joining",
@@ -579,6 +674,8 @@ GROUPS: Final = {
     "quotas": QUOTAS,
     "scram": SCRAM,
     "cluster": CLUSTER,
+    "features": FEATURES,
+    "observed": OBSERVED,
     "new groups": NEW_GROUPS,
     "resources": RESOURCES,
 }

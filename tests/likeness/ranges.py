@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compat_tests.harness.system import JARS, JVM_FLAGS
+from gateway.config import fields
 from gateway.config.loading import FIELDS, load
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS
@@ -47,8 +48,20 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "STRING": WORDS,
     "LIST": WORDS,
 }
-APART: Final = {"listeners", "node.id"}
+APART: Final = {
+    "listeners",
+    "node.id",
+    "advertised.listeners",
+    "listener.security.protocol.map",
+    "authorizer.class.name",
+}
 """Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
+SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
+"""Texts of keys that begin so name mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
+
+
+def _is_text(key: str) -> bool:
+    return fields.type_name(FIELDS[key][1]) in ("string", "list", "password")
 
 
 def shared() -> dict[str, set[str]]:
@@ -56,7 +69,7 @@ def shared() -> dict[str, set[str]]:
     brokers = BrokerConfigs(load(environ={})).keys
     resources = {kind.type.name.lower().replace("_", "-"): set(kind.keys) for kind in KINDS.values()}
     return {
-        "broker": set(FIELDS) - APART,
+        "broker": {key for key in FIELDS if key not in APART and not (key.startswith(SECURITY) and _is_text(key))},
         "cluster": {name for name, entry in brokers.items() if entry.dynamic},
         "topic": set(TOPIC_KEYS),
         **resources,
@@ -76,11 +89,11 @@ def recorded() -> tuple[list[str], dict[str, dict[str, Any]]]:
     ours = shared()
     found: dict[str, dict[str, Any]] = {kind: {} for kind in ours}
     names = []
-    for kind, key, type_name, default in asked(list(ours)):
+    for kind, key, its_type, default in asked(list(ours)):
         if kind == "broker":
             names.append(key)
-        if key in ours[kind] and type_name in VALUES:
-            found[kind][key] = {"type": type_name, "default": default, "refused": {}}
+        if key in ours[kind] and its_type in VALUES:
+            found[kind][key] = {"type": its_type, "default": default, "refused": {}}
     for kind, key, value, why in asked(list(_questions(found))):
         if why:
             found[kind][key]["refused"].setdefault(told(why, key, value), []).append(value)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from compat_tests.harness.system import Kafka
 from tests.likeness.asking import Server
-from tests.likeness.questions import GROUPS
+from tests.likeness.questions import GROUPS, Question
 
 ANSWERS: Final = Path(__file__).with_name("answers.json")
 CLASSIC_ONLY: Final = {"group.coordinator.rebalance.protocols": "classic"}
 NO_NEW_GROUPS: Final = ("share.version=0", "streams.version=0")
 
 
-def recorded(address: str) -> dict[str, dict[str, Any]]:
+def recorded(address: str, groups: Mapping[str, list[Question]] = GROUPS) -> dict[str, dict[str, Any]]:
     """By group and question: the answer to each range of versions that are answered alike."""
     found: dict[str, dict[str, Any]] = {}
     server = Server(address)
-    for group, questions in GROUPS.items():
+    for group, questions in groups.items():
         rows = found[group] = {}
         for question, version, answer in server.answers(questions):
             alike = rows.setdefault(f"{question.api}: {question.name}", [])

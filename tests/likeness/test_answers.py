@@ -22,9 +22,12 @@ DIFFERENT: Final = {
 """Questions that Penstock answers in another word, on purpose: Kafka's, and its own."""
 
 
+CLASSIC_ONLY: Final = ("--set", "log.file.bytes=4194304", "--set", "group.coordinator.rebalance.protocols=classic")
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("gateway"), "--set", "log.file.bytes=4194304") as running:
+    with serving(tmp_path_factory.mktemp("gateway"), *CLASSIC_ONLY) as running:
         asked = Server(running.ready()["kafka"][0])
         yield asked
         asked.close()

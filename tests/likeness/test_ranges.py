@@ -18,7 +18,8 @@ from tests.likeness.ranges import shared, told
 
 RANGES: Final = json.loads(Path(__file__).with_name("ranges.json").read_text())
 KEYS: Final = [(kind, key) for kind in RANGES if kind not in ("values", "names") for key in RANGES[kind]]
-CONFIGS: Final = BrokerConfigs(load(environ={}))
+CONFIG: Final = load(environ={})
+CONFIGS: Final = BrokerConfigs(CONFIG)
 RESOURCES: Final = {kind.type.name.lower().replace("_", "-"): kind for kind in KINDS.values()}
 
 MEBI: Final = 2**20
@@ -28,6 +29,12 @@ TAKEN_HERE: Final = {
 }
 """Values that Kafka refuses, and Penstock has a meaning for."""
 REFUSED_HERE: Final = {
+    # Bounds of security: a delay, a skew or a request before authentication that is longer protects nobody.
+    ("broker", "connection.failed.authentication.delay.ms"): lambda value: int(value) > 10_000,
+    ("broker", "connections.max.reauth.ms"): lambda value: int(value) < 0,
+    ("broker", "sasl.oauthbearer.clock.skew.seconds"): lambda value: not 0 <= int(value) <= 3_600,
+    ("broker", "sasl.oauthbearer.jwks.endpoint.refresh.ms"): lambda value: int(value) < 1_000,
+    ("broker", "sasl.server.max.receive.size"): lambda value: not 1_024 <= int(value) <= 16 * MEBI,
     ("broker", "default.replication.factor"): lambda value: not 1 <= int(value) <= 32_767,  # what a topic may ask for
     ("broker", "group.initial.rebalance.delay.ms"): lambda value: int(value) < 0,
     # The one is above the other, or there is no time-out that a member could ask for.
@@ -35,6 +42,8 @@ REFUSED_HERE: Final = {
     ("broker", "group.min.session.timeout.ms"): lambda value: not 1 <= int(value) <= 1_800_000,
     ("broker", "max.connections"): lambda value: int(value) < 1,  # nobody would be served
     ("broker", "max.incremental.fetch.session.cache.slots"): lambda value: int(value) > 1_000_000,  # memory
+    ("broker", "offsets.topic.num.partitions"): lambda value: int(value) > 10_000,
+    ("broker", "transaction.state.log.num.partitions"): lambda value: int(value) > 10_000,
     ("broker", "num.partitions"): lambda value: int(value) > 100_000,  # one request may not make more
     ("broker", "offset.metadata.max.bytes"): lambda value: int(value) < 0,
     ("broker", "queued.max.request.bytes"): lambda value: int(value) < MEBI,  # everything here has a bound
@@ -50,6 +59,8 @@ OTHER_DEFAULTS: Final = {
     "num.partitions": "16",  # partitions cost next to nothing
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
+    "group.consumer.max.size": "10000",  # everything has a bound
+    "group.coordinator.rebalance.protocols": "classic,consumer",  # those that are served
 }
 
 
@@ -64,7 +75,7 @@ def why_not(kind: str, key: str, value: str) -> str:
             case "topic":
                 CONFIGS.check_topic({key: value})
             case resource:
-                check(RESOURCES[resource], {key: value})
+                check(RESOURCES[resource], {key: value}, CONFIG)
     except (ConfigError, Refusal) as refused:
         return str(refused)
     return ""

@@ -24,7 +24,7 @@ def lines(log: Path) -> list[str]:
 
 def test_librdkafka(tmp_path: Path) -> None:
     """librdkafka with group.protocol=consumer fails at its first heartbeat; the log names client and remedy."""
-    with serving(tmp_path) as gateway:
+    with serving(tmp_path, "--set", "group.coordinator.rebalance.protocols=classic") as gateway:
         asked = {"bootstrap.servers": gateway.ready()["kafka"][0], "group.id": "g", "client.id": "my app"}
         consumer = Consumer({**asked, "group.protocol": "consumer", "log_level": 0})
         consumer.subscribe(["t"])

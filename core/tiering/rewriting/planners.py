@@ -196,7 +196,7 @@ class CompactionPlanner:
         for stream in self._container.streams.values():
             if not stream.policy.compact:
                 continue
-            for slot in stream.written_slots():
+            for slot in stream.slots_in(self._container.id):
                 key = SlotKey(stream.id, slot.number)
                 tiered_end, until_s = known.get(key, (-1, 0.0))
                 if tiered_end == slot.tiered_end and now < until_s:

@@ -49,11 +49,12 @@ from core.tiering.rows import (
     chunk_row_key,
     decode_chunk_row,
     decode_run,
+    parse_chunk_key,
 )
 from core.tiering.snapshots.adoption import Claims, SettledSlot, settle, share
 from core.tiering.snapshots.bucket import Bucket
-from core.tiering.snapshots.format import SlotSnapshot, Snapshot, WriterSnapshot
-from core.tiering.snapshots.found_streams import FoundStreams
+from core.tiering.snapshots.format import SlotSnapshot, Snapshot, WriterSnapshot, parse_snapshot_key
+from core.tiering.snapshots.found_streams import FoundStreams, agree
 from core.tiering.snapshots.lives import LIVES_KEY, OtherLife, decode_lives, encode_lives
 from core.tiering.snapshots.recovered import RecoveredSlot, RecoveredStream, Report, SlotLoss
 from core.tiering.snapshots.tail_reader import Ending, TailReader, last_rows
@@ -86,13 +87,22 @@ async def recover_store(
     """Make a store in an empty directory. Raises StorageError, CorruptState, OSError."""
     report = Report()
     recoveries: list[_Recovery] = []
+    ids = list(config.container_ids)
     try:
-        for container_id in config.container_ids:
+        for container_id in ids:  # which grows, once the home knows of more
             path = directory / f"container-{container_id}" / "metadata"
             await asyncio.to_thread(_make_directories, directory, path)
             metadata = await asyncio.to_thread(Metadata, path, config)
-            recoveries.append(_Recovery(container_id, metadata, storage, cluster_id, head_of, report, progress))
-            await recoveries[-1].run(tables_of)
+            home = recoveries[0].streams if recoveries else None
+            recoveries.append(_Recovery(container_id, metadata, storage, cluster_id, head_of, report, progress, home))
+            await recoveries[-1].find()
+            ids += range(len(ids), 1 + max((max(one.containers) for one in recoveries[-1].streams), default=0))
+        agree([recovery.streams for recovery in recoveries])
+        for recovery in recoveries:
+            await asyncio.to_thread(recovery.settle)
+        bounds = _reported(recoveries, report)
+        for recovery in recoveries:
+            await asyncio.to_thread(recovery.write_tables, tables_of, bounds)
         await _look_at_ends(recoveries, report, writer_of)
         for recovery in recoveries:
             await asyncio.to_thread(recovery.commit)
@@ -101,6 +111,38 @@ async def recover_store(
             await asyncio.to_thread(recovery.metadata.close)
     report.streams.sort(key=lambda stream: stream.name)
     return report
+
+
+async def containers_in(storage: Storage) -> int:
+    """The number of containers of which long-term storage has anything. Raises StorageError."""
+    highest = -1
+    async for info in storage.list("meta/"):
+        if (snapshot := parse_snapshot_key(info.key)) is not None:
+            highest = max(highest, snapshot[0])
+    async for info in storage.list("chunks/"):
+        if (chunk := parse_chunk_key(info.key)) is not None:
+            highest = max(highest, chunk.container)
+    return highest + 1
+
+
+def _reported(recoveries: Sequence[_Recovery], report: Report) -> dict[tuple[str, int], tuple[int, int]]:
+    """Report all streams; returns the bounds of all slots by stream's name and number."""
+    settled: dict[tuple[int, int], RecoveredSlot] = {}
+    losses: dict[int, dict[int, SlotLoss]] = {}
+    for recovery in recoveries:
+        settled |= recovery.settled
+        for stream_id, own in recovery.losses.items():
+            losses.setdefault(stream_id, {}).update(own)
+    report.containers = len(recoveries)
+    bounds: dict[tuple[str, int], tuple[int, int]] = {}
+    for stream in recoveries[0].streams:
+        slots = [settled.get((stream.id, number), RecoveredSlot(number, 0, 0)) for number in range(stream.slots)]
+        bounds |= {(stream.name, slot.slot): (slot.start, slot.end) for slot in slots}
+        of_stream = losses.get(stream.id, {})
+        untiered = sum(loss.untiered for loss in of_stream.values())
+        report.streams.append(RecoveredStream(stream.name, slots, untiered, of_stream))
+        report.stream_names[stream.id] = stream.name
+    return bounds
 
 
 async def _look_at_ends(recoveries: Sequence[_Recovery], report: Report, writer_of: EntryWriterOf) -> None:
@@ -131,6 +173,7 @@ class _Recovery:
         head_of: EntryHeadOf,
         report: Report,
         progress: Progress,
+        home: FoundStreams | None,
     ) -> None:
         self._container_id = container_id
         self.metadata = metadata
@@ -145,26 +188,37 @@ class _Recovery:
         self._has_snapshot = False
         self._sizes: dict[ChunkId, int] = {}
         self._endings: list[Ending] = []
-        self._streams = FoundStreams(container_id, report.findings.append)
+        self.streams = FoundStreams(container_id, report.findings.append, home)
+        self.settled: dict[tuple[int, int], RecoveredSlot] = {}
+        self.losses: dict[int, dict[int, SlotLoss]] = {}
+        self._tables: dict[str, dict[bytes, bytes]] = {}  # of the snapshot
+        self._dead: dict[ChunkId, ChunkRow] = {}
         self._claims: dict[tuple[int, int], Claims] = {}
         self._epoch = 0  # the highest that was seen
         self._other_lives: list[OtherLife] = []
 
-    async def run(self, tables_of: TablesOf) -> None:
+    async def find(self) -> None:
+        """Pass 1: what the snapshot and the chunks tell of streams."""
         snapshot = await self._bucket.newest_snapshot()
-        tables: dict[str, dict[bytes, bytes]] = {}
         if snapshot is not None:
-            tables = {name: dict(entries) for name, entries in snapshot.tables.items() if name not in STORED_TABLES}
+            self._tables = {
+                name: dict(entries) for name, entries in snapshot.tables.items() if name not in STORED_TABLES
+            }
             self._use_snapshot(snapshot)
-        dead = self._dead_chunks(tables.get(PENDING_TABLE, {}))
+        self._dead = self._dead_chunks(self._tables.get(PENDING_TABLE, {}))
         self._epoch = max(self._epoch, self._bucket.newest_epoch)
-        await self._adopt_chunks(dead)
-        self._streams.settle()
-        bounds = await asyncio.to_thread(self._settle_slots)
-        await asyncio.to_thread(self._settle_chunks)
-        tables = {name: dict(entries) for name, entries in tables_of(tables, bounds).items()}
-        self._settle_tables(tables, dead)
-        await asyncio.to_thread(self._write_tables, tables)
+        await self._adopt_chunks(self._dead)
+
+    def settle(self) -> None:
+        """Passes 2 and 3, once all containers agree about streams. Blocks."""
+        self._settle_slots()
+        self._settle_chunks()
+
+    def write_tables(self, tables_of: TablesOf, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> None:
+        """Pass 4, with the bounds of all slots. Blocks."""
+        tables = {name: dict(entries) for name, entries in tables_of(self._tables, bounds).items()}
+        self._settle_tables(tables, self._dead)
+        self._write_tables(tables)
 
     def _tell(self, finding: str) -> None:
         self._report.findings.append(finding)
@@ -176,7 +230,7 @@ class _Recovery:
         self._report.snapshots[self._container_id] = snapshot.created_ms
         self._known = {(slot.stream_id, slot.slot): slot for slot in snapshot.slots}
         self._writers = {snapshot.slots[number][:2]: writers for number, writers in snapshot.writers.items()}
-        self._streams.use_snapshot(snapshot.tables)
+        self.streams.use_snapshot(snapshot.tables)
         container = snapshot.tables.get(CONTAINER_TABLE, {})
         self._other_lives = decode_lives(container.get(LIVES_KEY, b""))
         epoch = container.get(EPOCH_KEY, b"")
@@ -209,7 +263,7 @@ class _Recovery:
         puts: list[tuple[bytes, bytes]] = []
         for run in index.runs:
             self._epoch = max(self._epoch, run.leader_epoch)
-            if not self._streams.admit(run, index):
+            if not self.streams.admit(run, index):
                 continue
             claims = self._claims.setdefault((run.segment.stream.id, run.slot), Claims())
             for first, end in claims.claim(run.first, run.end):
@@ -224,24 +278,13 @@ class _Recovery:
 
     # Pass 2: slots
 
-    def _settle_slots(self) -> dict[tuple[str, int], tuple[int, int]]:
-        """Bounds of all slots by stream's name and number."""
-        settled: dict[tuple[int, int], RecoveredSlot] = {}
-        losses: dict[int, dict[int, SlotLoss]] = {}
+    def _settle_slots(self) -> None:
+        settled, losses = self.settled, self.losses
         for place, rows in groupby(self._rows(), key=lambda row: (row.stream_id, row.slot)):
             self._settle_slot(place, list(rows), settled, losses)
         for place in self._known.keys() - settled.keys():
             self._settle_slot(place, [], settled, losses)
         self.bounds = {place: (slot.start, slot.end) for place, slot in settled.items()}
-        bounds: dict[tuple[str, int], tuple[int, int]] = {}
-        for stream in self._streams:
-            slots = [settled.get((stream.id, number), RecoveredSlot(number, 0, 0)) for number in range(stream.slots)]
-            bounds |= {(stream.name, slot.slot): (slot.start, slot.end) for slot in slots}
-            own = losses.get(stream.id, {})
-            untiered = sum(loss.untiered for loss in own.values())
-            self._report.streams.append(RecoveredStream(stream.name, slots, untiered, own))
-            self._report.stream_names[stream.id] = stream.name
-        return bounds
 
     def _rows(self) -> Iterator[RunRow]:
         return (decode_run(key, value) for key, value in self.metadata.table_items(RUNS_TABLE, b""))
@@ -254,7 +297,7 @@ class _Recovery:
         losses: dict[int, dict[int, SlotLoss]],
     ) -> None:
         stream_id, number = place
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if stream is None or number >= stream.slots:
             self._write([], [table_key(RUNS_TABLE, row.key) for row in rows])
             return
@@ -336,7 +379,7 @@ class _Recovery:
 
     def _settle_tables(self, tables: dict[str, dict[bytes, bytes]], dead: Mapping[ChunkId, ChunkRow]) -> None:
         tables[PENDING_TABLE] = {row.key: row.encode() for row in dead.values()}
-        tables |= self._streams.tables()
+        tables |= self.streams.tables()
         tables[CONTAINER_TABLE] = {EPOCH_KEY: (self._epoch + EPOCHS_APART).to_bytes(4, "big")}
         if self._other_lives:
             tables[CONTAINER_TABLE][LIVES_KEY] = encode_lives(self._other_lives)

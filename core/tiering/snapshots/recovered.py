@@ -49,6 +49,7 @@ class Report:
     """The recovered streams, and the losses."""
 
     streams: list[RecoveredStream] = field(default_factory=list)
+    containers: int = 1
     snapshots: dict[int, int] = field(default_factory=dict)  # by container: when it was made, ms
     newest_chunk_ms: int = -1  # when the newest chunk was begun: the store was alive then
     transactions: list[TornTransaction] = field(default_factory=list)

@@ -98,6 +98,7 @@ class Snapshots:
         self._container = container
         self._storage = long_term.storage
         self._cluster_id = long_term.cluster_id
+        self._private = long_term.private
         self._interval_s = container.config.tier2_snapshot_interval_ms / 1000
         self.covered_lsn = 0
         self.counters = SnapshotCounters()
@@ -241,14 +242,16 @@ class Snapshots:
         container = self._container
         snapshot_id = SnapshotId(container.epoch, container.applied_lsn)
         tables = {
-            name: dict(table.entries) for name, table in container.tables.items() if not isinstance(table, StoredTable)
+            name: dict(table.entries)
+            for name, table in container.tables.items()
+            if not isinstance(table, StoredTable) and name not in self._private
         }
         slots: list[SlotSnapshot] = []
         writers: dict[int, list[_Writer]] = {}
         room = WRITERS_MAX
         yield_at = SLICE_SLOTS
         for stream in list(container.streams.values()):
-            for slot in list(stream.written_slots()):
+            for slot in list(stream.slots_in(container.id)):
                 slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
                 if slot.writers and room > 0:
                     found = writers[len(slots) - 1] = await _capture_writers(slot, room)

@@ -85,7 +85,7 @@ class Collector:
     def _look_again(self) -> None:
         """Look at everything once."""
         container = self._container
-        container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.written_slots())
+        container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.slots_in(container.id))
         self._deletions_seen = -1
 
     async def _step(self) -> float:

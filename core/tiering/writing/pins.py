@@ -221,7 +221,9 @@ class Pins:
         streams = list(self._container.streams.values())
         for start in range(0, len(streams), SLICE_STREAMS):
             for stream in streams[start : start + SLICE_STREAMS]:
-                found += (pin for slot in stream.written_slots() if (pin := self._pin_of(slot)) is not None)
+                found += (
+                    pin for slot in stream.slots_in(self._container.id) if (pin := self._pin_of(slot)) is not None
+                )
             await asyncio.sleep(0)
         found.sort(key=lambda pin: -pin.bytes)
         found[:NAMED_MAX] = self.named = self._with_names(found[:NAMED_MAX])

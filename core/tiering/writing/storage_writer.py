@@ -103,7 +103,7 @@ class StorageWriter:
         self._pins.name_lost()
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
-            for slot in stream.written_slots():
+            for slot in stream.slots_in(self._container.id):
                 if slot.durable_end > slot.untiered_from[0] and not slot.untiered:
                     self._container.mark_untiered(slot)
         self._background.start()

@@ -1,8 +1,4 @@
-"""Shared by administrative APIs: the permissions to show, resources by name, repeated items.
-
-Keeps: without authentication every client may do every operation that applies to a resource, and
-answers show all of these operations.
-"""
+"""Shared by administrative APIs: the cluster's authorized operations, resources by name, repeated items."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.live import Slot, Stream
 from gateway.refusals import Refusal
+from gateway.security.acls import Operation, ResourceType
 
 if TYPE_CHECKING:
     from gateway.dispatch.context import RequestContext
@@ -23,19 +20,17 @@ _T = TypeVar("_T", bound=Hashable)
 NOT_ASKED: Final = -(2**31)
 """Authorized operations, if the client did not ask for them."""
 
+ALL_GROUP_OPERATIONS: Final = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
+"""Bits of READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS: all that groups have, as there are no ACLs."""
+
 
 MESSAGE_CHARS_MAX: Final = 1_000
 """Characters of an error message: it quotes a client's names and values, which may be as long as a string can be."""
 
 
-def _bits(*operations: int) -> int:
-    return sum(1 << operation for operation in operations)
-
-
-# Kafka's AclOperation: READ 3, WRITE 4, CREATE 5, DELETE 6, ALTER 7, DESCRIBE 8, CLUSTER_ACTION 9,
-# DESCRIBE_CONFIGS 10, ALTER_CONFIGS 11, IDEMPOTENT_WRITE 12.
-TOPIC_OPERATIONS: Final = _bits(3, 4, 5, 6, 7, 8, 10, 11)
-CLUSTER_OPERATIONS: Final = _bits(5, 7, 8, 9, 10, 11, 12)
+def cluster_operations(ctx: RequestContext) -> int:
+    """The cluster's authorized operations, as a client that may describe it sees them; else 0, as in Kafka."""
+    return ctx.operations(ResourceType.CLUSTER) if ctx.may(Operation.DESCRIBE, ResourceType.CLUSTER) else 0
 
 
 def repeated(items: Iterable[_T]) -> set[_T]:
@@ -50,11 +45,6 @@ async def repeated_among(ctx: RequestContext, items: Iterable[_T]) -> set[_T]:
     async for item in ctx.paced(items):
         (again if item in seen else seen).add(item)
     return again
-
-
-def leader_epoch_of(stream: Stream) -> int:
-    """The epoch of the container that leads a topic's partitions."""
-    return stream.slot(0).leader_epoch
 
 
 def slot_of(stream: Stream | None, partition: int) -> Slot | None:

@@ -16,6 +16,8 @@ from gateway.kafka_configs.keys import Change, ResourceType
 from gateway.kafka_configs.resource_configs import kind_of
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal, invalid_request
+from gateway.security.acls import Operation
+from gateway.security.acls import ResourceType as AclType
 from gateway.topics.checks import check_name
 from gateway.wire.message import Message
 
@@ -50,6 +52,7 @@ async def alter(
             if repeated(config.name for config in message.configs):
                 raise invalid_request("Error due to duplicate config keys")
             check(message)
+            _check_rights(ctx, resource)
             _check_resource(ctx, resource)
             changes[resource] = change_of(message, resource)
         except Refusal as refused:
@@ -65,6 +68,16 @@ async def alter(
             async for resource in ctx.paced(asked)
         ]
     }
+
+
+def _check_rights(ctx: RequestContext, resource: Resource) -> None:
+    match resource.type:
+        case ResourceType.TOPIC:
+            ctx.require(Operation.ALTER_CONFIGS, AclType.TOPIC, resource.name)
+        case ResourceType.GROUP:
+            ctx.require(Operation.ALTER_CONFIGS, AclType.GROUP, resource.name)
+        case _:
+            ctx.require(Operation.ALTER_CONFIGS, AclType.CLUSTER)
 
 
 def _check_resource(ctx: RequestContext, resource: Resource) -> None:

@@ -1,6 +1,6 @@
 """Client quotas as Kafka names them: of users, client ids and addresses, alone or users with client ids.
 
-None is enforced yet, so none is kept.
+Only rates of bytes are enforced yet, so no other quota is kept.
 
 Keeps: a change that Kafka would refuse is refused in its words, so that scripts find their faults here; a change that
 it would make is refused too, because a quota that is not enforced must not look like one that is.
@@ -15,6 +15,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.quotas.quotas import ENFORCED
 from gateway.refusals import Refusal, invalid_request
 
 USER, CLIENT_ID, IP = "user", "client-id", "ip"
@@ -98,6 +99,23 @@ def _check_component(component: Component) -> None:
         raise Refusal(ErrorCode.unsupported_version, f"Unsupported entity type {component.kind}")
 
 
+def chosen(components: Sequence[Component], strict: bool, entity: Entity) -> bool:
+    """Does a filter choose an entity? If it is strict, the entity has no other parts."""
+    if strict and len(entity) != len(components):
+        return False
+    return all(component.kind in entity and _fits(component, entity[component.kind]) for component in components)
+
+
+def _fits(component: Component, name: str | None) -> bool:
+    match component.match:
+        case Match.EXACT:
+            return name == component.name
+        case Match.DEFAULT:
+            return name is None
+        case _:
+            return True
+
+
 def check_change(entity: Entity, changes: Sequence[tuple[str, float | None]]) -> None:
     """Raises Refusal for a change of an entity's quotas (None takes one away) that cannot be made."""
     allowed = _quotas_of(entity)
@@ -106,8 +124,10 @@ def check_change(entity: Entity, changes: Sequence[tuple[str, float | None]]) ->
     wanted = [(key, value) for key, value in changes if value is not None]
     for key, value in wanted:
         _check_value(allowed, key, value)
-    if wanted:
-        raise Refusal(ErrorCode.policy_violation, "Penstock does not enforce client quotas yet, so it takes none.")
+    if ignored := [key for key, _ in wanted if key not in ENFORCED]:
+        raise Refusal(
+            ErrorCode.policy_violation, f"Penstock does not enforce {ignored[0]} yet, so it does not take it."
+        )
 
 
 def repeated(entity: Entity) -> Refusal:

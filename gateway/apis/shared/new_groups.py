@@ -1,4 +1,5 @@
-"""The group protocols after the classic one: consumer (KIP-848), share (KIP-932) and streams groups (KIP-1071).
+"""The group protocols after the classic one that are not served: share (KIP-932) and streams groups (KIP-1071), and
+consumer groups (KIP-848) if the operator leaves them out.
 
 They are answered as by a Kafka whose group.coordinator.rebalance.protocols leaves them out: with UNSUPPORTED_VERSION,
 which a client takes for final. Were their keys not served, librdkafka would wait for a coordinator that speaks them,
@@ -17,6 +18,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
+from gateway.refusals import Refusal
 from gateway.wire.message import Message
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,13 @@ NOT_SERVED_TEXT: Final = "The version of API is not supported."
 """Kafka's message, in the answers that have one."""
 CHARS_MAX: Final = 100
 """Characters of a name that a client chose, in a log line."""
+
+
+def serves_consumer_groups(ctx: RequestContext) -> bool:
+    """Are consumer groups served: does the operator want them, and has no administrator lowered their feature?"""
+    services = ctx.services
+    is_wanted = "consumer" in services.config.group_coordinator_rebalance_protocols
+    return is_wanted and services.features.level("group.version") > 0
 
 
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:
@@ -44,6 +53,11 @@ def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) 
         },
     )
     return {"error_code": NOT_SERVED}
+
+
+def refused(refusal: Refusal) -> Mapping[str, Any]:
+    """The answer to a member whose request is refused."""
+    return {"error_code": refusal.code, "error_message": refusal.message}
 
 
 def none_described(group_ids: Iterable[str], code: int = NOT_SERVED) -> Mapping[str, Any]:

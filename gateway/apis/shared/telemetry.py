@@ -1,14 +1,19 @@
-"""The one subscription to clients' metrics (KIP-714): it asks for none.
+"""A client's properties that subscriptions to its metrics match (KIP-714)."""
 
-Keeps: PushTelemetry knows the subscription that GetTelemetrySubscriptions hands out.
-"""
+from __future__ import annotations
 
-from typing import Final
+from gateway.dispatch.context import RequestContext
+from gateway.telemetry.subscriptions import Properties
 
-NOTHING: Final = 0
-"""The id of the subscription that asks for nothing."""
-CODECS: Final = (4, 3, 1, 2)
-"""Codecs by their numbers in record batches, in Kafka's order of preference."""
-PUSH_INTERVAL_MS: Final = 300_000
-PAYLOAD_BYTES_MAX: Final = 1_048_576
-"""Kafka's defaults."""
+
+def properties_of(ctx: RequestContext) -> Properties:
+    """Without its instance id, which it may not have yet."""
+    connection = ctx.connection
+    return Properties(
+        instance_id="",
+        id=ctx.client_id or "",
+        software_name=connection.client_software_name or "",
+        software_version=connection.client_software_version or "",
+        source_address=connection.peer_host,
+        source_port=str(connection.peer_port),
+    )

@@ -37,6 +37,20 @@ class GroupFacts:
     def uses_consumer_protocol(self) -> bool:
         return self.protocol_type == CONSUMER_PROTOCOL_TYPE
 
+    @property
+    def member_count(self) -> int:
+        return len(self.roster)
+
+    @property
+    def expiry_since_ms(self) -> int | None:
+        """Since when committed offsets may expire, beside their own time; None: none does now."""
+        if self.protocol_type is None:
+            return 0
+        if self.is_empty:
+            return self.state_since_ms
+        is_known = self.state is GroupState.STABLE and self.subscribed_topics is not None
+        return 0 if is_known else None
+
     def is_subscribed_to(self, topic: str) -> bool:
         """Consumers whose subscriptions we cannot read count as subscribed to everything."""
         if self.subscribed_topics is None:

@@ -122,6 +122,10 @@ class Group(GroupFacts):
             return self._prepare_rebalance(now, "larger than group.max.size when loaded")
         return []
 
+    def adopt(self, record: GroupRecord, now: Instant, reason: str) -> list[Effect]:
+        """Take over the members of a consumer group that becomes a classic one; they must all join again."""
+        return self.restore(record, now) + self._prepare_rebalance(now, reason)
+
     def die(self, error: ErrorCode, now: Instant) -> list[Effect]:
         """Be deleted, or unloaded: every waiter gets `error`, no deadline is left."""
         effects: list[Effect] = []

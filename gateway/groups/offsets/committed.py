@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from core.trusted_time import TrustedTime
-from gateway.groups.classic.facts import GroupFacts
-from gateway.groups.classic.states import GroupState
 from gateway.groups.persistence import (
     NO_EXPIRY,
     CommittedOffset,
@@ -25,6 +23,17 @@ from gateway.groups.persistence import (
 
 _NO_TOPICS: Final[Mapping[str, Mapping[int, bytes]]] = {}
 _NONE_IN_FLIGHT: Final[Mapping[tuple[str, int], int]] = {}
+
+
+class Subscriber(Protocol):
+    """A group, of whatever kind, as far as its offsets' life depends on it."""
+
+    group_id: str
+
+    @property
+    def expiry_since_ms(self) -> int | None: ...
+
+    def is_subscribed_to(self, topic: str) -> bool: ...
 
 
 class CommittedOffsets:
@@ -111,15 +120,10 @@ class CommittedOffsets:
             for partition in self._partitions(group_id, topic)
         ]
 
-    def expired(self, group: GroupFacts, topic: str, now: TrustedTime, retention_ms: int) -> list[OffsetKey]:
+    def expired(self, group: Subscriber, topic: str, now: TrustedTime, retention_ms: int) -> list[OffsetKey]:
         """The group's expired offsets of a topic, by Kafka's rules of expiry."""
-        since_ms = 0
-        if group.protocol_type is not None:
-            if group.is_empty:
-                since_ms = group.state_since_ms
-            elif group.state is not GroupState.STABLE or group.subscribed_topics is None:
-                return []
-        if group.is_subscribed_to(topic):
+        since_ms = group.expiry_since_ms
+        if since_ms is None or group.is_subscribed_to(topic):
             return []
         in_flight = self._in_flight.get(group.group_id, _NONE_IN_FLIGHT)
         return [

@@ -16,9 +16,8 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Put
 from core.trusted_clock import TrustedClock
 from gateway.config.loading import Config
-from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.journal import GroupJournal, offset_puts
-from gateway.groups.offsets.committed import CommittedOffsets, metadata_units
+from gateway.groups.offsets.committed import CommittedOffsets, Subscriber, metadata_units
 from gateway.groups.persistence import NO_EXPIRY, CommittedOffset, OffsetKey
 
 MINUTE_MS: Final = 60_000
@@ -39,7 +38,7 @@ class OffsetCommit(NamedTuple):
 
 
 class OffsetService:
-    """The offsets of all groups of this node. `ensure_group` makes a group that has an offset and no member."""
+    """The offsets of all groups of one container. `ensure_group` makes a group that has an offset and no member."""
 
     def __init__(
         self,
@@ -108,11 +107,6 @@ class OffsetService:
         """All durable offsets of a group, by topic and partition."""
         return self._committed.of_group(group_id)
 
-    def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
-        """The smallest offset that any of these groups has committed; None when one has committed nothing."""
-        offsets = [self._committed.get(OffsetKey(group_id, topic, partition)) for group_id in group_ids]
-        return min((o.offset for o in offsets if o is not None), default=None) if all(offsets) else None
-
     async def settle(self, group_id: str) -> None:
         """Wait until all offsets that the group has committed so far are visible."""
         if self._committed.has_in_flight(group_id):
@@ -134,7 +128,7 @@ class OffsetService:
         if keys:
             self._journal.write_offsets(dict.fromkeys(keys))
 
-    def drop_expired(self, group: GroupFacts, topic: str) -> None:
+    def drop_expired(self, group: Subscriber, topic: str) -> None:
         """Submit the deletion of the group's offsets of a topic that have expired."""
         expired = self._committed.expired(group, topic, self._trusted.now(), self._retention_ms)
         if expired:

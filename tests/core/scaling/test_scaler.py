@@ -143,12 +143,12 @@ def test_rates_of_segments(tmp_path: Path) -> None:
         assert round(scaler.rates.of_segment(stream, first).bytes_s) == 10
         assert round(scaler.rates.of_segment(stream, rest).bytes_s) == 90
         assert round(scaler.rates.of_segment(stream, rest).events_s, 2) == 0.3
-        assert round(scaler.rates.of_stream(stream).bytes_s) == 100
+        assert round(scaler.rates.of_slots(stream.written_slots()).bytes_s) == 100
 
         await load(clock, scaler, stream, [10, 0, 0, 0], 1)
         slots = list(stream.written_slots())
         bytes_s, events_s = (scaler.rates.total(slots, by_events=by_events)[WATCHED] for by_events in (False, True))
-        assert scaler.rates.of_stream(stream) == pytest.approx((bytes_s, events_s))
+        assert scaler.rates.of_slots(stream.written_slots()) == pytest.approx((bytes_s, events_s))
         assert 10 < bytes_s < 15
         await store.close()
 

@@ -19,6 +19,7 @@ from tests.core.support import (
     begin_append,
     container_of,
     crash_copy,
+    hosted_of,
     maintenance_of,
     make,
     open_store,
@@ -141,7 +142,7 @@ def test_scales_of_one_stream_at_once(tmp_path: Path) -> None:
         assert not isinstance(first, BaseException)
         assert isinstance(second, ValueError)
         assert shape(store) == [(1, 0, 4), (2, 4, 8)]
-        (event,) = store.scaler_of(stream).events
+        (event,) = hosted_of(store).scaler.events
         assert (event.stream, event.epoch, event.kind, event.reason) == ("s", 1, "manual", "one")
         assert (event.sealed, event.opened) == ((0,), (1, 2))
         await store.delete_stream(stream)
@@ -167,7 +168,7 @@ def test_growth_is_a_scale(tmp_path: Path) -> None:
         assert shape(store) == [(3, 0, 4), (4, 4, 8)]
         assert await read_all(store, stream.slot(1)) == [b"old", b"new"]
         assert stretches(stream.slot(1)) == [(0, 2, 0), (1, 4, 3)]
-        assert [event.kind for event in store.scaler_of(stream).events] == ["manual", "grown"]
+        assert [event.kind for event in hosted_of(store).scaler.events] == ["manual", "grown"]
         await store.close()
 
     run(scenario())

@@ -60,6 +60,57 @@ def test_history_reads_back(state: StreamState) -> None:
     assert decode_stream(state.sealed_at(9).encode()) == state.sealed_at(9)
 
 
+@st.composite
+def placed_streams(draw: st.DrawFn) -> list[StreamState]:
+    """All states of a stream over some containers, with growths and scales."""
+    some = st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True)
+    state = new_stream(
+        stream_id=1,
+        name="s",
+        uuid=UUID(int=1),
+        slots=draw(st.integers(1, 20)),
+        created_ms=0,
+        container=0,
+        config={},
+        segments=draw(st.integers(1, 4)),
+        placement=draw(some),
+    )
+    states = [state]
+    for step in range(draw(st.integers(0, 6))):
+        segment = draw(st.sampled_from(state.current.segments))
+        if segment.last - segment.first > 1 and draw(st.booleans()):
+            state = state.scaled([segment.number], [segment.first + 1], step, "why")
+        else:
+            more = draw(st.one_of(st.just(state.slots), st.integers(1, 20)))
+            state = state.grown(state.slots + more, step, draw(st.one_of(st.just([]), some)))
+        states.append(state)
+    return states
+
+
+@given(placed_streams())
+def test_slots_never_leave_their_container(states: list[StreamState]) -> None:
+    """Growths and scales leave each slot where it is; the row reads back, and tells which of two is newer."""
+    for before, after in pairwise(states):
+        for number in range(before.slots):
+            assert after.container_of_slot(number) == before.container_of_slot(number)
+        assert covers([(run.first, run.last) for run in after.current.segments], after.slots)
+        assert not after.is_elsewhere or after.revision > before.revision
+    for state in states:
+        assert decode_stream(state.encode()) == state
+        assert state.containers == {state.container_of_slot(number) for number in range(state.slots)}
+
+
+@given(placed_streams())
+def test_another_container_may_decide(states: list[StreamState]) -> None:
+    """That moves no slot."""
+    for container in range(5):
+        state = states[-1].decided_by(container)
+        assert state.container == container
+        for number in range(state.slots):
+            assert state.container_of_slot(number) == states[-1].container_of_slot(number)
+        assert decode_stream(state.encode()) == state
+
+
 @given(scaled_streams())
 def test_successors_are_the_other_side_of_predecessors(state: StreamState) -> None:
     """Links go both ways, and a segment has successors once it is sealed and only then."""

@@ -56,7 +56,7 @@ def test_all_of_a_topic(admin: Admin, version: int) -> None:
     result = describe(admin, TOPIC, admin.create(retention_ms="5"), version=version)
 
     told = {c.name: (c.value, c.config_source, c.read_only, c.is_sensitive) for c in result.configs}
-    assert (result.error_code, len(told)) == (0, 40)
+    assert (result.error_code, len(told)) == (0, 41)
     assert told["retention.ms"] == ("5", 1, False, False)
     assert told["max.message.bytes"] == ("1048588", 5, False, False)
 
@@ -415,7 +415,7 @@ def test_what_tools_read(admin: Admin) -> None:
     assert {
         "process.roles": "broker,controller",
         "controller.quorum.voters": f"1@{address}",
-        "group.coordinator.rebalance.protocols": "classic",
+        "group.coordinator.rebalance.protocols": "classic,consumer",
         "offsets.topic.num.partitions": "50",
         "transaction.state.log.replication.factor": "1",
         "sasl.enabled.mechanisms": "",

@@ -182,12 +182,13 @@ def test_names_that_cannot_be(admin: Admin) -> None:
     assert admin.broker.topics.get("like_this") is None
 
 
-def test_internal_names(admin: Admin) -> None:
-    """Kafka's internal topics are shown as such and never made by asking."""
-    (topic,) = topics(admin, 12, by_name("__consumer_offsets"), allow_auto_topic_creation=True)
+@pytest.mark.parametrize(("name", "code"), [("__consumer_offsets", 0), ("__share_group_state", 3)])
+def test_internal_names(admin: Admin, name: str, code: int) -> None:
+    """Kafka's internal topics are shown as such and never made by asking; those that are views are there."""
+    (topic,) = topics(admin, 12, by_name(name), allow_auto_topic_creation=True)
 
-    assert (topic.error_code, topic.is_internal) == (3, True)
-    assert admin.broker.topics.get("__consumer_offsets") is None
+    assert (topic.error_code, topic.is_internal) == (code, True)
+    assert admin.broker.topics.get(name) is None
 
 
 def test_authorized_operations(admin: Admin) -> None:

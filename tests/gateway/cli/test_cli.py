@@ -224,7 +224,7 @@ class TestServing:
         with serving(tmp_path, "--listen", "0.0.0.0:0=127.0.0.1") as gateway:
             gateway.ready()
 
-            assert "there is no authentication yet" in gateway.err.read_text()
+            assert "it asks nobody who they are" in gateway.err.read_text()
 
     def test_open_http_warns(self, tmp_path: Path) -> None:
         """An HTTP port that is open to others gives a warning of its own."""
@@ -232,7 +232,7 @@ class TestServing:
             gateway.ready()
 
             said = gateway.err.read_text()
-            assert ("changes need http.token" in said, "no authentication yet" in said) == (True, False)
+            assert ("changes need http.token" in said, "it asks nobody who they are" in said) == (True, False)
 
     def test_loopback_does_not_warn(self, tmp_path: Path) -> None:
         """The default listener, which only this machine reaches, gives no warning."""

@@ -346,7 +346,6 @@ class TestRefusals:
             "localhost:9092=0.0.0.0",
             "[::]:9092",
             "*:9092",
-            "SSL://localhost:9092",
         ],
     )
     def test_addresses_that_are_none(self, text: str) -> None:
@@ -359,7 +358,7 @@ def test_description_has_every_key_once() -> None:
     rows = json.loads(json.dumps(describe(Config())))
 
     assert [row["key"] for row in rows] == list(FIELDS)
-    assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "doc")}
+    assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "section", "doc")}
     assert {row["type"] for row in rows} <= {"int", "long", "double", "boolean", "string", "list", "password"}
     assert all(len(row["doc"]) > 20 for row in rows)
 

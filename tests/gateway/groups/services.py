@@ -14,9 +14,12 @@ from kio.schema.errors import ErrorCode
 from core.clock import ManualClock
 from core.store import Store
 from gateway.config.loading import load
+from gateway.coordination.homes import Homes
 from gateway.groups.classic.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
 from tests.gateway.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
@@ -105,12 +108,14 @@ async def serving(
     configs = BrokerConfigs(config)
     store = await Store.open(directory, config.store_config(), configs.policy_for, clock)
     topics = Topics(config, store, configs)
-    groups = GroupCoordinator(config, store, clock, topics)
-    groups.load()
-    await groups.start()
+    coordinators = GroupCoordinators(
+        config, store, clock, topics, Homes([store.home.id]), settings_of(config, lambda _: {})
+    )
+    coordinators.load()
+    await coordinators.start()
     try:
-        yield Services(store, topics, groups, clock)
+        yield Services(store, topics, coordinators.of("g"), clock)
     finally:
         if clean:
-            await groups.stop()
+            await coordinators.stop()
         await store.close(clean=clean)

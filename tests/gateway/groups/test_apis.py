@@ -183,7 +183,7 @@ def test_join_without_rebalance_timeout(tmp_path: Path) -> None:
         async with asking(tmp_path) as (broker, client):
             await join(client, 0, "g")
 
-            (member,) = broker.groups.get("g").roster  # type: ignore[union-attr]
+            (member,) = broker.groups.of("g").get("g").roster  # type: ignore[union-attr]
             assert (member.rebalance_timeout_ms, member.client_host) == (10_000, "/127.0.0.1")
 
     run(scenario())
@@ -235,7 +235,7 @@ def test_offset_commit(tmp_path: Path) -> None:
                 unknown = ErrorCode.unknown_topic_id if version >= 10 else ErrorCode.unknown_topic_or_partition
                 errors = [p.error_code for topic in answer.topics for p in topic.partitions]
                 assert errors == [0, ErrorCode.unknown_topic_or_partition, unknown]
-                committed = broker.groups.offsets.of_group(f"g{version}")["t"]
+                committed = broker.groups.of("g").offsets.of_group(f"g{version}")["t"]
                 epoch = 5 if version >= 6 else -1
                 assert {p: (c.offset, c.leader_epoch, c.metadata) for p, c in committed.items()} == {
                     1: (42, epoch, "here")
@@ -378,7 +378,7 @@ def test_offset_delete(tmp_path: Path) -> None:
             unknown = ErrorCode.unknown_topic_or_partition
             errors = [topic.partitions[0].error_code for topic in answer.topics]
             assert (answer.error_code, errors) == (0, [ErrorCode.group_subscribed_to_topic, 0, unknown, unknown])
-            assert list(broker.groups.offsets.of_group("g")) == ["t"]
+            assert list(broker.groups.of("g").offsets.of_group("g")) == ["t"]
             assert nobody.error_code == ErrorCode.group_id_not_found
 
     run(scenario())
@@ -474,7 +474,7 @@ def test_delete_groups(tmp_path: Path) -> None:
                     f"simple{version}": 0,
                     "nobody's": ErrorCode.group_id_not_found,
                 }
-                assert broker.groups.get(f"simple{version}") is None
+                assert broker.groups.of("g").get(f"simple{version}") is None
 
     run(scenario())
 
@@ -490,7 +490,7 @@ def test_pipelined_commits_land_in_order(tmp_path: Path) -> None:
             for request in sent:
                 assert error_of(await client.receive(request)) == 0
 
-            assert broker.groups.offsets.of_group("g")["t"][0].offset == 99
+            assert broker.groups.of("g").offsets.of_group("g")["t"][0].offset == 99
 
     run(scenario())
 

@@ -428,7 +428,7 @@ def test_deleted_topic_takes_its_offsets_along(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             stream = services.topics.get("t")
             assert stream is not None
-            services.groups._topic_deleted(stream)
+            services.groups.topic_deleted(stream)
             await write
             await services.groups._journal.settle()
 

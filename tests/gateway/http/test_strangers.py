@@ -223,7 +223,7 @@ def test_scrapers_share_a_text() -> None:
     metrics.gauge("penstock_made", "Texts", read)
 
     async def scenario() -> None:
-        exposition = Exposition(metrics, {}, lambda: None)
+        exposition = Exposition(metrics, {}, lambda: None, lambda turn: None)
         first = asyncio.create_task(exposition.text())
         while not made[0]:  # noqa: ASYNC110 - it has no event of its own
             await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
@@ -21,6 +22,7 @@ from gateway.network.connection import Connection
 from gateway.network.host import ServerLimits
 from gateway.network.response_slot import ResponseSlot
 from gateway.network.server import Server
+from gateway.security.listeners import SecuredListener
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
 from gateway.wire.message import Message
@@ -108,9 +110,23 @@ def produced(name: str) -> bytes:
     return encode_produce_response(9, [(name, [(0, 0, 0, -1, 0)])])
 
 
+class Features:
+    """What ApiVersions asks of the only service that it reads."""
+
+    supported = {"transaction.version": (0, 2)}
+    levels = {"transaction.version": 2}
+    epoch = 2
+
+
 @asynccontextmanager
-async def serving(gate: Gate, limits: ServerLimits | None = None, **api: Any) -> AsyncIterator[tuple[Server, int]]:
-    """A server on a free port."""
+async def serving(
+    gate: Gate,
+    limits: ServerLimits | None = None,
+    *,
+    secured: Mapping[str, SecuredListener] | None = None,
+    **api: Any,
+) -> AsyncIterator[tuple[Server, int]]:
+    """A server on a free port; `secured`: its listener PLAINTEXT, if it is to have TLS or SASL."""
     apis = Registry(
         [
             API_VERSIONS,
@@ -119,7 +135,8 @@ async def serving(gate: Gate, limits: ServerLimits | None = None, **api: Any) ->
         ]
     )
     metrics = Metrics()
-    server = Server(limits or ServerLimits(), Dispatcher(None, apis, metrics), metrics)
+    services = SimpleNamespace(features=Features())
+    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured)
     binding = bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
     try:

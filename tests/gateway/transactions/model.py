@@ -2,7 +2,8 @@
 
 The state machine, the slots' transactions and the writers' sequences are the real ones. The model has what lies between
 them: two containers with a log each, of which a crash takes what was not synced, and requests whose answers are lost.
-Slot 0 lies in the home container, slot 1 there too or in the other one.
+Slot 0 lies in the home container, slot 1 there too or in the other one. The coordinator lies in the home container: the
+other one asks it before a transaction begins there, and is told the outcome.
 
 Every transaction has a tag, every value that it writes carries it; `Tag` is what its client knows of it.
 """
@@ -15,7 +16,7 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StaleWriterEpoch
+from core.errors import SequenceGap, StaleWriterEpoch
 from core.streams.transactions import SlotTransactions, overlapping
 from core.streams.writers import Duplicate, WriterState, new_batch
 from gateway.refusals import Refusal
@@ -28,6 +29,7 @@ from gateway.transactions.transaction import (
 )
 
 HOME, AWAY = 0, 1
+ANSWERED: Final = -1
 SLOTS: Final = (HOME, AWAY)
 TIMEOUT_MS: Final = 60_000
 
@@ -98,10 +100,12 @@ class Waiting(NamedTuple):
 
     log: int
     end: int
-    what: str  # ack, mark, complete
+    what: str  # ack, append, mark, marked, complete
     transactional_id: str = ""
     client: str = ""
     identity: Identity | None = None
+    data: Data | None = None  # of an append
+    is_broken: bool = False  # the guard of an append
 
 
 class Entry(NamedTuple):
@@ -234,6 +238,9 @@ class World:
         for log in (HOME, AWAY):
             if self.durable[log] < len(self.logs[log]) or any(w.log == log for w in self.waiting):
                 yield ("sync", str(log))
+        for number, waiting in enumerate(self.waiting):
+            if waiting.log == ANSWERED:
+                yield ("arrive", str(number))
         for name, known in self.transactions.items():
             if known.is_ongoing:
                 yield ("timeout", name)
@@ -264,6 +271,8 @@ class World:
         kind, *arguments = event
         if kind == "sync":
             self.sync(int(arguments[0]))
+        elif kind == "arrive":
+            self._go_on_to_append(self.waiting.pop(int(arguments[0])))
         elif kind == "timeout":
             self._fence(self.transactions[arguments[0]])
         elif kind == "crash":
@@ -296,7 +305,7 @@ class World:
         self.clients[name] = client
         self._send(name)
 
-    # The coordinator, as gateway/transactions/coordinator.py and gateway/transactions/ending.py go about it
+    # As gateway/transactions/coordinator.py, ending.py, participant.py and writes.py go about it
 
     def _send(self, name: str) -> None:
         """A client's request arrives: for the first time, or again."""
@@ -347,7 +356,10 @@ class World:
         return True
 
     def _write(self, client: Client, request: Request) -> bool:
-        known, identity, place = self._known(client), self._identity(client), _place(request.slot)
+        identity, place = self._identity(client), _place(request.slot)
+        if self.containers[request.slot] == AWAY:
+            return self._write_away(client, request.slot)
+        known = self._known(client)
         known.admit(identity)
         if client.bumps and not known.holds([place], ()):
             self._log(HOME, known.adding([place], (), 0))
@@ -364,6 +376,51 @@ class World:
             self._log(self.containers[request.slot], Data(request.slot, identity, sequence, value))
         self._ack(self.containers[request.slot], client)
         return True
+
+    def _write_away(self, client: Client, number: int) -> bool:
+        """The coordinator is asked before the transaction begins in that slot; then the slot knows by itself."""
+        identity, place, slot = self._identity(client), _place(number), self.slots[number]
+        data = Data(number, identity, client.sequences[number], Value(client.name, client.tag, number))
+        state = slot.writers.get(identity.producer_id)
+        is_open = identity.producer_id in slot.transactions.open and state is not None and state.epoch == identity.epoch
+        if is_open:
+            self._append_away(data, client.name)
+            return True
+        known = self._known(client)
+        known.admit(identity)
+        if not known.holds([place], ()):
+            if not client.bumps:
+                raise Refusal(ErrorCode.invalid_txn_state)
+            self._log(HOME, known.adding([place], (), 0))
+        if "the coordinator's log is not waited for" in self.faults:
+            self._append_away(data, client.name)
+        else:
+            self.waiting.append(
+                Waiting(HOME, len(self.logs[HOME]), "append", client.transactional_id, client.name, identity, data)
+            )
+        return True
+
+    def _append_away(self, data: Data, client: str) -> None:
+        """Raises StaleWriterEpoch."""
+        state = self.slots[data.slot].writers.get(data.writer.producer_id)
+        found = None if state is None else state.check(*data.writer, data.sequence, 1)
+        if not isinstance(found, Duplicate):
+            self._log(AWAY, data)
+        if client:
+            self._ack(AWAY, self.clients[client])
+
+    def _go_on_to_append(self, waiting: Waiting) -> None:
+        """The coordinator has answered. A transaction that ended meanwhile must not begin again."""
+        assert waiting.data is not None
+        is_broken = waiting.is_broken and "the guard is forgotten" not in self.faults
+        try:
+            if is_broken:
+                raise Refusal(ErrorCode.invalid_txn_state)
+            self._append_away(waiting.data, waiting.client)
+        except (Refusal, StaleWriterEpoch, SequenceGap):
+            if waiting.client:
+                client = self.clients[waiting.client]
+                self.clients[waiting.client] = replace(client, is_dead=True, request=None)
 
     def _end(self, client: Client, request: Request) -> bool:
         known, identity = self._known(client), self._identity(client)
@@ -387,6 +444,18 @@ class World:
         else:
             self._log(HOME, prepared)
         self._wait(HOME, "mark", prepared.transactional_id, client)
+
+    def _mark(self, prepared: Transaction) -> None:
+        """The outcome is durable: each container ends the transaction by itself."""
+        self.waiting = [
+            w._replace(is_broken=True) if w.data is not None and w.data.writer[0] == prepared.producer_id else w
+            for w in self.waiting
+        ]
+        for log in (AWAY, HOME):
+            marks = self._marks(prepared, log)
+            if marks and "a marker is forgotten" not in self.faults:
+                self._log(log, *marks)
+        self._wait(AWAY, "marked", prepared.transactional_id, "")
 
     def _complete(self, prepared: Transaction, client: str) -> None:
         completed = prepared.completed(0)
@@ -451,14 +520,20 @@ class World:
             if waiting.client:
                 self._acknowledged(self.clients[waiting.client], waiting.identity)
             return
+        if waiting.what == "append":  # the answer of the coordinator is on its way
+            self.waiting.append(waiting._replace(log=ANSWERED))
+            return
         prepared = self.transactions[waiting.transactional_id]
         if waiting.what == "mark":
-            for mark in self._marks(prepared, AWAY):
-                if "a marker is forgotten" not in self.faults:
-                    self._log(AWAY, mark)
-            self._wait(AWAY, "complete", waiting.transactional_id, waiting.client)
+            if waiting.client:  # it is answered before the markers are written
+                client = self.clients[waiting.client]
+                following = prepared.next if client.bumps else client.identity
+                self._acknowledged(client, following)
+            self._mark(prepared)
+        elif waiting.what == "marked":
+            self._wait(HOME, "complete", waiting.transactional_id, "")
         else:
-            self._complete(prepared, waiting.client)
+            self._complete(prepared, "")
 
     def _acknowledged(self, client: Client, identity: Identity | None) -> None:
         request = client.request
@@ -497,17 +572,9 @@ class World:
                 for change in step:
                     self._appended(change)
             self.sync(log)
-        if "what other containers hold is not looked at" not in self.faults:
-            for name, known in self.transactions.items():
-                written = [
-                    _place(slot)
-                    for slot in SLOTS
-                    if self.containers[slot] == AWAY and known.producer_id in self.slots[slot].transactions.open
-                ]
-                self.transactions[name] = known.holding(written, 0)
         for known in list(self.transactions.values()):
             if known.state in PREPARED:
-                self._carry_out(known)
+                self._mark(known)
 
     # What must hold
 
@@ -530,6 +597,9 @@ class World:
             while any(world.durable[log] < len(world.logs[log]) for log in SLOTS) or world.waiting:
                 world.sync(HOME)
                 world.sync(AWAY)
+                for waiting in [w for w in world.waiting if w.log == ANSWERED]:
+                    world.waiting.remove(waiting)
+                    world._go_on_to_append(waiting)
             for known in list(world.transactions.values()):
                 if known.is_ongoing:
                     world._fence(known)

@@ -1,9 +1,12 @@
-"""The coordinator of transactions on a real store, without sockets; time stands still until a test moves it."""
+"""Coordinators of transactions on a real store, without sockets; time stands still until a test moves it.
+
+The names that tests do not choose, `name` and `group`, have their home in the first container.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,21 +23,29 @@ from core.store import Store
 from core.streams.live import Slot
 from core.streams.state import STREAMS_TABLE, new_stream
 from gateway.config.loading import load
+from gateway.coordination.homes import Homes
 from gateway.groups.coordinator import GroupCoordinator
+from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
+from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.topics.topics import Topics, WantedTopic
 from gateway.transactions.coordinator import TransactionCoordinator
+from gateway.transactions.coordinators import TransactionCoordinators
+from gateway.transactions.group_writes import GroupWrites
 from gateway.transactions.places import Place
 from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import Identity, Transaction
+from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
+from gateway.wire.errors import InvalidBatch
 from tests.core.support import owner_of, writer_of
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
 TIMEOUT_MS = 60_000
+HOME = 0
 ELSEWHERE = 1
 """The container that is not the home container."""
 
@@ -51,23 +62,51 @@ class Services:
         self,
         store: Store,
         topics: Topics,
-        groups: GroupCoordinator,
-        transactions: TransactionCoordinator,
+        all_groups: GroupCoordinators,
+        all_transactions: TransactionCoordinators,
         clock: ManualClock,
     ) -> None:
         self.store = store
         self.topics = topics
-        self.groups = groups
-        self.transactions = transactions
+        self.all_groups = all_groups
+        self.all_transactions = all_transactions
         self.clock = clock
+        self.name = self.name_in(HOME)
+        self.group = self.name_in(HOME, "g")
+
+    def name_in(self, container_id: int, prefix: str = "x") -> str:
+        """A name whose home is that container."""
+        names = (prefix, *(f"{prefix}{number}" for number in range(100)))
+        return next(name for name in names if self.all_groups.homes.of(name) == container_id)
+
+    @property
+    def transactions(self) -> TransactionCoordinator:
+        """The coordinator of the first container."""
+        return self.all_transactions.of(self.name)
+
+    @property
+    def groups(self) -> GroupCoordinator:
+        """The coordinator of the first container."""
+        return self.all_groups.of(self.group)
+
+    async def release(self, container_id: int) -> None:
+        """A container with its coordinators is not here any more."""
+        await self.all_transactions.release(container_id)
+        await self.all_groups.release(container_id)
+        await self.store.release(container_id)
+
+    async def abort_overdue(self) -> None:
+        """All coordinators look at the time."""
+        for coordinator in self.all_transactions.all():
+            await coordinator.abort_overdue()
 
     async def create(self, name: str, partitions: int = 2) -> None:
         (outcome,) = await self.topics.create([WantedTopic(name, partitions)])
         assert getattr(outcome, "name", None) == name
 
-    async def create_elsewhere(self, name: str, stream_id: int = 1_000) -> None:
+    async def create_elsewhere(self, name: str, stream_id: int = 1_000, container_id: int = ELSEWHERE) -> None:
         """A topic of two partitions that lie in another container than tables do."""
-        container = self.store.containers[ELSEWHERE].container
+        container = self.store.containers[container_id].container
         state = new_stream(
             stream_id=stream_id,
             name=name,
@@ -89,33 +128,74 @@ class Services:
 
     # What a producer does
 
-    async def init(self, name: str = "x", expected: Identity | None = None, timeout_ms: int = TIMEOUT_MS) -> Identity:
-        return await self.transactions.init_producer(name, timeout_ms, expected)
+    async def init(
+        self, name: str | None = None, expected: Identity | None = None, timeout_ms: int = TIMEOUT_MS
+    ) -> Identity:
+        name = name or self.name
+        return await self.all_transactions.of(name).init_producer(name, timeout_ms, expected)
 
     async def write(
-        self, who: Identity, topic: str, value: bytes, *, name: str = "x", partition: int = 0, sequence: int = 0
+        self,
+        who: Identity,
+        topic: str,
+        value: bytes,
+        *,
+        name: str | None = None,
+        partition: int = 0,
+        sequence: int = 0,
+        version: int = ADDED_BY_WRITING_SINCE,
     ) -> None:
-        """As a Produce of version 12 does; durable when this returns."""
-        slot, place = self.slot(topic, partition), self.place(topic, partition)
-        self.transactions.add_before_write(name, who, [place])
-        assert self.transactions.admit_write(name, who, place)
-        append(slot, who, value, sequence)
+        """As a Produce does; durable when this returns. Raises Refusal."""
+        slot = self.slot(topic, partition)
+        await self.begin_to_write(who, topic, value, name=name, partition=partition, sequence=sequence, version=version)
         await owner_of(slot).all_durable()
 
+    async def begin_to_write(
+        self,
+        who: Identity,
+        topic: str,
+        value: bytes,
+        *,
+        name: str | None = None,
+        partition: int = 0,
+        sequence: int = 0,
+        version: int = ADDED_BY_WRITING_SINCE,
+    ) -> None:
+        """The same, but it is only queued when this returns."""
+        slot = self.slot(topic, partition)
+        batch = batch_of(slot, who, value, sequence)
+        writes = TransactionalWrites(self.all_transactions, name or self.name, version)
+        for question in writes.preparing([(topic, [(partition, memoryview(batch))])], lambda _: slot.stream):
+            if question is not None:
+                await question
+        try:
+            writes.check(slot, read_header(memoryview(batch)))
+        except InvalidBatch as error:
+            raise error.__cause__ or error from error
+        assert owner_of(slot).check_writer(slot, who.producer_id, who.epoch, sequence, 1) is None
+        append(slot, who, value, sequence)
+
     async def commit_offset(
-        self, who: Identity, offset: int, *, name: str = "x", group: str = "g", topic: str = "t"
+        self, who: Identity, offset: int, *, name: str | None = None, group: str | None = None, topic: str = "t"
     ) -> None:
         """As a TxnOffsetCommit of version 5 does, for partition 0."""
-        offsets, _ = self.groups.offsets.judge(group, [OffsetCommit(topic, 0, offset, -1, "")])
-        await self.transactions.commit_offsets(name, who, group, offsets)
+        group = group or self.group
+        writes = GroupWrites(self.all_transactions, name or self.name, who, group)
+        assert await writes.admit(adds=True)
+        offsets, _ = self.all_groups.of(group).offsets.judge(group, [OffsetCommit(topic, 0, offset, -1, "")])
+        await writes.commit(offsets)
 
-    async def end(self, who: Identity, *, name: str = "x", committed: bool = True, bumps: bool = True) -> Identity:
-        return await self.transactions.end(name, who, committed=committed, bumps=bumps)
+    async def end(
+        self, who: Identity, *, name: str | None = None, committed: bool = True, bumps: bool = True
+    ) -> Identity:
+        name = name or self.name
+        return await self.all_transactions.of(name).end(name, who, committed=committed, bumps=bumps)
 
     # What others see
 
-    def known(self, name: str = "x") -> Transaction:
-        found = self.transactions.get(name)
+    def known(self, name: str | None = None) -> Transaction:
+        name = name or self.name
+        found = self.all_transactions.of(name).get(name)
         assert found is not None
         return found
 
@@ -136,24 +216,31 @@ class Services:
             offset = entry.first + entry.count
         return found
 
-    def offset(self, group: str = "g", topic: str = "t") -> int | None:
+    def offset(self, group: str | None = None, topic: str = "t") -> int | None:
         """The group's committed offset of partition 0."""
-        committed = self.groups.offsets.get(OffsetKey(group, topic, 0))
+        group = group or self.group
+        committed = self.all_groups.of(group).offsets.get(OffsetKey(group, topic, 0))
         return None if committed is None else committed.offset
 
-    def is_unstable(self, group: str = "g", topic: str = "t") -> bool:
-        return self.transactions.pending_offsets.is_unstable(OffsetKey(group, topic, 0))
+    def is_unstable(self, group: str | None = None, topic: str = "t") -> bool:
+        group = group or self.group
+        return self.all_transactions.participant_of(group).pending_offsets.is_unstable(OffsetKey(group, topic, 0))
 
 
-def append(slot: Slot, who: Identity, value: bytes, sequence: int = 0) -> None:
-    """Queue a transactional batch, whatever the coordinator knows of it."""
-    batch = build_batch(
+def batch_of(slot: Slot, who: Identity, value: bytes, sequence: int = 0) -> bytes:
+    """A transactional batch of one record."""
+    return build_batch(
         [Record(slot.end, owner_of(slot).clock.wall_ms(), b"k", value)],
         producer_id=who.producer_id,
         producer_epoch=who.epoch,
         base_sequence=sequence,
         transactional=True,
     )
+
+
+def append(slot: Slot, who: Identity, value: bytes, sequence: int = 0) -> None:
+    """Queue a transactional batch, whatever the coordinator knows of it."""
+    batch = batch_of(slot, who, value, sequence)
     owner_of(slot).append(slot, batch, 1, 0, None, who.producer_id, who.epoch, sequence, IN_TRANSACTION)
 
 
@@ -176,16 +263,22 @@ async def serving(
     clock: ManualClock | None = None,
     clean: bool = True,
     containers: tuple[int, ...] = (0,),
+    before: Callable[[Store], object] = lambda store: None,
+    **store_settings: Any,
 ) -> AsyncIterator[Services]:
-    """Open the store in `directory`; close it afterwards, or drop it as a crash would."""
+    """Open the store in `directory`; close it afterwards, or drop it as a crash would.
+
+    `before` may look at the store as it was found.
+    """
     clock = clock or ManualClock()
     config = load(environ={}, assignments=[*FAST, *settings])
     configs = BrokerConfigs(config)
-    store_config = replace(config.store_config(), container_ids=containers)
+    store_config = replace(config.store_config(), container_ids=containers, **store_settings)
     store = await Store.open(directory, store_config, configs.policy_for, clock)
+    before(store)
     topics = Topics(config, store, configs)
-    groups = GroupCoordinator(config, store, clock, topics)
-    transactions = TransactionCoordinator(config, store, clock, topics, groups.offsets, ProducerIds(store))
+    groups = GroupCoordinators(config, store, clock, topics, Homes(containers), settings_of(config, lambda _: {}))
+    transactions = TransactionCoordinators(config, store, clock, topics, groups, ProducerIds(store))
     groups.load()
     transactions.load()
     await groups.start()

@@ -300,7 +300,7 @@ def test_features(admin: Admin, version: int) -> None:
         28: (0, 5),
         61: (0, 0),
         65: (0, 0),
-        66: (0, 1),
+        66: (0, 2),
     }
     assert {key: served[key] for key in expected} == expected
 
@@ -355,10 +355,10 @@ def test_over_a_restart(tmp_path: Path, committed: bool) -> None:
 def test_concurrent(admin: Admin, topic: str, producer: Producer) -> None:
     """While one end is in flight, every other request must wait: here, the end of another container."""
     producer.write(topic, b"a")
-    known = admin.broker.transactions.get(producer.name)
+    known = admin.broker.transactions.of(producer.name).get(producer.name)
     assert known is not None
     prepared = known.ending(committed=True, following=known.bumped(-1), remembers=True, now_ms=1)
-    admin.broker.transactions._known.set(prepared)
+    admin.broker.transactions.of(producer.name)._known.set(prepared)
     try:
         assert producer.end() == CONCURRENT_TRANSACTIONS
         assert producer.end(committed=False) == INVALID_TXN_STATE
@@ -370,5 +370,5 @@ def test_concurrent(admin: Admin, topic: str, producer: Producer) -> None:
         assert producer.commit_offsets("g", (topic, 0, 1)) == [CONCURRENT_TRANSACTIONS]
         assert producer.commit_offsets("g", (topic, 0, 1), version=4) == [14]  # COORDINATOR_LOAD_IN_PROGRESS
     finally:
-        admin.run(admin.broker.transactions._endings.complete_prepared())
+        admin.run(admin.broker.transactions.of(producer.name).complete_prepared())
     assert visible(admin, topic) == 2

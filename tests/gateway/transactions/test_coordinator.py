@@ -12,14 +12,15 @@ from kio.schema.errors import ErrorCode
 
 from core.clock import ManualClock
 from core.container.container import Container
-from core.errors import NotHosted, StorageFull
+from core.container.ports import TransactionEnd
+from core.errors import StorageFull
 from core.log.records import Operation, Put
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.refusals import Refusal
 from gateway.transactions.partitions import transaction_end
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, encode_transaction
 from gateway.transactions.transaction import EPOCH_MAX, Identity, Transaction, TransactionState
-from tests.core.support import owner_of
+from tests.core.support import Gate, owner_of, until
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, full, run, serving
 
 BOTH = (0, ELSEWHERE)
@@ -91,7 +92,7 @@ def test_time_out(tmp_path: Path) -> None:
 
             assert services.known().state is TransactionState.COMPLETE_ABORT
             assert services.slot("t").stable_end == 2
-            assert services.transactions.counters.timed_out == 1
+            assert services.all_transactions.counters.timed_out == 1
             for call in (services.end(who), services.write(who, "t", b"b", sequence=1), services.init(expected=who)):
                 with pytest.raises(Refusal, match="producer_fenced"):
                     await call
@@ -220,7 +221,7 @@ def test_full_disk(tmp_path: Path, bumps: bool) -> None:
                     with pytest.raises(StorageFull):
                         await call
                 with pytest.raises(StorageFull):
-                    await services.transactions.add("x", who, [services.place("t")])
+                    await services.transactions.add(services.name, who, [services.place("t")])
             assert services.transactions.get("y") is None
             assert services.known().state is TransactionState.EMPTY
             assert services.known().identity == who
@@ -244,7 +245,7 @@ def test_full_disk(tmp_path: Path, bumps: bool) -> None:
 
 
 def test_full_disk_elsewhere(tmp_path: Path) -> None:
-    """A commit that is chosen but finds no room in another container is completed when there is room."""
+    """A commit that is chosen but finds no room in another container is answered, and completed when there is room."""
 
     async def scenario() -> None:
         async with serving(tmp_path, containers=BOTH) as services:
@@ -253,24 +254,76 @@ def test_full_disk_elsewhere(tmp_path: Path) -> None:
             who = await services.init()
             await services.write(who, "t", b"a")
             await services.write(who, "u", b"b")
-            with full(services.store.containers[ELSEWHERE].container), pytest.raises(StorageFull):
-                await services.end(who)
+            with full(services.store.containers[ELSEWHERE].container):
+                following = await services.end(who)
+                assert await services.committed("t") == [b"a"]  # nothing holds this part up
             assert services.known().state is TransactionState.PREPARE_COMMIT
-            for call in (services.end(who), services.init()):
+            for call in (services.end(who), services.init(), services.write(following, "t", b"c")):
                 with pytest.raises(Refusal, match="concurrent_transactions"):
                     await call
             with pytest.raises(Refusal, match="invalid_txn_state"):
                 await services.end(who, committed=False)
-            await services.transactions._endings.complete_prepared()
+            assert await services.committed("u") == []
+            await services.transactions.complete_prepared()
 
             assert (await services.committed("t"), await services.committed("u")) == ([b"a"], [b"b"])
-            assert (await services.end(who)).epoch == who.epoch + 1
+            assert await services.end(who) == following == Identity(who.producer_id, who.epoch + 1)
+
+    run(scenario())
+
+
+def test_a_look_before_the_outcome_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody hears of an outcome that is not in the log yet, also if all prepared transactions are gone through just
+    then; and one that is completed twice at once is completed once."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            gate = Gate(monkeypatch)
+            ending = asyncio.create_task(services.end(who))
+            await until(lambda: services.known().state is TransactionState.PREPARE_COMMIT)
+            looking = asyncio.create_task(services.transactions.complete_prepared())
+            await until(gate.waiting.is_set)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert services.slot("u").end == 1  # no marker, not even queued
+            gate.open.set()
+            await asyncio.gather(ending, looking)
+            await until(lambda: services.known().state is TransactionState.COMPLETE_COMMIT)
+            assert (await services.committed("u"), services.slot("u").end) == ([b"a"], 2)
+            assert services.all_transactions.counters.committed == 1
+
+    run(scenario())
+
+
+def test_no_end_holds_up_another(tmp_path: Path) -> None:
+    """Of several that are prepared, those that can be completed are, whatever comes before them."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=(0, 1, 2)) as services:
+            await services.create_elsewhere("u")
+            await services.create_elsewhere("v", 1_001, 2)
+            names = {topic: services.name_in(0, topic) for topic in ("u", "v")}
+            who = {topic: await services.init(name) for topic, name in names.items()}
+            for topic, name in names.items():
+                await services.write(who[topic], topic, b"a", name=name)
+            away = [services.store.containers[number].container for number in (1, 2)]
+            with full(away[0]):
+                with full(away[1]):
+                    for topic, name in names.items():
+                        await services.end(who[topic], name=name)
+                await services.transactions.complete_prepared()
+                assert [await services.committed(topic) for topic in names] == [[], [b"a"]]
+            await services.transactions.complete_prepared()
+            assert [await services.committed(topic) for topic in names] == [[b"a"], [b"a"]]
 
     run(scenario())
 
 
 def test_released_elsewhere(tmp_path: Path) -> None:
-    """A commit with partitions in a container that is not here any more waits until it is: no part of it is seen."""
+    """A commit with partitions in a container that is not here any more is completed when it is."""
 
     async def scenario() -> None:
         async with serving(tmp_path, containers=BOTH) as services:
@@ -279,13 +332,12 @@ def test_released_elsewhere(tmp_path: Path) -> None:
             who = await services.init()
             await services.write(who, "t", b"a")
             await services.write(who, "u", b"b")
-            await services.store.release(ELSEWHERE)
-            with pytest.raises(NotHosted):
-                await services.end(who)
-            assert services.known().is_ongoing
-            assert await services.committed("t") == []
+            await services.release(ELSEWHERE)
+            following = await services.end(who)
+            assert services.known().state is TransactionState.PREPARE_COMMIT
+            assert await services.committed("t") == [b"a"]
         async with serving(tmp_path, containers=BOTH) as services:
-            await services.end(who)
+            assert services.known().identity == following
             assert (await services.committed("t"), await services.committed("u")) == ([b"a"], [b"b"])
 
     run(scenario())
@@ -312,7 +364,12 @@ def test_crash_between(tmp_path: Path, committed: bool, crash: str) -> None:
             await services.store.containers[ELSEWHERE].container.end_transactions(
                 [
                     transaction_end(
-                        services.slot("u", n), who.producer_id, prepared.marker_epoch, committed=committed, now_ms=1
+                        services.slot("u", n),
+                        who.producer_id,
+                        prepared.marker_epoch,
+                        committed=committed,
+                        coordinator_epoch=1,
+                        now_ms=1,
                     )
                     for n in range(marked)
                 ],
@@ -344,7 +401,7 @@ def test_outcome_is_logged_first(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             assert services.known().state is TransactionState.PREPARE_COMMIT
             with pytest.raises(Refusal, match="concurrent_transactions"):
-                await services.transactions.add("x", who, [services.place("u", 1)])
+                await services.transactions.add(services.name, who, [services.place("u", 1)])
             services.clock.advance(TIMEOUT_MS)
             await services.transactions.abort_overdue()
             assert services.known().is_committed
@@ -360,15 +417,14 @@ def test_outcome_is_logged_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["time-out", "commit", "next producer"])
 def test_written_elsewhere_before_a_crash(tmp_path: Path, ending: str) -> None:
-    """A partition in another container ends with its transaction and never stays open, even if a crash kept the entries
-    there and took the record that made the partition part of the transaction."""
+    """A partition in another container ends with its transaction and never stays open after a crash, as the record that
+    made it part of the transaction was synced first."""
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False, containers=BOTH) as services:
             await services.create_elsewhere("u")
             who = await services.init()
-            append(services.slot("u"), who, b"a")
-            await owner_of(services.slot("u")).all_durable()
+            await services.write(who, "u", b"a")
         async with serving(tmp_path, containers=BOTH) as services:
             assert services.known().partitions == {services.place("u")}
             assert services.slot("u").stable_end == 0
@@ -615,16 +671,18 @@ def test_several_transactions_of_one_offset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("turns", [0, 1, 3])
 def test_offsets_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool, turns: int) -> None:
     """Many offsets end some at a time behind the outcome; after a crash at any turn the rest ends the same way."""
-    monkeypatch.setattr("gateway.transactions.ending.OFFSETS_AT_ONCE", 2)
-    real = Container.submit
-    left = turns + 1  # records until the crash, the outcome among them
+    monkeypatch.setattr("gateway.transactions.participant.OFFSETS_AT_ONCE", 2)
+    real = Container.end_transactions
+    left = turns  # steps until the crash
 
-    def submit(container: Container, operations: Sequence[Operation]) -> asyncio.Future[None]:
+    def step(
+        container: Container, ends: Sequence[TransactionEnd], operations: Sequence[Operation]
+    ) -> asyncio.Future[None]:
         nonlocal left
         if left == 0:
             raise StorageFull("the disk is full")
         left -= 1
-        return real(container, operations)
+        return real(container, ends, operations)
 
     async def scenario() -> None:
         async with serving(tmp_path, clean=False) as services:
@@ -633,16 +691,15 @@ def test_offsets_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commi
             offsets, _ = services.groups.offsets.judge("g", [OffsetCommit("t", n, 7 + n, -1, "") for n in range(9)])
             await services.transactions.commit_offsets("x", who, "g", offsets)
             with monkeypatch.context() as patch:
-                patch.setattr(Container, "submit", submit)
-                with pytest.raises(StorageFull):
-                    await services.end(who, committed=committed)
-            assert len(list(services.transactions.pending_offsets.keys_of_group("g"))) == 9 - 2 * turns
+                patch.setattr(Container, "end_transactions", step)
+                await services.end(who, committed=committed)
+            assert len(list(services.transactions.participant.pending_offsets.keys_of_group("g"))) == 9 - 2 * turns
             assert services.known().is_committed == committed
         async with serving(tmp_path) as services:
             assert services.known().state is (
                 TransactionState.COMPLETE_COMMIT if committed else TransactionState.COMPLETE_ABORT
             )
-            assert not list(services.transactions.pending_offsets.keys_of_group("g"))
+            assert not list(services.transactions.participant.pending_offsets.keys_of_group("g"))
             found = services.groups.offsets.of_group("g").get("t", {})
             assert {n: offset.offset for n, offset in found.items()} == (
                 {n: 7 + n for n in range(9)} if committed else {}
@@ -666,8 +723,9 @@ def test_many_offsets(tmp_path: Path) -> None:
                 offsets[template[0]._replace(partition=number)] = template[1]
             await services.transactions.commit_offsets("x", who, "g", offsets)
         async with serving(tmp_path, "log.file.bytes=16777216") as services:
-            assert len(list(services.transactions.pending_offsets.keys_of_group("g"))) == count
+            assert len(list(services.transactions.participant.pending_offsets.keys_of_group("g"))) == count
             await services.end(who)
+            await until(lambda: services.known().state is TransactionState.COMPLETE_COMMIT)
             assert len(services.groups.offsets.of_group("g")["t"]) == count
 
     run(scenario())
@@ -678,7 +736,7 @@ def test_metrics(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with serving(tmp_path) as services:
-            counters = services.transactions.counters
+            counters = services.all_transactions.counters
             idle = (len(services.transactions), services.transactions.under_way)
             assert (*idle, counters.committed, counters.aborted, counters.timed_out) == (0, 0, 0, 0, 0)
             await services.create("t")

@@ -10,11 +10,10 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import StaleWriterEpoch
-from core.streams.writers import Duplicate
 from gateway.refusals import Refusal
 from gateway.transactions.transaction import Identity
 from tests.core.support import owner_of
-from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, append, run, serving
+from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, run, serving
 
 LIVES = 4
 PRODUCERS = (("x", True), ("x", True), ("y", False))
@@ -98,14 +97,11 @@ class History:
         value: bytes,
         sequences: dict[tuple[str, int], int],
     ) -> None:
-        slot, place = services.slot(*where), services.place(*where)
-        services.transactions.add_before_write(name, who, [place])
-        found = owner_of(slot).check_writer(slot, who.producer_id, who.epoch, sequences[where], 1)
-        assert not isinstance(found, Duplicate)
-        assert services.transactions.admit_write(name, who, place)
-        append(slot, who, value, sequences[where])
+        topic, partition = where
+        sequence = sequences[where]
+        await services.begin_to_write(who, topic, value, name=name, partition=partition, sequence=sequence)
         sequences[where] += 1
-        await owner_of(slot).all_durable()
+        await owner_of(services.slot(*where)).all_durable()
 
     async def time_out(self, services: Services) -> None:
         """Now and then everything that is open takes too long."""
@@ -114,7 +110,7 @@ class History:
                 await services.store.home.all_durable()
                 await asyncio.sleep(0)
             services.clock.advance(TIMEOUT_MS / 1_000)
-            await services.transactions.abort_overdue()
+            await services.abort_overdue()
 
     async def live(self, directory: Path, clock: ManualClock, *, first: bool) -> None:
         async with serving(directory, clock=clock, clean=False, containers=(0, ELSEWHERE)) as services:
@@ -136,7 +132,7 @@ class History:
     async def check(self, directory: Path, clock: ManualClock) -> None:
         async with serving(directory, clock=clock, containers=(0, ELSEWHERE)) as services:
             clock.advance(TIMEOUT_MS / 1_000)
-            await services.transactions.abort_overdue()
+            await services.abort_overdue()
             visible: set[bytes] = set()
             for where in PLACES:
                 slot, values = services.slot(*where), await services.committed(*where)

@@ -24,7 +24,7 @@ def test_markers_of_one_transaction(tmp_path: Path, committed: bool) -> None:
             await services.create("t")
             slot = services.slot("t")
             for writer, epoch, now_ms in ((7, 0, 1), (7, 1, 1), (8, 1, 1), (8, 1, 2)):
-                end = transaction_end(slot, writer, epoch, committed=committed, now_ms=now_ms)
+                end = transaction_end(slot, writer, epoch, committed=committed, coordinator_epoch=4, now_ms=now_ms)
                 for base, leader_epoch in ((0, 1), (2**40, 3)):
                     marker = end.entry(base, leader_epoch)
 
@@ -34,7 +34,7 @@ def test_markers_of_one_transaction(tmp_path: Path, committed: bool) -> None:
                         producer_id=writer,
                         producer_epoch=epoch,
                         committed=committed,
-                        coordinator_epoch=slot.leader_epoch,
+                        coordinator_epoch=4,
                         timestamp_ms=now_ms,
                     )
 
@@ -51,7 +51,7 @@ def test_markers_name_each_other(tmp_path: Path, partitions: int) -> None:
             slots = [services.slot("t", number) for number in range(partitions + 1)]
             for slot in slots[:-1]:  # the last one has nothing open
                 owner_of(slot).append(slot, b"1234", 1 + slot.number % 3, 5, None, 7, 0, 0, IN_TRANSACTION)
-            ends = transaction_ends(slots, 7, 0, committed=True, now_ms=1)
+            ends = transaction_ends(slots, 7, 0, committed=True, coordinator_epoch=4, now_ms=1)
             markers = [read_marker(end.entry(end.slot.end, 1)) for end in ends]
 
             wanted = {MarkerEnd(slot.stream.id, slot.number, slot.end) for slot in slots[:-1]}

@@ -16,6 +16,7 @@ import java.util.regex.Pattern;
 import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.SubscriptionPattern;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
@@ -184,11 +185,16 @@ final class Records {
         settings.put("fetch.max.wait.ms", config.get("max_wait_ms").asInt());
         settings.put("fetch.min.bytes", config.get("min_bytes").asInt());
         settings.put("max.partition.fetch.bytes", config.get("max_partition_bytes").asInt());
-        settings.put("session.timeout.ms", config.get("session_ms").asInt());
-        settings.put("heartbeat.interval.ms", config.get("heartbeat_ms").asInt());
+        settings.put("group.protocol", config.get("protocol").asText());
+        if (config.get("protocol").asText().equals("classic")) {
+            settings.put("session.timeout.ms", config.get("session_ms").asInt());
+            settings.put("heartbeat.interval.ms", config.get("heartbeat_ms").asInt());
+            settings.put("partition.assignment.strategy", ASSIGNORS.get(config.get("assignor").asText()));
+        } else {
+            putIfGiven(settings, "group.remote.assignor", text(config.get("remote_assignor")));
+        }
         settings.put("allow.auto.create.topics", config.get("auto_create").asBoolean());
         settings.put("metadata.max.age.ms", config.get("metadata_ms").asInt());
-        settings.put("partition.assignment.strategy", ASSIGNORS.get(config.get("assignor").asText()));
         settings.put("isolation.level", config.get("isolation").asText());
         settings.put("max.poll.records", 10_000);
         settings.put("reconnect.backoff.max.ms", 500);
@@ -201,6 +207,8 @@ final class Records {
     private static void begin(Member member, JsonNode config) {
         if (!config.get("assign").isNull()) {
             member.consumer.assign(placesOf(config.get("assign")));
+        } else if (!config.get("regex").isNull()) {
+            member.consumer.subscribe(new SubscriptionPattern(config.get("regex").asText()), member);
         } else if (!config.get("pattern").isNull()) {
             member.consumer.subscribe(Pattern.compile(config.get("pattern").asText()), member);
         } else {

@@ -1,0 +1,66 @@
+"""The registry: all that the containers of a cluster have in common, each thing decided in one place.
+
+Names and ids of streams, the containers that their slots lie in, dynamic settings, blocks of writer ids, the counter of
+epochs. What the containers own themselves is not here: entries, writers, transactions, groups.
+
+**Invariants** of every implementation
+
+- A name belongs to one stream at most, and an id is never given out twice, whatever crashes.
+- What a call has returned is durable, in every sync mode that its implementation has.
+- A stream exists from the moment at which its creation is durable here until its deletion is. Copies of its state in
+  the containers that have its slots follow (`core.cluster.shares`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from core.streams.state import StreamState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewStream:
+    """A stream that is to be created."""
+
+    name: str
+    uuid: UUID
+    slots: int
+    created_ms: int
+    config: Mapping[str, str]
+    segments: int  # the fewest that it begins with
+    placement: Sequence[int]  # containers for its segments, run by run
+
+
+class Registry(Protocol):
+    """Calls that change something raise StoreError when it is not durable, and then nothing has changed, except after
+    StorageFailure, when the next start tells."""
+
+    def streams(self) -> Iterable[StreamState]:
+        """All streams that exist."""
+
+    async def create(self, wanted: NewStream) -> StreamState:
+        """Give a name and an id to a stream. Raises StreamExists."""
+
+    async def change(self, state: StreamState) -> None:
+        """Make this the state of a stream; it was made from the present one. Raises UnknownStream, NotHosted."""
+
+    async def delete(self, state: StreamState) -> None:
+        """End a stream; its name is free. Raises UnknownStream, NotHosted."""
+
+    def was_given(self, stream_id: int) -> bool:
+        """Whether this id was ever given to a stream. One that was, and is not among `streams`, was deleted."""
+
+    def settings(self, kind: str) -> Mapping[bytes, bytes]:
+        """The dynamic settings of a kind, which the caller names."""
+
+    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
+        """Change some settings as one; None deletes."""
+
+    async def take_writer_ids(self, count: int) -> range:
+        """As many ids of writers, which nobody ever had. They are synced."""
+
+    async def next_epoch(self) -> int:
+        """A number above all that this ever returned. It is synced."""

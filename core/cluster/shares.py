@@ -1,0 +1,138 @@
+"""Copies of streams' states: each container that has some of a stream's slots has the stream's row in its own log.
+
+So a container is recovered, moved into long-term storage and rebuilt from there by itself. The registry decides first,
+copies follow, and then callers see the change. A crash in between leaves copies behind, and the next start settles
+them: it brings what is missing, and drops the copies of streams that do not exist.
+
+**Invariants**
+
+- Nothing is appended to a slot before its container's log has the stream, as large as it must be for that slot.
+- A stream that the registry never heard of, because its container lost its newest changes (a power cut in mode
+  `interval`, a rebuilt container), is adopted. One that it heard of and does not have was deleted.
+- Of two copies the one with the higher revision is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from core.applied.tables import Delete, Put
+from core.background import Background
+from core.errors import StorageFull, StoreError
+from core.streams.live import Stream
+from core.streams.registry import Streams
+from core.streams.state import STREAMS_TABLE, stream_key
+
+if TYPE_CHECKING:
+    from core.cluster.registry import Registry
+    from core.container.container import Container
+
+logger = logging.getLogger(__name__)
+
+RETRY_S: Final = 5.0
+"""Pause before a copy is tried again for which a container had no room."""
+
+Whole = Callable[[Stream], None]
+"""Makes a stream's present state visible: all copies are there."""
+
+
+class Shares:
+    """The copies of all streams of a store. `containers` gives those that are open, by id."""
+
+    def __init__(self, streams: Streams, containers: Callable[[], Sequence[Container]], whole: Whole) -> None:
+        self._streams = streams
+        self._containers = containers
+        self._whole = whole
+        self._late: dict[Stream, None] = {}  # some containers had no room for what was decided
+        self._background: Background | None = None
+
+    def start(self, container_id: int) -> None:
+        """Begin to try again what a container had no room for. `container_id` is for the log."""
+        self._background = Background("copies of streams", container_id, self._step, retry_s=RETRY_S, first_s=RETRY_S)
+        self._background.start()
+
+    async def stop(self) -> None:
+        if self._background is not None:
+            await self._background.stop()
+
+    async def bring(self, stream: Stream) -> None:
+        """Log what was decided about a stream in each of its containers that lacks it.
+
+        Returns when all are durable. Raises the first StoreError, after the others are.
+        """
+        state, value = stream.logged, stream.logged.encode()
+        wanted = state.containers
+        lacking = [
+            one
+            for one in self._containers()
+            if one.id in wanted and one.table(STREAMS_TABLE).get(stream_key(stream.id)) != value
+        ]
+        await _all(*(one.change_stream(stream, state) for one in lacking))
+
+    async def drop(self, stream: Stream) -> None:
+        """Log in each container that a stream is gone. Raises as `bring` does."""
+        has_it = [one for one in self._containers() if stream.id in one.streams]
+        await _all(*(one.update(Delete(STREAMS_TABLE, stream_key(stream.id))) for one in has_it))
+
+    def note_late(self, stream: Stream, error: StoreError) -> None:
+        """A copy is missing or too much, because a container has no room. A failed one is settled by the next start."""
+        if isinstance(error, StorageFull):
+            self._late[stream] = None
+        logger.warning(
+            "a stream's state is not in all of its containers yet", extra={"stream": stream.name, "reason": str(error)}
+        )
+
+    async def _step(self) -> float:
+        for stream in list(self._late):
+            async with stream.changing:
+                await (self.drop(stream) if stream.deleted else self.bring(stream))
+                del self._late[stream]
+                if not stream.deleted:
+                    self._whole(stream)
+        return RETRY_S
+
+    # A start
+
+    async def settle(self, registry: Registry) -> None:
+        """Make all copies right after a recovery, before anything is appended.
+
+        Raises StoreError, but not StorageFull: then streams stay invisible until there is room.
+        """
+        by_id = {one.id: one for one in self._containers()}
+        for stream in [one for one in self._streams.all() if one.state.is_elsewhere]:
+            deciding = by_id.get(stream.state.container)
+            if deciding is not None and stream.id not in deciding.streams and registry.was_given(stream.id):
+                await self._settled(stream, self.drop)
+                self._streams.remove(stream)
+                continue
+            if deciding is not None and _lacks(deciding, stream):
+                logger.warning("a stream is adopted from the copy of a container", extra={"stream": stream.name})
+                await deciding.update(Put(STREAMS_TABLE, stream_key(stream.id), stream.state.encode()))
+            stream.logged = stream.state
+            if await self._settled(stream, self.bring):
+                self._whole(stream)
+
+    async def _settled(self, stream: Stream, settle: Callable[[Stream], object]) -> bool:
+        try:
+            await settle(stream)  # type: ignore[misc]
+        except StorageFull as error:
+            self.note_late(stream, error)
+            return False
+        return True
+
+
+def _lacks(container: Container, stream: Stream) -> bool:
+    """Whether the container does not have the newest state of the stream."""
+    found = container.streams.get(stream.id)
+    return found is None or container.table(STREAMS_TABLE).get(stream_key(stream.id)) != stream.state.encode()
+
+
+async def _all(*changes: object) -> None:
+    """Wait for all. Raises the first StoreError."""
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)  # type: ignore[call-overload]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -1,0 +1,36 @@
+"""A group as an assignor sees it.
+
+Keeps: nothing in it changes while an assignor runs. Racks are absent: no partition lies nearer to one member than to
+another, as every broker reaches every partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from gateway.groups.consumer.messages import Partitions
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """A member: its topics, all of which exist, and its partitions in the last target."""
+
+    member_id: str
+    instance_id: str | None
+    topics: frozenset[UUID]
+    target: Partitions
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """All members of a group; `partition_counts` has every topic of theirs."""
+
+    members: tuple[MemberSpec, ...]
+    partition_counts: Mapping[UUID, int]
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """All members want the same topics."""
+        return all(member.topics == self.members[0].topics for member in self.members)

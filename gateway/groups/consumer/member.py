@@ -1,0 +1,128 @@
+"""One member of a consumer group: what it wants, what it has, what it must give up.
+
+Keeps: no partition is both assigned and being revoked. A member decides nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.groups.consumer.messages import (
+    JOINING_EPOCH,
+    NO_HOLDINGS,
+    ClassicFacts,
+    ConsumerAlarm,
+    CurrentRecord,
+    Holdings,
+    MemberRecord,
+    MemberState,
+    Partitions,
+)
+from gateway.groups.deadlines import Deadline
+
+OWN_BYTES: Final = 512
+"""Bytes that a member costs beside its texts, for the allowance of all groups."""
+NAME_BYTES: Final = 64
+"""Bytes that a subscribed topic costs beside its name. So a member cannot have more than some 16,000 of them, which
+are gone through in a few milliseconds."""
+
+
+class Member:
+    """A member; `classic` is None for one of the consumer protocol."""
+
+    __slots__ = (
+        "assigned",
+        "assignor",
+        "classic",
+        "client_host",
+        "client_id",
+        "epoch",
+        "instance_id",
+        "joins",
+        "member_id",
+        "names",
+        "previous_epoch",
+        "rack_id",
+        "rebalance",
+        "rebalance_timeout_ms",
+        "regex",
+        "revoking",
+        "session",
+        "size_bytes",
+        "state",
+        "syncs",
+    )
+
+    #: Set by the group, which acts when they pass.
+    session: Deadline[ConsumerAlarm]
+    rebalance: Deadline[ConsumerAlarm]
+    joins: Deadline[ConsumerAlarm]  # a classic member must join again
+    syncs: Deadline[ConsumerAlarm]  # a classic member must ask for its assignment
+
+    def __init__(self, record: MemberRecord) -> None:
+        self.member_id = record.member_id
+        self.update(record)
+        self.epoch = JOINING_EPOCH
+        self.previous_epoch = JOINING_EPOCH
+        self.state = MemberState.STABLE
+        self.assigned: Holdings = NO_HOLDINGS
+        self.revoking: Holdings = NO_HOLDINGS
+
+    def __repr__(self) -> str:
+        return f"Member({self.member_id}, epoch {self.epoch}, {self.state.name}, {count(self.assigned)} partitions)"
+
+    def update(self, record: MemberRecord) -> None:
+        self.instance_id = record.instance_id
+        self.rack_id = record.rack_id
+        self.client_id = record.client_id
+        self.client_host = record.client_host
+        self.rebalance_timeout_ms = record.rebalance_timeout_ms
+        self.names: frozenset[str] = record.names
+        self.regex = record.regex
+        self.assignor = record.assignor
+        self.classic: ClassicFacts | None = record.classic
+        self.size_bytes = size_of(record)
+
+    def record(self) -> MemberRecord:
+        return MemberRecord(
+            member_id=self.member_id,
+            instance_id=self.instance_id,
+            rack_id=self.rack_id,
+            client_id=self.client_id,
+            client_host=self.client_host,
+            rebalance_timeout_ms=self.rebalance_timeout_ms,
+            names=self.names,
+            regex=self.regex,
+            assignor=self.assignor,
+            classic=self.classic,
+        )
+
+    def current(self) -> CurrentRecord:
+        return CurrentRecord(
+            epoch=self.epoch,
+            previous_epoch=self.previous_epoch,
+            state=self.state,
+            assigned=self.assigned,
+            revoking=self.revoking,
+        )
+
+    def is_reconciled_to(self, target_epoch: int) -> bool:
+        return self.state is MemberState.STABLE and self.epoch == target_epoch
+
+    def partitions(self) -> Partitions:
+        """The partitions that it may consume."""
+        return {topic: frozenset(held) for topic, held in self.assigned.items()}
+
+
+def count(holdings: Holdings) -> int:
+    return sum(map(len, holdings.values()))
+
+
+def size_of(record: MemberRecord) -> int:
+    """Bytes that a member holds of its client's texts, and the cost of a member."""
+    size = OWN_BYTES + len(record.member_id) + len(record.client_id) + len(record.regex)
+    size += len(record.instance_id or "") + len(record.rack_id or "")
+    size += sum(map(len, record.names)) + NAME_BYTES * len(record.names)
+    if record.classic is not None:
+        size += sum(len(name) + len(metadata) for name, metadata in record.classic.protocols)
+    return size

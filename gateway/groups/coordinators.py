@@ -1,0 +1,81 @@
+"""All groups of this process: a coordinator for each container, and what is asked of all of them.
+
+Keeps: groups of all containers share one budget. A request about one group goes to that group's coordinator, `of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from core.clock import Clock
+from core.container.container import Container
+from core.store import Store
+from gateway.config.loading import Config
+from gateway.coordination.homes import Homes
+from gateway.coordination.local import LocalCoordinators
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.consumer.rules import GroupSettings
+from gateway.groups.coordinator import AnyGroup, GroupBudget, GroupCoordinator
+from gateway.groups.persistence import OffsetKey
+
+if TYPE_CHECKING:
+    from core.streams.live import Stream
+    from gateway.topics.topics import Topics
+
+
+class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
+    """See the module. Iterates over all groups."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        homes: Homes,
+        settings: Callable[[str], GroupSettings],
+    ) -> None:
+        super().__init__(store, homes, self._made)
+        self._config = config
+        self._clock = clock
+        self._topics = topics
+        self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
+        self._budget = GroupBudget(self.allowance, config.groups_max, lambda: len(self))
+        self._settings = settings
+        topics.on_deletion(self._topic_deleted)
+        topics.on_change(self._topic_changed)
+
+    def __repr__(self) -> str:
+        return f"<GroupCoordinators {len(self)} groups>"
+
+    def __iter__(self) -> Iterator[AnyGroup]:
+        return (group for coordinator in self.all() for group in coordinator)
+
+    def __len__(self) -> int:
+        return sum(len(coordinator) for coordinator in self.all())
+
+    def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
+        """The smallest offset that any of these groups has committed. None when one of them has committed nothing, or
+        is kept by another process."""
+        found: list[int] = []
+        for group_id in group_ids:
+            coordinator = self.in_container(self.homes.of(group_id))
+            committed = None
+            if coordinator is not None:
+                committed = coordinator.offsets.get(OffsetKey(group_id, topic, partition))
+            if committed is None:
+                return None
+            found.append(committed.offset)
+        return min(found, default=None)
+
+    def _made(self, container: Container) -> GroupCoordinator:
+        return GroupCoordinator(self._config, container, self._clock, self._topics, self._budget, self._settings)
+
+    def _topic_changed(self, stream: Stream) -> None:
+        for coordinator in self.all():
+            coordinator.consumer.topic_changed(stream)
+
+    def _topic_deleted(self, stream: Stream) -> None:
+        for coordinator in self.all():
+            coordinator.topic_deleted(stream)

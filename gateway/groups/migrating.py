@@ -1,0 +1,95 @@
+"""Whether a living group may change its kind, and the change (KIP-848, `group.consumer.migration.policy`).
+
+Keeps: a group that may not change stays as it is; the reason goes to the log. Members are gone through in turns; a
+change that meets another one begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from core.applied.tables import Put
+from core.turns import Turn
+from gateway.config.loading import Config
+from gateway.groups import regexes
+from gateway.groups.classic.facts import GroupFacts
+from gateway.groups.classic.messages import GroupRecord, Instant
+from gateway.groups.consumer.group import ConsumerGroup
+from gateway.groups.consumer.messages import Heartbeat, RowKey, RowKind, TopicView
+from gateway.groups.consumer.migration import CannotMigrate, downgraded, upgraded
+from gateway.groups.consumer.rows import all_keys
+from gateway.groups.persistence import GROUPS_TABLE, encode_group
+from gateway.refusals import Refusal
+
+_log: Final = logging.getLogger(__name__)
+
+
+async def upgrade(
+    config: Config, group: GroupFacts, made: ConsumerGroup, request: Heartbeat, topics: TopicView, now: Instant
+) -> bool:
+    """Give the members of a classic group to a new consumer group, as `request` asks to join it.
+
+    False: the group has changed meanwhile, and the new one must be thrown away. Raises Refusal.
+    """
+    if request.regex:
+        regexes.check(request.regex)  # refused later, it would have changed the group for nothing
+    if group.is_idle:
+        return True
+    before = _fingerprint(group)
+    turn = Turn()
+    try:
+        if config.group_consumer_migration_policy not in ("bidirectional", "upgrade"):
+            raise CannotMigrate("online upgrade is disabled")
+        if len(group.roster) >= config.group_consumer_max_size:
+            raise CannotMigrate("the group size exceeds the consumer group maximum size")
+        found = await turn.through(upgraded(group, topics, now.wall_ms))
+    except CannotMigrate as exc:
+        _log.warning(
+            "a classic group cannot become a consumer group", extra={"group": group.group_id, "reason": str(exc)}
+        )
+        why = f"Cannot upgrade classic group {group.group_id} to consumer group because {exc}."
+        raise Refusal(ErrorCode.group_id_not_found, why) from exc
+    await turn.through(made.restore(found.head, found.members, found.current, found.targets, {}, now))
+    for key in all_keys(made):
+        made.note(key)
+    made.note(RowKey(RowKind.HEAD))
+    return _fingerprint(group) == before
+
+
+def _fingerprint(group: GroupFacts) -> object:
+    """What a new consumer group takes over."""
+    members = [(member.member_id, member.protocols, member.assignment) for member in group.roster]
+    return group.state, group.generation, members
+
+
+def may_downgrade(config: Config, group: ConsumerGroup) -> bool:
+    """Has it only members of the classic protocol, and may it be a classic group?"""
+    if group.is_empty or any(member.classic is None for member in group.members.values()):
+        return False
+    reason = None
+    if config.group_consumer_migration_policy not in ("bidirectional", "downgrade"):
+        reason = "online downgrade is disabled"
+    elif group.member_count > config.group_max_size:
+        reason = "its size is greater than group.max.size"
+    if reason is not None:
+        facts = {"group": group.group_id, "reason": reason}
+        _log.warning("a consumer group of classic members stays a consumer group", extra=facts)
+    return reason is None
+
+
+async def downgrade(group: ConsumerGroup, now: Instant) -> GroupRecord | None:
+    """A consumer group without members of the consumer protocol, as a classic group; None if it changed meanwhile."""
+    before = _moment(group)
+    record = await Turn().through(downgraded(group, now.wall_ms))
+    return record if _moment(group) == before else None
+
+
+def _moment(group: ConsumerGroup) -> object:
+    return group.epoch, [(member.member_id, member.epoch, member.assigned) for member in group.members.values()]
+
+
+def put(group_id: str, record: GroupRecord) -> Put:
+    return Put(GROUPS_TABLE, group_id.encode(), encode_group(record))

@@ -1,0 +1,42 @@
+"""The rights of requests over HTTP: those of ANONYMOUS, at the address that the request comes from.
+
+Keeps: with an authorizer, what a request reads or changes is asked for as of a Kafka client, before anything is looked
+up. Without one, the `Guard` alone decides.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+
+from gateway.http.problems import Problem
+from gateway.security.acls import CLUSTER_NAME, Operation, ResourceType
+from gateway.security.authorizer import Authorizer
+from gateway.security.principal import ANONYMOUS
+
+API: Final = "HTTP"
+"""What the audit log calls these requests."""
+
+
+class Access:
+    """One request's rights."""
+
+    def __init__(self, authorizer: Authorizer | None, request: Request) -> None:
+        host = request.client.host if request.client else ""
+        self._rights = None if authorizer is None else authorizer.rights(ANONYMOUS, host)
+
+    def sees(self, kind: ResourceType, name: str) -> bool:
+        """May it see the resource in a list?"""
+        return self._rights is None or self._rights.has(Operation.DESCRIBE, kind, name)
+
+    def require(self, operation: Operation, kind: ResourceType, name: str = CLUSTER_NAME) -> None:
+        """Raises Problem, whether there is such a resource or not."""
+        if self._rights is None or self._rights.may(operation, kind, name, API):
+            return
+        what = kind.name.lower().replace("_", " ")
+        raise Problem(
+            403,
+            "Not allowed",
+            f"{ANONYMOUS} at {self._rights.host} needs {operation.name} on {what} {name[:300]!r}: ask for an ACL",
+        )

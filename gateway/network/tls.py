@@ -1,0 +1,460 @@
+"""TLS between a connection and its socket: what the connection sends leaves encrypted, what it reads was decrypted.
+
+OpenSSL works on two memory buffers here, and not on the socket. So a handshake, or the encryption of a large answer,
+runs in a thread; meanwhile nothing else touches the session, and bytes that arrive wait.
+
+Invariants:
+- Nothing reaches the socket but what OpenSSL made. The path of plain answers (`Outgoing`) is not used.
+- One party at a time works on a session: the loop, or one thread (`_is_busy`).
+- The bytes that wait are bounded and charged: those that arrived, to the receive budget; those to be sent, to the
+  output budget, as the connection counts `get_write_buffer_size`.
+- A failure ends in one log line, a counter, and an alert to the peer where TLS has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, cast
+
+from gateway.network.host import Host
+from gateway.network.outgoing import Outgoing
+from gateway.network.response_slot import Part
+from gateway.security.principal import Principal
+from gateway.security.tls import ListenerTls, NoPrincipal
+
+RECORD_BYTES: Final = 16 * 1024
+"""Content of the largest record. OpenSSL's buffers never shrink, so they are fed and drained in pieces of this size."""
+RECORD_HEAD_BYTES: Final = 5
+"""Type, version and length of a record."""
+RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
+"""The largest record on the wire (RFC 5246, section 6.2.3)."""
+FEED_BYTES: Final = RECORD_BYTES_MAX
+"""Small records, of which some clients make many, are given to OpenSSL together up to this size."""
+WIRE_BYTES: Final = 128 * 1024
+"""Bytes that are received at a time, into a buffer that all connections share."""
+SEAL_BYTES: Final = 256 * 1024
+"""Bytes of answers that are encrypted at a time: no more than these lie encrypted before the socket takes them."""
+ASIDE_BYTES_MIN: Final = 2 * 1024 * 1024
+"""From so many waiting bytes on they are encrypted in a thread: on the loop, which does it at two thirds of the cost,
+these take some 2 ms."""
+HANDSHAKE: Final = 0x16
+"""The first byte of a TLS client."""
+
+
+class Upper(Protocol):
+    """The connection above."""
+
+    closed: bool
+    principal: Principal
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+    def get_buffer(self, sizehint: int) -> memoryview: ...
+
+    def buffer_updated(self, nbytes: int) -> None: ...
+
+    def eof_received(self) -> bool: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def refuse(self, reason: str) -> None: ...
+
+
+class TlsWorkers:
+    """Shared by all TLS connections of a server: threads, a buffer, and counters."""
+
+    def __init__(self) -> None:
+        self.wire = bytearray(WIRE_BYTES)
+        self.wire_view = memoryview(self.wire)
+        self.handshaker = ThreadPoolExecutor(1, "tls-handshakes")
+        self.sealer = ThreadPoolExecutor(1, "tls-answers")
+        self.handshakes = 0
+        self.resumed = 0
+        self.failures = 0
+        self.handshaking = 0
+
+    def close(self) -> None:
+        self.handshaker.shutdown(wait=False)
+        self.sealer.shutdown(wait=False)
+
+
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
+    """See the module. The protocol of the socket's transport, and the transport of a `Connection`."""
+
+    def __init__(
+        self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
+    ) -> None:
+        """`names_users`: a client is who its certificate says; else SASL says it."""
+        super().__init__()
+        self._names_users = names_users
+        self._upper = upper
+        self._tls = tls
+        self._host = host
+        self._workers = workers
+        self._raw: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
+        self._arrived = ssl.MemoryBIO()
+        self._leaving = ssl.MemoryBIO()
+        self._session: ssl.SSLObject | None = None
+        self._rest = b""  # bytes that arrived and OpenSSL does not have, charged to the receive budget
+        self._sealing_bytes = 0  # that a thread encrypts
+        self._is_busy = False
+        self.is_shaken = False
+        self._is_paused = False
+        self._is_closing = False
+        self._is_lost = False
+        self._end_waits = self._said_goodbye = False
+        self._has_ended = False  # the peer's side
+
+    def __repr__(self) -> str:
+        state = "serving" if self.is_shaken else "handshaking"
+        return f"<TlsTransport {state}{' in a thread' if self._is_busy else ''} rest={len(self._rest)}>"
+
+    # --- The socket's side ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast(asyncio.Transport, transport)
+        self._upper.connection_made(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = self._is_closing = True
+        self._keep(b"")
+        if not self.is_shaken and self._session is not None:
+            self._workers.handshaking -= 1
+        upper = self._upper
+        self._upper = cast(Upper, None)  # each refers to the other: the collector looks at old objects rarely
+        upper.connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        rest, wire = self._rest, self._workers.wire_view
+        if not rest:
+            return wire
+        wire[: len(rest)] = rest
+        return wire[len(rest) :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        wire = self._workers.wire_view[: len(self._rest) + nbytes]
+        if self._session is None and not self._began(wire[0]):
+            return
+        self._take(wire)
+
+    def eof_received(self) -> bool:
+        """A TLS client that ends its side has said so before, or was cut off: it gets what is due, as in the clear."""
+        if (self._rest and self._is_held) or self._is_busy:
+            self._end_waits = True  # it comes behind bytes that wait
+            return True
+        return self._ended()
+
+    def pause_writing(self) -> None:
+        self._upper.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._upper.resume_writing()
+
+    def _began(self, first: int) -> bool:
+        if first != HANDSHAKE:
+            self._fail(f"it speaks without TLS, and listener {self._tls.listener} asks for TLS")
+            return False
+        self._session = self._tls.context.wrap_bio(self._arrived, self._leaving, server_side=True)
+        self._workers.handshaking += 1
+        return True
+
+    def _ended(self) -> bool:
+        if self._has_ended or self._is_lost:
+            return not self._is_closing
+        self._has_ended = True
+        if not self.is_shaken:
+            if self._session is not None:
+                self._fail("it hung up during the TLS handshake")
+            return False
+        return self._upper.eof_received()
+
+    # --- Bytes in -------------------------------------------------------------------------------
+
+    @property
+    def _is_held(self) -> bool:
+        return self._is_busy or self._is_paused or self._is_closing
+
+    def _take(self, wire: memoryview) -> None:
+        """Decrypt record by record, as far as the connection reads; keep the rest.
+
+        OpenSSL gets whole records only: then it never says that it wants more, which costs an exception each time."""
+        at = 0
+        while not self._is_held and (size := _whole_records(wire, at)):
+            self._arrived.write(wire[at : at + size])
+            at += size
+            if self.is_shaken:
+                self._read()
+            else:
+                self._shake()
+        self._keep(b"" if self._is_closing else bytes(wire[at:]))
+        if self._rest and self._is_held:
+            self._raw.pause_reading()
+
+    def _keep(self, rest: bytes) -> None:
+        budget = self._host.receive_budget
+        if self._rest:
+            budget.finished(self, len(self._rest))
+        self._rest = rest
+        if rest:
+            budget.charge(len(rest))
+
+    def _go_on(self) -> None:
+        """Nothing holds up bytes that wait any more."""
+        if self._is_held:
+            return
+        if self.is_shaken:
+            self._read()
+        if self._rest and not self._is_held:
+            self._take(memoryview(self._rest))
+        if self._is_held:
+            return
+        if self._end_waits:
+            self._end_waits = False
+            if not self._ended():
+                self.close()
+        else:
+            self._raw.resume_reading()
+
+    def _read(self) -> None:
+        """Hand on everything that is decrypted, while the connection reads."""
+        upper = self._upper
+        more = True
+        while more and not self._is_held and self._has_input():
+            try:
+                size, more = self._decrypt()
+            except ssl.SSLError as error:
+                self._fail(f"its TLS records cannot be read: {_reason(error)}")
+                return
+            if size:
+                upper.buffer_updated(size)
+        if self._is_busy or self._is_closing:
+            return  # an answer is being encrypted: `_go_on` comes back here
+        if self._leaving.pending:  # the answer to a change of keys
+            self._raw.write(self._leaving.read())
+        if self._said_goodbye and not self._ended():
+            self.close()
+
+    def _decrypt(self) -> tuple[int, bool]:
+        """Fill the connection's buffer: how many bytes, and may there be more? The view ends here, as a buffer in use
+        cannot grow."""
+        session, arrived = cast(ssl.SSLObject, self._session), self._arrived
+        buffer = self._upper.get_buffer(-1)
+        size, room = 0, len(buffer)
+        try:
+            while size < room:
+                count = cast(int, session.read(room - size, buffer[size:]))
+                if not count:
+                    self._said_goodbye = True
+                    return size, False
+                size += count
+                if not (arrived.pending or session.pending()):
+                    return size, False
+        except ssl.SSLWantReadError:
+            return size, False
+        except ssl.SSLZeroReturnError:
+            self._said_goodbye = True
+            return size, False
+        return size, True
+
+    def _has_input(self) -> bool:
+        return bool(self._arrived.pending or cast(ssl.SSLObject, self._session).pending())
+
+    # --- Handshake ------------------------------------------------------------------------------
+
+    def _shake(self) -> None:
+        self._aside(self._workers.handshaker, self._step, self._stepped)
+
+    def _step(self) -> tuple[bool, bytes, ssl.SSLError | None]:
+        """In a thread: a step of the handshake. Returns whether it is the last, and the bytes to send."""
+        assert self._session is not None
+        try:
+            self._session.do_handshake()
+        except ssl.SSLWantReadError:
+            return False, self._leaving.read(), None
+        except ssl.SSLError as error:
+            return False, self._leaving.read(), error
+        return True, self._leaving.read(), None
+
+    def _stepped(self, outcome: tuple[bool, bytes, ssl.SSLError | None]) -> None:
+        is_last, answer, error = outcome
+        if self._is_closing:
+            return
+        if answer:
+            self._raw.write(answer)
+        if error is not None:
+            self._fail(f"its TLS handshake failed: {_reason(error)}")
+            return
+        if is_last:
+            self._shaken()
+        self._go_on()
+
+    def _shaken(self) -> None:
+        session, workers = cast(ssl.SSLObject, self._session), self._workers
+        self.is_shaken = True
+        workers.handshaking -= 1
+        workers.handshakes += 1
+        workers.resumed += bool(session.session_reused)
+        if self._tls.asks_for_certificates and self._names_users:
+            try:
+                self._upper.principal = self._tls.principal_of(session.getpeercert(binary_form=True))
+            except NoPrincipal as nobody:
+                workers.failures += 1
+                self._upper.refuse(f"a client without a user: {nobody}")
+
+    def _fail(self, reason: str) -> None:
+        """End for a fault of the peer's; OpenSSL's alert, if there is one, still leaves."""
+        self._count_failure()
+        if self._leaving.pending and not self._is_busy:
+            self._raw.write(self._leaving.read())
+        self._upper.refuse(reason)
+
+    def _count_failure(self) -> None:
+        if not self.is_shaken:
+            self._workers.failures += 1
+
+    # --- Work in a thread -----------------------------------------------------------------------
+
+    def _aside(
+        self, pool: ThreadPoolExecutor, work: Callable[..., Any], done: Callable[[Any], None], *args: Any
+    ) -> None:
+        """Run `work` in a thread, then `done` with its result on the loop, unless the connection is gone."""
+        self._is_busy = True
+
+        def ended(future: asyncio.Future[Any]) -> None:
+            self._is_busy = False
+            if not self._is_lost and not future.cancelled():
+                done(future.result())
+
+        self._host.loop.run_in_executor(pool, work, *args).add_done_callback(ended)
+
+    # --- The connection's side ------------------------------------------------------------------
+
+    @property
+    def is_sealing(self) -> bool:
+        return self._sealing_bytes > 0
+
+    def takes_answers(self) -> bool:
+        """May the next bytes be encrypted? Only when the socket took those before."""
+        return not (self._is_busy or self._is_closing or self._raw.get_write_buffer_size()) and self.is_shaken
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.seal(data, aside=False)
+
+    def seal(self, data: bytes | bytearray | memoryview, *, aside: bool) -> None:
+        """Encrypt and send, perhaps in a thread; only while `takes_answers`."""
+        if not aside:
+            self._raw.writelines(self._seal(data))
+            return
+        self._sealing_bytes = len(data)
+        self._upper.pause_writing()
+        self._aside(self._workers.sealer, self._seal, self._sealed, data)
+
+    def _seal(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """The records that hold these bytes. On the loop or in a thread."""
+        session, leaving = cast(ssl.SSLObject, self._session), self._leaving
+        view = memoryview(data)
+        records = []
+        for at in range(0, len(view), RECORD_BYTES):
+            session.write(view[at : at + RECORD_BYTES])
+            records.append(leaving.read())
+        return records
+
+    def _sealed(self, records: list[bytes]) -> None:
+        self._sealing_bytes = 0
+        if self._is_closing:
+            return
+        self._raw.writelines(records)
+        if not self._raw.get_write_buffer_size():
+            self._upper.resume_writing()
+        if not self._is_lost:
+            self._go_on()
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size() + self._sealing_bytes
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high=high, low=low)
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+        self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, bytes that wait first; not from inside of the caller, who may be handing bytes on."""
+        if self._is_paused:
+            self._is_paused = False
+            self._host.loop.call_soon(self._go_on)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._raw.is_closing()
+
+    def close(self) -> None:
+        """Say goodbye, then close the socket when it has taken everything."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        if self.is_shaken and not self._is_busy:
+            with contextlib.suppress(ssl.SSLError):  # the peer's goodbye is not waited for
+                cast(ssl.SSLObject, self._session).unwrap()
+            if self._leaving.pending:
+                self._raw.write(self._leaving.read())
+        self._raw.close()
+
+    def abort(self) -> None:
+        self._is_closing = True
+        self._raw.abort()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._raw.get_extra_info(name, default)
+
+
+class SealedOutgoing(Outgoing):
+    """Answers of a TLS connection: copied piece by piece, encrypted, sent. Nothing is written past the transport."""
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, transport: TlsTransport) -> None:
+        super().__init__(transport)
+        self._tls = transport
+
+    @property
+    def has_views(self) -> bool:
+        return bool(self._rest) or self._tls.is_sealing
+
+    def send(self, parts: Sequence[Part], size: int) -> None:
+        self._rest.extend(parts)
+        self._rest_bytes += size
+        self.go_on()
+
+    def go_on(self) -> None:
+        while self._rest and self._tls.takes_answers():
+            aside = self._rest_bytes >= ASIDE_BYTES_MIN
+            self._tls.seal(self._taken(SEAL_BYTES), aside=aside)
+
+
+def _whole_records(wire: memoryview, start: int) -> int:
+    """The size of the whole records from `start` on: at least one, as many as FEED_BYTES hold; 0 if there is none. What
+    cannot be TLS counts as whole: OpenSSL knows what to say of it."""
+    at, end = start, len(wire)
+    while end - at >= RECORD_HEAD_BYTES:
+        size = RECORD_HEAD_BYTES + (wire[at + 3] << 8) + wire[at + 4]
+        if size > RECORD_BYTES_MAX:
+            return end - start
+        if size > end - at or (at > start and at + size - start > FEED_BYTES):
+            break
+        at += size
+    return at - start
+
+
+def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}"
+    return str(error.reason or error)[:200].replace("_", " ").lower()

@@ -1,0 +1,168 @@
+"""The quotas in effect, their changes, and the rates of clients that have some.
+
+Table `quotas`, a row for each value. Key: 1 (this format), then JSON in UTF-8: a list of the entity's parts, each
+[kind, name or null], in the order of kinds, and the quota's name. Value: the limit as a big-endian double.
+
+Keeps: a quota is in effect exactly if it is durable; a change of an entity is one record of the log. A client without a
+quota costs one look-up; without any quota not even that (`is_on`). No more than `RATES_MAX` rates are kept: those of
+clients that did nothing for a window go first, then all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from core.applied.tables import Delete, Put
+from core.clock import Clock
+from core.errors import StoreError
+from core.store import Store
+from gateway.quotas.limits import Limit, Parts, limit_of
+from gateway.quotas.rates import SAMPLE_S, SAMPLES, Rate
+from gateway.refusals import Refusal, refusal_of
+
+logger = logging.getLogger(__name__)
+
+TABLE: Final = "quotas"
+FORMAT: Final = b"\x01"
+PRODUCED, FETCHED = "producer_byte_rate", "consumer_byte_rate"
+ENFORCED: Final = frozenset({PRODUCED, FETCHED})
+"""Quotas that have an effect; no other one is kept."""
+ENTITIES_MAX: Final = 10_000
+NAME_CHARS_MAX: Final = 1_000
+RATES_MAX: Final = 20_000
+KNOWN_MAX: Final = 20_000
+"""Clients whose limit is remembered; beyond that all are forgotten."""
+_VALUE: Final = struct.Struct(">d")
+
+Changes = Mapping[str, float | None]
+"""Limits by quota; None takes one away."""
+
+
+class Quotas:
+    """See the module."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_quota: dict[str, dict[Parts, float]] = {quota: {} for quota in ENFORCED}
+        self._known: dict[tuple[str, str, str], Limit | None] = {}
+        self._rates: dict[tuple[str, str | None, str | None], Rate] = {}
+        self._changing = asyncio.Lock()
+        for key, value in store.table(TABLE).items():
+            parts, quota = decode_key(key)
+            self._by_quota.setdefault(quota, {})[parts] = _VALUE.unpack(value)[0]
+        self.is_on = any(self._by_quota.values())
+
+    def __repr__(self) -> str:
+        return f"<Quotas of {len(self.entities())} entities, {len(self._rates)} rates>"
+
+    # --- Changes ------------------------------------------------------------------------------
+
+    def entities(self) -> dict[Parts, dict[str, float]]:
+        """All limits, by entity and quota."""
+        found: dict[Parts, dict[str, float]] = {}
+        for quota, values in self._by_quota.items():
+            for parts, value in values.items():
+                found.setdefault(parts, {})[quota] = value
+        return found
+
+    async def change(self, parts: Parts, changes: Changes) -> None:
+        """Change an entity's limits in one durable step. Raises Refusal."""
+        async with self._changing:
+            known = self.entities()
+            if parts not in known and len(known) >= ENTITIES_MAX:
+                raise Refusal(ErrorCode.policy_violation, f"No more than {ENTITIES_MAX} entities have quotas.")
+            if any(name is not None and len(name) > NAME_CHARS_MAX for _, name in parts):
+                why = f"Names of entities have at most {NAME_CHARS_MAX} characters."
+                raise Refusal(ErrorCode.policy_violation, why)
+            operations = [
+                Delete(TABLE, encode_key(parts, quota))
+                if value is None
+                else Put(TABLE, encode_key(parts, quota), _VALUE.pack(value))
+                for quota, value in changes.items()
+                if self._by_quota.get(quota, {}).get(parts) != value
+            ]
+            if not operations:
+                return
+            try:
+                await self._store.update(*operations)
+            except StoreError as failed:
+                raise refusal_of(failed) from failed
+            for quota, value in changes.items():
+                if value is None:
+                    self._by_quota.get(quota, {}).pop(parts, None)
+                else:
+                    self._by_quota.setdefault(quota, {})[parts] = value
+            self._known.clear()
+            self.is_on = any(self._by_quota.values())
+        logger.info("quotas changed", extra={"entity": _shown(parts), "quotas": sorted(changes)})
+
+    # --- Rates --------------------------------------------------------------------------------
+
+    def count(self, quota: str, user: str, client_id: str | None, amount: float) -> int:
+        """Count what a client did; returns how long it must pause, in ms."""
+        found = self._rate(quota, user, client_id or "")
+        if found is None:
+            return 0
+        limit, rate = found
+        now_s = self._clock.monotonic_s()
+        rate.add(amount, now_s)
+        return rate.pause_ms(limit.value, now_s)
+
+    def most_at_once(self, quota: str, user: str, client_id: str | None) -> float | None:
+        """The amount that fits into a window at the limit; None without one."""
+        found = self._rate(quota, user, client_id or "")
+        return None if found is None else found[0].value * (SAMPLES - 1) * SAMPLE_S
+
+    def take_back(self, quota: str, user: str, client_id: str | None, amount: float) -> None:
+        """What was counted last for a client was not done, because it must pause first."""
+        found = self._rate(quota, user, client_id or "")
+        if found is not None:
+            found[1].take_back(amount)
+
+    def _rate(self, quota: str, user: str, client_id: str) -> tuple[Limit, Rate] | None:
+        key = (quota, user, client_id)
+        try:
+            limit = self._known[key]
+        except KeyError:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            limit = self._known[key] = limit_of(self._by_quota[quota], user, client_id)
+        if limit is None:
+            return None
+        place = (quota, limit.user, limit.client_id)
+        rate = self._rates.get(place)
+        if rate is None:
+            if len(self._rates) >= RATES_MAX:
+                self._make_room()
+            rate = self._rates[place] = Rate()
+        return limit, rate
+
+    def _make_room(self) -> None:
+        now_s = self._clock.monotonic_s()
+        self._rates = {place: rate for place, rate in self._rates.items() if not rate.is_idle(now_s)}
+        if len(self._rates) >= RATES_MAX:
+            self._rates.clear()
+
+
+def encode_key(parts: Parts, quota: str) -> bytes:
+    """The row's key."""
+    return FORMAT + json.dumps([sorted(parts, key=lambda part: part[0]), quota], separators=(",", ":")).encode()
+
+
+def decode_key(key: bytes) -> tuple[Parts, str]:
+    """Entity and quota of a row."""
+    parts, quota = json.loads(key.removeprefix(FORMAT))
+    return frozenset((kind, name) for kind, name in parts), quota
+
+
+def _shown(parts: Parts) -> Sequence[str]:
+    named = sorted(parts, key=lambda part: part[0])
+    return [f"{kind}={'<default>' if name is None else name[:100]}" for kind, name in named]

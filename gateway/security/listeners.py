@@ -1,0 +1,80 @@
+"""The listeners that encrypt or ask who is there, made from their keys.
+
+Invariant: a listener's security is complete before it listens: a fault in a key or file ends the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config.loading import Config
+from gateway.config.security import ListenerSecurity, TransportKeys
+from gateway.security.sasl_listener import SaslListener
+from gateway.security.tls import ListenerTls
+
+logger = logging.getLogger(__name__)
+
+HTTP: Final = "http"
+"""The HTTP server, where listeners are named; theirs are in upper case."""
+RENEWED_EVERY_S: Final = 10.0
+"""Pause between two looks whether files of keys and certificates have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecuredListener:
+    """How one listener is secured."""
+
+    name: str
+    tls: ListenerTls | None = None
+    sasl: SaslListener | None = None
+
+    def close(self) -> None:
+        if self.sasl is not None:
+            self.sasl.close()
+
+    def renew(self) -> None:
+        """Take up changed files. Waits for the disk: for a thread."""
+        if self.tls is not None:
+            self.tls.renew()
+        if self.sasl is not None:
+            self.sasl.renew()
+
+
+def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
+    """The listeners that are not PLAINTEXT, by name. Reads files. Raises ConfigError."""
+    found: dict[str, SecuredListener] = {}
+    for name in sorted({address.name for address in config.listeners}):
+        protocol = config.protocol_of(name)
+        if protocol is None or not (protocol.has_tls or protocol.has_sasl):
+            continue
+        keys = config.security_of(name)
+        tls = ListenerTls(name, keys) if protocol.has_tls else None
+        sasl = SaslListener(name, keys) if protocol.has_sasl else None
+        found[name] = SecuredListener(name, tls, sasl)
+    return found
+
+
+def http_security(config: Config) -> SecuredListener:
+    """How the HTTP server is secured. Reads files. Raises ConfigError."""
+    if config.http_listen is None or config.http_tls_keystore_location is None:
+        return SecuredListener(HTTP)
+    own = {
+        "ssl.keystore.location": config.http_tls_keystore_location,
+        "ssl.key.password": config.http_tls_key_password,
+    }
+    return SecuredListener(HTTP, ListenerTls(HTTP, ListenerSecurity.of(TransportKeys.model_validate({}), own)))
+
+
+async def renew_for_ever(secured: Sequence[SecuredListener], every_s: float = RENEWED_EVERY_S) -> None:
+    """Take up changed files as they come; ends by cancellation."""
+    while True:
+        for listener in secured:
+            try:
+                await asyncio.to_thread(listener.renew)
+            except Exception:
+                logger.exception("a listener's files could not be looked at", extra={"listener": listener.name})
+        await asyncio.sleep(every_s)

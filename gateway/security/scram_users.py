@@ -1,0 +1,169 @@
+"""The SCRAM credentials of users, durable in the store's table `scramcredentials`; passwords are nowhere.
+
+A row's key is the mechanism's number in Kafka (1: SCRAM-SHA-256, 2: SCRAM-SHA-512) as one byte, and the user's name in
+UTF-8. Its value, big-endian:
+
+    u8   version: 1
+    u32  iterations
+    u16  size of the salt, and the salt
+    u8   size of each key, the stored key, the server key
+
+The row with the key 0x00 holds 32 random bytes, from which the salts of users who do not exist are drawn.
+
+Invariants: a change is one atomic record; it counts for logins once it is durable. The table leaves this machine by no
+API and in no snapshot (`TABLE` is private).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from core.applied.tables import Delete, Put, Table
+from core.store import Store
+from gateway.security.plain import parse_users
+from gateway.security.scram import ITERATIONS_MIN, ScramCredential, unknown_credential
+
+TABLE: Final = "scramcredentials"
+MECHANISMS: Final[Mapping[int, str]] = {1: "SCRAM-SHA-256", 2: "SCRAM-SHA-512"}
+NUMBERS: Final = {name: number for number, name in MECHANISMS.items()}
+SECRET_KEY: Final = b"\0"
+VERSION: Final = 1
+USERS_MAX: Final = 100_000
+"""Most credentials: some 300 bytes each."""
+_HEAD: Final = struct.Struct(">BIH")
+_DELETED: Final = "-"
+
+Change = tuple[str, str, ScramCredential | None]
+"""User, mechanism, and the new credential; None deletes it."""
+
+
+def encode_credential(credential: ScramCredential) -> bytes:
+    keys = bytes([len(credential.stored_key)]) + credential.stored_key + credential.server_key
+    return _HEAD.pack(VERSION, credential.iterations, len(credential.salt)) + credential.salt + keys
+
+
+def decode_credential(mechanism: str, value: bytes) -> ScramCredential:
+    """Raises ValueError."""
+    try:
+        version, iterations, salt_size = _HEAD.unpack_from(value)
+        at = _HEAD.size + salt_size
+        size = value[at]
+    except (struct.error, IndexError):
+        raise ValueError("a stored credential is too short") from None
+    if version != VERSION or len(value) != at + 1 + 2 * size:
+        raise ValueError(f"a stored credential of version {version} with {len(value)} bytes")
+    salt = value[_HEAD.size : at]
+    return ScramCredential(mechanism, iterations, salt, value[at + 1 : at + 1 + size], value[at + 1 + size :])
+
+
+def read_table(table: Table) -> Iterator[tuple[str, ScramCredential]]:
+    """Users with their credentials. Raises ValueError."""
+    for key, value in table.items():
+        if key != SECRET_KEY:
+            yield key[1:].decode(), decode_credential(MECHANISMS[key[0]], value)
+
+
+class ScramUsers:
+    """All credentials, by mechanism and user."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._changing = asyncio.Lock()
+        self._known: dict[str, dict[str, ScramCredential]] = {name: {} for name in NUMBERS}
+        self._secret = secrets.token_bytes(32)
+        for user, credential in read_table(store.table(TABLE)):
+            self._known[credential.mechanism][user] = credential
+
+    def __repr__(self) -> str:
+        return f"<ScramUsers {len(self)} credentials>"
+
+    def __len__(self) -> int:
+        return sum(map(len, self._known.values()))
+
+    async def prepare(self, pending: Path) -> None:
+        """Before clients are served: keep the secret of unknown users, and take over the users of `penstock users`.
+
+        Raises StoreError, OSError, ValueError."""
+        kept = self._store.table(TABLE).get(SECRET_KEY)
+        if kept is None:
+            await self._store.update(Put(TABLE, SECRET_KEY, self._secret))
+        else:
+            self._secret = kept
+        changes = list(read_pending(pending).values())
+        if changes:
+            await self.change(changes)
+        await asyncio.to_thread(pending.unlink, missing_ok=True)
+
+    def get(self, mechanism: str, user: str) -> ScramCredential | None:
+        return self._known[mechanism].get(user)
+
+    def find(self, mechanism: str, user: str) -> tuple[ScramCredential, bool]:
+        """A user's credential, or one that looks like it, and whether the user has one."""
+        known = self._known[mechanism].get(user)
+        if known is not None:
+            return known, True
+        return unknown_credential(mechanism, user, self._secret, self._usual_iterations(mechanism)), False
+
+    def _usual_iterations(self, mechanism: str) -> int:
+        """What most users have: another number would tell who does not exist. Looks at a few only."""
+        some = [one.iterations for _, one in zip(range(100), self._known[mechanism].values(), strict=False)]
+        return Counter(some).most_common(1)[0][0] if some else ITERATIONS_MIN
+
+    def of(self, user: str) -> list[ScramCredential]:
+        """A user's credentials, in the order of their mechanisms' numbers."""
+        return [found for known in self._known.values() if (found := known.get(user)) is not None]
+
+    def names(self) -> list[str]:
+        return sorted({user for known in self._known.values() for user in known})
+
+    async def change(self, changes: Iterable[Change]) -> None:
+        """Apply changes in one durable step. Raises StoreError."""
+        async with self._changing:
+            wanted = list(changes)
+            operations: list[Put | Delete] = []
+            for user, mechanism, credential in wanted:
+                key = bytes([NUMBERS[mechanism]]) + user.encode()
+                operations.append(
+                    Delete(TABLE, key) if credential is None else Put(TABLE, key, encode_credential(credential))
+                )
+            await self._store.update(*operations)
+            for user, mechanism, credential in wanted:
+                if credential is None:
+                    self._known[mechanism].pop(user, None)
+                else:
+                    self._known[mechanism][user] = credential
+
+
+def read_pending(path: Path) -> dict[tuple[str, str], Change]:
+    """The changes that wait for the next start; none without the file. Lines are NAME:CREDENTIAL, or
+    NAME:-MECHANISM for one that is deleted. Raises OSError, ValueError."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    found: dict[tuple[str, str], Change] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        user, _, rest = line.rpartition(f":{_DELETED}")
+        if rest in NUMBERS and user:
+            found[user, rest] = (user, rest, None)
+            continue
+        try:
+            ((user, credential),) = parse_users(line).items()
+        except ValueError as wrong:
+            raise ValueError(f"{path}, line {number}: {wrong}") from None
+        found[user, credential.mechanism] = (user, credential.mechanism, credential)
+    return found
+
+
+def pending_text(changes: Iterable[Change]) -> str:
+    """The inverse of `read_pending`."""
+    return "".join(
+        f"{user}:{_DELETED}{mechanism}\n" if credential is None else f"{user}:{credential.to_text()}\n"
+        for user, mechanism, credential in changes
+    )

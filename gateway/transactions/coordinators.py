@@ -1,0 +1,129 @@
+"""All transactions of this process: a coordinator and a participant for each container, and what is asked of all.
+
+Keeps: transactional ids of all containers share one bound. A request about one of them goes to its coordinator, `of`;
+one about a partition, or a group's pending offsets, to the participant in that container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.clock import Clock
+from core.container.container import Container
+from core.errors import NotHosted
+from core.store import Store
+from gateway.config.loading import Config
+from gateway.coordination.local import LocalCoordinators
+from gateway.groups.coordinators import GroupCoordinators
+from gateway.refusals import Refusal
+from gateway.transactions.coordinator import SHOWN_CHARS, TransactionCoordinator
+from gateway.transactions.ending import Endings, TransactionCounters
+from gateway.transactions.known import KnownTransactions
+from gateway.transactions.participant import Participant
+from gateway.transactions.producer_ids import ProducerIds
+from gateway.transactions.transaction import Transaction
+
+if TYPE_CHECKING:
+    from core.streams.live import Stream
+    from gateway.topics.topics import Topics
+
+
+class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
+    """See the module. Iterates over all transactional ids."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        groups: GroupCoordinators,
+        producers: ProducerIds,
+    ) -> None:
+        super().__init__(store, groups.homes, self._made)
+        self._config = config
+        self._clock = clock
+        self._topics = topics
+        self._groups = groups
+        self._producers = producers
+        self._parts = _Participants(self)
+        self.counters: Final = TransactionCounters()
+        topics.on_deletion(self._topic_deleted)
+
+    def __repr__(self) -> str:
+        return f"<TransactionCoordinators {len(self)} ids, {self.under_way} under way>"
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return (transaction for coordinator in self.all() for transaction in coordinator)
+
+    def __len__(self) -> int:
+        return sum(len(coordinator) for coordinator in self.all())
+
+    @property
+    def under_way(self) -> int:
+        return sum(coordinator.under_way for coordinator in self.all())
+
+    def participant_in(self, container_id: int) -> Participant:
+        """A container's part in transactions. Raises NotHosted."""
+        found = self.in_container(container_id)
+        if found is None:
+            raise NotHosted(container_id)
+        return found.participant
+
+    def asked_by_group(self, transactional_id: str) -> TransactionCoordinator:
+        """The coordinator of a transactional id, for a group's coordinator. Raises Refusal: as the client has asked the
+        right coordinator, of the group, it is to ask that again."""
+        try:
+            return self.of(transactional_id)
+        except Refusal as refused:
+            raise Refusal(ErrorCode.coordinator_load_in_progress, str(refused)) from refused
+
+    def participant_of(self, group_id: str) -> Participant:
+        """The part of a group's container. Raises Refusal."""
+        return self.of(group_id).participant
+
+    def name_producers(self, producer_ids: Collection[int]) -> Mapping[int, str]:
+        """Names of these producers for an operator."""
+        names = {producer_id: f"producer {producer_id}" for producer_id in producer_ids}
+        for transaction in self:
+            if transaction.producer_id in names:
+                names[transaction.producer_id] = f"transactional id {transaction.transactional_id[:SHOWN_CHARS]!r}"
+        return names
+
+    def _made(self, container: Container) -> TransactionCoordinator:
+        groups = self._groups.in_container(container.id)
+        if groups is None:
+            raise NotHosted(container.id)
+        epochs_max = max(1, self._config.transactional_ids_max // len(self.homes))  # one budget for all
+        participant = Participant(container, self._store, self._clock, self._topics, groups.offsets, epochs_max)
+
+        def endings(known: KnownTransactions) -> Endings:
+            return Endings(container, self._store, self.homes, known, participant, self._parts, self.counters)
+
+        return TransactionCoordinator(
+            self._config,
+            container,
+            self._clock,
+            participant,
+            self._producers,
+            lambda: len(self),
+            self.counters,
+            endings,
+        )
+
+    def _topic_deleted(self, stream: Stream) -> None:
+        for coordinator in self.all():
+            coordinator.participant.topic_deleted(stream)
+
+
+class _Participants:
+    """Those of this process, for the coordinators."""
+
+    def __init__(self, transactions: TransactionCoordinators) -> None:
+        self._transactions = transactions
+
+    def in_container(self, container_id: int) -> Participant:
+        return self._transactions.participant_in(container_id)

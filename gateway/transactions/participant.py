@@ -1,0 +1,254 @@
+"""One container's part in transactions, whose coordinator may be another container's: its partitions, its groups.
+
+Invariants:
+- Each step of an end is atomic: markers in partitions with that transaction open, offsets that it commits. Another try
+  changes nothing more. An offset is unstable until its turn.
+- A partition takes a transaction's first batch only while its coordinator has the partition in its log as a part of the
+  transaction. The coordinator was asked before; a `Guard` breaks if the transaction ends here meanwhile.
+- A coordinator that was replaced is refused.
+- Offsets of a topic or group that is deleted meanwhile are not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.clock import Clock
+from core.container.container import Container
+from core.container.ports import TransactionEnd
+from core.errors import StoreError
+from core.log.records import Operation
+from core.store import Store
+from core.streams.live import Slot, Stream
+from core.streams.writers import WriterState
+from core.turns import in_turns
+from gateway.groups.offsets.service import OffsetService
+from gateway.groups.persistence import CommittedOffset, OffsetKey
+from gateway.refusals import Refusal
+from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE, CoordinatorEpochs
+from gateway.transactions.known import nobody_waits
+from gateway.transactions.outcome import Outcome
+from gateway.transactions.partitions import transaction_ends
+from gateway.transactions.pending_offsets import PendingOffsets, deletes, puts
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE
+from gateway.transactions.places import Place
+from gateway.transactions.transaction import Identity
+
+if TYPE_CHECKING:
+    from gateway.topics.topics import Topics
+
+_log: Final = logging.getLogger(__name__)
+
+PLACES_AT_ONCE: Final = 1_000
+"""Partitions that get their markers in one step, which is one turn of the loop: some 10 ms."""
+
+OFFSETS_AT_ONCE: Final = 2_000
+"""Offsets that are committed in one step: some 12 ms."""
+
+
+class Guard:
+    """Whether a producer's transaction may still begin in a container, since its coordinator was asked."""
+
+    __slots__ = ("__weakref__", "is_broken", "producer_id")
+
+    def __init__(self, producer_id: int) -> None:
+        self.producer_id = producer_id
+        self.is_broken = False
+
+
+class Participant:
+    """See the module. Times are the wall clock's."""
+
+    def __init__(
+        self,
+        container: Container,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        offsets: OffsetService,
+        epochs_max: int,
+    ) -> None:
+        self._container = container
+        self._store = store
+        self._clock = clock
+        self._topics = topics
+        self._offsets = offsets
+        self._epochs = CoordinatorEpochs(epochs_max)
+        self._guards: weakref.WeakSet[Guard] = weakref.WeakSet()  # of requests under way
+        self.pending_offsets = PendingOffsets()
+
+    def __repr__(self) -> str:
+        return f"<Participant in container {self._container.id}, {self.pending_offsets!r}>"
+
+    def load(self) -> None:
+        """Load pending offsets and the epochs of coordinators. Raises UnreadableRecord."""
+        self.pending_offsets.load(self._container.table(PENDING_OFFSETS_TABLE).items())
+        self._epochs.load(self._container.table(COORDINATORS_TABLE).items())
+
+    def drop_orphans(self) -> None:
+        """Drop offsets of topics that were deleted before this start."""
+        for topic in self.pending_offsets.topics():
+            if self._topics.get(topic) is None:
+                self._drop_offsets(self.pending_offsets.of_topic(topic))
+
+    # --- A transaction grows ------------------------------------------------------------------
+
+    def guard(self, producer_id: int) -> Guard:
+        """Watch over the time between a question to the coordinator and what is appended at its answer."""
+        guard = Guard(producer_id)
+        self._guards.add(guard)
+        return guard
+
+    def commit_offsets(
+        self, identity: Identity, offsets: Mapping[OffsetKey, CommittedOffset], further: Sequence[Operation] = ()
+    ) -> asyncio.Future[None]:
+        """Note offsets that a transaction commits if it commits, in one step with `further` operations.
+
+        The future is done when they are durable. Raises StoreError: then nothing has changed.
+        """
+        logged = self._container.end_transactions((), [*further, *puts(identity.producer_id, offsets)])
+        self.pending_offsets.add(identity.producer_id, identity.epoch, offsets)
+        return logged
+
+    # --- A transaction ends -------------------------------------------------------------------
+
+    async def end(self, outcome: Outcome, places: Sequence[Place]) -> None:
+        """See `EndsTransactions`, whose local implementation this is."""
+        self.check_coordinator(outcome.producer_id, outcome.coordinator_epoch)
+        self.break_guards(outcome.producer_id)
+        last = max(0, len(places) - PLACES_AT_ONCE)  # these go with the last offsets
+        async for first in in_turns(range(0, last, PLACES_AT_ONCE)):
+            some = places[first : min(first + PLACES_AT_ONCE, last)]
+            await asyncio.shield(self._step(outcome, self._ends(outcome, some), ()))
+        pending = list(self.pending_offsets.of(outcome.producer_id))
+        async for first in in_turns(range(0, len(pending) - OFFSETS_AT_ONCE, OFFSETS_AT_ONCE)):
+            keys = pending[first : first + OFFSETS_AT_ONCE]
+            held = self.pending_offsets.of(outcome.producer_id)  # less, where a topic or group was deleted meanwhile
+            await asyncio.shield(self._apply(outcome, {key: held[key] for key in keys if key in held}, (), ()))
+        held = self.pending_offsets.of(outcome.producer_id)
+        await asyncio.shield(self._apply(outcome, held, self._ends(outcome, places[last:]), ()))
+        await self._container.synced()
+
+    def end_at_once(
+        self, outcome: Outcome, places: Iterable[Place], further: Sequence[Operation]
+    ) -> asyncio.Future[None]:
+        """End a transaction in these partitions and all its offsets here, in one step with `further` operations.
+
+        The future is done when that is durable. Raises StoreError: then nothing has changed.
+        """
+        pending = self.pending_offsets.of(outcome.producer_id)
+        return self._apply(outcome, pending, self._ends(outcome, places), further)
+
+    def is_small(self, producer_id: int, places: int) -> bool:
+        """Whether `end_at_once` holds the loop for a moment only."""
+        return places <= PLACES_AT_ONCE and len(self.pending_offsets.of(producer_id)) <= OFFSETS_AT_ONCE
+
+    def _apply(
+        self,
+        outcome: Outcome,
+        pending: Mapping[OffsetKey, CommittedOffset],
+        ends: Sequence[TransactionEnd],
+        further: Sequence[Operation],
+    ) -> asyncio.Future[None]:
+        """Apply or drop these offsets, in one step with these markers and operations."""
+        producer_id = outcome.producer_id
+        committed = self._committed(pending) if outcome.committed else {}
+        logged = self._step(outcome, ends, [*further, *deletes(producer_id, pending), *self._offsets.puts(committed)])
+        self.pending_offsets.drop(producer_id, list(pending))
+        self._offsets.submitted(committed, logged)
+        return logged
+
+    def _step(
+        self, outcome: Outcome, ends: Sequence[TransactionEnd], operations: Sequence[Operation]
+    ) -> asyncio.Future[None]:
+        """One step of the log; the first of a new coordinator raises the epoch of coordinators with it."""
+        raising: Sequence[Operation] = ()
+        if outcome.is_from_elsewhere:
+            raising = self._epochs.raising(outcome.producer_id, outcome.coordinator_epoch)
+        logged = self._container.end_transactions(ends, [*raising, *operations])
+        if raising:
+            self._epochs.raised(outcome.producer_id, outcome.coordinator_epoch)
+        return logged
+
+    def _committed(self, pending: Mapping[OffsetKey, CommittedOffset]) -> dict[OffsetKey, CommittedOffset]:
+        """Offsets whose topics still exist."""
+        return {key: offset for key, offset in pending.items() if self._topics.get(key.topic) is not None}
+
+    def _ends(self, outcome: Outcome, places: Iterable[Place]) -> list[TransactionEnd]:
+        return transaction_ends(
+            [slot for slot in self._slots(places) if _is_open_for(slot, outcome)],
+            outcome.producer_id,
+            outcome.marker_epoch,
+            committed=outcome.committed,
+            coordinator_epoch=outcome.coordinator_epoch,
+            now_ms=self._clock.wall_ms(),
+        )
+
+    def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
+        """The partitions' slots; without those of deleted topics."""
+        for stream_id, number in places:
+            stream = self._store.stream_of(stream_id)
+            if stream is not None and number < stream.slot_count:
+                yield stream.slot(number)
+
+    # --- Coordinators that were replaced ------------------------------------------------------
+
+    def check_coordinator(self, producer_id: int, epoch: int) -> None:
+        """Raises Refusal for the word of a coordinator that was replaced."""
+        if self._epochs.is_fenced(producer_id, epoch):
+            raise Refusal(ErrorCode.transaction_coordinator_fenced)
+
+    def coordinator_epoch(self, producer_id: int) -> int | None:
+        """The epoch of the newest coordinator elsewhere that has ended a transaction of this producer here."""
+        return self._epochs.get(producer_id)
+
+    def break_guards(self, producer_id: int) -> None:
+        """A transaction of this producer ends here: what was asked of its coordinator before does not count."""
+        for guard in self._guards:
+            if guard.producer_id == producer_id:
+                guard.is_broken = True
+
+    # --- Offsets of what is deleted -----------------------------------------------------------
+
+    def topic_deleted(self, stream: Stream) -> None:
+        """Drop the topic's pending offsets."""
+        self._drop_offsets(self.pending_offsets.of_topic(stream.name))
+
+    def group_deleted(self, group_id: str) -> None:
+        """Drop the group's pending offsets: otherwise the end of their transactions would bring it back."""
+        self._drop_offsets(self.pending_offsets.of_group(group_id))
+
+    def _drop_offsets(self, dropped: Mapping[int, list[OffsetKey]]) -> None:
+        """Delete pending offsets: a new topic or group with a deleted one's name must not get them."""
+        for producer_id, keys in dropped.items():
+            try:
+                logged = self._container.submit(deletes(producer_id, keys))
+            except StoreError as error:
+                _log.warning("pending offsets of a deleted topic or group stay", extra={"error": str(error)})
+            else:
+                logged.add_done_callback(nobody_waits)
+                self.pending_offsets.drop(producer_id, keys)
+
+
+def is_open(slot: Slot, identity: Identity) -> bool:
+    """Whether a producer with this very epoch has a transaction open in a partition."""
+    state = _writer(slot, identity.producer_id)
+    return state is not None and state.epoch == identity.epoch and slot.has_open_transaction(identity.producer_id)
+
+
+def _is_open_for(slot: Slot, outcome: Outcome) -> bool:
+    """Whether the transaction that ends is open in a partition, and not a later one of the same producer."""
+    if not slot.has_open_transaction(outcome.producer_id):
+        return False
+    state = _writer(slot, outcome.producer_id)
+    return state is None or state.epoch <= outcome.epoch
+
+
+def _writer(slot: Slot, producer_id: int) -> WriterState | None:
+    return None if slot.writers is None else slot.writers.get(producer_id)

@@ -1,0 +1,226 @@
+"""Random histories of one consumer group: whatever clients, clocks and topics do, its promises hold."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.consumer import format as stored
+from gateway.groups.consumer.messages import ConsumerState, MemberState, RowKind
+from gateway.groups.consumer.rows import restored, row
+from gateway.refusals import Refusal
+from tests.gateway.groups.consumer.harness import SESSION_MS, Client, Driver, FakeTopics
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("a", "b", "c")
+SUBSCRIPTIONS = st.one_of(
+    st.frozensets(st.sampled_from(NAMES)).map(lambda names: (names, None)),
+    st.sampled_from(["a|b", "[abc]", "c.*", "x"]).map(lambda regex: (None, regex)),
+)
+WHO = st.integers(0, 5)
+
+
+class GroupMachine(RuleBasedStateMachine):
+    """Clients own partitions by what they were told; `table` is what a restart would find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topics = FakeTopics(a=4, b=3)
+        self.driver = Driver(self.topics, max_size=5, assignment_interval_ms=1_000)
+        self.clients: dict[str, Client] = {}
+        self.table: dict[bytes, bytes] = {}
+        self.names = 0
+
+    # What clients do
+
+    @rule(subscription=SUBSCRIPTIONS, instance=st.sampled_from([None, None, None, "x", "y"]))
+    def newcomer(self, subscription: tuple[frozenset[str] | None, str | None], instance: str | None) -> None:
+        self.names += 1
+        client = Client(f"m{self.names}", *subscription, instance_id=instance)
+        self._beat(client)
+        if client.epoch > 0 or client.member_id in self.driver.group.members:
+            self.clients[client.member_id] = client
+
+    @rule(who=WHO)
+    def beat(self, who: int) -> None:
+        if client := self._pick(who):
+            self._beat(client)
+
+    @rule(who=WHO)
+    def beat_without_answer(self, who: int) -> None:
+        """The answer is lost: the client knows nothing of it, and sends all it has again."""
+        if client := self._pick(who):
+            before = client.epoch, dict(client.owned)
+            self._beat(client)
+            if client.epoch > 0:
+                client.epoch, client.owned = before
+                client.must_say = True
+
+    @rule(who=WHO, lag=st.integers(-3, 3))
+    def beat_with_wrong_epoch(self, who: int, lag: int) -> None:
+        if (client := self._pick(who)) and client.epoch + lag > 0:
+            self.driver.refusal(client.member_id, client.epoch + lag, instance_id=client.instance_id)
+
+    @rule(who=WHO, subscription=SUBSCRIPTIONS)
+    def change_subscription(self, who: int, subscription: tuple[frozenset[str] | None, str | None]) -> None:
+        client = self._pick(who)
+        if client is None or client.epoch <= 0:
+            return
+        names, regex = subscription
+        try:
+            answer = self.driver.heartbeat(
+                client.member_id,
+                client.epoch,
+                instance_id=client.instance_id,
+                names=names if names is not None else frozenset(),
+                regex=regex if regex is not None else "",
+            )
+        except Refusal as refused:
+            self._refused(client, refused.code)
+            return
+        client.names, client.regex = names, regex
+        client.epoch = answer.epoch
+        if answer.assignment is not None:
+            client.owned, client.must_say = dict(answer.assignment), True
+
+    @rule(who=WHO, for_a_while=st.booleans())
+    def leave(self, who: int, for_a_while: bool) -> None:
+        client = self._pick(who)
+        if client is None:
+            return
+        epoch = -2 if for_a_while and client.instance_id else -1
+        self.driver.refusal(client.member_id, epoch, instance_id=client.instance_id)
+        del self.clients[client.member_id]
+
+    @rule(who=WHO)
+    def crash(self, who: int) -> None:
+        if client := self._pick(who):
+            del self.clients[client.member_id]
+
+    # What time, operators and disks do
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 20.0, 46.0]))
+    def wait(self, seconds: float) -> None:
+        self.driver.advance(seconds)
+
+    @rule(name=st.sampled_from(NAMES), count=st.integers(1, 6))
+    def change_topic(self, name: str, count: int) -> None:
+        topic = self.topics.topic(name)
+        if topic is None:
+            self.topics.make(name, count)
+        elif count > topic.partition_count:
+            self.topics.grow(name, count)
+        else:
+            self.topics.delete(name)
+        group = self.driver.group
+        regexes = {regex: self.topics.matching(regex) for regex in group.subscriptions.regexes}
+        group.resolved(regexes, self.driver.now)
+        group.topics_changed(self.driver.now)
+
+    @rule()
+    def store(self) -> None:
+        for key in self.driver.group.changed:
+            value = row(self.driver.group, key)
+            encoded = stored.encode_key("g", key)
+            if value is None:
+                self.table.pop(encoded, None)
+            else:
+                self.table[encoded] = value
+        self.driver.group.changed.clear()
+
+    @rule()
+    def restart(self) -> None:
+        """Everything is stored, then the server is killed and started: nobody notices."""
+        self.store()
+        before = self._facts()
+        rows = {stored.decode_key(key)[1]: value for key, value in self.table.items()}
+        self.driver.group.die()
+        driver = Driver(self.topics, max_size=5, assignment_interval_ms=1_000)
+        driver.now_s = self.driver.now_s
+        self.driver = driver
+        if any(key.kind is RowKind.HEAD for key in rows):
+            restored(driver.group, rows, driver.now)
+        assert self._facts() == before
+
+    # What holds
+
+    @invariant()
+    def no_partition_has_two_owners(self) -> None:
+        owners: dict[tuple[object, int], str] = {}
+        for member in self.driver.group.members.values():
+            for holdings in (member.assigned, member.revoking):
+                for topic, held in holdings.items():
+                    for partition in held:
+                        place = topic, partition
+                        assert place not in owners, f"{place} of {owners[place]} and {member.member_id}"
+                        owners[place] = member.member_id
+                        assert self.driver.group.owner(topic, partition) == member.member_id
+
+    @invariant()
+    def epochs_are_in_order(self) -> None:
+        group = self.driver.group
+        assert group.target_epoch <= group.epoch
+        for member in group.members.values():
+            assert member.epoch <= group.target_epoch or not group.target_epoch
+
+    @invariant()
+    def the_group_is_within_its_bound(self) -> None:
+        assert len(self.driver.group.members) <= 5
+
+    def teardown(self) -> None:
+        """Left alone, a group converges: every partition that a member wants has one owner, and shares are even."""
+        group = self.driver.group
+        for _ in range(40):
+            for client in list(self.clients.values()):
+                self._beat(client)
+            self.driver.advance(SESSION_MS / 1_000 / 9)
+        live = {client.member_id for client in self.clients.values() if client.epoch > 0}
+        assert set(group.members) == live
+        if not live:
+            return
+        assert group.state is ConsumerState.STABLE
+        wanted = {topic for m in group.members.values() for topic in group.subscriptions.topic_ids(m.names, m.regex)}
+        counts = group.subscriptions.partition_counts()
+        owned = {(topic, p) for m in group.members.values() for topic, held in m.assigned.items() for p in held}
+        assert owned == {(topic, p) for topic in wanted for p in range(counts[topic])}
+        for client in [client for client in self.clients.values() if client.member_id in live]:
+            assert group.members[client.member_id].state is MemberState.STABLE
+            assert group.members[client.member_id].partitions() == client.owned
+
+    # Means
+
+    def _pick(self, who: int) -> Client | None:
+        clients = list(self.clients.values())
+        return clients[who % len(clients)] if clients else None
+
+    def _beat(self, client: Client) -> None:
+        try:
+            self.driver.beat(client)
+        except Refusal as refused:
+            self._refused(client, refused.code)
+
+    def _refused(self, client: Client, code: ErrorCode) -> None:
+        assert code in {
+            ErrorCode.unknown_member_id,
+            ErrorCode.fenced_member_epoch,
+            ErrorCode.group_max_size_reached,
+            ErrorCode.unreleased_instance_id,
+            ErrorCode.fenced_instance_id,
+        }
+        client.epoch, client.owned, client.must_say = 0, {}, True  # it abandons all and joins again
+        if code is ErrorCode.fenced_instance_id:
+            self.clients.pop(client.member_id, None)
+
+    def _facts(self) -> object:
+        group = self.driver.group
+        members = {m.member_id: (m.record(), m.current()) for m in group.members.values()}
+        targets = {member_id: group.target_of(member_id) for member_id in group.members}
+        return group.epoch, group.target_epoch, members, targets, group.subscriptions.resolved
+
+
+GroupMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestConsumerGroup = GroupMachine.TestCase

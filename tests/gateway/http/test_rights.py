@@ -1,0 +1,88 @@
+"""The REST API goes by the same rights as Kafka's clients, as the principal ANONYMOUS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from tests.gateway.http.calls import WITHIN_S, call, create_topic, get
+from tests.gateway.launching import serving
+
+pytestmark = pytest.mark.slow
+
+AUTHORIZER = ("--set", "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+SUPER = ("--set", "super.users=User:ANONYMOUS")
+BASE = "/api/v1/streams"
+
+
+def allow(kafka: str, topic: str, *operations: AclOperation) -> None:
+    """Give everybody a right."""
+    acls = [
+        AclBinding(
+            ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*", operation, AclPermissionType.ALLOW
+        )
+        for operation in operations
+    ]
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for future in admin.create_acls(acls).values():
+        future.result(WITHIN_S)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway on which everybody may describe `seen`, alter `mine`, and nothing else."""
+    directory: Path = tmp_path_factory.mktemp("gateway")
+    with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *SUPER) as running:
+        kafka = running.ready()["kafka"][0]
+        for name in ("seen", "mine", "hidden"):
+            create_topic(kafka, name, 4)
+        allow(kafka, "seen", AclOperation.DESCRIBE)
+        allow(kafka, "mine", AclOperation.ALTER)
+    with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER) as running:
+        yield running.ready()["http"]
+
+
+def test_lists(address: str) -> None:
+    """Lists have what may be described, and count nothing else."""
+    streams = get(address, BASE)
+    assert ([stream["name"] for stream in streams["streams"]], streams["total"]) == (["mine", "seen"], 2)
+    assert get(address, "/api/v1/groups")["total"] == 0
+    assert get(address, "/api/v1/events")["events"] == []
+
+
+@pytest.mark.parametrize("path", ["", "/map"])
+def test_a_stream(address: str, path: str) -> None:
+    """A stream that may not be described is refused like one that does not exist."""
+    assert get(address, f"{BASE}/seen{path}")
+    there, absent = (call(address, "GET", f"{BASE}/{name}{path}") for name in ("hidden", "absent"))
+    assert there[0] == absent[0] == 403
+    assert there[2]["detail"].replace("hidden", "absent") == absent[2]["detail"]
+    assert "DESCRIBE" in there[2]["detail"]
+
+
+def test_changes(address: str) -> None:
+    """Scaling and sealing need ALTER."""
+    split = {"split": {"segment": 0}}
+    for name in ("seen", "hidden", "absent"):
+        assert call(address, "POST", f"{BASE}/{name}/scale", split)[0] == 403
+        assert call(address, "POST", f"{BASE}/{name}/seal")[0] == 403
+    assert call(address, "POST", f"{BASE}/mine/scale", split)[0] == 200
+    assert get(address, f"{BASE}/mine")["state"] == "open"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/overview", "/api/v1/tier2/chunks", "/api/v1/tier2/chunks/x"])
+def test_the_whole(address: str, path: str) -> None:
+    """What is about the whole gateway needs DESCRIBE on the cluster; probes and metrics need nothing."""
+    assert call(address, "GET", path)[0] == 403
+    assert call(address, "GET", "/readyz")[0] == 200
+    assert call(address, "GET", "/metrics")[0] == 200

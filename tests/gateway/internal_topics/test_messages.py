@@ -1,0 +1,118 @@
+"""Rows as Kafka's records: the bytes that Kafka's own schemas give, and its partitions."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.groups.classic.messages import GroupRecord, MemberRecord, Protocol
+from gateway.groups.persistence import CommittedOffset, OffsetKey, encode_group, encode_offset, encode_offset_key
+from gateway.internal_topics.messages import group_record, offset_record, partition_of, transaction_record
+from gateway.transactions.persistence import encode_transaction
+from gateway.transactions.places import Place, Places
+from gateway.transactions.transaction import Transaction, TransactionState
+
+
+@pytest.mark.parametrize(
+    ("name", "partition"),
+    [("", 0), ("a", 47), ("group", 12), ("my-group", 12), ("polygenelubricants", 0), ("\N{GRINNING FACE}", 3)],
+)
+def test_partitions(name: str, partition: int) -> None:
+    """A group lies where Java's hash puts it, also for the smallest number, which has no absolute value."""
+    hashed = 0
+    for unit in memoryview(name.encode("utf-16-le")).cast("H"):
+        hashed = (31 * hashed + unit) & 0xFFFF_FFFF
+    signed = hashed - 2**32 if hashed >= 2**31 else hashed
+
+    assert partition_of(name, 50) == (0 if signed == -(2**31) else abs(signed)) % 50
+    if name in ("", "a", "polygenelubricants"):  # 0, 97, and -2^31
+        assert partition_of(name, 50) == partition
+
+
+def test_offset() -> None:
+    """A committed offset is a key of version 1 and a value of version 3."""
+    row = encode_offset_key(OffsetKey("g", "t", 3))
+    record = offset_record(row, encode_offset(CommittedOffset(5, 2, "m", 1_000)))
+
+    assert record.key.hex() == "000100016700017400000003"
+    assert record.value is not None
+    assert record.value.hex() == "000300000000000000050000000200016d00000000000003e8"
+    assert record.timestamp == 1_000
+    assert offset_record(row, None).value is None
+
+
+def test_group() -> None:
+    """A group is a key of version 2 and a value of version 3, with each member's subscription to the protocol."""
+    member = MemberRecord(
+        member_id="m",
+        instance_id=None,
+        client_id="c",
+        client_host="h",
+        session_timeout_ms=7,
+        rebalance_timeout_ms=8,
+        protocols=(Protocol("other", b"no"), Protocol("range", b"yes")),
+        assignment=b"\x01",
+    )
+    group = GroupRecord(
+        generation=4,
+        state_since_ms=1_000,
+        protocol_type="consumer",
+        protocol_name="range",
+        leader="m",
+        members=(member,),
+    )
+    record = group_record(b"g", encode_group(group))
+
+    assert record.key.hex() == "0002000167"
+    assert record.value is not None
+    assert record.value.hex() == (
+        "0003"
+        "0008636f6e73756d6572"
+        "00000004"
+        "000572616e6765"
+        "00016d"
+        "00000000000003e8"
+        "00000001"
+        "00016d"
+        "ffff"
+        "000163"
+        "000168"
+        "00000008"
+        "00000007"
+        "00000003796573"
+        "0000000101"
+    )
+
+
+def test_transaction() -> None:
+    """A transaction lists its partitions by topic, its groups as partitions of __consumer_offsets."""
+    transaction = Transaction(
+        transactional_id="x",
+        producer_id=1,
+        epoch=2,
+        timeout_ms=3,
+        state=TransactionState.ONGOING,
+        partitions=Places([Place(9, 4), Place(9, 1), Place(8, 0)]),
+        groups=frozenset({"a"}),
+        started_ms=6,
+        changed_ms=7,
+    )
+    record = transaction_record(b"x", encode_transaction(transaction), {9: "t"}.get, 50)
+
+    assert record.key.hex() == "0000000178"
+    assert record.value is not None
+    assert record.value.hex() == (
+        "0000"
+        "0000000000000001"
+        "0002"
+        "00000003"
+        "01"
+        "00000002"
+        "000174"
+        "00000002"
+        "00000001"
+        "00000004"
+        "0012" + b"__consumer_offsets".hex() + "00000001"
+        "0000002f"
+        "0000000000000007"
+        "0000000000000006"
+    )

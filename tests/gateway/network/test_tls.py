@@ -1,0 +1,432 @@
+"""Kafka's frames over TLS: everything arrives, nothing leaves in the clear, and strangers end in one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import pytest
+
+from gateway.config.security import ListenerSecurity, TransportKeys
+from gateway.network.host import ServerLimits
+from gateway.network.outgoing import LARGE_BYTES_MIN
+from gateway.network.server import Server
+from gateway.network.tls import ASIDE_BYTES_MIN, SEAL_BYTES
+from gateway.security.listeners import SecuredListener
+from gateway.security.tls import ListenerTls
+from tests.gateway.network.harness import (
+    Client,
+    Gate,
+    heartbeat,
+    produce,
+    run,
+    serving,
+    until,
+)
+from tests.gateway.security.certificates import DAY, NOW, Authority, Files, make, name_of
+
+SIZES: Final = (
+    1,
+    LARGE_BYTES_MIN - 1,
+    LARGE_BYTES_MIN,
+    ASIDE_BYTES_MIN + 1,
+    SEAL_BYTES,
+    SEAL_BYTES + 1,
+    1_000_000,
+    3_000_001,
+)
+MARK: Final = b"a record that nobody else may read "
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return make(tmp_path_factory.mktemp("certificates"))
+
+
+def security(files: Files, **keys: Any) -> dict[str, SecuredListener]:
+    own = {"ssl.keystore.location": files.keystore} | {key.replace("_", "."): value for key, value in keys.items()}
+    tls = ListenerTls("PLAINTEXT", ListenerSecurity.of(TransportKeys(), own))
+    return {"PLAINTEXT": SecuredListener("PLAINTEXT", tls)}
+
+
+async def connect(files: Files, port: int, context: ssl.SSLContext | None = None) -> Client:
+    return Client(*await asyncio.open_connection("localhost", port, ssl=context or files.context()))
+
+
+class Wiretap:
+    """A relay between client and server that keeps what it saw."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.seen = bytearray()
+        self.port = 0
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                self.seen += data
+                target.write(data)
+                await target.drain()
+            target.close()
+
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[Wiretap]:
+        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_every_large_answer_arrives_and_nothing_is_in_the_clear(files: Files, version: str) -> None:
+    """Answers around every size at which they take another path, several at once: the client gets their bytes, and no
+    byte of them stands on the wire."""
+    gate = Gate()
+    names = [f"answer-{number}" for number in range(2 * len(SIZES))]
+    for name, size in zip(names, SIZES * 2, strict=True):
+        gate.answers[name] = ((MARK * (size // len(MARK) + 1))[:size],)
+
+    async def scenario() -> None:
+        secured = security(files, ssl_enabled_protocols=[version])
+        async with serving(gate, secured=secured) as (_, port), Wiretap(port).listening() as tap:
+            client = await connect(files, tap.port)
+            client.send(*(produce(name, number) for number, name in enumerate(names)))
+            for number, name in enumerate(names):
+                correlation_id, answer = await client.frame()
+                assert correlation_id == number
+                assert answer.endswith(gate.answers[name][0])
+            assert MARK not in tap.seen
+            assert len(tap.seen) > sum(SIZES)
+            client.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_peer_that_reads_slowly_gets_everything(files: Files, seed: int) -> None:
+    """Requests and answers of any size, both ways at once, read in small steps: all arrive, in order, and the server
+    has charged what waits and gives it back."""
+    chance = random.Random(seed)
+    gate = Gate()
+    sizes = [chance.choice(SIZES) for _ in range(12)]
+    for number, size in enumerate(sizes):
+        gate.answers[f"slow-{number}"] = (chance.randbytes(size),)
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (server, port):
+            peer = socket.socket()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+            peer.connect(("127.0.0.1", port))
+            reader, writer = await asyncio.open_connection(
+                sock=peer, ssl=files.context(), server_hostname="localhost", limit=4_096
+            )
+            client = Client(reader, writer)
+            for number in range(len(sizes)):
+                client.send(produce(f"slow-{number}", number, size=chance.choice((10, 40_000, 300_000))))
+            await until(lambda: server.host.output_budget.used > 0, "answers wait")
+            for number in range(len(sizes)):
+                correlation_id, answer = await client.frame()
+                assert correlation_id == number
+                assert answer.endswith(gate.answers[f"slow-{number}"][0])
+            await until(lambda: server.host.output_budget.used == 0, "nothing waits")
+            await until(lambda: server.host.receive_budget.used == 0, "nothing is held")
+            client.close()
+            await until(lambda: not server.connections, "it is gone")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_that_come_while_answers_are_encrypted(files: Files, seed: int) -> None:
+    """Answers that a thread encrypts begin in the middle of what was received: the rest of it waits until the thread is
+    done, as a session is for one at a time."""
+    chance = random.Random(seed)
+    gate = Gate()
+    count = 100
+    for number in range(count):
+        gate.answers[f"mixed-{number}"] = (
+            chance.randbytes(chance.choice((10, 5_000, SEAL_BYTES, ASIDE_BYTES_MIN + 1))),
+        )
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (_, port):
+            client = await connect(files, port)
+
+            async def send() -> None:
+                for number in range(count):
+                    client.send(produce(f"mixed-{number}", number, size=chance.choice((10, 1_000, 40_000))))
+                    if number % 7 == 0:
+                        await client.writer.drain()
+
+            sending = asyncio.create_task(send())
+            for number in range(count):
+                correlation_id, answer = await client.frame()
+                assert correlation_id == number
+                assert answer.endswith(gate.answers[f"mixed-{number}"][0])
+            await sending
+            client.close()
+
+    run(scenario())
+
+
+def test_answers_before_a_goodbye_arrive(files: Files) -> None:
+    """A client that says that it sends nothing more still gets the large answer that was due."""
+    gate = Gate()
+    gate.answers["last"] = (bytes(2_000_000),)
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (_, port):
+            loop = asyncio.get_running_loop()
+
+            def talk() -> int:
+                with socket.create_connection(("127.0.0.1", port)) as plain:
+                    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                    session = files.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+                    while True:
+                        try:
+                            session.do_handshake()
+                            break
+                        except ssl.SSLWantReadError:
+                            plain.sendall(outgoing.read())
+                            incoming.write(plain.recv(65_536))
+                    session.write(produce("last"))
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        session.unwrap()
+                    plain.sendall(outgoing.read())
+                    plain.shutdown(socket.SHUT_WR)
+                    got = 0
+                    while data := plain.recv(65_536):
+                        got += len(data)
+                    return got
+
+            assert await loop.run_in_executor(None, talk) > 2_000_000
+
+    run(scenario())
+
+
+def test_sessions_are_resumed(files: Files) -> None:
+    """A client that comes again with its session's ticket needs no whole handshake."""
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (server, port):
+            context = files.context()
+
+            def twice() -> list[bool]:
+                found, session = [], None
+                for _ in range(3):
+                    plain = socket.create_connection(("127.0.0.1", port))
+                    with context.wrap_socket(plain, server_hostname="localhost", session=session) as secured:
+                        secured.sendall(heartbeat("a"))
+                        assert secured.recv(100)
+                        session, reused = secured.session, secured.session_reused
+                    found.append(bool(reused))
+                return found
+
+            assert await asyncio.get_running_loop().run_in_executor(None, twice) == [False, True, True]
+            assert (server.tls.handshakes, server.tls.resumed) == (3, 2)
+
+    run(scenario())
+
+
+# --- Strangers ----------------------------------------------------------------------------------
+
+
+def test_a_plaintext_client_is_told_apart(files: Files, lines: Callable[[], list[str]]) -> None:
+    """A client without TLS on a listener with TLS: closed, with a line that says so."""
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (server, port):
+            client = await Client.connect(port)
+            client.send(heartbeat("a"))
+            assert await client.closed() == b""
+            assert any("speaks without TLS" in line for line in lines())
+            assert server.tls.failures == 1
+
+    run(scenario())
+
+
+def test_a_tls_client_is_told_apart(files: Files, lines: Callable[[], list[str]]) -> None:
+    """A client with TLS on a listener without: closed, with a line that says so."""
+
+    async def scenario() -> None:
+        async with serving(Gate()) as (_, port):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await connect(files, port)
+            assert any("it speaks TLS, and this listener does not" in line for line in lines())
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "bytes_sent", [b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\xff\xff" + bytes(70_000), b"\x16" * 200_000]
+)
+def test_broken_handshakes_end(files: Files, lines: Callable[[], list[str]], bytes_sent: bytes) -> None:
+    """What begins like TLS and goes on otherwise, or ends early, is closed with one line; others are served."""
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (server, port):
+            client = await Client.connect(port)
+            client.send(bytes_sent)
+            client.writer.write_eof()
+            await client.closed()
+            await until(lambda: not server.connections, "it is gone")
+            assert len([line for line in lines() if "handshake" in line]) == 1
+            assert server.tls.handshaking == 0
+            good = await connect(files, port)
+            good.send(heartbeat("a", 7))
+            assert (await good.frame())[0] == 7
+
+    run(scenario())
+
+
+def test_a_handshake_has_a_deadline(files: Files, lines: Callable[[], list[str]]) -> None:
+    """Whoever connects and says nothing, or stops in the middle of a handshake, is closed."""
+
+    async def scenario() -> None:
+        limits = ServerLimits(first_request_ms=50, sweep_ms=50)
+        async with serving(Gate(), limits, secured=security(files)) as (server, port):
+            silent, halted = await Client.connect(port), await Client.connect(port)
+            halted.send(b"\x16\x03\x01\x02\x00")
+            await silent.closed()
+            await halted.closed()
+            await until(lambda: not server.connections, "both are gone")
+            assert any("no TLS handshake within 50 ms" in line for line in lines())
+
+    run(scenario())
+
+
+def test_bytes_behind_a_block_wait_within_the_bound(files: Files) -> None:
+    """A client that sends on while it is not read: what was received and not decrypted is charged, and served later."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        limits = ServerLimits(in_flight_requests_max=1)
+        async with serving(gate, limits, secured=security(files)) as (server, port):
+            client = await connect(files, port)
+            client.send(produce("wait-1", 1), *(produce(f"r{number}", number, size=9_000) for number in range(2, 60)))
+            await until(lambda: "wait-1" in gate.waiting, "the first is held")
+            await until(lambda: server.host.receive_budget.used > 0, "more has come")
+            assert server.host.receive_budget.used < 1_000_000
+            gate.waiting["wait-1"].send((b"",))
+            for number in range(1, 60):
+                assert (await client.frame())[0] == number
+            assert server.host.receive_budget.used == 0
+
+    run(scenario())
+
+
+# --- Certificates of clients --------------------------------------------------------------------
+
+
+async def principal_of(server: Server, client: Client) -> str:
+    client.send(heartbeat("a"))
+    await client.frame()
+    return str(server.connections[0].principal)
+
+
+@pytest.mark.parametrize(
+    ("rules", "subject", "principal"),
+    [
+        ("DEFAULT", name_of("alice", ORGANIZATION_NAME="Acme"), "User:CN=alice,O=Acme"),
+        ("DEFAULT", name_of("a,O=Evil"), r"User:CN=a\,O\=Evil"),
+        ("RULE:^CN=(.*?),O=Acme$/$1/,DEFAULT", name_of("alice", ORGANIZATION_NAME="Acme"), "User:alice"),
+        ("RULE:^CN=(.*?),O=Acme$/$1/U,DEFAULT", name_of("bob"), "User:CN=bob"),
+    ],
+)
+def test_a_certificate_makes_the_user(files: Files, rules: str, subject: Any, principal: str) -> None:
+    """mTLS: the subject, by the rules, is who the connection is; a comma in a name makes nobody another."""
+
+    async def scenario() -> None:
+        secured = security(
+            files,
+            ssl_client_auth="required",
+            ssl_truststore_location=files.truststore,
+            ssl_principal_mapping_rules=rules,
+        )
+        async with serving(Gate(), secured=secured) as (server, port):
+            client = await connect(files, port, files.context(files.client(subject)))
+            assert await principal_of(server, client) == principal
+
+    run(scenario())
+
+
+def test_no_certificate_is_anonymous_if_it_is_only_requested(files: Files) -> None:
+    """`ssl.client.auth=requested`: who shows nothing is User:ANONYMOUS."""
+
+    async def scenario() -> None:
+        secured = security(files, ssl_client_auth="requested", ssl_truststore_location=files.truststore)
+        async with serving(Gate(), secured=secured) as (server, port):
+            assert await principal_of(server, await connect(files, port)) == "User:ANONYMOUS"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("fault", ["none", "expired", "other authority", "no rule"])
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_certificates_that_are_refused(files: Files, lines: Callable[[], list[str]], fault: str, version: str) -> None:
+    """No certificate, an expired one, one of another authority, one without a rule: no request is answered, and one
+    line says why."""
+    client = {
+        "none": lambda: None,
+        "expired": lambda: files.client(ends=NOW - DAY),
+        "other authority": lambda: files.client(authority=Authority()),
+        "no rule": lambda: files.client("mallory"),
+    }[fault]()
+
+    async def scenario() -> None:
+        secured = security(
+            files,
+            ssl_client_auth="required",
+            ssl_truststore_location=files.truststore,
+            ssl_principal_mapping_rules="RULE:CN=alice/alice/",
+            ssl_enabled_protocols=[version],
+        )
+        async with serving(Gate(), secured=secured) as (server, port):
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                talker = await connect(files, port, files.context(client))
+                talker.send(heartbeat("a"))
+                assert await talker.closed() == b""
+            await until(lambda: not server.connections, "it is gone")
+            assert len([line for line in lines() if "certificate" in line or "without a user" in line]) == 1
+            assert server.tls.failures == 1
+
+    run(scenario())
+
+
+def test_a_resumed_session_keeps_its_user(files: Files) -> None:
+    """A resumed handshake shows no certificate: the user is that of the first."""
+
+    async def scenario() -> None:
+        secured = security(files, ssl_client_auth="required", ssl_truststore_location=files.truststore)
+        async with serving(Gate(), secured=secured) as (server, port):
+            context = files.context(files.client("alice"))
+            seen: list[str] = []
+
+            def talk(session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+                plain = socket.create_connection(("127.0.0.1", port))
+                with context.wrap_socket(plain, server_hostname="localhost", session=session) as secured:
+                    secured.sendall(heartbeat("a"))
+                    assert secured.recv(100)
+                    seen.extend(str(connection.principal) for connection in server.connections)
+                    return secured.session
+
+            loop = asyncio.get_running_loop()
+            session = await loop.run_in_executor(None, talk, None)
+            await until(lambda: not server.connections, "the first is gone")
+            await loop.run_in_executor(None, talk, session)
+            assert server.tls.resumed == 1
+            assert seen == ["User:CN=alice", "User:CN=alice"]
+
+    run(scenario())

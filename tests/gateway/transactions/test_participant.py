@@ -1,0 +1,300 @@
+"""A container's part in transactions whose coordinator is another one's."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from kio.schema.errors import ErrorCode
+
+from core.log.records import Put
+from gateway.groups.persistence import UnreadableRecord
+from gateway.refusals import Refusal
+from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE, CoordinatorEpochs
+from gateway.transactions.outcome import Outcome
+from gateway.transactions.participant import Participant
+from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE
+from gateway.transactions.transaction import Identity, TransactionState
+from gateway.wire.errors import InvalidBatch
+from tests.gateway.transactions.services import ELSEWHERE, HOME, TIMEOUT_MS, Services, run, serving
+
+BOTH = (HOME, ELSEWHERE)
+
+
+def part(services: Services) -> Participant:
+    return services.all_transactions.participant_in(ELSEWHERE)
+
+
+def outcome_of(services: Services, who: Identity, *, committed: bool = True, epoch: int | None = None) -> Outcome:
+    return Outcome(
+        producer_id=who.producer_id,
+        epoch=who.epoch,
+        marker_epoch=who.epoch,
+        committed=committed,
+        coordinator_epoch=services.store.home.epoch if epoch is None else epoch,
+    )
+
+
+def test_the_same_end_again(tmp_path: Path) -> None:
+    """An end that is sent again writes no second marker, and touches no later transaction of the producer."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            first, places = outcome_of(services, who), [services.place("u")]
+            following = await services.end(who)
+            await part(services).end(first, places)
+            assert (services.slot("u").stable_end, services.slot("u").durable_end) == (2, 2)
+            await services.write(following, "u", b"b")
+            await part(services).end(first, places)
+            assert (services.slot("u").stable_end, services.slot("u").durable_end) == (2, 3)
+            await services.end(following)
+            assert await services.committed("u") == [b"a", b"b"]
+
+    run(scenario())
+
+
+def test_a_coordinator_that_was_replaced(tmp_path: Path) -> None:
+    """Its late word is refused once the new one has ended a transaction, after a restart as well."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            await services.end(who, bumps=False)
+            old = outcome_of(services, who, committed=False)
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.write(who, "u", b"b", sequence=1)
+            await services.end(who, bumps=False)
+            assert old.coordinator_epoch < services.store.home.epoch
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.write(who, "u", b"c", sequence=2)
+            with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
+                await part(services).end(old, [services.place("u")])
+            await services.end(who, bumps=False)
+            assert await services.committed("u") == [b"a", b"b", b"c"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("version", [11, 12])
+def test_an_end_between_question_and_batch(tmp_path: Path, version: int) -> None:
+    """A batch whose transaction ended while its coordinator was asked is refused: nobody would end what it begins."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            if version < 12:
+                await services.transactions.add(services.name, who, [services.place("u")])
+            answered, held = asyncio.Event(), asyncio.Event()
+            real = services.transactions.add_elsewhere, services.transactions.verify_elsewhere
+
+            async def slow(*arguments: object) -> object:
+                answer = await real[version < 12](*arguments)  # type: ignore[arg-type]
+                answered.set()
+                await held.wait()
+                return answer
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(services.transactions, "verify_elsewhere" if version < 12 else "add_elsewhere", slow)
+                writing = asyncio.create_task(services.write(who, "u", b"a", version=version))
+                await answered.wait()
+                services.clock.advance(TIMEOUT_MS / 1_000)
+                await services.abort_overdue()
+                held.set()
+                with pytest.raises(InvalidBatch) as refused:
+                    await writing
+            assert refused.value.error_code == ErrorCode.transaction_abortable
+            assert services.slot("u").end == 0
+
+    run(scenario())
+
+
+def test_asked_once(tmp_path: Path) -> None:
+    """The coordinator is asked once for a transaction and partition, and again in the next transaction."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            group = services.name_in(ELSEWHERE, "g")
+            who, asked = await services.init(), 0
+            real = services.transactions.add_elsewhere
+
+            async def counted(*arguments: object) -> None:
+                nonlocal asked
+                asked += 1
+                await real(*arguments)  # type: ignore[arg-type]
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(services.transactions, "add_elsewhere", counted)
+                for expected in (4, 8):  # two partitions, and a group for each of two topics' offsets
+                    for sequence in range(3):
+                        await services.write(who, "u", b"a", sequence=sequence)
+                        await services.write(who, "u", b"a", sequence=sequence, partition=1)
+                        await services.commit_offset(who, sequence, group=group)
+                    await services.write(who, "t", b"a")
+                    assert asked == expected - 1 - (expected == 8)
+                    who = await services.end(who)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("version", [11, 12])
+def test_a_stranger_is_refused(tmp_path: Path, version: int) -> None:
+    """A partition elsewhere takes nothing of a producer that is fenced, or, before version 12, was not added."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            former, who = await services.init(), await services.init()
+            with pytest.raises(Refusal, match="producer_fenced"):
+                await services.write(former, "u", b"a", version=version)
+            if version < 12:
+                with pytest.raises(InvalidBatch, match="not part of a transaction"):
+                    await services.write(who, "u", b"a", version=version)
+            assert services.slot("u").end == 0
+
+    run(scenario())
+
+
+def test_offsets_lie_with_their_group(tmp_path: Path) -> None:
+    """Pending offsets and what becomes of them are rows of the group's container, wherever the coordinator is."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create("t")
+            group = services.name_in(ELSEWHERE, "g")
+            who = await services.init()
+            await services.commit_offset(who, 7, group=group)
+            rows = [services.store.containers[n].container.table(PENDING_OFFSETS_TABLE).entries for n in BOTH]
+            assert [len(found) for found in rows] == [0, 1]
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            assert services.known().groups == {group}
+            assert services.is_unstable(group)
+            who = await services.end(who)
+            assert (services.offset(group), services.is_unstable(group)) == (7, False)
+            await services.commit_offset(who, 9, group=group)
+            await services.end(who, committed=False)
+            assert (services.offset(group), services.is_unstable(group)) == (7, False)
+        async with serving(tmp_path, containers=BOTH) as services:
+            assert services.offset(group) == 7
+
+    run(scenario())
+
+
+def test_the_next_transaction_waits_for_offsets_elsewhere(tmp_path: Path) -> None:
+    """While an end is not complete, offsets of the producer's next transaction cannot slip into it."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            group = services.name_in(ELSEWHERE, "g")
+            who = await services.init()
+            await services.commit_offset(who, 7, group=group)
+            known = services.known()
+            following = known.bumped(-1)
+            await services.transactions._known.change(
+                known.ending(committed=True, following=following, remembers=True, now_ms=1)
+            )
+            with pytest.raises(Refusal, match="concurrent_transactions"):
+                await services.commit_offset(following, 8, group=group)
+            await services.transactions.complete_prepared()
+            assert services.offset(group) == 7
+            await services.commit_offset(following, 8, group=group)
+            assert services.offset(group) == 7
+
+    run(scenario())
+
+
+def old_rows(group: str) -> list[Put]:
+    """A prepared transaction with pending offsets beside it, byte for byte as before offsets lay with their groups."""
+    name = group.encode()
+    row = (
+        bytes.fromhex("01 02 01")  # version, PrepareCommit, remembers
+        + bytes.fromhex("0500000000000000 0000")  # producer 5, epoch 0
+        + bytes.fromhex("ffffffffffffffff ffff")  # no last identity
+        + bytes.fromhex("0500000000000000 0100")  # next: epoch 1
+        + bytes.fromhex("60ea0000 e803000000000000 d007000000000000")  # 60 s, began at 1,000, changed at 2,000
+        + bytes.fromhex("00000000 01000000")  # no partition, one group
+        + len(name).to_bytes(2, "little")
+        + name
+    )
+    key = (
+        bytes.fromhex("0000000000000005")
+        + len(name).to_bytes(2, "little")
+        + name
+        + bytes.fromhex("0100 74 00000000")  # topic "t", partition 0
+    )
+    offset = bytes.fromhex("01 2a00000000000000 ffffffff d007000000000000 ffffffffffffffff")  # 42
+    return [Put(TRANSACTIONS_TABLE, b"x", row), Put(PENDING_OFFSETS_TABLE, key, offset)]
+
+
+def test_rows_of_earlier_releases(tmp_path: Path) -> None:
+    """A transaction that was prepared before offsets lay with their groups is finished by the next start."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False) as services:
+            await services.create("t")
+            await services.store.home.update(*old_rows("g"))
+        async with serving(tmp_path, clean=False) as services:
+            assert services.known().state is TransactionState.COMPLETE_COMMIT
+            assert services.known().identity == Identity(5, 1)
+            assert (services.offset(), services.is_unstable()) == (42, False)
+        async with serving(tmp_path) as services:
+            assert services.offset() == 42
+            assert services.store.home.table(PENDING_OFFSETS_TABLE).entries == {}
+
+    run(scenario())
+
+
+# Epochs of coordinators
+
+KEY, VALUE = bytes.fromhex("0000000000000005"), bytes.fromhex("0107000000")
+
+
+def test_format() -> None:
+    """The bytes that are stored for a producer, for ever."""
+    epochs = CoordinatorEpochs(10)
+    assert epochs.raising(5, 7) == [Put(COORDINATORS_TABLE, KEY, VALUE)]
+    epochs.load([(KEY, VALUE)])
+    assert (epochs.get(5), epochs.get(6)) == (7, None)
+    assert (epochs.is_fenced(5, 6), epochs.is_fenced(5, 7), epochs.is_fenced(6, 0)) == (True, False, False)
+    assert not epochs.is_fenced(6, -1)  # what an administrator's tool says that does not know better
+
+
+@pytest.mark.parametrize(("key", "value"), [(KEY, b"\2" + VALUE[1:]), (KEY, VALUE[:-1]), (KEY[1:], VALUE), (KEY, b"")])
+def test_unreadable(key: bytes, value: bytes) -> None:
+    """A row of another release, or a damaged one, stops the start."""
+    with pytest.raises(UnreadableRecord):
+        CoordinatorEpochs(10).load([(key, value)])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=40))
+def test_memory_and_log_agree(raised: list[tuple[int, int]]) -> None:
+    """What a restart loads is what memory had; there are never more than the bound, and none falls."""
+    epochs, table = CoordinatorEpochs(3), dict[bytes, bytes]()
+    for producer_id, epoch in raised:
+        before = epochs.get(producer_id)
+        if epochs.is_fenced(producer_id, epoch):
+            assert before is not None
+            assert epoch < before
+            continue
+        for change in epochs.raising(producer_id, epoch):
+            if isinstance(change, Put):
+                table[change.key] = change.value
+            else:
+                del table[change.key]
+        epochs.raised(producer_id, epoch)
+        assert epochs.get(producer_id) == epoch
+        assert len(epochs) <= 3
+    loaded = CoordinatorEpochs(3)
+    loaded.load(table.items())
+    assert [loaded.get(producer_id) for producer_id in range(6)] == [epochs.get(n) for n in range(6)]
