@@ -6,11 +6,12 @@ Keeps: a sub-command imports only the modules that it needs; a gateway is ready 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 clean, 1 defect, 2 configuration or rights, 3 directory, port or storage taken, "
     "4 corruption, 5 storage failure.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # rich's tracebacks would print the values of variables, secrets among them
     pretty_exceptions_show_locals=False,
@@ -50,6 +50,10 @@ def penstock(
 @configured(*SERVING)
 def serve(
     settings: Settings,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The same as --config: a TOML file, or Kafka's server.properties."),
+    ] = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +66,7 @@ def serve(
 ) -> None:
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
     gc.disable()  # until the gateway is ready: nearly all objects made now stay
-    loaded = settings.load()
+    loaded = settings.over(file).load()
 
     from gateway.process import serving as process
 
@@ -100,14 +104,21 @@ def recover(
 @configured()
 def show_config(
     settings: Settings,
+    pattern: Annotated[str, typer.Argument(metavar="TEXT", help="Only keys with this text in name or meaning.")] = "",
+    changed: Annotated[bool, typer.Option("--changed", help="Only keys that something sets.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print a commented file to start from.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead.")] = False,
 ) -> None:
     """Show every configuration key: value, default, source, type, meaning."""
     loaded = settings.load()
 
+    from gateway.config.listing import as_toml_file, chosen
     from gateway.config.loading import describe
 
-    rows = describe(loaded)
+    rows = chosen(describe(loaded), pattern, changed=changed)
+    if as_toml:
+        typer.echo(as_toml_file(rows), nl=False)
+        return
     if as_json:
         import json
 
@@ -118,7 +129,11 @@ def show_config(
     from rich.text import Text
 
     console = Console(highlight=False)
+    section = None
     for row in rows:
+        if row["section"] != section:
+            section = row["section"]
+            console.print(Text(f"\n# {section}\n", style="bold cyan"))
         line = Text.assemble((str(row["key"]), "bold"), " = ", (_shown(row["value"]), "green"), f"  ({row['source']})")
         console.print(line)
         console.print(Text(f"    {row['doc']} Default: {_shown(row['default'])}.", style="dim"))
@@ -136,7 +151,7 @@ def main() -> None:
     # every start, and files in the working directory. A gateway draws no examples.
     sys.modules["hypothesis"] = None  # type: ignore[assignment]
     if sys.argv[1:2] != ["serve"]:  # whose caller waits for the start
-        add_tools()
+        add_tools(*(name for name in sys.argv[1:2] if name in TOOLS))
     try:
         app()
     except KeyboardInterrupt:
@@ -144,15 +159,30 @@ def main() -> None:
         os._exit(128 + 2)
 
 
-@cache
-def add_tools() -> None:
-    """Add the commands that a running gateway does not need."""
-    from gateway.cli import bench, streams, tier2, users
+TOOLS: Final = {
+    "topics": "kafka.topics",
+    "produce": "kafka.produce",
+    "consume": "kafka.consume",
+    "groups": "kafka.groups",
+    "configs": "kafka.configs",
+    "acls": "kafka.acls",
+    "users": "users",
+    "credentials": "kafka.credentials",
+    "quotas": "kafka.quotas",
+    "cluster": "kafka.clusters",
+    "profile": "kafka.profile",
+    "streams": "streams",
+    "tier2": "tier2",
+    "bench": "bench",
+}
+"""The commands that a running gateway does not need, in the order of help, and the modules that have them."""
 
-    app.add_typer(streams.app)
-    app.add_typer(tier2.app)
-    app.add_typer(users.app)
-    app.command(short_help="Load a Kafka endpoint and measure it.")(bench.bench)
+
+@cache
+def add_tools(*names: str) -> None:
+    """Add tools by name; without a name all of them."""
+    for name in names or TOOLS:
+        app.add_typer(importlib.import_module(f"gateway.cli.{TOOLS[name]}").app)
 
 
 def _shown(value: object) -> str:

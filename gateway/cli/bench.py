@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+app = typer.Typer(rich_markup_mode=None)
 EXIT_OPTIONS = 2
 MB = 1e6
 
@@ -41,6 +42,7 @@ class Client(enum.Enum):
     AIOKAFKA = "aiokafka"
 
 
+@app.command(short_help="Load a Kafka endpoint and measure it.")
 def bench(
     bootstrap: Annotated[str, typer.Option(metavar="HOST:PORT", help="Any Kafka endpoint.")] = "localhost:9092",
     topic: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_type_hints
@@ -20,8 +20,8 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="TOML file with configuration keys. Stronger: PENSTOCK_* environment variables "
-        "(log.sync.mode is PENSTOCK_LOG_SYNC_MODE), then flags.",
+        help="TOML file with configuration keys, or Kafka's server.properties. Stronger: PENSTOCK_* environment "
+        "variables (log.sync.mode is PENSTOCK_LOG_SYNC_MODE), then flags.",
     ),
 ]
 Assignments = Annotated[
@@ -117,10 +117,19 @@ class Settings:
     assignments: Sequence[str]
     flags: Mapping[str, object]
 
+    def over(self, file: Path | None) -> Settings:
+        """The same with a file named without a flag. Two files end the command."""
+        if file is None:
+            return self
+        if self.file is not None:
+            typer.echo(f"penstock: two configuration files, {self.file} and {file}: name one", err=True)
+            raise typer.Exit(ExitCode.CONFIGURATION)
+        return replace(self, file=file)
+
     def load(self) -> Config:
         """The configuration. A wrong one ends the command, with every problem on standard error."""
         from gateway.config.layers import ConfigError, Given, trimmed
-        from gateway.config.loading import load
+        from gateway.config.loading import left_out_of, load
 
         given = {
             _FLAGS[name].key: Given(trimmed(value), _FLAGS[name].option)
@@ -128,6 +137,8 @@ class Settings:
             if value not in (None, [])
         }
         try:
+            if left_out := left_out_of(self.file):
+                typer.echo(f"penstock: {self.file}: without effect here: {', '.join(left_out)[:2000]}", err=True)
             return load(self.file, assignments=self.assignments, flags=given)
         except ConfigError as exc:
             for problem in exc.problems:

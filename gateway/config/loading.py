@@ -13,11 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from gateway.config.audit import AuditKeys
+from gateway.config.authorizer import AuthorizerKeys
+from gateway.config.bounds import BoundKeys
 from gateway.config.conflicts import Origins, conflicts
+from gateway.config.containers import ContainerKeys
 from gateway.config.fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
+from gateway.config.groups import GroupKeys
+from gateway.config.http import HttpKeys
+from gateway.config.kafka_names import HINTS
 from gateway.config.layers import (
     ConfigError,
     Given,
@@ -27,12 +34,39 @@ from gateway.config.layers import (
     file_layer,
 )
 from gateway.config.listener_keys import apart
+from gateway.config.listeners import ListenerKeys
+from gateway.config.log import LogKeys
+from gateway.config.logs import LogLineKeys
 from gateway.config.model import Config
-from gateway.config.secrets import with_files
+from gateway.config.properties import SUFFIX, read_properties
+from gateway.config.quantities import in_unit_of
+from gateway.config.scaling import ScalingKeys
+from gateway.config.secrets import SecretFileKeys, with_files
+from gateway.config.security import SecurityKeys
 from gateway.config.tiering import TieringKeys
+from gateway.config.topics import TopicKeys
+from gateway.config.transactions import TransactionKeys
 
 __all__ = ["FIELDS", "Config", "describe", "load"]
 
+TITLES: Final[Mapping[type[BaseModel], str]] = {
+    ListenerKeys: "Listeners, connections and requests",
+    HttpKeys: "HTTP",
+    LogKeys: "The log",
+    TopicKeys: "Topics",
+    ScalingKeys: "Scaling",
+    GroupKeys: "Groups",
+    TransactionKeys: "Transactions",
+    BoundKeys: "Bounds",
+    LogLineKeys: "Log lines",
+    SecurityKeys: "Security",
+    AuthorizerKeys: "Security",
+    AuditKeys: "Security",
+    ContainerKeys: "Containers",
+    TieringKeys: "Long-term storage",
+    SecretFileKeys: "Files of secrets",
+}
+"""The sections in the order of `penstock config`."""
 _SECRET_NAME: Final = re.compile("secret|passw|passphrase|token|key|credential")
 
 
@@ -43,7 +77,7 @@ def load(
     flags: Mapping[str, Given] | None = None,
 ) -> Config:
     """Merge the layers and check the result. Raises ConfigError with every problem found."""
-    layers: list[Layer] = [file_layer(file)] if file is not None else []
+    layers: list[Layer] = [] if file is None else [layer_of(file)]
     layers.append(environment_layer(os.environ if environ is None else environ))
     layers.append(assignments_layer(assignments))
     layers.append(flags or {})
@@ -53,7 +87,7 @@ def load(
     given, own_keys = apart(given)
     if unknown := [_unknown(key, value) for key, value in given.items() if key not in FIELDS]:
         raise ConfigError(unknown)
-    given = with_files(given)
+    given = _without_units(with_files(given))
     values: dict[str, Any] = {key: value.value for key, value in given.items()}
     try:
         config = Config(**values)
@@ -70,6 +104,32 @@ def load(
     return config
 
 
+def layer_of(file: Path) -> Layer:
+    """A file's layer: TOML, or Kafka's properties if its name says so. Raises ConfigError."""
+    return read_properties(file, FIELDS).layer if file.suffix == SUFFIX else file_layer(file)
+
+
+def left_out_of(file: Path | None) -> tuple[str, ...]:
+    """The keys of a file of Kafka's that have no effect here. Raises ConfigError."""
+    return () if file is None or file.suffix != SUFFIX else read_properties(file, FIELDS).left_out
+
+
+def _without_units(given: Mapping[str, Given]) -> dict[str, Given]:
+    """Sizes and times with units as numbers of the key's unit. Raises ConfigError for units that are none."""
+    plain_ones: dict[str, Given] = {}
+    problems = []
+    for key, value in given.items():
+        try:
+            counts = type_name(FIELDS[key][1]) in ("int", "long")
+            number = in_unit_of(key, value.value) if counts and isinstance(value.value, str) else value.value
+            plain_ones[key] = Given(number, value.source)
+        except ValueError as error:
+            problems.append(f"{key} = {shown(value.value)} ({value.source}): {error}")
+    if problems:
+        raise ConfigError(problems)
+    return plain_ones
+
+
 def describe(config: Config) -> list[dict[str, object]]:
     """Every key with its value, default, source, type and meaning."""
     return [
@@ -79,6 +139,7 @@ def describe(config: Config) -> list[dict[str, object]]:
             "default": plain(field.default, field),
             "source": config._sources.get(key, "default"),
             "type": type_name(field),
+            "section": SECTIONS.get(attribute, "Other"),
             "doc": document(field),
         }
         for key, (attribute, field) in FIELDS.items()
@@ -97,6 +158,8 @@ def files_of(config: Config) -> list[Path]:
 
 def _unknown(key: str, given: Given) -> str:
     """A message about a key that does not exist."""
+    if key in HINTS:
+        return f"unknown key {key} = {shown(given.value)} ({given.source}): {HINTS[key]}"
     near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)
     hint = f"nearest known key: {near[0]} ({allowed(FIELDS[near[0]][1])}); " if near else ""
     hidden = _SECRET_NAME.search(key) or any(is_secret(FIELDS[name][1]) for name in near)  # a misspelt secret key
@@ -119,6 +182,8 @@ def _wrong(error: ValidationError, given: Mapping[str, Given]) -> Iterator[str]:
         yield f"{key} = {value} ({given[key].source}): {why}allowed: {allowed(field)}"
 
 
+SECTIONS: Final = {name: title for keys, title in TITLES.items() for name in keys.model_fields}
+"""The section of each attribute."""
 _IN_ORDER: Final = sorted(Config.model_fields.items(), key=lambda item: item[0] in TieringKeys.model_fields)
 FIELDS: Final[Mapping[str, tuple[str, FieldInfo]]] = {field.alias or name: (name, field) for name, field in _IN_ORDER}
 """Every key, in the order of `penstock config`."""

@@ -16,6 +16,7 @@ from itertools import combinations
 from typing import Final
 
 from gateway.config.addresses import UNNAMED, ListenAddress, host_port
+from gateway.network.port_owner import owner_of
 
 BACKLOG: Final = 1024
 """Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that
@@ -30,7 +31,9 @@ class CannotListen(Exception):
 
     def __init__(self, address: str, error: OSError) -> None:
         self.taken = error.errno == errno.EADDRINUSE
-        taken = "another process listens there; choose another address with --listen (for Kafka's clients) or --http"
+        other = owner_of(int(address.rpartition(":")[2])) if self.taken else None
+        taken = "another process listens there; " if other is None else f"{other} listens there; "
+        taken += "choose another address with --listen (for Kafka's clients) or --http"
         why = taken if self.taken else str(error.strerror or error)
         super().__init__(f"cannot listen on {address}: {why}")
 

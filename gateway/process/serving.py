@@ -115,7 +115,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
         asyncio.get_running_loop().call_soon_threadsafe
     ).begin()  # the collector was off since the command began
     if not stopping.done():
-        _announce(broker, place, ready_file, readable, time.monotonic() - started)
+        _announce(config, broker, place, ready_file, readable, time.monotonic() - started)
     failed = broker.store.failed
     taken = asyncio.create_task(broker.until_taken_over(), name="taken-over")
     ends = [stopping, failed, taken]
@@ -208,7 +208,9 @@ def _validation(config: Config) -> dict[str, object]:
     return {"record.validation": chosen, "records_walked_by": "native extension" if IS_NATIVE else "Python"}
 
 
-def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float) -> None:
+def _announce(
+    config: Config, broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float
+) -> None:
     """Announce that clients are served: in the ready file, in the log and on the terminal."""
     kafka = [str(binding) for binding in place.kafka]
     http = str(place.http) if place.http else None
@@ -233,6 +235,7 @@ def _announce(broker: Broker, place: Place, ready_file: Path | None, readable: i
         f"  Kafka clients  {', '.join(kafka)}",
         f"  Console        {f'{scheme}://{http}/' if http else 'off'}",
         f"  Data           {place.data.path}",
+        f"  Long term      {long_term.place_of(config)}",
         f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
     ]
     with contextlib.suppress(OSError):

@@ -19,6 +19,10 @@ COMMANDS: Final = (
     *("tier2", "tier2 ls", "tier2 verify", "tier2 init"),
     *("users", "users add", "users delete", "users list", "users hash"),
     "bench",
+    *("topics", "topics list", "topics show", "topics create", "topics alter", "topics delete", "topics grow"),
+    *("produce", "consume", "groups", "groups lag", "groups reset", "groups delete", "configs", "configs diff"),
+    *("acls", "acls add", "credentials", "credentials add", "quotas", "quotas set", "cluster", "cluster health"),
+    *("profile", "profile create"),
 )
 
 

@@ -23,7 +23,7 @@ SERVING: Final = ("gateway.process", "gateway.broker", "gateway.http", "gateway.
 """Our own modules that only a gateway that serves needs."""
 LIBRARIES: Final = (
     *("kio", "uvicorn", "starlette", "prometheus_client", "uvloop", "rocksdict", "minio", "urllib3"),
-    *("confluent_kafka", "hdrh", "cramjam"),
+    *("confluent_kafka", "hdrh", "cramjam", "kafka"),
 )
 
 
@@ -49,6 +49,14 @@ def test_version() -> None:
     assert {name.split(".")[1] for name in modules if name.startswith("gateway.")} == {"cli", "exits"}
 
 
+def test_tools() -> None:
+    """A tool's help needs no client library, and none of the other tools."""
+    modules = loaded_by("topics", "--help")
+
+    assert not below(modules, "core", "tier2", "pydantic_settings", *SERVING, *LIBRARIES)
+    assert not below(modules, "gateway.cli.kafka.groups", "gateway.cli.bench", "gateway.cli.tier2")
+
+
 @pytest.mark.parametrize("arguments", [("config",), ("config", "--json")])
 def test_config(arguments: tuple[str, ...]) -> None:
     """`config` imports the model of the configuration and none of the parts that it configures."""
@@ -60,7 +68,7 @@ def test_room_faces() -> None:
     rooms = (
         *("config", "dispatch", "fetching", "groups", "groups.classic", "groups.offsets"),
         *("http", "kafka_configs", "long_term", "metrics", "network", "process", "records", "topics"),
-        *("transactions", "wire", "cli"),
+        *("transactions", "wire", "cli", "cli.client", "cli.kafka"),
     )
     names = ", ".join(f"gateway.{room}" for room in rooms)
     program = f"import sys, {names}\nprint(*sorted(name for name in sys.modules if name.startswith('gateway')))"

@@ -358,7 +358,7 @@ def test_description_has_every_key_once() -> None:
     rows = json.loads(json.dumps(describe(Config())))
 
     assert [row["key"] for row in rows] == list(FIELDS)
-    assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "doc")}
+    assert {tuple(row) for row in rows} == {("key", "value", "default", "source", "type", "section", "doc")}
     assert {row["type"] for row in rows} <= {"int", "long", "double", "boolean", "string", "list", "password"}
     assert all(len(row["doc"]) > 20 for row in rows)
 

@@ -1,0 +1,145 @@
+"""`penstock configs`: look at, change and compare configs of topics, brokers and groups."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from gateway.cli.client.cluster import ConfigKind
+from gateway.cli.client.session import DryRun, Session, connected
+from gateway.cli.refused import Refused
+from gateway.exits import ExitCode
+
+app = typer.Typer(
+    name="configs",
+    help="Look at, change and compare configs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Kind = Annotated[Literal["topic", "broker", "group"], typer.Argument(metavar="topic|broker|group", help="Of what.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A topic's or group's name, a broker's id.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key. May be given repeatedly.")
+]
+Unset = Annotated[
+    list[str] | None,
+    typer.Option("--unset", metavar="KEY", help="Take a key back to its default. May be given repeatedly."),
+]
+
+
+@app.command()
+@connected
+def show(
+    session: Session,
+    kind: Kind,
+    name: Name,
+    changed: Annotated[bool, typer.Option("--changed", help="Show only keys that differ from the default.")] = False,
+) -> None:
+    """Show the configs of one topic, broker or group."""
+    _check_there(session, kind, name)
+    found = [one for one in session.cluster.configs(kind, name) if one.changed or not changed]
+    if session.output.as_json:
+        session.output.result(
+            [
+                {
+                    "key": one.key,
+                    "value": one.value,
+                    "source": one.source,
+                    "read_only": one.read_only,
+                    "secret": one.secret,
+                }
+                for one in found
+            ]
+        )
+        return
+    rows = [(one.key, "[hidden]" if one.secret else one.value, one.origin) for one in found]
+    session.output.table(("config", "value", "source"), rows)
+
+
+@app.command()
+@connected
+def alter(
+    session: Session, kind: Kind, name: Name, configs: Set = None, unset: Unset = None, dry_run: DryRun = False
+) -> None:
+    """Change configs of one topic, broker or group."""
+    change(session, kind, name, configs, unset, dry_run=dry_run)
+
+
+@app.command()
+@connected
+def diff(
+    session: Session,
+    kind: Kind,
+    name: Name,
+    other: Annotated[
+        str, typer.Option("--with", metavar="PROFILE|HOST:PORT", help="The other cluster: a profile, or an address.")
+    ],
+    other_name: Annotated[
+        str | None, typer.Option("--with-name", metavar="NAME", help="Its name there, if it is another.")
+    ] = None,
+) -> ExitCode:
+    """Compare configs between two clusters; exit code 1 if they differ."""
+    from gateway.cli.client.connection import Connection
+    from gateway.cli.client.profiles import Profiles
+
+    profiles = Profiles.read()
+    there = profiles.of(other) if other in profiles.named else Connection(bootstrap=other)
+    _check_there(session, kind, name)
+    here = {one.key: one.value for one in session.cluster.configs(kind, name)}
+    second = session.open(there.checked())
+    try:
+        found = {one.key: one.value for one in second.configs(kind, other_name or name)}
+    finally:
+        second.close()
+    if not found:
+        raise Refused(f"{other}: there is no {kind} {other_name or name!r}")
+    rows = [
+        (key, here.get(key), found.get(key))
+        for key in sorted(here.keys() | found.keys())
+        if here.get(key) != found.get(key)
+    ]
+    if session.output.as_json:
+        session.output.result([{"key": key, "here": one, "there": two} for key, one, two in rows])
+    elif rows:
+        session.output.table(("config", session.connection.bootstrap or "", other), rows)
+    else:
+        session.output.line(f"{kind} {name}: no difference")
+    return ExitCode.UNEXPECTED if rows else ExitCode.CLEAN
+
+
+def change(
+    session: Session,
+    kind: ConfigKind,
+    name: str,
+    given: list[str] | None,
+    unset: list[str] | None,
+    *,
+    dry_run: bool,
+) -> None:
+    """Set and unset keys, and tell what was and what is."""
+    from gateway.cli.kafka.settings import assignments
+
+    changes: dict[str, str | None] = {**assignments(given), **dict.fromkeys(unset or ())}
+    if not changes:
+        raise Refused("give --set KEY=VALUE or --unset KEY", ExitCode.CONFIGURATION)
+    _check_there(session, kind, name)
+    before = {one.key: one.value for one in session.cluster.configs(kind, name)}
+    session.cluster.alter_configs(kind, name, changes, dry_run=dry_run)
+    rows = [(key, before.get(key), "default" if value is None else value) for key, value in changes.items()]
+    if session.output.as_json:
+        told = [{"key": key, "before": old, "after": changes[key]} for key, old, _ in rows]
+        session.output.result({"changed": not dry_run, "configs": told})
+        return
+    for key, old, new in rows:
+        arrow = "would become" if dry_run else "is now"
+        session.output.line(f"{name}: {key} was {'not set' if old is None else old}, {arrow} {new}")
+
+
+def _check_there(session: Session, kind: ConfigKind, name: str) -> None:
+    """DescribeConfigs names no error that the client passes on, so ask first."""
+    if kind == "topic":
+        session.cluster.topics([name])
+    elif kind == "broker" and name not in {str(one.id) for one in session.cluster.info().brokers}:
+        ids = ", ".join(str(one.id) for one in session.cluster.info().brokers)
+        raise Refused(f"there is no broker {name[:100]!r}; there are: {ids}", ExitCode.CONFIGURATION)

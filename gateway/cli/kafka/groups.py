@@ -1,0 +1,201 @@
+"""`penstock groups`: list and show consumer groups, their lag, and set their offsets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.client.cluster import PartitionId, counted
+from gateway.cli.client.session import DryRun, Session, Yes, connected
+from gateway.cli.refused import Refused
+from gateway.exits import ExitCode
+
+app = typer.Typer(
+    name="groups",
+    help="List and show consumer groups, their lag, and set their offsets.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Name = Annotated[str, typer.Argument(metavar="GROUP", help="The group's id.")]
+
+
+@app.command("list")
+@connected
+def list_groups(session: Session) -> None:
+    """List groups with their state and kind."""
+    groups = session.cluster.groups()
+    if session.output.as_json:
+        session.output.result([{"group": one.name, "state": one.state, "kind": one.kind} for one in groups])
+    else:
+        session.output.table(("group", "state", "kind"), [(one.name, one.state, one.kind) for one in groups])
+
+
+@app.command()
+@connected
+def show(session: Session, name: Name) -> None:
+    """Show a group's members with their partitions, and its lag."""
+    summary = _summary(session, name)
+    members = session.cluster.members(name)
+    lags = _lags(session, name)
+    if session.output.as_json:
+        listed = [
+            {
+                "id": one.id,
+                "client": one.client,
+                "host": one.host,
+                "partitions": [{"topic": each.topic, "partition": each.partition} for each in one.partitions],
+            }
+            for one in members
+        ]
+        told = {"group": name, "state": summary.state, "kind": summary.kind}
+        session.output.result(told | {"members": listed, "partitions": lags})
+        return
+    session.output.line(f"{name}: {summary.state}, {counted(len(members), 'member')}, lag {_sum(lags)}")
+    if members:
+        rows = [(one.client, one.host, one.id, " ".join(map(str, one.partitions))) for one in members]
+        session.output.table(("client", "host", "member", "partitions"), rows)
+        session.output.line("")
+    _table(session, lags)
+
+
+@app.command()
+@connected
+def lag(
+    session: Session,
+    name: Annotated[str | None, typer.Argument(metavar="GROUP", help="The group's id; without it, all groups.")] = None,
+) -> None:
+    """Show how far groups are behind, the one with the largest lag first."""
+    if name is not None:
+        _summary(session, name)
+        lags = _lags(session, name)
+        session.output.result(lags) if session.output.as_json else _table(session, lags)
+        return
+    groups = session.cluster.groups()
+    rows: list[dict[str, Any]] = []
+    with session.output.progress("groups", len(groups)) as advance:
+        for one in groups:
+            rows.append({"group": one.name, "state": one.state, "lag": _sum(_lags(session, one.name))})
+            advance(1)
+    rows.sort(key=lambda row: -row["lag"])
+    if session.output.as_json:
+        session.output.result(rows)
+    else:
+        session.output.table(("group", "state", "lag"), [list(row.values()) for row in rows])
+
+
+@app.command()
+@connected
+def reset(
+    session: Session,
+    name: Name,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="PLACE",
+            help="start, end, an OFFSET, -N (the last N), a time such as 2030-01-31T12:00Z or @MS, or an age such as "
+            "-15min.",
+        ),
+    ],
+    topics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--topic", metavar="TOPIC[:P,P]", help="Only these; else all that the group has offsets of. Repeatable."
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Set a group's offsets, once it has no members. Shows each change first, and asks."""
+    from gateway.cli.kafka import positions
+
+    place = positions.parse(to, "--to", time.time_ns() // 1_000_000)
+    now = session.cluster.group_offsets(name)
+    partitions = _chosen(session, topics) if topics else sorted(now)
+    if not partitions:
+        raise Refused(f"group {name!r} has no offsets: name topics with --topic", ExitCode.CONFIGURATION)
+    starts, ends = session.cluster.offsets(partitions, "start"), session.cluster.offsets(partitions, "end")
+    at_time = session.cluster.offsets(partitions, place.value) if place.kind == "time" else {}
+    wanted = {one: positions.resolve(place, starts[one], ends[one], at_time.get(one, -1)) for one in partitions}
+    plan = [
+        {"topic": one.topic, "partition": one.partition, "now": now.get(one), "then": wanted[one], "end": ends[one]}
+        for one in partitions
+    ]
+    if not session.output.as_json:
+        session.output.table(("topic", "partition", "now", "then", "end"), [list(row.values()) for row in plan])
+    if not dry_run:
+        session.output.confirm(f"{name}: {counted(len(plan), 'offset')} are set", yes=yes)
+        session.cluster.set_group_offsets(name, wanted)
+    if session.output.as_json:
+        session.output.result({"group": name, "changed": not dry_run, "partitions": plan})
+    elif not dry_run:
+        session.output.line(f"{name}: {counted(len(plan), 'offset')} set")
+
+
+@app.command()
+@connected
+def delete(
+    session: Session,
+    names: Annotated[list[str], typer.Argument(metavar="GROUP...", help="Groups to delete.")],
+    yes: Yes = False,
+) -> None:
+    """Delete groups with their offsets."""
+    session.output.confirm(f"{', '.join(names)}: deleted with all committed offsets", yes=yes)
+    session.cluster.delete_groups(names)
+    if session.output.as_json:
+        session.output.result({"deleted": names})
+    else:
+        session.output.line(f"{', '.join(names)}: deleted")
+
+
+def _summary(session: Session, name: str) -> Any:
+    for one in session.cluster.groups():
+        if one.name == name:
+            return one
+    raise Refused(f"there is no group {name!r}; `penstock groups list` names those that are")
+
+
+def _lags(session: Session, name: str) -> list[dict[str, Any]]:
+    """Each partition with a committed offset, the farthest behind first."""
+    offsets = session.cluster.group_offsets(name)
+    there = {topic.name: topic for topic in session.cluster.topics()}
+    known = [one for one in offsets if one.topic in there and one.partition < len(there[one.topic].partitions)]
+    ends = session.cluster.offsets(known, "end")
+    rows = [
+        {
+            "topic": one.topic,
+            "partition": one.partition,
+            "offset": offset,
+            "end": ends.get(one),
+            "lag": max(0, ends[one] - offset) if one in ends else None,
+        }
+        for one, offset in sorted(offsets.items())
+    ]
+    return sorted(rows, key=lambda row: -(row["lag"] if isinstance(row["lag"], int) else 0))
+
+
+def _sum(lags: Sequence[dict[str, Any]]) -> int:
+    return sum(row["lag"] or 0 for row in lags)
+
+
+def _table(session: Session, lags: Sequence[dict[str, Any]]) -> None:
+    session.output.table(("topic", "partition", "offset", "end", "lag"), [list(row.values()) for row in lags])
+
+
+def _chosen(session: Session, given: Sequence[str]) -> list[PartitionId]:
+    """`TOPIC` or `TOPIC:0,3`."""
+    chosen: list[PartitionId] = []
+    for text in given:
+        name, colon, numbers = text.partition(":")
+        ids = session.cluster.topics([name])[0].ids
+        if colon:
+            parts = numbers.split(",")
+            known = {str(one.partition): one for one in ids}
+            if unknown := [part for part in parts if part not in known]:
+                raise Refused(f"--topic {text[:200]}: {name} has no partition {unknown[0][:20]!r}")
+            ids = [known[part] for part in parts]
+        chosen += ids
+    return sorted(set(chosen))

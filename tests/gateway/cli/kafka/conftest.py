@@ -1,0 +1,23 @@
+"""One gateway for the tools' tests, whose topics are their own, and the tools as processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.cli.kafka.tools import Tools
+from tests.gateway.launching import serving
+
+
+@pytest.fixture(scope="package")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = ("--set", "group.initial.rebalance.delay.ms=0", "--set", "log.file.bytes=4194304")
+    with serving(tmp_path_factory.mktemp("gateway"), *settings) as running:
+        yield str(running.ready()["kafka"][0])
+
+
+@pytest.fixture
+def tools(address: str, tmp_path: Path) -> Tools:
+    return Tools(address, tmp_path)

@@ -1,0 +1,81 @@
+"""`penstock groups`: lag is what is left to read, and a reset is rehearsed."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import Consumer
+
+from tests.gateway.cli.kafka.tools import Tools
+
+pytestmark = pytest.mark.slow
+
+
+def with_lag(tools: Tools, name: str) -> None:
+    """A topic of two partitions with 3 and 1 records, of which a group has read one."""
+    tools.say("topics", "create", name, "-p", "2")
+    tools.say("produce", name, "--partition", "0", given="1\n2\n3\n")
+    tools.say("produce", name, "--partition", "1", given="1\n")
+    tools.say("groups", "reset", f"{name}-group", "--topic", name, "--to", "start", "--yes")
+    tools.say("groups", "reset", f"{name}-group", "--topic", f"{name}:0", "--to", "1", "--yes")
+
+
+def test_lag(tools: Tools) -> None:
+    """Lag is shown by partition, the farthest behind first, and of all groups."""
+    with_lag(tools, "lag")
+
+    lags = tools.tell("groups", "lag", "lag-group")
+    assert [(one["partition"], one["offset"], one["end"], one["lag"]) for one in lags] == [(0, 1, 3, 2), (1, 0, 1, 1)]
+    assert {"group": "lag-group", "state": "Empty", "lag": 3} in tools.tell("groups", "lag")
+    assert "lag-group" in tools.say("groups", "list")
+    assert "lag 3" in tools.say("groups", "show", "lag-group")
+
+
+def test_reset(tools: Tools) -> None:
+    """A reset shows each offset first, and sets nothing when rehearsed or not confirmed."""
+    with_lag(tools, "reset")
+
+    plan = tools.tell("groups", "reset", "reset-group", "--to", "end", "--dry-run")
+    assert [(one["now"], one["then"]) for one in plan["partitions"]] == [(1, 3), (0, 1)]
+    assert "say --yes" in tools.run("groups", "reset", "reset-group", "--to", "end").stderr
+    assert sum(one["lag"] for one in tools.tell("groups", "lag", "reset-group")) == 3
+
+    tools.say("groups", "reset", "reset-group", "--to", "end", "--yes")
+
+    assert sum(one["lag"] for one in tools.tell("groups", "lag", "reset-group")) == 0
+    tools.say("groups", "reset", "reset-group", "--to", "-2", "--yes")
+    assert [one["lag"] for one in tools.tell("groups", "lag", "reset-group")] == [2, 1]
+
+
+def test_members_first(tools: Tools) -> None:
+    """A group with members is shown with them, and its offsets are not set behind their backs."""
+    with_lag(tools, "busy")
+    consumer = Consumer({"bootstrap.servers": tools.address, "group.id": "busy-group", "auto.offset.reset": "earliest"})
+    consumer.subscribe(["busy"])
+    assert consumer.poll(20) is not None
+    try:
+        shown = tools.tell("groups", "show", "busy-group")
+        refused = tools.run("groups", "reset", "busy-group", "--to", "end", "--yes")
+        kept = tools.refuse("groups", "delete", "busy-group", "--yes")
+    finally:
+        consumer.close()
+
+    assert [len(one["partitions"]) for one in shown["members"]] == [2]
+    assert refused.returncode == 1
+    assert "its members must stop first" in refused.stderr
+    assert "NonEmptyGroup" in kept
+
+
+def test_refusals(tools: Tools) -> None:
+    """A name that is none is refused, and without offsets a reset asks for topics."""
+    assert "there is no group 'nope'" in tools.refuse("groups", "show", "nope")
+    assert "name topics with --topic" in tools.refuse("groups", "reset", "nope", "--to", "start", code=2)
+    tools.say("topics", "create", "few", "-p", "1")
+    assert "few has no partition '7'" in tools.refuse("groups", "reset", "nope", "--topic", "few:7", "--to", "end")
+
+
+def test_deleted_topic(tools: Tools) -> None:
+    """Lag of a topic that is gone is unknown, and hides no other."""
+    with_lag(tools, "gone")
+    tools.say("topics", "delete", "gone", "--yes")
+
+    assert "gone-group" in tools.say("groups", "lag")

@@ -1,0 +1,127 @@
+"""`penstock topics` and `penstock configs`: what they change, show and refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.cli.kafka.tools import Tools
+
+pytestmark = pytest.mark.slow
+
+
+def test_life_of_a_topic(tools: Tools) -> None:
+    """A topic is created with configs in units, listed, shown, altered, grown and deleted."""
+    tools.say("topics", "create", "life", "-p", "2", "--set", "retention.ms=7d", "--set", "max.message.bytes=2MiB")
+    assert {"topic": "life", "partitions": 2, "replication": 1} in tools.tell("topics", "list")
+
+    shown = tools.tell("topics", "show", "life")
+    assert [one["partition"] for one in shown["partitions"]] == [0, 1]
+    assert shown["configs"] == {"max.message.bytes": str(2 * 1024 * 1024), "retention.ms": str(7 * 24 * 3_600_000)}
+
+    tools.say("topics", "alter", "life", "--set", "retention.ms=1h", "--unset", "max.message.bytes")
+    assert tools.tell("topics", "show", "life")["configs"] == {"retention.ms": "3600000"}
+
+    tools.say("topics", "grow", "life", "-p", "5", "--yes")
+    assert len(tools.tell("topics", "show", "life")["partitions"]) == 5
+
+    tools.say("topics", "delete", "life", "--yes")
+    assert "life" not in tools.say("topics", "list")
+
+
+def test_from_a_file(tools: Tools, tmp_path: Path) -> None:
+    """A file of settings describes topics as tables; keys with dots and units are understood."""
+    file = tmp_path / "topics.toml"
+    file.write_text(
+        '[from-a-file]\npartitions = 3\nconfigs."retention.ms" = "2d"\n'
+        "[file-b.configs]\ncleanup.policy = ['compact']\nretention.bytes = '1GiB'\n"
+    )
+    assert tools.tell("topics", "create", "--file", str(file), "--dry-run") == {
+        "topics": ["from-a-file", "file-b"],
+        "created": False,
+    }
+    assert "from-a-file" not in tools.say("topics", "list")
+
+    tools.say("topics", "create", "--file", str(file))
+
+    shown = tools.tell("topics", "show", "from-a-file")
+    assert (len(shown["partitions"]), shown["configs"]) == (3, {"retention.ms": "172800000"})
+    assert tools.tell("topics", "show", "file-b")["configs"]["cleanup.policy"] == "compact"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "describes no topic"),
+        ("[t]\npartition = 3\n", "unknown setting 'partition'"),
+        ("[t]\npartitions = 'many'\n", "are numbers"),
+        ("t = 3\n", "a topic is a table"),
+        ("[t\n", "cannot be read"),
+        ("[t.configs]\n'retention.ms' = '7MiB'\n", "a time is a number with"),
+    ],
+)
+def test_wrong_file(tools: Tools, tmp_path: Path, text: str, why: str) -> None:
+    """A file that is wrong is refused before anything is created, with what is wrong in it."""
+    file = tmp_path / "topics.toml"
+    file.write_text(text)
+    done = tools.run("topics", "create", "--file", str(file), bootstrap=False)
+
+    assert done.returncode != 0
+    assert why in done.stderr
+
+
+def test_refusals(tools: Tools) -> None:
+    """What cannot be done is one line with the reason, and changes nothing."""
+    tools.say("topics", "create", "refusals", "-p", "2")
+
+    assert "there is no topic 'nope'" in tools.refuse("topics", "show", "nope")
+    assert "TOPIC_ALREADY_EXISTS" in tools.refuse("topics", "create", "refusals")
+    assert "INVALID_TOPIC" in tools.refuse("topics", "create", "a b")
+    assert "no topic can have fewer" in tools.refuse("topics", "grow", "refusals", "-p", "1", "--yes")
+    assert "Unknown topic config name: nonsense" in tools.refuse("topics", "alter", "refusals", "--set", "nonsense=1")
+    assert "must be KEY=VALUE" in tools.refuse("topics", "alter", "refusals", "--set", "nonsense", code=2)
+    assert "no regular expression" in tools.refuse("topics", "list", "(", code=2)
+
+
+@pytest.mark.parametrize("command", [("delete",), ("grow", "-p", "9")])
+def test_no_terminal(tools: Tools, command: tuple[str, ...]) -> None:
+    """Without a terminal and without --yes nothing destructive is done, whatever standard input says."""
+    name = f"kept-{command[0]}"
+    tools.say("topics", "create", name, "-p", "1")
+
+    refused = tools.refuse("topics", command[0], name, *command[1:], code=2, given="y\n")
+
+    assert "say --yes" in refused
+    assert len(tools.tell("topics", "show", name)["partitions"]) == 1
+
+
+def test_sizes(tools: Tools) -> None:
+    """--sizes puts the topic with the most bytes first."""
+    tools.say("topics", "create", "size-small", "size-large", "-p", "1")
+    tools.say("produce", "size-large", "--template", "{{text 2000}}", "-n", "50")
+
+    listed = tools.tell("topics", "list", "^size-", "--sizes")
+
+    assert [one["topic"] for one in listed] == ["size-large", "size-small"]
+    assert listed[0]["bytes"] > 100_000 > listed[1]["bytes"]
+
+
+def test_configs(tools: Tools) -> None:
+    """Configs are shown with their source, changed after a rehearsal, and compared between two clusters."""
+    tools.say("topics", "create", "conf-a", "conf-b")
+    rehearsed = tools.tell("configs", "alter", "topic", "conf-a", "--set", "retention.ms=1d", "--dry-run")
+    assert rehearsed["changed"] is False
+    assert tools.tell("configs", "show", "topic", "conf-a", "--changed") == []
+
+    tools.say("configs", "alter", "topic", "conf-a", "--set", "retention.ms=1d")
+
+    (changed,) = tools.tell("configs", "show", "topic", "conf-a", "--changed")
+    assert (changed["key"], changed["value"], changed["source"]) == ("retention.ms", "86400000", "DYNAMIC_TOPIC_CONFIG")
+    compared = tools.run(
+        "configs", "diff", "topic", "conf-a", "--with", tools.address, "--with-name", "conf-b", "--json"
+    )
+    assert compared.returncode == 1
+    assert '"here": "86400000"' in compared.stdout
+    assert "no difference" in tools.say("configs", "diff", "topic", "conf-a", "--with", tools.address)
+    assert "there is no broker '7'" in tools.refuse("configs", "show", "broker", "7", code=2)
