@@ -30,13 +30,6 @@ CHARS_MAX: Final = 100
 """Characters of a name that a client chose, in a log line."""
 
 
-def serves_consumer_groups(ctx: RequestContext) -> bool:
-    """Are consumer groups served: does the operator want them, and has no administrator lowered their feature?"""
-    services = ctx.services
-    is_wanted = "consumer" in services.config.group_coordinator_rebalance_protocols
-    return is_wanted and services.features.level("group.version") > 0
-
-
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:
     """The answer to a member that would join; the log's rate limit is per line, so floods cost a count."""
     connection = ctx.connection
