@@ -13,7 +13,6 @@ from core.store import Store
 
 BLOCK_IDS: Final = 1_000
 """Ids of a block, as in Kafka: one synced write per thousand producers."""
-IDS_MAX: Final = 2**63 - 1
 
 
 class ProducerIds:
