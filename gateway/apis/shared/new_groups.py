@@ -30,6 +30,12 @@ CHARS_MAX: Final = 100
 """Characters of a name that a client chose, in a log line."""
 
 
+def serves_consumer_groups(ctx: RequestContext) -> bool:
+    """Whether consumer groups (KIP-848) are served: as configured, and unless their feature is lowered."""
+    protocols = ctx.services.config.group_coordinator_rebalance_protocols
+    return "consumer" in protocols and ctx.services.features.level("group.version") > 0
+
+
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:
     """The answer to a member that would join; the log's rate limit is per line, so floods cost a count."""
     connection = ctx.connection
