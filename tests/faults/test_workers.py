@@ -35,7 +35,8 @@ def settings(workers: int, containers: int = 4) -> dict[str, object]:
 
 def free_run(count: int) -> int:
     """The first of so many ports in a row that nobody has."""
-    for first in range(20_000 + os.getpid() % 10_000, 40_000, 16):
+    among_tests = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # each has a range of its own
+    for first in range(20_000 + 2_000 * among_tests + os.getpid() % 1_000, 32_000, 16):
         with contextlib.ExitStack() as bound:
             try:
                 for port in range(first, first + count):
