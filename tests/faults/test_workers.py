@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -218,9 +220,10 @@ def _committed(consumer: Consumer) -> list[int]:
 
 
 def test_from_one_to_several_and_back(tmp_path: Path) -> None:
-    """A directory that one process made is served by two workers, then by four, then by one again: topics, records,
-    configs and offsets of groups stay."""
+    """A directory that one process made is served by two workers, then by four, then by one again: topics, records and
+    users stay."""
     with Gateway(tmp_path, settings(1)) as gateway:
+        penstock("users", "add", "alice", "--password-file", "-", "--data-dir", str(gateway.data), given="secret")
         gateway.listen(f"127.0.0.1:{free_run(4)}")
         for starts, count in enumerate((1, 2, 4, 1)):
             gateway.settings["workers"] = count
@@ -232,7 +235,20 @@ def test_from_one_to_several_and_back(tmp_path: Path) -> None:
             assert len(servers(gateway)) == count
             write(gateway, "orders", starts * 80, 80)
             gateway.stop()
+            assert users(gateway) == ["alice"]
         assert (gateway.data / "registry.db").exists()
+
+
+def penstock(*arguments: str, given: str = "") -> str:
+    """What a command prints."""
+    command = [str(Path(sys.executable).parent / "penstock"), *arguments]
+    return subprocess.run(command, input=given, capture_output=True, check=True, text=True, timeout=DEADLINE_S).stdout
+
+
+def users(gateway: Gateway) -> list[str]:
+    """The users that a stopped gateway's directory knows."""
+    told = json.loads(penstock("users", "list", "--json", "--data-dir", str(gateway.data)))
+    return [row["user"] for row in told]
 
 
 def test_the_supervisor_is_killed(gateway: Gateway) -> None:
