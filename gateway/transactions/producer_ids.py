@@ -1,8 +1,7 @@
 """Producer ids, handed out from blocks.
 
-Keeps: an id is never given twice, also across crashes and power cuts: a block belongs to this process
-only once the registry says durably that the next block begins after it, whatever the sync mode. A stop
-loses the rest of its block, which costs nothing: there are 2^63 ids.
+Keeps: an id is never given twice, also across crashes and power cuts: the registry gives each block once. A stop loses
+the rest of its block, which costs nothing: there are 2^63 ids.
 """
 
 from __future__ import annotations

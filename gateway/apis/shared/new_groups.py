@@ -31,10 +31,9 @@ CHARS_MAX: Final = 100
 
 
 def serves_consumer_groups(ctx: RequestContext) -> bool:
-    """Are consumer groups served: does the operator want them, and has no administrator lowered their feature?"""
-    services = ctx.services
-    is_wanted = "consumer" in services.config.group_coordinator_rebalance_protocols
-    return is_wanted and services.features.level("group.version") > 0
+    """Whether consumer groups (KIP-848) are served: as configured, and unless their feature is lowered."""
+    protocols = ctx.services.config.group_coordinator_rebalance_protocols
+    return "consumer" in protocols and ctx.services.features.level("group.version") > 0
 
 
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:
