@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -48,12 +47,13 @@ def test_users(tools: Tools) -> None:
         assert "Quota configs" not in tools.run(CONFIGS, *SERVER, "--describe", "--entity-type", "users", *more)
 
 
-def test_setting_what_has_no_effect(classic: Tools) -> None:
-    """A quota and a credential are refused with a reason, rather than kept and ignored."""
+def test_quotas_and_credentials(classic: Tools) -> None:
+    """Quotas of bytes and credentials of SCRAM are kept; a quota that would have no effect is refused, not ignored."""
     alter = (CONFIGS, *SERVER, "--alter", "--entity-type", "users", "--entity-name", "alice", "--add-config")
 
-    assert "does not enforce client quotas" in classic.run(*alter, "consumer_byte_rate=1000", status=1)
-    assert "keeps no credentials" in classic.run(*alter, "SCRAM-SHA-256=[password=secret]", status=1)
+    assert "Completed updating config" in classic.run(*alter, "consumer_byte_rate=1000")
+    assert "Completed updating config" in classic.run(*alter, "SCRAM-SHA-256=[password=secret]")
+    assert "PolicyViolationException" in classic.run(*alter, "request_percentage=10", status=1)
 
 
 def test_quorum(tools: Tools) -> None:
@@ -119,15 +119,13 @@ def test_configs_of_groups(tools: Tools) -> None:
 
 
 def test_the_new_consumer_protocol(classic: Tools) -> None:
-    """A Java consumer with group.protocol=consumer ends at once, although there are records and it would wait long."""
+    """A Java consumer with group.protocol=consumer reads what is there."""
     classic.create()
     classic.produce(["unread"])
     asked = ("--topic", classic.topic, "--command-property", "group.protocol=consumer", "--from-beginning")
-    began = time.monotonic()
-    said = classic.run(CONSOLE_CONSUMER, *SERVER, *asked, "--timeout-ms", "60000")
+    said = classic.run(CONSOLE_CONSUMER, *SERVER, *asked, "--max-messages", "1", "--timeout-ms", "30000")
 
-    assert time.monotonic() - began < 30
-    assert "unread" not in said
+    assert "unread" in said
 
 
 def test_share_groups(classic: Tools) -> None:

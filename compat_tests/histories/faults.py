@@ -88,7 +88,7 @@ class Faults:
         except urllib.error.HTTPError as error:
             why = error.read().decode()
             if error.code == CONFLICT and APART in why:
-                return {}
+                return {"refused": why}
             raise AssertionError(f"{request.full_url}: {error.code} {why}") from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, ConnectionRefusedError):

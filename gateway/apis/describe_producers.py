@@ -38,7 +38,7 @@ async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[s
             denied = [_failed(index, ErrorCode.topic_authorization_failed) for index in indexes]
             topics.append({"name": name, "partitions": denied})
             continue
-        stream = ctx.services.topics.get(name)
+        stream = ctx.services.readable(name)
         why = NOT_HERE if stream is None else None
         partitions = []
         async for index in ctx.paced(indexes):
