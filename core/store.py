@@ -466,7 +466,7 @@ class Store:
         except StoreError as error:
             if state.slots != before.slots:
                 await self.registry.change(before.after(state))
-                self._show(stream)
+                self.show(stream)
                 self._shares.note_late(stream, error)
                 raise
             self._shares.note_late(stream, error)
