@@ -97,6 +97,7 @@ async def check(directory: Path, acknowledged: Acknowledged, ended: frozenset[UU
         await store.close()
 
 
+@pytest.mark.timeout(300)  # forty stores are opened, twice
 def test_kills_among_changes_of_streams(tmp_path: Path) -> None:
     """Creations, growths, scales, new configuration and deletions over four containers, killed before every sync."""
 
