@@ -170,6 +170,8 @@ TOOLS: Final = {
     "credentials": "kafka.credentials",
     "quotas": "kafka.quotas",
     "cluster": "kafka.clusters",
+    "doctor": "doctor.command",
+    "debug": "debug",
     "profile": "kafka.profile",
     "streams": "streams",
     "tier2": "tier2",
