@@ -6,7 +6,7 @@ Keeps: each pair is taken in turn in one run, so its ratio is not that of two mo
 - Compaction of records of 1 KB, uncompressed and zstd, half of whose keys come again: records a second of CPU, by the
   native extension beside Python.
 - The longest that another client's request, sent every 2 ms, waits while one batch is opened: 190,000 records in 266 KB
-  for a topic of another codec, and 60 MiB in 61 KB; natively and in Python, and without any such batch.
+  for a topic of another codec, and 60 MiB in 61 KB; natively, in Python and by Kafka, and without any such batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 
 from bench import disk, loadgen
 from bench.results import Results
-from bench.servers import Penstock, create_topic
+from bench.servers import Kafka, Penstock, create_topic
 from core.tiering.filters import CompactionScope
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import GZIP, NONE, ZSTD
@@ -46,6 +46,7 @@ TIMEOUT_S: Final = 60.0
 TOPIC: Final = "another-codec"
 PYTHON: Final = {PYTHON_VARIABLE: "1"}
 ENVIRONMENTS: Final[dict[str, dict[str, str]]] = {"native": {}, "Python": PYTHON}
+KAFKA: Final = Kafka.name
 CODECS: Final = {"uncompressed": NONE, "zstd": ZSTD}
 
 
@@ -62,7 +63,7 @@ def main() -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     disk.require_disk(scratch)
-    results = Results(pairs={"full": ("header",), "native": ("Python",)})
+    results = Results(pairs={"full": ("header",), "native": ("Python", KAFKA)})
     chosen = options.only or list(PARTS)
     results.keep(RESULT, tuple(word for part in chosen for word in BEGIN_WITH[part]))
     for part in chosen:
@@ -136,8 +137,9 @@ def _stops(results: Results, scratch: Path, rounds: int) -> None:
         "60 MiB in 61 KB": bytes(build_batch([Record(0, at, b"k", bytes(60 << 20))], GZIP)),
     }
     for number in range(rounds):
-        for name, environment in list(ENVIRONMENTS.items())[:: -1 if number % 2 else 1]:
-            server = Penstock(scratch / f"{name}-{number}", environment=environment)
+        for name in [*ENVIRONMENTS, KAFKA][:: -1 if number % 2 else 1]:
+            place = scratch / f"{name}-{number}"
+            server = Kafka(place) if name == KAFKA else Penstock(place, environment=ENVIRONMENTS[name])
             try:
                 create_topic(server.bootstrap, TOPIC, 1, {"compression.type": "zstd"})
                 for what, batch in sent.items():
@@ -149,7 +151,7 @@ def _stops(results: Results, scratch: Path, rounds: int) -> None:
                 server.stop()
 
 
-def _longest_wait(server: Penstock, batch: bytes) -> tuple[float, float]:
+def _longest_wait(server: Penstock | Kafka, batch: bytes) -> tuple[float, float]:
     """Seconds that a small request waits at the longest while a batch is sent some times, and that the batch takes."""
     waits: list[float] = []
     done = threading.Event()
@@ -186,7 +188,7 @@ def _longest_wait(server: Penstock, batch: bytes) -> tuple[float, float]:
     return max(waits), taken
 
 
-def _connected(server: Penstock) -> socket.socket:
+def _connected(server: Penstock | Kafka) -> socket.socket:
     host, _, port = server.bootstrap.rpartition(":")
     return socket.create_connection((host, int(port)), TIMEOUT_S)
 

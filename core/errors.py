@@ -39,6 +39,16 @@ class UnknownStream(StoreError):
         self.name = name
 
 
+class Stale(StoreError):
+    """Another process has changed the stream meanwhile. Look at its present state, and decide again."""
+
+    kind = ErrorKind.RETRY
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stream {name!r} was changed by another process meanwhile")
+        self.name = name
+
+
 class StreamSealed(StoreError, ValueError):
     """The stream takes no more entries, and never will. It cannot be scaled either."""
 

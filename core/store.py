@@ -16,12 +16,14 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
+from core.cluster.following import Changed, Following, SharedRegistry
 from core.cluster.placement import Loads
 from core.cluster.registry import NewStream, Registry
 from core.cluster.shares import Shares
@@ -33,12 +35,14 @@ from core.errors import (
     AlreadyLocked,
     Corrupt,
     NotHosted,
+    Stale,
     StorageFailure,
+    StorageFull,
     StoreClosed,
     StoreError,
     UnknownStream,
 )
-from core.hosted import HostedContainer, log_directory
+from core.hosted import HostedContainer, container_directory, log_directory
 from core.log.files import make_directory
 from core.log.records import Operation
 from core.log.replay import open_log_files
@@ -61,6 +65,13 @@ HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the registry."""
 TIME_FILE: Final = "time"
 """The file in the store's directory with the clock's state, see `core.trusted_time`."""
+LOCK_S_MAX: Final = 10.0
+"""Longest wait for the process that had a container before: the system frees its lock when it ends."""
+LOCK_PAUSE_S: Final = 0.02
+CHANGE_TRIES_MAX: Final = 20
+"""How often a change is decided anew because another process changed the stream meanwhile."""
+
+Followed = Callable[[Changed], None]
 
 
 class Store:
@@ -73,6 +84,8 @@ class Store:
         policy_for: PolicyFor,
         clock: Clock,
         long_term: LongTermStorage | None = None,
+        shared: SharedRegistry | None = None,
+        hosts: Collection[int] | None = None,
     ) -> None:
         self.directory = directory
         self.config = config
@@ -88,13 +101,17 @@ class Store:
         self._long_term = long_term
         self._known: dict[int, Container] = {}  # all that were ever opened, by id: the owners of slots
         self._tables = TableRegistry(lambda: self.home, lambda container_id: self._hosted(container_id).container)
-        self.registry: Registry = self._tables
+        self.registry: Registry = self._tables if shared is None else shared
+        self._shared = shared
+        self._hosts = tuple(config.container_ids if hosts is None else sorted(hosts))
+        self._followed: list[Followed] = []
         self._loads = Loads()
-        self._shares = Shares(self.streams, self._open_containers, self._show)
+        self._shares = Shares(self.streams, self._open_containers, self.show)
+        self._following = None if shared is None else Following(shared, self.streams, self._shares, self)
         self._is_settled = False  # copies of streams agree: recovery is over
         self._under_way: set[asyncio.Task[Stream]] = set()  # creations, which go on when their caller has gone
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
-        self._lock_fd = -1
+        self._locks: list[int] = []  # descriptors
 
     def __repr__(self) -> str:
         return f"<Store {self.directory} {len(self.streams)} streams in {len(self.containers)} containers>"
@@ -107,16 +124,20 @@ class Store:
         policy_for: PolicyFor,
         clock: Clock | None = None,
         long_term: LongTermStorage | None = None,
+        *,
+        shared: SharedRegistry | None = None,
+        hosts: Collection[int] | None = None,
     ) -> Self:
         """Recover and start. Without long-term storage everything stays in the log.
 
+        With a `shared` registry this process opens the containers `hosts` only; others have the rest.
         Raises AlreadyLocked, CorruptLog, CorruptState, StorageFailure.
         """
-        store = cls(directory, config, policy_for, clock or SystemClock(), long_term)
+        store = cls(directory, config, policy_for, clock or SystemClock(), long_term, shared, hosts)
         try:
-            store._lock()
-            await asyncio.to_thread(store.trusted.load, directory / TIME_FILE, store._newest_file_ms)
-            for container_id in config.container_ids:
+            await store._lock()
+            await asyncio.to_thread(store.trusted.load, store._time_file(), store._newest_file_ms)
+            for container_id in store._hosts:
                 await store._host(container_id)
             await store._settle()
         except BaseException:
@@ -127,30 +148,46 @@ class Store:
 
     async def _settle(self) -> None:
         """Make one store of the recovered containers."""
+        if self._following is not None:
+            self._is_settled = True
+            await self._following.settle()
+            self._following.start()
+            self._shares.start(self._hosts[0])
+            return
         await self._shares.settle(self.registry)
         self._is_settled = True
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
             self._shares.start(self.home.id)
 
-    def _lock(self) -> None:
+    def _time_file(self) -> Path:
+        """The clock's file; a process that has a part of the containers has one of its own."""
+        shared = self._shared is not None
+        return self.directory / (f"{TIME_FILE}-{self._hosts[0]}" if shared else TIME_FILE)
+
+    async def _lock(self) -> None:
+        """Own the directory, or each container that this process opens."""
         make_directory(self.directory)
-        path = self.directory / "lock"
-        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(fd, 100, 0).decode(errors="replace").strip()
-            os.close(fd)
-            raise AlreadyLocked(self.directory, f"process {owner or 'unknown'}") from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock_fd = fd
+        if self._shared is None:
+            self._locks.append(_locked(self.directory))
+            return
+        for container_id in self._hosts:
+            directory = container_directory(self.config.place(self.directory, container_id), container_id)
+            make_directory(directory)
+            deadline = self.clock.monotonic_s() + LOCK_S_MAX
+            while True:
+                try:
+                    self._locks.append(_locked(directory))
+                    break
+                except AlreadyLocked:
+                    if self.clock.monotonic_s() > deadline:
+                        raise
+                await asyncio.sleep(LOCK_PAUSE_S)
 
     def _newest_file_ms(self) -> int | None:
         """The time when the newest log file was begun, so a time that is past. Blocks."""
         begun: list[int] = []
-        for container_id in self.config.container_ids:
+        for container_id in self._hosts:
             with contextlib.suppress(Corrupt, OSError):  # recovery says what is wrong with it
                 logs = log_directory(self.config.place(self.directory, container_id), container_id)
                 begun += (file.created_ms for file in open_log_files(logs))
@@ -219,6 +256,8 @@ class Store:
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
         await self._forgetting.stop()
+        if self._following is not None:
+            await self._following.stop()
         await self._shares.stop()
         await asyncio.gather(*self._leaving, *self._under_way, return_exceptions=True)
         failures: list[StorageFailure] = []
@@ -229,9 +268,8 @@ class Store:
                 failures.append(failure)
         self.containers.clear()
         await self.trusted.stop()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        while self._locks:
+            os.close(self._locks.pop())
         if failures:
             raise failures[0]
 
@@ -287,6 +325,9 @@ class Store:
     def _place(self, slots: int, *, spread: bool) -> Sequence[int]:
         """The containers for the slots of a stream. Raises StorageFailure when all have failed."""
         open_now = {one.id: one for one in self._open_containers() if not one.failed.done()}
+        if self._shared is not None:
+            failed = self.containers.keys() - open_now.keys()
+            return self._loads.place(slots, set(self.config.container_ids) - failed, spread=spread)
         if not open_now:
             raise self.home.failed.result()
         if len(open_now) > 1:
@@ -296,6 +337,8 @@ class Store:
 
     async def _create(self, wanted: NewStream) -> Stream:
         state = await self.registry.create(wanted)
+        if self._following is not None:
+            return await self._create_shared(self._following, state)
         stream = self.streams.by_id(state.id)
         assert stream is not None, "the registry's decision was applied"
         if state.is_elsewhere:
@@ -304,7 +347,14 @@ class Store:
             except StoreError:
                 await self._take_back(stream)
                 raise
-            self._show(stream)
+            self.show(stream)
+        return stream
+
+    async def _create_shared(self, following: Following, state: StreamState) -> Stream:
+        stream = await following.take(state)
+        if not self.streams.has_name(stream):
+            await self._take_back(stream)
+            raise StorageFull(f"a container has no room for stream {state.name!r}: free some disk space")
         return stream
 
     async def _take_back(self, stream: Stream) -> None:
@@ -353,6 +403,8 @@ class Store:
             if stream.deleted:
                 raise UnknownStream(stream.name)
             await self.registry.delete(stream.state)
+            if not stream.deleted:
+                self.end(stream)
             try:
                 await self._shares.drop(stream)
             except StoreError as error:
@@ -363,22 +415,43 @@ class Store:
     ) -> Epoch:
         # Each change starts from the outcome of the one before: a record holds the whole state.
         async with stream.changing:
-            if stream.deleted:
-                raise UnknownStream(stream.name)
-            before, state = stream.state.current, changed(stream.state)
-            if state.current is not before:
-                going_on = {segment.number for segment in state.current.segments}
-                sealed = [segment for segment in before.segments if segment.number not in going_on]
-                state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
-            await self._decide(stream, state)
-            if kind is not None:
-                _record(self._scaler_of_epoch(state), stream, before, state.current, kind)
-            return state.current
+            for _ in range(CHANGE_TRIES_MAX - 1):
+                with contextlib.suppress(Stale):
+                    return await self._change_once(stream, changed, kind)
+                await self._catch_up(stream)
+            return await self._change_once(stream, changed, kind)
+
+    async def _change_once(
+        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None
+    ) -> Epoch:
+        if stream.deleted:
+            raise UnknownStream(stream.name)
+        before, state = stream.state.current, changed(stream.state)
+        if state.current is not before:
+            going_on = {segment.number for segment in state.current.segments}
+            sealed = [segment for segment in before.segments if segment.number not in going_on]
+            state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
+        await self._decide(stream, state)
+        if kind is not None:
+            _record(self._scaler_of_epoch(state), stream, before, state.current, kind)
+        return state.current
+
+    async def _catch_up(self, stream: Stream) -> None:
+        """Take over what another process has changed in a stream. Raises UnknownStream."""
+        assert self._shared is not None, "nobody else changes streams"
+        assert self._following is not None
+        newest = self._shared.stream(stream.id)
+        if newest is None:
+            raise UnknownStream(stream.name)
+        await self._following.take_locked(stream, newest)
 
     async def _decide(self, stream: Stream, state: StreamState) -> None:
         """Make this a stream's state. If a container has no room for it, a growth is taken back."""
         before = stream.state
         await self.registry.change(state)
+        if self._following is not None:
+            await self._following.take_locked(stream, state)
+            return
         if not state.is_elsewhere:
             return
         try:
@@ -389,9 +462,37 @@ class Store:
                 self._shares.note_late(stream, error)
                 raise
             self._shares.note_late(stream, error)
-        self._show(stream)
+        self.show(stream)
 
-    def _show(self, stream: Stream) -> None:
+    # How decisions are taken over
+
+    def begin(self, state: StreamState) -> Stream:
+        """Know a stream, which has no name yet."""
+        stream = Stream(state, self._policy_for(state.config), self._make_slot)
+        self.streams.add(stream)
+        self._loads.add(state)
+        return stream
+
+    def followed(self, changed: Changed) -> None:
+        """Tell those who asked of what all processes have changed in the registry."""
+        for told in self._followed:
+            told(changed)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes have a part of the containers."""
+        return self._shared is not None
+
+    async def catch_up(self) -> None:
+        """Take over all that other processes have decided by now. Raises StoreError."""
+        if self._following is not None:
+            await self._following.follow()
+
+    def on_followed(self, told: Followed) -> None:
+        """Call `told` on the loop with what changed in the registry, here or elsewhere; only where it is shared."""
+        self._followed.append(told)
+
+    def show(self, stream: Stream) -> None:
         """Make visible what was decided about a stream: all of its containers have it."""
         self._take(stream, stream.logged)
         self.streams.name(stream)
@@ -408,12 +509,14 @@ class Store:
         return self._hosted(stream.state.container_of(segment)).scaler
 
     def _scaler_of_epoch(self, state: StreamState) -> Scaler:
-        """The scaler that remembers a stream's newest epoch: that of the first segment it opened."""
-        return self._hosted(state.container_of(state.current.opened[0])).scaler
+        """The scaler that remembers a stream's newest epoch: that of the first segment it opened, if it is here."""
+        found = self.containers.get(state.container_of(state.current.opened[0]))
+        return next(iter(self.containers.values())).scaler if found is None else found.scaler
 
     def leader_epochs(self, stream: Stream) -> dict[int, int]:
         """The leader epoch of each container that has some of a stream's slots, by the container's id."""
-        return {one: self._known[one].epoch for one in sorted(stream.state.containers)}
+        known = self._known
+        return {one: known[one].epoch for one in sorted(stream.state.containers) if one in known}
 
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
@@ -430,20 +533,19 @@ class Store:
         stream = self.streams.by_id(stream_id)
         if state is None:
             if stream is not None and stream.state.container == container.id:
-                self._end(stream)
+                self.end(stream)
             return stream
         decides = container.id == state.container
         if stream is None:
-            stream = Stream(state, self._policy_for(state.config), self._make_slot)
-            self.streams.add(stream)
-            self._loads.add(state)
+            stream = self.begin(state)
         elif state.revision >= stream.state.revision and not (self._is_settled and state.is_elsewhere):
             self._take(stream, state)
         if decides and not state.is_elsewhere:
             self.streams.name(stream)
         return stream
 
-    def _end(self, stream: Stream) -> None:
+    def end(self, stream: Stream) -> None:
+        """A stream is gone."""
         stream.deleted = True
         self.streams.remove(stream)
         self._loads.add(stream.state, -1)
@@ -453,9 +555,11 @@ class Store:
     def _make_slot(self, stream: Stream, number: int) -> Slot:
         container_id = stream.logged.container_of_slot(number)
         container = self._known.get(container_id)
-        if container is None:
+        if container is not None:
+            return container.make_slot(stream, number)
+        if self._shared is None:
             raise NotHosted(container_id)
-        return container.make_slot(stream, number)
+        return Slot(_Elsewhere(container_id, self.known_writers), stream, number)
 
     # Tables
 
@@ -475,6 +579,29 @@ class Store:
         could take it back, and the identity would be given out a second time.
         """
         await self.home.synced()
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The owner of a slot that another process has: the slot is an address here, without entries."""
+
+    id: int
+    known_writers: KnownWriters
+    epoch: int = -1  # not known here
+
+
+def _locked(directory: Path) -> int:
+    """Lock a directory for this process; returns the descriptor that holds the lock. Raises AlreadyLocked."""
+    fd = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(fd, 100, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise AlreadyLocked(directory, f"process {owner or 'unknown'}") from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
 
 
 def _record(scaler: Scaler, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:

@@ -11,16 +11,22 @@ import contextlib
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
+from core.cluster.following import Changed
+from core.cluster.sqlite_registry import SqliteRegistry
 from core.hosted import HostedContainer
 from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.cluster.nodes import Node, Nodes
+from gateway.cluster.peers import Peers
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
@@ -39,9 +45,12 @@ from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
 from gateway.internal_topics.topics import InternalTopics
+from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
 from gateway.kafka_configs.broker_configs import BrokerConfigs
+from gateway.kafka_configs.features import TABLE as FEATURES
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.keys import ResourceType
+from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
@@ -52,14 +61,17 @@ from gateway.network.binding import BACKLOG, Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
+from gateway.quotas.quotas import TABLE as QUOTAS
 from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
 from gateway.security import scram_users
+from gateway.security.acl_format import TABLE as ACLS
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
+from gateway.security.scram_users import TABLE as USERS
 from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
 from gateway.telemetry.receiver import Telemetry
@@ -71,6 +83,8 @@ from tier2.retrying import RetryingStorage
 from tier2.storage import StorageError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from gateway.http.api import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
@@ -96,6 +110,20 @@ HTTP_DELAY_S_MAX: Final = 0.5
 """Delay of the HTTP server, which costs a fifth of the time to be ready; during a longer recovery it already serves."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a worker serves of a gateway of several: its node id, the containers it opens, how it reaches the others."""
+
+    node_id: int
+    hosts: tuple[int, ...]
+    registry: Path
+    """The file that all workers share."""
+    inner: Binding | None
+    """Where other workers reach this one; None if there are no others."""
+    told: Callable[[], None]
+    """Tells the others that the registry has changed."""
+
+
 class Broker:
     """Makes, starts and ends the services that handlers reach as `ctx.services`."""
 
@@ -118,9 +146,15 @@ class Broker:
         clock: Clock | None = None,
         *,
         take_over: bool = False,
+        part: Part | None = None,
     ) -> None:
+        """`part`: what this worker serves of a gateway of several; None for the whole."""
         self.config = config
-        self.node_id = config.node_id
+        self.node_id = config.node_id if part is None else part.node_id
+        self._part = part
+        self.nodes = Nodes(self.node_id, self._is_here)
+        self._peers = Peers(self.nodes)
+        self._registry: SqliteRegistry | None = None
         self.cluster_id = data.cluster_id
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -182,6 +216,7 @@ class Broker:
             beat_s=max(min(BEAT_S, self.config.file_delete_delay_ms / 2000), BEAT_S_MIN),
             take_over=self._take_over,
             drill=is_drill(self._data.path),
+            beside=self._part is not None and self._part.inner is not None,
             private=is_private(self.config),
         )
         if admission.drill:
@@ -211,8 +246,17 @@ class Broker:
         self.phase = "recovering"
         self._http_start = asyncio.create_task(self._start_http(), name="http-start")
         configs = BrokerConfigs(self.config)
+        part = self._part
+        if part is not None:
+            self._registry = await SqliteRegistry.open(part.registry, part.told)
         self.store = await Store.open(
-            self._data.store, self._data.store_config(self.config), configs.policy_for, self.clock, self._long_term
+            self._data.store,
+            self._data.store_config(self.config),
+            configs.policy_for,
+            self.clock,
+            self._long_term,
+            shared=self._registry,
+            hosts=None if part is None else part.hosts,
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
@@ -223,13 +267,14 @@ class Broker:
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.scram_users = await self._open_users()
+        self.quotas = Quotas(self.store, self.clock)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
         settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
         self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes, settings)
         self.transactions = TransactionCoordinators(
-            self.config, self.store, self.clock, self.topics, self.groups, self.producers
+            self.config, self.store, self.clock, self.topics, self.groups, self.producers, self._peers.of_container
         )
         for hosted in self.store.containers.values():
             hosted.container.name_writers = self.transactions.name_producers
@@ -238,6 +283,8 @@ class Broker:
             self.config.fetch_session_partitions_max,
             self.clock,
         )
+        self._know_nodes()
+        self.store.on_followed(self._followed)
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
@@ -253,14 +300,53 @@ class Broker:
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
         try:
-            await self._server.start(self._kafka)
+            inner = [] if part is None or part.inner is None else [part.inner]
+            await self._server.start([*self._kafka, *inner])
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
+        if self._registry is not None:
+            await self._registry.tell_node(self.node_id, self._myself().encode())
         self._renewing = asyncio.create_task(
             renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
         )
         self.phase = "serving"
         self._serving.set()
+
+    # --- Other workers ------------------------------------------------------------------------
+
+    def _is_here(self, container_id: int) -> bool:
+        return container_id in self.store.containers
+
+    def _myself(self) -> Node:
+        """This node, as others see it."""
+        return Node(
+            id=self.node_id,
+            listeners={one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
+            containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
+            inner="" if self._part is None or self._part.inner is None else self._part.inner.host,
+        )
+
+    def _know_nodes(self) -> None:
+        if self._registry is not None:
+            self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
+
+    def _followed(self, changed: Changed) -> None:
+        """Other workers, or this one, have changed what all share."""
+        if changed.nodes:
+            self._know_nodes()
+        self.topics.followed(changed.streams, changed.deleted)
+        if BROKER_CONFIGS in changed.kinds:
+            self.topics.take_over_configs()
+        if self.authorizer is not None and ACLS in changed.kinds:
+            self.authorizer.take_over()
+        for kind, part in (
+            (FEATURES, self.features),
+            (QUOTAS, self.quotas),
+            (USERS, self.scram_users),
+            (RESOURCE_CONFIGS, self.resource_configs),
+        ):
+            if kind in changed.kinds:
+                part.take_over()
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
@@ -278,6 +364,7 @@ class Broker:
         return Services(
             config=self.config,
             node_id=self.node_id,
+            nodes=self.nodes,
             cluster_id=self.cluster_id,
             clock=self.clock,
             metrics=self.metrics,
@@ -294,7 +381,7 @@ class Broker:
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
             scram_users=self.scram_users,
-            quotas=Quotas(self.store, self.clock),
+            quotas=self.quotas,
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
         )
@@ -302,7 +389,7 @@ class Broker:
     async def until_taken_over(self) -> Owner:
         """Returns when another copy of the data directory owns long-term storage: this process must end then, before
         it deletes objects that the copy refers to."""
-        if self._admission is None or self._admission.drill:
+        if self._admission is None or self._admission.drill or self._admission.beside:
             never: asyncio.Future[Owner] = asyncio.get_running_loop().create_future()
             return await never
         return await self._admission.until_replaced()
@@ -322,6 +409,9 @@ class Broker:
         if self.authorizer is not None:
             self.authorizer.audit.close()
         await self.store.close()
+        await self._peers.close()
+        if self._registry is not None:
+            await self._registry.close()
         if self._storage is not None:
             await self._release()
             await self._storage.close()
@@ -363,6 +453,8 @@ class Broker:
     def _make_http(self, binding: Binding) -> HttpServer:
         """Make the HTTP server, in a thread: its modules and the API's description take 100 ms, and Kafka clients are
         already served."""
+        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
         from gateway.http.app import build
         from gateway.http.entrance import Entrance
         from gateway.http.guard import Guard
@@ -376,8 +468,13 @@ class Broker:
             token=None if token is None else token.get_secret_value(),
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
-        tls = self._http_security.tls
-        return HttpServer(Entrance(application, guard), binding.sockets, self._shares.http, tls)
+        # A worker's port is for its supervisor, whose own is the public one.
+        is_inner = self._part is not None and self._part.inner is not None
+        tls = None if is_inner else self._http_security.tls
+        entrance: ASGIApp = Entrance(application, guard)
+        if is_inner:
+            entrance = ProxyHeadersMiddleware(entrance, "*")  # type: ignore[arg-type,assignment]
+        return HttpServer(entrance, binding.sockets, self._shares.http, tls)
 
     async def _stop_http(self) -> None:
         self._serving.set()

@@ -30,7 +30,13 @@ from typing import Final, Self
 from core.config import StoreConfig
 from core.errors import AlreadyLocked
 from gateway.config.model import Config
-from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
+from gateway.config.places import (
+    CACHE_DIRECTORY,
+    RECOVERING_DIRECTORY,
+    REGISTRY_FILE,
+    STORE_DIRECTORY,
+    TIER2_DIRECTORY,
+)
 from gateway.disks import FORMAT as SEVERAL_FORMAT
 from gateway.disks import Layout, Wanted, check_wanted, layout_of, open_disks, refuse_as_first, write_disks
 from gateway.durable_files import make_directory, sync_directory, write_atomically
@@ -56,6 +62,7 @@ OWN_NAMES: Final = (
     SERVING_FILE,
     OWNER_FILE,
     SCRAM_USERS_FILE,
+    REGISTRY_FILE,
     STORE_DIRECTORY,
     RECOVERING_DIRECTORY,
     TIER2_DIRECTORY,
@@ -142,6 +149,16 @@ class DataDirectory:
         """The store's settings, with its containers and where they lie."""
         settings = config.store_config()
         return replace(settings, container_ids=tuple(range(self.layout.containers)), directories=self.stores)
+
+    @property
+    def registry(self) -> Path:
+        """The file that workers share; there is one once the directory was served by several."""
+        return self.path / REGISTRY_FILE
+
+    @property
+    def locks(self) -> tuple[int, ...]:
+        """The descriptors that hold the locks: whoever inherits them holds them too."""
+        return self._locks
 
     @property
     def store(self) -> Path:

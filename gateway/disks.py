@@ -58,16 +58,23 @@ class Wanted:
 
     containers: int | None = None
     further: tuple[Path, ...] = ()  # all of data.dirs but the first
+    at_least: int = 1
+    """The fewest containers of a new store, if nothing is said of them."""
 
     def layout(self) -> Layout:
         """The layout of a new store."""
         count = 1 + len(self.further)
-        return Layout(self.containers or count, count)
+        return Layout(self.containers or max(count, self.at_least), count)
 
 
 def wanted_of(config: Config) -> Wanted:
     """The layout that a configuration asks for."""
-    return Wanted(config.containers or None, config.data_dirs[1:])
+    return Wanted(config.containers or None, config.data_dirs[1:], config.workers or processors())
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class OtherLayout(CannotGoOn):

@@ -12,6 +12,7 @@ from uuid import UUID
 from core.clock import Clock
 from core.store import Store
 from core.streams.live import Stream
+from gateway.cluster.nodes import Nodes
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinators import GroupCoordinators
@@ -36,6 +37,7 @@ class Services:
 
     config: Config
     node_id: int
+    nodes: Nodes
     cluster_id: str
     clock: Clock
     metrics: Metrics

@@ -176,6 +176,11 @@ class Slot:
         return self.owner.epoch
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Another process has the slot: here it is an address, without entries."""
+        return self.owner.epoch < 0
+
+    @property
     def size_bytes(self) -> int:
         """Bytes that are stored of the entries from `start` on: less than were appended once chunks are compacted."""
         return self.untiered_bytes + self.tier_bytes

@@ -51,6 +51,10 @@ class Streams:
         self._by_name[stream.name] = stream
         self._by_uuid[stream.uuid] = stream
 
+    def has_name(self, stream: Stream) -> bool:
+        """Whether a stream has its name here."""
+        return self._by_uuid.get(stream.uuid) is stream
+
     def remove(self, stream: Stream) -> None:
         self._by_id.pop(stream.id, None)
         if self._by_uuid.pop(stream.uuid, None) is not None:

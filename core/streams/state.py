@@ -44,6 +44,8 @@ NEXT_STREAM_KEY: Final = b"next stream id"
 STATE_VERSION: Final = 1
 PLACED_VERSION: Final = 2
 """The version of a stream that lies in other containers, too."""
+REGISTRY_DECIDES: Final = -1
+"""In place of the container that decides about a stream: a registry outside of all containers does."""
 EPOCHS_MAX: Final = 10_000
 """The most epochs that a stream remembers, a hundred bytes each in every record of its state. Older ones are forgotten.
 One scale every ten minutes, the scaler's own pace, takes ten weeks to get there."""

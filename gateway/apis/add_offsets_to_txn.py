@@ -30,7 +30,8 @@ async def add_offsets_to_txn(ctx: RequestContext, request: Message) -> Mapping[s
     identity = Identity(request.producer_id, request.producer_epoch)
     try:
         transactions = ctx.services.transactions.of(request.transactional_id)
-        await transactions.add(request.transactional_id, identity, (), (request.group_id,))
+        add = transactions.add_elsewhere if ctx.connection.listener.inner else transactions.add
+        await add(request.transactional_id, identity, (), (request.group_id,))
     except (Refusal, StoreError) as refused:
         return {"error_code": transaction_code(refused, ctx.version)}
     return {"error_code": ErrorCode.none}

@@ -2,6 +2,7 @@
 
 v2 answers a fenced producer with PRODUCER_FENCED. v4 (KIP-890) is for brokers: it names several
 transactions, and may only ask whether partitions are part of them; v5 has TRANSACTION_ABORTABLE for those that are not.
+A partition of `__consumer_offsets` stands for the groups of the container with its number.
 
 Keeps: all partitions are added or none; if one of them does not exist, nothing is done.
 """
@@ -21,6 +22,7 @@ from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.transactions.errors import transaction_code
 from gateway.transactions.places import Place
+from gateway.transactions.remote import GROUPS_TOPIC
 from gateway.transactions.transaction import Identity
 from gateway.wire.message import Message
 
@@ -84,19 +86,23 @@ async def _added(
 async def _verified(
     ctx: RequestContext, transactional_id: str, identity: Identity, topics: Sequence[Message]
 ) -> list[dict[str, Any]]:
-    places, unknown = await _places(ctx, topics)
+    partitions = [topic async for topic in ctx.paced(topics) if topic.name != GROUPS_TOPIC]
+    places, unknown = await _places(ctx, partitions)
     if unknown:
         return await _not_attempted(ctx, topics, unknown)
     outside = ErrorCode.transaction_abortable if ctx.version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
-
+    homes = ctx.services.transactions.homes
     try:
         transactions = ctx.services.transactions.of(transactional_id)
         await transactions.verify_elsewhere(transactional_id, identity, places.values())
+        of_groups = {homes.of(group_id) for group_id in transactions.groups_of(transactional_id, identity)}
     except (Refusal, StoreError) as error:
         refused = transaction_code(error, ctx.version)
         return await _results(ctx, topics, lambda name, index: refused)
 
     def code(name: str, index: int) -> ErrorCode:
+        if name == GROUPS_TOPIC:
+            return ErrorCode.none if index in of_groups else outside
         try:
             is_part = transactions.admit_write(transactional_id, identity, places[name, index])
         except Refusal as error:

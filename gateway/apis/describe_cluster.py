@@ -36,12 +36,8 @@ async def describe_cluster(ctx: RequestContext, request: Message) -> Mapping[str
         "cluster_id": broker.cluster_id,
         "controller_id": broker.node_id,
         "brokers": [
-            {
-                "broker_id": broker.node_id,
-                "host": listener.advertised_host,
-                "port": listener.advertised_port,
-                "is_fenced": False,
-            }
+            {"broker_id": node_id, "host": host, "port": port, "is_fenced": False}
+            for node_id, host, port in broker.nodes.addresses(listener)
         ],
         "cluster_authorized_operations": (
             cluster_operations(ctx) if request.include_cluster_authorized_operations else NOT_ASKED

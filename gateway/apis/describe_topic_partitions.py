@@ -12,6 +12,7 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
 from gateway.apis.shared.administration import NOT_ASKED
+from gateway.apis.shared.leaders import leaders_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -86,28 +87,30 @@ def _failed(name: str, code: int, operations: int) -> dict[str, Any]:
 
 
 def _known(ctx: RequestContext, stream: Stream, partitions: range) -> dict[str, Any]:
-    services = ctx.services
-    node_id, epochs = services.node_id, services.store.leader_epochs(stream)
-    only = next(iter(epochs.values())) if len(set(epochs.values())) == 1 else None
+    leaders = leaders_of(ctx.services, stream)
+    only = next(iter(leaders.values())) if len(set(leaders.values())) == 1 else None
+
+    def described(index: int) -> dict[str, Any]:
+        leader = leaders[stream.state.container_of_slot(index)] if only is None else only
+        replicas = [] if leader.error else [leader.node_id]
+        return {
+            "error_code": leader.error,
+            "partition_index": index,
+            "leader_id": leader.node_id,
+            "leader_epoch": leader.epoch,
+            "replica_nodes": replicas,
+            "isr_nodes": replicas,
+            "eligible_leader_replicas": [],
+            "last_known_elr": [],
+            "offline_replicas": [],
+        }
+
     return {
         "error_code": ErrorCode.none,
         "name": stream.name,
         "topic_id": stream.uuid,
         "is_internal": stream.name in INTERNAL,
-        "partitions": [
-            {
-                "error_code": ErrorCode.none,
-                "partition_index": index,
-                "leader_id": node_id,
-                "leader_epoch": epochs[stream.state.container_of_slot(index)] if only is None else only,
-                "replica_nodes": [node_id],
-                "isr_nodes": [node_id],
-                "eligible_leader_replicas": [],
-                "last_known_elr": [],
-                "offline_replicas": [],
-            }
-            for index in partitions
-        ],
+        "partitions": [described(index) for index in partitions],
         "topic_authorized_operations": ctx.operations(ResourceType.TOPIC, stream.name),
     }
 

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -27,6 +27,7 @@ from core.errors import (
     StorageFailure,
 )
 from core.streams.entries import ENTRIES_AT_ONCE
+from gateway.apis.shared.leaders import hints_of
 from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import timed
 from gateway.dispatch.route import took
@@ -39,13 +40,14 @@ from gateway.refusals import Refusal
 from gateway.security.acls import CLUSTER_NAME, Operation, ResourceType
 from gateway.wire.codec import request_codec
 from gateway.wire.error_codes import NOT_LEADER_OR_FOLLOWER, TOPIC_AUTHORIZATION_FAILED
+from gateway.wire.leader_hints import FETCH_SINCE, encode_fetch_with_hints
 from gateway.wire.responses import FetchedPartition, encode_fetch_response
 
 if TYPE_CHECKING:
     from core.container.container import Container
     from core.streams.live import Stream
     from gateway.network.connection import Connection
-    from gateway.network.response_slot import ResponseSlot
+    from gateway.network.response_slot import Part, ResponseSlot
     from gateway.security.authorizer import Authorizer
     from gateway.wire.headers import RequestHeader
     from gateway.wire.message import Message
@@ -411,7 +413,23 @@ class _Fetch(Findings):
         self._tell(self.results.items(), topics, set(self.late))
         self.services.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
-        self.reply.send(encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+        answer: list[Part] | None = None
+        if self.version >= FETCH_SINCE and not self.services.nodes.is_alone:
+            answer = self._with_hints(topics, session_id)
+        self.reply.send(answer or encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+
+    def _with_hints(self, topics: Mapping[TopicKey, Sequence[FetchedPartition]], session_id: int) -> list[Part] | None:
+        """The answer that names other leaders, if one was asked for their partitions."""
+        refused = [
+            (topic, told.partition)
+            for topic, partitions in topics.items()
+            for told in partitions
+            if told.error_code == NOT_LEADER_OR_FOLLOWER
+        ]
+        hints = hints_of(self.services, self.connection.listener, refused)
+        if hints is None:
+            return None
+        return [encode_fetch_with_hints(self.version, list(topics.items()), hints, session_id)]
 
     async def _answer_of_many(self) -> None:
         """Give way in between, and encode the answer in a thread."""

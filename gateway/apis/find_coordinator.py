@@ -39,26 +39,29 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
     if request.key_type not in (KeyType.GROUP, KeyType.TRANSACTION):
         return error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
-    services = ctx.services
-    coordinators = services.groups if request.key_type == KeyType.GROUP else services.transactions
-    node = {
-        "error_code": ErrorCode.none,
-        "node_id": services.node_id,
-        "host": listener.advertised_host,
-        "port": listener.advertised_port,
-    }
+    nodes, homes = ctx.services.nodes, ctx.services.groups.homes
+    coordinators = ctx.services.groups if request.key_type == KeyType.GROUP else ctx.services.transactions
+
+    def node_of(key: str) -> Mapping[str, Any] | None:
+        """The node that keeps a group or a transaction; None while there is none."""
+        is_here = coordinators.is_here(key)
+        address = nodes.address(nodes.me if is_here else nodes.leader(homes.of(key)), listener)
+        if address is None or (address.node_id == nodes.me and not is_here):
+            return None
+        return {"error_code": ErrorCode.none, **address._asdict()}
+
     kind = _RESOURCES[request.key_type]
     if ctx.version < BATCHED_FROM:
         ctx.require(Operation.DESCRIBE, kind, request.key)
-        is_here = coordinators.is_here(request.key)
-        return node if is_here else error_response(request, ctx.version, ErrorCode.coordinator_not_available)
+        found = node_of(request.key)
+        return found or error_response(request, ctx.version, ErrorCode.coordinator_not_available)
     denied = _failed(denial_of(kind).code)
     nobody = _failed(ErrorCode.coordinator_not_available)
 
     def answer(key: str) -> Mapping[str, Any]:
         if not ctx.may(Operation.DESCRIBE, kind, key):
             return denied
-        return node if coordinators.is_here(key) else nobody
+        return node_of(key) or nobody
 
     return {"coordinators": [{"key": key, **answer(key)} async for key in ctx.paced(request.coordinator_keys)]}
 

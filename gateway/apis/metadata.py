@@ -14,6 +14,7 @@ the response is encoded once per version: 10,000 partitions are 260 KB and would
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
 from gateway.apis.shared.administration import NOT_ASKED, cluster_operations
+from gateway.apis.shared.leaders import Leader, leaders_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -49,11 +51,7 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     entries = await _entries(ctx, request)
     return {
         "brokers": [
-            {
-                "node_id": broker.node_id,
-                "host": listener.advertised_host,
-                "port": listener.advertised_port,
-            }
+            {"node_id": node_id, "host": host, "port": port} for node_id, host, port in broker.nodes.addresses(listener)
         ],
         "cluster_id": broker.cluster_id,
         "controller_id": broker.node_id,
@@ -82,6 +80,8 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
     entries: dict[str | UUID, bytes] = {}
     async for topic in ctx.paced(request.topics):
         stream = ctx.services.readable(topic.topic_id or topic.name)
+        if stream is None and ctx.services.store.is_shared:
+            stream = await ctx.services.topics.find(topic.topic_id or topic.name)
         name = topic.name if stream is None else stream.name
         if name is not None and not ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
             entries[topic.topic_id or name] = _denied(ctx, topic)
@@ -169,8 +169,8 @@ def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     if request.include_topic_authorized_operations:
         operations = ctx.operations(ResourceType.TOPIC, stream.name)
     key = (stream.uuid, ctx.version, operations)
-    epochs = ctx.services.store.leader_epochs(stream)
-    state = (stream.slot_count, ctx.services.node_id, *epochs.values())
+    leaders = leaders_of(ctx.services, stream)
+    state = (stream.slot_count, *chain.from_iterable(leaders.values()))
     encoded = _cache.get(key, state)
     if encoded is None:
         entry = {
@@ -178,7 +178,7 @@ def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
             "name": stream.name,
             "topic_id": stream.uuid,
             "is_internal": stream.name in INTERNAL,
-            "partitions": _partitions(ctx.version, stream, epochs, ctx.services.node_id),
+            "partitions": _partitions(ctx.version, stream, leaders),
             "topic_authorized_operations": operations,
         }
         encoded = _encoded(ctx, entry)
@@ -186,10 +186,10 @@ def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     return encoded
 
 
-def _partitions(version: int, stream: Stream, epochs: Mapping[int, int], node_id: int) -> EncodedItems:
+def _partitions(version: int, stream: Stream, leaders: Mapping[int, Leader]) -> EncodedItems:
     """A sample of each container's partitions, with every index in its place."""
     count = stream.slot_count
-    samples = {container: _sample(version, epoch, node_id) for container, epoch in epochs.items()}
+    samples = {container: _sample(version, leader) for container, leader in leaders.items()}
     if len(set(samples.values())) == 1:
         head, tail = next(iter(samples.values()))
         return EncodedItems(count, head + (tail + head).join(map(_INDEX.pack, range(count))) + tail)
@@ -201,15 +201,16 @@ def _partitions(version: int, stream: Stream, epochs: Mapping[int, int], node_id
     return EncodedItems(count, b"".join(items))
 
 
-def _sample(version: int, leader_epoch: int, node_id: int) -> tuple[bytes, bytes]:
+def _sample(version: int, leader: Leader) -> tuple[bytes, bytes]:
     """The bytes of a partition before and after its index, which follows the two bytes of the error code."""
+    replicas = [] if leader.error else [leader.node_id]
     partition = {
-        "error_code": ErrorCode.none,
+        "error_code": leader.error,
         "partition_index": _SAMPLE_INDEX,
-        "leader_id": node_id,
-        "leader_epoch": leader_epoch,
-        "replica_nodes": [node_id],
-        "isr_nodes": [node_id],
+        "leader_id": leader.node_id,
+        "leader_epoch": leader.epoch,
+        "replica_nodes": replicas,
+        "isr_nodes": replicas,
         "offline_replicas": [],
     }
     sample = response_codec(KEY, version).encode_item(("topics", "partitions"), partition)

@@ -32,6 +32,7 @@ from core.errors import (
 )
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
+from gateway.apis.shared.leaders import hints_of
 from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import charge_elements, timed
 from gateway.dispatch.route import took
@@ -50,6 +51,7 @@ from gateway.wire.error_codes import (
     INVALID_TOPIC_EXCEPTION,
     INVALID_TXN_STATE,
     KAFKA_STORAGE_ERROR,
+    NOT_LEADER_OR_FOLLOWER,
     TOPIC_AUTHORIZATION_FAILED,
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     UNKNOWN_SERVER_ERROR,
@@ -58,6 +60,7 @@ from gateway.wire.error_codes import (
     UNSUPPORTED_COMPRESSION_TYPE,
 )
 from gateway.wire.errors import InvalidBatch, MalformedRequest
+from gateway.wire.leader_hints import PRODUCE_SINCE, encode_produce_with_hints
 from gateway.wire.produce_request import (
     Batches,
     LongRequest,
@@ -195,12 +198,26 @@ class _Request:
             services: Services = self.connection.services
             services.openers.keep(asyncio.get_running_loop().create_task(self._answer_aside(services.openers)))
         elif self.acks:
-            self.reply.send([encode_produce_response(self.version, self.topics, self.throttle_ms)])
+            self.reply.send([self._encoded()])
         elif any(partition[1] for _, partitions in self.topics for partition in partitions):
             code = next(p[1] for _, partitions in self.topics for p in partitions if p[1])
             self.reply.close(f"a Produce with acks=0 was refused with error {code}")
         else:
             self.reply.none()
+
+    def _encoded(self) -> bytes:
+        services = self.connection.services
+        if self.version >= PRODUCE_SINCE and not services.nodes.is_alone:
+            refused = [
+                (topic, told[0])
+                for topic, partitions in self.topics
+                for told in partitions
+                if told[1] == NOT_LEADER_OR_FOLLOWER
+            ]
+            hints = hints_of(services, self.connection.listener, refused)
+            if hints is not None:
+                return encode_produce_with_hints(self.version, self.topics, hints, self.throttle_ms)
+        return encode_produce_response(self.version, self.topics, self.throttle_ms)
 
     async def _answer_aside(self, openers: Openers) -> None:
         """Encode the answer in the thread, and free its parts there: freeing many objects takes time."""

@@ -23,7 +23,10 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Asked, Refusal, code_of
 from gateway.security.acls import Operation, ResourceType
+from gateway.transactions.outcome import Outcome
 from gateway.transactions.partitions import transaction_end
+from gateway.transactions.places import Place
+from gateway.transactions.remote import GROUPS_TOPIC
 from gateway.wire.message import Message
 
 VERSIONED_SINCE: Final = 2
@@ -34,7 +37,45 @@ EPOCH_BUMPED_SINCE: Final = 2
 async def write_txn_markers(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if not ctx.has(Operation.ALTER, ResourceType.CLUSTER):
         ctx.require(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
-    return {"markers": [await _written(ctx, marker) async for marker in ctx.paced(request.markers)]}
+    write = _ended if ctx.connection.listener.inner else _written
+    return {"markers": [await write(ctx, marker) async for marker in ctx.paced(request.markers)]}
+
+
+async def _ended(ctx: RequestContext, marker: Message) -> dict[str, Any]:
+    """The word of a transaction's coordinator on another node: its containers here take part, each by itself."""
+    codes: dict[tuple[str, int], int] = {}
+    places: dict[int, dict[tuple[str, int], Place | None]] = {}  # by container; None: its groups
+    async for topic in ctx.paced(marker.topics):
+        stream = ctx.services.topics.get(topic.name)
+        async for index in ctx.paced(topic.partition_indexes):
+            slot = slot_of(stream, index)
+            if topic.name == GROUPS_TOPIC:
+                places.setdefault(index, {})[topic.name, index] = None
+            elif slot is None:
+                codes[topic.name, index] = ErrorCode.none  # it was deleted, and nothing of it is left to end
+            else:
+                places.setdefault(slot.container_id, {})[topic.name, index] = Place(slot.stream.id, index)
+    outcome = Outcome(
+        producer_id=marker.producer_id,
+        epoch=marker.producer_epoch - (marker.transaction_version >= EPOCH_BUMPED_SINCE),
+        marker_epoch=marker.producer_epoch,
+        committed=marker.transaction_result,
+        coordinator_epoch=marker.coordinator_epoch,
+    )
+    for container_id, named in places.items():
+        code = await _end_in(ctx, container_id, outcome, [place for place in named.values() if place is not None])
+        codes |= dict.fromkeys(named, code)
+    return await _told(ctx, marker, codes)
+
+
+async def _end_in(ctx: RequestContext, container_id: int, outcome: Outcome, places: list[Place]) -> int:
+    try:
+        await ctx.services.transactions.participant_in(container_id).end(outcome, sorted(places))
+    except Refusal as refused:
+        return refused.code
+    except StoreError as error:
+        return code_of(error, Asked.PARTITION)
+    return ErrorCode.none
 
 
 async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
@@ -59,6 +100,10 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
                 )
     outcome = await _appended(ctx.services.store, list(ends.values()))
     codes |= dict.fromkeys(ends, outcome)
+    return await _told(ctx, marker, codes)
+
+
+async def _told(ctx: RequestContext, marker: Message, codes: Mapping[tuple[str, int], int]) -> dict[str, Any]:
     topics = [
         {
             "name": topic.name,

@@ -67,10 +67,33 @@ def serve(
     """Run the gateway until SIGINT or SIGTERM; a second signal ends it at once."""
     gc.disable()  # until the gateway is ready: nearly all objects made now stay
     loaded = settings.over(file).load()
+    if loaded.workers != 1:
+        gc.enable()
+        from gateway.process import workers
+
+        sys.exit(workers.run(loaded, sys.argv[2:], ready_file, take_over=take_over))
 
     from gateway.process import serving as process
 
     sys.exit(process.run(loaded, ready_file, take_over=take_over))
+
+
+@app.command(hidden=True)
+@configured(*SERVING)
+def worker(
+    settings: Settings,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE")] = None,
+    ready_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    take_over: TakeOver = False,
+    assignment: Annotated[str, typer.Option(metavar="JSON")] = "",
+) -> None:
+    """One worker of `penstock serve --workers`, which starts it with its own flags."""
+    gc.disable()
+    loaded = settings.over(file).load()
+
+    from gateway.process import workers
+
+    sys.exit(workers.run_worker(loaded, assignment))
 
 
 @app.command(short_help="Make a data directory from long-term storage.")

@@ -59,6 +59,14 @@ DataDir = Annotated[
         show_default=False,
     ),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Processes that share the work, each with a port of its own: auto is one for each processor. Default: 1.",
+        show_default=False,
+    ),
+]
 Tier2 = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +106,7 @@ _FLAGS: Final = {
     "listen": Flag("listeners", "--listen", Listen),
     "http": Flag("http.listen", "--http", Http),
     "data_dir": Flag("data.dir", "--data-dir", DataDir),
+    "workers": Flag("workers", "--workers", Workers),
     "tier2": Flag("tier2", "--tier2", Tier2),
     "tier2_endpoint": Flag("tier2.endpoint", "--tier2-endpoint", Tier2Endpoint),
 }

@@ -16,6 +16,7 @@ from getpass import getpass
 from pathlib import Path
 from typing import Final
 
+from core.cluster.sqlite_registry import SqliteRegistry
 from core.offline import looked_at
 from gateway import __version__, logs
 from gateway.config.layers import ConfigError
@@ -121,11 +122,17 @@ def _known(config: Config, data: DataDirectory) -> Known:
 
 
 async def _stored(config: Config, data: DataDirectory) -> Known:
+    if await asyncio.to_thread(data.registry.exists):  # several workers have served the directory
+        registry = await SqliteRegistry.open(data.registry)
+        try:
+            return {(user, found.mechanism): found for user, found in read_table(registry.settings(TABLE))}
+        finally:
+            await registry.close()
     async with looked_at(data.store, config.store_config()) as containers:
         return {
             (user, found.mechanism): found
             for hosted in containers
-            for user, found in read_table(hosted.container.table(TABLE))
+            for user, found in read_table(hosted.container.table(TABLE).entries)
         }
 
 

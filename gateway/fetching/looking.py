@@ -20,6 +20,7 @@ from gateway.records.record_batch import ZSTD
 from gateway.refusals import Asked, code_of
 from gateway.wire.error_codes import (
     FENCED_LEADER_EPOCH,
+    NOT_LEADER_OR_FOLLOWER,
     OFFSET_OUT_OF_RANGE,
     TOPIC_AUTHORIZATION_FAILED,
     UNKNOWN_LEADER_EPOCH,
@@ -198,7 +199,9 @@ def refusal_of(target: Target) -> int:
     if slot is None or slot.stream.deleted:
         return UNKNOWN_TOPIC_OR_PARTITION if isinstance(target.topic, str) else UNKNOWN_TOPIC_ID
     if target.leader_epoch >= 0 and target.leader_epoch != slot.leader_epoch:
+        if slot.is_elsewhere:
+            return NOT_LEADER_OR_FOLLOWER
         return FENCED_LEADER_EPOCH if target.leader_epoch < slot.leader_epoch else UNKNOWN_LEADER_EPOCH
     if not slot.start <= target.offset <= slot.end:
-        return OFFSET_OUT_OF_RANGE
+        return NOT_LEADER_OR_FOLLOWER if slot.is_elsewhere else OFFSET_OUT_OF_RANGE
     return 0

@@ -60,7 +60,7 @@ class Offsets:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        stored = store.table(TABLE).get(NEXT_KEY)
+        stored = store.registry.settings(TABLE).get(NEXT_KEY)
         self.next = 0 if stored is None else _BLOCK.unpack(stored)[0]
         self._claimed: asyncio.Task[None] | None = None
 
@@ -77,8 +77,7 @@ class Offsets:
         return self.told_end
 
     async def _claim(self) -> None:
-        await self._store.update(Put(TABLE, NEXT_KEY, _BLOCK.pack(self.next + 1)))
-        await self._store.synced()
+        await self._store.registry.change_settings(TABLE, {NEXT_KEY: _BLOCK.pack(self.next + 1)})
 
 
 class _Leader:
@@ -217,7 +216,8 @@ class InternalTopic:
 
 
 class InternalTopics:
-    """Both topics, by name and id."""
+    """Both topics, by name and id. A process that has a part of the containers shows none: its views would lack the
+    rest."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class InternalTopics:
             name: InternalTopic(
                 name, uuid5(_NAMESPACE, f"{cluster_id} {name}"), counts, policy_for(CONFIGS), store, clock, offsets
             )
-            for name in counts
+            for name in (() if store.is_shared else counts)
         }
         self._by_uuid = {topic.stream.uuid: topic for topic in self._topics.values()}
 

@@ -18,7 +18,6 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Put
 from core.errors import StoreError
 from core.store import Store
 from gateway.refusals import Refusal, refusal_of
@@ -58,9 +57,14 @@ class FinalizedFeatures:
         self._store = store
         self._node_id = node_id
         self._changing = asyncio.Lock()
-        stored = dict(store.table(TABLE).items())
+        self._levels: dict[str, int] = {}
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Put the stored levels into effect."""
+        stored = dict(self._store.registry.settings(TABLE))
         self._changes = int(stored.pop(CHANGES_KEY, b"0"))
-        self._levels = {name: highest for name, (_, highest) in supported.items()}
+        self._levels = {name: highest for name, (_, highest) in self.supported.items()}
         for key, value in stored.items():
             self._take_over(key.decode(), int(value))
 
@@ -98,15 +102,13 @@ class FinalizedFeatures:
             changed = {name: level for name, level in wanted.items() if level != self._levels[name]}
             if validate_only or not changed:
                 return
-            puts = [Put(TABLE, name.encode(), str(level).encode()) for name, level in changed.items()]
-            puts.append(Put(TABLE, CHANGES_KEY, str(self._changes + 1).encode()))
+            rows: dict[bytes, bytes | None] = {name.encode(): str(level).encode() for name, level in changed.items()}
+            rows[CHANGES_KEY] = str(self._changes + 1).encode()
             try:
-                await self._store.update(*puts)
-                await self._store.synced()
+                await self._store.registry.change_settings(TABLE, rows)
             except StoreError as failed:
                 raise refusal_of(failed) from failed
-            self._levels |= changed
-            self._changes += 1
+            self.take_over()
         logger.info("features changed", extra={"levels": changed})
 
     def _why_not(self, change: LevelChange) -> str | None:

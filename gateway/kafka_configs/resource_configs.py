@@ -47,11 +47,17 @@ class ResourceConfigs:
         self.version = 0
         """Rises with every change."""
         self._changing = asyncio.Lock()
-        for key, value in store.registry.settings(SETTINGS).items():
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Put the stored configs into effect."""
+        self._set.clear()
+        for key, value in self._store.registry.settings(SETTINGS).items():
             kind, _, rest = key.decode().partition("\0")
             name, _, set_name = rest.rpartition("\0")
             self._set.setdefault((int(kind), name), {})[set_name] = value.decode()
         self._chars = sum(_chars(place, texts) for place, texts in self._set.items())
+        self.version += 1
 
     def __repr__(self) -> str:
         return f"<ResourceConfigs {len(self._set)} resources, {self._chars} characters>"

@@ -156,6 +156,8 @@ class Admission:
     take_over: bool = False
     """A gateway that runs there ends."""
     drill: bool = False
+    beside: bool = False
+    """The supervisor of this process owns the prefix: what is left is to check whose it is."""
     private: bool = False
     """The prefix lies in the data directory, which is ours alone: a copy of the one is a copy of the other."""
     token: str = ""
@@ -174,7 +176,7 @@ class Admission:
         found = await read_identity(self.storage, self.place)
         if found is not None:
             self._check(found)
-            if not self.drill:
+            if not self.drill and not self.beside:
                 await self._check_owner(await read_owner(self.storage))
 
     async def admit(self, has_chunks: bool) -> None:
@@ -193,6 +195,18 @@ class Admission:
                 )
             found = await create_identity(self.storage, self.place, self.cluster_id)
         self._check(found)
+        if not self.beside:
+            await self._own()
+
+    async def own(self) -> None:
+        """Become the owner of the prefix, before its identity is made or checked by others of this data directory.
+
+        Raises IdentityRefused.
+        """
+        if not self.drill:
+            await self._asked(self._own)
+
+    async def _own(self) -> None:
         owner = await read_owner(self.storage)
         if owner != self._seen:  # another gateway has begun meanwhile
             await self._check_owner(owner)

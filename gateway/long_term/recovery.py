@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from core.cluster.table_registry import NEXT_KEY as NEXT_PRODUCER_KEY
+from core.cluster.table_registry import WRITERS_TABLE as PRODUCER_IDS_TABLE
 from core.tiering.snapshots.recover import Progress, Tables, containers_in, recover_store
 from core.tiering.snapshots.recovered import Report
 from gateway import __version__
@@ -35,8 +37,6 @@ from gateway.long_term.recovered_entries import entry_writer
 from gateway.records.record_batch import entry_head
 from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE, decode_transaction
-from gateway.transactions.producer_ids import NEXT_KEY as NEXT_PRODUCER_KEY
-from gateway.transactions.producer_ids import TABLE as PRODUCER_IDS_TABLE
 from gateway.transactions.transaction import Transaction
 from tier2.retrying import RetryingStorage
 

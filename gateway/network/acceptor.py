@@ -25,6 +25,9 @@ SHORT_PAUSE_S: Final = 0.1
 """Pause after the process had no descriptor, or no memory, for a connection."""
 TOLD_EVERY_S: Final = 10.0
 
+INNER_PEER: Final = ("another node", 0)
+"""The address of a connection that came by a socket file: only this machine's nodes know of it."""
+
 Take = Callable[[socket.socket, tuple[str, int], Binding], None]
 
 
@@ -90,7 +93,7 @@ class Acceptor:
             except OSError as error:
                 self._not_accepted(error)
                 return
-            self._take(accepted, address[:2], binding)
+            self._take(accepted, address[:2] or INNER_PEER, binding)
 
     def _not_accepted(self, error: OSError) -> None:
         """Pause: the socket is level-triggered, so the loop would try again at once, in vain."""

@@ -21,6 +21,8 @@ from gateway.network.port_owner import owner_of
 BACKLOG: Final = 1024
 """Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that
 reconnects at once comes in one round."""
+INNER: Final = "INNER"
+"""The name of the listener for other nodes."""
 ANYWHERE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 FREE_PORT_TRIES: Final = 32
 """Tries for port 0 on two families: a port that is free on the first may be taken on the second."""
@@ -49,6 +51,8 @@ class Binding:
     advertised_port: int
     loopback: bool
     name: str = UNNAMED
+    inner: bool = False
+    """Only other nodes come by it: whoever reaches it is one of them."""
 
     @property
     def advertised(self) -> str:
@@ -78,6 +82,21 @@ def bind(address: ListenAddress) -> Binding:
         loopback=address.loopback,
         name=address.name,
     )
+
+
+def bind_inner(path: str) -> Binding:
+    """Bind a socket file for the other nodes on this machine, in a directory that nobody else may enter.
+
+    Raises CannotListen.
+    """
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(path)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        raise CannotListen(path, error) from error
+    return Binding((bound,), path, 0, path, 0, loopback=True, name=INNER, inner=True)
 
 
 def bind_all(addresses: Sequence[ListenAddress]) -> list[Binding]:

@@ -22,7 +22,7 @@ from gateway.network.outgoing import LARGE_BYTES_MIN, Outgoing, copied
 from gateway.network.receiver import Receiver
 from gateway.network.response_slot import Part, ResponseSlot
 from gateway.network.tls import SealedOutgoing, TlsTransport
-from gateway.security.principal import ANONYMOUS, Principal
+from gateway.security.principal import ANONYMOUS, NODE, Principal
 from gateway.security.sasl import SaslSession
 from gateway.security.sasl_listener import SaslListener
 
@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
         self.listener = listener
         self.receiver = Receiver(host, self)
         self.peer_host, self.peer_port = peer
-        self.principal: Principal = ANONYMOUS
+        self.principal: Principal = NODE if listener.inner else ANONYMOUS
         self.rights: Rights | None = None  # as the authorizer found them last
         self.turns = host.turns
         self.party = host.turns.join(self.peer_host, None)

@@ -129,7 +129,8 @@ class Server:
             protocol = TlsTransport(connection, secured.tls, self.host, self.tls, names_users=secured.sasl is None)
         try:
             accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if accepted.family != socket.AF_UNIX:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self.host.loop.connect_accepted_socket(lambda: protocol, accepted)
         except Exception as error:  # the peer is gone already, or there is no memory for it
             if not connection.was_made:

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from typing import Any, Final
 import uvloop
 
 from gateway import __version__, logs
-from gateway.broker import Broker
+from gateway.broker import Broker, Part
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, files_of
 from gateway.config.secrets import on_command_line
@@ -89,19 +90,40 @@ def run(config: Config, ready_file: Path | None, *, take_over: bool = False) -> 
 
 async def _serve(config: Config, ready_file: Path | None, readable: int, *, take_over: bool) -> ExitCode:
     started = time.monotonic()
-    stopping = _stop_signal()
+    stopping = stop_signal()
     if ready_file is not None:
-        _forget(ready_file, config)
+        forget(ready_file, config)
     long_term.check_settings(config)
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)} | _validation(config))
-    _warn_about_strangers(config, place)
+    warn_about_strangers(config, place)
     for key in on_command_line(config):
         logger.warning(
             "a secret stands on the command line, where every user of this machine reads it: put it into a file",
             extra={"key": key, "use": f"{key}.file"},
         )
-    broker = Broker(config, place.data, place.kafka, place.http, take_over=take_over)
+    part = None
+    if place.data.registry.exists():  # several workers have served this directory, and may again
+        hosts = tuple(range(place.data.layout.containers))
+        part = Part(node_id=config.node_id, hosts=hosts, registry=place.data.registry, inner=None, told=lambda: None)
+
+    def announce(broker: Broker) -> None:
+        _announce(config, broker, place, ready_file, readable, time.monotonic() - started)
+
+    return await serve_place(config, place, stopping, announce, part=part, take_over=take_over)
+
+
+async def serve_place(
+    config: Config,
+    place: Place,
+    stopping: asyncio.Future[signal.Signals],
+    announce: Callable[[Broker], None],
+    *,
+    part: Part | None = None,
+    take_over: bool = False,
+) -> ExitCode:
+    """Serve what this process owns until the future completes. `announce` tells that clients are served."""
+    broker = Broker(config, place.data, place.kafka, place.http, take_over=take_over, part=part)
     opening = asyncio.create_task(broker.open_long_term(), name="long-term-storage")
     ends: list[asyncio.Future[Any]] = [opening, stopping]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +137,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
         asyncio.get_running_loop().call_soon_threadsafe
     ).begin()  # the collector was off since the command began
     if not stopping.done():
-        _announce(config, broker, place, ready_file, readable, time.monotonic() - started)
+        announce(broker)
     failed = broker.store.failed
     taken = asyncio.create_task(broker.until_taken_over(), name="taken-over")
     ends = [stopping, failed, taken]
@@ -145,7 +167,7 @@ def _taken_over(config: Config, owner: Owner) -> str:
     )
 
 
-def _forget(ready_file: Path, config: Config) -> None:
+def forget(ready_file: Path, config: Config) -> None:
     """Remove an earlier run's ready file, and find out now whether it can be written."""
     path = ready_file.resolve()
     data = config.data_dir.resolve()
@@ -157,7 +179,7 @@ def _forget(ready_file: Path, config: Config) -> None:
     ready_file.unlink(missing_ok=True)
 
 
-def _stop_signal() -> asyncio.Future[signal.Signals]:
+def stop_signal() -> asyncio.Future[signal.Signals]:
     """Completes with the first signal; soon after, signals have their default effect: the end."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
@@ -177,7 +199,7 @@ def _stop_signal() -> asyncio.Future[signal.Signals]:
     return received
 
 
-def _warn_about_strangers(config: Config, place: Place) -> None:
+def warn_about_strangers(config: Config, place: Place) -> None:
     for binding in place.kafka:
         if binding.loopback:
             continue

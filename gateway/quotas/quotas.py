@@ -19,7 +19,6 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.errors import StoreError
 from core.store import Store
@@ -55,9 +54,15 @@ class Quotas:
         self._known: dict[tuple[str, str, str], Limit | None] = {}
         self._rates: dict[tuple[str, str | None, str | None], Rate] = {}
         self._changing = asyncio.Lock()
-        for key, value in store.table(TABLE).items():
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Put the stored quotas into effect."""
+        self._by_quota = {quota: {} for quota in ENFORCED}
+        for key, value in self._store.registry.settings(TABLE).items():
             parts, quota = decode_key(key)
             self._by_quota.setdefault(quota, {})[parts] = _VALUE.unpack(value)[0]
+        self._known.clear()
         self.is_on = any(self._by_quota.values())
 
     def __repr__(self) -> str:
@@ -82,17 +87,15 @@ class Quotas:
             if any(name is not None and len(name) > NAME_CHARS_MAX for _, name in parts):
                 why = f"Names of entities have at most {NAME_CHARS_MAX} characters."
                 raise Refusal(ErrorCode.policy_violation, why)
-            operations = [
-                Delete(TABLE, encode_key(parts, quota))
-                if value is None
-                else Put(TABLE, encode_key(parts, quota), _VALUE.pack(value))
+            rows = {
+                encode_key(parts, quota): None if value is None else _VALUE.pack(value)
                 for quota, value in changes.items()
                 if self._by_quota.get(quota, {}).get(parts) != value
-            ]
-            if not operations:
+            }
+            if not rows:
                 return
             try:
-                await self._store.update(*operations)
+                await self._store.registry.change_settings(TABLE, rows)
             except StoreError as failed:
                 raise refusal_of(failed) from failed
             for quota, value in changes.items():

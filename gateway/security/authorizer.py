@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Delete, Put
 from core.errors import StoreError
 from core.store import Store
 from core.turns import in_turns
@@ -33,7 +32,7 @@ from gateway.security.acls import (
     Verdict,
 )
 from gateway.security.audit import Audit
-from gateway.security.principal import Principal
+from gateway.security.principal import NODE, Principal
 from gateway.security.rights import Rights, Subject
 
 logger = logging.getLogger(__name__)
@@ -59,8 +58,9 @@ class Authorizer:
         self._store = store
         self._max = config.acls_max
         self._allow_without_acl = config.allow_everyone_if_no_acl_found
-        self._super_users = frozenset(one.strip() for one in config.super_users.split(";") if one.strip())
-        self._acls = AclSet(decode_key(key) for key, _ in store.table(TABLE).items())
+        named = (one.strip() for one in config.super_users.split(";"))
+        self._super_users = frozenset((str(NODE), *filter(None, named)))
+        self._acls = AclSet(map(decode_key, store.registry.settings(TABLE)))
         self._chars = sum(map(_chars, self._acls))
         self._rights: dict[tuple[Principal, str], Rights] = {}
         self._remembered = 0
@@ -158,7 +158,7 @@ class Authorizer:
                     chars += _chars(acl)
             outcomes.append(refusal)
         try:
-            await self._stored([Put(TABLE, encode_key(acl), b"") for acl in new])
+            await self._stored({encode_key(acl): b"" for acl in new})
         except Refusal as refused:
             return [outcome or (refused if acl in new else None) for acl, outcome in zip(acls, outcomes, strict=True)]
         for acl in new:
@@ -173,19 +173,25 @@ class Authorizer:
             gone = list(dict.fromkeys(acl for some in chosen for acl in some))
             for first in range(0, len(gone), ACLS_AT_ONCE):
                 some = gone[first : first + ACLS_AT_ONCE]
-                await self._stored([Delete(TABLE, encode_key(acl)) for acl in some])
+                await self._stored({encode_key(acl): None for acl in some})
                 for acl in some:
                     self._acls.remove(acl)
                 self._changed(self._chars - sum(map(_chars, some)), 0, len(some))
         return chosen
 
-    async def _stored(self, operations: Sequence[Put | Delete]) -> None:
-        if not operations:
+    async def _stored(self, changes: Mapping[bytes, bytes | None]) -> None:
+        if not changes:
             return
         try:
-            await self._store.update(*operations)
+            await self._store.registry.change_settings(TABLE, changes)
         except StoreError as failed:
             raise refusal_of(failed) from failed
+
+    def take_over(self) -> None:
+        """Put the stored ACLs into effect: another process has changed them."""
+        self._acls = AclSet(map(decode_key, self._store.registry.settings(TABLE)))
+        self._chars = sum(map(_chars, self._acls))
+        self._forget()
 
     def _changed(self, chars: int, made: int, removed: int) -> None:
         self._chars = chars

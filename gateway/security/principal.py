@@ -20,3 +20,6 @@ class Principal(NamedTuple):
 
 ANONYMOUS: Final = Principal("User", "ANONYMOUS")
 """Whoever comes in by a listener that asks for no proof."""
+
+NODE: Final = Principal("Node", "inner")
+"""Another node of the cluster. No client can prove to be of this type."""

@@ -24,7 +24,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from core.applied.tables import Delete, Put, Table
 from core.store import Store
 from gateway.security.plain import parse_users
 from gateway.security.scram import ITERATIONS_MIN, ScramCredential, unknown_credential
@@ -62,7 +61,7 @@ def decode_credential(mechanism: str, value: bytes) -> ScramCredential:
     return ScramCredential(mechanism, iterations, salt, value[at + 1 : at + 1 + size], value[at + 1 + size :])
 
 
-def read_table(table: Table) -> Iterator[tuple[str, ScramCredential]]:
+def read_table(table: Mapping[bytes, bytes]) -> Iterator[tuple[str, ScramCredential]]:
     """Users with their credentials. Raises ValueError."""
     for key, value in table.items():
         if key != SECRET_KEY:
@@ -77,8 +76,15 @@ class ScramUsers:
         self._changing = asyncio.Lock()
         self._known: dict[str, dict[str, ScramCredential]] = {name: {} for name in NUMBERS}
         self._secret = secrets.token_bytes(32)
-        for user, credential in read_table(store.table(TABLE)):
-            self._known[credential.mechanism][user] = credential
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Put the stored credentials into effect. Raises ValueError."""
+        known: dict[str, dict[str, ScramCredential]] = {name: {} for name in NUMBERS}
+        for user, credential in read_table(self._store.registry.settings(TABLE)):
+            known[credential.mechanism][user] = credential
+        self._known = known
+        self._secret = self._store.registry.settings(TABLE).get(SECRET_KEY, self._secret)
 
     def __repr__(self) -> str:
         return f"<ScramUsers {len(self)} credentials>"
@@ -90,9 +96,9 @@ class ScramUsers:
         """Before clients are served: keep the secret of unknown users, and take over the users of `penstock users`.
 
         Raises StoreError, OSError, ValueError."""
-        kept = self._store.table(TABLE).get(SECRET_KEY)
+        kept = self._store.registry.settings(TABLE).get(SECRET_KEY)
         if kept is None:
-            await self._store.update(Put(TABLE, SECRET_KEY, self._secret))
+            await self._store.registry.change_settings(TABLE, {SECRET_KEY: self._secret})
         else:
             self._secret = kept
         changes = list(read_pending(pending).values())
@@ -126,13 +132,11 @@ class ScramUsers:
         """Apply changes in one durable step. Raises StoreError."""
         async with self._changing:
             wanted = list(changes)
-            operations: list[Put | Delete] = []
+            rows: dict[bytes, bytes | None] = {}
             for user, mechanism, credential in wanted:
                 key = bytes([NUMBERS[mechanism]]) + user.encode()
-                operations.append(
-                    Delete(TABLE, key) if credential is None else Put(TABLE, key, encode_credential(credential))
-                )
-            await self._store.update(*operations)
+                rows[key] = None if credential is None else encode_credential(credential)
+            await self._store.registry.change_settings(TABLE, rows)
             for user, mechanism, credential in wanted:
                 if credential is None:
                     self._known[mechanism].pop(user, None)

@@ -18,6 +18,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError, UnknownStream
 from core.store import Store
 from core.streams.live import Stream
+from core.streams.state import StreamState
 from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, SETTINGS, BrokerConfigs
@@ -83,11 +84,11 @@ class Topics:
         self._creations: dict[str, asyncio.Task[None]] = {}
         self._deletion_hooks: list[Callable[[Stream], None]] = []
         self._change_hooks: list[Callable[[Stream], None]] = []
+        self._known: dict[UUID, tuple[Stream, int]] = {}  # with the partitions that are counted
+        self.partition_count = 0
         for stream in store.streams:
-            self._note_name(stream.name)
-        self.partition_count = sum(stream.slot_count for stream in store.streams)
-        configs.take_over(store.registry.settings(SETTINGS))
-        store.refresh_policies()
+            self._came(stream)
+        self.take_over_configs()
 
     def __iter__(self) -> Iterator[Stream]:
         return iter(self._streams)
@@ -103,9 +104,54 @@ class Topics:
         """Call `hook` on the loop after a topic is created, given more partitions, or deleted."""
         self._change_hooks.append(hook)
 
-    def _changed(self, stream: Stream) -> None:
+    def _came(self, stream: Stream) -> None:
+        """A topic was created or has more partitions; said again, it changes nothing."""
+        before = self._known.get(stream.uuid)
+        if before is None:
+            self._note_name(stream.name)
+        counted = 0 if before is None else before[1]
+        if counted == stream.slot_count:
+            return
+        self._known[stream.uuid] = stream, stream.slot_count
+        self.partition_count += stream.slot_count - counted
         for hook in self._change_hooks:
             hook(stream)
+
+    def _went(self, uuid: UUID) -> None:
+        """A topic was deleted; said again, it changes nothing."""
+        found = self._known.pop(uuid, None)
+        if found is None:
+            return
+        stream, counted = found
+        self._forget_name(stream.name)
+        self.partition_count -= counted
+        for hook in (*self._deletion_hooks, *self._change_hooks):
+            hook(stream)
+
+    # --- Other processes ----------------------------------------------------------------------
+
+    async def find(self, topic: str | UUID) -> Stream | None:
+        """The topic of that name or id, also if another process has just created it. Raises StoreError."""
+        get: Callable[[Any], Stream | None] = self.get if isinstance(topic, str) else self.by_uuid
+        found = get(topic)
+        if found is None and self._store.is_shared:
+            await self._store.catch_up()
+            found = get(topic)
+        return found
+
+    def followed(self, changed: Iterable[StreamState], deleted: Iterable[StreamState]) -> None:
+        """What all processes have changed, this one too."""
+        for state in changed:
+            stream = self.by_uuid(state.uuid)
+            if stream is not None:
+                self._came(stream)
+        for state in deleted:
+            self._went(state.uuid)
+
+    def take_over_configs(self) -> None:
+        """Put the stored configs of brokers into effect."""
+        self.configs.take_over(self._store.registry.settings(SETTINGS))
+        self._store.refresh_policies()
 
     # --- Creating -----------------------------------------------------------------------------
 
@@ -179,9 +225,7 @@ class Topics:
 
     async def _create(self, plan: NewTopic) -> Stream:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
-        self._note_name(plan.name)
-        self.partition_count += stream.slot_count
-        self._changed(stream)
+        self._came(stream)
         return stream
 
     def auto_create(self, name: str) -> None:
@@ -246,8 +290,7 @@ class Topics:
         stream, count = growth
         before = stream.slot_count
         await self._store.grow_stream(stream, count)
-        self.partition_count += count - before
-        self._changed(stream)
+        self._came(stream)
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
     async def configure(
@@ -298,8 +341,7 @@ class Topics:
             await self._store.registry.change_settings(SETTINGS, changes)
         except StoreError as failed:
             raise refusal_of(failed) from failed
-        self.configs.take_over(self._store.registry.settings(SETTINGS))
-        self._store.refresh_policies()
+        self.take_over_configs()
         whose = "cluster" if entity == CLUSTER else entity
         logger.info("broker configured", extra={"entity": whose, "configs": sorted(wanted)})
 
@@ -318,11 +360,7 @@ class Topics:
         if stream.deleted:
             raise UnknownStream(stream.name)
         await self._store.delete_stream(stream)
-        self._forget_name(stream.name)
-        self.partition_count -= stream.slot_count
-        for hook in self._deletion_hooks:
-            hook(stream)
-        self._changed(stream)
+        self._went(stream.uuid)
 
     async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
         """Make one change at a time; once begun, it is finished even if its client has gone."""

@@ -226,6 +226,12 @@ class TransactionCoordinator:
         known.admit(identity)
         return known.is_ongoing and group_id in known.groups
 
+    def groups_of(self, transactional_id: str, identity: Identity) -> Collection[str]:
+        """The groups of a producer's current transaction. Raises Refusal."""
+        known = self._known.find(transactional_id)
+        known.admit(identity)
+        return known.groups if known.is_ongoing else ()
+
     async def add_elsewhere(
         self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
     ) -> None:

@@ -6,7 +6,7 @@ one about a partition, or a group's pending offsets, to the participant in that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
@@ -15,6 +15,7 @@ from core.clock import Clock
 from core.container.container import Container
 from core.errors import NotHosted
 from core.store import Store
+from gateway.cluster.peer import Peer
 from gateway.config.loading import Config
 from gateway.coordination.local import LocalCoordinators
 from gateway.groups.coordinators import GroupCoordinators
@@ -22,8 +23,10 @@ from gateway.refusals import Refusal
 from gateway.transactions.coordinator import SHOWN_CHARS, TransactionCoordinator
 from gateway.transactions.ending import Endings, TransactionCounters
 from gateway.transactions.known import KnownTransactions
+from gateway.transactions.outcome import EndsTransactions
 from gateway.transactions.participant import Participant
 from gateway.transactions.producer_ids import ProducerIds
+from gateway.transactions.remote import RemoteCoordinator, RemoteParticipant
 from gateway.transactions.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -42,8 +45,11 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         topics: Topics,
         groups: GroupCoordinators,
         producers: ProducerIds,
+        peer_of: Callable[[int], Peer | None] = lambda container_id: None,
     ) -> None:
+        """`peer_of` gives the node that has a container which is not here."""
         super().__init__(store, groups.homes, self._made)
+        self._peer_of = peer_of
         self._config = config
         self._clock = clock
         self._topics = topics
@@ -73,13 +79,26 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
             raise NotHosted(container_id)
         return found.participant
 
-    def asked_by_group(self, transactional_id: str) -> TransactionCoordinator:
-        """The coordinator of a transactional id, for a group's coordinator. Raises Refusal: as the client has asked the
-        right coordinator, of the group, it is to ask that again."""
-        try:
+    def asked_by_leader(self, transactional_id: str) -> TransactionCoordinator | RemoteCoordinator:
+        """The coordinator of a transactional id, for a partition's leader, wherever it is. Raises Refusal."""
+        container_id = self.homes.of(transactional_id)
+        peer = self._peer_of(container_id)
+        if peer is None:
             return self.of(transactional_id)
+        return RemoteCoordinator(peer, self._store, container_id, self.homes)
+
+    def asked_by_group(self, transactional_id: str) -> TransactionCoordinator | RemoteCoordinator:
+        """The same for a group's coordinator. Raises Refusal: as the client has asked the right coordinator, of the
+        group, it is to ask that again."""
+        try:
+            return self.asked_by_leader(transactional_id)
         except Refusal as refused:
             raise Refusal(ErrorCode.coordinator_load_in_progress, str(refused)) from refused
+
+    def in_part(self, container_id: int) -> EndsTransactions:
+        """A container's part in transactions, wherever it is. Raises NotHosted."""
+        peer = self._peer_of(container_id)
+        return self.participant_in(container_id) if peer is None else RemoteParticipant(peer, self._store, container_id)
 
     def participant_of(self, group_id: str) -> Participant:
         """The part of a group's container. Raises Refusal."""
@@ -120,10 +139,10 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
 
 
 class _Participants:
-    """Those of this process, for the coordinators."""
+    """Those of all containers, for the coordinators."""
 
     def __init__(self, transactions: TransactionCoordinators) -> None:
         self._transactions = transactions
 
-    def in_container(self, container_id: int) -> Participant:
-        return self._transactions.participant_in(container_id)
+    def in_container(self, container_id: int) -> EndsTransactions:
+        return self._transactions.in_part(container_id)

@@ -14,6 +14,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.groups.persistence import CommittedOffset, OffsetKey
 from gateway.refusals import Refusal
+from gateway.transactions.coordinator import TransactionCoordinator
 
 if TYPE_CHECKING:
     from gateway.transactions.coordinators import TransactionCoordinators
@@ -30,7 +31,10 @@ class GroupWrites:
         """Raises Refusal where one of the coordinators is not here."""
         self._coordinator = transactions.asked_by_group(transactional_id)
         self._participant = transactions.participant_of(group_id)
-        self._are_together = self._coordinator.participant is self._participant
+        self._together: TransactionCoordinator | None = None  # the coordinator, if both live in one container
+        if isinstance(self._coordinator, TransactionCoordinator):
+            is_same = self._coordinator.participant is self._participant
+            self._together = self._coordinator if is_same else None
         self._transactional_id = transactional_id
         self._identity = identity
         self._group_id = group_id
@@ -39,8 +43,8 @@ class GroupWrites:
     async def admit(self, *, adds: bool) -> bool:
         """Whether the group is part of the transaction; one that `adds` makes it so. Raises Refusal, StoreError."""
         name, identity, group_id = self._transactional_id, self._identity, self._group_id
-        if self._are_together:
-            return self._coordinator.has_group(name, identity, group_id) or adds
+        if self._together is not None:
+            return self._together.has_group(name, identity, group_id) or adds
         if self._participant.pending_offsets.has_group(*identity, group_id):
             return True
         self._guard = self._participant.guard(identity.producer_id)
@@ -51,8 +55,8 @@ class GroupWrites:
 
     async def commit(self, offsets: Mapping[OffsetKey, CommittedOffset]) -> None:
         """Note offsets of the group, which was admitted; durable when this returns. Raises Refusal, StoreError."""
-        if self._are_together:
-            await self._coordinator.commit_offsets(self._transactional_id, self._identity, self._group_id, offsets)
+        if self._together is not None:
+            await self._together.commit_offsets(self._transactional_id, self._identity, self._group_id, offsets)
             return
         if self._guard is not None and self._guard.is_broken:
             raise Refusal(ErrorCode.invalid_txn_state, "the transaction has ended meanwhile")

@@ -19,14 +19,15 @@ from kio.schema.errors import ErrorCode
 from core.errors import SequenceGap, StoreError
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.refusals import Refusal
+from gateway.transactions.coordinator import TransactionCoordinator
 from gateway.transactions.participant import Guard, is_open
 from gateway.transactions.places import Place
+from gateway.transactions.remote import RemoteCoordinator
 from gateway.transactions.transaction import Identity
 from gateway.wire.errors import InvalidBatch
 
 if TYPE_CHECKING:
     from core.streams.live import Slot, Stream
-    from gateway.transactions.coordinator import TransactionCoordinator
     from gateway.transactions.coordinators import TransactionCoordinators
     from gateway.wire.responses import TopicKey
 
@@ -75,11 +76,11 @@ class TransactionalWrites:
         self._outside = ErrorCode.transaction_abortable if version >= ABORTABLE_SINCE else ErrorCode.invalid_txn_state
         self._failure: StoreError | None = None
         self._refusal: Refusal | None = None
-        self._coordinator: TransactionCoordinator | None = None
+        self._coordinator: TransactionCoordinator | RemoteCoordinator | None = None
         self._identity: Identity | None = None  # whose partitions were asked for
         self._asked: dict[Place, Guard] = {}  # partitions elsewhere that are part of the transaction
         try:
-            self._coordinator = transactions.of(transactional_id)
+            self._coordinator = transactions.asked_by_leader(transactional_id)
         except Refusal as refused:
             self._refusal = refused
 
@@ -115,7 +116,7 @@ class TransactionalWrites:
             return
         if elsewhere:
             yield self._ask(coordinator, self._identity, places, elsewhere)
-        elif self._adds and places:
+        elif self._adds and places and isinstance(coordinator, TransactionCoordinator):
             self._add(coordinator, self._identity, places)
 
     def _add(self, coordinator: TransactionCoordinator, identity: Identity, places: Collection[Place]) -> None:
@@ -129,7 +130,7 @@ class TransactionalWrites:
 
     async def _ask(
         self,
-        coordinator: TransactionCoordinator,
+        coordinator: TransactionCoordinator | RemoteCoordinator,
         identity: Identity,
         places: Sequence[Place],
         elsewhere: Sequence[Slot],
@@ -175,7 +176,7 @@ class TransactionalWrites:
     def _is_part(self, slot: Slot, identity: Identity) -> bool:
         """Raises Refusal."""
         place, coordinator = Place(slot.stream.id, slot.number), self._coordinator
-        if coordinator is not None and slot.container_id == coordinator.container_id:
+        if isinstance(coordinator, TransactionCoordinator) and slot.container_id == coordinator.container_id:
             return coordinator.admit_write(self._transactional_id, identity, place)
         if is_open(slot, identity):
             return True

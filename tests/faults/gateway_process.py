@@ -52,6 +52,7 @@ class Gateway:
         self.output = directory / "output.log"
         self._ready_file = directory / "ready.json"
         self._listen = "127.0.0.1:0"
+        self.http = "off"
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
         self.within: tuple[str, ...] = ()  # a command that runs the gateway, and becomes it
@@ -64,6 +65,10 @@ class Gateway:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+    def listen(self, address: str) -> None:
+        """Listen there, instead of on a port that is free."""
+        self._listen = address
 
     @property
     def address(self) -> str:
@@ -78,7 +83,7 @@ class Gateway:
         """Start it and return at once."""
         assert self.process is None, "it runs already"
         self._ready_file.unlink(missing_ok=True)
-        command = [*self.within, str(Path(sys.executable).parent / "penstock"), "serve", "--http", "off"]
+        command = [*self.within, str(Path(sys.executable).parent / "penstock"), "serve", "--http", self.http]
         command += ["--listen", self._listen, "--data-dir", str(self.data)]
         command += ["--ready-file", str(self._ready_file)]
         for key, value in self.settings.items():

@@ -27,9 +27,13 @@ ROOM_SECONDS_MAX: Final = 15.0
 
 def write_one(connection: Connection, writer: Writer) -> int:
     """One record; the error code."""
+    return write_to(connection, writer, P)
+
+
+def write_to(connection: Connection, writer: Writer, place: tuple[str, int]) -> int:
     number, writer.sent = writer.sent, writer.sent + 1
-    value = Value(writer.name, P[1], number).encode(VALUE_BYTES)
-    produced = connection.produce(*P, encode_batch([value]))
+    value = Value(writer.name, place[1], number).encode(VALUE_BYTES)
+    produced = connection.produce(*place, encode_batch([value]))
     if produced.code == 0:
         writer.acknowledged[number] = produced.offset
     return produced.code
@@ -175,6 +179,43 @@ def test_killed_on_a_full_disk(small_disk: Path) -> None:
         gateway.start()
         with gateway.connect() as connection:
             assert check_history(history, read_outcome(connection, [P], history)) == []
+
+
+def test_one_of_two_disks_is_full(tmp_path: Path, small_disk: Path) -> None:
+    """Partitions on the full disk refuse writes with an error that clients try again on, and are read; those on the
+    other disk go on. With room all go on."""
+    partitions = 4
+    places = [("two", number) for number in range(partitions)]
+    history = History()
+    writers = [history.writer(f"w{number}", place, idempotent=False) for number, place in enumerate(places)]
+    disks = f"{tmp_path / 'gateway' / 'data'},{small_disk / 'data'}"
+    with Gateway(tmp_path / "gateway", {**EAGER, "containers": 2, "data.dirs": disks}) as gateway:
+        gateway.start()
+        with gateway.connect() as connection:
+            connection.create_topic("two", partitions)
+            refused: set[int] = set()
+            for _ in range(2 * MOUNT_MIB * 1024 * 1024 // VALUE_BYTES):
+                for number in set(range(partitions)) - refused:
+                    if code := write_to(connection, writers[number], places[number]):
+                        assert code in RETRIABLE
+                        refused.add(number)
+                if len(refused) == partitions // 2:
+                    break
+            assert len(refused) == partitions // 2
+            for number in set(range(partitions)) - refused:
+                for _ in range(50):
+                    assert write_to(connection, writers[number], places[number]) == 0
+            assert check_history(history, read_outcome(connection, places, history)) == []
+            make_room(small_disk)
+            for number in refused:
+                await_true(
+                    lambda number=number: write_to(connection, writers[number], places[number]) == 0,  # type: ignore[misc]
+                    "room was made, writes go on",
+                )
+        assert gateway.stop() == 0
+        gateway.start()
+        with gateway.connect() as connection:
+            assert check_history(history, read_outcome(connection, places, history)) == []
 
 
 def make_room(mount: Path) -> None:

@@ -56,12 +56,13 @@ def everywhere() -> list[Partition]:
 
 
 @pytest.mark.timeout(170 if KILLS == 25 else 0)
-def test_killed_in_a_row_under_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("containers", [1, 4])
+def test_killed_in_a_row_under_load(tmp_path: Path, containers: int) -> None:
     """Whatever was acknowledged is there once and in order, and idempotent producers just go on."""
     dice = random.Random(SEED)
     history = History()
     killed_starting = 0
-    with Gateway(tmp_path, {**EAGER, "log.file.bytes": 4 << 20}) as gateway:
+    with Gateway(tmp_path, {**EAGER, "log.file.bytes": 4 << 20, "containers": containers}) as gateway:
         gateway.start()
         with gateway.connect() as connection:
             connection.create_topic(TOPIC, PARTITIONS)

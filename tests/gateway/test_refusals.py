@@ -20,6 +20,7 @@ from core.errors import (
     NotHosted,
     OutOfRange,
     SequenceGap,
+    Stale,
     StaleWriterEpoch,
     StorageFailure,
     StorageFull,
@@ -38,6 +39,7 @@ from gateway.wire import error_codes
 ERRORS: Final[tuple[StoreError, ...]] = (
     StreamExists("t"),
     UnknownStream("t"),
+    Stale("t"),
     StreamSealed("t"),
     OutOfRange(5, 0, 3),
     StaleWriterEpoch(1, 0, 1),
@@ -68,6 +70,7 @@ TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, Error
     # error: of an append, a read, a partition, a topic, a coordinator, anything
     StreamExists: (STORAGE, STORAGE, STORAGE, ErrorCode.topic_already_exists, LOST, OTHER),
     UnknownStream: (STORAGE, STORAGE, UNKNOWN, UNKNOWN, LOST, OTHER),
+    Stale: (STORAGE, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StreamSealed: (ErrorCode.policy_violation, STORAGE, STORAGE, ErrorCode.policy_violation, LOST, OTHER),
     OutOfRange: (STORAGE, STORAGE, ErrorCode.offset_out_of_range, STORAGE, LOST, OTHER),
     StaleWriterEpoch: (ErrorCode.invalid_producer_epoch, STORAGE, STORAGE, STORAGE, LOST, OTHER),

@@ -62,7 +62,10 @@ def check_cluster(cluster_id: str, meant: str | None) -> None:
 
 
 def epoch_error(slot: Slot, current_leader_epoch: int) -> ErrorCode:
-    """The error for a client that knows another leader epoch (KIP-320); -1 means that it knows none."""
+    """The error for a client that knows another leader epoch (KIP-320); -1 means that it knows none. Another leader's
+    partition is that leader's to answer for."""
+    if slot.is_elsewhere:
+        return ErrorCode.not_leader_or_follower
     if current_leader_epoch in (-1, slot.leader_epoch):
         return ErrorCode.none
     if current_leader_epoch < slot.leader_epoch:

@@ -31,10 +31,9 @@ CHARS_MAX: Final = 100
 
 
 def serves_consumer_groups(ctx: RequestContext) -> bool:
-    """Are consumer groups served: does the operator want them, and has no administrator lowered their feature?"""
-    services = ctx.services
-    is_wanted = "consumer" in services.config.group_coordinator_rebalance_protocols
-    return is_wanted and services.features.level("group.version") > 0
+    """Whether consumer groups (KIP-848) are served: as configured, and unless their feature is lowered."""
+    protocols = ctx.services.config.group_coordinator_rebalance_protocols
+    return "consumer" in protocols and ctx.services.features.level("group.version") > 0
 
 
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:
@@ -68,9 +67,3 @@ def none_described(group_ids: Iterable[str], code: int = NOT_SERVED) -> Mapping[
 def in_every_group(request: Message, version: int, code: int) -> Mapping[str, Any]:
     """The error response of what describes groups."""
     return none_described(request.group_ids, code)
-
-
-def serves_consumer_groups(ctx: RequestContext) -> bool:
-    """Whether consumer groups (KIP-848) are served: as configured, and unless their feature is lowered."""
-    protocols = ctx.services.config.group_coordinator_rebalance_protocols
-    return "consumer" in protocols and ctx.services.features.level("group.version") > 0

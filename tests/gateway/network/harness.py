@@ -17,7 +17,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Api, Registry
 from gateway.metrics.counters import Metrics
-from gateway.network.binding import bind
+from gateway.network.binding import Binding, bind
 from gateway.network.connection import Connection
 from gateway.network.host import ServerLimits
 from gateway.network.response_slot import ResponseSlot
@@ -124,6 +124,7 @@ async def serving(
     limits: ServerLimits | None = None,
     *,
     secured: Mapping[str, SecuredListener] | None = None,
+    binding: Binding | None = None,
     **api: Any,
 ) -> AsyncIterator[tuple[Server, int]]:
     """A server on a free port; `secured`: its listener PLAINTEXT, if it is to have TLS or SASL."""
@@ -137,7 +138,7 @@ async def serving(
     metrics = Metrics()
     services = SimpleNamespace(features=Features())
     server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured)
-    binding = bind(ListenAddress("127.0.0.1", 0))
+    binding = binding or bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
     try:
         yield server, binding.port

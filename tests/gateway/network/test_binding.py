@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_taken_port() -> None:
     free = bind(ListenAddress("127.0.0.1", 0))
     free.close()
     try:
-        with pytest.raises(CannotListen, match=r"another process listens there; .* --listen .* --http") as caught:
+        with pytest.raises(CannotListen, match=rf"pid {os.getpid()} .*listens there; .* --listen .* --http") as caught:
             bind_all([ListenAddress("127.0.0.1", free.port), ListenAddress("localhost", taken.port)])
     finally:
         taken.close()

@@ -8,6 +8,7 @@ and are read by every later release.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import tarfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.data_directory import FORMAT
+from gateway.disks import FORMAT as SEVERAL_FORMAT
 from tests.faults.client import Connection, decode_batches, encode_batch
 from tests.faults.transactional import TransactionalProducer
 from tests.gateway.launching import Running, serving
@@ -106,12 +108,13 @@ def read_all(client: Connection, topic: str, partition: int, offset: int) -> Ite
                 offset = found + 1
 
 
-def _make(directory: Path, name: str, by: signal.Signals) -> Path:
-    with serving(directory, *SETTINGS) as gateway:
+def _make(directory: Path, name: str, by: signal.Signals, number: int) -> Path:
+    several = ("--set", "containers=4") if number == SEVERAL_FORMAT else ()
+    with serving(directory, *SETTINGS, *several) as gateway:
         fill(gateway.ready()["kafka"][0])
         _end(gateway, by)
     (directory / "data" / "penstock.lock").unlink()
-    target = FORMATS / f"format-{FORMAT}-{name}.tar.xz"
+    target = FORMATS / f"format-{number}-{name}.tar.xz"
     with tarfile.open(target, "w:xz") as archive:
         archive.add(directory / "data", "data")
     return target
@@ -124,10 +127,13 @@ def _end(gateway: Running, by: signal.Signals) -> None:
 
 def main() -> None:
     FORMATS.mkdir(exist_ok=True)
-    for name, by in (("clean", signal.SIGTERM), ("killed", signal.SIGKILL)):
+    endings = (("clean", signal.SIGTERM), ("killed", signal.SIGKILL))
+    for number, (name, by) in itertools.product((FORMAT, SEVERAL_FORMAT), endings):
+        if (FORMATS / f"format-{number}-{name}.tar.xz").exists():
+            continue
         directory = Path(tempfile.mkdtemp())
         try:
-            made = _make(directory, name, by)
+            made = _make(directory, name, by, number)
         finally:
             shutil.rmtree(directory)
         print(made, made.stat().st_size, "bytes")

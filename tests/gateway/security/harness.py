@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from core.applied.tables import Put, Table
@@ -29,9 +29,13 @@ class Rows:
         for acl in acls:
             self._table.apply(Put(TABLE, encode_key(acl), b""))
 
-    def table(self, name: str) -> Table:
-        assert name == TABLE
-        return self._table
+    @property
+    def registry(self) -> Rows:
+        return self
+
+    def settings(self, kind: str) -> Mapping[bytes, bytes]:
+        assert kind == TABLE
+        return self._table.entries
 
 
 def authorizer_with(config: Config | None = None, acls: Iterable[Acl] = (), audit: Audit = SILENT) -> Authorizer:

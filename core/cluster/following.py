@@ -1,0 +1,166 @@
+"""A store that has a part of a registry's containers: it follows what all processes decide there.
+
+Each process knows every stream, and has the copies that belong into its own containers. A decision of this process or
+of another one goes the same way: the registry first, then the copies here, then callers see it.
+
+**Invariants**
+
+- Changes of a stream are taken over in the order of their revisions; one that is known already changes nothing.
+- A stream that another process made is visible here only when each container of this process has its copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final, Protocol
+
+from core.cluster.registry import Registry
+from core.cluster.shares import Shares
+from core.errors import StorageFull, StoreError
+from core.streams.live import Stream
+from core.streams.registry import Streams
+from core.streams.state import REGISTRY_DECIDES, StreamState
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""The longest time between two looks: a word of another process's change may be lost, never the change."""
+RETRY_S: Final = 1.0
+
+
+class Changed(Protocol):
+    """What a look of a shared registry found, see `core.cluster.sqlite_registry.Changes`."""
+
+    streams: list[StreamState]
+    deleted: list[StreamState]
+    kinds: set[str]
+    nodes: bool
+
+
+class SharedRegistry(Registry, Protocol):
+    """A registry that other processes change, too."""
+
+    changed: asyncio.Event
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """A stream as this process knows it."""
+
+    async def look(self) -> Changed:
+        """All changes since the last look, of this process and of others."""
+
+
+class Follower(Protocol):
+    """The store, as it takes over decisions."""
+
+    def begin(self, state: StreamState) -> Stream:
+        """Know a stream, which has no name yet."""
+
+    def show(self, stream: Stream) -> None:
+        """Make a stream's newest state visible: all copies that belong here are there."""
+
+    def end(self, stream: Stream) -> None:
+        """A stream is gone."""
+
+    def followed(self, changed: Changed) -> None:
+        """Changes of other kinds, and those of streams after they were taken over."""
+
+
+class Following:
+    """See the module."""
+
+    def __init__(self, registry: SharedRegistry, streams: Streams, shares: Shares, follower: Follower) -> None:
+        self._registry = registry
+        self._streams = streams
+        self._shares = shares
+        self._follower = follower
+        self._task: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._follow_for_ever(), name="registry")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def settle(self) -> None:
+        """Make the copies right after a recovery, before anything is appended. Raises StoreError.
+
+        A stream that is not in the registry was deleted while this process was away.
+        """
+        await self._registry.look()
+        exist = {state.id for state in self._registry.streams()}
+        for stream in [one for one in self._streams.all() if one.id not in exist]:
+            if not self._registry.was_given(stream.id):
+                logger.error(
+                    "a container has a stream that the registry never heard of: its records are kept, not shown",
+                    extra={"stream": stream.name},
+                )
+                continue
+            self._follower.end(stream)
+            await self._drop(stream)
+        for state in self._registry.streams():
+            await self.take(state)
+
+    async def take(self, state: StreamState) -> Stream:
+        """Take over the newest state of a stream."""
+        stream = self._streams.by_id(state.id) or self._follower.begin(state)
+        async with stream.changing:
+            await self.take_locked(stream, state)
+        return stream
+
+    async def take_locked(self, stream: Stream, state: StreamState) -> None:
+        """The same by a caller that holds `stream.changing`."""
+        if stream.deleted:
+            return
+        if state.revision < stream.logged.revision:
+            state = stream.logged
+        stream.go_by(state, REGISTRY_DECIDES)
+        try:
+            await self._shares.bring(stream)
+        except StoreError as error:  # a container here has no room, or failed: its slots are refused, others are served
+            self._shares.note_late(stream, error)
+            if isinstance(error, StorageFull):
+                return
+        self._follower.show(stream)
+
+    async def _drop(self, stream: Stream) -> None:
+        try:
+            await self._shares.drop(stream)
+        except StoreError as error:
+            self._shares.note_late(stream, error)
+
+    async def follow(self) -> None:
+        """Take over all that is decided by now. Raises StoreError."""
+        async with self._one_at_a_time:
+            await self._follow()
+
+    async def _follow(self) -> None:
+        changed = await self._registry.look()
+        for state in changed.streams:
+            known = self._streams.by_id(state.id)
+            if known is None or known.logged.revision < state.revision or not self._streams.has_name(known):
+                await self.take(state)
+        for state in changed.deleted:
+            stream = self._streams.by_id(state.id)
+            if stream is not None:
+                async with stream.changing:
+                    if not stream.deleted:
+                        self._follower.end(stream)
+                        await self._drop(stream)
+        self._follower.followed(changed)
+
+    async def _follow_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._registry.changed.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self.follow()
+            except StoreError as error:
+                logger.warning("the registry cannot be read and will be tried again", extra={"reason": str(error)})
+                await asyncio.sleep(RETRY_S)

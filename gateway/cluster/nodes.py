@@ -1,0 +1,118 @@
+"""The nodes of the cluster, and which of them leads what: the facts of Metadata, FindCoordinator and DescribeCluster.
+
+Invariant: this node is always among them, at the address of the listener that the client came by. Every client gets the
+addresses of the others for a listener of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+NOBODY: int = -1
+"""In place of a node's id: no node leads that."""
+
+
+class Address(NamedTuple):
+    """A node as a client reaches it."""
+
+    node_id: int
+    host: str
+    port: int
+
+
+class Listener(Protocol):
+    """The listener that a client came by."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def advertised_host(self) -> str: ...
+    @property
+    def advertised_port(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One node, as it tells of itself. `inner`: where other nodes reach it."""
+
+    id: int
+    listeners: Mapping[str, tuple[str, int]]  # advertised host and port, by the listener's name
+    containers: Mapping[int, int]  # leader epoch, by container
+    inner: str = ""
+
+    def encode(self) -> dict[str, Any]:
+        """The node as JSON's values."""
+        return {
+            "listeners": {name: list(address) for name, address in self.listeners.items()},
+            "containers": {str(container_id): epoch for container_id, epoch in self.containers.items()},
+            "inner": self.inner,
+        }
+
+    @classmethod
+    def decode(cls, node_id: int, fields: Mapping[str, Any]) -> Node:
+        """Raises KeyError, ValueError, TypeError."""
+        return cls(
+            id=node_id,
+            listeners={name: (str(host), int(port)) for name, (host, port) in fields["listeners"].items()},
+            containers={int(container_id): int(epoch) for container_id, epoch in fields["containers"].items()},
+            inner=fields["inner"],
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Nodes:
+    """See the module. `here` tells whether a container is open in this process."""
+
+    me: int
+    here: Callable[[int], bool]
+    others: Mapping[int, Node] = field(default_factory=dict)  # by id; replaced as a whole
+    version: int = 0
+    """Rises when the others change: what was made of them before is stale."""
+    _leaders: Mapping[int, Node] = field(default_factory=dict)
+
+    @property
+    def is_alone(self) -> bool:
+        return not self.others
+
+    def replace(self, nodes: Iterable[Node]) -> None:
+        """These are the other nodes now."""
+        self.others = {node.id: node for node in nodes if node.id != self.me}
+        self._leaders = {container_id: node for node in self.others.values() for container_id in node.containers}
+        self.version += 1
+
+    def leader(self, container_id: int) -> int:
+        """The id of the node that leads a container; NOBODY if none does."""
+        if self.here(container_id):
+            return self.me
+        node = self._leaders.get(container_id)
+        return NOBODY if node is None else node.id
+
+    def epoch(self, container_id: int) -> int:
+        """The leader epoch of a container of another node; -1 while it is unknown."""
+        node = self._leaders.get(container_id)
+        return -1 if node is None else node.containers[container_id]
+
+    def node_of(self, container_id: int) -> Node | None:
+        """The other node that has a container."""
+        return self._leaders.get(container_id)
+
+    def addresses(self, listener: Listener) -> list[Address]:
+        """All nodes, for a client that came by this listener."""
+        found = [self._mine(listener)]
+        for node in self.others.values():
+            if (address := node.listeners.get(listener.name)) is not None:
+                found.append(Address(node.id, *address))
+        return sorted(found)
+
+    def address(self, node_id: int, listener: Listener) -> Address | None:
+        """One node, for such a client."""
+        if node_id == self.me:
+            return self._mine(listener)
+        node = self.others.get(node_id)
+        address = None if node is None else node.listeners.get(listener.name)
+        return None if address is None else Address(node_id, *address)
+
+    def _mine(self, listener: Listener) -> Address:
+        return Address(self.me, listener.advertised_host, listener.advertised_port)

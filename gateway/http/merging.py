@@ -1,0 +1,156 @@
+"""Answers of several workers as one: what the REST API tells of the whole gateway.
+
+Every worker knows all streams, and counts what lies in its own containers. So counts, bytes and rates are added up;
+what is decided in one place (names, cuts, states) is taken from the worker that knows the newest.
+
+Invariant: all functions are pure, take at least one answer, and give the same whatever the order of the workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import fsum
+from typing import Any, TypeVar
+
+from gateway.http.models import (
+    EpochView,
+    EventList,
+    GroupList,
+    MapSegment,
+    Overview,
+    SegmentView,
+    StreamList,
+    StreamMap,
+    StreamSummary,
+    StreamView,
+    Tiers,
+)
+
+_S = TypeVar("_S", bound=StreamSummary)
+
+
+def overview(answers: Sequence[Overview]) -> Overview:
+    """The totals. The phase is the worst of all: one worker that does not serve is worth to know."""
+    added = (
+        *("groups", "connections", "produced_bytes", "produced_records", "fetched_bytes", "log_bytes"),
+        *("log_limit_bytes", "chunk_bytes", "cache_bytes", "cache_limit_bytes", "events_total"),
+    )
+    first = min(answers, key=lambda one: (one.version, one.cluster_id, one.phase))
+    phases = sorted({one.phase for one in answers} - {"serving"})
+    whole: dict[str, Any] = {name: sum(getattr(one, name) for one in answers) for name in added}
+    return first.model_copy(
+        update=whole
+        | {
+            "phase": phases[0] if phases else first.phase,
+            "time_ms": max(one.time_ms for one in answers),
+            "topics": max(one.topics for one in answers),
+            "long_term": any(one.long_term for one in answers),
+        }
+    )
+
+
+def streams(answers: Sequence[StreamList], limit: int) -> StreamList:
+    """Streams by name, as many as one worker would list."""
+    by_name: dict[str, list[StreamSummary]] = {}
+    for answer in answers:
+        for summary in answer.streams:
+            by_name.setdefault(summary.name, []).append(summary)
+    listed = [_summed(by_name[name]) for name in sorted(by_name)[:limit]]
+    return StreamList(streams=listed, total=max(answer.total for answer in answers))
+
+
+def stream(answers: Sequence[StreamView]) -> StreamView:
+    """One stream with its epochs, those of the worker that knows the newest."""
+    newest = max(answers, key=_age)
+    known = [epoch for one in answers for epoch in one.epochs]
+    epochs = [_epoch([other for other in known if other.epoch == epoch.epoch], epoch) for epoch in newest.epochs]
+    limits = _limits([one.limits for one in answers])
+    return _summed(answers).model_copy(update={"epochs": epochs, "limits": limits})
+
+
+def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
+    """The rectangles of a stream, each once."""
+    newest = max(answers, key=_age)
+    by_id: dict[int, list[MapSegment]] = {}
+    for answer in answers:
+        for segment in answer.segments:
+            by_id.setdefault(segment.id, []).append(segment)
+    return newest.model_copy(
+        update={
+            "time_ms": max(one.time_ms for one in answers),
+            "truncated": any(one.truncated for one in answers),
+            "limits": _limits([one.limits for one in answers]),
+            "segments": [segment.model_copy(update=_measured(by_id[segment.id])) for segment in newest.segments],
+        }
+    )
+
+
+def groups(answers: Sequence[GroupList], limit: int) -> GroupList:
+    """All groups, those that lag most first. A group lives in one worker."""
+    found = sorted(
+        (group for one in answers for group in one.groups),
+        key=lambda group: (-group.lag, group.name, group.state, group.members),
+    )
+    return GroupList(
+        groups=found[:limit],
+        total=sum(one.total for one in answers),
+        measured_ms=min(one.measured_ms for one in answers),
+    )
+
+
+def events(answers: Sequence[EventList], limit: int) -> EventList:
+    """The newest scales of all; what several workers tell alike, once."""
+    events = {event.model_dump_json(): event for one in answers for event in one.events}
+    found = sorted(events.items(), key=lambda item: (-item[1].time_ms, item[1].stream, -item[1].epoch, item[0]))
+    hot = {(one.stream, one.segment, one.message): one for answer in answers for one in answer.limits}
+    return EventList(events=[event for _, event in found[:limit]], limits=[hot[key] for key in sorted(hot)])
+
+
+def _age(one: StreamSummary | StreamMap) -> tuple[int, bool, str]:
+    """How much a worker knows of a stream: its last epoch, its end; the rest only makes the choice the same always."""
+    return one.epoch, one.state == "sealed", one.model_dump_json()
+
+
+def _summed(same: Sequence[_S]) -> _S:
+    """One stream as several workers see it."""
+    newest: _S = max(same, key=_age)
+    return newest.model_copy(
+        update={
+            "appended_bytes": sum(one.appended_bytes for one in same),
+            "appended_events": sum(one.appended_events for one in same),
+            "tiers": Tiers(
+                log=sum(one.tiers.log for one in same),
+                chunks=sum(one.tiers.chunks for one in same),
+            ),
+            "rate_bytes": fsum(one.rate_bytes for one in same),  # whose sum knows no order
+            "rate_events": fsum(one.rate_events for one in same),
+        }
+    )
+
+
+def _limits(told: Sequence[Sequence[str]]) -> list[str]:
+    """Sentences about hot segments, each worker's hottest first, then the remedies, which each tells last."""
+    ranks: dict[str, int] = {}
+    for sentences in told:
+        for rank, sentence in enumerate(sentences[:-1]):
+            ranks[sentence] = min(rank, ranks.get(sentence, rank))
+    remedies = {sentences[-1] for sentences in told if sentences}
+    return [*sorted(ranks, key=lambda sentence: (ranks[sentence], sentence)), *sorted(remedies)]
+
+
+def _epoch(same_epoch: Sequence[EpochView], epoch: EpochView) -> EpochView:
+    known: dict[int, list[SegmentView]] = {}
+    for one in same_epoch:
+        for segment in one.segments:
+            known.setdefault(segment.id, []).append(segment)
+    segments = [segment.model_copy(update=_measured(known[segment.id])) for segment in epoch.segments]
+    return epoch.model_copy(update={"segments": segments})
+
+
+def _measured(same: Sequence[SegmentView] | Sequence[MapSegment]) -> dict[str, Any]:
+    """What was measured of one segment. Its slots lie in one container, so one worker knows, and the others say 0."""
+    return {
+        "bytes": max(one.bytes for one in same),
+        "rate_bytes": max(one.rate_bytes for one in same),
+        "rate_events": max(one.rate_events for one in same),
+    }

@@ -1,0 +1,215 @@
+"""Stores of several processes over one registry: what one decides, all follow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from core.clock import ManualClock
+from core.cluster.following import Changed
+from core.cluster.sqlite_registry import SqliteRegistry
+from core.errors import NotHosted, StreamExists, UnknownStream
+from core.store import Store
+from core.streams.live import Stream
+from core.streams.state import STREAMS_TABLE, stream_key
+from tests.core.cluster.several import FOUR, placed_policy
+from tests.core.support import append, read_all, run
+
+HERE, THERE = (0, 1), (2, 3)
+
+
+@dataclass
+class Process:
+    """One of the processes: its part of the containers."""
+
+    store: Store
+    registry: SqliteRegistry
+
+    def slots_here(self, stream: Stream) -> list[int]:
+        return [n for n in range(stream.slot_count) if stream.state.container_of_slot(n) in self.store.containers]
+
+    def rows(self, stream: Stream) -> set[bytes | None]:
+        """The copies of a stream in this process's containers."""
+        return {one.container.table(STREAMS_TABLE).get(stream_key(stream.id)) for one in self.store.containers.values()}
+
+    async def close(self, *, clean: bool = True) -> None:
+        await self.store.close(clean=clean)
+        await self.registry.close()
+
+
+async def opened(directory: Path, hosts: tuple[int, ...]) -> Process:
+    registry = await SqliteRegistry.open(directory / "registry.db")
+    store = await Store.open(directory, FOUR, placed_policy, ManualClock(), shared=registry, hosts=hosts)
+    return Process(store, registry)
+
+
+@asynccontextmanager
+async def two(directory: Path) -> AsyncIterator[tuple[Process, Process]]:
+    """Two processes with two containers each."""
+    one, other = await opened(directory, HERE), await opened(directory, THERE)
+    try:
+        yield one, other
+    finally:
+        await one.close()
+        await other.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Poll, with a deadline."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  a mirror is looked at
+            await asyncio.sleep(0.005)
+
+
+def test_all_know_each_stream(tmp_path: Path) -> None:
+    """A stream is made in one process; each appends to its own slots, is refused the others', and keeps a copy."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            made = await one.store.create_stream("s", slots=8)
+            await until(lambda: other.store.streams.get("s"))
+            seen = other.store.streams.get("s")
+            assert seen is not None
+            assert seen.state == made.state
+            assert sorted(one.slots_here(made) + other.slots_here(seen)) == list(range(8))
+            for process, stream in ((one, made), (other, seen)):
+                assert process.rows(stream) == {stream.state.encode()}
+                for number in range(8):
+                    if number in process.slots_here(stream):
+                        await append(stream.slot(number), b"entry")
+                        assert await read_all(process.store, stream.slot(number)) == [b"entry"]
+                    else:
+                        with pytest.raises(NotHosted):
+                            process.store.hosted(stream.slot(number))
+
+    run(scenario())
+
+
+def test_what_happened_meanwhile(tmp_path: Path) -> None:
+    """A process that was away follows at its start: streams that came, grew, changed and went."""
+
+    async def scenario() -> None:
+        one, other = await opened(tmp_path, HERE), await opened(tmp_path, THERE)
+        names = ("grows", "changes", "goes")
+        streams = {name: await one.store.create_stream(name, slots=4) for name in names}
+        await until(lambda: all(other.store.streams.get(name) for name in names))
+        grows = other.store.streams.get("grows")
+        assert grows is not None
+        kept = other.slots_here(grows)[0]
+        await append(grows.slot(kept), b"kept")
+        await other.close(clean=False)
+
+        await one.store.grow_stream(streams["grows"], 9)
+        await one.store.update_stream(streams["changes"], config={"retention_ms": "7"})
+        await one.store.delete_stream(streams["goes"])
+        comes = await one.store.create_stream("comes", slots=4)
+
+        other = await opened(tmp_path, THERE)
+        assert {stream.name for stream in other.store.streams} == {"grows", "changes", "comes"}
+        for stream in other.store.streams:
+            assert other.rows(stream) == {stream.state.encode()}
+        assert other.rows(streams["goes"]) == {None}
+        grown = other.store.streams.get("grows")
+        assert grown is not None
+        assert grown.slot_count == 9
+        assert await read_all(other.store, grown.slot(kept)) == [b"kept"]
+        found = other.store.streams.get("comes")
+        assert found is not None
+        assert found.uuid == comes.uuid
+        await one.close()
+        await other.close()
+
+    run(scenario())
+
+
+def test_both_change_at_a_time(tmp_path: Path) -> None:
+    """Changes of one stream from both sides are all made, one after the other; each side ends with the same state."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            made = await one.store.create_stream("s", slots=8)
+            await until(lambda: other.store.streams.get("s"))
+            seen = other.store.streams.get("s")
+            assert seen is not None
+            first, last = made.state.revision, made.state.revision + 20
+            await asyncio.gather(
+                *(one.store.update_stream(made, config={"a": str(n)}) for n in range(10)),
+                *(other.store.update_stream(seen, config={"b": str(n)}) for n in range(10)),
+            )
+            await until(lambda: made.state.revision == seen.state.revision == last)
+            assert made.state == seen.state
+            assert first < last
+            assert one.rows(made) == other.rows(seen) == {made.state.encode()}
+
+    run(scenario())
+
+
+def test_a_segment_splits_where_it_lies(tmp_path: Path) -> None:
+    """Each process scales the segments of its own containers; the other sees the new cut."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            made = await one.store.create_stream("s", slots=16)
+            await until(lambda: other.store.streams.get("s"))
+            seen = other.store.streams.get("s")
+            assert seen is not None
+            for process, stream in ((one, made), (other, seen)):
+                segment = next(
+                    each
+                    for each in stream.state.current.segments
+                    if stream.state.container_of(each) in process.store.containers
+                )
+                await process.store.scale_stream(stream, [segment.number], [segment.first + 2], "test")
+            await until(lambda: made.state == seen.state)
+            assert len(made.state.current.segments) == 6
+            for process, stream in ((one, made), (other, seen)):
+                for number in process.slots_here(stream):
+                    slot = stream.slot(number)
+                    assert slot.segment_id == stream.segment_id_of(number)
+
+    run(scenario())
+
+
+def test_a_deletion_ends_it_everywhere(tmp_path: Path) -> None:
+    """A deleted stream is gone in all processes; its name is free, and the other's change of it is refused."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            made = await one.store.create_stream("s", slots=4)
+            await until(lambda: other.store.streams.get("s"))
+            seen = other.store.streams.get("s")
+            assert seen is not None
+            with pytest.raises(StreamExists):
+                await other.store.create_stream("s", slots=1)
+            await one.store.delete_stream(made)
+            with pytest.raises(UnknownStream):
+                await other.store.update_stream(seen, config={})
+            await until(lambda: seen.deleted)
+            assert other.rows(seen) == {None}
+            again = await other.store.create_stream("s", slots=4)
+            assert again.id > made.id
+            await until(lambda: one.store.streams.get("s"))
+
+    run(scenario())
+
+
+def test_changes_of_other_kinds_are_told(tmp_path: Path) -> None:
+    """Settings that one process changes are told in the other; so are streams, once they can be used."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            told: list[Changed] = []
+            other.store.on_followed(told.append)
+            await one.registry.change_settings("quotas", {b"a": b"1"})
+            await until(lambda: any("quotas" in changed.kinds for changed in told))
+            assert other.store.registry.settings("quotas") == {b"a": b"1"}
+            await one.store.create_stream("s", slots=4)
+            await until(lambda: any(changed.streams for changed in told))
+            assert other.store.streams.get("s") is not None
+
+    run(scenario())

@@ -1,0 +1,321 @@
+"""A gateway of several workers: real clients, workers that are killed, and directories that go from one to several."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from gateway.wire.codec import response_codec
+from gateway.wire.message import Message
+from tests.faults.gateway_process import EAGER, Gateway
+from tests.gateway.harness import batch
+from tests.gateway.network.harness import request
+
+DEADLINE_S = 60
+PARTITIONS = 8
+
+
+def settings(workers: int, containers: int = 4) -> dict[str, object]:
+    return {**EAGER, "workers": workers, "containers": containers}
+
+
+def free_run(count: int) -> int:
+    """The first of so many ports in a row that nobody has."""
+    among_tests = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # each has a range of its own
+    for first in range(20_000 + 2_000 * among_tests + os.getpid() % 1_000, 32_000, 16):
+        with contextlib.ExitStack() as bound:
+            try:
+                for port in range(first, first + count):
+                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no ports")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    with Gateway(tmp_path, settings(2)) as started:
+        started.listen(f"127.0.0.1:{free_run(4)}")
+        started.http = "127.0.0.1:0"
+        started.start()
+        yield started
+
+
+def servers(gateway: Gateway) -> list[str]:
+    return list(gateway.ready["kafka"])
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.05)
+
+
+def create(gateway: Gateway, topic: str, server: int = 0) -> None:
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[server]})
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(DEADLINE_S)
+
+
+def write(gateway: Gateway, topic: str, first: int, count: int) -> None:
+    """Numbers, acknowledged; number n goes to partition n mod 8."""
+    failed: list[KafkaError] = []
+
+    def told(error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    producer = Producer({"bootstrap.servers": servers(gateway)[0], "enable.idempotence": True})
+    for number in range(first, first + count):
+        producer.produce(topic, str(number), partition=number % PARTITIONS, on_delivery=told)
+    assert producer.flush(DEADLINE_S) == 0
+    assert not failed
+
+
+def read(gateway: Gateway, topic: str, count: int, *, isolation: str = "read_committed") -> list[int]:
+    """All numbers of a topic, by partition and offset."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers(gateway)[-1],
+            "group.id": f"reader-{time.monotonic_ns()}",
+            "auto.offset.reset": "earliest",
+            "isolation.level": isolation,
+        }
+    )
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
+    found: list[tuple[int, int, int]] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while len(found) < count:
+        assert time.monotonic() < deadline, f"{len(found)} of {count} records"
+        for message in consumer.consume(500, 0.2):
+            assert message.error() is None
+            found.append((message.partition() or 0, message.offset() or 0, int(message.value() or b"")))
+    consumer.close()
+    return [number for _, _, number in sorted(found)]
+
+
+def expected(count: int) -> list[int]:
+    return [number for partition in range(PARTITIONS) for number in range(partition, count, PARTITIONS)]
+
+
+def test_any_worker_leads_to_the_others(gateway: Gateway) -> None:
+    """A topic made at one worker is written and read through any: its partitions lie on both, each in order."""
+    create(gateway, "orders", server=1)
+    write(gateway, "orders", 0, 400)
+    assert read(gateway, "orders", 400) == expected(400)
+    metadata = AdminClient({"bootstrap.servers": servers(gateway)[0]}).list_topics("orders", DEADLINE_S)
+    assert sorted(metadata.brokers) == [100, 101]
+    assert {partition.leader for partition in metadata.topics["orders"].partitions.values()} == {100, 101}
+
+
+def test_a_killed_worker(gateway: Gateway) -> None:
+    """kill -9 of each worker in turn, while a producer writes: nothing acknowledged is lost, doubled or out of order,
+    and the other worker is the same process all the while."""
+    create(gateway, "orders")
+    written = 0
+    for victim in (0, 1, 0):
+        before = workers(gateway)
+        os.kill(before[victim], signal.SIGKILL)
+        write(gateway, "orders", written, 400)
+        written += 400
+        until(lambda before=before, victim=victim: is_back(gateway, before, victim), "the worker is back")  # type: ignore[misc]
+        assert workers(gateway)[1 - victim] == before[1 - victim]
+    assert read(gateway, "orders", written) == expected(written)
+
+
+def workers(gateway: Gateway) -> list[int]:
+    """The processes of the workers, in their order."""
+    found = []
+    for child in psutil.Process(gateway.pid).children():
+        words = child.cmdline()
+        if "worker" in words:
+            found.append((words[-1], child.pid))
+    return [pid for _, pid in sorted(found, key=lambda one: one[0].partition('"worker": ')[2])]
+
+
+def is_back(gateway: Gateway, before: list[int], victim: int) -> bool:
+    now = workers(gateway)
+    return len(now) == 2 and now[victim] != before[victim]
+
+
+def test_transactions_over_workers(gateway: Gateway) -> None:
+    """Transactions over partitions of both workers, and offsets of a group: committed ones are read whole, aborted ones
+    not at all, whichever worker coordinates."""
+    create(gateway, "orders")
+    create(gateway, "source")
+    committed = 0
+    for n in range(6):  # several ids, so that both workers coordinate some
+        producer = Producer({"bootstrap.servers": servers(gateway)[0], "transactional.id": f"id-{n}"})
+        producer.init_transactions(DEADLINE_S)
+        for commits in (True, False, True):
+            producer.begin_transaction()
+            for partition in range(PARTITIONS):
+                producer.produce("orders", str(committed if commits else -1), partition=partition)
+            if commits:
+                consumer = Consumer({"bootstrap.servers": servers(gateway)[1], "group.id": f"group-{n}"})
+                offsets = [TopicPartition("source", 3, committed + 1)]
+                producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), DEADLINE_S)
+                producer.commit_transaction(DEADLINE_S)
+                (offset,) = consumer.committed([TopicPartition("source", 3)], DEADLINE_S)
+                assert offset.offset == committed + 1
+                consumer.close()
+                committed += 1
+            else:
+                producer.flush(DEADLINE_S)
+                producer.abort_transaction(DEADLINE_S)
+    numbers = read(gateway, "orders", committed * PARTITIONS)
+    assert sorted(numbers) == sorted(list(range(committed)) * PARTITIONS)
+
+
+def test_groups_live_with_their_worker(gateway: Gateway) -> None:
+    """Groups of both workers are found through any, share partitions of both, and keep their offsets over a kill."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    for n in range(4):
+        consumer = Consumer(
+            {"bootstrap.servers": servers(gateway)[n % 2], "group.id": f"g-{n}", "auto.offset.reset": "earliest"}
+        )
+        consumer.subscribe(["orders"])
+        found = 0
+        deadline = time.monotonic() + DEADLINE_S
+        while found < 80:
+            assert time.monotonic() < deadline
+            found += len(consumer.consume(100, 0.2))
+        consumer.commit(asynchronous=False)
+        consumer.close()
+    for pid in workers(gateway):
+        os.kill(pid, signal.SIGKILL)
+    for n in range(4):
+        consumer = Consumer({"bootstrap.servers": servers(gateway)[0], "group.id": f"g-{n}"})
+        assert _committed(consumer) == [10] * PARTITIONS
+        consumer.close()
+
+
+def _committed(consumer: Consumer) -> list[int]:
+    """The committed offsets of all partitions; asks again while the coordinator is away."""
+    asked = [TopicPartition("orders", partition) for partition in range(PARTITIONS)]
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return [found.offset for found in consumer.committed(asked, 5)]
+        except KafkaException:
+            assert time.monotonic() < deadline
+
+
+def test_from_one_to_several_and_back(tmp_path: Path) -> None:
+    """A directory that one process made is served by two workers, then by four, then by one again: topics, records and
+    users stay."""
+    with Gateway(tmp_path, settings(1)) as gateway:
+        penstock("users", "add", "alice", "--password-file", "-", "--data-dir", str(gateway.data), given="secret")
+        gateway.listen(f"127.0.0.1:{free_run(4)}")
+        for starts, count in enumerate((1, 2, 4, 1)):
+            gateway.settings["workers"] = count
+            gateway.start()
+            if not starts:
+                create(gateway, "orders")
+            else:
+                assert read(gateway, "orders", starts * 80) == expected(starts * 80)
+            assert len(servers(gateway)) == count
+            write(gateway, "orders", starts * 80, 80)
+            gateway.stop()
+            assert users(gateway) == ["alice"]
+        assert (gateway.data / "registry.db").exists()
+
+
+def penstock(*arguments: str, given: str = "") -> str:
+    """What a command prints."""
+    command = [str(Path(sys.executable).parent / "penstock"), *arguments]
+    return subprocess.run(command, input=given, capture_output=True, check=True, text=True, timeout=DEADLINE_S).stdout
+
+
+def users(gateway: Gateway) -> list[str]:
+    """The users that a stopped gateway's directory knows."""
+    told = json.loads(penstock("users", "list", "--json", "--data-dir", str(gateway.data)))
+    return [row["user"] for row in told]
+
+
+def test_the_supervisor_is_killed(gateway: Gateway) -> None:
+    """kill -9 of the supervisor ends the workers too, and the next start has everything that was acknowledged."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    pids = workers(gateway)
+    gateway.kill()
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the workers have ended")
+    gateway.start()
+    assert read(gateway, "orders", 80) == expected(80)
+
+
+def test_more_workers_than_containers(tmp_path: Path) -> None:
+    """More workers than a directory has containers are refused by name, with what is allowed."""
+    with Gateway(tmp_path, settings(4, containers=2)) as gateway:
+        gateway.launch()
+        assert gateway.process is not None
+        assert gateway.process.wait(DEADLINE_S) == 2
+        assert "workers = 4" in gateway.output.read_text()
+        gateway.process = None
+
+
+def test_the_wrong_worker_names_the_right_one(gateway: Gateway) -> None:
+    """A Produce that comes to the wrong worker is refused with the leader's id and address (KIP-951), and changes
+    nothing."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 8)
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[0]})
+    partitions = admin.list_topics("orders", DEADLINE_S).topics["orders"].partitions
+    elsewhere = next(number for number, partition in partitions.items() if partition.leader == 101)
+    records = {"index": elsewhere, "records": bytes(batch(b"x"))}
+    values = {"acks": -1, "timeout": 1000, "topic_data": [{"name": "orders", "partition_data": [records]}]}
+    answer = asked(servers(gateway)[0], 0, 12, values)
+    (refused,) = answer.responses[0].partition_responses
+    assert refused.error_code == 6
+    assert refused.current_leader.leader_id == 101
+    assert [f"{node.host}:{node.port}" for node in answer.node_endpoints] == [servers(gateway)[1]]
+    assert read(gateway, "orders", 8) == expected(8)
+
+
+def asked(server: str, key: int, version: int, values: dict[str, Any]) -> Message:
+    """The answer to one request."""
+    host, _, port = server.rpartition(":")
+    with socket.create_connection((host, int(port)), DEADLINE_S) as connection:
+        connection.sendall(request(key, version, values))
+        with connection.makefile("rb") as answers:
+            (size,) = struct.unpack(">i", answers.read(4))
+            body = answers.read(size)
+    codec = response_codec(key, version)
+    return codec.decode(body, 4 + codec.flexible)
+
+
+def test_the_console_shows_the_whole(gateway: Gateway) -> None:
+    """The REST API adds up what the workers have, and metrics tell each sample's worker."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    (stream,) = get(gateway, "/api/v1/streams")["streams"]
+    assert stream["appended_events"] == 80
+    assert get(gateway, "/readyz")["status"] == "serving"
+    assert get(gateway, "/api/v1/overview")["produced_records"] == 80
+    with urllib.request.urlopen(f"http://{gateway.ready['http']}/metrics", timeout=DEADLINE_S) as answer:
+        text = answer.read().decode()
+    assert 'penstock_topics{worker="0"} 1' in text
+    assert 'penstock_topics{worker="1"} 1' in text
+
+
+def get(gateway: Gateway, path: str) -> Any:
+    with urllib.request.urlopen(f"http://{gateway.ready['http']}{path}", timeout=DEADLINE_S) as answer:
+        return json.load(answer)

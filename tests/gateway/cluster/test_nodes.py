@@ -1,0 +1,67 @@
+"""Which node leads what, and where a client reaches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.cluster.nodes import NOBODY, Address, Node, Nodes
+
+
+@dataclass
+class Came:
+    """A listener that a client came by."""
+
+    name: str
+    advertised_host: str = "here"
+    advertised_port: int = 9092
+
+
+INSIDE, OUTSIDE = Came("INSIDE"), Came("OUTSIDE", "here.example", 19092)
+OTHER = Node(
+    id=101,
+    listeners={"INSIDE": ("there", 9093), "OUTSIDE": ("there.example", 19093)},
+    containers={1: 7, 3: 9},
+    inner="/run/1.sock",
+)
+
+
+def nodes(*others: Node) -> Nodes:
+    made = Nodes(100, lambda container_id: container_id in (0, 2))
+    made.replace(others)
+    return made
+
+
+def test_alone() -> None:
+    """Without others this node is all there is, at the address of the listener that was asked."""
+    alone = nodes()
+    assert alone.is_alone
+    assert alone.addresses(OUTSIDE) == [Address(100, "here.example", 19092)]
+    assert alone.leader(0) == 100
+    assert alone.leader(1) == NOBODY
+
+
+def test_others_by_the_same_listener() -> None:
+    """A client gets the others' addresses for a listener of the name that it came by, and no others."""
+    both = nodes(OTHER)
+    assert both.addresses(INSIDE) == [Address(100, "here", 9092), Address(101, "there", 9093)]
+    assert both.addresses(OUTSIDE)[1] == Address(101, "there.example", 19093)
+    assert both.addresses(Came("THIRD")) == [Address(100, "here", 9092)]
+    assert both.address(101, Came("THIRD")) is None
+
+
+def test_leaders() -> None:
+    """A container leads to its node, with that node's epoch; what is open here is this node's, whatever others say."""
+    both = nodes(Node(id=101, listeners={}, containers={0: 5, 1: 7}, inner=""))
+    assert both.leader(1) == 101
+    assert both.epoch(1) == 7
+    assert both.leader(0) == 100
+    assert both.epoch(4) == -1
+    both.replace([])
+    assert both.leader(1) == NOBODY
+
+
+def test_what_a_node_tells_of_itself() -> None:
+    """A node reads back what another one wrote; this node's own row changes nothing."""
+    assert Node.decode(101, OTHER.encode()) == OTHER
+    me = Node(id=100, listeners={}, containers={1: 1}, inner="")
+    assert nodes(me).is_alone

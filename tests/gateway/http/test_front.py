@@ -1,0 +1,547 @@
+"""The public HTTP port of several workers: one address tells of all, and a change reaches the worker that can make it.
+
+The workers here are real HTTP servers at real socket files, behind the same guard as a gateway's; what they tell is
+made of the API's models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from gateway.http import front as fronts
+from gateway.http.entrance import Entrance
+from gateway.http.front import front
+from gateway.http.guard import Guard
+from gateway.http.models import (
+    EpochView,
+    GroupList,
+    GroupView,
+    Overview,
+    Scaled,
+    Scaling,
+    Sealed,
+    SegmentView,
+    StreamList,
+    StreamSummary,
+    StreamView,
+    Tiers,
+)
+from gateway.http.problems import Problem, answer_problem, answer_refusal, no_such_stream, not_ready
+from gateway.http.server import HttpServer
+from tests.faults.gateway_process import EAGER
+from tests.faults.gateway_process import Gateway as RealGateway
+from tests.faults.test_workers import free_run
+from tests.gateway.http.calls import call, create_topic, get, produce, until
+
+TOKEN = "only-for-this-test"
+GUARD = Guard(loopback=True, token=TOKEN)
+Called = tuple[int, Mapping[str, str], Any]
+Ask = Callable[..., Awaitable[Called]]
+
+
+class FakeWorker:
+    """What one worker tells. `hosts`: the segments that it can scale; `knows`: the streams that it has heard of."""
+
+    def __init__(self, number: int, hosts: int, lag: int, knows: tuple[str, ...] = ("orders",)) -> None:
+        self.number, self.hosts, self.lag, self.knows = number, hosts, lag, knows
+        self.ready = True
+        self.hangs = False
+        self.cut = False
+        self.takes_all = False
+        self.changes: list[Any] = []
+        self.clients: list[str] = []
+
+    def application(self) -> Starlette:
+        routes = [
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+            Route("/api/v1/overview", self.overview),
+            Route("/api/v1/streams", self.streams),
+            Route("/api/v1/streams/{name}", self.stream),
+            Route("/api/v1/groups", self.groups),
+            Route("/api/v1/streams/{name}/scale", self.scale, methods=["POST"]),
+            Route("/api/v1/streams/{name}/seal", self.seal, methods=["POST"]),
+            Route("/api/v1/tier2/chunks", self.chunks),
+            Route("/api/v1/tier2/chunks/{key:path}", self.chunk),
+            Route("/api", self.page),
+        ]
+        return Starlette(routes=routes, exception_handlers={Problem: answer_problem, HTTPException: answer_refusal})
+
+    async def readyz(self, _: Request) -> Response:
+        told = {"status": "serving", "detail": ["the log is full"]} if self.ready else {"status": "recovering"}
+        return JSONResponse(told, 200 if self.ready else 503)
+
+    async def metrics(self, _: Request) -> Response:
+        await self._maybe_hang()
+        return PlainTextResponse(
+            f"# HELP penstock_topics Topics\n# TYPE penstock_topics gauge\npenstock_topics {self.lag}\n"
+        )
+
+    async def overview(self, request: Request) -> Response:
+        await self._maybe_hang()
+        self.clients.append(request.client.host if request.client else "")
+        fields = dict.fromkeys(Overview.model_fields, 0) | {"version": "1", "cluster_id": "c", "phase": "serving"}
+        return _json(Overview(**fields | {"long_term": False, "connections": self.lag, "time_ms": self.number}))
+
+    async def streams(self, request: Request) -> Response:
+        if request.query_params.get("limit") == "many":
+            raise Problem(400, "Not a number", "limit takes a whole number")
+        await self._maybe_hang()
+        after = request.query_params.get("after", "")
+        listed = [self._summary(name) for name in self.knows if name > after]
+        return _json(StreamList(streams=listed, total=len(self.knows)))
+
+    async def stream(self, request: Request) -> Response:
+        await self._maybe_hang()
+        name = request.path_params["name"]
+        if name not in self.knows:
+            raise no_such_stream(name)
+        assert request.query_params["epochs"] == "1"
+        segments = [
+            SegmentView(
+                id=n, slots=[n], key_range=(0, 1), state="active",
+                bytes=self.lag if n == self.hosts else 0, rate_bytes=0, rate_events=0,
+            )
+            for n in (1, 2)
+        ]  # fmt: skip
+        epoch = EpochView(epoch=self.number, started_ms=1, reason="", segments=segments)
+        scaling = Scaling(policy="fixed", target_rate=1, factor=2, min_segments=1)
+        summary = self._summary(name).model_dump()
+        return _json(StreamView(**summary, created_ms=1, sealed_ms=None, scaling=scaling, limits=[], epochs=[epoch]))
+
+    async def groups(self, _: Request) -> Response:
+        group = GroupView(name=f"group-{self.number}", state="Stable", members=1, lag=self.lag, topics=[])
+        return _json(GroupList(groups=[group], total=1, measured_ms=self.number))
+
+    async def scale(self, request: Request) -> Response:
+        GUARD.check_write(request.headers)
+        wanted = await request.json()
+        if request.path_params["name"] not in self.knows:
+            raise no_such_stream(request.path_params["name"])
+        if wanted["split"]["segment"] != self.hosts and not self.takes_all:
+            raise Problem(409, "Cannot be scaled like that", "the segment is another worker's")
+        self.changes.append(wanted)
+        await self._maybe_hang()
+        return _json(Scaled(name="orders", epoch=self.number, sealed=[wanted["split"]["segment"]], opened=[]))
+
+    async def seal(self, request: Request) -> Response:
+        GUARD.check_write(request.headers)
+        if not self.ready:
+            raise not_ready("recovering")
+        if self.changes:
+            raise Problem(409, "Sealed already", "it is")
+        self.changes.append("seal")
+        return _json(Sealed(name="orders", state="sealed", sealed_ms=self.number))
+
+    async def chunks(self, _: Request) -> Response:
+        lines = [json.dumps({"chunk": f"{self.number}/{n}", "padding": "x" * 70_000}) for n in range(3)]
+        return Response("\n".join([*lines, "" if self.cut else '{"complete": true}\n']))
+
+    async def chunk(self, request: Request) -> Response:
+        if request.path_params["key"] != f"{self.number}/0":
+            raise Problem(404, "No such chunk", "the store does not know it")
+        return JSONResponse({"chunk": request.path_params["key"]})
+
+    async def page(self, _: Request) -> Response:
+        return Response("<!doctype html>", media_type="text/html", headers={"Content-Security-Policy": "x"})
+
+    async def _maybe_hang(self) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+
+    def _summary(self, name: str) -> StreamSummary:
+        return StreamSummary(
+            name=name, state="open", slots=4, epoch=self.number, segments=2, appended_bytes=self.lag,
+            appended_events=1, tiers=Tiers(log=1, chunks=0), rate_bytes=0.0, rate_events=0.0,
+        )  # fmt: skip
+
+
+def _json(model: Any) -> Response:
+    return Response(model.model_dump_json(), media_type="application/json")
+
+
+class Gateway:
+    """Workers that serve, and the port in front of them."""
+
+    def __init__(self, directory: Path, workers: tuple[FakeWorker, ...]) -> None:
+        self.workers = workers
+        self.sockets = {str(worker.number): str(directory / f"{worker.number}") for worker in workers}
+        self.phase = "serving"
+        self.count = len(workers)
+        self.address = ""
+
+    async def ask(self, method: str, path: str, body: object = None, **headers: str) -> Called:
+        return await asyncio.to_thread(call, self.address, method, path, body, **headers)
+
+    async def get(self, path: str) -> Any:
+        status, _, body = await self.ask("GET", path)
+        assert status == 200, body
+        return body
+
+
+@contextlib.asynccontextmanager
+async def serving(directory: Path, *workers: FakeWorker) -> AsyncIterator[Gateway]:
+    gateway = Gateway(directory, workers)
+    application = front(lambda: gateway.sockets, GUARD, lambda: gateway.phase, lambda: gateway.count)
+    public = socket.create_server(("127.0.0.1", 0))
+    servers = [HttpServer(Entrance(application, GUARD), [public])]
+    for worker in workers:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(gateway.sockets[str(worker.number)])
+        listening.listen()
+        guarded: Any = Entrance(worker.application(), GUARD)
+        servers.append(HttpServer(ProxyHeadersMiddleware(guarded, "*"), [listening]))  # type: ignore[arg-type]
+    gateway.address = f"127.0.0.1:{public.getsockname()[1]}"
+    async with contextlib.AsyncExitStack() as stack:
+        for server in servers:
+            await server.start()
+            stack.push_async_callback(server.stop)
+        yield gateway
+
+
+def two() -> tuple[FakeWorker, FakeWorker]:
+    return FakeWorker(0, hosts=1, lag=10), FakeWorker(1, hosts=2, lag=30, knows=("audit", "orders"))
+
+
+def run(directory: Path, steps: Callable[[Gateway], Awaitable[None]], *workers: FakeWorker) -> None:
+    async def main() -> None:
+        async with serving(directory, *workers) as gateway:
+            await steps(gateway)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that hangs is given up soon."""
+    monkeypatch.setattr(fronts, "ANSWER_S_MAX", 0.3)
+
+
+def test_one_address_tells_of_all(tmp_path: Path) -> None:
+    """Totals add up, streams are listed once, groups of all workers are there; the answers are not to be cached."""
+
+    async def steps(gateway: Gateway) -> None:
+        status, headers, overview = await gateway.ask("GET", "/api/v1/overview")
+        assert (status, headers["Cache-Control"], overview["connections"]) == (200, "no-store", 40)
+        streams = await gateway.get("/api/v1/streams")
+        assert [(one["name"], one["appended_bytes"]) for one in streams["streams"]] == [("audit", 30), ("orders", 40)]
+        assert [one["name"] for one in (await gateway.get("/api/v1/streams?after=audit"))["streams"]] == ["orders"]
+        assert len((await gateway.get("/api/v1/streams?limit=1"))["streams"]) == 1
+        groups = await gateway.get("/api/v1/groups")
+        assert [one["name"] for one in groups["groups"]] == ["group-1", "group-0"]
+        assert "<title>" in await gateway.get("/")
+        status, headers, _ = await gateway.ask("GET", "/api")
+        assert (status, headers["Content-Security-Policy"]) == (200, "x")
+
+    run(tmp_path, steps, *two())
+
+
+def test_one_worker_alone(tmp_path: Path) -> None:
+    """The only worker's answer is the gateway's, to the byte."""
+    alone = FakeWorker(0, hosts=1, lag=10)
+
+    async def steps(gateway: Gateway) -> None:
+        summary = alone._summary("orders")
+        assert await gateway.get("/api/v1/streams") == StreamList(streams=[summary], total=1).model_dump(mode="json")
+
+    run(tmp_path, steps, alone)
+
+
+def test_workers_see_the_client(tmp_path: Path) -> None:
+    """The workers' ACLs decide by the client's own address, whatever addresses it claims."""
+
+    async def steps(gateway: Gateway) -> None:
+        await gateway.get("/api/v1/overview")
+        assert [worker.clients for worker in gateway.workers] == [["127.0.0.1"], ["127.0.0.1"]]
+
+    run(tmp_path, steps, *two())
+
+
+def test_health(tmp_path: Path) -> None:
+    """Ready is the gateway whose workers all are; concerns name their worker."""
+
+    async def steps(gateway: Gateway) -> None:
+        assert await gateway.get("/readyz") == {
+            "status": "serving",
+            "detail": ["worker 0: the log is full", "worker 1: the log is full"],
+        }
+        gateway.workers[1].ready = False
+        status, _, told = await gateway.ask("GET", "/readyz")
+        assert (status, told["detail"]) == (503, ["worker 0: the log is full", "worker 1: recovering"])
+        gateway.workers[1].ready = True
+        gone = gateway.sockets.pop("1")
+        assert (await gateway.ask("GET", "/readyz"))[0] == 503
+        gateway.sockets["1"] = gone
+        gateway.phase = "stopping"
+        assert (await gateway.ask("GET", "/readyz"))[::2] == (503, {"status": "stopping"})
+        assert (await gateway.ask("GET", "/healthz"))[::2] == (200, {"status": "stopping"})
+
+    run(tmp_path, steps, *two())
+
+
+def _samples(text: str) -> dict[tuple[str, str], float]:
+    return {
+        (sample.name, next(iter(sample.labels.values()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics(tmp_path: Path, hurried: None) -> None:
+    """Samples carry their worker; one that hangs is left out, and counted."""
+
+    async def steps(gateway: Gateway) -> None:
+        found = _samples(await gateway.get("/metrics"))
+        assert (found["penstock_topics", "0"], found["penstock_topics", "1"]) == (10, 30)
+        assert (found["penstock_workers", "answering"], found["penstock_workers", "silent"]) == (2, 0)
+        gateway.workers[0].hangs = True
+        found = _samples(await gateway.get("/metrics"))
+        assert (found["penstock_workers", "answering"], found["penstock_workers", "silent"]) == (1, 1)
+        assert ("penstock_topics", "0") not in found
+
+    run(tmp_path, steps, *two())
+
+
+def test_refusals(tmp_path: Path, hurried: None) -> None:
+    """A stream is unknown only if every worker says so; a request that no worker takes is refused as by one."""
+
+    async def steps(gateway: Gateway) -> None:
+        status, headers, problem = await gateway.ask("GET", "/api/v1/streams/nothing")
+        assert (status, headers["Content-Type"], problem["title"]) == (
+            404,
+            "application/problem+json",
+            "No such stream",
+        )
+        assert (await gateway.ask("GET", "/api/v1/streams?limit=many"))[0] == 400
+        assert (await gateway.ask("GET", "/api/v1/nothing"))[0] == 404
+        gateway.workers[1].hangs = True
+        assert (await gateway.ask("GET", "/api/v1/streams/nothing"))[0] == 503
+        gateway.sockets.clear()
+        status, _, problem = await gateway.ask("GET", "/api/v1/overview")
+        assert (status, problem["title"]) == (503, "Not ready")
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_dead_worker(tmp_path: Path) -> None:
+    """A socket file that nobody serves any more, or that is gone, takes nothing from the others' answers."""
+
+    async def steps(gateway: Gateway) -> None:
+        gateway.sockets["2"] = str(tmp_path / "gone")
+        left = socket.socket(socket.AF_UNIX)
+        left.bind(gateway.sockets.setdefault("3", str(tmp_path / "left")))
+        left.close()
+        assert (await gateway.get("/api/v1/overview"))["connections"] == 40
+        assert len((await gateway.get("/metrics")).splitlines()) == 8
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_scale_reaches_its_worker(tmp_path: Path) -> None:
+    """The worker that has the segment makes the scale, once; if nobody has it, the workers' reason is passed on."""
+
+    async def steps(gateway: Gateway) -> None:
+        path, authorization = "/api/v1/streams/orders/scale", f"Bearer {TOKEN}"
+        for hosts, worker in enumerate(gateway.workers, 1):
+            body = {"split": {"segment": hosts}}
+            status, _, scaled = await gateway.ask("POST", path, body, Authorization=authorization)
+            assert (status, scaled["epoch"], worker.changes) == (200, worker.number, [body])
+        body = {"split": {"segment": 9}}
+        status, _, problem = await gateway.ask("POST", path, body, Authorization=authorization)
+        assert (status, problem["title"]) == (409, "Cannot be scaled like that")
+        status, _, _ = await gateway.ask("POST", "/api/v1/streams/no/scale", body, Authorization=authorization)
+        assert status == 404
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_scale_prefers_its_worker(tmp_path: Path) -> None:
+    """Of workers that could all make the scale it is made by the one that has the segment's records."""
+
+    async def steps(gateway: Gateway) -> None:
+        for worker in gateway.workers:
+            worker.takes_all = True
+        body = {"split": {"segment": 2}}
+        path = "/api/v1/streams/orders/scale"
+        assert (await gateway.ask("POST", path, body, Authorization=f"Bearer {TOKEN}"))[0] == 200
+        assert [worker.changes for worker in gateway.workers] == [[], [body]]
+        status, _, _ = await gateway.ask("POST", path, {"split": {"segment": 1}}, Authorization=f"Bearer {TOKEN}")
+        assert (status, len(gateway.workers[0].changes)) == (200, 1)
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_stream_of_all(tmp_path: Path) -> None:
+    """A stream's segments have the bytes of the worker that holds them."""
+
+    async def steps(gateway: Gateway) -> None:
+        stream = await gateway.get("/api/v1/streams/orders?epochs=1")
+        assert [segment["bytes"] for segment in stream["epochs"][0]["segments"]] == [0, 30]
+        assert (stream["epoch"], stream["appended_bytes"]) == (1, 40)
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_scale_whose_worker_hangs(tmp_path: Path, hurried: None) -> None:
+    """Nobody says that a change was refused that may have been made."""
+
+    async def steps(gateway: Gateway) -> None:
+        gateway.workers[0].hangs = True
+        body = {"split": {"segment": 1}}
+        asked = gateway.ask("POST", "/api/v1/streams/orders/scale", body, Authorization=f"Bearer {TOKEN}")
+        assert (await asked)[0] == 503
+        assert gateway.workers[0].changes == [body]
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_seal(tmp_path: Path) -> None:
+    """Any worker that is able to seals, one alone; a second seal is told that it is one."""
+
+    async def steps(gateway: Gateway) -> None:
+        gateway.workers[0].ready = False
+        path, authorization = "/api/v1/streams/orders/seal", f"Bearer {TOKEN}"
+        status, _, sealed = await gateway.ask("POST", path, Authorization=authorization)
+        assert (status, sealed["sealed_ms"]) == (200, 1)
+        assert (await gateway.ask("POST", path, Authorization=authorization))[0] == 409
+        assert [worker.changes for worker in gateway.workers] == [[], ["seal"]]
+
+    run(tmp_path, steps, *two())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": f"Bearer {TOKEN}", "Origin": "http://elsewhere.example"}, 403),
+        ({"Authorization": f"Bearer {TOKEN}", "Host": "elsewhere.example"}, 403),
+    ],
+)
+def test_the_guard(tmp_path: Path, headers: dict[str, str], status: int) -> None:
+    """A change without the right to it reaches no worker, whose socket any `Host` would pass."""
+
+    async def steps(gateway: Gateway) -> None:
+        body = {"split": {"segment": 1}}
+        assert (await gateway.ask("POST", "/api/v1/streams/orders/scale", body, **headers))[0] == status
+        assert (await gateway.ask("POST", "/api/v1/streams/orders/seal", **headers))[0] == status
+        assert [worker.changes for worker in gateway.workers] == [[], []]
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_body_has_its_bound(tmp_path: Path) -> None:
+    """A body that is too large is refused before a worker hears of it."""
+
+    async def steps(gateway: Gateway) -> None:
+        body = b" " * (fronts.BODY_BYTES_MAX + 1)
+        asked = gateway.ask("POST", "/api/v1/streams/orders/scale", body, Authorization=f"Bearer {TOKEN}")
+        assert (await asked)[0] == 413
+
+    run(tmp_path, steps, *two())
+
+
+def test_an_answer_has_its_bound(tmp_path: Path) -> None:
+    """A worker's answer that is too large is not held: it counts as none."""
+
+    async def steps(gateway: Gateway) -> None:
+        with pytest.raises(fronts._Silent):
+            await fronts._ask(gateway.sockets["0"], fronts._Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
+
+    run(tmp_path, steps, *two())
+
+
+def test_chunks(tmp_path: Path) -> None:
+    """The listing has all workers' lines and one mark of its end, and no mark if a worker's part is cut or missing."""
+
+    async def steps(gateway: Gateway) -> None:
+        async def listed() -> list[Any]:
+            return [json.loads(line) for line in (await gateway.get("/api/v1/tier2/chunks")).splitlines()]
+
+        lines = await listed()
+        chunks = [f"{worker}/{n}" for worker in (0, 1) for n in range(3)]
+        assert [line.get("chunk") for line in lines] == [*chunks, None]
+        assert lines[-1] == {"complete": True}
+        gateway.workers[0].cut = True
+        assert [line["chunk"] for line in await listed()] == chunks
+        gateway.workers[0].cut = False
+        gateway.sockets.pop("1")
+        assert [line["chunk"] for line in await listed()] == chunks[:3]
+
+    run(tmp_path, steps, *two())
+
+
+def test_one_chunk(tmp_path: Path) -> None:
+    """The worker that knows a chunk tells of it; it is unknown if none does."""
+
+    async def steps(gateway: Gateway) -> None:
+        assert await gateway.get("/api/v1/tier2/chunks/1/0") == {"chunk": "1/0"}
+        assert (await gateway.ask("GET", "/api/v1/tier2/chunks/7/0"))[0] == 404
+        gateway.sockets.pop("1")
+        assert (await gateway.ask("GET", "/api/v1/tier2/chunks/1/0"))[0] == 503
+
+    run(tmp_path, steps, *two())
+
+
+def test_connections_are_closed(tmp_path: Path, hurried: None) -> None:
+    """No request, answered or not, leaves a descriptor open."""
+
+    async def steps(gateway: Gateway) -> None:
+        await gateway.get("/api/v1/overview")
+        before = len(os.listdir("/proc/self/fd"))
+        gateway.workers[0].hangs = True
+        for path in ("/api/v1/overview", "/api/v1/tier2/chunks", "/metrics") * 2:
+            await gateway.get(path)
+        await asyncio.to_thread(until, lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_real_gateway(tmp_path: Path) -> None:
+    """Of two real workers one port tells all: a stream with every record, and a split and a seal that both know."""
+    with RealGateway(tmp_path, {**EAGER, "workers": 2, "containers": 4}) as gateway:
+        gateway.listen(f"127.0.0.1:{free_run(4)}")
+        gateway.http = "127.0.0.1:0"
+        gateway.start()
+        kafka, http = ",".join(gateway.ready["kafka"]), gateway.ready["http"]
+        create_topic(kafka, "orders", 8)
+        for partition in range(8):
+            produce(kafka, "orders", partition, 5)
+        stream = until(lambda: (told := get(http, "/api/v1/streams/orders"))["appended_events"] == 40 and told)
+        segments = stream["epochs"][-1]["segments"]
+        assert sum(segment["bytes"] for segment in segments) == stream["appended_bytes"]
+        assert [one["name"] for one in get(http, "/api/v1/streams?limit=1")["streams"]] == ["orders"]
+        assert len(get(http, "/api/v1/streams/orders/map")["segments"]) == len(segments)
+        overview = get(http, "/api/v1/overview")
+        assert (overview["phase"], overview["produced_records"]) == ("serving", 40)
+        assert {"groups", "total"} <= get(http, "/api/v1/groups").keys()
+        assert get(http, "/api/v1/tier2/chunks").endswith('{"complete": true}\n')
+        workers = {worker for _, worker in _samples(get(http, "/metrics"))}
+        assert {"0", "1"} <= workers
+        wanted = next(segment for segment in segments if len(segment["slots"]) > 1)
+        path = "/api/v1/streams/orders"
+        status, _, scaled = call(http, "POST", f"{path}/scale", {"split": {"segment": wanted["id"]}})
+        assert (status, scaled["sealed"]) == (200, [wanted["id"]])
+        told = until(lambda: (told := get(http, path))["epoch"] == scaled["epoch"] and told)
+        before = next(one for one in told["epochs"][0]["segments"] if one["id"] == wanted["id"])
+        assert before["bytes"] == wanted["bytes"]
+        assert call(http, "POST", f"{path}/seal")[0] == 200
+        until(lambda: get(http, path)["state"] == "sealed")
+        assert [event["epoch"] for event in get(http, "/api/v1/events")["events"]] == [scaled["epoch"]]
+        assert call(http, "GET", "/readyz")[0] == 200

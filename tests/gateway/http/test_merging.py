@@ -1,0 +1,152 @@
+"""Answers of several workers become one: the order of the workers does not matter, and one alone is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.http import merging
+from gateway.http.models import (
+    EpochView,
+    EventList,
+    GroupList,
+    GroupView,
+    LimitView,
+    MapSegment,
+    Overview,
+    ScaleEventView,
+    Scaling,
+    SegmentView,
+    StreamList,
+    StreamMap,
+    StreamSummary,
+    StreamView,
+    Tiers,
+)
+
+COUNTS = st.integers(0, 1_000)
+RATES = st.floats(0, 1e9)
+NAMES = st.sampled_from(["audit", "orders", "views"])
+SCALING = st.builds(Scaling, policy=st.just("fixed"), target_rate=RATES, factor=COUNTS, min_segments=COUNTS)
+TIERS = st.builds(Tiers, log=COUNTS, chunks=COUNTS)
+FEW = {"max_size": 4}
+
+
+def ordered(values: st.SearchStrategy[Any], key: Callable[[Any], Any]) -> st.SearchStrategy[list[Any]]:
+    """A few of them in the order in which a worker lists them."""
+    return st.lists(values, unique_by=key, **FEW).map(lambda found: sorted(found, key=key))
+
+
+def decided(of: type[StreamSummary], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(
+        of,
+        name=NAMES,
+        state=st.sampled_from(["open", "sealed"]),
+        slots=COUNTS,
+        epoch=st.integers(0, 3),
+        segments=COUNTS,
+        appended_bytes=COUNTS,
+        appended_events=COUNTS,
+        tiers=TIERS,
+        rate_bytes=RATES,
+        rate_events=RATES,
+        **more,
+    )
+
+
+SENTENCES = st.lists(st.text(max_size=4), unique=True, **FEW)
+BOUNDS = st.tuples(st.floats(0, 1), st.floats(0, 1))
+MEASURED = {"bytes": COUNTS, "rate_bytes": RATES, "rate_events": RATES, "key_range": BOUNDS}
+SEGMENTS = st.builds(SegmentView, id=st.integers(0, 3), slots=st.just([0]), **MEASURED)
+EPOCHS = st.builds(EpochView, epoch=st.integers(0, 3), segments=ordered(SEGMENTS, lambda one: one.id))
+VIEWS = decided(StreamView, scaling=SCALING, limits=SENTENCES, epochs=ordered(EPOCHS, lambda one: one.epoch))
+RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), **MEASURED)
+MAPS = st.builds(
+    StreamMap,
+    name=NAMES,
+    epoch=st.integers(0, 3),
+    scaling=SCALING,
+    limits=SENTENCES,
+    segments=ordered(RECTANGLES, lambda one: one.id),
+)
+STREAMS = st.builds(StreamList, streams=ordered(decided(StreamSummary), lambda one: one.name), total=COUNTS)
+GROUPS = st.builds(
+    GroupList,
+    groups=ordered(
+        st.builds(GroupView, name=st.text(max_size=3), lag=COUNTS, topics=st.just([])), lambda one: (-one.lag, one.name)
+    ),
+    total=COUNTS,
+    measured_ms=COUNTS,
+)
+EVENTS = st.builds(
+    EventList,
+    events=ordered(
+        st.builds(ScaleEventView, time_ms=COUNTS, stream=NAMES, epoch=st.integers(0, 3)),
+        lambda one: (-one.time_ms, one.stream, -one.epoch),
+    ),
+    limits=ordered(st.builds(LimitView, stream=NAMES, segment=COUNTS), lambda one: (one.stream, one.segment)),
+)
+OVERVIEWS = st.builds(Overview, phase=st.sampled_from(["serving", "stopping", "recovering"]))
+
+Merge = Callable[[Sequence[Any]], Any]
+CASES: dict[str, tuple[st.SearchStrategy[Any], Merge]] = {
+    "overview": (OVERVIEWS, merging.overview),
+    "streams": (STREAMS, lambda answers: merging.streams(answers, 100)),
+    "stream": (VIEWS, merging.stream),
+    "map": (MAPS, merging.stream_map),
+    "groups": (GROUPS, lambda answers: merging.groups(answers, 100)),
+    "events": (EVENTS, lambda answers: merging.events(answers, 100)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@given(data=st.data())
+def test_the_order_of_the_workers(case: str, data: st.DataObject) -> None:
+    """Whichever worker answers first, the whole is the same."""
+    answers, merge = CASES[case]
+    told = data.draw(st.lists(answers, min_size=2, max_size=4))
+    shuffled = data.draw(st.permutations(told))
+    assert merge(told).model_dump_json() == merge(shuffled).model_dump_json()
+
+
+@pytest.mark.parametrize("case", CASES)
+@given(data=st.data())
+def test_one_alone(case: str, data: st.DataObject) -> None:
+    """A single worker's answer passes as it is."""
+    answers, merge = CASES[case]
+    answer = data.draw(answers)
+    assert merge([answer]) == answer
+
+
+@given(st.lists(STREAMS, min_size=1, max_size=4), st.integers(0, 3))
+def test_bytes_add_up(answers: list[StreamList], limit: int) -> None:
+    """Each stream is listed once, with the bytes of all workers; no more are listed than were asked for."""
+    whole = merging.streams(answers, limit)
+    names = sorted({one.name for answer in answers for one in answer.streams})
+    assert [one.name for one in whole.streams] == names[:limit]
+    for summed in whole.streams:
+        same = [one for answer in answers for one in answer.streams if one.name == summed.name]
+        assert summed.appended_bytes == sum(one.appended_bytes for one in same)
+        assert summed.epoch == max(one.epoch for one in same)
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=4))
+def test_an_event_is_told_once(answers: list[EventList]) -> None:
+    """What two workers tell alike is one event, and the newest are first."""
+    whole = merging.events([*answers, *answers], 100)
+    assert whole == merging.events(answers, 100)
+    times = [event.time_ms for event in whole.events]
+    assert times == sorted(times, reverse=True)
+
+
+def test_the_remedy_is_last() -> None:
+    """Sentences of several workers about a stream's hot segments end with the remedy, which is told once."""
+    assert merging._limits([["Segment 1.", "Add slots."], [], ["Segment 2.", "Add slots."]]) == [
+        "Segment 1.",
+        "Segment 2.",
+        "Add slots.",
+    ]
