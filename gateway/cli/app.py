@@ -193,7 +193,7 @@ TOOLS: Final = {
     "credentials": "kafka.credentials",
     "quotas": "kafka.quotas",
     "cluster": "kafka.clusters",
-    "doctor": "doctor.command",
+    "doctor": "doctor",
     "debug": "debug",
     "profile": "kafka.profile",
     "streams": "streams",

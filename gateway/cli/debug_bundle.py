@@ -26,8 +26,8 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, SecretStr
 
 from gateway import __version__
-from gateway.cli.doctor import disk
-from gateway.cli.doctor.examination import directories_of, examine
+from gateway.cli import doctor_disk as disk
+from gateway.cli.doctor_examination import directories_of, examine
 from gateway.cli.refused import Refused
 from gateway.config.fields import HIDDEN
 from gateway.config.layers import ConfigError

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from gateway.cli.doctor import judgements
-from gateway.cli.doctor.facts import (
+from gateway.cli import doctor_judgements as judgements
+from gateway.cli.doctor_facts import (
     AdvertisedFacts,
     CertificateFacts,
     ClockFacts,

@@ -10,8 +10,11 @@ from unittest.mock import ANY
 
 import pytest
 
-from gateway.cli.doctor import addresses, disk, long_term, machine
-from gateway.cli.doctor.certificates import certificates
+from gateway.cli import doctor_addresses as addresses
+from gateway.cli import doctor_disk as disk
+from gateway.cli import doctor_long_term as long_term
+from gateway.cli import doctor_machine as machine
+from gateway.cli.doctor_certificates import certificates
 from gateway.config.loading import load
 from gateway.config.model import Config
 from gateway.data_directory import DataDirectory

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from gateway.cli.doctor.facts import CertificateFacts
+from gateway.cli.doctor_facts import CertificateFacts
 from gateway.config.layers import ConfigError
 from gateway.config.model import Config
 from gateway.security.listeners import http_security

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.cli.doctor.facts import DirectoryFacts
+from gateway.cli.doctor_facts import DirectoryFacts
 from gateway.config.places import STORE_DIRECTORY
 from gateway.data_directory import LOCK_FILE
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from gateway.cli.doctor.disk import files_below, nearest, scratch
-from gateway.cli.doctor.facts import ClockFacts, LimitFacts, MemoryFacts
+from gateway.cli.doctor_disk import files_below, nearest, scratch
+from gateway.cli.doctor_facts import ClockFacts, LimitFacts, MemoryFacts
 from gateway.config.machine import usable_memory
 from gateway.config.model import Config
 from gateway.network.descriptors import LIMIT_MAX, share

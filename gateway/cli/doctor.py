@@ -17,7 +17,7 @@ from gateway.cli.refused import run
 from gateway.exits import ExitCode
 
 if TYPE_CHECKING:
-    from gateway.cli.doctor.facts import Finding
+    from gateway.cli.doctor_facts import Finding
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -34,8 +34,8 @@ def doctor(settings: Settings, as_json: AsJson = False) -> None:
 
 
 def _doctor(settings: Settings, output: Output) -> ExitCode:
-    from gateway.cli.doctor.examination import examine
-    from gateway.cli.doctor.facts import exit_code, failure
+    from gateway.cli.doctor_examination import examine
+    from gateway.cli.doctor_facts import exit_code, failure
     from gateway.config.layers import ConfigError
 
     logging.disable(logging.CRITICAL)  # the findings say it
@@ -53,7 +53,7 @@ def _doctor(settings: Settings, output: Output) -> ExitCode:
 
 def show(output: Output, findings: list[Finding]) -> None:
     """Print them: for people what is wrong stands with its remedy."""
-    from gateway.cli.doctor.facts import Level
+    from gateway.cli.doctor_facts import Level
 
     failures = sum(one.level is Level.FAILURE for one in findings)
     warnings = sum(one.level is Level.WARNING for one in findings)

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from gateway.cli.doctor.facts import StorageFacts
+from gateway.cli.doctor_facts import StorageFacts
 from gateway.config.layers import ConfigError
 from gateway.config.model import Config
 from gateway.config.tiering import Directory

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Final
 
-from gateway.cli.doctor.facts import (
+from gateway.cli.doctor_facts import (
     AdvertisedFacts,
     CertificateFacts,
     ClockFacts,

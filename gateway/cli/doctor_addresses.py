@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.cli.client.connection import Connection
-from gateway.cli.doctor.facts import AdvertisedFacts, PortFacts
+from gateway.cli.doctor_facts import AdvertisedFacts, PortFacts
 from gateway.cli.refused import Refused
 from gateway.config.addresses import ListenAddress, host_port
 from gateway.config.model import Config

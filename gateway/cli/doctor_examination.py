@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from gateway.cli.doctor import addresses, disk, judgements, long_term, machine
-from gateway.cli.doctor.certificates import certificates
-from gateway.cli.doctor.facts import Finding, ok, warning
+from gateway.cli import doctor_addresses as addresses
+from gateway.cli import doctor_disk as disk
+from gateway.cli import doctor_judgements as judgements
+from gateway.cli import doctor_long_term as long_term
+from gateway.cli import doctor_machine as machine
+from gateway.cli.doctor_certificates import certificates
+from gateway.cli.doctor_facts import Finding, ok, warning
 from gateway.config.model import Config
 
 SPARES: Final = 2
