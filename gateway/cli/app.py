@@ -193,6 +193,8 @@ TOOLS: Final = {
     "credentials": "kafka.credentials",
     "quotas": "kafka.quotas",
     "cluster": "kafka.clusters",
+    "doctor": "doctor",
+    "debug": "debug",
     "profile": "kafka.profile",
     "streams": "streams",
     "tier2": "tier2",

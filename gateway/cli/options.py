@@ -135,9 +135,9 @@ class Settings:
             raise typer.Exit(ExitCode.CONFIGURATION)
         return replace(self, file=file)
 
-    def load(self) -> Config:
-        """The configuration. A wrong one ends the command, with every problem on standard error."""
-        from gateway.config.layers import ConfigError, Given, trimmed
+    def read(self) -> Config:
+        """The configuration. Raises ConfigError with every problem."""
+        from gateway.config.layers import Given, trimmed
         from gateway.config.loading import left_out_of, load
 
         given = {
@@ -145,10 +145,16 @@ class Settings:
             for name, value in self.flags.items()
             if value not in (None, [])
         }
+        if left_out := left_out_of(self.file):
+            typer.echo(f"penstock: {self.file}: without effect here: {', '.join(left_out)[:2000]}", err=True)
+        return load(self.file, assignments=self.assignments, flags=given)
+
+    def load(self) -> Config:
+        """The configuration. A wrong one ends the command, with every problem on standard error."""
+        from gateway.config.layers import ConfigError
+
         try:
-            if left_out := left_out_of(self.file):
-                typer.echo(f"penstock: {self.file}: without effect here: {', '.join(left_out)[:2000]}", err=True)
-            return load(self.file, assignments=self.assignments, flags=given)
+            return self.read()
         except ConfigError as exc:
             for problem in exc.problems:
                 typer.echo(f"penstock: {problem}", err=True)

@@ -60,6 +60,11 @@ class ListenerTls:
         return f"<ListenerTls {self.listener}, certificate until {self._identity.expires:%Y-%m-%d}>"
 
     @property
+    def begins_s(self) -> float:
+        """When the last certificate of the chain begins, in seconds since 1970."""
+        return max(one.not_valid_before_utc.timestamp() for one in self._identity.chain)
+
+    @property
     def expires_s(self) -> float:
         """When the first certificate of the chain ends, in seconds since 1970."""
         return self._identity.expires.timestamp()

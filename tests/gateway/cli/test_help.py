@@ -23,6 +23,7 @@ COMMANDS: Final = (
     *("produce", "consume", "groups", "groups lag", "groups reset", "groups delete", "configs", "configs diff"),
     *("acls", "acls add", "credentials", "credentials add", "quotas", "quotas set", "cluster", "cluster health"),
     *("profile", "profile create"),
+    *("doctor", "debug", "debug bundle"),
 )
 
 
