@@ -13,6 +13,7 @@ from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="streams",
+    short_help="Look at streams and segments; split and merge them.",
     help="Look at streams and their segments, split and merge them by hand. Asks a running gateway.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -41,7 +41,7 @@ def test_librdkafka(tmp_path: Path) -> None:
 
 def test_each_protocol(tmp_path: Path) -> None:
     """A member of each new kind of group leaves a line, a flood of them a few, asking about groups none."""
-    with serving(tmp_path) as gateway:
+    with serving(tmp_path, "--set", "group.coordinator.rebalance.protocols=classic") as gateway:
         server = Server(gateway.ready()["kafka"][0])
         for question in NEW_GROUPS:
             if question.api not in HEARTBEATS:

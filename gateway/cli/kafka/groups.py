@@ -15,6 +15,7 @@ from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="groups",
+    short_help="Show consumer groups and their lag; set offsets.",
     help="List and show consumer groups, their lag, and set their offsets.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -438,8 +438,8 @@ def test_metrics(tmp_path: Path, minio: MinioServer, bucket: str) -> None:
 
         for line in (
             r'penstock_log_limit_bytes{container="0"} 4.294967296e+09',
-            r'penstock_reads_total{tier="memory"}',
-            r'penstock_reads_total{tier="chunk"}',
+            r'penstock_reads_total{container="0",tier="memory"}',
+            r'penstock_reads_total{container="0",tier="chunk"}',
             r'penstock_tier2_chunks_put_total{container="0"}',
             r'penstock_tier2_pending_chunks{container="0",state="committed"}',
             r'penstock_tier2_request_seconds_count{operation="put"}',
