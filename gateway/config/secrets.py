@@ -17,6 +17,13 @@ from gateway.config.layers import ConfigError, Given
 SUFFIX: Final = ".file"
 SECRET_BYTES_MAX: Final = 16 * 1024
 SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key", "ssl.key.password", "http.tls.key.password")
+IN_FILES_OF_KAFKAS: Final = {
+    "ssl.keystore.key": "ssl.keystore.location",
+    "ssl.keystore.certificate.chain": "ssl.keystore.location",
+    "ssl.truststore.certificates": "ssl.truststore.location",
+    "sasl.jaas.config": "sasl.plain.users.file",
+}
+"""Secret keys for which another key, Kafka's own where it has one, names a file with the same content."""
 COMMAND_LINE: Final = "--set"
 """The source of a value from the command line."""
 

@@ -14,7 +14,7 @@ import pytest
 from gateway.config.fields import is_secret
 from gateway.config.layers import ConfigError
 from gateway.config.loading import FIELDS, load
-from gateway.config.secrets import SECRET_KEYS
+from gateway.config.secrets import IN_FILES_OF_KAFKAS, SECRET_KEYS
 from gateway.data_directory import close_to_others
 from tests.gateway.cli.test_cli import produce
 from tests.gateway.http.calls import call, create_topic, get
@@ -89,8 +89,9 @@ def test_what_is_left_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_every_secret_has_a_file() -> None:
     """Each secret key has a key that names a file."""
     secrets = {key for key, (_, field) in FIELDS.items() if is_secret(field)}
-    assert secrets == set(SECRET_KEYS)
-    assert {f"{key}.file" for key in secrets} <= FIELDS.keys()
+    assert secrets == {*SECRET_KEYS, *IN_FILES_OF_KAFKAS}
+    assert {f"{key}.file" for key in SECRET_KEYS} <= FIELDS.keys()
+    assert set(IN_FILES_OF_KAFKAS.values()) <= FIELDS.keys()
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
@@ -99,12 +100,15 @@ def test_secrets_from_files(tmp_path: Path, end: str) -> None:
     paths = {key: tmp_path / key for key in SECRET_KEYS}
     for key, path in paths.items():
         path.write_text(f"{SECRET} {key}{end}")
+    elsewhere = ("http.token", "tier2.access.key")
     toml = tmp_path / "penstock.toml"
     toml.write_text(f'http.token.file = "{paths["http.token"]}"\n')
     config = load(
         toml,
         environ={"PENSTOCK_TIER2_ACCESS_KEY_FILE": str(paths["tier2.access.key"])},
-        assignments=[f"tier2.secret.key.file={paths['tier2.secret.key']}"],
+        assignments=[
+            f"{key}.file={paths[key]}" for key in SECRET_KEYS if key not in ("http.token", "tier2.access.key")
+        ],
     )
 
     for key in SECRET_KEYS:
