@@ -106,9 +106,7 @@ def test_secrets_from_files(tmp_path: Path, end: str) -> None:
     config = load(
         toml,
         environ={"PENSTOCK_TIER2_ACCESS_KEY_FILE": str(paths["tier2.access.key"])},
-        assignments=[
-            f"{key}.file={paths[key]}" for key in SECRET_KEYS if key not in ("http.token", "tier2.access.key")
-        ],
+        assignments=[f"{key}.file={paths[key]}" for key in SECRET_KEYS if key not in elsewhere],
     )
 
     for key in SECRET_KEYS:
