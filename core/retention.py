@@ -14,7 +14,7 @@ Streams that are compacted only are never trimmed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -36,8 +36,8 @@ SLOTS_PER_STEP: Final = 100
 """The most slots that one step in a thread looks at and that one log record trims."""
 
 
-Consumed = Callable[[Slot, Sequence[str]], int | None]
-"""The offset up to which all of these consumers are through with a slot; None if one has said nothing. Event loop."""
+Consumed = Callable[[Sequence[Slot], Sequence[str]], Awaitable[Sequence[int | None]]]
+"""How far all of these consumers are through with each of a stream's slots: an offset, None if one has said nothing."""
 
 
 class Retention:
@@ -83,18 +83,19 @@ class Retention:
         consumers = policy.consumers if self._consumed is not None else ()
         if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0 and not consumers):
             return 0
-        limits = [Limits(policy, now_ms, slot.stable_end, self._consumed_of(slot, consumers)) for slot in slots]
+        consumed = await self._consumed_of(slots, consumers)
+        limits = [Limits(policy, now_ms, slot.stable_end, up_to) for slot, up_to in zip(slots, consumed, strict=True)]
         trims = await self._reader.in_thread(self._retained, slots, limits)
         live = [trim for trim in trims if trim.stream_id in self._container.streams]
         if live:
             await self._container.update(*live)
         return len(live)
 
-    def _consumed_of(self, slot: Slot, consumers: Sequence[str]) -> int:
-        """The offset up to which all consumers are through; 0 if one of them has not said anything yet."""
+    async def _consumed_of(self, slots: Sequence[Slot], consumers: Sequence[str]) -> list[int]:
+        """The offsets up to which all consumers are through; 0 where one of them has not said anything yet."""
         if not consumers or self._consumed is None:
-            return 0
-        return self._consumed(slot, consumers) or 0
+            return [0] * len(slots)
+        return [up_to or 0 for up_to in await self._consumed(slots, consumers)]
 
     def _retained(self, slots: Sequence[Slot], limits: Sequence[Limits]) -> list[Trim]:
         """The new start of each slot that the limits move. Blocks."""

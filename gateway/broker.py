@@ -22,6 +22,7 @@ from core.cluster.sqlite_registry import SqliteRegistry
 from core.hosted import HostedContainer
 from core.store import Store
 from core.streams.known_writers import KnownWriters
+from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
@@ -42,6 +43,7 @@ from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
 from gateway.internal_topics.topics import InternalTopics
@@ -272,7 +274,10 @@ class Broker:
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
         settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
-        self.groups = GroupCoordinators(self.config, self.store, self.clock, self.topics, homes, settings)
+        self.elsewhere = Elsewhere(self._peers.of_container)
+        self.groups = GroupCoordinators(
+            self.config, self.store, self.clock, self.topics, homes, settings, self.elsewhere
+        )
         self.transactions = TransactionCoordinators(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers, self._peers.of_container
         )
@@ -288,7 +293,7 @@ class Broker:
         self.groups.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
-        self.store.start_retention(lambda slot, ids: self.groups.consumed(slot.stream.name, slot.number, ids))
+        self.store.start_retention(self._consumed)
         self.store.start_scaling()
         await self.groups.start()
         await self.transactions.start()
@@ -311,6 +316,10 @@ class Broker:
         )
         self.phase = "serving"
         self._serving.set()
+
+    async def _consumed(self, slots: Sequence[Slot], group_ids: Sequence[str]) -> Sequence[int | None]:
+        """How far groups are through with slots of one stream."""
+        return await self.groups.consumed(slots[0].stream.name, [slot.number for slot in slots], group_ids)
 
     # --- Other workers ------------------------------------------------------------------------
 
@@ -377,6 +386,7 @@ class Broker:
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
+            elsewhere=self.elsewhere,
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,

@@ -5,7 +5,7 @@ Keeps: groups of all containers share one budget. A request about one group goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from core.clock import Clock
@@ -17,6 +17,7 @@ from gateway.coordination.local import LocalCoordinators
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.consumer.rules import GroupSettings
 from gateway.groups.coordinator import AnyGroup, GroupBudget, GroupCoordinator
+from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import OffsetKey
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         topics: Topics,
         homes: Homes,
         settings: Callable[[str], GroupSettings],
+        elsewhere: Elsewhere,
     ) -> None:
         super().__init__(store, homes, self._made)
         self._config = config
@@ -43,6 +45,7 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._budget = GroupBudget(self.allowance, config.groups_max, lambda: len(self))
         self._settings = settings
+        self._elsewhere = elsewhere
         topics.on_deletion(self._topic_deleted)
         topics.on_change(self._topic_changed)
 
@@ -55,19 +58,30 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
     def __len__(self) -> int:
         return sum(len(coordinator) for coordinator in self.all())
 
-    def consumed(self, topic: str, partition: int, group_ids: Sequence[str]) -> int | None:
-        """The smallest offset that any of these groups has committed. None when one of them has committed nothing, or
-        is kept by another process."""
-        found: list[int] = []
+    async def consumed(self, topic: str, partitions: Sequence[int], group_ids: Sequence[str]) -> list[int | None]:
+        """The smallest offset that any of these groups has committed, for each partition. None when one of them has
+        committed nothing, or when the node that keeps it does not answer."""
+        offsets: dict[tuple[str, int], int] = {}
+        elsewhere: dict[int, list[str]] = {}  # groups by container
         for group_id in group_ids:
-            coordinator = self.in_container(self.homes.of(group_id))
-            committed = None
-            if coordinator is not None:
+            container_id = self.homes.of(group_id)
+            coordinator = self.in_container(container_id)
+            if coordinator is None:
+                elsewhere.setdefault(container_id, []).append(group_id)
+                continue
+            for partition in partitions:
                 committed = coordinator.offsets.get(OffsetKey(group_id, topic, partition))
-            if committed is None:
-                return None
-            found.append(committed.offset)
-        return min(found, default=None)
+                if committed is not None:
+                    offsets[group_id, partition] = committed.offset
+        for container_id, some in elsewhere.items():
+            offsets |= await self._elsewhere.committed(container_id, some, topic, partitions)
+        return [self._smallest(offsets, partition, group_ids) for partition in partitions]
+
+    @staticmethod
+    def _smallest(offsets: Mapping[tuple[str, int], int], partition: int, group_ids: Sequence[str]) -> int | None:
+        found = [offsets.get((group_id, partition)) for group_id in group_ids]
+        known = [offset for offset in found if offset is not None]
+        return min(known, default=None) if len(known) == len(found) else None
 
     def _made(self, container: Container) -> GroupCoordinator:
         return GroupCoordinator(self._config, container, self._clock, self._topics, self._budget, self._settings)

@@ -1,4 +1,4 @@
-"""The lag of consumer groups.
+"""The lag of consumer groups of this node, over the partitions of all nodes.
 
 Keeps: counting takes at most `OFFSETS_AT_ONCE` offsets at a time on the event loop, and runs at most once a second,
 whatever the number of requests.
@@ -7,17 +7,23 @@ whatever the number of requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from core.clock import Clock
+from core.streams.live import Stream
+from gateway.cluster.nodes import Nodes
+from gateway.groups.coordinator import AnyGroup, GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.elsewhere import Bounds, Elsewhere
 from gateway.groups.persistence import CommittedOffset
 from gateway.topics.topics import Topics
 
 OFFSETS_AT_ONCE: Final = 1_000
 AGE_S_MAX: Final = 1.0
+NOT_TOLD: Final = Bounds(0, 0)
+"""In place of a partition's bounds that its node did not tell: it adds nothing to a lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,12 @@ class Lags:
     groups: GroupCoordinators
     topics: Topics
     clock: Clock
+    nodes: Nodes
+    elsewhere: Elsewhere
     found: list[GroupLag] = field(default_factory=list)
     measured_ms: int = 0
     _counted_s: float | None = None
+    _bounds: Mapping[tuple[str, int], Bounds] = field(default_factory=dict)  # of partitions of other nodes
     _counting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self) -> list[GroupLag]:
@@ -65,17 +74,43 @@ class Lags:
             return self.found
 
     async def _count(self) -> list[GroupLag]:
+        self._bounds = await self._bounds_elsewhere()
         found: list[GroupLag] = []
+        async for coordinator, group in self._all():
+            topics = {
+                topic: TopicLag(len(offsets), self._lag(topic, offsets))
+                for topic, offsets in coordinator.offsets.of_group(group.group_id).items()
+            }
+            found.append(GroupLag(group.group_id, str(group.state), group.member_count, topics))
+        return found
+
+    async def _all(self) -> AsyncIterator[tuple[GroupCoordinator, AnyGroup]]:
+        """All groups; others have their turn at the loop after each `OFFSETS_AT_ONCE` offsets."""
         counted = 0
         for coordinator, group in [(some, group) for some in self.groups.all() for group in some]:
-            topics: dict[str, TopicLag] = {}
+            yield coordinator, group
+            counted += sum(map(len, coordinator.offsets.of_group(group.group_id).values()))
+            if counted >= OFFSETS_AT_ONCE:
+                counted = 0
+                await asyncio.sleep(0)
+
+    async def _bounds_elsewhere(self) -> dict[tuple[str, int], Bounds]:
+        """The bounds of all partitions that have committed offsets and lie in containers of other nodes."""
+        if self.nodes.is_alone:
+            return {}
+        wanted: dict[int, set[tuple[str, int]]] = {}  # by container
+        async for coordinator, group in self._all():
             for topic, offsets in coordinator.offsets.of_group(group.group_id).items():
-                topics[topic] = TopicLag(len(offsets), self._lag(topic, offsets))
-                counted += len(offsets)
-                if counted >= OFFSETS_AT_ONCE:
-                    counted = 0
-                    await asyncio.sleep(0)
-            found.append(GroupLag(group.group_id, str(group.state), group.member_count, topics))
+                stream = self.topics.get(topic)
+                if stream is None:
+                    continue
+                for partition in offsets:
+                    container_id = self._container_of(stream, partition)
+                    if container_id is not None and not self.nodes.here(container_id):
+                        wanted.setdefault(container_id, set()).add((topic, partition))
+        found: dict[tuple[str, int], Bounds] = {}
+        for container_id, places in wanted.items():
+            found |= await self.elsewhere.bounds(container_id, places)
         return found
 
     def _lag(self, topic: str, offsets: Mapping[int, CommittedOffset]) -> int:
@@ -84,7 +119,19 @@ class Lags:
             return 0
         behind = 0
         for partition, committed in offsets.items():
-            if partition < stream.slot_count:
-                slot = stream.slot(partition)
-                behind += max(0, slot.durable_end - max(committed.offset, slot.start))
+            bounds = self._bounds_of(stream, partition)
+            behind += max(0, bounds.end - max(committed.offset, bounds.start))
         return behind
+
+    def _bounds_of(self, stream: Stream, partition: int) -> Bounds:
+        container_id = self._container_of(stream, partition)
+        if container_id is None:
+            return NOT_TOLD
+        if not self.nodes.here(container_id):
+            return self._bounds.get((stream.name, partition), NOT_TOLD)
+        slot = stream.slot(partition)
+        return Bounds(slot.start, slot.durable_end)
+
+    @staticmethod
+    def _container_of(stream: Stream, partition: int) -> int | None:
+        return stream.state.container_of_slot(partition) if partition < stream.slot_count else None

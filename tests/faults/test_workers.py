@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,7 +145,10 @@ def workers(gateway: Gateway) -> list[int]:
     """The processes of the workers, in their order."""
     found = []
     for child in psutil.Process(gateway.pid).children():
-        words = child.cmdline()
+        try:
+            words = child.cmdline()
+        except psutil.NoSuchProcess:  # it ended since, or waits for the supervisor to take its exit code
+            continue
         if "worker" in words:
             found.append((words[-1], child.pid))
     return [pid for _, pid in sorted(found, key=lambda one: one[0].partition('"worker": ')[2])]
@@ -314,6 +318,62 @@ def test_the_console_shows_the_whole(gateway: Gateway) -> None:
         text = answer.read().decode()
     assert 'penstock_topics{worker="0"} 1' in text
     assert 'penstock_topics{worker="1"} 1' in text
+
+
+GROUPS = ("billing", "audit", "search", "mail", "stock")
+
+
+def commit(gateway: Gateway, group: str, topic: str, offset: int) -> None:
+    """Commit the same offset for all partitions."""
+    consumer = Consumer({"bootstrap.servers": servers(gateway)[0], "group.id": group})
+    consumer.commit(offsets=[TopicPartition(topic, n, offset) for n in range(PARTITIONS)], asynchronous=False)
+    consumer.close()
+
+
+def test_lag_over_workers(gateway: Gateway) -> None:
+    """A group's lag counts the partitions of all workers, whichever of them has the group; also after one is killed."""
+    create(gateway, "orders")
+    write(gateway, "orders", 0, 80)
+    for group in GROUPS:
+        commit(gateway, group, "orders", 4)
+
+    def lags() -> dict[str, int]:
+        return {group["name"]: group["lag"] for group in get(gateway, "/api/v1/groups")["groups"]}
+
+    until(lambda: lags() == dict.fromkeys(GROUPS, 80 - 4 * PARTITIONS), "all groups' lag is counted")
+    before = workers(gateway)
+    os.kill(before[1], signal.SIGKILL)
+    until(lambda: is_back(gateway, before, 1) and is_ready(gateway), "the worker is back")
+    write(gateway, "orders", 80, 8)
+    until(lambda: lags() == dict.fromkeys(GROUPS, 88 - 4 * PARTITIONS), "the lag of after the kill is counted")
+
+
+def test_retention_by_consumption_over_workers(gateway: Gateway) -> None:
+    """Records leave once all named groups have committed them, though the groups live on other workers; not before."""
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[0]})
+    config = {"penstock.retention.groups": ",".join(GROUPS), "retention.ms": "-1"}
+    admin.create_topics([NewTopic("orders", PARTITIONS, 1, config=config)])["orders"].result(DEADLINE_S)
+    write(gateway, "orders", 0, 80)
+    for group in GROUPS[:-1]:
+        commit(gateway, group, "orders", 10)
+    consumer = Consumer({"bootstrap.servers": servers(gateway)[0], "group.id": "looks"})
+
+    def starts() -> set[int]:
+        partitions = (TopicPartition("orders", n) for n in range(PARTITIONS))
+        return {consumer.get_watermark_offsets(one, DEADLINE_S)[0] for one in partitions}
+
+    time.sleep(1)  # several looks of retention, each after 200 ms
+    assert starts() == {0}
+    commit(gateway, GROUPS[-1], "orders", 10)
+    until(lambda: starts() == {10}, "all of it has left")
+    consumer.close()
+
+
+def is_ready(gateway: Gateway) -> bool:
+    try:
+        return bool(get(gateway, "/readyz")["status"] == "serving")
+    except urllib.error.HTTPError:
+        return False
 
 
 def get(gateway: Gateway, path: str) -> Any:

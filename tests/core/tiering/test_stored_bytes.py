@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,10 @@ def test_start_within_a_run(tmp_path: Path) -> None:
     run(scenario())
 
 
+async def all_consumed(slots: Sequence[Slot], consumers: Sequence[str]) -> list[int]:
+    return [slot.end for slot in slots]
+
+
 @pytest.mark.parametrize(
     "policy",
     [
@@ -113,7 +118,7 @@ def test_live_records_stay(tmp_path: Path, policy: StreamPolicy, restart: bool) 
                 stream, slot = again, again.slot(0)
             stream.policy = policy
             retention = retention_of(store)
-            retention._consumed = lambda slot, consumers: slot.end
+            retention._consumed = all_consumed
             assert (await retention.enforce(), slot.start) == (0, 0)
 
             await write(slot, range(90, 110))

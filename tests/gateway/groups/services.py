@@ -18,6 +18,7 @@ from gateway.coordination.homes import Homes
 from gateway.groups.classic.messages import JoinRequest, JoinResult, SyncRequest, SyncResult
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.settings import settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
@@ -109,7 +110,13 @@ async def serving(
     store = await Store.open(directory, config.store_config(), configs.policy_for, clock)
     topics = Topics(config, store, configs)
     coordinators = GroupCoordinators(
-        config, store, clock, topics, Homes([store.home.id]), settings_of(config, lambda _: {})
+        config,
+        store,
+        clock,
+        topics,
+        Homes([store.home.id]),
+        settings_of(config, lambda _: {}),
+        Elsewhere(lambda container_id: None),
     )
     coordinators.load()
     await coordinators.start()

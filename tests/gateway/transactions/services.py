@@ -26,6 +26,7 @@ from gateway.config.loading import load
 from gateway.coordination.homes import Homes
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
 from gateway.groups.settings import settings_of
@@ -277,7 +278,15 @@ async def serving(
     store = await Store.open(directory, store_config, configs.policy_for, clock)
     before(store)
     topics = Topics(config, store, configs)
-    groups = GroupCoordinators(config, store, clock, topics, Homes(containers), settings_of(config, lambda _: {}))
+    groups = GroupCoordinators(
+        config,
+        store,
+        clock,
+        topics,
+        Homes(containers),
+        settings_of(config, lambda _: {}),
+        Elsewhere(lambda container_id: None),
+    )
     transactions = TransactionCoordinators(config, store, clock, topics, groups, ProducerIds(store))
     groups.load()
     transactions.load()
