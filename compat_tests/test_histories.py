@@ -42,14 +42,25 @@ def test_histories(request: pytest.FixtureRequest, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(SECONDS + OVERHEAD_S)
-def test_histories_over_containers(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """The same where each partition, group and transactional id lies in one of four containers."""
+@pytest.mark.parametrize(
+    ("settings", "faults"),
+    [
+        ({"containers": "4"}, ("kill", "pause", "scale")),
+        ({"containers": "4", "workers": "2"}, ("kill_worker", "kill_worker", "kill", "pause", "scale")),
+    ],
+    ids=["containers", "workers"],
+)
+def test_histories_over_containers(
+    request: pytest.FixtureRequest, tmp_path: Path, settings: dict[str, str], faults: tuple[str, ...]
+) -> None:
+    """The same where each partition, group and transactional id lies in one of four containers, of one process or of
+    two workers; of those a random one is killed, or all are with their supervisor."""
     if request.config.getoption("--bootstrap") or request.config.getoption("--system") != "penstock":
         pytest.skip("only Penstock has containers")
-    system = Penstock(tmp_path, {"containers": "4"})
+    system = Penstock(tmp_path, settings)
     system.start()
     try:
-        result = Workload(system, SEED, "history", ("kill", "pause", "scale")).run(SECONDS)
+        result = Workload(system, SEED, "history", faults).run(SECONDS)
     finally:
         system.kill()
     result.history.write_to(tmp_path / "history.jsonl")

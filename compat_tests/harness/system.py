@@ -5,6 +5,7 @@ Keeps: a restart serves the same address and the same data; whoever starts a pro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,10 +13,13 @@ import socket
 import struct
 import subprocess
 import sys
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from compat_tests.harness.waiting import until
 
@@ -57,6 +61,19 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody has, below those that the system gives to clients."""
+    for first in range(21_000 + os.getpid() % 1_000, 32_000, 16):
+        with contextlib.ExitStack() as bound:
+            try:
+                for port in range(first, first + count):
+                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError(f"no {count} free ports in a row")
 
 
 class System(ABC):
@@ -145,6 +162,9 @@ class Penstock(System):
         self.http = ""
         self._launcher = launcher
         self._settings = SETTINGS | (settings or {})
+        self.workers = int(self._settings.get("workers", "1"))
+        if self.workers > 1:
+            self.address = f"127.0.0.1:{free_ports(self.workers)}"
         self._ready_file = directory / "ready.json"
 
     def command(self) -> list[str]:
@@ -170,6 +190,26 @@ class Penstock(System):
         ready = json.loads(self._ready_file.read_text())
         self.address, self.http = ready["kafka"][0], ready["http"]
         return super()._is_ready()
+
+    def worker_pids(self) -> list[int]:
+        """The processes that serve clients: the workers of several, or the one that there is."""
+        if self.workers == 1:
+            return [self.pid]
+        found = []
+        for child in psutil.Process(self.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended since
+                if "worker" in child.cmdline():
+                    found.append(child.pid)
+        return found
+
+    def serves_whole(self) -> bool:
+        """Whether all workers serve."""
+        self._assert_running()
+        try:
+            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # 503 among them
+            return False
 
 
 class Kafka(System):

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from compat_tests.harness.system import Penstock, System
+from compat_tests.harness.system import READY_WITHIN_S, Penstock, System
 from compat_tests.harness.waiting import until
 
 PAUSE_S_MAX: Final = 2.0
@@ -20,6 +20,7 @@ HTTP_S: Final = 20.0
 _TICK: Final = threading.Event()  # never set: waits are of random length by design
 
 CONFLICT: Final = 409
+UNAVAILABLE: Final = 503
 APART: Final = "lie in several containers"
 
 
@@ -28,7 +29,12 @@ class Faults:
 
     def __init__(self, system: System, names: Sequence[str], dice: random.Random, topics: Sequence[str]) -> None:
         self._system, self._dice, self._topics = system, dice, topics
-        known: dict[str, Callable[[], None]] = {"kill": self.kill, "pause": self.pause, "scale": self.scale}
+        known: dict[str, Callable[[], None]] = {
+            "kill": self.kill,
+            "kill_worker": self.kill_worker,
+            "pause": self.pause,
+            "scale": self.scale,
+        }
         self._faults = [known[name] for name in names if name != "scale" or isinstance(system, Penstock)]
         self.done: dict[str, int] = {}
 
@@ -46,12 +52,31 @@ class Faults:
             self._system.stop()
         self._system.start()
 
+    def kill_worker(self) -> None:
+        """kill -9 of one of several workers; the supervisor starts it again, while the others serve."""
+        assert isinstance(self._system, Penstock)
+        victim = self._dice.choice(sorted(self._system.worker_pids()))
+        os.kill(victim, signal.SIGKILL)
+        until(
+            lambda: self._is_replaced(victim),
+            within_s=READY_WITHIN_S,
+            what=f"another worker serves in place of {victim}",
+        )
+
+    def _is_replaced(self, victim: int) -> bool:
+        assert isinstance(self._system, Penstock)
+        pids = self._system.worker_pids()
+        return victim not in pids and len(pids) == self._system.workers and self._system.serves_whole()
+
     def pause(self) -> None:
-        os.kill(self._system.pid, signal.SIGSTOP)
+        """SIGSTOP of the server, or of one of its workers, for up to two seconds."""
+        pids = self._system.worker_pids() if isinstance(self._system, Penstock) else [self._system.pid]
+        pid = self._dice.choice(sorted(pids))
+        os.kill(pid, signal.SIGSTOP)
         try:
             _TICK.wait(self._dice.random() * PAUSE_S_MAX)
         finally:
-            os.kill(self._system.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
     def scale(self) -> None:
         """Split a segment, or make two neighbours one. What cannot be cut, or is in two containers, stays."""
@@ -89,6 +114,8 @@ class Faults:
             why = error.read().decode()
             if error.code == CONFLICT and APART in why:
                 return {"refused": why}
+            if error.code == UNAVAILABLE:  # a worker is away; a change that was made after all is as good as another
+                return None if request.method == "GET" else {"refused": why}
             raise AssertionError(f"{request.full_url}: {error.code} {why}") from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, ConnectionRefusedError):

@@ -67,18 +67,32 @@ class Nodes:
 
     me: int
     here: Callable[[int], bool]
-    others: Mapping[int, Node] = field(default_factory=dict)  # by id; replaced as a whole
+    others: Mapping[int, Node] = field(default_factory=dict)  # by id, but those that are away; replaced as a whole
     version: int = 0
     """Rises when the others change: what was made of them before is stale."""
     _leaders: Mapping[int, Node] = field(default_factory=dict)
+    _told: Mapping[int, Node] = field(default_factory=dict)  # all that have told of themselves
+    _away: dict[int, Node] = field(default_factory=dict)  # what those told last that have ended since
 
     @property
     def is_alone(self) -> bool:
         return not self.others
 
     def replace(self, nodes: Iterable[Node]) -> None:
-        """These are the other nodes now."""
-        self.others = {node.id: node for node in nodes if node.id != self.me}
+        """This is what the other nodes tell of themselves now."""
+        self._told = {node.id: node for node in nodes if node.id != self.me}
+        self._derive()
+
+    def went(self, node_id: int) -> None:
+        """A node has ended. It leads nothing until it tells of itself anew: its next life has later epochs, and a
+        client that learned of the old ones would keep them, and be refused."""
+        if node_id in self._told:
+            self._away[node_id] = self._told[node_id]
+            self._derive()
+
+    def _derive(self) -> None:
+        self._away = {node_id: node for node_id, node in self._away.items() if self._told.get(node_id) == node}
+        self.others = {node_id: node for node_id, node in self._told.items() if node_id not in self._away}
         self._leaders = {container_id: node for node in self.others.values() for container_id in node.containers}
         self.version += 1
 

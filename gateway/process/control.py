@@ -2,6 +2,7 @@
 
     {"kind": "serving", "state": {...}}    worker to supervisor: clients are served; the state is that of a ready file
     {"kind": "changed"}                    both ways: the registry has changed, look at it
+    {"kind": "away", "worker": N}          supervisor to worker: the worker N has ended, or does not serve yet
 
 One JSON object a line, LINE_BYTES_MAX at most. A line's other end that closes has ended: a supervisor restarts its
 worker, a worker stops cleanly, so no worker outlives its supervisor.

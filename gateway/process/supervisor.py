@@ -100,9 +100,12 @@ class Supervisor:
 
     def tell_changed(self, but: Worker | None = None) -> None:
         """Tell the workers that the registry has changed."""
-        for worker in self.workers:
-            if worker is not but and worker.control is not None:
+        for worker in self._others(but):
+            if worker.control is not None:
                 worker.control.tell("changed")
+
+    def _others(self, but: Worker | None) -> list[Worker]:
+        return [worker for worker in self.workers if worker is not but]
 
     async def _keep(self, worker: Worker) -> None:
         """One life after another."""
@@ -118,6 +121,8 @@ class Supervisor:
             pause = worker.restarts.pause(time.monotonic())
             extra = {"worker": worker.number, "end": _told(code), "restart_in_s": pause}
             logger.error("a worker ended: its partitions are away until it is back", extra=extra)
+            for other in self._others(worker):
+                _tell_away(other, worker)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
@@ -150,6 +155,7 @@ class Supervisor:
                 logger.info("a worker serves", extra=extra)
                 if all(each.state is not None for each in self.workers) and not self._serving.done():
                     self._serving.set_result(None)
+                self._tell_who_is_away(worker)
                 self._changed()
             case "changed":
                 self.tell_changed(but=worker)
@@ -158,6 +164,12 @@ class Supervisor:
                 logger.warning(
                     "a worker's message was ignored", extra={"worker": worker.number, "kind": str(kind)[:40]}
                 )
+
+    def _tell_who_is_away(self, worker: Worker) -> None:
+        """At the start all are, and none has told anything that could be stale."""
+        for other in self._others(worker) if self._serving.done() else ():
+            if other.state is None:
+                _tell_away(worker, other)
 
     async def _end(self, lives: Sequence[asyncio.Task[None]]) -> None:
         self._stopping.set()  # a life that is just beginning gets its signal from itself
@@ -169,6 +181,11 @@ class Supervisor:
             for worker in self.workers:
                 worker.signal(signal.SIGKILL)
             await asyncio.wait(late)
+
+
+def _tell_away(to: Worker, away: Worker) -> None:
+    if to.control is not None:
+        to.control.tell("away", worker=away.number)
 
 
 def _exit_code(code: int) -> ExitCode:

@@ -95,7 +95,15 @@ def run_worker(config: Config, text: str) -> ExitCode:
 
 async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
     stopping = stop_signal()
-    control = await Control.over(socket.socket(fileno=assignment.line), lambda message: None)
+    brokers: list[Broker] = []  # the one, once it serves
+
+    def heard(message: Mapping[str, Any]) -> None:
+        match message:
+            case {"kind": "away", "worker": int(worker)}:
+                for broker in brokers:
+                    broker.nodes.went(assignment.node_id - assignment.worker + worker)
+
+    control = await Control.over(socket.socket(fileno=assignment.line), heard)
 
     def left_alone(_: asyncio.Future[None]) -> None:
         if not stopping.done():
@@ -126,6 +134,7 @@ async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
     )
 
     def announce(broker: Broker) -> None:
+        brokers.append(broker)
         control.tell("serving", state={"pid": os.getpid(), "replayed_bytes": broker.store.replayed_bytes})
 
     return await serve_place(config, place, stopping, announce, part=part)

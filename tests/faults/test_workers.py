@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
@@ -318,6 +318,23 @@ def test_the_console_shows_the_whole(gateway: Gateway) -> None:
         text = answer.read().decode()
     assert 'penstock_topics{worker="0"} 1' in text
     assert 'penstock_topics{worker="1"} 1' in text
+
+
+def test_no_stale_epochs(gateway: Gateway) -> None:
+    """A client that lived through a worker's kill, and learned of the leaders meanwhile, is not refused afterwards."""
+    create(gateway, "orders")
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[0]})
+    wanted = {TopicPartition("orders", n): OffsetSpec.latest() for n in range(PARTITIONS)}
+    write(gateway, "orders", 0, 40)
+    assert {told.result(DEADLINE_S).offset for told in admin.list_offsets(wanted).values()} == {5}
+    before = workers(gateway)
+    os.kill(before[1], signal.SIGKILL)
+    seen = []
+    while not (is_back(gateway, before, 1) and is_ready(gateway)):
+        seen.append(admin.list_topics("orders", DEADLINE_S).topics["orders"])
+    write(gateway, "orders", 40, 40)
+    assert {told.result(DEADLINE_S).offset for told in admin.list_offsets(wanted).values()} == {10}
+    assert any(one.leader == -1 for topic in seen for one in topic.partitions.values())
 
 
 GROUPS = ("billing", "audit", "search", "mail", "stock")

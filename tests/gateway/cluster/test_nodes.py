@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.cluster.nodes import NOBODY, Address, Node, Nodes
 
@@ -65,3 +65,27 @@ def test_what_a_node_tells_of_itself() -> None:
     assert Node.decode(101, OTHER.encode()) == OTHER
     me = Node(id=100, listeners={}, containers={1: 1}, inner="")
     assert nodes(me).is_alone
+
+
+def test_a_node_that_ended() -> None:
+    """It leads nothing and has no address, whatever else changes, until it tells of its next life."""
+    third = Node(id=102, listeners={"INSIDE": ("third", 9094)}, containers={5: 2})
+    all_three = nodes(OTHER, third)
+    before = all_three.version
+    all_three.went(101)
+    assert all_three.version > before
+    assert (all_three.leader(1), all_three.epoch(1), all_three.node_of(1)) == (NOBODY, -1, None)
+    assert all_three.address(101, INSIDE) is None
+    assert all_three.addresses(INSIDE) == [Address(100, "here", 9092), Address(102, "third", 9094)]
+    all_three.replace([OTHER, replace(third, containers={5: 3})])
+    assert (all_three.leader(1), all_three.leader(5)) == (NOBODY, 102)
+    all_three.replace([replace(OTHER, containers={1: 8, 3: 10}), third])
+    assert (all_three.leader(1), all_three.epoch(1)) == (101, 8)
+
+
+def test_ended_before_it_told() -> None:
+    """A node that nobody knew is none that is away: what it tells later counts."""
+    alone = nodes()
+    alone.went(101)
+    alone.replace([OTHER])
+    assert alone.leader(1) == 101

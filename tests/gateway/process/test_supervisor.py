@@ -174,6 +174,18 @@ def test_a_change_is_told_to_the_others(tmp_path: Path) -> None:
     in_a_loop(test)
 
 
+def test_an_end_is_told_to_the_others(tmp_path: Path) -> None:
+    """The others hear at once who has ended."""
+
+    async def test() -> None:
+        async with running(tmp_path, 3) as (gateway, _):
+            os.kill(gateway.lives(1)[-1], signal.SIGKILL)
+            told = '{"kind": "away", "worker": 1}'
+            await until(lambda: told in gateway.heard(0) and told in gateway.heard(2))
+
+    in_a_loop(test)
+
+
 def test_workers_end_with_a_killed_supervisor(tmp_path: Path) -> None:
     """kill -9 of the supervisor: each worker sees the end of its line, and ends."""
     program = f"""
