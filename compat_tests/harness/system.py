@@ -191,6 +191,13 @@ class Penstock(System):
         self.address, self.http = ready["kafka"][0], ready["http"]
         return super()._is_ready()
 
+    def kill(self) -> None:
+        """Workers end by themselves once their supervisor is gone."""
+        workers = [psutil.Process(pid) for pid in self.worker_pids()] if self.workers > 1 else []
+        super().kill()
+        _, left = psutil.wait_procs(workers, self.stop_within_s)
+        assert not left, f"workers outlive their supervisor: {left}"
+
     def worker_pids(self) -> list[int]:
         """The processes that serve clients: the workers of several, or the one that there is."""
         if self.workers == 1:

@@ -19,8 +19,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m compat_tests.histories", description=__doc__)
     parser.add_argument("--system", choices=("penstock", "kafka"), default="penstock")
     parser.add_argument("--broken", metavar="HOW", help=f"a Penstock with a planted bug: see {BROKEN}")
+    parser.add_argument("--containers", default="1", help="of the Penstock (default: 1)")
+    parser.add_argument("--workers", default="1", help="of the Penstock (default: 1)")
     parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--faults", default="kill,pause,scale", help="any of kill, pause, scale; empty for none")
+    parser.add_argument(
+        "--faults", default="kill,pause,scale", help="any of kill, kill_worker, pause, scale; empty for none"
+    )
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**9)))
     parser.add_argument("--history", type=Path, help="write the history here, one event a line")
     given = parser.parse_args()
@@ -31,7 +35,7 @@ def main() -> int:
         elif given.broken:
             system = Penstock(Path(directory), launcher=(sys.executable, "-m", BROKEN, given.broken, "--"))
         else:
-            system = Penstock(Path(directory))
+            system = Penstock(Path(directory), {"containers": given.containers, "workers": given.workers})
         system.start()
         try:
             faults = [name for name in given.faults.split(",") if name]
