@@ -23,7 +23,7 @@ from typing import Any, Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 IMAGE: Final = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
-"""The image that `deploy/compose.yaml` names, too."""
+"""The image that `deploy/compose/minio.yaml` names, too."""
 BUCKET: Final = "penstock-demo"
 PREFIX: Final = "tier2"
 READY_S_MAX: Final = 60.0

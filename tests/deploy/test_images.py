@@ -1,7 +1,8 @@
 """The statements of `deploy/` about images, checked against this repository without a container engine.
 
 The Dockerfile's own commands are run where they can be: the build's on the context that `.dockerignore` leaves, the
-health check against a gateway that was started as `compose.yaml` starts it.
+health check against a gateway that was started as `compose/minio.yaml` starts it, and the image's promise to write its
+volume only where everything else is read-only.
 """
 
 from __future__ import annotations
@@ -21,18 +22,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
-from tests.gateway.launching import run, serving
+from tests.gateway.launching import PENSTOCK, run, serving
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 DOCKERFILE: Final = REPOSITORY / "deploy" / "Dockerfile"
-COMPOSE: Final = REPOSITORY / "deploy" / "compose.yaml"
+COMPOSED: Final = REPOSITORY / "deploy" / "compose"
+FILES: Final = {
+    "alone": {"penstock"},
+    "minio": {"minio", "penstock", "kafka-ui"},
+    "monitoring": {"penstock", "prometheus", "grafana"},
+}
+"""The services of each file of `COMPOSED`."""
 CREDENTIALS: Final = {"PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER, "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD}
+PASSWORDS: Final = CREDENTIALS | {"GRAFANA_PASSWORD": "of-this-test"}
 COMMAND_S_MAX: Final = 120
-YAML_READER: Final = "/usr/bin/python3"
 
 Instruction = tuple[str, str]
 
@@ -75,10 +83,10 @@ def context() -> Iterator[Path]:
                 yield path
 
 
-def compose(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
+def compose(file: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PENSTOCK_", "GRAFANA_"))}
     return subprocess.run(
-        ["docker-compose", "--file", COMPOSE, "config", *arguments],
+        ["docker-compose", "--file", COMPOSED / f"{file}.yaml", "config", *arguments],
         capture_output=True,
         text=True,
         timeout=COMMAND_S_MAX,
@@ -87,38 +95,46 @@ def compose(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.fixture(scope="module")
-def services() -> dict[str, Any]:
+def services_of(file: str) -> dict[str, Any]:
     """As docker-compose understands them."""
-    done = compose("--format", "json", **CREDENTIALS)
-    if not done.stdout.startswith("{"):
-        # The first generation prints YAML only, and is a Python program that brings what reads it.
-        plain = compose(**CREDENTIALS)
-        assert plain.returncode == 0, plain.stderr
-        convert = [YAML_READER, "-c", "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))"]
-        done = subprocess.run(
-            convert, input=plain.stdout, capture_output=True, text=True, check=True, timeout=COMMAND_S_MAX
-        )
-    found: dict[str, Any] = json.loads(done.stdout)["services"]
+    done = compose(file, **PASSWORDS)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
     return found
 
 
-def test_compose_is_valid(services: dict[str, Any]) -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_compose_is_valid(file: str) -> None:
     """docker-compose accepts the file; every service says when it is well, and every image is pinned."""
-    assert services.keys() == {"minio", "penstock", "kafka-ui"}
+    services = services_of(file)
+
+    assert services.keys() == FILES[file]
     for name, service in services.items():
         if name != "penstock":
             assert "healthcheck" in service
-            assert re.search(r":(v|RELEASE\.)\d", service["image"]), "no image of today's choice"
-        assert all("127.0.0.1" in str(port) for port in service["ports"]), "there is no authentication yet"
+            assert re.search(r":(v|RELEASE\.)?\d", service["image"]), "no image of today's choice"
+        assert all("127.0.0.1" in str(port) for port in service["ports"]), "nobody is asked who they are"
 
 
-def test_compose_asks_for_credentials() -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_penstock_writes_its_volume_only(file: str) -> None:
+    """Whoever breaks in finds nothing to write beside the data, and no capability."""
+    penstock = services_of(file)["penstock"]
+
+    assert penstock["read_only"] is True
+    assert penstock["cap_drop"] == ["ALL"]
+    assert penstock["security_opt"] == ["no-new-privileges:true"]
+    (volume,) = penstock["volumes"]
+    assert settings_of(stages()[-1])["PENSTOCK_DATA_DIR"] in str(volume)
+
+
+@pytest.mark.parametrize(("file", "what"), [("minio", "secret key|access key"), ("monitoring", "password")])
+def test_compose_asks_for_credentials(file: str, what: str) -> None:
     """None are in the file: without them nothing starts, and it is said which are missing."""
-    done = compose("--quiet")
+    done = compose(file, "--quiet")
 
     assert done.returncode != 0
-    assert "secret key" in done.stderr or "access key" in done.stderr
+    assert re.search(what, done.stderr)
 
 
 def test_image_runs_as_nobody_special() -> None:
@@ -189,16 +205,42 @@ def test_build(tmp_path: Path) -> None:
     assert native.stdout.startswith(str(tmp_path / "out"))
 
 
-def test_serves_as_composed(services: dict[str, Any], tmp_path: Path, own_minio: MinioServer) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make file systems read-only")
+def test_read_only_root(tmp_path: Path) -> None:
+    """Where every file system but the data's is read-only, it starts, takes records, gives them back and stops."""
+    mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    kept = ("/proc", "/sys", "/dev")
+    closed = [place for place in mounts if not place.startswith(kept) and "\\" not in place]
+    steps = [f"mount --bind {shlex.quote(str(tmp_path))} {shlex.quote(str(tmp_path))}"]
+    steps += [f"mount -o remount,bind,ro {shlex.quote(place)}" for place in closed]
+    steps += [f"if touch {place}/written 2>/dev/null; then exit 99; fi" for place in ("", "/tmp", "/var/tmp")]
+    steps.append('exec "$@"')
+    command = ("unshare", "--mount", "--propagation", "private", "sh", "-ec", "\n".join(steps), "sh", PENSTOCK)
+
+    with serving(tmp_path, "--http", "127.0.0.1:0", command=command) as gateway:
+        kafka = gateway.ready()["kafka"][0]
+        lines = tmp_path / "lines"
+        lines.write_text("hello\n")
+        assert run("topics", "create", "greetings", "--bootstrap", kafka).returncode == 0
+        assert run("produce", "greetings", str(lines), "--compression", "zstd", "--bootstrap", kafka).returncode == 0
+        read = run("consume", "greetings", "--from", "start", "--count", "1", "--bootstrap", kafka)
+        assert gateway.terminate() == 0
+
+    assert "hello" in read.stdout, read.stderr
+    assert "rror" not in gateway.err.read_text()
+
+
+def test_serves_as_composed(tmp_path: Path, own_minio: MinioServer) -> None:
     """The composed command, on ports and an endpoint of this test, comes up and is well by the image's own check."""
-    arguments = [re.sub(r":\d+=", ":0=", word) for word in services["penstock"]["command"]]
+    penstock = services_of("minio")["penstock"]
+    arguments = [re.sub(r":\d+=", ":0=", word) for word in penstock["command"]]
     assert arguments.pop(0) == "serve"
     endpoint = arguments.index("--tier2-endpoint=http://minio:9000")
     arguments[endpoint] = f"--tier2-endpoint={own_minio.endpoint}"
     health = json.loads(arguments_of(stages()[-1], "HEALTHCHECK")[0].split("CMD", 1)[1])
 
     with pytest.MonkeyPatch.context() as environ:
-        for name, value in services["penstock"]["environment"].items():
+        for name, value in penstock["environment"].items():
             environ.setenv(name, value)
         with serving(tmp_path / "gateway", *arguments, "--http", "127.0.0.1:0") as gateway:
             address = gateway.ready()["http"]
