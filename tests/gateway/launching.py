@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,13 @@ def serving(directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def longest_turn_ms(watched: Running) -> float:

@@ -29,7 +29,7 @@ from kafka.admin import (
     ResourceType,
 )
 from kafka.admin._users import UserScramCredentialDeletion, UserScramCredentialUpsertion
-from kafka.errors import KafkaError, NoError, for_code
+from kafka.errors import KafkaError, KafkaTimeoutError, NoError, for_code
 from kafka.protocol.admin.client_quotas import AlterClientQuotasRequest, DescribeClientQuotasRequest
 from kafka.structs import OffsetAndMetadata
 
@@ -107,7 +107,7 @@ class KafkaPythonCluster:
         self._connection = connection
         self._settings = _settings(connection)
         _reach(connection)
-        with _telling():
+        with _telling(), _saying_why(connection):
             self._admin = KafkaAdminClient(
                 **self._settings, bootstrap_timeout_ms=10_000, request_timeout_ms=REQUEST_MS, client_id="penstock"
             )
@@ -471,6 +471,36 @@ def _reach(connection: Connection) -> None:
             return
     where = "say where one is with --bootstrap, or in a profile"
     raise Refused(f"no broker answers at {', '.join(reasons)[:500]}; {where}", ExitCode.UNEXPECTED)
+
+
+class _Failures(logging.Handler):
+    """The last error that the library logged of a connection, which its own error leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        for one in arguments:
+            if isinstance(one, BaseException) and not isinstance(one, KafkaTimeoutError):
+                self.last = one
+
+
+@contextlib.contextmanager
+def _saying_why(connection: Connection) -> Iterator[None]:
+    """Raises Refused with the reason, a wrong password for one, where no broker lets this client in."""
+    failures, log = _Failures(), logging.getLogger("kafka")
+    log.addHandler(failures)
+    try:
+        yield
+    except KafkaTimeoutError as error:
+        if failures.last is None:
+            raise
+        why, protocol = _words(failures.last), connection.security_protocol
+        raise Refused(f"no connection with {protocol} to {connection.bootstrap}: {why}") from error
+    finally:
+        log.removeHandler(failures)
 
 
 def _quiet() -> None:

@@ -9,15 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.launching import run, serving
+from tests.gateway.launching import free_port, run, serving
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def findings(*arguments: str, code: int = 0) -> dict[str, Any]:
