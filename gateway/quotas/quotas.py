@@ -4,8 +4,8 @@ Table `quotas`, a row for each value. Key: 1 (this format), then JSON in UTF-8: 
 [kind, name or null], in the order of kinds, and the quota's name. Value: the limit as a big-endian double.
 
 Keeps: a quota is in effect exactly if it is durable; a change of an entity is one record of the log. A client without a
-quota costs one look-up; without any quota not even that (`is_on`). No more than `RATES_MAX` rates are kept, and as many
-buckets: those of clients that did nothing for a window go first, then all.
+quota costs one look-up; without any quota not even that (`is_on`, and `is_timed` for the time of requests). No more
+than `RATES_MAX` rates are kept, and as many buckets: those of clients that did nothing for a window go first, then all.
 """
 
 from __future__ import annotations
@@ -33,13 +33,16 @@ TABLE: Final = "quotas"
 FORMAT: Final = b"\x01"
 PRODUCED, FETCHED = "producer_byte_rate", "consumer_byte_rate"
 MUTATED: Final = "controller_mutation_rate"
-ENFORCED: Final = frozenset({PRODUCED, FETCHED, MUTATED})
+TIME: Final = "request_percentage"
+ENFORCED: Final = frozenset({PRODUCED, FETCHED, MUTATED, TIME})
 """Quotas that have an effect; no other one is kept."""
 ENTITIES_MAX: Final = 10_000
 NAME_CHARS_MAX: Final = 1_000
 RATES_MAX: Final = 20_000
 KNOWN_MAX: Final = 20_000
 """Clients whose limit is remembered; beyond that all are forgotten."""
+TIME_PAUSE_MS_MAX: Final = 1000
+"""Longest pause for time, as in Kafka: a sample. A request that held the loop does not shut its client out for long."""
 _VALUE: Final = struct.Struct(">d")
 
 Place = tuple[str, str | None, str | None]
@@ -67,8 +70,12 @@ class Quotas:
         for key, value in self._store.registry.settings(TABLE).items():
             parts, quota = decode_key(key)
             self._by_quota.setdefault(quota, {})[parts] = _VALUE.unpack(value)[0]
+        self._in_effect()
+
+    def _in_effect(self) -> None:
         self._known.clear()
         self.is_on = any(self._by_quota.values())
+        self.is_timed = bool(self._by_quota[TIME])
 
     def __repr__(self) -> str:
         return f"<Quotas of {len(self.entities())} entities, {len(self._rates)} rates>"
@@ -108,8 +115,7 @@ class Quotas:
                     self._by_quota.get(quota, {}).pop(parts, None)
                 else:
                     self._by_quota.setdefault(quota, {})[parts] = value
-            self._known.clear()
-            self.is_on = any(self._by_quota.values())
+            self._in_effect()
         logger.info("quotas changed", extra={"entity": _shown(parts), "quotas": sorted(changes)})
 
     # --- Rates --------------------------------------------------------------------------------
@@ -134,6 +140,16 @@ class Quotas:
         found = self._rate(quota, user, client_id or "")
         if found is not None:
             found[1].take_back(amount)
+
+    # --- Time of the event loop -----------------------------------------------------------------
+
+    def spend(self, user: str, client_id: str | None, seconds: float) -> int:
+        """Count the time that a client's requests held the loop; returns how long it must pause, in ms."""
+        return min(self.count(TIME, user, client_id, seconds * 100), TIME_PAUSE_MS_MAX)
+
+    def time_pause_ms(self, user: str, client_id: str | None) -> int:
+        """How long a client must pause for the time that was counted so far."""
+        return min(self.count(TIME, user, client_id, 0.0), TIME_PAUSE_MS_MAX)
 
     # --- Partitions that are made and deleted ---------------------------------------------------
 
