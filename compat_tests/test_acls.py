@@ -169,6 +169,7 @@ def test_lists_and_changes(gateway: Penstock) -> None:
 
 
 CONFIGS: Final = "kafka.admin.ConfigCommand"
+TOPICS: Final = "org.apache.kafka.tools.TopicCommand"
 
 
 def test_kafka_configs(tmp_path: Path) -> None:
@@ -190,5 +191,22 @@ def test_kafka_configs(tmp_path: Path) -> None:
         assert 45 < throttled[0] < 55
         run(CONFIGS, server.address, "--alter", *user, "--delete-config", "producer_byte_rate")
         assert "producer_byte_rate" not in run(CONFIGS, server.address, "--describe", *user)
+    finally:
+        server.stop()
+
+
+def test_mutation_quota(tmp_path: Path) -> None:
+    """Over the quota of partitions Kafka's own tool hears so; without the quota it makes its topic."""
+    server = serving(tmp_path, "", **SUPER)
+    try:
+        user = ("--entity-type", "users", "--entity-name", "ANONYMOUS")
+        run(CONFIGS, server.address, "--alter", *user, "--add-config", "controller_mutation_rate=2")
+        assert "controller_mutation_rate=2.0" in run(CONFIGS, server.address, "--describe", *user)
+        admin = AdminClient({"bootstrap.servers": server.address})
+        admin.create_topics([NewTopic("many", 222, 1)])["many"].result(WITHIN_S)  # 200 are owed: for 100 seconds
+        later = ("--create", "--topic", "later", "--partitions", "1")
+        assert "The throttling quota has been exceeded." in run(TOPICS, server.address, *later)
+        run(CONFIGS, server.address, "--alter", *user, "--delete-config", "controller_mutation_rate")
+        assert "Created topic later." in run(TOPICS, server.address, *later)
     finally:
         server.stop()

@@ -14,12 +14,16 @@ from kio.schema.errors import ErrorCode
 
 from gateway.apis.create_topics import replicas_refused
 from gateway.apis.shared.administration import repeated_among, told
+from gateway.apis.shared.mutations import mutations_of, pause
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.topics.checks import check_growth
 from gateway.wire.message import Message
+
+STRICT_FROM: Final = 3
+"""First version whose clients know that they are refused for their quota (KIP-599)."""
 
 
 async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -36,8 +40,10 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
             wanted[topic.name] = topic.count
         except Refusal as refused:
             outcomes[topic.name] = refused
-    outcomes |= await ctx.services.topics.grow(wanted, request.validate_only)
-    return {"results": [{"name": name, **told(outcome)} async for name, outcome in ctx.paced(outcomes.items())]}
+    mutations = mutations_of(ctx, STRICT_FROM)
+    outcomes |= await ctx.services.topics.grow(wanted, request.validate_only, mutations.charge)
+    results = [{"name": name, **told(outcome)} async for name, outcome in ctx.paced(outcomes.items())]
+    return {"throttle_time": pause(ctx, mutations), "results": results}
 
 
 def _check_assignments(ctx: RequestContext, topic: Message) -> None:

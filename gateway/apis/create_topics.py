@@ -16,6 +16,7 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
 from gateway.apis.shared.administration import repeated, repeated_among, told
+from gateway.apis.shared.mutations import mutations_of, pause
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -28,6 +29,8 @@ from gateway.wire.primitives import EncodedItems
 
 KEY: Final = 19
 CONFIGS_FROM: Final = 5
+STRICT_FROM: Final = 6
+"""First version whose clients know that they are refused for their quota (KIP-599)."""
 DENIED: Final = Refusal(ErrorCode.topic_authorization_failed, "Authorization failed.")
 
 
@@ -35,6 +38,7 @@ async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
     twice = await repeated_among(ctx, [topic.name for topic in request.topics])
     once = {topic.name: topic async for topic in ctx.paced(request.topics) if topic.name not in twice}
     may_create_any = ctx.has(Operation.CREATE, ResourceType.CLUSTER)
+    mutations = mutations_of(ctx, STRICT_FROM)
     partitions = 0
     wanted: list[WantedTopic] = []
     denied: dict[str, Refusal] = {}
@@ -48,13 +52,14 @@ async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
     if partitions > PARTITIONS_PER_REQUEST_MAX:
         made: Sequence[NewTopic | Stream | Refusal] = [too_many_partitions()] * len(once)
     else:
-        made = await ctx.services.topics.create(wanted, request.validate_only)
+        made = await ctx.services.topics.create(wanted, request.validate_only, mutations.charge)
     outcomes: dict[str, NewTopic | Stream | Refusal] = dict(zip(once, made, strict=True))
     outcomes |= denied
     duplicate = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
     outcomes |= dict.fromkeys(sorted(twice), duplicate)
     configs = _ConfigEntries(ctx)
-    return {"topics": [_result(ctx, name, done, configs) async for name, done in ctx.paced(outcomes.items())]}
+    results = [_result(ctx, name, done, configs) async for name, done in ctx.paced(outcomes.items())]
+    return {"throttle_time": pause(ctx, mutations), "topics": results}
 
 
 def _partitions_of(ctx: RequestContext, topic: Message) -> int:

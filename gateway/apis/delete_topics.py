@@ -11,6 +11,7 @@ from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
 from gateway.apis.shared.administration import repeated, repeated_among, told
+from gateway.apis.shared.mutations import mutations_of, pause
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -20,6 +21,8 @@ from gateway.topics.topics import Topics, unchangeable
 from gateway.wire.message import Message
 
 IDS_FROM: Final = 6
+STRICT_FROM: Final = 5
+"""First version whose clients know that they are refused for their quota (KIP-599)."""
 DISABLED_CODE_FROM: Final = 3
 """First version that knows TOPIC_DELETION_DISABLED."""
 
@@ -55,14 +58,15 @@ async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
             else:
                 found[each] = stream
     twice = _twice_named(found)
-    outcomes = await ctx.services.topics.delete(found.values())
+    mutations = mutations_of(ctx, STRICT_FROM)
+    outcomes = await ctx.services.topics.delete(found.values(), mutations.charge)
     answers = [_answer(*each, refusal) async for each, refusal in ctx.paced(refused.items())]
     answers += [_answer(*each, DENIED) for each in denied]
     answers += [_answer(stream.name, stream.uuid, _NAMED_TWICE) for stream in twice]
     answers += [
         _answer(stream.name, stream.uuid, outcome) for stream, outcome in zip(found.values(), outcomes, strict=True)
     ]
-    return {"responses": answers}
+    return {"throttle_time": pause(ctx, mutations), "responses": answers}
 
 
 def _asked(request: Message, version: int) -> list[Asked]:

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -31,6 +31,7 @@ from gateway.apis.shared.leaders import hints_of
 from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import timed
 from gateway.dispatch.route import took
+from gateway.dispatch.time_quota import time_pause_ms
 from gateway.fetching.cold_reads import ColdReads
 from gateway.fetching.looking import ColdRead, Findings
 from gateway.fetching.sessions import FINAL_EPOCH, INITIAL_EPOCH, FetchSession, Target, TopicKey
@@ -416,7 +417,7 @@ class _Fetch(Findings):
         answer: list[Part] | None = None
         if self.version >= FETCH_SINCE and not self.services.nodes.is_alone:
             answer = self._with_hints(topics, session_id)
-        self.reply.send(answer or encode_fetch_response(self.version, list(topics.items()), session_id=session_id))
+        self.reply.send(answer or self._encode(topics, session_id)())
 
     def _with_hints(self, topics: Mapping[TopicKey, Sequence[FetchedPartition]], session_id: int) -> list[Part] | None:
         """The answer that names other leaders, if one was asked for their partitions."""
@@ -446,8 +447,14 @@ class _Fetch(Findings):
             self._tell(some, topics, late)
         self.services.metrics.fetched_bytes += self.size
         session_id = 0 if self.session is None else self.session.id
-        encode = partial(encode_fetch_response, self.version, list(topics.items()), session_id=session_id)
-        self.reply.send(await self.connection.aside(encode))
+        self.reply.send(await self.connection.aside(self._encode(topics, session_id)))
+
+    def _encode(
+        self, topics: Mapping[TopicKey, Sequence[FetchedPartition]], session_id: int
+    ) -> Callable[[], list[Part]]:
+        """Makes the answer, which is given with its records though its client must pause for its time."""
+        told, pause_ms = list(topics.items()), time_pause_ms(self.connection)
+        return partial(encode_fetch_response, self.version, told, throttle_ms=pause_ms, session_id=session_id)
 
     def _is_throttled(self) -> bool:
         """Answer without any partition if these bytes would be more than the client's quota allows: it asks again after

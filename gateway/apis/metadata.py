@@ -25,6 +25,7 @@ from gateway.apis.shared.administration import NOT_ASKED, cluster_operations
 from gateway.apis.shared.leaders import Leader, leaders_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.quotas.mutations import Mutations
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.topics.topics import INTERNAL
@@ -126,7 +127,8 @@ def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
                         "is_internal": name in INTERNAL,
                     },
                 )
-            topics.auto_create(name)
+            mutations = Mutations(ctx.services.quotas, ctx.principal.name, ctx.client_id, is_strict=True)
+            topics.auto_create(name, mutations.charge)
     except Refusal as refused:
         code = refused.code
     return _encoded(ctx, {"error_code": code, "name": name, "is_internal": name in INTERNAL})

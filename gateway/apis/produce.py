@@ -36,6 +36,7 @@ from gateway.apis.shared.leaders import hints_of
 from gateway.dispatch.registry import Api
 from gateway.dispatch.request_tasks import charge_elements, timed
 from gateway.dispatch.route import took
+from gateway.dispatch.time_quota import time_pause_ms
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.network.turns import Stint
 from gateway.quotas.quotas import PRODUCED
@@ -191,7 +192,8 @@ class _Request:
         quotas = self.connection.services.quotas
         if quotas.is_on:
             user, client_id = self.connection.principal.name, self.connection.client_id
-            self.throttle_ms = max(self.throttle_ms, quotas.count(PRODUCED, user, client_id, self.size))
+            paused_ms = quotas.count(PRODUCED, user, client_id, self.size), time_pause_ms(self.connection)
+            self.throttle_ms = max(self.throttle_ms, *paused_ms)
         if self.throttle_ms:
             self.connection.mute(self.throttle_ms)
         if self.acks and self.is_long:

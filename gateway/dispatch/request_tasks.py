@@ -19,6 +19,7 @@ from gateway.dispatch.authentication import authenticate
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import LongHandler, Registry
 from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
+from gateway.dispatch.time_quota import time_pause_ms
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import Answerable, BareSlot, ResponseSlot
 from gateway.network.turns import is_out_of_turn
@@ -160,7 +161,7 @@ class RequestTasks:
             return
         assert handle is not None
         try:
-            held = [await handle(context, request)]
+            held = [_with_pause(context.connection, await handle(context, request))]
             answer = await self._encoded(route, held)
         except Refusal as refused:
             await self._send_error(route, request, slot, refused.code)
@@ -261,6 +262,12 @@ def charge_elements(slot: ResponseSlot, elements: int) -> None:
     if not slot.connection.closed:
         slot.charge += extra
         slot.connection.charge(extra)
+
+
+def _with_pause(connection: "Connection", answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The answer, with the pause that its client must make if that is longer than what the answer says."""
+    pause_ms = time_pause_ms(connection)
+    return {**answer, "throttle_time": pause_ms} if pause_ms > answer.get("throttle_time", 0) else answer
 
 
 def _encoded(route: Route, held: list[Mapping[str, Any]]) -> bytearray:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from gateway.dispatch.registry import Api
+from gateway.dispatch.time_quota import charge_time
 from gateway.metrics.counters import HELD_S, Metrics
 from gateway.network.response_slot import Answerable
 from gateway.wire.codec import Codec, request_codec, response_codec
@@ -55,6 +56,8 @@ class Route:
 def took(connection: Connection, route: Answerable, seconds: float, size: int) -> None:
     """Count a request of `size` bytes that held the loop for `seconds`; charge them to the connection's party."""
     connection.turns.spend(connection.party, seconds)
+    if connection.services.quotas.is_timed:
+        charge_time(connection, seconds)
     counters = route.turn
     if seconds > counters.longest_s:
         counters.longest_s = seconds

@@ -418,10 +418,13 @@ class Connection(asyncio.BufferedProtocol):
         """Throttle: start no new request of this client for `duration_ms`; requests in flight are answered."""
         if self.closed or duration_ms <= 0:
             return
+        ends_s = self._host.loop.time() + duration_ms / 1000
         if self._mute_handle is not None:
+            if self._mute_handle.when() >= ends_s:
+                return  # of two reasons to pause, the longer one holds
             self._mute_handle.cancel()
         self._block(MUTED)
-        self._mute_handle = self._host.loop.call_later(duration_ms / 1000, self._unblock, MUTED)
+        self._mute_handle = self._host.loop.call_at(ends_s, self._unblock, MUTED)
 
     def hold(self) -> None:
         """A request needs time before its turn is over: begin nothing after it until `go_on`."""

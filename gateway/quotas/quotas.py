@@ -4,8 +4,8 @@ Table `quotas`, a row for each value. Key: 1 (this format), then JSON in UTF-8: 
 [kind, name or null], in the order of kinds, and the quota's name. Value: the limit as a big-endian double.
 
 Keeps: a quota is in effect exactly if it is durable; a change of an entity is one record of the log. A client without a
-quota costs one look-up; without any quota not even that (`is_on`). No more than `RATES_MAX` rates are kept: those of
-clients that did nothing for a window go first, then all.
+quota costs one look-up; without any quota not even that (`is_on`, and `is_timed` for the time of requests). No more
+than `RATES_MAX` rates are kept, and as many buckets: those of clients that did nothing for a window go first, then all.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kio.schema.errors import ErrorCode
 from core.clock import Clock
 from core.errors import StoreError
 from core.store import Store
+from gateway.quotas.buckets import Bucket
 from gateway.quotas.limits import Limit, Parts, limit_of
 from gateway.quotas.rates import SAMPLE_S, SAMPLES, Rate
 from gateway.refusals import Refusal, refusal_of
@@ -31,15 +32,21 @@ logger = logging.getLogger(__name__)
 TABLE: Final = "quotas"
 FORMAT: Final = b"\x01"
 PRODUCED, FETCHED = "producer_byte_rate", "consumer_byte_rate"
-ENFORCED: Final = frozenset({PRODUCED, FETCHED})
+MUTATED: Final = "controller_mutation_rate"
+TIME: Final = "request_percentage"
+ENFORCED: Final = frozenset({PRODUCED, FETCHED, MUTATED, TIME})
 """Quotas that have an effect; no other one is kept."""
 ENTITIES_MAX: Final = 10_000
 NAME_CHARS_MAX: Final = 1_000
 RATES_MAX: Final = 20_000
 KNOWN_MAX: Final = 20_000
 """Clients whose limit is remembered; beyond that all are forgotten."""
+TIME_PAUSE_MS_MAX: Final = 1000
+"""Longest pause for time, as in Kafka: a sample. A request that held the loop does not shut its client out for long."""
 _VALUE: Final = struct.Struct(">d")
 
+Place = tuple[str, str | None, str | None]
+"""Whose rate: the quota, and user and client id, None for all of them together."""
 Changes = Mapping[str, float | None]
 """Limits by quota; None takes one away."""
 
@@ -52,7 +59,8 @@ class Quotas:
         self._clock = clock
         self._by_quota: dict[str, dict[Parts, float]] = {quota: {} for quota in ENFORCED}
         self._known: dict[tuple[str, str, str], Limit | None] = {}
-        self._rates: dict[tuple[str, str | None, str | None], Rate] = {}
+        self._rates: dict[Place, Rate] = {}
+        self._buckets: dict[Place, Bucket] = {}
         self._changing = asyncio.Lock()
         self.take_over()
 
@@ -62,8 +70,12 @@ class Quotas:
         for key, value in self._store.registry.settings(TABLE).items():
             parts, quota = decode_key(key)
             self._by_quota.setdefault(quota, {})[parts] = _VALUE.unpack(value)[0]
+        self._in_effect()
+
+    def _in_effect(self) -> None:
         self._known.clear()
         self.is_on = any(self._by_quota.values())
+        self.is_timed = bool(self._by_quota[TIME])
 
     def __repr__(self) -> str:
         return f"<Quotas of {len(self.entities())} entities, {len(self._rates)} rates>"
@@ -103,8 +115,7 @@ class Quotas:
                     self._by_quota.get(quota, {}).pop(parts, None)
                 else:
                     self._by_quota.setdefault(quota, {})[parts] = value
-            self._known.clear()
-            self.is_on = any(self._by_quota.values())
+            self._in_effect()
         logger.info("quotas changed", extra={"entity": _shown(parts), "quotas": sorted(changes)})
 
     # --- Rates --------------------------------------------------------------------------------
@@ -130,29 +141,75 @@ class Quotas:
         if found is not None:
             found[1].take_back(amount)
 
-    def _rate(self, quota: str, user: str, client_id: str) -> tuple[Limit, Rate] | None:
+    # --- Time of the event loop -----------------------------------------------------------------
+
+    def spend(self, user: str, client_id: str | None, seconds: float) -> int:
+        """Count the time that a client's requests held the loop; returns how long it must pause, in ms."""
+        return min(self.count(TIME, user, client_id, seconds * 100), TIME_PAUSE_MS_MAX)
+
+    def time_pause_ms(self, user: str, client_id: str | None) -> int:
+        """How long a client must pause for the time that was counted so far."""
+        return min(self.count(TIME, user, client_id, 0.0), TIME_PAUSE_MS_MAX)
+
+    # --- Partitions that are made and deleted ---------------------------------------------------
+
+    def owed_ms(self, user: str, client_id: str | None) -> int:
+        """How long a client must pause before it may make or delete another partition."""
+        found = self._bucket(user, client_id or "")
+        return 0 if found is None else found[1].pause_ms(found[0].value, self._clock.monotonic_s())
+
+    def take(self, user: str, client_id: str | None, partitions: int) -> int:
+        """Count partitions that a client makes or deletes; returns how long it must pause, in ms."""
+        found = self._bucket(user, client_id or "")
+        if found is None:
+            return 0
+        limit, bucket = found
+        now_s = self._clock.monotonic_s()
+        bucket.take(partitions, limit.value, now_s)
+        return bucket.pause_ms(limit.value, now_s)
+
+    # --- Whose they are -------------------------------------------------------------------------
+
+    def _limit(self, quota: str, user: str, client_id: str) -> Limit | None:
         key = (quota, user, client_id)
         try:
-            limit = self._known[key]
+            return self._known[key]
         except KeyError:
             if len(self._known) >= KNOWN_MAX:
                 self._known.clear()
             limit = self._known[key] = limit_of(self._by_quota[quota], user, client_id)
+            return limit
+
+    def _rate(self, quota: str, user: str, client_id: str) -> tuple[Limit, Rate] | None:
+        limit = self._limit(quota, user, client_id)
         if limit is None:
             return None
         place = (quota, limit.user, limit.client_id)
         rate = self._rates.get(place)
         if rate is None:
-            if len(self._rates) >= RATES_MAX:
-                self._make_room()
+            self._make_room(self._rates)
             rate = self._rates[place] = Rate()
         return limit, rate
 
-    def _make_room(self) -> None:
+    def _bucket(self, user: str, client_id: str) -> tuple[Limit, Bucket] | None:
+        limit = self._limit(MUTATED, user, client_id)
+        if limit is None:
+            return None
+        place = (MUTATED, limit.user, limit.client_id)
+        bucket = self._buckets.get(place)
+        if bucket is None:
+            self._make_room(self._buckets)
+            bucket = self._buckets[place] = Bucket()
+        return limit, bucket
+
+    def _make_room(self, kept: dict[Place, Rate] | dict[Place, Bucket]) -> None:
+        if len(kept) < RATES_MAX:
+            return
         now_s = self._clock.monotonic_s()
-        self._rates = {place: rate for place, rate in self._rates.items() if not rate.is_idle(now_s)}
-        if len(self._rates) >= RATES_MAX:
-            self._rates.clear()
+        for place in [place for place, one in kept.items() if one.is_idle(now_s)]:
+            del kept[place]
+        if len(kept) >= RATES_MAX:
+            kept.clear()
 
 
 def encode_key(parts: Parts, quota: str) -> bytes:

@@ -1,7 +1,8 @@
 """Topics are streams, partitions are slots: creating, growing, configuring and deleting them.
 
 Keeps: definitions change one request at a time, so a change's checks still hold when it is made; a
-change is answered when it is durable. Reading a topic never waits for a change.
+change is answered when it is durable. Reading a topic never waits for a change. Partitions are charged to their
+client's quota after all checks, before anything is changed.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ from gateway.topics.checks import check_growth, check_name
 
 logger = logging.getLogger(__name__)
 
+Charge = Callable[[int], None]
+"""Takes partitions that are about to be made or deleted. Raises Refusal when their client must pause first."""
+
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_S = TypeVar("_S")
 
 CONSUMER_OFFSETS: Final = "__consumer_offsets"
 TRANSACTION_STATE: Final = "__transaction_state"
@@ -46,6 +51,10 @@ LOGGED_ONE_BY_ONE_MAX: Final = 20
 """Topics of one request that are logged by name; formatting 10,000 lines would take a second."""
 AUTO_CREATIONS_MAX: Final = 1_000
 """Topics being created because clients asked for them; for more, clients must ask again."""
+
+
+def _free(partitions: int) -> None:
+    """Charges nothing: what the gateway does by itself has no quota."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +165,22 @@ class Topics:
     # --- Creating -----------------------------------------------------------------------------
 
     async def create(
-        self, wanted: Sequence[WantedTopic], validate_only: bool = False
+        self, wanted: Sequence[WantedTopic], validate_only: bool = False, charge: Charge = _free
     ) -> Sequence[NewTopic | Stream | Refusal]:
         """Create topics, each on its own. A topic that was only checked comes back as a NewTopic."""
-        return await self._to_the_end(self._create_all(wanted, validate_only))
+        return await self._to_the_end(self._create_all(wanted, validate_only, charge))
 
     async def _create_all(
-        self, wanted: Sequence[WantedTopic], validate_only: bool
+        self, wanted: Sequence[WantedTopic], validate_only: bool, charge: Charge
     ) -> Sequence[NewTopic | Stream | Refusal]:
-        plans = await self._plan_all(wanted)
+        plans = await self._plan_all(wanted, charge)
         if validate_only:
             return plans
         outcomes = await _each(plans, self._create)
         _log_each("created", [outcome for outcome in outcomes if isinstance(outcome, Stream)])
         return outcomes
 
-    async def _plan_all(self, wanted: Sequence[WantedTopic]) -> list[NewTopic | Refusal]:
+    async def _plan_all(self, wanted: Sequence[WantedTopic], charge: Charge) -> list[NewTopic | Refusal]:
         plans: list[NewTopic | Refusal] = []
         alike: dict[str, str] = {}
         topics = partitions = 0
@@ -182,6 +191,7 @@ class Topics:
                 if other != plan.name:
                     raise _collision(plan.name, other)
                 self._check_room(partitions + plan.partitions, topics + 1)
+                charge(plan.partitions)
                 topics, partitions = topics + 1, partitions + plan.partitions
                 plans.append(plan)
             except Refusal as refused:
@@ -228,7 +238,7 @@ class Topics:
         self._came(stream)
         return stream
 
-    def auto_create(self, name: str) -> None:
+    def auto_create(self, name: str, charge: Charge) -> None:
         """Begin to create a topic that a client asked for; the client finds it when it asks again."""
         if name in self._creations or len(self._creations) >= AUTO_CREATIONS_MAX:
             return
@@ -238,12 +248,12 @@ class Topics:
                 extra={"topic": name, "topics": len(self)},
             )
             return
-        task = asyncio.create_task(self._auto_create(name))
+        task = asyncio.create_task(self._auto_create(name, charge))
         self._creations[name] = task
         task.add_done_callback(lambda _: self._creations.pop(name, None))
 
-    async def _auto_create(self, name: str) -> None:
-        (outcome,) = await self.create([WantedTopic(name)])
+    async def _auto_create(self, name: str, charge: Charge) -> None:
+        (outcome,) = await self.create([WantedTopic(name)], charge=charge)
         if isinstance(outcome, Refusal) and outcome.code is not ErrorCode.topic_already_exists:
             logger.warning(
                 "a topic could not be created for a client",
@@ -262,28 +272,33 @@ class Topics:
 
     # --- Changing -----------------------------------------------------------------------------
 
-    async def grow(self, wanted: Mapping[str, int], validate_only: bool = False) -> dict[str, Refusal | None]:
+    async def grow(
+        self, wanted: Mapping[str, int], validate_only: bool = False, charge: Charge = _free
+    ) -> dict[str, Refusal | None]:
         """Give topics more partitions, each on its own."""
-        return await self._to_the_end(self._grow_all(wanted, validate_only))
+        return await self._to_the_end(self._grow_all(wanted, validate_only, charge))
 
-    async def _grow_all(self, wanted: Mapping[str, int], validate_only: bool) -> dict[str, Refusal | None]:
+    async def _grow_all(
+        self, wanted: Mapping[str, int], validate_only: bool, charge: Charge
+    ) -> dict[str, Refusal | None]:
         checked: list[tuple[Stream, int] | Refusal] = []
         added = 0
         async for name, count in in_turns(wanted.items()):
             try:
-                stream, added = self._plan_growth(name, count, added)
+                stream, added = self._plan_growth(name, count, added, charge)
                 checked.append((stream, count))
             except Refusal as refused:
                 checked.append(refused)
         outcomes = checked if validate_only else await _each(checked, self._grow)
         return dict(zip(wanted, map(_refusal_only, outcomes), strict=True))
 
-    def _plan_growth(self, name: str, count: int, added: int) -> tuple[Stream, int]:
+    def _plan_growth(self, name: str, count: int, added: int, charge: Charge) -> tuple[Stream, int]:
         """The topic, and the partitions that its request adds so far, this topic's included."""
         stream = self.existing(name)
         check_growth(stream, count)
         added += count - stream.slot_count
         self._check_room(added)
+        charge(count - stream.slot_count)
         return stream, added
 
     async def _grow(self, growth: tuple[Stream, int]) -> None:
@@ -347,12 +362,13 @@ class Topics:
 
     # --- Deleting -----------------------------------------------------------------------------
 
-    async def delete(self, streams: Iterable[Stream]) -> list[Refusal | None]:
+    async def delete(self, streams: Iterable[Stream], charge: Charge = _free) -> list[Refusal | None]:
         """Delete topics, each on its own."""
-        return await self._to_the_end(self._delete_all(list(streams)))
+        return await self._to_the_end(self._delete_all(list(streams), charge))
 
-    async def _delete_all(self, streams: Sequence[Stream]) -> list[Refusal | None]:
-        outcomes = await _each(streams, self._delete)
+    async def _delete_all(self, streams: Sequence[Stream], charge: Charge) -> list[Refusal | None]:
+        paid = [_attempt(_paid, stream, charge) async for stream in in_turns(streams)]
+        outcomes = list(map(_refusal_only, await _each(paid, self._delete)))
         _log_each("deleted", [stream for stream in streams if stream.deleted])
         return outcomes
 
@@ -427,9 +443,14 @@ def _refusal_only(outcome: object) -> Refusal | None:
     return outcome if isinstance(outcome, Refusal) else None
 
 
-def _attempt(check: Callable[[str, _A], _T], name: str, argument: _A) -> _T | Refusal:
+def _paid(stream: Stream, charge: Charge) -> Stream:
+    charge(stream.slot_count)
+    return stream
+
+
+def _attempt(check: Callable[[_S, _A], _T], subject: _S, argument: _A) -> _T | Refusal:
     try:
-        return check(name, argument)
+        return check(subject, argument)
     except Refusal as refused:
         return refused
 

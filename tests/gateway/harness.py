@@ -48,6 +48,7 @@ class Client:
         self._reader = reader
         self._writer = writer
         self._correlation_id = 0
+        self.client_id = "test"
 
     @classmethod
     async def connect(cls, broker: Broker) -> Client:
@@ -61,7 +62,7 @@ class Client:
     def send_encoded(self, key: int, version: int, body: bytes) -> tuple[int, int, int]:
         """Send a request whose body is given as bytes, right or wrong."""
         self._correlation_id += 1
-        header = RequestHeader(key, version, self._correlation_id, "test")
+        header = RequestHeader(key, version, self._correlation_id, self.client_id)
         frame = encode_request_header(header, request_codec(key, version).flexible) + body
         self._writer.write(struct.pack(">i", len(frame)) + frame)
         return key, version, self._correlation_id

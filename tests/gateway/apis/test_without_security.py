@@ -8,18 +8,19 @@ from tests.gateway.apis.harness import Admin, code_and_message
 
 
 def quota(name: str, key: str, value: float, *, remove: bool = False) -> dict[str, Any]:
-    entity = [{"entity_type": "user", "entity_name": name}]
+    entity = [{"entity_type": "ip", "entity_name": name}]
     return {"entity": entity, "ops": [{"key": key, "value": value, "remove": remove}]}
 
 
 def test_quotas(admin: Admin) -> None:
     """A quota that Kafka would enforce is refused, even if only validated; no later answer shows it."""
-    entries = [quota("a", "request_percentage", 50), quota("b", "request_percentage", 50, remove=True)]
+    key = "connection_creation_rate"
+    entries = [quota("10.0.0.1", key, 50), quota("10.0.0.2", key, 50, remove=True)]
     for only in (False, True):
         kept, gone = admin.ask("AlterClientQuotas", 1, entries=entries, validate_only=only).entries
         assert code_and_message(kept) == (
             44,
-            "Penstock does not enforce request_percentage yet, so it does not take it.",
+            f"Penstock does not enforce {key} yet, so it does not take it.",
         )
         assert gone.error_code == 0
     assert admin.ask("DescribeClientQuotas", 1, components=[], strict=False).entries == []

@@ -136,7 +136,7 @@ async def serving(
         ]
     )
     metrics = Metrics()
-    services = SimpleNamespace(features=Features())
+    services = SimpleNamespace(features=Features(), quotas=SimpleNamespace(is_timed=False))
     server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured)
     binding = binding or bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
