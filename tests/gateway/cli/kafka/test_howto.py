@@ -56,3 +56,5 @@ def test_commands(tools: Tools, tmp_path: Path) -> None:
     assert tools.tell("topics", "show", "orders")["configs"] == {"retention.ms": str(14 * 24 * 3_600_000)}
     assert tools.tell("topics", "show", "orders-by-day")["configs"]["max.message.bytes"] == str(2 * 1024 * 1024)
     assert len(tools.say("consume", "orders-by-day").splitlines()) >= 10
+    assert "alice" in tools.say("credentials", "list")
+    assert (tmp_path / "alice.secret").read_text().strip() not in tools.say("credentials", "list", "--json")
