@@ -300,7 +300,8 @@ class Broker:
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
-        self._server = Server(limits, Dispatcher(self.services, self.apis, self.metrics), self.metrics, self._secured)
+        dispatcher = Dispatcher(self.services, self.apis, self.metrics)
+        self._server = Server(limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s)
         for hosted in self._containers():
             hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)

@@ -1,7 +1,6 @@
 """AlterClientQuotas (key 49), versions 0-1 (KIP-546): sets and removes quotas, each entity by itself.
 
-Removing a quota that does not exist succeeds. Setting one that would have no effect is refused, after Kafka's checks
-(see `gateway.apis.shared.client_quotas`).
+Removing a quota that does not exist succeeds.
 
 Keeps: a quota is answered without error when it is durable and in effect.
 """

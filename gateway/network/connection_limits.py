@@ -1,9 +1,11 @@
 """Bounds on connections: on their number, in all and by address, and on the rate of new ones.
 
 Kafka's keys and words: `max.connections`, `max.connections.per.ip` with its overrides, `max.connection.creation.rate`
-(KIP-612). Beyond the rate a connection is not refused: it waits in its listener's queue.
+(KIP-612), and the quota `connection_creation_rate` of addresses. Beyond the rate of all a connection is not refused: it
+waits in its listener's queue. Beyond its address' own rate it is held, unread, until it is due.
 
-Invariant: the counts are those of connections that are open or being made.
+Invariant: the counts are those of connections that are open, held, or being made. None is held for longer than
+`HELD_S_MAX`, so an address holds no more than its rate brings in that time; further ones are closed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ worth may come at once."""
 ROUNDING: Final = 1e-6
 """Fraction of a connection that counts as none: sums of fractions are not exact."""
 INT_MAX: Final = 2**31 - 1
+HELD_S_MAX: Final = 10.0
+"""Longest time that a connection is held for its address' rate; clients give up connecting after some time, too."""
+ADDRESSES_MAX: Final = 20_000
+"""Addresses whose rates are remembered: beyond that those that did nothing for a window go, then all."""
 
 
 class ConnectionCounts:
@@ -58,7 +64,7 @@ class ConnectionCounts:
 
 
 class CreationRate:
-    """Connections a second over all listeners: a bucket that fills at the rate."""
+    """Connections a second: a bucket that fills at the rate."""
 
     def __init__(self, most_s: int, now_s: Callable[[], float]) -> None:
         self.most_s = most_s
@@ -79,3 +85,38 @@ class CreationRate:
 
     def count(self) -> None:
         self._room -= 1.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Is nothing left that counts?"""
+        return self._now_s() - self._at_s > RATE_WINDOW_S + HELD_S_MAX
+
+
+class AddressRates:
+    """Connections a second by address. `rate_of` gives an address' rate, None where it has none."""
+
+    def __init__(self, rate_of: Callable[[str], int | None], now_s: Callable[[], float]) -> None:
+        self._rate_of = rate_of
+        self._now_s = now_s
+        self._rates: dict[str, CreationRate] = {}
+
+    def hold_s(self, host: str) -> float | None:
+        """Count a connection; returns how long it is to be held. None: it is not counted, and to be closed."""
+        most_s = self._rate_of(host)
+        if most_s is None:
+            return 0.0
+        rate = self._rates.get(host)
+        if rate is None or rate.most_s != most_s:
+            self._make_room()
+            rate = self._rates[host] = CreationRate(most_s, self._now_s)
+        wait_s = rate.wait_s()
+        if wait_s > HELD_S_MAX:
+            return None
+        rate.count()
+        return wait_s
+
+    def _make_room(self) -> None:
+        if len(self._rates) >= ADDRESSES_MAX:
+            self._rates = {host: rate for host, rate in self._rates.items() if not rate.is_idle}
+        if len(self._rates) >= ADDRESSES_MAX:
+            self._rates.clear()

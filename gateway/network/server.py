@@ -9,14 +9,14 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.metrics.counters import Metrics
 from gateway.network.acceptor import Acceptor
 from gateway.network.binding import Binding
 from gateway.network.connection import Connection, Dispatching
-from gateway.network.connection_limits import ConnectionCounts, CreationRate
+from gateway.network.connection_limits import AddressRates, ConnectionCounts, CreationRate
 from gateway.network.host import Host, ServerLimits
 from gateway.network.tls import TlsTransport, TlsWorkers
 from gateway.security.listeners import SecuredListener
@@ -51,8 +51,10 @@ class Server:
         dispatcher: Dispatcher,
         metrics: Metrics,
         secured: Mapping[str, SecuredListener] | None = None,
+        rate_of: Callable[[str], int | None] = lambda host: None,
     ) -> None:
-        """`secured`: listeners that encrypt or ask who is there, by name."""
+        """`secured`: listeners that encrypt or ask who is there, by name. `rate_of`: connections a second that an
+        address may make, None without a bound."""
         self.host = Host(limits, metrics)
         self.dispatcher = dispatcher
         self.tls = TlsWorkers()
@@ -61,6 +63,8 @@ class Server:
             limits.connections_max, limits.connections_per_ip_max, limits.connections_per_ip_overrides
         )
         self._rate = CreationRate(limits.connections_per_s_max, time.monotonic)
+        self._by_address = AddressRates(rate_of, time.monotonic)
+        self._held: dict[socket.socket, tuple[str, asyncio.TimerHandle]] = {}
         self.acceptor = Acceptor(self.host.loop, self._take, self._rate.wait_s)
         self._arriving: set[asyncio.Task[None]] = set()
         self._connections: dict[Connection, None] = {}
@@ -90,6 +94,11 @@ class Server:
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
         self.acceptor.stop()
+        for held, (host, timer) in self._held.items():
+            timer.cancel()
+            held.close()
+            self.counts.remove(host)
+        self._held.clear()
         for connection in self._connections:
             connection.stop_reading()
         deadline = self.host.loop.time() + grace_s
@@ -115,8 +124,26 @@ class Server:
             accepted.close()
             self._refused(*refusal, address)
             return
+        hold_s = 0.0 if binding.inner else self._by_address.hold_s(host)
+        if hold_s is None:
+            accepted.close()
+            self._refused("connection_creation_rate", "its address' connection_creation_rate is exceeded", address)
+            return
         self._rate.count()
         self.counts.add(host)
+        if hold_s > 0:
+            self.acceptor.waiting_s += hold_s
+            timer = self.host.loop.call_later(hold_s, self._due, accepted, address, binding)
+            self._held[accepted] = host, timer
+        else:
+            self._begin(accepted, address, binding)
+
+    def _due(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
+        """A connection was held for long enough."""
+        del self._held[accepted]
+        self._begin(accepted, address, binding)
+
+    def _begin(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
         task = self.host.loop.create_task(self._serve(accepted, address, binding))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)

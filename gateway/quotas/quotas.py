@@ -15,6 +15,7 @@ import json
 import logging
 import struct
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Final
 
 from kio.schema.errors import ErrorCode
@@ -34,8 +35,8 @@ FORMAT: Final = b"\x01"
 PRODUCED, FETCHED = "producer_byte_rate", "consumer_byte_rate"
 MUTATED: Final = "controller_mutation_rate"
 TIME: Final = "request_percentage"
-ENFORCED: Final = frozenset({PRODUCED, FETCHED, MUTATED, TIME})
-"""Quotas that have an effect; no other one is kept."""
+CONNECTED: Final = "connection_creation_rate"
+KINDS: Final = (PRODUCED, FETCHED, MUTATED, TIME, CONNECTED)
 ENTITIES_MAX: Final = 10_000
 NAME_CHARS_MAX: Final = 1_000
 RATES_MAX: Final = 20_000
@@ -57,7 +58,8 @@ class Quotas:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._by_quota: dict[str, dict[Parts, float]] = {quota: {} for quota in ENFORCED}
+        self._by_quota: dict[str, dict[Parts, float]] = {}
+        self._by_address: dict[str | None, int] = {}  # connections a second; None: of every other address
         self._known: dict[tuple[str, str, str], Limit | None] = {}
         self._rates: dict[Place, Rate] = {}
         self._buckets: dict[Place, Bucket] = {}
@@ -66,7 +68,7 @@ class Quotas:
 
     def take_over(self) -> None:
         """Put the stored quotas into effect."""
-        self._by_quota = {quota: {} for quota in ENFORCED}
+        self._by_quota = {quota: {} for quota in KINDS}
         for key, value in self._store.registry.settings(TABLE).items():
             parts, quota = decode_key(key)
             self._by_quota.setdefault(quota, {})[parts] = _VALUE.unpack(value)[0]
@@ -76,6 +78,10 @@ class Quotas:
         self._known.clear()
         self.is_on = any(self._by_quota.values())
         self.is_timed = bool(self._by_quota[TIME])
+        self._by_address = {}
+        for parts, value in self._by_quota[CONNECTED].items():
+            ((_, name),) = parts
+            self._by_address[None if name is None else address_of(name)] = int(value)
 
     def __repr__(self) -> str:
         return f"<Quotas of {len(self.entities())} entities, {len(self._rates)} rates>"
@@ -151,6 +157,13 @@ class Quotas:
         """How long a client must pause for the time that was counted so far."""
         return min(self.count(TIME, user, client_id, 0.0), TIME_PAUSE_MS_MAX)
 
+    # --- Connections ----------------------------------------------------------------------------
+
+    def connections_per_s(self, host: str) -> int | None:
+        """How many connections an address may make in a second; None without a bound."""
+        known = self._by_address
+        return known.get(host, known.get(None)) if known else None
+
     # --- Partitions that are made and deleted ---------------------------------------------------
 
     def owed_ms(self, user: str, client_id: str | None) -> int:
@@ -210,6 +223,11 @@ class Quotas:
             del kept[place]
         if len(kept) >= RATES_MAX:
             kept.clear()
+
+
+def address_of(name: str) -> str:
+    """The address in the form that sockets write. Raises ValueError."""
+    return str(ip_address(name))
 
 
 def encode_key(parts: Parts, quota: str) -> bytes:

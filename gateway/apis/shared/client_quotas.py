@@ -1,9 +1,7 @@
 """Client quotas as Kafka names them: of users, client ids and addresses, alone or users with client ids.
 
-Only rates of bytes are enforced yet, so no other quota is kept.
-
-Keeps: a change that Kafka would refuse is refused in its words, so that scripts find their faults here; a change that
-it would make is refused too, because a quota that is not enforced must not look like one that is.
+Keeps: a change that Kafka would refuse is refused in its words, so that scripts find their faults here. An address is
+written as one: Kafka also takes the name of a host, which it looks up once, on a thread that may wait.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.quotas.quotas import ENFORCED
+from gateway.quotas.quotas import address_of
 from gateway.refusals import Refusal, invalid_request
 
 USER, CLIENT_ID, IP = "user", "client-id", "ip"
@@ -121,13 +119,9 @@ def check_change(entity: Entity, changes: Sequence[tuple[str, float | None]]) ->
     allowed = _quotas_of(entity)
     if len({key for key, _ in changes}) < len(changes):
         raise repeated(entity)
-    wanted = [(key, value) for key, value in changes if value is not None]
-    for key, value in wanted:
-        _check_value(allowed, key, value)
-    if ignored := [key for key, _ in wanted if key not in ENFORCED]:
-        raise Refusal(
-            ErrorCode.policy_violation, f"Penstock does not enforce {ignored[0]} yet, so it does not take it."
-        )
+    for key, value in changes:
+        if value is not None:
+            _check_value(allowed, key, value)
 
 
 def repeated(entity: Entity) -> Refusal:
@@ -148,6 +142,11 @@ def _quotas_of(entity: Entity) -> Mapping[str, Number]:
         return _OF_CLIENTS
     if len(entity) > 1:
         raise invalid_request("Invalid quota entity combination, IP entity shouldnot be combined with User or ClientId")
+    if (name := entity[IP]) is not None:
+        try:
+            address_of(name)
+        except ValueError:
+            raise invalid_request(f"{name} is not a valid IP or resolvable host.") from None
     return _OF_ADDRESSES
 
 

@@ -76,12 +76,20 @@ def test_golden() -> None:
     assert decode_key(key) == (parts, "producer_byte_rate")
 
 
-def test_only_what_has_an_effect(fresh: Admin) -> None:
-    """A quota that is not enforced is refused."""
-    key = "connection_creation_rate"
-    (refused,) = fresh.ask("AlterClientQuotas", 1, entries=[change({"ip": "10.0.0.7"}, key, 5.0)]).entries
-    assert code_and_message(refused) == (44, f"Penstock does not enforce {key} yet, so it does not take it.")
-    assert described(fresh) == {}
+def test_addresses(fresh: Admin) -> None:
+    """A rate of connections belongs to an address or to all others; another spelling is the same address."""
+    for entity, value in (({"ip": "10.0.0.7"}, 5.0), ({"ip": "0:0::1"}, 6.0), ({"ip": None}, 7.0)):
+        assert set_quota(fresh, entity, "connection_creation_rate", value) == 0
+    rate_of = fresh.broker.services.quotas.connections_per_s
+    assert [rate_of(host) for host in ("10.0.0.7", "::1", "10.0.0.8")] == [5, 6, 7]
+    fresh.restart()
+    rate_of = fresh.broker.services.quotas.connections_per_s
+    assert [rate_of(host) for host in ("10.0.0.7", "::1", "10.0.0.8")] == [5, 6, 7]
+
+    (refused,) = fresh.ask(
+        "AlterClientQuotas", 1, entries=[change({"ip": "no address"}, "connection_creation_rate", 5.0)]
+    ).entries
+    assert code_and_message(refused) == (42, "no address is not a valid IP or resolvable host.")
 
 
 def muted(admin: Admin, client: Client) -> bool:

@@ -83,7 +83,6 @@ KAFKA_4_2: Final = {
 """Name, lowest and highest version by key, of every API that Kafka 4.2 serves to clients."""
 
 WITHOUT_EFFECT: Final = {
-    "quotas that nothing would enforce are refused": {49},
     "share and streams groups are not served yet: their members are refused": {76, 77, 78, 79, 88, 89, 90, 91, 92},
     "there is one broker, which cannot be taken out, and whose voters are fixed": {64, 80, 81},
 }

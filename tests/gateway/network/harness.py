@@ -125,6 +125,7 @@ async def serving(
     *,
     secured: Mapping[str, SecuredListener] | None = None,
     binding: Binding | None = None,
+    rate_of: Callable[[str], int | None] = lambda host: None,
     **api: Any,
 ) -> AsyncIterator[tuple[Server, int]]:
     """A server on a free port; `secured`: its listener PLAINTEXT, if it is to have TLS or SASL."""
@@ -137,7 +138,7 @@ async def serving(
     )
     metrics = Metrics()
     services = SimpleNamespace(features=Features(), quotas=SimpleNamespace(is_timed=False))
-    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured)
+    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured, rate_of)
     binding = binding or bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
     try:

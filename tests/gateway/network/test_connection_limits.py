@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.listeners import parse_overrides
-from gateway.network.connection_limits import RATE_WINDOW_S, ConnectionCounts, CreationRate
+from gateway.network.connection_limits import HELD_S_MAX, RATE_WINDOW_S, AddressRates, ConnectionCounts, CreationRate
 from gateway.network.host import ServerLimits
 from tests.faults.client import Connection
 from tests.gateway.launching import http_get, serving
@@ -65,6 +65,40 @@ def test_overrides() -> None:
     ]
     counts.remove("10.0.0.2")
     assert (counts.refusal("10.0.0.2"), counts.busiest) == (None, 3)
+
+
+def test_addresses_have_their_own_rates() -> None:
+    """An address is held as long as its own rate asks, the next one longer; none for longer than ten seconds."""
+    now_s = [0.0]
+    rates = AddressRates({"a": 2, "b": 1}.get, lambda: now_s[0])
+    assert [rates.hold_s("a") for _ in range(2 * RATE_WINDOW_S)] == [0.0] * 20
+    assert [rates.hold_s("a") for _ in range(3)] == pytest.approx([0.5, 1.0, 1.5])
+    assert [rates.hold_s("b"), rates.hold_s("c")] == [0.0, 0.0]
+    held = [rates.hold_s("a") for _ in range(30)]
+    assert held[-1] is None
+    assert max(wait_s for wait_s in held if wait_s is not None) == pytest.approx(HELD_S_MAX)
+    now_s[0] += 1.0
+    assert [rates.hold_s("a") is None for _ in range(3)] == [False, False, True]
+
+
+def test_an_address_over_its_rate_is_held() -> None:
+    """Its connections are served when they are due; at a stop those that are held are closed and not counted."""
+
+    async def test() -> None:
+        async with harness.serving(Gate(), rate_of=lambda host: 4) as (server, port):
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            clients = [await Client.connect(port) for _ in range(4 * RATE_WINDOW_S + 4)]
+            clients[-1].send(produce("late", 1))
+            assert (await asyncio.wait_for(clients[-1].frame(), 10))[0] == 1
+            assert loop.time() - began >= 0.9
+            assert server.acceptor.waiting_s > 0
+            late = [await Client.connect(port) for _ in range(8)]
+            await until(lambda: server.counts.count == len(clients) + len(late), "they are counted")
+            assert len(server.connections) < len(clients) + len(late)
+        assert server.counts.count == 0
+
+    run(test())
 
 
 def test_held_up_and_not_refused() -> None:
