@@ -5,7 +5,7 @@ Removing a quota that does not exist succeeds.
 Keeps: a quota is answered without error when it is durable and in effect.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis.shared.administration import told
@@ -35,19 +35,11 @@ async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[
             check_change(entity, changes)
             if not request.validate_only:
                 await ctx.services.quotas.change(identity, dict(changes))
-                _tell(ctx, entity, changes)
+                ctx.tell("quota changed", entity=dict(entity), quotas=dict(changes))
             outcomes[identity] = _outcome(entity, None)
         except Refusal as refused:
             outcomes[identity] = _outcome(entity, refused)
     return {"entries": list(outcomes.values())}
-
-
-def _tell(ctx: RequestContext, entity: Mapping[str, str | None], changes: Sequence[tuple[str, float | None]]) -> None:
-    """The audit log hears who changed a quota."""
-    authorizer = ctx.services.authorizer
-    if authorizer is not None:
-        facts = {"entity": dict(entity), "quotas": dict(changes)}
-        authorizer.audit.tell("quota changed", ctx.principal, ctx.host, **facts)
 
 
 def _outcome(entity: Mapping[str, str | None], refusal: Refusal | None) -> dict[str, Any]:

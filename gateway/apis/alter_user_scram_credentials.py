@@ -66,6 +66,7 @@ async def alter_user_scram_credentials(ctx: RequestContext, request: Message) ->
                 what = "deleted" if credential is None else "set"
                 extra = {"user": user[:100], "mechanism": mechanism, "by": str(ctx.principal)[:250]}
                 logger.info("a user's credential was %s", what, extra=extra)
+                ctx.tell(f"credential {what}", user=user, mechanism=str(mechanism))
     results = [{"user": name, "error_code": 0, "error_message": None} for name in changes]
     return {"results": results + [{"user": name, **told(refusal)} for name, refusal in refusals.items()]}
 

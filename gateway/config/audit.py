@@ -14,8 +14,8 @@ class AuditKeys(BaseModel):
 
     audit_log: str = Field(
         STDERR,
-        description="Where the audit log goes, a JSON object a line: denied requests and changes of rights. stderr, or "
-        "a file that is appended to; empty: nowhere. Without an authorizer there is nothing to tell.",
+        description="Where the audit log goes, a JSON object a line: denied requests, authentications and changes. "
+        "stderr, or a file that is appended to; empty: nowhere. Without an authorizer there is nothing to tell.",
         json_schema_extra={"allowed": "stderr, the path of a file, or nothing"},
     )
     audit_log_level: Literal["info", "debug"] = Field(

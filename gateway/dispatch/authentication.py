@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from gateway.security.audit import AUTHENTICATION_FAILED
 from gateway.security.sasl import Accepted, Denied, Outcome
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ async def authenticate(connection: Connection, token: bytes, services: Services)
         _tell(connection, services, "authenticated", str(outcome.principal), mechanism, None)
     elif isinstance(outcome, Denied):
         sasl.failed[mechanism] += 1
-        _tell(connection, services, "authentication failed", outcome.user, mechanism, outcome.why)
+        _tell(connection, services, AUTHENTICATION_FAILED, outcome.user, mechanism, outcome.why)
         await asyncio.sleep(services.config.connection_failed_authentication_delay_ms / 1000)
         connection.end_after_answers()
     return outcome

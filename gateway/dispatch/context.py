@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gateway.network.turns import Stint
 from gateway.security.acls import CLUSTER_NAME, OPERATIONS_OF, Operation, ResourceType
@@ -86,6 +86,12 @@ class RequestContext:
         if authorizer is None:
             return sum(1 << operation for operation in OPERATIONS_OF[kind])
         return authorizer.rights_of(self.connection).operations(kind, name)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """The audit log, if there is one, hears what the client has changed."""
+        authorizer = self.services.authorizer
+        if authorizer is not None:
+            authorizer.audit.tell(event, self.principal, self.host, **facts)
 
     async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
         """One item after another; gives way to others when this has kept the event loop for long."""

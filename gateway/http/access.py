@@ -6,7 +6,7 @@ up. Without one, the `Guard` alone decides.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 
@@ -23,12 +23,18 @@ class Access:
     """One request's rights."""
 
     def __init__(self, authorizer: Authorizer | None, request: Request) -> None:
-        host = request.client.host if request.client else ""
+        self._host = host = request.client.host if request.client else ""
+        self._audit = None if authorizer is None else authorizer.audit
         self._rights = None if authorizer is None else authorizer.rights(ANONYMOUS, host)
 
     def sees(self, kind: ResourceType, name: str) -> bool:
         """May it see the resource in a list?"""
         return self._rights is None or self._rights.has(Operation.DESCRIBE, kind, name)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """The audit log, if there is one, hears what the request has changed."""
+        if self._audit is not None:
+            self._audit.tell(event, ANONYMOUS, self._host, request=API, **facts)
 
     def require(self, operation: Operation, kind: ResourceType, name: str = CLUSTER_NAME) -> None:
         """Raises Problem, whether there is such a resource or not."""

@@ -52,6 +52,8 @@ from gateway.security.authorizer import Authorizer
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000
+SEGMENTS_TOLD_MAX: Final = 100
+"""Segments of one scale that the audit log names, of each kind."""
 """Most streams, or groups, in one answer."""
 STREAMS_AT_ONCE: Final = 50
 """Streams that are read before other work runs."""
@@ -190,7 +192,10 @@ class Api:
         except StoreError as error:
             raise _failed(error) from error
         opened = [run.number for run in epoch.opened]
-        return _json(Scaled(name=stream.name, epoch=epoch.epoch, sealed=list(planned.sealed), opened=opened))
+        sealed, access = list(planned.sealed), Access(sources.authorizer, request)
+        told = {"sealed": sealed[:SEGMENTS_TOLD_MAX], "opened": opened[:SEGMENTS_TOLD_MAX]}
+        access.tell("stream scaled", name=stream.name, epoch=epoch.epoch, **told)
+        return _json(Scaled(name=stream.name, epoch=epoch.epoch, sealed=sealed, opened=opened))
 
     async def _seal(self, request: Request) -> Response:
         self._guard.check_write(request.headers)
@@ -201,6 +206,7 @@ class Api:
             raise Problem(409, "Sealed already", str(error)) from error
         except StoreError as error:
             raise _failed(error) from error
+        Access(sources.authorizer, request).tell("stream sealed", name=stream.name)
         return _json(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
 
     def _ready(self) -> ApiSources:

@@ -1,4 +1,5 @@
-"""The audit log: who was denied what, who was allowed what, and who changed rights; a JSON object a line.
+"""The audit log: who came in, was denied or allowed what, and changed rights, quotas, credentials, configs or the
+segments of a stream; a JSON object a line.
 
 It is a channel of its own, on stderr or in a file, beside the gateway's log lines: a flood of denials must not use up
 the lines that tell of the gateway itself, nor be cut to ten of a kind. Events are those of Kafka's
@@ -7,7 +8,8 @@ operations are authorized, is not told.
 
 Keeps: an event is one line, whatever names are in it; names are clipped; no secret is among the facts. At most
 `LINES_PER_S` lines are written in a second, and the next line after a pause has the count of those left out
-(`suppressed`). Nobody waits for the disk: a thread writes.
+(`suppressed`). Failed authentications, which any stranger can cause, get a part of them only. Nobody waits for the
+disk: a thread writes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from gateway.logs import StderrHandler
 from gateway.security.principal import Principal
 
 LINES_PER_S: Final = 1_000
+AUTHENTICATION_FAILED: Final = "authentication failed"
+FAILURES_PER_S: Final = 100
+"""Lines a second of failed authentications: guesses must not use up the lines of what is done with rights."""
 CHARS_MAX: Final = 250
 """Characters of a name or an address in a line."""
 PRIVATE: Final = 0o600
@@ -46,6 +51,7 @@ class Audit:
         self._wall = wall
         self._second = 0
         self._lines = 0
+        self._failures = 0  # of these lines, those of failed authentications
         self.suppressed = 0
         self._untold = 0
 
@@ -58,12 +64,14 @@ class Audit:
             return
         now_s = self._wall()
         if int(now_s) != self._second:
-            self._second, self._lines = int(now_s), 0
-        if self._lines >= LINES_PER_S:
+            self._second, self._lines, self._failures = int(now_s), 0, 0
+        is_failure = event == AUTHENTICATION_FAILED
+        if self._lines >= LINES_PER_S or (is_failure and self._failures >= FAILURES_PER_S):
             self.suppressed += 1
             self._untold += 1
             return
         self._lines += 1
+        self._failures += is_failure
         line: dict[str, Any] = {
             "time": _stamp(now_s),
             "event": event,

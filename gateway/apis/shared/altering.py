@@ -1,13 +1,14 @@
 """Changing the configs of resources of all kinds, for AlterConfigs and IncrementalAlterConfigs.
 
-Keeps: a resource changes as a whole or not at all; a fault in one leaves the others alone.
+Keeps: a resource changes as a whole or not at all; a fault in one leaves the others alone. The audit log hears of each
+change with the names of its configs, and without values, which may be secrets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gateway.apis.shared.administration import repeated, repeated_among, told
 from gateway.dispatch.context import RequestContext
@@ -18,6 +19,7 @@ from gateway.kafka_configs.resource_keys import KINDS
 from gateway.refusals import Refusal, invalid_request
 from gateway.security.acls import Operation
 from gateway.security.acls import ResourceType as AclType
+from gateway.security.audit import clipped
 from gateway.topics.checks import check_name
 from gateway.wire.message import Message
 
@@ -29,6 +31,9 @@ class Resource:
     type: int
     name: str
 
+
+NAMES_TOLD_MAX: Final = 100
+"""Configs that a line of the audit log names; a resource has fewer."""
 
 Changes = Mapping[Resource, Change]
 Outcomes = dict[Resource, Refusal | None]
@@ -58,6 +63,10 @@ async def alter(
         except Refusal as refused:
             outcomes[resource] = refused
     outcomes |= await _apply(ctx, changes, request.validate_only)
+    if not request.validate_only:
+        async for resource, message in ctx.paced(zip(asked, request.resources, strict=True)):
+            if outcomes[resource] is None:
+                _tell(ctx, resource, message)
     return {
         "responses": [
             {
@@ -68,6 +77,11 @@ async def alter(
             async for resource in ctx.paced(asked)
         ]
     }
+
+
+def _tell(ctx: RequestContext, resource: Resource, message: Message) -> None:
+    names = [clipped(config.name) for config in message.configs[:NAMES_TOLD_MAX]]
+    ctx.tell("configs changed", resource=ResourceType(resource.type).name, name=resource.name, configs=names)
 
 
 def _check_rights(ctx: RequestContext, resource: Resource) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import (
@@ -15,7 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.gateway.http.calls import WITHIN_S, call, create_topic, get
+from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, until
 from tests.gateway.launching import serving
 
 pytestmark = pytest.mark.slow
@@ -39,7 +41,12 @@ def allow(kafka: str, topic: str, *operations: AclOperation) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def audit_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit") / "audit.log"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, audit_log: Path) -> Iterator[str]:
     """A gateway on which everybody may describe `seen`, alter `mine`, and nothing else."""
     directory: Path = tmp_path_factory.mktemp("gateway")
     with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *SUPER) as running:
@@ -48,7 +55,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             create_topic(kafka, name, 4)
         allow(kafka, "seen", AclOperation.DESCRIBE)
         allow(kafka, "mine", AclOperation.ALTER)
-    with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER) as running:
+    audit = ("--set", f"audit.log={audit_log}")
+    with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *audit) as running:
         yield running.ready()["http"]
 
 
@@ -70,14 +78,25 @@ def test_a_stream(address: str, path: str) -> None:
     assert "DESCRIBE" in there[2]["detail"]
 
 
-def test_changes(address: str) -> None:
-    """Scaling and sealing need ALTER."""
+def test_changes(address: str, audit_log: Path) -> None:
+    """Scaling and sealing need ALTER, and stand in the audit log."""
     split = {"split": {"segment": 0}}
     for name in ("seen", "hidden", "absent"):
         assert call(address, "POST", f"{BASE}/{name}/scale", split)[0] == 403
         assert call(address, "POST", f"{BASE}/{name}/seal")[0] == 403
     assert call(address, "POST", f"{BASE}/mine/scale", split)[0] == 200
     assert get(address, f"{BASE}/mine")["state"] == "open"
+    assert call(address, "POST", f"{BASE}/mine/seal")[0] == 200
+
+    def changes() -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
+        return [line for line in lines if line["event"] != "denied"]
+
+    until(lambda: len(changes()) == 2)
+    scaled, sealed = changes()
+    assert (scaled["event"], scaled["name"], scaled["sealed"]) == ("stream scaled", "mine", [0])
+    assert len(scaled["opened"]) == 2
+    assert (sealed["event"], sealed["name"], sealed["principal"]) == ("stream sealed", "mine", "User:ANONYMOUS")
 
 
 @pytest.mark.parametrize("path", ["/api/v1/overview", "/api/v1/tier2/chunks", "/api/v1/tier2/chunks/x"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.config.loading import load
 from gateway.security.acls import Operation, ResourceType
-from gateway.security.audit import CHARS_MAX, LINES_PER_S, Audit, open_audit
+from gateway.security.audit import AUTHENTICATION_FAILED, CHARS_MAX, FAILURES_PER_S, LINES_PER_S, Audit, open_audit
 from tests.gateway.security.harness import ALICE, BOB, HOST, acl, authorizer_with
 
 
@@ -91,3 +91,15 @@ def test_a_file(tmp_path: Path) -> None:
         audit.close()
     assert len(path.read_text().splitlines()) == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_guesses_leave_room() -> None:
+    """Failed authentications get a tenth of the lines: the rest is there for what is done with rights."""
+    lines = Lines()
+    audit = Audit(lines, tells_allowed=False, wall=lambda: 100.0)
+    for _ in range(LINES_PER_S):
+        audit.tell(AUTHENTICATION_FAILED, BOB, HOST)
+    audit.tell("denied", BOB, HOST)
+
+    assert [line["event"] for line in lines.told] == [AUTHENTICATION_FAILED] * FAILURES_PER_S + ["denied"]
+    assert lines.told[-1]["suppressed"] == LINES_PER_S - FAILURES_PER_S
