@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from gateway.http.api import BODY_BYTES_MAX
+from gateway.http.records import ANSWER_BYTES, WAIT_MS_MAX
 from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, produce
 from tests.gateway.launching import serving
 
@@ -119,6 +121,31 @@ def test_waiting_at_the_end(gateway: Addresses) -> None:
     assert (at_once["records"], at_once["next_offset"]) == ([], 2)
     assert waited["records"] == []
     assert 0.3 <= time.monotonic() - began_s < WITHIN_S
+
+
+def test_news_end_the_wait(gateway: Addresses) -> None:
+    """Who waits at the end gets the record that comes, before the wait is over."""
+    kafka, http = gateway
+    create_topic(kafka, "news", 1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(records, http, "news", f"partition=0&offset=0&wait_ms={WAIT_MS_MAX}")
+        produce(kafka, "news", 0, 1, size=3)
+        page = waiting.result(WITHIN_S)
+
+    assert (values(page), page["next_offset"]) == (["xxx"], 1)
+
+
+def test_an_answer_is_bounded(gateway: Addresses) -> None:
+    """An answer ends with the record that brings it to its bound in bytes; the next one goes on."""
+    kafka, http = gateway
+    create_topic(kafka, "large", 1)
+    produce(kafka, "large", 0, 5, size=ANSWER_BYTES // 2)
+
+    first = records(http, "large", "partition=0&offset=0")
+    second = records(http, "large", f"partition=0&offset={first['next_offset']}")
+
+    assert 1 <= len(first["records"]) <= 2
+    assert second["records"][0]["offset"] == first["next_offset"]
 
 
 def test_transactions(gateway: Addresses) -> None:
