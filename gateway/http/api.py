@@ -1,7 +1,8 @@
-"""The REST API: streams and their segments, groups, scale events, totals; and two changes, scale and seal.
+"""The REST API: streams and their segments, groups, scale events, totals; the changes scale and
+seal; and records, read and added.
 
-Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read; no body is larger
-than `BODY_BYTES_MAX`.
+Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read, and so does whoever
+reads records, which a token may protect; no body is larger than `BODY_BYTES_MAX`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from core.errors import StoreError, UnknownStream
-from core.streams.live import Stream
+from core.streams.live import Slot, Stream
 from core.turns import in_turns
 from gateway.groups.lag import GroupLag
 from gateway.http.access import Access
 from gateway.http.console import SECURITY
 from gateway.http.guard import Guard
 from gateway.http.models import (
+    Added,
     EventList,
     GroupList,
     GroupTopic,
     GroupView,
     LimitView,
+    NewRecords,
     Overview,
+    RecordPage,
     Scaled,
     ScaleEventView,
     ScaleRequest,
@@ -43,6 +47,7 @@ from gateway.http.models import (
 )
 from gateway.http.openapi import Endpoint, Parameter, document, page
 from gateway.http.problems import Problem, no_such_stream, not_ready
+from gateway.http.records import RECORDS_DEFAULT, RECORDS_MAX, WAIT_MS_MAX, TopicRecords, Wanted
 from gateway.http.scaling import Planned, plan
 from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
@@ -62,6 +67,7 @@ TOPICS_MAX: Final = 20
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 INT_MAX: Final = 2**53
+COMMITTED, UNCOMMITTED = "read_committed", "read_uncommitted"
 TOPIC: Final = ResourceType.TOPIC
 """The type of resource that a stream is to the authorizer."""
 
@@ -81,6 +87,7 @@ class ApiSources(Sources):
 
     totals: Totals
     authorizer: Authorizer | None
+    records: TopicRecords
 
 
 class Api:
@@ -209,6 +216,32 @@ class Api:
         Access(sources.authorizer, request).tell("stream sealed", name=stream.name)
         return _json(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
 
+    # Records
+
+    async def _read_records(self, request: Request) -> Response:
+        self._guard.check_write(request.headers)
+        sources, slot = self._slot(request, Operation.READ)
+        page = await sources.records.read(slot, _wanted(request))
+        return await asyncio.to_thread(_json, page)
+
+    async def _add_records(self, request: Request) -> Response:
+        self._guard.check_write(request.headers)
+        wanted = await _body(request, NewRecords)
+        sources, slot = self._slot(request, Operation.WRITE)
+        return _json(await sources.records.add(slot, wanted.records))
+
+    def _slot(self, request: Request, operation: Operation) -> tuple[ApiSources, Slot]:
+        """The partition of a request that has the right to an operation on its topic. Raises Problem."""
+        sources, stream = self._stream(request, operation)
+        number = _number(request, "partition", None, INT_MAX)
+        if number is None:
+            raise Problem(400, "Which partition?", f"give partition=0 to {stream.slot_count - 1}")
+        try:
+            return sources, stream.slot(number)
+        except IndexError as error:
+            detail = f"{stream.name[:300]!r} has the partitions 0 to {stream.slot_count - 1}, not {number}"
+            raise Problem(404, "No such partition", detail) from error
+
     def _ready(self) -> ApiSources:
         sources = self._sources()
         if sources is None:
@@ -246,6 +279,8 @@ class _Operation:
 
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
+
+_PARTITION: Final = Parameter("partition", "Its number; needed")
 
 _OPERATIONS: Final = (
     _Operation(
@@ -292,6 +327,32 @@ _OPERATIONS: Final = (
         Sealed,
         problems=(401, 403, 404, 409, 503),
     ),
+    _Operation(
+        "GET",
+        "/api/v1/topics/{name}/records",
+        "Records of a partition, from an offset, a time, or the end; reading needs what a change needs",
+        Api._read_records,
+        RecordPage,
+        query=(
+            _PARTITION,
+            Parameter("offset", "First offset. Neither this nor since_ms: the end"),
+            Parameter("since_ms", "Milliseconds since 1970: from the first record at or after it"),
+            Parameter("max", f"Maximum number of records. Default: {RECORDS_DEFAULT}, at most {RECORDS_MAX}"),
+            Parameter("wait_ms", f"Longest wait for a record. Default: 0, at most {WAIT_MS_MAX}"),
+            Parameter("isolation", f"{COMMITTED} (default) or {UNCOMMITTED}", "string"),
+        ),
+        problems=(400, 401, 403, 404, 413, 416, 422, 503),
+    ),
+    _Operation(
+        "POST",
+        "/api/v1/topics/{name}/records",
+        "Add records to a partition, as one batch; the answer comes when they are durable",
+        Api._add_records,
+        Added,
+        NewRecords,
+        query=(_PARTITION,),
+        problems=(400, 401, 403, 404, 409, 413, 415, 503),
+    ),
     _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT,)),
     _Operation(
         "GET",
@@ -303,6 +364,24 @@ _OPERATIONS: Final = (
         problems=(400, 503),
     ),
 )
+
+
+def _wanted(request: Request) -> Wanted:
+    """Raises Problem."""
+    isolation = request.query_params.get("isolation", COMMITTED)
+    if isolation not in (COMMITTED, UNCOMMITTED):
+        raise Problem(400, "Not understood", f"isolation is {COMMITTED} or {UNCOMMITTED}, not {isolation[:100]!r}")
+    offset = _number(request, "offset", None, INT_MAX)
+    since_ms = _number(request, "since_ms", None, INT_MAX)
+    if offset is not None and since_ms is not None:
+        raise Problem(400, "Not understood", "give offset or since_ms, or neither for the end")
+    return Wanted(
+        offset=offset,
+        since_ms=since_ms,
+        most=_number(request, "max", RECORDS_DEFAULT, RECORDS_MAX, least=1) or RECORDS_DEFAULT,
+        wait_ms=_number(request, "wait_ms", 0, WAIT_MS_MAX) or 0,
+        committed=isolation == COMMITTED,
+    )
 
 
 def _json(model: BaseModel) -> Response:

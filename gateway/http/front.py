@@ -8,7 +8,8 @@ Invariants:
 - A change passes the guard before its body is read and before a worker hears of it.
 - A worker that does not answer within `ANSWER_S_MAX` holds up nobody for longer; what it would have told is left out.
   Where an answer says of itself that it is whole, it is whole.
-- At most `AT_ONCE` requests hold answers of workers in memory, each worker's of at most `ANSWER_BYTES_MAX`.
+- At most `AT_ONCE` requests hold answers of workers in memory, and `RECORD_CALLS_AT_ONCE` one answer with records, each
+  worker's of at most `ANSWER_BYTES_MAX`.
 - No connection to a worker outlives its request.
 """
 
@@ -37,7 +38,6 @@ from gateway.http.guard import Guard
 from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.metrics.exposition import CONTENT_TYPE
-from gateway.metrics.merging import merged
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ ANSWER_S_MAX: Final = 10.0
 ANSWER_BYTES_MAX: Final = 32 << 20
 STATUS_BYTES_MAX: Final = 64 << 10
 AT_ONCE: Final = 4
+RECORD_CALLS_AT_ONCE: Final = 16
+"""Requests for records, which may wait for some; each holds one answer, or one body."""
 LARGE_BYTES: Final = 64 << 10
 """Answers of more than this are merged in a thread."""
 CONCERNS_MAX: Final = 100
@@ -87,6 +89,7 @@ def front(
             Route("/api/v1/streams/{name}/map", whole.stream_map),
             Route("/api/v1/streams/{name}/scale", whole.scale, methods=["POST"]),
             Route("/api/v1/streams/{name}/seal", whole.seal, methods=["POST"]),
+            Route("/api/v1/topics/{name}/records", whole.records, methods=["GET", "POST"]),
             Route("/api/v1/groups", whole.groups),
             Route("/api/v1/events", whole.events),
             Route("/api/v1/tier2/chunks", whole.chunks),
@@ -227,6 +230,7 @@ class _Front:
         self._phase = phase
         self._count = count
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._record_places = asyncio.Semaphore(RECORD_CALLS_AT_ONCE)
 
     # The process
 
@@ -251,7 +255,7 @@ class _Front:
             answers = await self._all(_Asked("GET", b"/metrics"))
             texts = {worker: one.body for worker, one in answers.items() if one.status == 200}
             silent = self._missing(texts)
-            text = await _bounded(sum(map(len, texts.values())), lambda: _exposition(texts, silent))
+            text = await _bounded(sum(map(len, texts.values())), lambda: merging.exposition(texts, silent))
             return Response(text, media_type=CONTENT_TYPE)
 
     async def same_everywhere(self, request: Request) -> Response:
@@ -306,6 +310,12 @@ class _Front:
         """Any worker does it, if it knows the stream."""
         self._guard.check_write(request.headers)
         async with self._place():
+            return (await self._first(_asked_by(request, await _body(request)), {404, 503})).passed_on()
+
+    async def records(self, request: Request) -> Response:
+        """The worker of the partition does it: the others refuse, as they do not serve it."""
+        self._guard.check_write(request.headers)
+        async with self._record_places:
             return (await self._first(_asked_by(request, await _body(request)), {404, 503})).passed_on()
 
     # Asking
@@ -504,16 +514,6 @@ def _limit(request: Request, default: int, most: int) -> int:
     """The client's limit. One that is no number is refused by the workers."""
     text = request.query_params.get("limit", "")
     return min(int(text), most) if text.isascii() and text.isdigit() and len(text) <= 20 else default
-
-
-def _exposition(texts: Mapping[str, bytes], silent: int) -> str:
-    head = (
-        "# HELP penstock_workers Workers, by whether their metrics are in this exposition\n"
-        "# TYPE penstock_workers gauge\n"
-        f'penstock_workers{{state="answering"}} {len(texts)}\n'
-        f'penstock_workers{{state="silent"}} {silent}\n'
-    )
-    return head + merged({worker: text.decode(errors="replace") for worker, text in texts.items()}, "worker")
 
 
 def _concerns(worker: str, answer: _Answer) -> list[str]:

@@ -8,7 +8,7 @@ Invariant: all functions are pure, take at least one answer, and give the same w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import fsum
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.metrics.merging import merged
 
 _S = TypeVar("_S", bound=StreamSummary)
 
@@ -154,3 +155,14 @@ def _measured(same: Sequence[SegmentView] | Sequence[MapSegment]) -> dict[str, A
         "rate_bytes": max(one.rate_bytes for one in same),
         "rate_events": max(one.rate_events for one in same),
     }
+
+
+def exposition(texts: Mapping[str, bytes], silent: int) -> str:
+    """All workers' metrics, each with its worker as a label."""
+    head = (
+        "# HELP penstock_workers Workers, by whether their metrics are in this exposition\n"
+        "# TYPE penstock_workers gauge\n"
+        f'penstock_workers{{state="answering"}} {len(texts)}\n'
+        f'penstock_workers{{state="silent"}} {silent}\n'
+    )
+    return head + merged({worker: text.decode(errors="replace") for worker, text in texts.items()}, "worker")

@@ -283,3 +283,69 @@ class Overview(_Model):
     cache_bytes: int
     cache_limit_bytes: int
     events_total: int = Field(description="Scales since the start")
+
+
+# Records
+
+
+class Base64(_Model):
+    """Bytes that are no text, in base64."""
+
+    base64: str
+
+
+Bytes = Annotated[
+    str | Base64 | None, Field(description="Text (UTF-8) as a string, other bytes as base64; null: there is none")
+]
+
+
+class RecordHeader(_Model):
+    """A record's header."""
+
+    name: str
+    value: Bytes = None
+
+
+class RecordView(_Model):
+    """A record."""
+
+    offset: int
+    timestamp_ms: int = Field(description="-1: it has none")
+    key: Bytes
+    value: Bytes
+    headers: list[RecordHeader]
+
+
+class RecordPage(_Model):
+    """A partition's next records."""
+
+    topic: str
+    partition: int
+    start_offset: int = Field(description="Of the oldest record that is kept")
+    end_offset: int = Field(description="Up to which records are readable")
+    next_offset: int = Field(description="Give it as offset in the next request")
+    records: list[RecordView]
+
+
+class NewRecord(_Model):
+    """A record to add."""
+
+    key: Bytes = None
+    value: Bytes = None
+    headers: list[RecordHeader] = Field(default=[], max_length=1_000)
+    timestamp_ms: StrictInt | None = Field(None, ge=0, le=2**53, description="Default: now")
+
+
+class NewRecords(_Model):
+    """Records to add as one batch: all or none."""
+
+    records: list[NewRecord] = Field(min_length=1, max_length=1_000)
+
+
+class Added(_Model):
+    """Records that are durable."""
+
+    topic: str
+    partition: int
+    first_offset: int
+    next_offset: int

@@ -10,6 +10,7 @@ from gateway import __version__
 from gateway.groups.lag import Lags
 from gateway.http.api import ApiSources
 from gateway.http.models import Overview
+from gateway.http.records import TopicRecords
 from gateway.metrics.activity import Activity
 from gateway.metrics.sources import chunk_bytes
 
@@ -21,8 +22,9 @@ def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     """Build the sources of the REST API once; the caller caches them. `phase` names the broker's phase at a call."""
     activity = Activity(services.store)
     lags = Lags(services.groups, services.topics, services.clock, services.nodes, services.elsewhere)
+    records = TopicRecords(services)
     totals = _Totals(services, phase, activity)
-    return ApiSources(services.store, services.clock, lags, activity, totals, services.authorizer)
+    return ApiSources(services.store, services.clock, lags, activity, totals, services.authorizer, records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -514,7 +514,8 @@ def test_connections_are_closed(tmp_path: Path, hurried: None) -> None:
 
 
 def test_a_real_gateway(tmp_path: Path) -> None:
-    """Of two real workers one port tells all: a stream with every record, and a split and a seal that both know."""
+    """Of two real workers one port tells all: a stream with every record, records of each partition, and a split and a
+    seal that both know."""
     with RealGateway(tmp_path, {**EAGER, "workers": 2, "containers": 4}) as gateway:
         gateway.listen(f"127.0.0.1:{free_run(4)}")
         gateway.http = "127.0.0.1:0"
@@ -541,6 +542,13 @@ def test_a_real_gateway(tmp_path: Path) -> None:
         told = until(lambda: (told := get(http, path))["epoch"] == scaled["epoch"] and told)
         before = next(one for one in told["epochs"][0]["segments"] if one["id"] == wanted["id"])
         assert before["bytes"] == wanted["bytes"]
+        for partition in range(8):  # each request reaches its partition's worker
+            of_one = f"/api/v1/topics/orders/records?partition={partition}"
+            status, _, added = call(http, "POST", of_one, {"records": [{"value": f"by http {partition}"}]})
+            assert (status, added["first_offset"]) == (200, 5)
+            assert get(http, f"{of_one}&offset=5")["records"][0]["value"] == f"by http {partition}"
+            assert call(http, "GET", f"{of_one}&offset=7")[0] == 416
+        assert call(http, "GET", "/api/v1/topics/absent/records?partition=0")[0] == 404
         assert call(http, "POST", f"{path}/seal")[0] == 200
         until(lambda: get(http, path)["state"] == "sealed")
         assert [event["epoch"] for event in get(http, "/api/v1/events")["events"]] == [scaled["epoch"]]

@@ -105,3 +105,12 @@ def test_the_whole(address: str, path: str) -> None:
     assert call(address, "GET", path)[0] == 403
     assert call(address, "GET", "/readyz")[0] == 200
     assert call(address, "GET", "/metrics")[0] == 200
+
+
+def test_records(address: str) -> None:
+    """Reading records needs READ, adding some WRITE; to describe or alter a topic is not enough."""
+    for topic in ("seen", "mine", "absent"):
+        path = f"/api/v1/topics/{topic}/records?partition=0"
+        assert call(address, "GET", path)[0] == 403
+        status, _, problem = call(address, "POST", path, {"records": [{"value": "x"}]})
+        assert (status, "needs WRITE" in problem["detail"]) == (403, True)
