@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test lint format lock package bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak clean
+.PHONY: help install install-dev run demo test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ lock: ## Resolve the dependencies of pyproject.toml anew
 
 package: install-dev ## Make dist/ with sdist and wheel, checked as a package index checks them
 	@scripts/package
+
+docs: install-dev ## Build the documents as a site, in build/site
+	@scripts/docs
 
 bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that server too
 	$(BIN)/python -m bench.quick $(if $(BASELINE),--baseline $(BASELINE))
