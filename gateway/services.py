@@ -16,6 +16,7 @@ from gateway.cluster.nodes import Nodes
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.share.service import ShareGroups
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
@@ -50,6 +51,7 @@ class Services:
     producers: ProducerIds
     new_producers: NewProducers
     groups: GroupCoordinators
+    share: ShareGroups
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     openers: Openers
