@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from core.container.container import Container
 from core.errors import StoreError
 from core.store import Store
 from core.streams.live import Slot
+from core.turns import in_turns
 from gateway.groups.share.format import (
     PARTITIONS_TABLE,
     PlaceKey,
@@ -266,11 +267,12 @@ class SharePartitions:
 
     async def delete_topic(self, group_id: str, topic: UUID) -> None:
         """Have a group forget a topic. Raises StoreError."""
-        await self._delete(lambda key: key.group_id == group_id and key.topic == topic)
+        prefix = encode_group_prefix(group_id)
+        await self._delete(lambda key: key.group_id == group_id and key.topic == topic, prefix)
 
     async def delete_group(self, group_id: str) -> None:
         """A group is gone: so is what it has settled, in the containers of this process. Raises StoreError."""
-        await self._delete(lambda key: key.group_id == group_id)
+        await self._delete(lambda key: key.group_id == group_id, encode_group_prefix(group_id))
 
     def _topic_deleted(self, stream: Stream) -> None:
         deletion = asyncio.create_task(self._delete_topic(stream))
@@ -283,23 +285,21 @@ class SharePartitions:
         except StoreError:
             return  # the container has failed, and its tables with it
 
-    async def _delete(self, is_meant: Callable[[PlaceKey], bool]) -> None:
+    async def _delete(self, is_meant: Callable[[PlaceKey], bool], prefix: bytes = b"") -> None:
         for live in [live for key, live in self._live.items() if is_meant(key)]:
             await live.delete()
             if self._live.get(live.key) is live:
                 del self._live[live.key]
         for hosted in list(self._store.containers.values()):
-            await _delete_rows(hosted.container, self._rows(hosted.container, is_meant))
-
-    def _rows(self, container: Container, is_meant: Callable[[PlaceKey], bool]) -> Iterable[bytes]:
-        return [key for key, _ in container.table(PARTITIONS_TABLE).items() if is_meant(decode_key(key))]
+            table = hosted.container.table(PARTITIONS_TABLE)
+            rows = [key async for key, _ in in_turns(list(table.items(prefix))) if is_meant(decode_key(key))]
+            await _delete_rows(hosted.container, rows)
 
 
 ROWS_PER_RECORD_MAX: Final = 1_000
 """Rows that one record of the log deletes."""
 
 
-async def _delete_rows(container: Container, keys: Iterable[bytes]) -> None:
-    rows = list(keys)
+async def _delete_rows(container: Container, rows: Sequence[bytes]) -> None:
     for first in range(0, len(rows), ROWS_PER_RECORD_MAX):
         await container.update(*(Delete(PARTITIONS_TABLE, key) for key in rows[first : first + ROWS_PER_RECORD_MAX]))
