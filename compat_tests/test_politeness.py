@@ -17,7 +17,6 @@ FEATURES = "org.apache.kafka.tools.FeatureCommand"
 REASSIGN = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
 ELECTION = "org.apache.kafka.tools.LeaderElectionCommand"
 METRICS = "org.apache.kafka.tools.ClientMetricsCommand"
-SHARE_GROUPS = "org.apache.kafka.tools.consumer.group.ShareGroupCommand"
 
 
 @pytest.fixture
@@ -129,10 +128,3 @@ def test_the_new_consumer_protocol(classic: Tools) -> None:
     said = classic.run(CONSOLE_CONSUMER, *SERVER, *asked, "--max-messages", "1", "--timeout-ms", "30000")
 
     assert "unread" in said
-
-
-def test_share_groups(classic: Tools) -> None:
-    """kafka-share-groups finds none, and hears that they are not served."""
-    assert classic.run(SHARE_GROUPS, *SERVER, "--list").strip() == ""
-    reset = ("--reset-offsets", "--group", classic.group, "--all-topics", "--to-earliest", "--execute")
-    assert "The version of API is not supported" in classic.run(SHARE_GROUPS, *SERVER, *reset, status=1)

@@ -46,6 +46,13 @@ from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
+from gateway.groups.share.coordinators import ShareCoordinators
+from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
+from gateway.groups.share.format import PARTITIONS_TABLE as SHARE_PARTITIONS_TABLE
+from gateway.groups.share.partitions import SharePartitions
+from gateway.groups.share.service import ShareGroups
+from gateway.groups.share.sessions import ShareSessions
+from gateway.groups.share.settings import share_settings
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
 from gateway.kafka_configs.broker_configs import BrokerConfigs
@@ -134,6 +141,7 @@ class Broker:
     producers: ProducerIds
     new_producers: NewProducers
     groups: GroupCoordinators
+    share: ShareGroups
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     scram_users: ScramUsers
@@ -235,7 +243,9 @@ class Broker:
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
-            promised=frozenset({GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE}),
+            promised=frozenset(
+                {GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE, SHARE_GROUPS_TABLE, SHARE_PARTITIONS_TABLE}
+            ),
             private=frozenset({scram_users.TABLE}),
         )
 
@@ -278,6 +288,7 @@ class Broker:
         self.groups = GroupCoordinators(
             self.config, self.store, self.clock, self.topics, homes, settings, self.elsewhere
         )
+        self.share = self._share_groups(homes)
         self.transactions = TransactionCoordinators(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers, self._peers.of_container
         )
@@ -291,11 +302,13 @@ class Broker:
         self._know_nodes()
         self.store.on_followed(self._followed)
         self.groups.load()
+        self.share.coordinators.load()
         self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
         self.store.start_retention(self._consumed)
         self.store.start_scaling()
         await self.groups.start()
+        await self.share.coordinators.start()
         await self.transactions.start()
         self.services = self._offered()
         self.apis = discover()
@@ -358,6 +371,12 @@ class Broker:
             if kind in changed.kinds:
                 part.take_over()
 
+    def _share_groups(self, homes: Homes) -> ShareGroups:
+        settings = share_settings(partial(self.resource_configs.own, ResourceType.GROUP))
+        partitions = SharePartitions(self.store, self.clock, self.topics, settings)
+        coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
+        return ShareGroups(coordinators, partitions, ShareSessions(partitions), settings)
+
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
         users = ScramUsers(self.store)
@@ -388,6 +407,7 @@ class Broker:
             new_producers=self.new_producers,
             groups=self.groups,
             elsewhere=self.elsewhere,
+            share=self.share,
             transactions=self.transactions,
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
@@ -412,7 +432,13 @@ class Broker:
             self._renewing.cancel()
         if self._server is not None:
             # Together: fetches and group members wait for these services, whose end answers them.
-            await asyncio.gather(self._server.stop(STOP_GRACE_S), self.groups.stop(), self.fetch_sessions.stop())
+            await asyncio.gather(
+                self._server.stop(STOP_GRACE_S),
+                self.groups.stop(),
+                self.share.coordinators.stop(),
+                self.share.partitions.stop(),
+                self.fetch_sessions.stop(),
+            )
             await self.transactions.stop()
         await self.openers.close()
         for listener in self._secured.values():

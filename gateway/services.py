@@ -17,6 +17,7 @@ from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
+from gateway.groups.share.service import ShareGroups
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
@@ -52,6 +53,7 @@ class Services:
     new_producers: NewProducers
     groups: GroupCoordinators
     elsewhere: Elsewhere
+    share: ShareGroups
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     openers: Openers

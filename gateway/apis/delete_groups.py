@@ -35,6 +35,8 @@ async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, A
 
 async def _deleted(ctx: RequestContext, group_id: str) -> ErrorCode:
     try:
+        if (share := ctx.services.share).coordinators.find(group_id) is not None:
+            return await share.delete(group_id)
         error = await ctx.services.groups.of(group_id).delete_group(group_id)
         if error is ErrorCode.none:
             ctx.services.transactions.participant_of(group_id).group_deleted(group_id)

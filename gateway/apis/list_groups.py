@@ -12,11 +12,13 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.groups.consumer.group import ConsumerGroup
+from gateway.groups.share.group import ShareGroup
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 CLASSIC: Final = "classic"
 CONSUMER: Final = "consumer"
+SHARE: Final = "share"
 
 
 async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -28,10 +30,10 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
             {
                 "group_id": group.group_id,
                 "protocol_type": group.protocol_type or "",
-                "group_state": group.state.value,
+                "group_state": str(group.state),
                 "group_type": _type(group),
             }
-            async for group in ctx.paced(list(ctx.services.groups))
+            async for group in ctx.paced([*ctx.services.groups, *ctx.services.share.coordinators])
             if (not types or _type(group) in types)
             and (not states or group.state.lower() in states)
             and (may_see_all or ctx.has(Operation.DESCRIBE, ResourceType.GROUP, group.group_id))
@@ -39,7 +41,9 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
     }
 
 
-def _type(group: Group | ConsumerGroup) -> str:
+def _type(group: Group | ConsumerGroup | ShareGroup) -> str:
+    if isinstance(group, ShareGroup):
+        return SHARE
     return CLASSIC if isinstance(group, Group) else CONSUMER
 
 

@@ -1,19 +1,194 @@
 """ShareFetch (key 78), versions 1-2 (KIP-932, KIP-1206, KIP-1222): records for a member of a share group.
 
-Share groups are not served (UNSUPPORTED_VERSION); a member never gets as far as this.
+A session (epoch 0 begins one, -1 ends it) names its partitions once. Acknowledgements come along. v2 brings renewals
+and a strict limit of records, which is kept here in v1 too.
+
+Keeps: a record is in an answer only when its member holds it.
 """
 
+from __future__ import annotations
+
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.apis.shared.new_groups import NOT_SERVED
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from core.streams.live import Slot
+from gateway.apis.shared.new_groups import NOT_SERVED, refused
+from gateway.apis.shared.sharing import acknowledged, by_topic, check_member, place, serves_share_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.share.delivery import NOTHING, Delivery, deliver
+from gateway.groups.share.format import PlaceKey
+from gateway.groups.share.partitions import LivePartition
+from gateway.groups.share.sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession
+from gateway.quotas.quotas import FETCHED
+from gateway.refusals import Asked, Refusal, code_of, invalid_request
+from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
+
+MAX_WAIT_MS: Final = 60_000
+"""Longest wait for records, whatever a client asks for."""
+ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bytes of records in one answer, whatever a client asks for."""
 
 
 async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    return {"error_code": NOT_SERVED}
+    if not serves_share_groups(ctx):
+        return {"error_code": NOT_SERVED}
+    ctx.require(Operation.READ, ResourceType.GROUP, request.group_id or "")
+    epoch = request.share_session_epoch
+    try:
+        group_id, member_id = check_member(request)
+        session = _session(ctx, request, group_id, member_id)
+    except Refusal as refusal:
+        return refused(refusal)
+    outcome = await acknowledged(ctx, group_id, member_id, request.topics)
+    answers: dict[PlaceKey, dict[str, Any]] = {}
+    if epoch == FINAL_EPOCH:
+        ctx.services.share.sessions.end(session)
+    elif not request.is_renew_ack:
+        answers = await _Fetch(ctx, request, session).run(is_urgent=bool(outcome))
+    for key, why in outcome.items():
+        answer = answers.setdefault(key, {"records": b""})
+        if why is not None:
+            answer |= {"acknowledge_error_code": why.code, "acknowledge_error_message": why.message}
+    if epoch == INITIAL_EPOCH:
+        for key in session.places:
+            answers.setdefault(key, {"records": b""})
+    return {
+        "throttle_time": _counted(ctx, sum(len(answer["records"]) for answer in answers.values())),
+        "responses": by_topic(answers),
+        "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms,
+    }
+
+
+def _counted(ctx: RequestContext, size: int) -> int:
+    """Count the bytes of an answer; returns how long the client pauses, if they are more than its quota allows."""
+    services, connection = ctx.services, ctx.connection
+    services.metrics.fetched_bytes += size
+    if not size or not services.quotas.is_on:
+        return 0
+    pause_ms: int = services.quotas.count(FETCHED, connection.principal.name, connection.client_id, size)
+    if pause_ms:
+        connection.mute(pause_ms)
+    return pause_ms
+
+
+def _session(ctx: RequestContext, request: Message, group_id: str, member_id: str) -> ShareSession:
+    """The session of a request, with its partitions as the request has them. Raises Refusal."""
+    epoch = request.share_session_epoch
+    acknowledges = any(partition.acknowledgement_batches for topic in request.topics for partition in topic.partitions)
+    if epoch == INITIAL_EPOCH and acknowledges:
+        raise invalid_request("A request that begins a share session has no acknowledgements.")
+    if ctx.connection.closed:
+        raise Refusal(ErrorCode.network_exception)  # nobody hears it; a session would never end
+    session = ctx.services.share.sessions.take(group_id, member_id, epoch, ctx.connection)
+    if epoch != FINAL_EPOCH:
+        for topic in request.topics:
+            for partition in topic.partitions:
+                session.add(PlaceKey(group_id, topic.topic_id, partition.partition_index))
+    for topic in request.forgotten_topics_data:
+        for number in topic.partitions:
+            session.forget(PlaceKey(group_id, topic.topic_id, number))
+    return session
+
+
+class _Fetch:
+    """One fetch on its way: it looks at its partitions, and waits for news of them if there is nothing."""
+
+    def __init__(self, ctx: RequestContext, request: Message, session: ShareSession) -> None:
+        self._ctx = ctx
+        self._session = session
+        self._max_bytes = min(max(request.max_bytes, 1), ANSWER_BYTES_MAX)
+        self._max_records = request.max_records if request.max_records > 0 else 2**31 - 1
+        self._wait_s = min(max(request.max_wait, 0), MAX_WAIT_MS) / 1_000
+        self._news = asyncio.Event()
+        self._watched: list[tuple[LivePartition, Slot]] = []
+
+    async def run(self, *, is_urgent: bool) -> dict[PlaceKey, dict[str, Any]]:
+        """Answers of the partitions that have records or errors. `is_urgent`: there is something to tell already."""
+        ends_s = asyncio.get_running_loop().time() + self._wait_s
+        self._session.waiting[self._news.set] = None
+        try:
+            while True:
+                self._news.clear()
+                answers = await self._look()
+                left_s = ends_s - asyncio.get_running_loop().time()
+                if answers or is_urgent or left_s <= 0 or self._session.is_ended:
+                    return answers
+                try:
+                    async with asyncio.timeout(left_s):
+                        await self._news.wait()
+                except TimeoutError:
+                    return answers
+        finally:
+            self._session.waiting.pop(self._news.set, None)
+            self._unwatch()
+
+    async def _look(self) -> dict[PlaceKey, dict[str, Any]]:
+        answers: dict[PlaceKey, dict[str, Any]] = {}
+        bytes_left, records_left = self._max_bytes, self._max_records
+        self._unwatch()
+        async for key in self._ctx.paced(list(self._session.places)):
+            if bytes_left <= 0 or records_left <= 0 or self._session.is_ended:
+                break
+            try:
+                live, slot = await place(self._ctx, key)
+                self._watch(live, slot)
+                got = await self._deliver(live, slot, bytes_left, records_left)
+            except Refusal as why:
+                answers[key] = {"error_code": why.code, "error_message": why.message, "records": b""}
+                continue
+            if got.acquired:
+                self._session.asked(key)
+                bytes_left -= len(got.records)
+                records_left -= sum(one.last - one.first + 1 for one in got.acquired)
+                answers[key] = _told(got)
+        return answers
+
+    async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:
+        services = self._ctx.services
+        member_id = self._session.member_id
+        try:
+            got = await deliver(services.store, services.clock, live, slot, member_id, bytes_left, records_left)
+        except StoreError as error:
+            raise Refusal(code_of(error, Asked.READ)) from error
+        if self._session.is_ended:  # while records were read for it
+            live.release(member_id)
+            return NOTHING
+        return got
+
+    # News: of new records, of records that are available again
+
+    def _watch(self, live: LivePartition, slot: Slot) -> None:
+        live.waiters[self._news.set] = None
+        slot.watch(self)
+        self._watched.append((live, slot))
+
+    def _unwatch(self) -> None:
+        for live, slot in self._watched:
+            live.waiters.pop(self._news.set, None)
+            slot.unwatch(self)
+        self._watched.clear()
+
+    def slot_appended(self, slot: Slot, size: int) -> None:
+        self._news.set()
+
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        self._news.set()
+
+    def slot_changed(self, slot: Slot) -> None:
+        self._news.set()
+
+
+def _told(got: Delivery) -> dict[str, Any]:
+    acquired = [
+        {"first_offset": one.first, "last_offset": one.last, "delivery_count": one.deliveries} for one in got.acquired
+    ]
+    return {"error_code": ErrorCode.none, "records": got.records, "acquired_records": acquired}
 
 
 API: Final = Api(
@@ -22,4 +197,5 @@ API: Final = Api(
     versions=range(1, 3),
     handle=share_fetch,
     error_response=lambda request, version, code: {"error_code": code},
+    large_answer=True,
 )

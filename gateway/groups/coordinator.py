@@ -77,6 +77,8 @@ class GroupBudget(NamedTuple):
     groups_max: int
     groups: Callable[[], int]
     """How many there are."""
+    is_shared: Callable[[str], bool] = lambda _: False
+    """Whether a share group has this id, which no other can have then."""
 
 
 class GroupCoordinator:
@@ -533,7 +535,9 @@ class GroupCoordinator:
             self._create(group_id)
 
     def _room_for_group(self, group_id: str) -> ErrorCode:
-        """May there be one more group?"""
+        """May there be one more group, of this id?"""
+        if self._budget.is_shared(group_id):
+            return ErrorCode.inconsistent_group_protocol
         if self._budget.groups() < self._budget.groups_max:
             return ErrorCode.none
         facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._budget.groups_max}

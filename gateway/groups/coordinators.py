@@ -43,7 +43,10 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         self._clock = clock
         self._topics = topics
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
-        self._budget = GroupBudget(self.allowance, config.groups_max, lambda: len(self))
+        self._budget = GroupBudget(self.allowance, config.groups_max, self._count, self._is_shared)
+        self.is_shared: Callable[[str], bool] = lambda _: False
+        """Whether a share group has this id."""
+        self.shared_count: Callable[[], int] = lambda: 0
         self._settings = settings
         self._elsewhere = elsewhere
         topics.on_deletion(self._topic_deleted)
@@ -57,6 +60,16 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
 
     def __len__(self) -> int:
         return sum(len(coordinator) for coordinator in self.all())
+
+    def have_room(self) -> bool:
+        """May there be one more group, of any protocol?"""
+        return self._count() < self._budget.groups_max
+
+    def _count(self) -> int:
+        return len(self) + self.shared_count()
+
+    def _is_shared(self, group_id: str) -> bool:
+        return self.is_shared(group_id)
 
     async def consumed(self, topic: str, partitions: Sequence[int], group_ids: Sequence[str]) -> list[int | None]:
         """The smallest offset that any of these groups has committed, for each partition. None when one of them has

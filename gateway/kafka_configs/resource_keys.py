@@ -1,6 +1,6 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. The keys of share and streams groups have no effect: these are
+Keeps: Kafka accepts every value that is accepted here. The keys of streams groups have no effect: these are
 not served. It keeps the values for tools that set them, as Kafka does with these turned off.
 """
 
@@ -90,12 +90,14 @@ def _consumer_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
     return ConfigKey(name, ConfigType.INT, str(default), doc, at_least(low), (Synonym(f"group.{name}"),))
 
 
-def _group_key(
-    name: str, default: int | str, check: Check | None, kind: ConfigType = ConfigType.INT, *, own: bool = False
-) -> ConfigKey:
+def _share_key(name: str, default: int, check: Check, doc: str) -> ConfigKey:
+    return ConfigKey(name, ConfigType.INT, str(default), doc, check, (Synonym(f"group.{name}"),))
+
+
+def _group_key(name: str, default: int, check: Check) -> ConfigKey:
     protocol = name.partition(".")[0]
     doc = f"Kafka's setting of a {protocol} group. {NO_EFFECT} {protocol} groups."
-    return ConfigKey(name, kind, str(default), doc, check, (Synonym(name if own else f"group.{name}"),))
+    return ConfigKey(name, ConfigType.INT, str(default), doc, check, (Synonym(f"group.{name}"),))
 
 
 _SESSION: Final = _bounded(1, 45_000, 60_000)
@@ -106,21 +108,45 @@ GROUP_KEYS: Final = (
     _consumer_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
     _consumer_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
     _consumer_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
-    _group_key("share.session.timeout.ms", 45_000, _SESSION),
-    _group_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT),
-    _group_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT),
-    _group_key("share.record.lock.duration.ms", 30_000, _bounded(1_000, 15_000, 60_000)),
-    _group_key("share.delivery.count.limit", 5, _bounded(2, 2, 10)),
-    _group_key("share.partition.max.record.locks", 2_000, _bounded(100, 100, 4_000)),
-    _group_key("share.auto.offset.reset", "latest", _offset_reset, ConfigType.STRING, own=True),
-    _group_key(
-        "share.isolation.level",
-        "read_uncommitted",
-        one_of("read_committed", "read_uncommitted"),
-        ConfigType.STRING,
-        own=True,
+    _share_key("share.session.timeout.ms", 45_000, _SESSION, "A member that is silent for longer is removed."),
+    _share_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT, "Time between two heartbeats of a member."),
+    _share_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT, "Accepted and kept; targets are made at once."),
+    _share_key(
+        "share.record.lock.duration.ms", 30_000, _bounded(1_000, 15_000, 60_000), "How long a member may hold a record."
     ),
-    _group_key("share.renew.acknowledge.enable", "true", None, ConfigType.BOOLEAN, own=True),
+    _share_key(
+        "share.delivery.count.limit", 5, _bounded(2, 2, 10), "Deliveries of a record that nobody accepts or rejects."
+    ),
+    _share_key(
+        "share.partition.max.record.locks",
+        2_000,
+        _bounded(100, 100, 4_000),
+        "Records of a partition that are delivered and not settled.",
+    ),
+    ConfigKey(
+        "share.auto.offset.reset",
+        ConfigType.STRING,
+        "latest",
+        "Where the group begins in a partition: earliest, latest, or by_duration:<PnDTnHnMn.nS>.",
+        _offset_reset,
+        (Synonym("share.auto.offset.reset"),),
+    ),
+    ConfigKey(
+        "share.isolation.level",
+        ConfigType.STRING,
+        "read_uncommitted",
+        "read_committed: records of aborted transactions are never delivered.",
+        one_of("read_committed", "read_uncommitted"),
+        (Synonym("share.isolation.level"),),
+    ),
+    ConfigKey(
+        "share.renew.acknowledge.enable",
+        ConfigType.BOOLEAN,
+        "true",
+        "Whether a member may extend the time for which it holds a record.",
+        None,
+        (Synonym("share.renew.acknowledge.enable"),),
+    ),
     _group_key("streams.session.timeout.ms", 45_000, _SESSION),
     _group_key("streams.heartbeat.interval.ms", 5_000, _HEARTBEAT),
     _group_key("streams.assignment.interval.ms", 1_000, _ASSIGNMENT),

@@ -441,6 +441,13 @@ OBSERVED: Final = [
         range(4, 12),
     ),
 ]
+NO_SHARE_GROUPS: Final = Question(
+    "turning share groups off",
+    "UpdateFeatures",
+    {"feature_updates": [{"feature": "share.version", "max_version_level": 0, "upgrade_type": 2}]},
+)
+"""What Kafka was recorded without."""
+
 NEW_GROUPS: Final = [
     Question(
         "a consumer's joining",

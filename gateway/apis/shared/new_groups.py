@@ -1,5 +1,5 @@
-"""The group protocols after the classic one that are not served: share (KIP-932) and streams groups (KIP-1071), and
-consumer groups (KIP-848) if the operator leaves them out.
+"""The group protocols after the classic one that are not served: streams groups (KIP-1071), and consumer (KIP-848) and
+share groups (KIP-932) if the operator leaves them out.
 
 They are answered as by a Kafka whose group.coordinator.rebalance.protocols leaves them out: with UNSUPPORTED_VERSION,
 which a client takes for final. Were their keys not served, librdkafka would wait for a coordinator that speaks them,

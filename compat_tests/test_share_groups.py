@@ -1,0 +1,188 @@
+"""Share groups (KIP-932) with librdkafka's share consumer and Kafka's own tools, over kills of the gateway."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import AcknowledgeType, Producer, ShareConsumer
+
+from compat_tests.harness.system import Penstock, java_command
+
+SHARE_GROUPS = "org.apache.kafka.tools.consumer.group.ShareGroupCommand"
+SHARE_CONSUMER = "org.apache.kafka.tools.consumer.ConsoleShareConsumer"
+GROUPS = "org.apache.kafka.tools.GroupsCommand"
+CONFIGS = "kafka.admin.ConfigCommand"
+TOPICS = "org.apache.kafka.tools.TopicCommand"
+WITHIN_S = 30.0
+DELIVERIES = 2
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
+    server = Penstock(tmp_path_factory.mktemp("share"), {"log.file.bytes": "16777216"})
+    server.start()
+    yield server
+    server.stop()
+
+
+class Stage:
+    """A topic of two partitions and a share group that begins at its start."""
+
+    def __init__(self, gateway: Penstock, **configs: str) -> None:
+        self.gateway = gateway
+        self.topic = f"shared-{next(_numbers)}"
+        self.group = f"{self.topic}-group"
+        self.tool(TOPICS, "--create", "--topic", self.topic, "--partitions", "2")
+        said = {"share.auto.offset.reset": "earliest", **configs}
+        given = ",".join(f"{key}={value}" for key, value in said.items())
+        self.tool(CONFIGS, "--alter", "--entity-type", "groups", "--entity-name", self.group, "--add-config", given)
+
+    def tool(self, name: str, *arguments: str) -> str:
+        command = [*java_command(name), "--bootstrap-server", self.gateway.address, *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=90, check=False, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def write(self, *values: str, **options: str) -> None:
+        producer = Producer({"bootstrap.servers": self.gateway.address, **options})
+        for value in values:
+            producer.produce(self.topic, value.encode())
+        assert producer.flush(WITHIN_S) == 0
+
+    def member(self, mode: str = "implicit") -> ShareConsumer:
+        member = ShareConsumer(
+            {
+                "bootstrap.servers": self.gateway.address,
+                "group.id": self.group,
+                "share.acknowledgement.mode": mode,
+                "log_level": 0,
+            }
+        )
+        member.subscribe([self.topic])
+        return member
+
+    def read(self, count: int, within_s: float = WITHIN_S) -> list[str]:
+        """What a member gets and accepts, until there are so many, or time is up."""
+        member = self.member()
+        values: list[str] = []
+        for message in messages(member, within_s):
+            values.append(text(message))
+            if len(values) == count:
+                break
+        member.commit_sync()
+        member.close()
+        return values
+
+
+def messages(member: ShareConsumer, within_s: float = WITHIN_S) -> Iterator[Any]:
+    ends_s = time.monotonic() + within_s
+    while time.monotonic() < ends_s:
+        for message in member.poll(0.5) or ():
+            assert message.error() is None, message.error()
+            yield message
+
+
+def text(message: Any) -> str:
+    value: bytes = message.value()
+    return value.decode()
+
+
+def test_accepted_records_never_come_again(gateway: Penstock) -> None:
+    """After a kill of the gateway a member gets what nobody accepted, and nothing else."""
+    stage = Stage(gateway)
+    stage.write(*(f"before-{n}" for n in range(50)))
+    assert sorted(stage.read(50)) == sorted(f"before-{n}" for n in range(50))
+    stage.write(*(f"after-{n}" for n in range(50)))
+
+    gateway.kill()
+    gateway.start()
+
+    assert sorted(stage.read(51, within_s=6)) == sorted(f"after-{n}" for n in range(50))
+
+
+def test_what_a_killed_gateway_had_lent_comes_again(gateway: Penstock) -> None:
+    """Records that a member holds when the gateway is killed are not lost."""
+    stage = Stage(gateway)
+    wanted = sorted(f"r-{n}" for n in range(20))
+    stage.write(*wanted)
+    holder = stage.member("explicit")
+    next(messages(holder))
+
+    gateway.kill()
+    gateway.start()
+    holder.close()  # it may have come back, and hold them again
+
+    assert sorted(stage.read(20)) == wanted
+
+
+def test_members_share_one_partition(gateway: Penstock) -> None:
+    """Two members get each record once between them."""
+    stage = Stage(gateway)
+    members = [stage.member(), stage.member()]
+    got: list[str] = []
+    ends_s = time.monotonic() + WITHIN_S
+    stage.write(*(f"r-{n}" for n in range(2_000)))
+    while len(got) < 2_000 and time.monotonic() < ends_s:
+        for member in members:
+            got += [text(message) for message in member.poll(0.2) or ()]
+    for member in members:
+        member.close()
+
+    assert sorted(got) == sorted(f"r-{n}" for n in range(2_000))
+
+
+def test_poison(gateway: Penstock) -> None:
+    """A record that is always given back comes as often as the limit says, and holds up no other."""
+    stage = Stage(gateway, **{"share.delivery.count.limit": str(DELIVERIES)})
+    stage.write("poison", "good")
+    member = stage.member("explicit")
+    got: list[str] = []
+    for message in messages(member, within_s=8):
+        got.append(text(message))
+        is_good = text(message) == "good"
+        member.acknowledge(message, AcknowledgeType.ACCEPT if is_good else AcknowledgeType.RELEASE)
+    member.close()
+
+    assert sorted(got) == ["good", *["poison"] * DELIVERIES]
+
+
+def test_aborted_transactions(gateway: Penstock) -> None:
+    """A group that reads what is committed gets no record of an aborted transaction."""
+    stage = Stage(gateway, **{"share.isolation.level": "read_committed"})
+    producer = Producer({"bootstrap.servers": gateway.address, "transactional.id": stage.topic})
+    producer.init_transactions(WITHIN_S)
+    for outcome in ("aborted", "committed"):
+        producer.begin_transaction()
+        for partition in range(2):
+            producer.produce(stage.topic, outcome.encode(), partition=partition)
+        (producer.abort_transaction if outcome == "aborted" else producer.commit_transaction)(WITHIN_S)
+
+    assert stage.read(3, within_s=6) == ["committed"] * 2
+
+
+def test_kafkas_tools(gateway: Penstock) -> None:
+    """Kafka's tools read, list, describe, reset and delete a share group."""
+    stage = Stage(gateway)
+    stage.write("one", "two")
+    group, topic = ("--group", stage.group), ("--topic", stage.topic)
+    read = (SHARE_CONSUMER, *topic, *group, "--max-messages", "2", "--timeout-ms", "20000")
+    assert {"one", "two"} <= set(stage.tool(*read).split())
+    assert stage.group in stage.tool(SHARE_GROUPS, "--list")
+    assert [line.split()[1] for line in stage.tool(GROUPS, "--list").splitlines() if stage.group in line] == ["Share"]
+    assert "Empty" in stage.tool(SHARE_GROUPS, "--describe", *group, "--state")
+    described = stage.tool(SHARE_GROUPS, "--describe", *group, "--offsets").splitlines()
+    assert [line.split()[-1] for line in described if stage.group in line] == ["0", "0"]
+
+    stage.tool(SHARE_GROUPS, "--reset-offsets", *group, *topic, "--to-earliest", "--execute")
+    assert {"one", "two"} <= set(stage.tool(*read).split())
+    assert "Successful" in stage.tool(SHARE_GROUPS, "--delete-offsets", *group, *topic)
+    assert {"one", "two"} <= set(stage.tool(*read).split())
+    assert "successful" in stage.tool(SHARE_GROUPS, "--delete", *group)
+    assert stage.group not in stage.tool(SHARE_GROUPS, "--list")

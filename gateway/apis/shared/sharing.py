@@ -1,0 +1,106 @@
+"""What ShareFetch and ShareAcknowledge have in common: a session, partitions by topic id, acknowledgements.
+
+Keeps: an acknowledgement without an error is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.errors import StoreError
+from core.streams.live import Slot
+from gateway.apis.shared.administration import slot_of
+from gateway.dispatch.context import RequestContext
+from gateway.groups.share.format import PlaceKey
+from gateway.groups.share.partition import Judgement, Verdict
+from gateway.groups.share.partitions import LivePartition
+from gateway.refusals import Asked, Refusal, code_of, invalid_request
+from gateway.security.acls import Operation, ResourceType
+from gateway.wire.message import Message
+
+RENEW_SINCE: Final = 2
+NO_LEADER: Final = {"leader_id": -1, "leader_epoch": -1}
+
+
+def serves_share_groups(ctx: RequestContext) -> bool:
+    """Whether share groups (KIP-932) are served: unless their feature is lowered."""
+    return ctx.services.features.level("share.version") > 0
+
+
+def empty_group(ctx: RequestContext, group_id: str) -> None:
+    """Only a share group without members may be changed from outside. Raises Refusal."""
+    group = ctx.services.share.coordinators.of(group_id).get(group_id)
+    if group is None:
+        raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
+    if not group.is_empty:
+        raise Refusal(ErrorCode.non_empty_group)
+
+
+def check_member(request: Message) -> tuple[str, str]:
+    """The group and the member of a request. Raises Refusal."""
+    if not request.group_id or not request.member_id:
+        raise invalid_request("GroupId and MemberId can't be empty.")
+    return request.group_id, request.member_id
+
+
+async def place(ctx: RequestContext, key: PlaceKey) -> tuple[LivePartition, Slot]:
+    """A share-partition for a member. Raises Refusal."""
+    stream = ctx.services.topics.by_uuid(key.topic)
+    if stream is None:
+        raise Refusal(ErrorCode.unknown_topic_id)
+    if not ctx.may(Operation.READ, ResourceType.TOPIC, stream.name):
+        raise Refusal(ErrorCode.topic_authorization_failed)
+    slot = slot_of(stream, key.partition)
+    if slot is None:
+        raise Refusal(ErrorCode.unknown_topic_or_partition)
+    try:
+        return await ctx.services.share.partitions.of(key, slot), slot
+    except StoreError as error:
+        raise Refusal(code_of(error, Asked.READ)) from error
+
+
+async def acknowledged(
+    ctx: RequestContext, group_id: str, member_id: str, topics: Iterable[Message]
+) -> dict[PlaceKey, Refusal | None]:
+    """Carry out the acknowledgements of a request; for each partition that has some, why they were refused, or None."""
+    outcome: dict[PlaceKey, Refusal | None] = {}
+    landing: dict[PlaceKey, LivePartition] = {}
+    for topic in topics:
+        async for partition in ctx.paced(topic.partitions):
+            if not partition.acknowledgement_batches:
+                continue
+            key = PlaceKey(group_id, topic.topic_id, partition.partition_index)
+            try:
+                live, _ = await place(ctx, key)
+                live.acknowledge(member_id, _judgements(ctx, live, partition.acknowledgement_batches))
+                landing[key] = live
+                outcome[key] = None
+            except Refusal as refused:
+                outcome[key] = refused
+    errors = await asyncio.gather(*(live.stored() for live in landing.values()))
+    for key, error in zip(landing, errors, strict=True):
+        if error:
+            outcome[key] = Refusal(error)
+    return outcome
+
+
+def _judgements(ctx: RequestContext, live: LivePartition, batches: Sequence[Message]) -> list[Judgement]:
+    judgements = [Judgement(one.first_offset, one.last_offset, one.acknowledge_types) for one in batches]
+    renews = any(Verdict.RENEW in one.verdicts for one in judgements)
+    if renews and (ctx.version < RENEW_SINCE or not live.settings().may_renew):
+        raise invalid_request("Renewing acquisition locks is not possible here.")
+    return judgements
+
+
+def by_topic(answers: Mapping[PlaceKey, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answers about partitions, in a response's form."""
+    topics: dict[Any, list[Mapping[str, Any]]] = {}
+    for key, answer in answers.items():
+        topics.setdefault(key.topic, []).append(
+            {"partition_index": key.partition, "current_leader": NO_LEADER, **answer}
+        )
+    return [{"topic_id": topic, "partitions": partitions} for topic, partitions in topics.items()]

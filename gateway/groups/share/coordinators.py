@@ -1,0 +1,235 @@
+"""The share groups of this process: for each container a coordinator, a thin shell around their state machines.
+
+Keeps: an answer with a new epoch leaves when that epoch is stored. Groups of all containers share one budget of groups
+with those of the other protocols; a group id belongs to one protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from kio.schema.errors import ErrorCode
+
+from core.applied.tables import Delete, Put
+from core.clock import Clock
+from core.container.container import Container
+from core.errors import StoreError
+from core.store import Store
+from gateway.coordination.homes import Homes
+from gateway.coordination.local import LocalCoordinators
+from gateway.groups.coordinator import check_name
+from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.share.format import GROUPS_TABLE, decode_epoch, encode_epoch
+from gateway.groups.share.group import JOINING_EPOCH, Answer, Heartbeat, Settings, ShareGroup, Topic
+from gateway.groups.share.settings import ShareSettings
+from gateway.refusals import Asked, Refusal, code_of
+
+if TYPE_CHECKING:
+    from gateway.topics.topics import Topics
+
+LOOK_S: Final = 0.5
+"""Time between two looks for members that are silent for too long."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class ShareCoordinator:
+    """The share groups whose home is one container."""
+
+    def __init__(
+        self,
+        container: Container,
+        clock: Clock,
+        topics: TopicView,
+        settings: Callable[[str], Settings],
+        may_be_new: Callable[[str], ErrorCode],
+    ) -> None:
+        self._container = container
+        self._clock = clock
+        self._topics = topics
+        self._settings = settings
+        self._may_be_new = may_be_new
+        self._table = container.table(GROUPS_TABLE)
+        self._groups: dict[str, ShareGroup] = {}
+        self._writes: dict[str, asyncio.Task[None]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"ShareCoordinator({len(self._groups)} groups)"
+
+    def __iter__(self) -> Iterator[ShareGroup]:
+        return iter(self._groups.values())
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def get(self, group_id: str) -> ShareGroup | None:
+        return self._groups.get(group_id)
+
+    # Life
+
+    def load(self) -> None:
+        """Make the stored groups, without members. Raises UnreadableRecord."""
+        for key, value in self._table.items():
+            self._create(key.decode(), decode_epoch(value))
+
+    async def start(self) -> None:
+        self._looking = asyncio.create_task(self._look_for_ever())
+
+    async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        await asyncio.gather(*self._writes.values(), return_exceptions=True)
+        self._groups.clear()
+
+    # Requests
+
+    async def heartbeat(self, group_id: str, request: Heartbeat) -> Answer:
+        """One heartbeat; its answer when the epoch in it is stored. Raises Refusal."""
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._new_group(group_id, request)
+        before = group.epoch
+        try:
+            answer = group.heartbeat(request, self._clock.monotonic_s())
+        except Refusal:
+            if not group.epoch:
+                del self._groups[group_id]  # it was made for this member
+            raise
+        if group.epoch != before:
+            self._report(group)
+        await self._stored(group)
+        return answer
+
+    def _new_group(self, group_id: str, request: Heartbeat) -> ShareGroup:
+        if request.epoch != JOINING_EPOCH:
+            raise Refusal(ErrorCode.group_id_not_found, f"Share group {group_id} not found.")
+        error = check_name(group_id) or self._may_be_new(group_id)
+        if error:
+            raise Refusal(error)
+        return self._create(group_id, 0)
+
+    async def delete(self, group_id: str) -> ErrorCode:
+        """Delete a group without members; its partitions are others' to delete."""
+        group = self._groups.get(group_id)
+        if group is None:
+            return ErrorCode.group_id_not_found
+        if not group.is_empty:
+            return ErrorCode.non_empty_group
+        del self._groups[group_id]
+        if (write := self._writes.get(group_id)) is not None:
+            await asyncio.wait([write])
+        try:
+            await self._container.update(Delete(GROUPS_TABLE, group_id.encode()))
+        except StoreError as error:
+            self._groups.setdefault(group_id, group)
+            return code_of(error, Asked.COORDINATOR)
+        _log.info("group deleted", extra={"group": group_id})
+        return ErrorCode.none
+
+    def _create(self, group_id: str, epoch: int) -> ShareGroup:
+        group = self._groups[group_id] = ShareGroup(group_id, epoch, self._topics, self._settings)
+        return group
+
+    # Storing
+
+    async def _stored(self, group: ShareGroup) -> None:
+        """Return when the group's epoch is durable. Raises Refusal."""
+        epoch = group.epoch
+        try:
+            while (known := self._stored_epoch(group)) < epoch:
+                write = self._writes.get(group.group_id)
+                if write is None:
+                    write = self._writes[group.group_id] = asyncio.create_task(self._write(group))
+                await asyncio.shield(write)
+                if self._stored_epoch(group) == known and self._groups.get(group.group_id) is not group:
+                    raise Refusal(ErrorCode.coordinator_not_available)  # it was deleted meanwhile
+        except StoreError as error:
+            raise Refusal(code_of(error, Asked.COORDINATOR)) from error
+
+    def _stored_epoch(self, group: ShareGroup) -> int:
+        stored = self._table.get(group.group_id.encode())
+        return 0 if stored is None else decode_epoch(stored)
+
+    async def _write(self, group: ShareGroup) -> None:
+        try:
+            await self._container.update(Put(GROUPS_TABLE, group.group_id.encode(), encode_epoch(group.epoch)))
+        finally:
+            del self._writes[group.group_id]
+
+    # Time
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now_s = self._clock.monotonic_s()
+            for group in list(self._groups.values()):
+                due_s = group.next_expiry_s()
+                if due_s is not None and due_s <= now_s:
+                    group.expire(now_s)
+                    self._report(group)
+
+    def _report(self, group: ShareGroup) -> None:
+        facts = {"group": group.group_id, "epoch": group.epoch, "members": len(group.members)}
+        _log.info("share group has a new assignment" if group.members else "group is empty", extra=facts)
+
+
+class ShareCoordinators(LocalCoordinators[ShareCoordinator]):
+    """See the module. Iterates over all share groups."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        homes: Homes,
+        others: GroupCoordinators,
+        settings: Callable[[str], ShareSettings],
+    ) -> None:
+        super().__init__(store, homes, self._made)
+        self._clock = clock
+        self._topics = TopicView(topics)
+        self._others = others
+        self._settings = settings
+        others.is_shared = lambda group_id: self.find(group_id) is not None
+        others.shared_count = lambda: len(self)
+
+    def __repr__(self) -> str:
+        return f"<ShareCoordinators {len(self)} groups>"
+
+    def __iter__(self) -> Iterator[ShareGroup]:
+        return (group for coordinator in self.all() for group in coordinator)
+
+    def __len__(self) -> int:
+        return sum(len(coordinator) for coordinator in self.all())
+
+    def find(self, group_id: str) -> ShareGroup | None:
+        """A share group of this process."""
+        coordinator = self.in_container(self.homes.of(group_id))
+        return None if coordinator is None else coordinator.get(group_id)
+
+    def _made(self, container: Container) -> ShareCoordinator:
+        return ShareCoordinator(container, self._clock, self._topics, self._members, self._may_be_new)
+
+    def _members(self, group_id: str) -> Settings:
+        return self._settings(group_id).members
+
+    def _may_be_new(self, group_id: str) -> ErrorCode:
+        if self._others.of(group_id).get(group_id) is not None:
+            return ErrorCode.group_id_not_found  # as Kafka: there is no share group of that name, nor will be
+        return ErrorCode.none if self._others.have_room() else ErrorCode.policy_violation
+
+
+class TopicView:
+    """The topics as share groups see them."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+
+    def topic(self, name: str) -> Topic | None:
+        stream = self._topics.get(name)
+        return None if stream is None else Topic(stream.uuid, stream.slot_count)

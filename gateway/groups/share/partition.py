@@ -1,0 +1,306 @@
+"""One share-partition (KIP-932): which records of a partition a share group has yet to settle, and who holds them.
+
+A pure state machine. The offsets from `start` to `end` are covered by runs: neighbours in the same state. Below `start`
+everything is settled, from `end` on nothing was delivered yet. Settled is a record that was accepted, rejected,
+delivered as often as the limit allows, or that never was one (a gap, a marker).
+
+Keeps: a record has one holder at most; a delivery is counted when a holder gets the record; the first run is never a
+settled one, no two neighbours could be one. So there are at most two runs for each record that is not settled, and of
+those there are no more than a group's limit.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Final, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from gateway.refusals import Refusal
+
+
+class State(enum.IntEnum):
+    """What a run of records is; the numbers are stored, all but that of HELD."""
+
+    AVAILABLE = 0
+    HELD = 1
+    SETTLED = 2
+
+
+class Verdict(enum.IntEnum):
+    """What a member says of a record; Kafka's numbers."""
+
+    GAP = 0
+    ACCEPT = 1
+    RELEASE = 2
+    REJECT = 3
+    RENEW = 4
+
+
+class Span(NamedTuple):
+    """Offsets from `first` to `last`, both included; `is_data`: records that a member may get."""
+
+    first: int
+    last: int
+    is_data: bool = True
+
+
+class Acquired(NamedTuple):
+    """Records that a member holds now, and how often each was delivered, this time included."""
+
+    first: int
+    last: int
+    deliveries: int
+
+
+class Judgement(NamedTuple):
+    """What a member says of its records from `first` to `last`: one verdict for all, or one for each."""
+
+    first: int
+    last: int
+    verdicts: Sequence[int]
+
+
+class Limits(NamedTuple):
+    """A group's settings, as they are now."""
+
+    lock_s: float
+    deliveries: int
+    in_flight: int
+
+
+@dataclass(slots=True)
+class Run:
+    """Neighbouring records in the same state. `count`: deliveries; `holder` and `until_s` of records that are held."""
+
+    first: int
+    last: int
+    state: State
+    count: int = 0
+    holder: str = ""
+    until_s: float = math.inf
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+    def continues(self, before: Run) -> bool:
+        """Could this run and its left neighbour be one?"""
+        if self.state is State.SETTLED:
+            return before.state is State.SETTLED
+        same = self.state is before.state and self.count == before.count and self.holder == before.holder
+        return same and self.until_s == before.until_s
+
+
+INVALID_STATE: Final = "The record state is invalid. The acknowledgement of delivery could not be completed."
+"""Kafka's words."""
+
+
+class SharePartition:
+    """See the module. `changed`: something that must survive a restart has changed since it was last set to False."""
+
+    def __init__(self, start: int, runs: Iterable[Run] = ()) -> None:
+        self.start = start
+        self.runs: list[Run] = list(runs)
+        self.changed = False
+
+    def __repr__(self) -> str:
+        return f"<SharePartition {self.start} to {self.end}, {len(self.runs)} runs>"
+
+    @property
+    def end(self) -> int:
+        """The first offset that was never delivered."""
+        return self.runs[-1].last + 1 if self.runs else self.start
+
+    @property
+    def in_flight(self) -> int:
+        """Records between start and end that are not settled."""
+        return sum(run.size for run in self.runs if run.state is not State.SETTLED)
+
+    def next_offset(self, limits: Limits) -> int | None:
+        """The first offset that a member can get; None while so many are in flight that there is none."""
+        for run in self.runs:
+            if run.state is State.AVAILABLE:
+                return run.first
+        return self.end if self.in_flight < limits.in_flight else None
+
+    # Delivery
+
+    def acquire(
+        self, member_id: str, at: int, spans: Sequence[Span], records_max: int, limits: Limits, now_s: float
+    ) -> list[Acquired]:
+        """Give a member available records out of what was read from the offset `at` on, in order. What nobody shall
+        get, a span that is no data or a hole before a span, is settled on the way."""
+        room = limits.in_flight - self.in_flight
+        until_s = now_s + limits.lock_s
+        acquired: list[Acquired] = []
+        for span in spans:
+            if span.first > at:
+                self._settle_unread(at, span.first - 1)
+            at = span.last + 1
+            if not span.is_data:
+                self._settle_unread(span.first, span.last)
+                continue
+            wanted = [run for run in self._between(span.first, span.last) if run.state is State.AVAILABLE]
+            open_records = sum(run.size for run in wanted)
+            unseen = span.last + 1 - max(self.end, span.first)
+            new = max(0, min(unseen, room, records_max - open_records))
+            if new:
+                room -= new
+                wanted.append(self._extend(max(self.end, span.first) + new - 1, State.AVAILABLE))
+            for run in wanted:
+                if records_max <= 0:
+                    break
+                if run.size > records_max:
+                    self._cut(run.first + records_max)
+                records_max -= run.size
+                run.state, run.count, run.holder, run.until_s = State.HELD, run.count + 1, member_id, until_s
+                acquired.append(Acquired(run.first, run.last, run.count))
+            if records_max <= 0 or self.end <= span.last:
+                break  # there was no room for all of it
+        self._tidy()
+        return acquired
+
+    def _settle_unread(self, first: int, last: int) -> None:
+        for run in self._between(first, last):
+            if run.state is State.AVAILABLE:
+                self._settle(run)
+        if last >= self.end:
+            self._extend(last, State.SETTLED)
+            self.changed = True
+
+    def _extend(self, last: int, state: State) -> Run:
+        """Take new offsets in, up to `last`."""
+        run = Run(self.end, last, state)
+        self.runs.append(run)
+        return run
+
+    # Acknowledgement
+
+    def acknowledge(self, member_id: str, judgements: Sequence[Judgement], limits: Limits, now_s: float) -> None:
+        """Carry out what a member says of records that it holds: all of it, or, if any is not held by it, nothing.
+        Raises Refusal."""
+        before = -1
+        for judgement in judgements:
+            if judgement.first <= before or judgement.last < judgement.first:
+                raise Refusal(ErrorCode.invalid_request, "Acknowledgement batches must be in order.")
+            before = judgement.last
+            size = judgement.last - judgement.first + 1
+            if len(judgement.verdicts) not in (1, size) or not all(v in _VERDICTS for v in judgement.verdicts):
+                raise Refusal(ErrorCode.invalid_request, "Invalid acknowledge type.")
+            self._require_held(member_id, judgement, now_s)
+        for judgement in judgements:
+            self._judge(judgement, limits, now_s)
+        self._tidy()
+
+    def _require_held(self, member_id: str, judgement: Judgement, now_s: float) -> None:
+        found = self._overlapping(judgement.first, judgement.last)
+        is_covered = bool(found) and found[0].first <= judgement.first and found[-1].last >= judgement.last
+        if not is_covered or any(run.holder != member_id or run.until_s <= now_s for run in found):
+            raise Refusal(ErrorCode.invalid_record_state, INVALID_STATE)
+
+    def _judge(self, judgement: Judgement, limits: Limits, now_s: float) -> None:
+        for first, last, verdict in _pieces(judgement):
+            for run in self._between(first, last):
+                if verdict is Verdict.RENEW:
+                    run.until_s = now_s + limits.lock_s
+                elif verdict is Verdict.RELEASE:
+                    self._give_back(run, limits)
+                else:
+                    self._settle(run)
+
+    def release(self, member_id: str, limits: Limits) -> None:
+        """A member is gone: what it held is available to others."""
+        for run in self.runs:
+            if run.holder == member_id:
+                self._give_back(run, limits)
+        self._tidy()
+
+    def expire(self, limits: Limits, now_s: float) -> None:
+        """What was held for too long is available to others."""
+        for run in self.runs:
+            if run.until_s <= now_s:
+                self._give_back(run, limits)
+        self._tidy()
+
+    def next_expiry_s(self) -> float:
+        """When the first lock times out; infinite if nothing is held."""
+        return min((run.until_s for run in self.runs), default=math.inf)
+
+    def _give_back(self, run: Run, limits: Limits) -> None:
+        if run.count >= limits.deliveries:
+            self._settle(run)
+            return
+        run.state, run.holder, run.until_s = State.AVAILABLE, "", math.inf
+        self.changed = True
+
+    def _settle(self, run: Run) -> None:
+        run.state, run.count, run.holder, run.until_s = State.SETTLED, 0, "", math.inf
+        self.changed = True
+
+    # Start
+
+    def move_start(self, log_start: int) -> None:
+        """The log begins later now: what lay before is gone."""
+        if log_start <= self.start:
+            return
+        self.changed = True
+        self._cut(log_start)
+        self.runs = [run for run in self.runs if run.first >= log_start]
+        self.start = log_start
+        self._tidy()
+
+    # Runs
+
+    def _between(self, first: int, last: int) -> list[Run]:
+        """The runs of exactly these offsets, as far as they are covered."""
+        self._cut(first)
+        self._cut(last + 1)
+        return self._overlapping(first, last)
+
+    def _overlapping(self, first: int, last: int) -> list[Run]:
+        begin = bisect.bisect_left(self.runs, first, key=_last)
+        return self.runs[begin : bisect.bisect_right(self.runs, last, lo=begin, key=_first)]
+
+    def _cut(self, offset: int) -> None:
+        """Have a run begin at an offset, if one covers it."""
+        index = bisect.bisect_left(self.runs, offset, key=_last)
+        if index < len(self.runs) and self.runs[index].first < offset:
+            run = self.runs[index]
+            self.runs.insert(index + 1, replace(run, first=offset))
+            run.last = offset - 1
+
+    def _tidy(self) -> None:
+        tidied: list[Run] = []
+        for run in self.runs:
+            if run.state is State.SETTLED and not tidied:
+                self.start = run.last + 1
+                self.changed = True
+            elif tidied and run.continues(tidied[-1]):
+                tidied[-1].last = run.last
+            else:
+                tidied.append(run)
+        self.runs = tidied
+
+
+_VERDICTS: Final = frozenset(Verdict)
+_first: Final = attrgetter("first")
+_last: Final = attrgetter("last")
+
+
+def _pieces(judgement: Judgement) -> Iterable[tuple[int, int, Verdict]]:
+    """A judgement by neighbours with the same verdict."""
+    verdicts = judgement.verdicts
+    if len(verdicts) == 1:
+        yield judgement.first, judgement.last, Verdict(verdicts[0])
+        return
+    began = 0
+    for index in range(1, len(verdicts) + 1):
+        if index == len(verdicts) or verdicts[index] != verdicts[began]:
+            yield judgement.first + began, judgement.first + index - 1, Verdict(verdicts[began])
+            began = index

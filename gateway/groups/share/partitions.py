@@ -1,0 +1,305 @@
+"""The share-partitions of this process, with their rows: what the members of share groups hold and have settled.
+
+A partition's state lies in the container of the partition, so a fetch or an acknowledgement needs no other container.
+
+Keeps: a partition's start is stored before its first record is given away; an acknowledgement is answered when it is
+stored, and several that come together share a log record. A partition has one write in flight. What a write that failed
+would have stored goes with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from core.applied.tables import Delete, Put
+from core.clock import Clock
+from core.container.container import Container
+from core.errors import StoreError
+from core.store import Store
+from core.streams.live import Slot
+from core.turns import in_turns
+from gateway.groups.share.format import (
+    PARTITIONS_TABLE,
+    PlaceKey,
+    decode_key,
+    decode_partition,
+    encode_group_prefix,
+    encode_key,
+    encode_partition,
+)
+from gateway.groups.share.partition import Judgement, SharePartition
+from gateway.groups.share.settings import ShareSettings
+from gateway.refusals import Asked, Refusal, code_of
+
+if TYPE_CHECKING:
+    from core.streams.live import Stream
+    from gateway.topics.topics import Topics
+
+PLACES_MAX: Final = 100_000
+"""Partitions, each counted for every group that shares it."""
+
+
+class LivePartition:
+    """A share-partition in use: its state, its row, who waits for records of it, and the timer of its locks."""
+
+    def __init__(
+        self,
+        key: PlaceKey,
+        container: Container,
+        state: SharePartition,
+        settings: Callable[[], ShareSettings],
+        clock: Clock,
+    ) -> None:
+        self.key = key
+        self.container = container
+        self.state = state
+        self.settings = settings
+        self.waiters: dict[Callable[[], None], None] = {}
+        """Called when there may be records to get."""
+        self._clock = clock
+        self._writing = asyncio.Lock()
+        self._saves: set[asyncio.Task[ErrorCode]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
+        self.is_gone = False
+
+    def __repr__(self) -> str:
+        return f"<LivePartition {self.key} {self.state!r}>"
+
+    def acknowledge(self, member_id: str, judgements: Sequence[Judgement]) -> None:
+        """Carry out what a member says; `stored` returns when it will survive. Raises Refusal."""
+        self.state.acknowledge(member_id, judgements, self.settings().limits, self._clock.monotonic_s())
+        self._freed()
+
+    def release(self, member_id: str) -> None:
+        """A member is gone, with all that it held."""
+        self.state.release(member_id, self.settings().limits)
+        self._freed()
+
+    async def begin_at(self, start: int) -> ErrorCode:
+        """Begin anew; returns when that is durable."""
+        self.state = SharePartition(start)
+        self.state.changed = True
+        self._freed()
+        return await self.stored()
+
+    def touched(self) -> None:
+        """The state has changed: store it soon, look at its locks in time."""
+        if self.state.changed and not self.is_gone:
+            save = asyncio.create_task(self.stored())
+            self._saves.add(save)
+            save.add_done_callback(self._saves.discard)
+        self._set_timer()
+
+    def _freed(self) -> None:
+        """There may be records to get, or room for more."""
+        self.touched()
+        for wake in list(self.waiters):
+            wake()
+
+    async def stored(self) -> ErrorCode:
+        """Return when everything that changed so far is durable."""
+        async with self._writing:
+            if not self.state.changed or self.is_gone:
+                return ErrorCode.none  # stored by another that waited for the same
+            state = self.state
+            state.changed = False
+            try:
+                await self.container.update(Put(PARTITIONS_TABLE, encode_key(self.key), encode_partition(state)))
+            except StoreError as error:
+                state.changed = True
+                return code_of(error, Asked.COORDINATOR)
+            except BaseException:
+                state.changed = True
+                raise
+        return ErrorCode.none
+
+    async def ended(self) -> None:
+        """Return when its row is as it will stay, if nothing more is done with it."""
+        async with self._writing:
+            pass
+
+    async def settled(self) -> None:
+        """Return when nothing is on its way to the log."""
+        if self._saves:
+            await asyncio.wait(set(self._saves))
+
+    async def delete(self) -> None:
+        """Forget it for good. Raises StoreError."""
+        self.close()
+        async with self._writing:
+            await self.container.update(Delete(PARTITIONS_TABLE, encode_key(self.key)))
+
+    def close(self) -> None:
+        """Nothing more will be done with it."""
+        self.is_gone = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for wake in list(self.waiters):
+            wake()
+
+    def _set_timer(self) -> None:
+        due_s = self.state.next_expiry_s()
+        if self.is_gone or due_s >= self._timer_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = due_s
+        self._timer = asyncio.get_running_loop().call_later(max(due_s - self._clock.monotonic_s(), 0), self._expire)
+
+    def _expire(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        self.state.expire(self.settings().limits, self._clock.monotonic_s())
+        self._freed()
+
+
+class SharePartitions:
+    """See the module."""
+
+    def __init__(self, store: Store, clock: Clock, topics: Topics, settings: Callable[[str], ShareSettings]) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._live: dict[PlaceKey, LivePartition] = {}
+        self._opening: dict[PlaceKey, asyncio.Task[LivePartition]] = {}
+        self._deletions: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+        topics.on_deletion(self._topic_deleted)
+
+    def __repr__(self) -> str:
+        return f"<SharePartitions {len(self._live)} in use>"
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    async def stop(self) -> None:
+        """Return when all that changed is stored; those who wait for records are answered."""
+        self._is_stopped = True
+        for one in list(self._live.values()):
+            await one.settled()
+            one.close()
+        if self._deletions:
+            await asyncio.wait(set(self._deletions))
+
+    def find(self, key: PlaceKey) -> LivePartition | None:
+        """A share-partition in use."""
+        found = self._live.get(key)
+        return None if found is None or found.is_gone else found
+
+    async def of(self, key: PlaceKey, slot: Slot) -> LivePartition:
+        """A share-partition, opened if it is not in use. Raises Refusal, StoreError."""
+        if self._is_stopped:
+            raise Refusal(ErrorCode.not_leader_or_follower)
+        container = self._store.hosted(slot).container
+        live = self.find(key)
+        if live is not None and live.container is container:
+            return live
+        opening = self._opening.get(key)
+        if opening is None:
+            opening = self._opening[key] = asyncio.create_task(self._open(key, slot, container))
+            opening.add_done_callback(lambda _: self._opening.pop(key, None))
+        return await asyncio.shield(opening)
+
+    async def _open(self, key: PlaceKey, slot: Slot, container: Container) -> LivePartition:
+        if len(self._live) >= PLACES_MAX:
+            raise Refusal(ErrorCode.policy_violation, f"More than {PLACES_MAX} partitions are shared by groups.")
+        if (before := self._live.get(key)) is not None:
+            await before.ended()
+        stored = container.table(PARTITIONS_TABLE).get(encode_key(key))
+        if stored is not None:
+            state = decode_partition(stored)
+        else:
+            state = SharePartition(await self._first_start(slot, self._settings(key.group_id)))
+            await container.update(Put(PARTITIONS_TABLE, encode_key(key), encode_partition(state)))
+        live = self.find(key)
+        if live is not None and live.container is container:
+            return live  # an administrator set its start meanwhile
+        return self._adopt(key, container, state)
+
+    def _adopt(self, key: PlaceKey, container: Container, state: SharePartition) -> LivePartition:
+        if (before := self._live.get(key)) is not None:
+            before.close()
+        live = LivePartition(key, container, state, lambda: self._settings(key.group_id), self._clock)
+        self._live[key] = live
+        return live
+
+    async def _first_start(self, slot: Slot, settings: ShareSettings) -> int:
+        """Where a group begins that has no start yet. By time it is that of a batch, not of a record in it."""
+        if settings.reset_ms is None:
+            return slot.start if settings.from_earliest else slot.durable_end
+        wanted_ms = self._store.hosted(slot).container.trusted.stamp_ms() - settings.reset_ms
+        entry = await self._store.hosted(slot).reader.entry_at_time(slot, wanted_ms, slot.start)
+        return slot.durable_end if entry is None else max(entry.first, slot.start)
+
+    # Administration
+
+    def begun(self, group_id: str) -> list[PlaceKey]:
+        """The partitions that a group has begun, in the containers of this process."""
+        prefix = encode_group_prefix(group_id)
+        return [
+            decode_key(key)
+            for hosted in self._store.containers.values()
+            for key, _ in hosted.container.table(PARTITIONS_TABLE).items(prefix)
+        ]
+
+    def look(self, key: PlaceKey, slot: Slot) -> SharePartition | None:
+        """How far a group is; None if it has not begun. Raises NotHosted."""
+        container = self._store.hosted(slot).container
+        live = self.find(key)
+        if live is not None:
+            return live.state
+        stored = container.table(PARTITIONS_TABLE).get(encode_key(key))
+        return None if stored is None else decode_partition(stored)
+
+    async def begin_at(self, key: PlaceKey, slot: Slot, start: int) -> ErrorCode:
+        """Have a group begin a partition anew; returns when that is durable. Raises NotHosted."""
+        container = self._store.hosted(slot).container
+        live = self._live.get(key)
+        if live is None or live.is_gone or live.container is not container:
+            live = self._adopt(key, container, SharePartition(start))
+        return await live.begin_at(start)
+
+    async def delete_topic(self, group_id: str, topic: UUID) -> None:
+        """Have a group forget a topic. Raises StoreError."""
+        prefix = encode_group_prefix(group_id)
+        await self._delete(lambda key: key.group_id == group_id and key.topic == topic, prefix)
+
+    async def delete_group(self, group_id: str) -> None:
+        """A group is gone: so is what it has settled, in the containers of this process. Raises StoreError."""
+        await self._delete(lambda key: key.group_id == group_id, encode_group_prefix(group_id))
+
+    def _topic_deleted(self, stream: Stream) -> None:
+        deletion = asyncio.create_task(self._delete_topic(stream))
+        self._deletions.add(deletion)
+        deletion.add_done_callback(self._deletions.discard)
+
+    async def _delete_topic(self, stream: Stream) -> None:
+        try:
+            await self._delete(lambda key: key.topic == stream.uuid)
+        except StoreError:
+            return  # the container has failed, and its tables with it
+
+    async def _delete(self, is_meant: Callable[[PlaceKey], bool], prefix: bytes = b"") -> None:
+        for live in [live for key, live in self._live.items() if is_meant(key)]:
+            await live.delete()
+            if self._live.get(live.key) is live:
+                del self._live[live.key]
+        for hosted in list(self._store.containers.values()):
+            table = hosted.container.table(PARTITIONS_TABLE)
+            rows = [key async for key, _ in in_turns(list(table.items(prefix))) if is_meant(decode_key(key))]
+            await _delete_rows(hosted.container, rows)
+
+
+ROWS_PER_RECORD_MAX: Final = 1_000
+"""Rows that one record of the log deletes."""
+
+
+async def _delete_rows(container: Container, rows: Sequence[bytes]) -> None:
+    for first in range(0, len(rows), ROWS_PER_RECORD_MAX):
+        await container.update(*(Delete(PARTITIONS_TABLE, key) for key in rows[first : first + ROWS_PER_RECORD_MAX]))

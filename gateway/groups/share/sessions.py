@@ -1,0 +1,128 @@
+"""Share sessions (KIP-932): which partitions a member reads over its connection, and which it may hold records of.
+
+Keeps: a session ends with its connection, and what its member held is available to others then. A member has one
+session at most; their number is bounded. In a session that has ended its member gets nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.share.format import PlaceKey
+from gateway.refusals import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.groups.share.partitions import SharePartitions
+
+INITIAL_EPOCH: Final = 0
+FINAL_EPOCH: Final = -1
+EPOCH_MAX: Final = 2**31 - 1
+SESSIONS_MAX: Final = 2_000
+"""Kafka's `group.share.max.share.sessions`."""
+PLACES_MAX: Final = 10_000
+"""Partitions of one session, those included that it read before and may still hold records of."""
+
+
+class Closable(Protocol):
+    """A connection."""
+
+    def on_close(self, callback: Callable[[], None]) -> None: ...
+
+    def forget_on_close(self, callback: Callable[[], None]) -> None: ...
+
+
+class ShareSession:
+    """One member's session. `places`: what it reads, the next to be asked first; `touched`: what it has ever read."""
+
+    def __init__(
+        self, group_id: str, member_id: str, connection: Closable, end: Callable[[ShareSession], None]
+    ) -> None:
+        self.group_id = group_id
+        self.member_id = member_id
+        self.epoch = 1  # of the next request
+        self.places: dict[PlaceKey, None] = {}
+        self.touched: dict[PlaceKey, None] = {}
+        self.waiting: dict[Callable[[], None], None] = {}
+        """Called when the session ends: a fetch that waits must not take what its member has given back."""
+        self.is_ended = False
+        self._connection = connection
+        self._end = end
+        connection.on_close(self._closed)
+
+    def __repr__(self) -> str:
+        return f"<ShareSession of {self.member_id!r}, epoch {self.epoch}, {len(self.places)} partitions>"
+
+    def add(self, key: PlaceKey) -> None:
+        """Raises Refusal."""
+        if len(self.touched) >= PLACES_MAX and key not in self.touched:
+            raise Refusal(ErrorCode.invalid_request, f"A share session has at most {PLACES_MAX} partitions.")
+        self.touched[key] = None
+        self.places[key] = None
+
+    def forget(self, key: PlaceKey) -> None:
+        self.places.pop(key, None)
+
+    def asked(self, key: PlaceKey) -> None:
+        """This partition gave records: the others' turn comes first."""
+        if key in self.places:
+            del self.places[key]
+            self.places[key] = None
+
+    def close(self) -> None:
+        self.is_ended = True
+        self._connection.forget_on_close(self._closed)
+
+    def _closed(self) -> None:
+        self._end(self)
+
+
+class ShareSessions:
+    """The sessions of all members that are connected."""
+
+    def __init__(self, partitions: SharePartitions) -> None:
+        self._partitions = partitions
+        self._sessions: dict[tuple[str, str], ShareSession] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def take(self, group_id: str, member_id: str, epoch: int, connection: Closable) -> ShareSession:
+        """The session that a request begins, continues, or is the last of. Raises Refusal."""
+        session = self._sessions.get((group_id, member_id))
+        if epoch == INITIAL_EPOCH:
+            return self._new(group_id, member_id, connection, session)
+        if session is None:
+            raise Refusal(ErrorCode.share_session_not_found)
+        if epoch == FINAL_EPOCH:
+            return session
+        if session.epoch != epoch:
+            raise Refusal(ErrorCode.invalid_share_session_epoch)
+        session.epoch = 1 if epoch == EPOCH_MAX else epoch + 1
+        return session
+
+    def _new(self, group_id: str, member_id: str, connection: Closable, before: ShareSession | None) -> ShareSession:
+        if before is None and len(self._sessions) >= SESSIONS_MAX:
+            raise Refusal(ErrorCode.share_session_limit_reached)
+        session = ShareSession(group_id, member_id, connection, self.end)
+        if before is not None:  # what it holds it may still settle
+            before.close()
+            session.touched.update(before.touched)
+        self._sessions[group_id, member_id] = session
+        return session
+
+    def end(self, session: ShareSession) -> None:
+        """A member goes: what it holds is available to others."""
+        if self._sessions.get((session.group_id, session.member_id)) is not session:
+            return
+        del self._sessions[session.group_id, session.member_id]
+        session.close()
+        for wake in list(session.waiting):
+            wake()
+        for key in session.touched:
+            live = self._partitions.find(key)
+            if live is not None:
+                live.release(session.member_id)
