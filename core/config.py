@@ -25,12 +25,20 @@ class SyncMode(enum.Enum):
     INTERVAL = "interval"  # written to the operating system; synced every interval
 
 
+class LogStore(enum.Enum):
+    """Where the log lies."""
+
+    DISK = "disk"  # in files of this machine
+    OBJECT = "object"  # in long-term storage; the files are a copy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
     """Sizes in bytes, times in milliseconds unless the name says otherwise."""
 
     container_ids: tuple[int, ...] = (0,)
     directories: tuple[Path, ...] = ()  # of the store, one a disk: containers are spread over them in turn
+    log_store: LogStore = LogStore.DISK
     sync_mode: SyncMode = SyncMode.GROUP
     sync_interval_ms: int = 50
     log_file_bytes: int = 64 * MIB

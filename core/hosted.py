@@ -26,9 +26,10 @@ from core.config import StoreConfig
 from core.container.container import CONTAINER_TABLE, Container
 from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
-from core.errors import OutOfRange, TierMissing, UnknownStream
+from core.errors import OutOfRange, StorageFailure, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.interface import LogReports, LogWriter, NewWriter
+from core.log.objects.home import LogObjects, is_marked
 from core.log.records import Trim
 from core.log.writer import FileWriter
 from core.reading.reader import Reader
@@ -45,6 +46,7 @@ from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_pu
 from core.tiering.tier import Tier
 from core.trusted_clock import TrustedClock
 from core.turns import in_turns
+from tier2.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +73,22 @@ def _files_in(directory: Path, name: str, config: StoreConfig) -> NewWriter:
     return new_writer
 
 
+def _refuse_copy(directory: Path) -> None:
+    """Raise StorageFailure if the container there is a copy, which may be outdated."""
+    if is_marked(directory):
+        raise StorageFailure(
+            f"the log of {directory} lies in long-term storage, what is here is a copy: start with log.store = object"
+        )
+
+
 class HostedContainer:
     """One container of this process. Make it with `open`."""
 
-    def __init__(self, container: Container, scale: Scale) -> None:
+    def __init__(self, container: Container, scale: Scale, archive: LogObjects | None = None) -> None:
         self.container = container
         self.catalog = Catalog(container)
         self.reader = Reader(container, self.catalog, container.config)
-        self.maintenance = Maintenance(container, self.catalog)
+        self.maintenance = Maintenance(container, self.catalog, archive)
         self.retention = Retention(container, self.reader, self.catalog)
         self.scaler = Scaler(container, scale)
         self.tier: Tier | None = None  # where there is long-term storage, once started
@@ -103,18 +113,28 @@ class HostedContainer:
         known_writers: KnownWriters,
         stream_changed: StreamChanged,
         scale: Scale,
+        log_storage: Storage | None = None,
     ) -> Self:
-        """Recover a container of the store in this directory. Raises CorruptLog, CorruptState, StorageFailure."""
+        """Recover a container of the store in this directory, or from the storage that has its log.
+
+        Raises CorruptLog, CorruptState, StorageFailure.
+        """
         metadata_directory = container_directory(store, container_id) / "metadata"
         logs = log_directory(store, container_id)
         for needed in (container_directory(store, container_id), logs, metadata_directory):
             await asyncio.to_thread(make_directory, needed)
+        name, objects = f"log-{container_id}", None
+        new_writer = _files_in(logs, name, config)
+        if log_storage is None:
+            await asyncio.to_thread(_refuse_copy, metadata_directory.parent)
+        else:
+            objects = await LogObjects.take(log_storage, container_id, metadata_directory.parent, logs)
+            new_writer = objects.new_writer(logs, name, config)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
-        new_writer = _files_in(logs, f"log-{container_id}", config)
         container = Container(
             container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
         )
-        hosted = cls(container, scale)
+        hosted = cls(container, scale, objects)
         try:
             await asyncio.to_thread(hosted._recover)
         except BaseException:

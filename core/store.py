@@ -16,7 +16,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
@@ -28,7 +28,7 @@ from core.cluster.placement import Loads
 from core.cluster.registry import NewStream, Registry
 from core.cluster.shares import Shares
 from core.cluster.table_registry import TableRegistry
-from core.config import StoreConfig
+from core.config import LogStore, StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
 from core.errors import (
@@ -56,6 +56,7 @@ from core.streams.registry import Streams
 from core.streams.state import Epoch, Segment, StreamState
 from core.tiering.context import LongTermStorage
 from core.trusted_clock import TrustedClock
+from tier2.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class Store:
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._policy_for = policy_for
         self._long_term = long_term
+        self._log_storage = self._storage_of_log()
         self._known: dict[int, Container] = {}  # all that were ever opened, by id: the owners of slots
         self._tables = TableRegistry(lambda: self.home, lambda container_id: self._hosted(container_id).container)
         self.registry: Registry = self._tables if shared is None else shared
@@ -137,6 +139,7 @@ class Store:
         try:
             await store._lock()
             await asyncio.to_thread(store.trusted.load, store._time_file(), store._newest_file_ms)
+            await store._admit()
             for container_id in store._hosts:
                 await store._host(container_id)
             await store._settle()
@@ -145,6 +148,20 @@ class Store:
             raise
         store.trusted.start()
         return store
+
+    def _storage_of_log(self) -> Storage | None:
+        """The storage that has the log; None if it lies on this machine."""
+        if self.config.log_store is LogStore.DISK:
+            return None
+        if self._long_term is None:
+            raise ValueError("a log in long-term storage, and no long-term storage")
+        return self._long_term.storage
+
+    async def _admit(self) -> None:
+        """Before the log is taken over: is long-term storage ours? Raises what `LongTermStorage.admit` raises."""
+        if self._log_storage is not None and self._long_term is not None and self._long_term.admit is not None:
+            await self._long_term.admit(False)
+            self._long_term = replace(self._long_term, admit=None)
 
     async def _settle(self) -> None:
         """Make one store of the recovered containers."""
@@ -204,6 +221,7 @@ class Store:
             self.known_writers,
             self._stream_changed,
             self._scale,
+            self._log_storage,
         )
         self.containers[container_id] = hosted
         self.replayed_bytes += hosted.recovered.replayed_bytes

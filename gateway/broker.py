@@ -24,6 +24,7 @@ from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
+from gateway import __version__
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.cluster.nodes import Node, Nodes
@@ -62,6 +63,7 @@ from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
+from gateway.long_term.log_objects import check_conditions, of_cluster
 from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
@@ -217,6 +219,11 @@ class Broker:
         self._storage = await open_storage(self.config, remark=self._remarked)
         if self._storage is None:
             return
+        holds_log = self.config.log_store == "object"
+        if holds_log:
+            await check_conditions(self._storage, place_of(self.config))
+            self._data = await of_cluster(self._data, self._storage, place_of(self.config), __version__)
+            self.cluster_id = self._data.cluster_id
         admission = Admission(
             self._storage,
             place_of(self.config),
@@ -228,6 +235,7 @@ class Broker:
             drill=is_drill(self._data.path),
             beside=self._part is not None and self._part.inner is not None,
             private=is_private(self.config),
+            holds_log=holds_log,
         )
         if admission.drill:
             logger.warning(

@@ -150,6 +150,12 @@ class DataDirectory:
         settings = config.store_config()
         return replace(settings, container_ids=tuple(range(self.layout.containers)), directories=self.stores)
 
+    def of_cluster(self, cluster_id: str, release: str) -> Self:
+        """The same directory, which never held a store, as a part of that cluster. Blocks."""
+        assert self.fresh, "the cluster id of a store never changes"
+        _write_identity(self.path / IDENTITY_FILE, cluster_id, release, self.layout)
+        return replace(self, cluster_id=cluster_id)
+
     @property
     def registry(self) -> Path:
         """The file that workers share; there is one once the directory was served by several."""

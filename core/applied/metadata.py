@@ -133,6 +133,14 @@ class Metadata:
                         raise
                     time.sleep(STALL_PAUSE_S)
 
+    def snapshot(self, directory: Path) -> None:
+        """Make a directory of all that is flushed; its files are links, which cost no room. Raises StorageFailure."""
+        with self._lock:
+            try:
+                rocksdict.Checkpoint(self._db).create_checkpoint(str(directory))
+            except Exception as error:
+                raise StorageFailure(f"no snapshot of the applied state in {self._path}: {error}") from error
+
     def close(self) -> None:
         with self._lock:
             self._close()

@@ -27,6 +27,7 @@ class LogFiles:
         self._slabs = slabs
         self.complete: list[LogFile] = []
         self.unindexed: list[LogFile] = []
+        self.first_lsn = 0  # of the log, once it is known: a start found files, or the log gave one up
         self._gone: deque[LogFile] = deque()  # from the disk, while memory has some of their bytes
         self.rolled = asyncio.Event()  # a file was completed: its sidecar is due
         self._columns: dict[int, list[tuple[Slot, SlotColumns]]] = {}  # by the file's first LSN
@@ -44,6 +45,7 @@ class LogFiles:
     def found(self, files: list[LogFile]) -> None:
         """Take in the files that a start has found."""
         self.complete = files
+        self.first_lsn = files[0].first_lsn if files else 0
         self.unindexed = [file for file in files if not file.indexed]
 
     def completed(self, file: LogFile) -> None:
@@ -61,6 +63,7 @@ class LogFiles:
         """Let go of the oldest file of the log. Its bytes in memory can still be read."""
         assert file is self.complete[0], "a log file leaves from the front"
         del self.complete[0]
+        self.first_lsn = file.end_lsn
         file.gone = True
         self._gone.append(file)
         self.forget()

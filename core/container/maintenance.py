@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from typing import TYPE_CHECKING, Final
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
 
 from core.background import Background
 from core.container.checkpoints import Checkpoints
@@ -24,10 +28,14 @@ from core.container.metadata_thread import MetadataThread
 from core.container.ports import Chunks
 from core.container.truncation import Truncation
 from core.errors import StorageFailure
+from core.log.files import KEPT_DIRECTORY
 from core.log.log_file import LogFile, LogPosition
+from tier2.storage import StorageError
 
 if TYPE_CHECKING:
     from core.container.container import Container
+
+logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked whether the log has grown enough for a checkpoint before its interval is over."""
@@ -35,11 +43,19 @@ LOOK_EVERY_S: Final = 1.0
 RETRY_S: Final = 1.0
 
 
+class Archive(Protocol):
+    """The checkpoints of a log that this machine only has a copy of."""
+
+    async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
+        """Have the applied state stored, and the log cut before `first_lsn`, if that moved. Raises StorageError."""
+
+
 class Maintenance:
     """The background side of one container."""
 
-    def __init__(self, container: Container, chunks: Chunks) -> None:
+    def __init__(self, container: Container, chunks: Chunks, archive: Archive | None = None) -> None:
         self._container = container
+        self._archive = archive
         self.thread = MetadataThread(container)
         self._checkpoints = Checkpoints(container, self.thread)
         self._indexing = Indexing(container, self.thread)
@@ -99,6 +115,7 @@ class Maintenance:
                 self._checkpoint_at = loop.time() + self._interval_s
                 await self.checkpoint()
                 await self.truncate()
+                await self.store_away()
         except StorageFailure as failure:  # the container ends, and the process with the last one
             self._container.fail(failure)
             raise
@@ -125,6 +142,23 @@ class Maintenance:
         await self._truncation.release_kept()
         await self._indexing.mend()
         return await self._truncation.truncate(self.position)
+
+    async def store_away(self) -> None:
+        """Let the log that this one is a copy of go as far as this one."""
+        if self._archive is None:
+            return
+        try:
+            await self._archive.checkpoint(self._container.files.first_lsn, self.position.lsn, self._snapshot)
+        except (StorageError, OSError) as error:
+            logger.warning("no checkpoint in long-term storage, it is tried again", extra={"error": str(error)})
+
+    async def _snapshot(self, directory: Path) -> None:
+        """The applied state on disk as it is now, laid out as below the container's directory."""
+        await self.thread.run(self._container.metadata.snapshot, directory / "metadata")
+        kept = self._container.directory / KEPT_DIRECTORY
+        if kept.is_dir():
+            target = directory / self._container.directory.name / KEPT_DIRECTORY
+            await self.thread.run(shutil.copytree, kept, target)
 
 
 def _truncate(file: LogFile) -> None:

@@ -36,6 +36,9 @@ TOO_MANY: Final = Refusal(ErrorCode.unacceptable_credential, "Too many iteration
 NOT_THERE: Final = Refusal(ErrorCode.resource_not_found, "Attempt to delete a user credential that does not exist")
 TWICE: Final = Refusal(ErrorCode.duplicate_resource, "A user credential cannot be altered twice in the same request")
 TOO_MANY_USERS: Final = Refusal(ErrorCode.policy_violation, f"No more than {USERS_MAX} credentials are kept")
+LOG_IS_ELSEWHERE: Final = Refusal(
+    ErrorCode.policy_violation, "log.store = object: credentials are kept in the log, and must not leave the machine"
+)
 TOO_LONG: Final = Refusal(
     ErrorCode.unacceptable_credential,
     f"A name has at most {NAME_CHARS_MAX} characters, a salt and a salted password at most {SALT_BYTES_MAX} bytes",
@@ -51,6 +54,9 @@ async def alter_user_scram_credentials(ctx: RequestContext, request: Message) ->
         _add(refusals, changes, deletion, _not_deleted(users, deletion))
     async for upsertion in ctx.paced(request.upsertions):
         _add(refusals, changes, upsertion, _not_made(upsertion))
+    if ctx.services.config.log_store == "object":
+        refusals |= dict.fromkeys(changes, LOG_IS_ELSEWHERE)
+        changes.clear()
     room = USERS_MAX - len(users)
     if sum(credential is not None for _, _, credential in changes.values()) > room:
         refusals |= dict.fromkeys(changes, TOO_MANY_USERS)

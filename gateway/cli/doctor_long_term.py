@@ -20,7 +20,8 @@ from gateway.config.tiering import Directory
 from gateway.exits import CannotGoOn
 from gateway.long_term.opening import check_settings, open_storage, place_of
 from gateway.long_term.ownership import read_owner
-from tier2.storage import AlreadyExists, BucketNotFound, Storage, StorageError
+from tier2.conditional_puts import winners_of_race
+from tier2.storage import BucketNotFound, Storage, StorageError
 
 TRY_S: Final = 60.0
 PATIENCE_MS: Final = 5_000
@@ -112,14 +113,7 @@ class Trial:
         """Count how many of two conditional puts of one key succeed; a third one, later, counts as well."""
         key = f"{self._prefix}raced"
         async with self._timed("conditional put"):
-            ended = await asyncio.gather(
-                *(self._storage.put_new(key, text) for text in (b"one", b"two")), return_exceptions=True
-            )
-            ended += await asyncio.gather(self._storage.put_new(key, b"three"), return_exceptions=True)
-            for one in ended:
-                if isinstance(one, BaseException) and not isinstance(one, AlreadyExists):
-                    raise one
-            self._winners = sum(not isinstance(one, BaseException) for one in ended)
+            self._winners = await winners_of_race(self._storage, key)
 
     async def _remove(self) -> None:
         """Remove the scratch objects, and remember one that stays."""

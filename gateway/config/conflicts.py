@@ -62,6 +62,27 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if config.tier2 != "off":
         yield from _sizes_of_tiers(config, origins)
     yield from _place_of_tier2(config, origins)
+    if config.log_store == "object":
+        yield from _log_in_objects(config, origins)
+
+
+def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
+    """A data directory that may vanish holds nothing that is not in long-term storage as well."""
+    said, place = origins.said("log.store"), config.tier2
+    data = _real(config.data_dir)
+    if not isinstance(place, Bucket | Directory):
+        yield f"{said}: it needs long-term storage: set tier2"
+    elif isinstance(place, Directory) and _real(place.below(config.data_dir)).is_relative_to(data):
+        yield f"{said}: {origins.said('tier2')} lies in the data directory: allowed: a place that outlives it"
+    if config.workers != 1 or config.containers > 1 or config.data_dirs:
+        yield f"{said}: allowed: with workers = 1, one container and no data.dirs"
+    for listener in config.kafka_listeners:
+        protocol = config.protocol_of(listener.name)
+        if protocol is None or "SASL" not in protocol.value:
+            continue
+        scram = [one for one in config.security_of(listener.name).sasl_enabled_mechanisms if one.startswith("SCRAM")]
+        if scram:
+            yield f"{said}: {', '.join(scram)} keeps credentials in the log, which must not leave the data directory"
 
 
 def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:

@@ -13,6 +13,11 @@ from gateway.config.units import DAY_MS, GIB, HOUR_MS, MIB
 class LogKeys(BaseModel):
     """Part of `Config`."""
 
+    log_store: Literal["disk", "object"] = Field(
+        "disk",
+        description="disk: the log lies in files of this machine. object: it lies in long-term storage; a write is "
+        "acknowledged once it is stored there, and the data directory may vanish. Fixed when a data directory is made.",
+    )
     log_sync_mode: Literal["group", "interval"] = Field(
         "group",
         description="group: a write is synced to disk before it is acknowledged. interval: it is "

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import PrivateAttr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.config import StoreConfig, SyncMode
+from core.config import LogStore, StoreConfig, SyncMode
 from gateway.config.addresses import ListenAddress
 from gateway.config.audit import AuditKeys
 from gateway.config.authorizer import AuthorizerKeys
@@ -84,6 +84,7 @@ class Config(
     def store_config(self) -> StoreConfig:
         """The store's part of the configuration, in the store's own names."""
         return StoreConfig(
+            log_store=LogStore(self.log_store),
             sync_mode=SyncMode(self.log_sync_mode),
             sync_interval_ms=self.log_sync_interval_ms,
             log_file_bytes=self.log_file_bytes,
@@ -138,7 +139,7 @@ class Config(
         assert info.field_name is not None
         return from_text(info.field_name, cls.model_fields[info.field_name], value)
 
-    @field_validator("logging_level", "logging_format", "log_sync_mode", mode="before")
+    @field_validator("logging_level", "logging_format", "log_sync_mode", "log_store", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

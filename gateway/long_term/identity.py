@@ -160,6 +160,8 @@ class Admission:
     """The supervisor of this process owns the prefix: what is left is to check whose it is."""
     private: bool = False
     """The prefix lies in the data directory, which is ours alone: a copy of the one is a copy of the other."""
+    holds_log: bool = False
+    """The log lies there too, with a fence of its own: any data directory may go on with it."""
     token: str = ""
     """The token that this store put there, once admitted; while there is no room, the token that it found there."""
     has_taken: bool = True
@@ -234,7 +236,7 @@ class Admission:
 
     async def _check_owner(self, owner: Owner | None) -> None:
         """Refuse if another copy has begun, or if the owner still lives."""
-        if not is_ours(self.data_dir, owner):
+        if not self.holds_log and not is_ours(self.data_dir, owner):
             raise IdentityRefused(
                 f"{self.place} was taken by {owner}, which began with another copy of {self.data_dir}: two copies must "
                 "never use it. To go on with this copy and its metadata, run `penstock tier2 init` with the same "

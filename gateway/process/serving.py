@@ -242,7 +242,7 @@ def _announce(
         "kafka": kafka,
         "http": http,
         "data_dir": str(place.data.path),
-        "cluster_id": place.data.cluster_id,
+        "cluster_id": broker.cluster_id,
         "replayed_bytes": broker.store.replayed_bytes,
     }
     told = json.dumps(state).encode() + b"\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.config import LogStore
 from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError, Given
 from gateway.config.loading import FIELDS, describe, load
@@ -245,6 +246,33 @@ class TestSecrets:
         with pytest.raises(ConfigError) as caught:
             load(file, {}, flags={"num.partitions": Given("many", "--x")})
         assert "31415926" not in "".join(traceback.format_exception(caught.value))
+
+
+class TestLogInObjects:
+    """The data directory may vanish: whatever it alone would hold is refused."""
+
+    @pytest.mark.parametrize(
+        ("assignments", "said"),
+        [
+            (("tier2=off",), "it needs long-term storage"),
+            (("tier2=file",), "lies in the data directory"),
+            (("tier2=s3://b", "workers=2"), "one container"),
+            (("tier2=s3://b", "containers=2"), "one container"),
+            (
+                (
+                    "tier2=s3://b",
+                    "listener.security.protocol.map=PLAINTEXT:SASL_PLAINTEXT",
+                    "sasl.enabled.mechanisms=SCRAM-SHA-256",
+                ),
+                "SCRAM-SHA-256 keeps credentials in the log",
+            ),
+        ],
+    )
+    def test_refused(self, assignments: tuple[str, ...], said: str) -> None:
+        assert said in refusal("log.store=object", *assignments)
+
+    def test_allowed(self) -> None:
+        assert load(None, {}, ("log.store=object", "tier2=s3://b")).store_config().log_store is LogStore.OBJECT
 
 
 @pytest.mark.slow

@@ -1,0 +1,184 @@
+"""The objects of one container: taken over at a start, cut and checkpointed while it serves.
+
+Each start is a start on another machine: whatever lies in the container's directory is thrown away, and made again from
+the newest checkpoint and the log behind it. So there is one path, and it is gone every time.
+
+**Invariants**
+
+- The directory is made from what is stored, after the fence: nothing of it can be outdated.
+- A checkpoint is stored before the log is cut behind it, and the manifest after its files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Self
+
+from core.config import StoreConfig, SyncMode
+from core.errors import StorageFailure
+from core.log.files import LOG_SUFFIX, make_directory, write_durably
+from core.log.interface import LogReports, LogWriter, NewWriter
+from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, Stretch, log_prefix
+from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
+from core.log.objects.protocol import Owned, Place, Takeover
+from core.log.objects.reading import take_over
+from core.log.objects.rebuild import rebuild
+from core.log.objects.state_files import Uploads, download
+from core.log.objects.writer import ObjectLog, ObjectWriter
+from core.log.writer import FileWriter
+from tier2.storage import ObjectNotFound, Storage, StorageError
+
+logger = logging.getLogger(__name__)
+
+TRIES_MAX: Final = 10
+"""How often a start begins anew because the former owner removed what was being read."""
+NEVER_MS: Final = 1 << 40
+DELETES_AT_ONCE: Final = 8
+SNAPSHOT: Final = "snapshot"
+METADATA: Final = "metadata"
+MARK: Final = "log-in-objects"
+"""The file in a container's directory that says so: its log files are a copy, and may be outdated."""
+
+
+class LogObjects:
+    """The log of one container in the object store, owned. Make it with `take`."""
+
+    def __init__(
+        self, storage: Storage, container: int, directory: Path, owned: Owned, files: dict[int, Place]
+    ) -> None:
+        self._storage = storage
+        self._container = container
+        self._directory = directory
+        self._owned = owned
+        self._places = files  # of each log file's first object, by the file's first LSN
+        self._uploads = Uploads(storage, f"{files_prefix(container)}{owned.place.epoch:020d}/")
+        self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
+
+    def __repr__(self) -> str:
+        return f"<LogObjects {self._container} owned from {self._owned.place}>"
+
+    @classmethod
+    async def take(cls, storage: Storage, container: int, directory: Path, logs: Path) -> Self:
+        """Own the log, and make the container's directory from it. Raises StorageFailure, OSError."""
+        for _ in range(TRIES_MAX):
+            try:
+                return await cls._take(storage, container, directory, logs)
+            except ObjectNotFound as error:
+                logger.info("the log was cut meanwhile, the start begins anew", extra={"missing": error.key})
+            except StorageError as error:
+                raise StorageFailure(
+                    f"the log of container {container} cannot be read from long-term storage: {error}. "
+                    "Nothing that was acknowledged is lost: start again once it answers"
+                ) from error
+        raise StorageFailure(
+            f"the log of container {container} lost objects at each of {TRIES_MAX} tries to read it: "
+            "another gateway cuts it, or they are missing. Stop that one, or restore them from a copy of the bucket"
+        )
+
+    @classmethod
+    async def _take(cls, storage: Storage, container: int, directory: Path, logs: Path) -> Self:
+        await asyncio.to_thread(_mark, directory, logs, container)
+        stretches: dict[Place, Stretch] = {}
+        takeover = Takeover(secrets.token_hex(TOKEN_BYTES))
+        owned = await take_over(storage, container, takeover, stretches)
+        manifest = await newest_manifest(storage, container)
+        await asyncio.to_thread(_empty, directory, logs)
+        if manifest is not None:
+            await download(storage, manifest.files, directory)
+        await rebuild(storage, container, owned, stretches, logs)
+        files = {s.file_lsn: place for place, s in stretches.items() if s.position == 0}
+        logger.info(
+            "log taken over",
+            extra={
+                "container": container,
+                "epoch": owned.place.epoch,
+                "next_lsn": owned.place.lsn,
+                "objects": len(owned.groups),
+                "checkpoint": 0 if manifest is None else manifest.lsn,
+            },
+        )
+        return cls(storage, container, directory, owned, files)
+
+    def new_writer(self, logs: Path, name: str, config: StoreConfig) -> NewWriter:
+        """A factory of the log's writer: objects are the truth, files the cache, which nothing waits for."""
+        cache_config = replace(config, sync_mode=SyncMode.INTERVAL, sync_interval_ms=NEVER_MS)
+
+        def new_cache(size: int, reports: LogReports) -> LogWriter:
+            return FileWriter(logs, name, size, cache_config, reports)
+
+        def new_writer(size: int, reports: LogReports) -> LogWriter:
+            settings = ObjectLog(storage=self._storage, container=self._container, place=self._owned.place)
+            return ObjectWriter(settings, size, reports, new_cache)
+
+        return new_writer
+
+    async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
+        """Store the applied state if the log begins later than at the last time; then cut the log behind it.
+
+        `first_lsn` is that of the oldest log file, taken before the snapshot; `lsn` is P. Raises StorageError.
+        """
+        if first_lsn <= self._stored_lsn:
+            return
+        start = self._places.get(first_lsn, Place(self._owned.place.epoch, first_lsn))
+        scratch = self._directory / SNAPSHOT
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        try:
+            await asyncio.to_thread(scratch.mkdir)
+            await snapshot(scratch)
+            files = await self._uploads.upload(scratch)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        manifest = Manifest(start, self._owned.place.epoch, lsn, files)
+        key = manifest_key(self._container, manifest)
+        await self._storage.put(key, manifest.encode())
+        self._stored_lsn = first_lsn
+        await self._remove_before(key, manifest)
+
+    async def _remove_before(self, key: str, manifest: Manifest) -> None:
+        """Remove what no start reads any more: older manifests and their files, and groups; fences stay."""
+        gone: list[str] = []
+        async for info in self._storage.list(manifests_prefix(self._container)):
+            if info.key < key:
+                gone.append(info.key)
+        named = {file.key for file in manifest.files}
+        own = f"{files_prefix(self._container)}{manifest.epoch + 1:020d}"
+        async for info in self._storage.list(files_prefix(self._container)):
+            if info.key < own and info.key not in named:
+                gone.append(info.key)
+        async for info in self._storage.list(log_prefix(self._container)):
+            if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
+                gone.append(info.key)
+        for begin in range(0, len(gone), DELETES_AT_ONCE):
+            await asyncio.gather(*(self._storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+        self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
+
+
+def is_marked(directory: Path) -> bool:
+    """Whether the container there has its log in the object store. Blocks."""
+    return (directory / MARK).exists()
+
+
+def _mark(directory: Path, logs: Path, container: int) -> None:
+    """Mark the directory as a copy; refuse one that has a log of its own."""
+    if is_marked(directory):
+        return
+    if logs.is_dir() and any(path.name.endswith(LOG_SUFFIX) for path in logs.iterdir()):
+        raise StorageFailure(
+            f"container {container} has its log on this disk, in {logs}: log.store = object begins with a new data "
+            "directory. Go on with log.store = disk, or name an empty data directory and another prefix"
+        )
+    make_directory(directory)
+    write_durably(directory / MARK, b"")
+
+
+def _empty(directory: Path, logs: Path) -> None:
+    for path in (directory / METADATA, directory / SNAPSHOT, logs):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (directory / METADATA, logs):
+        path.mkdir(parents=True)

@@ -1,0 +1,121 @@
+"""Reads log objects, and runs a takeover over a real store.
+
+**Invariant**: what cannot be read is an error, never an end. Only a store that says "no such object" ends the walk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from core.errors import StorageFailure
+from core.log.format import Buffer
+from core.log.objects.format import (
+    HEADER_SIZE,
+    BadLogObject,
+    Decoded,
+    Stretch,
+    check_data,
+    decode_header,
+    encode_fence,
+    log_key,
+)
+from core.log.objects.manifest import newest_start
+from core.log.objects.protocol import FindCheckpoint, Group, Owned, Place, PutFence, Read, Takeover
+from tier2.storage import AlreadyExists, Corrupt, ObjectInfo, ObjectNotFound, Storage, Unavailable
+
+READS_AT_ONCE: Final = 8
+AHEAD: Final = 512
+"""Headers that are read before the walk comes to them."""
+
+
+async def read_header(storage: Storage, container: int, place: Place) -> Decoded | None:
+    """The header of the object at a place, None if there is none. Raises BadLogObject, StorageError."""
+    try:
+        block = await storage.get_range(log_key(container, place), 0, HEADER_SIZE)
+    except ObjectNotFound:
+        return None
+    except Corrupt as error:
+        raise BadLogObject(str(error)) from error
+    return decode_header(container, place, block)
+
+
+async def read_bytes(storage: Storage, container: int, group: Group, stretch: Stretch) -> Buffer:
+    """The bytes of the log in a group. Raises BadLogObject, StorageError (ObjectNotFound: it was removed)."""
+    data = await storage.get_range(log_key(container, group.place), HEADER_SIZE, stretch.size)
+    check_data(stretch, data)
+    return data
+
+
+class _Ahead:
+    """Reads headers ahead of the walk. Only objects that are there are remembered: they never change."""
+
+    def __init__(self, storage: Storage, container: int) -> None:
+        self._storage = storage
+        self._container = container
+        self._known: dict[Place, Decoded] = {}
+
+    async def read(self, place: Place) -> Decoded | None:
+        """The header at a place, None if there is none. Raises BadLogObject, StorageError."""
+        if place not in self._known:
+            found = await read_header(self._storage, self._container, place)
+            if found is None:
+                return None
+            self._known = {place: found}
+            await self._look_ahead(place)
+        return self._known.pop(place)
+
+    async def _look_ahead(self, place: Place) -> None:
+        key = log_key(self._container, place)
+        epoch = f"{key.rpartition('/')[0]}/"
+        listed = self._storage.list(epoch, after=key)
+        places = [Place(place.epoch, int(info.key[len(epoch) :])) async for info in first(listed, AHEAD)]
+        for begin in range(0, len(places), READS_AT_ONCE):
+            some = places[begin : begin + READS_AT_ONCE]
+            reads = (read_header(self._storage, self._container, one) for one in some)
+            # An error is left to the walk, which may never come there.
+            found = await asyncio.gather(*reads, return_exceptions=True)
+            self._known |= {one: header for one, header in zip(some, found, strict=True) if isinstance(header, tuple)}
+
+
+async def first(infos: AsyncIterator[ObjectInfo], count: int) -> AsyncIterator[ObjectInfo]:
+    """So many of them."""
+    async for info in infos:
+        if count <= 0:
+            return
+        count -= 1
+        yield info
+
+
+async def take_over(storage: Storage, container: int, takeover: Takeover, stretches: dict[Place, Stretch]) -> Owned:
+    """Walk, fence, and own the log of a container; fills in the stretches of its groups.
+
+    Raises StorageFailure for a damaged object, StorageError when the store cannot be asked.
+    """
+    ahead = _Ahead(storage, container)
+    while not isinstance(wanted := takeover.wanted, Owned):
+        match wanted:
+            case FindCheckpoint():
+                takeover.found_checkpoint(await newest_start(storage, container))
+            case Read(place):
+                try:
+                    decoded = await ahead.read(place)
+                except BadLogObject as error:
+                    raise StorageFailure(
+                        f"the log object {log_key(container, place)} is damaged: {error}. Nothing was changed; "
+                        "restore the object from a copy of the bucket, then start again"
+                    ) from error
+                if decoded is None:
+                    takeover.has_read(None)
+                else:
+                    found, stretch = decoded
+                    if stretch is not None:
+                        stretches[place] = stretch
+                    takeover.has_read(found)
+            case PutFence(fence):
+                with contextlib.suppress(AlreadyExists, Unavailable):  # what lies there decides
+                    await storage.put_new(log_key(container, fence.place), encode_fence(container, fence))
+                takeover.has_put()
+    return wanted

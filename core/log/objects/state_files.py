@@ -1,0 +1,85 @@
+"""The files of the applied state on their way to the object store and back.
+
+**Invariant**: a file arrives as it was: its size and CRC-32C are in the manifest, and are checked behind a download.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from crc32c import crc32c
+
+from core.errors import StorageFailure
+from core.log.objects.manifest import StateFile
+from tier2.storage import Storage
+
+PIECE_BYTES: Final = 8 << 20
+IMMUTABLE_SUFFIX: Final = ".sst"
+"""RocksDB never changes such a file, and never uses its number again."""
+AT_ONCE: Final = 4
+
+
+class Uploads:
+    """The files that one owner has put, below its own prefix."""
+
+    def __init__(self, storage: Storage, prefix: str) -> None:
+        self._storage = storage
+        self._prefix = prefix
+        self._number = 0
+        self._kept: dict[str, StateFile] = {}  # immutable files of the last checkpoint, by path
+
+    async def upload(self, directory: Path) -> tuple[StateFile, ...]:
+        """Put all files below a directory, except those that the last checkpoint has. Raises StorageError, OSError."""
+        self._number += 1
+        paths = await asyncio.to_thread(lambda: sorted(path for path in directory.rglob("*") if path.is_file()))
+        files: list[StateFile] = []
+        for begin in range(0, len(paths), AT_ONCE):
+            files += await asyncio.gather(*(self._one(directory, path) for path in paths[begin : begin + AT_ONCE]))
+        self._kept = {file.path: file for file in files if file.path.endswith(IMMUTABLE_SUFFIX)}
+        return tuple(files)
+
+    async def _one(self, directory: Path, path: Path) -> StateFile:
+        name = str(path.relative_to(directory))
+        kept = self._kept.get(name)
+        if kept is not None:
+            return kept
+        data = await asyncio.to_thread(path.read_bytes)
+        key = f"{self._prefix}{self._number:010d}/{name}"
+        await self._storage.put(key, data)
+        return StateFile(name, key, len(data), await asyncio.to_thread(crc32c, data))
+
+
+async def download(storage: Storage, files: Sequence[StateFile], directory: Path) -> None:
+    """Make these files below a directory. Raises StorageFailure, StorageError (ObjectNotFound: removed), OSError."""
+    for begin in range(0, len(files), AT_ONCE):
+        await asyncio.gather(*(_fetch(storage, file, directory) for file in files[begin : begin + AT_ONCE]))
+
+
+async def _fetch(storage: Storage, file: StateFile, directory: Path) -> None:
+    path = directory / file.path
+    if ".." in path.parts or not path.is_relative_to(directory):
+        raise StorageFailure(f"the checkpoint names the file {file.path[:200]!r}, which is no place for it")
+    await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+    fd = await asyncio.to_thread(os.open, path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+    crc = 0
+    try:
+        for start in range(0, file.size, PIECE_BYTES):
+            data = await storage.get_range(file.key, start, min(PIECE_BYTES, file.size - start))
+            crc = await asyncio.to_thread(crc32c, data, crc)
+            await asyncio.to_thread(_write_all, fd, data)
+    finally:
+        os.close(fd)
+    if crc != file.crc:
+        raise StorageFailure(
+            f"the object {file.key} fails its CRC. Restore it from a copy of the bucket, then start again"
+        )
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,205 @@
+"""A store whose log lies in an object store: its directory may vanish, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.clock import SystemClock
+from core.config import LogStore, StoreConfig
+from core.errors import StorageFailure
+from core.store import Store
+from core.streams.live import Slot
+from core.tiering.context import LongTermStorage
+from tests.core.support import append, begin_append, container_of, make, policy_from, read_all, run, until
+from tests.core.tiering.support import AGEING, CLUSTER, TIERING, fill, storage_in
+from tests.tier2.chunks import entry, head_of
+from tier2.filesystem import FilesystemStorage
+from tier2.storage import AlreadyExists, Buffer, ObjectStat, Storage, Unavailable
+
+OBJECTS = replace(TIERING, log_store=LogStore.OBJECT)
+CUTTING = replace(AGEING, log_store=LogStore.OBJECT)
+MANY_FILES = 6 * OBJECTS.log_file_bytes
+
+
+@asynccontextmanager
+async def store_on(
+    machine: Path, storage: Storage, config: StoreConfig = OBJECTS, *, clean: bool = False
+) -> AsyncIterator[Store]:
+    """A store on a machine; its end is a crash."""
+    long_term = LongTermStorage(storage=storage, cluster_id=CLUSTER, head_of=head_of)
+    store = await Store.open(machine / "store", config, policy_from, SystemClock(), long_term)
+    try:
+        yield store
+    finally:
+        await store.close(clean=clean)
+
+
+def text(number: int) -> bytes:
+    return bytes(entry(number, 1, 1000 + number, b"%d" % number).payload)
+
+
+def found(store: Store) -> Slot:
+    stream = store.streams.get("s")
+    assert stream is not None, "the stream is gone"
+    return stream.slot(0)
+
+
+async def contents(store: Store, slot: Slot) -> bytes:
+    return b"".join(await read_all(store, slot))
+
+
+class Faulty:
+    """The conditional puts of a store that loses answers, answers late and reports conflicts."""
+
+    def __init__(self, inner: FilesystemStorage) -> None:
+        self._inner = inner
+        self.faults: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.met: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
+        if not key.startswith("log/"):
+            return await self._inner.put_new(key, data, token=token)
+        await self.gate.wait()
+        fault = self.faults.pop(0) if self.faults else ""
+        self.met.append(fault)
+        if fault == "conflict":
+            raise AlreadyExists(key)
+        if fault == "away":
+            raise Unavailable("the store is away")
+        stat = await self._inner.put_new(key, data, token=token)
+        if fault == "lost answer":
+            raise Unavailable("the answer was lost")
+        return stat
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["stopped", "killed"])
+def test_a_vanished_disk_loses_nothing(tmp_path: Path, clean: bool) -> None:
+    """Start, append, lose the whole directory, start elsewhere, several times; several files of the log each."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        written: list[bytes] = []
+        for number in range(3):
+            async with store_on(tmp_path / f"machine-{number}", storage, clean=clean) as store:
+                stream = store.streams.get("s") or await make(store)
+                slot = stream.slot(0)
+                assert await contents(store, slot) == b"".join(written)
+                written += await fill(slot, 2 * OBJECTS.log_file_bytes)
+                assert await contents(store, slot) == b"".join(written)
+            shutil.rmtree(tmp_path / f"machine-{number}")
+        await storage.close()
+
+    run(scenario())
+
+
+def test_the_log_is_cut_behind_a_stored_checkpoint(tmp_path: Path) -> None:
+    """What is in chunks leaves the log's objects too; a start elsewhere has the state from the checkpoint."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        async with store_on(tmp_path / "a", storage, CUTTING) as store:
+            slot = (await make(store)).slot(0)
+            written = await fill(slot, MANY_FILES)
+            await until(lambda: container_of(store).files.bytes < 2 * OBJECTS.log_file_bytes)
+            await asyncio.sleep(0.5)
+            written += await fill(slot, OBJECTS.log_file_bytes // 2)
+        first = [info.key async for info in storage.list("log/0/00000000000000000001/")]
+        assert len([info async for info in storage.list("state/0/manifests/")]) == 1
+        assert int(first[0].rpartition("/")[2]) > 1, "the log was not cut"
+        assert [info.size async for info in storage.list("log/0/00000000000000000000/")] == [96], "the fence is gone"
+        shutil.rmtree(tmp_path / "a")
+        for machine in ("b", "c"):
+            async with store_on(tmp_path / machine, storage, CUTTING) as store:
+                slot = found(store)
+                assert await contents(store, slot) == b"".join(written)
+                written += await fill(slot, 2 * OBJECTS.log_file_bytes)
+                assert await contents(store, slot) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_nothing_is_acknowledged_before_it_is_stored(tmp_path: Path) -> None:
+    """While the store does not answer, appends wait; a crash then loses what nobody was told of."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            await append(slot, text(0))
+            faulty.gate.clear()
+            outcomes = [begin_append(slot, text(number))[1] for number in range(1, 4)]
+            await asyncio.sleep(0.2)
+            assert not any(outcome.future.done() for outcome in outcomes)
+            shutil.copytree(tmp_path / "a", tmp_path / "b")
+            async with store_on(tmp_path / "b", storage) as other:
+                assert await contents(other, found(other)) == text(0)
+            faulty.gate.set()
+        await storage.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("fault", ["lost answer", "conflict", "away"])
+def test_unknown_outcomes_are_settled(tmp_path: Path, fault: str) -> None:
+    """A lost answer, a conflict that left nothing, and an absence: each append is acknowledged once, in order."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            faulty.faults = [fault, "", fault, fault]
+            for number in range(10):
+                await append(slot, text(number))
+            assert faulty.met.count(fault) == 3
+        async with store_on(tmp_path / "b", storage) as store:
+            assert await contents(store, found(store)) == b"".join(text(number) for number in range(10))
+        await storage.close()
+
+    run(scenario())
+
+
+def test_an_owner_that_slept_acknowledges_nothing(tmp_path: Path) -> None:
+    """Another machine takes over while puts of the first are on their way: they fail, whatever comes after."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        sleeper = Store.open(
+            tmp_path / "a" / "store",
+            OBJECTS,
+            policy_from,
+            SystemClock(),
+            LongTermStorage(storage=faulty, cluster_id=CLUSTER, head_of=head_of),  # type: ignore[arg-type]
+        )
+        store = await sleeper
+        slot = (await make(store)).slot(0)
+        await append(slot, text(0))
+        faulty.gate.clear()
+        _, late = begin_append(slot, text(1))
+        async with store_on(tmp_path / "b", storage) as other:
+            theirs = found(other)
+            await append(theirs, text(2))
+            faulty.gate.set()
+            with pytest.raises(StorageFailure, match="taken over"):
+                await late.future
+            await append(theirs, text(3))
+            assert await contents(other, theirs) == b"".join([text(0), text(2), text(3)])
+        await store.close(clean=False)
+        await storage.close()
+
+    run(scenario())

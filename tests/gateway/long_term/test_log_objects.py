@@ -1,0 +1,170 @@
+"""`penstock serve` with log.store = object: killed, its data directory gone, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import Final
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from gateway.long_term.log_objects import PREFIX, UnfitForLog, check_conditions
+from tests.gateway.launching import Running, serving
+from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
+from tier2.filesystem import FilesystemSettings, FilesystemStorage
+from tier2.storage import Buffer, ObjectStat, Storage
+
+SMALL_FILES: Final = (
+    *("--set", "log.store=object"),
+    *("--set", "num.partitions=1"),
+    *("--set", "log.file.bytes=1MiB"),
+    *("--set", "log.max.bytes=8MiB"),
+    *("--set", "chunk.bytes=1MiB"),
+    *("--set", "chunk.age.ms=300"),
+    *("--set", "checkpoint.interval.ms=200"),
+    *("--set", "tier2.verify.delay.ms=100"),
+    *("--set", "tier2.snapshot.interval.ms=200"),
+    *("--listen", "127.0.0.1:0"),
+)
+ROUNDS: Final = 3
+LOAD_S: Final = 2.0
+WAITING_MAX: Final = 2_000
+
+
+class Load:
+    """An idempotent producer, and the values that were acknowledged."""
+
+    def __init__(self, address: str, values: itertools.count[int]) -> None:
+        self.acknowledged: list[int] = []
+        self._values = values
+        self._over = threading.Event()
+        self._producer = Producer(
+            {"bootstrap.servers": address, "enable.idempotence": True, "linger.ms": 1, "message.timeout.ms": 5000}
+        )
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            if len(self._producer) < WAITING_MAX:
+                value = next(self._values)
+                self._producer.produce("t", b"%d %s" % (value, b"." * 2000), on_delivery=self._delivered)
+            self._producer.poll(0.0005)
+        self._producer.flush(0.1)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            value = message.value()
+            assert value is not None
+            self.acknowledged.append(int(value.split()[0]))
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def read_all(address: str) -> list[int]:
+    """Every value of the topic, in order."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "g", "enable.auto.commit": False})
+    try:
+        partition = TopicPartition("t", 0, 0)
+        _, end = consumer.get_watermark_offsets(partition, timeout=20)
+        consumer.assign([partition])
+        found: list[int] = []
+        while True:
+            message = consumer.poll(20)
+            assert message is not None, f"{len(found)} read, the end is at offset {end}"
+            assert message.error() is None, message.error()
+            value = message.value()
+            assert value is not None
+            found.append(int(value.split()[0]))
+            if (message.offset() or 0) + 1 >= end:
+                return found
+    finally:
+        consumer.close()
+
+
+def killed_and_lost(tmp_path: Path, *where: str) -> None:
+    """Load, kill, delete the directory, start elsewhere; each time all that was acknowledged is there, once."""
+    values, acknowledged = itertools.count(), list[int]()
+    for number in range(ROUNDS):
+        machine = tmp_path / f"machine-{number}"
+        gateway = Running(machine, *SMALL_FILES, *where)
+        try:
+            address = gateway.ready()["kafka"][0].rpartition("//")[2]
+            if number:
+                found = read_all(address)
+                assert len(found) == len(set(found)), "something is there twice"
+                assert found == sorted(found), "something is out of order"
+                assert not set(acknowledged) - set(found), "acknowledged, and lost"
+            load = Load(address, values)
+            threading.Event().wait(LOAD_S)
+        finally:
+            gateway.process.send_signal(signal.SIGKILL)
+            gateway.process.wait()
+        load.end()
+        assert len(load.acknowledged) > 100
+        acknowledged += load.acknowledged
+        shutil.rmtree(machine)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_with_minio(
+    tmp_path: Path, minio: MinioServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
+    monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
+    killed_and_lost(tmp_path, "--tier2", f"s3://{bucket}/a/prefix", "--tier2-endpoint", minio.endpoint)
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_with_a_directory_elsewhere(tmp_path: Path) -> None:
+    killed_and_lost(tmp_path, "--tier2", f"file:{tmp_path}/elsewhere")
+
+
+@pytest.mark.slow
+def test_a_log_on_disk_is_not_taken_for_a_copy(tmp_path: Path) -> None:
+    """Neither form opens the other's directory, and nothing of it is changed."""
+    where = ("--tier2", f"file:{tmp_path}/elsewhere", "--listen", "127.0.0.1:0")
+    for made, other, said in (
+        ("disk", "object", "has its log on this disk"),
+        ("object", "disk", "lies in long-term storage"),
+    ):
+        shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+        with serving(tmp_path / made, *where, "--set", f"log.store={made}") as gateway:
+            gateway.ready()
+            gateway.terminate()
+        with serving(tmp_path / made, *where, "--set", f"log.store={other}") as gateway:
+            assert gateway.end() != 0
+            assert said in gateway.err.read_text()
+        with serving(tmp_path / made, *where, "--set", f"log.store={made}") as gateway:
+            gateway.ready()
+
+
+class IgnoresConditions(FilesystemStorage):
+    """Replaces what is there, as some look-alikes of S3 do."""
+
+    async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
+        return await self.put(key, data, token=token)
+
+
+@pytest.mark.parametrize("kind", [FilesystemStorage, IgnoresConditions])
+def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path, kind: type[FilesystemStorage]) -> None:
+    """By name, and nothing of the trial stays there."""
+
+    async def scenario() -> None:
+        storage: Storage = await kind.open(FilesystemSettings(directory=tmp_path))
+        if kind is FilesystemStorage:
+            await check_conditions(storage, "s3://bucket")
+        else:
+            with pytest.raises(UnfitForLog, match=r"s3://bucket ignores If-None-Match: .* 5 of 5 puts"):
+                await check_conditions(storage, "s3://bucket")
+        assert [info async for info in storage.list(PREFIX)] == []
+        await storage.close()
+
+    asyncio.run(scenario())
