@@ -59,8 +59,8 @@ def test_rows_lie_at_home(tmp_path: Path) -> None:
             assert [services.offset(group) for group in groups] == [0, 1]
             assert sorted(known.transactional_id for known in services.all_transactions) == sorted(names)
             assert sorted(group.group_id for group in services.all_groups) == sorted(groups)
-            assert services.all_groups.consumed("t", 0, groups) == 0
-            assert services.all_groups.consumed("t", 0, [*groups, "nobody"]) is None
+            assert await services.all_groups.consumed("t", [0, 1], groups) == [0, None]
+            assert await services.all_groups.consumed("t", [0], [*groups, "nobody"]) == [None]
 
     run(scenario())
 
