@@ -15,16 +15,18 @@ BURST_S: Final = 11.0
 class Bucket:
     """Tokens at a time, in seconds of a clock that does not go back. The rate is in tokens a second, and may change."""
 
-    __slots__ = ("_filled_s", "_tokens")
+    __slots__ = ("_filled_s", "_full_s", "_tokens")
 
     def __init__(self) -> None:
         self._tokens = 0.0
         self._filled_s: float | None = None  # None: it is full
+        self._full_s = 0.0  # when it is full again
 
     def take(self, amount: float, rate: float, now_s: float) -> None:
         """Take tokens, more than there are if need be."""
         self._tokens = self.tokens(rate, now_s) - amount
         self._filled_s = now_s
+        self._full_s = now_s + (rate * BURST_S - self._tokens) / rate
 
     def tokens(self, rate: float, now_s: float) -> float:
         """What is in it; below 0: what is owed."""
@@ -39,5 +41,5 @@ class Bucket:
         return 0 if owed <= 0 else max(1, round(owed / rate * 1000))
 
     def is_idle(self, now_s: float) -> bool:
-        """Was nothing taken for so long that it may be forgotten, if nothing is owed? A debt is never forgotten."""
-        return self._filled_s is None or (self._tokens >= 0 and now_s - self._filled_s >= BURST_S)
+        """Is it full again, at the rate of the last taking? Then a new bucket is the same."""
+        return self._filled_s is None or now_s >= self._full_s

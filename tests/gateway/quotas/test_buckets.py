@@ -28,14 +28,14 @@ def test_a_lower_rate_holds_at_once() -> None:
     assert bucket.tokens(1.0, 0.0) == BURST_S
 
 
-def test_a_debt_is_not_forgotten() -> None:
-    """A bucket may go when it would be full again; one in debt may not, however old the debt."""
+def test_full_again() -> None:
+    """A bucket may be forgotten once it is full again; before that it, or a debt, counts."""
     paid, owing = Bucket(), Bucket()
     assert paid.is_idle(0.0)
     paid.take(1, 1.0, 0.0)
     owing.take(1_000, 1.0, 0.0)
-    assert [paid.is_idle(now_s) for now_s in (BURST_S - 0.1, BURST_S)] == [False, True]
-    assert not owing.is_idle(100.0)
+    assert [paid.is_idle(now_s) for now_s in (0.9, 1.0)] == [False, True]
+    assert [owing.is_idle(now_s) for now_s in (100.0, 999.9, 1_000.0)] == [False, False, True]
 
 
 @given(TAKEN, st.integers(1, 1_000))
