@@ -92,10 +92,18 @@ class ScramUsers:
     def __len__(self) -> int:
         return sum(map(len, self._known.values()))
 
-    async def prepare(self, pending: Path) -> None:
+    async def prepare(self, pending: Path, *, log_stays: bool = True) -> None:
         """Before clients are served: keep the secret of unknown users, and take over the users of `penstock users`.
 
-        Raises StoreError, OSError, ValueError."""
+        Where the log does not stay on this machine, nothing is written to it: there are no users then, and the secret
+        is this process's own. Raises StoreError, OSError, ValueError."""
+        if not log_stays:
+            if read_pending(pending):
+                raise ValueError(
+                    f"{pending}: log.store = object: users of SCRAM are kept in the log, and must not leave the machine. "
+                    "Remove the file, or set log.store = disk"
+                )
+            return
         kept = self._store.registry.settings(TABLE).get(SECRET_KEY)
         if kept is None:
             await self._store.registry.change_settings(TABLE, {SECRET_KEY: self._secret})

@@ -13,8 +13,10 @@ from typing import Final
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
+from gateway.exits import ExitCode
 from gateway.long_term.log_objects import PREFIX, UnfitForLog, check_conditions
-from tests.gateway.launching import Running, serving
+from gateway.security.scram_users import TABLE
+from tests.gateway.launching import Running, run, serving
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Buffer, ObjectStat, Storage
@@ -144,6 +146,27 @@ def test_a_log_on_disk_is_not_taken_for_a_copy(tmp_path: Path) -> None:
             assert said in gateway.err.read_text()
         with serving(tmp_path / made, *where, "--set", f"log.store={made}") as gateway:
             gateway.ready()
+
+
+@pytest.mark.slow
+def test_no_credentials_leave_the_machine(tmp_path: Path) -> None:
+    """Neither users nor the secret for unknown ones come into the log; who made users before the start is told."""
+    where = ("--tier2", f"file:{tmp_path}/elsewhere", "--listen", "127.0.0.1:0", "--set", "log.store=object")
+    with serving(tmp_path / "data", *where) as gateway:
+        gateway.ready()
+        gateway.terminate()
+    stored = [path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert len(stored) > 1
+    assert not any(TABLE.encode() in content for content in stored)
+
+    password = tmp_path / "password"
+    password.write_text("a password of alice")
+    data = ("--data-dir", str(tmp_path / "data" / "data"))
+    added = run("users", "add", "alice", *data, "--password-file", str(password))
+    assert added.returncode == 0, added.stderr
+    with serving(tmp_path / "data", *where) as gateway:
+        assert gateway.end() == ExitCode.CONFIGURATION
+        assert "users of SCRAM are kept in the log" in gateway.err.read_text()
 
 
 class IgnoresConditions(FilesystemStorage):
