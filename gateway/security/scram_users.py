@@ -100,8 +100,8 @@ class ScramUsers:
         if not log_stays:
             if read_pending(pending):
                 raise ValueError(
-                    f"{pending}: log.store = object: users of SCRAM are kept in the log, and must not leave the machine. "
-                    "Remove the file, or set log.store = disk"
+                    f"{pending}: log.store = object: users of SCRAM are kept in the log, and must not leave the "
+                    "machine. Remove the file, or set log.store = disk"
                 )
             return
         kept = self._store.registry.settings(TABLE).get(SECRET_KEY)
