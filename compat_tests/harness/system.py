@@ -22,6 +22,7 @@ from typing import Final
 import psutil
 
 from compat_tests.harness.waiting import until
+from tests.gateway.launching import free_ports
 
 HERE: Final = Path(__file__).resolve().parent.parent
 JARS: Final = HERE / "java" / "target" / "lib"
@@ -61,19 +62,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody has, below those that the system gives to clients."""
-    for first in range(21_000 + os.getpid() % 1_000, 32_000, 16):
-        with contextlib.ExitStack() as bound:
-            try:
-                for port in range(first, first + count):
-                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-    raise AssertionError(f"no {count} free ports in a row")
 
 
 class System(ABC):

@@ -11,12 +11,12 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis.shared.administration import NOT_ASKED
+from gateway.apis.shared.assignments import named_partitions
 from gateway.apis.shared.new_groups import NOT_SERVED, in_every_group, none_described, serves_consumer_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.member import Member
-from gateway.groups.consumer.messages import Partitions
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
@@ -92,20 +92,12 @@ def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[s
         "client_host": member.client_host,
         "subscribed_topic_names": sorted(member.names),
         "subscribed_topic_regex": member.regex,
-        "assignment": {"topic_partitions": _partitions(ctx, member.partitions())},
-        "target_assignment": {"topic_partitions": _partitions(ctx, group.target_of(member.member_id))},
+        "assignment": {"topic_partitions": named_partitions(ctx.services.topics, member.partitions())},
+        "target_assignment": {
+            "topic_partitions": named_partitions(ctx.services.topics, group.target_of(member.member_id))
+        },
         "member_type": CONSUMER if member.classic is None else CLASSIC,
     }
-
-
-def _partitions(ctx: RequestContext, partitions: Partitions) -> list[dict[str, Any]]:
-    """Topics that are deleted have no name any more, and are left out."""
-    by_id = ctx.services.topics.by_uuid
-    return [
-        {"topic_id": topic, "topic_name": stream.name, "partitions": sorted(numbers)}
-        for topic, numbers in partitions.items()
-        if (stream := by_id(topic)) is not None
-    ]
 
 
 API: Final = Api(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.apis.shared.assignments import assignment
 from gateway.apis.shared.new_groups import refused, serves_consumer_groups, turned_away
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
@@ -71,18 +72,12 @@ async def _owned(ctx: RequestContext, request: Message) -> Partitions | None:
 
 
 def _response(answer: HeartbeatAnswer) -> Mapping[str, Any]:
-    assignment = None
-    if answer.assignment is not None:
-        partitions = [
-            {"topic_id": topic, "partitions": sorted(numbers)} for topic, numbers in answer.assignment.items()
-        ]
-        assignment = {"topic_partitions": partitions}
     return {
         "error_code": ErrorCode.none,
         "member_id": answer.member_id,
         "member_epoch": answer.epoch,
         "heartbeat_interval": answer.interval_ms,
-        "assignment": assignment,
+        "assignment": assignment(answer.assignment),
     }
 
 

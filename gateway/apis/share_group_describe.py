@@ -6,11 +6,12 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis.shared.administration import NOT_ASKED
+from gateway.apis.shared.assignments import named_partitions
 from gateway.apis.shared.new_groups import in_every_group, none_described
 from gateway.apis.shared.sharing import serves_share_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.share.group import Member, Partitions, ShareGroup
+from gateway.groups.share.group import Member, ShareGroup
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
@@ -68,18 +69,8 @@ def _member(ctx: RequestContext, group: ShareGroup, member: Member) -> dict[str,
         "client_id": member.client_id,
         "client_host": member.client_host,
         "subscribed_topic_names": sorted(member.names),
-        "assignment": {"topic_partitions": _partitions(ctx, group.target_of(member.member_id))},
+        "assignment": {"topic_partitions": named_partitions(ctx.services.topics, group.target_of(member.member_id))},
     }
-
-
-def _partitions(ctx: RequestContext, partitions: Partitions) -> list[dict[str, Any]]:
-    """Topics that are deleted have no name any more, and are left out."""
-    by_id = ctx.services.topics.by_uuid
-    return [
-        {"topic_id": topic, "topic_name": stream.name, "partitions": sorted(numbers)}
-        for topic, numbers in partitions.items()
-        if (stream := by_id(topic)) is not None
-    ]
 
 
 API: Final = Api(

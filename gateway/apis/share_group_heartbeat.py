@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from gateway.apis.shared.assignments import assignment
 from gateway.apis.shared.new_groups import refused, turned_away
 from gateway.apis.shared.sharing import serves_share_groups
 from gateway.dispatch.context import RequestContext
@@ -60,18 +61,12 @@ def _check(request: Message) -> None:
 
 
 def _response(answer: Answer) -> Mapping[str, Any]:
-    assignment = None
-    if answer.assignment is not None:
-        partitions = [
-            {"topic_id": topic, "partitions": sorted(numbers)} for topic, numbers in answer.assignment.items()
-        ]
-        assignment = {"topic_partitions": partitions}
     return {
         "error_code": ErrorCode.none,
         "member_id": answer.member_id,
         "member_epoch": answer.epoch,
         "heartbeat_interval": answer.interval_ms,
-        "assignment": assignment,
+        "assignment": assignment(answer.assignment),
     }
 
 

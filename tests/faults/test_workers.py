@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.gateway.harness import batch
+from tests.gateway.launching import free_ports
 from tests.gateway.network.harness import request
 
 DEADLINE_S = 60
@@ -36,24 +36,10 @@ def settings(workers: int, containers: int = 4) -> dict[str, object]:
     return {**EAGER, "workers": workers, "containers": containers}
 
 
-def free_run(count: int) -> int:
-    """The first of so many ports in a row that nobody has."""
-    among_tests = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # each has a range of its own
-    for first in range(20_000 + 2_000 * among_tests + os.getpid() % 1_000, 32_000, 16):
-        with contextlib.ExitStack() as bound:
-            try:
-                for port in range(first, first + count):
-                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no ports")
-
-
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     with Gateway(tmp_path, settings(2)) as started:
-        started.listen(f"127.0.0.1:{free_run(4)}")
+        started.listen(f"127.0.0.1:{free_ports(4)}")
         started.http = "127.0.0.1:0"
         started.start()
         yield started
@@ -228,7 +214,7 @@ def test_from_one_to_several_and_back(tmp_path: Path) -> None:
     users stay."""
     with Gateway(tmp_path, settings(1)) as gateway:
         penstock("users", "add", "alice", "--password-file", "-", "--data-dir", str(gateway.data), given="secret")
-        gateway.listen(f"127.0.0.1:{free_run(4)}")
+        gateway.listen(f"127.0.0.1:{free_ports(4)}")
         for starts, count in enumerate((1, 2, 4, 1)):
             gateway.settings["workers"] = count
             gateway.start()

@@ -106,6 +106,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody has, below those that the system gives to clients."""
+    among_tests = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # each has a range of its own
+    for first in range(20_000 + 2_000 * among_tests + os.getpid() % 1_000, 32_000, 16):
+        with contextlib.ExitStack() as bound:
+            try:
+                for port in range(first, first + count):
+                    bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError(f"no {count} free ports in a row")
+
+
 def longest_turn_ms(watched: Running) -> float:
     """The longest turn of a WATCHED gateway since clients are served, in CPU time of its loop."""
     return float(watched.out.read_text().split()[-1])

@@ -46,8 +46,8 @@ from gateway.http.problems import Problem, answer_problem, answer_refusal, no_su
 from gateway.http.server import HttpServer
 from tests.faults.gateway_process import EAGER
 from tests.faults.gateway_process import Gateway as RealGateway
-from tests.faults.test_workers import free_run
 from tests.gateway.http.calls import call, create_topic, get, produce, until
+from tests.gateway.launching import free_ports
 
 TOKEN = "only-for-this-test"
 GUARD = Guard(loopback=True, token=TOKEN)
@@ -517,7 +517,7 @@ def test_a_real_gateway(tmp_path: Path) -> None:
     """Of two real workers one port tells all: a stream with every record, records of each partition, and a split and a
     seal that both know."""
     with RealGateway(tmp_path, {**EAGER, "workers": 2, "containers": 4}) as gateway:
-        gateway.listen(f"127.0.0.1:{free_run(4)}")
+        gateway.listen(f"127.0.0.1:{free_ports(4)}")
         gateway.http = "127.0.0.1:0"
         gateway.start()
         kafka, http = ",".join(gateway.ready["kafka"]), gateway.ready["http"]
