@@ -24,9 +24,9 @@ DELIVERIES = 2
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
-    server = Penstock(tmp_path_factory.mktemp("share"), {"log.file.bytes": "16777216"})
+@pytest.fixture(scope="module", params=[{}, {"containers": "4", "workers": "2"}], ids=["one", "workers"])
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
+    server = Penstock(tmp_path_factory.mktemp("share"), {"log.file.bytes": "16777216", **request.param})
     server.start()
     yield server
     server.stop()
@@ -167,6 +167,7 @@ def test_aborted_transactions(gateway: Penstock) -> None:
     assert stage.read(3, within_s=6) == ["committed"] * 2
 
 
+@pytest.mark.parametrize("gateway", [{}], ids=["one"], indirect=True, scope="module")
 def test_kafkas_tools(gateway: Penstock) -> None:
     """Kafka's tools read, list, describe, reset and delete a share group."""
     stage = Stage(gateway)

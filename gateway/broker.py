@@ -361,6 +361,11 @@ class Broker:
         if self._registry is not None:
             self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
 
+    def look_at_registry(self) -> None:
+        """Another worker says that it has changed what all share: see what, without waiting for the next look."""
+        if self._registry is not None:
+            self._registry.changed.set()
+
     def _followed(self, changed: Changed) -> None:
         """Other workers, or this one, have changed what all share."""
         if changed.nodes:

@@ -163,9 +163,9 @@ class SqliteRegistry:
     async def look(self) -> Changes:
         """Take over what others have changed; returns all changes since the last look. Raises StorageFailure."""
         async with self._looking:
+            self.changed.clear()  # before the look: what is told from now on asks for another one
             await self._take_over()
             changes, self._unreported = self._unreported, Changes()
-            self.changed.clear()
             return changes
 
     async def _take_over(self) -> None:
@@ -187,9 +187,7 @@ class SqliteRegistry:
                 of_kind[key] = value
         self._nodes |= {node_id: json.loads(value) for node_id, value in found.nodes}
         self._seen, self._next_stream = found.change, found.next_stream
-        if changes:
-            self._unreported.extend(changes)
-            self.changed.set()
+        self._unreported.extend(changes)
 
     # Changes
 
@@ -308,6 +306,8 @@ class SqliteRegistry:
                 return await self._in_thread(decide)
             finally:  # also when somebody else's change was in the way
                 await self._take_over()
+                if self._unreported:
+                    self.changed.set()
                 self._told()
 
     # In the thread

@@ -98,9 +98,11 @@ async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
     brokers: list[Broker] = []  # the one, once it serves
 
     def heard(message: Mapping[str, Any]) -> None:
-        match message:
-            case {"kind": "away", "worker": int(worker)}:
-                for broker in brokers:
+        for broker in brokers:
+            match message:
+                case {"kind": "changed"}:
+                    broker.look_at_registry()
+                case {"kind": "away", "worker": int(worker)}:
                     broker.nodes.went(assignment.node_id - assignment.worker + worker)
 
     control = await Control.over(socket.socket(fileno=assignment.line), heard)
