@@ -25,7 +25,7 @@ from gateway.wire.message import Message
 async def describe_share_group_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     if not serves_share_groups(ctx):
         return none_described(group.group_id for group in request.groups)
-    return {"groups": [await _group(ctx, group) for group in request.groups]}
+    return {"groups": [await _group(ctx, group) async for group in ctx.paced(request.groups)]}
 
 
 async def _group(ctx: RequestContext, asked: Message) -> dict[str, Any]:
@@ -41,8 +41,10 @@ async def _group(ctx: RequestContext, asked: Message) -> dict[str, Any]:
         return {"group_id": group_id, "error_code": ErrorCode.group_id_not_found, "error_message": told}
     if asked.topics is None:
         return {"group_id": group_id, "topics": await _all_topics(ctx, group_id)}
-    wanted = [(topic.topic_name, topic.partitions) async for topic in ctx.paced(asked.topics)]
-    return {"group_id": group_id, "topics": [await _topic(ctx, group_id, *topic) for topic in wanted]}
+    topics = [
+        await _topic(ctx, group_id, topic.topic_name, topic.partitions) async for topic in ctx.paced(asked.topics)
+    ]
+    return {"group_id": group_id, "topics": topics}
 
 
 async def _all_topics(ctx: RequestContext, group_id: str) -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ async def _all_topics(ctx: RequestContext, group_id: str) -> list[dict[str, Any]
         stream = ctx.services.topics.by_uuid(key.topic)
         if stream is not None and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name):
             begun.setdefault(stream.name, []).append(key.partition)
-    return [await _topic(ctx, group_id, name, sorted(numbers)) for name, numbers in sorted(begun.items())]
+    return [await _topic(ctx, group_id, name, sorted(begun[name])) async for name in ctx.paced(sorted(begun))]
 
 
 async def _topic(ctx: RequestContext, group_id: str, name: str, numbers: list[int]) -> dict[str, Any]:

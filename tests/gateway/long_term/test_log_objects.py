@@ -32,6 +32,7 @@ SMALL_FILES: Final = (
     *("--set", "tier2.verify.delay.ms=100"),
     *("--set", "tier2.snapshot.interval.ms=200"),
     *("--listen", "127.0.0.1:0"),
+    *("--http", "off"),
 )
 ROUNDS: Final = 3
 LOAD_S: Final = 2.0
