@@ -95,7 +95,7 @@ def test_files(tools: Tools, tmp_path: Path) -> None:
 
 def test_places(tools: Tools) -> None:
     """Reading begins and ends at an offset, at the last N, at a time, at an age."""
-    tools.say("topics", "create", "places", "-p", "1")
+    tools.say("topics", "create", "places", "-p", "1", "--set", "retention.ms=-1")
     stamped = [json.dumps({"value": str(number), "timestamp": 1_700_000_000_000 + number}) for number in range(6)]
     tools.say("produce", "places", "--records", given="\n".join(stamped))
 
@@ -116,7 +116,7 @@ def test_places(tools: Tools) -> None:
 
 def test_tail(tools: Tools) -> None:
     """--tail shows the newest records of all partitions in the order of their times."""
-    tools.say("topics", "create", "tail", "-p", "4")
+    tools.say("topics", "create", "tail", "-p", "4", "--set", "retention.ms=-1")  # the records are of 2023
     for number in range(8):
         record = json.dumps({"value": str(number), "timestamp": 1_700_000_000_000 + number})
         tools.say("produce", "tail", "--records", "--partition", str(3 - number % 4), given=record)
