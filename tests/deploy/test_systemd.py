@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -24,8 +23,6 @@ USER: Final = FOLDER / "penstock.sysusers.conf"
 INSTALLED: Final = "/opt/penstock/bin/penstock"
 EXPOSURE_MAX: Final = 20  # tenths
 COMMAND_S_MAX: Final = 60
-
-with_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 def settings() -> dict[str, dict[str, list[str]]]:
@@ -53,7 +50,6 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@with_systemd
 def test_systemd_accepts_it(tmp_path: Path) -> None:
     """No unknown name, no value of the wrong kind; a misspelled name is told."""
     text = UNIT.read_text().replace(INSTALLED, PENSTOCK)
@@ -66,7 +62,6 @@ def test_systemd_accepts_it(tmp_path: Path) -> None:
     assert "LimitNOFILES" in analyze("verify", unit).stderr
 
 
-@with_systemd
 def test_hardening() -> None:
     """systemd's own measure of what the service may do beside its work stays low."""
     done = analyze("security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", "--no-pager", UNIT)
