@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import ssl
 import subprocess
 import time
@@ -256,8 +255,6 @@ const kafka = new Kafka(sasl ? { ...settings, sasl } : settings);
 
 
 def kafkajs(secured: Secured, way: Way, topic: str) -> list[str]:
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
     sasl = None
     if way.mechanism:
         sasl = {"mechanism": way.mechanism.lower(), "username": "alice", "password": way.password}

@@ -69,7 +69,7 @@ class Stage:
         return member
 
     def read(self, count: int, within_s: float = WITHIN_S) -> list[str]:
-        """What a member gets and accepts, until there are so many, or time is up."""
+        """The values that a member gets and accepts: `count` of them, or fewer if time is up."""
         member = self.member()
         values: list[str] = []
         for message in messages(member, within_s):

@@ -163,7 +163,7 @@ class SqliteRegistry:
     async def look(self) -> Changes:
         """Take over what others have changed; returns all changes since the last look. Raises StorageFailure."""
         async with self._looking:
-            self.changed.clear()  # before the look: what is told from now on asks for another one
+            self.changed.clear()  # before the look: a word that comes during it asks for another look
             await self._take_over()
             changes, self._unreported = self._unreported, Changes()
             return changes

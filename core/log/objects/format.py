@@ -1,6 +1,6 @@
 """The bytes of the log's objects, and their names.
 
-A *group* holds bytes of one local log file, exactly as they lie there: whoever has the groups of a file has the file.
+A *group* holds bytes of one local log file, exactly as they lie there: all groups of a file are the file.
 A *fence* ends an epoch: it takes the name that the epoch's next group would have, and tells where the log goes on.
 
 **Invariant**: the name says epoch and first LSN, the object repeats both, and its token tells who put it. So an object

@@ -37,7 +37,7 @@ from tier2.storage import ObjectNotFound, Storage, StorageError
 logger = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 10
-"""How often a start begins anew because the former owner removed what was being read."""
+"""Attempts of a start: the former owner may remove what one is reading."""
 NEVER_MS: Final = 1 << 40
 DELETES_AT_ONCE: Final = 8
 SNAPSHOT: Final = "snapshot"

@@ -1,6 +1,6 @@
 """The log in an object store that knows put-if-absent alone: who owns it, where it ends, what is acknowledged.
 
-No I/O: `Takeover` and `Window` say what to ask of the store, and are told the answers.
+No I/O: `Takeover` and `Window` name the next requests to the store, and take in its answers.
 
 The log of a container is a chain of objects. Each has a place, (epoch, first LSN), which is its name. An owner puts its
 groups into its own epoch. A taker walks the chain from the checkpoint to the first free place and puts a fence *there*,

@@ -81,7 +81,7 @@ class _Ahead:
 
 
 async def first(infos: AsyncIterator[ObjectInfo], count: int) -> AsyncIterator[ObjectInfo]:
-    """So many of them."""
+    """The first `count` of them."""
     async for info in infos:
         if count <= 0:
             return
