@@ -18,8 +18,8 @@ install-dev: $(VENV)/.installed-dev ## Install what lint, tests and benchmarks n
 run: install ## Start the gateway on localhost:9092, data under ./data
 	@exec $(BIN)/penstock serve
 
-demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; Ctrl-C ends it
-	@exec scripts/demo
+demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes
+	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS))
 
 test: ## Install what the tests need, then run every suite
 	@scripts/test
