@@ -96,7 +96,7 @@ from tier2.storage import StorageError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gateway.http.api import ApiSources
+    from gateway.http.desk import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
 

@@ -15,8 +15,9 @@ from starlette.routing import Route
 from core.hosted import HostedContainer
 from gateway.http import models
 from gateway.http.access import Access
-from gateway.http.api import Api, ApiSources
+from gateway.http.api import Api
 from gateway.http.console import Console
+from gateway.http.desk import ApiSources, Desk
 from gateway.http.guard import Guard
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
@@ -99,7 +100,8 @@ def build(
             problems=(403, 404, 503),
         ),
     )
-    api = Api(lambda: services() if health.ready else None, lambda: health.phase, guard, operations)
+    desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
+    api = Api(desk, operations)
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},

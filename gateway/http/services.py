@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.groups.lag import Lags
-from gateway.http.api import ApiSources
+from gateway.http.desk import ApiSources
 from gateway.http.models import Overview
 from gateway.http.records import TopicRecords
 from gateway.metrics.activity import Activity

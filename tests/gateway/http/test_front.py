@@ -24,8 +24,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway.http import front as fronts
+from gateway.http import exchange
+from gateway.http import front as front_module
+from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
+from gateway.http.exchange import Asked, Silent, ask
 from gateway.http.front import front
 from gateway.http.guard import Guard
 from gateway.http.models import (
@@ -230,7 +233,8 @@ def run(directory: Path, steps: Callable[[Gateway], Awaitable[None]], *workers: 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that hangs is given up soon."""
-    monkeypatch.setattr(fronts, "ANSWER_S_MAX", 0.3)
+    for module in (exchange, front_module):
+        monkeypatch.setattr(module, "ANSWER_S_MAX", 0.3)
 
 
 def test_one_address_tells_of_all(tmp_path: Path) -> None:
@@ -450,7 +454,7 @@ def test_a_body_has_its_bound(tmp_path: Path) -> None:
     """A body that is too large is refused before a worker hears of it."""
 
     async def steps(gateway: Gateway) -> None:
-        body = b" " * (fronts.BODY_BYTES_MAX + 1)
+        body = b" " * (BODY_BYTES_MAX + 1)
         asked = gateway.ask("POST", "/api/v1/streams/orders/scale", body, Authorization=f"Bearer {TOKEN}")
         assert (await asked)[0] == 413
 
@@ -461,8 +465,8 @@ def test_an_answer_has_its_bound(tmp_path: Path) -> None:
     """A worker's answer that is too large is not held: it counts as none."""
 
     async def steps(gateway: Gateway) -> None:
-        with pytest.raises(fronts._Silent):
-            await fronts._ask(gateway.sockets["0"], fronts._Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
+        with pytest.raises(Silent):
+            await ask(gateway.sockets["0"], Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
 
     run(tmp_path, steps, *two())
 

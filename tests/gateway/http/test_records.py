@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from gateway.http.api import BODY_BYTES_MAX
+from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.records import ANSWER_BYTES, WAIT_MS_MAX
 from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, produce
 from tests.gateway.launching import serving
