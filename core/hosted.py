@@ -29,7 +29,7 @@ from core.container.recovery import Recovered, recover
 from core.errors import OutOfRange, StorageFailure, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.interface import LogReports, LogWriter, NewWriter
-from core.log.objects.home import LogObjects, is_marked
+from core.log.objects.home import LogObjects, LogStorage, is_marked
 from core.log.records import Trim
 from core.log.writer import FileWriter
 from core.reading.reader import Reader
@@ -46,7 +46,6 @@ from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_pu
 from core.tiering.tier import Tier
 from core.trusted_clock import TrustedClock
 from core.turns import in_turns
-from tier2.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class HostedContainer:
         known_writers: KnownWriters,
         stream_changed: StreamChanged,
         scale: Scale,
-        log_storage: Storage | None = None,
+        log_storage: LogStorage | None = None,
     ) -> Self:
         """Recover a container of the store in this directory, or from the storage that has its log.
 

@@ -64,7 +64,7 @@ from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
 from gateway.long_term.log_objects import check_conditions, of_cluster
-from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
+from gateway.long_term.opening import is_private, open_storage, place_of, storage_of_log, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
 from gateway.metrics.tiers import offer_container
@@ -91,7 +91,7 @@ from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
-from tier2.storage import StorageError
+from tier2.storage import Storage, StorageError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -183,6 +183,7 @@ class Broker:
         self._exposition: Exposition | None = None
         self._observed: ApiSources | None = None
         self._storage: RetryingStorage | None = None
+        self._log_puts: Storage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
         self._take_over = take_over
@@ -224,6 +225,7 @@ class Broker:
             await check_conditions(self._storage, place_of(self.config))
             self._data = await of_cluster(self._data, self._storage, place_of(self.config), __version__)
             self.cluster_id = self._data.cluster_id
+            self._log_puts = storage_of_log(self.config, self._data.layout.containers)
         admission = Admission(
             self._storage,
             place_of(self.config),
@@ -246,6 +248,7 @@ class Broker:
         self._admission = admission
         self._long_term = LongTermStorage(
             storage=self._storage,
+            log_puts=self._log_puts,
             cluster_id=self.cluster_id,
             head_of=entry_head,
             admit=admission.admit,
@@ -466,6 +469,8 @@ class Broker:
         if self._storage is not None:
             await self._release()
             await self._storage.close()
+        if self._log_puts is not None:
+            await self._log_puts.close()
         await self._stop_http()
 
     async def _release(self) -> None:

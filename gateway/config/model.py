@@ -85,6 +85,8 @@ class Config(
         """The store's part of the configuration, in the store's own names."""
         return StoreConfig(
             log_store=LogStore(self.log_store),
+            log_object_linger_ms=self.log_object_linger_ms,
+            log_object_inflight=self.log_object_inflight,
             sync_mode=SyncMode(self.log_sync_mode),
             sync_interval_ms=self.log_sync_interval_ms,
             log_file_bytes=self.log_file_bytes,

@@ -41,11 +41,18 @@ class Trickle:
 
 
 @dataclass(frozen=True)
+class Stall:
+    """The server gets the request so much later."""
+
+    pause_s: float
+
+
+@dataclass(frozen=True)
 class FlipABit:
     """The server gets a request body that differs from the sent one."""
 
 
-Fault = Refuse | CutAnswer | LoseAnswer | Trickle | FlipABit
+Fault = Refuse | CutAnswer | LoseAnswer | Trickle | Stall | FlipABit
 
 
 def slow_down() -> Refuse:
@@ -116,6 +123,8 @@ class FaultProxy:
             )
             await writer.drain()
             return
+        if isinstance(fault, Stall):
+            await asyncio.sleep(fault.pause_s)
         if isinstance(fault, FlipABit):
             body = bytes([body[0] ^ 1]) + body[1:]
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)

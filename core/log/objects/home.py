@@ -16,7 +16,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -46,13 +46,24 @@ MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogStorage:
+    """The object store as a log sees it, through two doors.
+
+    `puts` takes the groups, for which producers wait, and answers soon or fails. Everything else goes through
+    `storage`, which is also that of the chunks: the walk of a start, checkpoints, removals.
+    """
+
+    storage: Storage
+    puts: Storage
+
+
 class LogObjects:
     """The log of one container in the object store, owned. Make it with `take`."""
 
-    def __init__(
-        self, storage: Storage, container: int, directory: Path, owned: Owned, files: dict[int, Place]
-    ) -> None:
-        self._storage = storage
+    def __init__(self, log: LogStorage, container: int, directory: Path, owned: Owned, files: dict[int, Place]) -> None:
+        self._storage = storage = log.storage
+        self._puts = log.puts
         self._container = container
         self._directory = directory
         self._owned = owned
@@ -64,11 +75,11 @@ class LogObjects:
         return f"<LogObjects {self._container} owned from {self._owned.place}>"
 
     @classmethod
-    async def take(cls, storage: Storage, container: int, directory: Path, logs: Path) -> Self:
+    async def take(cls, log: LogStorage, container: int, directory: Path, logs: Path) -> Self:
         """Own the log, and make the container's directory from it. Raises StorageFailure, OSError."""
         for _ in range(TRIES_MAX):
             try:
-                return await cls._take(storage, container, directory, logs)
+                return await cls._take(log, container, directory, logs)
             except ObjectNotFound as error:
                 logger.info("the log was cut meanwhile, the start begins anew", extra={"missing": error.key})
             except StorageError as error:
@@ -82,7 +93,8 @@ class LogObjects:
         )
 
     @classmethod
-    async def _take(cls, storage: Storage, container: int, directory: Path, logs: Path) -> Self:
+    async def _take(cls, log: LogStorage, container: int, directory: Path, logs: Path) -> Self:
+        storage = log.storage
         await asyncio.to_thread(_mark, directory, logs, container)
         stretches: dict[Place, Stretch] = {}
         takeover = Takeover(secrets.token_hex(TOKEN_BYTES))
@@ -103,7 +115,7 @@ class LogObjects:
                 "checkpoint": 0 if manifest is None else manifest.lsn,
             },
         )
-        return cls(storage, container, directory, owned, files)
+        return cls(log, container, directory, owned, files)
 
     def new_writer(self, logs: Path, name: str, config: StoreConfig) -> NewWriter:
         """A factory of the log's writer: objects are the truth, files the cache, which nothing waits for."""
@@ -113,7 +125,13 @@ class LogObjects:
             return FileWriter(logs, name, size, cache_config, reports)
 
         def new_writer(size: int, reports: LogReports) -> LogWriter:
-            settings = ObjectLog(storage=self._storage, container=self._container, place=self._owned.place)
+            settings = ObjectLog(
+                storage=self._puts,
+                container=self._container,
+                place=self._owned.place,
+                puts_max=config.log_object_inflight,
+                linger_s=None if config.log_object_linger_ms < 0 else config.log_object_linger_ms / 1000,
+            )
             return ObjectWriter(settings, size, reports, new_cache)
 
         return new_writer

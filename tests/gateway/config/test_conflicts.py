@@ -272,7 +272,9 @@ class TestLogInObjects:
         assert said in refusal("log.store=object", *assignments)
 
     def test_allowed(self) -> None:
-        assert load(None, {}, ("log.store=object", "tier2=s3://b")).store_config().log_store is LogStore.OBJECT
+        settings = load(None, {}, ("log.store=object", "tier2=s3://b", "log.object.linger.ms=20")).store_config()
+        assert settings.log_store is LogStore.OBJECT
+        assert (settings.log_object_linger_ms, settings.log_object_inflight) == (20, 4)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from gateway.exits import ExitCode
 from gateway.long_term.log_objects import PREFIX, UnfitForLog, check_conditions
 from gateway.security.scram_users import TABLE
 from tests.gateway.launching import Running, run, serving
+from tests.tier2.fault_proxy import FaultProxy, Stall
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Buffer, ObjectStat, Storage
@@ -128,6 +130,36 @@ def test_nothing_is_lost_with_minio(
 @pytest.mark.slow
 def test_nothing_is_lost_with_a_directory_elsewhere(tmp_path: Path) -> None:
     killed_and_lost(tmp_path, "--tier2", f"file:{tmp_path}/elsewhere")
+
+
+@pytest.mark.slow
+def test_a_stuck_upload_of_a_chunk_delays_nobody(
+    tmp_path: Path, minio: MinioServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only upload that there may be stands still for as long as the test lasts: acknowledgements come as before."""
+    monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
+    monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
+    with FaultProxy(minio.port) as proxy:
+        proxy.chooses = lambda line: Stall(60) if line.startswith("PUT") and "/chunks/" in line else None
+        where = ("--tier2", f"s3://{bucket}", "--tier2-endpoint", f"http://127.0.0.1:{proxy.port}")
+        with serving(tmp_path, *SMALL_FILES, *where, "--set", "tier2.uploads=1") as gateway:
+            address = gateway.ready()["kafka"][0].rpartition("//")[2]
+            producer = Producer({"bootstrap.servers": address, "linger.ms": 0})
+            deadline = time.monotonic() + 20
+
+            def seconds() -> float:
+                began = time.monotonic()
+                producer.produce("t", b"." * 2000)
+                assert producer.flush(20) == 0
+                return time.monotonic() - began
+
+            seconds()
+            while not any("/chunks/" in line for line in proxy.requests):
+                assert time.monotonic() < deadline, "no chunk is uploaded"
+                seconds()
+            times = sorted(seconds() for _ in range(20))
+            assert times[-1] < 5, f"the slowest took {times[-1]:.3f} s"
+            print(f"acknowledged within {times[10] * 1000:.1f} ms, the slowest {times[-1] * 1000:.1f} ms")
 
 
 @pytest.mark.slow

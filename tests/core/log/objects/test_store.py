@@ -21,7 +21,7 @@ from tests.core.support import append, begin_append, container_of, make, policy_
 from tests.core.tiering.support import AGEING, CLUSTER, TIERING, fill, storage_in
 from tests.tier2.chunks import entry, head_of
 from tier2.filesystem import FilesystemStorage
-from tier2.storage import AlreadyExists, Buffer, ObjectStat, Storage, Unavailable
+from tier2.storage import AlreadyExists, Buffer, Data, ObjectStat, Storage, Unavailable
 
 OBJECTS = replace(TIERING, log_store=LogStore.OBJECT)
 CUTTING = replace(AGEING, log_store=LogStore.OBJECT)
@@ -64,9 +64,21 @@ class Faulty:
         self.gate = asyncio.Event()
         self.gate.set()
         self.met: list[str] = []
+        self.takes_state = asyncio.Event()
+        self.takes_state.set()
+        self.waiting = 0
+        self.state: list[str] = []  # what has been put without a condition
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
+
+    async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+        if key.startswith("state/"):
+            self.waiting += 1
+            await self.takes_state.wait()
+        stat = await self._inner.put(key, data, token=token)
+        self.state.append(key)
+        return stat
 
     async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
         if not key.startswith("log/"):
@@ -126,6 +138,31 @@ def test_the_log_is_cut_behind_a_stored_checkpoint(tmp_path: Path) -> None:
                 assert await contents(store, slot) == b"".join(written)
                 written += await fill(slot, 2 * OBJECTS.log_file_bytes)
                 assert await contents(store, slot) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_store_that_takes_no_checkpoint_delays_none_on_this_machine(tmp_path: Path) -> None:
+    """The state on disk keeps up with the log, and the log's objects stay; once the store takes it, they are cut."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        faulty.takes_state.clear()
+        async with store_on(tmp_path / "a", faulty, CUTTING) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            written = await fill(slot, MANY_FILES)
+            await until(lambda: container_of(store).files.bytes < 2 * OBJECTS.log_file_bytes)
+            await until(lambda: faulty.waiting > 0)
+            written += await fill(slot, OBJECTS.log_file_bytes)
+            end = container_of(store).log.durable_lsn
+            await until(lambda: store.containers[0].maintenance.position.lsn >= end)
+            assert [info async for info in storage.list("state/0/manifests/")] == []
+            faulty.takes_state.set()
+            await until(lambda: any(key.startswith("state/0/manifests/") for key in faulty.state))
+        async with store_on(tmp_path / "b", storage, CUTTING) as store:
+            assert await contents(store, found(store)) == b"".join(written)
         await storage.close()
 
     run(scenario())
