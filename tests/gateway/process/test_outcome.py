@@ -11,10 +11,12 @@ import pytest
 
 from core.errors import (
     AlreadyLocked,
+    CoordinatorAway,
     Corrupt,
     CorruptChunk,
     CorruptLog,
     CorruptState,
+    Deposed,
     MissingChunk,
     NotHosted,
     OutOfRange,
@@ -77,6 +79,8 @@ ENDS: Final[tuple[tuple[Exception, ExitCode], ...]] = (
     (MissingChunk("key", "offsets 0 to 9"), CORRUPT),
     (UnreadableRecord("version 9"), CORRUPT),
     (StorageFailure("the disk is gone"), STORAGE),
+    (Deposed(3, "its epoch is 8"), TAKEN),
+    (CoordinatorAway("it does not answer"), STORAGE),
     (StorageFull("no room"), STORAGE),
     (TierUnavailable("away"), STORAGE),
     (Denied("no rights"), CONFIGURATION),
