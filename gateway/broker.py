@@ -54,6 +54,7 @@ from gateway.groups.share.partitions import SharePartitions
 from gateway.groups.share.service import ShareGroups
 from gateway.groups.share.sessions import ShareSessions
 from gateway.groups.share.settings import share_settings
+from gateway.internal_topics.readable import ReadableTopics
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
 from gateway.kafka_configs.broker_configs import BrokerConfigs
@@ -287,6 +288,7 @@ class Broker:
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
+        self.all_topics = ReadableTopics(self.topics, self.internal_topics)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
         self.scram_users = await self._open_users()
@@ -297,7 +299,7 @@ class Broker:
         settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
-            self.config, self.store, self.clock, self.topics, homes, settings, self.elsewhere
+            self.config, self.store, self.clock, self.topics, self.all_topics, homes, settings, self.elsewhere
         )
         self.share = self._share_groups(homes)
         self.transactions = TransactionCoordinators(
@@ -420,6 +422,7 @@ class Broker:
             features=self.features,
             telemetry=self.telemetry,
             internal_topics=self.internal_topics,
+            all_topics=self.all_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,

@@ -18,6 +18,7 @@ from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.share.service import ShareGroups
+from gateway.internal_topics.readable import ReadableTopics
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
@@ -49,6 +50,7 @@ class Services:
     features: FinalizedFeatures
     telemetry: Telemetry
     internal_topics: InternalTopics
+    all_topics: ReadableTopics
     producers: ProducerIds
     new_producers: NewProducers
     groups: GroupCoordinators
@@ -68,5 +70,4 @@ class Services:
         """The topic of that name or id, real or internal, for whoever only looks at it."""
         if topic is None:
             return None
-        stream = self.topics.get(topic) if isinstance(topic, str) else self.topics.by_uuid(topic)
-        return stream or self.internal_topics.find(topic)
+        return self.all_topics.get(topic) if isinstance(topic, str) else self.all_topics.by_uuid(topic)

@@ -51,7 +51,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
 def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: Message) -> ErrorCode:
     if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
         return ErrorCode.topic_authorization_failed
-    stream = ctx.services.topics.get(name)
+    stream = ctx.services.all_topics.get(name)
     if stream is None or not 0 <= partition.partition_index < stream.slot_count:
         return ErrorCode.unknown_topic_or_partition
     if group is not None and group.is_subscribed_to(name):

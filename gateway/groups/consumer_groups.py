@@ -34,11 +34,11 @@ from gateway.groups.consumer.rows import STORING_TARGETS, all_keys, restored, ro
 from gateway.groups.consumer.rules import ConsumerRules, GroupSettings
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.journal import GroupJournal
+from gateway.groups.visible import VisibleTopics
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
-    from gateway.topics.topics import Topics
 
 ROWS_PER_RECORD_MAX: Final = 1_000
 """Rows in one record of the log."""
@@ -62,7 +62,7 @@ class ConsumerGroups:
         config: Config,
         clock: Clock,
         trusted: TrustedClock,
-        topics: Topics,
+        topics: VisibleTopics,
         settings: Callable[[str], GroupSettings],
         allowance: Allowance,
         journal: GroupJournal,
@@ -384,7 +384,7 @@ class ConsumerGroups:
 class _TopicView:
     """The topics as groups see them."""
 
-    def __init__(self, topics: Topics) -> None:
+    def __init__(self, topics: VisibleTopics) -> None:
         self._topics = topics
 
     def topic(self, name: str) -> Topic | None:

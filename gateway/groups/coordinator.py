@@ -49,11 +49,11 @@ from gateway.groups.journal import GroupJournal, TableStore
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import GROUPS_TABLE, KEY_TEXT_BYTES_MAX, decode_group
+from gateway.groups.visible import VisibleTopics
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
-    from gateway.topics.topics import Topics
 
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
@@ -89,7 +89,7 @@ class GroupCoordinator:
         config: Config,
         store: TableStore,
         clock: Clock,
-        topics: Topics,
+        topics: VisibleTopics,
         budget: GroupBudget,
         settings: Callable[[str], GroupSettings],
     ) -> None:

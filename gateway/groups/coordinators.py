@@ -19,6 +19,7 @@ from gateway.groups.consumer.rules import GroupSettings
 from gateway.groups.coordinator import AnyGroup, GroupBudget, GroupCoordinator
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import OffsetKey
+from gateway.groups.visible import VisibleTopics
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
@@ -34,6 +35,7 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         store: Store,
         clock: Clock,
         topics: Topics,
+        visible: VisibleTopics,
         homes: Homes,
         settings: Callable[[str], GroupSettings],
         elsewhere: Elsewhere,
@@ -41,7 +43,7 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         super().__init__(store, homes, self._made)
         self._config = config
         self._clock = clock
-        self._topics = topics
+        self._visible = visible
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._budget = GroupBudget(self.allowance, config.groups_max, self._count, self._is_shared)
         self.is_shared: Callable[[str], bool] = lambda _: False
@@ -97,7 +99,7 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         return min(known, default=None) if len(known) == len(found) else None
 
     def _made(self, container: Container) -> GroupCoordinator:
-        return GroupCoordinator(self._config, container, self._clock, self._topics, self._budget, self._settings)
+        return GroupCoordinator(self._config, container, self._clock, self._visible, self._budget, self._settings)
 
     def _topic_changed(self, stream: Stream) -> None:
         for coordinator in self.all():

@@ -4,8 +4,8 @@ Groups, offsets and transactions are rows of tables. Tools that watch groups rea
 asking for groups: for them each row is shown as the record that a Kafka would have (`messages.py`), in a partition of
 its container (`partitions.py`), and every change of a row as a further record. Nobody pays for that while nobody reads.
 
-Keeps: as long as there are groups or transactions, their topic is listed; by its name it is always found. A process
-that has a part of the containers does not know whether the others have any, and lists both. It shows its own
+Keeps: once somebody has asked for a coordinator, and as long as there are groups or transactions, their topic is
+listed, as Kafka makes it then; by its name it is always found. A process that has a part of the containers does not know whether the others have any, and lists both. It shows its own
 containers' partitions, and all processes together show each partition once. A real topic of such a name, made by an
 earlier release, goes before.
 
@@ -32,6 +32,7 @@ from core.streams.state import new_stream
 from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
+from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.internal_topics.messages import (
     InternalRecord,
@@ -57,6 +58,8 @@ CONFIGS: Final = {"cleanup.policy": "compact", "compression.type": "producer", "
 """As Kafka sets them for its own."""
 _NAMESPACE: Final = UUID("8f0c6c0e-30a5-4a8c-9d0e-6f4d8a6f7e15")
 _TABLES: Final = {CONSUMER_OFFSETS: (OFFSETS_TABLE, GROUPS_TABLE), TRANSACTION_STATE: (TRANSACTIONS_TABLE,)}
+_SAME_USE: Final = {CONSUMER_OFFSETS: (CONSUMER_TABLE,)}
+"""Tables whose rows are not shown, and are in use of the topic all the same."""
 
 
 class Offsets:
@@ -120,6 +123,7 @@ class InternalTopic:
         self._passing = asyncio.Lock()
         self._next_pass: asyncio.Task[None] | None = None  # not begun yet
         self._wanting: dict[int, Callable[[Row], None]] = {}  # of the next pass, by partition
+        self.is_asked_for = False
         places = [self.partitions.container_of(number) for number in range(self.partitions.count)]
         state = new_stream(
             stream_id=0,
@@ -148,10 +152,12 @@ class InternalTopic:
     @property
     def is_in_use(self) -> bool:
         """Whether there is anything to read, as far as it is known here."""
-        return self._store.is_shared or any(
+        if self.is_asked_for or self._store.is_shared:
+            return True
+        return any(
             len(hosted.container.table(name))
             for hosted in self._store.containers.values()
-            for name in _TABLES[self.name]
+            for name in (*_TABLES[self.name], *_SAME_USE.get(self.name, ()))
         )
 
     # --- Source of the partitions -------------------------------------------------------------
@@ -265,6 +271,10 @@ class InternalTopics:
         """The topic of that name or id, unless a real one has the name."""
         found = self._topics.get(topic) if isinstance(topic, str) else self._by_uuid.get(topic)  # type: ignore[arg-type]
         return None if found is None or self._store.streams.get(found.name) is not None else found.stream
+
+    def asked_for(self, name: str) -> None:
+        """Somebody wants a coordinator, whose topic it is."""
+        self._topics[name].is_asked_for = True
 
     def listed(self) -> list[Stream]:
         """The topics that hold anything."""

@@ -114,6 +114,7 @@ async def serving(
         store,
         clock,
         topics,
+        topics,
         Homes([store.home.id]),
         settings_of(config, lambda _: {}),
         Elsewhere(lambda container_id: None),

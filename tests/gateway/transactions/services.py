@@ -283,6 +283,7 @@ async def serving(
         store,
         clock,
         topics,
+        topics,
         Homes(containers),
         settings_of(config, lambda _: {}),
         Elsewhere(lambda container_id: None),
