@@ -21,6 +21,7 @@ from gateway.http.desk import ApiSources, Desk
 from gateway.http.guard import Guard
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
+from gateway.http.topics import TopicPages
 from gateway.long_term.view import tier2_chunk, tier2_records
 from gateway.metrics.exposition import CONTENT_TYPE, Exposition
 from gateway.security.acls import Operation, ResourceType
@@ -101,7 +102,7 @@ def build(
         ),
     )
     desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
-    api = Api(desk, operations)
+    api = Api(desk, (*operations, *TopicPages(desk).endpoints()))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},

@@ -5,10 +5,11 @@ Keeps: a right is asked for before anything is looked up; no body is larger than
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
+from kio.schema.errors import ErrorCode
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -19,14 +20,29 @@ from gateway.http.guard import Guard
 from gateway.http.models import Overview
 from gateway.http.problems import Problem, no_such_stream, not_ready
 from gateway.http.records import TopicRecords
+from gateway.http.topic_table import TopicTable
 from gateway.metrics.sources import Sources
+from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.security.authorizer import Authorizer
+from gateway.services import Services
 
 BODY_BYTES_MAX: Final = 1 << 20
 LISTED_MAX: Final = 1_000
 """Most streams, or groups, in one answer."""
 INT_MAX: Final = 2**53
+REFUSAL_CHARS_MAX: Final = 1_000
+STATUSES: Final[Mapping[ErrorCode, tuple[int, str]]] = {
+    ErrorCode.invalid_config: (400, "Not a valid configuration"),
+    ErrorCode.invalid_request: (400, "Not understood"),
+    ErrorCode.unknown_topic_or_partition: (404, "No such topic"),
+    ErrorCode.group_id_not_found: (404, "No such group"),
+    ErrorCode.not_coordinator: (404, "No such group here"),
+    ErrorCode.non_empty_group: (409, "The group has members"),
+    ErrorCode.unknown_member_id: (409, "The group has members"),
+    ErrorCode.policy_violation: (409, "Not allowed by a bound"),
+}
+"""Statuses of Kafka's refusals; another one may pass by itself."""
 TOPIC: Final = ResourceType.TOPIC
 """The type of resource that a stream is to the authorizer."""
 
@@ -47,6 +63,8 @@ class ApiSources(Sources):
     totals: Totals
     authorizer: Authorizer | None
     records: TopicRecords
+    topics: TopicTable
+    services: Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +123,12 @@ def number(request: Request, name: str, default: int | None, most: int, *, least
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) < least:
         raise Problem(400, "Not a number", f"{name} takes a whole number of {least} or more, not {text[:100]!r}")
     return min(int(text), most)
+
+
+def problem_of(refusal: Refusal) -> Problem:
+    """A refusal that a Kafka client would get, as one over HTTP."""
+    status, title = STATUSES.get(refusal.code, (503, "Not done"))
+    return Problem(status, title, f"{refusal.code.name}: {refusal}"[:REFUSAL_CHARS_MAX])
 
 
 async def read_body(request: Request) -> bytes:

@@ -19,7 +19,9 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import h11
 from pydantic import BaseModel
@@ -32,7 +34,7 @@ from starlette.routing import Route
 from gateway.http import merging
 from gateway.http.api import EVENTS_DEFAULT, EVENTS_MAX
 from gateway.http.console import Console
-from gateway.http.desk import LISTED_MAX, read_body
+from gateway.http.desk import LISTED_MAX, answered, read_body
 from gateway.http.exchange import (
     ANSWER_BYTES_MAX,
     ANSWER_S_MAX,
@@ -54,6 +56,8 @@ from gateway.http.exchange import (
 from gateway.http.guard import Guard
 from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
+from gateway.http.topic_models import PartitionList, TopicList, TopicRow
+from gateway.http.topics import TopicsAsked
 from gateway.metrics.exposition import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
@@ -63,6 +67,8 @@ RECORD_CALLS_AT_ONCE: Final = 16
 """Requests for records, which may wait for some; each holds one answer, or one body."""
 LARGE_BYTES: Final = 64 << 10
 """Answers of more than this are merged in a thread."""
+SORTED_MAX: Final = 20_000
+"""Topics that are sorted together; some 10 MB while they are."""
 CONCERNS_MAX: Final = 100
 LINES: Final = "application/x-ndjson"
 
@@ -93,7 +99,11 @@ def front(
             Route("/api/v1/streams/{name}", whole.stream),
             Route("/api/v1/streams/{name}/map", whole.stream_map),
             Route("/api/v1/streams/{name}/scale", whole.scale, methods=["POST"]),
-            Route("/api/v1/streams/{name}/seal", whole.seal, methods=["POST"]),
+            Route("/api/v1/streams/{name}/seal", whole.any_changes, methods=["POST"]),
+            Route("/api/v1/topics", whole.topics),
+            Route("/api/v1/topics/{name}/partitions", whole.partitions),
+            Route("/api/v1/topics/{name}/configs", whole.same_everywhere),
+            Route("/api/v1/topics/{name}/configs", whole.any_changes, methods=["PATCH"]),
             Route("/api/v1/topics/{name}/records", whole.records, methods=["GET", "POST"]),
             Route("/api/v1/groups", whole.groups),
             Route("/api/v1/events", whole.events),
@@ -176,6 +186,33 @@ class _Front:
     async def stream_map(self, request: Request) -> Response:
         return await self._merged(request, StreamMap, merging.stream_map)
 
+    async def topics(self, request: Request) -> Response:
+        """A page in another order than that of names is cut from all that the workers find."""
+        asked = TopicsAsked.of(request)
+        if asked.order == "name" and not asked.descending:
+            return await self._merged(request, TopicList, merging.topics)
+        async with self._place():
+            found, truncated = await self._all_topics(request)
+            page = await asked.page(found.topics)
+        return answered(found.model_copy(update={"topics": list(page), "truncated": truncated}))
+
+    async def _all_topics(self, request: Request) -> tuple[TopicList, bool]:
+        """What the workers find, up to `SORTED_MAX` topics, by name; and whether there are more."""
+        whole, asked = asked_by(request), {"search": request.query_params.get("search", ""), "limit": str(LISTED_MAX)}
+        topics: list[TopicRow] = []
+        while True:
+            query = urlencode(asked | {"offset": str(len(topics))}).encode()
+            target = whole.target.partition(b"?")[0] + b"?" + query
+            answers = self._usable(await self._all(replace(whole, target=target)))
+            size = sum(len(answer.body) for answer in answers)
+            page = await _bounded(size, partial(_page_of, answers))
+            topics += page.topics
+            if not page.topics or len(topics) >= min(page.found, SORTED_MAX):
+                return page.model_copy(update={"topics": topics}), page.found > len(topics)
+
+    async def partitions(self, request: Request) -> Response:
+        return await self._merged(request, PartitionList, merging.partitions)
+
     async def groups(self, request: Request) -> Response:
         limit = _limit(request, LISTED_MAX, LISTED_MAX)
         return await self._merged(request, GroupList, lambda answers: merging.groups(answers, limit))
@@ -204,7 +241,7 @@ class _Front:
             order = await self._by_bytes(asked)
             return (await self._first(asked, {404, 409, 503}, order)).passed_on()
 
-    async def seal(self, request: Request) -> Response:
+    async def any_changes(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""
         self._guard.check_write(request.headers)
         async with self._place():
@@ -355,6 +392,10 @@ class _Front:
                     complete = False
             if complete:
                 yield COMPLETE
+
+
+def _page_of(answers: Sequence[Answer]) -> TopicList:
+    return merging.topics([TopicList.model_validate_json(answer.body) for answer in answers])
 
 
 async def _bounded(size: int, work: Callable[[], _T]) -> _T:

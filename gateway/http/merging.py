@@ -25,6 +25,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 from gateway.metrics.merging import merged
 
 _S = TypeVar("_S", bound=StreamSummary)
@@ -84,6 +85,48 @@ def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
             "segments": [segment.model_copy(update=_measured(by_id[segment.id])) for segment in newest.segments],
         }
     )
+
+
+def topics(answers: Sequence[TopicList]) -> TopicList:
+    """The same page of all workers, which know the same names."""
+    by_name: dict[str, list[TopicRow]] = {}
+    for answer in answers:
+        for row in answer.topics:
+            by_name.setdefault(row.name, []).append(row)
+    most = max(len(answer.topics) for answer in answers)
+    return TopicList(
+        topics=[_added(by_name[name]) for name in sorted(by_name)[:most]],
+        found=max(answer.found for answer in answers),
+        total=max(answer.total for answer in answers),
+        truncated=any(answer.truncated for answer in answers),
+    )
+
+
+def _added(same: Sequence[TopicRow]) -> TopicRow:
+    """One topic as several workers see it."""
+    newest = max(same, key=lambda row: (row.partitions, row.state == "sealed", row.model_dump_json()))
+    return newest.model_copy(
+        update={
+            "bytes": sum(row.bytes for row in same),
+            "rate_bytes": fsum(row.rate_bytes for row in same),
+            "rate_events": fsum(row.rate_events for row in same),
+            "groups": sum(row.groups for row in same),
+        }
+    )
+
+
+def partitions(answers: Sequence[PartitionList]) -> PartitionList:
+    """Each partition as the worker tells it that has it; else as the one that knows the newest."""
+    newest = max(answers, key=lambda one: (one.total, one.model_dump_json()))
+    known: dict[int, list[PartitionRow]] = {}
+    for answer in answers:
+        for row in answer.partitions:
+            known.setdefault(row.partition, []).append(row)
+    rows = [
+        max(known[number], key=lambda row: (row.here, row.end_offset or 0, row.model_dump_json()))
+        for number in sorted(known)
+    ]
+    return newest.model_copy(update={"partitions": rows})
 
 
 def groups(answers: Sequence[GroupList], limit: int) -> GroupList:

@@ -11,6 +11,7 @@ from gateway.groups.lag import Lags
 from gateway.http.desk import ApiSources
 from gateway.http.models import Overview
 from gateway.http.records import TopicRecords
+from gateway.http.topic_table import TopicTable
 from gateway.metrics.activity import Activity
 from gateway.metrics.sources import chunk_bytes
 
@@ -24,7 +25,10 @@ def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     lags = Lags(services.groups, services.topics, services.clock, services.nodes, services.elsewhere)
     records = TopicRecords(services)
     totals = _Totals(services, phase, activity)
-    return ApiSources(services.store, services.clock, lags, activity, totals, services.authorizer, records)
+    table = TopicTable(services.store, activity, services.clock)
+    return ApiSources(
+        services.store, services.clock, lags, activity, totals, services.authorizer, records, table, services
+    )
 
 
 @dataclass(frozen=True, slots=True)

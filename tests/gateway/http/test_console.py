@@ -189,7 +189,7 @@ def test_colours_of_what_nobody_watched(tmp_path: Path) -> None:
             until_shown(browser, "bygone: 1 active segment")
             WebDriverWait(browser, WITHIN_S).until(lambda b: b.find_element(By.ID, "in-rate").text.endswith("/s"))
 
-            assert browser.find_element(By.ID, "ramp-max").text.endswith(("kB/s", "MB/s"))
+            assert browser.find_element(By.ID, "ramp-max").text.endswith(("KiB/s", "MiB/s"))
 
 
 @pytest.mark.parametrize("look", ["dark", "phone"])

@@ -546,6 +546,15 @@ def test_a_real_gateway(tmp_path: Path) -> None:
         told = until(lambda: (told := get(http, path))["epoch"] == scaled["epoch"] and told)
         before = next(one for one in told["epochs"][0]["segments"] if one["id"] == wanted["id"])
         assert before["bytes"] == wanted["bytes"]
+        (row,) = get(http, "/api/v1/topics?sort=-bytes")["topics"]
+        assert (row["name"], row["partitions"], row["bytes"]) == ("orders", 8, stream["appended_bytes"])
+        partitions = get(http, "/api/v1/topics/orders/partitions")["partitions"]
+        assert [(one["partition"], one["end_offset"], one["here"]) for one in partitions] == [
+            (number, 5, True) for number in range(8)
+        ]
+        change = {"set": {"retention.ms": "3600000"}}
+        assert call(http, "PATCH", "/api/v1/topics/orders/configs", change)[0] == 200
+        until(lambda: get(http, "/api/v1/topics")["topics"][0]["retention_ms"] == 3_600_000)
         for partition in range(8):  # each request reaches its partition's worker
             of_one = f"/api/v1/topics/orders/records?partition={partition}"
             status, _, added = call(http, "POST", of_one, {"records": [{"value": f"by http {partition}"}]})

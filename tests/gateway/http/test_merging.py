@@ -27,6 +27,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 
 COUNTS = st.integers(0, 1_000)
 RATES = st.floats(0, 1e9)
@@ -90,6 +91,16 @@ EVENTS = st.builds(
     ),
     limits=ordered(st.builds(LimitView, stream=NAMES, segment=COUNTS), lambda one: (one.stream, one.segment)),
 )
+TOPICS = st.builds(
+    TopicList,
+    topics=ordered(
+        st.builds(TopicRow, name=NAMES, bytes=COUNTS, groups=COUNTS, rate_bytes=RATES, rate_events=RATES),
+        lambda one: one.name,
+    ),
+)
+PARTITIONS = st.builds(
+    PartitionList, partitions=ordered(st.builds(PartitionRow, partition=st.integers(0, 3)), lambda one: one.partition)
+)
 OVERVIEWS = st.builds(Overview, phase=st.sampled_from(["serving", "stopping", "recovering"]))
 
 Merge = Callable[[Sequence[Any]], Any]
@@ -97,6 +108,8 @@ CASES: dict[str, tuple[st.SearchStrategy[Any], Merge]] = {
     "overview": (OVERVIEWS, merging.overview),
     "streams": (STREAMS, lambda answers: merging.streams(answers, 100)),
     "stream": (VIEWS, merging.stream),
+    "topics": (TOPICS, merging.topics),
+    "partitions": (PARTITIONS, merging.partitions),
     "map": (MAPS, merging.stream_map),
     "groups": (GROUPS, lambda answers: merging.groups(answers, 100)),
     "events": (EVENTS, lambda answers: merging.events(answers, 100)),
