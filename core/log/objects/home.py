@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 10
 """Attempts of a start: the former owner may remove what one is reading."""
-NEVER_MS: Final = 1 << 40
 DELETES_AT_ONCE: Final = 8
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
@@ -119,7 +118,7 @@ class LogObjects:
 
     def new_writer(self, logs: Path, name: str, config: StoreConfig) -> NewWriter:
         """A factory of the log's writer: objects are the truth, files the cache, which nothing waits for."""
-        cache_config = replace(config, sync_mode=SyncMode.INTERVAL, sync_interval_ms=NEVER_MS)
+        cache_config = replace(config, sync_mode=SyncMode.NEVER)
 
         def new_cache(size: int, reports: LogReports) -> LogWriter:
             return FileWriter(logs, name, size, cache_config, reports)
