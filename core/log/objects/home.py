@@ -152,28 +152,32 @@ class LogObjects:
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         manifest = Manifest(start, self._owned.place.epoch, lsn, files)
-        key = manifest_key(self._container, manifest)
-        await self._storage.put(key, manifest.encode())
+        await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
         self._stored_lsn = first_lsn
-        await self._remove_before(key, manifest)
-
-    async def _remove_before(self, key: str, manifest: Manifest) -> None:
-        """Remove what no start reads any more: older manifests and their files, and groups; fences stay."""
-        gone: list[str] = []
-        async for info in self._storage.list(manifests_prefix(self._container)):
-            if info.key < key:
-                gone.append(info.key)
-        named = {file.key for file in manifest.files}
-        own = f"{files_prefix(self._container)}{manifest.epoch + 1:020d}"
-        async for info in self._storage.list(files_prefix(self._container)):
-            if info.key < own and info.key not in named:
-                gone.append(info.key)
-        async for info in self._storage.list(log_prefix(self._container)):
-            if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
-                gone.append(info.key)
-        for begin in range(0, len(gone), DELETES_AT_ONCE):
-            await asyncio.gather(*(self._storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+        await remove_before(self._storage, self._container, manifest)
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
+
+
+async def remove_before(storage: Storage, container: int, manifest: Manifest) -> None:
+    """Remove what no start reads any more behind a stored manifest: older ones and their files, and groups.
+
+    Fences stay. Raises StorageError.
+    """
+    gone: list[str] = []
+    key = manifest_key(container, manifest)
+    async for info in storage.list(manifests_prefix(container)):
+        if info.key < key:
+            gone.append(info.key)
+    named = {file.key for file in manifest.files}
+    own = f"{files_prefix(container)}{manifest.epoch + 1:020d}"
+    async for info in storage.list(files_prefix(container)):
+        if info.key < own and info.key not in named:
+            gone.append(info.key)
+    async for info in storage.list(log_prefix(container)):
+        if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
+            gone.append(info.key)
+    for begin in range(0, len(gone), DELETES_AT_ONCE):
+        await asyncio.gather(*(storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
 
 
 def is_marked(directory: Path) -> bool:
