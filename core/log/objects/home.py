@@ -144,13 +144,12 @@ class LogObjects:
             return
         start = self._places.get(first_lsn, Place(self._owned.place.epoch, first_lsn))
         scratch = self._directory / SNAPSHOT
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        await _ended_in_thread(_made_anew, scratch)
         try:
-            await asyncio.to_thread(scratch.mkdir)
             await snapshot(scratch)
             files = await self._uploads.upload(scratch)
         finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await _ended_in_thread(_removed, scratch)
         manifest = Manifest(start, self._owned.place.epoch, lsn, files)
         await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
         self._stored_lsn = first_lsn
@@ -178,6 +177,25 @@ async def remove_before(storage: Storage, container: int, manifest: Manifest) ->
             gone.append(info.key)
     for begin in range(0, len(gone), DELETES_AT_ONCE):
         await asyncio.gather(*(storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+
+
+async def _ended_in_thread(work: Callable[[Path], None], path: Path) -> None:
+    """Do it in a thread, and return only when it has ended, also when cancelled: nothing goes on behind a stop."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, path))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        raise
+
+
+def _made_anew(directory: Path) -> None:
+    _removed(directory)
+    directory.mkdir()
+
+
+def _removed(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_marked(directory: Path) -> bool:

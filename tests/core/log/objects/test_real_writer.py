@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from core.errors import StorageFailure
-from core.log.format import FILE_HEADER_SIZE, Buffer, FileHeader
+from core.log.format import FILE_HEADER_SIZE, KIND_UPDATE, Buffer, FileHeader, decode_frame, encode_frame
 from core.log.interface import LogReports, LogWriter, SyncStats
 from core.log.log_file import LogFile, LogPosition
 from core.log.objects import writer as writing
@@ -204,13 +204,15 @@ class Owner:
         owned = self.taking.result()
         for group in owned.groups:
             stretch = self.stretches[group.place]
-            data = bytes(await read_bytes(self.storage, CONTAINER, group, stretch))
+            data = memoryview(await read_bytes(self.storage, CONTAINER, group, stretch))
+            position = 0
             if stretch.position == 0:
                 self.starts[group.place.lsn] = group.place
-                data = data[FILE_HEADER_SIZE:]
-            size = len(data) // (group.last_lsn + 1 - group.place.lsn)
-            for place in range(group.last_lsn + 1 - group.place.lsn):
-                self.written[group.place.lsn + place] = data[place * size : (place + 1) * size]
+                position = FILE_HEADER_SIZE
+            while position < len(data):
+                frame = decode_frame(data, position, stretch.file_id)
+                self.written[frame.lsn] = bytes(data[position : frame.end])
+                position = frame.end
         self.door.is_taking = False
         self.epoch, self.next_lsn, self.stored_lsn = owned.place.epoch, owned.place.lsn, owned.place.lsn - 1
         settings = ObjectLog(storage=self.storage, container=CONTAINER, place=owned.place, linger_s=0.0)
@@ -233,7 +235,8 @@ class Owner:
 
     def append(self) -> None:
         assert self.writer is not None
-        data = b"%3d %8d" % (self.number, self.next_lsn)
+        body = b"by owner %d" % self.number
+        data = encode_frame(self.next_lsn, self.stored_lsn, self.number + 1, KIND_UPDATE, body)
         self.written[self.next_lsn] = data
         self.position += len(data)
         self.writer.write([data[:3], data[3:]], LogPosition(self.next_lsn, self.file_lsn, self.position))
@@ -478,10 +481,10 @@ def test_no_schedule_loses_or_doubles_what_was_acknowledged() -> None:
 @pytest.mark.parametrize(
     ("planted", "what"),
     [
-        ({"deletes_fences": True}, "lost|twice"),
+        ({"deletes_fences": True}, "lost|twice|cannot go on"),
         ({"sequence_only": True}, "cannot go on|lost|twice"),
-        ({"replaced": {"Window": AcknowledgesAtOnce}}, "lost|twice"),
-        ({"replaced": {"outcome": believes_every_refusal}}, "lost|twice"),
+        ({"replaced": {"Window": AcknowledgesAtOnce}}, "lost|twice|cannot go on"),
+        ({"replaced": {"outcome": believes_every_refusal}}, "lost|twice|cannot go on"),
     ],
     ids=["deletes fences", "names by sequence", "acknowledges out of order", "believes every refusal"],
 )
