@@ -48,7 +48,10 @@ async def read_header(storage: Storage, container: int, place: Place) -> Decoded
 
 async def read_bytes(storage: Storage, container: int, group: Group, stretch: Stretch) -> Buffer:
     """The bytes of the log in a group. Raises BadLogObject, StorageError (ObjectNotFound: it was removed)."""
-    data = await storage.get_range(log_key(container, group.place), HEADER_SIZE, stretch.size)
+    try:
+        data = await storage.get_range(log_key(container, group.place), HEADER_SIZE, stretch.size)
+    except Corrupt as error:
+        raise BadLogObject(str(error)) from error
     check_data(stretch, data)
     return data
 

@@ -117,9 +117,9 @@ class Door:
 
     async def list(self, prefix: str, *, after: str = "") -> AsyncIterator[ObjectInfo]:
         await self._leave()
-        for key in sorted(self._objects.stored):
+        for key, data in sorted(self._objects.stored.items()):
             if key.startswith(prefix) and key > after:
-                yield ObjectInfo(key=key, size=len(self._objects.stored[key]), modified_ms=0)
+                yield ObjectInfo(key=key, size=len(data), modified_ms=0)
 
     async def delete(self, key: str) -> None:
         self._objects.stored.pop(key, None)
