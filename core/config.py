@@ -23,6 +23,7 @@ class SyncMode(enum.Enum):
 
     GROUP = "group"  # synced to disk, many appends in one sync
     INTERVAL = "interval"  # written to the operating system; synced every interval
+    NEVER = "never"  # not by these files: they are a copy, which a start makes anew
 
 
 class LogStore(enum.Enum):

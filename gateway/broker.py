@@ -64,7 +64,7 @@ from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
-from gateway.long_term.log_objects import check_conditions, of_cluster
+from gateway.long_term.log_objects import check_conditions, check_containers, of_cluster
 from gateway.long_term.opening import is_private, open_storage, place_of, storage_of_log, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
@@ -246,6 +246,8 @@ class Broker:
                 extra={"reads": admission.place, "writes": str(self._data.path / DRILL_DIRECTORY)},
             )
         await admission.look()
+        if holds_log:
+            await check_containers(self._storage, place_of(self.config), self._data.layout.containers)
         self._admission = admission
         self._long_term = LongTermStorage(
             storage=self._storage,

@@ -74,8 +74,8 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
         yield f"{said}: it needs long-term storage: set tier2"
     elif isinstance(place, Directory) and _real(place.below(config.data_dir)).is_relative_to(data):
         yield f"{said}: {origins.said('tier2')} lies in the data directory: allowed: a place that outlives it"
-    if config.workers != 1 or config.containers > 1 or config.data_dirs:
-        yield f"{said}: allowed: with workers = 1, one container and no data.dirs"
+    if config.workers != 1:
+        yield f"{said}: {origins.said('workers')}: what workers share is on this disk: allowed: workers = 1"
     for listener in config.kafka_listeners:
         protocol = config.protocol_of(listener.name)
         if protocol is None or "SASL" not in protocol.value:

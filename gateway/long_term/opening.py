@@ -41,6 +41,7 @@ S = TypeVar("S", bound=Storage)
 AGAIN_S: Final = 0.5
 """Pause between two tries to reach a storage."""
 TOLD_EVERY_S: Final = 10.0
+LOG_THREADS_MAX: Final = 256
 DISKS_FAULT: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -107,7 +108,8 @@ def storage_of_log(config: Config, containers: int, environ: Mapping[str, str] |
     Its calls are not repeated: the log's writer does that. A call that was given up keeps its thread for as long again
     at most, so there are two for each put.
     """
-    threads, timeout_s = 2 * config.log_object_inflight * containers, config.log_object_timeout_ms / 1000
+    threads = min(LOG_THREADS_MAX, 2 * config.log_object_inflight * containers)
+    timeout_s = config.log_object_timeout_ms / 1000
     match config.tier2:
         case Bucket() as place:
             from tier2.s3 import S3Storage

@@ -203,10 +203,9 @@ class ObjectWriter:
             parts.append(encode_file_header(header))
         for one in taken:
             parts += one.buffers
-        data = b"".join(parts)
-        position, self._position = self._position, self._position + len(data)
+        position, self._position = self._position, self._position + sum(map(len, parts))
         assert self._position == end.position, "the object's bytes do not end where the file's do"
-        return encode_group(self._settings.container, group, end.file_lsn, self._file_id, position, data)
+        return encode_group(self._settings.container, group, end.file_lsn, self._file_id, position, parts)
 
     async def _settle(self, group: Group, data: bytes) -> None:
         """Send the put until its outcome is known."""

@@ -256,8 +256,7 @@ class TestLogInObjects:
         [
             (("tier2=off",), "it needs long-term storage"),
             (("tier2=file",), "lies in the data directory"),
-            (("tier2=s3://b", "workers=2"), "one container"),
-            (("tier2=s3://b", "containers=2"), "one container"),
+            (("tier2=s3://b", "workers=2"), "workers = 2 (--set): what workers share is on this disk"),
             (
                 (
                     "tier2=s3://b",

@@ -240,3 +240,36 @@ def test_an_owner_that_slept_acknowledges_nothing(tmp_path: Path) -> None:
         await storage.close()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("harm", ["missing", "header", "bytes", "cut off"])
+def test_a_damaged_log_object_is_refused_by_name(tmp_path: Path, harm: str) -> None:
+    """Nothing is fenced or changed, and once the object is back the store starts with everything."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        async with store_on(tmp_path / "a", storage) as store:
+            slot = (await make(store)).slot(0)
+            for number in range(8):
+                await append(slot, text(number))
+        keys = [info.key async for info in storage.list("log/0/00000000000000000001/")]
+        key = keys[len(keys) // 2]
+        size = (await storage.stat(key) or pytest.fail("no object")).size
+        whole = await storage.get_range(key, 0, size)
+        harmed = {
+            "header": bytes([whole[0] ^ 1]) + whole[1:],
+            "bytes": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "cut off": whole[:-1],
+        }
+        await storage.delete(key)
+        if harm in harmed:
+            await storage.put(key, harmed[harm])
+        with pytest.raises(StorageFailure, match=rf"{key} .*\. (Nothing was changed; r|R)estore the object"):
+            async with store_on(tmp_path / "b", storage):
+                pass
+        await storage.put(key, whole)
+        async with store_on(tmp_path / "c", storage) as store:
+            assert await contents(store, found(store)) == b"".join(text(number) for number in range(8))
+        await storage.close()
+
+    run(scenario())
