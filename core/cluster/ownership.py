@@ -141,7 +141,9 @@ class _Container:
 class Ownership:
     """See the module. Times are seconds that never go back."""
 
-    def __init__(self, containers: Iterable[int]) -> None:
+    def __init__(self, containers: Iterable[int], *, rebalances: bool = True) -> None:
+        """`rebalances`: give containers away while another node has two less."""
+        self._rebalances = rebalances
         self._containers = {container: _Container(container) for container in containers}
         self._is_draining = False
         self._move_at_s = 0.0
@@ -183,8 +185,10 @@ class Ownership:
         if one.claim != claim:
             return []
         one.is_lost = True
+        if one.phase is not Phase.SERVING:
+            return []
         one.not_before_s = now_s + RETRY_S
-        return [one.leave()] if one.phase is Phase.SERVING else []
+        return [one.leave()]
 
     # What came of actions
 
@@ -269,7 +273,7 @@ class Ownership:
 
     def _moves(self, view: View, now_s: float) -> list[Action]:
         """Give one container away, if a node has two less than this one, and all is at rest."""
-        settled = all(
+        settled = self._rebalances and all(
             (owner := view.owners.get(container)) is not None and owner.stage is Stage.SERVING
             for container in self._containers
         )
