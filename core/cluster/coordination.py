@@ -11,8 +11,9 @@ lost it begins another life by itself. `core.cluster.ownership` decides what a n
 - `confirm`, and each answer of `read_epochs`, is linearizable: it sees each claim that was answered before its call.
 - The mirror (`owners`, `lives`) may be late, never wrong in its order. What a call of ours has changed is in the mirror
   when the call returns.
-- `is_fresh` becomes False before anybody else can hear that the lease has ended: it goes by a clock that also runs while
-  the machine sleeps (CLOCK_BOOTTIME), from the moment at which the last answered renewal was *sent*, with a margin.
+- `is_fresh` becomes False before anybody else can hear that the lease has ended: it goes by a clock that also runs
+  while the machine sleeps (CLOCK_BOOTTIME), from the moment at which the last answered renewal was *sent*, with a
+  margin.
 
 Calls raise CoordinatorAway when the coordinator does not answer within a bound of the implementation's. Then it is
 unknown whether the call had its effect: claims and confirmations may be sent again.
@@ -25,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from core.log.objects.protocol import Link
+
 LINKS_MAX: Final = 1_000
 """The most links that are kept for a container: the newest. There is one for each owner since its last checkpoint."""
 
@@ -34,15 +37,6 @@ class Stage(enum.StrEnum):
 
     OPENING = "opening"  # it reads the log; nobody serves
     SERVING = "serving"
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An epoch of a container's log ends before `lsn`; the log goes on with that LSN in `next_epoch`."""
-
-    epoch: int
-    lsn: int
-    next_epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
