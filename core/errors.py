@@ -119,6 +119,18 @@ class NotHosted(StoreError):
         self.container_id = container_id
 
 
+class CoordinatorAway(StoreError):
+    """The coordinator of the cluster does not answer just now. What was asked may have happened, or may still."""
+
+    kind = ErrorKind.RETRY
+
+
+class CoordinatorRefuses(StoreError):
+    """The coordinator of the cluster answers, and will not do what was asked: rights, certificates, bounds."""
+
+    kind = ErrorKind.CONFIG
+
+
 class Corrupt(StoreError):
     """Stored bytes fail their checks. Names the file, the position and what to do."""
 

@@ -11,6 +11,8 @@ from kio.schema.errors import ErrorCode
 import core.errors
 from core.errors import (
     AlreadyLocked,
+    CoordinatorAway,
+    CoordinatorRefuses,
     Corrupt,
     CorruptChunk,
     CorruptLog,
@@ -47,6 +49,7 @@ ERRORS: Final[tuple[StoreError, ...]] = (
     StorageFull("the log is full"),
     TooManyWriters(5),
     StorageFailure("the disk is gone"),
+    CoordinatorAway("it does not answer"),
     StoreClosed("stopping"),
     NotHosted(3),
     Corrupt(Path("a.log"), 0, "torn", "Restore it"),
@@ -57,6 +60,7 @@ ERRORS: Final[tuple[StoreError, ...]] = (
     CorruptChunk("key", 0, "torn"),
     CorruptState("it contradicts the log"),
     AlreadyLocked(Path("data"), "process 1"),
+    CoordinatorRefuses("no rights"),
 )
 
 STORAGE: Final = ErrorCode.kafka_storage_error
@@ -78,6 +82,7 @@ TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, Error
     TooManyWriters: (ErrorCode.not_enough_replicas, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StorageFull: (ErrorCode.not_enough_replicas, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StorageFailure: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, STORAGE),
+    CoordinatorAway: (STORAGE, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     NotHosted: (LEADER, LEADER, LEADER, STORAGE, LOST, OTHER),
     StoreClosed: (STORAGE, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     Corrupt: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
@@ -88,6 +93,7 @@ TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, Error
     CorruptChunk: (STORAGE, ErrorCode.corrupt_message, STORAGE, STORAGE, LOST, OTHER),
     CorruptState: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
     AlreadyLocked: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
+    CoordinatorRefuses: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
 }
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from core.errors import (
     AlreadyLocked,
+    CoordinatorAway,
+    CoordinatorRefuses,
     Corrupt,
     CorruptChunk,
     CorruptLog,
@@ -69,6 +71,7 @@ ENDS: Final[tuple[tuple[Exception, ExitCode], ...]] = (
     (CannotListen(":9092", OSError(errno.EADDRINUSE, "in use")), TAKEN),
     (CannotListen(":9092", OSError(errno.EADDRNOTAVAIL, "not ours")), CONFIGURATION),
     (TierMissing(), CONFIGURATION),
+    (CoordinatorRefuses("no rights"), CONFIGURATION),
     (AlreadyLocked(HERE, "process 1"), TAKEN),
     (Corrupt(HERE, 0, "torn", "Restore it"), CORRUPT),
     (CorruptLog(HERE, 0, "torn", "Restore it"), CORRUPT),
@@ -77,6 +80,7 @@ ENDS: Final[tuple[tuple[Exception, ExitCode], ...]] = (
     (MissingChunk("key", "offsets 0 to 9"), CORRUPT),
     (UnreadableRecord("version 9"), CORRUPT),
     (StorageFailure("the disk is gone"), STORAGE),
+    (CoordinatorAway("it does not answer"), STORAGE),
     (StorageFull("no room"), STORAGE),
     (TierUnavailable("away"), STORAGE),
     (Denied("no rights"), CONFIGURATION),
