@@ -48,6 +48,7 @@ from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
 from gateway.groups.share.coordinators import ShareCoordinators
+from gateway.groups.share.dead_letters import DeadLetters
 from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
 from gateway.groups.share.format import PARTITIONS_TABLE as SHARE_PARTITIONS_TABLE
 from gateway.groups.share.partitions import SharePartitions
@@ -317,6 +318,7 @@ class Broker:
         self.store.start_scaling()
         await self.groups.start()
         await self.share.coordinators.start()
+        self.share.partitions.start()
         await self.transactions.start()
         self.services = self._offered()
         self.apis = discover()
@@ -385,10 +387,21 @@ class Broker:
                 part.take_over()
 
     def _share_groups(self, homes: Homes) -> ShareGroups:
-        settings = share_settings(partial(self.resource_configs.own, ResourceType.GROUP))
-        partitions = SharePartitions(self.store, self.clock, self.topics, settings)
+        settings = share_settings(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.letters = DeadLetters(
+            self.config,
+            self.store,
+            self.clock,
+            self.topics,
+            self.openers,
+            settings,
+            self._peers.of_container,
+            validates_fully=validates_fully(self.config.record_validation),
+        )
+        partitions = SharePartitions(self.store, self.clock, self.topics, settings, self.letters)
         coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
-        return ShareGroups(coordinators, partitions, ShareSessions(partitions), settings)
+        sessions = ShareSessions(partitions, self.config.group_share_max_share_sessions)
+        return ShareGroups(coordinators, partitions, sessions, settings)
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
