@@ -49,6 +49,7 @@ from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
 from gateway.groups.share.coordinators import ShareCoordinators
 from gateway.groups.share.dead_letters import DeadLetters
+from gateway.groups.share.elsewhere import ShareElsewhere
 from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
 from gateway.groups.share.format import PARTITIONS_TABLE as SHARE_PARTITIONS_TABLE
 from gateway.groups.share.partitions import SharePartitions
@@ -401,7 +402,9 @@ class Broker:
         partitions = SharePartitions(self.store, self.clock, self.topics, settings, self.letters)
         coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
         sessions = ShareSessions(partitions, self.config.group_share_max_share_sessions)
-        return ShareGroups(coordinators, partitions, sessions, settings)
+        return ShareGroups(
+            coordinators, partitions, sessions, settings, ShareElsewhere(self.nodes, self._peers.of_container)
+        )
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""

@@ -344,6 +344,16 @@ class SharePartitions:
         stored = container.table(PARTITIONS_TABLE).get(encode_key(key))
         return None if stored is None else decode_partition(stored)
 
+    def position(self, key: PlaceKey, slot: Slot) -> tuple[int, int] | None:
+        """Where a group's open records begin, and how many there are, delivered ones too; None if it has not begun.
+        Raises NotHosted."""
+        state = self.look(key, slot)
+        if state is None:
+            return None
+        start = max(state.start, slot.start)
+        open_below_end = state.in_flight if state.start == start else max(state.end - start, 0)
+        return start, open_below_end + max(slot.durable_end - max(state.end, start), 0)
+
     async def begin_at(self, key: PlaceKey, slot: Slot, start: int) -> ErrorCode:
         """Have a group begin a partition anew; returns when that is durable. Raises NotHosted."""
         container = self._store.hosted(slot).container
