@@ -586,6 +586,11 @@ class Broker:
             offer_container(metrics, hosted)
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
+        metrics.counter(
+            "penstock_share_dead_letters_total",
+            "Records that share groups have given up, with a letter in a dead-letter topic",
+            lambda: self.letters.written,
+        )
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
         _offer_telemetry(metrics, self.telemetry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from kio.schema.errors import ErrorCode
 
@@ -14,8 +16,10 @@ from tests.gateway.groups.share.speaking import (
     acquired,
     configured,
     refused,
+    topic,
     write,
 )
+from tests.gateway.launching import http_get, serving
 from tests.likeness.asking import Server
 from tests.likeness.questions import NO_SHARE_GROUPS
 
@@ -80,6 +84,25 @@ def test_a_group_as_a_whole(member: Member) -> None:
     assert member.ask("ShareGroupDescribe", 1, group_ids=["g"])["groups"][0]["error_code"] == (
         ErrorCode.group_id_not_found
     )
+
+
+def test_lag_is_a_metric(tmp_path: Path) -> None:
+    """What a share group has not settled stands in /metrics, beside the letters that were written for it."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "log.file.bytes=4194304") as gateway:
+        ready = gateway.ready()
+        server = Server(ready["kafka"][0], own={})
+        member = Member(server, topic(ready["kafka"][0], "t"))
+        write(ready["kafka"][0], "t", *map(str, range(10)))
+        configured(server, share_auto_offset_reset="earliest")
+        member.join()
+        member.fetch(0, most=7)
+        member.settle(1, (0, 3, ACCEPT))
+        status, told = http_get(ready["http"], "/metrics")
+        server.close()
+
+    assert status == 200
+    assert 'penstock_group_lag{group="g",topic="t"} 6.0' in told
+    assert "penstock_share_dead_letters_total 0.0" in told
 
 
 def test_lowered_feature(server: Server, member: Member) -> None:
