@@ -48,6 +48,8 @@ from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of
 from gateway.groups.share.coordinators import ShareCoordinators
+from gateway.groups.share.dead_letters import DeadLetters
+from gateway.groups.share.elsewhere import ShareElsewhere
 from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
 from gateway.groups.share.format import PARTITIONS_TABLE as SHARE_PARTITIONS_TABLE
 from gateway.groups.share.partitions import SharePartitions
@@ -324,6 +326,7 @@ class Broker:
         self.store.start_scaling()
         await self.groups.start()
         await self.share.coordinators.start()
+        self.share.partitions.start()
         await self.transactions.start()
         self.services = self._offered()
         self.apis = discover()
@@ -392,10 +395,23 @@ class Broker:
                 part.take_over()
 
     def _share_groups(self, homes: Homes) -> ShareGroups:
-        settings = share_settings(partial(self.resource_configs.own, ResourceType.GROUP))
-        partitions = SharePartitions(self.store, self.clock, self.topics, settings)
+        settings = share_settings(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.letters = DeadLetters(
+            self.config,
+            self.store,
+            self.clock,
+            self.topics,
+            self.openers,
+            settings,
+            self._peers.of_container,
+            validates_fully=validates_fully(self.config.record_validation),
+        )
+        partitions = SharePartitions(self.store, self.clock, self.topics, settings, self.letters)
         coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
-        return ShareGroups(coordinators, partitions, ShareSessions(partitions), settings)
+        sessions = ShareSessions(partitions, self.config.group_share_max_share_sessions)
+        return ShareGroups(
+            coordinators, partitions, sessions, settings, ShareElsewhere(self.nodes, self._peers.of_container)
+        )
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
@@ -580,6 +596,11 @@ class Broker:
             offer_container(metrics, hosted)
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
+        metrics.counter(
+            "penstock_share_dead_letters_total",
+            "Records that share groups have given up, with a letter in a dead-letter topic",
+            lambda: self.letters.written,
+        )
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
         _offer_telemetry(metrics, self.telemetry)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.addresses import UNNAMED, ListenAddress, check_dialable, host_port
 from gateway.config.fields import allowed
+from gateway.config.groups import BOUNDED_GROUP_KEYS
 from gateway.config.listeners import IDLE_MS_MIN
 from gateway.config.model import Config
 from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
@@ -51,7 +52,7 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if low > high:
         key = "group.min.session.timeout.ms"
         yield f"{origins.said(key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
-    yield from _consumer_bounds(config, origins)
+    yield from _group_bounds(config, origins)
     if not config.retention_ms:
         key = next(key for key in RETENTION_KEYS if getattr(config, key.replace(".", "_")) is not None)
         yield f"{origins.said(key)}: allowed: {_allowed(key)}; records would go as they come"
@@ -85,21 +86,26 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
             yield f"{said}: {', '.join(scram)} keeps credentials in the log, which must not leave the data directory"
 
 
-def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
-    """The settings of consumer groups lie within the bounds for those of single groups."""
-    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
-        at, low, high = (
-            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
-        )
-        key = f"group.consumer.{what}"
-        if at < low:
-            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
-        if at > high:
-            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
-    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
-    if heartbeat_ms >= session_ms:
-        key = "group.consumer.heartbeat.interval.ms"
-        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
+def _group_bounds(config: Config, origins: Origins) -> Iterator[str]:
+    """The settings of groups lie within the bounds for those of single groups."""
+    for protocol, keys in BOUNDED_GROUP_KEYS.items():
+        for what in keys:
+            at, low, high = (
+                getattr(config, f"group_{protocol}_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
+            )
+            key = f"group.{protocol}.{what}"
+            if at < low:
+                yield f"{origins.said(key)}: allowed: at least group.{protocol}.min.{what}, which is {low}"
+            if at > high:
+                yield f"{origins.said(key)}: allowed: at most group.{protocol}.max.{what}, which is {high}"
+        heartbeat_ms = getattr(config, f"group_{protocol}_heartbeat_interval_ms")
+        session_ms = getattr(config, f"group_{protocol}_session_timeout_ms")
+        if heartbeat_ms >= session_ms:
+            key = f"group.{protocol}.heartbeat.interval.ms"
+            yield f"{origins.said(key)}: allowed: less than group.{protocol}.session.timeout.ms, which is {session_ms}"
+    if config.group_share_max_share_sessions < config.group_share_max_size:
+        said = origins.said("group.share.max.share.sessions")
+        yield f"{said}: allowed: at least group.share.max.size, which is {config.group_share_max_size}"
 
 
 def _directories(config: Config, origins: Origins) -> Iterator[str]:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
 from gateway.config.fields import INT_MAX, LONG_MAX
+
+BOUNDED_GROUP_KEYS: Final[Mapping[str, Sequence[str]]] = {
+    "consumer": ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"),
+    "share": (
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+        "record.lock.duration.ms",
+        "delivery.count.limit",
+        "partition.max.record.locks",
+    ),
+}
+"""Settings for which there is a least and a largest value, by protocol: `group.PROTOCOL.min.SETTING`, and `max`."""
 
 
 class GroupKeys(BaseModel):

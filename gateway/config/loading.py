@@ -43,6 +43,7 @@ from gateway.config.quantities import in_unit_of
 from gateway.config.scaling import ScalingKeys
 from gateway.config.secrets import SecretFileKeys, with_files
 from gateway.config.security import SecurityKeys
+from gateway.config.share_groups import ShareGroupKeys
 from gateway.config.tiering import TieringKeys
 from gateway.config.topics import TopicKeys
 from gateway.config.transactions import TransactionKeys
@@ -56,6 +57,7 @@ TITLES: Final[Mapping[type[BaseModel], str]] = {
     TopicKeys: "Topics",
     ScalingKeys: "Scaling",
     GroupKeys: "Groups",
+    ShareGroupKeys: "Groups",
     TransactionKeys: "Transactions",
     BoundKeys: "Bounds",
     LogLineKeys: "Log lines",

@@ -29,6 +29,7 @@ from gateway.config.machine import default_cache_bytes
 from gateway.config.scaling import ScalingKeys
 from gateway.config.secrets import SecretFileKeys
 from gateway.config.security import ListenerSecurity, SecurityKeys, SecurityProtocol, parse_protocols
+from gateway.config.share_groups import ShareGroupKeys
 from gateway.config.tiering import TieringKeys
 from gateway.config.topics import TopicKeys
 from gateway.config.transactions import TransactionKeys
@@ -39,6 +40,7 @@ class Config(
     LogLineKeys,
     AuditKeys,
     AuthorizerKeys,
+    ShareGroupKeys,
     GroupKeys,
     TransactionKeys,
     ScalingKeys,

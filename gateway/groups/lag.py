@@ -1,4 +1,5 @@
-"""The lag of consumer groups of this node, over the partitions of all nodes.
+"""The lag of groups of this node, over the partitions of all nodes: what consumer groups have not committed, and what
+share groups have not settled.
 
 Keeps: counting takes at most `OFFSETS_AT_ONCE` offsets at a time on the event loop, and runs at most once a second,
 whatever the number of requests.
@@ -13,11 +14,14 @@ from typing import Final
 
 from core.clock import Clock
 from core.streams.live import Stream
+from core.turns import in_turns
 from gateway.cluster.nodes import Nodes
 from gateway.groups.coordinator import AnyGroup, GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Bounds, Elsewhere
 from gateway.groups.persistence import CommittedOffset
+from gateway.groups.share.group import ShareGroup
+from gateway.groups.share.service import ShareGroups
 from gateway.topics.topics import Topics
 
 OFFSETS_AT_ONCE: Final = 1_000
@@ -28,7 +32,7 @@ NOT_TOLD: Final = Bounds(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class TopicLag:
-    """One group's lag on one topic, over the partitions with a committed offset."""
+    """One group's lag on one topic, over the partitions with a committed offset, or that a share group has begun."""
 
     partitions: int
     lag: int
@@ -57,6 +61,7 @@ class Lags:
     clock: Clock
     nodes: Nodes
     elsewhere: Elsewhere
+    share: ShareGroups
     found: list[GroupLag] = field(default_factory=list)
     measured_ms: int = 0
     _counted_s: float | None = None
@@ -82,7 +87,24 @@ class Lags:
                 for topic, offsets in coordinator.offsets.of_group(group.group_id).items()
             }
             found.append(GroupLag(group.group_id, str(group.state), group.member_count, topics))
+        for shared in list(self.share.coordinators):
+            found.append(await self._of_share_group(shared))
         return found
+
+    async def _of_share_group(self, group: ShareGroup) -> GroupLag:
+        """A share group's lag, over the partitions that it has begun."""
+        behind: dict[str, list[int]] = {}
+        async for key in in_turns(self.share.partitions.begun(group.group_id)):
+            stream = self.topics.by_uuid(key.topic)
+            if stream is not None and key.partition < stream.slot_count:
+                position = self.share.partitions.position(key, stream.slot(key.partition))
+                if position is not None:
+                    behind.setdefault(stream.name, []).append(position[1])
+        if not self.nodes.is_alone:
+            for place, told in (await self.share.elsewhere.begun(group.group_id)).items():
+                behind.setdefault(place.topic, []).append(max(told.lag, 0))
+        topics = {topic: TopicLag(len(lags), sum(lags)) for topic, lags in behind.items()}
+        return GroupLag(group.group_id, group.state, len(group.members), topics)
 
     async def _all(self) -> AsyncIterator[tuple[GroupCoordinator, AnyGroup]]:
         """All groups; others have their turn at the loop after each `OFFSETS_AT_ONCE` offsets."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     """Build the sources of the REST API once; the caller caches them. `phase` names the broker's phase at a call."""
     activity = Activity(services.store)
-    lags = Lags(services.groups, services.topics, services.clock, services.nodes, services.elsewhere)
+    lags = Lags(services.groups, services.topics, services.clock, services.nodes, services.elsewhere, services.share)
     records = TopicRecords(services)
     totals = _Totals(services, phase, activity)
     table = TopicTable(services.store, activity, services.clock)
