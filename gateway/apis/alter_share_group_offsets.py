@@ -1,5 +1,7 @@
 """AlterShareGroupOffsets (key 91), version 0 (KIP-932): sets the start offsets of a share group without members.
 
+A group that does not exist is made, as in Kafka: an operator can say where it begins before its first member comes.
+
 Keeps: an answer without an error is durable; what was settled or delivered before counts no longer.
 """
 
@@ -26,6 +28,8 @@ async def alter_share_group_offsets(ctx: RequestContext, request: Message) -> Ma
         return {"error_code": NOT_SERVED, "error_message": NOT_SERVED_TEXT}
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     try:
+        if not is_worker(ctx):
+            await ctx.services.share.coordinators.of(request.group_id).ensure(request.group_id)
         empty_group(ctx, request.group_id)
     except Refusal as refusal:
         return refused(refusal)

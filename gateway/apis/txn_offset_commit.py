@@ -74,7 +74,7 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
 
 
 async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCommit]) -> list[ErrorCode]:
-    groups = ctx.services.groups.of(request.group_id)
+    groups, all_topics = ctx.services.groups.of(request.group_id), ctx.services.all_topics
     identity = Identity(request.producer_id, request.producer_epoch)
     writes = GroupWrites(ctx.services.transactions, request.transactional_id, identity, request.group_id)
     try:
@@ -85,7 +85,7 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
             request.member_id,
             request.group_instance_id,
             request.generation_id,
-            [(stream.uuid, c.partition) for c in commits if (stream := ctx.services.all_topics.get(c.topic)) is not None],
+            [(stream.uuid, c.partition) for c in commits if (stream := all_topics.get(c.topic)) is not None],
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)

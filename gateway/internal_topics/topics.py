@@ -5,9 +5,9 @@ asking for groups: for them each row is shown as the record that a Kafka would h
 its container (`partitions.py`), and every change of a row as a further record. Nobody pays for that while nobody reads.
 
 Keeps: once somebody has asked for a coordinator, and as long as there are groups or transactions, their topic is
-listed, as Kafka makes it then; by its name it is always found. A process that has a part of the containers does not know whether the others have any, and lists both. It shows its own
-containers' partitions, and all processes together show each partition once. A real topic of such a name, made by an
-earlier release, goes before.
+listed, as Kafka makes it then; by its name it is always found. A process that has a part of the containers does not
+know whether the others have any, and lists both. It shows its own containers' partitions, and all processes together
+show each partition once. A real topic of such a name, made by an earlier release, goes before.
 
 Table `internaltopics` of each container: b"next" -> u32 big-endian, the number of the next block of offsets of its
 partitions. Block n begins at n * 2^42: 4 * 10^12 changes of one partition, for two million processes that are read

@@ -86,6 +86,21 @@ def test_a_group_as_a_whole(member: Member) -> None:
     )
 
 
+def test_a_group_begins_where_an_operator_says(server: Server, address: str, member: Member) -> None:
+    """Before its first member, too: setting offsets makes the group, as in Kafka. With a member they stand."""
+    places = [{"topic_name": "t", "partitions": [{"partition_index": 0, "start_offset": 7}]}]
+    assert member.ask("AlterShareGroupOffsets", 0, topics=places)["error_code"] == ErrorCode.non_empty_group
+    member.leave()
+    member.ask("DeleteGroups", 2, groups_names=["g"])
+
+    told = member.ask("AlterShareGroupOffsets", 0, topics=places)
+    assert [p["error_code"] for t in told["responses"] for p in t["partitions"]] == [ErrorCode.none]
+    (group,) = member.ask("ShareGroupDescribe", 1, group_ids=["g"])["groups"]
+    assert (group["error_code"], group["group_state"], group["members"]) == (ErrorCode.none, "Empty", [])
+    member.join()
+    assert acquired(member.fetch(0)) == [(7, 9, 1)]
+
+
 def test_lag_is_a_metric(tmp_path: Path) -> None:
     """What a share group has not settled stands in /metrics, beside the letters that were written for it."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "log.file.bytes=4194304") as gateway:
