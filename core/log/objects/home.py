@@ -116,9 +116,7 @@ class LogObjects:
         )
 
     @classmethod
-    async def _take(
-        cls, log: LogStorage, container: int, directory: Path, logs: Path, claimed: Claimed | None
-    ) -> Self:
+    async def _take(cls, log: LogStorage, container: int, directory: Path, logs: Path, claimed: Claimed | None) -> Self:
         storage = log.storage
         await asyncio.to_thread(_mark, directory, logs, container)
         stretches: dict[Place, Stretch] = {}
