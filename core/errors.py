@@ -103,6 +103,16 @@ class StorageFailure(StoreError):
     kind = ErrorKind.FAILED
 
 
+class Deposed(StorageFailure):
+    """Another owner has the container. What was on its way is in the log that it reads, or is not: it can tell."""
+
+    kind = ErrorKind.FENCED
+
+    def __init__(self, container_id: int, why: str) -> None:
+        super().__init__(f"another gateway has taken over container {container_id}: {why}")
+        self.container_id = container_id
+
+
 class StoreClosed(StoreError):
     """The store is stopping or has stopped."""
 

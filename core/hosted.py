@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -26,10 +27,11 @@ from core.config import StoreConfig
 from core.container.container import CONTAINER_TABLE, Container
 from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
-from core.errors import OutOfRange, StorageFailure, TierMissing, UnknownStream
+from core.errors import Deposed, OutOfRange, StorageFailure, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.interface import LogReports, LogWriter, NewWriter
-from core.log.objects.home import LogObjects, is_marked
+from core.log.objects.home import Claimed, LogObjects, is_marked
+from core.log.objects.protocol import Link
 from core.log.records import Trim
 from core.log.writer import FileWriter
 from core.reading.reader import Reader
@@ -86,6 +88,8 @@ class HostedContainer:
 
     def __init__(self, container: Container, scale: Scale, archive: LogObjects | None = None) -> None:
         self.container = container
+        self.is_claimed = False  # a coordinator gives the epochs
+        self._archive = archive
         self.catalog = Catalog(container)
         self.reader = Reader(container, self.catalog, container.config)
         self.maintenance = Maintenance(container, self.catalog, archive)
@@ -114,10 +118,12 @@ class HostedContainer:
         stream_changed: StreamChanged,
         scale: Scale,
         log_storage: Storage | None = None,
+        claimed: Claimed | None = None,
     ) -> Self:
         """Recover a container of the store in this directory, or from the storage that has its log.
 
-        Raises CorruptLog, CorruptState, StorageFailure.
+        `claimed`: what the coordinator of a cluster gave with it; its epoch is the container's from here on.
+        Raises CorruptLog, CorruptState, StorageFailure; Deposed when it is somebody else's.
         """
         metadata_directory = container_directory(store, container_id) / "metadata"
         logs = log_directory(store, container_id)
@@ -128,15 +134,18 @@ class HostedContainer:
         if log_storage is None:
             await asyncio.to_thread(_refuse_copy, metadata_directory.parent)
         else:
-            objects = await LogObjects.take(log_storage, container_id, metadata_directory.parent, logs)
+            objects = await LogObjects.take(log_storage, container_id, metadata_directory.parent, logs, claimed)
             new_writer = objects.new_writer(logs, name, config)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
         container = Container(
             container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
         )
         hosted = cls(container, scale, objects)
+        hosted.is_claimed = claimed is not None
         try:
             await asyncio.to_thread(hosted._recover)
+            if claimed is not None:
+                hosted._rise_to(claimed.epoch)
         except BaseException:
             await hosted.close(clean=False)
             raise
@@ -156,13 +165,27 @@ class HostedContainer:
         self.recovered = recover(self.container, self.catalog)
         count_removed(self.container, self.catalog)
 
+    def _rise_to(self, epoch: int) -> None:
+        if self.recovered.epoch > epoch:
+            raise StorageFailure(
+                f"the coordinator gave epoch {epoch} to container {self.id}, and its log is in epoch "
+                f"{self.recovered.epoch}: the coordinator has lost its counter. Put it back above that"
+            )
+        self.recovered = replace(self.recovered, epoch=epoch)
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The ends of former epochs of the log, for the coordinator; empty while nobody else can own it."""
+        return () if self._archive is None else self._archive.links
+
     async def start(self, long_term: LongTermStorage | None) -> None:
         """Begin to serve. Raises TierMissing, StorageFailure, StoreError, and what `LongTermStorage.admit` raises."""
         container, recovered = self.container, self.recovered
         await self._admit(long_term)
         await container.start(recovered.next_lsn, recovered.epoch)
         if long_term is not None:
-            await self._rise(long_term)
+            if not self.is_claimed:  # else no epoch is given twice
+                await self._rise(long_term)
             self.tier = Tier(container, self.reader, self.catalog, long_term)
             self.reader.tiered = self.tier.reader
             container.tier = self.tier
@@ -201,6 +224,12 @@ class HostedContainer:
         finally:
             await self._for_each_slot(self.container.known_writers.slot_gone)
             await self._for_each_slot(Slot.changed)  # who has begun to wait meanwhile looks again
+
+    def disown(self, error: Deposed) -> None:
+        """Another owner has the container: whatever waits for its log hears of that. `release` has to follow."""
+        if self._archive is not None:
+            self._archive.disown(error)
+        self.container.fail(error)
 
     async def _for_each_slot(self, do: Callable[[Slot], None]) -> None:
         slots = [slot for stream in self.container.streams.values() for slot in stream.slots_in(self.id)]

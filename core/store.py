@@ -42,8 +42,10 @@ from core.errors import (
     StoreError,
     UnknownStream,
 )
-from core.hosted import HostedContainer, container_directory, log_directory
+from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
+from core.joining import Joining
 from core.log.files import make_directory
+from core.log.objects.home import Claimed
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.retention import Consumed
@@ -113,6 +115,12 @@ class Store:
         self._is_settled = False  # copies of streams agree: recovery is over
         self._under_way: set[asyncio.Task[Stream]] = set()  # creations, which go on when their caller has gone
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
+        self.joining = Joining(self, self._shares)  # for a cluster
+        self.is_fresh: Callable[[], bool] | None = None  # in a cluster: whether all that is open here is still ours
+        self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
+        self._consumed: Consumed | None = None
+        self._retains = False  # retention was started
+        self._scales = False
         self._locks: list[int] = []  # descriptors
 
     def __repr__(self) -> str:
@@ -132,7 +140,8 @@ class Store:
     ) -> Self:
         """Recover and start. Without long-term storage everything stays in the log.
 
-        With a `shared` registry this process opens the containers `hosts` only; others have the rest.
+        With a `shared` registry this process opens the containers `hosts` only; others have the rest. In a cluster
+        there are none at the start: they are opened and released at runtime, by `joining`.
         Raises AlreadyLocked, CorruptLog, CorruptState, StorageFailure.
         """
         store = cls(directory, config, policy_for, clock or SystemClock(), long_term, shared, hosts)
@@ -169,7 +178,7 @@ class Store:
             self._is_settled = True
             await self._following.settle()
             self._following.start()
-            self._shares.start(self._hosts[0])
+            self._shares.start(self._hosts[0] if self._hosts else HOME_CONTAINER)
             return
         await self._shares.settle(self.registry)
         self._is_settled = True
@@ -179,13 +188,13 @@ class Store:
 
     def _time_file(self) -> Path:
         """The clock's file; a process that has a part of the containers has one of its own."""
-        shared = self._shared is not None
+        shared = self._shared is not None and bool(self._hosts)
         return self.directory / (f"{TIME_FILE}-{self._hosts[0]}" if shared else TIME_FILE)
 
     async def _lock(self) -> None:
         """Own the directory, or each container that this process opens."""
         make_directory(self.directory)
-        if self._shared is None:
+        if self._shared is None or not self._hosts:
             self._locks.append(_locked(self.directory))
             return
         for container_id in self._hosts:
@@ -212,41 +221,84 @@ class Store:
 
     async def _host(self, container_id: int) -> None:
         """Open a container and serve it."""
-        hosted = await HostedContainer.open(
+        hosted = await self._open(container_id, self.known_writers, self.stream_changed, None)
+        self.containers[container_id] = hosted
+        self.replayed_bytes += hosted.recovered.replayed_bytes
+        await self.begin_serving(hosted)
+
+    async def _open(
+        self, container_id: int, known_writers: KnownWriters, stream_changed: StreamChanged, claimed: Claimed | None
+    ) -> HostedContainer:
+        return await HostedContainer.open(
             container_id,
-            self.config.place(self.directory, container_id),
+            self.place_of(container_id),
             self.config.share(),
             self.clock,
             self.trusted,
-            self.known_writers,
-            self._stream_changed,
+            known_writers,
+            stream_changed,
             self._scale,
             self._log_storage,
+            claimed,
         )
-        self.containers[container_id] = hosted
-        self.replayed_bytes += hosted.recovered.replayed_bytes
+
+    # How containers come and go in a cluster: see `core.joining`
+
+    async def open_alone(
+        self, container_id: int, known_writers: KnownWriters, stream_changed: StreamChanged, claimed: Claimed
+    ) -> HostedContainer:
+        """Recover a container that nobody else uses yet. Raises StoreError, OSError."""
+        return await self._open(container_id, known_writers, stream_changed, claimed)
+
+    async def begin_serving(self, hosted: HostedContainer) -> None:
+        """Have a container take appends, and begin its background work. Raises StoreError."""
         hosted.container.failed.add_done_callback(
             lambda failed: None if failed.cancelled() else self._container_failed(hosted, failed.result())
         )
         await hosted.start(self._long_term)
+        if self._retains:
+            hosted.retention.start(self._consumed)
+        if self._scales:
+            hosted.scaler.start()
+
+    def policy_of(self, state: StreamState) -> StreamPolicy:
+        """The policy of a stream in this state."""
+        return self._policy_for(state.config)
+
+    def know(self, container: Container) -> None:
+        """A container owns its slots from now on."""
+        self._known[container.id] = container
+
+    def forget(self, container_id: int) -> None:
+        """The slots of a container are addresses from now on."""
+        self._known.pop(container_id, None)
+
+    def place_of(self, container_id: int) -> Path:
+        """The directory that holds a container's."""
+        return self.config.place(self.directory, container_id)
 
     def start_retention(self, consumed: Consumed | None = None) -> None:
         """Apply the streams' policies from now on: once `policy_for` knows every default, not before.
 
         `consumed` gives the progress of the consumers that a policy names.
         """
+        self._retains, self._consumed = True, consumed
         for hosted in self.containers.values():
             hosted.retention.start(consumed)
         self._forgetting.start()
 
     def start_scaling(self) -> None:
         """Take rates and scale streams from now on: once `policy_for` knows every default, not before."""
+        self._scales = True
         for hosted in self.containers.values():
             hosted.scaler.start()
 
     def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
-        """End the process only if no container is left: each answers for its own slots."""
-        if any(not one.container.failed.done() for one in self.containers.values()):
+        """End the process only if no container is left: each answers for its own slots. A cluster has other nodes."""
+        if self.on_lost is not None:
+            logger.warning("a container is lost", extra={"container": hosted.id, "reason": str(failure)})
+            self.on_lost(hosted.id, failure)
+        elif any(not one.container.failed.done() for one in self.containers.values()):
             logger.error(
                 "a container failed: nothing is appended to its streams until the next start, the others go on",
                 extra={"container": hosted.id, "reason": str(failure)},
@@ -278,6 +330,7 @@ class Store:
             await self._following.stop()
         await self._shares.stop()
         await asyncio.gather(*self._leaving, *self._under_way, return_exceptions=True)
+        await self.joining.close()
         failures: list[StorageFailure] = []
         for hosted in list(self.containers.values()):
             try:
@@ -299,7 +352,7 @@ class Store:
 
     def _hosted(self, container_id: int) -> HostedContainer:
         found = self.containers.get(container_id)
-        if found is None:
+        if found is None or (self.is_fresh is not None and not self.is_fresh()):
             raise NotHosted(container_id)
         return found
 
@@ -534,10 +587,10 @@ class Store:
         """The scaler that takes the rates of a segment's slots. Raises NotHosted."""
         return self._hosted(stream.state.container_of(segment)).scaler
 
-    def _scaler_of_epoch(self, state: StreamState) -> Scaler:
+    def _scaler_of_epoch(self, state: StreamState) -> Scaler | None:
         """The scaler that remembers a stream's newest epoch: that of the first segment it opened, if it is here."""
         found = self.containers.get(state.container_of(state.current.opened[0]))
-        return next(iter(self.containers.values())).scaler if found is None else found.scaler
+        return next((one.scaler for one in self.containers.values()), None) if found is None else found.scaler
 
     def leader_epochs(self, stream: Stream) -> dict[int, int]:
         """The leader epoch of each container that has some of a stream's slots, by the container's id."""
@@ -553,7 +606,7 @@ class Store:
         for stream in self.streams:
             stream.policy = self._policy_for(stream.config)
 
-    def _stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
+    def stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
         """A container's row of a stream is durable: the decision about it, or a copy."""
         self._known[container.id] = container
         stream = self.streams.by_id(stream_id)
@@ -630,7 +683,7 @@ def _locked(directory: Path) -> int:
     return fd
 
 
-def _record(scaler: Scaler, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
+def _record(scaler: Scaler | None, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
     going_on = {segment.number for segment in after.segments}
     event = ScaleEvent(
         time_ms=after.started_ms,
@@ -641,7 +694,8 @@ def _record(scaler: Scaler, stream: Stream, before: Epoch, after: Epoch, kind: s
         sealed=tuple(segment.number for segment in before.segments if segment.number not in going_on),
         opened=tuple(segment.number for segment in after.opened),
     )
-    scaler.record(event)
+    if scaler is not None:
+        scaler.record(event)
     logger.info(
         "stream scaled",
         extra={"stream": event.stream, "epoch": event.epoch, "kind": kind, "reason": event.reason}

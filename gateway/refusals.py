@@ -17,6 +17,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import (
     CorruptChunk,
+    Deposed,
     ErrorKind,
     MissingChunk,
     NotHosted,
@@ -73,6 +74,8 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
         (StaleWriterEpoch, ErrorCode.invalid_producer_epoch),
         (StreamSealed, ErrorCode.policy_violation),
         (NotHosted, ErrorCode.not_leader_or_follower),
+        # The new leader knows whether the batch is there; the retry of an idempotent producer settles it.
+        (Deposed, ErrorCode.not_leader_or_follower),
         # Every client tries this again, and it says that nothing was stored: KAFKA_STORAGE_ERROR leaves that open.
         (StorageFull, ErrorCode.not_enough_replicas),
         # Its client sends the same batch again, with the same sequence.
@@ -88,6 +91,7 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
     ),
     Asked.PARTITION: (
         (NotHosted, ErrorCode.not_leader_or_follower),
+        (Deposed, ErrorCode.not_leader_or_follower),
         (OutOfRange, ErrorCode.offset_out_of_range),
         (UnknownStream, ErrorCode.unknown_topic_or_partition),
         (StoreError, ErrorCode.kafka_storage_error),

@@ -82,6 +82,11 @@ class Shares:
                 changes.append(self._log(one, stream))
         await _all(*changes)
 
+    async def bring_to(self, container: Container, stream: Stream) -> None:
+        """Log what was decided about a stream in one container of it, unless that has it. Raises StoreError."""
+        if container.table(STREAMS_TABLE).get(stream_key(stream.id)) != stream.logged.encode():
+            await self._log(container, stream)
+
     async def _log(self, container: Container, stream: Stream) -> None:
         try:
             await container.change_stream(stream, stream.logged)

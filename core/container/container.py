@@ -331,6 +331,12 @@ class Container:
         if not self.failed.done():
             self.failed.set_result(error)
 
+    def join(self, known_writers: KnownWriters) -> None:
+        """Count writers among those of all containers from now on: it was recovered on its own."""
+        known_writers.added(self.known_writers.count)
+        self.known_writers = known_writers
+        self.outcomes.known_writers = known_writers
+
     def leave(self) -> None:
         """Take no appends and no ends of transactions any more: they get NotHosted.
 

@@ -41,7 +41,7 @@ class Outcomes:
         self.streams_deleted = 0  # since the start
         self._container_id = container_id
         self._unsaved = unsaved
-        self._known_writers = known_writers
+        self.known_writers = known_writers
         self._stream_changed = stream_changed
         self._trimmed = trimmed
         self._listeners: dict[str, list[TableListener]] = {STREAMS_TABLE: [self._apply_stream]}
@@ -79,7 +79,7 @@ class Outcomes:
             self.streams_deleted += 1
             self._unsaved.mark_dead(stream_id)
             for slot in gone.slots_in(self._container_id):
-                self._known_writers.slot_gone(slot)
+                self.known_writers.slot_gone(slot)
                 slot.changed()
 
     def _state_of(self, stream_id: int, value: bytes) -> StreamState:

@@ -100,6 +100,7 @@ class Slot:
         "dirty",
         "durable_end",
         "end",
+        "has_moved",
         "leader_epochs",
         "number",
         "owner",
@@ -144,6 +145,7 @@ class Slot:
         self.transactions: SlotTransactions | None = None  # None: there never were any
         self.watchers: dict[SlotWatcher, None] | None = None
         self.dirty = False
+        self.has_moved = False  # its container was released: the stream has another object for it, or will make one
         self.rate: SlotRate | None = None  # None: nothing came lately
         self.sampled_bytes = 0  # `total_bytes` and `end` when the rates were taken last
         self.sampled_end = 0
@@ -528,6 +530,30 @@ class Stream:
     def slots_in(self, container_id: int) -> Iterator[Slot]:
         """Those of them that lie in a container, which has the stream."""
         return iter((self._slots if self._shares is None else self._shares.get(container_id, {})).values())
+
+    def forget_slots(self, container_id: int) -> list[Slot]:
+        """A container comes or goes: what memory holds of its slots is not theirs any more. Returns them."""
+        if self._shares is None:
+            moved, self._slots = list(self._slots.values()), {}
+        else:
+            moved = list(self._shares.pop(container_id, {}).values())
+            for slot in moved:
+                self._slots.pop(slot.number, None)
+        for slot in moved:
+            slot.has_moved = True
+        return moved
+
+    def adopt(self, slot: Slot) -> list[Slot]:
+        """A container that was opened has this slot. Returns the object that was in its place, if there was one."""
+        before = self._slots.get(slot.number)
+        slot.stream = self
+        self._slots[slot.number] = slot
+        if self._shares is not None:
+            self._shares.setdefault(slot.container_id, {})[slot.number] = slot
+        if before is None:
+            return []
+        before.has_moved = True
+        return [before]
 
     def segment_bytes(self, segment: Segment) -> int:
         """The bytes and entries that were appended to an active segment."""

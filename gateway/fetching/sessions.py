@@ -56,8 +56,8 @@ class Target:
         self.sent_start = -1
 
     def find_slot(self, stream_of: Callable[[TopicKey], Stream | None]) -> None:
-        """Look the slot up, again if the topic it belonged to is gone."""
-        if self.slot is not None and not self.slot.stream.deleted:
+        """Look the slot up, again if the topic it belonged to is gone, or its container came or went."""
+        if self.slot is not None and not self.slot.has_moved and not self.slot.stream.deleted:
             return
         stream = stream_of(self.topic)
         try:
@@ -96,7 +96,7 @@ class FetchSet:
     def find_slots(self, stream_of: Callable[[TopicKey], Stream | None], targets: Iterable[Target]) -> None:
         """Bring the slots of some partitions up to date: topics come and go."""
         for target in targets:
-            if target.slot is None or target.slot.stream.deleted:
+            if target.slot is None or target.slot.has_moved or target.slot.stream.deleted:
                 self._unbind(target)
                 target.find_slot(stream_of)
                 self._bind(target)

@@ -15,22 +15,22 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
 from core.config import StoreConfig, SyncMode
-from core.errors import StorageFailure
+from core.errors import Deposed, StorageFailure
 from core.log.files import LOG_SUFFIX, make_directory, write_durably
 from core.log.interface import LogReports, LogWriter, NewWriter
 from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, Stretch, log_prefix
 from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
-from core.log.objects.protocol import Owned, Place, Takeover
+from core.log.objects.protocol import Link, Owned, Place, Takeover
 from core.log.objects.reading import take_over
 from core.log.objects.rebuild import rebuild
 from core.log.objects.state_files import Uploads, download
-from core.log.objects.writer import ObjectLog, ObjectWriter
+from core.log.objects.writer import IsOurs, ObjectLog, ObjectWriter
 from core.log.writer import FileWriter
 from tier2.storage import ObjectNotFound, Storage, StorageError
 
@@ -46,16 +46,36 @@ MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a coordinator has given a taker: the epoch, above all before, and the ends of earlier ones.
+
+    `is_ours` asks it, from the call on, whether the epoch is still the container's. None: it need not be asked.
+    """
+
+    epoch: int
+    links: Sequence[Link]
+    is_ours: IsOurs | None
+
+
 class LogObjects:
     """The log of one container in the object store, owned. Make it with `take`."""
 
     def __init__(
-        self, storage: Storage, container: int, directory: Path, owned: Owned, files: dict[int, Place]
+        self,
+        storage: Storage,
+        container: int,
+        directory: Path,
+        owned: Owned,
+        files: dict[int, Place],
+        is_ours: IsOurs | None,
     ) -> None:
         self._storage = storage
         self._container = container
         self._directory = directory
         self._owned = owned
+        self._is_ours = is_ours
+        self._writer: ObjectWriter | None = None
         self._places = files  # of each log file's first object, by the file's first LSN
         self._uploads = Uploads(storage, f"{files_prefix(container)}{owned.place.epoch:020d}/")
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
@@ -64,11 +84,13 @@ class LogObjects:
         return f"<LogObjects {self._container} owned from {self._owned.place}>"
 
     @classmethod
-    async def take(cls, storage: Storage, container: int, directory: Path, logs: Path) -> Self:
-        """Own the log, and make the container's directory from it. Raises StorageFailure, OSError."""
+    async def take(
+        cls, storage: Storage, container: int, directory: Path, logs: Path, claimed: Claimed | None = None
+    ) -> Self:
+        """Own the log, and make the container's directory from it. Raises StorageFailure, Deposed, OSError."""
         for _ in range(TRIES_MAX):
             try:
-                return await cls._take(storage, container, directory, logs)
+                return await cls._take(storage, container, directory, logs, claimed)
             except ObjectNotFound as error:
                 logger.info("the log was cut meanwhile, the start begins anew", extra={"missing": error.key})
             except StorageError as error:
@@ -82,10 +104,13 @@ class LogObjects:
         )
 
     @classmethod
-    async def _take(cls, storage: Storage, container: int, directory: Path, logs: Path) -> Self:
+    async def _take(
+        cls, storage: Storage, container: int, directory: Path, logs: Path, claimed: Claimed | None
+    ) -> Self:
         await asyncio.to_thread(_mark, directory, logs, container)
         stretches: dict[Place, Stretch] = {}
-        takeover = Takeover(secrets.token_hex(TOKEN_BYTES))
+        token = secrets.token_hex(TOKEN_BYTES)
+        takeover = Takeover(token) if claimed is None else Takeover(token, claimed.epoch, claimed.links)
         owned = await take_over(storage, container, takeover, stretches)
         manifest = await newest_manifest(storage, container)
         await asyncio.to_thread(_empty, directory, logs)
@@ -103,7 +128,12 @@ class LogObjects:
                 "checkpoint": 0 if manifest is None else manifest.lsn,
             },
         )
-        return cls(storage, container, directory, owned, files)
+        return cls(storage, container, directory, owned, files, None if claimed is None else claimed.is_ours)
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """The ends of epochs since the checkpoint, up to our own fence."""
+        return self._owned.links
 
     def new_writer(self, logs: Path, name: str, config: StoreConfig) -> NewWriter:
         """A factory of the log's writer: objects are the truth, files the cache, which nothing waits for."""
@@ -113,10 +143,18 @@ class LogObjects:
             return FileWriter(logs, name, size, cache_config, reports)
 
         def new_writer(size: int, reports: LogReports) -> LogWriter:
-            settings = ObjectLog(storage=self._storage, container=self._container, place=self._owned.place)
-            return ObjectWriter(settings, size, reports, new_cache)
+            settings = ObjectLog(
+                storage=self._storage, container=self._container, place=self._owned.place, is_ours=self._is_ours
+            )
+            self._writer = ObjectWriter(settings, size, reports, new_cache)
+            return self._writer
 
         return new_writer
+
+    def disown(self, error: Deposed) -> None:
+        """The log is somebody else's: end all that waits for it."""
+        if self._writer is not None:
+            self._writer.disown(error)
 
     async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
         """Store the applied state if the log begins later than at the last time; then cut the log behind it.

@@ -16,6 +16,9 @@ in the old owner's epoch. The fence names the taker's epoch, in which the log go
   which ends at the first gap, passes all of it.
 - Objects are removed only below a checkpoint that is stored. A taker that slept may take the place of a removed group
   for the chain's end; so it looks at the checkpoint again once its fence is there, and begins anew if that moved on.
+- With a coordinator, the taker's epoch is the one of its claim, above all before. A fence that names a later epoch, or
+  a checkpoint of one, tells a taker that it was overtaken. What the coordinator knows of former fences (`Link`) is
+  believed before what lies there: a store without conditions may have let a paused owner overwrite a fence.
 - A put without an answer is settled by what lies at its place: the own token means stored, nothing means unknown (the
   same put is sent again), everything else means that the writer is deposed.
 """
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -63,6 +67,15 @@ class Fence:
 LogObject: TypeAlias = Group | Fence
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An epoch of a container's log ends before `lsn`; the log goes on with that LSN in `next_epoch`."""
+
+    epoch: int
+    lsn: int
+    next_epoch: int
+
+
 # Taking over
 
 
@@ -87,22 +100,40 @@ class PutFence:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """The log is ours: its next group belongs at this place, and these groups are all of it since the checkpoint."""
+    """The log is ours: its next group belongs at this place, and these groups are all of it since the checkpoint.
+
+    `links` are the ends of epochs between them, up to our own fence.
+    """
 
     place: Place
     groups: tuple[Group, ...]
+    links: tuple[Link, ...]
 
 
-Wanted: TypeAlias = FindCheckpoint | Read | PutFence | Owned
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Another taker, with a later epoch than ours, has the log."""
+
+    epoch: int
+
+
+Wanted: TypeAlias = FindCheckpoint | Read | PutFence | Owned | Overtaken
 
 
 class Takeover:
-    """One taker's way from the checkpoint to ownership. Do what `wanted` says, and tell the outcome."""
+    """One taker's way from the checkpoint to ownership. Do what `wanted` says, and tell the outcome.
 
-    def __init__(self, token: str) -> None:
+    `epoch` is that of the taker's claim, with the links that came with it. Without a coordinator it is None: then the
+    taker's epoch is the one behind the last that it meets.
+    """
+
+    def __init__(self, token: str, epoch: int | None = None, links: Sequence[Link] = ()) -> None:
         self._token = token
+        self._epoch = epoch
+        self._told = {Place(link.epoch, link.lsn): link for link in links if link.next_epoch > link.epoch}
         self._at = GENESIS
         self._groups: list[Group] = []
+        self._links: list[Link] = []
         self._wanted: Wanted = FindCheckpoint()
         self._fenced: Place | None = None  # where our fence lies
 
@@ -119,31 +150,44 @@ class Takeover:
         if self._fenced is None or start.lsn > self._fenced.lsn:
             self._fenced = None
             self._groups.clear()
+            self._links.clear()
             self._walk_to(start)
         else:
-            self._wanted = Owned(self._at, tuple(self._groups))
+            self._wanted = Owned(self._at, tuple(self._groups), tuple(self._links))
 
     def has_read(self, found: LogObject | None) -> None:
         """This lies at the place that was to be read; None if nothing does."""
         match found:
             case None:
-                self._wanted = PutFence(Fence(self._at, self._at.epoch + 1, self._token))
+                epoch = self._at.epoch + 1 if self._epoch is None else self._epoch
+                self._wanted = PutFence(Fence(self._at, epoch, self._token))
             case Group():
                 self._groups.append(found)
                 self._walk_to(Place(self._at.epoch, found.last_lsn + 1))
             case Fence():
-                if found.token == self._token:
+                if found.token == self._token or found.next_epoch == self._epoch:  # of an earlier try of ours
                     self._fenced = found.place
-                self._at = Place(found.next_epoch, found.place.lsn)
-                self._wanted = FindCheckpoint() if self._fenced == found.place else Read(self._at)
+                self._follow(Link(found.place.epoch, found.place.lsn, found.next_epoch))
 
     def has_put(self) -> None:
         """The put of the fence was answered: with success, or with "taken", or not at all. What lies there decides."""
         self._wanted = Read(self._at)
 
+    def _follow(self, link: Link) -> None:
+        self._links.append(link)
+        self._walk_to(Place(link.next_epoch, link.lsn))
+
     def _walk_to(self, place: Place) -> None:
+        while self._fenced is None and (link := self._told.get(place)) is not None:
+            self._links.append(link)
+            place = Place(link.next_epoch, link.lsn)
         self._at = place
-        self._wanted = Read(place)
+        if self._fenced is not None:
+            self._wanted = FindCheckpoint()
+        elif self._epoch is not None and place.epoch >= self._epoch:
+            self._wanted = Overtaken(place.epoch)
+        else:
+            self._wanted = Read(place)
 
 
 # Owning

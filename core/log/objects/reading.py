@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from core.errors import StorageFailure
+from core.errors import Deposed, StorageFailure
 from core.log.format import Buffer
 from core.log.objects.format import (
     HEADER_SIZE,
@@ -23,7 +23,7 @@ from core.log.objects.format import (
     log_key,
 )
 from core.log.objects.manifest import newest_start
-from core.log.objects.protocol import FindCheckpoint, Group, Owned, Place, PutFence, Read, Takeover
+from core.log.objects.protocol import FindCheckpoint, Group, Overtaken, Owned, Place, PutFence, Read, Takeover
 from tier2.storage import AlreadyExists, Corrupt, ObjectInfo, ObjectNotFound, Storage, Unavailable
 
 READS_AT_ONCE: Final = 8
@@ -92,11 +92,14 @@ async def first(infos: AsyncIterator[ObjectInfo], count: int) -> AsyncIterator[O
 async def take_over(storage: Storage, container: int, takeover: Takeover, stretches: dict[Place, Stretch]) -> Owned:
     """Walk, fence, and own the log of a container; fills in the stretches of its groups.
 
-    Raises StorageFailure for a damaged object, StorageError when the store cannot be asked.
+    Raises StorageFailure for a damaged object, Deposed when a later taker has the log, StorageError when the store
+    cannot be asked.
     """
     ahead = _Ahead(storage, container)
     while not isinstance(wanted := takeover.wanted, Owned):
         match wanted:
+            case Overtaken(epoch):
+                raise Deposed(container, f"its log is in epoch {epoch} already")
             case FindCheckpoint():
                 takeover.found_checkpoint(await newest_start(storage, container))
             case Read(place):

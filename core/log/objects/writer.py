@@ -9,6 +9,8 @@ put begins when something waits, fewer than `puts_max` are on their way, and the
   synced as well, because nothing that happens to this machine can take it.
 - An object is cut between two groups. A step of several frames lies in one group, and so in one object.
 - An object holds bytes of one file.
+- With a coordinator, a stored group is acknowledged only if our claim still stood after the put was answered: so not
+  even a store that ignores conditions lets an owner that was deposed acknowledge anything.
 - A store that does not answer poisons nothing: the same put is sent again until it is settled (`protocol.outcome`).
   Meanwhile nothing is acknowledged, and at `GATHERED_BYTES_MAX` appends are refused. A place that is somebody else's
   ends the log.
@@ -20,10 +22,11 @@ import asyncio
 import logging
 import secrets
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from core.errors import StorageFailure
+from core.errors import Deposed, StorageFailure
 from core.log.format import Buffer, FileHeader, encode_file_header
 from core.log.interface import LogReports, LogWriter, NewWriter, SyncStats
 from core.log.log_file import LogFile, LogPosition
@@ -44,6 +47,10 @@ PAUSE_MAX_S: Final = 2.0
 HINDRANCE_CHARS_MAX: Final = 300
 
 
+IsOurs = Callable[[], Awaitable[bool]]
+"""The guard: asked once a put is answered, and answered by what is so after that. It waits while nobody can tell."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectLog:
     """Where the objects of one container's log go, and the bounds on their puts."""
@@ -53,6 +60,7 @@ class ObjectLog:
     place: Place  # of the first group
     puts_max: int = 4
     linger_s: float | None = None  # None: by the store's answers
+    is_ours: IsOurs | None = None
     close_timeout_s: float = 30.0
 
 
@@ -153,6 +161,10 @@ class ObjectWriter:
         await asyncio.sleep(0)  # the cache's last report is on its way
         self._report()
 
+    def disown(self, error: Deposed) -> None:
+        """The log is somebody else's: no put is settled any more, and nothing that waits is acknowledged."""
+        self._failed(error)
+
     # Putting
 
     def _begin_puts(self) -> None:
@@ -223,14 +235,11 @@ class ObjectWriter:
             if found is Outcome.UNKNOWN:
                 await asyncio.sleep(pause_s)
                 pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+        if found is Outcome.STORED and settings.is_ours is not None and not await settings.is_ours():
+            found = Outcome.DEPOSED
         if found is Outcome.DEPOSED:
             self._window.ended(group, found)
-            self._failed(
-                StorageFailure(
-                    f"another gateway has taken over the log of container {settings.container}: {key} is not ours. "
-                    "Nothing further is acknowledged; stop one of the two"
-                )
-            )
+            self._failed(Deposed(settings.container, f"{key} is not ours. Nothing further is acknowledged"))
         elif found is Outcome.STORED:
             seconds = self._loop.time() - began
             self._linger.answered(seconds)

@@ -112,7 +112,7 @@ class Schedules(RuleBasedStateMachine):
             case PutFence(fence):
                 self.store.put_new(fence)
                 takeover.has_put()
-            case Owned(place, groups):
+            case Owned(place, groups, _):
                 owner.window = self.window_class(place, 4)
                 owner.known = list(groups)
 
@@ -264,7 +264,7 @@ class LooksOnce(Takeover):
     def has_read(self, found: LogObject | None) -> None:
         super().has_read(found)
         if isinstance(found, Fence) and found.token == self._token:
-            self._wanted = Owned(self._at, tuple(self._groups))
+            self._wanted = Owned(self._at, tuple(self._groups), ())
 
 
 def machine(**planted: object) -> type[Schedules]:

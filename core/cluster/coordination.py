@@ -1,0 +1,129 @@
+"""What the owners of containers need of a coordinator that outlives them: claims with epochs, and who lives.
+
+A *life* is one run of one node. It has a lease, which it renews; when the lease ends, everything under it is gone: the
+node is not among the lives, and its claims are nobody's. An implementation renews by itself, and when the lease was
+lost it begins another life by itself. `core.cluster.ownership` decides what a node does with all this.
+
+**Invariants** of every implementation
+
+- A container has one claim at most, whatever crashes, and each claim has an epoch above all that were ever given for
+  any container. So of two owners the one with the higher epoch is right.
+- `confirm`, and each answer of `read_epochs`, is linearizable: it sees each claim that was answered before its call.
+- The mirror (`owners`, `lives`) may be late, never wrong in its order. What a call of ours has changed is in the mirror
+  when the call returns.
+- `is_fresh` becomes False before anybody else can hear that the lease has ended: it goes by a clock that also runs
+  while the machine sleeps (CLOCK_BOOTTIME), from the moment at which the last answered renewal was *sent*, with a
+  margin.
+
+Calls raise CoordinatorAway when the coordinator does not answer within a bound of the implementation's. Then it is
+unknown whether the call had its effect: claims and confirmations may be sent again.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from core.log.objects.protocol import Link
+
+LINKS_MAX: Final = 1_000
+"""The most links that are kept for a container: the newest. There is one for each owner since its last checkpoint."""
+
+
+class Stage(enum.StrEnum):
+    """How far an owner is. The values are those that are stored."""
+
+    OPENING = "opening"  # it reads the log; nobody serves
+    SERVING = "serving"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A container that this node's life `life` has taken. It is good as long as the coordinator has the same epoch."""
+
+    container: int
+    epoch: int
+    life: str
+    links: Sequence[Link] = ()  # as the last owner that was confirmed has told them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who has a container."""
+
+    node: int
+    life: str
+    epoch: int
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """A node that lives."""
+
+    node: int
+    life: str
+    is_draining: bool = False  # it gives its containers away, and wants no others
+
+
+class Coordination(Protocol):
+    """The coordinator, as one node sees it. All methods are for the event loop."""
+
+    # The mirror
+
+    @property
+    def node(self) -> int:
+        """The id of this node."""
+
+    @property
+    def life(self) -> str:
+        """This life of the node, which nobody else ever had; another one after its lease was lost."""
+
+    @property
+    def containers(self) -> Sequence[int]:
+        """All containers of the cluster. They are decided when the cluster is made."""
+
+    def owners(self) -> Mapping[int, Owner]:
+        """Who has which container. One that is missing is nobody's."""
+
+    def lives(self) -> Mapping[int, Life]:
+        """All nodes that live, by their ids; this one, too, as long as its lease is there."""
+
+    def on_changed(self, told: Callable[[], None]) -> None:
+        """Call `told` after each change of the mirror, and after this life was lost or another one began."""
+
+    def is_fresh(self) -> bool:
+        """Whether the lease is certainly there, so that what is ours is nobody else's. Cheap: it is asked for each
+        read of a partition."""
+
+    # Changes
+
+    async def claim(self, container: int) -> Claim | None:
+        """Take a container that is nobody's, for this life, in stage `opening`, with the next epoch of the cluster.
+
+        One transaction: container absent, own lease alive, counter raised. None if somebody else has it, or the lease
+        is gone. If an earlier call of this life went through unseen, its claim is returned.
+        """
+
+    async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
+        """The claimed container is read and fenced: serve it. One transaction that *compares the claim's epoch*; it
+        makes the stage `serving` and stores the links in place of those before.
+
+        False if the claim is not the container's any more. Then nothing was changed, and nothing may be served: the
+        walk may have ended at a place whose objects were removed meanwhile. A second call answers as the first.
+        """
+
+    async def read_epochs(self) -> Mapping[int, int]:
+        """The epoch of each container's claim now, read linearizably from the coordinator and not from the mirror."""
+
+    async def give_up(self, claim: Claim) -> None:
+        """Let go of a container, if the claim is still its. Whoever has it then is not disturbed."""
+
+    async def drain(self) -> None:
+        """Tell all that this node gives its containers away. It stays so until its life ends."""
+
+    async def bury(self, life: Life) -> None:
+        """End the lease of a life of another node that has certainly ended: its process is gone. Nothing happens if
+        that lease has ended."""

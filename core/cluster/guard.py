@@ -1,0 +1,71 @@
+"""The guard before acknowledgements: does the coordinator still have our claim, now that the put is answered?
+
+All containers of a node share its reads: while one is on its way, whoever asks waits for the next one.
+
+**Invariant**: a question is answered by a read that began after it. An answer from before the put would tell nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from core.errors import CoordinatorAway
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S: Final = 0.05
+PAUSE_MAX_S: Final = 1.0
+
+ReadEpochs = Callable[[], Awaitable[Mapping[int, int]]]
+"""The epoch of each container's claim, read after the call. Raises CoordinatorAway."""
+
+
+class Guard:
+    """See the module. For the event loop."""
+
+    def __init__(self, read: ReadEpochs) -> None:
+        self._read = read
+        self._next: asyncio.Future[Mapping[int, int]] | None = None  # those who ask now wait for it
+        self._reading: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Guard {'reads' if self._reading is not None else 'idle'}>"
+
+    async def is_ours(self, container: int, epoch: int) -> bool:
+        """Whether the container's claim has this epoch. Waits while the coordinator is away."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read_for_all(), name="guard")
+        return (await asyncio.shield(self._next)).get(container) == epoch
+
+    async def close(self) -> None:
+        """End. Whoever still waits is cancelled."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read_for_all(self) -> None:
+        waiting: asyncio.Future[Mapping[int, int]] | None = None
+        try:
+            while self._next is not None:
+                waiting, self._next = self._next, None
+                waiting.set_result(await self._epochs())
+        finally:
+            self._reading = None
+            for left in (waiting, self._next):
+                if left is not None:
+                    left.cancel()
+
+    async def _epochs(self) -> Mapping[int, int]:
+        pause_s = PAUSE_S
+        while True:
+            try:
+                return await self._read()
+            except CoordinatorAway as error:
+                logger.warning("acknowledgements wait for the coordinator", extra={"reason": str(error)})
+            await asyncio.sleep(pause_s)
+            pause_s = min(PAUSE_MAX_S, 2 * pause_s)

@@ -1,0 +1,231 @@
+"""A node of a cluster: it carries out what `core.cluster.ownership` decides, with a coordinator and a store.
+
+**Invariants**
+
+- The machine looks after each change of the coordinator's mirror, and each second; it never waits for an action.
+- Between a put's answer and its acknowledgement the coordinator is asked (`Fence`), if it is to be.
+- A read is answered only while the lease is certainly there: whoever woke from a long sleep answers nothing.
+- What serves clients beside the log (`Services`) is begun after the container, and ends before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+from core.cluster.coordination import Claim, Coordination
+from core.cluster.guard import Guard
+from core.cluster.ownership import (
+    Action,
+    Confirm,
+    GiveUp,
+    Open,
+    Ownership,
+    Serve,
+    StepDown,
+    TakeClaim,
+    View,
+)
+from core.errors import CoordinatorAway, Deposed, StorageFailure
+from core.log.objects.home import Claimed
+from core.store import Store
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+PAUSE_S: Final = 0.2
+"""Before the coordinator is asked again that was away."""
+
+_T = TypeVar("_T")
+
+
+class Fence(enum.StrEnum):
+    """What keeps a deposed owner from acknowledging anything. The values are those of a configuration."""
+
+    BOTH = "both"
+    CONDITIONAL = "conditional"  # the store's conditional puts alone
+    VERIFY = "verify"  # the coordinator's word alone: for a store that ignores conditions
+
+
+class Services(Protocol):
+    """What serves clients of a container beside its log."""
+
+    def expect(self, container_id: int) -> None:
+        """It is being opened."""
+
+    async def begin(self, container_id: int) -> None:
+        """It is open: load what lies in it, and serve. Raises an error if that cannot be read."""
+
+    async def end(self, container_id: int) -> None:
+        """It is about to be closed: answer all who wait. Nothing happens if it had not begun."""
+
+
+class Membership:
+    """See the module. For the event loop."""
+
+    def __init__(
+        self,
+        coordination: Coordination,
+        store: Store,
+        services: Services,
+        fence: Fence = Fence.BOTH,
+        *,
+        rebalances: bool = True,
+    ) -> None:
+        self._coordination = coordination
+        self._store = store
+        self._services = services
+        self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
+        self._ownership = Ownership(coordination.containers, rebalances=rebalances)
+        self._changed = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._actions: set[asyncio.Task[None]] = set()
+        self._claims: dict[int, Claim] = {}  # of containers that are open here
+
+    def __repr__(self) -> str:
+        return f"<Membership {self._coordination.node} {self._ownership!r}>"
+
+    @property
+    def serving(self) -> set[int]:
+        """The containers that this node serves."""
+        return self._ownership.serving
+
+    def start(self) -> None:
+        """Take containers, and serve them, from now on."""
+        self._store.is_fresh = self._coordination.is_fresh
+        self._store.on_lost = self._lost
+        self._coordination.on_changed(self._changed.set)
+        self._looking = asyncio.create_task(self._look_for_ever(), name="membership")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Give all containers to other nodes, each cleanly. Returns when that is done, or the time is over."""
+        self._ownership.drain()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until_answered(self._coordination.drain)
+                while not self._ownership.is_rid:
+                    self._changed.set()
+                    await asyncio.sleep(PAUSE_S / 4)
+        except TimeoutError:
+            logger.warning("containers are left without a hand-over", extra={"containers": sorted(self._claims)})
+
+    async def stop(self) -> None:
+        """End. Containers that are open are left to the store's end."""
+        for task in (self._looking, *self._actions):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*self._actions, return_exceptions=True)
+        if self._looking is not None:
+            await asyncio.gather(self._looking, return_exceptions=True)
+        if self._guard is not None:
+            await self._guard.close()
+
+    # Looking
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self._changed.clear()
+            self._carry_out(self._ownership.look(self._view(), _now_s()))
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def _view(self) -> View:
+        seen = self._coordination
+        return View(seen.node, seen.life, seen.owners(), seen.lives(), seen.is_fresh())
+
+    def _lost(self, container_id: int, _: StorageFailure) -> None:
+        claim = self._claims.get(container_id)
+        if claim is not None:
+            self._carry_out(self._ownership.lost(claim, _now_s()))
+
+    # Actions
+
+    def _carry_out(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            task = asyncio.create_task(self._act(action), name=type(action).__name__)
+            self._actions.add(task)
+            task.add_done_callback(self._actions.discard)
+
+    async def _act(self, action: Action) -> None:
+        ownership, coordination = self._ownership, self._coordination
+        match action:
+            case TakeClaim(container):
+                claim = await self._until_answered(partial(coordination.claim, container))
+                self._carry_out(ownership.claimed(container, claim))
+            case Open(claim):
+                following = await self._open(claim)
+                self._carry_out(following)
+            case Confirm(claim, links):
+                stands = await self._until_answered(partial(coordination.confirm, claim, links))
+                self._carry_out(ownership.confirmed(claim, stands=stands))
+            case Serve(claim):
+                is_well = await self._serve(claim)
+                self._carry_out(ownership.serves(claim, well=is_well, now_s=_now_s()))
+            case StepDown(claim, is_lost):
+                await self._step_down(claim, is_lost=is_lost)
+                self._carry_out(ownership.stepped_down(claim))
+            case GiveUp(claim):
+                await self._give_up(claim)
+                ownership.gave_up(claim)
+                self._changed.set()
+
+    async def _open(self, claim: Claim) -> list[Action]:
+        self._services.expect(claim.container)
+        guard = self._guard
+        is_ours = None if guard is None else partial(guard.is_ours, claim.container, claim.epoch)
+        try:
+            hosted = await self._store.joining.open(claim.container, Claimed(claim.epoch, claim.links, is_ours))
+        except Exception as error:  # whatever it is, another node may be able to
+            logger.error("a container cannot be opened", extra={"container": claim.container, "reason": str(error)})
+            await self._services.end(claim.container)
+            return self._ownership.opened(claim, None, _now_s())
+        self._claims[claim.container] = claim
+        return self._ownership.opened(claim, hosted.links, _now_s())
+
+    async def _serve(self, claim: Claim) -> bool:
+        try:
+            await self._store.joining.serve(claim.container)
+            await self._services.begin(claim.container)
+        except Exception as error:
+            logger.error("a container cannot be served", extra={"container": claim.container, "reason": str(error)})
+            return False
+        logger.info("container served", extra={"container": claim.container, "epoch": claim.epoch})
+        return True
+
+    async def _step_down(self, claim: Claim, *, is_lost: bool) -> None:
+        container, joining = claim.container, self._store.joining
+        lost = Deposed(container, f"our claim, epoch {claim.epoch}, has ended") if is_lost else None
+        joining.stop_appends(container, lost)
+        await self._services.end(container)
+        await joining.leave(container)
+        self._claims.pop(container, None)
+        logger.info("container released", extra={"container": container, "epoch": claim.epoch, "lost": is_lost})
+
+    async def _give_up(self, claim: Claim) -> None:
+        while claim.life == self._coordination.life:
+            try:
+                await self._coordination.give_up(claim)
+            except CoordinatorAway:
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
+
+    async def _until_answered(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        while True:
+            try:
+                return await call()
+            except CoordinatorAway as error:
+                logger.warning("the coordinator is asked again", extra={"reason": str(error)})
+            await asyncio.sleep(PAUSE_S)
+
+
+def _now_s() -> float:
+    return time.monotonic()

@@ -1,0 +1,148 @@
+"""A coordinator in memory: what the nodes of a test share, and the seat of each node at it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
+from core.errors import CoordinatorAway
+from core.log.objects.protocol import Link
+
+
+class Coordinator:
+    """All that is decided, in one place. Each call is one transaction."""
+
+    def __init__(self, containers: Sequence[int]) -> None:
+        self.containers = containers
+        self.epoch = 0
+        self.owners: dict[int, Owner] = {}
+        self.links: dict[int, Sequence[Link]] = {}
+        self.lives: dict[int, Life] = {}
+        self.seats: list[Seat] = []
+        self._names = itertools.count(1)
+
+    def begin(self, node: int) -> Life:
+        life = self.lives[node] = Life(node=node, life=f"{node}-{next(self._names)}")
+        self.tell()
+        return life
+
+    def end(self, life: str) -> None:
+        """A lease ends: all under it is gone."""
+        self.lives = {node: one for node, one in self.lives.items() if one.life != life}
+        self.owners = {container: owner for container, owner in self.owners.items() if owner.life != life}
+        self.tell()
+
+    def is_alive(self, life: str) -> bool:
+        return any(one.life == life for one in self.lives.values())
+
+    def claim(self, node: int, life: str, container: int) -> Claim | None:
+        owner = self.owners.get(container)
+        if not self.is_alive(life) or (owner is not None and owner.life != life):
+            return None
+        if owner is None:
+            self.epoch += 1
+            owner = Owner(node=node, life=life, epoch=self.epoch, stage=Stage.OPENING)
+            self.owners = {**self.owners, container: owner}
+            self.tell()
+        return Claim(container=container, epoch=owner.epoch, life=life, links=self.links.get(container, ()))
+
+    def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
+        owner = self.owners.get(claim.container)
+        if owner is None or owner.epoch != claim.epoch:
+            return False
+        self.owners = {**self.owners, claim.container: replace(owner, stage=Stage.SERVING)}
+        self.links[claim.container] = tuple(links)
+        self.tell()
+        return True
+
+    def give_up(self, claim: Claim) -> None:
+        owner = self.owners.get(claim.container)
+        if owner is not None and owner.epoch == claim.epoch:
+            self.owners = {one: owner for one, owner in self.owners.items() if one != claim.container}
+            self.tell()
+
+    def drain(self, node: int) -> None:
+        self.lives = {**self.lives, node: replace(self.lives[node], is_draining=True)}
+        self.tell()
+
+    def tell(self) -> None:
+        for seat in self.seats:
+            seat.tell()
+
+
+class Seat(Coordination):
+    """One node's way to the coordinator. Its mirror is never late."""
+
+    def __init__(self, coordinator: Coordinator, node: int) -> None:
+        self.coordinator = coordinator
+        self.is_away = False
+        self.is_asleep = False  # its lease has ended, and it has not noticed
+        self._life = coordinator.begin(node)
+        self._told: list[Callable[[], None]] = []
+        coordinator.seats.append(self)
+
+    @property
+    def node(self) -> int:
+        return self._life.node
+
+    @property
+    def life(self) -> str:
+        return self._life.life
+
+    @property
+    def containers(self) -> Sequence[int]:
+        return self.coordinator.containers
+
+    def owners(self) -> Mapping[int, Owner]:
+        return self.coordinator.owners
+
+    def lives(self) -> Mapping[int, Life]:
+        return self.coordinator.lives
+
+    def on_changed(self, told: Callable[[], None]) -> None:
+        self._told.append(told)
+
+    def is_fresh(self) -> bool:
+        return self.coordinator.is_alive(self.life)
+
+    def tell(self) -> None:
+        for told in () if self.is_asleep else self._told:
+            told()
+
+    def lose_lease(self) -> None:
+        """The node was away for longer than its lease; it begins another life when it is told of that."""
+        self.coordinator.end(self.life)
+
+    def begin_anew(self) -> None:
+        """Another life of the same node."""
+        self._life = self.coordinator.begin(self.node)
+
+    def _reach(self) -> None:
+        if self.is_away:
+            raise CoordinatorAway("the test has cut it off")
+
+    async def claim(self, container: int) -> Claim | None:
+        self._reach()
+        return self.coordinator.claim(self.node, self.life, container)
+
+    async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
+        self._reach()
+        return self.coordinator.confirm(claim, links)
+
+    async def read_epochs(self) -> Mapping[int, int]:
+        self._reach()
+        return {container: owner.epoch for container, owner in self.coordinator.owners.items()}
+
+    async def give_up(self, claim: Claim) -> None:
+        self._reach()
+        self.coordinator.give_up(claim)
+
+    async def drain(self) -> None:
+        self._reach()
+        self.coordinator.drain(self.node)
+
+    async def bury(self, life: Life) -> None:
+        self._reach()
+        self.coordinator.end(life.life)

@@ -1,0 +1,146 @@
+"""Which node takes, gives away and gets rid of containers."""
+
+from __future__ import annotations
+
+from core.cluster.coordination import Claim, Life, Owner, Stage
+from core.cluster.ownership import (
+    MOVES_APART_S,
+    PATIENCE_S,
+    RETRY_S,
+    Action,
+    GiveUp,
+    Open,
+    Ownership,
+    StepDown,
+    TakeClaim,
+    View,
+    assigned,
+)
+
+CONTAINERS = range(8)
+
+
+def life(node: int, *, is_draining: bool = False) -> Life:
+    return Life(node=node, life=f"life of {node}", is_draining=is_draining)
+
+
+def owner(node: int, epoch: int = 1, stage: Stage = Stage.SERVING) -> Owner:
+    return Owner(node=node, life=life(node).life, epoch=epoch, stage=stage)
+
+
+def claim(container: int, node: int = 1, epoch: int = 1) -> Claim:
+    return Claim(container=container, epoch=epoch, life=life(node).life)
+
+
+def view(owners: dict[int, Owner], *lives: Life, is_fresh: bool = True) -> View:
+    return View(1, life(1).life, owners, {one.node: one for one in lives}, is_fresh)
+
+
+def serving(containers: range = CONTAINERS) -> Ownership:
+    """Node 1, alone, which has taken them all."""
+    machine = Ownership(CONTAINERS)
+    for action in machine.look(view({}, life(1)), 0):
+        assert isinstance(action, TakeClaim)
+        its = claim(action.container)
+        machine.claimed(its.container, its)
+        machine.opened(its, [], 0)
+        machine.confirmed(its, stands=True)
+        assert machine.serves(its, well=True, now_s=0) == []
+    assert machine.serving == set(containers)
+    return machine
+
+
+def downs(actions: list[Action]) -> list[tuple[int, bool]]:
+    assert all(isinstance(one, StepDown) for one in actions)
+    return [(one.claim.container, one.is_lost) for one in actions if isinstance(one, StepDown)]
+
+
+def test_the_containers_of_a_dead_node_go_to_all_that_are_left() -> None:
+    owners = {0: owner(1), 1: owner(2), 2: owner(3)}
+    takers = assigned([3, 4, 5, 6, 7, 8], owners, {node: life(node) for node in (1, 2, 3)})
+    assert sorted(takers.values()) == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_node_that_drains_gets_nothing() -> None:
+    lives = {1: life(1, is_draining=True), 2: life(2)}
+    assert set(assigned([0, 1, 2], {}, lives).values()) == {2}
+    assert assigned([0, 1], {}, {1: life(1, is_draining=True)}) == {}
+
+
+def test_each_node_takes_its_part_at_once_and_the_rest_after_a_while() -> None:
+    machine = Ownership(CONTAINERS)
+    seen = view({}, life(1), life(2))
+    first = machine.look(seen, 0)
+    assert len(first) == 4
+    assert machine.look(seen, PATIENCE_S - 0.1) == []
+    assert len(machine.look(seen, PATIENCE_S)) == 4
+
+
+def test_a_node_without_a_lease_takes_nothing() -> None:
+    machine = Ownership(CONTAINERS)
+    assert machine.look(view({}, life(1), is_fresh=False), 0) == []
+    assert machine.look(view({}, life(2)), 0) == []
+
+
+def test_one_that_cannot_be_opened_is_left_to_others_for_a_while() -> None:
+    machine = Ownership([0])
+    assert machine.look(view({}, life(1)), 0) == [TakeClaim(0)]
+    assert machine.claimed(0, claim(0)) == [Open(claim(0))]
+    assert machine.opened(claim(0), None, 10) == [GiveUp(claim(0))]
+    machine.gave_up(claim(0))
+    assert machine.look(view({}, life(1)), 10 + RETRY_S - 0.1) == []
+    assert machine.look(view({}, life(1)), 10 + RETRY_S) == [TakeClaim(0)]
+
+
+def test_a_lease_that_ended_takes_all_away_at_once() -> None:
+    machine = serving()
+    assert downs(machine.look(view({c: owner(1) for c in CONTAINERS}, life(1), is_fresh=False), 1)) == [
+        (container, True) for container in CONTAINERS
+    ]
+
+
+def test_a_later_epoch_takes_one_away() -> None:
+    machine = serving()
+    owners = {container: owner(1) for container in CONTAINERS} | {3: owner(2, epoch=9, stage=Stage.OPENING)}
+    assert downs(machine.look(view(owners, life(1), life(2)), 1)) == [(3, True)]
+
+
+def test_one_that_is_lost_while_it_is_opened_is_closed_when_that_is_done() -> None:
+    machine = Ownership([0])
+    machine.look(view({}, life(1)), 0)
+    machine.claimed(0, claim(0))
+    assert machine.look(view({0: owner(2, epoch=2)}, life(1), life(2)), 1) == []
+    assert machine.opened(claim(0), [], 2) == [StepDown(claim(0), is_lost=True)]
+
+
+def test_draining_gives_all_away_and_nothing_is_left() -> None:
+    machine = serving()
+    machine.drain()
+    given = downs(machine.look(view({c: owner(1) for c in CONTAINERS}, life(1)), 1))
+    assert given == [(container, False) for container in CONTAINERS]
+    for container, _ in given:
+        assert machine.stepped_down(claim(container)) == [GiveUp(claim(container))]
+        assert not machine.is_rid
+        machine.gave_up(claim(container))
+    assert machine.is_rid
+    assert machine.look(view({}, life(1)), 10) == []
+
+
+def test_a_node_that_joins_is_filled_one_at_a_time() -> None:
+    """Until it has one less than the others; never while a container is on its way."""
+    machine = serving()
+    owners = {container: owner(1) for container in CONTAINERS}
+    now_s = 100.0
+    given: list[int] = []
+    while moved := machine.look(view(owners, life(1), life(2)), now_s):
+        ((container, is_lost),) = downs(moved)
+        assert not is_lost
+        assert machine.look(view(owners, life(1), life(2)), now_s) == []
+        machine.stepped_down(claim(container))
+        machine.gave_up(claim(container))
+        now_s += MOVES_APART_S
+        del owners[container]
+        assert not [one for one in machine.look(view(owners, life(1), life(2)), now_s) if isinstance(one, StepDown)]
+        owners[container] = owner(2, epoch=2)
+        given.append(container)
+    assert len(given) == 4
