@@ -135,6 +135,12 @@ class CoordinatorAway(StoreError):
     kind = ErrorKind.RETRY
 
 
+class CoordinatorRefuses(StoreError):
+    """The coordinator of the cluster answers, and will not do what was asked: rights, certificates, bounds."""
+
+    kind = ErrorKind.CONFIG
+
+
 class Corrupt(StoreError):
     """Stored bytes fail their checks. Names the file, the position and what to do."""
 

@@ -30,7 +30,7 @@ RETRY_S: Final = 1.0
 
 
 class Changed(Protocol):
-    """What a look of a shared registry found, see `core.cluster.sqlite_registry.Changes`."""
+    """What a look of a shared registry found, see `core.cluster.changes.Changes`."""
 
     streams: list[StreamState]
     deleted: list[StreamState]

@@ -33,10 +33,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
+from core.cluster.changes import Changes
 from core.cluster.registry import NewStream
 from core.errors import CorruptState, Stale, StorageFailure, StorageFull, StreamExists, UnknownStream
 from core.streams.state import REGISTRY_DECIDES, StreamState, decode_stream, new_stream
@@ -60,27 +61,6 @@ INSERT OR IGNORE INTO counters VALUES ('change', 0), ('stream', 1), ('writer', 0
 """
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Changes:
-    """What a look found: streams that came or changed, the ids of deleted ones, kinds of settings; nodes or not."""
-
-    streams: list[StreamState] = field(default_factory=list)
-    deleted: list[StreamState] = field(default_factory=list)
-    kinds: set[str] = field(default_factory=set)
-    nodes: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.streams or self.deleted or self.kinds or self.nodes)
-
-    def extend(self, later: Changes) -> None:
-        """Take in what a later look found."""
-        came = {state.id for state in (*later.streams, *later.deleted)}
-        self.streams = [state for state in self.streams if state.id not in came] + later.streams
-        self.deleted += later.deleted
-        self.kinds |= later.kinds
-        self.nodes |= later.nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import core.errors
 from core.errors import (
     AlreadyLocked,
     CoordinatorAway,
+    CoordinatorRefuses,
     Corrupt,
     CorruptChunk,
     CorruptLog,
@@ -61,6 +62,7 @@ ERRORS: Final[tuple[StoreError, ...]] = (
     CorruptChunk("key", 0, "torn"),
     CorruptState("it contradicts the log"),
     AlreadyLocked(Path("data"), "process 1"),
+    CoordinatorRefuses("no rights"),
 )
 
 STORAGE: Final = ErrorCode.kafka_storage_error
@@ -94,6 +96,7 @@ TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, Error
     CorruptChunk: (STORAGE, ErrorCode.corrupt_message, STORAGE, STORAGE, LOST, OTHER),
     CorruptState: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
     AlreadyLocked: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
+    CoordinatorRefuses: (STORAGE, STORAGE, STORAGE, STORAGE, LOST, OTHER),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from core.errors import (
     AlreadyLocked,
     CoordinatorAway,
+    CoordinatorRefuses,
     Corrupt,
     CorruptChunk,
     CorruptLog,
@@ -71,6 +72,7 @@ ENDS: Final[tuple[tuple[Exception, ExitCode], ...]] = (
     (CannotListen(":9092", OSError(errno.EADDRINUSE, "in use")), TAKEN),
     (CannotListen(":9092", OSError(errno.EADDRNOTAVAIL, "not ours")), CONFIGURATION),
     (TierMissing(), CONFIGURATION),
+    (CoordinatorRefuses("no rights"), CONFIGURATION),
     (AlreadyLocked(HERE, "process 1"), TAKEN),
     (Corrupt(HERE, 0, "torn", "Restore it"), CORRUPT),
     (CorruptLog(HERE, 0, "torn", "Restore it"), CORRUPT),

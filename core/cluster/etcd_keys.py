@@ -1,0 +1,101 @@
+"""The keys of a cluster in etcd, and the first of them: what the cluster is.
+
+All lie below ``penstock/<name of the cluster>/``. Numbers in keys and values are decimal, ids of streams in keys eight
+hex digits, so that they are in order. Format 1:
+
+    ==========================  =====================================================================================
+    key                         value
+    ==========================  =====================================================================================
+    ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many)
+    ``epoch``                   the last epoch that was given to an owner, or for anything else
+    ``ids/stream``              the next id of a stream
+    ``ids/writer``              the next id of a writer
+    ``streams/n/<name>``        the id of the stream that has this name
+    ``streams/i/<id>``          the stream, as in table ``streams`` (`core.streams.state`)
+    ``settings/<kind>/<key>``   a dynamic setting; the key is any bytes
+    ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_coordination`)
+    ``containers/<id>``         the owner of a container; under its lease (there as well)
+    ``links/<id>``              where the epochs of a container's log end (there as well)
+    ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
+    ==========================  =====================================================================================
+
+**Invariant**: a key's meaning and a value's format never change under the same format number.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from core.cluster.etcd.session import Session
+from core.cluster.etcd.wire import KeyValue, Put, Range, absent
+from core.errors import CoordinatorRefuses, CorruptState
+
+FORMAT: Final = 1
+
+META: Final = b"meta"
+EPOCH: Final = b"epoch"
+NEXT_STREAM: Final = b"ids/stream"
+NEXT_WRITER: Final = b"ids/writer"
+NAMES: Final = b"streams/n/"
+STREAMS: Final = b"streams/i/"
+SETTINGS: Final = b"settings/"
+NODES: Final = b"nodes/"
+CONTAINERS: Final = b"containers/"
+LINKS: Final = b"links/"
+
+NAME_BYTES_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a cluster is, from its beginning on."""
+
+    cluster: str
+    containers: int
+
+    def encode(self) -> bytes:
+        value = {"v": FORMAT, "cluster": self.cluster, "containers": self.containers}
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Meta:
+        """Raises CorruptState, CoordinatorRefuses."""
+        try:
+            found = json.loads(value)
+            version, meta = found["v"], cls(str(found["cluster"]), int(found["containers"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptState("key meta in etcd is not a cluster's: restore etcd, or name another cluster") from error
+        if version != FORMAT:
+            raise CoordinatorRefuses(f"the cluster in etcd has format {version}, this release reads {FORMAT}")
+        return meta
+
+
+def prefix_of(name: str) -> bytes:
+    """What the keys of a cluster begin with. Raises CoordinatorRefuses if that is no name."""
+    encoded = name.encode()
+    if not encoded or len(encoded) > NAME_BYTES_MAX or b"/" in encoded:
+        raise CoordinatorRefuses(f"{name[:99]!r} is no cluster's name: 1 to {NAME_BYTES_MAX} bytes, no slash")
+    return b"penstock/" + encoded + b"/"
+
+
+def stream_key(stream_id: int) -> bytes:
+    return STREAMS + b"%08x" % stream_id
+
+
+def number_of(counter: KeyValue | None, first: int) -> int:
+    """A counter's value; `first` if it has none yet. Raises CorruptState."""
+    if counter is None:
+        return first
+    try:
+        return int(counter.value)
+    except ValueError as error:
+        raise CorruptState(f"key {counter.key.decode(errors='replace')} in etcd is no number: restore etcd") from error
+
+
+async def join(session: Session, prefix: bytes, wanted: Meta) -> Meta:
+    """What the cluster is; the first node decides. Raises CoordinatorAway, CoordinatorRefuses, CorruptState."""
+    key = prefix + META
+    outcome = await session.change((absent(key),), (Put(key, wanted.encode()),), (Range(key),))
+    return wanted if outcome.succeeded else Meta.decode(outcome.found[0][0].value)

@@ -1,0 +1,165 @@
+"""The registry in etcd: its keys, and what it keeps while ways to etcd are cut. See `test_shared_registries`, too."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+from uuid import UUID
+
+import pytest
+
+from core.cluster.etcd.session import CALLS, Session
+from core.cluster.etcd.wire import Put, Range, end_of
+from core.cluster.etcd_keys import META, Meta, join, prefix_of
+from core.cluster.etcd_registry import EtcdRegistry
+from core.cluster.registry import NewStream
+from core.errors import CoordinatorRefuses, CorruptState, Stale, StreamExists, UnknownStream
+from tests.core.cluster.etcd.proxy import CuttingProxy
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.core.cluster.etcd.support import connected, new_prefix, run
+from tests.core.cluster.test_shared_registries import etcd_registry, wanted
+
+GOLDEN = {
+    b"meta": b'{"v":1,"cluster":"c-1","containers":16}',
+    b"epoch": b"1",
+    b"ids/stream": b"2",
+    b"ids/writer": b"1000",
+    b"streams/n/orders": b"1",
+    b"streams/i/00000001": b'{"v":2,"id":1,"name":"orders","uuid":"12345678123456781234567812345678","slots":2,'
+    b'"created_ms":1700000000000,"container":-1,"config":{"retention.ms":"1"},"rev":0,"epochs":[{"epoch":0,'
+    b'"started_ms":1700000000000,"reason":"created","slots":2,"segments":[[0,0,2,3]]}]}',
+    b"settings/acls/a/\xff": b"\x00\x01",
+}
+"""Format 1, as it was first released: a later release reads it."""
+
+
+def test_the_keys(etcd: EtcdServer) -> None:
+    """What each call writes, byte by byte."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client, etcd_registry(etcd.settings(), prefix) as registry:
+            assert await join(Session(client, prefix), prefix, Meta("c-1", 16)) == Meta("c-1", 16)
+            await registry.create(
+                NewStream(
+                    name="orders",
+                    uuid=UUID("12345678-1234-5678-1234-567812345678"),
+                    slots=2,
+                    created_ms=1_700_000_000_000,
+                    config={"retention.ms": "1"},
+                    segments=1,
+                    placement=(3,),
+                )
+            )
+            await registry.next_epoch()
+            await registry.take_writer_ids(1000)
+            await registry.change_settings("acls", {b"a/\xff": b"\0\1"})
+            found = (await client.read(Range(prefix, end_of(prefix)))).keys
+            written = {one.key[len(prefix) :]: one.value for one in found}
+            sessions = [key for key in written if key.startswith(CALLS)]
+            assert len(sessions) == 2
+            assert {key: value for key, value in written.items() if key not in sessions} == GOLDEN
+
+    run(test())
+
+
+def test_golden_keys_are_read(etcd: EtcdServer) -> None:
+    """What a release has written is read, from its bytes."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client:
+            await client.decide((), [Put(prefix + key, value) for key, value in GOLDEN.items()])
+            assert await join(Session(client, prefix), prefix, Meta("other", 4)) == Meta("c-1", 16)
+            async with etcd_registry(etcd.settings(), prefix) as registry:
+                (state,) = registry.streams()
+                assert (state.id, state.name, state.slots, state.config) == (1, "orders", 2, {"retention.ms": "1"})
+                assert registry.was_given(1)
+                assert not registry.was_given(2)
+                assert registry.settings("acls") == {b"a/\xff": b"\0\1"}
+                assert (await registry.take_writer_ids(1)).start == 1000
+                assert await registry.next_epoch() == 2
+
+    run(test())
+
+
+def test_what_is_no_cluster(etcd: EtcdServer) -> None:
+    """A cluster of a later format, or bytes that are none, are refused by what they are; so are names with a slash."""
+
+    async def test() -> None:
+        async with connected(etcd.settings()) as client:
+            for value, error in ((b'{"v":2,"cluster":"","containers":1}', CoordinatorRefuses), (b"[]", CorruptState)):
+                prefix = new_prefix()
+                await client.decide((), (Put(prefix + META, value),))
+                with pytest.raises(error):
+                    await join(Session(client, prefix), prefix, Meta("c", 1))
+
+    run(test())
+    assert prefix_of("prod") == b"penstock/prod/"
+    for name in ("", "a/b", "x" * 201):
+        with pytest.raises(CoordinatorRefuses):
+            prefix_of(name)
+
+
+def test_a_stream_that_cannot_be_read(etcd: EtcdServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Bytes that are no stream are logged, and hide nothing else."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client, etcd_registry(etcd.settings(), prefix) as registry:
+            made = await registry.create(wanted("orders"))
+            await client.decide((), (Put(prefix + b"streams/i/zz", b""), Put(prefix + b"streams/i/00000001", b"{}")))
+            other = await registry.create(wanted("others"))
+            assert list(registry.streams()) == [made, other]
+        assert "cannot be read" in caplog.text
+
+    run(test())
+
+
+def test_two_that_race_over_cut_ways(etcd: EtcdServer) -> None:
+    """Two registries change the same few streams, numbers and settings at random while their ways to etcd are cut: both
+    end with the same, no name is there twice, and no number was given twice or left out."""
+
+    async def act(registry: EtcdRegistry, numbers: random.Random, taken: list[int]) -> None:
+        for _ in range(40):
+            name = f"s-{numbers.randrange(3)}"
+            known = {state.name: state for state in registry.streams()}.get(name)
+            try:
+                match numbers.randrange(5):
+                    case 0:
+                        taken.append(await registry.next_epoch())
+                    case 1:
+                        await registry.change_settings("acls", {name.encode(): b"%d" % numbers.randrange(100)})
+                    case 2 if known is not None:
+                        await registry.delete(known)
+                    case _ if known is None:
+                        await registry.create(wanted(name))
+                    case _:
+                        await registry.change(known.configured({"n": str(numbers.random())}))
+            except (StreamExists, UnknownStream, Stale):
+                await registry.look()
+
+    async def test() -> None:
+        prefix, taken = new_prefix(), list[int]()
+        async with AsyncExitStack() as stack:
+            proxies = [await stack.enter_async_context(CuttingProxy(etcd.endpoint, seed=n)) for n in range(2)]
+            registries = [
+                await stack.enter_async_context(etcd_registry(etcd.settings(proxy.endpoint), prefix))
+                for proxy in proxies
+            ]
+            for proxy in proxies:
+                proxy.share = 0.1
+            await asyncio.gather(*(act(registry, random.Random(n), taken) for n, registry in enumerate(registries)))
+            for proxy in proxies:
+                proxy.share = 0
+            one, other = registries
+            await one.look()
+            await other.look()
+            assert sorted(taken) == list(range(1, len(taken) + 1))
+            assert {state.id: state for state in one.streams()} == {state.id: state for state in other.streams()}
+            assert one.settings("acls") == other.settings("acls")
+            names = [state.name for state in one.streams()]
+            assert len(names) == len(set(names))
+
+    run(test())

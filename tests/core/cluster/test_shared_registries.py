@@ -1,0 +1,241 @@
+"""What registries of several processes keep, in a file and in etcd: each thing is decided once, and everybody hears."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from core.cluster.etcd.client import EtcdClient, EtcdSettings
+from core.cluster.etcd.mirror import Mirror
+from core.cluster.etcd.session import Session
+from core.cluster.etcd_registry import EtcdRegistry
+from core.cluster.registry import NewStream
+from core.cluster.sqlite_registry import SqliteRegistry
+from core.errors import Stale, StreamExists, UnknownStream
+from core.streams.state import StreamState
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.core.cluster.etcd.support import new_prefix, run
+
+SharedRegistry = SqliteRegistry | EtcdRegistry
+Opened = Callable[[], Awaitable[SharedRegistry]]
+
+
+@asynccontextmanager
+async def etcd_registry(settings: EtcdSettings, prefix: bytes) -> AsyncIterator[EtcdRegistry]:
+    """A registry with a client, a copy and a session of its own, as a node has it."""
+    client = EtcdClient(settings)
+    mirror = await Mirror.open(client, prefix)
+    session = Session(client, prefix)
+    try:
+        yield await EtcdRegistry.open(client, mirror, session)
+    finally:
+        await mirror.close()
+        await client.close()
+
+
+@pytest.fixture(params=["sqlite", "etcd"])
+def scenario(
+    request: pytest.FixtureRequest, tmp_path: Path, etcd: EtcdServer
+) -> Callable[[Callable[[Opened], Awaitable[None]]], None]:
+    """Run a test that opens registries, each as another process would."""
+    prefix = new_prefix()
+
+    async def with_registries(test: Callable[[Opened], Awaitable[None]]) -> None:
+        async with AsyncExitStack() as stack:
+
+            async def opened() -> SharedRegistry:
+                if request.param == "etcd":
+                    return await stack.enter_async_context(etcd_registry(etcd.settings(), prefix))
+                registry = await SqliteRegistry.open(tmp_path / "r.db")
+                stack.push_async_callback(registry.close)
+                return registry
+
+            await test(opened)
+
+    return lambda test: run(with_registries(test))
+
+
+Scenario = Callable[[Callable[[Opened], Awaitable[None]]], None]
+
+
+def wanted(name: str, slots: int = 4) -> NewStream:
+    return NewStream(
+        name=name,
+        uuid=uuid.uuid4(),
+        slots=slots,
+        created_ms=1_700_000_000_000,
+        config={"retention.ms": "1"},
+        segments=1,
+        placement=(0, 1),
+    )
+
+
+def test_a_change_reaches_the_others(scenario: Scenario) -> None:
+    """What one process decides, another one sees at its next look: as a change, once, and in its mirror."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        made = await one.create(wanted("orders"))
+        changes = await other.look()
+        assert changes.streams == [made] == list(other.streams())
+        assert other.stream(made.id) == made
+        assert not await other.look()
+        assert not other.changed.is_set()
+        changed = made.configured({"a": "1"})
+        await other.change(changed)
+        assert (await one.look()).streams == [changed]
+        await other.delete(changed)
+        assert (await one.look()).deleted == [changed]
+        assert not list(one.streams())
+        assert one.was_given(made.id)
+        assert not one.was_given(made.id + 1)
+        assert one.stream(made.id) is None
+
+    scenario(test)
+
+
+def test_ones_own_changes(scenario: Scenario) -> None:
+    """Whoever makes a change has it at once, and it is among the changes of the next look, as those of others are."""
+
+    async def test(opened: Opened) -> None:
+        one = await opened()
+        made = await one.create(wanted("orders"))
+        assert list(one.streams()) == [made]
+        assert one.changed.is_set()
+        await one.change_settings("acls", {b"a": b"1"})
+        assert one.settings("acls") == {b"a": b"1"}
+        changes = await one.look()
+        assert (changes.streams, changes.deleted, changes.kinds) == ([made], [], {"acls"})
+
+    scenario(test)
+
+
+def test_whoever_comes_later(scenario: Scenario) -> None:
+    """A process that starts has all that was decided before."""
+
+    async def test(opened: Opened) -> None:
+        one = await opened()
+        made = [await one.create(wanted(f"orders-{n}")) for n in range(5)]
+        await one.delete(made[1])
+        await one.change_settings("acls", {b"a": b"1", bytes(range(256)): b"2"})
+        other = await opened()
+        assert sorted(other.streams(), key=lambda state: state.id) == [made[0], *made[2:]]
+        assert other.settings("acls") == {b"a": b"1", bytes(range(256)): b"2"}
+        assert other.was_given(made[4].id)
+        assert not other.was_given(made[4].id + 1)
+
+    scenario(test)
+
+
+def test_a_name_is_given_once(scenario: Scenario) -> None:
+    """Of four processes that create one name at a time, one succeeds, and the others have it after that. A deleted name
+    is free, its id is not."""
+
+    async def test(opened: Opened) -> None:
+        registries = [await opened() for _ in range(4)]
+        outcomes = await asyncio.gather(*(each.create(wanted("orders")) for each in registries), return_exceptions=True)
+        (made,) = [outcome for outcome in outcomes if isinstance(outcome, StreamState)]
+        assert sum(isinstance(outcome, StreamExists) for outcome in outcomes) == 3
+        assert all(list(each.streams()) == [made] for each in registries)
+        await registries[3].delete(made)
+        assert (await registries[0].create(wanted("orders"))).id > made.id
+
+    scenario(test)
+
+
+def test_many_at_a_time(scenario: Scenario) -> None:
+    """Processes that create different names at the same time all succeed, each stream with an id of its own."""
+
+    async def test(opened: Opened) -> None:
+        registries = [await opened() for _ in range(3)]
+        made = await asyncio.gather(
+            *(each.create(wanted(f"t-{n}-{k}")) for n, each in enumerate(registries) for k in range(8))
+        )
+        assert len({state.id for state in made}) == 24
+        for each in registries:
+            await each.look()
+            assert {state.name: state for state in each.streams()} == {state.name: state for state in made}
+
+    scenario(test)
+
+
+def test_nobody_overwrites_what_he_has_not_seen(scenario: Scenario) -> None:
+    """Of two changes that begin with the same state, the second is refused; after that its process knows the first."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        made = await one.create(wanted("orders"))
+        await other.look()
+        both = await asyncio.gather(
+            one.change(made.configured({"a": "1"})), other.change(made.configured({"b": "2"})), return_exceptions=True
+        )
+        assert sorted(type(outcome) for outcome in both if outcome is not None) == [Stale]
+        await one.look()
+        await other.look()
+        (seen,) = other.streams()
+        assert [seen] == list(one.streams())
+        assert seen.config == ({"a": "1"} if both[0] is None else {"b": "2"})
+        await other.change(seen.configured({"a": "1", "b": "2"}))
+        with pytest.raises(Stale):
+            await one.change(made.configured({}))
+
+    scenario(test)
+
+
+def test_a_stream_that_was_deleted_meanwhile(scenario: Scenario) -> None:
+    """Changing and deleting a stream that another process has deleted says so, and makes nothing."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        made = await one.create(wanted("orders"))
+        await other.look()
+        await one.delete(made)
+        with pytest.raises(UnknownStream):
+            await other.delete(made)
+        with pytest.raises(UnknownStream):
+            await other.change(made.configured({}))
+        assert not list(other.streams())
+
+    scenario(test)
+
+
+def test_settings_of_a_kind(scenario: Scenario) -> None:
+    """Some settings change as one, however many; a deleted one is gone for everybody; kinds are apart."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        await one.change_settings("acls", {b"a": b"1", b"b": b"2"})
+        await one.change_settings("quotas", {b"a": b"9"})
+        assert (await other.look()).kinds == {"acls", "quotas"}
+        await other.change_settings("acls", {b"a": None, b"c": b"3"})
+        await one.look()
+        assert one.settings("acls") == other.settings("acls") == {b"b": b"2", b"c": b"3"}
+        assert one.settings("quotas") == {b"a": b"9"}
+        assert one.settings("nothing") == {}
+        many = {b"%d" % n: b"value" for n in range(2000)}
+        await one.change_settings("many", many)
+        await other.look()
+        assert other.settings("many") == many
+
+    scenario(test)
+
+
+def test_numbers_are_given_once(scenario: Scenario) -> None:
+    """Ids of writers and epochs: no two processes ever get the same, and a new start goes on behind them."""
+
+    async def test(opened: Opened) -> None:
+        registries = [await opened() for _ in range(3)]
+        taken = await asyncio.gather(*(each.take_writer_ids(1000) for each in registries for _ in range(5)))
+        assert len({number for block in taken for number in block}) == 15_000
+        epochs = await asyncio.gather(*(each.next_epoch() for each in registries for _ in range(5)))
+        assert sorted(epochs) == list(range(1, 16))
+        again = await opened()
+        assert (await again.take_writer_ids(1)).start == 15_000
+        assert await again.next_epoch() == 16
+
+    scenario(test)
