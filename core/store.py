@@ -356,6 +356,10 @@ class Store:
             raise NotHosted(container_id)
         return found
 
+    def serves(self, container_id: int) -> bool:
+        """Whether a container is open here, and certainly still ours."""
+        return container_id in self.containers and (self.is_fresh is None or self.is_fresh())
+
     def _open_containers(self) -> list[Container]:
         return [hosted.container for hosted in self.containers.values()]
 

@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from core.clock import Clock, SystemClock
-from core.cluster.following import Changed
+from core.cluster.coordination import Coordination
+from core.cluster.following import Changed, SharedRegistry
 from core.cluster.sqlite_registry import SqliteRegistry
+from core.config import StoreConfig
 from core.hosted import HostedContainer
+from core.membership import Fence, Membership
 from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot
@@ -27,11 +30,12 @@ from core.tiering.context import LongTermStorage
 from gateway import __version__
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
-from gateway.cluster.nodes import Node, Nodes
+from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
+from gateway.coordination.opening import Openings
 from gateway.data_directory import (
     DRILL_DIRECTORY,
     REPAIRED_FILE,
@@ -117,6 +121,9 @@ RELEASE_S: Final = 2.0
 """Longest wait of a stop to release its prefix in long-term storage; if it fails, the next start of a copy must check
 whether this gateway lives."""
 
+DRAIN_S: Final = 20.0
+"""Longest time in which a node that stops gives its containers to others."""
+
 CONCERNS_MAX: Final = 20
 CONCERN_CHARS_MAX: Final = 500
 
@@ -136,6 +143,27 @@ class Part:
     """Where other workers reach this one; None if there are no others."""
     told: Callable[[], None]
     """Tells the others that the registry has changed."""
+
+
+class NodeRegistry(SharedRegistry, Protocol):
+    """A registry that nodes tell of themselves in."""
+
+    def nodes(self) -> Mapping[int, Mapping[str, Any]]:
+        """What each node told of itself, by its id."""
+
+    async def tell_node(self, node_id: int, value: Mapping[str, Any]) -> None:
+        """Tell all of a node; it replaces what was told before."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """This node's seat in a cluster of machines: what all decide together, and who owns which container."""
+
+    registry: NodeRegistry
+    coordination: Coordination
+    fence: Fence = Fence.BOTH
 
 
 class Broker:
@@ -162,14 +190,17 @@ class Broker:
         *,
         take_over: bool = False,
         part: Part | None = None,
+        seat: Seat | None = None,
     ) -> None:
-        """`part`: what this worker serves of a gateway of several; None for the whole."""
+        """`part`: what this worker serves of a gateway of several; `seat`: the cluster that this node is one of."""
         self.config = config
         self.node_id = config.node_id if part is None else part.node_id
         self._part = part
         self.nodes = Nodes(self.node_id, self._is_here)
         self._peers = Peers(self.nodes)
-        self._registry: SqliteRegistry | None = None
+        self._registry: NodeRegistry | None = None
+        self._seat = seat
+        self._membership: Membership | None = None
         self.cluster_id = data.cluster_id
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -238,7 +269,7 @@ class Broker:
             beat_s=max(min(BEAT_S, self.config.file_delete_delay_ms / 2000), BEAT_S_MIN),
             take_over=self._take_over,
             drill=is_drill(self._data.path),
-            beside=self._part is not None and self._part.inner is not None,
+            beside=self._seat is not None or (self._part is not None and self._part.inner is not None),
             private=is_private(self.config),
             holds_log=holds_log,
         )
@@ -277,14 +308,16 @@ class Broker:
         part = self._part
         if part is not None:
             self._registry = await SqliteRegistry.open(part.registry, part.told)
+        if self._seat is not None:
+            self._registry = self._seat.registry
         self.store = await Store.open(
             self._data.store,
-            self._data.store_config(self.config),
+            self._store_config(),
             configs.policy_for,
             self.clock,
             self._long_term,
             shared=self._registry,
-            hosts=None if part is None else part.hosts,
+            hosts=() if self._seat is not None else None if part is None else part.hosts,
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
@@ -309,8 +342,6 @@ class Broker:
         self.transactions = TransactionCoordinators(
             self.config, self.store, self.clock, self.topics, self.groups, self.producers, self._peers.of_container
         )
-        for hosted in self.store.containers.values():
-            hosted.container.name_writers = self.transactions.name_producers
         self.fetch_sessions = FetchSessions(
             self.config.max_incremental_fetch_session_cache_slots,
             self.config.fetch_session_partitions_max,
@@ -333,8 +364,6 @@ class Broker:
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
         dispatcher = Dispatcher(self.services, self.apis, self.metrics)
         self._server = Server(limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s)
-        for hosted in self._containers():
-            hosted.container.log.slabs.relieve = self._server.host.copy_views
         self._offer_gauges(self._server)
         try:
             inner = [] if part is None or part.inner is None else [part.inner]
@@ -343,11 +372,36 @@ class Broker:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
         if self._registry is not None:
             await self._registry.tell_node(self.node_id, self._myself().encode())
+        if self._seat is not None:
+            self._join(self._seat)
         self._renewing = asyncio.create_task(
             renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
         )
         self.phase = "serving"
         self._serving.set()
+
+    def _store_config(self) -> StoreConfig:
+        config = self._data.store_config(self.config)
+        return (
+            config if self._seat is None else replace(config, container_ids=tuple(self._seat.coordination.containers))
+        )
+
+    def _join(self, seat: Seat) -> None:
+        """Take and serve containers of the cluster from now on."""
+        kinds = (self.groups, self.share.coordinators, self.transactions)
+        openings = Openings(self.store, kinds, self._attend, self._know_nodes)
+        self._membership = Membership(seat.coordination, self.store, openings, seat.fence)
+        seat.coordination.on_changed(self._know_nodes)
+        self._membership.start()
+
+    def _attend(self, hosted: HostedContainer) -> None:
+        """A container is open: what it reports to, and what reports of it."""
+        assert self._server is not None
+        hosted.container.name_writers = self.transactions.name_producers
+        hosted.container.log.slabs.relieve = self._server.host.copy_views
+        self.metrics.forget(hosted.id)
+        _offer_container_gauges(self.metrics, hosted)
+        offer_container(self.metrics, hosted)
 
     async def _consumed(self, slots: Sequence[Slot], group_ids: Sequence[str]) -> Sequence[int | None]:
         """How far groups are through with slots of one stream."""
@@ -356,7 +410,7 @@ class Broker:
     # --- Other workers ------------------------------------------------------------------------
 
     def _is_here(self, container_id: int) -> bool:
-        return container_id in self.store.containers
+        return self.store.serves(container_id)
 
     def _myself(self) -> Node:
         """This node, as others see it."""
@@ -369,7 +423,8 @@ class Broker:
 
     def _know_nodes(self) -> None:
         if self._registry is not None:
-            self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
+            told = [Node.decode(node_id, fields) for node_id, fields in self._registry.nodes().items()]
+            self.nodes.replace(told if self._seat is None else owners_of(told, self._seat.coordination))
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""
@@ -466,6 +521,9 @@ class Broker:
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._membership is not None:  # clients find the next owners while this node still answers
+            await self._membership.drain(DRAIN_S)
+            await self._membership.stop()
         if self._renewing is not None:
             self._renewing.cancel()
         if self._server is not None:
@@ -584,16 +642,15 @@ class Broker:
 
     def _offer_gauges(self, server: Server) -> None:
         """Give the metrics access to the sizes of bounded parts."""
-        metrics, store = self.metrics, self.store
+        metrics = self.metrics
         metrics.memory("requests being received", lambda: server.host.receive_budget.used)
         metrics.memory("requests being handled", lambda: server.host.request_budget.used)
         metrics.memory("responses", lambda: server.host.output_budget.used)
         offer_connections(metrics, server)
         offer_tls(metrics, server, [*self._secured.values(), self._http_security])
         offer_sasl(metrics, self._secured)
-        for hosted in store.containers.values():
-            _offer_container_gauges(metrics, hosted)
-            offer_container(metrics, hosted)
+        for hosted in self._containers():
+            self._attend(hosted)
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
         metrics.counter(

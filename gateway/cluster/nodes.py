@@ -7,8 +7,10 @@ addresses of the others for a listener of the same name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
+
+from core.cluster.coordination import Coordination, Stage
 
 NOBODY: int = -1
 """In place of a node's id: no node leads that."""
@@ -130,3 +132,20 @@ class Nodes:
 
     def _mine(self, listener: Listener) -> Address:
         return Address(self.me, listener.advertised_host, listener.advertised_port)
+
+
+def owners_of(told: Iterable[Node], coordination: Coordination) -> list[Node]:
+    """The nodes that live, with the containers that they serve as the coordinator has it."""
+    lives, served = coordination.lives(), coordination.owners()
+    return [
+        replace(
+            node,
+            containers={
+                container_id: owner.epoch
+                for container_id, owner in served.items()
+                if owner.node == node.id and owner.stage is Stage.SERVING
+            },
+        )
+        for node in told
+        if node.id in lives
+    ]

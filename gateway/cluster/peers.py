@@ -20,9 +20,9 @@ class Peers:
         self._closing: set[asyncio.Task[None]] = set()
 
     def of_container(self, container_id: int) -> Peer | None:
-        """The node that has a container; None if no other node has it."""
+        """The node that has a container; None if no other node has it, or it cannot be asked by nodes."""
         node = self._nodes.node_of(container_id)
-        return None if node is None else self._peer(node.id, node.inner)
+        return None if node is None or not node.inner else self._peer(node.id, node.inner)
 
     def _peer(self, node_id: int, address: str) -> Peer:
         peer = self._peers.get(node_id)

@@ -47,6 +47,7 @@ class LocalCoordinators(Generic[C]):
         self._make = make
         self._loading: dict[int, C] = {}  # by container
         self._serving: dict[int, C] = {}
+        self._expected: set[int] = set()  # containers that are being opened
         self._ending: set[asyncio.Task[None]] = set()
         self.homes = homes
 
@@ -54,17 +55,16 @@ class LocalCoordinators(Generic[C]):
         """The coordinator that serves a name. Raises Refusal."""
         container_id = self.homes.of(name)
         found = self._serving.get(container_id)
-        if found is None or container_id not in self._store.containers:
-            raise Refusal(
-                ErrorCode.coordinator_load_in_progress if container_id in self._loading else ErrorCode.not_coordinator
-            )
+        if found is None or not self._store.serves(container_id):
+            is_coming = container_id in self._loading or container_id in self._expected
+            raise Refusal(ErrorCode.coordinator_load_in_progress if is_coming else ErrorCode.not_coordinator)
         return found
 
     def is_here(self, name: str) -> bool:
         """Whether this process has the coordinator of a name, which may still be loading."""
         container_id = self.homes.of(name)
         is_known = container_id in self._serving or container_id in self._loading
-        return is_known and container_id in self._store.containers
+        return is_known and self._store.serves(container_id)
 
     def in_container(self, container_id: int) -> C | None:
         """A container's coordinator, serving or loading."""
@@ -87,6 +87,10 @@ class LocalCoordinators(Generic[C]):
         for container_id in list(self._loading):
             await self._start(container_id)
 
+    def expect(self, container_id: int) -> None:
+        """A container is being opened: `open` follows, or `release`."""
+        self._expected.add(container_id)
+
     async def open(self, container_id: int) -> None:
         """Load and serve a container that was opened later. Raises UnreadableRecord."""
         self._load(container_id)
@@ -94,6 +98,7 @@ class LocalCoordinators(Generic[C]):
 
     async def release(self, container_id: int) -> None:
         """End a container's coordinator; its waiters hear NOT_COORDINATOR. Does nothing where there is none."""
+        self._expected.discard(container_id)
         ended = self.in_container(container_id)
         if ended is not None:
             self._serving.pop(container_id, None)
@@ -120,6 +125,7 @@ class LocalCoordinators(Generic[C]):
         await made.start()
         if self._loading.get(container_id) is made:  # and it was not released, and has not failed, meanwhile
             self._serving[container_id] = self._loading.pop(container_id)
+            self._expected.discard(container_id)
 
     def _container_failed(self, container_id: int, coordinator: C) -> None:
         if self.in_container(container_id) is not coordinator:

@@ -114,6 +114,12 @@ class Metrics:
         """Offer a number that only rises."""
         self.numbers.append(Number(name, doc, tuple(labels.items()), read, only_rises=True))
 
+    def forget(self, container_id: int) -> None:
+        """Offer no numbers of a container any more: another life of it follows."""
+        mine = {("container", str(container_id)), ("pool", f"tail cache {container_id}")}
+        mine.add(("pool", f"index cache {container_id}"))
+        self.numbers = [number for number in self.numbers if mine.isdisjoint(number.labels)]
+
     def memory(self, pool: str, read: Callable[[], float]) -> None:
         """Offer the bytes that a bounded pool holds now."""
         self.gauge("penstock_memory_bytes", "Bytes held by a bounded pool", read, pool=pool)

@@ -1,0 +1,51 @@
+"""What a broker does when a container comes or goes at runtime, beside its log.
+
+Keeps: coordinators begin in the order of their dependence and end in the reverse one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from core.hosted import HostedContainer
+from core.store import Store
+from gateway.coordination.local import LocalCoordinators
+
+
+class Openings:
+    """`core.membership.Services` of a broker. `begun` is told of each container that is served, before its
+    coordinators; `changed` after each that came or went."""
+
+    def __init__(
+        self,
+        store: Store,
+        kinds: Sequence[LocalCoordinators[Any]],
+        begun: Callable[[HostedContainer], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._kinds = kinds
+        self._begun = begun
+        self._changed = changed
+
+    def __repr__(self) -> str:
+        return f"<Openings of {len(self._kinds)} kinds of coordinators>"
+
+    def expect(self, container_id: int) -> None:
+        """It is being opened: whoever asks for its coordinators is to come again."""
+        for kind in self._kinds:
+            kind.expect(container_id)
+
+    async def begin(self, container_id: int) -> None:
+        """Load and serve what lies in it. Raises UnreadableRecord."""
+        self._begun(self._store.containers[container_id])
+        for kind in self._kinds:
+            await kind.open(container_id)
+        self._changed()
+
+    async def end(self, container_id: int) -> None:
+        """Answer all who wait."""
+        for kind in reversed(self._kinds):
+            await kind.release(container_id)
+        self._changed()

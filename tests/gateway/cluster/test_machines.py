@@ -1,0 +1,220 @@
+"""Two brokers over one object store: clients see who leads what, and lose nothing when a node goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from core.cluster.sqlite_registry import SqliteRegistry
+from gateway.broker import Broker, Seat
+from gateway.config.addresses import parse_kafka_listener
+from gateway.config.loading import load
+from gateway.data_directory import DataDirectory
+from gateway.disks import wanted_of
+from gateway.network.binding import bind_all
+from gateway.wire.message import Message
+from tests.core.cluster.coordinator import Coordinator
+from tests.core.cluster.coordinator import Seat as Chair
+from tests.core.support import run, until
+from tests.gateway.harness import SETTINGS, Client, batch, values
+
+CONTAINERS: Final = 4
+METADATA, FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, FETCH = 3, 10, 11, 12, 1
+NOT_LEADER, NOT_COORDINATOR = 6, 16
+
+
+class Machines:
+    """Brokers, each with a data directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.coordinator = Coordinator(range(CONTAINERS))
+        self.brokers: list[Broker] = []
+        self.chairs: list[Chair] = []
+        self._data: list[DataDirectory] = []
+
+    async def join(self) -> Broker:
+        number = len(self.brokers) + 1
+        home = self.directory / f"machine-{number}"
+        config = load(
+            environ={},
+            assignments=[
+                *SETTINGS,
+                f"data.dir={home}",
+                f"node.id={number}",
+                "log.store=object",
+                f"tier2=file:{self.directory / 'bucket'}",
+            ],
+        )
+        data = DataDirectory.acquire(home, "0.1.0", wanted_of(config))
+        chair = Chair(self.coordinator, number)
+        seat = Seat(registry=await SqliteRegistry.open(self.directory / "registry"), coordination=chair)
+        broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None, seat=seat)
+        await broker.open_long_term()
+        await broker.start()
+        self.brokers.append(broker)
+        self.chairs.append(chair)
+        self._data.append(data)
+        return broker
+
+    async def at_rest(self, shares: list[int]) -> None:
+        """Until each broker serves as many containers as its share, and all know of it."""
+        await until(lambda: [len(one.store.containers) for one in self.brokers] == shares)
+        await until(
+            lambda: all(
+                len(one.nodes.others) == sum(map(bool, shares)) - bool(share) for one, share in self.all(shares)
+            )
+        )
+
+    def all(self, shares: list[int]) -> list[tuple[Broker, int]]:
+        return [(broker, share) for broker, share in zip(self.brokers, shares, strict=True) if share]
+
+    async def stop(self) -> None:
+        for broker, chair, data in zip(self.brokers, self.chairs, self._data, strict=True):
+            self.coordinator.lives = {chair.node: self.coordinator.lives.get(chair.node, chair._life)}
+            if broker.phase == "serving":
+                await broker.stop()
+            data.release()
+
+
+@asynccontextmanager
+async def machines_in(directory: Path) -> AsyncIterator[Machines]:
+    machines = Machines(directory)
+    try:
+        yield machines
+    finally:
+        await machines.stop()
+
+
+async def metadata(client: Client, topic: str) -> Message:
+    asked = {"topics": [{"name": topic, "topic_id": None}], "allow_auto_topic_creation": False}
+    return await client.ask(METADATA, 12, asked)
+
+
+async def leaders(client: Client, topic: str) -> dict[int, int]:
+    answer = await metadata(client, topic)
+    return {p.partition_index: p.leader_id for p in answer.topics[0].partitions}
+
+
+def test_any_node_names_the_owners_and_the_joining_one_is_filled(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([4])
+            client = await Client.connect(first)
+            await client.create("t", 8)
+            for partition in range(8):
+                assert (await client.produce("t", batch(b"%d" % partition), partition=partition)).error_code == 0
+            second = await machines.join()
+            await machines.at_rest([2, 2])
+            other = await Client.connect(second)
+            told = await leaders(client, "t")
+            assert sorted(told.values()) == [1] * 4 + [2] * 4
+            assert await leaders(other, "t") == told
+            assert sorted(broker.node_id for broker in (await metadata(other, "t")).brokers) == [1, 2]
+            for partition, node in told.items():
+                here, there = (client, other) if node == 1 else (other, client)
+                assert (await there.produce("t", batch(b"x"), partition=partition)).error_code == NOT_LEADER
+                assert (await here.produce("t", batch(b"y"), partition=partition)).error_code == 0
+                assert [value for _, value in await records(here, partition)] == [b"%d" % partition, b"y"]
+
+    run(scenario())
+
+
+async def records(client: Client, partition: int) -> list[tuple[int, bytes | None]]:
+    """All of a partition: an answer ends where one source of records does."""
+    found: list[tuple[int, bytes | None]] = []
+    while True:
+        answer = await client.fetch(("t", partition, len(found)))
+        (one,) = answer.responses[0].partitions
+        assert one.error_code == 0
+        found += values(one.records)
+        if len(found) == one.high_watermark:
+            return found
+
+
+def test_a_node_that_lost_its_lease_answers_nothing_and_the_other_goes_on(tmp_path: Path) -> None:
+    """Waiting fetches and members of groups are told to look for the new owner; offsets and records are there."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([4])
+            client, waiting = await Client.connect(first), await Client.connect(first)
+            await client.create("t", 4)
+            for partition in range(4):
+                assert (await client.produce("t", batch(b"a"), partition=partition)).error_code == 0
+            member = await joined(client)
+            second = await machines.join()
+            await machines.at_rest([2, 2])
+            told = await leaders(client, "t")
+            kept = next(partition for partition, node in told.items() if node == 1)
+            fetching = asyncio.create_task(waiting.fetch(("t", kept, 1), max_wait=20_000))
+            await asyncio.sleep(0.1)
+            machines.coordinator.end(machines.chairs[0].life)
+            (answer,) = (await fetching).responses[0].partitions
+            assert answer.error_code == NOT_LEADER
+            assert (await client.produce("t", batch(b"x"), partition=kept)).error_code == NOT_LEADER
+            assert (await heartbeat(client, member)).error_code == NOT_COORDINATOR
+            await until(lambda: len(second.store.containers) == CONTAINERS)
+            other = await Client.connect(second)
+            await until(lambda: second.groups.is_here("g"))
+            assert set((await leaders(other, "t")).values()) == {2}
+            found = await other.ask(FIND_COORDINATOR, 2, {"key": "g", "key_type": 0})
+            assert (found.error_code, found.node_id) == (0, 2)
+            assert (await heartbeat(other, member)).error_code == 0
+            for partition in range(4):
+                assert await records(other, partition) == [(0, b"a")]
+
+    run(scenario())
+
+
+async def joined(client: Client) -> tuple[str, int]:
+    asked: dict[str, Any] = {
+        "group_id": "g",
+        "session_timeout": 30_000,
+        "rebalance_timeout": 30_000,
+        "member_id": "",
+        "protocol_type": "consumer",
+        "protocols": [{"name": "p", "metadata": b""}],
+    }
+    answer = await client.ask(JOIN_GROUP, 3, asked)
+    assert answer.error_code == 0
+    assignments = [{"member_id": answer.member_id, "assignment": b"all"}]
+    synced = {
+        "group_id": "g",
+        "generation_id": answer.generation_id,
+        "member_id": answer.member_id,
+        "assignments": assignments,
+    }
+    assert (await client.ask(14, 2, synced)).error_code == 0
+    return answer.member_id, answer.generation_id
+
+
+async def heartbeat(client: Client, member: tuple[str, int]) -> Message:
+    asked = {"group_id": "g", "generation_id": member[1], "member_id": member[0]}
+    return await client.ask(HEARTBEAT, 2, asked)
+
+
+def test_a_node_that_stops_hands_its_containers_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([4])
+            client = await Client.connect(first)
+            await client.create("t", 4)
+            second = await machines.join()
+            await machines.at_rest([2, 2])
+            other = await Client.connect(second)
+            for partition, node in (await leaders(client, "t")).items():
+                owner = client if node == 1 else other
+                assert (await owner.produce("t", batch(b"a"), partition=partition)).error_code == 0
+            await first.stop()
+            await until(lambda: len(second.store.containers) == CONTAINERS)
+            for partition in range(4):
+                assert await records(other, partition) == [(0, b"a")]
+
+    run(scenario())
