@@ -56,7 +56,7 @@ APART: Final = {
     "authorizer.class.name",
 }
 """Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
-SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
+SECURITY: Final = ("ssl.", "sasl.", "authorizer.", "delegation.")
 """Texts of keys that begin so name mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
 
 
