@@ -48,6 +48,8 @@ async def _topic(ctx: RequestContext, group_id: str, topic: Message) -> dict[str
                 error = await ctx.services.share.partitions.begin_at(key, slot, start)
             except StoreError as failed:
                 error = code_of(failed, Asked.PARTITION)
+        if error is ErrorCode.none:
+            ctx.tell("share offsets changed", name=group_id, topic=name, partition=asked.partition_index)
         partitions.append({"partition_index": asked.partition_index, "error_code": error})
     return {"topic_name": name, "topic_id": None if stream is None else stream.uuid, "partitions": partitions}
 
