@@ -88,6 +88,8 @@ from gateway.security import scram_users
 from gateway.security.acl_format import TABLE as ACLS
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
+from gateway.security.delegation_rows import TABLE as DELEGATION_TOKENS
+from gateway.security.delegation_tokens import DelegationTokens
 from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
 from gateway.security.scram_users import TABLE as USERS
 from gateway.security.scram_users import ScramUsers
@@ -178,6 +180,7 @@ class Broker:
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     scram_users: ScramUsers
+    delegation_tokens: DelegationTokens
     apis: Registry
 
     def __init__(
@@ -328,6 +331,7 @@ class Broker:
         self.all_topics = ReadableTopics(self.topics, self.internal_topics)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        self.delegation_tokens = DelegationTokens(self.config, self.store, self.clock)
         self.scram_users = await self._open_users()
         self.quotas = Quotas(self.store, self.clock)
         self.producers = ProducerIds(self.store)
@@ -359,6 +363,7 @@ class Broker:
         await self.share.coordinators.start()
         self.share.partitions.start()
         await self.transactions.start()
+        self.delegation_tokens.start()
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
@@ -444,6 +449,7 @@ class Broker:
             (FEATURES, self.features),
             (QUOTAS, self.quotas),
             (USERS, self.scram_users),
+            (DELEGATION_TOKENS, self.delegation_tokens),
             (RESOURCE_CONFIGS, self.resource_configs),
         ):
             if kind in changed.kinds:
@@ -478,7 +484,7 @@ class Broker:
             raise ConfigError([str(wrong)]) from wrong
         for listener in self._secured.values():
             if listener.sasl is not None:
-                listener.sasl.use(users)
+                listener.sasl.use(users, self.delegation_tokens)
         return users
 
     def _offered(self) -> Services:
@@ -505,6 +511,7 @@ class Broker:
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
             scram_users=self.scram_users,
+            delegation_tokens=self.delegation_tokens,
             quotas=self.quotas,
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
@@ -537,6 +544,7 @@ class Broker:
             )
             await self.transactions.stop()
         await self.openers.close()
+        await self.delegation_tokens.stop()
         for listener in self._secured.values():
             listener.close()
         if self.authorizer is not None:

@@ -26,6 +26,7 @@ from gateway.metrics.counters import Metrics
 from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.security.authorizer import Authorizer
+from gateway.security.delegation_tokens import DelegationTokens
 from gateway.security.scram_users import ScramUsers
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
@@ -60,6 +61,7 @@ class Services:
     fetch_sessions: FetchSessions
     openers: Openers
     scram_users: ScramUsers
+    delegation_tokens: DelegationTokens
     quotas: Quotas
     authorizer: Authorizer | None
     """None: every client may do everything (`authorizer.class.name`)."""

@@ -76,6 +76,8 @@ async def _topic(ctx: RequestContext, group_id: str, topic: Message, elsewhere: 
                 if isinstance(failed, NotHosted):
                     number = asked.partition_index
                     elsewhere[Place(name, number)] = stream.state.container_of_slot(number)
+        if error is ErrorCode.none:
+            ctx.tell("share offsets changed", name=group_id, topic=name, partition=asked.partition_index)
         partitions.append({"partition_index": asked.partition_index, "error_code": error})
     return {"topic_name": name, "topic_id": None if stream is None else stream.uuid, "partitions": partitions}
 

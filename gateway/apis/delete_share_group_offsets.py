@@ -50,6 +50,7 @@ async def _topic(ctx: RequestContext, group_id: str, name: str) -> dict[str, Any
         await ctx.services.share.partitions.delete_topic(group_id, stream.uuid)
     except StoreError as failed:
         return {"topic_name": name, "topic_id": stream.uuid, "error_code": code_of(failed, Asked.COORDINATOR)}
+    ctx.tell("share offsets deleted", name=group_id, topic=name)
     return {"topic_name": name, "topic_id": stream.uuid, "error_code": ErrorCode.none}
 
 

@@ -30,6 +30,8 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     error = await groups.offsets.delete(request.group_id, places)
     if error:
         return error_response(request, ctx.version, error)
+    for name in dict.fromkeys(name for name, _ in places):
+        ctx.tell("offsets deleted", name=request.group_id, topic=name)
     return {
         "error_code": ErrorCode.none,
         "topics": [

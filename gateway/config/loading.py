@@ -21,6 +21,7 @@ from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
 from gateway.config.conflicts import Origins, conflicts
 from gateway.config.containers import ContainerKeys
+from gateway.config.delegation import DelegationKeys
 from gateway.config.fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -64,6 +65,7 @@ TITLES: Final[Mapping[type[BaseModel], str]] = {
     SecurityKeys: "Security",
     AuthorizerKeys: "Security",
     AuditKeys: "Security",
+    DelegationKeys: "Security",
     ContainerKeys: "Containers",
     TieringKeys: "Long-term storage",
     SecretFileKeys: "Files of secrets",

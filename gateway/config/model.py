@@ -19,6 +19,7 @@ from gateway.config.audit import AuditKeys
 from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
 from gateway.config.containers import ContainerKeys
+from gateway.config.delegation import DelegationKeys
 from gateway.config.fields import from_text
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -42,6 +43,7 @@ class Config(
     AuthorizerKeys,
     ShareGroupKeys,
     GroupKeys,
+    DelegationKeys,
     TransactionKeys,
     ScalingKeys,
     TopicKeys,
