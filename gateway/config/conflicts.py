@@ -51,7 +51,7 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     if low > high:
         key = "group.min.session.timeout.ms"
         yield f"{origins.said(key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
-    yield from _consumer_bounds(config, origins)
+    yield from _group_bounds(config, origins)
     if not config.retention_ms:
         key = next(key for key in RETENTION_KEYS if getattr(config, key.replace(".", "_")) is not None)
         yield f"{origins.said(key)}: allowed: {_allowed(key)}; records would go as they come"
@@ -85,21 +85,29 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
             yield f"{said}: {', '.join(scram)} keeps credentials in the log, which must not leave the data directory"
 
 
-def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
-    """The settings of consumer groups lie within the bounds for those of single groups."""
-    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
-        at, low, high = (
-            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
-        )
-        key = f"group.consumer.{what}"
-        if at < low:
-            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
-        if at > high:
-            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
-    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
-    if heartbeat_ms >= session_ms:
-        key = "group.consumer.heartbeat.interval.ms"
-        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
+def _group_bounds(config: Config, origins: Origins) -> Iterator[str]:
+    """The settings of consumer and of streams groups lie within the bounds for those of single groups."""
+    for kind in ("consumer", "streams"):
+        for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
+            at, low, high = (_of_groups(config, kind, part + what) for part in ("", "min.", "max."))
+            key = f"group.{kind}.{what}"
+            if at < low:
+                yield f"{origins.said(key)}: allowed: at least group.{kind}.min.{what}, which is {low}"
+            if at > high:
+                yield f"{origins.said(key)}: allowed: at most group.{kind}.max.{what}, which is {high}"
+        session_ms = _of_groups(config, kind, "session.timeout.ms")
+        if _of_groups(config, kind, "heartbeat.interval.ms") >= session_ms:
+            said = origins.said(f"group.{kind}.heartbeat.interval.ms")
+            yield f"{said}: allowed: less than group.{kind}.session.timeout.ms, which is {session_ms}"
+    most = config.group_streams_max_standby_replicas
+    if config.group_streams_num_standby_replicas > most:
+        said = origins.said("group.streams.num.standby.replicas")
+        yield f"{said}: allowed: at most group.streams.max.standby.replicas, which is {most}"
+
+
+def _of_groups(config: Config, kind: str, what: str) -> int:
+    value: int = getattr(config, f"group.{kind}.{what}".replace(".", "_"))
+    return value
 
 
 def _directories(config: Config, origins: Origins) -> Iterator[str]:

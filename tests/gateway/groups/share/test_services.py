@@ -15,7 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from tests.gateway.launching import serving
 from tests.likeness.asking import Server
-from tests.likeness.questions import NO_SHARE_GROUPS, Question
+from tests.likeness.questions import CLASSIC_AND_CONSUMER, Question
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +160,6 @@ def test_a_group_as_a_whole(member: Member) -> None:
 
 def test_lowered_feature(server: Server, member: Member) -> None:
     """At share.version 0 members are refused."""
-    assert server.ask(NO_SHARE_GROUPS, 1)["error_code"] == ErrorCode.none
+    assert server.ask(CLASSIC_AND_CONSUMER, 1)["error_code"] == ErrorCode.none
     assert member.join()["error_code"] == ErrorCode.unsupported_version
     assert member.fetch(0)["error_code"] == ErrorCode.unsupported_version
