@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from confluent_kafka.admin import AdminClient, NewTopic
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.streams.statuses import StatusCode
+from gateway.security.acls import Acl, Operation, ResourceType
+from tests.gateway.harness import Client as Wire
+from tests.gateway.harness import running_broker
 from tests.gateway.launching import serving
+from tests.gateway.security.harness import ADMIN, ALICE, WITH_RIGHTS, acl, come_as
 from tests.likeness.asking import Server
 from tests.likeness.questions import CLASSIC_AND_CONSUMER, Question
 
 pytestmark = pytest.mark.slow
 
 WITHIN_S = 10.0
+API_VERSIONS, HEARTBEAT = 18, 88
+MISSING = StatusCode.MISSING_INTERNAL_TOPICS
 
 
 def info(name: str) -> dict[str, Any]:
@@ -47,29 +54,34 @@ COUNT = {
 }
 
 
+def heartbeat(epoch: int, **said: Any) -> dict[str, Any]:
+    """A request of member m of group g; a joining one says all that it must."""
+    values: dict[str, Any] = {
+        "group_id": "g",
+        "member_id": "m",
+        "member_epoch": epoch,
+        "endpoint_information_epoch": -1,
+        "active_tasks": None,
+        "standby_tasks": None,
+        "warmup_tasks": None,
+        "client_tags": None,
+        "task_offsets": None,
+        "task_end_offsets": None,
+    }
+    if epoch == 0:
+        none: dict[str, Any] = {"active_tasks": [], "standby_tasks": [], "warmup_tasks": []}
+        values |= none | {"rebalance_timeout": 60_000, "process_id": "m", "topology": COUNT}
+    return values | said
+
+
 class Client:
     """Asks one server about one group."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def beat(self, epoch: int, member: str = "m", **said: Any) -> dict[str, Any]:
-        values: dict[str, Any] = {
-            "group_id": "g",
-            "member_id": member,
-            "member_epoch": epoch,
-            "endpoint_information_epoch": -1,
-            "active_tasks": None,
-            "standby_tasks": None,
-            "warmup_tasks": None,
-            "client_tags": None,
-            "task_offsets": None,
-            "task_end_offsets": None,
-        }
-        if epoch == 0:
-            none: dict[str, Any] = {"active_tasks": [], "standby_tasks": [], "warmup_tasks": []}
-            values |= none | {"rebalance_timeout": 60_000, "process_id": member, "topology": COUNT}
-        return self.ask("StreamsGroupHeartbeat", **(values | said))
+    def beat(self, epoch: int, **said: Any) -> dict[str, Any]:
+        return self.ask("StreamsGroupHeartbeat", **heartbeat(epoch, **said))
 
     def describe(self) -> dict[str, Any]:
         (group,) = self.ask("StreamsGroupDescribe", group_ids=["g"], include_authorized_operations=False)["groups"]
@@ -204,3 +216,41 @@ def test_lowered_feature(client: Client) -> None:
     assert client._server.ask(CLASSIC_AND_CONSUMER, 1)["error_code"] == ErrorCode.none
     assert client.beat(0)["error_code"] == ErrorCode.unsupported_version
     assert client.describe()["error_code"] == ErrorCode.unsupported_version
+
+
+def test_rights(tmp_path: Path) -> None:
+    """A member needs READ for the group and DESCRIBE for every topic; internal topics are made with its CREATE."""
+
+    async def test() -> None:
+        async with running_broker(tmp_path, *WITH_RIGHTS) as broker:
+            assert broker.authorizer is not None
+            admin, alice = [await Wire.connect(broker) for _ in range(2)]
+            for wire, principal in ((admin, ADMIN), (alice, ALICE)):
+                await wire.ask(API_VERSIONS, 0, {})
+                come_as(broker, wire._writer.get_extra_info("sockname")[1], principal)
+            await admin.create("in", 2)
+
+            async def joined() -> Any:
+                return await alice.ask(HEARTBEAT, 0, heartbeat(0))
+
+            async def allow(made: Acl) -> None:
+                assert broker.authorizer is not None
+                assert await broker.authorizer.create([made]) == [None]
+
+            assert (await joined()).error_code == ErrorCode.group_authorization_failed
+            await allow(acl("g", Operation.READ, type=ResourceType.GROUP))
+            assert (await joined()).error_code == ErrorCode.topic_authorization_failed
+            for name in ("in", "app-mid", "app-log"):
+                await allow(acl(name, Operation.DESCRIBE))
+            (status,) = [one for one in (await joined()).status if one.status_code == MISSING]
+            assert status.status_detail == (
+                "Internal topics are missing: app-log, app-mid; Unauthorized to CREATE on topics app-mid, app-log."
+            )
+            assert broker.topics.get("app-log") is None
+            for name in ("app-mid", "app-log"):
+                await allow(acl(name, Operation.CREATE))
+            await joined()
+            assert broker.topics.get("app-log") is not None
+            assert [one for one in (await joined()).status if one.status_code == MISSING] == []
+
+    uvloop.run(test())
