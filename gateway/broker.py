@@ -50,7 +50,7 @@ from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
-from gateway.groups.settings import settings_of
+from gateway.groups.settings import settings_of, streams_settings_of
 from gateway.groups.share.coordinators import ShareCoordinators
 from gateway.groups.share.dead_letters import DeadLetters
 from gateway.groups.share.elsewhere import ShareElsewhere
@@ -60,6 +60,7 @@ from gateway.groups.share.partitions import SharePartitions
 from gateway.groups.share.service import ShareGroups
 from gateway.groups.share.sessions import ShareSessions
 from gateway.groups.share.settings import share_settings
+from gateway.groups.streams.format import STREAMS_TABLE
 from gateway.internal_topics.readable import ReadableTopics
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
@@ -294,7 +295,7 @@ class Broker:
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
             promised=frozenset(
-                {GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE, SHARE_GROUPS_TABLE, SHARE_PARTITIONS_TABLE}
+                {GROUPS_TABLE, CONSUMER_TABLE, STREAMS_TABLE, OFFSETS_TABLE, SHARE_GROUPS_TABLE, SHARE_PARTITIONS_TABLE}
             ),
             private=frozenset({scram_users.TABLE}),
         )
@@ -337,10 +338,19 @@ class Broker:
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
-        settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        own = partial(self.resource_configs.own, ResourceType.GROUP)
+        settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
-            self.config, self.store, self.clock, self.topics, self.all_topics, homes, settings, self.elsewhere
+            self.config,
+            self.store,
+            self.clock,
+            self.topics,
+            self.all_topics,
+            homes,
+            settings,
+            streams_settings,
+            self.elsewhere,
         )
         self.share = self._share_groups(homes)
         self.transactions = TransactionCoordinators(

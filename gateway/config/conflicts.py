@@ -103,6 +103,10 @@ def _group_bounds(config: Config, origins: Origins) -> Iterator[str]:
         if heartbeat_ms >= session_ms:
             key = f"group.{protocol}.heartbeat.interval.ms"
             yield f"{origins.said(key)}: allowed: less than group.{protocol}.session.timeout.ms, which is {session_ms}"
+    most = config.group_streams_max_standby_replicas
+    if config.group_streams_num_standby_replicas > most:
+        said = origins.said("group.streams.num.standby.replicas")
+        yield f"{said}: allowed: at most group.streams.max.standby.replicas, which is {most}"
     if config.group_share_max_share_sessions < config.group_share_max_size:
         said = origins.said("group.share.max.share.sessions")
         yield f"{said}: allowed: at least group.share.max.size, which is {config.group_share_max_size}"

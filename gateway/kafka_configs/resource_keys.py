@@ -1,7 +1,6 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. The keys of streams groups have no effect: these are
-not served. It keeps the values for tools that set them, as Kafka does with these turned off.
+Keeps: Kafka accepts every value that is accepted here.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ BY_KEY: Final = "penstock.share.order.by.key"
 DEAD_LETTER_TOPIC: Final = "errors.deadletterqueue.topic.name"
 COPY_DEAD: Final = "errors.deadletterqueue.copy.record.enable"
 
-NO_EFFECT: Final = "Accepted and kept; it has no effect as long as Penstock does not serve"
 _DURATION: Final = re.compile(
     r"by_duration:\+?P(?=.)(?:[0-9]{1,9}D)?(?:T(?=.)(?:[0-9]{1,9}H)?(?:[0-9]{1,9}M)?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?S)?)?",
     re.I,
@@ -98,18 +96,12 @@ def _topic_or_none(name: str, value: ConfigValue) -> None:
         raise invalid_value(name, text, why)
 
 
-def _consumer_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
-    """A key of consumer groups; the broker's bounds are checked where its configuration is known."""
+def _bounded_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
+    """A key of consumer or streams groups; the broker's bounds are checked where its configuration is known."""
     return ConfigKey(name, ConfigType.INT, str(default), doc, at_least(low), (Synonym(f"group.{name}"),))
 
 
 def _share_key(name: str, default: int, check: Check, doc: str) -> ConfigKey:
-    return ConfigKey(name, ConfigType.INT, str(default), doc, check, (Synonym(f"group.{name}"),))
-
-
-def _group_key(name: str, default: int, check: Check) -> ConfigKey:
-    protocol = name.partition(".")[0]
-    doc = f"Kafka's setting of a {protocol} group. {NO_EFFECT} {protocol} groups."
     return ConfigKey(name, ConfigType.INT, str(default), doc, check, (Synonym(f"group.{name}"),))
 
 
@@ -118,9 +110,9 @@ _HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
 _ASSIGNMENT: Final = _bounded(0, 0, 15_000)
 
 GROUP_KEYS: Final = (
-    _consumer_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
-    _consumer_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
-    _consumer_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
+    _bounded_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _bounded_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _bounded_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
     _share_key("share.session.timeout.ms", 45_000, at_least(1), "A member that is silent for longer is removed."),
     _share_key("share.heartbeat.interval.ms", 5_000, at_least(1), "Time between two heartbeats of a member."),
     _share_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT, "Accepted and kept; targets are made at once."),
@@ -176,16 +168,17 @@ GROUP_KEYS: Final = (
         "false",
         "Whether a record's key, value and headers are copied to the dead-letter topic, or only where it lies.",
     ),
-    _group_key("streams.session.timeout.ms", 45_000, _SESSION),
-    _group_key("streams.heartbeat.interval.ms", 5_000, _HEARTBEAT),
-    _group_key("streams.assignment.interval.ms", 1_000, _ASSIGNMENT),
-    _group_key("streams.num.standby.replicas", 0, _bounded(0, None, 2)),
-    _group_key("streams.initial.rebalance.delay.ms", 3_000, at_least(0)),
+    _bounded_key("streams.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _bounded_key("streams.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _bounded_key("streams.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
+    _bounded_key("streams.num.standby.replicas", 0, 0, "Copies of each task's state, on other processes."),
+    _bounded_key("streams.initial.rebalance.delay.ms", 3_000, 0, "Time that the first target waits for members."),
 )
 
 
 _BOUNDED: Final = {f"{protocol}.{what}": protocol for protocol, keys in BOUNDED_GROUP_KEYS.items() for what in keys}
 """Keys of single groups for which the broker has a least and a largest value, and their protocols."""
+STANDBYS: Final = "streams.num.standby.replicas"
 
 
 def _interval(name: str, value: ConfigValue) -> None:
@@ -260,6 +253,8 @@ def _check_bounds(texts: Mapping[str, str], config: Config) -> None:
             raise InvalidConfig(f"{name} must be greater than or equal to {low}")
         if int(texts[name]) > getattr(config, high.replace(".", "_")):
             raise InvalidConfig(f"{name} must be less than or equal to {high}")
+    if int(texts.get(STANDBYS, 0)) > config.group_streams_max_standby_replicas:
+        raise InvalidConfig(f"{STANDBYS} must be less than or equal to group.streams.max.standby.replicas")
 
 
 def check(kind: ResourceKind, wanted: Mapping[str, str | None], config: Config) -> dict[str, str]:

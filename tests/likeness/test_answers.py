@@ -11,7 +11,7 @@ import pytest
 
 from tests.gateway.launching import serving
 from tests.likeness.asking import Server, versions_of
-from tests.likeness.questions import GROUPS, NO_SHARE_GROUPS, Question
+from tests.likeness.questions import CLASSIC_AND_CONSUMER, GROUPS, Question
 from tests.likeness.ranges import OURS
 
 ANSWERS: Final = json.loads(Path(__file__).with_name("answers.json").read_text())
@@ -30,7 +30,7 @@ CLASSIC_ONLY: Final = ("--set", "log.file.bytes=4194304", "--set", "group.coordi
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("gateway"), *CLASSIC_ONLY) as running:
         asked = Server(running.ready()["kafka"][0])
-        assert asked.ask(NO_SHARE_GROUPS, 1)["error_code"] == 0
+        assert asked.ask(CLASSIC_AND_CONSUMER, 1)["error_code"] == 0
         yield asked
         asked.close()
 

@@ -61,7 +61,8 @@ OTHER_DEFAULTS: Final = {
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
     "group.consumer.max.size": "10000",  # everything has a bound
-    "group.coordinator.rebalance.protocols": "classic,consumer",  # those that are served
+    "group.streams.max.size": "10000",
+    "group.coordinator.rebalance.protocols": "classic,consumer,streams",  # those that are served
 }
 
 

@@ -21,7 +21,7 @@ from tests.gateway.groups.share.speaking import (
 )
 from tests.gateway.launching import http_get, serving
 from tests.likeness.asking import Server
-from tests.likeness.questions import NO_SHARE_GROUPS
+from tests.likeness.questions import CLASSIC_AND_CONSUMER
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +122,6 @@ def test_lag_is_a_metric(tmp_path: Path) -> None:
 
 def test_lowered_feature(server: Server, member: Member) -> None:
     """At share.version 0 members are refused."""
-    assert server.ask(NO_SHARE_GROUPS, 1)["error_code"] == ErrorCode.none
+    assert server.ask(CLASSIC_AND_CONSUMER, 1)["error_code"] == ErrorCode.none
     assert member.join()["error_code"] == ErrorCode.unsupported_version
     assert member.fetch(0)["error_code"] == ErrorCode.unsupported_version
