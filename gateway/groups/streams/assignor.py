@@ -42,6 +42,13 @@ class GroupSpec:
         return len(self.members) + sum(self.tasks.values()) * (1 + self.standbys)
 
 
+class Wanted(NamedTuple):
+    """A target to compute elsewhere."""
+
+    epoch: int
+    spec: GroupSpec
+
+
 def assign(spec: GroupSpec) -> Mapping[str, Tasks]:
     """The target of each member."""
     if not spec.members:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.streams.member import Member
-from gateway.groups.streams.messages import JOINING_EPOCH, LEAVING_EPOCH, Heartbeat, Tasks
-from gateway.groups.streams.topology import Topology
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.streams.member import Member, size_of
+from gateway.groups.streams.messages import JOINING_EPOCH, LEAVING_EPOCH, Heartbeat, MemberRecord, Tasks
+from gateway.groups.streams.topology import Topology, size_of_topology
 from gateway.refusals import Refusal, invalid_request
 
 
@@ -81,3 +82,16 @@ def check_owned(owned: Tasks | None, tasks: Mapping[str, int]) -> None:
             raise invalid_request(
                 f"Task {number} for subtopology {name} is invalid. Number of tasks for this subtopology: {tasks[name]}"
             )
+
+
+def check_size(
+    record: MemberRecord, before: MemberRecord | None, new_topology: Topology | None, allowance: Allowance
+) -> None:
+    """Is there room for a member as it is now, and for the topology that it brings?"""
+    if record == before:
+        return
+    size = size_of(record) + (size_of_topology(new_topology) if new_topology is not None else 0)
+    growth = size - (size_of(before) if before is not None else 0)
+    if size > allowance.member_max_bytes or (growth > 0 and allowance.used + growth > allowance.all_max_bytes):
+        why = "The members of all groups hold as much as groups.metadata.max.bytes allows."
+        raise Refusal(ErrorCode.group_max_size_reached, why)

@@ -11,18 +11,17 @@ Behaviour follows Kafka 4.3 (GroupMetadataManager).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.messages import Instant
 from gateway.groups.deadlines import Deadline, Deadlines
-from gateway.groups.streams.assignor import GroupSpec, MemberSpec, assign
-from gateway.groups.streams.checks import check_epoch, check_owned
+from gateway.groups.streams.assignor import GroupSpec, MemberSpec, Wanted, assign
+from gateway.groups.streams.checks import check_epoch, check_owned, check_size
 from gateway.groups.streams.endpoints import endpoints_of
 from gateway.groups.streams.member import Member, size_of, updated
 from gateway.groups.streams.messages import (
@@ -44,10 +43,11 @@ from gateway.groups.streams.messages import (
     Task,
     Tasks,
 )
-from gateway.groups.streams.reconciliation import Role, next_step
+from gateway.groups.streams.owners import Owners
+from gateway.groups.streams.reconciliation import next_step
 from gateway.groups.streams.rules import StreamsRules
 from gateway.groups.streams.statuses import Status, StatusCode
-from gateway.groups.streams.topology import Shape, Topology, shape_of, size_of_topology
+from gateway.groups.streams.topology import Shape, Topology, shape_of, signature_of, size_of_topology
 from gateway.refusals import Refusal, invalid_request
 
 AT_ONCE_MAX: Final = 1_000
@@ -64,13 +64,6 @@ EPOCH_MAX: Final = 2**31 - 1
 NOT_VALIDATED: Final = -1
 ENDPOINT_EPOCHS: Final = 2**30
 """The epoch of endpoints begins at the clock's seconds, below this: after a restart it is one that no member has."""
-
-
-class Wanted(NamedTuple):
-    """A target to compute elsewhere."""
-
-    epoch: int
-    spec: GroupSpec
 
 
 class StreamsGroup:
@@ -96,8 +89,7 @@ class StreamsGroup:
         self.wanted: Wanted | None = None
         self.rules = rules
         self.deadlines = deadlines
-        self._actives: dict[Task, str] = {}
-        self._standbys: dict[Task, set[str]] = {}
+        self._owners = Owners()
         self._signature = 0
         self._must_look = True
         self._endpoint_epoch = now.wall_ms // 1_000 % ENDPOINT_EPOCHS
@@ -156,7 +148,7 @@ class StreamsGroup:
 
     def owner(self, task: Task) -> str | None:
         """The member with which a task is active."""
-        return self._actives.get(task)
+        return self._owners.active(task)
 
     def member(self, member_id: str) -> Member:
         """Raises Refusal with UNKNOWN_MEMBER_ID."""
@@ -176,7 +168,7 @@ class StreamsGroup:
         before = known.record if known is not None else None
         record = updated(before, request)
         topology = self._topology_of(request.topology)
-        self._check_size(record, before, topology)
+        check_size(record, before, topology if self.topology is None else None, self.rules.allowance)
         shape, signature = self._look(topology)
         if shape.is_ready:
             check_owned(request.owned, shape.tasks)
@@ -221,34 +213,15 @@ class StreamsGroup:
             raise invalid_request("Topology updates are not supported yet.")
         return known
 
-    def _check_size(self, record: MemberRecord, before: MemberRecord | None, topology: Topology) -> None:
-        if record == before:
-            return
-        allowance = self.rules.allowance
-        size = size_of(record) + (size_of_topology(topology) if self.topology is None else 0)
-        growth = size - (size_of(before) if before is not None else 0)
-        if size > allowance.member_max_bytes or (growth > 0 and allowance.used + growth > allowance.all_max_bytes):
-            why = "The members of all groups hold as much as groups.metadata.max.bytes allows."
-            raise Refusal(ErrorCode.group_max_size_reached, why)
-
     def _look(self, topology: Topology) -> tuple[Shape, int]:
         """The shape of a topology over the topics of now, with the signature of these. Raises Refusal."""
         if topology is self.topology and not self._must_look:
             return self.shape, self._signature
-        return shape_of(topology, self._partitions_of), self._sign(topology)
+        return shape_of(topology, self._partitions_of), signature_of(topology, self.rules.topics.topic)
 
     def _partitions_of(self, name: str) -> int | None:
         topic = self.rules.topics.topic(name)
         return None if topic is None else topic.partition_count
-
-    def _sign(self, topology: Topology) -> int:
-        """A number that differs when a topic that the topology needs came, went, grew, or was made anew."""
-        digest = hashlib.sha256()
-        for name in sorted(topology.required):
-            topic = self.rules.topics.topic(name)
-            if topic is not None:
-                digest.update(f"{name}\0{topic.id}\0{topic.partition_count}\n".encode())
-        return int.from_bytes(digest.digest()[:8], "little", signed=True)
 
     def _enter(self, known: Member | None, record: MemberRecord, now: Instant) -> bool:
         """Make a member so; tell whether it was not."""
@@ -375,8 +348,8 @@ class StreamsGroup:
             self.deadlines.cancel(self._assignment_due)
 
     def _forget(self, member: Member) -> None:
-        self._let_go(member, member.current.assigned)
-        self._let_go(member, member.current.revoking)
+        self._owners.let_go(member, member.current.assigned)
+        self._owners.let_go(member, member.current.revoking)
         del self.members[member.member_id]
         self.rules.allowance.used -= member.size_bytes
         for deadline in (member.session, member.rebalance):
@@ -480,48 +453,25 @@ class StreamsGroup:
         """Move a member towards the target, as far as what it owns allows."""
         target_epoch = max(FIRST_EPOCH, self.target_epoch)
         target = self.target_of(member.member_id)
-        step = next_step(member.current, target_epoch, target, owned, partial(self._is_taken, member))
+        is_taken = partial(self._owners.is_taken, self.members, member)
+        step = next_step(member.current, target_epoch, target, owned, is_taken)
         if step != member.current:
             self._move(member, step, now)
-
-    def _is_taken(self, member: Member, role: Role, task: Task) -> bool:
-        """Does another member keep this one from having a task in a role?"""
-        active = {self._actives[task]} if task in self._actives else set()
-        if role is Role.ACTIVE and active - {member.member_id}:
-            return True
-        others = (active | self._standbys.get(task, set())) - {member.member_id}
-        return any(self.members[other].process_id == member.process_id for other in others)
 
     def _move(self, member: Member, step: CurrentRecord, now: Instant) -> None:
         before = member.current
         if step.assigned != before.assigned and member.record.endpoint is not None:
             self._endpoints_changed()
-        self._let_go(member, before.assigned)
-        self._let_go(member, before.revoking)
+        self._owners.let_go(member, before.assigned)
+        self._owners.let_go(member, before.revoking)
         member.current = step
-        self._take(member, step.assigned)
-        self._take(member, step.revoking)
+        self._owners.take(member, step.assigned)
+        self._owners.take(member, step.revoking)
         self.note(RowKey(RowKind.CURRENT, member.member_id))
         if step.state is not MemberState.UNREVOKED_TASKS:
             self.deadlines.cancel(member.rebalance)
         elif before.state is not MemberState.UNREVOKED_TASKS or step.revoking != before.revoking:
             self.deadlines.set(member.rebalance, _after(now, member.record.rebalance_timeout_ms))
-
-    def _take(self, member: Member, holdings: Holdings) -> None:
-        for task in holdings.active:
-            assert task not in self._actives, f"{task} would be active with two members"
-            self._actives[task] = member.member_id
-        for task in holdings.standby:
-            self._standbys.setdefault(task, set()).add(member.member_id)
-
-    def _let_go(self, member: Member, holdings: Holdings) -> None:
-        for task in holdings.active:
-            del self._actives[task]
-        for task in holdings.standby:
-            holders = self._standbys[task]
-            holders.discard(member.member_id)
-            if not holders:
-                del self._standbys[task]
 
     # Stored rows
 
@@ -578,7 +528,7 @@ class StreamsGroup:
                     latest[task] = max(epoch, latest.get(task, -1))
 
         def unowned(holdings: Holdings) -> Holdings:
-            kept = {t: e for t, e in holdings.active.items() if t not in self._actives and latest[t] == e}
+            kept = {t: e for t, e in holdings.active.items() if self.owner(t) is None and latest[t] == e}
             return Holdings(kept, holdings.standby)
 
         for member_id, record in current.items():

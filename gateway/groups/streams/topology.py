@@ -9,12 +9,14 @@ one that the topics of today do not satisfy has a problem, and no tasks. (Kafka:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from gateway.groups.consumer.messages import Topic
 from gateway.groups.streams.statuses import Status, StatusCode
 from gateway.refusals import Refusal
 
@@ -110,6 +112,16 @@ class Shape:
     @property
     def is_ready(self) -> bool:
         return self.problem is None
+
+
+def signature_of(topology: Topology, topic_of: Callable[[str], Topic | None]) -> int:
+    """A number that differs when a topic that the topology needs came, went, grew, or was made anew."""
+    digest = hashlib.sha256()
+    for name in sorted(topology.required):
+        topic = topic_of(name)
+        if topic is not None:
+            digest.update(f"{name}\0{topic.id}\0{topic.partition_count}\n".encode())
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
 
 
 class _Mismatch(Exception):
