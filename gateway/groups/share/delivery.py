@@ -22,6 +22,7 @@ from gateway.groups.share.partitions import LivePartition
 from gateway.records.openers import Openers, Pace, content_of
 from gateway.records.record_batch import read_header
 from gateway.records.records import RECORDS_MAX, iter_raw_records
+from tier2.storage import Buffer
 
 PART_BYTES_MAX: Final = 1024 * 1024
 """Bytes of one partition in one answer: what does not become the member's was read for nothing."""
@@ -34,7 +35,7 @@ TIER_WAIT_S: Final = 0.5
 class Delivery(NamedTuple):
     """Batches, and which of their records are the member's now."""
 
-    records: bytes
+    records: Buffer
     acquired: Sequence[Acquired]
 
 
@@ -68,13 +69,14 @@ async def deliver(
         end = slot.stable_end if settings.is_committed else slot.durable_end
         if at is None or at >= end or live.is_gone:
             break
-        found = await _read(store, slot, at, end, min(wanted.bytes_max, PART_BYTES_MAX))
+        found = await _read(store, slot, at, end, _bytes_to_read(live, wanted))
         if live.state is not state or live.is_gone:
             continue  # its start was set anew
         if found is None or not found.size:
             break
         data = b"".join(found.parts)
         batches = _batches(data, found, settings.is_committed)
+        live.record_bytes = -(-len(data) // (batches[-1].span.last + 1 - batches[0].span.first))
         spans: Sequence[Span] = [batch.span for batch in batches]
         if settings.by_key:
             keys, spans = await _keys(openers, data, batches, at + settings.limits.in_flight)
@@ -96,7 +98,7 @@ async def deliver(
         if acquired:
             first, last = acquired[0].first, acquired[-1].last
             needed = [one for one in batches if one.span.last >= first and one.span.first <= last]
-            return Delivery(data[needed[0].begin : needed[-1].end], acquired)
+            return Delivery(memoryview(data)[needed[0].begin : needed[-1].end], acquired)
     live.touched()
     return NOTHING
 
@@ -127,6 +129,15 @@ def _keys_of(data: bytes, batches: Sequence[_Batch], stop: int, pace: Pace) -> t
                 break
             keys[offset] = None if record.key is None else hash(record.key)
     return keys, spans
+
+
+def _bytes_to_read(live: LivePartition, wanted: Wanted) -> int:
+    """As many as so many records may have, by the size of those that were read last; what is read beyond is copied for
+    nothing. In the order of keys many records may be passed over."""
+    most = min(wanted.bytes_max, PART_BYTES_MAX)
+    if live.settings().by_key or not live.record_bytes:
+        return most
+    return min(most, wanted.records_max * live.record_bytes * 5 // 4)
 
 
 async def _read(store: Store, slot: Slot, at: int, end: int, bytes_max: int) -> ReadResult | None:

@@ -72,6 +72,8 @@ class LivePartition:
         self.state = state
         self.settings = settings
         self.order = KeyOrder()
+        self.record_bytes = 0
+        """Size of a record, as of the last read."""
         self.waiters: dict[Callable[[], None], None] = {}
         """Called when there may be records to get."""
         self._clock = clock

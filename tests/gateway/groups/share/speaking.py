@@ -47,12 +47,12 @@ class Member:
 
     def __init__(self, server: Server, topic: UUID, name: str = "m") -> None:
         self._server = server
-        self._topic = topic
+        self.topic = topic
         self._name = name
 
     def beside(self, name: str) -> Member:
         """Another member, which has joined."""
-        other = Member(self._server, self._topic, name)
+        other = Member(self._server, self.topic, name)
         assert other.join()["error_code"] == 0
         return other
 
@@ -78,11 +78,16 @@ class Member:
         said = {"member_id": self._name, "share_session_epoch": epoch, "topics": topics}
         return self.ask("ShareAcknowledge", version, **said)
 
+    def send_settled(self, epoch: int, *batches: tuple[int, int, int]) -> None:
+        """Acknowledge without waiting for the answer."""
+        said = {"member_id": self._name, "share_session_epoch": epoch, "topics": [self._settled(*batches)]}
+        self._server.send("ShareAcknowledge", 1, {"group_id": "g", **said})
+
     def _settled(self, *batches: tuple[int, int, int]) -> dict[str, Any]:
         said = [
             {"first_offset": first, "last_offset": last, "acknowledge_types": [how]} for first, last, how in batches
         ]
-        return {"topic_id": self._topic, "partitions": [{"partition_index": 0, "acknowledgement_batches": said}]}
+        return {"topic_id": self.topic, "partitions": [{"partition_index": 0, "acknowledgement_batches": said}]}
 
 
 def acquired(answer: dict[str, Any]) -> list[tuple[int, int, int]]:
