@@ -22,6 +22,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import h11
 from pydantic import BaseModel
@@ -32,12 +33,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.http import merging
+from gateway.http.access import PRINCIPAL
 from gateway.http.api import BODY_BYTES_MAX, EVENTS_DEFAULT, EVENTS_MAX, LISTED_MAX
 from gateway.http.console import Console
+from gateway.http.entrance import CERTIFIED_AS
 from gateway.http.guard import Guard
 from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.metrics.exposition import CONTENT_TYPE
+from gateway.security.principal import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +212,9 @@ def _asked_by(request: Request, body: bytes = b"") -> _Asked:
     headers = [(name, value) for name in names if (value := request.headers.get(name)) is not None]
     if request.client is not None:
         headers.append(("X-Forwarded-For", request.client.host))
+    certified: Principal | None = request.scope.get(PRINCIPAL)
+    if certified is not None:
+        headers.append((CERTIFIED_AS, quote(certified.name)))
     method = "GET" if request.method == "HEAD" else request.method
     return _Asked(method, target, headers, body)
 
@@ -250,9 +257,12 @@ class _Front:
         ready = not away and bool(answers) and all(answer.status == 200 for answer in answers.values())
         return _status(ready, phase, concerns[:CONCERNS_MAX])
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         async with self._place():
-            answers = await self._all(_Asked("GET", b"/metrics"))
+            answers = await self._all(_asked_by(request))
+            for answer in answers.values():
+                if answer.status == 401:
+                    raise _Refused(answer)
             texts = {worker: one.body for worker, one in answers.items() if one.status == 200}
             silent = self._missing(texts)
             text = await _bounded(sum(map(len, texts.values())), lambda: merging.exposition(texts, silent))
