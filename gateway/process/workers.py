@@ -47,7 +47,15 @@ from gateway.process.adoption import adopt
 from gateway.process.assignment import Assignment, shifted
 from gateway.process.control import Control
 from gateway.process.outcome import outcome
-from gateway.process.serving import SWITCH_INTERVAL_S, Place, forget, serve_place, stop_signal, warn_about_strangers
+from gateway.process.serving import (
+    SWITCH_INTERVAL_S,
+    Place,
+    forget,
+    serve_place,
+    stop_signal,
+    warn_about_secrets,
+    warn_about_strangers,
+)
 from gateway.process.supervisor import Supervisor, Worker
 from gateway.security.listeners import http_security
 from tier2.memory import keep_freed
@@ -195,6 +203,7 @@ async def _supervise(
             extra={"version": __version__, "data_dir": str(data.path), "workers": count},
         )
         warn_about_strangers(config, Place(data, kafka, http))
+        warn_about_secrets(config)
         admission = await _own_long_term(config, data, take_over)
         await adopt(data.store, data.store_config(config), data.registry, fresh=data.fresh)
         registry = await SqliteRegistry.open(data.registry)
