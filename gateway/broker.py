@@ -609,9 +609,10 @@ class Broker:
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
         from gateway.http.app import build
-        from gateway.http.entrance import Entrance
+        from gateway.http.entrance import Entrance, certified_by, certified_in_front
         from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
+        from gateway.http.ways import users_of
 
         importlib.import_module("gateway.http.services")  # or the first request pays for it
         token = self.config.http_token
@@ -619,12 +620,20 @@ class Broker:
             loopback=binding.loopback,
             hosts=frozenset(host.lower() for host in (binding.host, binding.advertised_host, *self.config.http_hosts)),
             token=None if token is None else token.get_secret_value(),
+            has_users=bool(self.config.http_auth),
+        )
+        users = users_of(
+            self.config,
+            self._http_security.keys,
+            lambda: self.scram_users if self.ready else None,
+            lambda: self.authorizer,
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
         # A worker's port is for its supervisor, whose own is the public one.
         is_inner = self._part is not None and self._part.inner is not None
         tls = None if is_inner else self._http_security.tls
-        entrance: ASGIApp = Entrance(application, guard)
+        certified = certified_in_front if is_inner else certified_by(tls)
+        entrance: ASGIApp = Entrance(application, guard, users, certified)
         if is_inner:
             entrance = ProxyHeadersMiddleware(entrance, "*")  # type: ignore[arg-type,assignment]
         return HttpServer(entrance, binding.sockets, self._shares.http, tls)

@@ -48,6 +48,7 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     """Every conflict, as a message."""
     yield from _addresses(config, origins)
     yield from _connections(config, origins)
+    yield from _http_users(config, origins)
     low, high = config.group_min_session_timeout_ms, config.group_max_session_timeout_ms
     if low > high:
         key = "group.min.session.timeout.ms"
@@ -84,6 +85,22 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
         scram = [one for one in config.security_of(listener.name).sasl_enabled_mechanisms if one.startswith("SCRAM")]
         if scram:
             yield f"{said}: {', '.join(scram)} keeps credentials in the log, which must not leave the data directory"
+
+
+def _http_users(config: Config, origins: Origins) -> Iterator[str]:
+    """Ways of `http.auth` that lack what they need."""
+    asked = config.http_auth
+    needs = {
+        "bearer": ("sasl.oauthbearer.jwks.endpoint.url", "sasl.oauthbearer.expected.audience"),
+        "token": ("http.token",),
+        "mtls": ("http.tls.keystore.location", "http.tls.truststore.location"),
+    }
+    for way in asked:
+        for key in needs.get(way, ()):
+            if not getattr(config, key.replace(".", "_")):
+                yield f"{origins.said('http.auth')}: {way} needs {key}, which is not set"
+    if asked and config.http_token is not None and "token" not in asked:
+        yield f"{origins.said('http.auth')}: http.token is set and would have no effect: allowed: token among the ways"
 
 
 def _group_bounds(config: Config, origins: Origins) -> Iterator[str]:

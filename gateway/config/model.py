@@ -8,6 +8,7 @@ with type, default, bounds and meaning, of its section's module beside this one 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
@@ -42,8 +43,8 @@ class Config(
     AuditKeys,
     AuthorizerKeys,
     ShareGroupKeys,
-    GroupKeys,
     DelegationKeys,
+    GroupKeys,
     TransactionKeys,
     ScalingKeys,
     TopicKeys,
@@ -68,6 +69,7 @@ class Config(
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _provided: tuple[Path, ...] = PrivateAttr(default=())  # files that values were taken from
     _own_keys: Mapping[str, ListenerSecurity] = PrivateAttr(default_factory=dict)  # by listener
 
     @property

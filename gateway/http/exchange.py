@@ -13,12 +13,16 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
 import h11
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.http.access import PRINCIPAL
+from gateway.http.entrance import CERTIFIED_AS
 from gateway.http.problems import Problem
+from gateway.security.principal import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +140,9 @@ def asked_by(request: Request, body: bytes = b"") -> Asked:
     headers = [(name, value) for name in names if (value := request.headers.get(name)) is not None]
     if request.client is not None:
         headers.append(("X-Forwarded-For", request.client.host))
+    certified: Principal | None = request.scope.get(PRINCIPAL)
+    if certified is not None:
+        headers.append((CERTIFIED_AS, quote(certified.name)))
     method = "GET" if request.method == "HEAD" else request.method
     return Asked(method, target, headers, body)
 

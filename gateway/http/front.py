@@ -158,9 +158,12 @@ class _Front:
         ready = not away and bool(answers) and all(answer.status == 200 for answer in answers.values())
         return _status(ready, phase, concerns[:CONCERNS_MAX])
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         async with self._place():
-            answers = await self._all(Asked("GET", b"/metrics"))
+            answers = await self._all(asked_by(request))
+            for answer in answers.values():
+                if answer.status == 401:
+                    raise Refused(answer)
             texts = {worker: one.body for worker, one in answers.items() if one.status == 200}
             silent = self._missing(texts)
             text = await _bounded(sum(map(len, texts.values())), lambda: merging.exposition(texts, silent))
