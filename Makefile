@@ -53,6 +53,7 @@ bench-tiering: install-dev ## Measure long-term storage, with a MinIO beside
 	@scripts/install-minio >/dev/null
 	$(BIN)/python -m bench.tiering
 	$(BIN)/python -m bench.catch_up
+	$(BIN)/python -m bench.log_objects
 
 bench-transactions: install-dev ## Measure what transactions cost
 	$(BIN)/python -m bench.transactions

@@ -263,6 +263,8 @@ class HostedContainer:
         """Troubles of this container, a sentence each; empty when all is well."""
         failed = self.container.failed
         found = [f"container {self.id} takes nothing more: {failed.result()}"] if failed.done() else []
+        if hindrance := self.container.log.hindrance:
+            found.append(f"the log of container {self.id} is held up: {hindrance}")
         return found + (self.tier.concerns() if self.tier is not None else [])
 
     # Slots

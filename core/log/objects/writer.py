@@ -116,7 +116,7 @@ class ObjectWriter:
     def hindrance(self) -> str:
         if self._gathered_bytes > GATHERED_BYTES_MAX:
             return f"{self._gathered_bytes} bytes wait for the object store {self._trouble}"
-        return self._cache.hindrance
+        return f"the object store does not take it {self._trouble}" if self._trouble else self._cache.hindrance
 
     async def start(self) -> None:
         await self._cache.start()

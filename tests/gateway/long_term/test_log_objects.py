@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from gateway.exits import ExitCode
 from gateway.long_term.log_objects import PREFIX, UnfitForLog, check_conditions
@@ -215,7 +216,11 @@ def test_no_credentials_leave_the_machine(tmp_path: Path) -> None:
     """Neither users nor the secret for unknown ones come into the log; who made users before the start is told."""
     where = ("--tier2", f"file:{tmp_path}/elsewhere", "--listen", "127.0.0.1:0", "--set", "log.store=object")
     with serving(tmp_path / "data", *where) as gateway:
-        gateway.ready()
+        admin = AdminClient({"bootstrap.servers": gateway.ready()["kafka"][0].rpartition("//")[2]})
+        scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 8192)
+        asked = admin.alter_user_scram_credentials([UserScramCredentialUpsertion("bob", scram, b"a password of bob")])
+        with pytest.raises(KafkaException, match="must not leave the machine"):
+            asked["bob"].result(20)
         gateway.terminate()
     stored = [path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
     assert len(stored) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +64,7 @@ class Faulty:
         self.gate = asyncio.Event()
         self.gate.set()
         self.met: list[str] = []
+        self.told: Callable[[], object] = lambda: None  # called before each put
         self.takes_state = asyncio.Event()
         self.takes_state.set()
         self.waiting = 0
@@ -84,6 +85,7 @@ class Faulty:
         if not key.startswith("log/"):
             return await self._inner.put_new(key, data, token=token)
         await self.gate.wait()
+        self.told()
         fault = self.faults.pop(0) if self.faults else ""
         self.met.append(fault)
         if fault == "conflict":
@@ -200,9 +202,16 @@ def test_unknown_outcomes_are_settled(tmp_path: Path, fault: str) -> None:
         async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
             slot = (await make(store)).slot(0)
             faulty.faults = [fault, "", fault, fault]
+            concerns: list[str] = []
+            faulty.told = lambda: concerns.extend(store.containers[0].concerns())
             for number in range(10):
                 await append(slot, text(number))
             assert faulty.met.count(fault) == 3
+            assert bool(concerns) is (fault != "conflict"), "an operator is told while the store does not answer"
+            assert all(
+                "the log of container 0 is held up: the object store does not take it" in one for one in concerns
+            )
+            assert store.containers[0].concerns() == []
         async with store_on(tmp_path / "b", storage) as store:
             assert await contents(store, found(store)) == b"".join(text(number) for number in range(10))
         await storage.close()
