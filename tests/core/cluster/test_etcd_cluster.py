@@ -90,8 +90,8 @@ async def contents(node: Node) -> list[list[bytes]]:
 
 
 def test_a_node_that_is_cut_off_from_etcd(tmp_path: Path, etcd: EtcdServer) -> None:
-    """It acknowledges nothing more, and answers no reads; the other one has everything that it acknowledged, and goes on.
-    When etcd is there again it is a node as others: it knows what was decided meanwhile, and takes over in its turn."""
+    """It acknowledges nothing more and answers no reads; the other one has all that it acknowledged, and goes on. When
+    etcd is there again it is a node as others: it knows what was decided meanwhile, and takes over in its turn."""
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
