@@ -55,6 +55,7 @@ def test_it_ends_here_before_it_ends_elsewhere(etcd: EtcdServer) -> None:
         ):
             lease = await Lease.grant(client, TTL_S)
             await direct.decide((), (Put(key, b"", lease.id),))
+            await asyncio.sleep(TTL_S / 2)  # it is renewed meanwhile
             proxy.cut_answers = 1
             await until(lambda: not proxy.cut_answers)
             proxy.hold()

@@ -1,0 +1,390 @@
+"""The coordination of a cluster's nodes in etcd: lives under leases, claims of containers under their owner's lease.
+
+Format 1 of the values, JSON each, without spaces:
+
+    ===================  =========================================================================================
+    key                  value
+    ===================  =========================================================================================
+    ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object)
+    ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
+    ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
+    ===================  =========================================================================================
+
+A life begins when ``nodes/<id>`` can be created: two processes with one node id are never both in. It ends with its
+lease, and then the next one begins by itself.
+
+**Invariants**: those of `core.cluster.coordination`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
+
+from core.cluster.coordination import LINKS_MAX, Claim, Coordination, Life, Owner, Stage
+from core.cluster.etcd.client import CALL_S, EtcdClient
+from core.cluster.etcd.lease import Lease
+from core.cluster.etcd.mirror import Change, Mirror
+from core.cluster.etcd.session import LeaseGone, Outcome, Session
+from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, end_of, same_life, unchanged
+from core.cluster.etcd_keys import CONTAINERS, EPOCH, FORMAT, LINKS, NODES, number_of
+from core.errors import CoordinatorAway, CoordinatorRefuses, CorruptState, StoreError
+from core.log.objects.protocol import Link
+
+logger = logging.getLogger(__name__)
+
+EPOCHS_S: Final = 3.0
+"""How long `read_epochs` is tried: a guard that does not answer keeps acknowledgements waiting, and loses nothing."""
+TRIES_MAX: Final = 50
+"""How often a claim is tried while others raise the epoch at the same time."""
+JOIN_S: Final = 30.0
+"""How long a node waits for the end of its id's former life, and for etcd."""
+RETRY_S: Final = 0.5
+
+_T = TypeVar("_T")
+
+
+class EtcdCoordination(Coordination):
+    """See the module. Make it with `join`; end it with `leave`."""
+
+    def __init__(
+        self, client: EtcdClient, mirror: Mirror, session: Session, *, node: int, containers: int, ttl_s: int
+    ) -> None:
+        self._client = client
+        self._mirror = mirror
+        self._session = session
+        self._node = node
+        self._containers = range(containers)
+        self._ttl_s = ttl_s
+        self._life = ""
+        self._row: KeyValue | None = None  # this life's row, as it was when it began
+        self._lease: Lease | None = None
+        self._said: dict[str, Any] = {}
+        self._is_draining = False
+        self._owners: dict[int, Owner] = {}
+        self._lives: dict[int, Life] = {}
+        self._told: list[Callable[[], None]] = []
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._know(mirror.values)
+        mirror.on_changed(self._changed)
+
+    def __repr__(self) -> str:
+        return f"<EtcdCoordination node {self._node} life {self._life} {self._lease}>"
+
+    @classmethod
+    async def join(
+        cls,
+        client: EtcdClient,
+        mirror: Mirror,
+        session: Session,
+        *,
+        node: int,
+        containers: int,
+        ttl_s: int,
+        told: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Begin this node's first life. The session is its own. Raises CoordinatorAway, CoordinatorRefuses."""
+        joined = cls(client, mirror, session, node=node, containers=containers, ttl_s=ttl_s)
+        joined._said = dict(told or {})
+        try:
+            async with asyncio.timeout(JOIN_S):
+                while not await joined._begin_life():
+                    joined._news.clear()
+                    await joined._news.wait()
+        except TimeoutError:
+            raise CoordinatorRefuses(
+                f"node id {node} is in use by another process, which lives: give each node an id of its own"
+            ) from None
+        joined._task = asyncio.create_task(joined._live(), name="life")
+        return joined
+
+    async def leave(self) -> None:
+        """End this life, with all its claims. Raises CoordinatorAway; then its lease ends by itself."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._lease is not None:
+            await self._lease.revoke()
+
+    # The mirror
+
+    @property
+    def node(self) -> int:
+        return self._node
+
+    @property
+    def life(self) -> str:
+        return self._life
+
+    @property
+    def containers(self) -> Sequence[int]:
+        return self._containers
+
+    def owners(self) -> Mapping[int, Owner]:
+        return self._owners
+
+    def lives(self) -> Mapping[int, Life]:
+        return self._lives
+
+    def nodes(self) -> Mapping[int, Mapping[str, Any]]:
+        """What each node that lives told of itself."""
+        rows = ((_id_of(key), _decode(row)) for key, row in self._mirror.below(NODES))
+        return {node: value["told"] for node, value in rows if node is not None and _is_life(value)}
+
+    def on_changed(self, told: Callable[[], None]) -> None:
+        self._told.append(told)
+
+    def is_fresh(self) -> bool:
+        return self._lease is not None and self._lease.is_fresh()
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        rows = {change.key: change.now for change in changes if change.key.startswith((NODES, CONTAINERS))}
+        if rows:
+            self._know(rows)
+            self._tell()
+
+    def _know(self, rows: Mapping[bytes, KeyValue | None]) -> None:
+        for key, row in rows.items():
+            if key.startswith(CONTAINERS) and (container := _id_of(key[len(CONTAINERS) :])) is not None:
+                owner = None if row is None else _owner(row)
+                _put(self._owners, container, owner)
+            elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
+                _put(self._lives, node, None if row is None else _life(node, row))
+                if node == self._node and self._lease is not None and (row is None or row.lease != self._lease.id):
+                    self._lease.lost.set()  # somebody has ended it; the next renewal would find the same
+
+    def _tell(self) -> None:
+        self._news.set()
+        for told in self._told:
+            told()
+
+    # Lives
+
+    async def _live(self) -> None:
+        """Begin another life whenever one is lost."""
+        while True:
+            if self._lease is not None:
+                await self._lease.lost.wait()
+                self._tell()
+            try:
+                await self._end_life()
+                while not await self._begin_life():
+                    self._news.clear()
+                    await self._news.wait()
+            except StoreError as error:
+                logger.warning("this node cannot join its cluster, and will try again", extra={"reason": str(error)})
+                await asyncio.sleep(RETRY_S)
+
+    async def _end_life(self) -> None:
+        """What is left of a lost life goes before it ends by itself, so that others need not wait."""
+        if self._lease is not None:
+            await self._lease.revoke()
+            self._lease = None
+
+    async def _begin_life(self) -> bool:
+        """Begin a life, unless this node's id has one: whoever has that is another process, or its end is near."""
+        life, key = uuid.uuid4().hex, self._key(NODES, self._node)
+        if self._mirror.values.get(key[len(self._mirror.prefix) :]) is not None:
+            return False
+        lease = await Lease.grant(self._client, self._ttl_s)
+        value = _node_value(life, False, self._said)
+        try:
+            outcome = await self._session.change((absent(key),), (Put(key, value, lease.id),), (Range(key),))
+            await self._shown(outcome)
+        except LeaseGone as error:
+            raise CoordinatorAway(str(error)) from error
+        finally:
+            row = self._mirror.values.get(key[len(self._mirror.prefix) :])
+            if row is None or row.lease != lease.id:
+                await lease.close()
+        if row is None or row.lease != lease.id:
+            return False
+        self._life, self._row, self._lease, self._is_draining = life, row, lease, False
+        self._tell()
+        return True
+
+    async def tell(self, told: Mapping[str, Any]) -> None:
+        """What others should know of this node, in this life and in those to come."""
+        self._said = dict(told)
+        await self._write_row()
+
+    async def drain(self) -> None:
+        self._is_draining = True
+        await self._write_row()
+
+    async def _write_row(self) -> None:
+        if self._row is None or self._lease is None:
+            return
+        value = _node_value(self._life, self._is_draining, self._said)
+        try:
+            await self._shown(
+                await self._session.change((same_life(self._row),), (Put(self._row.key, value, self._lease.id),))
+            )
+        except LeaseGone:
+            return  # the next life tells it
+
+    async def bury(self, life: Life) -> None:
+        row = self._mirror.values.get(b"%s%d" % (NODES, life.node))
+        if row is None or not row.lease or self._lives.get(life.node, life).life != life.life:
+            return
+        await self._client.revoke(row.lease)
+        try:
+            async with asyncio.timeout(CALL_S):
+                while (now := self._lives.get(life.node)) is not None and now.life == life.life:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise CoordinatorAway(f"etcd has not shown within {CALL_S:g} s that node {life.node} is gone") from None
+
+    # Claims
+
+    async def claim(self, container: int) -> Claim | None:
+        key, counter_key = self._key(CONTAINERS, container), self._mirror.prefix + EPOCH
+        counter = self._mirror.values.get(EPOCH)
+        for _ in range(TRIES_MAX):
+            life, lease = self._life, self._lease
+            if lease is None or not lease.is_fresh():
+                return None
+            epoch = number_of(counter, 0) + 1
+            outcome = await self._decide(
+                (absent(key), unchanged(counter, counter_key)),
+                (
+                    Put(key, _owner_value(self._node, life, epoch, Stage.OPENING), lease.id),
+                    Put(counter_key, b"%d" % epoch),
+                ),
+                (Range(key), Range(counter_key)),
+            )
+            if outcome is None:
+                return None
+            if outcome.succeeded:
+                return await self._claimed(container, life, epoch)
+            found, counters = outcome.found
+            if found:
+                owner = _owner(found[0])
+                return await self._claimed(container, life, owner.epoch) if owner and owner.life == life else None
+            counter = counters[0] if counters else None
+        raise CoordinatorAway(f"container {container} was not claimed: others raised the epoch {TRIES_MAX} times")
+
+    async def _claimed(self, container: int, life: str, epoch: int) -> Claim:
+        """The links are read after the claim: from then on only the claim's holder can write them."""
+        found = (await self._client.read(Range(self._key(LINKS, container)))).keys
+        return Claim(container=container, epoch=epoch, life=life, links=_links(found[0]) if found else ())
+
+    async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
+        serving = _owner_value(self._node, claim.life, claim.epoch, Stage.SERVING)
+        stored = _encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
+        return await self._change_claimed(
+            claim, lambda row: (Put(row.key, serving, row.lease), Put(self._key(LINKS, claim.container), stored))
+        )
+
+    async def give_up(self, claim: Claim) -> None:
+        await self._change_claimed(claim, lambda row: (Delete(row.key),))
+
+    async def _change_claimed(self, claim: Claim, changes: Callable[[KeyValue], Sequence[Put | Delete]]) -> bool:
+        """Change what belongs to a claim, if the container still has its epoch."""
+        key = self._key(CONTAINERS, claim.container)
+        row = self._mirror.values.get(key[len(self._mirror.prefix) :])
+        for _ in range(TRIES_MAX):
+            owner = None if row is None else _owner(row)
+            if row is None or owner is None or owner.epoch != claim.epoch:
+                return False
+            outcome = await self._decide((unchanged(row, key),), changes(row), (Range(key),))
+            if outcome is None or outcome.succeeded:
+                return outcome is not None
+            row = next(iter(outcome.found[0]), None)
+        raise CoordinatorAway(f"the claim of container {claim.container} was changed {TRIES_MAX} times meanwhile")
+
+    async def read_epochs(self) -> Mapping[int, int]:
+        below = self._mirror.prefix + CONTAINERS
+        found = (await self._client.read(Range(below, end_of(below)), EPOCHS_S)).keys
+        rows = ((_id_of(row.key[len(below) :]), _owner(row)) for row in found)
+        return {container: owner.epoch for container, owner in rows if container is not None and owner is not None}
+
+    async def _decide(
+        self, compares: Sequence[Compare], changes: Sequence[Put | Delete], otherwise: Sequence[Range]
+    ) -> Outcome | None:
+        """Make a change, and wait until the mirror shows it. None if our lease is gone: etcd puts nothing under it."""
+        try:
+            outcome = await self._session.change(compares, changes, otherwise)
+        except LeaseGone:
+            return None
+        await self._shown(outcome)
+        return outcome
+
+    async def _shown(self, outcome: Outcome) -> None:
+        if outcome.succeeded:
+            await self._mirror.reached(outcome.revision)
+
+    def _key(self, kind: bytes, number: int) -> bytes:
+        return b"%s%s%d" % (self._mirror.prefix, kind, number)
+
+
+# Values
+
+
+def _encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps({"v": FORMAT, **value}, separators=(",", ":")).encode()
+
+
+def _node_value(life: str, is_draining: bool, told: Mapping[str, Any]) -> bytes:
+    return _encode({"life": life, "draining": is_draining, "told": told})
+
+
+def _owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
+    return _encode({"node": node, "life": life, "epoch": epoch, "stage": stage.value})
+
+
+def _decode(row: KeyValue) -> Mapping[str, Any]:
+    """A value's fields; none if it is not of this format."""
+    try:
+        value = json.loads(row.value)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and value.get("v") == FORMAT:
+        return value
+    logger.error("a key in etcd cannot be read", extra={"key": row.key.decode(errors="replace")[:100]})
+    return {}
+
+
+def _is_life(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("life"), str) and isinstance(value.get("told"), dict)
+
+
+def _life(node: int, row: KeyValue) -> Life | None:
+    value = _decode(row)
+    return Life(node=node, life=value["life"], is_draining=value.get("draining") is True) if _is_life(value) else None
+
+
+def _owner(row: KeyValue) -> Owner | None:
+    value = _decode(row)
+    try:
+        return Owner(
+            node=int(value["node"]), life=str(value["life"]), epoch=int(value["epoch"]), stage=Stage(value["stage"])
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _links(row: KeyValue) -> Sequence[Link]:
+    """Raises CorruptState: what was fenced must not be guessed."""
+    try:
+        return tuple(Link(int(epoch), int(lsn), int(after)) for epoch, lsn, after in _decode(row)["links"])
+    except (KeyError, TypeError, ValueError) as error:
+        key = row.key.decode(errors="replace")[:100]
+        raise CorruptState(f"key {key} in etcd has no links of epochs: restore etcd") from error
+
+
+def _id_of(key: bytes) -> int | None:
+    return int(key) if key.isdigit() and len(key) <= 10 else None
+
+
+def _put(mapping: dict[int, _T], key: int, value: _T | None) -> None:
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value

@@ -1,0 +1,337 @@
+"""Lives and claims in etcd: one owner for a container, epochs that rise, and nobody who serves after his lease."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
+from core.cluster.etcd.client import EtcdClient, EtcdSettings
+from core.cluster.etcd.mirror import Mirror
+from core.cluster.etcd.session import CALLS, Session
+from core.cluster.etcd.wire import Put, Range, end_of
+from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_keys import EPOCH
+from core.errors import CoordinatorAway, CoordinatorRefuses
+from core.log.objects.protocol import Link
+from tests.core.cluster.etcd.proxy import CuttingProxy
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.core.cluster.etcd.support import connected, new_prefix, run, until
+
+TTL_S = 2
+CONTAINERS = 4
+
+
+@asynccontextmanager
+async def joined(
+    settings: EtcdSettings, prefix: bytes, node: int, ttl_s: int = TTL_S
+) -> AsyncIterator[EtcdCoordination]:
+    """A node with a client, a copy and a session of its own."""
+    client = EtcdClient(settings)
+    mirror = await Mirror.open(client, prefix)
+    coordination: EtcdCoordination | None = None
+    try:
+        coordination = await EtcdCoordination.join(
+            client,
+            mirror,
+            Session(client, prefix),
+            node=node,
+            containers=CONTAINERS,
+            ttl_s=ttl_s,
+            told={"listeners": {"PLAINTEXT": ["127.0.0.1", 9000 + node]}, "host": f"h{node}", "load": 0},
+        )
+        yield coordination
+    finally:
+        if coordination is not None:
+            await coordination.leave()
+        await mirror.close()
+        await client.close()
+
+
+async def claimed(coordination: Coordination, container: int) -> Claim:
+    claim = await coordination.claim(container)
+    assert claim is not None
+    return claim
+
+
+def test_lives(etcd: EtcdServer) -> None:
+    """Nodes know one another, with what each told of itself; one that leaves is gone at once, with its claims."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one:
+            async with joined(etcd.settings(), prefix, 2) as two:
+                heard = asyncio.Event()
+                one.on_changed(heard.set)
+                await until(lambda: one.lives().keys() == two.lives().keys() == {1, 2})
+                assert one.lives()[2] == Life(node=2, life=two.life)
+                assert (two.node, list(two.containers)) == (2, [0, 1, 2, 3])
+                await two.tell({"load": 7})
+                await two.drain()
+                assert two.lives()[2].is_draining
+                await until(lambda: one.lives()[2].is_draining and one.nodes()[2] == {"load": 7})
+                claim = await claimed(two, 3)
+                await until(one.owners)
+                assert one.owners() == {3: Owner(node=2, life=two.life, epoch=claim.epoch, stage=Stage.OPENING)}
+                assert heard.is_set()
+                assert one.is_fresh()
+                assert two.is_fresh()
+            await until(lambda: one.lives().keys() == {1} and not one.owners(), 1)
+            assert not two.is_fresh()
+            assert await two.claim(3) is None
+
+    run(test())
+
+
+def test_one_owner(etcd: EtcdServer) -> None:
+    """Of nodes that claim one container at a time, one has it. Its epoch is above all that were given for any
+    container, also after it was given up."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, joined(etcd.settings(), prefix, 2) as two:
+            epochs = []
+            for n in range(6):
+                claims = await asyncio.gather(*(node.claim(n % 2) for node in (one, two)))
+                ((node, claim),) = [(node, got) for node, got in zip((one, two), claims, strict=True) if got]
+                epochs.append(claim.epoch)
+                assert await node.claim(n % 2) == claim, "the same call again has the same answer"
+                assert node.owners()[n % 2].epoch == claim.epoch
+                assert (await two.read_epochs()) == (await one.read_epochs()) == {n % 2: claim.epoch}
+                await node.give_up(claim)
+                assert n % 2 not in node.owners()
+            assert epochs == sorted(set(epochs))
+            claims = await asyncio.gather(*(node.claim(c) for c in range(CONTAINERS) for node in (one, two)))
+            assert len({claim.epoch for claim in claims if claim}) == CONTAINERS
+
+    run(test())
+
+
+def test_confirming(etcd: EtcdServer) -> None:
+    """A claim is confirmed as long as the container has its epoch, and the next owner gets the links. A claim that is
+    over can neither be confirmed nor disturb whoever has the container then."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, joined(etcd.settings(), prefix, 2) as two:
+            first = await claimed(one, 0)
+            links = (Link(0, 17, first.epoch),)
+            assert first.links == ()
+            assert await one.confirm(first, links)
+            assert await one.confirm(first, links)
+            assert one.owners()[0].stage is Stage.SERVING
+            await one.give_up(first)
+            second = await claimed(two, 0)
+            assert second.links == links
+            assert not await one.confirm(first, ())
+            await one.give_up(first)
+            assert await two.read_epochs() == {0: second.epoch}
+            assert await two.confirm(second, (*links, Link(first.epoch, 99, second.epoch)))
+            await two.give_up(second)
+            assert (await claimed(one, 0)).links == (*links, Link(first.epoch, 99, second.epoch))
+
+    run(test())
+
+
+def test_a_late_mirror(etcd: EtcdServer) -> None:
+    """A node whose mirror has stopped long ago neither confirms nor gives up what another one has claimed meanwhile."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1, 30) as one, connected(etcd.settings()) as client:
+            claim = await claimed(one, 0)
+            await one._mirror.close()
+            other = b'{"v":1,"node":2,"life":"other","epoch":99,"stage":"opening"}'
+            await client.decide((), (Put(prefix + b"containers/0", other),))
+            assert one.owners()[0].epoch == claim.epoch
+            assert not await one.confirm(claim, (Link(0, 17, claim.epoch),))
+            await one.give_up(claim)
+            assert await one.read_epochs() == {0: 99}
+            assert (await client.read(Range(prefix + b"containers/0"))).keys[0].value == other
+            assert not (await client.read(Range(prefix + b"links/0"))).keys
+
+    run(test())
+
+
+def test_cut_off(etcd: EtcdServer) -> None:
+    """A node that cannot reach etcd stops being fresh before others can claim what it had. When it is back it has
+    another life, without the claims of the former one."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with (
+            CuttingProxy(etcd.endpoint) as proxy,
+            joined(etcd.settings(), prefix, 1) as one,
+            joined(etcd.settings(proxy.endpoint), prefix, 2) as two,
+        ):
+            await until(lambda: 2 in one.lives())
+            claim = await claimed(two, 0)
+            assert await two.confirm(claim, ())
+            former = two.life
+            proxy.hold()
+            taken: Claim | None = None
+            async with asyncio.timeout(30):
+                while taken is None:
+                    was_fresh = two.is_fresh()
+                    taken = await one.claim(0)
+            assert not was_fresh or not two.is_fresh()
+            assert not two.is_fresh()
+            assert taken.epoch > claim.epoch
+            with pytest.raises(CoordinatorAway):
+                await two.read_epochs()
+            proxy.release()
+            await until(two.is_fresh)
+            assert two.life != former
+            assert not await two.confirm(claim, ())
+            await until(lambda: two.owners()[0].node == 1)
+            assert (await claimed(two, 1)).life == two.life
+            await until(lambda: one.lives()[2].life == two.life)
+
+    run(test())
+
+
+def test_one_process_for_a_node_id(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process with a node's id is refused while the first one lives; one that was killed is followed by the
+    next as soon as its lease has ended."""
+    monkeypatch.setattr("core.cluster.etcd_coordination.JOIN_S", 1.5 * TTL_S)
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client:
+            mirror = await Mirror.open(client, prefix)
+            dead = await EtcdCoordination.join(
+                client, mirror, Session(client, prefix), node=1, containers=CONTAINERS, ttl_s=TTL_S
+            )
+            with pytest.raises(CoordinatorRefuses, match="node id 1 is in use"):
+                async with joined(etcd.settings(), prefix, 1):
+                    pass
+            assert dead._task is not None
+            assert dead._lease is not None
+            dead._task.cancel()
+            await dead._lease.close()  # as a kill leaves it: nobody renews, nobody revokes
+            monkeypatch.setattr("core.cluster.etcd_coordination.JOIN_S", 30)
+            async with joined(etcd.settings(), prefix, 1) as alive:
+                assert alive.life != dead.life
+                assert not await dead.confirm(Claim(container=0, epoch=1, life=dead.life), ())
+            await mirror.close()
+
+    run(test())
+
+
+def test_burying(etcd: EtcdServer) -> None:
+    """Another node may end a life that is certainly over: its claims are free at once. A life that has ended already is
+    left alone, and so is the one after it."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, joined(etcd.settings(), prefix, 2, 60) as two:
+            await until(lambda: 2 in one.lives())
+            former = one.lives()[2]
+            await claimed(two, 0)
+            await one.bury(former)
+            assert 2 not in one.lives()
+            assert await claimed(one, 0)
+            await until(lambda: two.life != former.life and two.is_fresh(), 60)
+            await until(lambda: 2 in one.lives())
+            await one.bury(former)
+            assert (await claimed(two, 1)).life == two.life
+
+    run(test())
+
+
+def test_claims_by_cut_ways(etcd: EtcdServer) -> None:
+    """Three nodes claim, confirm, give up and ask at random while their ways to etcd are cut. No two claims have one
+    epoch, a container's epochs rise, and a claim that is confirmed is among the epochs as long as its life lasts."""
+
+    async def act(node: EtcdCoordination, numbers: random.Random, given: list[tuple[int, int]]) -> None:
+        held: dict[int, Claim] = {}
+        for _ in range(25):
+            container = numbers.randrange(CONTAINERS)
+            try:
+                claim = held.get(container)
+                if claim is None:
+                    got = await node.claim(container)
+                    if got is not None:
+                        held[container] = got
+                        given.append((container, got.epoch))
+                elif numbers.random() < 0.5:
+                    confirmed = await node.confirm(claim, ())
+                    assert (
+                        not confirmed or (await node.read_epochs()).get(container) == claim.epoch or not node.is_fresh()
+                    )
+                else:
+                    await node.give_up(held.pop(container))
+            except CoordinatorAway:
+                held.pop(container, None)
+
+    async def test() -> None:
+        prefix, given = new_prefix(), list[tuple[int, int]]()
+        async with (
+            CuttingProxy(etcd.endpoint, seed=7) as proxy,
+            joined(etcd.settings(proxy.endpoint), prefix, 1, 30) as one,
+            joined(etcd.settings(proxy.endpoint), prefix, 2, 30) as two,
+            joined(etcd.settings(proxy.endpoint), prefix, 3, 30) as three,
+        ):
+            proxy.share = 0.06
+            await asyncio.gather(*(act(node, random.Random(node.node), given) for node in (one, two, three)))
+            proxy.share = 0
+            epochs = [epoch for _, epoch in given]
+            assert len(set(epochs)) == len(epochs) > CONTAINERS
+            for container in range(CONTAINERS):
+                of_it = [epoch for one_of, epoch in given if one_of == container]
+                assert of_it == sorted(of_it)
+
+    run(test())
+
+
+GOLDEN = {
+    b"nodes/1": b'{"v":1,"life":"L","draining":false,"told":'
+    b'{"listeners":{"PLAINTEXT":["127.0.0.1",9001]},"host":"h1","load":0}}',
+    b"containers/2": b'{"v":1,"node":1,"life":"L","epoch":1,"stage":"serving"}',
+    b"links/2": b'{"v":1,"links":[[0,17,1]]}',
+    b"epoch": b"1",
+}
+"""Format 1, as it was first released, for the life L: a later release reads it."""
+
+
+def test_the_keys(etcd: EtcdServer) -> None:
+    """What a node writes, byte by byte, and what lies under its lease."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client, joined(etcd.settings(), prefix, 1) as one:
+            claim = await claimed(one, 2)
+            await one.confirm(claim, (Link(0, 17, claim.epoch),))
+            found = (await client.read(Range(prefix, end_of(prefix)))).keys
+            rows = {row.key[len(prefix) :]: row for row in found if not row.key.startswith(prefix + CALLS)}
+            assert {key: row.value.replace(one.life.encode(), b"L") for key, row in rows.items()} == GOLDEN
+            assert {key for key, row in rows.items() if row.lease} == {b"nodes/1", b"containers/2"}
+            assert rows[b"nodes/1"].lease == rows[b"containers/2"].lease
+
+    run(test())
+
+
+def test_golden_keys_are_read(etcd: EtcdServer, caplog: pytest.LogCaptureFixture) -> None:
+    """What a release has written is read from its bytes; bytes that are none of them are logged, and are nobody's."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client:
+            await client.decide((), [Put(prefix + key, value) for key, value in GOLDEN.items()])
+            damaged = [(b"nodes/7", b"{}"), (b"containers/3", b"\xff"), (b"containers/x", b"")]
+            await client.decide((), [Put(prefix + key, value) for key, value in damaged])
+            async with joined(etcd.settings(), prefix, 2) as two:
+                assert two.lives().keys() == {1, 2}
+                assert two.lives()[1] == Life(node=1, life="L")
+                assert two.nodes()[1]["host"] == "h1"
+                assert two.owners() == {2: Owner(node=1, life="L", epoch=1, stage=Stage.SERVING)}
+                assert await two.read_epochs() == {2: 1}
+                assert (await claimed(two, 0)).epoch == 2
+                assert prefix + EPOCH in [row.key for row in (await client.read(Range(prefix + EPOCH))).keys]
+        assert "cannot be read" in caplog.text
+
+    run(test())
