@@ -204,9 +204,12 @@ class Membership:
         container, joining = claim.container, self._store.joining
         lost = Deposed(container, f"our claim, epoch {claim.epoch}, has ended") if is_lost else None
         joining.stop_appends(container, lost)
-        await self._services.end(container)
-        await joining.leave(container)
         self._claims.pop(container, None)
+        for end in (self._services.end, joining.leave):
+            try:
+                await end(container)
+            except Exception:  # the others are ended all the same, and the container is given up
+                logger.exception("a container was not ended well", extra={"container": container})
         logger.info("container released", extra={"container": container, "epoch": claim.epoch, "lost": is_lost})
 
     async def _give_up(self, claim: Claim) -> None:

@@ -10,19 +10,18 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
-from core.cluster.coordination import Coordination
-from core.cluster.following import Changed, SharedRegistry
+from core.cluster.following import Changed
 from core.cluster.sqlite_registry import SqliteRegistry
 from core.config import StoreConfig
 from core.hosted import HostedContainer
-from core.membership import Fence, Membership
+from core.membership import Membership
 from core.store import Store
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot
@@ -32,6 +31,7 @@ from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
+from gateway.cluster.seat import Seat, check_cluster, take_seat
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
@@ -148,27 +148,6 @@ class Part:
     """Tells the others that the registry has changed."""
 
 
-class NodeRegistry(SharedRegistry, Protocol):
-    """A registry that nodes tell of themselves in."""
-
-    def nodes(self) -> Mapping[int, Mapping[str, Any]]:
-        """What each node told of itself, by its id."""
-
-    async def tell_node(self, node_id: int, value: Mapping[str, Any]) -> None:
-        """Tell all of a node; it replaces what was told before."""
-
-    async def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """This node's seat in a cluster of machines: what all decide together, and who owns which container."""
-
-    registry: NodeRegistry
-    coordination: Coordination
-    fence: Fence = Fence.BOTH
-
-
 class Broker:
     """Makes, starts and ends the services that handlers reach as `ctx.services`."""
 
@@ -202,7 +181,7 @@ class Broker:
         self._part = part
         self.nodes = Nodes(self.node_id, self._is_here)
         self._peers = Peers(self.nodes)
-        self._registry: NodeRegistry | None = None
+        self._registry: SqliteRegistry | None = None
         self._seat = seat
         self._membership: Membership | None = None
         self.cluster_id = data.cluster_id
@@ -260,8 +239,14 @@ class Broker:
             return
         holds_log = self.config.log_store == "object"
         if holds_log:
-            await check_conditions(self._storage, place_of(self.config))
+            if self.config.cluster_fence != "verify":
+                await check_conditions(self._storage, place_of(self.config))
             self._data = await of_cluster(self._data, self._storage, place_of(self.config), __version__)
+            if self.config.cluster:
+                self._seat = await take_seat(self.config, self._data.cluster_id)
+                if self._data.fresh:
+                    self._data = await asyncio.to_thread(self._data.of_cluster, self._seat.cluster_id, __version__)
+                check_cluster(self._seat, self._data.cluster_id, str(self._data.path))
             self.cluster_id = self._data.cluster_id
             self._log_puts = storage_of_log(self.config, self._data.layout.containers)
         admission = Admission(
@@ -312,15 +297,13 @@ class Broker:
         part = self._part
         if part is not None:
             self._registry = await SqliteRegistry.open(part.registry, part.told)
-        if self._seat is not None:
-            self._registry = self._seat.registry
         self.store = await Store.open(
             self._data.store,
             self._store_config(),
             configs.policy_for,
             self.clock,
             self._long_term,
-            shared=self._registry,
+            shared=self._registry if self._seat is None else self._seat.registry,
             hosts=() if self._seat is not None else None if part is None else part.hosts,
         )
         (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
@@ -388,7 +371,7 @@ class Broker:
         if self._registry is not None:
             await self._registry.tell_node(self.node_id, self._myself().encode())
         if self._seat is not None:
-            self._join(self._seat)
+            await self._join(self._seat)
         self._renewing = asyncio.create_task(
             renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
         )
@@ -401,12 +384,14 @@ class Broker:
             config if self._seat is None else replace(config, container_ids=tuple(self._seat.coordination.containers))
         )
 
-    def _join(self, seat: Seat) -> None:
+    async def _join(self, seat: Seat) -> None:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
         openings = Openings(self.store, kinds, self._attend, self._know_nodes)
-        self._membership = Membership(seat.coordination, self.store, openings, seat.fence)
+        self._membership = Membership(seat.coordination, self.store, openings, seat.fence, rebalances=seat.rebalances)
         seat.coordination.on_changed(self._know_nodes)
+        await seat.coordination.tell(self._myself().encode())
+        self._know_nodes()
         self._membership.start()
 
     def _attend(self, hosted: HostedContainer) -> None:
@@ -437,9 +422,10 @@ class Broker:
         )
 
     def _know_nodes(self) -> None:
-        if self._registry is not None:
-            told = [Node.decode(node_id, fields) for node_id, fields in self._registry.nodes().items()]
-            self.nodes.replace(told if self._seat is None else owners_of(told, self._seat.coordination))
+        if self._seat is not None:
+            self.nodes.replace(owners_of(self._seat.coordination.nodes(), self._seat.coordination))
+        elif self._registry is not None:
+            self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""
@@ -563,6 +549,8 @@ class Broker:
         await self._peers.close()
         if self._registry is not None:
             await self._registry.close()
+        if self._seat is not None:
+            await self._seat.leave()
         if self._storage is not None:
             await self._release()
             await self._storage.close()

@@ -32,7 +32,7 @@ PATIENCE_S: Final = 3.0
 """How long a container may be nobody's before any node takes it."""
 RETRY_S: Final = 5.0
 """How long a node leaves a container alone that it could not open: another one may be able to."""
-MOVES_APART_S: Final = 2.0
+MOVES_APART_S: Final = 1.0
 """The least time between two containers that a node gives away because it has more than its share."""
 
 

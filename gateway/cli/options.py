@@ -67,6 +67,18 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="etcd://HOST:PORT,HOST:PORT/NAME",
+        help="Serve as one node of the cluster of that name, whose nodes meet in etcd. Their log lies in --tier2.",
+        show_default=False,
+    ),
+]
+NodeId = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="This node's id, its own in a cluster. Default: 1.", show_default=False),
+]
 Tier2 = Annotated[
     str | None,
     typer.Option(
@@ -107,6 +119,8 @@ _FLAGS: Final = {
     "http": Flag("http.listen", "--http", Http),
     "data_dir": Flag("data.dir", "--data-dir", DataDir),
     "workers": Flag("workers", "--workers", Workers),
+    "cluster": Flag("cluster", "--cluster", Cluster),
+    "node_id": Flag("node.id", "--node-id", NodeId),
     "tier2": Flag("tier2", "--tier2", Tier2),
     "tier2_endpoint": Flag("tier2.endpoint", "--tier2-endpoint", Tier2Endpoint),
 }

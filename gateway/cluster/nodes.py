@@ -134,9 +134,10 @@ class Nodes:
         return Address(self.me, listener.advertised_host, listener.advertised_port)
 
 
-def owners_of(told: Iterable[Node], coordination: Coordination) -> list[Node]:
-    """The nodes that live, with the containers that they serve as the coordinator has it."""
+def owners_of(told: Mapping[int, Mapping[str, Any]], coordination: Coordination) -> list[Node]:
+    """The nodes that live, as they tell of themselves, with the containers that the coordinator lets them serve."""
     lives, served = coordination.lives(), coordination.owners()
+    nodes = [Node.decode(node_id, fields) for node_id, fields in told.items() if fields]
     return [
         replace(
             node,
@@ -146,6 +147,6 @@ def owners_of(told: Iterable[Node], coordination: Coordination) -> list[Node]:
                 if owner.node == node.id and owner.stage is Stage.SERVING
             },
         )
-        for node in told
+        for node in nodes
         if node.id in lives
     ]

@@ -66,6 +66,10 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     yield from _place_of_tier2(config, origins)
     if config.log_store == "object":
         yield from _log_in_objects(config, origins)
+    elif config.cluster:
+        yield f"{origins.said('cluster')}: {origins.said('log.store')}: allowed: log.store = object"
+    if (config.etcd_cert_file is None) != (config.etcd_key_file is None):
+        yield f"{origins.said('etcd.cert.file')}, {origins.said('etcd.key.file')}: one needs the other"
 
 
 def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from gateway.config.audit import AuditKeys
 from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
+from gateway.config.cluster import ClusterKeys
 from gateway.config.conflicts import Origins, conflicts
 from gateway.config.containers import ContainerKeys
 from gateway.config.delegation import DelegationKeys
@@ -68,6 +69,7 @@ TITLES: Final[Mapping[type[BaseModel], str]] = {
     DelegationKeys: "Security",
     AuditKeys: "Security",
     ContainerKeys: "Containers",
+    ClusterKeys: "Cluster",
     TieringKeys: "Long-term storage",
     SecretFileKeys: "Files of secrets",
 }
@@ -94,6 +96,8 @@ def load(
     if unknown := [_unknown(key, value) for key, value in given.items() if key not in FIELDS]:
         raise ConfigError(unknown)
     given = _without_units(with_files(given))
+    if "cluster" in given and given["cluster"].value:  # any node may go on with the log of another one
+        given.setdefault("log.store", Given("object", given["cluster"].source))
     values: dict[str, Any] = {key: value.value for key, value in given.items()}
     try:
         config = Config(**values)

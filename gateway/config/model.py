@@ -19,6 +19,7 @@ from gateway.config.addresses import ListenAddress
 from gateway.config.audit import AuditKeys
 from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
+from gateway.config.cluster import ClusterKeys
 from gateway.config.containers import ContainerKeys
 from gateway.config.delegation import DelegationKeys
 from gateway.config.fields import from_text
@@ -50,6 +51,7 @@ class Config(
     TopicKeys,
     LogKeys,
     SecurityKeys,
+    ClusterKeys,
     ContainerKeys,
     ListenerKeys,
     BoundKeys,

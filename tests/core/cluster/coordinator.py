@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
 from core.errors import CoordinatorAway
@@ -20,6 +21,7 @@ class Coordinator:
         self.owners: dict[int, Owner] = {}
         self.links: dict[int, Sequence[Link]] = {}
         self.lives: dict[int, Life] = {}
+        self.said: dict[int, Mapping[str, Any]] = {}  # by nodes of themselves
         self.seats: list[Seat] = []
         self._names = itertools.count(1)
 
@@ -69,7 +71,7 @@ class Coordinator:
 
     def tell(self) -> None:
         for seat in self.seats:
-            seat.tell()
+            seat.hear()
 
 
 class Seat(Coordination):
@@ -107,7 +109,7 @@ class Seat(Coordination):
     def is_fresh(self) -> bool:
         return self.coordinator.is_alive(self.life)
 
-    def tell(self) -> None:
+    def hear(self) -> None:
         for told in () if self.is_asleep else self._told:
             told()
 
@@ -142,6 +144,13 @@ class Seat(Coordination):
     async def drain(self) -> None:
         self._reach()
         self.coordinator.drain(self.node)
+
+    def nodes(self) -> Mapping[int, Mapping[str, Any]]:
+        return {node: said for node, said in self.coordinator.said.items() if node in self.coordinator.lives}
+
+    async def tell(self, said: Mapping[str, Any]) -> None:
+        self.coordinator.said[self.node] = said
+        self.coordinator.tell()
 
     async def bury(self, life: Life) -> None:
         self._reach()

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from core.cluster.sqlite_registry import SqliteRegistry
-from gateway.broker import Broker, Seat
+from gateway.broker import Broker
+from gateway.cluster.seat import Seat
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
 from gateway.data_directory import DataDirectory
@@ -51,7 +52,8 @@ class Machines:
         )
         data = DataDirectory.acquire(home, "0.1.0", wanted_of(config))
         chair = Chair(self.coordinator, number)
-        seat = Seat(registry=await SqliteRegistry.open(self.directory / "registry"), coordination=chair)
+        registry = await SqliteRegistry.open(self.directory / "registry")
+        seat = Seat(registry=registry, coordination=chair, cluster_id=data.cluster_id, leave=registry.close)
         broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None, seat=seat)
         await broker.open_long_term()
         await broker.start()

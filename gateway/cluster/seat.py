@@ -1,0 +1,129 @@
+"""A node's seat in a cluster of machines: what all decide together, and who owns which container.
+
+Keeps: a seat that was taken is given back, with all its claims, by `leave`; a process that dies gives it back by its
+lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from core.cluster import etcd_keys
+from core.cluster.coordination import Coordination
+from core.cluster.etcd.client import EtcdClient, EtcdSettings
+from core.cluster.etcd.http import Endpoint
+from core.cluster.etcd.mirror import Mirror
+from core.cluster.etcd.session import Session
+from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_registry import EtcdRegistry
+from core.cluster.following import SharedRegistry
+from core.errors import CoordinatorRefuses, StoreError
+from core.membership import Fence
+from gateway.config.cluster import parse_cluster
+from gateway.config.loading import Config
+
+logger = logging.getLogger(__name__)
+
+LEAVE_S: Final = 2.0
+"""Longest wait of a stop for etcd: if it does not answer, the lease ends by itself."""
+
+
+class NodeCoordination(Coordination, Protocol):
+    """A coordination in which nodes tell of themselves."""
+
+    def nodes(self) -> Mapping[int, Mapping[str, Any]]:
+        """What each node that lives told of itself, by its id."""
+
+    async def tell(self, told: Mapping[str, Any]) -> None:
+        """Tell all of this node, in this life and in those to come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """See the module."""
+
+    registry: SharedRegistry
+    coordination: NodeCoordination
+    cluster_id: str
+    leave: Callable[[], Awaitable[None]]
+    fence: Fence = Fence.BOTH
+    rebalances: bool = True
+
+
+async def take_seat(config: Config, cluster_id: str) -> Seat:
+    """Join the cluster that the configuration names, or begin it with this id.
+
+    Raises CoordinatorAway, CoordinatorRefuses, CorruptState.
+    """
+    place = parse_cluster(config.cluster)
+    settings = EtcdSettings(
+        endpoints=tuple(Endpoint(host, port) for host, port in place.endpoints),
+        tls=place.tls,
+        ca_file=_text(config.etcd_ca_file),
+        cert_file=_text(config.etcd_cert_file),
+        key_file=_text(config.etcd_key_file),
+    )
+    prefix = etcd_keys.prefix_of(place.name)
+    async with contextlib.AsyncExitStack() as undo:
+        client = EtcdClient(settings)
+        undo.push_async_callback(client.close)
+        mirror = await Mirror.open(client, prefix)
+        undo.push_async_callback(mirror.close)
+        of_registry, of_claims = Session(client, prefix), Session(client, prefix)
+        undo.push_async_callback(_closed, of_registry)
+        undo.push_async_callback(_closed, of_claims)
+        wanted = etcd_keys.Meta(cluster_id, config.cluster_containers)
+        meta = await etcd_keys.join(of_registry, prefix, wanted)
+        registry = await EtcdRegistry.open(client, mirror, of_registry)
+        coordination = await EtcdCoordination.join(
+            client,
+            mirror,
+            of_claims,
+            node=config.node_id,
+            containers=meta.containers,
+            ttl_s=config.cluster_lease_ms // 1_000,
+        )
+        undo.push_async_callback(_left, coordination)
+        leave = undo.pop_all().aclose
+    return Seat(
+        registry=registry,
+        coordination=coordination,
+        cluster_id=meta.cluster,
+        leave=leave,
+        fence=Fence(config.cluster_fence),
+        rebalances=config.cluster_rebalance == "auto",
+    )
+
+
+def check_cluster(seat: Seat, cluster_id: str, data_dir: str) -> None:
+    """Raise CoordinatorRefuses if a data directory is of another cluster than the one in etcd."""
+    if cluster_id != seat.cluster_id:
+        raise CoordinatorRefuses(
+            f"{data_dir} is of cluster {cluster_id}, and the cluster in etcd is {seat.cluster_id}: name an empty data "
+            "directory, or the cluster that this one is of"
+        )
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)
+
+
+async def _closed(session: Session) -> None:
+    await _in_time(session.close())
+
+
+async def _left(coordination: EtcdCoordination) -> None:
+    await _in_time(coordination.leave())
+
+
+async def _in_time(call: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(LEAVE_S):
+            await call
+    except (TimeoutError, StoreError) as error:
+        logger.warning("etcd was not told that this node leaves", extra={"reason": str(error)})

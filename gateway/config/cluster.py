@@ -1,0 +1,84 @@
+"""The configuration keys of a cluster of machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, field_validator
+
+CLUSTER_CONTAINERS_MAX: Final = 256
+LEASE_MS_MIN: Final = 2_000
+ENDPOINTS_MAX: Final = 16
+ETCD_PORT: Final = 2379
+
+
+class EtcdPlace(NamedTuple):
+    """A cluster in etcd."""
+
+    endpoints: tuple[tuple[str, int], ...]
+    name: str
+    tls: bool
+
+
+def parse_cluster(text: str) -> EtcdPlace:
+    """Raises ValueError with what is allowed."""
+    scheme, separator, rest = text.partition("://")
+    hosts, slash, name = rest.partition("/")
+    if scheme not in ("etcd", "etcds") or not separator or not slash or not name or "/" in name:
+        raise ValueError("allowed: etcd://HOST:PORT,HOST:PORT/NAME, or etcds:// for TLS")
+    endpoints: list[tuple[str, int]] = []
+    for one in hosts.split(","):
+        parts = urlsplit(f"//{one}")
+        if not parts.hostname or parts.path or parts.username is not None:
+            raise ValueError(f"{one[:100]!r} is no HOST:PORT")
+        endpoints.append((parts.hostname, parts.port or ETCD_PORT))
+    if len(endpoints) > ENDPOINTS_MAX:
+        raise ValueError(f"{len(endpoints)} members of etcd: allowed are {ENDPOINTS_MAX}")
+    return EtcdPlace(tuple(endpoints), name, scheme == "etcds")
+
+
+class ClusterKeys(BaseModel):
+    """Part of `Config`."""
+
+    cluster: str = Field(
+        "",
+        description="etcd://HOST:PORT,HOST:PORT/NAME: this node is one of the cluster of that name, whose members meet "
+        "in etcd; etcds:// for TLS. The log lies in long-term storage then, and each node needs a node.id of its own. "
+        "Not set: this gateway is alone.",
+    )
+    cluster_containers: int = Field(
+        16,
+        ge=1,
+        le=CLUSTER_CONTAINERS_MAX,
+        description="Containers of the cluster, each with a log and one owner. Decided by the first node for ever.",
+    )
+    cluster_lease_ms: int = Field(
+        4_000,
+        ge=LEASE_MS_MIN,
+        le=60_000,
+        description="A node that etcd has not heard of for so long loses its containers to others; in whole seconds.",
+    )
+    cluster_fence: Literal["both", "conditional", "verify"] = Field(
+        "both",
+        description="What keeps a node that was replaced from acknowledging writes. conditional: long-term storage "
+        "refuses its puts. verify: etcd is asked before each acknowledgement, for a store that ignores conditions. "
+        "both: both.",
+    )
+    cluster_rebalance: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: a node with more containers than others gives some away. off: only a node that stops does.",
+    )
+    etcd_ca_file: Path | None = Field(
+        None, description="Certificates that vouch for etcd's, PEM. Not set: the system's."
+    )
+    etcd_cert_file: Path | None = Field(None, description="This node's certificate for etcd, PEM, with etcd.key.file.")
+    etcd_key_file: Path | None = Field(None, description="The certificate's key, PEM.")
+
+    @field_validator("cluster")
+    @classmethod
+    def _is_place(cls, value: str) -> str:
+        if value:
+            parse_cluster(value)
+        return value

@@ -1,0 +1,248 @@
+"""`penstock serve --cluster`: nodes over a real etcd and MinIO, killed, paused and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.gateway.harness import Client, batch, values
+from tests.gateway.launching import Running
+from tests.tier2.conftest import bucket, minio
+from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
+
+__all__ = ["bucket", "minio"]
+
+CONTAINERS: Final = 6
+PARTITIONS: Final = 6
+LEASE_S: Final = 3.0
+FAILOVER_S: Final = 10.0
+LOAD_S: Final = 2.0
+WAITING_MAX: Final = 500
+NOT_LEADER: Final = 6
+REST_S: Final = 30.0
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+class Cluster:
+    """Nodes as processes, each with a data directory of its own."""
+
+    def __init__(self, directory: Path, etcd: EtcdServer, minio: MinioServer, bucket: str) -> None:
+        self._directory = directory
+        self._settings = (
+            *("--cluster", f"etcd://{etcd.endpoint}/{bucket}"),
+            *("--tier2", f"s3://{bucket}/a/prefix", "--tier2-endpoint", minio.endpoint),
+            *("--listen", "127.0.0.1:0", "--http", "off"),
+            *("--set", f"cluster.containers={CONTAINERS}", "--set", f"cluster.lease.ms={int(LEASE_S * 1000)}"),
+            *("--set", "log.file.bytes=1MiB", "--set", "log.max.bytes=64MiB", "--set", "checkpoint.interval.ms=500"),
+        )
+        self.nodes: dict[int, Running] = {}
+        self.addresses: dict[int, str] = {}
+
+    def start(self, node: int) -> None:
+        running = Running(self._directory / f"node-{node}", *self._settings, "--node-id", str(node))
+        self.nodes[node] = running
+        self.addresses[node] = running.ready()["kafka"][0].rpartition("//")[2]
+
+    def leaders(self, asked: int) -> dict[int, int]:
+        """The leader of each partition, as one node tells it."""
+        found = AdminClient({"bootstrap.servers": self.addresses[asked]}).list_topics("t", timeout=REST_S).topics["t"]
+        return {number: partition.leader for number, partition in found.partitions.items()}
+
+    def until_led_by(self, asked: int, nodes: set[int], within_s: float = REST_S) -> dict[int, int]:
+        """Once just these nodes lead all partitions."""
+        deadline = time.monotonic() + within_s
+        while set((found := self.leaders(asked)).values()) != nodes:
+            assert time.monotonic() < deadline, f"led by {found}\n{self.nodes[asked].err.read_text()[-5000:]}"
+            time.sleep(0.05)
+        return found
+
+    def make_topic(self, node: int) -> None:
+        admin = AdminClient({"bootstrap.servers": self.addresses[node]})
+        admin.create_topics([NewTopic("t", PARTITIONS)])["t"].result(REST_S)
+
+    def end(self) -> None:
+        for running in self.nodes.values():
+            if running.process.poll() is None:
+                running.process.kill()
+                running.process.wait()
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, etcd: EtcdServer, minio: MinioServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
+    monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
+    with ExitStack() as undo:
+        made = Cluster(tmp_path, etcd, minio, bucket)
+        undo.callback(made.end)
+        yield made
+
+
+class Load:
+    """An idempotent producer to all partitions, and what was acknowledged of it."""
+
+    def __init__(self, addresses: Mapping[int, str]) -> None:
+        self.acknowledged: defaultdict[int, list[int]] = defaultdict(list)
+        self.acknowledged_at: dict[int, float] = {}  # the newest of each partition
+        self.failed: list[str] = []
+        self._over = threading.Event()
+        self._producer = Producer(
+            {
+                "bootstrap.servers": ",".join(addresses.values()),
+                "enable.idempotence": True,
+                "linger.ms": 2,
+                "message.timeout.ms": 60_000,
+            }
+        )
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for value in itertools.count():
+            if self._over.is_set():
+                break
+            while len(self._producer) >= WAITING_MAX and not self._over.is_set():
+                self._producer.poll(0.01)
+            self._producer.produce("t", b"%d" % value, partition=value % PARTITIONS, on_delivery=self._delivered)
+            self._producer.poll(0.0005)
+        self._producer.flush(REST_S)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        partition, value = message.partition(), message.value()
+        assert partition is not None
+        assert value is not None
+        if error is not None:
+            self.failed.append(str(error))
+            return
+        self.acknowledged[partition].append(int(value))
+        self.acknowledged_at[partition] = time.monotonic()
+
+    def until_all_go_on(self, after_s: float, within_s: float) -> float:
+        """Seconds until each partition has acknowledged something that was answered after a moment."""
+        deadline = after_s + within_s
+        while len(late := [at for at in self.acknowledged_at.values() if at > after_s]) < PARTITIONS:
+            assert time.monotonic() < deadline, f"only {len(late)} partitions go on after {within_s} s"
+            time.sleep(0.01)
+        return time.monotonic() - after_s
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def read_partition(address: str, partition: int) -> list[int]:
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "g", "enable.auto.commit": False})
+    try:
+        where = TopicPartition("t", partition, 0)
+        _, end = consumer.get_watermark_offsets(where, timeout=REST_S)
+        consumer.assign([where])
+        found: list[int] = []
+        while len(found) < end:
+            message = consumer.poll(REST_S)
+            assert message is not None, f"{len(found)} read, the end is at offset {end}"
+            assert message.error() is None, message.error()
+            value = message.value()
+            assert value is not None
+            found.append(int(value))
+        return found
+    finally:
+        consumer.close()
+
+
+@pytest.mark.slow
+def test_a_killed_node_is_replaced_by_the_others(cluster: Cluster) -> None:
+    """Under an idempotent producer: all partitions go on in time; nothing is lost, doubled or out of order."""
+    cluster.start(1)
+    cluster.make_topic(1)
+    cluster.start(2)
+    cluster.start(3)
+    told = cluster.until_led_by(2, {1, 2, 3})
+    assert cluster.until_led_by(3, {1, 2, 3}) == told
+    load = Load(cluster.addresses)
+    try:
+        load.until_all_go_on(time.monotonic(), REST_S)
+        threading.Event().wait(LOAD_S)
+        victim = cluster.nodes[1]
+        killed_s = time.monotonic()
+        victim.process.send_signal(signal.SIGKILL)
+        victim.process.wait()
+        load.until_all_go_on(time.monotonic() + 0.2, FAILOVER_S)
+        failover_s = time.monotonic() - killed_s
+        cluster.until_led_by(2, {2, 3})
+        threading.Event().wait(LOAD_S)
+    finally:
+        load.end()
+    assert not load.failed
+    assert failover_s < FAILOVER_S
+    for partition in range(PARTITIONS):
+        assert read_partition(cluster.addresses[3], partition) == load.acknowledged[partition]
+
+
+@pytest.mark.slow
+def test_a_paused_owner_acknowledges_nothing(cluster: Cluster) -> None:
+    """What it finds in its sockets when it wakes is answered with an error, and is in nobody's log."""
+    cluster.start(1)
+    cluster.make_topic(1)
+    cluster.start(2)
+    told = cluster.until_led_by(1, {1, 2})
+    partition = next(partition for partition, node in told.items() if node == 1)
+
+    async def scenario() -> None:
+        host, _, port = cluster.addresses[1].rpartition(":")
+        client = Client(*await asyncio.open_connection(host, int(port)))
+        assert (await client.produce("t", batch(b"before"), partition=partition)).error_code == 0
+        cluster.nodes[1].process.send_signal(signal.SIGSTOP)
+        late = asyncio.create_task(client.produce("t", batch(b"late"), partition=partition))
+        await asyncio.to_thread(cluster.until_led_by, 2, {2})
+        cluster.nodes[1].process.send_signal(signal.SIGCONT)
+        assert (await late).error_code == NOT_LEADER
+        (answer,) = (await client.fetch(("t", partition, 0))).responses[0].partitions
+        assert answer.error_code == NOT_LEADER
+        host, _, port = cluster.addresses[2].rpartition(":")
+        other = Client(*await asyncio.open_connection(host, int(port)))
+        (answer,) = (await other.fetch(("t", partition, 0))).responses[0].partitions
+        assert [value for _, value in values(answer.records)] == [b"before"]
+
+    asyncio.run(scenario())
+    cluster.until_led_by(1, {1, 2})  # it lives on, and is filled again
+
+
+@pytest.mark.slow
+def test_a_stopped_node_hands_over(cluster: Cluster) -> None:
+    """SIGTERM: the producer hears of nothing, and the process ends cleanly."""
+    cluster.start(1)
+    cluster.make_topic(1)
+    cluster.start(2)
+    cluster.until_led_by(1, {1, 2})
+    load = Load(cluster.addresses)
+    try:
+        load.until_all_go_on(time.monotonic(), REST_S)
+        assert cluster.nodes[1].terminate() == 0
+        load.until_all_go_on(time.monotonic(), FAILOVER_S)
+        assert set(cluster.leaders(2).values()) == {2}
+    finally:
+        load.end()
+    assert not load.failed
+    for partition in range(PARTITIONS):
+        assert read_partition(cluster.addresses[2], partition) == load.acknowledged[partition]
