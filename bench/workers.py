@@ -56,12 +56,12 @@ MANY_TOPICS: Final = 100
 MANY_PARTITIONS: Final = 1_000
 MANY_WORKERS: Final = (1, 2)
 METADATA_TIMES: Final = 5
-REST_S: Final = 10.0
+REST_S: Final = 5.0
 SETTLE_LOOK_S: Final = 0.5
 SETTLED: Final = 0.06
 """Of a core: above what any number of workers uses at rest."""
 SETTLE_TRIES_MAX: Final = 40
-SETTLE_S: Final = 5.0
+SETTLE_S: Final = 3.0
 
 
 class Gateway(Penstock):
