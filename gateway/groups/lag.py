@@ -1,4 +1,5 @@
-"""The lag of consumer groups of this node, over the partitions of all nodes.
+"""The lag of the groups of this node, of all kinds: of consumer groups over the partitions of all nodes, of share
+groups over those here, where their positions are.
 
 Keeps: counting takes at most `OFFSETS_AT_ONCE` offsets at a time on the event loop, and runs at most once a second,
 whatever the number of requests.
@@ -9,15 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from core.clock import Clock
+from core.errors import NotHosted
 from core.streams.live import Stream
+from core.turns import in_turns
 from gateway.cluster.nodes import Nodes
+from gateway.groups.classic.group import Group
 from gateway.groups.coordinator import AnyGroup, GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Bounds, Elsewhere
 from gateway.groups.persistence import CommittedOffset
+from gateway.groups.share.service import ShareGroups
 from gateway.topics.topics import Topics
 
 OFFSETS_AT_ONCE: Final = 1_000
@@ -34,11 +39,23 @@ class TopicLag:
     lag: int
 
 
+class PartitionLag(NamedTuple):
+    """One group's lag on one partition. Bounds that its node did not tell are None."""
+
+    topic: str
+    partition: int
+    committed: int
+    start: int | None
+    end: int | None
+    lag: int
+
+
 @dataclass(frozen=True, slots=True)
 class GroupLag:
-    """One group's lag."""
+    """One group's lag. `kind` is classic, consumer or share."""
 
     name: str
+    kind: str
     state: str
     members: int
     topics: Mapping[str, TopicLag]
@@ -57,6 +74,7 @@ class Lags:
     clock: Clock
     nodes: Nodes
     elsewhere: Elsewhere
+    share: ShareGroups
     found: list[GroupLag] = field(default_factory=list)
     measured_ms: int = 0
     _counted_s: float | None = None
@@ -81,7 +99,53 @@ class Lags:
                 topic: TopicLag(len(offsets), self._lag(topic, offsets))
                 for topic, offsets in coordinator.offsets.of_group(group.group_id).items()
             }
-            found.append(GroupLag(group.group_id, str(group.state), group.member_count, topics))
+            kind = "classic" if isinstance(group, Group) else "consumer"
+            found.append(GroupLag(group.group_id, kind, str(group.state), group.member_count, topics))
+        async for shared in in_turns(list(self.share.coordinators)):
+            counted: dict[str, TopicLag] = {}
+            for one in self._of_share_group(shared.group_id):
+                before = counted.get(one.topic, TopicLag(0, 0))
+                counted[one.topic] = TopicLag(before.partitions + 1, before.lag + one.lag)
+            found.append(GroupLag(shared.group_id, "share", shared.state, len(shared.members), counted))
+        return found
+
+    async def of_partitions(self, group_id: str) -> list[PartitionLag]:
+        """A group's lag on every partition in which it has come somewhere; as far as its bounds were counted last.
+        Raises Refusal for a group of another node."""
+        await self.refresh()
+        if self.share.coordinators.of(group_id).get(group_id) is not None:
+            return self._of_share_group(group_id)
+        found: list[PartitionLag] = []
+        for topic, offsets in self.groups.of(group_id).offsets.of_group(group_id).items():
+            stream = self.topics.get(topic)
+            if stream is None:
+                continue
+            async for partition, committed in in_turns(list(offsets.items())):
+                bounds = self._bounds_of(stream, partition)
+                if bounds is NOT_TOLD:
+                    found.append(PartitionLag(topic, partition, committed.offset, None, None, 0))
+                    continue
+                lag = max(0, bounds.end - max(committed.offset, bounds.start))
+                found.append(PartitionLag(topic, partition, committed.offset, bounds.start, bounds.end, lag))
+        return found
+
+    def _of_share_group(self, group_id: str) -> list[PartitionLag]:
+        """Its partitions here. The lag counts records that are not settled, delivered ones too."""
+        found: list[PartitionLag] = []
+        for key in self.share.partitions.begun(group_id):
+            stream = self.topics.by_uuid(key.topic)
+            if stream is None or key.partition >= stream.slot_count:
+                continue
+            slot = stream.slot(key.partition)
+            try:
+                state = self.share.partitions.look(key, slot)
+            except NotHosted:
+                continue
+            if state is not None:
+                start = max(state.start, slot.start)
+                is_open = state.in_flight if state.start == start else max(state.end - start, 0)
+                lag = is_open + max(slot.durable_end - max(state.end, start), 0)
+                found.append(PartitionLag(stream.name, key.partition, start, slot.start, slot.durable_end, lag))
         return found
 
     async def _all(self) -> AsyncIterator[tuple[GroupCoordinator, AnyGroup]]:
