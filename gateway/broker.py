@@ -195,6 +195,7 @@ class Broker:
         self._http_binding = http
         self._http: HttpServer | None = None
         self._http_start: asyncio.Task[None]
+        self._remembering: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
@@ -590,6 +591,10 @@ class Broker:
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
         self._http = await asyncio.to_thread(self._make_http, binding)
         await self._http.start()
+        from gateway.http.history import remember
+
+        memory = remember(lambda: self._tell().memory if self.ready else None)
+        self._remembering = asyncio.create_task(memory, name="http-memory")
 
     def _make_http(self, binding: Binding) -> HttpServer:
         """Make the HTTP server, in a thread: its modules and the API's description take 100 ms, and Kafka clients are
@@ -629,6 +634,8 @@ class Broker:
     async def _stop_http(self) -> None:
         self._serving.set()
         await self._http_start
+        if self._remembering is not None:
+            self._remembering.cancel()
         if self._http is not None:
             await self._http.stop()
 

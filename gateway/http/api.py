@@ -122,9 +122,13 @@ class Api:
         sources = self._desk.ready()
         lags, access = sources.lags, Access(sources.authorizer, request)
         most = number(request, "limit", LISTED_MAX, LISTED_MAX)
-        seen = [g async for g in in_turns(list(await lags.refresh())) if access.sees(ResourceType.GROUP, g.name)]
+        topic = request.query_params.get("topic")
+        every = in_turns(list(await lags.refresh()))
+        seen = [
+            g async for g in every if (topic is None or topic in g.topics) and access.sees(ResourceType.GROUP, g.name)
+        ]
         found = sorted(seen, key=lambda group: (-group.lag, group.name))
-        listed = [_group(group) for group in found[:most]]
+        listed = [_group(group, topic) for group in found[:most]]
         return answered(GroupList(groups=listed, total=len(found), measured_ms=lags.measured_ms))
 
     async def _events(self, request: Request) -> Response:
@@ -216,9 +220,10 @@ class _Operation:
 
 
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
+_OF_TOPIC: Final = Parameter("topic", "Only groups with a committed offset in this topic", "string")
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
-_PARTITION: Final = Parameter("partition", "Its number; needed")
+_PARTITION: Final = Parameter("partition", "Its number; needed", example="0")
 
 _OPERATIONS: Final = (
     _Operation(
@@ -273,10 +278,14 @@ _OPERATIONS: Final = (
         RecordPage,
         query=(
             _PARTITION,
-            Parameter("offset", "First offset. Neither this nor since_ms: the end"),
+            Parameter("offset", "First offset. Neither this nor since_ms: the end", example="0"),
             Parameter("since_ms", "Milliseconds since 1970: from the first record at or after it"),
             Parameter("max", f"Maximum number of records. Default: {RECORDS_DEFAULT}, at most {RECORDS_MAX}"),
             Parameter("wait_ms", f"Longest wait for a record. Default: 0, at most {WAIT_MS_MAX}"),
+            Parameter("until", "Only records before this offset"),
+            Parameter(
+                "key", "Only records with this key; go on with next_offset, as one request looks at some", "string"
+            ),
             Parameter("isolation", f"{COMMITTED} (default) or {UNCOMMITTED}", "string"),
         ),
         problems=(400, 401, 403, 404, 413, 416, 422, 503),
@@ -291,7 +300,7 @@ _OPERATIONS: Final = (
         query=(_PARTITION,),
         problems=(400, 401, 403, 404, 409, 413, 415, 503),
     ),
-    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT,)),
+    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT, _OF_TOPIC)),
     _Operation(
         "GET",
         "/api/v1/events",
@@ -309,6 +318,7 @@ def _wanted(request: Request) -> Wanted:
     isolation = request.query_params.get("isolation", COMMITTED)
     if isolation not in (COMMITTED, UNCOMMITTED):
         raise Problem(400, "Not understood", f"isolation is {COMMITTED} or {UNCOMMITTED}, not {isolation[:100]!r}")
+    key = request.query_params.get("key")
     offset = number(request, "offset", None, INT_MAX)
     since_ms = number(request, "since_ms", None, INT_MAX)
     if offset is not None and since_ms is not None:
@@ -319,13 +329,18 @@ def _wanted(request: Request) -> Wanted:
         most=number(request, "max", RECORDS_DEFAULT, RECORDS_MAX, least=1) or RECORDS_DEFAULT,
         wait_ms=number(request, "wait_ms", 0, WAIT_MS_MAX) or 0,
         committed=isolation == COMMITTED,
+        until=number(request, "until", None, INT_MAX),
+        key=None if key is None else key.encode(errors="surrogateescape"),
     )
 
 
-def _group(group: GroupLag) -> GroupView:
-    topics = sorted(group.topics.items(), key=lambda item: (-item[1].lag, item[0]))[:TOPICS_MAX]
+def _group(group: GroupLag, topic: str | None) -> GroupView:
+    """With the topics in which it lags most, or one topic alone."""
+    topics = sorted(group.topics.items(), key=lambda item: (item[0] != topic, -item[1].lag, item[0]))
+    topics = topics[: TOPICS_MAX if topic is None else 1]
     return GroupView(
         name=group.name,
+        type=group.kind,
         state=group.state,
         members=group.members,
         lag=group.lag,

@@ -18,7 +18,9 @@ from gateway.http.access import Access
 from gateway.http.api import Api
 from gateway.http.console import Console
 from gateway.http.desk import ApiSources, Desk
+from gateway.http.groups import GroupPages
 from gateway.http.guard import Guard
+from gateway.http.health import HealthPages
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.http.topics import TopicPages
@@ -102,7 +104,8 @@ def build(
         ),
     )
     desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
-    api = Api(desk, (*operations, *TopicPages(desk).endpoints()))
+    pages = (TopicPages(desk), GroupPages(desk), HealthPages(desk, lambda: health.concerns))
+    api = Api(desk, (*operations, *(each for page in pages for each in page.endpoints())))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from core.streams.live import Slot, Stream
 from gateway.http.access import Access
 from gateway.http.guard import Guard
+from gateway.http.history import Memory
 from gateway.http.models import Overview
 from gateway.http.problems import Problem, no_such_stream, not_ready
 from gateway.http.records import TopicRecords
@@ -64,6 +65,7 @@ class ApiSources(Sources):
     authorizer: Authorizer | None
     records: TopicRecords
     topics: TopicTable
+    memory: Memory
     services: Services
 
 

@@ -54,10 +54,13 @@ from gateway.http.exchange import (
     unanswered,
 )
 from gateway.http.guard import Guard
+from gateway.http.health import WARNINGS_DEFAULT
+from gateway.http.health_models import HealthReport, ThroughputHistory, WarningList
 from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.http.topic_models import PartitionList, TopicList, TopicRow
 from gateway.http.topics import TopicsAsked
+from gateway.logs import RECENT_MAX
 from gateway.metrics.exposition import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
@@ -106,7 +109,13 @@ def front(
             Route("/api/v1/topics/{name}/configs", whole.any_changes, methods=["PATCH"]),
             Route("/api/v1/topics/{name}/records", whole.records, methods=["GET", "POST"]),
             Route("/api/v1/groups", whole.groups),
+            Route("/api/v1/groups/{name:path}/history", whole.same_everywhere),
+            Route("/api/v1/groups/{name:path}/offsets", whole.any_changes, methods=["POST"]),
+            Route("/api/v1/groups/{name:path}", whole.same_everywhere),
             Route("/api/v1/events", whole.events),
+            Route("/api/v1/health", whole.health),
+            Route("/api/v1/history", whole.history),
+            Route("/api/v1/warnings", whole.warnings),
             Route("/api/v1/tier2/chunks", whole.chunks),
             Route("/api/v1/tier2/chunks/{key:path}", whole.chunk),
             Route("/api/v1/openapi.json", whole.same_everywhere),
@@ -223,6 +232,16 @@ class _Front:
     async def events(self, request: Request) -> Response:
         limit = _limit(request, EVENTS_DEFAULT, EVENTS_MAX)
         return await self._merged(request, EventList, lambda answers: merging.events(answers, limit))
+
+    async def health(self, request: Request) -> Response:
+        return await self._merged(request, HealthReport, merging.health)
+
+    async def history(self, request: Request) -> Response:
+        return await self._merged(request, ThroughputHistory, merging.history)
+
+    async def warnings(self, request: Request) -> Response:
+        limit = _limit(request, WARNINGS_DEFAULT, RECENT_MAX)
+        return await self._merged(request, WarningList, lambda answers: merging.warnings(answers, limit))
 
     async def chunk(self, request: Request) -> Response:
         async with self._place():

@@ -180,6 +180,8 @@ class Split(ApiModel):
 class ScaleRequest(ApiModel):
     """Either a split or a merge."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"split": {"segment": 0}}]})
+
     split: Split | None = None
     merge: list[StrictInt] | None = Field(None, min_length=2, max_length=10_000, description="Neighbouring segments")
 
@@ -219,9 +221,10 @@ class GroupTopic(ApiModel):
 
 
 class GroupView(ApiModel):
-    """A consumer group."""
+    """A group of consumers."""
 
     name: str
+    type: str = Field("classic", description="classic, consumer or share")
     state: str
     members: int
     lag: int
@@ -338,6 +341,14 @@ class NewRecord(ApiModel):
 
 class NewRecords(ApiModel):
     """Records to add as one batch: all or none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"records": [{"key": "k1", "value": "paid", "headers": [{"name": "source", "value": "till"}]}]}
+            ]
+        }
+    )
 
     records: list[NewRecord] = Field(min_length=1, max_length=1_000)
 

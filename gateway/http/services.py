@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gateway import __version__
 from gateway.groups.lag import Lags
 from gateway.http.desk import ApiSources
+from gateway.http.history import LagMemory, Memory, TotalsMemory
 from gateway.http.models import Overview
 from gateway.http.records import TopicRecords
 from gateway.http.topic_table import TopicTable
@@ -27,7 +28,16 @@ def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     totals = _Totals(services, phase, activity)
     table = TopicTable(services.store, activity, services.clock)
     return ApiSources(
-        services.store, services.clock, lags, activity, totals, services.authorizer, records, table, services
+        services.store,
+        services.clock,
+        lags,
+        activity,
+        totals,
+        services.authorizer,
+        records,
+        table,
+        Memory(LagMemory(lags, services.clock), TotalsMemory(services.metrics, services.clock)),
+        services,
     )
 
 

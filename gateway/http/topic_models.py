@@ -5,7 +5,7 @@ Keeps: as in `gateway.http.models`.
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gateway.http.models import ApiModel, StreamStatus
 
@@ -76,6 +76,8 @@ class ConfigList(ApiModel):
 
 class ConfigChange(ApiModel):
     """A change of a topic's configuration: as a whole, or not at all."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"set": {"retention.ms": "604800000"}, "dry_run": True}]})
 
     set: dict[str, str] = Field(default={}, max_length=100)
     reset: list[str] = Field(default=[], max_length=100, description="Those that go back to the inherited value")

@@ -97,7 +97,7 @@ class TopicPages:
         first = number(request, "offset", 0, INT_MAX) or 0
         most = number(request, "limit", LISTED_MAX, LISTED_MAX) or 0
         numbers = range(min(first, stream.slot_count), min(first + most, stream.slot_count))
-        bounds = await _bounds_elsewhere(sources, stream, numbers)
+        bounds = await bounds_elsewhere(sources, stream, numbers)
         rows = [_partition(sources, stream, each, bounds) async for each in in_turns(numbers)]
         return answered(PartitionList(topic=stream.name, partitions=rows, total=stream.slot_count))
 
@@ -160,7 +160,9 @@ def _with_groups(row: TopicRow, readers: Mapping[str, int]) -> TopicRow:
     return row.model_copy(update={"groups": readers.get(row.name, 0)})
 
 
-async def _bounds_elsewhere(sources: ApiSources, stream: Stream, numbers: range) -> Mapping[tuple[str, int], Bounds]:
+async def bounds_elsewhere(
+    sources: ApiSources, stream: Stream, numbers: Sequence[int]
+) -> Mapping[tuple[str, int], Bounds]:
     """The bounds of those partitions that lie in containers of other processes."""
     wanted: dict[int, list[tuple[str, int]]] = {}
     async for each in in_turns(numbers):

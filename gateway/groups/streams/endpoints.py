@@ -14,9 +14,7 @@ from gateway.groups.streams.topology import Topology
 
 def endpoints_of(members: Iterable[Member], topology: Topology, topics: TopicView) -> tuple[EndpointParts, ...]:
     """The partitions at each member's endpoint."""
-    inputs = {subtopology.id: subtopology.inputs for subtopology in topology.subtopologies}
-    names = {name for some in inputs.values() for name in some}
-    counts = {name: topic.partition_count for name in names if (topic := topics.topic(name)) is not None}
+    inputs, counts = _inputs(topology), _counts(topology, topics)
     found = []
     for member in members:
         endpoint = member.record.endpoint
@@ -25,6 +23,20 @@ def endpoints_of(members: Iterable[Member], topology: Topology, topics: TopicVie
             active, standby = _parts(assigned.active, inputs, counts), _parts(assigned.standby, inputs, counts)
             found.append(EndpointParts(endpoint, active, standby))
     return tuple(found)
+
+
+def inputs_of(tasks: Iterable[Task], topology: Topology, topics: TopicView) -> tuple[TopicPart, ...]:
+    """The partitions that tasks read."""
+    return _parts(tasks, _inputs(topology), _counts(topology, topics))
+
+
+def _inputs(topology: Topology) -> Mapping[str, tuple[str, ...]]:
+    return {subtopology.id: subtopology.inputs for subtopology in topology.subtopologies}
+
+
+def _counts(topology: Topology, topics: TopicView) -> Mapping[str, int]:
+    names = {name for some in _inputs(topology).values() for name in some}
+    return {name: topic.partition_count for name in names if (topic := topics.topic(name)) is not None}
 
 
 def _parts(

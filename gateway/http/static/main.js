@@ -9,23 +9,33 @@ const PERIOD_MS = 1000;
 const SLOW = 2; // lists are asked for every second time
 const EVENTS = 50;
 const GROUPS = 100;
-const GROUP_CELLS = { 1: "n", 2: "trend", 4: "n", 5: "topics" };
+const GROUP_CELLS = { 0: "name", 1: "n", 2: "trend", 4: "n", 5: "topics" };
 
 const map = new StreamMap(() => {
   history.replaceState(null, "", "#"); // the list says what there is
   choose(null);
   round = 0;
 });
-const sparks = { in: new Spark($("in-spark")), out: new Spark($("out-spark")), records: new Spark($("record-spark")) };
+const PAST = 300; // of the lines: ten minutes, a point every second time, as the gateway remembers them
+const sparks = ["in", "out", "record"].map((name) => new Spark($(`${name}-spark`), { most: PAST }));
 const groupSparks = new Map();
 let before = null;
+let marked = null; // what the last point of the lines was counted up to
 let stream = null;
 let round = 0;
 let newestEvent = null;
 
 // Asking
 
+// What came before this page: it is as long as the gateway's memory, not as this page's.
+async function remember() {
+  const told = await ask("history");
+  const perSecond = (values) => values.map((value) => (1000 * value) / told.period_ms);
+  [told.bytes_in, told.bytes_out, told.records_in].forEach((values, n) => sparks[n].show(perSecond(values)));
+}
+
 async function once() {
+  if (before === null) await remember();
   showTotals(await ask("overview"));
   if (round % SLOW === 0) {
     showStreams(await ask("streams"));
@@ -55,9 +65,14 @@ function showTotals(told) {
     $("in-rate").textContent = `${format.bytes(rate("produced_bytes"))}/s`;
     $("out-rate").textContent = `${format.bytes(rate("fetched_bytes"))}/s`;
     $("record-rate").textContent = `${format.short(rate("produced_records"))}/s`;
-    sparks.in.push(rate("produced_bytes"));
-    sparks.out.push(rate("fetched_bytes"));
-    sparks.records.push(rate("produced_records"));
+    if (round % SLOW === 0) {
+      const since = (told.time_ms - marked.time_ms) / 1000;
+      const names = ["produced_bytes", "fetched_bytes", "produced_records"];
+      names.forEach((name, n) => sparks[n].push(Math.max(0, (told[name] - marked[name]) / since)));
+      marked = told;
+    }
+  } else {
+    marked = told;
   }
   before = told;
   tier("log", "Durable log", told.log_bytes, told.log_limit_bytes, "of log.max.bytes");
@@ -148,7 +163,7 @@ function showGroups(told) {
   $("no-groups").hidden = told.groups.length > 0;
   $("groups-table").hidden = told.groups.length === 0;
   rows($("groups"), told.groups, (group) => [
-    group.name,
+    [group.name, "group.html", { group: group.name }],
     format.whole(group.lag),
     null,
     group.state,

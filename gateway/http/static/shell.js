@@ -125,7 +125,7 @@ export class Watch {
         }
       }
       busy = false;
-      timer = setTimeout(turn, again ? 0 : periodMs);
+      timer = setTimeout(turn, again ? 0 : this.periodMs);
       again = false;
     };
     this.poke = turn;

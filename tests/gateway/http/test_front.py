@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -552,6 +553,18 @@ def test_a_real_gateway(tmp_path: Path) -> None:
         assert [(one["partition"], one["end_offset"], one["here"]) for one in partitions] == [
             (number, 5, True) for number in range(8)
         ]
+        for group in ("first", "second", "third"):  # each has its home in one of the workers
+            reader = Consumer({"bootstrap.servers": kafka, "group.id": group})
+            places = [TopicPartition("orders", partition, 1) for partition in range(8)]
+            assert all(one.error is None for one in reader.commit(offsets=places, asynchronous=False))
+            reader.close()
+            until(lambda group=group: get(http, f"/api/v1/groups/{group}")["lag"] == 32)
+            status, _, moved = call(http, "POST", f"/api/v1/groups/{group}/offsets", {"to": "latest", "dry_run": False})
+            assert (status, {one["after"] for one in moved["offsets"]}) == (200, {5})
+            until(lambda group=group: get(http, f"/api/v1/groups/{group}")["lag"] == 0)
+        until(lambda: get(http, "/api/v1/topics")["topics"][0]["groups"] == 3)
+        assert len(get(http, "/api/v1/health")["logs"]) == 4
+        assert get(http, "/api/v1/warnings")["warnings"] is not None
         change = {"set": {"retention.ms": "3600000"}}
         assert call(http, "PATCH", "/api/v1/topics/orders/configs", change)[0] == 200
         until(lambda: get(http, "/api/v1/topics")["topics"][0]["retention_ms"] == 3_600_000)
