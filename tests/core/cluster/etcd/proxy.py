@@ -32,6 +32,7 @@ class CuttingProxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> CuttingProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -41,6 +42,8 @@ class CuttingProxy:
         self._flows.set()
         self._server.close()
         self.cut()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=10)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -73,6 +76,10 @@ class CuttingProxy:
         except OSError:
             writer.transport.abort()
             return
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         both = {writer, to_server[1]}
         self._writers |= both
         ways = (

@@ -23,7 +23,7 @@ async def read(client: EtcdClient, key: bytes) -> KeyValue | None:
 async def raise_by_one(session: Session, key: bytes, known: KeyValue | None) -> Outcome:
     """Count from the known value; else say what it is now."""
     value = b"%d" % (int(known.value if known else b"0") + 1)
-    return await session.change((unchanged(known, key),), (Put(key, value),), (Range(key),))
+    return await session.change((unchanged(known, key),), (Put(key, value),), (Range(key),), within_s=60)
 
 
 def test_each_change_once(etcd: EtcdServer) -> None:
