@@ -40,6 +40,7 @@ from tier2.memory import uninitialized
 from tier2.parts import Part
 from tier2.pool import Deadline
 from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
+from tier2.s3_encryption import Encryption, headers_of
 from tier2.storage import (
     KEY_ALLOWED,
     BucketNotFound,
@@ -80,6 +81,8 @@ class S3Settings:
     session_token: str | None = field(default=None, repr=False)
     read_keys: ReadKeys | None = field(default=None, repr=False)  # asked when the server refuses those
     ca_file: str | None = None
+    encryption: Encryption = Encryption.NONE
+    kms_key_id: str | None = None
     create_bucket: bool = True  # if it is missing
     reads: int = 8
     writes: int = 4
@@ -135,6 +138,7 @@ class S3Client:
         self._may_check = True  # parts' checksums, until the server refuses to
         self._may_check_puts = True  # the same of objects that are put at once
         self._checks_puts = False  # the server has told the CRC-32C of a whole object that it was sent
+        self._encrypted: DictType = {**headers_of(settings.encryption, settings.kms_key_id)}
         self._endpoint = f"{url.scheme}://{url.netloc}"
         self.place = f"bucket {settings.bucket!r} at {self._endpoint}"
         self._http = pool_manager(
@@ -216,12 +220,12 @@ class S3Client:
 
     def put(self, name: str, data: Buffer, token: str) -> ObjectStat:
         return _stat_of(
-            self._minio._put_object(self._bucket, name, bytes(data), _token_header(token)), len(data), token
+            self._minio._put_object(self._bucket, name, bytes(data), self._made_with(token)), len(data), token
         )
 
     def put_if_absent(self, name: str, data: Buffer, token: str) -> ObjectStat:
         """The conditional PUT: the header is signed with the rest, and the server refuses a second one with 412."""
-        headers: DictType = {"If-None-Match": "*", **_token_header(token)}
+        headers: DictType = {"If-None-Match": "*", **self._made_with(token)}
         if self._may_check_puts:
             crc = s3_checksums.checksum((data,))
             asking: DictType = {s3_checksums.CRC_HEADER: crc, **({_UNHASHED: ""} if self._checks_puts else {})}
@@ -235,6 +239,10 @@ class S3Client:
                 self._checks_puts = result.http_headers.get(s3_checksums.CRC_HEADER) == crc
                 return _stat_of(result, len(data), token)
         return _stat_of(self._minio._put_object(self._bucket, name, bytes(data), headers), len(data), token)
+
+    def _made_with(self, token: str) -> DictType:
+        """Headers of each request that makes an object."""
+        return {**self._encrypted, **_token_header(token)}
 
     def get_range(self, name: str, key: str, start: int, length: int, deadline: Deadline) -> bytes:
         with self._range(name, key, start, length, deadline) as response:
@@ -326,7 +334,7 @@ class S3Client:
         return upload
 
     def _begin_upload(self, name: str, asking: DictType, token: str) -> OpenUpload:
-        headers: DictType = {"Content-Type": "application/octet-stream", **asking, **_token_header(token)}
+        headers: DictType = {"Content-Type": "application/octet-stream", **asking, **self._made_with(token)}
         with self._parsing():
             answer = self._minio._execute("POST", self._bucket, name, headers=headers, query_params={"uploads": ""})
             upload_id = findtext(fromstring(answer.data.decode()), "UploadId", True)

@@ -304,6 +304,10 @@ def _sizes_of_tiers(config: Config, origins: Origins) -> Iterator[str]:
 
 
 def _place_of_tier2(config: Config, origins: Origins) -> Iterator[str]:
+    if config.tier2_sse_kms_key_id is not None and config.tier2_sse != "kms":
+        yield f"tier2.sse.kms.key.id has a meaning with tier2.sse = kms only: here {origins.said('tier2.sse')}"
+    if config.tier2_sse != "none" and not isinstance(config.tier2, Bucket):
+        yield f"{origins.said('tier2.sse')}: an S3 store encrypts, and here {origins.said('tier2')}"
     if (config.tier2_access_key is None) != (config.tier2_secret_key is None):
         there, missing = "tier2.access.key", "tier2.secret.key"
         if config.tier2_access_key is None:

@@ -100,6 +100,17 @@ class TieringKeys(BaseModel):
         None,
         description="Certificates (PEM) that vouch for an https endpoint. Not set: SSL_CERT_FILE, else the usual ones.",
     )
+    tier2_sse: Literal["none", "s3", "kms"] = Field(
+        "none",
+        description="Encryption of objects by the S3 store that keeps them: s3 with its own keys (SSE-S3), kms with "
+        "one of its key management service (SSE-KMS).",
+    )
+    tier2_sse_kms_key_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2_048,
+        description="Id of the key for tier2.sse = kms. Not set: the key that the bucket or the store names.",
+    )
 
     # Long-term storage: patience and width
     tier2_start_timeout_ms: int = Field(

@@ -184,6 +184,7 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
     from gateway.long_term.credentials import find_region
     from gateway.long_term.key_rotation import credentials_now, key_reader
     from tier2.minio import S3Settings
+    from tier2.s3_encryption import Encryption
 
     credentials = credentials_now(config, environ)
     region = find_region(config, environ)
@@ -200,6 +201,8 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
             session_token=credentials.session_token,
             read_keys=key_reader(config, environ),
             ca_file=str(config.tier2_ca_file) if config.tier2_ca_file else None,
+            encryption=Encryption(config.tier2_sse),
+            kms_key_id=config.tier2_sse_kms_key_id,
             reads=config.tier2_readers,
             writes=config.tier2_uploads,
             connect_timeout_s=config.tier2_connect_timeout_ms / 1000,

@@ -35,9 +35,10 @@ def minio_program() -> str:
 class MinioServer:
     """Starts, kills, pauses; the port stays the same over a restart."""
 
-    def __init__(self, directory: Path, *, tls: bool = False) -> None:
+    def __init__(self, directory: Path, *, tls: bool = False, kms_key: str = "") -> None:
         self._program = minio_program()
         self._directory = directory
+        self._kms_key = kms_key  # NAME:BASE64 of the one key that it encrypts with
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -78,6 +79,8 @@ class MinioServer:
             "MINIO_PROMETHEUS_AUTH_TYPE": "public",  # the benches count its requests
             "GOMAXPROCS": "2",
         }
+        if self._kms_key:
+            environment["MINIO_KMS_SECRET_KEY"] = self._kms_key
         data = self._directory / "data"
         data.mkdir(exist_ok=True)
         address = f"127.0.0.1:{self.port}"

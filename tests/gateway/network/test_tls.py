@@ -307,6 +307,32 @@ def test_a_handshake_has_a_deadline(files: Files, lines: Callable[[], list[str]]
     run(scenario())
 
 
+@pytest.mark.slow
+def test_a_storm_of_handshakes_that_never_finish(files: Files) -> None:
+    """500 connections, half of them silent and half stuck behind their first message: a client beside them is served at
+    once, and after the deadline none of them is left."""
+    hello = bytes.fromhex("160301020001000001fc0303")  # a ClientHello's head: its 512 bytes never come
+
+    async def scenario() -> None:
+        limits = ServerLimits(first_request_ms=3_000, sweep_ms=50)
+        async with serving(Gate(), limits, secured=security(files)) as (server, port):
+            crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(500)]
+            for _, writer in crowd[::2]:
+                writer.write(hello)
+            await until(lambda: server.tls.handshaking >= 250, "they are all there")
+            client = await asyncio.wait_for(connect(files, port), 5)
+            client.send(produce("a", 1))
+            assert (await asyncio.wait_for(client.frame(), 5))[0] == 1
+            await until(lambda: server.counts.count == 1, "they are closed")
+            assert server.tls.handshaking == 0
+            client.send(produce("b", 2))
+            assert (await asyncio.wait_for(client.frame(), 5))[0] == 2
+            for _, writer in crowd:
+                writer.close()
+
+    run(scenario())
+
+
 def test_bytes_behind_a_block_wait_within_the_bound(files: Files) -> None:
     """A client that sends on while it is not read: what was received and not decrypted is charged, and served later."""
     gate = Gate()
