@@ -76,6 +76,8 @@ class Client:
     epoch: int = 0
     owned: dict[UUID, frozenset[int]] = field(default_factory=dict)
     must_say: bool = True
+    lost_an_answer: bool = False
+    lost_an_answer: bool = False
 
 
 class Driver:
@@ -158,17 +160,18 @@ class Driver:
     def beat(self, client: Client) -> None:
         """One heartbeat of a well-behaved client, which does as it is told."""
         joins = client.epoch == 0
-        says = joins or client.must_say
+        is_full = joins or client.lost_an_answer
+        says = is_full or client.must_say
         answer = self.heartbeat(
             client.member_id,
             client.epoch,
             instance_id=client.instance_id,
-            rebalance_timeout_ms=REBALANCE_MS if joins else -1,
-            names=client.names if joins else None,
-            regex=client.regex if joins else None,
+            rebalance_timeout_ms=REBALANCE_MS if is_full else -1,
+            names=client.names if is_full else None,
+            regex=client.regex if is_full else None,
             owned=dict(client.owned) if says else None,
         )
-        client.epoch, client.must_say = answer.epoch, False
+        client.epoch, client.must_say, client.lost_an_answer = answer.epoch, False, False
         if answer.assignment is not None and answer.assignment != client.owned:
             client.owned = dict(answer.assignment)
             client.must_say = True

@@ -58,7 +58,7 @@ class GroupMachine(RuleBasedStateMachine):
             self._beat(client)
             if client.epoch > 0:
                 client.epoch, client.owned = before
-                client.must_say = True
+                client.lost_an_answer = True
 
     @rule(who=WHO, lag=st.integers(-3, 3))
     def beat_with_wrong_epoch(self, who: int, lag: int) -> None:
