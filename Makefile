@@ -18,8 +18,8 @@ install-dev: $(VENV)/.installed-dev ## Install what lint, tests and benchmarks n
 run: install ## Start the gateway on localhost:9092, data under ./data
 	@exec $(BIN)/penstock serve
 
-demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; Ctrl-C ends it
-	@exec scripts/demo
+demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes
+	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS))
 
 test: ## Install what the tests need, then run every suite
 	@scripts/test
@@ -53,6 +53,7 @@ bench-tiering: install-dev ## Measure long-term storage, with a MinIO beside
 	@scripts/install-minio >/dev/null
 	$(BIN)/python -m bench.tiering
 	$(BIN)/python -m bench.catch_up
+	$(BIN)/python -m bench.log_objects
 
 bench-transactions: install-dev ## Measure what transactions cost
 	$(BIN)/python -m bench.transactions
@@ -64,7 +65,7 @@ soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECOND
 	$(BIN)/python -m tests.gateway.records.agreement --seconds 600
 	BATCHES=20000 scripts/check-native
 	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
-	SOAK=1 $(BIN)/pytest tests/faults
+	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py
 
 clean: ## Remove what was installed and built; data stays

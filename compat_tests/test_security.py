@@ -62,6 +62,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "listener.name.sasl_ssl.plain.sasl.jaas.config": f'PlainLoginModule required user_alice="{PASSWORD}";',
         "sasl.oauthbearer.jwks.endpoint.url": (directory / "jwks.json").as_uri(),
         "sasl.oauthbearer.expected.audience": "penstock",
+        "delegation.token.secret.key": "a key of tests",
         "num.partitions": "1",
         "group.initial.rebalance.delay.ms": "0",
     }
@@ -353,3 +354,40 @@ def test_users_by_kafkas_tool(secured: Secured) -> None:
     assert "SCRAM-SHA-256=iterations=8192" in configs("--describe")
     configs("--alter", "--delete-config", "SCRAM-SHA-256")
     assert "SCRAM-SHA-256" not in configs("--describe")
+
+
+def test_delegation_tokens(secured: Secured) -> None:
+    """kafka-delegation-tokens.sh makes, lists, renews and ends a token, by which Java's producer comes in; it makes no
+    other by it."""
+
+    def config(name: str, user: str, password: str, extra: str = "") -> Path:
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        return secured.command_config(
+            name,
+            security_protocol="SASL_SSL",
+            sasl_mechanism="SCRAM-SHA-512",
+            sasl_jaas_config=f'{module} required username="{user}" password="{password}"{extra};',
+        )
+
+    def tool(with_config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = java_command("org.apache.kafka.tools.DelegationTokenCommand")
+        common = ("--bootstrap-server", secured.sasl, "--command-config", str(with_config))
+        return subprocess.run([*command, *common, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+    own = config("owner", "alice", PASSWORD)
+    made = tool(own, "--create", "--max-life-time-period", "-1", "--renewer-principal", "User:bob")
+    assert made.returncode == 0, made.stdout + made.stderr
+    token_id, secret = made.stdout.splitlines()[-1].split()[:2]
+    assert token_id in tool(own, "--describe", "--owner-principal", "User:alice").stdout
+    assert "Completed renew" in tool(own, "--renew", "--renew-time-period", "-1", "--hmac", secret).stdout
+
+    by_token = config("holder", token_id, secret, ' tokenauth="true"')
+    command = (*java_command("org.apache.kafka.tools.ConsoleProducer"), "--bootstrap-server", secured.sasl)
+    arguments = ("--topic", "by-token", "--command-config", str(by_token))
+    sent = subprocess.run([*command, *arguments], input="x\n", capture_output=True, text=True, timeout=60, check=False)
+    assert (sent.returncode, "Exception" in sent.stderr) == (0, False), sent.stderr
+    refused = tool(by_token, "--create", "--max-life-time-period", "-1")
+    assert "Delegation Token requests are not allowed" in refused.stdout + refused.stderr
+
+    assert "Completed expire" in tool(own, "--expire", "--expiry-time-period", "-1", "--hmac", secret).stdout
+    assert token_id not in tool(own, "--describe").stdout

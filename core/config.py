@@ -23,6 +23,7 @@ class SyncMode(enum.Enum):
 
     GROUP = "group"  # synced to disk, many appends in one sync
     INTERVAL = "interval"  # written to the operating system; synced every interval
+    NEVER = "never"  # not by these files: they are a copy, which a start makes anew
 
 
 class LogStore(enum.Enum):
@@ -39,6 +40,8 @@ class StoreConfig:
     container_ids: tuple[int, ...] = (0,)
     directories: tuple[Path, ...] = ()  # of the store, one a disk: containers are spread over them in turn
     log_store: LogStore = LogStore.DISK
+    log_object_linger_ms: int = -1  # between two puts of log objects at least; -1: by the store's answers
+    log_object_inflight: int = 4  # puts of log objects at a time
     sync_mode: SyncMode = SyncMode.GROUP
     sync_interval_ms: int = 50
     log_file_bytes: int = 64 * MIB

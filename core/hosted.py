@@ -30,7 +30,7 @@ from core.container.recovery import Recovered, recover
 from core.errors import Deposed, OutOfRange, StorageFailure, TierMissing, UnknownStream
 from core.log.files import make_directory
 from core.log.interface import LogReports, LogWriter, NewWriter
-from core.log.objects.home import Claimed, LogObjects, is_marked
+from core.log.objects.home import Claimed, LogObjects, LogStorage, is_marked
 from core.log.objects.protocol import Link
 from core.log.records import Trim
 from core.log.writer import FileWriter
@@ -48,7 +48,6 @@ from core.tiering.snapshots.lives import EPOCHS_ABOVE, find_other_life, lives_pu
 from core.tiering.tier import Tier
 from core.trusted_clock import TrustedClock
 from core.turns import in_turns
-from tier2.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ class HostedContainer:
         known_writers: KnownWriters,
         stream_changed: StreamChanged,
         scale: Scale,
-        log_storage: Storage | None = None,
+        log_storage: LogStorage | None = None,
         claimed: Claimed | None = None,
     ) -> Self:
         """Recover a container of the store in this directory, or from the storage that has its log.
@@ -264,6 +263,8 @@ class HostedContainer:
         """Troubles of this container, a sentence each; empty when all is well."""
         failed = self.container.failed
         found = [f"container {self.id} takes nothing more: {failed.result()}"] if failed.done() else []
+        if hindrance := self.container.log.hindrance:
+            found.append(f"the log of container {self.id} is held up: {hindrance}")
         return found + (self.tier.concerns() if self.tier is not None else [])
 
     # Slots

@@ -45,7 +45,7 @@ from core.errors import (
 from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
 from core.joining import Joining
 from core.log.files import make_directory
-from core.log.objects.home import Claimed
+from core.log.objects.home import Claimed, LogStorage
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.retention import Consumed
@@ -58,7 +58,6 @@ from core.streams.registry import Streams
 from core.streams.state import Epoch, Segment, StreamState
 from core.tiering.context import LongTermStorage
 from core.trusted_clock import TrustedClock
-from tier2.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -158,13 +157,14 @@ class Store:
         store.trusted.start()
         return store
 
-    def _storage_of_log(self) -> Storage | None:
+    def _storage_of_log(self) -> LogStorage | None:
         """The storage that has the log; None if it lies on this machine."""
         if self.config.log_store is LogStore.DISK:
             return None
         if self._long_term is None:
             raise ValueError("a log in long-term storage, and no long-term storage")
-        return self._long_term.storage
+        storage = self._long_term.storage
+        return LogStorage(storage=storage, puts=self._long_term.log_puts or storage)
 
     async def _admit(self) -> None:
         """Before the log is taken over: is long-term storage ours? Raises what `LongTermStorage.admit` raises."""

@@ -50,14 +50,18 @@ from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
-from gateway.groups.settings import settings_of
+from gateway.groups.settings import settings_of, streams_settings_of
 from gateway.groups.share.coordinators import ShareCoordinators
+from gateway.groups.share.dead_letters import DeadLetters
+from gateway.groups.share.elsewhere import ShareElsewhere
 from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
 from gateway.groups.share.format import PARTITIONS_TABLE as SHARE_PARTITIONS_TABLE
 from gateway.groups.share.partitions import SharePartitions
 from gateway.groups.share.service import ShareGroups
 from gateway.groups.share.sessions import ShareSessions
 from gateway.groups.share.settings import share_settings
+from gateway.groups.streams.format import STREAMS_TABLE
+from gateway.internal_topics.readable import ReadableTopics
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
 from gateway.kafka_configs.broker_configs import BrokerConfigs
@@ -67,8 +71,8 @@ from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.identity import Admission
-from gateway.long_term.log_objects import check_conditions, of_cluster
-from gateway.long_term.opening import is_private, open_storage, place_of, worker_setup
+from gateway.long_term.log_objects import check_conditions, check_containers, of_cluster
+from gateway.long_term.opening import is_private, open_storage, place_of, storage_of_log, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
 from gateway.metrics.tiers import offer_container
@@ -85,6 +89,8 @@ from gateway.security import scram_users
 from gateway.security.acl_format import TABLE as ACLS
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
+from gateway.security.delegation_rows import TABLE as DELEGATION_TOKENS
+from gateway.security.delegation_tokens import DelegationTokens
 from gateway.security.listeners import http_security, renew_for_ever, secured_listeners
 from gateway.security.scram_users import TABLE as USERS
 from gateway.security.scram_users import ScramUsers
@@ -95,12 +101,12 @@ from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
-from tier2.storage import StorageError
+from tier2.storage import Storage, StorageError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from gateway.http.api import ApiSources
+    from gateway.http.desk import ApiSources
     from gateway.http.server import HttpServer
     from gateway.metrics.exposition import Exposition
 
@@ -154,6 +160,7 @@ class Broker:
     transactions: TransactionCoordinators
     fetch_sessions: FetchSessions
     scram_users: ScramUsers
+    delegation_tokens: DelegationTokens
     apis: Registry
 
     def __init__(
@@ -188,11 +195,13 @@ class Broker:
         self._http_binding = http
         self._http: HttpServer | None = None
         self._http_start: asyncio.Task[None]
+        self._remembering: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._server: Server | None = None
         self._exposition: Exposition | None = None
         self._observed: ApiSources | None = None
         self._storage: RetryingStorage | None = None
+        self._log_puts: Storage | None = None
         self._long_term: LongTermStorage | None = None
         self._admission: Admission | None = None
         self._take_over = take_over
@@ -240,6 +249,7 @@ class Broker:
                     self._data = await asyncio.to_thread(self._data.of_cluster, self._seat.cluster_id, __version__)
                 check_cluster(self._seat, self._data.cluster_id, str(self._data.path))
             self.cluster_id = self._data.cluster_id
+            self._log_puts = storage_of_log(self.config, self._data.layout.containers)
         admission = Admission(
             self._storage,
             place_of(self.config),
@@ -259,16 +269,19 @@ class Broker:
                 extra={"reads": admission.place, "writes": str(self._data.path / DRILL_DIRECTORY)},
             )
         await admission.look()
+        if holds_log:
+            await check_containers(self._storage, place_of(self.config), self._data.layout.containers)
         self._admission = admission
         self._long_term = LongTermStorage(
             storage=self._storage,
+            log_puts=self._log_puts,
             cluster_id=self.cluster_id,
             head_of=entry_head,
             admit=admission.admit,
             had_another_life=(self._data.path / REPAIRED_FILE).exists(),
             rewriting=worker_setup(self.config),
             promised=frozenset(
-                {GROUPS_TABLE, CONSUMER_TABLE, OFFSETS_TABLE, SHARE_GROUPS_TABLE, SHARE_PARTITIONS_TABLE}
+                {GROUPS_TABLE, CONSUMER_TABLE, STREAMS_TABLE, OFFSETS_TABLE, SHARE_GROUPS_TABLE, SHARE_PARTITIONS_TABLE}
             ),
             private=frozenset({scram_users.TABLE}),
         )
@@ -300,17 +313,28 @@ class Broker:
         if self.config.authorizer_class_name:
             self.authorizer = Authorizer(self.config, self.store, open_audit(self.config))
         self.internal_topics = InternalTopics(self.config, self.store, self.clock, self.cluster_id, configs.policy_for)
+        self.all_topics = ReadableTopics(self.topics, self.internal_topics)
         self.features = FinalizedFeatures(self.store, SUPPORTED_FEATURES, self.node_id)
         self.telemetry = Telemetry(self.config, self.resource_configs, self.clock)
+        self.delegation_tokens = DelegationTokens(self.config, self.store, self.clock)
         self.scram_users = await self._open_users()
         self.quotas = Quotas(self.store, self.clock)
         self.producers = ProducerIds(self.store)
         self.new_producers = NewProducers(self.store.known_writers, self.clock)
         homes = Homes(self.store.config.container_ids)
-        settings = settings_of(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        own = partial(self.resource_configs.own, ResourceType.GROUP)
+        settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
-            self.config, self.store, self.clock, self.topics, homes, settings, self.elsewhere
+            self.config,
+            self.store,
+            self.clock,
+            self.topics,
+            self.all_topics,
+            homes,
+            settings,
+            streams_settings,
+            self.elsewhere,
         )
         self.share = self._share_groups(homes)
         self.transactions = TransactionCoordinators(
@@ -331,7 +355,9 @@ class Broker:
         self.store.start_scaling()
         await self.groups.start()
         await self.share.coordinators.start()
+        self.share.partitions.start()
         await self.transactions.start()
+        self.delegation_tokens.start()
         self.services = self._offered()
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
@@ -420,16 +446,30 @@ class Broker:
             (FEATURES, self.features),
             (QUOTAS, self.quotas),
             (USERS, self.scram_users),
+            (DELEGATION_TOKENS, self.delegation_tokens),
             (RESOURCE_CONFIGS, self.resource_configs),
         ):
             if kind in changed.kinds:
                 part.take_over()
 
     def _share_groups(self, homes: Homes) -> ShareGroups:
-        settings = share_settings(partial(self.resource_configs.own, ResourceType.GROUP))
-        partitions = SharePartitions(self.store, self.clock, self.topics, settings)
+        settings = share_settings(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
+        self.letters = DeadLetters(
+            self.config,
+            self.store,
+            self.clock,
+            self.topics,
+            self.openers,
+            settings,
+            self._peers.of_container,
+            validates_fully=validates_fully(self.config.record_validation),
+        )
+        partitions = SharePartitions(self.store, self.clock, self.topics, settings, self.letters)
         coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
-        return ShareGroups(coordinators, partitions, ShareSessions(partitions), settings)
+        sessions = ShareSessions(partitions, self.config.group_share_max_share_sessions)
+        return ShareGroups(
+            coordinators, partitions, sessions, settings, ShareElsewhere(self.nodes, self._peers.of_container)
+        )
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
@@ -441,7 +481,7 @@ class Broker:
             raise ConfigError([str(wrong)]) from wrong
         for listener in self._secured.values():
             if listener.sasl is not None:
-                listener.sasl.use(users)
+                listener.sasl.use(users, self.delegation_tokens)
         return users
 
     def _offered(self) -> Services:
@@ -458,6 +498,7 @@ class Broker:
             features=self.features,
             telemetry=self.telemetry,
             internal_topics=self.internal_topics,
+            all_topics=self.all_topics,
             producers=self.producers,
             new_producers=self.new_producers,
             groups=self.groups,
@@ -467,6 +508,7 @@ class Broker:
             fetch_sessions=self.fetch_sessions,
             openers=self.openers,
             scram_users=self.scram_users,
+            delegation_tokens=self.delegation_tokens,
             quotas=self.quotas,
             authorizer=self.authorizer,
             validates_fully=validates_fully(self.config.record_validation),
@@ -499,6 +541,7 @@ class Broker:
             )
             await self.transactions.stop()
         await self.openers.close()
+        await self.delegation_tokens.stop()
         for listener in self._secured.values():
             listener.close()
         if self.authorizer is not None:
@@ -512,6 +555,8 @@ class Broker:
         if self._storage is not None:
             await self._release()
             await self._storage.close()
+        if self._log_puts is not None:
+            await self._log_puts.close()
         await self._stop_http()
 
     async def _release(self) -> None:
@@ -546,6 +591,10 @@ class Broker:
             await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
         self._http = await asyncio.to_thread(self._make_http, binding)
         await self._http.start()
+        from gateway.http.history import remember
+
+        memory = remember(lambda: self._tell().memory if self.ready else None)
+        self._remembering = asyncio.create_task(memory, name="http-memory")
 
     def _make_http(self, binding: Binding) -> HttpServer:
         """Make the HTTP server, in a thread: its modules and the API's description take 100 ms, and Kafka clients are
@@ -553,9 +602,10 @@ class Broker:
         from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
         from gateway.http.app import build
-        from gateway.http.entrance import Entrance
+        from gateway.http.entrance import Entrance, certified_by, certified_in_front
         from gateway.http.guard import Guard
         from gateway.http.server import HttpServer
+        from gateway.http.ways import users_of
 
         importlib.import_module("gateway.http.services")  # or the first request pays for it
         token = self.config.http_token
@@ -563,12 +613,20 @@ class Broker:
             loopback=binding.loopback,
             hosts=frozenset(host.lower() for host in (binding.host, binding.advertised_host, *self.config.http_hosts)),
             token=None if token is None else token.get_secret_value(),
+            has_users=bool(self.config.http_auth),
+        )
+        users = users_of(
+            self.config,
+            self._http_security.keys,
+            lambda: self.scram_users if self.ready else None,
+            lambda: self.authorizer,
         )
         application = build(self, self._expose, self._containers, self._tell, guard)
         # A worker's port is for its supervisor, whose own is the public one.
         is_inner = self._part is not None and self._part.inner is not None
         tls = None if is_inner else self._http_security.tls
-        entrance: ASGIApp = Entrance(application, guard)
+        certified = certified_in_front if is_inner else certified_by(tls)
+        entrance: ASGIApp = Entrance(application, guard, users, certified)
         if is_inner:
             entrance = ProxyHeadersMiddleware(entrance, "*")  # type: ignore[arg-type,assignment]
         return HttpServer(entrance, binding.sockets, self._shares.http, tls)
@@ -576,6 +634,8 @@ class Broker:
     async def _stop_http(self) -> None:
         self._serving.set()
         await self._http_start
+        if self._remembering is not None:
+            self._remembering.cancel()
         if self._http is not None:
             await self._http.stop()
 
@@ -615,6 +675,11 @@ class Broker:
             self._attend(hosted)
         metrics.storage = self._storage
         metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
+        metrics.counter(
+            "penstock_share_dead_letters_total",
+            "Records that share groups have given up, with a letter in a dead-letter topic",
+            lambda: self.letters.written,
+        )
         metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
         metrics.memory("members' metadata", lambda: self.groups.allowance.used)
         _offer_telemetry(metrics, self.telemetry)

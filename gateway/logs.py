@@ -28,6 +28,9 @@ BURST: Final[Mapping[int, int]] = {logging.WARNING: 10, logging.ERROR: 10}
 BURST_INFO: Final = 200
 PLACES_MAX: Final = 512
 """Places remembered; our code has fewer, so this only bounds libraries."""
+RECENT_MAX: Final = 500
+RECENT_CHARS_MAX: Final = 500
+"""Warnings that are remembered, and characters of each: a quarter of a MB."""
 QUEUE_LINES_MAX: Final = 10_000
 FLUSH_S_MAX: Final = 2.0
 OWN_LOGGERS: Final = ("gateway", "core", "tier2")
@@ -101,6 +104,28 @@ class RepeatFilter(logging.Filter):
         return int(sum(state[2] for state in self._places.values()))
 
 
+class Recent:
+    """The last warnings and errors of this process, for whoever asks; clipped, as they may quote strangers."""
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[int, str, str]] = deque(maxlen=RECENT_MAX)
+        """Time in milliseconds since 1970, level, text: the oldest first."""
+        self.count = 0
+        """Of all since the start."""
+
+    def add(self, record: logging.LogRecord) -> None:
+        told = " ".join(f"{key}={_word(value)}" for key, value in facts(record).items() if key != "exception")
+        self.count += 1
+        text = f"{record.getMessage()} {told}".strip()
+        self.lines.append((int(record.created * 1000), record.levelname.lower(), text[:RECENT_CHARS_MAX]))
+
+
+def recent() -> Recent | None:
+    """This process's last warnings, once `setup` was called."""
+    found = (one.recent for one in logging.getLogger().handlers if isinstance(one, StderrHandler))
+    return next(found, None)
+
+
 class StderrHandler(logging.Handler):
     """Queues formatted lines for one thread that writes them; drops lines that do not fit, and tells their number."""
 
@@ -108,6 +133,7 @@ class StderrHandler(logging.Handler):
         super().__init__()
         self._fd = fd
         self._told_dropped = dropped or _dropped_line
+        self.recent = Recent()
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._wake = threading.Condition(threading.Lock())
@@ -118,6 +144,8 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
+            if record.levelno >= logging.WARNING:
+                self.recent.add(record)
         except Exception:
             self.handleError(record)
             return

@@ -18,6 +18,7 @@ from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.share.service import ShareGroups
+from gateway.internal_topics.readable import ReadableTopics
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.resource_configs import ResourceConfigs
@@ -25,6 +26,7 @@ from gateway.metrics.counters import Metrics
 from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
 from gateway.security.authorizer import Authorizer
+from gateway.security.delegation_tokens import DelegationTokens
 from gateway.security.scram_users import ScramUsers
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
@@ -49,6 +51,7 @@ class Services:
     features: FinalizedFeatures
     telemetry: Telemetry
     internal_topics: InternalTopics
+    all_topics: ReadableTopics
     producers: ProducerIds
     new_producers: NewProducers
     groups: GroupCoordinators
@@ -58,6 +61,7 @@ class Services:
     fetch_sessions: FetchSessions
     openers: Openers
     scram_users: ScramUsers
+    delegation_tokens: DelegationTokens
     quotas: Quotas
     authorizer: Authorizer | None
     """None: every client may do everything (`authorizer.class.name`)."""
@@ -68,5 +72,4 @@ class Services:
         """The topic of that name or id, real or internal, for whoever only looks at it."""
         if topic is None:
             return None
-        stream = self.topics.get(topic) if isinstance(topic, str) else self.topics.by_uuid(topic)
-        return stream or self.internal_topics.find(topic)
+        return self.all_topics.get(topic) if isinstance(topic, str) else self.all_topics.by_uuid(topic)

@@ -47,7 +47,7 @@ KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebal
 OTHER_PROGRAMS: Final = frozenset({"--network", "--rm", "--bootstrap-server", "--list", "--alter", "--topic"}) | {
     "--add-config", "--entity-type", "--strict", "--add", "--allow-principal", "--allow-host", "--producer",
     "--entity-name", "--entity-default", "--command-config", "--describe", "--group", "--state", "--members",
-    "--verbose",
+    "--verbose", "--create", "--max-life-time-period", "--renewer-principal",
 }  # fmt: skip
 """Flags of docker, of Kafka's tools and of mypy."""
 

@@ -3,7 +3,7 @@
 Invariants, which the package leaves to us:
 - Pool and time-outs are `tier2.http_pool`'s: a request is sent once, and the caller decides on another try.
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
-- A part of an upload is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
+- A part of an upload, or a conditional put, is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
 - A range is read inside the call, checked for its length, and cut short when its caller has given up.
 - Keys that the server refuses are read again (`tier2.rotating_keys`); the caller then sends the request again.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
@@ -62,6 +62,8 @@ UPLOAD_PAGES_MAX: Final = 10
 PART_BYTES_MIN: Final = 5 << 20
 """Smallest size, bytes, that S3 allows for every part except the last."""
 BUCKET_ALLOWED: Final = "3 to 63 lower-case letters, digits, dots and hyphens, of which first and last are no sign"
+_UNHASHED: Final = "unhashed"
+"""Among the headers of a request: the server checks the body's CRC-32C, so it needs no other hash. It is not sent."""
 TOKEN_HEADER: Final = "x-amz-meta-penstock-put"
 
 
@@ -131,6 +133,8 @@ class S3Client:
         self._bucket = settings.bucket
         self._may_create = settings.create_bucket
         self._may_check = True  # parts' checksums, until the server refuses to
+        self._may_check_puts = True  # the same of objects that are put at once
+        self._checks_puts = False  # the server has told the CRC-32C of a whole object that it was sent
         self._endpoint = f"{url.scheme}://{url.netloc}"
         self.place = f"bucket {settings.bucket!r} at {self._endpoint}"
         self._http = pool_manager(
@@ -218,6 +222,18 @@ class S3Client:
     def put_if_absent(self, name: str, data: Buffer, token: str) -> ObjectStat:
         """The conditional PUT: the header is signed with the rest, and the server refuses a second one with 412."""
         headers: DictType = {"If-None-Match": "*", **_token_header(token)}
+        if self._may_check_puts:
+            crc = s3_checksums.checksum((data,))
+            asking: DictType = {s3_checksums.CRC_HEADER: crc, **({_UNHASHED: ""} if self._checks_puts else {})}
+            try:
+                result = self._minio._put_object(self._bucket, name, bytes(data), headers | asking)
+            except S3Error as error:
+                if error.response.status not in (400, 501) or error.code in s3_checksums.DIFFERS:
+                    raise
+                self._may_check_puts = False
+            else:
+                self._checks_puts = result.http_headers.get(s3_checksums.CRC_HEADER) == crc
+                return _stat_of(result, len(data), token)
         return _stat_of(self._minio._put_object(self._bucket, name, bytes(data), headers), len(data), token)
 
     def get_range(self, name: str, key: str, start: int, length: int, deadline: Deadline) -> bytes:
@@ -319,7 +335,7 @@ class S3Client:
     def upload_part(self, name: str, part: Part, upload: OpenUpload, number: int) -> SentPart:
         if upload.is_checked:
             crc = s3_checksums.checksum(part)
-            headers: DictType = {s3_checksums.CRC_HEADER: crc}
+            headers: DictType = {s3_checksums.CRC_HEADER: crc, _UNHASHED: ""}
             # The package declares bytes, and passes the part on to urllib3 as it is.
             etag = self._minio._upload_part(self._bucket, name, cast("bytes", part), headers, upload.id, number)
             return SentPart(number, etag, len(part), crc)
@@ -434,8 +450,9 @@ class _Minio(Minio):
         body: bytes | None = None,
         creds: Credentials | None = None,
     ) -> tuple[DictType, datetime]:
-        if headers is None or body is None or s3_checksums.CRC_HEADER not in headers:
+        if headers is None or body is None or _UNHASHED not in headers:
             return super()._build_headers(host, headers, body, creds)
+        headers = {name: value for name, value in headers.items() if name != _UNHASHED}
         headers["Content-Length"] = str(len(body))
         built, date = super()._build_headers(host, headers, None, creds)
         if creds is not None:

@@ -3,7 +3,8 @@
 Over plain http the S3 signature covers a part by its SHA-256, over https the client adds an MD5; each costs both sides
 more than any other work with the bytes. A CRC-32C costs a tenth, and Penstock checks its own bytes with it, too.
 
-Invariant: a part has no other hash only if the server has said, when the upload began, that it checks the CRC-32C.
+Invariant: a part has no other hash only if the server has said, when the upload began, that it checks the CRC-32C; an
+object that is put at once only if the server has answered the last such put with the CRC-32C of its bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tier2.storage import Buffer
 ALGORITHM_HEADER: Final = "x-amz-checksum-algorithm"
 CRC_HEADER: Final = "x-amz-checksum-crc32c"
 ALGORITHM: Final = "CRC32C"
+DIFFERS: Final = frozenset({"XAmzContentChecksumMismatch", "BadDigest", "XAmzContentSHA256Mismatch"})
+"""Codes for bytes that changed on their way."""
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 

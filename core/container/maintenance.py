@@ -1,11 +1,12 @@
 """The background work of a container, and its times.
 
 Files are indexed as they are completed. A checkpoint is due by time, by the growth of the log, or when the log is
-pressed; behind each one the log gives up the files that nobody needs.
+pressed; behind each one the log gives up the files that nobody needs. Where this machine has but a copy of the log,
+the applied state then goes to long-term storage, which may be slow or away: that is a task of its own.
 
 **Invariants**
 
-- All of it is one task: no two of its works run at once.
+- No two works that touch the container's files run at once. Nothing that waits for long-term storage is among them.
 - Files are given up only behind a checkpoint, which is what lets them go.
 - StorageFailure ends it, and the container with it.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -34,8 +34,6 @@ from tier2.storage import StorageError
 
 if TYPE_CHECKING:
     from core.container.container import Container
-
-logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked whether the log has grown enough for a checkpoint before its interval is over."""
@@ -70,6 +68,16 @@ class Maintenance:
             first_s=min(self._interval_s, LOOK_EVERY_S),
             wait=self._until_rolled,
         )
+        self._at_files = asyncio.Lock()  # held by each work that touches files
+        self._checkpointed = asyncio.Event()  # since the last look of what stores checkpoints away
+        self._storing_away = Background(
+            "storing checkpoints away",
+            container.id,
+            self._store_away_due,
+            retry_s=RETRY_S,
+            wait=self._until_checkpointed,
+            expected=(OSError,),
+        )
 
     @property
     def position(self) -> LogPosition:
@@ -79,9 +87,12 @@ class Maintenance:
     def start(self) -> None:
         self._checkpoint_at = asyncio.get_running_loop().time() + self._interval_s
         self._background.start()
+        if self._archive is not None:
+            self._storing_away.start()
 
     async def stop(self) -> None:
-        """End the task. The log may still be written to."""
+        """End the tasks. The log may still be written to."""
+        await self._storing_away.stop()
         await self._background.stop()
 
     async def close(self, *, clean: bool) -> None:
@@ -110,12 +121,13 @@ class Maintenance:
     async def _step(self) -> float:
         loop = asyncio.get_running_loop()
         try:
-            await self.index_files()
-            if loop.time() >= self._checkpoint_at or self._is_checkpoint_urgent():
-                self._checkpoint_at = loop.time() + self._interval_s
-                await self.checkpoint()
-                await self.truncate()
-                await self.store_away()
+            async with self._at_files:
+                await self.index_files()
+                if loop.time() >= self._checkpoint_at or self._is_checkpoint_urgent():
+                    self._checkpoint_at = loop.time() + self._interval_s
+                    await self.checkpoint()
+                    await self.truncate()
+                    self._checkpointed.set()
         except StorageFailure as failure:  # the container ends, and the process with the last one
             self._container.fail(failure)
             raise
@@ -144,21 +156,37 @@ class Maintenance:
         return await self._truncation.truncate(self.position)
 
     async def store_away(self) -> None:
-        """Let the log that this one is a copy of go as far as this one."""
-        if self._archive is None:
-            return
-        try:
+        """Let the log that this one is a copy of go as far as this one.
+
+        Raises StorageError, OSError, StorageFailure.
+        """
+        if self._archive is not None:
             await self._archive.checkpoint(self._container.files.first_lsn, self.position.lsn, self._snapshot)
-        except (StorageError, OSError) as error:
-            logger.warning("no checkpoint in long-term storage, it is tried again", extra={"error": str(error)})
+
+    async def _until_checkpointed(self, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)  # after a failure
+        await self._checkpointed.wait()
+
+    async def _store_away_due(self) -> float:
+        self._checkpointed.clear()
+        try:
+            await self.store_away()
+        except StorageFailure as failure:
+            self._container.fail(failure)
+            raise
+        except (StorageError, OSError):
+            self._checkpointed.set()  # it is tried again, whether or not another one comes
+            raise
+        return 0.0
 
     async def _snapshot(self, directory: Path) -> None:
         """The applied state on disk as it is now, laid out as below the container's directory."""
-        await self.thread.run(self._container.metadata.snapshot, directory / "metadata")
-        kept = self._container.directory / KEPT_DIRECTORY
-        if kept.is_dir():
-            target = directory / self._container.directory.name / KEPT_DIRECTORY
-            await self.thread.run(shutil.copytree, kept, target)
+        async with self._at_files:
+            await self.thread.run(self._container.metadata.snapshot, directory / "metadata")
+            kept = self._container.directory / KEPT_DIRECTORY
+            if kept.is_dir():
+                target = directory / self._container.directory.name / KEPT_DIRECTORY
+                await self.thread.run(shutil.copytree, kept, target)
 
 
 def _truncate(file: LogFile) -> None:

@@ -116,6 +116,11 @@ class DurableLog:
         return self._writer.next_room is not None
 
     @property
+    def hindrance(self) -> str:
+        """What holds up the log just now; empty if nothing does."""
+        return self._writer.hindrance
+
+    @property
     def stats(self) -> SyncStats:
         """Counters of writes, and of the time that syncs took; the same object as long as the log lives."""
         return self._writer.stats

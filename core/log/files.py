@@ -172,8 +172,8 @@ def sweep_spares(directory: Path) -> None:
         path.unlink()
 
 
-def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHeader) -> Path:
-    """Make the spare the log file that `header` describes; returns its path. All of it is synced.
+def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHeader, *, syncs: bool = True) -> Path:
+    """Make the spare the log file that `header` describes; returns its path. All of it is synced, if it `syncs`.
 
     It opens no file, because writers wait for it even when this process has no descriptor left.
     """
@@ -181,10 +181,12 @@ def begin(spare: SpareFile, directory: Path, directory_fd: int, header: FileHead
     block = patiently(lambda: aligned(FILE_HEADER_SIZE))
     block[:] = encode_file_header(header)
     patiently(lambda: os.pwrite(spare.fd, block, 0))
-    os.fdatasync(spare.fd)
+    if syncs:
+        os.fdatasync(spare.fd)
     path = log_path(directory, header.first_lsn)
     patiently(lambda: spare.path.rename(path))
-    os.fsync(directory_fd)
+    if syncs:
+        os.fsync(directory_fd)
     return path
 
 

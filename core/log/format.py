@@ -189,6 +189,11 @@ class Frame:
         return self.position + FRAME_HEADER_SIZE + len(self.body)
 
 
+def stored_before(data: Buffer, position: int) -> int:
+    """The LSN up to which the log was stored when the frame at this position was queued, by its header alone."""
+    return int(FRAME_HEADER.unpack_from(data, position)[3])
+
+
 def decode_frame(data: memoryview, position: int, file_id: int) -> Frame:
     """Read and check the frame at `position`. Raises BadFrame with the reason."""
     if position + FRAME_HEADER_SIZE > len(data):

@@ -40,12 +40,15 @@ RETRY_S: Final = 1.0
 class Spares:
     """The next log files, of `size` bytes. Methods are for the event loop; those named `_in_thread` run beside it."""
 
-    def __init__(self, directory: Path, size: int, name: str, failed: Callable[[StorageFailure], None]) -> None:
+    def __init__(
+        self, directory: Path, size: int, name: str, failed: Callable[[StorageFailure], None], *, fills: bool
+    ) -> None:
         # Both threads read these, nobody changes them.
         self._directory = directory
         self._size = size
         self._loop = asyncio.get_running_loop()
         self._failed = failed
+        self._fills = fills  # with zeros, which make later syncs cheap
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         # The event loop's alone.
         self._spare: SpareFile | None = None
@@ -131,7 +134,8 @@ class Spares:
     def _first_in_thread(self) -> SpareFile:
         sweep_spares(self._directory)
         spare = allocate_spare(self._directory, self._size)
-        spare.fill()
+        if self._fills:
+            spare.fill()
         make_ballast(self._directory)
         return spare
 
@@ -151,7 +155,8 @@ class Spares:
         report(self._ready, spare)
         try:
             make_ballast(self._directory)
-            spare.fill(FILL_BYTES_S)
+            if self._fills:
+                spare.fill(FILL_BYTES_S)
         except (OSError, MemoryError) as error:
             if is_shortage(error) or is_forbidden(error) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                 # Some file systems want room for every write. Zeros only make later syncs cheaper.

@@ -80,7 +80,8 @@ class FileWriter:
         self._size = size
         self._reports = reports
         self._has_failed = False
-        self._spares = Spares(directory, size, f"{name}-spare", self._failed)
+        fills = config.sync_mode is not SyncMode.NEVER
+        self._spares = Spares(directory, size, f"{name}-spare", self._failed, fills=fills)
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._thread = WriterThread(directory, f"{name}-writer", config, self._commands, reports, self._failed)
 
@@ -164,7 +165,8 @@ class WriterThread:
         self._reports = reports
         self._failed = failed
         self._report = asyncio.get_running_loop().call_soon_threadsafe
-        self._interval_s = None if config.sync_mode is SyncMode.GROUP else config.sync_interval_ms / 1000
+        self._mode = config.sync_mode
+        self._interval_s = config.sync_interval_ms / 1000
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         # The thread's alone, once it runs.
         self._directory_fd = -1
@@ -189,10 +191,13 @@ class WriterThread:
 
     def _run(self) -> None:
         try:
-            if self._interval_s is None:
-                self._write_groups()
-            else:
-                self._write_intervals(self._interval_s)
+            match self._mode:
+                case SyncMode.GROUP:
+                    self._write_groups()
+                case SyncMode.INTERVAL:
+                    self._write_intervals(self._interval_s)
+                case SyncMode.NEVER:
+                    self._write_a_copy()
         except Exception as error:  # any end of this thread leaves waiters behind
             self._report(self._failed, log_failure(self._directory, error))
 
@@ -234,6 +239,20 @@ class WriterThread:
                 os.close(self._fd)
                 return
 
+    def _write_a_copy(self) -> None:
+        report, reports = self._report, self._reports
+        while True:
+            writes, other = self._take(None)
+            if writes:
+                self._stage(writes)
+                self._images.flush()
+                report(reports.on_written, writes[-1].end)
+            if isinstance(other, _Roll):
+                self._begin_file(other)
+            elif isinstance(other, _Stop):
+                os.close(self._fd)
+                return
+
     def _take(self, timeout_s: float | None) -> tuple[list[_Write], _Roll | _Sync | _Stop | None]:
         """All writes that wait, up to the first other command, which comes second."""
         commands = self._commands
@@ -265,7 +284,7 @@ class WriterThread:
         self.stats.observe(time.perf_counter() - started)
 
     def _begin_file(self, roll: _Roll) -> None:
-        begin(roll.spare, self._directory, self._directory_fd, roll.header)
+        begin(*(roll.spare, self._directory, self._directory_fd, roll.header), syncs=self._mode is not SyncMode.NEVER)
         old, self._fd = self._fd, roll.spare.fd
         self._images.begin(self._fd, roll.image, FILE_HEADER_SIZE)
         if roll.old is not None:

@@ -27,6 +27,9 @@ PRESSURE: Final = 0.5
 class LongTermStorage:
     """The storage of chunks. `head_of` reads the header of an entry as it is stored.
 
+    `log_puts` is the same storage with threads, connections and time-outs of its own, for the groups of a log that lies
+    there: chunks on their way do not hold up what producers wait for.
+
     `admit` is called before anything is put or deleted there, and hears whether the store has chunks. It raises the
     error that ends the start. `had_another_life`: another copy of the store may have put things there, and was given up
     (`core.tiering.snapshots.lives`). `rewriting` sets up the process that rewrites chunks; without it no chunk is
@@ -35,6 +38,7 @@ class LongTermStorage:
     """
 
     storage: Storage
+    log_puts: Storage | None = None
     cluster_id: str
     head_of: EntryHeadOf
     admit: Callable[[bool], Awaitable[None]] | None = None

@@ -28,6 +28,8 @@ LINE_S: Final = 2.0
 CATCH_UP_AT: Final = 0.4
 """Start of the consumer that reads from the beginning, as a part of the whole time."""
 LAST_ROUND_S_MAX: Final = 120.0
+WORKERS_MAX: Final = 8
+"""More would not fit beside MinIO and the clients on one machine."""
 
 Show = Callable[[str, Numbers, Numbers, float, float], None]
 
@@ -38,7 +40,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--exit", action="store_true", help="end when the consumer has read everything, instead of waiting for Ctrl-C"
     )
-    return parser.parse_args()
+    parser.add_argument("--workers", type=int, default=1, help="processes that Penstock serves with (default: 1)")
+    given = parser.parse_args()
+    if not 1 <= given.workers <= WORKERS_MAX:
+        parser.error(f"--workers: between 1 and {WORKERS_MAX}")
+    return given
 
 
 def main() -> int:
@@ -49,7 +55,7 @@ def main() -> int:
     code = 0
     with contextlib.ExitStack() as ends:
         try:
-            play(console, ends, given.seconds, given.exit)
+            play(console, ends, given.seconds, given.exit, given.workers)
         except KeyboardInterrupt:
             pass
         except CannotStart as error:
@@ -62,16 +68,17 @@ def main() -> int:
     return code
 
 
-def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bool) -> None:
+def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bool, workers: int) -> None:
     """Start everything and run it; `ends` ends it all."""
     directory = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
     console.print("Starting MinIO ...")
     minio = Minio(ends, directory)
     console.print("Starting Penstock on it ...")
-    gateway = Gateway(ends, directory, minio)
-    console.print(f"Kafka clients: {gateway.kafka}   console: http://{gateway.http}/", soft_wrap=True)
-    create_topic(gateway.kafka)
-    clients = Clients(gateway.kafka)
+    gateway = Gateway(ends, directory, minio, workers)
+    servers = ",".join(gateway.kafka)
+    console.print(f"Kafka clients: {servers}   console: http://{gateway.http}/", soft_wrap=True)
+    create_topic(servers)
+    clients = Clients(servers)
     ends.callback(clients.end)
     run(console, Source(gateway.kafka, gateway.http, minio), clients, seconds, leave)
 

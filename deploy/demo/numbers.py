@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -64,7 +64,7 @@ class Numbers:
 class Source:
     """Reads the numbers from their sources."""
 
-    def __init__(self, kafka: str, http: str, storage: Minio) -> None:
+    def __init__(self, kafka: Sequence[str], http: str, storage: Minio) -> None:
         self._kafka, self._http = kafka, http
         self._bucket = minio.Minio(
             storage.endpoint.removeprefix("http://"), storage.access_key, storage.secret_key, secure=False
@@ -111,18 +111,25 @@ class Source:
         return [Borders(start[p], local[p], tiered[p] + 1, end[p]) for p in range(PARTITIONS)]
 
     def _offsets(self, timestamp: int) -> list[int]:
-        wanted = [{"partition_index": p, "current_leader_epoch": -1, "timestamp": timestamp} for p in range(PARTITIONS)]
-        body = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": TOPIC, "partitions": wanted}]}
-        codec = request_codec(LIST_OFFSETS, VERSION)
-        header = RequestHeader(LIST_OFFSETS, VERSION, 1, "demo")
-        frame = encode_request_header(header, codec.flexible) + bytes(codec.encode(body))
-        host, _, port = self._kafka.rpartition(":")
-        with (
-            socket.create_connection((host, int(port)), ANSWER_S_MAX) as connection,
-            connection.makefile("rb") as stream,
-        ):
-            connection.sendall(struct.pack(">i", len(frame)) + frame)
-            (size,) = struct.unpack(">i", stream.read(4))
-            answer = stream.read(size)
-        found = response_codec(LIST_OFFSETS, VERSION).decode(memoryview(answer), 5)
-        return [one.offset for one in sorted(found.topics[0].partitions, key=lambda one: one.partition_index)]
+        """The offset of each partition. Each node is asked for all: it answers for those that it leads."""
+        found = dict(one for server in self._kafka for one in _asked(server, timestamp))
+        return [found[p] for p in range(PARTITIONS)]
+
+
+def _asked(server: str, timestamp: int) -> Iterator[tuple[int, int]]:
+    """Partitions that a node leads, and their offsets."""
+    wanted = [{"partition_index": p, "current_leader_epoch": -1, "timestamp": timestamp} for p in range(PARTITIONS)]
+    body = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": TOPIC, "partitions": wanted}]}
+    codec = request_codec(LIST_OFFSETS, VERSION)
+    header = RequestHeader(LIST_OFFSETS, VERSION, 1, "demo")
+    frame = encode_request_header(header, codec.flexible) + bytes(codec.encode(body))
+    host, _, port = server.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), ANSWER_S_MAX) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        connection.sendall(struct.pack(">i", len(frame)) + frame)
+        (size,) = struct.unpack(">i", stream.read(4))
+        answer = stream.read(size)
+    found = response_codec(LIST_OFFSETS, VERSION).decode(memoryview(answer), 5)
+    return ((one.partition_index, one.offset) for one in found.topics[0].partitions if not one.error_code)

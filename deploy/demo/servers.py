@@ -30,10 +30,13 @@ READY_S_MAX: Final = 60.0
 PULL_S_MAX: Final = 600.0
 STOP_S_MAX: Final = 20.0
 POLL_S: Final = 0.05
+PORT_TRIES: Final = 20
+LOG_FILE_BYTES: Final = 2 << 20
+LOG_FILE_BYTES_MIN: Final = 1 << 20
+"""The least that the gateway takes."""
 
 # Everything happens within seconds, and little is kept in memory, so that a minute shows it.
-SETTINGS: Final[Mapping[str, object]] = {
-    "log.file.bytes": 2 << 20,
+SETTINGS: Final[dict[str, object]] = {
     "log.cache.bytes": 4 << 20,
     "checkpoint.interval.ms": 1_000,
     "log.retention.check.interval.ms": 1_000,
@@ -52,17 +55,25 @@ class CannotStart(Exception):
     """The demo cannot go on; the message has the reason and a remedy."""
 
 
-def port_near(preferred: int) -> int:
-    """The port, or another one if it is taken."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def port_near(preferred: int, count: int = 1) -> int:
+    """The port, or another one if it is taken; with a count, the first of as many in a row."""
+    for first in (preferred, *[0] * PORT_TRIES):
+        with contextlib.ExitStack() as probes:
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                port = _bound(probes, first)
+                for further in range(1, count):
+                    _bound(probes, port + further)
+            except (OSError, OverflowError):  # one of them is taken, or beyond the last port
                 continue
-            return int(probe.getsockname()[1])
+            return port
     raise CannotStart("there is no free port on 127.0.0.1")
+
+
+def _bound(probes: contextlib.ExitStack, port: int) -> int:
+    probe = probes.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", port))
+    return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -183,20 +194,22 @@ def _container_engine() -> str:
 
 
 class Gateway(Server):
-    """Penstock, its long-term storage in MinIO."""
+    """Penstock, its long-term storage in MinIO. `kafka` has the address of each worker."""
 
-    def __init__(self, ends: contextlib.ExitStack, directory: Path, minio: Minio) -> None:
+    def __init__(self, ends: contextlib.ExitStack, directory: Path, minio: Minio, workers: int) -> None:
         self._ready_file = directory / "ready.json"
         command = [str(Path(sys.executable).parent / "penstock"), "serve"]
-        command += ["--listen", f"127.0.0.1:{port_near(9092)}", "--http", f"127.0.0.1:{port_near(9094)}"]
+        command += ["--listen", f"127.0.0.1:{port_near(9092, workers)}", "--http", f"127.0.0.1:{port_near(9094)}"]
         command += ["--data-dir", str(directory / "penstock"), "--ready-file", str(self._ready_file)]
         command += ["--tier2", f"s3://{BUCKET}/{PREFIX}", "--tier2-endpoint", minio.endpoint]
-        for key, value in SETTINGS.items():
+        # Each worker has a log of its own: together they are as long as one.
+        logs = {"workers": workers, "log.file.bytes": max(LOG_FILE_BYTES // workers, LOG_FILE_BYTES_MIN)}
+        for key, value in (SETTINGS | logs).items():
             command += ["--set", f"{key}={value}"]
         environment = {"PENSTOCK_TIER2_ACCESS_KEY": minio.access_key, "PENSTOCK_TIER2_SECRET_KEY": minio.secret_key}
         super().__init__(ends, "Penstock", command, directory / "penstock.log", environment)
         ready = self._await_ready()
-        self.kafka: str = ready["kafka"][0]
+        self.kafka: Sequence[str] = ready["kafka"]
         self.http: str = ready["http"]
         self.await_url(f"http://{self.http}/readyz")
 

@@ -1,5 +1,7 @@
 """AlterShareGroupOffsets (key 91), version 0 (KIP-932): sets the start offsets of a share group without members.
 
+A group that does not exist is made, as in Kafka: an operator can say where it begins before its first member comes.
+
 Keeps: an answer without an error is durable; what was settled or delivered before counts no longer.
 """
 
@@ -8,12 +10,13 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import StoreError
+from core.errors import NotHosted, StoreError
 from gateway.apis.shared.administration import slot_of
 from gateway.apis.shared.new_groups import NOT_SERVED, NOT_SERVED_TEXT, refused
-from gateway.apis.shared.sharing import empty_group, serves_share_groups
+from gateway.apis.shared.sharing import empty_group, is_worker, serves_share_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.share.elsewhere import Place
 from gateway.groups.share.format import PlaceKey
 from gateway.refusals import Asked, Refusal, code_of
 from gateway.security.acls import Operation, ResourceType
@@ -25,13 +28,35 @@ async def alter_share_group_offsets(ctx: RequestContext, request: Message) -> Ma
         return {"error_code": NOT_SERVED, "error_message": NOT_SERVED_TEXT}
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     try:
+        if not is_worker(ctx):
+            await ctx.services.share.coordinators.of(request.group_id).ensure(request.group_id)
         empty_group(ctx, request.group_id)
     except Refusal as refusal:
         return refused(refusal)
-    return {"responses": [await _topic(ctx, request.group_id, topic) async for topic in ctx.paced(request.topics)]}
+    elsewhere: dict[Place, int] = {}
+    topics = [await _topic(ctx, request.group_id, topic, elsewhere) async for topic in ctx.paced(request.topics)]
+    if elsewhere and not is_worker(ctx):
+        await _fill_in(ctx, request, topics, elsewhere)
+    return {"responses": topics}
 
 
-async def _topic(ctx: RequestContext, group_id: str, topic: Message) -> dict[str, Any]:
+async def _fill_in(
+    ctx: RequestContext, request: Message, topics: list[dict[str, Any]], elsewhere: dict[Place, int]
+) -> None:
+    """Have other workers alter their partitions, and put in what they say."""
+    starts = {
+        Place(topic.topic_name, asked.partition_index): asked.start_offset
+        for topic in request.topics
+        for asked in topic.partitions
+    }
+    found = await ctx.services.share.elsewhere.begin_at(request.group_id, starts, elsewhere)
+    async for topic in ctx.paced(topics):
+        for partition in topic["partitions"]:
+            place = Place(topic["topic_name"], partition["partition_index"])
+            partition["error_code"] = found.get(place, partition["error_code"])
+
+
+async def _topic(ctx: RequestContext, group_id: str, topic: Message, elsewhere: dict[Place, int]) -> dict[str, Any]:
     name = topic.topic_name
     is_allowed = ctx.may(Operation.READ, ResourceType.TOPIC, name)
     stream = ctx.services.topics.get(name) if is_allowed else None
@@ -48,6 +73,11 @@ async def _topic(ctx: RequestContext, group_id: str, topic: Message) -> dict[str
                 error = await ctx.services.share.partitions.begin_at(key, slot, start)
             except StoreError as failed:
                 error = code_of(failed, Asked.PARTITION)
+                if isinstance(failed, NotHosted):
+                    number = asked.partition_index
+                    elsewhere[Place(name, number)] = stream.state.container_of_slot(number)
+        if error is ErrorCode.none:
+            ctx.tell("share offsets changed", name=group_id, topic=name, partition=asked.partition_index)
         partitions.append({"partition_index": asked.partition_index, "error_code": error})
     return {"topic_name": name, "topic_id": None if stream is None else stream.uuid, "partitions": partitions}
 

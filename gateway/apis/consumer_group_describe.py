@@ -92,9 +92,9 @@ def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[s
         "client_host": member.client_host,
         "subscribed_topic_names": sorted(member.names),
         "subscribed_topic_regex": member.regex,
-        "assignment": {"topic_partitions": named_partitions(ctx.services.topics, member.partitions())},
+        "assignment": {"topic_partitions": named_partitions(ctx.services.all_topics, member.partitions())},
         "target_assignment": {
-            "topic_partitions": named_partitions(ctx.services.topics, group.target_of(member.member_id))
+            "topic_partitions": named_partitions(ctx.services.all_topics, group.target_of(member.member_id))
         },
         "member_type": CONSUMER if member.classic is None else CLASSIC,
     }

@@ -41,7 +41,11 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
         except Refusal as refused:
             outcomes[topic.name] = refused
     mutations = mutations_of(ctx, STRICT_FROM)
-    outcomes |= await ctx.services.topics.grow(wanted, request.validate_only, mutations.charge)
+    grown = await ctx.services.topics.grow(wanted, request.validate_only, mutations.charge)
+    for name, refusal in grown.items():
+        if refusal is None and not request.validate_only:
+            ctx.tell("partitions added", name=name, partitions=wanted[name])
+    outcomes |= grown
     results = [{"name": name, **told(outcome)} async for name, outcome in ctx.paced(outcomes.items())]
     return {"throttle_time": pause(ctx, mutations), "results": results}
 

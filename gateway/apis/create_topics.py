@@ -15,7 +15,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import repeated, repeated_among, told
+from gateway.apis.shared.administration import repeated, repeated_among, tell_created, told
 from gateway.apis.shared.mutations import mutations_of, pause
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
@@ -53,6 +53,9 @@ async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
         made: Sequence[NewTopic | Stream | Refusal] = [too_many_partitions()] * len(once)
     else:
         made = await ctx.services.topics.create(wanted, request.validate_only, mutations.charge)
+    for stream in made:
+        if isinstance(stream, Stream):
+            tell_created(ctx, stream)
     outcomes: dict[str, NewTopic | Stream | Refusal] = dict(zip(once, made, strict=True))
     outcomes |= denied
     duplicate = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")

@@ -29,6 +29,9 @@ async def delete_groups(ctx: RequestContext, request: Message) -> Mapping[str, A
     async for first in ctx.paced(range(0, len(group_ids), AT_ONCE)):
         some = group_ids[first : first + AT_ONCE]
         errors = await asyncio.gather(*(_deleted(ctx, group_id) for group_id in some))
+        for group_id, error in zip(some, errors, strict=True):
+            if error is ErrorCode.none:
+                ctx.tell("group deleted", name=group_id)
         results += [{"group_id": name, "error_code": error} for name, error in zip(some, errors, strict=True)]
     return {"results": results}
 

@@ -61,9 +61,11 @@ async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -
     if not 0 <= wanted <= slot.durable_end:
         return -1, ErrorCode.offset_out_of_range
     try:
-        return await ctx.services.store.hosted(slot).truncate(slot, wanted), ErrorCode.none
+        start = await ctx.services.store.hosted(slot).truncate(slot, wanted)
     except StoreError as failed:
         return -1, code_of(failed, Asked.PARTITION)
+    ctx.tell("records deleted", name=name, partition=partition, before=start)
+    return start, ErrorCode.none
 
 
 def _result(partition: int, start: int, code: int) -> dict[str, Any]:

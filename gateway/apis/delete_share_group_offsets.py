@@ -10,7 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
 from gateway.apis.shared.new_groups import NOT_SERVED, NOT_SERVED_TEXT, refused
-from gateway.apis.shared.sharing import empty_group, serves_share_groups
+from gateway.apis.shared.sharing import empty_group, is_worker, serves_share_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Asked, Refusal, code_of
@@ -29,8 +29,14 @@ async def delete_share_group_offsets(ctx: RequestContext, request: Message) -> M
         empty_group(ctx, request.group_id)
     except Refusal as refusal:
         return refused(refusal)
-    names = [topic.topic_name for topic in request.topics]
-    return {"responses": [await _topic(ctx, request.group_id, name) async for name in ctx.paced(dict.fromkeys(names))]}
+    names = dict.fromkeys(topic.topic_name for topic in request.topics)
+    topics = [await _topic(ctx, request.group_id, name) async for name in ctx.paced(names)]
+    known = [topic["topic_name"] for topic in topics if not topic["error_code"]]
+    if known and not is_worker(ctx):
+        codes = await ctx.services.share.elsewhere.forget(request.group_id, known)
+        for topic in topics:
+            topic["error_code"] = topic["error_code"] or codes[topic["topic_name"]]
+    return {"responses": topics}
 
 
 async def _topic(ctx: RequestContext, group_id: str, name: str) -> dict[str, Any]:
@@ -44,6 +50,7 @@ async def _topic(ctx: RequestContext, group_id: str, name: str) -> dict[str, Any
         await ctx.services.share.partitions.delete_topic(group_id, stream.uuid)
     except StoreError as failed:
         return {"topic_name": name, "topic_id": stream.uuid, "error_code": code_of(failed, Asked.COORDINATOR)}
+    ctx.tell("share offsets deleted", name=group_id, topic=name)
     return {"topic_name": name, "topic_id": stream.uuid, "error_code": ErrorCode.none}
 
 

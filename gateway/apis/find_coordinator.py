@@ -1,8 +1,8 @@
 """FindCoordinator (key 10), versions 0-6: the broker that keeps a group or a transaction.
 
-v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) share groups, which are off: Kafka answers those
-with INVALID_REQUEST. A key's coordinator is that of its home; there is none while that container's storage has failed.
-Clients are sent back to the listener that they came by.
+v1 brings key types, v4 (KIP-699) several keys at once, v6 (KIP-932) those of share coordinators, which brokers alone
+ask for: they are refused with INVALID_REQUEST. A key's coordinator is that of its home; there is none while that
+container's storage has failed. Clients are sent back to the listener that they came by.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.security.acls import Operation, ResourceType
 from gateway.security.denial import denial_of
+from gateway.topics.topics import CONSUMER_OFFSETS, TRANSACTION_STATE
 from gateway.wire.message import Message
 
 BATCHED_FROM: Final = 4
@@ -32,6 +33,7 @@ class KeyType(enum.IntEnum):
     TRANSACTION = 1
 
 
+_TOPICS: Final = {KeyType.GROUP: CONSUMER_OFFSETS, KeyType.TRANSACTION: TRANSACTION_STATE}
 _RESOURCES: Final = {KeyType.GROUP: ResourceType.GROUP, KeyType.TRANSACTION: ResourceType.TRANSACTIONAL_ID}
 
 
@@ -44,6 +46,7 @@ async def find_coordinator(ctx: RequestContext, request: Message) -> Mapping[str
 
     def node_of(key: str) -> Mapping[str, Any] | None:
         """The node that keeps a group or a transaction; None while there is none."""
+        ctx.services.internal_topics.asked_for(_TOPICS[request.key_type])
         is_here = coordinators.is_here(key)
         address = nodes.address(nodes.me if is_here else nodes.leader(homes.of(key)), listener)
         if address is None or (address.node_id == nodes.me and not is_here):

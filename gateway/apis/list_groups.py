@@ -13,12 +13,14 @@ from gateway.dispatch.registry import Api
 from gateway.groups.classic.group import Group
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.share.group import ShareGroup
+from gateway.groups.streams.group import StreamsGroup
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
 CLASSIC: Final = "classic"
 CONSUMER: Final = "consumer"
 SHARE: Final = "share"
+STREAMS: Final = "streams"
 
 
 async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -41,9 +43,11 @@ async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any
     }
 
 
-def _type(group: Group | ConsumerGroup | ShareGroup) -> str:
+def _type(group: Group | ConsumerGroup | ShareGroup | StreamsGroup) -> str:
     if isinstance(group, ShareGroup):
         return SHARE
+    if isinstance(group, StreamsGroup):
+        return STREAMS
     return CLASSIC if isinstance(group, Group) else CONSUMER
 
 

@@ -14,6 +14,7 @@ the response is encoded once per version: 10,000 partitions are 260 KB and would
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 from uuid import UUID
@@ -21,7 +22,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
-from gateway.apis.shared.administration import NOT_ASKED, cluster_operations
+from gateway.apis.shared.administration import NOT_ASKED, cluster_operations, tell_created
 from gateway.apis.shared.leaders import Leader, leaders_of
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
@@ -128,7 +129,7 @@ def _unknown(ctx: RequestContext, request: Message, name: str) -> bytes:
                     },
                 )
             mutations = Mutations(ctx.services.quotas, ctx.principal.name, ctx.client_id, is_strict=True)
-            topics.auto_create(name, mutations.charge)
+            topics.auto_create(name, mutations.charge, partial(tell_created, ctx))
     except Refusal as refused:
         code = refused.code
     return _encoded(ctx, {"error_code": code, "name": name, "is_internal": name in INTERNAL})

@@ -59,7 +59,7 @@ class _Group:
 
     def take(self, topic: Message, partition: Message, by_id: bool) -> dict[str, Any]:
         """The partition's answer: complete if it cannot be committed, else `commit` completes it."""
-        topics = self._ctx.services.topics
+        topics = self._ctx.services.all_topics
         stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
         answer: dict[str, Any] = {"partition_index": partition.partition_index}
         name = topic.name if stream is None else stream.name

@@ -30,6 +30,8 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     error = await groups.offsets.delete(request.group_id, places)
     if error:
         return error_response(request, ctx.version, error)
+    for name in dict.fromkeys(name for name, _ in places):
+        ctx.tell("offsets deleted", name=request.group_id, topic=name)
     return {
         "error_code": ErrorCode.none,
         "topics": [
@@ -51,7 +53,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
 def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: Message) -> ErrorCode:
     if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
         return ErrorCode.topic_authorization_failed
-    stream = ctx.services.topics.get(name)
+    stream = ctx.services.all_topics.get(name)
     if stream is None or not 0 <= partition.partition_index < stream.slot_count:
         return ErrorCode.unknown_topic_or_partition
     if group is not None and group.is_subscribed_to(name):

@@ -77,7 +77,7 @@ class _Offsets:
         self._pending = ctx.services.transactions.participant_of(group_id).pending_offsets
         self._group_id = group_id
         self._require_stable = require_stable
-        self.topics = ctx.services.topics
+        self.topics = ctx.services.all_topics
 
     def may_tell(self, name: str) -> bool:
         """May the client see offsets of a topic that it names?"""

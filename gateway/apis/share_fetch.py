@@ -1,7 +1,7 @@
 """ShareFetch (key 78), versions 1-2 (KIP-932, KIP-1206, KIP-1222): records for a member of a share group.
 
 A session (epoch 0 begins one, -1 ends it) names its partitions once. Acknowledgements come along. v2 brings renewals
-and a strict limit of records, which is kept here in v1 too.
+and the choice of how records are counted: the batch in which a fetch has enough of them is given whole, or not.
 
 Keeps: a record is in an answer only when its member holds it.
 """
@@ -20,19 +20,25 @@ from gateway.apis.shared.new_groups import NOT_SERVED, refused
 from gateway.apis.shared.sharing import acknowledged, by_topic, check_member, place, serves_share_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.share.delivery import NOTHING, Delivery, deliver
+from gateway.groups.share.delivery import NOTHING, Delivery, Wanted, deliver
 from gateway.groups.share.format import PlaceKey
 from gateway.groups.share.partitions import LivePartition
 from gateway.groups.share.sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession
 from gateway.quotas.quotas import FETCHED
 from gateway.refusals import Asked, Refusal, code_of, invalid_request
 from gateway.security.acls import Operation, ResourceType
+from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
 
 MAX_WAIT_MS: Final = 60_000
 """Longest wait for records, whatever a client asks for."""
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of records in one answer, whatever a client asks for."""
+
+LIMITED_SINCE: Final = 2
+RECORD_LIMIT: Final = 1
+"""The acquire mode in which no answer has more records than were asked for."""
+REASON_CHARS_MAX: Final = 300
 
 
 async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -102,6 +108,7 @@ class _Fetch:
     def __init__(self, ctx: RequestContext, request: Message, session: ShareSession) -> None:
         self._ctx = ctx
         self._session = session
+        self._whole = ctx.version < LIMITED_SINCE or request.share_acquire_mode != RECORD_LIMIT
         self._max_bytes = min(max(request.max_bytes, 1), ANSWER_BYTES_MAX)
         self._max_records = request.max_records if request.max_records > 0 else 2**31 - 1
         self._wait_s = min(max(request.max_wait, 0), MAX_WAIT_MS) / 1_000
@@ -152,10 +159,13 @@ class _Fetch:
     async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:
         services = self._ctx.services
         member_id = self._session.member_id
+        wanted = Wanted(member_id, bytes_left, records_left, self._whole)
         try:
-            got = await deliver(services.store, services.clock, live, slot, member_id, bytes_left, records_left)
+            got = await deliver(services.store, services.clock, services.openers, live, slot, wanted)
         except StoreError as error:
             raise Refusal(code_of(error, Asked.READ)) from error
+        except InvalidBatch as error:
+            raise Refusal(ErrorCode.corrupt_message, error.reason[:REASON_CHARS_MAX]) from error
         if self._session.is_ended:  # while records were read for it
             live.release(member_id)
             return NOTHING

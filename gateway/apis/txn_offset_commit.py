@@ -53,7 +53,7 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
     """The topic's answer; partitions that can be committed are left open and noted in `commits`."""
     is_allowed = ctx.may(Operation.READ, ResourceType.TOPIC, topic.name)
     unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
-    stream = ctx.services.topics.get(topic.name) if is_allowed else None
+    stream = ctx.services.all_topics.get(topic.name) if is_allowed else None
     partitions: list[dict[str, Any]] = []
     async for partition in ctx.paced(topic.partitions):
         index = partition.partition_index
@@ -74,7 +74,7 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
 
 
 async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCommit]) -> list[ErrorCode]:
-    groups = ctx.services.groups.of(request.group_id)
+    groups, all_topics = ctx.services.groups.of(request.group_id), ctx.services.all_topics
     identity = Identity(request.producer_id, request.producer_epoch)
     writes = GroupWrites(ctx.services.transactions, request.transactional_id, identity, request.group_id)
     try:
@@ -85,7 +85,7 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
             request.member_id,
             request.group_instance_id,
             request.generation_id,
-            [(stream.uuid, c.partition) for c in commits if (stream := ctx.services.topics.get(c.topic)) is not None],
+            [(stream.uuid, c.partition) for c in commits if (stream := all_topics.get(c.topic)) is not None],
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)

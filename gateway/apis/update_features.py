@@ -21,10 +21,13 @@ KINDS_FROM: Final = 1
 async def update_features(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     changes = [_change(ctx.version, update) async for update in ctx.paced(request.feature_updates)]
+    is_check = ctx.version >= KINDS_FROM and request.validate_only
     try:
-        await ctx.services.features.update(changes, validate_only=ctx.version >= KINDS_FROM and request.validate_only)
+        await ctx.services.features.update(changes, validate_only=is_check)
     except Refusal as refused:
         return told(refused)
+    if changes and not is_check:
+        ctx.tell("features changed", levels={change.feature: change.level for change in changes})
     features = dict.fromkeys(change.feature for change in changes)
     return {"results": [{"feature": feature, "error_message": "NONE"} for feature in features]}
 

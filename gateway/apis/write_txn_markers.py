@@ -99,6 +99,9 @@ async def _written(ctx: RequestContext, marker: Message) -> dict[str, Any]:
                     now_ms=ctx.services.clock.wall_ms(),
                 )
     outcome = await _appended(ctx.services.store, list(ends.values()))
+    if ends and outcome == ErrorCode.none:
+        kind = "committed" if marker.transaction_result else "aborted"
+        ctx.tell(f"transaction {kind}", producer_id=marker.producer_id, topics=sorted({name for name, _ in ends}))
     codes |= dict.fromkeys(ends, outcome)
     return await _told(ctx, marker, codes)
 

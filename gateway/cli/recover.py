@@ -18,6 +18,7 @@ from gateway.cli.recovery_report import in_json, show, told_of
 from gateway.config.model import Config
 from gateway.exits import ExitCode
 from gateway.long_term.identity import IdentityRefused, read_identity, refuse_beside
+from gateway.long_term.log_objects import refuse_where_log_is
 from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.long_term.ownership import read_owner
 from gateway.long_term.recovery import Mode, make_store
@@ -53,6 +54,7 @@ async def _recover(config: Config, mode: Mode, *, as_json: bool) -> ExitCode:
         identity = await read_identity(storage, place_of(config))
         if identity is None:
             raise IdentityRefused(f"{place_of(config)} holds no data of Penstock: there is no identity object")
+        await refuse_where_log_is(storage, place_of(config))
         owner = await read_owner(storage)
         if mode is Mode.ALONE:
             await refuse_beside(storage, place_of(config), owner, config.data_dir, BESIDE_OWNER, locked=False)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from gateway.config.addresses import UNNAMED, ListenAddress, check_dialable, host_port
 from gateway.config.fields import allowed
+from gateway.config.groups import BOUNDED_GROUP_KEYS
 from gateway.config.listeners import IDLE_MS_MIN
 from gateway.config.model import Config
 from gateway.config.places import CACHE_DIRECTORY, RECOVERING_DIRECTORY, STORE_DIRECTORY, TIER2_DIRECTORY
@@ -47,11 +48,12 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
     """Every conflict, as a message."""
     yield from _addresses(config, origins)
     yield from _connections(config, origins)
+    yield from _http_users(config, origins)
     low, high = config.group_min_session_timeout_ms, config.group_max_session_timeout_ms
     if low > high:
         key = "group.min.session.timeout.ms"
         yield f"{origins.said(key)}: allowed: at most group.max.session.timeout.ms, which is {high}"
-    yield from _consumer_bounds(config, origins)
+    yield from _group_bounds(config, origins)
     if not config.retention_ms:
         key = next(key for key in RETENTION_KEYS if getattr(config, key.replace(".", "_")) is not None)
         yield f"{origins.said(key)}: allowed: {_allowed(key)}; records would go as they come"
@@ -78,8 +80,8 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
         yield f"{said}: it needs long-term storage: set tier2"
     elif isinstance(place, Directory) and _real(place.below(config.data_dir)).is_relative_to(data):
         yield f"{said}: {origins.said('tier2')} lies in the data directory: allowed: a place that outlives it"
-    if config.workers != 1 or config.containers > 1 or config.data_dirs:
-        yield f"{said}: allowed: with workers = 1, one container and no data.dirs"
+    if config.workers != 1:
+        yield f"{said}: {origins.said('workers')}: what workers share is on this disk: allowed: workers = 1"
     for listener in config.kafka_listeners:
         protocol = config.protocol_of(listener.name)
         if protocol is None or "SASL" not in protocol.value:
@@ -89,21 +91,46 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
             yield f"{said}: {', '.join(scram)} keeps credentials in the log, which must not leave the data directory"
 
 
-def _consumer_bounds(config: Config, origins: Origins) -> Iterator[str]:
-    """The settings of consumer groups lie within the bounds for those of single groups."""
-    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
-        at, low, high = (
-            getattr(config, f"group_consumer_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
-        )
-        key = f"group.consumer.{what}"
-        if at < low:
-            yield f"{origins.said(key)}: allowed: at least group.consumer.min.{what}, which is {low}"
-        if at > high:
-            yield f"{origins.said(key)}: allowed: at most group.consumer.max.{what}, which is {high}"
-    session_ms, heartbeat_ms = config.group_consumer_session_timeout_ms, config.group_consumer_heartbeat_interval_ms
-    if heartbeat_ms >= session_ms:
-        key = "group.consumer.heartbeat.interval.ms"
-        yield f"{origins.said(key)}: allowed: less than group.consumer.session.timeout.ms, which is {session_ms}"
+def _http_users(config: Config, origins: Origins) -> Iterator[str]:
+    """Ways of `http.auth` that lack what they need."""
+    asked = config.http_auth
+    needs = {
+        "bearer": ("sasl.oauthbearer.jwks.endpoint.url", "sasl.oauthbearer.expected.audience"),
+        "token": ("http.token",),
+        "mtls": ("http.tls.keystore.location", "http.tls.truststore.location"),
+    }
+    for way in asked:
+        for key in needs.get(way, ()):
+            if not getattr(config, key.replace(".", "_")):
+                yield f"{origins.said('http.auth')}: {way} needs {key}, which is not set"
+    if asked and config.http_token is not None and "token" not in asked:
+        yield f"{origins.said('http.auth')}: http.token is set and would have no effect: allowed: token among the ways"
+
+
+def _group_bounds(config: Config, origins: Origins) -> Iterator[str]:
+    """The settings of groups lie within the bounds for those of single groups."""
+    for protocol, keys in BOUNDED_GROUP_KEYS.items():
+        for what in keys:
+            at, low, high = (
+                getattr(config, f"group_{protocol}_{part}{what}".replace(".", "_")) for part in ("", "min_", "max_")
+            )
+            key = f"group.{protocol}.{what}"
+            if at < low:
+                yield f"{origins.said(key)}: allowed: at least group.{protocol}.min.{what}, which is {low}"
+            if at > high:
+                yield f"{origins.said(key)}: allowed: at most group.{protocol}.max.{what}, which is {high}"
+        heartbeat_ms = getattr(config, f"group_{protocol}_heartbeat_interval_ms")
+        session_ms = getattr(config, f"group_{protocol}_session_timeout_ms")
+        if heartbeat_ms >= session_ms:
+            key = f"group.{protocol}.heartbeat.interval.ms"
+            yield f"{origins.said(key)}: allowed: less than group.{protocol}.session.timeout.ms, which is {session_ms}"
+    most = config.group_streams_max_standby_replicas
+    if config.group_streams_num_standby_replicas > most:
+        said = origins.said("group.streams.num.standby.replicas")
+        yield f"{said}: allowed: at most group.streams.max.standby.replicas, which is {most}"
+    if config.group_share_max_share_sessions < config.group_share_max_size:
+        said = origins.said("group.share.max.share.sessions")
+        yield f"{said}: allowed: at least group.share.max.size, which is {config.group_share_max_size}"
 
 
 def _directories(config: Config, origins: Origins) -> Iterator[str]:

@@ -22,6 +22,7 @@ from gateway.config.bounds import BoundKeys
 from gateway.config.cluster import ClusterKeys
 from gateway.config.conflicts import Origins, conflicts
 from gateway.config.containers import ContainerKeys
+from gateway.config.delegation import DelegationKeys
 from gateway.config.fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -40,10 +41,12 @@ from gateway.config.log import LogKeys
 from gateway.config.logs import LogLineKeys
 from gateway.config.model import Config
 from gateway.config.properties import SUFFIX, read_properties
+from gateway.config.providers import Providers
 from gateway.config.quantities import in_unit_of
 from gateway.config.scaling import ScalingKeys
-from gateway.config.secrets import SecretFileKeys, with_files
+from gateway.config.secrets import SECRET_KEYS, SecretFileKeys, with_files
 from gateway.config.security import SecurityKeys
+from gateway.config.share_groups import ShareGroupKeys
 from gateway.config.tiering import TieringKeys
 from gateway.config.topics import TopicKeys
 from gateway.config.transactions import TransactionKeys
@@ -57,11 +60,13 @@ TITLES: Final[Mapping[type[BaseModel], str]] = {
     TopicKeys: "Topics",
     ScalingKeys: "Scaling",
     GroupKeys: "Groups",
+    ShareGroupKeys: "Groups",
     TransactionKeys: "Transactions",
     BoundKeys: "Bounds",
     LogLineKeys: "Log lines",
     SecurityKeys: "Security",
     AuthorizerKeys: "Security",
+    DelegationKeys: "Security",
     AuditKeys: "Security",
     ContainerKeys: "Containers",
     ClusterKeys: "Cluster",
@@ -86,7 +91,8 @@ def load(
     given: dict[str, Given] = {}
     for layer in layers:
         given.update(layer)
-    given, own_keys = apart(given)
+    providers = Providers(os.environ if environ is None else environ)
+    given, own_keys = apart(providers.resolved(given))
     if unknown := [_unknown(key, value) for key, value in given.items() if key not in FIELDS]:
         raise ConfigError(unknown)
     given = _without_units(with_files(given))
@@ -98,6 +104,7 @@ def load(
     except ValidationError as exc:
         raise ConfigError(list(_wrong(exc, given))) from None  # its text would show the values
     config._sources = {key: value.source for key, value in given.items()}
+    config._provided = tuple(providers.files)
     config._own_keys = own_keys.securities(config, {address.name for address in config.listeners})
     texts = {
         key: f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
@@ -158,6 +165,16 @@ def files_of(config: Config) -> list[Path]:
         named += [keys.ssl_keystore_location, keys.ssl_truststore_location, keys.sasl_plain_users_file]
     read = {source.removeprefix("file ") for source in config._sources.values() if source.startswith("file ")}
     return [*map(Path, read), *(path for path in named if path is not None)]
+
+
+def secret_files_of(config: Config) -> list[Path]:
+    """The files from which secrets were read, and those of private keys and users' credentials."""
+    named = [getattr(config, f"{key.replace('.', '_')}_file") for key in SECRET_KEYS]
+    named += [config.tier2_credentials_file, config.http_tls_keystore_location, *config._provided]
+    for listener in {address.name for address in config.listeners}:
+        keys = config.security_of(listener)
+        named += [keys.ssl_keystore_location, keys.sasl_plain_users_file]
+    return list(dict.fromkeys(path for path in named if path is not None))
 
 
 def _unknown(key: str, given: Given) -> str:

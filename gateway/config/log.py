@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, field_validator
 
 from gateway.config.fields import INT_MAX, LONG_MAX
-from gateway.config.units import DAY_MS, GIB, HOUR_MS, MIB
+from gateway.config.units import DAY_MS, GIB, HOUR_MS, MIB, SECOND_MS
 
 
 class LogKeys(BaseModel):
@@ -17,6 +17,27 @@ class LogKeys(BaseModel):
         "disk",
         description="disk: the log lies in files of this machine. object: it lies in long-term storage; a write is "
         "acknowledged once it is stored there, and the data directory may vanish. Fixed when a data directory is made.",
+    )
+    log_object_linger_ms: int = Field(
+        -1,
+        ge=-1,
+        le=10_000,
+        description="With log.store=object: least time between the beginnings of two puts of a container, which bounds "
+        "their number and so their price. -1: 1 ms while the store answers within 10 ms, else a quarter of "
+        "its answer's time, 50 ms at most.",
+    )
+    log_object_inflight: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="With log.store=object: puts of a container that are on their way at a time.",
+    )
+    log_object_timeout_ms: int = Field(
+        10 * SECOND_MS,
+        ge=100,
+        le=HOUR_MS,
+        description="With log.store=object: longest time of one try to put a part of the log. The same put is then "
+        "sent again, until its outcome is known. Allow for 4 MiB at the speed of your store.",
     )
     log_sync_mode: Literal["group", "interval"] = Field(
         "group",

@@ -8,6 +8,7 @@ with type, default, bounds and meaning, of its section's module beside this one 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
@@ -20,6 +21,7 @@ from gateway.config.authorizer import AuthorizerKeys
 from gateway.config.bounds import BoundKeys
 from gateway.config.cluster import ClusterKeys
 from gateway.config.containers import ContainerKeys
+from gateway.config.delegation import DelegationKeys
 from gateway.config.fields import from_text
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
@@ -30,6 +32,7 @@ from gateway.config.machine import default_cache_bytes
 from gateway.config.scaling import ScalingKeys
 from gateway.config.secrets import SecretFileKeys
 from gateway.config.security import ListenerSecurity, SecurityKeys, SecurityProtocol, parse_protocols
+from gateway.config.share_groups import ShareGroupKeys
 from gateway.config.tiering import TieringKeys
 from gateway.config.topics import TopicKeys
 from gateway.config.transactions import TransactionKeys
@@ -40,6 +43,8 @@ class Config(
     LogLineKeys,
     AuditKeys,
     AuthorizerKeys,
+    ShareGroupKeys,
+    DelegationKeys,
     GroupKeys,
     TransactionKeys,
     ScalingKeys,
@@ -66,6 +71,7 @@ class Config(
     )
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _provided: tuple[Path, ...] = PrivateAttr(default=())  # files that values were taken from
     _own_keys: Mapping[str, ListenerSecurity] = PrivateAttr(default_factory=dict)  # by listener
 
     @property
@@ -87,6 +93,8 @@ class Config(
         """The store's part of the configuration, in the store's own names."""
         return StoreConfig(
             log_store=LogStore(self.log_store),
+            log_object_linger_ms=self.log_object_linger_ms,
+            log_object_inflight=self.log_object_inflight,
             sync_mode=SyncMode(self.log_sync_mode),
             sync_interval_ms=self.log_sync_interval_ms,
             log_file_bytes=self.log_file_bytes,

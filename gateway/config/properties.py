@@ -37,7 +37,7 @@ def read_properties(path: Path, known: Collection[str]) -> Properties:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"--config {path}: cannot be read: {error}"]) from None
-    given = dict(_pairs(text))
+    given = dict(pairs(text))
     problems = [
         f"{path}: {key[:60]}: Penstock has no such key of security, and leaving it out would open what it closes"
         for key in given
@@ -64,7 +64,7 @@ def read_properties(path: Path, known: Collection[str]) -> Properties:
     return Properties({key: Given(value, f"file {path}") for key, value in values.items()}, tuple(left_out))
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
+def pairs(text: str) -> Iterator[tuple[str, str]]:
     """Java's format: comments with # or !, a backslash joins lines, `=`, `:` or a space divides; the last one wins."""
     joined = re.sub(r"(?<!\\)((?:\\\\)*)\\\r?\n[ \t\f]*", r"\1", text)
     for line in joined.splitlines():

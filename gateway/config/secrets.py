@@ -16,7 +16,14 @@ from gateway.config.layers import ConfigError, Given
 
 SUFFIX: Final = ".file"
 SECRET_BYTES_MAX: Final = 16 * 1024
-SECRET_KEYS: Final = ("http.token", "tier2.access.key", "tier2.secret.key", "ssl.key.password", "http.tls.key.password")
+SECRET_KEYS: Final = (
+    "http.token",
+    "tier2.access.key",
+    "tier2.secret.key",
+    "ssl.key.password",
+    "http.tls.key.password",
+    "delegation.token.secret.key",
+)
 IN_FILES_OF_KAFKAS: Final = {
     "ssl.keystore.key": "ssl.keystore.location",
     "ssl.keystore.certificate.chain": "ssl.keystore.location",
@@ -55,6 +62,11 @@ class SecretFileKeys(BaseModel):
     ssl_key_password_file: Path | None = Field(
         None,
         description="File that holds ssl.key.password alone; a final line break is dropped. Read at the start.",
+    )
+    delegation_token_secret_key_file: Path | None = Field(
+        None,
+        description="File that holds delegation.token.secret.key alone; a final line break is dropped. Read at the "
+        "start.",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from gateway.config.addresses import ListenAddress
-from gateway.config.fields import LONG_MAX, from_text
+from gateway.config.fields import INT_MAX, LONG_MAX, from_text
 
 OVERRIDE: Final = "listener.name."
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
@@ -218,13 +218,18 @@ class SecurityKeys(TransportKeys):
 
 
 class ListenerSecurity(TransportKeys):
-    """One listener's own keys: those set for it, else those set for all."""
+    """One listener's own keys: those set for it, else those set for all; its bounds on connections have no others."""
 
     model_config = ConfigDict(
         alias_generator=lambda attribute: attribute.replace("_", "."),
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
+    )
+
+    max_connections: int = Field(INT_MAX, ge=0, le=INT_MAX, description="Connections at a time at this listener.")
+    max_connection_creation_rate: int = Field(
+        INT_MAX, ge=0, le=INT_MAX, description="Connections accepted per second at this listener."
     )
 
     @field_validator("*", mode="before")
@@ -240,5 +245,5 @@ class ListenerSecurity(TransportKeys):
         return cls(**(values | dict(own)))
 
 
-OVERRIDABLE: Final = frozenset(name.replace("_", ".") for name in TransportKeys.model_fields)
+OVERRIDABLE: Final = frozenset(name.replace("_", ".") for name in ListenerSecurity.model_fields)
 """Keys that may be set for one listener."""

@@ -31,7 +31,15 @@ class Homes:
         """Whether two names may have different homes."""
         return len(self._container_ids) > 1
 
+    @property
+    def container_ids(self) -> Sequence[int]:
+        return self._container_ids
+
     def of(self, name: str) -> int:
-        """The id of a name's container: its CRC-32C, UTF-8, modulo their number."""
-        known = self._container_ids
-        return known[crc32c(name.encode()) % len(known)] if len(known) > 1 else known[0]
+        """The id of a name's container."""
+        return self._container_ids[self.place_of(name)]
+
+    def place_of(self, name: str) -> int:
+        """The place of a name's container among all: its CRC-32C, UTF-8, modulo their number."""
+        several = len(self._container_ids)
+        return crc32c(name.encode()) % several if several > 1 else 0

@@ -30,7 +30,7 @@ async def authenticate(connection: Connection, token: bytes, services: Services)
     assert sasl is not None
     mechanism, was = str(session.mechanism), session.principal
     now_ms = services.clock.wall_ms()
-    if session.is_slow:
+    if session.is_slow(token):
         loop = asyncio.get_running_loop()
         outcome = await loop.run_in_executor(sasl.slow, session.authenticate, token, now_ms)
     else:

@@ -1,18 +1,15 @@
 """The shell around consumer groups (KIP-848): their rows, their deadlines, their long computations.
 
-Keeps: an answer leaves when all that it tells is stored and synced; a group has one write in flight, and what changes
-meanwhile goes into the next one, so that a thousand heartbeats share a few syncs. A write that fails is not lost: its
-rows go with the next. Targets of large groups are computed in a thread, long lists are gone through in turns.
+Keeps: an answer leaves when all that it tells is stored and synced. Targets of large groups are computed in a thread,
+long lists are gone through in turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -21,9 +18,10 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.trusted_clock import TrustedClock
-from core.turns import Turn, in_turns
+from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.groups import regexes
+from gateway.groups.alarms import Alarms
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.messages import Instant
 from gateway.groups.consumer.assignors import ASSIGNORS
@@ -32,18 +30,15 @@ from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import ConsumerAlarm, Heartbeat, HeartbeatAnswer, RowKey, RowKind, Topic
 from gateway.groups.consumer.rows import STORING_TARGETS, all_keys, restored, row, unfinished_head
 from gateway.groups.consumer.rules import ConsumerRules, GroupSettings
-from gateway.groups.deadlines import Deadlines
 from gateway.groups.journal import GroupJournal
+from gateway.groups.landing import Landing
+from gateway.groups.visible import VisibleTopics
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
-    from gateway.topics.topics import Topics
 
-ROWS_PER_RECORD_MAX: Final = 1_000
-"""Rows in one record of the log."""
-BYTES_PER_RECORD_MAX: Final = 4 * 1024 * 1024
-"""Bytes of rows in one record of the log, beyond which it takes no further row."""
+HEAD: Final = RowKey(RowKind.HEAD)
 TOPICS_SETTLE_S: Final = 0.1
 """Changes of topics within this time make one new target: topics often come in numbers."""
 
@@ -62,7 +57,7 @@ class ConsumerGroups:
         config: Config,
         clock: Clock,
         trusted: TrustedClock,
-        topics: Topics,
+        topics: VisibleTopics,
         settings: Callable[[str], GroupSettings],
         allowance: Allowance,
         journal: GroupJournal,
@@ -87,12 +82,8 @@ class ConsumerGroups:
             resolve=self._resolve,
             new_id=lambda: str(uuid.uuid4()),
         )
-        self._deadlines: Deadlines[ConsumerAlarm] = Deadlines()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = math.inf
-        self._writes: dict[ConsumerGroup, asyncio.Task[ErrorCode]] = {}
-        self._next_writes: dict[ConsumerGroup, asyncio.Task[ErrorCode]] = {}
-        self._also: dict[ConsumerGroup, list[Put | Delete]] = {}
+        self._alarms: Alarms[ConsumerAlarm] = Alarms(clock, self._now, self._expired)
+        self._landing: Landing[ConsumerGroup, RowKey] = Landing(journal, HEAD, _change, _unfinished)
         self._computing: dict[ConsumerGroup, asyncio.Task[None]] = {}
         self._resolving: dict[ConsumerGroup, asyncio.Task[None]] = {}
         self._changed_topics: set[str] = set()
@@ -100,14 +91,14 @@ class ConsumerGroups:
         self._is_active = False
 
     def __repr__(self) -> str:
-        return f"ConsumerGroups({len(self._writes)} writing, {len(self._deadlines)} deadlines)"
+        return f"ConsumerGroups({len(self._landing)} writing, {len(self._alarms.deadlines)} deadlines)"
 
     @property
     def topic_view(self) -> _TopicView:
         return _TopicView(self._topics)
 
     def create(self, group_id: str) -> ConsumerGroup:
-        return ConsumerGroup(group_id, self._rules, self._deadlines, self._now())
+        return ConsumerGroup(group_id, self._rules, self._alarms.deadlines, self._now())
 
     # Life
 
@@ -119,7 +110,7 @@ class ConsumerGroups:
             rows.setdefault(group_id, {})[row_key] = value
         for group_id, of_group in rows.items():
             group = self.create(group_id)
-            is_whole = RowKey(RowKind.HEAD) in of_group
+            is_whole = HEAD in of_group
             if is_whole:
                 restored(group, of_group, self._now())
             if not is_whole or (group.head().target_epoch == STORING_TARGETS and classic_ids(group_id)):
@@ -132,20 +123,19 @@ class ConsumerGroups:
         """Begin to serve: deadlines run; groups learn of the topics that came or went while nobody looked."""
         self._is_active = True
         self._topics_task = asyncio.create_task(self._look_at_topics(None))
-        self._set_timer()
+        self._alarms.start()
 
     async def stop(self) -> None:
         """Return when all that changed is stored."""
         self._is_active = False
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarms.stop()
         tasks = [*self._computing.values(), *self._resolving.values()]
         if self._topics_task is not None:
             tasks.append(self._topics_task)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*self._writes.values(), *self._next_writes.values(), return_exceptions=True)
+        await self._landing.settle()
 
     # Requests
 
@@ -170,89 +160,35 @@ class ConsumerGroups:
     def see_to(self, group: ConsumerGroup) -> None:
         """Carry out what a group wants after an input: rows, a target, topics of regular expressions."""
         if group.changed:
-            self._write(group)
+            self._landing.write(group)
         if group.wanted is not None and group not in self._computing:
             self._compute(group)
         if not group.subscriptions.is_resolved and group not in self._resolving:
             self._start(self._resolving, group, self._resolve_all(group))
-        self._set_timer()
+        self._alarms.set_timer()
 
     def drop(self, group: ConsumerGroup, also: Iterable[Put | Delete] = ()) -> asyncio.Task[ErrorCode]:
         """A group is no longer: submit the deletion of its rows, after `also` in one record."""
-        keys = all_keys(group)
+        rows = self.rows_of(group)
         group.die()
-        return self._journal.write_rows([*also, *(Delete(CONSUMER_TABLE, encode_key(group.group_id, k)) for k in keys)])
+        return self._journal.write_rows([*also, *rows])
 
-    def rows_of(self, group: ConsumerGroup) -> list[bytes]:
-        return [encode_key(group.group_id, key) for key in all_keys(group)]
+    def rows_of(self, group: ConsumerGroup) -> list[Delete]:
+        """What deletes a group's rows."""
+        return [Delete(CONSUMER_TABLE, encode_key(group.group_id, key)) for key in all_keys(group)]
 
     def also(self, group: ConsumerGroup, change: Put | Delete) -> None:
         """Store a change together with the group's next rows, in the record of its head."""
-        self._also.setdefault(group, []).append(change)
+        self._landing.also(group, change)
 
     # Storing
 
     async def stored(self, group: ConsumerGroup) -> ErrorCode:
         """Wait until everything that changed so far is durable."""
-        write = self._next_writes.get(group) or self._writes.get(group)
-        return ErrorCode.none if write is None else await asyncio.shield(write)
+        return await self._landing.stored(group)
 
     def is_storing(self, group: ConsumerGroup) -> bool:
-        return group in self._writes
-
-    def _write(self, group: ConsumerGroup) -> None:
-        current = self._writes.get(group)
-        if current is None:
-            write = self._writes[group] = asyncio.create_task(self._land(group))
-            write.add_done_callback(partial(self._written, group))
-        elif group not in self._next_writes:
-            self._next_writes[group] = asyncio.create_task(self._land_after(current, group))
-
-    async def _land_after(self, current: asyncio.Task[ErrorCode], group: ConsumerGroup) -> ErrorCode:
-        await asyncio.wait([current])
-        return await self._land(group)
-
-    def _written(self, group: ConsumerGroup, write: asyncio.Task[ErrorCode]) -> None:
-        following = self._next_writes.pop(group, None)
-        if following is None:
-            del self._writes[group]
-            return
-        self._writes[group] = following
-        following.add_done_callback(partial(self._written, group))
-
-    async def _land(self, group: ConsumerGroup) -> ErrorCode:
-        """Store all rows that have changed by now; those of a write that failed stay among the changed ones."""
-        keys = list(group.changed)
-        also = self._also.pop(group, [])
-        group.changed.clear()
-        error = await self._land_rows(group, keys, also)
-        if error is not ErrorCode.none:
-            group.changed = dict.fromkeys(key for key in keys if key not in group.changed) | group.changed
-            if also:
-                self._also[group] = also + self._also.get(group, [])
-        return error
-
-    async def _land_rows(self, group: ConsumerGroup, keys: list[RowKey], also: list[Put | Delete]) -> ErrorCode:
-        head = RowKey(RowKind.HEAD)
-        turn = Turn()
-        part: list[Put | Delete] = []
-        size = 0
-        others = [key for key in keys if key != head]
-        if head in keys and len(others) > ROWS_PER_RECORD_MAX:
-            part.append(Put(CONSUMER_TABLE, encode_key(group.group_id, head), unfinished_head(group)))
-        for key in others:
-            if len(part) >= ROWS_PER_RECORD_MAX or size >= BYTES_PER_RECORD_MAX:
-                error = await self._journal.write_rows(part)
-                if error is not ErrorCode.none:
-                    return error
-                part, size = [], 0
-            await turn.breathe()
-            change = _change(group, key)
-            size += len(change.value) if isinstance(change, Put) else 0
-            part.append(change)
-        if head in keys:
-            part.append(_change(group, head))
-        return await self._journal.write_rows([*also, *part])
+        return self._landing.is_storing(group)
 
     # Targets and topics
 
@@ -345,33 +281,17 @@ class ConsumerGroups:
         return Instant(self._clock.monotonic_s(), self._trusted.stamp_ms())
 
     def expire_due(self) -> None:
-        """Fire every deadline that has passed; the timer calls this."""
-        now = self._now()
-        touched: dict[str, None] = {}
-        while (deadline := self._deadlines.pop_due(now.monotonic_s)) is not None:
-            deadline.owner.fire(now)
-            touched[deadline.owner.group_id] = None
-        for group in filter(None, map(self._find, touched)):
+        """Fire every deadline that has passed."""
+        self._alarms.expire_due()
+
+    def _expired(self, group_id: str) -> None:
+        group = self._find(group_id)
+        if group is not None:
             self._see_to_itself(group)
 
     def _see_to_itself(self, group: ConsumerGroup) -> None:
         self.see_to(group)
         self._seen_to(group)
-
-    def _set_timer(self) -> None:
-        next_s = self._deadlines.next_s()
-        if next_s is None or next_s >= self._timer_s or not self._is_active:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = next_s
-        delay_s = max(next_s - self._clock.monotonic_s(), 0)
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_s = None, math.inf
-        self.expire_due()
-        self._set_timer()
 
     def _report(self, group: ConsumerGroup) -> None:
         facts = {"group": group.group_id, "epoch": group.epoch, "members": group.member_count}
@@ -384,7 +304,7 @@ class ConsumerGroups:
 class _TopicView:
     """The topics as groups see them."""
 
-    def __init__(self, topics: Topics) -> None:
+    def __init__(self, topics: VisibleTopics) -> None:
         self._topics = topics
 
     def topic(self, name: str) -> Topic | None:
@@ -400,3 +320,7 @@ def _change(group: ConsumerGroup, key: RowKey) -> Put | Delete:
     value = row(group, key)
     encoded = encode_key(group.group_id, key)
     return Delete(CONSUMER_TABLE, encoded) if value is None else Put(CONSUMER_TABLE, encoded, value)
+
+
+def _unfinished(group: ConsumerGroup) -> Put:
+    return Put(CONSUMER_TABLE, encode_key(group.group_id, HEAD), unfinished_head(group))

@@ -49,11 +49,15 @@ from gateway.groups.journal import GroupJournal, TableStore
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import GROUPS_TABLE, KEY_TEXT_BYTES_MAX, decode_group
+from gateway.groups.streams import committing as streams_committing
+from gateway.groups.streams import messages as streams
+from gateway.groups.streams.group import StreamsGroup
+from gateway.groups.streams_groups import StreamsGroups
+from gateway.groups.visible import VisibleTopics
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
-    from gateway.topics.topics import Topics
 
 #: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
 OFFSETS_PER_SWEEP_STEP: Final = 1_000
@@ -65,7 +69,9 @@ ID_SHOWN_CHARS_MAX: Final = 100
 #: The first sweep comes this soon after the start, for a gateway that restarts more often than the interval.
 FIRST_SWEEP_S_MAX: Final = 60.0
 
-AnyGroup: TypeAlias = "Group | ConsumerGroup"
+RowGroup: TypeAlias = "ConsumerGroup | StreamsGroup"
+"""A group that is rows of a table."""
+AnyGroup: TypeAlias = "Group | RowGroup"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -89,9 +95,10 @@ class GroupCoordinator:
         config: Config,
         store: TableStore,
         clock: Clock,
-        topics: Topics,
+        topics: VisibleTopics,
         budget: GroupBudget,
         settings: Callable[[str], GroupSettings],
+        streams_settings: Callable[[str], streams.StreamsSettings],
     ) -> None:
         self._config = config
         self._clock = clock
@@ -120,6 +127,18 @@ class GroupCoordinator:
             self._find_consumer,
             self._seen_to,
         )
+        self.streams = StreamsGroups(
+            config,
+            clock,
+            store.trusted,
+            self.consumer.topic_view,
+            streams_settings,
+            budget.allowance,
+            self._journal,
+            self._streams_groups,
+            self._find_streams,
+            self._forget_if_new,
+        )
         self._downgrades: set[asyncio.Task[None]] = set()
         self.offsets = OffsetService(config, store.trusted, self._committed, self._journal, self._ensure_group)
         self._timer: asyncio.TimerHandle | None = None
@@ -146,6 +165,13 @@ class GroupCoordinator:
         group = self._groups.get(group_id)
         return group if isinstance(group, ConsumerGroup) else None
 
+    def _streams_groups(self) -> Iterable[StreamsGroup]:
+        return [group for group in self._groups.values() if isinstance(group, StreamsGroup)]
+
+    def _find_streams(self, group_id: str) -> StreamsGroup | None:
+        group = self._groups.get(group_id)
+        return group if isinstance(group, StreamsGroup) else None
+
     # Life
 
     def load(self) -> None:
@@ -154,6 +180,8 @@ class GroupCoordinator:
         classic = dict(self._journal.groups())
         for consumer_group in self.consumer.load(classic.__contains__):
             self._groups[consumer_group.group_id] = consumer_group
+        for streams_group in self.streams.load():
+            self._groups[streams_group.group_id] = streams_group
         for group_id, stored in classic.items():
             if group_id not in self._groups:
                 group = self._create(group_id)
@@ -169,6 +197,7 @@ class GroupCoordinator:
                 self.offsets.drop_topic(topic)
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
         self.consumer.start()
+        self.streams.start()
         self._set_timer()
         _log.info("groups loaded", extra={"groups": len(self._groups)})
 
@@ -176,6 +205,7 @@ class GroupCoordinator:
         """Answer every waiter with an error; return when all submitted changes are stored."""
         self._is_active = False
         await self.consumer.stop()
+        await self.streams.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -203,6 +233,8 @@ class GroupCoordinator:
         group = await self._classic_again(group_id)
         if isinstance(group, ConsumerGroup) and error is ErrorCode.none:
             return await self._join_consumer(group, request)
+        if isinstance(group, StreamsGroup):
+            error = error or ErrorCode.inconsistent_group_protocol
         if error is ErrorCode.none and group is None and request.member_id != NO_MEMBER_ID:
             error = ErrorCode.unknown_member_id
         if error is ErrorCode.none and group is None:
@@ -276,6 +308,8 @@ class GroupCoordinator:
         group = self._groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return group
+        if isinstance(group, StreamsGroup):
+            raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
         if group is None:
             if not joins:
                 what = "Group" if request.epoch < JOINING_EPOCH else "Consumer group"
@@ -314,12 +348,12 @@ class GroupCoordinator:
         raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
 
     async def _classic_again(self, group_id: str) -> AnyGroup | None:
-        """The group of a member that joins by the classic protocol: an empty consumer group becomes a classic one."""
+        """The group of a member that joins by the classic protocol: an empty one of another becomes a classic one."""
         group = self._groups.get(group_id)
-        while isinstance(group, ConsumerGroup) and group.is_empty:
-            await self.consumer.stored(group)
-            if self._groups.get(group_id) is group and group.is_empty and not self.consumer.is_storing(group):
-                self.consumer.drop(group)
+        while isinstance(group, ConsumerGroup | StreamsGroup) and group.is_empty:
+            await self._stored(group)
+            if self._groups.get(group_id) is group and group.is_empty and not self._is_storing(group):
+                self._drop(group)
                 return self._create(group_id)
             group = self._groups.get(group_id)
         return group
@@ -378,6 +412,65 @@ class GroupCoordinator:
             )
             _log.info("a consumer group is a classic group now", extra={"group": group.group_id})
 
+    # Streams groups (KIP-1071)
+
+    async def streams_heartbeat(self, group_id: str, request: streams.Heartbeat) -> streams.HeartbeatAnswer:
+        """StreamsGroupHeartbeat; returns when what it tells is durable. Raises Refusal."""
+        error = self.check_group_id(group_id)
+        if error is not ErrorCode.none:
+            raise Refusal(error)
+        group = self._streams_for(group_id, request)
+        try:
+            return await self.streams.heartbeat(group, request)
+        finally:
+            self._forget_if_new(group)
+
+    def _streams_for(self, group_id: str, request: streams.Heartbeat) -> StreamsGroup:
+        """A streams group for a member that joins: a new one, or in place of an idle classic one. Raises Refusal."""
+        group = self._groups.get(group_id)
+        if isinstance(group, StreamsGroup):
+            return group
+        if group is not None and (request.epoch != streams.JOINING_EPOCH or not self._may_give_place(group)):
+            raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a streams group.")
+        if group is None and request.epoch != streams.JOINING_EPOCH:
+            raise Refusal(ErrorCode.group_id_not_found, f"Streams group {group_id} not found.")
+        error = self._room_for_group(group_id) if group is None else ErrorCode.none
+        if error is not ErrorCode.none:
+            raise Refusal(error)
+        made = self._groups[group_id] = self.streams.create(group_id)
+        if isinstance(group, Group):
+            self.streams.also(made, Delete(GROUPS_TABLE, group_id.encode()))
+            self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
+        return made
+
+    @staticmethod
+    def _may_give_place(group: AnyGroup) -> bool:
+        return isinstance(group, Group) and group.is_idle
+
+    def _forget_if_new(self, group: StreamsGroup) -> None:
+        """A first heartbeat that was refused leaves no group."""
+        if group.is_new:
+            self._forget_if_unused(group)
+
+    # Groups that are rows of a table
+
+    async def _stored(self, group: RowGroup) -> ErrorCode:
+        if isinstance(group, StreamsGroup):
+            return await self.streams.stored(group)
+        return await self.consumer.stored(group)
+
+    def _is_storing(self, group: RowGroup) -> bool:
+        return self.streams.is_storing(group) if isinstance(group, StreamsGroup) else self.consumer.is_storing(group)
+
+    def _rows_of(self, group: RowGroup) -> list[Delete]:
+        return self.streams.rows_of(group) if isinstance(group, StreamsGroup) else self.consumer.rows_of(group)
+
+    def _drop(self, group: RowGroup) -> None:
+        if isinstance(group, StreamsGroup):
+            self.streams.drop(group)
+        else:
+            self.consumer.drop(group)
+
     # Committed offsets
 
     def admit_commit(
@@ -398,6 +491,9 @@ class GroupCoordinator:
             return group
         if isinstance(group, ConsumerGroup):
             return check_commit(group, member_id, instance_id, generation, places, modern=modern)
+        if isinstance(group, StreamsGroup):
+            named = self._named(places)
+            return streams_committing.check_commit(group, member_id, instance_id, generation, named, modern=modern)
         error = group.admit_commit(member_id, instance_id, generation, self._now())
         self._set_timer()
         return error
@@ -416,6 +512,9 @@ class GroupCoordinator:
             return group
         if isinstance(group, ConsumerGroup):
             return check_commit(group, member_id, instance_id, generation, places, transactional=True)
+        if isinstance(group, StreamsGroup):
+            named = self._named(places)
+            return streams_committing.check_commit(group, member_id, instance_id, generation, named, transactional=True)
         error = group.admit_transactional_commit(member_id, instance_id, generation, self._now())
         self._set_timer()
         return error
@@ -423,7 +522,13 @@ class GroupCoordinator:
     def admit_fetch(self, group_id: str, member_id: str | None, epoch: int) -> ErrorCode:
         """May this member fetch the group's offsets?"""
         group = self._groups.get(group_id)
+        if isinstance(group, StreamsGroup):
+            return streams_committing.check_fetch(group, member_id, epoch)
         return check_fetch(group, member_id, epoch) if isinstance(group, ConsumerGroup) else ErrorCode.none
+
+    def _named(self, places: Iterable[Place]) -> list[tuple[str | None, int]]:
+        name_of = self.consumer.topic_view.name_of
+        return [(name_of(topic), partition) for topic, partition in places]
 
     def _committed_to(self, group_id: str, generation: int, unknown: ErrorCode) -> AnyGroup | ErrorCode:
         """The group of a commit, made if needed; the error `unknown` for a member of a group that is gone."""
@@ -457,9 +562,9 @@ class GroupCoordinator:
             return error
         if group is None:
             return ErrorCode.group_id_not_found
-        if isinstance(group, ConsumerGroup):
-            await self.consumer.stored(group)
-            if self._groups.get(group_id) is not group or self.consumer.is_storing(group):
+        if isinstance(group, ConsumerGroup | StreamsGroup):
+            await self._stored(group)
+            if self._groups.get(group_id) is not group or self._is_storing(group):
                 return ErrorCode.non_empty_group  # a member joins at this moment
         if not group.is_empty:
             return ErrorCode.non_empty_group
@@ -516,7 +621,7 @@ class GroupCoordinator:
 
     def _delete(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
         keys = self._committed.keys_of_group(group.group_id)
-        rows = self.consumer.rows_of(group) if isinstance(group, ConsumerGroup) else ()
+        rows = self._rows_of(group) if isinstance(group, ConsumerGroup | StreamsGroup) else ()
         write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id, without_rows=rows)
         write.add_done_callback(lambda _: self._forget_if_unused(group))
         return write
@@ -547,7 +652,7 @@ class GroupCoordinator:
     def _is_unused(self, group: AnyGroup) -> bool:
         """The group has no member and no offset, neither visible nor being written."""
         is_known = self._groups.get(group.group_id) is group
-        if isinstance(group, ConsumerGroup) and (group.changed or self.consumer.is_storing(group)):
+        if isinstance(group, ConsumerGroup | StreamsGroup) and (group.changed or self._is_storing(group)):
             return False
         return is_known and group.is_idle and not self._committed.is_used(group.group_id)
 
@@ -560,12 +665,13 @@ class GroupCoordinator:
                 group.die()
             del self._groups[group.group_id]
 
-    def _find(self, group_id: str) -> tuple[AnyGroup | None, ErrorCode]:
-        """A group for its members: unknown groups have no members."""
+    def _find(self, group_id: str) -> tuple[Group | ConsumerGroup | None, ErrorCode]:
+        """A group for members of the classic protocol: unknown groups have none, nor have streams groups."""
         error = self.check_group_id(group_id)
         if error is not ErrorCode.none:
             return None, error
-        return self._groups.get(group_id), ErrorCode.unknown_member_id
+        group = self._groups.get(group_id)
+        return None if isinstance(group, StreamsGroup) else group, ErrorCode.unknown_member_id
 
     def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
         """Is this a valid group id, and are groups served now?"""

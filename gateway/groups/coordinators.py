@@ -19,6 +19,8 @@ from gateway.groups.consumer.rules import GroupSettings
 from gateway.groups.coordinator import AnyGroup, GroupBudget, GroupCoordinator
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import OffsetKey
+from gateway.groups.streams.messages import StreamsSettings
+from gateway.groups.visible import VisibleTopics
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
@@ -34,20 +36,23 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         store: Store,
         clock: Clock,
         topics: Topics,
+        visible: VisibleTopics,
         homes: Homes,
         settings: Callable[[str], GroupSettings],
+        streams_settings: Callable[[str], StreamsSettings],
         elsewhere: Elsewhere,
     ) -> None:
         super().__init__(store, homes, self._made)
         self._config = config
         self._clock = clock
-        self._topics = topics
+        self._visible = visible
         self.allowance = Allowance(config.group_member_metadata_max_bytes, config.groups_metadata_max_bytes)
         self._budget = GroupBudget(self.allowance, config.groups_max, self._count, self._is_shared)
         self.is_shared: Callable[[str], bool] = lambda _: False
         """Whether a share group has this id."""
         self.shared_count: Callable[[], int] = lambda: 0
         self._settings = settings
+        self._streams_settings = streams_settings
         self._elsewhere = elsewhere
         topics.on_deletion(self._topic_deleted)
         topics.on_change(self._topic_changed)
@@ -97,11 +102,20 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         return min(known, default=None) if len(known) == len(found) else None
 
     def _made(self, container: Container) -> GroupCoordinator:
-        return GroupCoordinator(self._config, container, self._clock, self._topics, self._budget, self._settings)
+        return GroupCoordinator(
+            self._config,
+            container,
+            self._clock,
+            self._visible,
+            self._budget,
+            self._settings,
+            self._streams_settings,
+        )
 
     def _topic_changed(self, stream: Stream) -> None:
         for coordinator in self.all():
             coordinator.consumer.topic_changed(stream)
+            coordinator.streams.topic_changed(stream)
 
     def _topic_deleted(self, stream: Stream) -> None:
         for coordinator in self.all():

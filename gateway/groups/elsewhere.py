@@ -63,6 +63,15 @@ class Elsewhere:
             found |= {place: Bounds(start, ends[place]) for place, start in starts.items() if place in ends}
         return found
 
+    async def at_time(
+        self, container_id: int, partitions: Iterable[tuple[str, int]], time_ms: int
+    ) -> dict[tuple[str, int], int]:
+        """The offset of the first record at or after a time, in partitions that have one, of another container."""
+        found: dict[tuple[str, int], int] = {}
+        for some in _chunks(sorted(partitions)):
+            found |= await self._offsets(container_id, some, time_ms)
+        return {place: offset for place, offset in found.items() if offset >= 0}
+
     async def _offsets(
         self, container_id: int, places: Iterable[tuple[str, int]], timestamp: int
     ) -> dict[tuple[str, int], int]:

@@ -1,4 +1,4 @@
-"""The only writer of the tables "groups", "consumergroups" and "offsets".
+"""The only writer of the tables "groups", "consumergroups", "streamsgroups" and "offsets".
 
 Keeps: changes reach the log in the order of submission; a change is submitted when `write_…`
 returns. It shows in `CommittedOffsets` when it is durable, even if its caller no longer waits.
@@ -33,6 +33,8 @@ from gateway.groups.persistence import (
     encode_offset,
     encode_offset_key,
 )
+from gateway.groups.streams import format as streams
+from gateway.groups.streams import messages
 from gateway.refusals import Asked, code_of
 
 #: One log record holds no more changes than this; a larger write becomes several records.
@@ -65,6 +67,7 @@ class GroupJournal:
         self._offsets = offsets
         self._groups_table = store.table(GROUPS_TABLE)
         self._rows_table = store.table(CONSUMER_TABLE)
+        self._streams_table = store.table(streams.STREAMS_TABLE)
         self._offsets_table = store.table(OFFSETS_TABLE)
         self._writes: set[asyncio.Future[ErrorCode] | asyncio.Future[None]] = set()
         self._groups_in_flight: Counter[str] = Counter()
@@ -86,13 +89,13 @@ class GroupJournal:
         offsets: Mapping[OffsetKey, CommittedOffset | None],
         *,
         without_group: str | None = None,
-        without_rows: Collection[bytes] = (),
+        without_rows: Collection[Delete] = (),
     ) -> asyncio.Task[ErrorCode]:
         """Submit offsets, None to delete one; the last part may also delete a group, with its rows."""
         changes: list[_Change] = [_offset_change(key, value) for key, value in offsets.items()]
         if without_group is not None:
             changes.append((None, Delete(GROUPS_TABLE, without_group.encode())))
-        changes += [(None, Delete(CONSUMER_TABLE, key)) for key in without_rows]
+        changes += [(None, row) for row in without_rows]
         self._offsets.begin(offsets)
         # Tasks start in the order of their creation: parts keep their order among other writes.
         parts = [
@@ -122,11 +125,16 @@ class GroupJournal:
     def holds_group(self, group_id: str) -> bool:
         """Is the group stored or being stored?"""
         is_stored = self._groups_table.get(group_id.encode()) is not None
-        return is_stored or group_id in self._groups_in_flight or self._rows_table.get(_head(group_id)) is not None
+        has_rows = self._rows_table.get(_head(group_id)) or self._streams_table.get(_streams_head(group_id))
+        return is_stored or group_id in self._groups_in_flight or has_rows is not None
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """The entries of the table of consumer groups, not decoded."""
         return self._rows_table.items()
+
+    def streams_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """The entries of the table of streams groups, not decoded."""
+        return self._streams_table.items()
 
     def offsets(self) -> Iterator[tuple[bytes, bytes]]:
         """The entries of the table of offsets, not decoded."""
@@ -179,6 +187,10 @@ class GroupJournal:
 
 def _head(group_id: str) -> bytes:
     return encode_key(group_id, RowKey(RowKind.HEAD))
+
+
+def _streams_head(group_id: str) -> bytes:
+    return streams.encode_key(group_id, messages.RowKey(messages.RowKind.HEAD))
 
 
 def _offset_change(key: OffsetKey, committed: CommittedOffset | None) -> _Change:

@@ -1,4 +1,4 @@
-"""The rights of requests over HTTP: those of ANONYMOUS, at the address that the request comes from.
+"""The rights of requests over HTTP: those of their user, or ANONYMOUS, at the address that they come from.
 
 Keeps: with an authorizer, what a request reads or changes is asked for as of a Kafka client, before anything is looked
 up. Without one, the `Guard` alone decides.
@@ -13,10 +13,12 @@ from starlette.requests import Request
 from gateway.http.problems import Problem
 from gateway.security.acls import CLUSTER_NAME, Operation, ResourceType
 from gateway.security.authorizer import Authorizer
-from gateway.security.principal import ANONYMOUS
+from gateway.security.principal import ANONYMOUS, Principal
 
 API: Final = "HTTP"
 """What the audit log calls these requests."""
+PRINCIPAL: Final = "penstock.principal"
+"""Where a request's scope has its user, once that is proved."""
 
 
 class Access:
@@ -24,8 +26,9 @@ class Access:
 
     def __init__(self, authorizer: Authorizer | None, request: Request) -> None:
         self._host = host = request.client.host if request.client else ""
+        self._principal: Principal = request.scope.get(PRINCIPAL, ANONYMOUS)
         self._audit = None if authorizer is None else authorizer.audit
-        self._rights = None if authorizer is None else authorizer.rights(ANONYMOUS, host)
+        self._rights = None if authorizer is None else authorizer.rights(self._principal, host)
 
     def sees(self, kind: ResourceType, name: str) -> bool:
         """May it see the resource in a list?"""
@@ -34,7 +37,7 @@ class Access:
     def tell(self, event: str, **facts: Any) -> None:
         """The audit log, if there is one, hears what the request has changed."""
         if self._audit is not None:
-            self._audit.tell(event, ANONYMOUS, self._host, request=API, **facts)
+            self._audit.tell(event, self._principal, self._host, request=API, **facts)
 
     def require(self, operation: Operation, kind: ResourceType, name: str = CLUSTER_NAME) -> None:
         """Raises Problem, whether there is such a resource or not."""
@@ -44,5 +47,6 @@ class Access:
         raise Problem(
             403,
             "Not allowed",
-            f"{ANONYMOUS} at {self._rights.host} needs {operation.name} on {what} {name[:300]!r}: ask for an ACL",
+            f"{str(self._principal)[:300]} at {self._rights.host} needs {operation.name} on {what} {name[:300]!r}: "
+            "ask for an ACL",
         )

@@ -2,7 +2,7 @@
 seal; and records, read and added.
 
 Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read, and so does whoever
-reads records, which a token may protect; no body is larger than `BODY_BYTES_MAX`.
+reads records, which a token may protect.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
-from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.errors import StoreError, UnknownStream
-from core.streams.live import Slot, Stream
+from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.groups.lag import GroupLag
 from gateway.http.access import Access
 from gateway.http.console import SECURITY
-from gateway.http.guard import Guard
+from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, Desk, answered, number, wanted_by
 from gateway.http.models import (
     Added,
     EventList,
@@ -46,63 +46,29 @@ from gateway.http.models import (
     StreamView,
 )
 from gateway.http.openapi import Endpoint, Parameter, document, page
-from gateway.http.problems import Problem, no_such_stream, not_ready
-from gateway.http.records import RECORDS_DEFAULT, RECORDS_MAX, WAIT_MS_MAX, TopicRecords, Wanted
+from gateway.http.problems import Problem
+from gateway.http.records import RECORDS_DEFAULT, RECORDS_MAX, WAIT_MS_MAX, Wanted
 from gateway.http.scaling import Planned, plan
 from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
-from gateway.metrics.sources import Sources
 from gateway.security.acls import Operation, ResourceType
-from gateway.security.authorizer import Authorizer
 
-BODY_BYTES_MAX: Final = 1 << 20
-LISTED_MAX: Final = 1_000
 SEGMENTS_TOLD_MAX: Final = 100
 """Segments of one scale that the audit log names, of each kind."""
-"""Most streams, or groups, in one answer."""
 STREAMS_AT_ONCE: Final = 50
 """Streams that are read before other work runs."""
 TOPICS_MAX: Final = 20
 """Topics of a group that are listed one by one; its lag counts all."""
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
-INT_MAX: Final = 2**53
 COMMITTED, UNCOMMITTED = "read_committed", "read_uncommitted"
-TOPIC: Final = ResourceType.TOPIC
-"""The type of resource that a stream is to the authorizer."""
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-class Totals(Protocol):
-    """The gateway's facts about itself."""
-
-    def overview(self) -> Overview:
-        """Counters and sizes of the whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class ApiSources(Sources):
-    """The sources of the API; made when clients are served."""
-
-    totals: Totals
-    authorizer: Authorizer | None
-    records: TopicRecords
 
 
 class Api:
-    """The operations. `sources` is asked for at each request: None until clients are served."""
+    """The operations on streams, groups and records; the document and its page tell of the `others` too."""
 
-    def __init__(
-        self,
-        sources: Callable[[], ApiSources | None],
-        phase: Callable[[], str],
-        guard: Guard,
-        others: Sequence[Endpoint] = (),
-    ) -> None:
-        self._sources = sources
-        self._phase = phase
-        self._guard = guard
+    def __init__(self, desk: Desk, others: Sequence[Endpoint] = ()) -> None:
+        self._desk = desk
         self.endpoints: Sequence[Endpoint] = (*others, *(operation.endpoint(self) for operation in _OPERATIONS))
         self._document = document(self.endpoints)
         self._page = page(self.endpoints, self._document)
@@ -123,13 +89,13 @@ class Api:
     # Looking
 
     async def _overview(self, request: Request) -> Response:
-        sources = self._ready()
+        sources = self._desk.ready()
         Access(sources.authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
-        return _json(sources.totals.overview())
+        return answered(sources.totals.overview())
 
     async def _list(self, request: Request) -> Response:
-        sources = self._ready()
-        most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
+        sources = self._desk.ready()
+        most = number(request, "limit", LISTED_MAX, LISTED_MAX)
         access = Access(sources.authorizer, request)
         seen = [stream async for stream in in_turns(list(sources.store.streams)) if access.sees(TOPIC, stream.name)]
         streams = sorted(seen, key=lambda stream: stream.name)
@@ -140,31 +106,35 @@ class Api:
             listed.append(summary(stream, sources.activity))
             if n % STREAMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        return _json(StreamList(streams=listed, total=len(streams)))
+        return answered(StreamList(streams=listed, total=len(streams)))
 
     async def _show(self, request: Request) -> Response:
-        sources, stream = self._stream(request, Operation.DESCRIBE)
-        epochs = _number(request, "epochs", None, INT_MAX, least=1)
+        sources, stream = self._desk.stream(request, Operation.DESCRIBE)
+        epochs = number(request, "epochs", None, INT_MAX, least=1)
         return StreamingResponse(told(stream, sources.activity, epochs), media_type="application/json")
 
     async def _map(self, request: Request) -> Response:
-        sources, stream = self._stream(request, Operation.DESCRIBE)
-        since_ms = _number(request, "since_ms", 0, INT_MAX)
-        return _json(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
+        sources, stream = self._desk.stream(request, Operation.DESCRIBE)
+        since_ms = number(request, "since_ms", 0, INT_MAX)
+        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
 
     async def _groups(self, request: Request) -> Response:
-        sources = self._ready()
+        sources = self._desk.ready()
         lags, access = sources.lags, Access(sources.authorizer, request)
-        most = _number(request, "limit", LISTED_MAX, LISTED_MAX)
-        seen = [g async for g in in_turns(list(await lags.refresh())) if access.sees(ResourceType.GROUP, g.name)]
+        most = number(request, "limit", LISTED_MAX, LISTED_MAX)
+        topic = request.query_params.get("topic")
+        every = in_turns(list(await lags.refresh()))
+        seen = [
+            g async for g in every if (topic is None or topic in g.topics) and access.sees(ResourceType.GROUP, g.name)
+        ]
         found = sorted(seen, key=lambda group: (-group.lag, group.name))
-        listed = [_group(group) for group in found[:most]]
-        return _json(GroupList(groups=listed, total=len(found), measured_ms=lags.measured_ms))
+        listed = [_group(group, topic) for group in found[:most]]
+        return answered(GroupList(groups=listed, total=len(found), measured_ms=lags.measured_ms))
 
     async def _events(self, request: Request) -> Response:
-        sources = self._ready()
+        sources = self._desk.ready()
         activity, access = sources.activity, Access(sources.authorizer, request)
-        most = _number(request, "limit", EVENTS_DEFAULT, EVENTS_MAX)
+        most = number(request, "limit", EVENTS_DEFAULT, EVENTS_MAX)
         events = [
             ScaleEventView(
                 time_ms=event.time_ms,
@@ -183,14 +153,14 @@ class Api:
             for limit in activity.limits()[:LISTED_MAX]
             if access.sees(TOPIC, limit.stream)
         ]
-        return _json(EventList(events=events, limits=limits))
+        return answered(EventList(events=events, limits=limits))
 
     # Changing
 
     async def _scale(self, request: Request) -> Response:
-        self._guard.check_write(request.headers)
-        wanted = await _body(request, ScaleRequest)
-        sources, stream = self._stream(request, Operation.ALTER)
+        self._desk.guard.check_write(request.headers)
+        wanted = await wanted_by(request, ScaleRequest)
+        sources, stream = self._desk.stream(request, Operation.ALTER)
         planned = _planned(stream, wanted, sources.activity)
         try:
             epoch = await sources.store.scale_stream(stream, planned.sealed, planned.cuts, planned.reason)
@@ -202,11 +172,11 @@ class Api:
         sealed, access = list(planned.sealed), Access(sources.authorizer, request)
         told = {"sealed": sealed[:SEGMENTS_TOLD_MAX], "opened": opened[:SEGMENTS_TOLD_MAX]}
         access.tell("stream scaled", name=stream.name, epoch=epoch.epoch, **told)
-        return _json(Scaled(name=stream.name, epoch=epoch.epoch, sealed=sealed, opened=opened))
+        return answered(Scaled(name=stream.name, epoch=epoch.epoch, sealed=sealed, opened=opened))
 
     async def _seal(self, request: Request) -> Response:
-        self._guard.check_write(request.headers)
-        sources, stream = self._stream(request, Operation.ALTER)
+        self._desk.guard.check_write(request.headers)
+        sources, stream = self._desk.stream(request, Operation.ALTER)
         try:
             await sources.store.seal_stream(stream)
         except ValueError as error:
@@ -214,49 +184,21 @@ class Api:
         except StoreError as error:
             raise _failed(error) from error
         Access(sources.authorizer, request).tell("stream sealed", name=stream.name)
-        return _json(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
+        return answered(Sealed(name=stream.name, state=status_of(stream.state), sealed_ms=stream.state.sealed_ms or 0))
 
     # Records
 
     async def _read_records(self, request: Request) -> Response:
-        self._guard.check_write(request.headers)
-        sources, slot = self._slot(request, Operation.READ)
+        self._desk.guard.check_write(request.headers)
+        sources, slot = self._desk.slot(request, Operation.READ)
         page = await sources.records.read(slot, _wanted(request))
-        return await asyncio.to_thread(_json, page)
+        return await asyncio.to_thread(answered, page)
 
     async def _add_records(self, request: Request) -> Response:
-        self._guard.check_write(request.headers)
-        wanted = await _body(request, NewRecords)
-        sources, slot = self._slot(request, Operation.WRITE)
-        return _json(await sources.records.add(slot, wanted.records))
-
-    def _slot(self, request: Request, operation: Operation) -> tuple[ApiSources, Slot]:
-        """The partition of a request that has the right to an operation on its topic. Raises Problem."""
-        sources, stream = self._stream(request, operation)
-        number = _number(request, "partition", None, INT_MAX)
-        if number is None:
-            raise Problem(400, "Which partition?", f"give partition=0 to {stream.slot_count - 1}")
-        try:
-            return sources, stream.slot(number)
-        except IndexError as error:
-            detail = f"{stream.name[:300]!r} has the partitions 0 to {stream.slot_count - 1}, not {number}"
-            raise Problem(404, "No such partition", detail) from error
-
-    def _ready(self) -> ApiSources:
-        sources = self._sources()
-        if sources is None:
-            raise not_ready(self._phase())
-        return sources
-
-    def _stream(self, request: Request, operation: Operation) -> tuple[ApiSources, Stream]:
-        """The stream of a request that has the right to an operation on it. Raises Problem."""
-        sources = self._ready()
-        name = request.path_params["name"]
-        Access(sources.authorizer, request).require(operation, TOPIC, name)
-        stream = sources.store.streams.get(name)
-        if stream is None:
-            raise no_such_stream(name)
-        return sources, stream
+        self._desk.guard.check_write(request.headers)
+        wanted = await wanted_by(request, NewRecords)
+        sources, slot = self._desk.slot(request, Operation.WRITE)
+        return answered(await sources.records.add(slot, wanted.records))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +220,10 @@ class _Operation:
 
 
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
+_OF_TOPIC: Final = Parameter("topic", "Only groups with a committed offset in this topic", "string")
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
-_PARTITION: Final = Parameter("partition", "Its number; needed")
+_PARTITION: Final = Parameter("partition", "Its number; needed", example="0")
 
 _OPERATIONS: Final = (
     _Operation(
@@ -335,10 +278,14 @@ _OPERATIONS: Final = (
         RecordPage,
         query=(
             _PARTITION,
-            Parameter("offset", "First offset. Neither this nor since_ms: the end"),
+            Parameter("offset", "First offset. Neither this nor since_ms: the end", example="0"),
             Parameter("since_ms", "Milliseconds since 1970: from the first record at or after it"),
             Parameter("max", f"Maximum number of records. Default: {RECORDS_DEFAULT}, at most {RECORDS_MAX}"),
             Parameter("wait_ms", f"Longest wait for a record. Default: 0, at most {WAIT_MS_MAX}"),
+            Parameter("until", "Only records before this offset"),
+            Parameter(
+                "key", "Only records with this key; go on with next_offset, as one request looks at some", "string"
+            ),
             Parameter("isolation", f"{COMMITTED} (default) or {UNCOMMITTED}", "string"),
         ),
         problems=(400, 401, 403, 404, 413, 416, 422, 503),
@@ -353,7 +300,7 @@ _OPERATIONS: Final = (
         query=(_PARTITION,),
         problems=(400, 401, 403, 404, 409, 413, 415, 503),
     ),
-    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT,)),
+    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT, _OF_TOPIC)),
     _Operation(
         "GET",
         "/api/v1/events",
@@ -371,61 +318,34 @@ def _wanted(request: Request) -> Wanted:
     isolation = request.query_params.get("isolation", COMMITTED)
     if isolation not in (COMMITTED, UNCOMMITTED):
         raise Problem(400, "Not understood", f"isolation is {COMMITTED} or {UNCOMMITTED}, not {isolation[:100]!r}")
-    offset = _number(request, "offset", None, INT_MAX)
-    since_ms = _number(request, "since_ms", None, INT_MAX)
+    key = request.query_params.get("key")
+    offset = number(request, "offset", None, INT_MAX)
+    since_ms = number(request, "since_ms", None, INT_MAX)
     if offset is not None and since_ms is not None:
         raise Problem(400, "Not understood", "give offset or since_ms, or neither for the end")
     return Wanted(
         offset=offset,
         since_ms=since_ms,
-        most=_number(request, "max", RECORDS_DEFAULT, RECORDS_MAX, least=1) or RECORDS_DEFAULT,
-        wait_ms=_number(request, "wait_ms", 0, WAIT_MS_MAX) or 0,
+        most=number(request, "max", RECORDS_DEFAULT, RECORDS_MAX, least=1) or RECORDS_DEFAULT,
+        wait_ms=number(request, "wait_ms", 0, WAIT_MS_MAX) or 0,
         committed=isolation == COMMITTED,
+        until=number(request, "until", None, INT_MAX),
+        key=None if key is None else key.encode(errors="surrogateescape"),
     )
 
 
-def _json(model: BaseModel) -> Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(model.model_dump_json(), headers=headers, media_type="application/json")
-
-
-def _group(group: GroupLag) -> GroupView:
-    topics = sorted(group.topics.items(), key=lambda item: (-item[1].lag, item[0]))[:TOPICS_MAX]
+def _group(group: GroupLag, topic: str | None) -> GroupView:
+    """With the topics in which it lags most, or one topic alone."""
+    topics = sorted(group.topics.items(), key=lambda item: (item[0] != topic, -item[1].lag, item[0]))
+    topics = topics[: TOPICS_MAX if topic is None else 1]
     return GroupView(
         name=group.name,
+        type=group.kind,
         state=group.state,
         members=group.members,
         lag=group.lag,
         topics=[GroupTopic(topic=name, partitions=topic.partitions, lag=topic.lag) for name, topic in topics],
     )
-
-
-def _number(request: Request, name: str, default: int | None, most: int, *, least: int = 0) -> int | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) < least:
-        raise Problem(400, "Not a number", f"{name} takes a whole number of {least} or more, not {text[:100]!r}")
-    return min(int(text), most)
-
-
-async def _body(request: Request, model: type[_Model]) -> _Model:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "Not JSON", "send a body with Content-Type: application/json")
-    body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > BODY_BYTES_MAX:
-                raise Problem(413, "Too large", f"a body has at most {BODY_BYTES_MAX} bytes")
-    except ClientDisconnect as gone:
-        raise Problem(400, "Cut off", "the body ended early") from gone
-    try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise Problem(400, "Not understood", f"{where}: {first['msg']}") from error
 
 
 def _planned(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planned:

@@ -15,11 +15,15 @@ from starlette.routing import Route
 from core.hosted import HostedContainer
 from gateway.http import models
 from gateway.http.access import Access
-from gateway.http.api import Api, ApiSources
+from gateway.http.api import Api
 from gateway.http.console import Console
+from gateway.http.desk import ApiSources, Desk
+from gateway.http.groups import GroupPages
 from gateway.http.guard import Guard
+from gateway.http.health import HealthPages
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
+from gateway.http.topics import TopicPages
 from gateway.long_term.view import tier2_chunk, tier2_records
 from gateway.metrics.exposition import CONTENT_TYPE, Exposition
 from gateway.security.acls import Operation, ResourceType
@@ -99,7 +103,9 @@ def build(
             problems=(403, 404, 503),
         ),
     )
-    api = Api(lambda: services() if health.ready else None, lambda: health.phase, guard, operations)
+    desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
+    pages = (TopicPages(desk), GroupPages(desk), HealthPages(desk, lambda: health.concerns))
+    api = Api(desk, (*operations, *(each for page in pages for each in page.endpoints())))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},

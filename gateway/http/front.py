@@ -10,56 +10,70 @@ Invariants:
   Where an answer says of itself that it is whole, it is whole.
 - At most `AT_ONCE` requests hold answers of workers in memory, and `RECORD_CALLS_AT_ONCE` one answer with records, each
   worker's of at most `ANSWER_BYTES_MAX`.
-- No connection to a worker outlives its request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import h11
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.http import merging
-from gateway.http.api import BODY_BYTES_MAX, EVENTS_DEFAULT, EVENTS_MAX, LISTED_MAX
+from gateway.http.api import EVENTS_DEFAULT, EVENTS_MAX
 from gateway.http.console import Console
+from gateway.http.desk import LISTED_MAX, answered, read_body
+from gateway.http.exchange import (
+    ANSWER_BYTES_MAX,
+    ANSWER_S_MAX,
+    COMPLETE,
+    CONCERN_CHARS_MAX,
+    STATUS_BYTES_MAX,
+    Answer,
+    Asked,
+    Refused,
+    Silent,
+    ask,
+    asked_by,
+    blocks,
+    concerns_of,
+    exchange,
+    tell_silent,
+    unanswered,
+)
 from gateway.http.guard import Guard
+from gateway.http.health import WARNINGS_DEFAULT
+from gateway.http.health_models import HealthReport, ThroughputHistory, WarningList
 from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
+from gateway.http.topic_models import PartitionList, TopicList, TopicRow
+from gateway.http.topics import TopicsAsked
+from gateway.logs import RECENT_MAX
 from gateway.metrics.exposition import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S_MAX: Final = 10.0
-"""Longest wait for one worker's answer; of a stream of lines, for its next piece."""
-ANSWER_BYTES_MAX: Final = 32 << 20
-STATUS_BYTES_MAX: Final = 64 << 10
 AT_ONCE: Final = 4
 RECORD_CALLS_AT_ONCE: Final = 16
 """Requests for records, which may wait for some; each holds one answer, or one body."""
 LARGE_BYTES: Final = 64 << 10
 """Answers of more than this are merged in a thread."""
+SORTED_MAX: Final = 20_000
+"""Topics that are sorted together; some 10 MB while they are."""
 CONCERNS_MAX: Final = 100
-CONCERN_CHARS_MAX: Final = 300
-READ_BYTES: Final = 64 << 10
-COMPLETE: Final = b'{"complete": true}\n'
-"""The last line of a whole listing of chunks."""
 LINES: Final = "application/x-ndjson"
-_OF_THE_CONNECTION: Final = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "server", "strict-transport-security", "transfer-encoding"}
-)
-"""Headers of a worker's answer that this process's own server sets."""
 
 _M = TypeVar("_M", bound=BaseModel)
 _T = TypeVar("_T")
@@ -88,10 +102,20 @@ def front(
             Route("/api/v1/streams/{name}", whole.stream),
             Route("/api/v1/streams/{name}/map", whole.stream_map),
             Route("/api/v1/streams/{name}/scale", whole.scale, methods=["POST"]),
-            Route("/api/v1/streams/{name}/seal", whole.seal, methods=["POST"]),
+            Route("/api/v1/streams/{name}/seal", whole.any_changes, methods=["POST"]),
+            Route("/api/v1/topics", whole.topics),
+            Route("/api/v1/topics/{name}/partitions", whole.partitions),
+            Route("/api/v1/topics/{name}/configs", whole.same_everywhere),
+            Route("/api/v1/topics/{name}/configs", whole.any_changes, methods=["PATCH"]),
             Route("/api/v1/topics/{name}/records", whole.records, methods=["GET", "POST"]),
             Route("/api/v1/groups", whole.groups),
+            Route("/api/v1/groups/{name:path}/history", whole.same_everywhere),
+            Route("/api/v1/groups/{name:path}/offsets", whole.any_changes, methods=["POST"]),
+            Route("/api/v1/groups/{name:path}", whole.same_everywhere),
             Route("/api/v1/events", whole.events),
+            Route("/api/v1/health", whole.health),
+            Route("/api/v1/history", whole.history),
+            Route("/api/v1/warnings", whole.warnings),
             Route("/api/v1/tier2/chunks", whole.chunks),
             Route("/api/v1/tier2/chunks/{key:path}", whole.chunk),
             Route("/api/v1/openapi.json", whole.same_everywhere),
@@ -103,113 +127,6 @@ def front(
     )
     application.router.redirect_slashes = False  # it would redirect past a proxy, to our own address
     return application
-
-
-# One worker
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request as a worker gets it."""
-
-    method: str
-    target: bytes
-    headers: Sequence[tuple[str, str]] = ()
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A worker's answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def passed_on(self) -> Response:
-        kept = {name: value for name, value in self.headers.items() if name not in _OF_THE_CONNECTION}
-        return Response(self.body, self.status, kept)
-
-
-class _Silent(Exception):
-    """A worker gave no answer that can be used."""
-
-
-@contextlib.asynccontextmanager
-async def _exchange(path: str, asked: _Asked) -> AsyncIterator[tuple[h11.Response, AsyncIterator[bytes]]]:
-    """The head of the answer of the server at a socket file, and the pieces of its body.
-
-    Raises OSError, h11.ProtocolError; so do the pieces, for a body that ends early.
-    """
-    reader, writer = await asyncio.open_unix_connection(path)
-    try:
-        connection = h11.Connection(h11.CLIENT)
-        head = h11.Request(
-            method=asked.method,
-            target=asked.target,
-            headers=[
-                ("Host", "localhost"),  # ours by every guard; the client's own was looked at before
-                ("Connection", "close"),
-                ("Content-Length", str(len(asked.body))),
-                *asked.headers,
-            ],
-        )
-        data = [h11.Data(data=asked.body)] if asked.body else []
-        with contextlib.suppress(ConnectionError):  # a refusal may come before the body is read
-            for event in (head, *data, h11.EndOfMessage()):
-                writer.write(connection.send(event) or b"")
-            await writer.drain()
-        events = _events(connection, reader)
-        answer = await anext(events)
-        while isinstance(answer, h11.InformationalResponse):
-            answer = await anext(events)
-        if not isinstance(answer, h11.Response):
-            raise h11.RemoteProtocolError("the connection was closed before the answer")
-        yield answer, (bytes(event.data) async for event in events if isinstance(event, h11.Data))
-    finally:
-        writer.transport.abort()
-
-
-async def _events(connection: h11.Connection, reader: asyncio.StreamReader) -> AsyncGenerator[h11.Event, None]:
-    """The events of one answer, up to its end."""
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(READ_BYTES))
-        elif isinstance(event, h11.Event):
-            yield event
-            if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-                return
-
-
-async def _ask(path: str, asked: _Asked, bytes_max: int = ANSWER_BYTES_MAX) -> _Answer:
-    """The whole answer. Raises _Silent."""
-    try:
-        async with asyncio.timeout(ANSWER_S_MAX), _exchange(path, asked) as (head, pieces):
-            body = bytearray()
-            async for piece in pieces:
-                body += piece
-                if len(body) > bytes_max:
-                    raise _Silent(f"its answer has more than {bytes_max} bytes")
-    except TimeoutError as late:
-        raise _Silent(f"no answer within {ANSWER_S_MAX:g} s") from late
-    except (OSError, h11.ProtocolError) as error:
-        raise _Silent(f"{type(error).__name__}: {error}"[:CONCERN_CHARS_MAX]) from error
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.headers}
-    return _Answer(head.status_code, headers, bytes(body))
-
-
-def _asked_by(request: Request, body: bytes = b"") -> _Asked:
-    """The client's request, with the headers that a worker needs of it."""
-    target: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    if query := request.scope["query_string"]:
-        target += b"?" + query
-    names = ("Authorization", "Content-Type")
-    headers = [(name, value) for name in names if (value := request.headers.get(name)) is not None]
-    if request.client is not None:
-        headers.append(("X-Forwarded-For", request.client.host))
-    method = "GET" if request.method == "HEAD" else request.method
-    return _Asked(method, target, headers, body)
 
 
 # All workers
@@ -242,17 +159,20 @@ class _Front:
         phase = self._phase()
         if phase != "serving":
             return _status(False, phase)
-        answers = await self._all(_Asked("GET", b"/readyz"), STATUS_BYTES_MAX)
+        answers = await self._all(Asked("GET", b"/readyz"), STATUS_BYTES_MAX)
         away = self._missing(answers)
         concerns = [f"{away} of the workers do not answer"] if away else []
         for worker, answer in answers.items():
-            concerns += _concerns(worker, answer)
+            concerns += concerns_of(worker, answer)
         ready = not away and bool(answers) and all(answer.status == 200 for answer in answers.values())
         return _status(ready, phase, concerns[:CONCERNS_MAX])
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         async with self._place():
-            answers = await self._all(_Asked("GET", b"/metrics"))
+            answers = await self._all(asked_by(request))
+            for answer in answers.values():
+                if answer.status == 401:
+                    raise Refused(answer)
             texts = {worker: one.body for worker, one in answers.items() if one.status == 200}
             silent = self._missing(texts)
             text = await _bounded(sum(map(len, texts.values())), lambda: merging.exposition(texts, silent))
@@ -261,7 +181,7 @@ class _Front:
     async def same_everywhere(self, request: Request) -> Response:
         """What every worker tells alike."""
         async with self._place():
-            return (await self._first(_asked_by(request), {404, 503})).passed_on()
+            return (await self._first(asked_by(request), {404, 503})).passed_on()
 
     # Looking
 
@@ -278,6 +198,33 @@ class _Front:
     async def stream_map(self, request: Request) -> Response:
         return await self._merged(request, StreamMap, merging.stream_map)
 
+    async def topics(self, request: Request) -> Response:
+        """A page in another order than that of names is cut from all that the workers find."""
+        asked = TopicsAsked.of(request)
+        if asked.order == "name" and not asked.descending:
+            return await self._merged(request, TopicList, merging.topics)
+        async with self._place():
+            found, truncated = await self._all_topics(request)
+            page = await asked.page(found.topics)
+        return answered(found.model_copy(update={"topics": list(page), "truncated": truncated}))
+
+    async def _all_topics(self, request: Request) -> tuple[TopicList, bool]:
+        """What the workers find, up to `SORTED_MAX` topics, by name; and whether there are more."""
+        whole, asked = asked_by(request), {"search": request.query_params.get("search", ""), "limit": str(LISTED_MAX)}
+        topics: list[TopicRow] = []
+        while True:
+            query = urlencode(asked | {"offset": str(len(topics))}).encode()
+            target = whole.target.partition(b"?")[0] + b"?" + query
+            answers = self._usable(await self._all(replace(whole, target=target)))
+            size = sum(len(answer.body) for answer in answers)
+            page = await _bounded(size, partial(_page_of, answers))
+            topics += page.topics
+            if not page.topics or len(topics) >= min(page.found, SORTED_MAX):
+                return page.model_copy(update={"topics": topics}), page.found > len(topics)
+
+    async def partitions(self, request: Request) -> Response:
+        return await self._merged(request, PartitionList, merging.partitions)
+
     async def groups(self, request: Request) -> Response:
         limit = _limit(request, LISTED_MAX, LISTED_MAX)
         return await self._merged(request, GroupList, lambda answers: merging.groups(answers, limit))
@@ -286,13 +233,23 @@ class _Front:
         limit = _limit(request, EVENTS_DEFAULT, EVENTS_MAX)
         return await self._merged(request, EventList, lambda answers: merging.events(answers, limit))
 
+    async def health(self, request: Request) -> Response:
+        return await self._merged(request, HealthReport, merging.health)
+
+    async def history(self, request: Request) -> Response:
+        return await self._merged(request, ThroughputHistory, merging.history)
+
+    async def warnings(self, request: Request) -> Response:
+        limit = _limit(request, WARNINGS_DEFAULT, RECENT_MAX)
+        return await self._merged(request, WarningList, lambda answers: merging.warnings(answers, limit))
+
     async def chunk(self, request: Request) -> Response:
         async with self._place():
-            found = self._usable(await self._all(_asked_by(request)))
+            found = self._usable(await self._all(asked_by(request)))
             return found[0].passed_on()
 
     async def chunks(self, request: Request) -> Response:
-        lines = self._lines(_asked_by(request))
+        lines = self._lines(asked_by(request))
         await anext(lines)  # it has begun: refusals are raised here, and its end is looked after
         return StreamingResponse(lines, media_type=LINES)
 
@@ -302,21 +259,21 @@ class _Front:
         """The worker that has the most of the segments does it: it alone knows their loads and what lies in them."""
         self._guard.check_write(request.headers)
         async with self._place():
-            asked = _asked_by(request, await _body(request))
+            asked = asked_by(request, await read_body(request))
             order = await self._by_bytes(asked)
             return (await self._first(asked, {404, 409, 503}, order)).passed_on()
 
-    async def seal(self, request: Request) -> Response:
+    async def any_changes(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""
         self._guard.check_write(request.headers)
         async with self._place():
-            return (await self._first(_asked_by(request, await _body(request)), {404, 503})).passed_on()
+            return (await self._first(asked_by(request, await read_body(request)), {404, 503})).passed_on()
 
     async def records(self, request: Request) -> Response:
         """The worker of the partition does it: the others refuse, as they do not serve it."""
         self._guard.check_write(request.headers)
         async with self._record_places:
-            return (await self._first(_asked_by(request, await _body(request)), {404, 503})).passed_on()
+            return (await self._first(asked_by(request, await read_body(request)), {404, 503})).passed_on()
 
     # Asking
 
@@ -346,36 +303,36 @@ class _Front:
         known = len(self._sockets()) if self._count is None else self._count()
         return max(0, known - len(answers))
 
-    async def _all(self, asked: _Asked, bytes_max: int = ANSWER_BYTES_MAX) -> dict[str, _Answer]:
+    async def _all(self, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX) -> dict[str, Answer]:
         """The answers of all that answer, by worker."""
 
-        async def one(worker: str, path: str) -> tuple[str, _Answer] | None:
+        async def one(worker: str, path: str) -> tuple[str, Answer] | None:
             try:
-                return worker, await _ask(path, asked, bytes_max)
-            except _Silent as silent:
-                _tell_silent(worker, silent)
+                return worker, await ask(path, asked, bytes_max)
+            except Silent as silent:
+                tell_silent(worker, silent)
                 return None
 
         sockets = sorted(self._sockets().items(), key=lambda one: (len(one[0]), one[0]))
         found = await asyncio.gather(*(one(worker, path) for worker, path in sockets))
         return dict(answer for answer in found if answer is not None)
 
-    def _usable(self, answers: Mapping[str, _Answer]) -> list[_Answer]:
-        """The answers with what was asked for; at least one. Raises Problem, or _Refused for a worker's refusal."""
+    def _usable(self, answers: Mapping[str, Answer]) -> list[Answer]:
+        """The answers with what was asked for; at least one. Raises Problem, or Refused for a worker's refusal."""
         self._serving()
         found = list(answers.values())
         for answer in found:
             if 400 <= answer.status < 500 and answer.status != 404:
-                raise _Refused(answer)
+                raise Refused(answer)
         if good := [answer for answer in found if answer.status == 200]:
             return good
         if found and not self._missing(answers) and all(answer.status == 404 for answer in found):
-            raise _Refused(found[0])
-        raise _unanswered()
+            raise Refused(found[0])
+        raise unanswered()
 
     async def _merged(self, request: Request, model: type[_M], merge: Callable[[Sequence[_M]], _M]) -> Response:
         async with self._place():
-            found = self._usable(await self._all(_asked_by(request)))
+            found = self._usable(await self._all(asked_by(request)))
             if len(found) == 1:
                 return found[0].passed_on()
 
@@ -386,7 +343,7 @@ class _Front:
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return Response(text, headers=headers, media_type="application/json")
 
-    async def _by_bytes(self, scale: _Asked) -> list[tuple[str, str]]:
+    async def _by_bytes(self, scale: Asked) -> list[tuple[str, str]]:
         """The workers with their sockets: first the one with the most bytes in the segments of a scale."""
         serving = self._serving()
         stream = scale.target.partition(b"?")[0].removesuffix(b"/scale")
@@ -412,81 +369,55 @@ class _Front:
         counts = await _bounded(len(scale.body) + sum(len(answer.body) for answer in answers.values()), counted)
         return sorted(serving, key=lambda one: -counts.get(one[0], 0))
 
-    async def _first(self, asked: _Asked, others: set[int], order: Sequence[tuple[str, str]] | None = None) -> _Answer:
+    async def _first(self, asked: Asked, others: set[int], order: Sequence[tuple[str, str]] | None = None) -> Answer:
         """The answer of the first worker whose status is none of `others`; else the one that says most."""
-        refusals: list[_Answer] = []
+        refusals: list[Answer] = []
         silent = False
         for worker, path in order or self._serving():
             try:
-                answer = await _ask(path, asked)
-            except _Silent as error:
-                _tell_silent(worker, error)
+                answer = await ask(path, asked)
+            except Silent as error:
+                tell_silent(worker, error)
                 silent = True
                 continue
             if answer.status not in others:
                 return answer
             refusals.append(answer)
         if silent or not refusals:  # a change may have been made: no other worker's refusal tells of it
-            raise _unanswered()
+            raise unanswered()
         return min(refusals, key=lambda answer: (409, 503, 404).index(answer.status))
 
-    async def _lines(self, asked: _Asked) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, asked: Asked) -> AsyncGenerator[bytes, None]:
         """The lines of all workers after an empty piece, with one mark of the end. Raises Problem before that piece."""
         async with contextlib.AsyncExitStack() as stack:
             opened: dict[str, AsyncIterator[bytes]] = {}
             for worker, path in self._serving():
                 try:
                     async with asyncio.timeout(ANSWER_S_MAX):
-                        head, pieces = await stack.enter_async_context(_exchange(path, asked))
+                        head, pieces = await stack.enter_async_context(exchange(path, asked))
                     if head.status_code in (401, 403):
-                        raise _Refused(await _ask(path, asked, STATUS_BYTES_MAX))
+                        raise Refused(await ask(path, asked, STATUS_BYTES_MAX))
                     if head.status_code == 200:
                         opened[worker] = pieces
-                except (OSError, h11.ProtocolError, _Silent) as error:
-                    _tell_silent(worker, error)
+                except (OSError, h11.ProtocolError, Silent) as error:
+                    tell_silent(worker, error)
             if not opened:
-                raise _unanswered()
+                raise unanswered()
             complete = not self._missing(opened)
             yield b""
             for worker, pieces in opened.items():
                 try:
-                    async for block in _blocks(pieces):
+                    async for block in blocks(pieces):
                         yield block
-                except (OSError, h11.ProtocolError, _Silent) as error:
-                    _tell_silent(worker, error)
+                except (OSError, h11.ProtocolError, Silent) as error:
+                    tell_silent(worker, error)
                     complete = False
             if complete:
                 yield COMPLETE
 
 
-class _Refused(Problem):
-    """A worker's refusal, passed on as it is."""
-
-    def __init__(self, answer: _Answer) -> None:
-        super().__init__(answer.status, "Refused", "by a worker")
-        self._answer = answer
-
-    def response(self, instance: str) -> Response:
-        return self._answer.passed_on()
-
-
-async def _blocks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole lines, without the mark of the end. Raises _Silent if there is none, OSError, h11.ProtocolError."""
-    rest = b""
-    while True:
-        async with asyncio.timeout(ANSWER_S_MAX):
-            piece = await anext(pieces, None)
-        if piece is None:
-            raise _Silent("its lines ended without the mark of the end")
-        lines, end, rest = (rest + piece).rpartition(b"\n")
-        block = lines + end
-        if (b"\n" + block).endswith(b"\n" + COMPLETE):
-            yield block.removesuffix(COMPLETE)
-            return
-        if block:
-            yield block
-        if len(rest) > ANSWER_BYTES_MAX:
-            raise _Silent(f"a line has more than {ANSWER_BYTES_MAX} bytes")
+def _page_of(answers: Sequence[Answer]) -> TopicList:
+    return merging.topics([TopicList.model_validate_json(answer.body) for answer in answers])
 
 
 async def _bounded(size: int, work: Callable[[], _T]) -> _T:
@@ -498,51 +429,12 @@ async def _bounded(size: int, work: Callable[[], _T]) -> _T:
         raise Problem(503, "Not understood", "a worker's answer could not be read; the log has more") from error
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > BODY_BYTES_MAX:
-                raise Problem(413, "Too large", f"a body has at most {BODY_BYTES_MAX} bytes")
-    except ClientDisconnect as gone:
-        raise Problem(400, "Cut off", "the body ended early") from gone
-    return bytes(body)
-
-
 def _limit(request: Request, default: int, most: int) -> int:
     """The client's limit. One that is no number is refused by the workers."""
     text = request.query_params.get("limit", "")
     return min(int(text), most) if text.isascii() and text.isdigit() and len(text) <= 20 else default
 
 
-def _concerns(worker: str, answer: _Answer) -> list[str]:
-    """The lines of a worker's /readyz; its phase if it is not ready."""
-    try:
-        told = json.loads(answer.body)
-        lines = [str(line) for line in told.get("detail", ())]
-        phase = str(told["status"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        lines, phase = [], f"status {answer.status}"
-    if answer.status != 200:
-        lines = [phase, *lines]
-    return [f"worker {worker}: {line[:CONCERN_CHARS_MAX]}" for line in lines]
-
-
 def _status(good: bool, phase: str, concerns: Sequence[str] = ()) -> Response:
     detail = {"detail": list(concerns)} if concerns else {}
     return JSONResponse({"status": phase, **detail}, status_code=200 if good else 503)
-
-
-def _unanswered() -> Problem:
-    return Problem(
-        503,
-        "Not answered",
-        "a worker that would know did not answer; look whether a change was made, then try again",
-        {"Retry-After": "1"},
-    )
-
-
-def _tell_silent(worker: str, error: Exception) -> None:
-    extra = {"worker": worker, "error": f"{type(error).__name__}: {error}"[:CONCERN_CHARS_MAX]}
-    logger.warning("a worker's http server gave no answer", extra=extra)

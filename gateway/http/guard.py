@@ -2,8 +2,9 @@
 
 Keeps: no page of another site reads here or makes a reader's browser change a stream. A foreign name in `Host` means
 that a stranger's name was pointed at this address; a foreign `Origin` means another site's page. If other machines
-reach the listener, or a token is configured, a writing request needs the token. Other machines that reach the listener
-may read by a name that no stranger can own: one without a dot, or in a domain that cannot be registered.
+reach the listener, or a token is configured, a writing request needs the token, unless users are asked for: then their
+rights decide. Other machines that reach the listener may read by a name that no stranger can own: one without a dot, or
+in a domain that cannot be registered.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Guard:
     loopback: bool
     hosts: Collection[str] = ()
     token: str | None = field(default=None, repr=False)
+    has_users: bool = False
+    """`http.auth` asks for users: their rights decide, and nothing else needs the token."""
 
     def check_write(self, headers: Headers) -> None:
         """Raises Problem."""
@@ -59,6 +62,8 @@ class Guard:
         return address.is_loopback or not self.loopback
 
     def _check_token(self, headers: Headers) -> None:
+        if self.has_users:
+            return
         if not self.token:  # an empty token, which an unset variable gives, is no secret either
             if not self.loopback:
                 raise Problem(

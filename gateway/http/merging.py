@@ -8,10 +8,13 @@ Invariant: all functions are pure, take at least one answer, and give the same w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import fsum
 from typing import Any, TypeVar
 
+from gateway.http.health_models import FailedRequests, HealthReport, ThroughputHistory, WarningList
 from gateway.http.models import (
     EpochView,
     EventList,
@@ -25,6 +28,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 from gateway.metrics.merging import merged
 
 _S = TypeVar("_S", bound=StreamSummary)
@@ -86,6 +90,48 @@ def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
     )
 
 
+def topics(answers: Sequence[TopicList]) -> TopicList:
+    """The same page of all workers, which know the same names."""
+    by_name: dict[str, list[TopicRow]] = {}
+    for answer in answers:
+        for row in answer.topics:
+            by_name.setdefault(row.name, []).append(row)
+    most = max(len(answer.topics) for answer in answers)
+    return TopicList(
+        topics=[_added(by_name[name]) for name in sorted(by_name)[:most]],
+        found=max(answer.found for answer in answers),
+        total=max(answer.total for answer in answers),
+        truncated=any(answer.truncated for answer in answers),
+    )
+
+
+def _added(same: Sequence[TopicRow]) -> TopicRow:
+    """One topic as several workers see it."""
+    newest = max(same, key=lambda row: (row.partitions, row.state == "sealed", row.model_dump_json()))
+    return newest.model_copy(
+        update={
+            "bytes": sum(row.bytes for row in same),
+            "rate_bytes": fsum(row.rate_bytes for row in same),
+            "rate_events": fsum(row.rate_events for row in same),
+            "groups": sum(row.groups for row in same),
+        }
+    )
+
+
+def partitions(answers: Sequence[PartitionList]) -> PartitionList:
+    """Each partition as the worker tells it that has it; else as the one that knows the newest."""
+    newest = max(answers, key=lambda one: (one.total, one.model_dump_json()))
+    known: dict[int, list[PartitionRow]] = {}
+    for answer in answers:
+        for row in answer.partitions:
+            known.setdefault(row.partition, []).append(row)
+    rows = [
+        max(known[number], key=lambda row: (row.here, row.end_offset or 0, row.model_dump_json()))
+        for number in sorted(known)
+    ]
+    return newest.model_copy(update={"partitions": rows})
+
+
 def groups(answers: Sequence[GroupList], limit: int) -> GroupList:
     """All groups, those that lag most first. A group lives in one worker."""
     found = sorted(
@@ -105,6 +151,52 @@ def events(answers: Sequence[EventList], limit: int) -> EventList:
     found = sorted(events.items(), key=lambda item: (-item[1].time_ms, item[1].stream, -item[1].epoch, item[0]))
     hot = {(one.stream, one.segment, one.message): one for answer in answers for one in answer.limits}
     return EventList(events=[event for _, event in found[:limit]], limits=[hot[key] for key in sorted(hot)])
+
+
+def health(answers: Sequence[HealthReport]) -> HealthReport:
+    """The logs of all, each disk once, failures added up."""
+    failed: Counter[int] = Counter()
+    for answer in answers:
+        failed.update({one.api: one.count for one in answer.failed_requests})
+    disks = {
+        disk.path: disk for answer in sorted(answers, key=lambda one: one.model_dump_json()) for disk in answer.disks
+    }
+    return HealthReport(
+        time_ms=max(one.time_ms for one in answers),
+        concerns=sorted({line for one in answers for line in one.concerns}),
+        logs=sorted(
+            (log for one in answers for log in one.logs), key=lambda log: (log.container, log.model_dump_json())
+        ),
+        disks=[disks[path] for path in sorted(disks)],
+        failed_requests=[
+            FailedRequests(api=api, count=count)
+            for api, count in sorted(failed.items(), key=lambda one: (-one[1], one[0]))
+        ],
+    )
+
+
+def history(answers: Sequence[ThroughputHistory]) -> ThroughputHistory:
+    """Added up from the last sample backwards: the workers' periods begin at different moments."""
+
+    def added(name: str) -> list[int]:
+        backwards = zip_longest(*(reversed(getattr(one, name)) for one in answers), fillvalue=0)
+        return [sum(each) for each in backwards][::-1]
+
+    return ThroughputHistory(
+        period_ms=max(one.period_ms for one in answers),
+        end_ms=max(one.end_ms for one in answers),
+        bytes_in=added("bytes_in"),
+        bytes_out=added("bytes_out"),
+        records_in=added("records_in"),
+    )
+
+
+def warnings(answers: Sequence[WarningList], limit: int) -> WarningList:
+    """The newest of all."""
+    found = sorted(
+        (line for one in answers for line in one.warnings), key=lambda line: (-line.time_ms, line.level, line.text)
+    )
+    return WarningList(warnings=found[:limit], total=sum(one.total for one in answers))
 
 
 def _age(one: StreamSummary | StreamMap) -> tuple[int, bool, str]:

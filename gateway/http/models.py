@@ -16,11 +16,11 @@ KeyRangeBounds = Annotated[
 ]
 
 
-class _Model(BaseModel):
+class ApiModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ProblemDocument(_Model):
+class ProblemDocument(ApiModel):
     """RFC 9457."""
 
     type: str = "about:blank"
@@ -30,13 +30,13 @@ class ProblemDocument(_Model):
     instance: str
 
 
-class Health(_Model):
+class Health(ApiModel):
     """The process's phase."""
 
     status: Literal["starting", "recovering", "serving", "stopping", "failed"]
 
 
-class PartitionOfChunk(_Model):
+class PartitionOfChunk(ApiModel):
     """Entries of a partition in a chunk."""
 
     topic: str
@@ -50,7 +50,7 @@ class PartitionOfChunk(_Model):
     entries: int
 
 
-class ChunkView(_Model):
+class ChunkView(ApiModel):
     """An object in long-term storage, and the entries for which the store refers to it."""
 
     chunk: str = Field(description="The object's key")
@@ -63,14 +63,14 @@ class ChunkView(_Model):
 # Streams
 
 
-class Tiers(_Model):
+class Tiers(ApiModel):
     """Bytes by tier. Bytes that are both in a chunk and in the log count as chunk bytes."""
 
     log: int = Field(description="In the log alone")
     chunks: int = Field(description="In chunks of long-term storage")
 
 
-class StreamSummary(_Model):
+class StreamSummary(ApiModel):
     """A stream in a list."""
 
     name: str
@@ -85,14 +85,14 @@ class StreamSummary(_Model):
     rate_events: float
 
 
-class StreamList(_Model):
+class StreamList(ApiModel):
     """Streams by name."""
 
     streams: list[StreamSummary]
     total: int = Field(description="Number of all streams, listed or not")
 
 
-class Scaling(_Model):
+class Scaling(ApiModel):
     """The rules by which segments split and merge by themselves."""
 
     policy: str = Field(description="fixed, bytes or events")
@@ -101,7 +101,7 @@ class Scaling(_Model):
     min_segments: int
 
 
-class SegmentView(_Model):
+class SegmentView(ApiModel):
     """A segment as part of one epoch."""
 
     id: int
@@ -113,7 +113,7 @@ class SegmentView(_Model):
     rate_events: float
 
 
-class EpochView(_Model):
+class EpochView(ApiModel):
     """One cut of the key space."""
 
     epoch: int
@@ -135,7 +135,7 @@ class StreamView(StreamSummary):
 # The map
 
 
-class MapSegment(_Model):
+class MapSegment(ApiModel):
     """A rectangle of the map: a key range, for a time."""
 
     id: int
@@ -148,7 +148,7 @@ class MapSegment(_Model):
     rate_events: float
 
 
-class StreamMap(_Model):
+class StreamMap(ApiModel):
     """The segments of a stream that were active at some time since `since_ms`."""
 
     name: str
@@ -166,7 +166,7 @@ class StreamMap(_Model):
 # Changing
 
 
-class Split(_Model):
+class Split(ApiModel):
     """Cut one segment between slots."""
 
     segment: StrictInt = Field(ge=0)
@@ -177,8 +177,10 @@ class Split(_Model):
     )
 
 
-class ScaleRequest(_Model):
+class ScaleRequest(ApiModel):
     """Either a split or a merge."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"split": {"segment": 0}}]})
 
     split: Split | None = None
     merge: list[StrictInt] | None = Field(None, min_length=2, max_length=10_000, description="Neighbouring segments")
@@ -190,7 +192,7 @@ class ScaleRequest(_Model):
         return self
 
 
-class Scaled(_Model):
+class Scaled(ApiModel):
     """The result of a scale."""
 
     name: str
@@ -199,7 +201,7 @@ class Scaled(_Model):
     opened: list[int]
 
 
-class Sealed(_Model):
+class Sealed(ApiModel):
     """A stream that takes no more records."""
 
     name: str
@@ -210,7 +212,7 @@ class Sealed(_Model):
 # Groups, events, totals
 
 
-class GroupTopic(_Model):
+class GroupTopic(ApiModel):
     """A group's lag on one topic."""
 
     topic: str
@@ -218,17 +220,18 @@ class GroupTopic(_Model):
     lag: int = Field(description="Records between the committed offsets and the ends")
 
 
-class GroupView(_Model):
-    """A consumer group."""
+class GroupView(ApiModel):
+    """A group of consumers."""
 
     name: str
+    type: str = Field("classic", description="classic, consumer or share")
     state: str
     members: int
     lag: int
     topics: list[GroupTopic]
 
 
-class GroupList(_Model):
+class GroupList(ApiModel):
     """Consumer groups, those that lag most first."""
 
     groups: list[GroupView]
@@ -236,7 +239,7 @@ class GroupList(_Model):
     measured_ms: int = Field(description="Time of the count")
 
 
-class ScaleEventView(_Model):
+class ScaleEventView(ApiModel):
     """One scale of a stream."""
 
     time_ms: int
@@ -248,7 +251,7 @@ class ScaleEventView(_Model):
     opened: list[int]
 
 
-class LimitView(_Model):
+class LimitView(ApiModel):
     """A stream whose hot segment has one slot and cannot split."""
 
     stream: str
@@ -256,14 +259,14 @@ class LimitView(_Model):
     message: str
 
 
-class EventList(_Model):
+class EventList(ApiModel):
     """Recent scales, newest first, and streams at their limit."""
 
     events: list[ScaleEventView]
     limits: list[LimitView]
 
 
-class Overview(_Model):
+class Overview(ApiModel):
     """The gateway as a whole. Counters only rise; a reader takes differences."""
 
     version: str
@@ -288,7 +291,7 @@ class Overview(_Model):
 # Records
 
 
-class Base64(_Model):
+class Base64(ApiModel):
     """Bytes that are no text, in base64."""
 
     base64: str
@@ -299,14 +302,14 @@ Bytes = Annotated[
 ]
 
 
-class RecordHeader(_Model):
+class RecordHeader(ApiModel):
     """A record's header."""
 
     name: str
     value: Bytes = None
 
 
-class RecordView(_Model):
+class RecordView(ApiModel):
     """A record."""
 
     offset: int
@@ -316,7 +319,7 @@ class RecordView(_Model):
     headers: list[RecordHeader]
 
 
-class RecordPage(_Model):
+class RecordPage(ApiModel):
     """A partition's next records."""
 
     topic: str
@@ -327,7 +330,7 @@ class RecordPage(_Model):
     records: list[RecordView]
 
 
-class NewRecord(_Model):
+class NewRecord(ApiModel):
     """A record to add."""
 
     key: Bytes = None
@@ -336,13 +339,21 @@ class NewRecord(_Model):
     timestamp_ms: StrictInt | None = Field(None, ge=0, le=2**53, description="Default: now")
 
 
-class NewRecords(_Model):
+class NewRecords(ApiModel):
     """Records to add as one batch: all or none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"records": [{"key": "k1", "value": "paid", "headers": [{"name": "source", "value": "till"}]}]}
+            ]
+        }
+    )
 
     records: list[NewRecord] = Field(min_length=1, max_length=1_000)
 
 
-class Added(_Model):
+class Added(ApiModel):
     """Records that are durable."""
 
     topic: str

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from gateway import __version__
 from gateway.http.models import ProblemDocument
 
+EXAMPLE_ADDRESS: Final = "localhost:9094"
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
 
@@ -29,6 +30,8 @@ class Parameter:
     name: str
     description: str
     type: str = "integer"
+    example: str | None = None
+    """What the page gives, if a request is nothing without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
             *({"name": n, "in": "path", "required": True, "schema": {"type": "string"}} for n in _names(endpoint.path)),
             *(
                 {"name": p.name, "in": "query", "description": p.description, "schema": {"type": p.type}}
+                | ({} if p.example is None else {"example": p.example})
                 for p in endpoint.query
             ),
         ],
@@ -113,7 +117,7 @@ def _names(path: str) -> list[str]:
 
 def page(endpoints: Sequence[Endpoint], whole: dict[str, Any]) -> str:
     """The document for people."""
-    operations = "".join(_section(endpoint) for endpoint in endpoints)
+    operations = "".join(_section(endpoint, whole) for endpoint in endpoints)
     schemas = "".join(
         f'<section id="{escape(name)}"><h3>{escape(name)}</h3><p>{escape(schema.get("description", ""))}</p>'
         f'<pre tabindex="0">{escape(json.dumps(schema.get("properties", {}), indent=2))}</pre></section>'
@@ -132,7 +136,7 @@ def page(endpoints: Sequence[Endpoint], whole: dict[str, Any]) -> str:
     )
 
 
-def _section(endpoint: Endpoint) -> str:
+def _section(endpoint: Endpoint, whole: dict[str, Any]) -> str:
     lines = [
         f"<section><h3><code>{endpoint.method} {escape(endpoint.path)}</code></h3><p>{escape(endpoint.summary)}</p>"
     ]
@@ -142,4 +146,22 @@ def _section(endpoint: Endpoint) -> str:
     for what, model in (("Takes", endpoint.body), ("Answers", endpoint.answer)):
         if model is not None:
             lines.append(f'<p>{what} <a href="#{model.__name__}">{model.__name__}</a></p>')
+    lines.append(f'<pre class="curl" tabindex="0">{escape(curl(endpoint.method, endpoint.path, whole))}</pre>')
     return "".join((*lines, "</section>"))
+
+
+def curl(method: str, path: str, whole: dict[str, Any]) -> str:
+    """An operation as a command line, with what the document gives as examples."""
+    bare = path.replace(":path", "")
+    operation = whole["paths"][bare][method.lower()]
+    for parameter in operation["parameters"]:
+        if parameter["in"] == "path":
+            bare = bare.replace(f"{{{parameter['name']}}}", parameter["name"].upper())
+    query = "&".join(f"{p['name']}={p['example']}" for p in operation["parameters"] if "example" in p)
+    address = f"{EXAMPLE_ADDRESS}{bare}{'?' if query else ''}{query}"
+    if "requestBody" not in operation:
+        return f"curl {'' if method == 'GET' else f'-X {method} '}'{address}'"
+    name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    body = whole["components"]["schemas"][name]["examples"][0]
+    data = json.dumps(body).replace("'", "'\\''")
+    return f"curl -X {method} '{address}' -H 'Content-Type: application/json' -d '{data}'"

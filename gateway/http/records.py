@@ -49,6 +49,8 @@ ANSWER_BYTES: Final = 1 << 20
 """Keys, values and headers of one answer; the record that reaches it is the last."""
 BATCH_BYTES_MAX: Final = 8 << 20
 CALLS_AT_ONCE: Final = 4
+SEARCH_READS: Final = 8
+"""Reads of one search by key, each of `READ_BYTES` at least; the next request goes on from there."""
 LOOK_EVERY_S: Final = 0.05
 PLACE_S_MAX: Final = 2.0
 HOLD_S_MAX: Final = 1.0
@@ -64,6 +66,10 @@ class Wanted:
     most: int
     wait_ms: int
     committed: bool
+    until: int | None = None
+    """Only records before this offset."""
+    key: bytes | None = None
+    """Only records with this key; those of `SEARCH_READS` reads are looked at."""
 
 
 @dataclass(slots=True)
@@ -127,12 +133,16 @@ class TopicRecords:
         return _Page(end if entry is None else max(entry.first, slot.start), wanted.since_ms)
 
     async def _look(self, slot: Slot, wanted: Wanted, page: _Page) -> None:
-        """Read on until there is a record, or nothing more is there. Raises Problem, StoreError."""
-        while not page.records:
+        """Read on until there is a record, or nothing more is to be read. Raises Problem, StoreError."""
+        reads = 0
+        while not page.records and (wanted.key is None or reads < SEARCH_READS):
+            reads += 1
             hosted = self._services.store.hosted(slot)
             if slot.stream.deleted:
                 raise Problem(404, "No such stream", "the stream was deleted meanwhile")
             end = slot.stable_end if wanted.committed else slot.durable_end
+            if wanted.until is not None:
+                end = min(end, wanted.until)
             if page.offset >= end:
                 return
             await self._read_on(hosted, slot, end, wanted, page)
@@ -143,7 +153,7 @@ class TopicRecords:
             aborted = found.aborted if wanted.committed else ()
 
             def opened(pace: Pace) -> None:
-                _open(b"".join(found.parts), aborted, page, wanted.most, pace)
+                _open(b"".join(found.parts), aborted, page, wanted, end, pace)
 
             before = page.offset
             try:
@@ -240,7 +250,7 @@ class _Durable:
             self.future.set_exception(error)
 
 
-def _open(data: bytes, aborted: Sequence[Aborted], page: _Page, most: int, pace: Pace) -> None:
+def _open(data: bytes, aborted: Sequence[Aborted], page: _Page, wanted: Wanted, end: int, pace: Pace) -> None:
     """Add the records of stored batches to a page, up to its bounds. Raises InvalidBatch."""
     size, view = 0, memoryview(data)
     for header, batch in _batches(view):
@@ -251,11 +261,16 @@ def _open(data: bytes, aborted: Sequence[Aborted], page: _Page, most: int, pace:
             pace.spend(1)
             if record.offset < page.offset or (page.since_ms is not None and record.timestamp < page.since_ms):
                 continue
+            if record.offset >= end:
+                page.offset = end
+                return
+            if wanted.key is not None and record.key != wanted.key:
+                continue
             page.since_ms = None
             page.records.append(_view(record))
             page.offset = record.offset + 1
             size += _size(record)
-            if len(page.records) >= most or size >= ANSWER_BYTES:
+            if len(page.records) >= wanted.most or size >= ANSWER_BYTES:
                 return
         page.offset = max(page.offset, header.last_offset + 1)
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.security.tls import ListenerTls
@@ -32,6 +32,8 @@ CONNECTIONS_PER_ADDRESS_MAX: Final = 128
 REQUEST_S_MAX: Final = 10.0
 KEEP_ALIVE_S: Final = 75
 STOP_S_MAX: Final = 1
+CERTIFICATE: Final = "penstock.certificate"
+"""Where a request's scope has its client's certificate, in DER."""
 STRICT: Final = ("Strict-Transport-Security", "max-age=31536000")
 """With TLS: browsers come back by https only (RFC 6797)."""
 
@@ -47,6 +49,9 @@ class _Protocol(H11Protocol):
         self._is_answering = False
         self._since_s = self.loop.time()
         self._address = _network_of(self.client)
+        session = transport.get_extra_info("ssl_object")
+        if session is not None:
+            self.app = _with_certificate(self.app, session.getpeercert(binary_form=True))
         if (other := self._without_place()) is not None:
             other.give_way()
         self._watch()
@@ -113,12 +118,22 @@ def _network_of(client: tuple[str, int] | None) -> str:
 def _always_fresh(tls: ListenerTls) -> ssl.SSLContext:
     """A context that gives each handshake to the one of now, as certificates are renewed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = tls.context.verify_mode  # a handshake keeps that of the context with which it began
 
     def use_present(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         session.context = tls.context
 
     context.sni_callback = use_present
     return context
+
+
+def _with_certificate(app: ASGIApp, der: bytes | None) -> ASGIApp:
+    """An application whose requests name the certificate of their client."""
+
+    async def known(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, CERTIFICATE: der}, receive, send)
+
+    return app if der is None else known
 
 
 class _Server(uvicorn.Server):

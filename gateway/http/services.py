@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.groups.lag import Lags
-from gateway.http.api import ApiSources
+from gateway.http.desk import ApiSources
+from gateway.http.history import LagMemory, Memory, TotalsMemory
 from gateway.http.models import Overview
 from gateway.http.records import TopicRecords
+from gateway.http.topic_table import TopicTable
 from gateway.metrics.activity import Activity
 from gateway.metrics.sources import chunk_bytes
 
@@ -21,10 +23,22 @@ if TYPE_CHECKING:
 def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
     """Build the sources of the REST API once; the caller caches them. `phase` names the broker's phase at a call."""
     activity = Activity(services.store)
-    lags = Lags(services.groups, services.topics, services.clock, services.nodes, services.elsewhere)
+    lags = Lags(services.groups, services.topics, services.clock, services.nodes, services.elsewhere, services.share)
     records = TopicRecords(services)
     totals = _Totals(services, phase, activity)
-    return ApiSources(services.store, services.clock, lags, activity, totals, services.authorizer, records)
+    table = TopicTable(services.store, activity, services.clock)
+    return ApiSources(
+        services.store,
+        services.clock,
+        lags,
+        activity,
+        totals,
+        services.authorizer,
+        records,
+        table,
+        Memory(LagMemory(lags, services.clock), TotalsMemory(services.metrics, services.clock)),
+        services,
+    )
 
 
 @dataclass(frozen=True, slots=True)

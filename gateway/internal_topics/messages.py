@@ -16,14 +16,13 @@ big-endian; `string` is an i16 length and UTF-8, `bytes` an i32 length; -1 for n
                value  i16 0, i64 producer id, i16 epoch, i32 time-out ms, i8 state, i32 count of topics (-1: none), for
                       each: string name, i32 count of partitions, i32 each; i64 changed ms, i64 began ms
 
-Keeps: a record lies in the partition in which a Kafka would keep it, and reads as there.
+Keeps: a record reads as that of a Kafka. In which partition it lies is not decided here (`partitions.py`).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gateway.groups.classic.messages import MemberRecord
@@ -50,17 +49,6 @@ class InternalRecord(NamedTuple):
     key: bytes
     value: bytes | None
     timestamp: int | None
-
-
-@lru_cache(maxsize=10_000)
-def partition_of(name: str, partitions: int) -> int:
-    """The partition in which Kafka keeps a group or a transactional id: by Java's hash of its UTF-16."""
-    hashed = 0
-    units = name.encode("utf-16-be")
-    for (unit,) in struct.iter_unpack(">H", units):
-        hashed = (31 * hashed + unit) & 0xFFFF_FFFF
-    signed = hashed - 2**32 if hashed >= 2**31 else hashed
-    return (0 if signed == -(2**31) else abs(signed)) % partitions
 
 
 def group_of_offset(row: bytes) -> str:
@@ -119,7 +107,10 @@ def _member(member: MemberRecord, protocol: str | None) -> Iterable[bytes]:
 
 
 def transaction_record(
-    row: bytes, value: bytes | None, topic_of: Callable[[int], str | None], group_partitions: int
+    row: bytes,
+    value: bytes | None,
+    topic_of: Callable[[int], str | None],
+    partition_of_group: Callable[[str], int],
 ) -> InternalRecord:
     """`topic_of`: the name of a stream, None if it is gone; groups count as partitions of __consumer_offsets."""
     key = _I16.pack(TRANSACTION_KEY_VERSION) + _string(row.decode())
@@ -128,10 +119,12 @@ def transaction_record(
     known = decode_transaction(row, value)
     head = _TRANSACTION.pack(TRANSACTION_VALUE_VERSION, known.producer_id, known.epoch, known.timeout_ms, known.state)
     times = _I64.pack(known.changed_ms) + _I64.pack(known.started_ms)
-    return InternalRecord(key, head + _partitions(known, topic_of, group_partitions) + times, known.changed_ms)
+    return InternalRecord(key, head + _partitions(known, topic_of, partition_of_group) + times, known.changed_ms)
 
 
-def _partitions(known: Transaction, topic_of: Callable[[int], str | None], group_partitions: int) -> bytes:
+def _partitions(
+    known: Transaction, topic_of: Callable[[int], str | None], partition_of_group: Callable[[str], int]
+) -> bytes:
     if known.state is TransactionState.EMPTY:
         return _I32.pack(-1)
     topics: dict[str, set[int]] = {}
@@ -139,7 +132,7 @@ def _partitions(known: Transaction, topic_of: Callable[[int], str | None], group
         if name := topic_of(place.stream_id):
             topics.setdefault(name, set()).add(place.slot)
     if known.groups:
-        topics[CONSUMER_OFFSETS] = {partition_of(group, group_partitions) for group in known.groups}
+        topics[CONSUMER_OFFSETS] = set(map(partition_of_group, known.groups))
     parts = [_I32.pack(len(topics))]
     for name, numbers in topics.items():
         parts += (_string(name), _I32.pack(len(numbers)), struct.pack(f">{len(numbers)}i", *sorted(numbers)))

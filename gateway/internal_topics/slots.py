@@ -11,7 +11,7 @@ row is told as it was when it was read, or later, never earlier; what is not dur
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -49,22 +49,29 @@ class Source(Protocol):
 
     def record(self, row: Row, value: bytes | None) -> InternalRecord: ...
 
-    async def first_offset(self) -> int:
-        """An offset behind all that were told before this process began; durable."""
-
     def monotonic_s(self) -> float: ...
 
     def wall_ms(self) -> int: ...
 
 
 class InternalSlot(ViewedSlot):
-    """One partition. `told_end`: no offset at or behind it was ever told."""
+    """One partition. `told_end`: no offset at or behind it was ever told. `first_offset` gives one behind all that were
+    told before this process began, durably."""
 
-    __slots__ = ("_building", "_log", "_read_s", "_source")
+    __slots__ = ("_building", "_first_offset", "_log", "_read_s", "_source")
 
-    def __init__(self, owner: Owner, stream: Stream, number: int, source: Source, told_end: int) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        stream: Stream,
+        number: int,
+        source: Source,
+        first_offset: Callable[[], Awaitable[int]],
+        told_end: int,
+    ) -> None:
         super().__init__(owner, stream, number)
         self._source = source
+        self._first_offset = first_offset
         self._log: CompactedLog[Row] | None = None
         self._building: asyncio.Task[None] | None = None
         self._read_s = 0.0
@@ -109,7 +116,7 @@ class InternalSlot(ViewedSlot):
 
     async def _build(self) -> None:
         try:
-            first = max(self.end, await self._source.first_offset())
+            first = max(self.end, await self._first_offset())
             log = self._log = CompactedLog(first)  # from now on it hears of changes, which lie among the first rows
             await self._source.fill(self.number, partial(_take, log))
             self.end = log.end

@@ -1,42 +1,47 @@
 """`__consumer_offsets` and `__transaction_state`: topics that no log holds, made from the tables when they are read.
 
 Groups, offsets and transactions are rows of tables. Tools that watch groups read Kafka's internal topics instead of
-asking for groups: for them each row is shown as the record that a Kafka would have (`messages.py`), in the partition in
-which it would be, and every change of a row as a further record. Nobody pays for that while nobody reads.
+asking for groups: for them each row is shown as the record that a Kafka would have (`messages.py`), in a partition of
+its container (`partitions.py`), and every change of a row as a further record. Nobody pays for that while nobody reads.
 
-Keeps: as long as there are groups or transactions, their topic is listed; by its name it is always found. A real topic
-of such a name, made by an earlier release, goes before.
+Keeps: once somebody has asked for a coordinator, and as long as there are groups or transactions, their topic is
+listed, as Kafka makes it then; by its name it is always found. A process that has a part of the containers does not
+know whether the others have any, and lists both. It shows its own containers' partitions, and all processes together
+show each partition once. A real topic of such a name, made by an earlier release, goes before.
 
-Table `internaltopics`: b"next" -> u32 big-endian, the number of the next process's block of offsets. Block n begins at
-n * 2^42: 4 * 10^12 changes of one partition, for two million processes that are read from.
+Table `internaltopics` of each container: b"next" -> u32 big-endian, the number of the next block of offsets of its
+partitions. Block n begins at n * 2^42: 4 * 10^12 changes of one partition, for two million processes that are read
+from. Earlier releases had one number for all containers, in the registry: no block begins before that one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid5
 
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.store import Store
-from core.streams.live import Stream
+from core.streams.live import Slot, Stream
 from core.streams.policy import StreamPolicy
 from core.streams.state import new_stream
 from core.turns import in_turns
 from gateway.config.loading import Config
+from gateway.coordination.homes import Homes
+from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.internal_topics.messages import (
     InternalRecord,
     group_of_offset,
     group_record,
     offset_record,
-    partition_of,
     transaction_record,
 )
+from gateway.internal_topics.partitions import Partitions
 from gateway.internal_topics.slots import InternalSlot, Row
 from gateway.topics.topics import CONSUMER_OFFSETS, TRANSACTION_STATE
 from gateway.transactions.persistence import TRANSACTIONS_TABLE
@@ -53,15 +58,20 @@ CONFIGS: Final = {"cleanup.policy": "compact", "compression.type": "producer", "
 """As Kafka sets them for its own."""
 _NAMESPACE: Final = UUID("8f0c6c0e-30a5-4a8c-9d0e-6f4d8a6f7e15")
 _TABLES: Final = {CONSUMER_OFFSETS: (OFFSETS_TABLE, GROUPS_TABLE), TRANSACTION_STATE: (TRANSACTIONS_TABLE,)}
+_SAME_USE: Final = {CONSUMER_OFFSETS: (CONSUMER_TABLE,)}
+"""Tables whose rows are not shown, and are in use of the topic all the same."""
 
 
 class Offsets:
-    """The blocks of offsets: one for each process, claimed when somebody reads."""
+    """The blocks of offsets of a container's partitions: one for each process, claimed when somebody reads.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        stored = store.registry.settings(TABLE).get(NEXT_KEY)
-        self.next = 0 if stored is None else _BLOCK.unpack(stored)[0]
+    They lie in the container, so they go on where it goes.
+    """
+
+    def __init__(self, store: Store, container: Container) -> None:
+        self._container = container
+        stored = (container.table(TABLE).get(NEXT_KEY), store.registry.settings(TABLE).get(NEXT_KEY))
+        self.next: int = max(0 if value is None else _BLOCK.unpack(value)[0] for value in stored)
         self._claimed: asyncio.Task[None] | None = None
 
     @property
@@ -77,26 +87,17 @@ class Offsets:
         return self.told_end
 
     async def _claim(self) -> None:
-        await self._store.registry.change_settings(TABLE, {NEXT_KEY: _BLOCK.pack(self.next + 1)})
+        await self._container.update(Put(TABLE, NEXT_KEY, _BLOCK.pack(self.next + 1)))
+        await self._container.synced()
 
 
-class _Leader:
-    """The owner of all internal partitions: the container that keeps tables."""
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The owner of a partition that another process shows."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    @property
-    def known_writers(self) -> KnownWriters:
-        return self._store.known_writers
-
-    @property
-    def id(self) -> int:
-        return self._store.home.id
-
-    @property
-    def epoch(self) -> int:
-        return self._store.home.epoch
+    id: int
+    known_writers: KnownWriters
+    epoch: int = -1  # not known here
 
 
 class InternalTopic:
@@ -106,15 +107,15 @@ class InternalTopic:
         self,
         name: str,
         uuid: UUID,
-        counts: Mapping[str, int],
+        partitions: Mapping[str, Partitions],
         policy: StreamPolicy,
         store: Store,
         clock: Clock,
-        offsets: Offsets,
+        offsets: Callable[[Container], Offsets],
     ) -> None:
         self.name = name
-        self.partitions = counts[name]
-        self._group_partitions = counts[CONSUMER_OFFSETS]
+        self.partitions = partitions[name]
+        self._partition_of_group = partitions[CONSUMER_OFFSETS].of
         self._store = store
         self._clock = clock
         self._offsets = offsets
@@ -122,38 +123,48 @@ class InternalTopic:
         self._passing = asyncio.Lock()
         self._next_pass: asyncio.Task[None] | None = None  # not begun yet
         self._wanting: dict[int, Callable[[Row], None]] = {}  # of the next pass, by partition
+        self.is_asked_for = False
+        places = [self.partitions.container_of(number) for number in range(self.partitions.count)]
         state = new_stream(
             stream_id=0,
             name=name,
             uuid=uuid,
-            slots=self.partitions,
+            slots=len(places),
             created_ms=0,
-            container=store.home.id,
+            container=places[0],
             config=CONFIGS,
         )
-        leader = _Leader(store)
-        self.stream = Stream(state, policy, partial(self._slot, leader))
+        if len(set(places)) > 1:
+            state = state.placed(places, 0, "spread")
+        self.stream = Stream(state, policy, self._slot)
 
     def __repr__(self) -> str:
-        return f"<InternalTopic {self.name} {self.partitions} partitions>"
+        return f"<InternalTopic {self.name} {self.partitions!r}>"
 
-    def _slot(self, leader: _Leader, stream: Stream, number: int) -> InternalSlot:
-        return InternalSlot(leader, stream, number, self, self._offsets.told_end)
+    def _slot(self, stream: Stream, number: int) -> Slot:
+        container_id = self.partitions.container_of(number)
+        hosted = self._store.containers.get(container_id)
+        if hosted is None:
+            return Slot(_Elsewhere(container_id, self._store.known_writers), stream, number)
+        offsets = self._offsets(hosted.container)
+        return InternalSlot(hosted.container, stream, number, self, offsets.first, offsets.told_end)
 
     @property
     def is_in_use(self) -> bool:
-        """Whether there is anything to read."""
-        return any(len(container.table(name)) for container in self._containers() for name in _TABLES[self.name])
-
-    def _containers(self) -> Iterable[Container]:
-        return (hosted.container for hosted in self._store.containers.values())
+        """Whether there is anything to read, as far as it is known here."""
+        if self.is_asked_for or self._store.is_shared:
+            return True
+        return any(
+            len(hosted.container.table(name))
+            for hosted in self._store.containers.values()
+            for name in (*_TABLES[self.name], *_SAME_USE.get(self.name, ()))
+        )
 
     # --- Source of the partitions -------------------------------------------------------------
 
     async def fill(self, partition: int, take: Callable[[Row], None]) -> None:
         """Partitions that are asked for at about the same time are filled in one pass."""
-        for container in self._containers():
-            self._follow(container)
+        self._follow(self._container_of(partition))
         if self._next_pass is None:
             self._next_pass = asyncio.create_task(self._pass(), name=f"fill {self.name}")
         self._wanting[partition] = take
@@ -163,13 +174,17 @@ class InternalTopic:
         async with self._passing:
             await asyncio.sleep(0)
             wanting, self._wanting, self._next_pass = self._wanting, {}, None
-            for container in list(self._containers()):
+            for container in {self._container_of(partition) for partition in wanting}:
                 for name in _TABLES[self.name]:
                     table = container.table(name)
                     async for key, _ in in_turns(table.items()):
                         take = wanting.get(self._partition(name, key))
                         if take is not None:
                             take(Row(table, key))
+
+    def _container_of(self, partition: int) -> Container:
+        """Raises NotHosted."""
+        return self._store.hosted(self.stream.slot(partition)).container
 
     def record(self, row: Row, value: bytes | None) -> InternalRecord:
         match row.table.name:
@@ -178,14 +193,11 @@ class InternalTopic:
             case "groups":
                 return group_record(row.key, value)
             case _:
-                return transaction_record(row.key, value, self._topic_of, self._group_partitions)
+                return transaction_record(row.key, value, self._topic_of, self._partition_of_group)
 
     def _topic_of(self, stream_id: int) -> str | None:
         stream = self._store.stream_of(stream_id)
         return None if stream is None else stream.name
-
-    async def first_offset(self) -> int:
-        return await self._offsets.first()
 
     def monotonic_s(self) -> float:
         return self._clock.monotonic_s()
@@ -195,7 +207,7 @@ class InternalTopic:
 
     def _partition(self, table: str, key: bytes) -> int:
         name = group_of_offset(key) if table == OFFSETS_TABLE else key.decode()
-        return partition_of(name, self.partitions)
+        return self.partitions.of(name)
 
     def _follow(self, container: Container) -> None:
         """Hear of a container's changes from now on."""
@@ -216,8 +228,7 @@ class InternalTopic:
 
 
 class InternalTopics:
-    """Both topics, by name and id. A process that has a part of the containers shows none: its views would lack the
-    rest."""
+    """Both topics, by name and id."""
 
     def __init__(
         self,
@@ -228,23 +239,42 @@ class InternalTopics:
         policy_for: Callable[[Mapping[str, str]], StreamPolicy],
     ) -> None:
         self._store = store
-        offsets = Offsets(store)
-        counts = {
-            CONSUMER_OFFSETS: config.offsets_topic_num_partitions,
-            TRANSACTION_STATE: config.transaction_state_log_num_partitions,
+        self._offsets: dict[int, Offsets] = {}  # by container
+        homes = Homes(store.config.container_ids)
+        partitions = {
+            CONSUMER_OFFSETS: Partitions(homes, config.offsets_topic_num_partitions),
+            TRANSACTION_STATE: Partitions(homes, config.transaction_state_log_num_partitions),
         }
+        # Earlier releases had the same partitions with other names in them and other epochs: those were other topics.
+        dealt = f" over {len(homes)} containers" if homes.are_several else ""
         self._topics = {
             name: InternalTopic(
-                name, uuid5(_NAMESPACE, f"{cluster_id} {name}"), counts, policy_for(CONFIGS), store, clock, offsets
+                name,
+                uuid5(_NAMESPACE, f"{cluster_id} {name}{dealt}"),
+                partitions,
+                policy_for(CONFIGS),
+                store,
+                clock,
+                self._offsets_of,
             )
-            for name in (() if store.is_shared else counts)
+            for name in partitions
         }
         self._by_uuid = {topic.stream.uuid: topic for topic in self._topics.values()}
+
+    def _offsets_of(self, container: Container) -> Offsets:
+        found = self._offsets.get(container.id)
+        if found is None:
+            found = self._offsets[container.id] = Offsets(self._store, container)
+        return found
 
     def find(self, topic: str | UUID | None) -> Stream | None:
         """The topic of that name or id, unless a real one has the name."""
         found = self._topics.get(topic) if isinstance(topic, str) else self._by_uuid.get(topic)  # type: ignore[arg-type]
         return None if found is None or self._store.streams.get(found.name) is not None else found.stream
+
+    def asked_for(self, name: str) -> None:
+        """Somebody wants a coordinator, whose topic it is."""
+        self._topics[name].is_asked_for = True
 
     def listed(self) -> list[Stream]:
         """The topics that hold anything."""

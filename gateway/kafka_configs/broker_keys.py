@@ -162,7 +162,6 @@ _FIXED: Final[tuple[tuple[str, ConfigType, str | None, str], ...]] = (
     ("broker.rack", ConfigType.STRING, None, _ONE_BROKER),
     ("controller.listener.names", ConfigType.LIST, "PLAINTEXT", _ONE_BROKER),
     ("create.topic.policy.class.name", ConfigType.CLASS, None, "Penstock runs no classes: there are no policies."),
-    ("delegation.token.secret.key", ConfigType.PASSWORD, None, _NO_SECURITY),
     ("inter.broker.listener.name", ConfigType.STRING, None, _ONE_BROKER),
     ("max.connections.per.ip.overrides", ConfigType.STRING, "", "Every address has max.connections.per.ip."),
     ("metadata.log.dir", ConfigType.STRING, None, "Metadata lies where all data lies: data.dir."),

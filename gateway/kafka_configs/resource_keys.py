@@ -1,7 +1,6 @@
 """Kafka's keys, with its checks, for one consumer group and for one subscription to clients' metrics.
 
-Keeps: Kafka accepts every value that is accepted here. The keys of streams groups have no effect: these are
-not served. It keeps the values for tools that set them, as Kafka does with these turned off.
+Keeps: Kafka accepts every value that is accepted here.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.config.groups import BOUNDED_GROUP_KEYS
 from gateway.config.model import Config
 from gateway.kafka_configs.keys import (
     Check,
@@ -28,11 +28,15 @@ from gateway.kafka_configs.keys import (
 from gateway.kafka_configs.patterns import BadPattern, whole_match
 from gateway.refusals import InvalidConfig, Refusal, invalid_request
 
-NO_EFFECT: Final = "Accepted and kept; it has no effect as long as Penstock does not serve"
+BY_KEY: Final = "penstock.share.order.by.key"
+DEAD_LETTER_TOPIC: Final = "errors.deadletterqueue.topic.name"
+COPY_DEAD: Final = "errors.deadletterqueue.copy.record.enable"
+
 _DURATION: Final = re.compile(
     r"by_duration:\+?P(?=.)(?:[0-9]{1,9}D)?(?:T(?=.)(?:[0-9]{1,9}H)?(?:[0-9]{1,9}M)?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?S)?)?",
     re.I,
 )
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _CLIENT_PROPERTIES: Final = frozenset(
     {
         "client_instance_id",
@@ -85,18 +89,19 @@ def _offset_reset(name: str, value: ConfigValue) -> None:
         raise invalid_value(name, text, why)
 
 
-def _consumer_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
-    """A key of consumer groups; the broker's bounds are checked where its configuration is known."""
+def _topic_or_none(name: str, value: ConfigValue) -> None:
+    text = str(value)
+    if text and (not _TOPIC.fullmatch(text) or text in (".", "..") or text.startswith("__")):
+        why = "Its name has up to 249 characters: ASCII alphanumerics, '.', '_' and '-'; an internal topic will not do."
+        raise invalid_value(name, text, why)
+
+
+def _bounded_key(name: str, default: int, low: int, doc: str) -> ConfigKey:
+    """A key of consumer or streams groups; the broker's bounds are checked where its configuration is known."""
     return ConfigKey(name, ConfigType.INT, str(default), doc, at_least(low), (Synonym(f"group.{name}"),))
 
 
 def _share_key(name: str, default: int, check: Check, doc: str) -> ConfigKey:
-    return ConfigKey(name, ConfigType.INT, str(default), doc, check, (Synonym(f"group.{name}"),))
-
-
-def _group_key(name: str, default: int, check: Check) -> ConfigKey:
-    protocol = name.partition(".")[0]
-    doc = f"Kafka's setting of a {protocol} group. {NO_EFFECT} {protocol} groups."
     return ConfigKey(name, ConfigType.INT, str(default), doc, check, (Synonym(f"group.{name}"),))
 
 
@@ -105,22 +110,18 @@ _HEARTBEAT: Final = _bounded(1, 5_000, 15_000)
 _ASSIGNMENT: Final = _bounded(0, 0, 15_000)
 
 GROUP_KEYS: Final = (
-    _consumer_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
-    _consumer_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
-    _consumer_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
-    _share_key("share.session.timeout.ms", 45_000, _SESSION, "A member that is silent for longer is removed."),
-    _share_key("share.heartbeat.interval.ms", 5_000, _HEARTBEAT, "Time between two heartbeats of a member."),
+    _bounded_key("consumer.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _bounded_key("consumer.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _bounded_key("consumer.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
+    _share_key("share.session.timeout.ms", 45_000, at_least(1), "A member that is silent for longer is removed."),
+    _share_key("share.heartbeat.interval.ms", 5_000, at_least(1), "Time between two heartbeats of a member."),
     _share_key("share.assignment.interval.ms", 1_000, _ASSIGNMENT, "Accepted and kept; targets are made at once."),
-    _share_key(
-        "share.record.lock.duration.ms", 30_000, _bounded(1_000, 15_000, 60_000), "How long a member may hold a record."
-    ),
-    _share_key(
-        "share.delivery.count.limit", 5, _bounded(2, 2, 10), "Deliveries of a record that nobody accepts or rejects."
-    ),
+    _share_key("share.record.lock.duration.ms", 30_000, at_least(1_000), "How long a member may hold a record."),
+    _share_key("share.delivery.count.limit", 5, at_least(2), "Deliveries of a record that nobody accepts or rejects."),
     _share_key(
         "share.partition.max.record.locks",
         2_000,
-        _bounded(100, 100, 4_000),
+        at_least(100),
         "Records of a partition that are delivered and not settled.",
     ),
     ConfigKey(
@@ -147,18 +148,37 @@ GROUP_KEYS: Final = (
         None,
         (Synonym("share.renew.acknowledge.enable"),),
     ),
-    _group_key("streams.session.timeout.ms", 45_000, _SESSION),
-    _group_key("streams.heartbeat.interval.ms", 5_000, _HEARTBEAT),
-    _group_key("streams.assignment.interval.ms", 1_000, _ASSIGNMENT),
-    _group_key("streams.num.standby.replicas", 0, _bounded(0, None, 2)),
-    _group_key("streams.initial.rebalance.delay.ms", 3_000, at_least(0)),
+    ConfigKey(
+        BY_KEY,
+        ConfigType.BOOLEAN,
+        "false",
+        "Whether records with the same key are with one member of a share group at a time, and come in order.",
+    ),
+    ConfigKey(
+        DEAD_LETTER_TOPIC,
+        ConfigType.STRING,
+        "",
+        "The topic for records that a share group has rejected, or could not use in as many deliveries as it allows. "
+        "Empty: there is none.",
+        _topic_or_none,
+    ),
+    ConfigKey(
+        COPY_DEAD,
+        ConfigType.BOOLEAN,
+        "false",
+        "Whether a record's key, value and headers are copied to the dead-letter topic, or only where it lies.",
+    ),
+    _bounded_key("streams.session.timeout.ms", 45_000, 1, "A member that is silent for longer is removed."),
+    _bounded_key("streams.heartbeat.interval.ms", 5_000, 1, "Time between two heartbeats of a member."),
+    _bounded_key("streams.assignment.interval.ms", 1_000, 0, "Least time between two targets of the group."),
+    _bounded_key("streams.num.standby.replicas", 0, 0, "Copies of each task's state, on other processes."),
+    _bounded_key("streams.initial.rebalance.delay.ms", 3_000, 0, "Time that the first target waits for members."),
 )
 
 
-_BOUNDED: Final = frozenset(
-    {"consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"}
-)
-"""Keys of single groups for which the broker has a least and a largest value."""
+_BOUNDED: Final = {f"{protocol}.{what}": protocol for protocol, keys in BOUNDED_GROUP_KEYS.items() for what in keys}
+"""Keys of single groups for which the broker has a least and a largest value, and their protocols."""
+STANDBYS: Final = "streams.num.standby.replicas"
 
 
 def _interval(name: str, value: ConfigValue) -> None:
@@ -224,14 +244,17 @@ KINDS: Final[Mapping[int, ResourceKind]] = {
 
 
 def _check_bounds(texts: Mapping[str, str], config: Config) -> None:
-    """Consumer groups keep to the broker's bounds. Raises Refusal."""
-    for name in texts.keys() & _BOUNDED:
-        rest = name.removeprefix("consumer.")
-        low, high = (f"group.consumer.{bound}.{rest}" for bound in ("min", "max"))
+    """Groups keep to the broker's bounds. Raises Refusal."""
+    for name in texts.keys() & _BOUNDED.keys():
+        protocol = _BOUNDED[name]
+        rest = name.removeprefix(f"{protocol}.")
+        low, high = (f"group.{protocol}.{bound}.{rest}" for bound in ("min", "max"))
         if int(texts[name]) < getattr(config, low.replace(".", "_")):
             raise InvalidConfig(f"{name} must be greater than or equal to {low}")
         if int(texts[name]) > getattr(config, high.replace(".", "_")):
             raise InvalidConfig(f"{name} must be less than or equal to {high}")
+    if int(texts.get(STANDBYS, 0)) > config.group_streams_max_standby_replicas:
+        raise InvalidConfig(f"{STANDBYS} must be less than or equal to group.streams.max.standby.replicas")
 
 
 def check(kind: ResourceKind, wanted: Mapping[str, str | None], config: Config) -> dict[str, str]:

@@ -21,6 +21,7 @@ from gateway.kafka_configs.topic_keys import (
     PLACEMENT,
     SCALE_FACTOR,
     SCALING_POLICY,
+    TAKES_DEAD,
     TARGET_RATE,
     TOPIC_KEYS,
 )
@@ -64,6 +65,8 @@ class TopicConfig(StreamPolicy):
     codec: int | None
     """The codec (its number in a batch's attributes) of stored batches; None: as sent."""
     codec_level: int | None
+    takes_dead: bool
+    """Share groups may write dead letters here."""
 
     is_ordinary: bool = field(init=False)
     """Uncompressed batches with timestamps in the usual bounds are stored as they are."""
@@ -105,6 +108,7 @@ def topic_config(values: Mapping[str, ConfigValue]) -> TopicConfig:
         after_max_ms=_int(values, "message.timestamp.after.max.ms"),
         codec=CODECS.get(compression),
         codec_level=None if level is None else int(str(level)),
+        takes_dead=values[TAKES_DEAD] is True,
         compact="compact" in cleanup,
         delete="delete" in cleanup,
         retention_ms=max(_int(values, "retention.ms"), -1),

@@ -37,6 +37,7 @@ SCALING_POLICY: Final = "penstock.scaling.policy"
 TARGET_RATE: Final = "penstock.scaling.target.rate"
 SCALE_FACTOR: Final = "penstock.scaling.factor"
 MIN_SEGMENTS: Final = "penstock.scaling.min.segments"
+TAKES_DEAD: Final = "errors.deadletterqueue.group.enable"
 PLACEMENT: Final = "penstock.placement"
 
 
@@ -114,6 +115,12 @@ _KEYS: Final = (
         "compaction that meets it: every consumer needs time to read it.",
         check=at_least(0),
         broker="log.cleaner.delete.retention.ms",
+    ),
+    _key(
+        TAKES_DEAD,
+        _BOOLEAN,
+        "false",
+        "Whether share groups may write dead letters to the topic: records that they have given up.",
     ),
     _key(
         "file.delete.delay.ms",

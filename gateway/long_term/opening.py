@@ -41,6 +41,7 @@ S = TypeVar("S", bound=Storage)
 AGAIN_S: Final = 0.5
 """Pause between two tries to reach a storage."""
 TOLD_EVERY_S: Final = 10.0
+LOG_THREADS_MAX: Final = 256
 DISKS_FAULT: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -99,6 +100,38 @@ async def open_storage(
         scratch = _directory_settings(config, config.data_dir.absolute() / DRILL_DIRECTORY, create=True)
         inner = OverlayStorage(below=inner, above=await FilesystemStorage.open(scratch))
     return RetryingStorage(MeteredStorage(inner), RetryPolicy(), random.Random())
+
+
+def storage_of_log(config: Config, containers: int, environ: Mapping[str, str] | None = None) -> Storage:
+    """The same place once more, for the puts of the log alone: `open_storage` has reached it. Raises ConfigError.
+
+    Its calls are not repeated: the log's writer does that. A call that was given up keeps its thread for as long again
+    at most, so there are two for each put.
+    """
+    threads = min(LOG_THREADS_MAX, 2 * config.log_object_inflight * containers)
+    timeout_s = config.log_object_timeout_ms / 1000
+    match config.tier2:
+        case Bucket() as place:
+            from tier2.s3 import S3Storage
+
+            settings = _s3_settings(config, place, os.environ if environ is None else environ)
+            own = replace(
+                settings,
+                reads=threads,
+                writes=threads,
+                connect_timeout_s=min(settings.connect_timeout_s, timeout_s),
+                io_timeout_s=timeout_s,
+                read_timeout_s=timeout_s,
+                write_timeout_s=timeout_s,
+            )
+            return S3Storage(own)
+        case Directory() as place:
+            directory = _directory_settings(config, place.below(config.data_dir), create=False)
+            return FilesystemStorage(
+                replace(directory, reads=threads, writes=threads, read_timeout_s=timeout_s, write_timeout_s=timeout_s)
+            )
+        case off:
+            raise ConfigError([f"log.store = object: it needs long-term storage, and tier2 = {off}"])
 
 
 async def _open_bucket(

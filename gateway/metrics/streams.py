@@ -187,7 +187,9 @@ def _of_scales(sources: Sources) -> Iterator[Metric]:
 
 def _of_groups(found: list[GroupLag]) -> Iterator[Metric]:
     lag = GaugeMetricFamily(
-        "penstock_group_lag", "Records that a group has not committed, by topic", labels=["group", "topic"]
+        "penstock_group_lag",
+        "Records that a group has not committed, or a share group not settled, by topic",
+        labels=["group", "topic"],
     )
     rows = [
         (topic.lag, own_label(group.name), own_label(name)) for group in found for name, topic in group.topics.items()

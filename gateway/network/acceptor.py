@@ -1,8 +1,8 @@
 """Taking connections from listening sockets: one descriptor at a time, and only while there is one to take.
 
 Invariants: a connection beyond a bound holds a descriptor only until it is closed, at once. When connections come too
-fast, or this process has no descriptor, they wait in the kernel's queue and none is refused. A turn takes at most
-`TURN_MAX` connections, then gives way.
+fast, or this process has no descriptor, they wait in the kernel's queue and none is refused; if they come too fast for
+one listener, the others go on. A turn takes at most `TURN_MAX` connections, then gives way.
 """
 
 from __future__ import annotations
@@ -32,12 +32,21 @@ Take = Callable[[socket.socket, tuple[str, int], Binding], None]
 
 
 class Acceptor:
-    """The sockets of all listeners. `take` gets each connection; `pace` says how long to wait before the next."""
+    """The sockets of all listeners. `take` gets each connection; `pace` says how long to wait before the next, and
+    `pace_at` how long at one listener, by its name."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, take: Take, pace: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        take: Take,
+        pace: Callable[[], float],
+        pace_at: Callable[[str], float] = lambda name: 0.0,
+    ) -> None:
         self._loop = loop
         self._take = take
         self._pace = pace
+        self._pace_at = pace_at
+        self._resting: dict[str, asyncio.TimerHandle] = {}  # listeners whose connections wait
         self._sockets: list[tuple[socket.socket, Binding]] = []
         self._watching = False
         self._pause: asyncio.TimerHandle | None = None
@@ -58,6 +67,8 @@ class Acceptor:
         self._unwatch()
         if self._pause is not None:
             self._pause.cancel()
+        for rest in self._resting.values():
+            rest.cancel()
         for bound, _ in self._sockets:
             bound.close()
         self._sockets.clear()
@@ -66,7 +77,8 @@ class Acceptor:
         self._pause = None
         self._watching = True
         for bound, binding in self._sockets:
-            self._loop.add_reader(bound, self._accept, bound, binding)
+            if binding.name not in self._resting:
+                self._loop.add_reader(bound, self._accept, bound, binding)
 
     def _unwatch(self) -> None:
         if self._watching:
@@ -79,12 +91,30 @@ class Acceptor:
         self.waiting_s += seconds
         self._pause = self._loop.call_later(seconds, self._watch)
 
+    def _rest(self, name: str, seconds: float) -> None:
+        """Take no connection of one listener for a while."""
+        for bound, binding in self._sockets:
+            if binding.name == name:
+                self._loop.remove_reader(bound)
+        self.waiting_s += seconds
+        self._resting[name] = self._loop.call_later(seconds, self._rested, name)
+
+    def _rested(self, name: str) -> None:
+        del self._resting[name]
+        if self._watching:
+            for bound, binding in self._sockets:
+                if binding.name == name:
+                    self._loop.add_reader(bound, self._accept, bound, binding)
+
     def _accept(self, bound: socket.socket, binding: Binding) -> None:
         for _ in range(TURN_MAX):
-            if not self._watching:
+            if not self._watching or binding.name in self._resting:
                 return
             if (wait_s := self._pace()) > 0:
                 self._wait(wait_s)
+                return
+            if (wait_s := self._pace_at(binding.name)) > 0:
+                self._rest(binding.name, wait_s)
                 return
             try:
                 accepted, address = bound.accept()

@@ -1,8 +1,9 @@
 """Bounds on connections: on their number, in all and by address, and on the rate of new ones.
 
-Kafka's keys and words: `max.connections`, `max.connections.per.ip` with its overrides, `max.connection.creation.rate`
-(KIP-612), and the quota `connection_creation_rate` of addresses. Beyond the rate of all a connection is not refused: it
-waits in its listener's queue. Beyond its address' own rate it is held, unread, until it is due.
+Kafka's keys and words: `max.connections` and `max.connection.creation.rate` (KIP-612), each also of one listener,
+`max.connections.per.ip` with its overrides, and the quota `connection_creation_rate` of addresses. Beyond the rate of
+all, or of a listener, a connection is not refused: it waits in its listener's queue. Beyond its address' own rate it is
+held, unread, until it is due.
 
 Invariant: the counts are those of connections that are open, held, or being made. None is held for longer than
 `HELD_S_MAX`, so an address holds no more than its rate brings in that time; further ones are closed.
@@ -26,13 +27,17 @@ ADDRESSES_MAX: Final = 20_000
 
 
 class ConnectionCounts:
-    """Connections at a time. `most_of` gives an address' own bound, by its text."""
+    """Connections at a time. `most_of` gives an address' own bound, by its text, `most_at` a listener's, by name."""
 
-    def __init__(self, most: int, most_per_ip: int, most_of: Mapping[str, int]) -> None:
+    def __init__(
+        self, most: int, most_per_ip: int, most_of: Mapping[str, int], most_at: Mapping[str, int] | None = None
+    ) -> None:
         self.most = most
         self.most_per_ip = most_per_ip
         self._most_of = most_of
+        self._most_at = most_at or {}
         self._per_ip: dict[str, int] = {}
+        self._at = dict.fromkeys(self._most_at, 0)
         self.count = 0
 
     @property
@@ -40,22 +45,29 @@ class ConnectionCounts:
         """Connections of the address with the most."""
         return max(self._per_ip.values(), default=0)
 
-    def refusal(self, host: str) -> tuple[str, str] | None:
+    def refusal(self, host: str, listener: str = "") -> tuple[str, str] | None:
         """Why a connection of this address cannot be taken now: the key of the bound, and the words."""
         if self.count >= self.most:
             return "max.connections", f"max.connections={self.most} is reached"
+        if listener in self._at and self._at[listener] >= self._most_at[listener]:
+            key = f"listener.name.{listener.lower()}.max.connections"
+            return key, f"{key}={self._most_at[listener]} is reached"
         most = self._most_of.get(host, self.most_per_ip)
         if self._per_ip.get(host, 0) >= most:
             key = "max.connections.per.ip" + (".overrides" if host in self._most_of else "")
             return key, f"{key}={most} is reached"
         return None
 
-    def add(self, host: str) -> None:
+    def add(self, host: str, listener: str = "") -> None:
         self.count += 1
+        if listener in self._at:
+            self._at[listener] += 1
         self._per_ip[host] = self._per_ip.get(host, 0) + 1
 
-    def remove(self, host: str) -> None:
+    def remove(self, host: str, listener: str = "") -> None:
         self.count -= 1
+        if listener in self._at:
+            self._at[listener] -= 1
         left = self._per_ip[host] - 1
         if left:
             self._per_ip[host] = left

@@ -36,6 +36,8 @@ class ServerLimits:
     connections_per_ip_max: int = INT_MAX
     connections_per_ip_overrides: Mapping[str, int] = field(default_factory=dict)  # by address
     connections_per_s_max: int = INT_MAX
+    connections_of_listeners: Mapping[str, int] = field(default_factory=dict)  # by name: only those with a bound
+    connections_per_s_of_listeners: Mapping[str, int] = field(default_factory=dict)  # likewise
     idle_ms: int = 600_000  # -1: never
     receive_progress_ms: int = 30_000  # for a request, or the next part of a large one, to arrive
     first_request_ms: int = 60_000  # after connecting

@@ -60,12 +60,18 @@ class Server:
         self.tls = TlsWorkers()
         self._secured = secured or {}
         self.counts = ConnectionCounts(
-            limits.connections_max, limits.connections_per_ip_max, limits.connections_per_ip_overrides
+            limits.connections_max,
+            limits.connections_per_ip_max,
+            limits.connections_per_ip_overrides,
+            limits.connections_of_listeners,
         )
         self._rate = CreationRate(limits.connections_per_s_max, time.monotonic)
+        self._rates_at = {
+            name: CreationRate(most_s, time.monotonic) for name, most_s in limits.connections_per_s_of_listeners.items()
+        }
         self._by_address = AddressRates(rate_of, time.monotonic)
-        self._held: dict[socket.socket, tuple[str, asyncio.TimerHandle]] = {}
-        self.acceptor = Acceptor(self.host.loop, self._take, self._rate.wait_s)
+        self._held: dict[socket.socket, tuple[str, str, asyncio.TimerHandle]] = {}
+        self.acceptor = Acceptor(self.host.loop, self._take, self._rate.wait_s, self._wait_at_s)
         self._arriving: set[asyncio.Task[None]] = set()
         self._connections: dict[Connection, None] = {}
         self._refusal_told_s: dict[str, float] = {}  # by reason: a word from our code
@@ -94,10 +100,10 @@ class Server:
         if self._sweep_handle is not None:
             self._sweep_handle.cancel()
         self.acceptor.stop()
-        for held, (host, timer) in self._held.items():
+        for held, (host, listener, timer) in self._held.items():
             timer.cancel()
             held.close()
-            self.counts.remove(host)
+            self.counts.remove(host, listener)
         self._held.clear()
         for connection in self._connections:
             connection.stop_reading()
@@ -120,7 +126,7 @@ class Server:
         """Serve an accepted connection, or close it before anything is made for it."""
         self.host.metrics.connections_accepted += 1
         host = address[0]
-        if (refusal := self.counts.refusal(host)) is not None:
+        if (refusal := self.counts.refusal(host, binding.name)) is not None:
             accepted.close()
             self._refused(*refusal, address)
             return
@@ -130,13 +136,20 @@ class Server:
             self._refused("connection_creation_rate", "its address' connection_creation_rate is exceeded", address)
             return
         self._rate.count()
-        self.counts.add(host)
+        if (rate := self._rates_at.get(binding.name)) is not None:
+            rate.count()
+        self.counts.add(host, binding.name)
         if hold_s > 0:
             self.acceptor.waiting_s += hold_s
             timer = self.host.loop.call_later(hold_s, self._due, accepted, address, binding)
-            self._held[accepted] = host, timer
+            self._held[accepted] = host, binding.name, timer
         else:
             self._begin(accepted, address, binding)
+
+    def _wait_at_s(self, listener: str) -> float:
+        """Seconds that a listener's next connection must wait for the listener's own rate."""
+        rate = self._rates_at.get(listener)
+        return 0.0 if rate is None else rate.wait_s()
 
     def _due(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
         """A connection was held for long enough."""
@@ -162,7 +175,7 @@ class Server:
         except Exception as error:  # the peer is gone already, or there is no memory for it
             if not connection.was_made:
                 accepted.close()
-                self.counts.remove(address[0])
+                self.counts.remove(address[0], binding.name)
             logger.debug("connection not taken", extra={"peer": f"{address[0]}:{address[1]}", "error": str(error)})
 
     def _refused(self, key: str, reason: str, address: tuple[str, int]) -> None:
@@ -183,7 +196,7 @@ class Server:
     def lost(self, connection: Connection) -> None:
         if self._connections.pop(connection, self) is self:
             return
-        self.counts.remove(connection.peer_host)
+        self.counts.remove(connection.peer_host, connection.listener.name)
         self.host.metrics.connections_open = len(self._connections)
 
     # --- Time-outs ------------------------------------------------------------------------------

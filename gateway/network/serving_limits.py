@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 def server_limits(config: Config, shares: Shares) -> ServerLimits:
     """The limits. Looks up names in `max.connections.per.ip.overrides`, which may take a moment."""
+    own = [(name, config.security_of(name)) for name in {address.name for address in config.listeners}]
     return ServerLimits(
         request_bytes_max=config.socket_request_max_bytes,
         queued_request_bytes_max=config.queued_max_request_bytes,
@@ -29,6 +30,10 @@ def server_limits(config: Config, shares: Shares) -> ServerLimits:
         connections_max=shares.kafka,
         connections_per_ip_max=config.max_connections_per_ip,
         connections_per_ip_overrides=_by_address(config.max_connections_per_ip_overrides),
+        connections_of_listeners={name: keys.max_connections for name, keys in own if keys.max_connections < INT_MAX},
+        connections_per_s_of_listeners={
+            name: keys.max_connection_creation_rate for name, keys in own if keys.max_connection_creation_rate < INT_MAX
+        },
         connections_per_s_max=config.max_connection_creation_rate,
         idle_ms=config.connections_max_idle_ms,
         receive_progress_ms=config.connections_receive_timeout_ms,

@@ -25,9 +25,19 @@ from gateway.kafka_configs.features import TABLE as FEATURES
 from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.quotas.quotas import TABLE as QUOTAS
 from gateway.security.acl_format import TABLE as ACLS
+from gateway.security.delegation_rows import TABLE as DELEGATION_TOKENS
 from gateway.security.scram_users import TABLE as USERS
 
-SETTINGS: Final = (ACLS, BROKER_CONFIGS, FEATURES, INTERNAL_TOPICS, QUOTAS, RESOURCE_CONFIGS, USERS)
+SETTINGS: Final = (
+    ACLS,
+    BROKER_CONFIGS,
+    DELEGATION_TOKENS,
+    FEATURES,
+    INTERNAL_TOPICS,
+    QUOTAS,
+    RESOURCE_CONFIGS,
+    USERS,
+)
 _NUMBER: Final = struct.Struct(">Q")
 
 

@@ -25,7 +25,8 @@ import uvloop
 from gateway import __version__, logs
 from gateway.broker import Broker, Part
 from gateway.config.layers import ConfigError
-from gateway.config.loading import Config, files_of
+from gateway.config.loading import Config, files_of, secret_files_of
+from gateway.config.providers import readable_by_others
 from gateway.config.secrets import on_command_line
 from gateway.config.security import SecurityProtocol
 from gateway.data_directory import OWN_NAMES, SERVING_FILE, DataDirectory, keep_to_ourselves
@@ -97,11 +98,7 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
     place = Place.take(config)
     logger.info("starting", extra={"version": __version__, "data_dir": str(place.data.path)} | _validation(config))
     warn_about_strangers(config, place)
-    for key in on_command_line(config):
-        logger.warning(
-            "a secret stands on the command line, where every user of this machine reads it: put it into a file",
-            extra={"key": key, "use": f"{key}.file"},
-        )
+    warn_about_secrets(config)
     part = None
     if place.data.registry.exists():  # several workers have served this directory, and may again
         hosts = tuple(range(place.data.layout.containers))
@@ -111,6 +108,20 @@ async def _serve(config: Config, ready_file: Path | None, readable: int, *, take
         _announce(config, broker, place, ready_file, readable, time.monotonic() - started)
 
     return await serve_place(config, place, stopping, announce, part=part, take_over=take_over)
+
+
+def warn_about_secrets(config: Config) -> None:
+    """Tell which secrets others on this machine can read."""
+    for key in on_command_line(config):
+        logger.warning(
+            "a secret stands on the command line, where every user of this machine reads it: put it into a file",
+            extra={"key": key, "use": f"{key}.file"},
+        )
+    for path in readable_by_others(secret_files_of(config)):
+        logger.warning(
+            "a file of secrets can be read by every user of this machine: take that right away",
+            extra={"file": str(path)[:300], "do": f"chmod o-r {path}"[:310]},
+        )
 
 
 async def serve_place(

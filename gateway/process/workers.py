@@ -35,7 +35,7 @@ from gateway.data_directory import SERVING_FILE, DataDirectory, is_drill, keep_t
 from gateway.disks import Layout, processors, wanted_of
 from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
-from gateway.http.entrance import Entrance
+from gateway.http.entrance import Entrance, certified_by
 from gateway.http.front import front
 from gateway.http.guard import Guard
 from gateway.http.server import HttpServer
@@ -47,7 +47,15 @@ from gateway.process.adoption import adopt
 from gateway.process.assignment import Assignment, shifted
 from gateway.process.control import Control
 from gateway.process.outcome import outcome
-from gateway.process.serving import SWITCH_INTERVAL_S, Place, forget, serve_place, stop_signal, warn_about_strangers
+from gateway.process.serving import (
+    SWITCH_INTERVAL_S,
+    Place,
+    forget,
+    serve_place,
+    stop_signal,
+    warn_about_secrets,
+    warn_about_strangers,
+)
 from gateway.process.supervisor import Supervisor, Worker
 from gateway.security.listeners import http_security
 from tier2.memory import keep_freed
@@ -195,6 +203,7 @@ async def _supervise(
             extra={"version": __version__, "data_dir": str(data.path), "workers": count},
         )
         warn_about_strangers(config, Place(data, kafka, http))
+        warn_about_secrets(config)
         admission = await _own_long_term(config, data, take_over)
         await adopt(data.store, data.store_config(config), data.registry, fresh=data.fresh)
         registry = await SqliteRegistry.open(data.registry)
@@ -318,6 +327,7 @@ async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sock
         loopback=binding.loopback,
         hosts=frozenset(host.lower() for host in (binding.host, binding.advertised_host, *config.http_hosts)),
         token=None if token is None else token.get_secret_value(),
+        has_users=bool(config.http_auth),
     )
 
     def serving() -> Mapping[str, str]:
@@ -325,10 +335,12 @@ async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sock
         workers = supervisor.workers
         return {str(one.number): sockets[one.number].http.host for one in workers if one.state is not None}
 
-    application = Entrance(front(serving, guard, lambda: supervisor.phase, lambda: len(supervisor.workers)), guard)
+    tls = http_security(config).tls
+    whole = front(serving, guard, lambda: supervisor.phase, lambda: len(supervisor.workers))
+    application = Entrance(whole, guard, certified=certified_by(tls))  # the workers ask for users
     for bound in binding.sockets:
         bound.listen(BACKLOG)
-    server = HttpServer(application, binding.sockets, tls=http_security(config).tls)
+    server = HttpServer(application, binding.sockets, tls=tls)
     await server.start()
     return _Front(server)
 

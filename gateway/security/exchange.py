@@ -18,11 +18,13 @@ class More:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The client is this user. `ends_ms`: when the proof itself ends, in ms since 1970, if ever."""
+    """The client is this user. `ends_ms`: when the proof itself ends, in ms since 1970, if ever. `by_token`: it came by
+    a delegation token, which is less than the user's own secret."""
 
     token: bytes = field(repr=False)
     user: str
     ends_ms: int | None = None
+    by_token: bool = False
 
 
 Step = More | Done
@@ -37,10 +39,11 @@ class Refused(Exception):
 
 
 class Exchange(Protocol):
-    """The server's side of one exchange. `is_slow`: a step computes for a millisecond or more."""
+    """The server's side of one exchange."""
 
-    @property
-    def is_slow(self) -> bool: ...
+    def is_slow(self, token: bytes) -> bool:
+        """Does a step with this message compute for a millisecond or more?"""
+        ...
 
     def step(self, token: bytes, now_ms: int) -> Step:
         """Take the client's next message. Raises Refused."""

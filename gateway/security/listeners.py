@@ -9,10 +9,11 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from gateway.config.loading import Config
 from gateway.config.security import ListenerSecurity, TransportKeys
+from gateway.security.oauth import KeySet
 from gateway.security.sasl_listener import SaslListener
 from gateway.security.tls import ListenerTls
 
@@ -31,6 +32,8 @@ class SecuredListener:
     name: str
     tls: ListenerTls | None = None
     sasl: SaslListener | None = None
+    keys: KeySet | None = None
+    """Those of signed tokens, at the HTTP server; a Kafka listener's are in `sasl`."""
 
     def close(self) -> None:
         if self.sasl is not None:
@@ -42,6 +45,8 @@ class SecuredListener:
             self.tls.renew()
         if self.sasl is not None:
             self.sasl.renew()
+        if self.keys is not None:
+            self.keys.renew()
 
 
 def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
@@ -60,13 +65,30 @@ def secured_listeners(config: Config) -> Mapping[str, SecuredListener]:
 
 def http_security(config: Config) -> SecuredListener:
     """How the HTTP server is secured. Reads files. Raises ConfigError."""
-    if config.http_listen is None or config.http_tls_keystore_location is None:
+    if config.http_listen is None:
         return SecuredListener(HTTP)
-    own = {
+    keys = None
+    if "bearer" in config.http_auth:
+        rules = http_token_rules(config)
+        url = str(rules.sasl_oauthbearer_jwks_endpoint_url)
+        keys = KeySet(HTTP, url, rules.sasl_oauthbearer_jwks_endpoint_refresh_ms)
+    if config.http_tls_keystore_location is None:
+        return SecuredListener(HTTP, keys=keys)
+    own: dict[str, Any] = {
         "ssl.keystore.location": config.http_tls_keystore_location,
         "ssl.key.password": config.http_tls_key_password,
     }
-    return SecuredListener(HTTP, ListenerTls(HTTP, ListenerSecurity.of(TransportKeys.model_validate({}), own)))
+    if "mtls" in config.http_auth:
+        own["ssl.client.auth"] = "requested"
+        own["ssl.truststore.location"] = config.http_tls_truststore_location
+        own["ssl.principal.mapping.rules"] = config.ssl_principal_mapping_rules
+    tls = ListenerTls(HTTP, ListenerSecurity.of(TransportKeys.model_validate({}), own))
+    return SecuredListener(HTTP, tls, keys=keys)
+
+
+def http_token_rules(config: Config) -> ListenerSecurity:
+    """What signed tokens must be over HTTP: the keys that hold for all listeners."""
+    return ListenerSecurity.of(config, {})
 
 
 async def renew_for_ever(secured: Sequence[SecuredListener], every_s: float = RENEWED_EVERY_S) -> None:

@@ -18,7 +18,9 @@ class Principal(NamedTuple):
         return f"{self.type}:{self.name}"
 
 
-ANONYMOUS: Final = Principal("User", "ANONYMOUS")
+USER: Final = "User"
+"""The type of all principals that clients can prove to be."""
+ANONYMOUS: Final = Principal(USER, "ANONYMOUS")
 """Whoever comes in by a listener that asks for no proof."""
 
 NODE: Final = Principal("Node", "inner")

@@ -80,6 +80,7 @@ class SaslSession:
         self.mechanism: str | None = None
         self.principal: Principal | None = None
         self.takes_bare_tokens = False
+        self.came_by_token = False
         self._exchange: Exchange | None = None
         self._ends_ms: int | None = None
         self._since_ms = 0
@@ -91,10 +92,9 @@ class SaslSession:
     def mechanisms(self) -> list[str]:
         return list(self._mechanisms)
 
-    @property
-    def is_slow(self) -> bool:
-        """Does the next step compute for long?"""
-        return self._exchange is not None and self._exchange.is_slow
+    def is_slow(self, token: bytes) -> bool:
+        """Does the step with this token compute for long?"""
+        return self._exchange is not None and self._exchange.is_slow(token)
 
     def refusal(self, api_key: int, now_ms: int) -> str | None:
         """Why a request is not admitted now, or None."""
@@ -156,6 +156,7 @@ class SaslSession:
         self._ends_ms = now_ms + lifetime_ms if lifetimes else None
         self._since_ms = now_ms
         self.principal = principal
+        self.came_by_token = done.by_token
         self._exchange = None
         self.takes_bare_tokens = False
         self.state = State.READY

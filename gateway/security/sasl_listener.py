@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from gateway.config.security import ListenerSecurity
+from gateway.security.delegation_tokens import DelegationTokens
 from gateway.security.exchange import Exchange
 from gateway.security.oauth import KeySet, OAuthBearerExchange, Tokens
 from gateway.security.plain import PlainExchange, PlainUsers
 from gateway.security.sasl import SaslSession
-from gateway.security.scram import HASHES, ScramCredential, ScramExchange
+from gateway.security.scram import HASHES, ScramCredential, ScramExchange, TokenClaim
 from gateway.security.scram_users import ScramUsers
 
 
@@ -27,12 +28,15 @@ class SaslListener:
         self.slow = ThreadPoolExecutor(1, "authentication")
         self._lifetime_ms = keys.connections_max_reauth_ms
         self._scram: ScramUsers | None = None
+        self._tokens: DelegationTokens | None = None
         self._plain: PlainUsers | None = None
         self._keys: KeySet | None = None
         self._mechanisms: dict[str, Callable[[], Exchange]] = {}
         for name in keys.sasl_enabled_mechanisms:
             if name in HASHES:
-                self._mechanisms[name] = partial(ScramExchange, name, partial(self._find, name))
+                self._mechanisms[name] = partial(
+                    ScramExchange, name, partial(self._find, name), partial(self._claim, name)
+                )
             elif name == "PLAIN":
                 jaas = keys.sasl_jaas_config
                 text = None if jaas is None else jaas.get_secret_value()
@@ -54,9 +58,9 @@ class SaslListener:
     def mechanisms(self) -> Mapping[str, Callable[[], Exchange]]:
         return self._mechanisms
 
-    def use(self, scram: ScramUsers) -> None:
+    def use(self, scram: ScramUsers, tokens: DelegationTokens) -> None:
         """The store is open: its users may come."""
-        self._scram = scram
+        self._scram, self._tokens = scram, tokens
 
     def session(self) -> SaslSession:
         """The SASL of a new connection."""
@@ -75,3 +79,7 @@ class SaslListener:
     def _find(self, mechanism: str, user: str) -> tuple[ScramCredential, bool]:
         assert self._scram is not None, "the store is open before clients are served"
         return self._scram.find(mechanism, user)
+
+    def _claim(self, mechanism: str, token_id: str) -> TokenClaim | None:
+        assert self._tokens is not None, "the store is open before clients are served"
+        return self._tokens.claim(mechanism, token_id)

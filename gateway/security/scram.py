@@ -7,6 +7,8 @@ Invariants:
 - A user who does not exist goes through the same exchange, with a salt that stays the same, and fails at its end;
   nothing that a client sees before tells that user from another with a wrong password.
 - A proof counts for the server's nonce of this exchange only, so a recorded one is of no use.
+- With `tokenauth=true` the name is a delegation token's id and the password its secret; the client is then the token's
+  owner. A user's password never does for a token, nor a token's secret for a user.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+from gateway.security.delegation_rows import DelegationToken
 from gateway.security.exchange import Done, More, Refused, Step
 
 HASHES: Final = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
@@ -31,6 +34,7 @@ NONCE_CHARS_MAX: Final = 256
 _SALT_BITS: Final = 130
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NAME: Final = r"(?:[^,=\0]|=2C|=3D)+"
+_BY_TOKEN: Final = re.compile(r",tokenauth=true(?:,|$)", re.I)
 _PRINTABLE: Final = r"[\x21-\x2b\x2d-\x7e]+"
 _FIRST: Final = re.compile(
     rf"(?P<binding>[ny]),(?:a=(?P<authzid>{_NAME}))?,(?P<bare>n=(?P<user>{_NAME}),r=(?P<nonce>{_PRINTABLE})"
@@ -101,7 +105,7 @@ def salt_password(mechanism: str, password: str, salt: bytes, iterations: int) -
 def unknown_credential(mechanism: str, user: str, secret: bytes, iterations: int) -> ScramCredential:
     """A credential for a user who does not exist: always the same for one name, and no password is its own."""
     drawn = hmac.digest(secret, f"{mechanism}\0{user}".encode(), "sha512")
-    salt = _in_base_36(int.from_bytes(drawn[:17], "big") >> 6)
+    salt = drawn_salt(drawn)
     size = hashlib.new(HASHES[mechanism]).digest_size
     return ScramCredential(mechanism, iterations, salt, secrets.token_bytes(size), secrets.token_bytes(size))
 
@@ -110,21 +114,35 @@ Lookup = Callable[[str], tuple[ScramCredential, bool]]
 """The credential of a user, and whether that user exists."""
 
 
+class TokenClaim(NamedTuple):
+    """How a delegation token is proved, and the token, if there is one."""
+
+    credential: ScramCredential
+    token: DelegationToken | None
+
+
+Claims = Callable[[str], TokenClaim | None]
+"""By a token's id; None where there are no tokens."""
+
+
 class ScramExchange:
     """The server's side of one exchange."""
 
-    is_slow = False
-
-    def __init__(self, mechanism: str, lookup: Lookup) -> None:
+    def __init__(self, mechanism: str, lookup: Lookup, claims: Claims) -> None:
         self._mechanism = mechanism
         self._hash = HASHES[mechanism]
         self._lookup = lookup
+        self._claims = claims
+        self._token: DelegationToken | None = None
         self._user: str | None = None
         self._exists = False
         self._header = b""
         self._nonce = ""
         self._begun = ""  # client-first-bare and server-first
         self._credential: ScramCredential | None = None
+
+    def is_slow(self, token: bytes) -> bool:
+        return b"tokenauth=" in token.lower()
 
     def step(self, token: bytes, now_ms: int) -> Step:
         """Take the client's next message. Raises Refused."""
@@ -145,9 +163,13 @@ class ScramExchange:
         if match["authzid"] is not None and _unescaped(match["authzid"]) != user:
             raise Refused("it asks to be another than it proves", user)
         self._user = user
-        self._credential, self._exists = self._lookup(user)
-        if "tokenauth=" in match["extensions"]:
-            self._exists = False  # there are no delegation tokens
+        claim = self._claims(user) if _BY_TOKEN.search(match["extensions"]) else None
+        if claim is not None:
+            self._credential, self._token = claim
+            self._exists = self._token is not None
+        else:
+            self._credential, self._exists = self._lookup(user)
+            self._exists &= not _BY_TOKEN.search(match["extensions"])
         self._header = text[: match.start("bare")].encode()
         self._nonce = match["nonce"] + secrets.token_urlsafe(24)
         salt = base64.b64encode(self._credential.salt).decode()
@@ -173,10 +195,12 @@ class ScramExchange:
         client_key = bytes(one ^ other for one, other in zip(proof, signature, strict=True))
         proved = secrets.compare_digest(hashlib.new(self._hash, client_key).digest(), own.stored_key)
         if not (proved and self._exists):
-            raise Refused("a wrong password" if self._exists else "an unknown user", self._user)
+            raise Refused("a wrong password" if self._exists else "an unknown user or token", self._user)
         verifier = base64.b64encode(hmac.digest(own.server_key, message, self._hash)).decode()
         assert self._user is not None
         self._nonce = ""  # of no further use
+        if self._token is not None:
+            return Done(f"v={verifier}".encode(), self._token.owner.name, self._token.ends_ms, by_token=True)
         return Done(f"v={verifier}".encode(), self._user)
 
 
@@ -195,6 +219,11 @@ def _decoded(text: str) -> bytes | None:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
         return None
+
+
+def drawn_salt(drawn: bytes) -> bytes:
+    """A salt from random bytes."""
+    return _in_base_36(int.from_bytes(drawn[:17], "big") >> 6)
 
 
 def _in_base_36(number: int) -> bytes:

@@ -238,8 +238,9 @@ class Topics:
         self._came(stream)
         return stream
 
-    def auto_create(self, name: str, charge: Charge) -> None:
-        """Begin to create a topic that a client asked for; the client finds it when it asks again."""
+    def auto_create(self, name: str, charge: Charge, created: Callable[[Stream], None]) -> None:
+        """Begin to create a topic that a client asked for; the client finds it when it asks again. `created` hears of
+        it then."""
         if name in self._creations or len(self._creations) >= AUTO_CREATIONS_MAX:
             return
         if len(self) + len(self._creations) >= self._config.auto_create_topics_max:
@@ -248,12 +249,14 @@ class Topics:
                 extra={"topic": name, "topics": len(self)},
             )
             return
-        task = asyncio.create_task(self._auto_create(name, charge))
+        task = asyncio.create_task(self._auto_create(name, charge, created))
         self._creations[name] = task
         task.add_done_callback(lambda _: self._creations.pop(name, None))
 
-    async def _auto_create(self, name: str, charge: Charge) -> None:
+    async def _auto_create(self, name: str, charge: Charge, created: Callable[[Stream], None]) -> None:
         (outcome,) = await self.create([WantedTopic(name)], charge=charge)
+        if isinstance(outcome, Stream):
+            created(outcome)
         if isinstance(outcome, Refusal) and outcome.code is not ErrorCode.topic_already_exists:
             logger.warning(
                 "a topic could not be created for a client",

@@ -46,9 +46,10 @@ def numbers(line: str) -> dict[str, int]:
     return {name: int(value) for name, _, value in (word.partition("=") for word in line.split())}
 
 
-def test_to_the_end(place: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_to_the_end(place: Path, workers: int) -> None:
     """Records leave the log, objects are in the bucket, and the consumer from the beginning is served from there."""
-    demo = start(place, "--seconds", str(SECONDS), "--exit")
+    demo = start(place, "--seconds", str(SECONDS), "--workers", str(workers), "--exit")
     try:
         printed, _ = demo.communicate(timeout=END_S_MAX)
     finally:

@@ -8,6 +8,8 @@
  *   FAULT_MATCH=GLOB     which paths count (default: all)
  *   FAULT_AT=N           the N-th counted call is hit, and with FAULT_ONWARD=1 all after it
  *   FAULT_DO=kill|ERRNO  die there before the call takes place, or fail it with this error number
+ *   FAULT_TALLY=FILE     two i64s in place of the process's own count and N, for it and all its descendants: they count
+ *                        together, so one of them is hit once, and N may be changed at any moment (0: none is hit)
  *
  *   FAULT_SECTOR=AT      the disk cannot read the 4 KiB that hold this byte of a file that FAULT_MATCH names: a read over
  *                        them fails with EIO
@@ -18,8 +20,8 @@
  *                        directory its names at its last sync; `root` names FAULT_ROOT's own entry. See power.py,
  *                        which rebuilds a tree from that.
  *
- * Children are no part of an experiment that counts calls. With FAULT_SHADOW they are: a power cut is everybody's. They
- * know by FAULT_CHILD that the shadow has begun, and take turns at it.
+ * Children are no part of an experiment that counts calls, unless it has a FAULT_TALLY. With FAULT_SHADOW they are: a
+ * power cut is everybody's. They know by FAULT_CHILD that the shadow has begun, and take turns at it.
  *
  * A write with RWF_DSYNC counts as a write, then as an fdatasync. Where the latter is hit, the bytes are written without
  * their sync: that is the moment between the two.
@@ -50,10 +52,12 @@
 #include <unistd.h>
 
 static const char *root, *match, *calls, *shadow;
-static long hit_at, fail_with;
+static long fail_with;
 static long long sector = -1;
 static int report_fd = -1, onward, turn_fd = -1;
-static atomic_long counted;
+static struct tally {
+        atomic_llong counted, hit_at;
+} own, *tally = &own;
 static volatile const long long *clock_offset_s;
 static pthread_mutex_t shadow_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -87,7 +91,7 @@ static int listed(const char *call) {
 static int counts(const char *call, const char *path) {
         if (!listed(call) || (match && fnmatch(match, path, 0)))
                 return 0;
-        long number = atomic_fetch_add(&counted, 1) + 1;
+        long number = (long)atomic_fetch_add(&tally->counted, 1) + 1, hit_at = (long)tally->hit_at;
         if (report_fd >= 0) {
                 char line[PATH_MAX + 64];
                 int length = snprintf(line, sizeof line, "%ld %s %s\n", number, call, path);
@@ -172,7 +176,7 @@ __attribute__((constructor)) static void begin(void) {
         match = getenv("FAULT_MATCH");
         shadow = getenv("FAULT_SHADOW");
         calls = getenv("FAULT_CALLS") ? getenv("FAULT_CALLS") : "fsync,fdatasync,rename,unlink";
-        hit_at = getenv("FAULT_AT") ? atol(getenv("FAULT_AT")) : 0;
+        own.hit_at = getenv("FAULT_AT") ? atol(getenv("FAULT_AT")) : 0;
         onward = getenv("FAULT_ONWARD") != NULL;
         fail_with = getenv("FAULT_DO") ? atol(getenv("FAULT_DO")) : 0;
         if (getenv("FAULT_SECTOR"))
@@ -185,7 +189,7 @@ __attribute__((constructor)) static void begin(void) {
                         abort();
         }
         if (getenv("FAULT_CHILD")) {
-                hit_at = 0;
+                own.hit_at = 0;
                 calls = "";
                 return;
         }
@@ -208,7 +212,12 @@ __attribute__((constructor)) static void begin(void) {
                         abort();
                 clock_offset_s = mapped;
         }
-        if (shadow)
+        if (getenv("FAULT_TALLY")) {
+                int fd = open(getenv("FAULT_TALLY"), O_RDWR | O_CLOEXEC);
+                tally = mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+                if (tally == MAP_FAILED)
+                        abort();
+        } else if (shadow)
                 setenv("FAULT_CHILD", "1", 1);
         else
                 unsetenv("LD_PRELOAD");
@@ -338,7 +347,7 @@ static ssize_t written(int fd, const struct iovec *parts, int count, off64_t at,
         char path[PATH_MAX];
         int synced = flags & (RWF_DSYNC | RWF_SYNC), below = path_of(fd, path);
         int error = below ? counts("write", path) : 0;
-        if (!error && below && synced && hit_at && listed("fdatasync") && (!match || !fnmatch(match, path, 0))) {
+        if (!error && below && synced && tally->hit_at && listed("fdatasync") && (!match || !fnmatch(match, path, 0))) {
                 ssize_t done = REAL(pwritev64v2)(fd, parts, count, at, flags & ~(RWF_DSYNC | RWF_SYNC));
                 if (done < 0)
                         return done;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Faults:
     report: Path | None = None
     shadow: Path | None = None
     sector: int | None = None  # of a file that `match` names: what lies around this byte cannot be read
+    tally: Path | None = None  # of a `Tally`, which counts the calls of a whole family of processes
     clock: Path | None = None  # holds an i64: seconds by which the wall clock is off
 
     def environment(self) -> dict[str, str]:
@@ -53,9 +55,30 @@ class Faults:
             "FAULT_REPORT": self.report,
             "FAULT_SHADOW": self.shadow,
             "FAULT_SECTOR": self.sector,
+            "FAULT_TALLY": self.tally,
             "FAULT_CLOCK": self.clock,
         }
         return {name: str(value) for name, value in wanted.items() if value is not None}
+
+
+class Tally:
+    """What a family of processes counts together, and the call at which one of them is hit."""
+
+    _FORM: Final = struct.Struct("<qq")
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(self._FORM.size))
+        self._path = path
+
+    @property
+    def counted(self) -> int:
+        return int(self._FORM.unpack(self._path.read_bytes())[0])
+
+    def hit_at(self, number: int) -> None:
+        """Hit the call of that number; 0: none."""
+        with self._path.open("r+b") as file:
+            file.seek(8)
+            file.write(struct.pack("<q", number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
         self.ready: dict[str, Any] = {}
         self.within: tuple[str, ...] = ()  # a command that runs the gateway, and becomes it
+        self.arguments: tuple[str, ...] = ()  # further ones of `serve`
         self.starts = 0
         self.last_start_seconds = 1.0
         self._launched_at = 0.0
@@ -86,6 +87,7 @@ class Gateway:
         command = [*self.within, str(Path(sys.executable).parent / "penstock"), "serve", "--http", self.http]
         command += ["--listen", self._listen, "--data-dir", str(self.data)]
         command += ["--ready-file", str(self._ready_file)]
+        command += self.arguments
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
         self.starts += 1

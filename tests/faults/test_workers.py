@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests.faults.gateway_process import EAGER, Gateway
 from tests.gateway.harness import batch
 from tests.gateway.launching import free_ports
 from tests.gateway.network.harness import request
+from tests.gateway.telemetry.test_series import otlp_of
 
 DEADLINE_S = 60
 CHANGES = 20
@@ -349,6 +351,80 @@ def test_lag_over_workers(gateway: Gateway) -> None:
     until(lambda: is_back(gateway, before, 1) and is_ready(gateway), "the worker is back")
     write(gateway, "orders", 80, 8)
     until(lambda: lags() == dict.fromkeys(GROUPS, 88 - 4 * PARTITIONS), "the lag of after the kill is counted")
+
+
+def test_internal_topics_over_workers(gateway: Gateway) -> None:
+    """A consumer of all of __consumer_offsets is told of both workers' groups, each by its own coordinator; and goes on
+    over a kill of either, at higher offsets, with every commit since."""
+    create(gateway, "orders")
+    watcher = Consumer({"bootstrap.servers": servers(gateway)[0], "group.id": "watcher", "enable.auto.commit": False})
+    topics = watcher.list_topics(timeout=DEADLINE_S).topics
+    assert {"__consumer_offsets", "__transaction_state"} <= topics.keys()
+    partitions = topics["__consumer_offsets"].partitions
+    assert len(partitions) == 50
+    assert {partition.leader for partition in partitions.values()} == {100, 101}
+    watcher.assign([TopicPartition("__consumer_offsets", number, 0) for number in partitions])
+
+    admin = AdminClient({"bootstrap.servers": servers(gateway)[0]})
+    ends: dict[int, int] = {}
+    for offset, victim in ((3, 0), (4, 1), (5, None)):
+        for group in GROUPS:
+            commit(gateway, group, "orders", offset)
+        told: dict[str, set[int]] = {}
+        deadline = time.monotonic() + DEADLINE_S
+        while told != {group: set(range(PARTITIONS)) for group in GROUPS}:
+            assert time.monotonic() < deadline, told
+            message = watcher.poll(0.2)
+            if message is None or message.error() is not None:
+                continue
+            where, at, key, value = message.partition(), message.offset(), message.key(), message.value()
+            assert at > ends.get(where, -1)
+            ends[where] = at
+            if key[:2] == b"\x00\x01" and value is not None and struct.unpack_from(">hq", value)[1] == offset:
+                (length,) = struct.unpack_from(">h", key, 2)
+                told.setdefault(key[4 : 4 + length].decode(), set()).add(*struct.unpack(">i", key[-4:]))
+                coordinator = admin.describe_consumer_groups([key[4 : 4 + length].decode()])
+                (described,) = (future.result(DEADLINE_S) for future in coordinator.values())
+                assert described.coordinator.id == partitions[where].leader
+        if victim is not None:
+            before = workers(gateway)
+            os.kill(before[victim], signal.SIGKILL)
+            until(
+                lambda before=before, victim=victim: is_back(gateway, before, victim) and is_ready(gateway),
+                "it is back",
+            )  # type: ignore[misc]
+    watcher.close()
+
+
+INCREMENTAL_ALTER_CONFIGS, GET_TELEMETRY_SUBSCRIPTIONS, PUSH_TELEMETRY = 44, 71, 72
+CLIENT_METRICS = 16
+
+
+def test_telemetry_over_workers(gateway: Gateway) -> None:
+    """A subscription that one worker was told of holds at all. A client that asked one may push to another, and the
+    metrics of the whole show its series with the worker that has it."""
+    config = {"name": "metrics", "config_operation": 0, "value": "org.apache.kafka.producer.queue"}
+    resource = {"resource_type": CLIENT_METRICS, "resource_name": "queues", "configs": [config]}
+    asked(servers(gateway)[0], INCREMENTAL_ALTER_CONFIGS, 1, {"resources": [resource]})
+
+    def subscription(server: int) -> Message:
+        return asked(servers(gateway)[server], GET_TELEMETRY_SUBSCRIPTIONS, 0, {})
+
+    for server in (0, 1):
+        until(lambda server=server: subscription(server).requested_metrics, "the worker knows the subscription")  # type: ignore[misc]
+    mine = subscription(0)
+    metrics = otlp_of({"name": "org.apache.kafka.producer.queue.time", "value": 2.5})
+    pushed = {
+        "client_instance_id": mine.client_instance_id,
+        "subscription_id": mine.subscription_id,
+        "metrics": metrics,
+    }
+    assert asked(servers(gateway)[1], PUSH_TELEMETRY, 0, pushed).error_code == 0
+    with urllib.request.urlopen(f"http://{gateway.ready['http']}/metrics", timeout=DEADLINE_S) as answer:
+        (line,) = [one for one in answer.read().decode().splitlines() if one.startswith("penstock_client_producer_")]
+    assert line.endswith("} 2.5")
+    assert 'worker="1"' in line
+    assert urlsafe_b64encode(mine.client_instance_id.bytes).decode().rstrip("=") in line
 
 
 def test_retention_by_consumption_over_workers(gateway: Gateway) -> None:

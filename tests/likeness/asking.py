@@ -86,12 +86,13 @@ class Server:
             self._connection.close()
             self._connection = None
 
+    def send(self, api: str, version: int, body: dict[str, Any]) -> None:
+        """A request whose answer nobody reads; nothing more can be asked of this server."""
+        (self._connection or self._connected()).sendall(_framed(api, version, body))
+
     def _ask(self, api: str, version: int, body: dict[str, Any]) -> Any:
         key = KEYS[api.replace("_", "").lower()]
-        codec = request_codec(key, version)
-        header = encode_request_header(RequestHeader(key, version, 1, "likeness"), codec.flexible)
-        frame = header + bytes(codec.encode(body))
-        answer = self._exchange(struct.pack(">i", len(frame)) + frame)
+        answer = self._exchange(_framed(api, version, body))
         if answer is None:
             return CLOSED
         codec = response_codec(key, version)
@@ -114,6 +115,14 @@ class Server:
             pass
         self.close()
         return None
+
+
+def _framed(api: str, version: int, body: dict[str, Any]) -> bytes:
+    key = KEYS[api.replace("_", "").lower()]
+    codec = request_codec(key, version)
+    header = encode_request_header(RequestHeader(key, version, 1, "likeness"), codec.flexible)
+    frame = header + bytes(codec.encode(body))
+    return struct.pack(">i", len(frame)) + frame
 
 
 def _only_some(value: Any, names: tuple[str, ...]) -> Any:

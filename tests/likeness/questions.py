@@ -441,10 +441,15 @@ OBSERVED: Final = [
         range(4, 12),
     ),
 ]
-NO_SHARE_GROUPS: Final = Question(
-    "turning share groups off",
+CLASSIC_AND_CONSUMER: Final = Question(
+    "turning share and streams groups off",
     "UpdateFeatures",
-    {"feature_updates": [{"feature": "share.version", "max_version_level": 0, "upgrade_type": 2}]},
+    {
+        "feature_updates": [
+            {"feature": feature, "max_version_level": 0, "upgrade_type": 2}
+            for feature in ("share.version", "streams.version")
+        ]
+    },
 )
 """What Kafka was recorded without."""
 

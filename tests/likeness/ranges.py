@@ -56,7 +56,9 @@ APART: Final = {
     "authorizer.class.name",
 }
 """Shared names of which Kafka's validators look at more than the value: addresses, the members of a quorum."""
-SECURITY: Final = ("ssl.", "sasl.", "authorizer.")
+OURS: Final = ("penstock.", "errors.deadletterqueue.")
+"""Beginnings of keys that no released Kafka has; dead letters are designed for a later one (KIP-1191)."""
+SECURITY: Final = ("ssl.", "sasl.", "authorizer.", "delegation.")
 """Texts of keys that begin so name mechanisms, classes, files and rules, which Kafka looks at when it uses them."""
 
 

@@ -14,7 +14,7 @@ from gateway.config.loading import load
 from gateway.kafka_configs.broker_configs import CLUSTER, BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS, check
 from gateway.refusals import Refusal
-from tests.likeness.ranges import shared, told
+from tests.likeness.ranges import OURS, shared, told
 
 RANGES: Final = json.loads(Path(__file__).with_name("ranges.json").read_text())
 KEYS: Final = [(kind, key) for kind in RANGES if kind not in ("values", "names") for key in RANGES[kind]]
@@ -40,6 +40,7 @@ REFUSED_HERE: Final = {
     # The one is above the other, or there is no time-out that a member could ask for.
     ("broker", "group.max.session.timeout.ms"): lambda value: int(value) < 6_000,
     ("broker", "group.min.session.timeout.ms"): lambda value: not 1 <= int(value) <= 1_800_000,
+    ("broker", "group.share.max.share.sessions"): lambda value: int(value) > 100_000,  # memory
     ("broker", "max.connections"): lambda value: int(value) < 1,  # nobody would be served
     ("broker", "max.incremental.fetch.session.cache.slots"): lambda value: int(value) > 1_000_000,  # memory
     ("broker", "offsets.topic.num.partitions"): lambda value: int(value) > 10_000,
@@ -60,7 +61,8 @@ OTHER_DEFAULTS: Final = {
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
     "group.consumer.max.size": "10000",  # everything has a bound
-    "group.coordinator.rebalance.protocols": "classic,consumer",  # those that are served
+    "group.streams.max.size": "10000",
+    "group.coordinator.rebalance.protocols": "classic,consumer,streams",  # those that are served
 }
 
 
@@ -127,7 +129,7 @@ def test_all_asked() -> None:
     ours = {(kind, key) for kind, keys in shared().items() for key in keys}
     kafkas = {(kind, key) for kind, key in ours if kind not in ("broker", "cluster") or key in RANGES["names"]}
 
-    assert not {(kind, key) for kind, key in kafkas if not key.startswith("penstock.")} - set(KEYS)
+    assert not {(kind, key) for kind, key in kafkas if not key.startswith(OURS)} - set(KEYS)
 
 
 @pytest.mark.parametrize(

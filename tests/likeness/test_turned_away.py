@@ -9,7 +9,7 @@ from confluent_kafka import Consumer
 
 from tests.gateway.launching import serving
 from tests.likeness.asking import Server
-from tests.likeness.questions import NEW_GROUPS, NO_SHARE_GROUPS, Question
+from tests.likeness.questions import CLASSIC_AND_CONSUMER, NEW_GROUPS, Question
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_each_protocol(tmp_path: Path) -> None:
     """A member of each new kind of group leaves a line, a flood of them a few, asking about groups none."""
     with serving(tmp_path, "--set", "group.coordinator.rebalance.protocols=classic") as gateway:
         server = Server(gateway.ready()["kafka"][0])
-        assert server.ask(NO_SHARE_GROUPS, 1)["error_code"] == 0
+        assert server.ask(CLASSIC_AND_CONSUMER, 1)["error_code"] == 0
         for question in NEW_GROUPS:
             if question.api not in HEARTBEATS:
                 list(server.answers([question]))

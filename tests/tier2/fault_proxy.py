@@ -34,8 +34,22 @@ class LoseAnswer:
 
 
 @dataclass(frozen=True)
+class CutRequest:
+    """Pass on so much of the request's body, then close both connections."""
+
+    share: float
+
+
+@dataclass(frozen=True)
 class Trickle:
     """Send the answer's body byte by byte, with pauses."""
+
+    pause_s: float
+
+
+@dataclass(frozen=True)
+class Stall:
+    """The server gets the request so much later."""
 
     pause_s: float
 
@@ -45,7 +59,7 @@ class FlipABit:
     """The server gets a request body that differs from the sent one."""
 
 
-Fault = Refuse | CutAnswer | LoseAnswer | Trickle | FlipABit
+Fault = Refuse | CutAnswer | CutRequest | LoseAnswer | Trickle | Stall | FlipABit
 
 
 def slow_down() -> Refuse:
@@ -116,10 +130,16 @@ class FaultProxy:
             )
             await writer.drain()
             return
+        if isinstance(fault, Stall):
+            await asyncio.sleep(fault.pause_s)
         if isinstance(fault, FlipABit):
             body = bytes([body[0] ^ 1]) + body[1:]
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream_port)
         try:
+            if isinstance(fault, CutRequest):
+                up_writer.write(_closing(head) + body[: int(fault.share * len(body))])
+                await up_writer.drain()
+                return
             up_writer.write(_closing(head) + body)
             await self._answer(line, up_reader, writer, fault)
         finally:

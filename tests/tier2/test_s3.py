@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -475,6 +476,50 @@ def test_server_that_knows_no_checksums(minio: MinioServer, bucket: str) -> None
 
     asyncio.run(scenario())
     assert not is_checked({"etag": "x"})
+
+
+def test_conditional_puts_are_checked(minio: MinioServer, bucket: str) -> None:
+    """Once the server has told a CRC that it checked, nobody hashes them; one that changed on its way is refused."""
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            async with opened(minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}")) as storage:
+                proxy.fail_next("PUT", FlipABit())
+                for key in ("a", "b"):
+                    with contextlib.suppress(Unavailable):
+                        await storage.put_new(key, b"some bytes" * 1000)
+                proxy.heads.clear()
+                proxy.fail_next("PUT", FlipABit())
+                with pytest.raises(Unavailable, match="ContentChecksumMismatch"):
+                    await storage.put_new("c", b"some bytes" * 1000)
+                await storage.put_new("c", b"some bytes" * 1000)
+                with pytest.raises(AlreadyExists):
+                    await storage.put_new("c", b"others")
+                assert [await storage.stat("a") is None, await storage.stat("b") is None] == [True, False]
+                puts = [head.lower() for head in proxy.heads if head.startswith("PUT")]
+                assert all("\r\nx-amz-content-sha256: unsigned-payload\r\n" in head for head in puts)
+                assert all("\r\nx-amz-checksum-crc32c: " in head for head in puts)
+                assert not any("unhashed" in head for head in puts)
+
+    asyncio.run(scenario())
+
+
+def test_conditional_puts_without_checksums(minio: MinioServer, bucket: str) -> None:
+    """If the server refuses to check a CRC, the signature covers the bytes as it always did."""
+    refusal = Refuse(501, b"<Error><Code>NotImplemented</Code><Message>x-amz-checksum-crc32c</Message></Error>")
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            async with opened(minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}")) as storage:
+                proxy.heads.clear()
+                proxy.fail_next("PUT", refusal)
+                for key in ("a", "b"):
+                    await storage.put_new(key, b"some bytes")
+                puts = [head.lower() for head in proxy.heads if head.startswith("PUT")]
+                assert ["x-amz-checksum-crc32c" in head for head in puts] == [True, False, False]
+                assert "unsigned" not in "".join(puts)
+
+    asyncio.run(scenario())
 
 
 def test_sweeps_old_uploads(minio: MinioServer, bucket: str) -> None:

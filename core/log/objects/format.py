@@ -33,6 +33,7 @@ All numbers are little-endian.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -45,6 +46,8 @@ MAGIC: Final = b"PSTKLOB\n"
 VERSION: Final = 1
 HEADER_SIZE: Final = 96
 TOKEN_BYTES: Final = 16
+PARTS_MAX: Final = 64
+"""Parts of a group whose CRCs are computed one by one: for many small ones, that costs more than a copy."""
 _FIXED: Final = struct.Struct("<8sHHIQQQ16sQQIIQ")
 _CRC: Final = struct.Struct("<II")
 assert _FIXED.size + _CRC.size == HEADER_SIZE
@@ -81,14 +84,21 @@ def log_key(container: int, place: Place) -> str:
     return f"{log_prefix(container)}{place.epoch:020d}/{place.lsn:020d}"
 
 
-def encode_group(container: int, group: Group, file_lsn: int, file_id: int, position: int, data: Buffer) -> bytes:
-    """A whole group object around the bytes of its frames."""
+def encode_group(
+    container: int, group: Group, file_lsn: int, file_id: int, position: int, parts: Sequence[Buffer]
+) -> bytes:
+    """A whole group object around the bytes of its frames, which come in parts. Copies large parts once."""
+    if len(parts) > PARTS_MAX:
+        parts = (b"".join(parts),)
     place, token = group.place, bytes.fromhex(group.token)
+    crc = size = 0
+    for part in parts:
+        crc, size = crc32c(part, crc), size + len(part)
     fixed = _FIXED.pack(
         *(MAGIC, VERSION, _GROUP, container, place.epoch, place.lsn, group.last_lsn, token),
-        *(file_lsn, position, file_id, crc32c(data), len(data)),
+        *(file_lsn, position, file_id, crc, size),
     )
-    return b"".join((fixed, _CRC.pack(crc32c(fixed), 0), data))
+    return b"".join((fixed, _CRC.pack(crc32c(fixed), 0), *parts))
 
 
 def encode_fence(container: int, fence: Fence) -> bytes:

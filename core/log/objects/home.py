@@ -38,12 +38,23 @@ logger = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 10
 """Attempts of a start: the former owner may remove what one is reading."""
-NEVER_MS: Final = 1 << 40
 DELETES_AT_ONCE: Final = 8
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
 MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogStorage:
+    """The object store as a log sees it, through two doors.
+
+    `puts` takes the groups, for which producers wait, and answers soon or fails. Everything else goes through
+    `storage`, which is also that of the chunks: the walk of a start, checkpoints, removals.
+    """
+
+    storage: Storage
+    puts: Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +74,15 @@ class LogObjects:
 
     def __init__(
         self,
-        storage: Storage,
+        log: LogStorage,
         container: int,
         directory: Path,
         owned: Owned,
         files: dict[int, Place],
         is_ours: IsOurs | None,
     ) -> None:
-        self._storage = storage
+        self._storage = storage = log.storage
+        self._puts = log.puts
         self._container = container
         self._directory = directory
         self._owned = owned
@@ -85,12 +97,12 @@ class LogObjects:
 
     @classmethod
     async def take(
-        cls, storage: Storage, container: int, directory: Path, logs: Path, claimed: Claimed | None = None
+        cls, log: LogStorage, container: int, directory: Path, logs: Path, claimed: Claimed | None = None
     ) -> Self:
         """Own the log, and make the container's directory from it. Raises StorageFailure, Deposed, OSError."""
         for _ in range(TRIES_MAX):
             try:
-                return await cls._take(storage, container, directory, logs, claimed)
+                return await cls._take(log, container, directory, logs, claimed)
             except ObjectNotFound as error:
                 logger.info("the log was cut meanwhile, the start begins anew", extra={"missing": error.key})
             except StorageError as error:
@@ -104,9 +116,8 @@ class LogObjects:
         )
 
     @classmethod
-    async def _take(
-        cls, storage: Storage, container: int, directory: Path, logs: Path, claimed: Claimed | None
-    ) -> Self:
+    async def _take(cls, log: LogStorage, container: int, directory: Path, logs: Path, claimed: Claimed | None) -> Self:
+        storage = log.storage
         await asyncio.to_thread(_mark, directory, logs, container)
         stretches: dict[Place, Stretch] = {}
         token = secrets.token_hex(TOKEN_BYTES)
@@ -128,7 +139,7 @@ class LogObjects:
                 "checkpoint": 0 if manifest is None else manifest.lsn,
             },
         )
-        return cls(storage, container, directory, owned, files, None if claimed is None else claimed.is_ours)
+        return cls(log, container, directory, owned, files, None if claimed is None else claimed.is_ours)
 
     @property
     def links(self) -> Sequence[Link]:
@@ -137,14 +148,19 @@ class LogObjects:
 
     def new_writer(self, logs: Path, name: str, config: StoreConfig) -> NewWriter:
         """A factory of the log's writer: objects are the truth, files the cache, which nothing waits for."""
-        cache_config = replace(config, sync_mode=SyncMode.INTERVAL, sync_interval_ms=NEVER_MS)
+        cache_config = replace(config, sync_mode=SyncMode.NEVER)
 
         def new_cache(size: int, reports: LogReports) -> LogWriter:
             return FileWriter(logs, name, size, cache_config, reports)
 
         def new_writer(size: int, reports: LogReports) -> LogWriter:
             settings = ObjectLog(
-                storage=self._storage, container=self._container, place=self._owned.place, is_ours=self._is_ours
+                storage=self._puts,
+                container=self._container,
+                place=self._owned.place,
+                puts_max=config.log_object_inflight,
+                linger_s=None if config.log_object_linger_ms < 0 else config.log_object_linger_ms / 1000,
+                is_ours=self._is_ours,
             )
             self._writer = ObjectWriter(settings, size, reports, new_cache)
             return self._writer
@@ -165,36 +181,58 @@ class LogObjects:
             return
         start = self._places.get(first_lsn, Place(self._owned.place.epoch, first_lsn))
         scratch = self._directory / SNAPSHOT
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        await _ended_in_thread(_made_anew, scratch)
         try:
-            await asyncio.to_thread(scratch.mkdir)
             await snapshot(scratch)
             files = await self._uploads.upload(scratch)
         finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await _ended_in_thread(_removed, scratch)
         manifest = Manifest(start, self._owned.place.epoch, lsn, files)
-        key = manifest_key(self._container, manifest)
-        await self._storage.put(key, manifest.encode())
+        await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
         self._stored_lsn = first_lsn
-        await self._remove_before(key, manifest)
-
-    async def _remove_before(self, key: str, manifest: Manifest) -> None:
-        """Remove what no start reads any more: older manifests and their files, and groups; fences stay."""
-        gone: list[str] = []
-        async for info in self._storage.list(manifests_prefix(self._container)):
-            if info.key < key:
-                gone.append(info.key)
-        named = {file.key for file in manifest.files}
-        own = f"{files_prefix(self._container)}{manifest.epoch + 1:020d}"
-        async for info in self._storage.list(files_prefix(self._container)):
-            if info.key < own and info.key not in named:
-                gone.append(info.key)
-        async for info in self._storage.list(log_prefix(self._container)):
-            if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
-                gone.append(info.key)
-        for begin in range(0, len(gone), DELETES_AT_ONCE):
-            await asyncio.gather(*(self._storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+        await remove_before(self._storage, self._container, manifest)
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
+
+
+async def remove_before(storage: Storage, container: int, manifest: Manifest) -> None:
+    """Remove what no start reads any more behind a stored manifest: older ones and their files, and groups.
+
+    Fences stay. Raises StorageError.
+    """
+    gone: list[str] = []
+    key = manifest_key(container, manifest)
+    async for info in storage.list(manifests_prefix(container)):
+        if info.key < key:
+            gone.append(info.key)
+    named = {file.key for file in manifest.files}
+    own = f"{files_prefix(container)}{manifest.epoch + 1:020d}"
+    async for info in storage.list(files_prefix(container)):
+        if info.key < own and info.key not in named:
+            gone.append(info.key)
+    async for info in storage.list(log_prefix(container)):
+        if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
+            gone.append(info.key)
+    for begin in range(0, len(gone), DELETES_AT_ONCE):
+        await asyncio.gather(*(storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+
+
+async def _ended_in_thread(work: Callable[[Path], None], path: Path) -> None:
+    """Do it in a thread, and return only when it has ended, also when cancelled: nothing goes on behind a stop."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, path))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        raise
+
+
+def _made_anew(directory: Path) -> None:
+    _removed(directory)
+    directory.mkdir()
+
+
+def _removed(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_marked(directory: Path) -> bool:

@@ -1,6 +1,7 @@
 """Reads log objects, and runs a takeover over a real store.
 
-**Invariant**: what cannot be read is an error, never an end. Only a store that says "no such object" ends the walk.
+**Invariant**: what cannot be read is an error, never an end. Only a store that says "no such object" ends the walk, and
+not if something later proves that the object was there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from core.errors import Deposed, StorageFailure
-from core.log.format import Buffer
+from core.log.format import FILE_HEADER_SIZE, FRAME_HEADER_SIZE, Buffer, stored_before
 from core.log.objects.format import (
     HEADER_SIZE,
     BadLogObject,
@@ -21,12 +22,15 @@ from core.log.objects.format import (
     decode_header,
     encode_fence,
     log_key,
+    log_prefix,
 )
 from core.log.objects.manifest import newest_start
 from core.log.objects.protocol import FindCheckpoint, Group, Overtaken, Owned, Place, PutFence, Read, Takeover
 from tier2.storage import AlreadyExists, Corrupt, ObjectInfo, ObjectNotFound, Storage, Unavailable
 
 READS_AT_ONCE: Final = 8
+BEYOND_MAX: Final = 80
+"""Objects behind the first free place that are looked at: more than may be on their way at a time."""
 AHEAD: Final = 512
 """Headers that are read before the walk comes to them."""
 
@@ -44,7 +48,10 @@ async def read_header(storage: Storage, container: int, place: Place) -> Decoded
 
 async def read_bytes(storage: Storage, container: int, group: Group, stretch: Stretch) -> Buffer:
     """The bytes of the log in a group. Raises BadLogObject, StorageError (ObjectNotFound: it was removed)."""
-    data = await storage.get_range(log_key(container, group.place), HEADER_SIZE, stretch.size)
+    try:
+        data = await storage.get_range(log_key(container, group.place), HEADER_SIZE, stretch.size)
+    except Corrupt as error:
+        raise BadLogObject(str(error)) from error
     check_data(stretch, data)
     return data
 
@@ -111,7 +118,8 @@ async def take_over(storage: Storage, container: int, takeover: Takeover, stretc
                         "restore the object from a copy of the bucket, then start again"
                     ) from error
                 if decoded is None:
-                    takeover.has_read(None)
+                    if not await _is_missing(storage, container, place):
+                        takeover.has_read(None)
                 else:
                     found, stretch = decoded
                     if stretch is not None:
@@ -122,3 +130,43 @@ async def take_over(storage: Storage, container: int, takeover: Takeover, stretc
                     await storage.put_new(log_key(container, fence.place), encode_fence(container, fence))
                 takeover.has_put()
     return wanted
+
+
+async def _is_missing(storage: Storage, container: int, place: Place) -> bool:
+    """Whether something that was there is not: False for the end of the log, True if it is there by now: read it again.
+
+    Later objects lie there too while several puts are on their way, so they alone prove nothing. But a frame tells up
+    to where the log was stored when it was written, and an epoch begins behind the end of the last one.
+    Raises StorageFailure, and ObjectNotFound if the log was cut there meanwhile; StorageError.
+    """
+    later = await _later_than_stored(storage, container, place)
+    if later is None:
+        return False
+    if await read_header(storage, container, place) is not None:
+        return True
+    key = log_key(container, place)
+    if (await newest_start(storage, container)).lsn > place.lsn:
+        raise ObjectNotFound(key)
+    raise StorageFailure(
+        f"the log object {key} is missing: {later} was put when it had been stored. Nothing was changed; restore the "
+        "object from a copy of the bucket, then start again"
+    )
+
+
+async def _later_than_stored(storage: Storage, container: int, place: Place) -> str | None:
+    """The key of an object that was put when the one at this place had been stored, if there is one."""
+    listed = storage.list(log_prefix(container), after=log_key(container, place))
+    async for info in first(listed, BEYOND_MAX):
+        epoch, lsn = (int(part) for part in info.key.split("/")[-2:])
+        if epoch > place.epoch:
+            return info.key
+        with contextlib.suppress(BadLogObject, ObjectNotFound):
+            decoded = await read_header(storage, container, Place(epoch, lsn))
+            if decoded is not None and decoded[1] is not None:
+                group, stretch = decoded
+                assert isinstance(group, Group)
+                data = await read_bytes(storage, container, group, stretch)
+                begins = 0 if stretch.position else FILE_HEADER_SIZE
+                if len(data) >= begins + FRAME_HEADER_SIZE and stored_before(data, begins) >= place.lsn:
+                    return info.key
+    return None

@@ -116,7 +116,7 @@ class ObjectWriter:
     def hindrance(self) -> str:
         if self._gathered_bytes > GATHERED_BYTES_MAX:
             return f"{self._gathered_bytes} bytes wait for the object store {self._trouble}"
-        return self._cache.hindrance
+        return f"the object store does not take it {self._trouble}" if self._trouble else self._cache.hindrance
 
     async def start(self) -> None:
         await self._cache.start()
@@ -215,10 +215,9 @@ class ObjectWriter:
             parts.append(encode_file_header(header))
         for one in taken:
             parts += one.buffers
-        data = b"".join(parts)
-        position, self._position = self._position, self._position + len(data)
+        position, self._position = self._position, self._position + sum(map(len, parts))
         assert self._position == end.position, "the object's bytes do not end where the file's do"
-        return encode_group(self._settings.container, group, end.file_lsn, self._file_id, position, data)
+        return encode_group(self._settings.container, group, end.file_lsn, self._file_id, position, parts)
 
     async def _settle(self, group: Group, data: bytes) -> None:
         """Send the put until its outcome is known."""

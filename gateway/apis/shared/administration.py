@@ -33,6 +33,11 @@ def cluster_operations(ctx: RequestContext) -> int:
     return ctx.operations(ResourceType.CLUSTER) if ctx.may(Operation.DESCRIBE, ResourceType.CLUSTER) else 0
 
 
+def tell_created(ctx: RequestContext, stream: Stream) -> None:
+    """The audit log hears of a new topic."""
+    ctx.tell("topic created", name=stream.name, partitions=stream.slot_count)
+
+
 def repeated(items: Iterable[_T]) -> set[_T]:
     """Items that occur more than once."""
     return {item for item, times in Counter(items).items() if times > 1}

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from gateway.topics.topics import Topics
+from gateway.groups.visible import VisibleTopics
 
 
-def named_partitions(topics: Topics, partitions: Mapping[UUID, frozenset[int]]) -> list[dict[str, Any]]:
+def named_partitions(topics: VisibleTopics, partitions: Mapping[UUID, frozenset[int]]) -> list[dict[str, Any]]:
     """Partitions by topic, with names. Topics that are deleted have none any more, and are left out."""
     return [
         {"topic_id": topic, "topic_name": stream.name, "partitions": sorted(numbers)}

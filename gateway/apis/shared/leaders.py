@@ -27,7 +27,10 @@ class Leader(NamedTuple):
 
 def leaders_of(services: Services, stream: Stream) -> Mapping[int, Leader]:
     """The leader of each container that has some of a topic's partitions."""
-    nodes, epochs = services.nodes, services.store.leader_epochs(stream)
+    nodes, here = services.nodes, services.store.containers
+    epochs = services.store.leader_epochs(stream)
+    if not epochs.keys() >= stream.state.containers:  # an internal topic's containers may be here without any stream
+        epochs |= {one: here[one].container.epoch for one in stream.state.containers if one in here}
     return {
         one: Leader(nodes.me, epochs[one]) if one in epochs else Leader(nodes.leader(one), nodes.epoch(one))
         for one in sorted(stream.state.containers)

@@ -1,5 +1,5 @@
-"""The group protocols after the classic one that are not served: streams groups (KIP-1071), and consumer (KIP-848) and
-share groups (KIP-932) if the operator leaves them out.
+"""The group protocols after the classic one that are not served because the operator leaves them out: consumer
+(KIP-848), share (KIP-932) and streams groups (KIP-1071).
 
 They are answered as by a Kafka whose group.coordinator.rebalance.protocols leaves them out: with UNSUPPORTED_VERSION,
 which a client takes for final. Were their keys not served, librdkafka would wait for a coordinator that speaks them,
@@ -34,6 +34,12 @@ def serves_consumer_groups(ctx: RequestContext) -> bool:
     """Whether consumer groups (KIP-848) are served: as configured, and unless their feature is lowered."""
     protocols = ctx.services.config.group_coordinator_rebalance_protocols
     return "consumer" in protocols and ctx.services.features.level("group.version") > 0
+
+
+def serves_streams_groups(ctx: RequestContext) -> bool:
+    """Whether streams groups (KIP-1071) are served: as configured, and unless their feature is lowered."""
+    protocols = ctx.services.config.group_coordinator_rebalance_protocols
+    return "streams" in protocols and ctx.services.features.level("streams.version") > 0
 
 
 def turned_away(ctx: RequestContext, group_id: str, protocol: str, remedy: str) -> Mapping[str, Any]:

@@ -22,8 +22,3 @@ NOTHING_TO_CHANGE: Final = Refusal(ErrorCode.security_disabled, "No Authorizer i
 
 NOT_IN_THIS_STATE: Final = ErrorCode.illegal_sasl_state
 """The refusal of SASL on a listener that does not ask for it, or where it is over."""
-
-NO_TOKENS: Final = ErrorCode.delegation_token_request_not_allowed
-"""The refusal of delegation tokens: they need an authenticated connection."""
-NO_TIME: Final = -1
-"""A token's time, in ms, if there is no token."""

@@ -1,9 +1,12 @@
-"""Reads the topics of a consumer's subscription. Other data of members stays opaque.
+"""Reads the topics of a consumer's subscription, and the partitions of its assignment. Other data of members stays
+opaque.
 
 Keeps: bytes that are no subscription give None, never an exception; a declared count allocates
 nothing. Every version of ConsumerProtocolSubscription begins as version 0 does:
 
     i16 version   i32 topic count   per topic: i16 length, UTF-8 name   (big-endian, then more)
+
+and every version of ConsumerProtocolAssignment so, with partitions after each name: i32 count, i32 each.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ CONSUMER_PROTOCOL_TYPE: Final = "consumer"
 
 _HEAD: Final = struct.Struct(">hi")
 _LENGTH: Final = struct.Struct(">h")
+_COUNT: Final = struct.Struct(">i")
 
 
 def subscribed_topics(subscriptions: Iterable[bytes]) -> frozenset[str] | None:
@@ -45,3 +49,25 @@ def _read_topics(subscription: bytes) -> list[str] | None:
     except (struct.error, UnicodeDecodeError):
         return None
     return topics
+
+
+def assigned_partitions(assignment: bytes) -> dict[str, list[int]] | None:
+    """The partitions of an assignment, by topic; None when it cannot be read."""
+    found: dict[str, list[int]] = {}
+    try:
+        _, count = _HEAD.unpack_from(assignment)
+        position = _HEAD.size
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(assignment, position)
+            position += _LENGTH.size
+            name = assignment[position : position + length]
+            position += length
+            (partitions,) = _COUNT.unpack_from(assignment, position)
+            position += _COUNT.size
+            if length < 0 or len(name) != length or not 0 <= partitions <= (len(assignment) - position) // 4:
+                return None
+            found[name.decode()] = list(struct.unpack_from(f">{partitions}i", assignment, position))
+            position += 4 * partitions
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return found

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from gateway.groups.classic.messages import Protocol
@@ -46,15 +46,13 @@ from gateway.groups.consumer.messages import (
     RowKey,
     RowKind,
 )
+from gateway.groups.fields import I32, U32, Reader, blob, text, whole
 from gateway.groups.persistence import UnreadableRecord
 
 CONSUMER_TABLE: Final = "consumergroups"
 VERSION: Final = 1
 
-_NULL: Final = 0xFFFF_FFFF
 _KEY_LENGTH: Final = struct.Struct("<H")
-_U32: Final = struct.Struct("<I")
-_I32: Final = struct.Struct("<i")
 _HEAD: Final = struct.Struct("<iiqq")
 _CURRENT: Final = struct.Struct("<iiB")
 _HELD: Final = struct.Struct("<Ii")
@@ -93,20 +91,20 @@ def _read_head(epoch: int, target_epoch: int, signature: int, state_since_ms: in
 def encode_member(record: MemberRecord) -> bytes:
     parts = [
         _VERSION,
-        _text(record.instance_id),
-        _text(record.rack_id),
-        _text(record.client_id),
-        _text(record.client_host),
-        _I32.pack(record.rebalance_timeout_ms),
+        text(record.instance_id),
+        text(record.rack_id),
+        text(record.client_id),
+        text(record.client_host),
+        I32.pack(record.rebalance_timeout_ms),
         _names(record.names),
-        _text(record.regex),
-        _text(record.assignor),
+        text(record.regex),
+        text(record.assignor),
         bytes([record.classic is not None]),
     ]
     if record.classic is not None:
-        parts += (_I32.pack(record.classic.session_timeout_ms), _U32.pack(len(record.classic.protocols)))
+        parts += (I32.pack(record.classic.session_timeout_ms), U32.pack(len(record.classic.protocols)))
         for name, metadata in record.classic.protocols:
-            parts += (_text(name), _blob(metadata))
+            parts += (text(name), blob(metadata))
     return b"".join(parts)
 
 
@@ -118,8 +116,8 @@ def decode_member(member_id: str, data: bytes) -> MemberRecord:
             rack_id=reader.optional_text(),
             client_id=reader.text(),
             client_host=reader.text(),
-            rebalance_timeout_ms=reader.take(_I32)[0],
-            names=reader.names(),
+            rebalance_timeout_ms=reader.take(I32)[0],
+            names=reader.name_set(),
             regex=reader.text(),
             assignor=reader.optional_text(),
             classic=reader.classic(),
@@ -148,10 +146,10 @@ def decode_current(data: bytes) -> CurrentRecord:
 
 
 def encode_target(target: Partitions) -> bytes:
-    parts = [_VERSION, _U32.pack(len(target))]
+    parts = [_VERSION, U32.pack(len(target))]
     for topic in sorted(target):
         partitions = sorted(target[topic])
-        parts += (topic.bytes, _U32.pack(len(partitions)), struct.pack(f"<{len(partitions)}I", *partitions))
+        parts += (topic.bytes, U32.pack(len(partitions)), struct.pack(f"<{len(partitions)}I", *partitions))
     return b"".join(parts)
 
 
@@ -164,52 +162,29 @@ def encode_regex(topics: frozenset[str]) -> bytes:
 
 
 def decode_regex(data: bytes) -> frozenset[str]:
-    return _whole("regular expression", data, lambda reader: reader.names())
+    return _whole("regular expression", data, lambda reader: reader.name_set())
 
 
 _VERSION: Final = bytes([VERSION])
 
 
-class _Reader:
-    """Reads a value field by field; struct.error or ValueError if it is not as it should be."""
+class _Reader(Reader):
+    """Reads what consumer groups have beside texts and numbers."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.position = 1
-
-    def take(self, form: struct.Struct) -> tuple[Any, ...]:
-        values = form.unpack_from(self._data, self.position)
-        self.position += form.size
-        return values
-
-    def count(self) -> int:
-        count: int = self.take(_U32)[0]
-        return count
-
-    def blob(self) -> bytes:
-        return self._bytes(self.count())
-
-    def text(self) -> str:
-        return self.blob().decode()
-
-    def optional_text(self) -> str | None:
-        length = self.count()
-        return None if length == _NULL else self._bytes(length).decode()
-
-    def names(self) -> frozenset[str]:
+    def name_set(self) -> frozenset[str]:
         return frozenset(self.text() for _ in range(self.count()))
 
     def classic(self) -> ClassicFacts | None:
-        if not self._bytes(1)[0]:
+        if not self.raw(1)[0]:
             return None
-        (timeout_ms,) = self.take(_I32)
+        (timeout_ms,) = self.take(I32)
         return ClassicFacts(timeout_ms, tuple(Protocol(self.text(), self.blob()) for _ in range(self.count())))
 
     def topics(self) -> Partitions:
         found: dict[UUID, frozenset[int]] = {}
         for _ in range(self.count()):
             topic, count = self._topic_id(), self.count()
-            found[topic] = frozenset(self.take(_U32)[0] for _ in range(count))
+            found[topic] = frozenset(self.take(U32)[0] for _ in range(count))
         return found
 
     def held(self) -> Holdings:
@@ -220,46 +195,21 @@ class _Reader:
         return found
 
     def _topic_id(self) -> UUID:
-        return UUID(bytes=self._bytes(_TOPIC_ID_BYTES))
-
-    def _bytes(self, length: int) -> bytes:
-        value = self._data[self.position : self.position + length]
-        if len(value) != length:
-            raise struct.error(f"{length} bytes wanted, {len(value)} left")
-        self.position += length
-        return value
+        return UUID(bytes=self.raw(_TOPIC_ID_BYTES))
 
 
 def _whole(what: str, data: bytes, read: Callable[[_Reader], _T]) -> _T:
-    """Check the version before anything else, and that nothing is left over. Raises UnreadableRecord."""
-    if not data or data[0] != VERSION:
-        told = f"version {data[0]}" if data else "no bytes"
-        raise UnreadableRecord(f"{what} of a consumer group has {told}, this release reads {VERSION}")
-    reader = _Reader(data)
-    try:
-        record = read(reader)
-    except (struct.error, ValueError) as exc:
-        raise UnreadableRecord(f"{what} of a consumer group, {len(data)} bytes: {exc}") from exc
-    if reader.position != len(data):
-        raise UnreadableRecord(f"{what} of a consumer group: {len(data) - reader.position} bytes too many")
-    return record
+    """Raises UnreadableRecord."""
+    return whole(f"{what} of a consumer group", data, VERSION, _Reader, read)
 
 
 def _held(holdings: Mapping[UUID, Mapping[int, int]]) -> bytes:
-    parts = [_U32.pack(len(holdings))]
+    parts = [U32.pack(len(holdings))]
     for topic in sorted(holdings):
         held = holdings[topic]
-        parts += (topic.bytes, _U32.pack(len(held)), *(_HELD.pack(p, held[p]) for p in sorted(held)))
+        parts += (topic.bytes, U32.pack(len(held)), *(_HELD.pack(p, held[p]) for p in sorted(held)))
     return b"".join(parts)
 
 
 def _names(names: frozenset[str]) -> bytes:
-    return _U32.pack(len(names)) + b"".join(map(_text, sorted(names)))
-
-
-def _text(value: str | None) -> bytes:
-    return _U32.pack(_NULL) if value is None else _blob(value.encode())
-
-
-def _blob(value: bytes) -> bytes:
-    return _U32.pack(len(value)) + value
+    return U32.pack(len(names)) + b"".join(map(text, sorted(names)))

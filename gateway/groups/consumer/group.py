@@ -23,7 +23,7 @@ from gateway.groups.classic.messages import Instant
 from gateway.groups.consumer.assignors import ASSIGNORS
 from gateway.groups.consumer.assignors.spec import GroupSpec, MemberSpec
 from gateway.groups.consumer.checks import check_epoch, check_holds_instance, check_released
-from gateway.groups.consumer.member import Member, size_of
+from gateway.groups.consumer.member import Member, size_of, updated
 from gateway.groups.consumer.messages import (
     JOINING_EPOCH,
     LEAVING_FOR_A_WHILE_EPOCH,
@@ -35,14 +35,15 @@ from gateway.groups.consumer.messages import (
     HeadRecord,
     Heartbeat,
     HeartbeatAnswer,
-    Holdings,
     MemberRecord,
     MemberState,
     Partitions,
     RowKey,
     RowKind,
 )
+from gateway.groups.consumer.owners import Owners
 from gateway.groups.consumer.reconciliation import next_step
+from gateway.groups.consumer.restoring import without_doubles
 from gateway.groups.consumer.rules import ConsumerRules
 from gateway.groups.consumer.subscriptions import Subscriptions
 from gateway.groups.deadlines import Deadline, Deadlines
@@ -91,7 +92,7 @@ class ConsumerGroup:
         self.rules = rules
         self.deadlines = deadlines
         self._static: dict[str, str] = {}
-        self._owners: dict[UUID, dict[int, str]] = {}
+        self._owners = Owners()
         self._signature = 0
         self._assigned_s: float | None = None
         self._is_assigning = False
@@ -155,7 +156,7 @@ class ConsumerGroup:
         return self.targets.get(member_id, NO_PARTITIONS)
 
     def owner(self, topic_id: UUID, partition: int) -> str | None:
-        return self._owners.get(topic_id, {}).get(partition)
+        return self._owners.of(topic_id, partition)
 
     def member(self, member_id: str) -> Member:
         """Raises Refusal with UNKNOWN_MEMBER_ID."""
@@ -176,7 +177,7 @@ class ConsumerGroup:
         known, taken_over = self._find(request, member_id)
         base = known or taken_over
         before = base.record() if base is not None else None
-        record = _updated(before, request, member_id)
+        record = updated(before, request, member_id)
         resolved = self.check_record(record, before)
         member = self._enter(known, taken_over, record, now)
         had = member.assigned
@@ -292,11 +293,10 @@ class ConsumerGroup:
             self.members[member_id] = self.members.pop(old_id)
             if old_id in self.targets:
                 self.targets[member_id] = self.targets.pop(old_id)
-            for topic, held in former.assigned.items():
-                self._owners[topic].update(dict.fromkeys(held, member_id))
+            self._owners.rename(former.assigned, member_id)
             self.note(RowKey(RowKind.TARGET, member_id))
             self._must_assign_again = self._is_assigning
-        self._let_go(former.revoking)
+        self._owners.let_go(former.revoking)
         former.revoking = NO_HOLDINGS
         former.member_id = member_id
         former.epoch = former.previous_epoch = JOINING_EPOCH
@@ -352,8 +352,8 @@ class ConsumerGroup:
             self.may_be_classic = all(other.classic is not None for other in self.members.values())
 
     def _forget(self, member: Member) -> None:
-        self._let_go(member.assigned)
-        self._let_go(member.revoking)
+        self._owners.let_go(member.assigned)
+        self._owners.let_go(member.revoking)
         del self.members[member.member_id]
         if member.instance_id is not None:
             del self._static[member.instance_id]
@@ -480,7 +480,7 @@ class ConsumerGroup:
             self.target_of(member.member_id),
             self.subscriptions.topic_ids(member.names, member.regex),
             owned,
-            partial(self._is_taken, member.member_id),
+            partial(self._owners.is_taken, member.member_id),
             subscription_changed=changed,
         )
         if step != member.current():
@@ -490,19 +490,15 @@ class ConsumerGroup:
         """Has a partition become free that the member waits for?"""
         for topic, partitions in self.target_of(member.member_id).items():
             has = member.assigned.get(topic, {})
-            if any(p not in has and not self._is_taken(member.member_id, topic, p) for p in partitions):
+            if any(p not in has and not self._owners.is_taken(member.member_id, topic, p) for p in partitions):
                 return True
         return False
 
-    def _is_taken(self, member_id: str, topic: UUID, partition: int) -> bool:
-        owner = self._owners.get(topic, {}).get(partition)
-        return owner is not None and owner != member_id
-
     def _move(self, member: Member, step: CurrentRecord, now: Instant) -> None:
-        self._let_go(member.assigned)
-        self._let_go(member.revoking)
-        self._take(member.member_id, step.assigned)
-        self._take(member.member_id, step.revoking)
+        self._owners.let_go(member.assigned)
+        self._owners.let_go(member.revoking)
+        self._owners.take(member.member_id, step.assigned)
+        self._owners.take(member.member_id, step.revoking)
         member.epoch, member.previous_epoch, member.state = step.epoch, step.previous_epoch, step.state
         member.assigned, member.revoking = step.assigned, step.revoking
         self.note(RowKey(RowKind.CURRENT, member.member_id))
@@ -512,21 +508,6 @@ class ConsumerGroup:
             self.deadlines.set(member.rebalance, after(now, member.rebalance_timeout_ms))
         else:
             self.deadlines.cancel(member.rebalance)
-
-    def _take(self, member_id: str, holdings: Holdings) -> None:
-        for topic, held in holdings.items():
-            owners = self._owners.setdefault(topic, {})
-            for partition in held:
-                assert partition not in owners, f"partition {partition} of {topic} would have two owners"
-                owners[partition] = member_id
-
-    def _let_go(self, holdings: Holdings) -> None:
-        for topic, held in holdings.items():
-            owners = self._owners[topic]
-            for partition in held:
-                del owners[partition]
-            if not owners:
-                del self._owners[topic]
 
     # Stored rows
 
@@ -570,38 +551,15 @@ class ConsumerGroup:
         if self.target_epoch < 0:  # the end came in the middle of storing a target
             self.target_epoch = self.epoch
             self.bump()
-        yield from self._restore_current(current, now)
+        kept = yield from without_doubles(current, self.members)
+        for member_id, step in kept.items():
+            yield
+            self._move(self.members[member_id], step, now)
+            if step == current[member_id]:
+                self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
         for member in self.members.values():
             self.extend_session(member, now)
         self._charge(sum(len(partitions) for target in self.targets.values() for partitions in target.values()))
-
-    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> Generator[None, None, None]:
-        """Of two members with one partition, the one that got it later has it: the end came in between."""
-        latest: dict[tuple[UUID, int], int] = {}
-        for record in current.values():
-            yield
-            for holdings in (record.assigned, record.revoking):
-                for topic, held in holdings.items():
-                    for partition, epoch in held.items():
-                        latest[topic, partition] = max(epoch, latest.get((topic, partition), -1))
-        for member_id, record in current.items():
-            yield
-            member = self.members.get(member_id)
-            if member is None:
-                continue
-            free = partial(self._unowned, latest)
-            step = replace(record, assigned=free(record.assigned), revoking=free(record.revoking))
-            self._move(member, step, now)
-            if step == record:
-                self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
-
-    def _unowned(self, latest: Mapping[tuple[UUID, int], int], holdings: Holdings) -> Holdings:
-        kept: dict[UUID, Mapping[int, int]] = {}
-        for topic, held in holdings.items():
-            owners = self._owners.get(topic, {})
-            if still := {p: e for p, e in held.items() if p not in owners and latest[topic, p] == e}:
-                kept[topic] = still
-        return kept
 
     def alarm(self, fire: Callable[[Instant], None]) -> Deadline[ConsumerAlarm]:
         return Deadline(ConsumerAlarm(self.group_id, fire))
@@ -609,34 +567,3 @@ class ConsumerGroup:
 
 def after(now: Instant, milliseconds: int) -> float:
     return now.monotonic_s + milliseconds / 1_000
-
-
-def _updated(before: MemberRecord | None, request: Heartbeat, member_id: str) -> MemberRecord:
-    """The member as a heartbeat describes it: what is null stays as it was."""
-    if before is None:
-        before = MemberRecord(
-            member_id=member_id,
-            instance_id=None,
-            rack_id=None,
-            client_id="",
-            client_host="",
-            rebalance_timeout_ms=-1,
-            names=frozenset(),
-            regex="",
-            assignor=None,
-            classic=None,
-        )
-    return MemberRecord(
-        member_id=member_id,
-        instance_id=before.instance_id if request.instance_id is None else request.instance_id,
-        rack_id=before.rack_id if request.rack_id is None else request.rack_id,
-        client_id=request.client_id,
-        client_host=request.client_host,
-        rebalance_timeout_ms=(
-            before.rebalance_timeout_ms if request.rebalance_timeout_ms == -1 else request.rebalance_timeout_ms
-        ),
-        names=before.names if request.names is None else request.names,
-        regex=before.regex if request.regex is None else request.regex,
-        assignor=before.assignor if request.assignor is None else request.assignor,
-        classic=None,
-    )

@@ -13,6 +13,7 @@ from gateway.groups.consumer.messages import (
     ClassicFacts,
     ConsumerAlarm,
     CurrentRecord,
+    Heartbeat,
     Holdings,
     MemberRecord,
     MemberState,
@@ -126,3 +127,34 @@ def size_of(record: MemberRecord) -> int:
     if record.classic is not None:
         size += sum(len(name) + len(metadata) for name, metadata in record.classic.protocols)
     return size
+
+
+def updated(before: MemberRecord | None, request: Heartbeat, member_id: str) -> MemberRecord:
+    """The member as a heartbeat describes it: what is null stays as it was."""
+    if before is None:
+        before = MemberRecord(
+            member_id=member_id,
+            instance_id=None,
+            rack_id=None,
+            client_id="",
+            client_host="",
+            rebalance_timeout_ms=-1,
+            names=frozenset(),
+            regex="",
+            assignor=None,
+            classic=None,
+        )
+    return MemberRecord(
+        member_id=member_id,
+        instance_id=before.instance_id if request.instance_id is None else request.instance_id,
+        rack_id=before.rack_id if request.rack_id is None else request.rack_id,
+        client_id=request.client_id,
+        client_host=request.client_host,
+        rebalance_timeout_ms=(
+            before.rebalance_timeout_ms if request.rebalance_timeout_ms == -1 else request.rebalance_timeout_ms
+        ),
+        names=before.names if request.names is None else request.names,
+        regex=before.regex if request.regex is None else request.regex,
+        assignor=before.assignor if request.assignor is None else request.assignor,
+        classic=None,
+    )

@@ -30,6 +30,8 @@ from gateway.refusals import Asked, Refusal, code_of
 if TYPE_CHECKING:
     from gateway.topics.topics import Topics
 
+FIRST_EPOCH: Final = 1
+"""Of a group that is made without a member; 0 is one that is not stored yet."""
 LOOK_S: Final = 0.5
 """Time between two looks for members that are silent for too long."""
 
@@ -108,10 +110,19 @@ class ShareCoordinator:
     def _new_group(self, group_id: str, request: Heartbeat) -> ShareGroup:
         if request.epoch != JOINING_EPOCH:
             raise Refusal(ErrorCode.group_id_not_found, f"Share group {group_id} not found.")
+        self._check_new(group_id)
+        return self._create(group_id, 0)
+
+    def _check_new(self, group_id: str) -> None:
         error = check_name(group_id) or self._may_be_new(group_id)
         if error:
             raise Refusal(error)
-        return self._create(group_id, 0)
+
+    async def ensure(self, group_id: str) -> None:
+        """Make a group without members, durably, if there is none of this id. Raises Refusal."""
+        if group_id not in self._groups:
+            self._check_new(group_id)
+            await self._stored(self._create(group_id, FIRST_EPOCH))
 
     async def delete(self, group_id: str) -> ErrorCode:
         """Delete a group without members; its partitions are others' to delete."""

@@ -1,7 +1,8 @@
 """Records of a share-partition for a member: read, judged by their batches' headers, and given to it.
 
 Keeps: a member gets no control batch, and of an aborted transaction nothing if its group reads what is committed: such
-batches are settled when they are met. The first batch is given whole, whatever the limit of bytes.
+batches are settled when they are met. The first batch is given whole, whatever the limit of bytes. For a group in the
+order of keys the batches are opened, in a thread: nothing is given whose key is not known.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from core.store import Store
 from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StillLoading
 from core.streams.live import Slot
 from gateway.fetching.readers import reader_of
+from gateway.groups.share.key_order import Keys
 from gateway.groups.share.partition import Acquired, Span
 from gateway.groups.share.partitions import LivePartition
+from gateway.records.openers import Openers, Pace, content_of
 from gateway.records.record_batch import read_header
+from gateway.records.records import RECORDS_MAX, iter_raw_records
+from tier2.storage import Buffer
 
 PART_BYTES_MAX: Final = 1024 * 1024
 """Bytes of one partition in one answer: what does not become the member's was read for nothing."""
@@ -30,11 +35,20 @@ TIER_WAIT_S: Final = 0.5
 class Delivery(NamedTuple):
     """Batches, and which of their records are the member's now."""
 
-    records: bytes
+    records: Buffer
     acquired: Sequence[Acquired]
 
 
 NOTHING: Final = Delivery(b"", ())
+
+
+class Wanted(NamedTuple):
+    """What a member asks for. `whole`: the batch in which the limit of records is reached is given whole."""
+
+    member_id: str
+    bytes_max: int
+    records_max: int
+    whole: bool
 
 
 class _Batch(NamedTuple):
@@ -44,32 +58,86 @@ class _Batch(NamedTuple):
 
 
 async def deliver(
-    store: Store, clock: Clock, live: LivePartition, slot: Slot, member_id: str, bytes_max: int, records_max: int
+    store: Store, clock: Clock, openers: Openers, live: LivePartition, slot: Slot, wanted: Wanted
 ) -> Delivery:
-    """Give a member what is available now. Raises StoreError."""
+    """Give a member what is available now. Raises StoreError, InvalidBatch."""
+    member_id = wanted.member_id
     for _ in range(READS_MAX):
         settings, state = live.settings(), live.state
         state.move_start(slot.start)
-        at = state.next_offset(settings.limits)
+        at = live.next_offset(member_id)
         end = slot.stable_end if settings.is_committed else slot.durable_end
         if at is None or at >= end or live.is_gone:
             break
-        found = await _read(store, slot, at, end, min(bytes_max, PART_BYTES_MAX))
+        found = await _read(store, slot, at, end, _bytes_to_read(live, wanted))
         if live.state is not state or live.is_gone:
             continue  # its start was set anew
         if found is None or not found.size:
             break
         data = b"".join(found.parts)
         batches = _batches(data, found, settings.is_committed)
-        spans = [batch.span for batch in batches]
-        acquired = state.acquire(member_id, at, spans, records_max, settings.limits, clock.monotonic_s())
+        live.record_bytes = -(-len(data) // (batches[-1].span.last + 1 - batches[0].span.first))
+        spans: Sequence[Span] = [batch.span for batch in batches]
+        if settings.by_key:
+            keys, spans = await _keys(openers, data, batches, at + settings.limits.in_flight)
+            if live.state is not state or live.is_gone:
+                continue
+            spans = live.order.sift(state, member_id, at, spans, keys)
+        acquired = state.acquire(
+            member_id,
+            at,
+            spans,
+            wanted.records_max,
+            settings.limits,
+            clock.monotonic_s(),
+            whole=wanted.whole and not settings.by_key,
+        )
+        if settings.by_key:
+            live.order.forget_settled(state)
         live.touched()
         if acquired:
             first, last = acquired[0].first, acquired[-1].last
             needed = [one for one in batches if one.span.last >= first and one.span.first <= last]
-            return Delivery(data[needed[0].begin : needed[-1].end], acquired)
+            return Delivery(memoryview(data)[needed[0].begin : needed[-1].end], acquired)
     live.touched()
     return NOTHING
+
+
+async def _keys(openers: Openers, data: bytes, batches: Sequence[_Batch], stop: int) -> tuple[Keys, list[Span]]:
+    """The keys of the records before an offset, and the spans of these. Raises InvalidBatch."""
+    return await openers.run(lambda pace: _keys_of(data, batches, stop, pace))
+
+
+def _keys_of(data: bytes, batches: Sequence[_Batch], stop: int, pace: Pace) -> tuple[Keys, list[Span]]:
+    keys: dict[int, int | None] = {}
+    spans: list[Span] = []
+    view = memoryview(data)
+    for whole, begin, end in batches:
+        if whole.first >= stop:
+            break
+        span = whole._replace(last=min(whole.last, stop - 1)) if whole.is_data else whole
+        spans.append(span)
+        if not span.is_data:
+            continue
+        keys.update(dict.fromkeys(range(span.first, span.last + 1)))
+        header = read_header(view, begin)
+        content = bytes(content_of(header, view[begin:end], pace))
+        for record in iter_raw_records(content, header.record_count, header.last_offset_delta, RECORDS_MAX):
+            pace.spend(1)
+            offset = header.base_offset + record.offset_delta
+            if offset > span.last:
+                break
+            keys[offset] = None if record.key is None else hash(record.key)
+    return keys, spans
+
+
+def _bytes_to_read(live: LivePartition, wanted: Wanted) -> int:
+    """As many as so many records may have, by the size of those that were read last; what is read beyond is copied for
+    nothing. In the order of keys many records may be passed over."""
+    most = min(wanted.bytes_max, PART_BYTES_MAX)
+    if live.settings().by_key or not live.record_bytes:
+        return most
+    return min(most, wanted.records_max * live.record_bytes * 5 // 4)
 
 
 async def _read(store: Store, slot: Slot, at: int, end: int, bytes_max: int) -> ReadResult | None:

@@ -19,7 +19,8 @@ Value:
 
     u8    version (1)
     i64   start offset
-    then for each run of records up to the end: u32 records, u8 state (0 available, 2 settled), u8 deliveries
+    then for each run of records up to the end: u32 records, u8 state, u8 deliveries
+    states: 0 available, 2 settled, 3 rejected and 4 exhausted, which wait for their place in a dead-letter topic
 
 Example: group "g", topic id 16 times 07, partition 3, start 5, one record delivered twice, two settled:
 
@@ -116,7 +117,7 @@ def decode_partition(data: bytes) -> SharePartition:
     return SharePartition(start, runs)
 
 
-_STORED: Final = {int(State.AVAILABLE): State.AVAILABLE, int(State.SETTLED): State.SETTLED}
+_STORED: Final = {int(state): state for state in State if state is not State.HELD}
 
 
 def _check_version(what: str, data: bytes) -> None:

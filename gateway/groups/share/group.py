@@ -4,24 +4,23 @@ A pure state machine. Members are not stored: after a restart each joins again w
 records that nobody settled. Only the epoch is, so that no epoch is ever used twice.
 
 Keeps: every partition of a subscribed topic has a reader, as long as the topic has a subscriber; the numbers of readers
-of two partitions differ by one at most, if all members want the same topics.
+of two partitions differ by one at most, if all members want the same topics. A member keeps what it may keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from gateway.groups.share.spreading import Partitions, spread
 from gateway.refusals import Refusal, invalid_request
 
 JOINING_EPOCH = 0
 LEAVING_EPOCH = -1
-
-Partitions = Mapping[UUID, frozenset[int]]
 
 
 class Topic(NamedTuple):
@@ -189,18 +188,17 @@ class ShareGroup:
         """Give the group a new epoch, in which each partition of a topic has readers among the topic's subscribers."""
         self.epoch += 1
         self._seen = self._subscribed()
-        targets: dict[str, dict[UUID, set[int]]] = {member_id: {} for member_id in self.members}
         by_readers: dict[tuple[str, ...], list[Topic]] = {}
         for name in sorted(self._seen):
             topic = self._seen[name]
             if topic is not None:
                 readers = tuple(sorted(each.member_id for each in self.members.values() if name in each.names))
                 by_readers.setdefault(readers, []).append(topic)
+        targets: dict[str, dict[UUID, set[int]]] = {member_id: {} for member_id in self.members}
         for readers, topics in by_readers.items():
             places = [(topic.id, number) for topic in topics for number in range(topic.partition_count)]
-            for turn in range(max(len(readers), len(places)) if places else 0):
-                topic_id, number = places[turn % len(places)]
-                targets[readers[turn % len(readers)]].setdefault(topic_id, set()).add(number)
+            for reader, (topic_id, number) in spread(readers, places, self._targets) if places else ():
+                targets[reader].setdefault(topic_id, set()).add(number)
         self._targets = {
             member_id: {topic: frozenset(numbers) for topic, numbers in target.items()}
             for member_id, target in targets.items()

@@ -1,8 +1,9 @@
 """One share-partition (KIP-932): which records of a partition a share group has yet to settle, and who holds them.
 
 A pure state machine. The offsets from `start` to `end` are covered by runs: neighbours in the same state. Below `start`
-everything is settled, from `end` on nothing was delivered yet. Settled is a record that was accepted, rejected,
-delivered as often as the limit allows, or that never was one (a gap, a marker).
+everything is settled, from `end` on nothing was delivered yet. Settled is a record that was accepted, or that never was
+one (a gap, a marker). One that was rejected, or delivered as often as the limit allows, is settled too, but for a group
+with a dead-letter topic: there it is dead, and settled when it lies in that topic.
 
 Keeps: a record has one holder at most; a delivery is counted when a holder gets the record; the first run is never a
 settled one, no two neighbours could be one. So there are at most two runs for each record that is not settled, and of
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import bisect
 import enum
+import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -30,6 +32,13 @@ class State(enum.IntEnum):
     AVAILABLE = 0
     HELD = 1
     SETTLED = 2
+    REJECTED = 3
+    """Dead: by a member's word."""
+    EXHAUSTED = 4
+    """Dead: delivered too often."""
+
+
+DEAD: Final = frozenset({State.REJECTED, State.EXHAUSTED})
 
 
 class Verdict(enum.IntEnum):
@@ -43,11 +52,25 @@ class Verdict(enum.IntEnum):
 
 
 class Span(NamedTuple):
-    """Offsets from `first` to `last`, both included; `is_data`: records that a member may get."""
+    """Offsets from `first` to `last`, both included; `is_data`: records that a member may get; `is_free`: this one."""
 
     first: int
     last: int
     is_data: bool = True
+    is_free: bool = True
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+
+class Dead(NamedTuple):
+    """Records that wait for their place in a dead-letter topic; `state` says why."""
+
+    first: int
+    last: int
+    deliveries: int
+    state: State
 
 
 class Acquired(NamedTuple):
@@ -72,6 +95,8 @@ class Limits(NamedTuple):
     lock_s: float
     deliveries: int
     in_flight: int
+    keeps_dead: bool = False
+    """There is a dead-letter topic."""
 
 
 @dataclass(slots=True)
@@ -88,6 +113,12 @@ class Run:
     @property
     def size(self) -> int:
         return self.last - self.first + 1
+
+    def split(self, offset: int) -> Run:
+        """Have this run end before an offset; what lay from there on."""
+        rest = Run(offset, self.last, self.state, self.count, self.holder, self.until_s)
+        self.last = offset - 1
+        return rest
 
     def continues(self, before: Run) -> bool:
         """Could this run and its left neighbour be one?"""
@@ -132,39 +163,53 @@ class SharePartition:
     # Delivery
 
     def acquire(
-        self, member_id: str, at: int, spans: Sequence[Span], records_max: int, limits: Limits, now_s: float
+        self,
+        member_id: str,
+        at: int,
+        spans: Sequence[Span],
+        records_max: int,
+        limits: Limits,
+        now_s: float,
+        *,
+        whole: bool = False,
     ) -> list[Acquired]:
         """Give a member available records out of what was read from the offset `at` on, in order. What nobody shall
-        get, a span that is no data or a hole before a span, is settled on the way."""
+        get, a span that is no data or a hole before a span, is settled on the way. `whole`: the span in which
+        `records_max` is reached is given whole."""
         room = limits.in_flight - self.in_flight
         until_s = now_s + limits.lock_s
         acquired: list[Acquired] = []
-        for span in spans:
+        index = 0
+        while index < len(spans) and records_max > 0:
+            span, index = _joined(spans, index, records_max)
             if span.first > at:
                 self._settle_unread(at, span.first - 1)
             at = span.last + 1
             if not span.is_data:
                 self._settle_unread(span.first, span.last)
                 continue
-            wanted = [run for run in self._between(span.first, span.last) if run.state is State.AVAILABLE]
-            open_records = sum(run.size for run in wanted)
-            unseen = span.last + 1 - max(self.end, span.first)
-            new = max(0, min(unseen, room, records_max - open_records))
-            if new:
+            wanted = self._available(span) if span.is_free else []
+            wants = span.size if whole or not span.is_free else records_max - sum(run.size for run in wanted)
+            new = min(span.last + 1 - max(self.end, span.first), room, wants)
+            if new > 0:
                 room -= new
-                wanted.append(self._extend(max(self.end, span.first) + new - 1, State.AVAILABLE))
+                unseen = self._extend(max(self.end, span.first) + new - 1, State.AVAILABLE)
+                wanted += [unseen] if span.is_free else []
             for run in wanted:
-                if records_max <= 0:
+                if records_max <= 0 and not whole:
                     break
-                if run.size > records_max:
+                if run.size > records_max and not whole:
                     self._cut(run.first + records_max)
                 records_max -= run.size
                 run.state, run.count, run.holder, run.until_s = State.HELD, run.count + 1, member_id, until_s
                 acquired.append(Acquired(run.first, run.last, run.count))
-            if records_max <= 0 or self.end <= span.last:
+            if self.end <= span.last:
                 break  # there was no room for all of it
         self._tidy()
         return acquired
+
+    def _available(self, span: Span) -> list[Run]:
+        return [run for run in self._between(span.first, span.last) if run.state is State.AVAILABLE]
 
     def _settle_unread(self, first: int, last: int) -> None:
         for run in self._between(first, last):
@@ -193,26 +238,57 @@ class SharePartition:
             size = judgement.last - judgement.first + 1
             if len(judgement.verdicts) not in (1, size) or not all(v in _VERDICTS for v in judgement.verdicts):
                 raise Refusal(ErrorCode.invalid_request, "Invalid acknowledge type.")
-            self._require_held(member_id, judgement, now_s)
-        for judgement in judgements:
-            self._judge(judgement, limits, now_s)
+        self._require_held(member_id, judgements, now_s)
+        self._judge(itertools.chain.from_iterable(map(_pieces, judgements)), limits, now_s)
         self._tidy()
 
-    def _require_held(self, member_id: str, judgement: Judgement, now_s: float) -> None:
-        found = self._overlapping(judgement.first, judgement.last)
-        is_covered = bool(found) and found[0].first <= judgement.first and found[-1].last >= judgement.last
-        if not is_covered or any(run.holder != member_id or run.until_s <= now_s for run in found):
-            raise Refusal(ErrorCode.invalid_record_state, INVALID_STATE)
+    def _require_held(self, member_id: str, judgements: Sequence[Judgement], now_s: float) -> None:
+        index = 0
+        for judgement in judgements:
+            index = bisect.bisect_left(self.runs, judgement.first, lo=index, key=_last)
+            at = judgement.first
+            for run in itertools.islice(self.runs, index, None):
+                if run.first > at or run.holder != member_id or run.until_s <= now_s:
+                    break
+                at = run.last + 1
+                if at > judgement.last:
+                    break
+            if at <= judgement.last:
+                raise Refusal(ErrorCode.invalid_record_state, INVALID_STATE)
 
-    def _judge(self, judgement: Judgement, limits: Limits, now_s: float) -> None:
-        for first, last, verdict in _pieces(judgement):
-            for run in self._between(first, last):
-                if verdict is Verdict.RENEW:
-                    run.until_s = now_s + limits.lock_s
-                elif verdict is Verdict.RELEASE:
-                    self._give_back(run, limits)
-                else:
-                    self._settle(run)
+    def _judge(self, pieces: Iterable[tuple[int, int, Verdict]], limits: Limits, now_s: float) -> None:
+        """Cut the runs where the verdict changes, and carry it out. The pieces are in order, and covered by runs."""
+        judged: list[Run] = []
+        runs = iter(self.runs)
+        run = next(runs)
+        for first, last, verdict in pieces:
+            while run.last < first:
+                judged.append(run)
+                run = next(runs)
+            if run.first < first:
+                rest = run.split(first)
+                judged.append(run)
+                run = rest
+            while run.last < last:
+                self._carry_out(run, verdict, limits, now_s)
+                judged.append(run)
+                run = next(runs)
+            behind = run.split(last + 1) if run.last > last else None
+            self._carry_out(run, verdict, limits, now_s)
+            if behind is not None:
+                judged.append(run)
+                run = behind
+        self.runs = [*judged, run, *runs]
+
+    def _carry_out(self, run: Run, verdict: Verdict, limits: Limits, now_s: float) -> None:
+        if verdict is Verdict.RENEW:
+            run.until_s = now_s + limits.lock_s
+        elif verdict is Verdict.RELEASE:
+            self._give_back(run, limits)
+        elif verdict is Verdict.REJECT:
+            self._give_up(run, State.REJECTED, limits)
+        else:
+            self._settle(run)
 
     def release(self, member_id: str, limits: Limits) -> None:
         """A member is gone: what it held is available to others."""
@@ -234,14 +310,37 @@ class SharePartition:
 
     def _give_back(self, run: Run, limits: Limits) -> None:
         if run.count >= limits.deliveries:
-            self._settle(run)
+            self._give_up(run, State.EXHAUSTED, limits)
             return
         run.state, run.holder, run.until_s = State.AVAILABLE, "", math.inf
+        self.changed = True
+
+    def _give_up(self, run: Run, state: State, limits: Limits) -> None:
+        if not limits.keeps_dead:
+            self._settle(run)
+            return
+        run.state, run.holder, run.until_s = state, "", math.inf
         self.changed = True
 
     def _settle(self, run: Run) -> None:
         run.state, run.count, run.holder, run.until_s = State.SETTLED, 0, "", math.inf
         self.changed = True
+
+    # Dead letters
+
+    def dead(self) -> Dead | None:
+        """The first records that wait for their place in a dead-letter topic."""
+        for run in self.runs:
+            if run.state in DEAD:
+                return Dead(run.first, run.last, run.count, run.state)
+        return None
+
+    def buried(self, first: int, last: int) -> None:
+        """Dead records have their place, or need none any more."""
+        for run in self._between(first, last):
+            if run.state in DEAD:
+                self._settle(run)
+        self._tidy()
 
     # Start
 
@@ -271,9 +370,7 @@ class SharePartition:
         """Have a run begin at an offset, if one covers it."""
         index = bisect.bisect_left(self.runs, offset, key=_last)
         if index < len(self.runs) and self.runs[index].first < offset:
-            run = self.runs[index]
-            self.runs.insert(index + 1, replace(run, first=offset))
-            run.last = offset - 1
+            self.runs.insert(index + 1, self.runs[index].split(offset))
 
     def _tidy(self) -> None:
         tidied: list[Run] = []
@@ -286,6 +383,19 @@ class SharePartition:
             else:
                 tidied.append(run)
         self.runs = tidied
+
+
+def _joined(spans: Sequence[Span], index: int, enough: int) -> tuple[Span, int]:
+    """The span at an index with those that continue it, until they are `enough` records; the index behind them."""
+    first, last, is_data, is_free = spans[index]
+    index += 1
+    while index < len(spans) and last - first + 1 < enough:
+        after = spans[index]
+        if after.first != last + 1 or after.is_data != is_data or after.is_free != is_free:
+            break
+        last = after.last
+        index += 1
+    return Span(first, last, is_data, is_free), index
 
 
 _VERDICTS: Final = frozenset(Verdict)

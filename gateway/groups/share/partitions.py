@@ -10,6 +10,8 @@ would have stored goes with the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -24,6 +26,7 @@ from core.errors import StoreError
 from core.store import Store
 from core.streams.live import Slot
 from core.turns import in_turns
+from gateway.groups.share.dead_letters import Undeliverable, WritesLetters
 from gateway.groups.share.format import (
     PARTITIONS_TABLE,
     PlaceKey,
@@ -33,6 +36,7 @@ from gateway.groups.share.format import (
     encode_key,
     encode_partition,
 )
+from gateway.groups.share.key_order import KeyOrder
 from gateway.groups.share.partition import Judgement, SharePartition
 from gateway.groups.share.settings import ShareSettings
 from gateway.refusals import Asked, Refusal, code_of
@@ -40,6 +44,12 @@ from gateway.refusals import Asked, Refusal, code_of
 if TYPE_CHECKING:
     from core.streams.live import Stream
     from gateway.topics.topics import Topics
+
+LETTER_PAUSE_S_MIN: Final = 0.5
+LETTER_PAUSE_S_MAX: Final = 30.0
+"""Between two tries to write a dead letter."""
+
+_log: Final = logging.getLogger(__name__)
 
 PLACES_MAX: Final = 100_000
 """Partitions, each counted for every group that shares it."""
@@ -55,14 +65,20 @@ class LivePartition:
         state: SharePartition,
         settings: Callable[[], ShareSettings],
         clock: Clock,
+        letters: WritesLetters,
     ) -> None:
         self.key = key
         self.container = container
         self.state = state
         self.settings = settings
+        self.order = KeyOrder()
+        self.record_bytes = 0
+        """Size of a record, as of the last read."""
         self.waiters: dict[Callable[[], None], None] = {}
         """Called when there may be records to get."""
         self._clock = clock
+        self._letters = letters
+        self._burying: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._saves: set[asyncio.Task[ErrorCode]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -71,6 +87,13 @@ class LivePartition:
 
     def __repr__(self) -> str:
         return f"<LivePartition {self.key} {self.state!r}>"
+
+    def next_offset(self, member_id: str) -> int | None:
+        """The first offset that the member could get; None if there is none."""
+        settings = self.settings()
+        if settings.by_key:
+            return self.order.next_offset(self.state, member_id, settings.limits)
+        return self.state.next_offset(settings.limits)
 
     def acknowledge(self, member_id: str, judgements: Sequence[Judgement]) -> None:
         """Carry out what a member says; `stored` returns when it will survive. Raises Refusal."""
@@ -84,7 +107,7 @@ class LivePartition:
 
     async def begin_at(self, start: int) -> ErrorCode:
         """Begin anew; returns when that is durable."""
-        self.state = SharePartition(start)
+        self.state, self.order = SharePartition(start), KeyOrder()
         self.state.changed = True
         self._freed()
         return await self.stored()
@@ -95,6 +118,7 @@ class LivePartition:
             save = asyncio.create_task(self.stored())
             self._saves.add(save)
             save.add_done_callback(self._saves.discard)
+            self.resume()
         self._set_timer()
 
     def _freed(self) -> None:
@@ -120,6 +144,40 @@ class LivePartition:
                 raise
         return ErrorCode.none
 
+    # Dead letters
+
+    def resume(self) -> None:
+        """Write the letters of records that are dead."""
+        if self._burying is None and self.state.dead() is not None:
+            self._burying = asyncio.create_task(self._bury())
+
+    async def _bury(self) -> None:
+        """Write letters for dead records until none is left; a record that is not stored as dead may yet live."""
+        pause_s = LETTER_PAUSE_S_MIN
+        try:
+            while not self.is_gone and (dead := self.state.dead()) is not None:
+                state = self.state
+                try:
+                    if await self.stored():
+                        raise Undeliverable("its group's state could not be stored")
+                    last = await self._letters.write(self.key, dead)
+                except Undeliverable as why:
+                    self._tell(why)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, LETTER_PAUSE_S_MAX)
+                    continue
+                pause_s = LETTER_PAUSE_S_MIN
+                if self.state is state:
+                    state.buried(dead.first, last)
+                    self._freed()
+        finally:
+            self._burying = None
+
+    def _tell(self, why: Undeliverable) -> None:
+        topic = self.settings().dead_letter_topic
+        facts = {"group": self.key.group_id, "topic": topic, "partition": self.key.partition, "reason": str(why)[:300]}
+        _log.warning("a dead letter cannot be written, it is tried again", extra=facts)
+
     async def ended(self) -> None:
         """Return when its row is as it will stay, if nothing more is done with it."""
         async with self._writing:
@@ -139,6 +197,8 @@ class LivePartition:
     def close(self) -> None:
         """Nothing more will be done with it."""
         self.is_gone = True
+        if self._burying is not None:
+            self._burying.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for wake in list(self.waiters):
@@ -162,7 +222,17 @@ class LivePartition:
 class SharePartitions:
     """See the module."""
 
-    def __init__(self, store: Store, clock: Clock, topics: Topics, settings: Callable[[str], ShareSettings]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        topics: Topics,
+        settings: Callable[[str], ShareSettings],
+        letters: WritesLetters,
+    ) -> None:
+        self._letters = letters
+        self._topics = topics
+        self._resuming: asyncio.Task[None] | None = None
         self._store = store
         self._clock = clock
         self._settings = settings
@@ -178,9 +248,26 @@ class SharePartitions:
     def __len__(self) -> int:
         return len(self._live)
 
+    def start(self) -> None:
+        """Go on with the dead letters that a stop has cut off."""
+        self._resuming = asyncio.create_task(self._resume())
+
+    async def _resume(self) -> None:
+        for hosted in list(self._store.containers.values()):
+            rows = list(hosted.container.table(PARTITIONS_TABLE).items())
+            waiting = [decode_key(key) async for key, row in in_turns(rows) if decode_partition(row).dead() is not None]
+            for key in waiting:
+                stream = self._topics.by_uuid(key.topic)
+                if stream is not None and key.partition < stream.slot_count and not self._is_stopped:
+                    with contextlib.suppress(Refusal, StoreError):  # the group's next fetch goes on with it
+                        await self.of(key, stream.slot(key.partition))
+
     async def stop(self) -> None:
         """Return when all that changed is stored; those who wait for records are answered."""
         self._is_stopped = True
+        if self._resuming is not None:
+            self._resuming.cancel()
+            await asyncio.gather(self._resuming, return_exceptions=True)
         for one in list(self._live.values()):
             await one.settled()
             one.close()
@@ -225,8 +312,10 @@ class SharePartitions:
     def _adopt(self, key: PlaceKey, container: Container, state: SharePartition) -> LivePartition:
         if (before := self._live.get(key)) is not None:
             before.close()
-        live = LivePartition(key, container, state, lambda: self._settings(key.group_id), self._clock)
+        live = LivePartition(key, container, state, lambda: self._settings(key.group_id), self._clock, self._letters)
         self._live[key] = live
+        if state.dead() is not None:
+            live.resume()
         return live
 
     async def _first_start(self, slot: Slot, settings: ShareSettings) -> int:
@@ -256,6 +345,16 @@ class SharePartitions:
             return live.state
         stored = container.table(PARTITIONS_TABLE).get(encode_key(key))
         return None if stored is None else decode_partition(stored)
+
+    def position(self, key: PlaceKey, slot: Slot) -> tuple[int, int] | None:
+        """Where a group's open records begin, and how many there are, delivered ones too; None if it has not begun.
+        Raises NotHosted."""
+        state = self.look(key, slot)
+        if state is None:
+            return None
+        start = max(state.start, slot.start)
+        open_below_end = state.in_flight if state.start == start else max(state.end - start, 0)
+        return start, open_below_end + max(slot.durable_end - max(state.end, start), 0)
 
     async def begin_at(self, key: PlaceKey, slot: Slot, start: int) -> ErrorCode:
         """Have a group begin a partition anew; returns when that is durable. Raises NotHosted."""

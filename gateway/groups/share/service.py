@@ -9,6 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StoreError
 from gateway.groups.share.coordinators import ShareCoordinators
+from gateway.groups.share.elsewhere import ShareElsewhere
 from gateway.groups.share.partitions import SharePartitions
 from gateway.groups.share.sessions import ShareSessions
 from gateway.groups.share.settings import ShareSettings
@@ -23,9 +24,15 @@ class ShareGroups:
     partitions: SharePartitions
     sessions: ShareSessions
     settings: Callable[[str], ShareSettings]
+    elsewhere: ShareElsewhere
 
     async def delete(self, group_id: str) -> ErrorCode:
-        """Delete a group without members, and then what it has settled."""
+        """Delete a group without members, and what it has settled; first what other workers know of it."""
+        group = self.coordinators.of(group_id).get(group_id)
+        if group is not None and group.is_empty:
+            codes = await self.elsewhere.forget(group_id, {name for name, _ in await self.elsewhere.begun(group_id)})
+            if any(codes.values()):
+                return ErrorCode.coordinator_not_available
         error = await self.coordinators.of(group_id).delete(group_id)
         if error is ErrorCode.none:
             try:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 INITIAL_EPOCH: Final = 0
 FINAL_EPOCH: Final = -1
 EPOCH_MAX: Final = 2**31 - 1
-SESSIONS_MAX: Final = 2_000
-"""Kafka's `group.share.max.share.sessions`."""
 PLACES_MAX: Final = 10_000
 """Partitions of one session, those included that it read before and may still hold records of."""
 
@@ -83,8 +81,9 @@ class ShareSession:
 class ShareSessions:
     """The sessions of all members that are connected."""
 
-    def __init__(self, partitions: SharePartitions) -> None:
+    def __init__(self, partitions: SharePartitions, sessions_max: int) -> None:
         self._partitions = partitions
+        self._sessions_max = sessions_max
         self._sessions: dict[tuple[str, str], ShareSession] = {}
 
     def __len__(self) -> int:
@@ -105,7 +104,7 @@ class ShareSessions:
         return session
 
     def _new(self, group_id: str, member_id: str, connection: Closable, before: ShareSession | None) -> ShareSession:
-        if before is None and len(self._sessions) >= SESSIONS_MAX:
+        if before is None and len(self._sessions) >= self._sessions_max:
             raise Refusal(ErrorCode.share_session_limit_reached)
         session = ShareSession(group_id, member_id, connection, self.end)
         if before is not None:  # what it holds it may still settle

@@ -1,4 +1,4 @@
-"""The settings of single share groups: Kafka's defaults, and what a group's own configs say instead.
+"""The settings of single share groups: the operator's configuration, and what a group's own configs say instead.
 
 Keeps: a group's config takes effect with the next request of the group.
 """
@@ -9,62 +9,78 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from gateway.config.groups import BOUNDED_GROUP_KEYS
+from gateway.config.model import Config
 from gateway.groups.share.group import Settings
 from gateway.groups.share.partition import Limits
-from gateway.kafka_configs.resource_keys import GROUP_KEYS
+from gateway.kafka_configs.resource_keys import BY_KEY, COPY_DEAD, DEAD_LETTER_TOPIC, GROUP_KEYS
 
-MEMBERS_MAX: Final = 200
-"""Members of a group: Kafka's `group.share.max.size`."""
-
-_DEFAULTS: Final = {key.name: str(key.default) for key in GROUP_KEYS if key.name.startswith("share.")}
+_OF_BROKER: Final = frozenset(f"share.{what}" for what in BOUNDED_GROUP_KEYS["share"])
+"""Keys of which the broker has a value for all groups."""
+_OF_GROUPS: Final = {key.name: str(key.default) for key in GROUP_KEYS if key.name not in _OF_BROKER}
 _DURATION: Final = re.compile(
     r"by_duration:\+?P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.IGNORECASE
 )
 
 
 class ShareSettings(NamedTuple):
-    """One group's settings, as they are now. `reset_ms`: a new partition begins so long ago; None: at an end."""
+    """One group's settings, as they are now. `reset_ms`: a new partition begins so long ago; None: at an end. An empty
+    `dead_letter_topic` is none."""
 
     members: Settings
     limits: Limits
     lock_ms: int
     is_committed: bool
     may_renew: bool
+    by_key: bool
+    dead_letter_topic: str
+    copies_dead: bool
     from_earliest: bool
     reset_ms: int | None
 
 
-def share_settings(own: Callable[[str], Mapping[str, str]]) -> Callable[[str], ShareSettings]:
+def share_settings(config: Config, own: Callable[[str], Mapping[str, str]]) -> Callable[[str], ShareSettings]:
     """A function from a group's id to its settings; `own` has the configs that were set for it."""
-    usual = _settings(_DEFAULTS)
+    of_broker = {name: str(getattr(config, f"group.{name}".replace(".", "_"))) for name in _OF_BROKER}
+    defaults = _OF_GROUPS | of_broker
+    usual = _settings(defaults, config)
 
     def settings(group_id: str) -> ShareSettings:
         said = own(group_id)
-        return _settings({**_DEFAULTS, **said}) if said else usual
+        return _settings({**defaults, **said}, config) if said else usual
 
     return settings
 
 
-def _settings(texts: Mapping[str, str]) -> ShareSettings:
+def _settings(texts: Mapping[str, str], config: Config) -> ShareSettings:
     lock_ms = int(texts["share.record.lock.duration.ms"])
     reset = texts["share.auto.offset.reset"]
+    topic = texts[DEAD_LETTER_TOPIC]
     return ShareSettings(
         members=Settings(
             session_timeout_ms=int(texts["share.session.timeout.ms"]),
             heartbeat_interval_ms=int(texts["share.heartbeat.interval.ms"]),
-            max_size=MEMBERS_MAX,
+            max_size=config.group_share_max_size,
         ),
         limits=Limits(
             lock_s=lock_ms / 1_000,
             deliveries=int(texts["share.delivery.count.limit"]),
             in_flight=int(texts["share.partition.max.record.locks"]),
+            keeps_dead=bool(topic),
         ),
         lock_ms=lock_ms,
         is_committed=texts["share.isolation.level"] == "read_committed",
-        may_renew=texts["share.renew.acknowledge.enable"].lower() == "true",
+        may_renew=_is_true(texts["share.renew.acknowledge.enable"]),
+        by_key=_is_true(texts[BY_KEY]),
+        dead_letter_topic=topic,
+        copies_dead=_is_true(texts[COPY_DEAD]),
         from_earliest=reset == "earliest",
         reset_ms=_duration_ms(reset),
     )
+
+
+def _is_true(text: str) -> bool:
+    return text.strip().lower() == "true"
 
 
 def _duration_ms(reset: str) -> int | None:

@@ -18,10 +18,24 @@ export class Spark {
     place.append(svg);
   }
 
+  // All values at once; null where nothing is known: the line passes over it.
+  show(values) {
+    this.values = values.filter((value) => value !== null).slice(-this.most);
+    this.draw();
+  }
+
   push(value) {
     this.values.push(value);
     if (this.values.length > this.most) this.values.shift();
-    if (this.values.length < 2) return;
+    this.draw();
+  }
+
+  draw() {
+    if (this.values.length < 2) {
+      this.line.removeAttribute("d");
+      this.area?.removeAttribute("d");
+      return;
+    }
     const top = Math.max(...this.values, 1e-9);
     const step = WIDTH / (this.most - 1);
     const from = WIDTH - step * (this.values.length - 1);

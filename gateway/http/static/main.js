@@ -1,41 +1,41 @@
-// The page: asks the gateway once a second, and shows what it says. Nothing here changes anything in the gateway.
+// The overview: asks the gateway once a second, and shows what it says. Nothing on this page changes anything.
 
 import { Spark } from "./charts.js";
 import * as format from "./format.js";
-import { SegmentMap } from "./map.js";
+import { $, Watch, ask, made, rows, themed } from "./shell.js";
+import { StreamMap } from "./stream-map.js";
 
 const PERIOD_MS = 1000;
 const SLOW = 2; // lists are asked for every second time
 const EVENTS = 50;
 const GROUPS = 100;
-const TABLE_ROWS = 500;
-const STALE_MS = 3000; // without an answer for so long, what is shown is no news
-const YOUNG_MS = 120_000; // a stream of less than that is shown closer
-const THEME = "penstock.theme";
+const GROUP_CELLS = { 0: "name", 1: "n", 2: "trend", 4: "n", 5: "topics" };
 
-const $ = (id) => document.getElementById(id);
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const map = new SegmentMap($("map"), { readout: $("readout"), ramp: $("ramp"), rampMax: $("ramp-max") });
-const sparks = { in: new Spark($("in-spark")), out: new Spark($("out-spark")), records: new Spark($("record-spark")) };
+const map = new StreamMap(() => {
+  history.replaceState(null, "", "#"); // the list says what there is
+  choose(null);
+  round = 0;
+});
+const PAST = 300; // of the lines: ten minutes, a point every second time, as the gateway remembers them
+const sparks = ["in", "out", "record"].map((name) => new Spark($(`${name}-spark`), { most: PAST }));
 const groupSparks = new Map();
 let before = null;
+let marked = null; // what the last point of the lines was counted up to
 let stream = null;
 let round = 0;
 let newestEvent = null;
-let hasChosenWindow = false;
-let heardMs = 0; // when the gateway answered last, by the clock of this machine
-let stale = false;
 
 // Asking
 
-async function ask(path) {
-  const answer = await fetch(`api/v1/${path}`, { signal: AbortSignal.timeout(10_000), cache: "no-store" });
-  const told = await answer.json();
-  if (!answer.ok) throw Object.assign(new Error(told.detail ?? answer.statusText), { status: answer.status });
-  return told;
+// What came before this page: it is as long as the gateway's memory, not as this page's.
+async function remember() {
+  const told = await ask("history");
+  const perSecond = (values) => values.map((value) => (1000 * value) / told.period_ms);
+  [told.bytes_in, told.bytes_out, told.records_in].forEach((values, n) => sparks[n].show(perSecond(values)));
 }
 
 async function once() {
+  if (before === null) await remember();
   showTotals(await ask("overview"));
   if (round % SLOW === 0) {
     showStreams(await ask("streams"));
@@ -44,65 +44,17 @@ async function once() {
     showGroups(groups);
   }
   round += 1;
-  await askMap();
+  await map.ask();
 }
 
-async function askMap() {
-  if (stream === null) return showNoStream();
-  const asked = stream;
-  const since = Math.max(0, map.sinceMs());
-  try {
-    const told = await ask(`streams/${encodeURIComponent(asked)}/map?since_ms=${since}`);
-    if (asked === stream) showMap(told, since);
-  } catch (error) {
-    if (error.status !== 404) throw error; // deleted a moment ago, or a name that never was: the list says what there is
-    history.replaceState(null, "", "#");
-    choose(null);
-    round = 0;
-  }
-}
-
-async function poll() {
-  if (!document.hidden) {
-    try {
-      await once();
-      heardMs = Date.now();
-      setStale(false);
-      status("good", "Live");
-    } catch {
-      setStale(true);
-    }
-  }
-  setTimeout(poll, PERIOD_MS);
-}
-
-// A request that hangs is no answer either; nor is what was shown before somebody came back to this page.
-function watch() {
-  if (!document.hidden && heardMs > 0 && Date.now() - heardMs > STALE_MS) setStale(true);
-}
-
-// Old numbers are not left to be taken for new ones: what is a rate goes, the rest says of when it is.
-function setStale(is) {
+// What is a rate goes where nothing is heard; the rest says of when it is.
+const watch = new Watch((is) => {
   if (is) {
     before = null;
-    for (const id of ["in-rate", "out-rate", "record-rate", "segment-count"]) $(id).textContent = "–";
-    status("bad", "The gateway does not answer; trying again");
-    if (heardMs > 0) $("stale").textContent = `The gateway has not answered since ${format.time(heardMs)}. What is shown is of that time.`;
+    for (const id of ["in-rate", "out-rate", "record-rate"]) $(id).textContent = "–";
   }
-  if (is === stale) return;
-  stale = is;
-  document.body.classList.toggle("stale", is);
-  $("stale").hidden = !is || heardMs === 0;
-  document.title = is ? "Penstock: no answer" : "Penstock";
-  map.setStopped(is);
-  axis();
-  if ($("table-box").open) showTable(map.active());
-}
-
-function status(kind, text) {
-  $("status").className = kind;
-  if ($("status-text").textContent !== text) $("status-text").textContent = text;
-}
+  map.setStale(is);
+});
 
 // Showing
 
@@ -113,9 +65,14 @@ function showTotals(told) {
     $("in-rate").textContent = `${format.bytes(rate("produced_bytes"))}/s`;
     $("out-rate").textContent = `${format.bytes(rate("fetched_bytes"))}/s`;
     $("record-rate").textContent = `${format.short(rate("produced_records"))}/s`;
-    sparks.in.push(rate("produced_bytes"));
-    sparks.out.push(rate("fetched_bytes"));
-    sparks.records.push(rate("produced_records"));
+    if (round % SLOW === 0) {
+      const since = (told.time_ms - marked.time_ms) / 1000;
+      const names = ["produced_bytes", "fetched_bytes", "produced_records"];
+      names.forEach((name, n) => sparks[n].push(Math.max(0, (told[name] - marked[name]) / since)));
+      marked = told;
+    }
+  } else {
+    marked = told;
   }
   before = told;
   tier("log", "Durable log", told.log_bytes, told.log_limit_bytes, "of log.max.bytes");
@@ -170,51 +127,8 @@ function named() {
 
 function choose(name) {
   stream = name;
-  map.clear();
+  map.choose(name);
   if (name !== null) history.replaceState(null, "", `#${encodeURIComponent(name)}`);
-}
-
-function showNoStream() {
-  $("segment-count").textContent = "–";
-  $("segment-note").textContent = "no stream yet";
-  $("readout").textContent = "There is no stream yet. Produce a record, and its topic appears here.";
-  $("map").setAttribute("aria-label", "There is no stream yet");
-  $("limits").hidden = true;
-  $("segments").replaceChildren();
-}
-
-function showMap(told, since) {
-  map.update(told, since);
-  if (!hasChosenWindow && told.segments.length > 0) {
-    if (map.ageMs() < YOUNG_MS) pick(YOUNG_MS);
-    hasChosenWindow = true;
-  }
-  if ($("axis-x").lastChild.textContent !== right()) axis();
-  const active = map.active();
-  const count = told.state === "sealed" ? "sealed" : format.whole(active.length);
-  $("segment-count").textContent = count;
-  $("segment-note").textContent = `epoch ${told.epoch}, ${format.plural(told.slots, "slot")}, scaling: ${told.scaling.policy}`;
-  const visible = map.visible().length;
-  const label = `Stream ${told.name}: ${format.plural(active.length, "active segment")}, ${format.plural(visible, "segment")} in the time shown`;
-  if ($("map").getAttribute("aria-label") !== label) $("map").setAttribute("aria-label", label);
-  const notices = [...told.limits];
-  if (told.sealed_ms !== null) notices.push(`Sealed at ${format.time(told.sealed_ms)}: this stream can be read, and takes no more records.`);
-  if (told.truncated) notices.push("There were more segments than can be shown: the oldest are left out.");
-  $("limits").hidden = notices.length === 0;
-  $("limits").textContent = notices.join(" ");
-  if ($("table-box").open) showTable(active);
-}
-
-function showTable(active) {
-  rows($("segments"), active.slice(0, TABLE_ROWS), (own) => [
-    String(own.id),
-    `${format.key(own.low)} to ${format.key(own.high)}`,
-    format.whole(own.slots),
-    format.time(own.opened),
-    stale ? "–" : format.bytes(own.rate),
-    stale ? "–" : format.short(own.events),
-    format.bytes(own.bytes),
-  ]);
 }
 
 function showEvents(told) {
@@ -249,13 +163,13 @@ function showGroups(told) {
   $("no-groups").hidden = told.groups.length > 0;
   $("groups-table").hidden = told.groups.length === 0;
   rows($("groups"), told.groups, (group) => [
-    group.name,
+    [group.name, "group.html", { group: group.name }],
     format.whole(group.lag),
     null,
     group.state,
     format.whole(group.members),
     group.topics.map((one) => `${one.topic} (${format.short(one.lag)})`).join(", "),
-  ]);
+  ], GROUP_CELLS);
   told.groups.forEach((group, n) => {
     const cell = $("groups").children[n].querySelector(".trend");
     let own = groupSparks.get(group.name);
@@ -271,106 +185,15 @@ function showGroups(told) {
   for (const name of groupSparks.keys()) if (!names.has(name)) groupSparks.delete(name);
 }
 
-const NUMBERS = { segments: [2, 4, 5, 6], groups: [1, 4] };
-
-// A table's rows, changed where they differ: what somebody reads or has selected stays.
-function rows(body, items, cells) {
-  while (body.children.length > items.length) body.lastChild.remove();
-  items.forEach((item, n) => {
-    const texts = cells(item);
-    let row = body.children[n];
-    if (!row) {
-      row = made("tr", "");
-      texts.forEach((_, at) => {
-        const cell = made(at === 0 ? "th" : "td", "");
-        if (at === 0) cell.scope = "row";
-        if (NUMBERS[body.id].includes(at)) cell.className = "n";
-        if (body.id === "groups") cell.classList.add(...({ 2: ["trend"], 5: ["topics"] }[at] ?? []));
-        row.append(cell);
-      });
-      body.append(row);
-    }
-    texts.forEach((text, at) => {
-      if (text !== null && row.children[at].textContent !== text) row.children[at].textContent = text;
-    });
-  });
-}
-
-function made(name, text, className = "") {
-  const element = document.createElement(name);
-  if (text) element.textContent = text;
-  if (className) element.className = className;
-  return element;
-}
-
-// What people choose
-
-function applyTheme() {
-  const chosen = $("theme").value;
-  const theme = chosen === "auto" ? (dark.matches ? "dark" : "light") : chosen;
-  document.documentElement.dataset.theme = theme;
-  map.setTheme(theme);
-}
-
-function right() {
-  if (map.endMs !== Infinity) return "sealed";
-  return stale ? format.time(heardMs) : "now";
-}
-
-function axis() {
-  const seconds = Number(document.querySelector("#window input:checked").value);
-  const unit = seconds >= 7200 ? [3600, "h"] : seconds > 120 ? [60, "min"] : [1, "s"];
-  const ticks = [0, 0.25, 0.5, 0.75].map((part) => [part, `−${+((seconds * (1 - part)) / unit[0]).toFixed(1)} ${unit[1]}`]);
-  $("axis-x").replaceChildren(
-    ...[...ticks, [1, right()]].map(([part, text]) => {
-      const tick = made("span", text);
-      tick.style.left = `${100 * part}%`;
-      if (part === 0) tick.style.transform = "none";
-      if (part === 1) tick.style.transform = "translateX(-100%)";
-      return tick;
-    }),
-  );
-  map.setWindow(seconds);
-}
-
-function pick(ms) {
-  document.querySelector(`#window input[value="${ms / 1000}"]`).checked = true;
-  axis();
-}
-
-function stored(value) {
-  try {
-    if (value !== undefined) localStorage.setItem(THEME, value);
-    return localStorage.getItem(THEME);
-  } catch {
-    return null; // a browser that keeps nothing
-  }
-}
-
-$("theme").value = ["light", "dark"].includes(stored()) ? stored() : "auto";
-$("theme").addEventListener("change", () => {
-  stored($("theme").value);
-  applyTheme();
-});
-dark.addEventListener("change", applyTheme);
 $("stream").addEventListener("change", () => {
   choose($("stream").value);
-  askMap().catch(() => {});
+  map.ask().catch(() => {});
 });
 addEventListener("hashchange", () => {
   if (named() === "" || named() === stream) return;
   choose(named());
   $("stream").value = stream;
-  askMap().catch(() => {});
+  map.ask().catch(() => {});
 });
-$("window").addEventListener("change", () => {
-  hasChosenWindow = true;
-  axis();
-  askMap().catch(() => {});
-});
-$("table-box").addEventListener("toggle", () => showTable(map.active()));
-document.addEventListener("visibilitychange", watch);
-setInterval(watch, PERIOD_MS);
-applyTheme();
-axis();
-poll();
+themed((theme) => map.setTheme(theme));
+watch.repeat(once, PERIOD_MS);

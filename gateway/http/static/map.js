@@ -45,6 +45,7 @@ export class SegmentMap {
     this.toldMs = 0;
     this.endMs = Infinity;
     this.hottest = 0;
+    this.scaling = { policy: "fixed", target_rate: 0 };
     this.selected = null;
     this.cursor = null;
     this.drawnMs = -Infinity;
@@ -77,6 +78,8 @@ export class SegmentMap {
     this.offsetMs = told.time_ms - Date.now();
     this.toldMs = told.time_ms;
     this.endMs = told.sealed_ms ?? Infinity;
+    this.scaling = told.scaling;
+    const byEvents = told.scaling.policy === "events"; // the load that is compared with the target is of records
     this.loadedSinceMs = Math.min(this.loadedSinceMs, sinceMs);
     for (const one of told.segments) {
       let own = this.segments.get(one.id);
@@ -89,8 +92,9 @@ export class SegmentMap {
       own.bytes = one.bytes;
       own.rate = one.sealed_ms === null ? one.rate_bytes : 0;
       own.events = one.rate_events;
+      own.load = one.sealed_ms === null ? (byEvents ? one.rate_events : one.rate_bytes) : 0;
       const until = one.sealed_ms ?? told.time_ms;
-      if (own.samples.length === 0) own.mean = one.bytes / Math.max(1, (until - own.opened) / 1000);
+      if (own.samples.length === 0) own.mean = byEvents ? 0 : one.bytes / Math.max(1, (until - own.opened) / 1000);
       if (one.sealed_ms === null) sample(own, told.time_ms);
     }
     for (const [id, own] of this.segments) {
@@ -115,13 +119,20 @@ export class SegmentMap {
     return [...this.segments.values()].filter((own) => own.sealed === null || own.sealed > from);
   }
 
-  // The upper end of the colours: what the hottest segment got in the time shown.
+  // The upper end of the colours: the load from which a segment splits; of a stream that does not scale, what its
+  // hottest segment got in the time shown.
   scale() {
+    const { policy, target_rate: target } = this.scaling;
+    if (policy !== "fixed" && target > 0) {
+      this.hottest = target;
+      this.rampMax.textContent = policy === "events" ? `${format.short(target)} records/s: splits` : `${format.bytes(target)}/s: splits`;
+      return;
+    }
     const from = this.now() - this.windowMs;
     let hottest = 1;
     for (const own of this.visible()) {
       const { samples } = own;
-      hottest = Math.max(hottest, own.rate, samples.length === 0 || samples[0] > from ? own.mean : 0);
+      hottest = Math.max(hottest, own.load, samples.length === 0 || samples[0] > from ? own.mean : 0);
       for (let n = samples.length - 2; n > 0 && samples[n] > from; n -= 2) hottest = Math.max(hottest, samples[n + 1]);
     }
     this.hottest = niceAbove(hottest);
@@ -289,7 +300,7 @@ export class SegmentMap {
 // Samples are [time, rate, time, rate, …]: each rate counts for the time before it. Old ones get coarser.
 function sample(own, ms) {
   const { samples } = own;
-  samples.push(ms, own.rate);
+  samples.push(ms, own.load);
   if (samples.length <= 2 * SAMPLES_MAX) return;
   const kept = [];
   for (let n = 0; n < SAMPLES_MAX; n += 4) kept.push(samples[n + 2], Math.max(samples[n + 1], samples[n + 3]));

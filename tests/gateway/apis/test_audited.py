@@ -40,6 +40,7 @@ def test_changes(tmp_path: Path) -> None:
         lines = told(admin, path)
 
     assert lines == [
+        {"event": "topic created", "name": topic, "partitions": 1},
         {"event": "configs changed", "resource": "TOPIC", "name": topic, "configs": ["retention.ms"]},
         {"event": "quota changed", "entity": {"user": "a"}, "quotas": {"producer_byte_rate": 1_000.0}},
         {"event": "credential set", "user": "a", "mechanism": "SCRAM-SHA-256"},

@@ -256,8 +256,7 @@ class TestLogInObjects:
         [
             (("tier2=off",), "it needs long-term storage"),
             (("tier2=file",), "lies in the data directory"),
-            (("tier2=s3://b", "workers=2"), "one container"),
-            (("tier2=s3://b", "containers=2"), "one container"),
+            (("tier2=s3://b", "workers=2"), "workers = 2 (--set): what workers share is on this disk"),
             (
                 (
                     "tier2=s3://b",
@@ -272,7 +271,9 @@ class TestLogInObjects:
         assert said in refusal("log.store=object", *assignments)
 
     def test_allowed(self) -> None:
-        assert load(None, {}, ("log.store=object", "tier2=s3://b")).store_config().log_store is LogStore.OBJECT
+        settings = load(None, {}, ("log.store=object", "tier2=s3://b", "log.object.linger.ms=20")).store_config()
+        assert settings.log_store is LogStore.OBJECT
+        assert (settings.log_object_linger_ms, settings.log_object_inflight) == (20, 4)
 
 
 @pytest.mark.slow

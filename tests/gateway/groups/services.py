@@ -20,7 +20,7 @@ from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.offsets.service import OffsetCommit
-from gateway.groups.settings import settings_of
+from gateway.groups.settings import settings_of, streams_settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
 from tests.gateway.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
@@ -114,8 +114,10 @@ async def serving(
         store,
         clock,
         topics,
+        topics,
         Homes([store.home.id]),
         settings_of(config, lambda _: {}),
+        streams_settings_of(config, lambda _: {}),
         Elsewhere(lambda container_id: None),
     )
     coordinators.load()

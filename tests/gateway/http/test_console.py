@@ -30,6 +30,8 @@ const context = copy.getContext('2d', { willReadFrequently: true });
 context.drawImage(map, 3 - map.width, 0);
 return [...Array(map.height).keys()].map((y) => context.getImageData(0, y, 1, 1).data.join());
 """
+RED, PALE = "166,28,28,255", "234,240,245,255"
+"""The ends of the ramp."""
 
 A_SECOND_SHOWN = """
 const choice = document.querySelector('#window input');
@@ -181,7 +183,7 @@ def test_colours_of_what_nobody_watched(tmp_path: Path) -> None:
     """Load from before the page was opened has its place on the scale, though nothing comes now."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.001") as running:
         kafka, http = running.ready()["kafka"][0], running.ready()["http"]
-        create_topic(kafka, "bygone", 1)
+        create_topic(kafka, "bygone", 1, penstock_scaling_policy="fixed")
         produce(kafka, "bygone", 0, 20_000)
         until(lambda: get(http, "/api/v1/streams/bygone")["rate_bytes"] < 1)
         with chromium() as browser:
@@ -189,7 +191,25 @@ def test_colours_of_what_nobody_watched(tmp_path: Path) -> None:
             until_shown(browser, "bygone: 1 active segment")
             WebDriverWait(browser, WITHIN_S).until(lambda b: b.find_element(By.ID, "in-rate").text.endswith("/s"))
 
-            assert browser.find_element(By.ID, "ramp-max").text.endswith(("kB/s", "MB/s"))
+            assert browser.find_element(By.ID, "ramp-max").text.endswith(("KiB/s", "MiB/s"))
+
+
+def test_heat_is_relative_to_the_target(gateway: tuple[str, str]) -> None:
+    """Red is the load from which a segment splits, whatever others get: the same load is pale below a high target."""
+    kafka, http = gateway
+    for name, target, label, colour in (
+        ("hot", "100", "100 B/s: splits", RED),
+        ("mild", str(2**40), "1 TiB/s: splits", PALE),
+    ):
+        create_topic(kafka, name, 1, penstock_scaling_target_rate=target)
+        with chromium() as browser:
+            browser.get(f"http://{http}/#{name}")
+            until_shown(browser, f"{name}: 1 active segment")
+            produce(kafka, name, 0, 5_000)
+            wait = WebDriverWait(browser, WITHIN_S, 0.05)
+            wait.until(lambda b, colour=colour: colour in b.execute_script(ROW_COLOURS))
+            assert browser.find_element(By.ID, "ramp-max").text == label
+            assert (RED in browser.execute_script(ROW_COLOURS)) == (colour == RED)
 
 
 @pytest.mark.parametrize("look", ["dark", "phone"])

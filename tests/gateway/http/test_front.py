@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,8 +25,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway.http import front as fronts
+from gateway.http import exchange
+from gateway.http import front as front_module
+from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
+from gateway.http.exchange import Asked, Silent, ask
 from gateway.http.front import front
 from gateway.http.guard import Guard
 from gateway.http.models import (
@@ -230,7 +234,8 @@ def run(directory: Path, steps: Callable[[Gateway], Awaitable[None]], *workers: 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that hangs is given up soon."""
-    monkeypatch.setattr(fronts, "ANSWER_S_MAX", 0.3)
+    for module in (exchange, front_module):
+        monkeypatch.setattr(module, "ANSWER_S_MAX", 0.3)
 
 
 def test_one_address_tells_of_all(tmp_path: Path) -> None:
@@ -450,7 +455,7 @@ def test_a_body_has_its_bound(tmp_path: Path) -> None:
     """A body that is too large is refused before a worker hears of it."""
 
     async def steps(gateway: Gateway) -> None:
-        body = b" " * (fronts.BODY_BYTES_MAX + 1)
+        body = b" " * (BODY_BYTES_MAX + 1)
         asked = gateway.ask("POST", "/api/v1/streams/orders/scale", body, Authorization=f"Bearer {TOKEN}")
         assert (await asked)[0] == 413
 
@@ -461,8 +466,8 @@ def test_an_answer_has_its_bound(tmp_path: Path) -> None:
     """A worker's answer that is too large is not held: it counts as none."""
 
     async def steps(gateway: Gateway) -> None:
-        with pytest.raises(fronts._Silent):
-            await fronts._ask(gateway.sockets["0"], fronts._Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
+        with pytest.raises(Silent):
+            await ask(gateway.sockets["0"], Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
 
     run(tmp_path, steps, *two())
 
@@ -542,6 +547,27 @@ def test_a_real_gateway(tmp_path: Path) -> None:
         told = until(lambda: (told := get(http, path))["epoch"] == scaled["epoch"] and told)
         before = next(one for one in told["epochs"][0]["segments"] if one["id"] == wanted["id"])
         assert before["bytes"] == wanted["bytes"]
+        (row,) = get(http, "/api/v1/topics?sort=-bytes")["topics"]
+        assert (row["name"], row["partitions"], row["bytes"]) == ("orders", 8, stream["appended_bytes"])
+        partitions = get(http, "/api/v1/topics/orders/partitions")["partitions"]
+        assert [(one["partition"], one["end_offset"], one["here"]) for one in partitions] == [
+            (number, 5, True) for number in range(8)
+        ]
+        for group in ("first", "second", "third"):  # each has its home in one of the workers
+            reader = Consumer({"bootstrap.servers": kafka, "group.id": group})
+            places = [TopicPartition("orders", partition, 1) for partition in range(8)]
+            assert all(one.error is None for one in reader.commit(offsets=places, asynchronous=False))
+            reader.close()
+            until(lambda group=group: get(http, f"/api/v1/groups/{group}")["lag"] == 32)
+            status, _, moved = call(http, "POST", f"/api/v1/groups/{group}/offsets", {"to": "latest", "dry_run": False})
+            assert (status, {one["after"] for one in moved["offsets"]}) == (200, {5})
+            until(lambda group=group: get(http, f"/api/v1/groups/{group}")["lag"] == 0)
+        until(lambda: get(http, "/api/v1/topics")["topics"][0]["groups"] == 3)
+        assert len(get(http, "/api/v1/health")["logs"]) == 4
+        assert get(http, "/api/v1/warnings")["warnings"] is not None
+        change = {"set": {"retention.ms": "3600000"}}
+        assert call(http, "PATCH", "/api/v1/topics/orders/configs", change)[0] == 200
+        until(lambda: get(http, "/api/v1/topics")["topics"][0]["retention_ms"] == 3_600_000)
         for partition in range(8):  # each request reaches its partition's worker
             of_one = f"/api/v1/topics/orders/records?partition={partition}"
             status, _, added = call(http, "POST", of_one, {"records": [{"value": f"by http {partition}"}]})

@@ -10,6 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http import merging
+from gateway.http.health_models import (
+    DiskView,
+    FailedRequests,
+    HealthReport,
+    LogHealth,
+    ThroughputHistory,
+    WarningList,
+    WarningView,
+)
 from gateway.http.models import (
     EpochView,
     EventList,
@@ -27,6 +36,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 
 COUNTS = st.integers(0, 1_000)
 RATES = st.floats(0, 1e9)
@@ -90,6 +100,34 @@ EVENTS = st.builds(
     ),
     limits=ordered(st.builds(LimitView, stream=NAMES, segment=COUNTS), lambda one: (one.stream, one.segment)),
 )
+TOPICS = st.builds(
+    TopicList,
+    topics=ordered(
+        st.builds(TopicRow, name=NAMES, bytes=COUNTS, groups=COUNTS, rate_bytes=RATES, rate_events=RATES),
+        lambda one: one.name,
+    ),
+)
+PARTITIONS = st.builds(
+    PartitionList, partitions=ordered(st.builds(PartitionRow, partition=st.integers(0, 3)), lambda one: one.partition)
+)
+LOGS = st.builds(LogHealth, container=st.integers(0, 3), held_up_s=RATES, snapshot_age_s=RATES, pins=st.just([]))
+HEALTH = st.builds(
+    HealthReport,
+    concerns=ordered(st.text(max_size=4), lambda line: line),
+    logs=ordered(LOGS, lambda one: one.container),
+    disks=ordered(st.builds(DiskView, path=NAMES), lambda one: one.path),
+    failed_requests=ordered(st.builds(FailedRequests, api=COUNTS, count=COUNTS), lambda one: (-one.count, one.api)),
+)
+WARNINGS = st.builds(
+    WarningList,
+    warnings=ordered(
+        st.builds(WarningView, time_ms=COUNTS, level=st.just("warning"), text=st.text(max_size=3)),
+        lambda one: (-one.time_ms, one.level, one.text),
+    ),
+)
+HISTORIES = st.builds(
+    ThroughputHistory, **{name: st.lists(COUNTS, **FEW) for name in ("bytes_in", "bytes_out", "records_in")}
+)
 OVERVIEWS = st.builds(Overview, phase=st.sampled_from(["serving", "stopping", "recovering"]))
 
 Merge = Callable[[Sequence[Any]], Any]
@@ -97,6 +135,11 @@ CASES: dict[str, tuple[st.SearchStrategy[Any], Merge]] = {
     "overview": (OVERVIEWS, merging.overview),
     "streams": (STREAMS, lambda answers: merging.streams(answers, 100)),
     "stream": (VIEWS, merging.stream),
+    "health": (HEALTH, merging.health),
+    "history": (HISTORIES, merging.history),
+    "warnings": (WARNINGS, lambda answers: merging.warnings(answers, 100)),
+    "topics": (TOPICS, merging.topics),
+    "partitions": (PARTITIONS, merging.partitions),
     "map": (MAPS, merging.stream_map),
     "groups": (GROUPS, lambda answers: merging.groups(answers, 100)),
     "events": (EVENTS, lambda answers: merging.events(answers, 100)),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from gateway.http.api import BODY_BYTES_MAX
+from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.records import ANSWER_BYTES, WAIT_MS_MAX
 from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, produce
 from tests.gateway.launching import serving
@@ -205,3 +205,22 @@ def test_refused_records(gateway: Addresses) -> None:
     assert records(http, "picky", "partition=0&offset=0")["end_offset"] == 0
     assert call(http, "POST", "/api/v1/streams/picky/seal")[0] == 200
     assert add(http, "picky", 0, {"value": "late"})[0] == 409
+
+
+def test_records_of_a_key(gateway: Addresses) -> None:
+    """Only these, from an offset on, before another one; a request that found none yet says where to go on."""
+    kafka, http = gateway
+    create_topic(kafka, "searched", 1)
+    producer = Producer({"bootstrap.servers": kafka})
+    for n in range(40):
+        producer.produce("searched", str(n), f"k{n % 4}", partition=0)
+    assert producer.flush(WITHIN_S) == 0
+
+    of_key = records(http, "searched", "partition=0&offset=0&key=k1")
+    assert (values(of_key), of_key["next_offset"]) == ([str(n) for n in range(1, 40, 4)], 40)
+    assert values(records(http, "searched", "partition=0&offset=6&key=k1&max=2")) == ["9", "13"]
+    before = records(http, "searched", "partition=0&offset=6&key=k1&until=13")
+    assert (values(before), before["next_offset"]) == (["9"], 13)
+    assert values(records(http, "searched", "partition=0&offset=10&until=12")) == ["10", "11"]
+    none = records(http, "searched", "partition=0&offset=0&key=absent")
+    assert (none["records"], none["next_offset"]) == ([], 40)

@@ -47,14 +47,15 @@ def audit_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, audit_log: Path) -> Iterator[str]:
-    """A gateway on which everybody may describe `seen`, alter `mine`, and nothing else."""
+    """A gateway on which everybody may describe `seen`, alter `mine`, configure `tuned`, and nothing else."""
     directory: Path = tmp_path_factory.mktemp("gateway")
     with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *SUPER) as running:
         kafka = running.ready()["kafka"][0]
-        for name in ("seen", "mine", "hidden"):
+        for name in ("seen", "mine", "hidden", "tuned"):
             create_topic(kafka, name, 4)
         allow(kafka, "seen", AclOperation.DESCRIBE)
         allow(kafka, "mine", AclOperation.ALTER)
+        allow(kafka, "tuned", AclOperation.ALTER_CONFIGS)
     audit = ("--set", f"audit.log={audit_log}")
     with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *audit) as running:
         yield running.ready()["http"]
@@ -64,6 +65,8 @@ def test_lists(address: str) -> None:
     """Lists have what may be described, and count nothing else."""
     streams = get(address, BASE)
     assert ([stream["name"] for stream in streams["streams"]], streams["total"]) == (["mine", "seen"], 2)
+    topics = get(address, "/api/v1/topics")
+    assert ([topic["name"] for topic in topics["topics"]], topics["total"], topics["found"]) == (["mine", "seen"], 2, 2)
     assert get(address, "/api/v1/groups")["total"] == 0
     assert get(address, "/api/v1/events")["events"] == []
 
@@ -90,7 +93,7 @@ def test_changes(address: str, audit_log: Path) -> None:
 
     def changes() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
-        return [line for line in lines if line["event"] != "denied"]
+        return [line for line in lines if line["event"].startswith("stream ")]
 
     until(lambda: len(changes()) == 2)
     scaled, sealed = changes()
@@ -99,7 +102,35 @@ def test_changes(address: str, audit_log: Path) -> None:
     assert (sealed["event"], sealed["name"], sealed["principal"]) == ("stream sealed", "mine", "User:ANONYMOUS")
 
 
-@pytest.mark.parametrize("path", ["/api/v1/overview", "/api/v1/tier2/chunks", "/api/v1/tier2/chunks/x"])
+def test_a_configuration(address: str, audit_log: Path) -> None:
+    """It is changed with ALTER_CONFIGS, whatever else one may, and the audit log has the names without the values."""
+    change = {"set": {"retention.ms": "1234567"}}
+    for name in ("seen", "mine", "hidden", "absent"):
+        status, _, problem = call(address, "PATCH", f"/api/v1/topics/{name}/configs", change)
+        assert (status, "needs ALTER_CONFIGS" in problem["detail"]) == (403, True)
+        assert call(address, "GET", f"/api/v1/topics/{name}/configs")[0] == 403
+    assert call(address, "PATCH", "/api/v1/topics/tuned/configs", change)[0] == 200
+
+    until(lambda: "configs changed" in audit_log.read_text())
+    (line,) = [line for line in audit_log.read_text().splitlines() if "configs changed" in line]
+    told = json.loads(line)
+    assert (told["name"], told["configs"], told["principal"]) == ("tuned", ["retention.ms"], "User:ANONYMOUS")
+    assert "1234567" not in line
+
+
+def test_groups(address: str) -> None:
+    """A group is looked at with DESCRIBE and moved with READ; who may not does not learn whether it exists."""
+    for path, right in (("", "DESCRIBE"), ("/history", "DESCRIBE")):
+        status, _, problem = call(address, "GET", f"/api/v1/groups/absent{path}")
+        assert (status, f"needs {right} on group" in problem["detail"]) == (403, True)
+    status, _, problem = call(address, "POST", "/api/v1/groups/absent/offsets", {"to": "latest"})
+    assert (status, "needs READ on group" in problem["detail"]) == (403, True)
+
+
+WHOLE = ["/api/v1/overview", "/api/v1/tier2/chunks", "/api/v1/tier2/chunks/x", "/api/v1/health", "/api/v1/warnings"]
+
+
+@pytest.mark.parametrize("path", WHOLE)
 def test_the_whole(address: str, path: str) -> None:
     """What is about the whole gateway needs DESCRIBE on the cluster; probes and metrics need nothing."""
     assert call(address, "GET", path)[0] == 403

@@ -11,13 +11,14 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from gateway.internal_topics.messages import partition_of
+from gateway.coordination.homes import Homes
+from gateway.internal_topics.partitions import Partitions
 from tests.gateway.launching import serving
 
 pytestmark = pytest.mark.slow
 
 GROUP: Final = "watched"
-WHERE: Final = partition_of(GROUP, 50)
+WHERE: Final = Partitions(Homes([0]), 50).of(GROUP)
 WAIT_S_MAX: Final = 20.0
 
 

@@ -1,31 +1,17 @@
-"""Rows as Kafka's records: the bytes that Kafka's own schemas give, and its partitions."""
+"""Rows as Kafka's records: the bytes that Kafka's own schemas give."""
 
 from __future__ import annotations
 
-import pytest
-
+from gateway.coordination.homes import Homes
 from gateway.groups.classic.messages import GroupRecord, MemberRecord, Protocol
 from gateway.groups.persistence import CommittedOffset, OffsetKey, encode_group, encode_offset, encode_offset_key
-from gateway.internal_topics.messages import group_record, offset_record, partition_of, transaction_record
+from gateway.internal_topics.messages import group_record, offset_record, transaction_record
+from gateway.internal_topics.partitions import Partitions
 from gateway.transactions.persistence import encode_transaction
 from gateway.transactions.places import Place, Places
 from gateway.transactions.transaction import Transaction, TransactionState
 
-
-@pytest.mark.parametrize(
-    ("name", "partition"),
-    [("", 0), ("a", 47), ("group", 12), ("my-group", 12), ("polygenelubricants", 0), ("\N{GRINNING FACE}", 3)],
-)
-def test_partitions(name: str, partition: int) -> None:
-    """A group lies where Java's hash puts it, also for the smallest number, which has no absolute value."""
-    hashed = 0
-    for unit in memoryview(name.encode("utf-16-le")).cast("H"):
-        hashed = (31 * hashed + unit) & 0xFFFF_FFFF
-    signed = hashed - 2**32 if hashed >= 2**31 else hashed
-
-    assert partition_of(name, 50) == (0 if signed == -(2**31) else abs(signed)) % 50
-    if name in ("", "a", "polygenelubricants"):  # 0, 97, and -2^31
-        assert partition_of(name, 50) == partition
+GROUP_PARTITIONS = Partitions(Homes([0]), 50)
 
 
 def test_offset() -> None:
@@ -96,7 +82,7 @@ def test_transaction() -> None:
         started_ms=6,
         changed_ms=7,
     )
-    record = transaction_record(b"x", encode_transaction(transaction), {9: "t"}.get, 50)
+    record = transaction_record(b"x", encode_transaction(transaction), {9: "t"}.get, GROUP_PARTITIONS.of)
 
     assert record.key.hex() == "0000000178"
     assert record.value is not None

@@ -8,10 +8,14 @@ from typing import Any, Final
 
 import pytest
 
+from core.errors import StorageFailure
+from gateway.coordination.homes import Homes
 from gateway.internal_topics import slots
-from gateway.internal_topics.messages import partition_of
+from gateway.internal_topics.partitions import Partitions
+from gateway.internal_topics.topics import BLOCK_OFFSETS, NEXT_KEY, TABLE
 from gateway.records.records import Record, build_batch, iter_records
 from gateway.wire.message import Message
+from tests.core.test_several_containers import failing
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 from tests.gateway.harness import fetch_body
 
@@ -19,6 +23,7 @@ TOPIC: Final = "__consumer_offsets"
 TRANSACTIONS: Final = "__transaction_state"
 FETCH: Final = 1
 INVALID_TOPIC: Final = 17
+partition_of = Partitions(Homes([0]), 50).of
 
 
 def commit(admin: Admin, group: str, topic: str, offset: int, partition: int = 0) -> None:
@@ -74,7 +79,7 @@ def listed(admin: Admin, timestamp: int, partition: int, version: int = 7) -> tu
 def test_rows_and_changes(admin: Admin) -> None:
     """A reader finds the newest offset of each partition, in the group's own partition, then each change."""
     name, group = admin.create(2), "watched"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     commit(admin, group, name, 5)
     commit(admin, group, name, 7)
     commit(admin, group, name, 9, partition=1)
@@ -94,7 +99,7 @@ def test_rows_and_changes(admin: Admin) -> None:
 def test_waiting_reader(admin: Admin) -> None:
     """A fetch that waits is answered with the next change."""
     name, group = admin.create(), "waited-for"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     commit(admin, group, name, 1)
     end = records(admin, where)[-1].offset + 1
 
@@ -112,7 +117,7 @@ def test_waiting_reader(admin: Admin) -> None:
 def test_deleted_group(admin: Admin) -> None:
     """The offsets of a deleted group become tombstones, and so does the group itself."""
     name, group = admin.create(), "deleted"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     commit(admin, group, name, 3)
     end = records(admin, where)[-1].offset + 1
     assert admin.ask("DeleteGroups", 2, groups_names=[group]).results[0].error_code == 0
@@ -125,7 +130,7 @@ def test_deleted_group(admin: Admin) -> None:
 def test_restart(tmp_path: Path) -> None:
     """After a restart, clean or not, a reader that goes on misses no change, and offsets are higher than before."""
     group = "restarted"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     with admin_of(tmp_path) as admin:
         name = admin.create()
         commit(admin, group, name, 1)
@@ -146,10 +151,47 @@ def test_restart(tmp_path: Path) -> None:
         assert epoch.topics[0].partitions[0].end_offset > before
 
 
+def test_several_containers(tmp_path: Path) -> None:
+    """Each container's groups are told in its own partitions, which have its epoch; a reader that goes on after a
+    restart misses none."""
+    groups = [f"group-{n}" for n in range(40)]
+    dealt = Partitions(Homes(range(4)), 50)
+    with admin_of(tmp_path, "containers=4") as admin:
+        name = admin.create()
+        for number, group in enumerate(groups):
+            commit(admin, group, name, number)
+        told = {where: records(admin, where) for where in range(50)}
+        assert sum(map(len, told.values())) == len(groups)
+        for group in groups:
+            assert group.encode() in b" ".join(record.key or b"" for record in told[dealt.of(group)])
+        with failing(2), pytest.raises(StorageFailure):
+            admin.run(admin.broker.store.containers[2].container.update())
+        admin.restart()
+
+        (described,) = admin.ask("Metadata", 12, topics=[{"name": TOPIC}]).topics
+        epochs = {partition.partition_index: partition.leader_epoch for partition in described.partitions}
+        assert epochs == {where: int(dealt.container_of(where) == 2) for where in range(50)}
+        for where, some in told.items():
+            end = some[-1].offset + 1 if some else 0
+            assert [record.key for record in records(admin, where, end)] == [record.key for record in some]
+
+
+def test_a_block_of_an_earlier_release(tmp_path: Path) -> None:
+    """Where all containers had one number of blocks, no partition begins below it."""
+    group = next(f"group-{n}" for n in range(100) if Homes(range(2)).of(f"group-{n}") == 1)
+    with admin_of(tmp_path, "containers=2") as admin:
+        name = admin.create()
+        admin.run(admin.broker.store.registry.change_settings(TABLE, {NEXT_KEY: b"\x00\x00\x00\x07"}))
+        admin.restart()
+        commit(admin, group, name, 1)
+        (record,) = records(admin, Partitions(Homes(range(2)), 50).of(group))
+        assert record.offset >= 7 * BLOCK_OFFSETS
+
+
 def test_offsets_by_time(admin: Admin) -> None:
     """Earliest, latest and a time are offsets of records, as in any topic."""
     name, group = admin.create(), "timed"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     commit(admin, group, name, 1)
     found = records(admin, where)
 
@@ -163,7 +205,7 @@ def test_offsets_by_time(admin: Admin) -> None:
 def test_idle_view(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A view that nobody reads is dropped, and a reader that comes back is told everything at higher offsets."""
     name, group = admin.create(), "idle"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     commit(admin, group, name, 1)
     before = records(admin, where)[-1].offset
     stream = admin.broker.internal_topics.find(TOPIC)
@@ -218,7 +260,7 @@ def test_not_writable(admin: Admin) -> None:
 def test_transactions(admin: Admin) -> None:
     """A transactional id is a record of __transaction_state, with its newest state."""
     identity = admin.ask("InitProducerId", 3, transactional_id="told", transaction_timeout=10_000)
-    (record,) = records(admin, partition_of("told", 50), topic=TRANSACTIONS)
+    (record,) = records(admin, partition_of("told"), topic=TRANSACTIONS)
 
     assert record.key == b"\x00\x00\x00\x04told"
     assert record.value is not None
@@ -228,7 +270,7 @@ def test_transactions(admin: Admin) -> None:
 def test_many_rows(admin: Admin) -> None:
     """Thousands of offsets come in several answers, each once."""
     name, group = admin.create(1_200), "many"
-    where = partition_of(group, 50)
+    where = partition_of(group)
     partitions = [{"partition_index": n, "committed_offset": n} for n in range(1_200)]
     admin.ask(
         "OffsetCommit",

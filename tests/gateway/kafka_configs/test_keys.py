@@ -164,7 +164,7 @@ def test_documented() -> None:
         assert key.default is not None
         key.parse(key.default)
 
-    assert len(TOPIC_KEYS) == 33 + 8  # Kafka's and our own
+    assert len(TOPIC_KEYS) == 33 + 9  # Kafka's and our own
     assert {"segment.bytes", "min.insync.replicas", "flush.ms"} <= set(without_effect)
     assert {"retention.ms", "max.message.bytes", "compression.type"}.isdisjoint(without_effect)
 

@@ -7,16 +7,19 @@ import itertools
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
 from gateway.exits import ExitCode
 from gateway.long_term.log_objects import PREFIX, UnfitForLog, check_conditions
 from gateway.security.scram_users import TABLE
 from tests.gateway.launching import Running, run, serving
+from tests.tier2.fault_proxy import FaultProxy, Stall
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Buffer, ObjectStat, Storage
@@ -71,11 +74,11 @@ class Load:
         self._thread.join()
 
 
-def read_all(address: str) -> list[int]:
-    """Every value of the topic, in order."""
+def read_all(address: str, number: int = 0) -> list[int]:
+    """Every value of a partition of the topic, in order."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": "g", "enable.auto.commit": False})
     try:
-        partition = TopicPartition("t", 0, 0)
+        partition = TopicPartition("t", number, 0)
         _, end = consumer.get_watermark_offsets(partition, timeout=20)
         consumer.assign([partition])
         found: list[int] = []
@@ -131,6 +134,36 @@ def test_nothing_is_lost_with_a_directory_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_stuck_upload_of_a_chunk_delays_nobody(
+    tmp_path: Path, minio: MinioServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only upload that there may be stands still for as long as the test lasts: acknowledgements come as before."""
+    monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
+    monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
+    with FaultProxy(minio.port) as proxy:
+        proxy.chooses = lambda line: Stall(60) if line.startswith("PUT") and "/chunks/" in line else None
+        where = ("--tier2", f"s3://{bucket}", "--tier2-endpoint", f"http://127.0.0.1:{proxy.port}")
+        with serving(tmp_path, *SMALL_FILES, *where, "--set", "tier2.uploads=1") as gateway:
+            address = gateway.ready()["kafka"][0].rpartition("//")[2]
+            producer = Producer({"bootstrap.servers": address, "linger.ms": 0})
+            deadline = time.monotonic() + 20
+
+            def seconds() -> float:
+                began = time.monotonic()
+                producer.produce("t", b"." * 2000)
+                assert producer.flush(20) == 0
+                return time.monotonic() - began
+
+            seconds()
+            while not any("/chunks/" in line for line in proxy.requests):
+                assert time.monotonic() < deadline, "no chunk is uploaded"
+                seconds()
+            times = sorted(seconds() for _ in range(20))
+            assert times[-1] < 5, f"the slowest took {times[-1]:.3f} s"
+            print(f"acknowledged within {times[10] * 1000:.1f} ms, the slowest {times[-1] * 1000:.1f} ms")
+
+
+@pytest.mark.slow
 def test_a_log_on_disk_is_not_taken_for_a_copy(tmp_path: Path) -> None:
     """Neither form opens the other's directory, and nothing of it is changed."""
     where = ("--tier2", f"file:{tmp_path}/elsewhere", "--listen", "127.0.0.1:0")
@@ -150,11 +183,44 @@ def test_a_log_on_disk_is_not_taken_for_a_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_several_containers(tmp_path: Path) -> None:
+    """All of their logs lie there: another machine has all of them, and one with another number is refused.
+
+    A recovery from chunks is refused too, as it would leave out what is in the log alone.
+    """
+    where = ("--tier2", f"file:{tmp_path}/elsewhere", "--set", "log.store=object", "--set", "num.partitions=6")
+    with serving(tmp_path / "a", *where, "--set", "containers=3") as gateway:
+        address = gateway.ready()["kafka"][0].rpartition("//")[2]
+        producer = Producer({"bootstrap.servers": address})
+        for number in range(60):
+            producer.produce("t", b"%d" % number, partition=number % 6)
+        assert producer.flush(20) == 0
+        gateway.process.kill()
+        gateway.process.wait()
+    shutil.rmtree(tmp_path / "a")
+    with serving(tmp_path / "b", *where, "--set", "containers=2") as gateway:
+        assert gateway.end() == ExitCode.CONFIGURATION
+        assert "has the logs of 3 containers" in gateway.err.read_text()
+    recovered = run("recover", "--data-dir", str(tmp_path / "d"), "--tier2", f"file:{tmp_path}/elsewhere")
+    assert recovered.returncode == ExitCode.CONFIGURATION
+    assert "run `penstock serve` with log.store = object" in recovered.stderr
+    with serving(tmp_path / "c", *where, "--set", "containers=3") as gateway:
+        address = gateway.ready()["kafka"][0].rpartition("//")[2]
+        found = [value for partition in range(6) for value in read_all(address, partition)]
+        assert sorted(found) == list(range(60))
+        assert len(list((tmp_path / "elsewhere" / "log").glob("[0-9]*"))) == 3
+
+
+@pytest.mark.slow
 def test_no_credentials_leave_the_machine(tmp_path: Path) -> None:
     """Neither users nor the secret for unknown ones come into the log; who made users before the start is told."""
     where = ("--tier2", f"file:{tmp_path}/elsewhere", "--listen", "127.0.0.1:0", "--set", "log.store=object")
     with serving(tmp_path / "data", *where) as gateway:
-        gateway.ready()
+        admin = AdminClient({"bootstrap.servers": gateway.ready()["kafka"][0].rpartition("//")[2]})
+        scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 8192)
+        asked = admin.alter_user_scram_credentials([UserScramCredentialUpsertion("bob", scram, b"a password of bob")])
+        with pytest.raises(KafkaException, match="must not leave the machine"):
+            asked["bob"].result(20)
         gateway.terminate()
     stored = [path.read_bytes() for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
     assert len(stored) > 1
@@ -186,7 +252,7 @@ def test_a_store_that_ignores_conditions_is_refused(tmp_path: Path, kind: type[F
         if kind is FilesystemStorage:
             await check_conditions(storage, "s3://bucket")
         else:
-            with pytest.raises(UnfitForLog, match=r"s3://bucket ignores If-None-Match: .* 5 of 5 puts"):
+            with pytest.raises(UnfitForLog, match=r"s3://bucket ignores If-None-Match: 5 of 5 puts"):
                 await check_conditions(storage, "s3://bucket")
         assert [info async for info in storage.list(PREFIX)] == []
         await storage.close()

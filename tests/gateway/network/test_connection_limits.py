@@ -16,6 +16,7 @@ from tests.faults.client import Connection
 from tests.gateway.launching import http_get, serving
 from tests.gateway.network import harness
 from tests.gateway.network.harness import Client, Gate, produce, run, until
+from tests.likeness.asking import CLOSED, Server
 
 
 def sample(metrics: str, name: str) -> float:
@@ -179,3 +180,49 @@ def test_as_configured(tmp_path: Path) -> None:
     assert sample(metrics, "penstock_connection_creation_rate_limit") == 2
     assert sample(metrics, "penstock_connections_held_up_seconds_total") > 0.5
     assert 'penstock_connections_refused_total{reason="max.connections.per.ip"} 1.0' in metrics
+
+
+def test_counts_at_listeners() -> None:
+    """A listener's own bound counts its own connections, and names its key."""
+    counts = ConnectionCounts(10, 10, {}, {"INSIDE": 1})
+    for listener in ("OUTSIDE", "OUTSIDE", "INSIDE"):
+        assert counts.refusal("a", listener) is None
+        counts.add("a", listener)
+    assert counts.refusal("a", "OUTSIDE") is None
+    assert counts.refusal("b", "INSIDE") == (
+        "listener.name.inside.max.connections",
+        "listener.name.inside.max.connections=1 is reached",
+    )
+    counts.remove("a", "INSIDE")
+    assert counts.refusal("b", "INSIDE") is None
+
+
+@pytest.mark.slow
+def test_one_listener(tmp_path: Path) -> None:
+    """A listener with a number closes what is beyond it, one with a rate lets it wait; a third has neither."""
+    settings = (
+        *("--listen", "FEW://127.0.0.1:0", "--listen", "SLOW://127.0.0.1:0", "--listen", "127.0.0.1:0"),
+        *("--set", "listener.security.protocol.map=FEW:PLAINTEXT,SLOW:PLAINTEXT"),
+        *("--set", "listener.name.few.max.connections=2"),
+        *("--set", "listener.name.slow.max.connection.creation.rate=1"),
+    )
+    with serving(tmp_path, *settings) as gateway:
+        few, slow, free = gateway.ready()["kafka"]
+        some = [Server(few, own={}) for _ in range(2)]
+        assert all(server.said("ApiVersions", 0, {})["error_code"] == 0 for server in some)
+        assert Server(few, own={}).said("ApiVersions", 0, {}) == CLOSED
+        some[0].close()
+        deadline = time.monotonic() + 10
+        while (another := Server(few, own={})).said("ApiVersions", 0, {}) == CLOSED:
+            assert time.monotonic() < deadline, "a place is never free again"
+            another.close()
+
+        began = time.monotonic()
+        at_once = [Server(slow, own={}) for _ in range(RATE_WINDOW_S + 2)]
+        connected = [server._connected() for server in at_once]
+        assert Server(free, own={}).said("ApiVersions", 0, {})["error_code"] == 0
+        assert time.monotonic() - began < 0.9, "the other listener goes on"
+        assert at_once[-1].said("ApiVersions", 0, {})["error_code"] == 0
+        assert time.monotonic() - began > 0.9
+        for connection in connected:
+            connection.close()

@@ -40,7 +40,7 @@ from gateway.data_directory import BadIdentity, InterruptedRecovery, NewerFormat
 from gateway.exits import CannotGoOn, ExitCode
 from gateway.groups.persistence import UnreadableRecord
 from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive
-from gateway.long_term.log_objects import UnfitForLog
+from gateway.long_term.log_objects import LogIsThere, UnfitForLog
 from gateway.long_term.opening import LongTermUnusable
 from gateway.long_term.ownership import Owner
 from gateway.network.binding import CannotListen
@@ -66,6 +66,7 @@ ENDS: Final[tuple[tuple[Exception, ExitCode], ...]] = (
     (BadIdentity(HERE, "is torn"), CORRUPT),
     (LongTermUnusable("no such bucket"), CONFIGURATION),
     (UnfitForLog("it ignores conditions"), CONFIGURATION),
+    (LogIsThere("s3://bucket"), CONFIGURATION),
     (IdentityRefused("of another store"), CONFIGURATION),
     (OwnerAlive("the bucket", OWNER, "Stop it"), TAKEN),
     (DamagedIdentity("the bucket", "is torn"), CORRUPT),

@@ -148,6 +148,7 @@ def test_a_token_in_a_file(tmp_path: Path) -> None:
     """Gateway and commands take the token from a file; on a command line both say that it can be read there."""
     token = tmp_path / "token"
     token.write_text(SECRET + "\n")
+    token.chmod(0o600)
     with serving(tmp_path / "a", *HTTP, "--set", f"http.token.file={token}") as gateway:
         ready = gateway.ready()
         http = ready["http"]
@@ -162,7 +163,13 @@ def test_a_token_in_a_file(tmp_path: Path) -> None:
         missing = scale(http, "--token-file", str(tmp_path / "nothing"))
         assert (missing.returncode, "Traceback" in missing.stderr) == (2, False)
         assert "a secret stands on the command line" not in gateway.err.read_text()
-    with serving(tmp_path / "b", *HTTP, "--set", f"http.token={SECRET}") as gateway:
+        assert "a file of secrets can be read by every user of this machine" not in gateway.err.read_text()
+    token.chmod(0o604)
+    with serving(tmp_path / "b", *HTTP, "--set", f"http.token=${{dir:{tmp_path}:token}}") as gateway:
+        gateway.ready()
+        gateway.await_line("a file of secrets can be read by every user of this machine")
+        assert "a secret stands on the command line" not in gateway.err.read_text()
+    with serving(tmp_path / "c", *HTTP, "--set", f"http.token={SECRET}") as gateway:
         gateway.ready()
         gateway.await_line("a secret stands on the command line")
         assert SECRET not in gateway.err.read_text() + gateway.out.read_text()

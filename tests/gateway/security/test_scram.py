@@ -29,12 +29,16 @@ USERS = {(mechanism, name): credential(mechanism, "pencil") for mechanism in MEC
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30)
 
 
+def no_tokens(token_id: str) -> None:
+    """There are no delegation tokens."""
+
+
 def exchange(mechanism: str) -> ScramExchange:
     def find(user: str) -> tuple[ScramCredential, bool]:
         known = USERS.get((mechanism, user))
         return (known, True) if known else (unknown_credential(mechanism, user, SECRET, 4096), False)
 
-    return ScramExchange(mechanism, find)
+    return ScramExchange(mechanism, find, no_tokens)
 
 
 def begun(server: ScramExchange, client: ScramClient) -> bytes:
@@ -78,7 +82,8 @@ def test_rfc_7677() -> None:
 def test_only_the_right_password_proves(mechanism: str, user: str, password: str, other: str) -> None:
     """Whatever characters are in names and passwords."""
     made = credential(mechanism, password)
-    server, client = ScramExchange(mechanism, lambda name: (made, name == user)), ScramClient(mechanism, user, other)
+    server = ScramExchange(mechanism, lambda name: (made, name == user), no_tokens)
+    client = ScramClient(mechanism, user, other)
     final = client.final(begun(server, client))
     if other == password:
         assert isinstance(server.step(final, 0), Done)
@@ -162,7 +167,7 @@ class TestForgeries:
     def test_first_messages_that_are_none(self, message: bytes) -> None:
         """Refused without a look at any user."""
         with pytest.raises(Refused):
-            ScramExchange(SHA_256, lambda user: pytest.fail(f"looked {user!r} up")).step(message, 0)
+            ScramExchange(SHA_256, lambda user: pytest.fail(f"looked {user!r} up"), no_tokens).step(message, 0)
 
     @pytest.mark.parametrize("proof", [b"", b"p=", b",p=!!!!", b",p=AAAA", b",p=" + b"A" * 400_000])
     def test_proofs_that_are_none(self, proof: bytes) -> None:

@@ -29,7 +29,7 @@ from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OffsetKey
-from gateway.groups.settings import settings_of
+from gateway.groups.settings import settings_of, streams_settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.records.record_batch import read_header
 from gateway.records.records import Record, build_batch, iter_records
@@ -283,8 +283,10 @@ async def serving(
         store,
         clock,
         topics,
+        topics,
         Homes(containers),
         settings_of(config, lambda _: {}),
+        streams_settings_of(config, lambda _: {}),
         Elsewhere(lambda container_id: None),
     )
     transactions = TransactionCoordinators(config, store, clock, topics, groups, ProducerIds(store))

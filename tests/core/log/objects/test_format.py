@@ -22,7 +22,7 @@ TOKEN = "00112233445566778899aabbccddeeff"
 PLACE = Place(3, 17)
 GROUP = Group(PLACE, 19, TOKEN)
 FENCE = Fence(PLACE, 5, TOKEN)
-GROUP_BYTES = encode_group(7, GROUP, file_lsn=11, file_id=99, position=4096, data=b"some frames")
+GROUP_BYTES = encode_group(7, GROUP, file_lsn=11, file_id=99, position=4096, parts=(b"some ", b"frames"))
 FENCE_BYTES = encode_fence(7, FENCE)
 
 

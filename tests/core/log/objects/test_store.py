@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.core.support import append, begin_append, container_of, make, policy_
 from tests.core.tiering.support import AGEING, CLUSTER, TIERING, fill, storage_in
 from tests.tier2.chunks import entry, head_of
 from tier2.filesystem import FilesystemStorage
-from tier2.storage import AlreadyExists, Buffer, ObjectStat, Storage, Unavailable
+from tier2.storage import AlreadyExists, Buffer, Data, ObjectStat, Storage, Unavailable
 
 OBJECTS = replace(TIERING, log_store=LogStore.OBJECT)
 CUTTING = replace(AGEING, log_store=LogStore.OBJECT)
@@ -64,14 +64,28 @@ class Faulty:
         self.gate = asyncio.Event()
         self.gate.set()
         self.met: list[str] = []
+        self.told: Callable[[], object] = lambda: None  # called before each put
+        self.takes_state = asyncio.Event()
+        self.takes_state.set()
+        self.waiting = 0
+        self.state: list[str] = []  # what has been put without a condition
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
+
+    async def put(self, key: str, data: Data, *, token: str = "") -> ObjectStat:
+        if key.startswith("state/"):
+            self.waiting += 1
+            await self.takes_state.wait()
+        stat = await self._inner.put(key, data, token=token)
+        self.state.append(key)
+        return stat
 
     async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
         if not key.startswith("log/"):
             return await self._inner.put_new(key, data, token=token)
         await self.gate.wait()
+        self.told()
         fault = self.faults.pop(0) if self.faults else ""
         self.met.append(fault)
         if fault == "conflict":
@@ -131,6 +145,31 @@ def test_the_log_is_cut_behind_a_stored_checkpoint(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_store_that_takes_no_checkpoint_delays_none_on_this_machine(tmp_path: Path) -> None:
+    """The state on disk keeps up with the log, and the log's objects stay; once the store takes it, they are cut."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        faulty.takes_state.clear()
+        async with store_on(tmp_path / "a", faulty, CUTTING) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            written = await fill(slot, MANY_FILES)
+            await until(lambda: container_of(store).files.bytes < 2 * OBJECTS.log_file_bytes)
+            await until(lambda: faulty.waiting > 0)
+            written += await fill(slot, OBJECTS.log_file_bytes)
+            end = container_of(store).log.durable_lsn
+            await until(lambda: store.containers[0].maintenance.position.lsn >= end)
+            assert [info async for info in storage.list("state/0/manifests/")] == []
+            faulty.takes_state.set()
+            await until(lambda: any(key.startswith("state/0/manifests/") for key in faulty.state))
+        async with store_on(tmp_path / "b", storage, CUTTING) as store:
+            assert await contents(store, found(store)) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
 def test_nothing_is_acknowledged_before_it_is_stored(tmp_path: Path) -> None:
     """While the store does not answer, appends wait; a crash then loses what nobody was told of."""
 
@@ -163,9 +202,16 @@ def test_unknown_outcomes_are_settled(tmp_path: Path, fault: str) -> None:
         async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
             slot = (await make(store)).slot(0)
             faulty.faults = [fault, "", fault, fault]
+            concerns: list[str] = []
+            faulty.told = lambda: concerns.extend(store.containers[0].concerns())
             for number in range(10):
                 await append(slot, text(number))
             assert faulty.met.count(fault) == 3
+            assert bool(concerns) is (fault != "conflict"), "an operator is told while the store does not answer"
+            assert all(
+                "the log of container 0 is held up: the object store does not take it" in one for one in concerns
+            )
+            assert store.containers[0].concerns() == []
         async with store_on(tmp_path / "b", storage) as store:
             assert await contents(store, found(store)) == b"".join(text(number) for number in range(10))
         await storage.close()
@@ -200,6 +246,39 @@ def test_an_owner_that_slept_acknowledges_nothing(tmp_path: Path) -> None:
             await append(theirs, text(3))
             assert await contents(other, theirs) == b"".join([text(0), text(2), text(3)])
         await store.close(clean=False)
+        await storage.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("harm", ["missing", "header", "bytes", "cut off"])
+def test_a_damaged_log_object_is_refused_by_name(tmp_path: Path, harm: str) -> None:
+    """Nothing is fenced or changed, and once the object is back the store starts with everything."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        async with store_on(tmp_path / "a", storage) as store:
+            slot = (await make(store)).slot(0)
+            for number in range(8):
+                await append(slot, text(number))
+        keys = [info.key async for info in storage.list("log/0/00000000000000000001/")]
+        key = keys[len(keys) // 2]
+        size = (await storage.stat(key) or pytest.fail("no object")).size
+        whole = await storage.get_range(key, 0, size)
+        harmed = {
+            "header": bytes([whole[0] ^ 1]) + whole[1:],
+            "bytes": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "cut off": whole[:-1],
+        }
+        await storage.delete(key)
+        if harm in harmed:
+            await storage.put(key, harmed[harm])
+        with pytest.raises(StorageFailure, match=rf"{key} .*\. (Nothing was changed; r|R)estore the object"):
+            async with store_on(tmp_path / "b", storage):
+                pass
+        await storage.put(key, whole)
+        async with store_on(tmp_path / "c", storage) as store:
+            assert await contents(store, found(store)) == b"".join(text(number) for number in range(8))
         await storage.close()
 
     run(scenario())

@@ -30,6 +30,14 @@ def test_golden_partition() -> None:
     assert (read.start, read.runs) == (5, RUNS)
 
 
+def test_golden_dead_records() -> None:
+    """Records on their way to a dead-letter topic are written with why, and read."""
+    runs = [Run(5, 5, State.REJECTED, 1), Run(6, 6, State.EXHAUSTED, 5)]
+    data = bytes.fromhex("01 0500000000000000 01000000 03 01 01000000 04 05")
+    assert stored.encode_partition(SharePartition(5, runs)) == data
+    assert stored.decode_partition(data).runs == runs
+
+
 def test_golden_group() -> None:
     """A group is written as in the first release, and read."""
     assert stored.encode_epoch(7) == bytes.fromhex("01 07000000")

@@ -13,7 +13,7 @@ from gateway.groups.share.format import decode_partition, encode_partition
 from gateway.groups.share.partition import Judgement, Limits, Run, SharePartition, Span, State, Verdict
 from gateway.refusals import Refusal
 
-LIMITS = Limits(lock_s=10.0, deliveries=3, in_flight=12)
+LIMITS = Limits(lock_s=10.0, deliveries=3, in_flight=12, keeps_dead=True)
 MEMBERS = ("a", "b", "c")
 members = st.sampled_from(MEMBERS)
 
@@ -25,12 +25,19 @@ class Record:
         self.count = 0
         self.holder = ""
         self.until_s = math.inf
+        self.dead: State | None = None
         self.settled = ""
 
     def give_back(self) -> None:
         self.holder, self.until_s = "", math.inf
         if self.count >= LIMITS.deliveries:
-            self.settled = "archived"
+            self.dead = State.EXHAUSTED
+
+    @property
+    def state(self) -> State:
+        if self.settled:
+            return State.SETTLED
+        return self.dead or (State.HELD if self.holder else State.AVAILABLE)
 
 
 class Model(RuleBasedStateMachine):
@@ -44,8 +51,13 @@ class Model(RuleBasedStateMachine):
     def open_records(self) -> list[Record]:
         return [record for record in self.records.values() if not record.settled]
 
-    @rule(member=members, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), most=st.integers(1, 10))
-    def acquire(self, member: str, sizes: list[int], most: int) -> None:
+    @rule(
+        member=members,
+        sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+        most=st.integers(1, 10),
+        whole=st.booleans(),
+    )
+    def acquire(self, member: str, sizes: list[int], most: int, whole: bool) -> None:
         first = self.partition.next_offset(LIMITS)
         if first is None:
             assert len(self.open_records()) >= LIMITS.in_flight
@@ -54,14 +66,17 @@ class Model(RuleBasedStateMachine):
         for size in sizes:
             spans.append(Span(at, at + size - 1))
             at += size
-        got = self.partition.acquire(member, first, spans, most, LIMITS, self.now_s)
+        got = self.partition.acquire(member, first, spans, most, LIMITS, self.now_s, whole=whole)
         assert got, "the first offset that can be had was read, so something is given"
-        assert sum(one.last - one.first + 1 for one in got) <= most
+        given = sum(one.last - one.first + 1 for one in got)
+        (reached,) = [span for span in spans if span.first <= got[-1].last <= span.last]
+        before = sum(max(0, min(one.last, reached.first - 1) - one.first + 1) for one in got)
+        assert before < most if whole else given <= most
         for one in got:
             for offset in range(one.first, one.last + 1):
                 record = self.records.setdefault(offset, Record())
                 assert not record.holder
-                assert not record.settled
+                assert record.state is State.AVAILABLE
                 record.count += 1
                 assert record.count == one.deliveries <= LIMITS.deliveries
                 record.holder, record.until_s = member, self.now_s + LIMITS.lock_s
@@ -77,7 +92,7 @@ class Model(RuleBasedStateMachine):
         assert self.partition.acquire("a", at, [Span(at + hole, last, is_data=False)], 9, LIMITS, self.now_s) == []
         for offset in range(at, last + 1):
             record = self.records.setdefault(offset, Record())
-            if not record.holder and not record.settled:
+            if record.state is State.AVAILABLE:
                 record.settled = "gap"
         self.end = max(self.end, last + 1)
 
@@ -107,6 +122,8 @@ class Model(RuleBasedStateMachine):
                 record.until_s = self.now_s + LIMITS.lock_s
             elif said is Verdict.RELEASE:
                 record.give_back()
+            elif said is Verdict.REJECT:
+                record.holder, record.until_s, record.dead = "", math.inf, State.REJECTED
             else:
                 record.holder, record.until_s, record.settled = "", math.inf, said.name
 
@@ -124,6 +141,22 @@ class Model(RuleBasedStateMachine):
         for record in self.records.values():
             if record.until_s <= self.now_s:
                 record.give_back()
+
+    @rule(most=st.integers(1, 3))
+    def bury(self, most: int) -> None:
+        """The first dead records get their place in the dead-letter topic."""
+        dead = self.partition.dead()
+        waiting = [offset for offset, record in sorted(self.records.items()) if record.dead and not record.settled]
+        assert (dead is None) == (not waiting)
+        if dead is None:
+            return
+        last = min(dead.last, dead.first + most - 1)
+        assert waiting[0] == dead.first
+        self.partition.buried(dead.first, last)
+        for offset in range(dead.first, last + 1):
+            record = self.records[offset]
+            assert (record.dead, record.count) == (dead.state, dead.deliveries)
+            record.settled = "buried"
 
     @rule(more=st.integers(0, 6))
     def truncate(self, more: int) -> None:
@@ -156,8 +189,7 @@ class Model(RuleBasedStateMachine):
                 assert offset < self.partition.start
                 continue
             run = seen[offset]
-            expected = State.SETTLED if record.settled else State.HELD if record.holder else State.AVAILABLE
-            assert (run.state, run.holder, run.until_s) == (expected, record.holder, record.until_s)
+            assert (run.state, run.holder, run.until_s) == (record.state, record.holder, record.until_s)
             assert record.settled or run.count == record.count
         assert self.partition.next_expiry_s() == min((r.until_s for r in self.records.values()), default=math.inf)
 
@@ -173,6 +205,8 @@ class Model(RuleBasedStateMachine):
         for _ in range(LIMITS.deliveries * (LIMITS.in_flight + 1)):
             if not self.partition.runs:
                 break
+            if (dead := self.partition.dead()) is not None:
+                self.partition.buried(dead.first, dead.last)
             first = self.partition.next_offset(LIMITS)
             if first is not None and first < self.end:
                 self.partition.acquire("a", first, [Span(first, self.end - 1)], 100, LIMITS, self.now_s)

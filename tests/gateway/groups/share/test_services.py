@@ -2,118 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
-from uuid import UUID
 
 import pytest
-from confluent_kafka import Producer, TopicCollection
-from confluent_kafka.admin import AdminClient, NewTopic
 from kio.schema.errors import ErrorCode
 
-from tests.gateway.launching import serving
+from tests.gateway.groups.share.speaking import (
+    ACCEPT,
+    RECORD_LIMIT,
+    RELEASE,
+    WHOLE_BATCHES,
+    Member,
+    acquired,
+    configured,
+    refused,
+    topic,
+    write,
+)
+from tests.gateway.launching import http_get, serving
 from tests.likeness.asking import Server
-from tests.likeness.questions import NO_SHARE_GROUPS, Question
+from tests.likeness.questions import CLASSIC_AND_CONSUMER
 
 pytestmark = pytest.mark.slow
-
-ACCEPT: Final = 1
-WITHIN_S: Final = 30.0
-EARLIEST: Final = Question(
-    "beginning early",
-    "IncrementalAlterConfigs",
-    {
-        "resources": [
-            {
-                "resource_type": 32,
-                "resource_name": "g",
-                "configs": [{"name": "share.auto.offset.reset", "config_operation": 0, "value": "earliest"}],
-            }
-        ]
-    },
-)
-
-
-class Member:
-    """A member of the group "g" that says exactly what a test has it say."""
-
-    def __init__(self, server: Server, topic: UUID, name: str = "m") -> None:
-        self._server = server
-        self._topic = topic
-        self._name = name
-
-    def ask(self, api: str, version: int = 1, **said: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._server.said(api, version, {"group_id": "g", **said})
-        return answer
-
-    def join(self) -> dict[str, Any]:
-        return self.ask("ShareGroupHeartbeat", member_id=self._name, member_epoch=0, subscribed_topic_names=["t"])
-
-    def leave(self) -> dict[str, Any]:
-        return self.ask("ShareGroupHeartbeat", member_id=self._name, member_epoch=-1)
-
-    def fetch(self, epoch: int, *batches: tuple[int, int, int], most: int = 100) -> dict[str, Any]:
-        limits = {"max_wait": 200, "min_bytes": 1, "max_bytes": 1_000_000, "max_records": most, "batch_size": most}
-        topics = [self._settled(*batches)]
-        return self.ask("ShareFetch", member_id=self._name, share_session_epoch=epoch, topics=topics, **limits)
-
-    def settle(self, epoch: int, *batches: tuple[int, int, int]) -> dict[str, Any]:
-        topics = [self._settled(*batches)] if batches else []
-        return self.ask("ShareAcknowledge", member_id=self._name, share_session_epoch=epoch, topics=topics)
-
-    def _settled(self, *batches: tuple[int, int, int]) -> dict[str, Any]:
-        said = [
-            {"first_offset": first, "last_offset": last, "acknowledge_types": [how]} for first, last, how in batches
-        ]
-        return {"topic_id": self._topic, "partitions": [{"partition_index": 0, "acknowledgement_batches": said}]}
-
-
-def acquired(answer: dict[str, Any]) -> list[tuple[int, int, int]]:
-    return [
-        (one["first_offset"], one["last_offset"], one["delivery_count"])
-        for topic in answer["responses"]
-        for partition in topic["partitions"]
-        for one in partition["acquired_records"]
-    ]
-
-
-def refused(answer: dict[str, Any], what: str = "error_code") -> int:
-    (topic,) = answer["responses"]
-    (partition,) = topic["partitions"]
-    code: int = partition[what]
-    return code
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    with serving(tmp_path, "--set", "log.file.bytes=4194304") as gateway:
-        yield gateway.ready()["kafka"][0]
-
-
-@pytest.fixture
-def server(address: str) -> Iterator[Server]:
-    asked = Server(address, own={})
-    yield asked
-    asked.close()
-
-
-@pytest.fixture
-def member(server: Server, address: str) -> Member:
-    """A member that has joined; the topic has ten records."""
-    client = {"bootstrap.servers": address}
-    admin = AdminClient(client)
-    admin.create_topics([NewTopic("t", 1)])["t"].result(WITHIN_S)
-    producer = Producer(client)
-    for number in range(10):
-        producer.produce("t", str(number).encode())
-    assert producer.flush(WITHIN_S) == 0
-    assert server.ask(EARLIEST, 1)["responses"][0]["error_code"] == 0
-    described = admin.describe_topics(TopicCollection(["t"]))["t"].result(WITHIN_S)
-    made = Member(server, UUID(bytes=base64.urlsafe_b64decode(f"{described.topic_id}==")))
-    assert made.join()["error_code"] == 0
-    return made
 
 
 def test_a_session(member: Member) -> None:
@@ -124,6 +34,24 @@ def test_a_session(member: Member) -> None:
     assert acquired(member.fetch(3)) == [(8, 9, 1)]
     assert member.settle(-1)["error_code"] == ErrorCode.none
     assert acquired(member.fetch(0)) == [(6, 9, 2)], "the end of a session gave them back"
+
+
+def test_whole_batches(member: Member) -> None:
+    """A fetch that does not insist on its limit gets the batch in which that is reached whole."""
+    assert acquired(member.fetch(0, most=4, mode=RECORD_LIMIT)) == [(0, 3, 1)]
+    assert acquired(member.fetch(1, most=4, mode=WHOLE_BATCHES)) == [(4, 9, 1)]
+
+
+def test_in_the_order_of_keys(server: Server, address: str, member: Member) -> None:
+    """Records of a key wait while another member has one, in a compressed batch too; they come in order."""
+    configured(server, penstock_share_order_by_key="true")
+    member.fetch(0, most=10)
+    member.settle(1, (0, 9, ACCEPT))
+    write(address, "t", *"abcdef", keys="kkllkm", **{"linger.ms": "200", "compression.type": "lz4"})
+    other = member.beside("other")
+    assert acquired(member.fetch(2, most=1)) == [(10, 10, 1)]
+    assert acquired(other.fetch(0)) == [(12, 13, 1), (15, 15, 1)]
+    assert acquired(member.fetch(3, (10, 10, RELEASE))) == [(10, 10, 2), (11, 11, 1), (14, 14, 1)]
 
 
 def test_what_a_session_refuses(member: Member) -> None:
@@ -158,8 +86,42 @@ def test_a_group_as_a_whole(member: Member) -> None:
     )
 
 
+def test_a_group_begins_where_an_operator_says(server: Server, address: str, member: Member) -> None:
+    """Before its first member, too: setting offsets makes the group, as in Kafka. With a member they stand."""
+    places = [{"topic_name": "t", "partitions": [{"partition_index": 0, "start_offset": 7}]}]
+    assert member.ask("AlterShareGroupOffsets", 0, topics=places)["error_code"] == ErrorCode.non_empty_group
+    member.leave()
+    member.ask("DeleteGroups", 2, groups_names=["g"])
+
+    told = member.ask("AlterShareGroupOffsets", 0, topics=places)
+    assert [p["error_code"] for t in told["responses"] for p in t["partitions"]] == [ErrorCode.none]
+    (group,) = member.ask("ShareGroupDescribe", 1, group_ids=["g"])["groups"]
+    assert (group["error_code"], group["group_state"], group["members"]) == (ErrorCode.none, "Empty", [])
+    member.join()
+    assert acquired(member.fetch(0)) == [(7, 9, 1)]
+
+
+def test_lag_is_a_metric(tmp_path: Path) -> None:
+    """What a share group has not settled stands in /metrics, beside the letters that were written for it."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "log.file.bytes=4194304") as gateway:
+        ready = gateway.ready()
+        server = Server(ready["kafka"][0], own={})
+        member = Member(server, topic(ready["kafka"][0], "t"))
+        write(ready["kafka"][0], "t", *map(str, range(10)))
+        configured(server, share_auto_offset_reset="earliest")
+        member.join()
+        member.fetch(0, most=7)
+        member.settle(1, (0, 3, ACCEPT))
+        status, told = http_get(ready["http"], "/metrics")
+        server.close()
+
+    assert status == 200
+    assert 'penstock_group_lag{group="g",topic="t"} 6.0' in told
+    assert "penstock_share_dead_letters_total 0.0" in told
+
+
 def test_lowered_feature(server: Server, member: Member) -> None:
     """At share.version 0 members are refused."""
-    assert server.ask(NO_SHARE_GROUPS, 1)["error_code"] == ErrorCode.none
+    assert server.ask(CLASSIC_AND_CONSUMER, 1)["error_code"] == ErrorCode.none
     assert member.join()["error_code"] == ErrorCode.unsupported_version
     assert member.fetch(0)["error_code"] == ErrorCode.unsupported_version

@@ -1,6 +1,7 @@
 package penstock.compat;
 
 import java.time.Duration;
+import java.util.Arrays;
 import java.util.Properties;
 import java.util.concurrent.CountDownLatch;
 import org.apache.kafka.common.serialization.Serdes;
@@ -11,7 +12,8 @@ import org.apache.kafka.streams.kstream.Materialized;
 
 /**
  * Kafka Streams counting words exactly once: every word of the source gives one record of the target, its new count.
- * Arguments: bootstrap, application id, source, target, state directory. Ends cleanly on SIGTERM.
+ * Arguments: bootstrap, application id, source, target, state directory, then further settings as key=value. Ends
+ * cleanly on SIGTERM.
  */
 public final class StreamsCount {
     private StreamsCount() {}
@@ -55,6 +57,10 @@ public final class StreamsCount {
         settings.put(StreamsConfig.consumerPrefix("session.timeout.ms"), 3_000);
         settings.put(StreamsConfig.consumerPrefix("heartbeat.interval.ms"), 300);
         settings.put(StreamsConfig.consumerPrefix("max.poll.records"), 50);
+        for (String further : Arrays.asList(arguments).subList(5, arguments.length)) {
+            String[] setting = further.split("=", 2);
+            settings.put(setting[0], setting[1]);
+        }
         return settings;
     }
 }

@@ -1,0 +1,188 @@
+"""How fast members of a share group take records: `python -m bench.share_groups`.
+
+The same records are read by four members of a share group (KIP-932), and then by four of a consumer group: processes
+with librdkafka, which accept what they have read with the next poll. A Kafka stands beside if `--kafka` is given.
+
+Keeps: the clock runs from the first record that any member gets to the last one; every record is counted once, so a
+record that is delivered twice ends the run too early only by itself, and is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from ctypes import c_longlong
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from confluent_kafka import Consumer, Producer, ShareConsumer
+
+from bench import disk, loadgen
+from bench.results import Results
+from bench.servers import Kafka, Penstock, Server
+from gateway.wire.codec import request_codec, response_codec
+from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
+
+RESULT: Final = Path(__file__).resolve().parent / "results" / "share-groups.json"
+MEMBERS: Final = 4
+PARTITIONS: Final = 4
+RECORD_BYTES: Final = 1_000
+WITHIN_S: Final = 120.0
+STARTS_WITHIN_S: Final = 30.0
+ALTER_CONFIGS: Final = (44, 1)
+GROUP: Final = 32
+_LENGTH: Final = struct.Struct(">i")
+
+
+class SharingKafka(Kafka):
+    """A Kafka that keeps the state of share groups on its one broker."""
+
+    SETTINGS: ClassVar[dict[str, str]] = Kafka.SETTINGS | {
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.share.assignment.interval.ms": "0",
+        "group.consumer.assignment.interval.ms": "0",
+    }
+
+
+def _ask(bootstrap: str, api: tuple[int, int], body: Mapping[str, Any]) -> Any:
+    """One request on a connection of its own."""
+    key, version = api
+    host, port = bootstrap.rsplit(":", 1)
+    codec = request_codec(key, version)
+    frame = encode_request_header(RequestHeader(key, version, 1, "bench"), codec.flexible) + bytes(codec.encode(body))
+    with socket.create_connection((host, int(port)), timeout=WITHIN_S) as connection, connection.makefile("rb") as file:
+        connection.sendall(_LENGTH.pack(len(frame)) + frame)
+        data = file.read(_LENGTH.unpack(file.read(_LENGTH.size))[0])
+    answer = response_codec(key, version)
+    return answer.decode(memoryview(data), 5 if response_header_is_flexible(key, answer.flexible) else 4)
+
+
+def _begin_early(bootstrap: str, group: str) -> None:
+    """Have a share group begin at the start of its partitions."""
+    config = {"name": "share.auto.offset.reset", "config_operation": 0, "value": "earliest"}
+    resource = {"resource_type": GROUP, "resource_name": group, "configs": [config]}
+    (told,) = _ask(bootstrap, ALTER_CONFIGS, {"resources": [resource]}).responses
+    if told.error_code:
+        raise SystemExit(f"the group's config: error {told.error_code}, {told.error_message}")
+
+
+def _write(bootstrap: str, topic: str, records: int) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "batch.size": 262_144, "log_level": 0})
+    value = os.urandom(RECORD_BYTES)
+    for number in range(records):
+        producer.produce(topic, value, partition=number % PARTITIONS)
+        if not number % 1_000:
+            producer.poll(0)
+            while len(producer) > 50_000:
+                producer.poll(0.05)
+    if producer.flush(WITHIN_S):
+        raise SystemExit("the records could not be written")
+
+
+def _share(bootstrap: str, group: str, topic: str, note: Callable[[int], None], ended: Event) -> None:
+    member = ShareConsumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
+    member.subscribe([topic])
+    while not ended.is_set():
+        note(len(member.poll(0.5) or ()))
+    member.close()
+
+
+def _consume(bootstrap: str, group: str, topic: str, note: Callable[[int], None], ended: Event) -> None:
+    settings = {"group.protocol": "consumer", "auto.offset.reset": "earliest", "log_level": 0}
+    member = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **settings})
+    member.subscribe([topic])
+    while not ended.is_set():
+        note(len(member.consume(500, 0.5)))
+    member.close()
+
+
+def _member(
+    shares: bool, place: tuple[str, str, str], counts: tuple[Synchronized[int], Synchronized[int]], ended: Event
+) -> None:
+    """One member, until the run has ended: counts its records, and notes when the last ones came, in ns."""
+    records, last_ns = counts
+
+    def note(count: int) -> None:
+        if count:
+            with records.get_lock():
+                records.value += count
+            last_ns.value = time.monotonic_ns()
+
+    (_share if shares else _consume)(*place, note, ended)
+
+
+def _read(bootstrap: str, group: str, topic: str, wanted: int, *, shares: bool) -> float:
+    """Megabytes per second of four members that read a topic to its end."""
+    context = multiprocessing.get_context("spawn")
+    ended = context.Event()
+    counts = context.Value(c_longlong, 0), context.Value(c_longlong, 0)
+    place = (bootstrap, group, topic)
+    members = [context.Process(target=_member, args=(shares, place, counts, ended)) for _ in range(MEMBERS)]
+    for member in members:
+        member.start()
+    began, deadline = 0.0, time.monotonic() + WITHIN_S
+    before = 0
+    while (got := counts[0].value) < wanted:
+        if not began and got:
+            began, before = time.monotonic(), got
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{got} of {wanted} records within {WITHIN_S:g} s")
+        time.sleep(0.002)
+    seconds = counts[1].value / 1e9 - began
+    ended.set()
+    for member in members:
+        member.join(STARTS_WITHIN_S)
+    if (got := counts[0].value) > wanted:
+        print(f"{got - wanted} records came twice", file=sys.stderr)
+    return (wanted - before) * RECORD_BYTES / 1e6 / seconds
+
+
+def measured(results: Results, server: Server, bootstrap: str, records: int, rounds: int) -> None:
+    """One server's figures."""
+    server.create_topic("shared", PARTITIONS)
+    _write(bootstrap, "shared", records)
+    for number in range(rounds):
+        _begin_early(bootstrap, f"share-{number}")
+        rates = {
+            "consumer": _read(bootstrap, f"consumer-{number}", "shared", records, shares=False),
+            "share": _read(bootstrap, f"share-{number}", "shared", records, shares=True),
+        }
+        for kind, rate in rates.items():
+            results.add(server.name, f"{MEMBERS} members of a {kind} group, 1 KB", "MB/s", rate)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.share_groups", description=__doc__)
+    parser.add_argument("--records", type=int, default=400_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--kafka", action="store_true", help="measure Apache Kafka, too")
+    options = parser.parse_args()
+    scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "share-groups"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    disk.require_disk(scratch)
+    results = Results(ratio_to="kafka")
+    for kind in (Penstock, SharingKafka) if options.kafka else (Penstock,):
+        print(f"measuring {kind.name}", file=sys.stderr, flush=True)
+        with ExitStack() as cleanup:
+            server = kind(scratch / kind.name)
+            cleanup.callback(server.stop)
+            measured(results, server, server.bootstrap, options.records, options.rounds)
+    results.show()
+    results.write(RESULT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Which commits of offsets a streams group takes.
+
+Keeps: a commit is for a partition only as long as its member has the task that reads it, or gives it up. A member may
+commit with an epoch before its present one if it had the task then already. (Kafka: StreamsGroup.validateOffsetCommit.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.streams.group import StreamsGroup
+from gateway.groups.streams.member import Member
+from gateway.groups.streams.messages import Task
+
+
+def check_commit(
+    group: StreamsGroup,
+    member_id: str,
+    instance_id: str | None,
+    epoch: int,
+    places: Collection[tuple[str | None, int]],
+    *,
+    modern: bool = True,
+    transactional: bool = False,
+) -> ErrorCode:
+    """May this member commit for these partitions of topics? An administrator may if there are no members."""
+    if epoch < 0 and group.is_empty:
+        return ErrorCode.none
+    if transactional and epoch == -1 and not member_id and instance_id is None:
+        return ErrorCode.none
+    member = group.members.get(member_id)
+    if member is None:
+        return ErrorCode.unknown_member_id
+    if not transactional and not modern:
+        return ErrorCode.unsupported_version
+    if epoch == member.epoch:
+        return ErrorCode.none
+    if epoch < member.epoch and all(_had_it(group, member, topic, number, epoch) for topic, number in places):
+        return ErrorCode.none
+    return ErrorCode.stale_member_epoch
+
+
+def check_fetch(group: StreamsGroup, member_id: str | None, epoch: int) -> ErrorCode:
+    """May this member fetch the group's offsets? Whoever names no member may."""
+    if member_id is None and epoch < 0:
+        return ErrorCode.none
+    member = group.members.get(member_id or "")
+    if member is None:
+        return ErrorCode.unknown_member_id
+    return ErrorCode.none if epoch == member.epoch else ErrorCode.stale_member_epoch
+
+
+def _had_it(group: StreamsGroup, member: Member, topic: str | None, partition: int, epoch: int) -> bool:
+    if group.topology is None or topic is None:
+        return False
+    for subtopology in group.topology.readers_of(topic):
+        task = Task(subtopology, partition)
+        for holdings in (member.current.assigned, member.current.revoking):
+            since = holdings.active.get(task)
+            if since is not None and since <= epoch:
+                return True
+    return False

@@ -1,0 +1,547 @@
+"""One streams group (KIP-1071): a state machine of Kafka's rules, free of I/O, tasks and clocks.
+
+Keeps: no task is active with two members, and no process has a task both active and as a standby; a member's epoch is
+never beyond the target's, which is never beyond the group's; a change of members, of the topology's topics or of the
+number of standbys makes a new epoch of the group, and the next target is for that epoch. As long as topics are missing,
+or do not fit together, the target is empty. Every change is noted in `changed`, so that the caller can store it before
+it answers.
+
+Behaviour follows Kafka 4.3 (GroupMetadataManager).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.classic.messages import Instant
+from gateway.groups.deadlines import Deadline, Deadlines
+from gateway.groups.streams.assignor import GroupSpec, MemberSpec, Wanted, assign
+from gateway.groups.streams.checks import check_epoch, check_owned, check_size
+from gateway.groups.streams.endpoints import endpoints_of
+from gateway.groups.streams.member import Member, size_of, updated
+from gateway.groups.streams.messages import (
+    JOINING_EPOCH,
+    LEAVING_EPOCH,
+    NO_TASKS,
+    CurrentRecord,
+    EndpointParts,
+    HeadRecord,
+    Heartbeat,
+    HeartbeatAnswer,
+    Holdings,
+    MemberRecord,
+    MemberState,
+    RowKey,
+    RowKind,
+    StreamsAlarm,
+    StreamsState,
+    Task,
+    Tasks,
+)
+from gateway.groups.streams.owners import Owners
+from gateway.groups.streams.reconciliation import next_step
+from gateway.groups.streams.rules import StreamsRules
+from gateway.groups.streams.statuses import Status, StatusCode
+from gateway.groups.streams.topology import Shape, Topology, shape_of, signature_of, size_of_topology
+from gateway.refusals import Refusal, invalid_request
+
+AT_ONCE_MAX: Final = 1_000
+"""Members and tasks of a group whose target is computed at once, in some milliseconds; others are `wanted`."""
+TASK_BYTES: Final = 200
+"""Bytes that a task costs in a group's targets and holdings, for the allowance of all groups."""
+WAITING_INTERVAL_MS: Final = 1_000
+"""Time between two heartbeats of a member that waits for others, or for a target, if the usual one is not shorter."""
+WAITING_INTERVAL_MS_PER_MEMBER: Final = 2
+"""With many members it is longer: together they send 500 heartbeats a second at most, a tenth of a core."""
+FIRST_EPOCH: Final = 1
+"""A new group's epoch, and that of members before the first target."""
+EPOCH_MAX: Final = 2**31 - 1
+NOT_VALIDATED: Final = -1
+ENDPOINT_EPOCHS: Final = 2**30
+"""The epoch of endpoints begins at the clock's seconds, below this: after a restart it is one that no member has."""
+
+
+class StreamsGroup:
+    """One group, with the invariants of the module's docstring."""
+
+    protocol_type: Final = "streams"
+
+    def __init__(self, group_id: str, rules: StreamsRules, deadlines: Deadlines[StreamsAlarm], now: Instant) -> None:
+        self.group_id = group_id
+        self.epoch = FIRST_EPOCH
+        self.target_epoch = 0
+        self.validated_epoch = NOT_VALIDATED
+        self.standbys = rules.settings(group_id).standbys
+        self.state_since_ms = now.wall_ms
+        self.shutdown_by = ""
+        self.topology: Topology | None = None
+        self.shape = Shape()
+        self.members: dict[str, Member] = {}
+        self.targets: dict[str, Tasks] = {}
+        #: Rows to be stored, those that changed last at the end: a task is released before it is taken.
+        self.changed: dict[RowKey, None] = {}
+        #: A target for the caller to compute; it tells the result by `assigned`.
+        self.wanted: Wanted | None = None
+        self.rules = rules
+        self.deadlines = deadlines
+        self._owners = Owners()
+        self._signature = 0
+        self._must_look = True
+        self._endpoint_epoch = now.wall_ms // 1_000 % ENDPOINT_EPOCHS
+        self._endpoints: tuple[EndpointParts, ...] | None = None
+        self._assigned_s: float | None = None
+        self._is_assigning = False
+        self._assignment_due = self._alarm(self.assign_if_due)
+        self._initial_delay = self._alarm(self.assign_if_due)
+        self._charged = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"StreamsGroup({self.group_id!r}, {self.state}, epoch {self.epoch}, target {self.target_epoch}, "
+            f"{len(self.members)} members)"
+        )
+
+    # Facts
+
+    @property
+    def state(self) -> StreamsState:
+        if not self.members:
+            return StreamsState.EMPTY
+        if self.topology is None or self.validated_epoch != self.topology.epoch:
+            return StreamsState.NOT_READY
+        if self.epoch > self.target_epoch:
+            return StreamsState.ASSIGNING
+        if all(member.is_reconciled_to(self.target_epoch) for member in self.members.values()):
+            return StreamsState.STABLE
+        return StreamsState.RECONCILING
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.members
+
+    is_idle = is_empty
+
+    @property
+    def is_new(self) -> bool:
+        """It has never had a member."""
+        return not self.members and self.epoch == FIRST_EPOCH
+
+    @property
+    def member_count(self) -> int:
+        return len(self.members)
+
+    @property
+    def expiry_since_ms(self) -> int:
+        """An offset of a topic that nobody reads expires by the time of its commit."""
+        return 0
+
+    def is_subscribed_to(self, topic: str) -> bool:
+        return bool(self.members) and self.topology is not None and bool(self.topology.readers_of(topic))
+
+    def target_of(self, member_id: str) -> Tasks:
+        return self.targets.get(member_id, NO_TASKS)
+
+    def owner(self, task: Task) -> str | None:
+        """The member with which a task is active."""
+        return self._owners.active(task)
+
+    def member(self, member_id: str) -> Member:
+        """Raises Refusal with UNKNOWN_MEMBER_ID."""
+        member = self.members.get(member_id)
+        if member is None:
+            why = f"Member {member_id} is not a member of group {self.group_id}."
+            raise Refusal(ErrorCode.unknown_member_id, why)
+        return member
+
+    # Heartbeats
+
+    def heartbeat(self, request: Heartbeat, now: Instant) -> HeartbeatAnswer:
+        """A member joins, is alive, or leaves. Raises Refusal; then nothing has changed."""
+        if request.epoch == LEAVING_EPOCH:
+            return self._leave(request, now)
+        known = self._find(request)
+        before = known.record if known is not None else None
+        record = updated(before, request)
+        topology = self._topology_of(request.topology)
+        check_size(record, before, topology if self.topology is None else None, self.rules.allowance)
+        shape, signature = self._look(topology)
+        if shape.is_ready:
+            check_owned(request.owned, shape.tasks)
+        changed = [
+            self._enter(known, record, now),
+            self._take_topology(topology, shape, signature),
+            self._take_standbys(),
+        ]
+        if any(changed):
+            self._bump()
+        member = self.members[request.member_id]
+        if request.shuts_down and not self.shutdown_by:
+            self.shutdown_by = member.member_id
+            self.note(RowKey(RowKind.HEAD))
+        had = member.current.assigned
+        self.assign_if_due(now)
+        self._reconcile(member, request.owned, now)
+        self._extend_session(member, now)
+        must_tell = member.epoch != request.epoch or request.is_full or member.current.assigned != had
+        return self._answer(member, topology, must_tell, request.endpoint_epoch)
+
+    def _find(self, request: Heartbeat) -> Member | None:
+        member = self.members.get(request.member_id)
+        if member is None and request.epoch == JOINING_EPOCH:
+            if len(self.members) >= self.rules.max_size:
+                why = f"The streams group has reached its maximum capacity of {self.rules.max_size} members."
+                raise Refusal(ErrorCode.group_max_size_reached, why)
+            return None
+        member = self.member(request.member_id)
+        check_epoch(member, request.epoch, request.owned)
+        return member
+
+    def _topology_of(self, told: Topology | None) -> Topology:
+        """The group's topology when a member has told this one. Raises Refusal."""
+        known = self.topology
+        if told is None:
+            assert known is not None, "a group with members has a topology"
+            return known
+        if known is None:
+            return told
+        if told.epoch >= known.epoch and told != known:
+            raise invalid_request("Topology updates are not supported yet.")
+        return known
+
+    def _look(self, topology: Topology) -> tuple[Shape, int]:
+        """The shape of a topology over the topics of now, with the signature of these. Raises Refusal."""
+        if topology is self.topology and not self._must_look:
+            return self.shape, self._signature
+        return shape_of(topology, self._partitions_of), signature_of(topology, self.rules.topics.topic)
+
+    def _partitions_of(self, name: str) -> int | None:
+        topic = self.rules.topics.topic(name)
+        return None if topic is None else topic.partition_count
+
+    def _enter(self, known: Member | None, record: MemberRecord, now: Instant) -> bool:
+        """Make a member so; tell whether it was not."""
+        if known is not None and known.record == record:
+            return False
+        if known is None:
+            if not self.members:
+                self._begin(now)
+            self._add(record)
+        else:
+            if known.record.endpoint != record.endpoint:
+                self._endpoints_changed()
+            self.rules.allowance.used += size_of(record) - known.size_bytes
+            known.record = record
+        self.note(RowKey(RowKind.MEMBER, record.member_id))
+        return True
+
+    def _begin(self, now: Instant) -> None:
+        """The first member comes: others may come soon, so that the first target waits a little for them."""
+        self.state_since_ms = now.wall_ms
+        delay_ms = self.rules.settings(self.group_id).initial_delay_ms
+        if delay_ms:
+            self.deadlines.set(self._initial_delay, _after(now, delay_ms))
+
+    def _take_topology(self, topology: Topology, shape: Shape, signature: int) -> bool:
+        """Know the topics of now; tell whether they are others than before, or fit now, or no longer."""
+        if self.topology is None:
+            self.topology = topology
+            self.note(RowKey(RowKind.TOPOLOGY))
+            self._charge()
+        validated = topology.epoch if shape.is_ready else NOT_VALIDATED
+        self.shape = shape
+        self._must_look = False
+        if (signature, validated) == (self._signature, self.validated_epoch):
+            return False
+        self._signature, self.validated_epoch = signature, validated
+        self._endpoints_changed()
+        return True
+
+    def _take_standbys(self) -> bool:
+        before, self.standbys = self.standbys, self.rules.settings(self.group_id).standbys
+        return self.standbys != before
+
+    def _leave(self, request: Heartbeat, now: Instant) -> HeartbeatAnswer:
+        member = self.member(request.member_id)
+        if request.shuts_down and not self.shutdown_by:
+            self.shutdown_by = member.member_id
+        self._remove(member, now)
+        return HeartbeatAnswer(member_id=request.member_id, epoch=LEAVING_EPOCH)
+
+    # Answers
+
+    def _answer(self, member: Member, topology: Topology, must_tell: bool, endpoint_epoch: int) -> HeartbeatAnswer:
+        return HeartbeatAnswer(
+            member_id=member.member_id,
+            epoch=member.epoch,
+            interval_ms=self._interval_ms(member),
+            statuses=tuple(self._statuses(member, topology)),
+            tasks=member.current.assigned.tasks() if must_tell else None,
+            endpoint_epoch=self._endpoint_epoch,
+            endpoints=self._endpoints_now(topology) if endpoint_epoch != self._endpoint_epoch else None,
+            missing=self.shape.missing,
+        )
+
+    def _statuses(self, member: Member, topology: Topology) -> Iterable[Status]:
+        known = member.record.topology_epoch
+        if known < topology.epoch:
+            why = f"The member's topology epoch {known} is behind the group's topology epoch {topology.epoch}."
+            yield Status(StatusCode.STALE_TOPOLOGY, why)
+        if self.epoch > self.target_epoch and not self._is_assigning:
+            waits_for = "initial rebalance delay" if self._is_beginning else "assignment interval"
+            yield Status(StatusCode.ASSIGNMENT_DELAYED, f"Assignment delayed due to the configured {waits_for}.")
+        if self.shape.problem is not None:
+            yield self.shape.problem
+        if self.shutdown_by:
+            why = (
+                f"Streams group member {self.shutdown_by} encountered a fatal error and requested a shutdown for the "
+                "entire application."
+            )
+            yield Status(StatusCode.SHUTDOWN_APPLICATION, why)
+
+    def _interval_ms(self, member: Member) -> int:
+        """The time to the member's next heartbeat: a member that waits for tasks or topics comes back sooner."""
+        interval_ms = self.rules.settings(self.group_id).heartbeat_interval_ms
+        waits = member.current.state is MemberState.UNRELEASED_TASKS or self.epoch != self.target_epoch
+        if not waits and self.shape.is_ready:
+            return interval_ms
+        return min(interval_ms, max(WAITING_INTERVAL_MS, WAITING_INTERVAL_MS_PER_MEMBER * len(self.members)))
+
+    def _endpoints_now(self, topology: Topology) -> tuple[EndpointParts, ...]:
+        if self._endpoints is None:
+            self._endpoints = endpoints_of(self.members.values(), topology, self.rules.topics)
+        return self._endpoints
+
+    def _endpoints_changed(self) -> None:
+        self._endpoint_epoch = (self._endpoint_epoch + 1) % ENDPOINT_EPOCHS
+        self._endpoints = None
+
+    # Members that come and go
+
+    def _add(self, record: MemberRecord) -> Member:
+        member = self.members[record.member_id] = Member(record)
+        member.session = self._alarm(partial(self._expired, member))
+        member.rebalance = self._alarm(partial(self._rebalance_expired, member))
+        self.rules.allowance.used += member.size_bytes
+        self.note(RowKey(RowKind.CURRENT, member.member_id))
+        if record.endpoint is not None:
+            self._endpoints_changed()
+        return member
+
+    def _remove(self, member: Member, now: Instant) -> None:
+        """The member is gone; its tasks are free at once."""
+        self._forget(member)
+        for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET):
+            self.note(RowKey(kind, member.member_id))
+        self.targets.pop(member.member_id, None)
+        if member.record.endpoint is not None:
+            self._endpoints_changed()
+        self._bump()
+        if not self.members:
+            self.state_since_ms = now.wall_ms
+            self.shutdown_by = ""
+            self.deadlines.cancel(self._initial_delay)
+            self.deadlines.cancel(self._assignment_due)
+
+    def _forget(self, member: Member) -> None:
+        self._owners.let_go(member, member.current.assigned)
+        self._owners.let_go(member, member.current.revoking)
+        del self.members[member.member_id]
+        self.rules.allowance.used -= member.size_bytes
+        for deadline in (member.session, member.rebalance):
+            self.deadlines.cancel(deadline)
+
+    def die(self) -> None:
+        """The group is deleted, unloaded or of another kind now: no deadline and no memory is left of it."""
+        for member in list(self.members.values()):
+            self._forget(member)
+        self.deadlines.cancel(self._assignment_due)
+        self.deadlines.cancel(self._initial_delay)
+        self.topology = None
+        self.targets.clear()
+        self._charge()
+        self.changed.clear()
+
+    def _expired(self, member: Member, now: Instant) -> None:
+        if self.members.get(member.member_id) is member:
+            self._remove(member, now)
+
+    def _rebalance_expired(self, member: Member, now: Instant) -> None:
+        """It has not given up its tasks in time: it is fenced, and must join again."""
+        if member.current.state is MemberState.UNREVOKED_TASKS:
+            self._expired(member, now)
+
+    def _extend_session(self, member: Member, now: Instant) -> None:
+        timeout_ms = self.rules.settings(self.group_id).session_timeout_ms
+        self.deadlines.set(member.session, _after(now, timeout_ms))
+
+    # Epochs and targets
+
+    def _bump(self) -> None:
+        """A new epoch of the group: the target must be computed anew."""
+        self.epoch = self.epoch % EPOCH_MAX + 1
+        self.note(RowKey(RowKind.HEAD))
+
+    def topics_changed(self) -> None:
+        """Topics came, went or grew: the next heartbeat looks at them."""
+        self._must_look = True
+
+    def needs(self, topic: str) -> bool:
+        return self.topology is not None and topic in self.topology.required
+
+    @property
+    def _is_beginning(self) -> bool:
+        return self._initial_delay.at_s is not None
+
+    def assign_if_due(self, now: Instant) -> None:
+        """Compute a target for the group's epoch, unless it is too early, or the last one is too young."""
+        if self.epoch <= self.target_epoch or self._is_assigning or not self.members or self._is_beginning:
+            return
+        interval_ms = self.rules.settings(self.group_id).assignment_interval_ms
+        if self.target_epoch and self._assigned_s is not None:
+            due_s = self._assigned_s + interval_ms / 1_000
+            if now.monotonic_s < due_s:
+                self.deadlines.set(self._assignment_due, due_s)
+                return
+        self.deadlines.cancel(self._assignment_due)
+        spec = self._spec()
+        if spec.size > AT_ONCE_MAX:
+            self._is_assigning = True
+            self.wanted = Wanted(self.epoch, spec)
+        else:
+            self._take_target(self.epoch, assign(spec), now)
+
+    def _spec(self) -> GroupSpec:
+        members = tuple(
+            MemberSpec(member.member_id, member.process_id, self.target_of(member.member_id))
+            for member in self.members.values()
+        )
+        subtopologies = self.topology.subtopologies if self.topology is not None else ()
+        stateful = frozenset(subtopology.id for subtopology in subtopologies if subtopology.changelogs)
+        return GroupSpec(members, self.shape.tasks if self.shape.is_ready else {}, stateful, self.standbys)
+
+    def assigned(self, epoch: int, targets: Mapping[str, Tasks], now: Instant) -> None:
+        """The wanted target of an epoch is computed."""
+        self._is_assigning = False
+        self._take_target(epoch, targets, now)
+        self.assign_if_due(now)
+
+    def _take_target(self, epoch: int, targets: Mapping[str, Tasks], now: Instant) -> None:
+        for member_id in self.members:
+            target = targets.get(member_id, NO_TASKS)
+            if target != self.target_of(member_id):
+                self.targets[member_id] = target
+                self.note(RowKey(RowKind.TARGET, member_id))
+        self._charge()
+        self.target_epoch = epoch
+        self._assigned_s = now.monotonic_s
+        self.note(RowKey(RowKind.HEAD))
+
+    def _charge(self) -> None:
+        tasks = sum(len(target.active) + len(target.standby) for target in self.targets.values())
+        size = TASK_BYTES * tasks + (size_of_topology(self.topology) if self.topology is not None else 0)
+        self.rules.allowance.used += size - self._charged
+        self._charged = size
+
+    # Reconciliation
+
+    def _reconcile(self, member: Member, owned: Tasks | None, now: Instant) -> None:
+        """Move a member towards the target, as far as what it owns allows."""
+        target_epoch = max(FIRST_EPOCH, self.target_epoch)
+        target = self.target_of(member.member_id)
+        is_taken = partial(self._owners.is_taken, self.members, member)
+        step = next_step(member.current, target_epoch, target, owned, is_taken)
+        if step != member.current:
+            self._move(member, step, now)
+
+    def _move(self, member: Member, step: CurrentRecord, now: Instant) -> None:
+        before = member.current
+        if step.assigned != before.assigned and member.record.endpoint is not None:
+            self._endpoints_changed()
+        self._owners.let_go(member, before.assigned)
+        self._owners.let_go(member, before.revoking)
+        member.current = step
+        self._owners.take(member, step.assigned)
+        self._owners.take(member, step.revoking)
+        self.note(RowKey(RowKind.CURRENT, member.member_id))
+        if step.state is not MemberState.UNREVOKED_TASKS:
+            self.deadlines.cancel(member.rebalance)
+        elif before.state is not MemberState.UNREVOKED_TASKS or step.revoking != before.revoking:
+            self.deadlines.set(member.rebalance, _after(now, member.record.rebalance_timeout_ms))
+
+    # Stored rows
+
+    def note(self, key: RowKey) -> None:
+        """A row must be stored; it moves to the end of those that wait."""
+        self.changed.pop(key, None)
+        self.changed[key] = None
+
+    def head(self) -> HeadRecord:
+        return HeadRecord(
+            epoch=self.epoch,
+            target_epoch=self.target_epoch,
+            validated_epoch=self.validated_epoch,
+            signature=self._signature,
+            standbys=self.standbys,
+            state_since_ms=self.state_since_ms,
+            shutdown_by=self.shutdown_by,
+        )
+
+    def restore(
+        self,
+        head: HeadRecord,
+        topology: Topology | None,
+        members: Iterable[MemberRecord],
+        current: Mapping[str, CurrentRecord],
+        targets: Mapping[str, Tasks],
+        now: Instant,
+    ) -> None:
+        """Take over the stored state. Members go on as if the server had never been away."""
+        assert not self.members, "only a new group is restored"
+        self.topology = topology
+        for record in members:
+            self._add(record)
+            if record.member_id in targets:
+                self.targets[record.member_id] = targets[record.member_id]
+        self.changed.clear()
+        self.epoch, self.target_epoch, self.validated_epoch = head.epoch, head.target_epoch, head.validated_epoch
+        self._signature, self.standbys = head.signature, head.standbys
+        self.state_since_ms, self.shutdown_by = head.state_since_ms, head.shutdown_by
+        if self.target_epoch < 0:  # the end came in the middle of storing a target
+            self.target_epoch = self.epoch
+            self._bump()
+        self._restore_current(current, now)
+        for member in self.members.values():
+            self._extend_session(member, now)
+        self._charge()
+
+    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> None:
+        """Of two members with one active task, the one that got it later has it: the end came in between."""
+        latest: dict[Task, int] = {}
+        for record in current.values():
+            for holdings in (record.assigned, record.revoking):
+                for task, epoch in holdings.active.items():
+                    latest[task] = max(epoch, latest.get(task, -1))
+
+        def unowned(holdings: Holdings) -> Holdings:
+            kept = {t: e for t, e in holdings.active.items() if self.owner(t) is None and latest[t] == e}
+            return Holdings(kept, holdings.standby)
+
+        for member_id, record in current.items():
+            member = self.members.get(member_id)
+            if member is not None:
+                step = replace(record, assigned=unowned(record.assigned), revoking=unowned(record.revoking))
+                self._move(member, step, now)
+                if step == record:
+                    self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
+
+    def _alarm(self, fire: Callable[[Instant], None]) -> Deadline[StreamsAlarm]:
+        return Deadline(StreamsAlarm(self.group_id, fire))
+
+
+def _after(now: Instant, milliseconds: int) -> float:
+    return now.monotonic_s + milliseconds / 1_000

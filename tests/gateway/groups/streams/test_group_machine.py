@@ -1,0 +1,222 @@
+"""Random histories of one streams group: whatever clients, clocks, topics and operators do, its promises hold."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.streams import format as stored
+from gateway.groups.streams.messages import NO_TASKS, Endpoint, MemberState, RowKind, StreamsState, Task
+from gateway.groups.streams.rows import restored, row
+from gateway.refusals import Refusal
+from tests.gateway.groups.consumer.harness import FakeTopics
+from tests.gateway.groups.streams.harness import SESSION_MS, Client, Driver
+
+pytestmark = pytest.mark.slow
+
+TOPICS = ("in", "app-by-word", "app-count")
+WHO = st.integers(0, 5)
+MEMBERS_MAX = 5
+
+
+class GroupMachine(RuleBasedStateMachine):
+    """Clients own tasks by what they were told; `table` is what a restart would find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topics = FakeTopics(**{"in": 4, "app-by-word": 4, "app-count": 4})
+        self.standbys = 0
+        self.driver = self._driver()
+        self.clients: dict[str, Client] = {}
+        self.table: dict[bytes, bytes] = {}
+        self.names = 0
+
+    def _driver(self) -> Driver:
+        return Driver(
+            self.topics,
+            max_size=MEMBERS_MAX,
+            standbys=self.standbys,
+            assignment_interval_ms=1_000,
+            initial_delay_ms=3_000,
+        )
+
+    # What clients do
+
+    @rule(process=st.sampled_from("pqr"), has_endpoint=st.booleans())
+    def newcomer(self, process: str, has_endpoint: bool) -> None:
+        self.names += 1
+        client = Client(f"m{self.names}", process, Endpoint(process, 7_000) if has_endpoint else None)
+        self._beat(client)
+        if client.member_id in self.driver.group.members:
+            self.clients[client.member_id] = client
+
+    @rule(who=WHO)
+    def beat(self, who: int) -> None:
+        if client := self._pick(who):
+            self._beat(client)
+
+    @rule(who=WHO)
+    def beat_without_answer(self, who: int) -> None:
+        """The answer is lost: the client knows nothing of it, and says again what it owns."""
+        if client := self._pick(who):
+            before = client.epoch, client.owned
+            self._beat(client)
+            if client.epoch > 0:
+                client.epoch, client.owned = before
+                client.must_say = True
+
+    @rule(who=WHO, lag=st.integers(-3, 3))
+    def beat_with_wrong_epoch(self, who: int, lag: int) -> None:
+        if (client := self._pick(who)) and client.epoch + lag > 0:
+            self.driver.refusal(client.member_id, client.epoch + lag)
+
+    @rule(who=WHO)
+    def leave(self, who: int) -> None:
+        if client := self._pick(who):
+            self.driver.refusal(client.member_id, -1)
+            del self.clients[client.member_id]
+
+    @rule(who=WHO)
+    def crash(self, who: int) -> None:
+        if client := self._pick(who):
+            del self.clients[client.member_id]
+
+    # What time, operators and disks do
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 5.0, 20.0, 46.0]))
+    def wait(self, seconds: float) -> None:
+        self.driver.advance(seconds)
+
+    @rule(name=st.sampled_from(TOPICS), count=st.integers(3, 5))
+    def change_topic(self, name: str, count: int) -> None:
+        if name in self.topics:
+            self.topics.delete(name)
+        else:
+            self.topics.make(name, count)
+        self.driver.group.topics_changed()
+
+    @rule(standbys=st.integers(0, 2))
+    def change_standbys(self, standbys: int) -> None:
+        self.standbys = standbys
+        self.driver.settings = self.driver.settings._replace(standbys=standbys)
+
+    @rule()
+    def store(self) -> None:
+        for key in self.driver.group.changed:
+            value = row(self.driver.group, key)
+            encoded = stored.encode_key("g", key)
+            if value is None:
+                self.table.pop(encoded, None)
+            else:
+                self.table[encoded] = value
+        self.driver.group.changed.clear()
+
+    @rule()
+    def restart(self) -> None:
+        """Everything is stored, then the server is killed and started: nobody notices."""
+        self.store()
+        before = self._facts()
+        rows = {stored.decode_key(key)[1]: value for key, value in self.table.items()}
+        self.driver.group.die()
+        assert self.driver.rules.allowance.used == 0
+        driver = self._driver()
+        driver.now_s = self.driver.now_s
+        self.driver = driver
+        if any(key.kind is RowKind.HEAD for key in rows):
+            restored(driver.group, rows, driver.now)
+            assert self._facts() == before
+
+    # What holds
+
+    @invariant()
+    def no_task_is_active_with_two_members(self) -> None:
+        owners: dict[Task, str] = {}
+        for member in self.driver.group.members.values():
+            for holdings in (member.current.assigned, member.current.revoking):
+                for task in holdings.active:
+                    assert task not in owners, f"{task} of {owners[task]} and {member.member_id}"
+                    owners[task] = member.member_id
+                    assert self.driver.group.owner(task) == member.member_id
+
+    @invariant()
+    def no_process_has_a_task_twice(self) -> None:
+        """Neither two copies of a task nor a copy beside the task itself: the state directory has one owner."""
+        held: set[tuple[str, Task]] = set()
+        for member in self.driver.group.members.values():
+            for holdings in (member.current.assigned, member.current.revoking):
+                for task in [*holdings.active, *holdings.standby]:
+                    assert (member.process_id, task) not in held
+                    held.add((member.process_id, task))
+
+    @invariant()
+    def epochs_are_in_order(self) -> None:
+        group = self.driver.group
+        assert group.target_epoch <= group.epoch
+        for member in group.members.values():
+            assert member.epoch <= max(1, group.target_epoch)
+
+    @invariant()
+    def the_group_is_within_its_bound(self) -> None:
+        assert len(self.driver.group.members) <= MEMBERS_MAX
+
+    def teardown(self) -> None:
+        """Left alone, a group converges: every task is active once, and its standbys are on other processes."""
+        group = self.driver.group
+        for name in TOPICS:
+            if name in self.topics:
+                self.topics.delete(name)
+            self.topics.make(name, 4)
+        group.topics_changed()
+        for _ in range(40):
+            for client in list(self.clients.values()):
+                self._beat(client)
+            self.driver.advance(SESSION_MS / 1_000 / 9)
+        live = {client.member_id for client in self.clients.values() if client.epoch > 0}
+        assert set(group.members) == live
+        if not live:
+            return
+        assert group.state is StreamsState.STABLE
+        every = {Task(subtopology, number) for subtopology in "01" for number in range(4)}
+        members = list(group.members.values())
+        assert {task for member in members for task in member.current.assigned.active} == every
+        processes = {member.process_id for member in members}
+        copies = [task for member in members for task in member.current.assigned.standby]
+        wanted = min(self.standbys, len(processes) - 1)
+        assert sorted(copies) == sorted([Task("1", number) for number in range(4)] * wanted)
+        for member_id in live:
+            assert group.members[member_id].current.state is MemberState.STABLE
+            assert group.members[member_id].current.assigned.tasks() == self.clients[member_id].owned
+
+    # Means
+
+    def _pick(self, who: int) -> Client | None:
+        clients = list(self.clients.values())
+        return clients[who % len(clients)] if clients else None
+
+    def _beat(self, client: Client) -> None:
+        try:
+            self.driver.beat(client)
+        except Refusal as refused:
+            self._refused(client, refused.code)
+
+    def _refused(self, client: Client, code: ErrorCode) -> None:
+        assert code in {
+            ErrorCode.unknown_member_id,
+            ErrorCode.fenced_member_epoch,
+            ErrorCode.group_max_size_reached,
+            ErrorCode.invalid_request,  # it has tasks that the topics of now do not have
+        }
+        client.epoch, client.owned, client.must_say = 0, NO_TASKS, True  # it abandons all and joins again
+
+    def _facts(self) -> object:
+        group = self.driver.group
+        members = {m.member_id: (m.record, m.current) for m in group.members.values()}
+        targets = {member_id: group.target_of(member_id) for member_id in group.members}
+        return group.head(), group.topology, members, targets, self.driver.group.state
+
+
+GroupMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestStreamsGroup = GroupMachine.TestCase
