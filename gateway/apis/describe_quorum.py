@@ -33,19 +33,20 @@ async def describe_quorum(ctx: RequestContext, request: Message) -> Mapping[str,
 
 
 def _partition(ctx: RequestContext) -> dict[str, Any]:
-    container = ctx.services.store.home
+    # The quorum is this node: the numbers are those of its first container, as far as it has any just now.
+    container = next((hosted.container for hosted in ctx.services.store.containers.values()), None)
     now = ctx.services.clock.wall_ms()
     voter = {
         "replica_id": ctx.services.node_id,
-        "log_end_offset": container.log.next_lsn,
+        "log_end_offset": 0 if container is None else container.log.next_lsn,
         "last_fetch_timestamp": now,
         "last_caught_up_timestamp": now,
     }
     return {
         "partition_index": 0,
         "leader_id": ctx.services.node_id,
-        "leader_epoch": container.epoch,
-        "high_watermark": container.applied_lsn + 1,
+        "leader_epoch": 0 if container is None else container.epoch,
+        "high_watermark": 0 if container is None else container.applied_lsn + 1,
         "current_voters": [voter],
     }
 

@@ -422,7 +422,7 @@ def searched(examples: int, **changed: object) -> None:
 )
 def test_no_schedule_loses_or_doubles_what_was_acknowledged(changed: dict[str, object]) -> None:
     """One of the two guards is enough, and so is one of the two looks behind a fence."""
-    searched(150, **changed)
+    searched(80, **changed)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tests.core.support import run, until
 from tests.gateway.harness import SETTINGS, Client, batch, values
 
 CONTAINERS: Final = 4
-METADATA, FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, FETCH = 3, 10, 11, 12, 1
+METADATA, FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, DESCRIBE_QUORUM = 3, 10, 11, 12, 55
 NOT_LEADER, NOT_COORDINATOR = 6, 16
 
 
@@ -116,6 +116,8 @@ def test_any_node_names_the_owners_and_the_joining_one_is_filled(tmp_path: Path)
             told = await leaders(client, "t")
             assert sorted(told.values()) == [1] * 4 + [2] * 4
             assert await leaders(other, "t") == told
+            quorum = {"topics": [{"topic_name": "__cluster_metadata", "partitions": [{"partition_index": 0}]}]}
+            assert (await other.ask(DESCRIBE_QUORUM, 2, quorum)).topics[0].partitions[0].error_code == 0
             assert sorted(broker.node_id for broker in (await metadata(other, "t")).brokers) == [1, 2]
             for partition, node in told.items():
                 here, there = (client, other) if node == 1 else (other, client)
