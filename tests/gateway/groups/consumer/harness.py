@@ -77,7 +77,6 @@ class Client:
     owned: dict[UUID, frozenset[int]] = field(default_factory=dict)
     must_say: bool = True
     lost_an_answer: bool = False
-    lost_an_answer: bool = False
 
 
 class Driver:
