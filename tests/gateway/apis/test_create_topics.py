@@ -50,7 +50,7 @@ def test_configs_are_told(admin: Admin) -> None:
     (result,) = create(admin, configured(new_name(), retention_ms="1000"))
 
     told = {c.name: (c.value, c.config_source) for c in result.configs}
-    assert len(told) == 41
+    assert len(told) == 42
     assert told["retention.ms"] == ("1000", 1)
     assert told["cleanup.policy"] == ("delete", 5)
 
