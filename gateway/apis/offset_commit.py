@@ -104,7 +104,7 @@ def _commit(stream: Stream, partition: Message) -> OffsetCommit:
 
 
 def _admit(ctx: RequestContext, request: Message, places: Collection[Place]) -> ErrorCode:
-    error: ErrorCode = ctx.services.groups.of(request.group_id).admit_commit(
+    error: ErrorCode = ctx.services.groups.of(request.group_id).admission.commit(
         request.group_id,
         request.member_id,
         request.group_instance_id,

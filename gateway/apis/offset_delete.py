@@ -17,7 +17,7 @@ from gateway.wire.message import Message
 async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.DELETE, ResourceType.GROUP, request.group_id)
     groups = ctx.services.groups.of(request.group_id)
-    error = groups.check_offset_delete(request.group_id)
+    error = groups.admission.delete(request.group_id)
     if error:
         return error_response(request, ctx.version, error)
     group = groups.get(request.group_id)

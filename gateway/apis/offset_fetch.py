@@ -56,7 +56,9 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
     """One group's answer; before v8 the request itself is the only group. Raises Refusal."""
     by_id = ctx.version >= TOPIC_IDS_FROM
     if ctx.version >= MEMBER_EPOCHS_FROM:
-        error = ctx.services.groups.of(group.group_id).admit_fetch(group.group_id, group.member_id, group.member_epoch)
+        error = ctx.services.groups.of(group.group_id).admission.fetch(
+            group.group_id, group.member_id, group.member_epoch
+        )
         if error is not ErrorCode.none:
             return {"error_code": error, "topics": []}
     if require_stable:

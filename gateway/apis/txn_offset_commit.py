@@ -80,7 +80,7 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
     try:
         if not await writes.admit(adds=ctx.version >= GROUP_ADDED_SINCE):
             return [_outside(ctx.version)] * len(commits)
-        error = groups.admit_transactional_commit(
+        error = groups.admission.transactional_commit(
             request.group_id,
             request.member_id,
             request.group_instance_id,

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from kio.schema.errors import ErrorCode
@@ -21,6 +21,7 @@ from core.clock import Clock
 from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.groups import migrating
+from gateway.groups.admission import Admission, AnyGroup
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.group import Group, GroupRules
 from gateway.groups.classic.messages import (
@@ -39,7 +40,6 @@ from gateway.groups.classic.messages import (
 )
 from gateway.groups.classic.states import GroupState
 from gateway.groups.consumer import classic_members
-from gateway.groups.consumer.committing import Place, check_commit, check_fetch
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import JOINING_EPOCH, Heartbeat, HeartbeatAnswer
 from gateway.groups.consumer.rules import GroupSettings
@@ -49,7 +49,6 @@ from gateway.groups.journal import GroupJournal, TableStore
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import GROUPS_TABLE, KEY_TEXT_BYTES_MAX, decode_group
-from gateway.groups.streams import committing as streams_committing
 from gateway.groups.streams import messages as streams
 from gateway.groups.streams.group import StreamsGroup
 from gateway.groups.streams_groups import StreamsGroups
@@ -71,7 +70,6 @@ FIRST_SWEEP_S_MAX: Final = 60.0
 
 RowGroup: TypeAlias = "ConsumerGroup | StreamsGroup"
 """A group that is rows of a table."""
-AnyGroup: TypeAlias = "Group | RowGroup"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -139,6 +137,7 @@ class GroupCoordinator:
             self._find_streams,
             self._forget_if_new,
         )
+        self.admission = Admission(self, self.consumer.topic_view.name_of)
         self._downgrades: set[asyncio.Task[None]] = set()
         self.offsets = OffsetService(config, store.trusted, self._committed, self._journal, self._ensure_group)
         self._timer: asyncio.TimerHandle | None = None
@@ -184,8 +183,8 @@ class GroupCoordinator:
             self._groups[streams_group.group_id] = streams_group
         for group_id, stored in classic.items():
             if group_id not in self._groups:
-                group = self._create(group_id)
-                self._carry_out(group, group.restore(decode_group(stored), self._now()))
+                group = self.create(group_id)
+                self._carry_out(group, group.restore(decode_group(stored), self.now()))
         for group_id in self._committed.group_ids():
             self._ensure_group(group_id)
 
@@ -198,7 +197,7 @@ class GroupCoordinator:
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
         self.consumer.start()
         self.streams.start()
-        self._set_timer()
+        self.set_timer()
         _log.info("groups loaded", extra={"groups": len(self._groups)})
 
     async def stop(self) -> None:
@@ -212,7 +211,7 @@ class GroupCoordinator:
         async for group_id in in_turns(list(self._groups)):
             group = self._groups.pop(group_id, None)
             if isinstance(group, Group):
-                self._carry_out(group, group.die(ErrorCode.not_coordinator, self._now()))
+                self._carry_out(group, group.die(ErrorCode.not_coordinator, self.now()))
             elif group is not None:
                 group.die()
         if self._timer is not None:
@@ -238,14 +237,14 @@ class GroupCoordinator:
         if error is ErrorCode.none and group is None and request.member_id != NO_MEMBER_ID:
             error = ErrorCode.unknown_member_id
         if error is ErrorCode.none and group is None:
-            error = self._room_for_group(group_id)
+            error = self.room_for(group_id)
         if error is not ErrorCode.none:
             return JoinResult(error=error, member_id=request.member_id)
         if group is None:
-            group = self._create(group_id)
+            group = self.create(group_id)
         assert isinstance(group, Group)
         waiter: asyncio.Future[JoinResult] = asyncio.get_running_loop().create_future()
-        self._carry_out(group, group.join(request, waiter, self._now()))
+        self._carry_out(group, group.join(request, waiter, self.now()))
         self._forget_if_unused(group)
         return await waiter
 
@@ -257,7 +256,7 @@ class GroupCoordinator:
         if isinstance(group, ConsumerGroup):
             return self._sync_consumer(group, request)
         waiter: asyncio.Future[SyncResult] = asyncio.get_running_loop().create_future()
-        self._carry_out(group, group.sync(request, waiter, self._now()))
+        self._carry_out(group, group.sync(request, waiter, self.now()))
         return await waiter
 
     def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
@@ -266,8 +265,8 @@ class GroupCoordinator:
             return error
         if isinstance(group, ConsumerGroup):
             return self._heartbeat_of_classic(group, member_id, instance_id, generation)
-        error = group.heartbeat(member_id, instance_id, generation, self._now())
-        self._set_timer()
+        error = group.heartbeat(member_id, instance_id, generation, self.now())
+        self.set_timer()
         return error
 
     def leave(self, group_id: str, leaving: Sequence[LeavingMember]) -> tuple[ErrorCode, list[ErrorCode]]:
@@ -278,12 +277,12 @@ class GroupCoordinator:
                 return ErrorCode.none, [error] * len(leaving)
             return error, []
         if isinstance(group, ConsumerGroup):
-            now = self._now()
+            now = self.now()
             errors = [classic_members.leave(group, each, now) for each in leaving]
             self.consumer.see_to(group)
             self._seen_to(group)
             return ErrorCode.none, errors
-        errors, effects = group.leave(leaving, self._now())
+        errors, effects = group.leave(leaving, self.now())
         self._carry_out(group, effects)
         return ErrorCode.none, errors
 
@@ -314,7 +313,7 @@ class GroupCoordinator:
             if not joins:
                 what = "Group" if request.epoch < JOINING_EPOCH else "Consumer group"
                 raise Refusal(ErrorCode.group_id_not_found, f"{what} {group_id} not found.")
-            error = self._room_for_group(group_id)
+            error = self.room_for(group_id)
             if error is not ErrorCode.none:
                 raise Refusal(error)
             made = self.consumer.create(group_id)
@@ -326,7 +325,7 @@ class GroupCoordinator:
                 made.die()
                 return await self._consumer_for(group_id, request)
             self.consumer.also(made, Delete(GROUPS_TABLE, group_id.encode()))
-            self._carry_out(group, group.die(ErrorCode.rebalance_in_progress, self._now()))
+            self._carry_out(group, group.die(ErrorCode.rebalance_in_progress, self.now()))
             _log.info(
                 "a classic group is a consumer group now", extra={"group": group_id, "members": made.member_count}
             )
@@ -339,7 +338,7 @@ class GroupCoordinator:
             made = self.consumer.create(group.group_id)
             try:
                 topics = self.consumer.topic_view
-                if await migrating.upgrade(self._config, group, made, request, topics, self._now()):
+                if await migrating.upgrade(self._config, group, made, request, topics, self.now()):
                     return made
             except Refusal:
                 made.die()
@@ -354,13 +353,13 @@ class GroupCoordinator:
             await self._stored(group)
             if self._groups.get(group_id) is group and group.is_empty and not self._is_storing(group):
                 self._drop(group)
-                return self._create(group_id)
+                return self.create(group_id)
             group = self._groups.get(group_id)
         return group
 
     async def _join_consumer(self, group: ConsumerGroup, request: JoinRequest) -> JoinResult:
         try:
-            result = classic_members.join(group, request, self._now())
+            result = classic_members.join(group, request, self.now())
         except Refusal as refused:
             return JoinResult(error=refused.code, member_id=request.member_id)
         self.consumer.see_to(group)
@@ -370,7 +369,7 @@ class GroupCoordinator:
 
     def _sync_consumer(self, group: ConsumerGroup, request: SyncRequest) -> SyncResult:
         try:
-            return classic_members.sync(group, request, self._now())
+            return classic_members.sync(group, request, self.now())
         except Refusal as refused:
             return SyncResult(error=refused.code)
         finally:
@@ -380,7 +379,7 @@ class GroupCoordinator:
         self, group: ConsumerGroup, member_id: str, instance_id: str | None, generation: int
     ) -> ErrorCode:
         try:
-            return classic_members.heartbeat(group, member_id, instance_id, generation, self._now())
+            return classic_members.heartbeat(group, member_id, instance_id, generation, self.now())
         except Refusal as refused:
             return refused.code
         finally:
@@ -402,14 +401,12 @@ class GroupCoordinator:
             if await self.consumer.stored(group) is not ErrorCode.none or self.consumer.is_storing(group):
                 await asyncio.sleep(0)
                 continue
-            record = await migrating.downgrade(group, self._now())
+            record = await migrating.downgrade(group, self.now())
             if record is None or self.consumer.is_storing(group) or self._groups.get(group.group_id) is not group:
                 continue
             self.consumer.drop(group, [migrating.put(group.group_id, record)])
-            classic = self._create(group.group_id)
-            self._carry_out(
-                classic, classic.adopt(record, self._now(), "the last member of the consumer protocol left")
-            )
+            classic = self.create(group.group_id)
+            self._carry_out(classic, classic.adopt(record, self.now(), "the last member of the consumer protocol left"))
             _log.info("a consumer group is a classic group now", extra={"group": group.group_id})
 
     # Streams groups (KIP-1071)
@@ -434,13 +431,13 @@ class GroupCoordinator:
             raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a streams group.")
         if group is None and request.epoch != streams.JOINING_EPOCH:
             raise Refusal(ErrorCode.group_id_not_found, f"Streams group {group_id} not found.")
-        error = self._room_for_group(group_id) if group is None else ErrorCode.none
+        error = self.room_for(group_id) if group is None else ErrorCode.none
         if error is not ErrorCode.none:
             raise Refusal(error)
         made = self._groups[group_id] = self.streams.create(group_id)
         if isinstance(group, Group):
             self.streams.also(made, Delete(GROUPS_TABLE, group_id.encode()))
-            self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
+            self._carry_out(group, group.die(ErrorCode.unknown_member_id, self.now()))
         return made
 
     @staticmethod
@@ -470,87 +467,6 @@ class GroupCoordinator:
             self.streams.drop(group)
         else:
             self.consumer.drop(group)
-
-    # Committed offsets
-
-    def admit_commit(
-        self,
-        group_id: str,
-        member_id: str,
-        instance_id: str | None,
-        generation: int,
-        places: Collection[Place] = (),
-        modern: bool = True,
-    ) -> ErrorCode:
-        """May this member commit for these partitions? Commits without a generation make a group if there is none.
-
-        `modern`: the request is of a version that members of the consumer protocol may send.
-        """
-        group = self._committed_to(group_id, generation, ErrorCode.group_id_not_found)
-        if isinstance(group, ErrorCode):
-            return group
-        if isinstance(group, ConsumerGroup):
-            return check_commit(group, member_id, instance_id, generation, places, modern=modern)
-        if isinstance(group, StreamsGroup):
-            named = self._named(places)
-            return streams_committing.check_commit(group, member_id, instance_id, generation, named, modern=modern)
-        error = group.admit_commit(member_id, instance_id, generation, self._now())
-        self._set_timer()
-        return error
-
-    def admit_transactional_commit(
-        self,
-        group_id: str,
-        member_id: str,
-        instance_id: str | None,
-        generation: int,
-        places: Collection[Place] = (),
-    ) -> ErrorCode:
-        """May this member commit offsets in a transaction?"""
-        group = self._committed_to(group_id, generation, ErrorCode.illegal_generation)
-        if isinstance(group, ErrorCode):
-            return group
-        if isinstance(group, ConsumerGroup):
-            return check_commit(group, member_id, instance_id, generation, places, transactional=True)
-        if isinstance(group, StreamsGroup):
-            named = self._named(places)
-            return streams_committing.check_commit(group, member_id, instance_id, generation, named, transactional=True)
-        error = group.admit_transactional_commit(member_id, instance_id, generation, self._now())
-        self._set_timer()
-        return error
-
-    def admit_fetch(self, group_id: str, member_id: str | None, epoch: int) -> ErrorCode:
-        """May this member fetch the group's offsets?"""
-        group = self._groups.get(group_id)
-        if isinstance(group, StreamsGroup):
-            return streams_committing.check_fetch(group, member_id, epoch)
-        return check_fetch(group, member_id, epoch) if isinstance(group, ConsumerGroup) else ErrorCode.none
-
-    def _named(self, places: Iterable[Place]) -> list[tuple[str | None, int]]:
-        name_of = self.consumer.topic_view.name_of
-        return [(name_of(topic), partition) for topic, partition in places]
-
-    def _committed_to(self, group_id: str, generation: int, unknown: ErrorCode) -> AnyGroup | ErrorCode:
-        """The group of a commit, made if needed; the error `unknown` for a member of a group that is gone."""
-        error = self.check_group_id(group_id, may_be_empty=True)
-        if error is not ErrorCode.none:
-            return error
-        group = self._groups.get(group_id)
-        if group is None:
-            error = unknown if generation >= 0 else self._room_for_group(group_id)
-        return error or group or self._create(group_id)
-
-    def check_offset_delete(self, group_id: str) -> ErrorCode:
-        """May offsets of this group be deleted one by one?"""
-        error = self.check_group_id(group_id)
-        group = self._groups.get(group_id)
-        if error is not ErrorCode.none:
-            return error
-        if group is None:
-            return ErrorCode.group_id_not_found
-        if isinstance(group, Group) and not group.is_empty and not group.uses_consumer_protocol:
-            return ErrorCode.non_empty_group
-        return ErrorCode.none
 
     # Groups as a whole
 
@@ -590,7 +506,7 @@ class GroupCoordinator:
 
     def expire_due(self) -> None:
         """Fire every deadline that has passed; the timer calls this."""
-        now = self._now()
+        now = self.now()
         while (deadline := self._deadlines.pop_due(now.monotonic_s)) is not None:
             group, fire = deadline.owner
             self._carry_out(group, fire(now))
@@ -608,14 +524,14 @@ class GroupCoordinator:
                     self._store(group, effect)
                 case Transitioned():
                     _report(group, effect)
-        self._set_timer()
+        self.set_timer()
 
     def _store(self, group: Group, effect: Store) -> None:
         write = self._journal.write_group(group.group_id, effect.record)
 
         def stored(task: asyncio.Task[ErrorCode]) -> None:
             error = ErrorCode.not_coordinator if task.cancelled() else task.result()
-            self._carry_out(group, effect.stored(error, self._now()))
+            self._carry_out(group, effect.stored(error, self.now()))
 
         write.add_done_callback(stored)
 
@@ -630,16 +546,16 @@ class GroupCoordinator:
         """A topic is gone: its offsets are deleted."""
         self.offsets.drop_topic(stream.name)
 
-    def _create(self, group_id: str) -> Group:
-        group = Group(group_id, self._rules, self._deadlines, self._now())
+    def create(self, group_id: str) -> Group:
+        group = Group(group_id, self._rules, self._deadlines, self.now())
         self._groups[group_id] = group
         return group
 
     def _ensure_group(self, group_id: str) -> None:
         if group_id not in self._groups:
-            self._create(group_id)
+            self.create(group_id)
 
-    def _room_for_group(self, group_id: str) -> ErrorCode:
+    def room_for(self, group_id: str) -> ErrorCode:
         """May there be one more group, of this id?"""
         if self._budget.is_shared(group_id):
             return ErrorCode.inconsistent_group_protocol
@@ -660,7 +576,7 @@ class GroupCoordinator:
         """Drop a group that has no member, no offset and no stored record."""
         if self._is_unused(group) and not self._journal.holds_group(group.group_id):
             if isinstance(group, Group):
-                self._carry_out(group, group.die(ErrorCode.unknown_member_id, self._now()))
+                self._carry_out(group, group.die(ErrorCode.unknown_member_id, self.now()))
             else:
                 group.die()
             del self._groups[group.group_id]
@@ -681,10 +597,10 @@ class GroupCoordinator:
 
     # Time
 
-    def _now(self) -> Instant:
+    def now(self) -> Instant:
         return Instant(self._clock.monotonic_s(), self._trusted.stamp_ms())
 
-    def _set_timer(self) -> None:
+    def set_timer(self) -> None:
         """Ensure that the timer fires no later than the earliest deadline."""
         next_s = self._deadlines.next_s()
         if next_s is None or next_s >= self._timer_s or not self._is_active:
@@ -698,7 +614,7 @@ class GroupCoordinator:
     def _on_timer(self) -> None:
         self._timer, self._timer_s = None, math.inf
         self.expire_due()
-        self._set_timer()
+        self.set_timer()
 
     async def _sweep_for_ever(self) -> None:
         interval_s = self._config.offsets_retention_check_interval_ms / 1_000

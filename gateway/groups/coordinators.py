@@ -14,9 +14,10 @@ from core.store import Store
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
 from gateway.coordination.local import LocalCoordinators
+from gateway.groups.admission import AnyGroup
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.consumer.rules import GroupSettings
-from gateway.groups.coordinator import AnyGroup, GroupBudget, GroupCoordinator
+from gateway.groups.coordinator import GroupBudget, GroupCoordinator
 from gateway.groups.elsewhere import Elsewhere
 from gateway.groups.persistence import OffsetKey
 from gateway.groups.streams.messages import StreamsSettings

@@ -16,8 +16,9 @@ from core.clock import Clock
 from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.cluster.nodes import Nodes
+from gateway.groups.admission import AnyGroup
 from gateway.groups.classic.group import Group
-from gateway.groups.coordinator import AnyGroup, GroupCoordinator
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Bounds, Elsewhere
 from gateway.groups.persistence import CommittedOffset

@@ -21,9 +21,9 @@ from starlette.responses import Response
 from core.errors import StoreError
 from core.streams.live import Stream
 from core.turns import in_turns
+from gateway.groups.admission import AnyGroup
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.subscription import assigned_partitions
-from gateway.groups.coordinator import AnyGroup
 from gateway.groups.elsewhere import Bounds
 from gateway.groups.lag import kind_of
 from gateway.groups.offsets.service import OffsetCommit
@@ -274,7 +274,7 @@ class _Move:
                 raise no_such_stream(one.topic)
             uuids[one.topic] = stream.uuid
         places = [(uuids[one.topic], one.partition) for one in offsets]
-        error = coordinator.admit_commit(name, NO_MEMBER, None, NO_EPOCH, places)
+        error = coordinator.admission.commit(name, NO_MEMBER, None, NO_EPOCH, places)
         if error is not ErrorCode.none:
             return error
         commits = [OffsetCommit(one.topic, one.partition, one.after, NONE_GIVEN, "") for one in offsets]

@@ -36,7 +36,7 @@ JOIN = JoinRequest(
 async def commit(services: Services, group: str, offset: int) -> ErrorCode:
     """A commit of a consumer that assigns by itself."""
     coordinator = services.all_groups.of(group)
-    error = coordinator.admit_commit(group, "", None, -1)
+    error = coordinator.admission.commit(group, "", None, -1)
     assert error is ErrorCode.none
     (error,) = await coordinator.offsets.commit(group, [OffsetCommit("t", 0, offset, -1, "")])
     return error

@@ -48,7 +48,7 @@ class Services:
 
     async def commit(self, group: str, topic: str, partition: int, offset: int) -> ErrorCode:
         """A commit of a consumer that assigns by itself."""
-        error = self.groups.admit_commit(group, "", None, -1)
+        error = self.groups.admission.commit(group, "", None, -1)
         assert error is ErrorCode.none
         (error,) = await self.groups.offsets.commit(group, [OffsetCommit(topic, partition, offset, -1, "")])
         return error

@@ -89,8 +89,8 @@ def test_unknown_group(tmp_path: Path) -> None:
                 [ErrorCode.unknown_member_id],
             )
             assert (await services.sync("g", "m", 1)).error is ErrorCode.unknown_member_id
-            assert groups.admit_commit("g", "m", None, 1) is ErrorCode.group_id_not_found
-            assert groups.check_offset_delete("g") is ErrorCode.group_id_not_found
+            assert groups.admission.commit("g", "m", None, 1) is ErrorCode.group_id_not_found
+            assert groups.admission.delete("g") is ErrorCode.group_id_not_found
             assert await groups.delete_group("g") is ErrorCode.group_id_not_found
 
     run(scenario())
@@ -165,7 +165,7 @@ def test_members_go_on_after_a_restart(tmp_path: Path, clean: bool) -> None:
         async with serving(tmp_path, clean=clean) as services:
             await services.create("t")
             member = await services.stable_member("g")
-            assert services.groups.admit_commit("g", member, None, 1) is ErrorCode.none
+            assert services.groups.admission.commit("g", member, None, 1) is ErrorCode.none
             await services.groups.offsets.commit("g", [OffsetCommit("t", 1, 42, 3, "where I am")])
         async with serving(tmp_path) as services:
             group = services.groups.get("g")
@@ -174,7 +174,7 @@ def test_members_go_on_after_a_restart(tmp_path: Path, clean: bool) -> None:
             assert group.state is GroupState.STABLE
             assert services.groups.heartbeat("g", member, None, 1) is ErrorCode.none
             assert (await services.sync("g", member, 1)).assignment == b"all"
-            assert services.groups.admit_commit("g", member, None, 1) is ErrorCode.none
+            assert services.groups.admission.commit("g", member, None, 1) is ErrorCode.none
             committed = services.groups.offsets.get(OffsetKey("g", "t", 1))
             assert committed is not None
             assert (committed.offset, committed.leader_epoch, committed.metadata) == (42, 3, "where I am")
@@ -242,7 +242,7 @@ def test_large_commit(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as services:
             await services.create("t", partitions=2_500)
-            assert services.groups.admit_commit("g", "", None, -1) is ErrorCode.none
+            assert services.groups.admission.commit("g", "", None, -1) is ErrorCode.none
             places = range(2_500)
             first, second, third = (
                 asyncio.create_task(
@@ -265,7 +265,7 @@ def test_metadata_comes_back_or_is_too_large(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as services:
             await services.create("t")
-            services.groups.admit_commit("g", "", None, -1)
+            services.groups.admission.commit("g", "", None, -1)
             wide = "é" * 4_096
             errors = await services.groups.offsets.commit(
                 "g",
@@ -292,7 +292,7 @@ def test_offsets_of_an_empty_group_expire(tmp_path: Path) -> None:
         async with serving(tmp_path) as services:
             await services.create("t")
             member = await services.stable_member("g")
-            services.groups.admit_commit("g", member, None, 1)
+            services.groups.admission.commit("g", member, None, 1)
             await services.groups.offsets.commit("g", [OffsetCommit("t", 0, 1, -1, "")])
             services.clock.advance(10 * DAY_S)
             services.groups.leave("g", [LeavingMember(member, None, None)])
@@ -321,7 +321,7 @@ def test_subscribed_topics_keep_their_offsets(tmp_path: Path) -> None:
         async with serving(tmp_path) as services:
             await services.create("t", "unread")
             member = await services.stable_member("g", session_timeout_ms=1_800_000)
-            services.groups.admit_commit("g", member, None, 1)
+            services.groups.admission.commit("g", member, None, 1)
             commits = [OffsetCommit("t", 0, 1, -1, ""), OffsetCommit("unread", 0, 1, -1, "")]
             await services.groups.offsets.commit("g", commits)
 
@@ -359,7 +359,7 @@ def test_retention_of_the_commit(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as services:
             await services.create("t")
-            services.groups.admit_commit("g", "", None, -1)
+            services.groups.admission.commit("g", "", None, -1)
             await services.groups.offsets.commit("g", [OffsetCommit("t", 0, 1, -1, "")], retention_ms=1_000)
             await services.groups.offsets.commit(
                 "g", [OffsetCommit("t", 1, 1, -1, "")], retention_ms=30 * DAY_S * 1_000

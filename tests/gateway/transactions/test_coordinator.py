@@ -634,7 +634,7 @@ def test_group_deleted(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path, clean=False) as services:
             await services.create("t")
-            assert services.groups.admit_commit("g", "", None, -1) is ErrorCode.none
+            assert services.groups.admission.commit("g", "", None, -1) is ErrorCode.none
             who = await services.init()
             await services.commit_offset(who, 3)
             who = await services.end(who)

@@ -235,7 +235,7 @@ def test_commits(tmp_path: Path, member: str, epoch: int, places: tuple[int, ...
             stream = services.topics.get("t")
             assert stream is not None
             wanted = [(stream.uuid, partition) for partition in places]
-            assert services.groups.admit_commit("g", member, None, epoch, wanted) is code
+            assert services.groups.admission.commit("g", member, None, epoch, wanted) is code
 
     run(test())
 
@@ -260,7 +260,7 @@ def test_upgrade_and_downgrade(tmp_path: Path) -> None:
             joined = await services.join("g", **JOIN)
             classic = joined.member_id
             await services.sync("g", classic, joined.generation, {classic: everything})
-            assert services.groups.admit_commit("g", classic, None, joined.generation) is ErrorCode.none
+            assert services.groups.admission.commit("g", classic, None, joined.generation) is ErrorCode.none
             await services.groups.offsets.commit("g", [OffsetCommit("t", 0, 3, -1, "")])
             await beat(services, "m", 0)
             assert services.store.home.table(GROUPS_TABLE).get(b"g") is None

@@ -135,13 +135,15 @@ def test_offsets_are_the_members(tmp_path: Path) -> None:
             epoch = (await beat(services, "m", 0)).epoch
             stream = services.topics.existing("in")
             groups = services.groups
-            assert groups.admit_commit("g", "m", None, epoch, [(stream.uuid, 0)]) is ErrorCode.none
-            assert groups.admit_commit("g", "m", None, epoch + 1, [(stream.uuid, 0)]) is ErrorCode.stale_member_epoch
-            assert groups.admit_commit("g", "", None, -1, [(stream.uuid, 0)]) is ErrorCode.unknown_member_id
-            assert groups.admit_transactional_commit("g", "", None, -1) is ErrorCode.none
-            assert groups.admit_transactional_commit("g", "x", None, epoch) is ErrorCode.unknown_member_id
-            assert groups.admit_fetch("g", "m", epoch) is ErrorCode.none
-            assert groups.admit_fetch("g", "m", epoch + 1) is ErrorCode.stale_member_epoch
+            assert groups.admission.commit("g", "m", None, epoch, [(stream.uuid, 0)]) is ErrorCode.none
+            assert (
+                groups.admission.commit("g", "m", None, epoch + 1, [(stream.uuid, 0)]) is ErrorCode.stale_member_epoch
+            )
+            assert groups.admission.commit("g", "", None, -1, [(stream.uuid, 0)]) is ErrorCode.unknown_member_id
+            assert groups.admission.transactional_commit("g", "", None, -1) is ErrorCode.none
+            assert groups.admission.transactional_commit("g", "x", None, epoch) is ErrorCode.unknown_member_id
+            assert groups.admission.fetch("g", "m", epoch) is ErrorCode.none
+            assert groups.admission.fetch("g", "m", epoch + 1) is ErrorCode.stale_member_epoch
             assert await groups.offsets.commit("g", [OffsetCommit("in", 0, 7, -1, "")]) == [ErrorCode.none]
             await beat(services, "m", -1)
             assert services.offsets("g") == {("in", 0): 7}
