@@ -268,6 +268,14 @@ def test_packages() -> None:
     assert sorted(packages - rows - {"gateway"}) == []  # its own modules stand below the table
 
 
+def test_decisions() -> None:
+    """Every decision is listed, by its number."""
+    listed = re.findall(r"^\| \[(\d{4})\]\((\S+)\)", text_of("docs/decisions/README.md"), re.MULTILINE)
+
+    assert [file for _, file in listed] == sorted(path.name for path in (ROOT / "docs/decisions").glob("0*.md"))
+    assert all(file.startswith(f"{number}-") for number, file in listed)
+
+
 def test_behaviours() -> None:
     """Each row of "Find a behaviour" names functions of the modules that it names."""
     rows = text_of("ARCHITECTURE.md").partition("## Find a behaviour")[2].partition("\n## ")[0]
