@@ -47,9 +47,9 @@ KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebal
 OTHER_PROGRAMS: Final = frozenset({"--network", "--rm", "--bootstrap-server", "--list", "--alter", "--topic"}) | {
     "--add-config", "--entity-type", "--strict", "--add", "--allow-principal", "--allow-host", "--producer",
     "--entity-name", "--entity-default", "--command-config", "--describe", "--group", "--state", "--members",
-    "--verbose", "--create", "--max-life-time-period", "--renewer-principal",
+    "--verbose", "--create", "--max-life-time-period", "--renewer-principal", "--pid",
 }  # fmt: skip
-"""Flags of docker, of Kafka's tools and of mypy."""
+"""Flags of docker, of Kafka's tools, of mypy and of coreutils."""
 
 SPAN: Final = re.compile(r"`([^`\n]+)`")
 PATH: Final = re.compile(rf"[\w.-]+(?:/[\w.-]+)*\.(?:{'|'.join(SUFFIXES)})|[\w.-]+(?:/[\w.-]+)+/?")
