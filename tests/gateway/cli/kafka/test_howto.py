@@ -61,8 +61,10 @@ def test_short() -> None:
 
 
 def test_commands(tools: Tools, tmp_path: Path) -> None:
-    """Every command of the page succeeds in the page's order, for a topic and a group as the page names them; those that
-    end a gateway are tested below."""
+    """Every command of the page succeeds in the page's order, for a topic and a group as the page names them.
+
+    Those that end a gateway are tested below.
+    """
     tools.say("profile", "create", "here", "--bootstrap", tools.address, bootstrap=False)
     tools.say("topics", "create", "orders", "-p", "3", "--set", "retention.ms=7d")
     tools.say("produce", "orders", "-k", "k1", given='{"id": 1}\n')
