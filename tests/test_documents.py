@@ -47,9 +47,9 @@ KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebal
 OTHER_PROGRAMS: Final = frozenset({"--network", "--rm", "--bootstrap-server", "--list", "--alter", "--topic"}) | {
     "--add-config", "--entity-type", "--strict", "--add", "--allow-principal", "--allow-host", "--producer",
     "--entity-name", "--entity-default", "--command-config", "--describe", "--group", "--state", "--members",
-    "--verbose", "--create", "--max-life-time-period", "--renewer-principal",
+    "--verbose", "--create", "--max-life-time-period", "--renewer-principal", "--pid",
 }  # fmt: skip
-"""Flags of docker, of Kafka's tools and of mypy."""
+"""Flags of docker, of Kafka's tools, of mypy and of coreutils."""
 
 SPAN: Final = re.compile(r"`([^`\n]+)`")
 PATH: Final = re.compile(rf"[\w.-]+(?:/[\w.-]+)*\.(?:{'|'.join(SUFFIXES)})|[\w.-]+(?:/[\w.-]+)+/?")
@@ -266,6 +266,14 @@ def test_packages() -> None:
     packages = {path.rpartition("/")[0] for path in parsed() if path.endswith("/__init__.py")}
 
     assert sorted(packages - rows - {"gateway"}) == []  # its own modules stand below the table
+
+
+def test_decisions() -> None:
+    """Every decision is listed, by its number."""
+    listed = re.findall(r"^\| \[(\d{4})\]\((\S+)\)", text_of("docs/decisions/README.md"), re.MULTILINE)
+
+    assert [file for _, file in listed] == sorted(path.name for path in (ROOT / "docs/decisions").glob("0*.md"))
+    assert all(file.startswith(f"{number}-") for number, file in listed)
 
 
 def test_behaviours() -> None:
