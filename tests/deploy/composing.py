@@ -18,12 +18,17 @@ FILES: Final = {
     "alone": {"penstock"},
     "minio": {"minio", "penstock", "kafka-ui"},
     "cluster": {"etcd", "minio", "penstock-1", "penstock-2", "penstock-3"},
+    "secured": {"penstock"},
     "monitoring": {"penstock", "prometheus", "grafana"},
 }
 """The services of each file of `COMPOSED`."""
 CREDENTIALS: Final = {"PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER, "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD}
-PASSWORDS: Final = CREDENTIALS | {"GRAFANA_PASSWORD": "of-this-test"}
-OPEN: Final = set(FILES)
+PASSWORDS: Final = CREDENTIALS | {
+    "GRAFANA_PASSWORD": "of-this-test",
+    "PENSTOCK_SECRETS": "/of/this/test",
+    "PENSTOCK_SECRETS_GROUP": "1000",
+}
+OPEN: Final = FILES.keys() - {"secured"}
 """Files whose gateways ask nobody who they are."""
 COMMAND_S_MAX: Final = 120
 

@@ -106,7 +106,12 @@ def test_penstock_writes_its_volume_only(file: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "what"),
-    [("minio", "secret key|access key"), ("cluster", "secret key|access key"), ("monitoring", "password")],
+    [
+        ("minio", "secret key|access key"),
+        ("secured", "make-secrets"),
+        ("cluster", "secret key|access key"),
+        ("monitoring", "password"),
+    ],
 )
 def test_compose_asks_for_credentials(file: str, what: str) -> None:
     """None are in the file: without them nothing starts, and it is said which are missing."""
