@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +25,6 @@ pytestmark = pytest.mark.slow
 
 PARTITIONS: Final = 6
 REST_S: Final = 30.0
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path / "etcd")
-    server.start()
-    yield server
-    server.stop()
 
 
 def published(service: Mapping[str, Any]) -> dict[str, str]:
@@ -62,7 +54,7 @@ def brokers(address: str) -> set[str]:
     return {f"{one.host}:{one.port}" for one in found}
 
 
-def test_a_cluster(tmp_path: Path, etcd: EtcdServer, own_minio: MinioServer) -> None:
+def test_a_cluster(tmp_path: Path, own_etcd: EtcdServer, own_minio: MinioServer) -> None:
     """Clients of either listener are told all three; with one killed, every partition takes records."""
     services = gateways_of("cluster")
     hosts = sorted(published(service)["9092"] for service in services.values())
@@ -74,7 +66,7 @@ def test_a_cluster(tmp_path: Path, etcd: EtcdServer, own_minio: MinioServer) -> 
             serve, node_id = service["command"]
             assert serve == "serve"
             with pytest.MonkeyPatch.context() as environ:
-                for key, value in environment_of(service, ports, etcd, own_minio.endpoint).items():
+                for key, value in environment_of(service, ports, own_etcd, own_minio.endpoint).items():
                     environ.setenv(key, value)
                 nodes[name] = Running(tmp_path / name, node_id, "--http", "127.0.0.1:0")
             ends.callback(nodes[name].process.wait)
