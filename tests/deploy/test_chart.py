@@ -5,6 +5,8 @@ Helm is the one that scripts/install-test-tools builds; the schemas come with a 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import tomllib
@@ -18,7 +20,11 @@ import yaml
 from confluent_kafka.admin import AdminClient
 
 from gateway import __version__
-from tests.gateway.launching import http_get, serving
+from gateway.broker import DRAIN_S
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.deploy.composing import CREDENTIALS
+from tests.gateway.launching import PENSTOCK, Running, http_get, serving
+from tests.tier2.minio_server import MinioServer
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +33,22 @@ CHART: Final = REPOSITORY / "deploy" / "helm" / "penstock"
 KUBERNETES: Final = ("1.27", "1.33", "1.37")
 COMMAND_S_MAX: Final = 60
 
+CLUSTER: Final = {"enabled": True, "etcd": ["etcd-0.etcd:2379", "etcd-1.etcd:2379"]}
+SHARED: Final = {"tier2": "s3://bucket/prefix"}
 SHAPES: Final[dict[str, dict[str, Any]]] = {
     "as it is": {},
     "outside": {"external": {"enabled": True, "host": "kafka.example", "port": 31092, "type": "NodePort"}},
+    "cluster": {"cluster": CLUSTER, "config": SHARED},
+    "cluster outside": {
+        "cluster": CLUSTER | {"nodes": 5, "etcdTls": True, "name": "ours"},
+        "config": SHARED,
+        "external": {"enabled": True, "host": "kafka-{node}.example"},
+    },
+    "cluster by ports": {
+        "cluster": CLUSTER,
+        "config": SHARED,
+        "external": {"enabled": True, "host": "kafka.example", "port": 31092, "type": "NodePort"},
+    },
     "secured": {
         "config": {
             "listeners": "SASL_SSL://0.0.0.0:9092",
@@ -132,6 +151,11 @@ def test_the_schemas_find_mistakes() -> None:
         {"config": {"num.partitions": [1]}},
         {"podDisruptionBudget": {"maxUnavailable": 2}},
         {"external": {"enabled": True}},
+        {"cluster": {"enabled": True}, "config": SHARED},
+        {"cluster": CLUSTER},
+        {"cluster": CLUSTER | {"etcd": ["http://etcd:2379"]}, "config": SHARED},
+        {"terminationGracePeriodSeconds": 30, "cluster": CLUSTER, "config": SHARED},
+        {"external": {"enabled": True, "host": "kafka.example"}, "cluster": CLUSTER, "config": SHARED},
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
@@ -159,6 +183,58 @@ def test_one_process_with_one_volume() -> None:
     assert place in map(str, Path(data["value"]).parents)
     assert budget["maxUnavailable"] == 0
     assert budget["selector"]["matchLabels"].items() <= pod_of(objects)["metadata"]["labels"].items()
+
+
+def test_nodes_of_a_cluster() -> None:
+    """They come and go one by one, each with the time to hand over, as far apart as there is room."""
+    objects = rendered(SHAPES["cluster"])
+    stateful, pod = objects["StatefulSet", "kafka-penstock"]["spec"], pod_of(objects)
+    (spread,) = pod["spec"]["topologySpreadConstraints"]
+    *_, seconds = container_of(objects)["lifecycle"]["preStop"]["exec"]["command"]
+
+    assert stateful["replicas"] == 3
+    assert "updateStrategy" not in stateful, "Kubernetes' default is one after the other"
+    assert objects["PodDisruptionBudget", "kafka-penstock"]["spec"]["maxUnavailable"] == 1
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + 2 * DRAIN_S
+    assert spread["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def told_of(shape: dict[str, Any], pod: str) -> dict[str, str]:
+    """What the container's shell makes of its listeners' addresses, for the pod of that name."""
+    container = container_of(rendered(shape))
+    command = [word.replace("exec penstock", "exec echo") for word in container["command"]]
+    environ = {**os.environ, "POD_NAME": pod}
+    done = subprocess.run([*command, *container["args"]], env=environ, capture_output=True, text=True, check=True)
+    assert f"--node-id {pod.rpartition('-')[2]}" in done.stdout
+    told = done.stdout.rpartition("advertised.listeners=")[2].strip()
+    return dict(one.split("://") for one in told.split(","))
+
+
+@pytest.mark.parametrize(
+    ("shape", "outside"), [("cluster outside", "kafka-2.example:9092"), ("cluster by ports", "kafka.example:31094")]
+)
+def test_each_node_of_a_cluster_is_reached_from_outside(shape: str, outside: str) -> None:
+    """By a service of its own, at the address that clients are told."""
+    objects = rendered(SHAPES[shape])
+    service = objects["Service", "kafka-penstock-external-2"]["spec"]
+    (port,) = service["ports"]
+
+    assert told_of(SHAPES[shape], "kafka-penstock-2")["OUTSIDE"] == outside
+    assert service["selector"]["statefulset.kubernetes.io/pod-name"] == "kafka-penstock-2"
+    assert outside.endswith(f":{port.get('nodePort', port['port'])}")
+    assert (
+        "Service",
+        f"kafka-penstock-external-{objects['StatefulSet', 'kafka-penstock']['spec']['replicas']}",
+    ) not in objects
+
+
+def test_own_listeners_of_a_cluster_are_told_by_pod() -> None:
+    """Each by its name and port, without being said for each node."""
+    config = SHARED | {"listeners": "SASL_SSL://0.0.0.0:9092, INNER://0.0.0.0:9095"}
+    pod = "kafka-penstock-1.kafka-penstock-pods.default.svc.cluster.local"
+
+    told = told_of({"cluster": CLUSTER, "config": config}, "kafka-penstock-1")
+    assert told == {"SASL_SSL": f"{pod}:9092", "INNER": f"{pod}:9095"}
 
 
 def test_services_lead_to_the_pod() -> None:
@@ -237,3 +313,43 @@ def test_its_container_serves(tmp_path: Path) -> None:
             assert container[probe]["httpGet"]["port"] == "http"
             assert http_get(http, container[probe]["httpGet"]["path"])[0] == 200, probe
         assert gateway.terminate() == 0
+
+
+def test_the_containers_of_a_cluster_serve(
+    tmp_path: Path, own_etcd: EtcdServer, own_minio: MinioServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pods' commands, with their arguments and file, on ports of this test: clients are told both, all is well."""
+    objects = rendered({"cluster": CLUSTER, "config": SHARED | {"tier2.endpoint": own_minio.endpoint}})
+    container = container_of(objects)
+    file = tmp_path / "penstock.toml"
+    file.write_text(config_of(objects))
+    here = {
+        "--config=/etc/penstock/penstock.toml": f"--config={file}",
+        "--cluster=etcd://etcd-0.etcd:2379,etcd-1.etcd:2379/default-kafka-penstock": f"--cluster=etcd://{own_etcd.endpoint}/t",
+        "--set=listeners=INSIDE://0.0.0.0:9092": "--set=listeners=INSIDE://127.0.0.1:0",
+    }
+    serve, *arguments = (here.get(word, word) for word in container["args"])
+    assert serve == "serve"
+    assert here.keys() <= set(container["args"])
+    for name, value in (*CREDENTIALS.items(), ("PATH", f"{Path(PENSTOCK).parent}:{os.environ['PATH']}")):
+        monkeypatch.setenv(name, value)
+    pods = [f"kafka-penstock-{n}" for n in range(2)]
+    with contextlib.ExitStack() as ends:
+        nodes: list[Running] = []
+        for pod in pods:
+            monkeypatch.setenv("POD_NAME", pod)
+            node = Running(tmp_path / pod, *arguments, "--http", "127.0.0.1:0", command=container["command"])
+            ends.callback(node.process.wait)
+            ends.callback(node.process.kill)
+            nodes.append(node)
+        http = [node.ready()["http"] for node in nodes]
+        bound = re.search(r"127\.0\.0\.1:\d+", nodes[0].ready()["kafka"][0])
+        assert bound is not None
+        brokers = AdminClient({"bootstrap.servers": bound[0]}).list_topics(timeout=30).brokers
+        told = {node_id: f"{one.host}:{one.port}" for node_id, one in brokers.items()}
+        service = "kafka-penstock-pods.default.svc.cluster.local"
+        assert told == {n: f"{pod}.{service}:9092" for n, pod in enumerate(pods)}
+        for address in http:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert http_get(address, container[probe]["httpGet"]["path"])[0] == 200, probe
+        assert [node.terminate() for node in nodes] == [0, 0]

@@ -19,27 +19,18 @@ import sysconfig
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-import yaml
 
+from tests.deploy.composing import FILES, OPEN, compose, gateways_of, services_of
 from tests.gateway.launching import PENSTOCK, run, serving
-from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
+from tests.tier2.minio_server import MinioServer
 
 pytestmark = pytest.mark.slow
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 DOCKERFILE: Final = REPOSITORY / "deploy" / "Dockerfile"
-COMPOSED: Final = REPOSITORY / "deploy" / "compose"
-FILES: Final = {
-    "alone": {"penstock"},
-    "minio": {"minio", "penstock", "kafka-ui"},
-    "monitoring": {"penstock", "prometheus", "grafana"},
-}
-"""The services of each file of `COMPOSED`."""
-CREDENTIALS: Final = {"PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER, "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD}
-PASSWORDS: Final = CREDENTIALS | {"GRAFANA_PASSWORD": "of-this-test"}
 COMMAND_S_MAX: Final = 120
 
 Instruction = tuple[str, str]
@@ -83,52 +74,45 @@ def context() -> Iterator[Path]:
                 yield path
 
 
-def compose(file: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PENSTOCK_", "GRAFANA_"))}
-    return subprocess.run(
-        ["docker-compose", "--file", COMPOSED / f"{file}.yaml", "config", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_S_MAX,
-        check=False,
-        env=kept | environ,
-    )
-
-
-def services_of(file: str) -> dict[str, Any]:
-    """As docker-compose understands them."""
-    done = compose(file, **PASSWORDS)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
-    return found
-
-
 @pytest.mark.parametrize("file", FILES)
 def test_compose_is_valid(file: str) -> None:
     """docker-compose accepts the file; every service says when it is well, and every image is pinned."""
     services = services_of(file)
 
     assert services.keys() == FILES[file]
+    gateways = gateways_of(file)
     for name, service in services.items():
-        if name != "penstock":
+        if name not in gateways:
             assert "healthcheck" in service
             assert re.search(r":(v|RELEASE\.)?\d", service["image"]), "no image of today's choice"
-        assert all("127.0.0.1" in str(port) for port in service["ports"]), "nobody is asked who they are"
+        if file in OPEN:
+            published = service.get("ports", [])
+            assert all("127.0.0.1" in str(port) for port in published), "nobody is asked who they are"
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_penstock_writes_its_volume_only(file: str) -> None:
     """Whoever breaks in finds nothing to write beside the data, and no capability."""
-    penstock = services_of(file)["penstock"]
+    gateways = gateways_of(file)
 
-    assert penstock["read_only"] is True
-    assert penstock["cap_drop"] == ["ALL"]
-    assert penstock["security_opt"] == ["no-new-privileges:true"]
-    (volume,) = penstock["volumes"]
-    assert settings_of(stages()[-1])["PENSTOCK_DATA_DIR"] in str(volume)
+    assert gateways
+    for penstock in gateways.values():
+        assert penstock["read_only"] is True
+        assert penstock["cap_drop"] == ["ALL"]
+        assert penstock["security_opt"] == ["no-new-privileges:true"]
+        (volume,) = [one for one in penstock["volumes"] if not str(one).endswith(":ro")]
+        assert settings_of(stages()[-1])["PENSTOCK_DATA_DIR"] in str(volume)
 
 
-@pytest.mark.parametrize(("file", "what"), [("minio", "secret key|access key"), ("monitoring", "password")])
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("minio", "secret key|access key"),
+        ("secured", "make-secrets"),
+        ("cluster", "secret key|access key"),
+        ("monitoring", "password"),
+    ],
+)
 def test_compose_asks_for_credentials(file: str, what: str) -> None:
     """None are in the file: without them nothing starts, and it is said which are missing."""
     done = compose(file, "--quiet")
