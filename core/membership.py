@@ -4,7 +4,8 @@
 
 - The machine looks after each change of the coordinator's mirror, and each second; it never waits for an action.
 - Between a put's answer and its acknowledgement the coordinator is asked (`Fence`), if it is to be.
-- A read is answered only while the lease is certainly there: whoever woke from a long sleep answers nothing.
+- A read is answered only while the lease is certainly there under which the container was claimed: whoever woke from a
+  long sleep answers nothing, and neither does its next life for what the former one has not closed yet.
 - What serves clients beside the log (`Services`) is begun after the container, and ends before it.
 """
 
@@ -97,7 +98,7 @@ class Membership:
 
     def start(self) -> None:
         """Take containers, and serve them, from now on."""
-        self._store.is_fresh = self._coordination.is_fresh
+        self._store.is_ours = self._is_ours
         self._store.on_lost = self._lost
         self._coordination.on_changed(self._changed.set)
         self._looking = asyncio.create_task(self._look_for_ever(), name="membership")
@@ -124,6 +125,10 @@ class Membership:
             await asyncio.gather(self._looking, return_exceptions=True)
         if self._guard is not None:
             await self._guard.close()
+
+    def _is_ours(self, container_id: int) -> bool:
+        claim, coordination = self._claims.get(container_id), self._coordination
+        return claim is not None and claim.life == coordination.life and coordination.is_fresh()
 
     # Looking
 

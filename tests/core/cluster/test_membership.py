@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class Coordinators:
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
         self.refuses: set[int] = set()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     def expect(self, container_id: int) -> None:
         self.heard.append(("expect", container_id))
@@ -50,6 +53,7 @@ class Coordinators:
         self.heard.append(("begin", container_id))
 
     async def end(self, container_id: int) -> None:
+        await self.may_end.wait()
         self.heard.append(("end", container_id))
 
 
@@ -200,6 +204,34 @@ def test_an_owner_that_lost_its_lease_acknowledges_nothing(tmp_path: Path) -> No
             cluster.coordinator.end(second.seat.life)
             await cluster.at_rest(first)
             assert await contents([first]) == {0: [text(0)]}
+
+    run(scenario())
+
+
+def test_the_next_life_answers_no_reads_of_what_the_former_one_had(tmp_path: Path) -> None:
+    """Stepping down takes longer than coming back, and another node has appended meanwhile."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first = await cluster.join()
+            await cluster.at_rest(first)
+            slot = (await first.store.create_stream("s", slots=1)).slot(0)
+            second = await cluster.join()
+            first.services.may_end.clear()
+            first.seat.lose_lease()
+            first.seat.begin_anew()
+            assert first.seat.is_fresh()
+            assert not first.store.serves(slot.container_id), "its membership has not looked yet"
+            await cluster.at_rest(second)
+            (theirs,) = second.slots_here()
+            await append(theirs, text(0))
+            assert slot.container_id in first.store.containers, "it has not been closed yet"
+            assert first.seat.is_fresh()
+            assert not first.store.serves(slot.container_id)
+            with pytest.raises(NotHosted):
+                first.store.hosted(slot)
+            first.services.may_end.set()
+            await until(lambda: not first.store.containers)
 
     run(scenario())
 
