@@ -388,7 +388,7 @@ class Broker:
     async def _join(self, seat: Seat) -> None:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
-        openings = Openings(self.store, kinds, self._attend, self._know_nodes)
+        openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
         self._membership = Membership(seat.coordination, self.store, openings, seat.fence, rebalances=seat.rebalances)
         seat.coordination.on_changed(self._know_nodes)
         await seat.coordination.tell(self._myself().encode())
