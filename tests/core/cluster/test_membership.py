@@ -324,6 +324,32 @@ def test_streams_that_came_and_went_while_a_container_was_nobodys(tmp_path: Path
     run(scenario())
 
 
+def test_a_coordinator_that_has_refused_is_asked_again(tmp_path: Path) -> None:
+    """Its disk was full, or its rights were changed: neither claims nor what waits for the guard are given up."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first = await cluster.join()
+            await cluster.at_rest(first)
+            slot = (await first.store.create_stream("s", slots=1)).slot(0)
+            first.seat.refuses = True
+            _, waiting = begin_append(slot, text(0))
+            await asyncio.sleep(0.1)
+            assert not waiting.future.done()
+            first.seat.refuses = False
+            await waiting.future
+            second = await cluster.join()
+            second.seat.refuses = True
+            cluster.coordinator.end(first.seat.life)
+            await asyncio.sleep(0.1)
+            assert not second.membership.serving
+            second.seat.refuses = False
+            await cluster.at_rest(second)
+            assert await contents([second]) == {0: [text(0)]}
+
+    run(scenario())
+
+
 def test_a_container_that_fails_or_cannot_be_served_goes_to_another_node(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with cluster_in(tmp_path) as cluster:
