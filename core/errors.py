@@ -31,6 +31,14 @@ class StreamExists(StoreError):
         self.name = name
 
 
+class NameCollides(StoreError):
+    """The name differs from that of another stream by `.` and `_` alone."""
+
+    def __init__(self, name: str, other: str) -> None:
+        super().__init__(f"stream {name!r} collides with stream {other!r}, which exists: name it otherwise")
+        self.name, self.other = name, other
+
+
 class UnknownStream(StoreError):
     """No such stream, or it has been deleted."""
 

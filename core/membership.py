@@ -4,7 +4,8 @@
 
 - The machine looks after each change of the coordinator's mirror, and each second; it never waits for an action.
 - Between a put's answer and its acknowledgement the coordinator is asked (`Fence`), if it is to be.
-- A read is answered only while the lease is certainly there: whoever woke from a long sleep answers nothing.
+- A read is answered only while the lease is certainly there under which the container was claimed: whoever woke from a
+  long sleep answers nothing, and neither does its next life for what the former one has not closed yet.
 - What serves clients beside the log (`Services`) is begun after the container, and ends before it.
 """
 
@@ -31,7 +32,7 @@ from core.cluster.ownership import (
     TakeClaim,
     View,
 )
-from core.errors import CoordinatorAway, Deposed, StorageFailure
+from core.errors import Deposed, StorageFailure, StoreError
 from core.log.objects.home import Claimed
 from core.store import Store
 
@@ -39,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 PAUSE_S: Final = 0.2
-"""Before the coordinator is asked again that was away."""
+"""Before the coordinator is asked again that was away, or has refused; twice as long each time, up to `PAUSE_S_MAX`."""
+PAUSE_S_MAX: Final = 3.2
 
 _T = TypeVar("_T")
 
@@ -97,7 +99,7 @@ class Membership:
 
     def start(self) -> None:
         """Take containers, and serve them, from now on."""
-        self._store.is_fresh = self._coordination.is_fresh
+        self._store.is_ours = self._is_ours
         self._store.on_lost = self._lost
         self._coordination.on_changed(self._changed.set)
         self._looking = asyncio.create_task(self._look_for_ever(), name="membership")
@@ -124,6 +126,10 @@ class Membership:
             await asyncio.gather(self._looking, return_exceptions=True)
         if self._guard is not None:
             await self._guard.close()
+
+    def _is_ours(self, container_id: int) -> bool:
+        claim, coordination = self._claims.get(container_id), self._coordination
+        return claim is not None and claim.life == coordination.life and coordination.is_fresh()
 
     # Looking
 
@@ -213,21 +219,22 @@ class Membership:
         logger.info("container released", extra={"container": container, "epoch": claim.epoch, "lost": is_lost})
 
     async def _give_up(self, claim: Claim) -> None:
-        while claim.life == self._coordination.life:
-            try:
+        async def given_up() -> None:
+            if claim.life == self._coordination.life:  # else it has ended with that life
                 await self._coordination.give_up(claim)
-            except CoordinatorAway:
-                await asyncio.sleep(PAUSE_S)
-            else:
-                return
+
+        await self._until_answered(given_up)
 
     async def _until_answered(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """A container waits for the outcome of its action: a refusal, too, may pass, as of rights or of a full disk."""
+        pause_s = PAUSE_S
         while True:
             try:
                 return await call()
-            except CoordinatorAway as error:
+            except StoreError as error:
                 logger.warning("the coordinator is asked again", extra={"reason": str(error)})
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(PAUSE_S_MAX, 2 * pause_s)
 
 
 def _now_s() -> float:

@@ -115,7 +115,7 @@ class Store:
         self._under_way: set[asyncio.Task[Stream]] = set()  # creations, which go on when their caller has gone
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
         self.joining = Joining(self, self._shares)  # for a cluster
-        self.is_fresh: Callable[[], bool] | None = None  # in a cluster: whether all that is open here is still ours
+        self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
@@ -352,13 +352,13 @@ class Store:
 
     def _hosted(self, container_id: int) -> HostedContainer:
         found = self.containers.get(container_id)
-        if found is None or (self.is_fresh is not None and not self.is_fresh()):
+        if found is None or (self.is_ours is not None and not self.is_ours(container_id)):
             raise NotHosted(container_id)
         return found
 
     def serves(self, container_id: int) -> bool:
         """Whether a container is open here, and certainly still ours."""
-        return container_id in self.containers and (self.is_fresh is None or self.is_fresh())
+        return container_id in self.containers and (self.is_ours is None or self.is_ours(container_id))
 
     def _open_containers(self) -> list[Container]:
         return [hosted.container for hosted in self.containers.values()]

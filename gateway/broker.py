@@ -31,6 +31,7 @@ from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
+from gateway.cluster.pulse import Mourning, Pulse
 from gateway.cluster.seat import Seat, check_cluster, take_seat
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
@@ -184,6 +185,8 @@ class Broker:
         self._registry: SqliteRegistry | None = None
         self._seat = seat
         self._membership: Membership | None = None
+        self._pulse: Pulse | None = None
+        self._mourning: Mourning | None = None
         self.cluster_id = data.cluster_id
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
@@ -388,11 +391,15 @@ class Broker:
     async def _join(self, seat: Seat) -> None:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
-        openings = Openings(self.store, kinds, self._attend, self._know_nodes)
+        openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
         self._membership = Membership(seat.coordination, self.store, openings, seat.fence, rebalances=seat.rebalances)
         seat.coordination.on_changed(self._know_nodes)
+        self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
+        if seat.address:
+            await self._pulse.start(seat.address)
         await seat.coordination.tell(self._myself().encode())
         self._know_nodes()
+        self._mourning.start()
         self._membership.start()
 
     def _attend(self, hosted: HostedContainer) -> None:
@@ -420,6 +427,7 @@ class Broker:
             listeners={one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
             containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
             inner="" if self._part is None or self._part.inner is None else self._part.inner.host,
+            pulse=None if self._pulse is None else self._pulse.address,
         )
 
     def _know_nodes(self) -> None:
@@ -528,6 +536,8 @@ class Broker:
         if self._membership is not None:  # clients find the next owners while this node still answers
             await self._membership.drain(DRAIN_S)
             await self._membership.stop()
+        if self._mourning is not None:
+            await self._mourning.close()
         if self._renewing is not None:
             self._renewing.cancel()
         if self._server is not None:
@@ -552,6 +562,8 @@ class Broker:
             await self._registry.close()
         if self._seat is not None:
             await self._seat.leave()
+        if self._pulse is not None:
+            await self._pulse.close()
         if self._storage is not None:
             await self._release()
             await self._storage.close()

@@ -20,6 +20,7 @@ from core.errors import (
     Deposed,
     ErrorKind,
     MissingChunk,
+    NameCollides,
     NotHosted,
     OutOfRange,
     SequenceGap,
@@ -98,6 +99,7 @@ CODES: Final[Mapping[Asked, Sequence[tuple[Meant, ErrorCode]]]] = {
     ),
     Asked.TOPIC: (
         (StreamExists, ErrorCode.topic_already_exists),
+        (NameCollides, ErrorCode.invalid_topic_exception),
         (UnknownStream, ErrorCode.unknown_topic_or_partition),
         (StreamSealed, ErrorCode.policy_violation),
         (StoreError, ErrorCode.kafka_storage_error),
@@ -129,4 +131,10 @@ def _is(error: StoreError, meant: Meant) -> bool:
 def refusal_of(error: StoreError) -> Refusal:
     """The refusal of a change to a topic that the store could not make."""
     code = code_of(error, Asked.TOPIC)
-    return Refusal(code, f"Topic '{error.name}' already exists." if isinstance(error, StreamExists) else str(error))
+    match error:
+        case StreamExists():
+            return Refusal(code, f"Topic '{error.name}' already exists.")
+        case NameCollides():
+            return Refusal(code, f"Topic '{error.name}' collides with existing topic: {error.other}")
+        case _:
+            return Refusal(code, str(error))

@@ -11,6 +11,7 @@ hex digits, so that they are in order. Format 1:
     ``ids/stream``              the next id of a stream
     ``ids/writer``              the next id of a writer
     ``streams/n/<name>``        the id of the stream that has this name
+    ``streams/a/<name>``        the name of the stream whose name is this one, with ``_`` in place of each ``.``
     ``streams/i/<id>``          the stream, as in table ``streams`` (`core.streams.state`)
     ``settings/<kind>/<key>``   a dynamic setting; the key is any bytes
     ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_coordination`)
@@ -30,6 +31,7 @@ from typing import Final
 
 from core.cluster.etcd.session import Session
 from core.cluster.etcd.wire import KeyValue, Put, Range, absent
+from core.cluster.registry import common_form
 from core.errors import CoordinatorRefuses, CorruptState
 
 FORMAT: Final = 1
@@ -39,6 +41,7 @@ EPOCH: Final = b"epoch"
 NEXT_STREAM: Final = b"ids/stream"
 NEXT_WRITER: Final = b"ids/writer"
 NAMES: Final = b"streams/n/"
+ALIKE: Final = b"streams/a/"
 STREAMS: Final = b"streams/i/"
 SETTINGS: Final = b"settings/"
 NODES: Final = b"nodes/"
@@ -82,6 +85,10 @@ def prefix_of(name: str) -> bytes:
 
 def stream_key(stream_id: int) -> bytes:
     return STREAMS + b"%08x" % stream_id
+
+
+def alike_key(name: str) -> bytes:
+    return ALIKE + common_form(name).encode()
 
 
 def number_of(counter: KeyValue | None, first: int) -> int:

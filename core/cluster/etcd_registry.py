@@ -33,11 +33,12 @@ from core.cluster.etcd_keys import (
     NODES,
     SETTINGS,
     STREAMS,
+    alike_key,
     number_of,
     stream_key,
 )
 from core.cluster.registry import NewStream
-from core.errors import CoordinatorAway, CorruptState, Stale, StreamExists, UnknownStream
+from core.errors import CoordinatorAway, CorruptState, NameCollides, Stale, StreamExists, UnknownStream
 from core.streams.state import REGISTRY_DECIDES, StreamState, decode_stream, new_stream
 
 logger = logging.getLogger(__name__)
@@ -177,24 +178,29 @@ class EtcdRegistry:
 
     async def create(self, wanted: NewStream) -> StreamState:
         name_key, counter_key = self._key(NAMES + wanted.name.encode()), self._key(NEXT_STREAM)
+        alike_of_it = self._key(alike_key(wanted.name))
         counter = self._mirror.values.get(NEXT_STREAM)
         for _ in range(TRIES_MAX):
             stream_id = number_of(counter, 1)
             value = _new_state(wanted, stream_id).encode()
             outcome = await self._changed(
-                (absent(name_key), unchanged(counter, counter_key)),
+                (absent(name_key), absent(alike_of_it), unchanged(counter, counter_key)),
                 (
                     Put(name_key, b"%d" % stream_id),
+                    Put(alike_of_it, wanted.name.encode()),
                     Put(counter_key, b"%d" % (stream_id + 1)),
                     Put(self._key(stream_key(stream_id)), value),
                 ),
-                (Range(name_key), Range(counter_key)),
+                (Range(name_key), Range(alike_of_it), Range(counter_key)),
             )
             if outcome.succeeded:
                 return decode_stream(value)
-            if outcome.found[0]:
+            same, looks_like_it, counters = outcome.found
+            if same:
                 raise StreamExists(wanted.name)
-            counter = next(iter(outcome.found[1]), None)
+            if looks_like_it:
+                raise NameCollides(wanted.name, looks_like_it[0].value.decode(errors="replace"))
+            counter = next(iter(counters), None)
             await _step_aside()
         raise CoordinatorAway(f"stream {wanted.name!r} was not created: others were faster {TRIES_MAX} times")
 
@@ -212,7 +218,8 @@ class EtcdRegistry:
         known = self._streams.get(state.id)
         if known is None:
             raise UnknownStream(state.name)
-        gone = Delete(self._key(stream_key(state.id))), Delete(self._key(NAMES + state.name.encode()))
+        names = NAMES + state.name.encode(), alike_key(state.name)
+        gone = [Delete(self._key(key)) for key in (stream_key(state.id), *names)]
         if not (await self._changed((same_life(known.row),), gone)).succeeded:
             raise UnknownStream(state.name)
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from core.errors import CoordinatorAway
+from core.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ PAUSE_S: Final = 0.05
 PAUSE_MAX_S: Final = 1.0
 
 ReadEpochs = Callable[[], Awaitable[Mapping[int, int]]]
-"""The epoch of each container's claim, read after the call. Raises CoordinatorAway."""
+"""The epoch of each container's claim, read after the call. Raises StoreError."""
 
 
 class Guard:
@@ -35,7 +35,7 @@ class Guard:
         return f"<Guard {'reads' if self._reading is not None else 'idle'}>"
 
     async def is_ours(self, container: int, epoch: int) -> bool:
-        """Whether the container's claim has this epoch. Waits while the coordinator is away."""
+        """Whether the container's claim has this epoch. Waits while the coordinator is away, or refuses."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
             if self._reading is None:
@@ -65,7 +65,7 @@ class Guard:
         while True:
             try:
                 return await self._read()
-            except CoordinatorAway as error:
+            except StoreError as error:
                 logger.warning("acknowledgements wait for the coordinator", extra={"reason": str(error)})
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_MAX_S, 2 * pause_s)

@@ -34,6 +34,11 @@ class NewStream:
     placement: Sequence[int]  # containers for its segments, run by run
 
 
+def common_form(name: str) -> str:
+    """What names have in common that collide: those that differ by `.` and `_` alone have the same metrics in Kafka."""
+    return name.replace(".", "_")
+
+
 class Registry(Protocol):
     """Calls that change something raise StoreError when it is not durable, and then nothing has changed, except after
     StorageFailure, when the next start tells."""
@@ -42,7 +47,8 @@ class Registry(Protocol):
         """All streams that exist."""
 
     async def create(self, wanted: NewStream) -> StreamState:
-        """Give a name and an id to a stream. Raises StreamExists."""
+        """Give a name and an id to a stream. Raises StreamExists; where other processes create streams, too, also
+        NameCollides: of two names that are alike the first one wins."""
 
     async def change(self, state: StreamState) -> None:
         """Make this the state of a stream; it was made from the present one. Raises UnknownStream, NotHosted."""

@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from core.cluster.changes import Changes
-from core.cluster.registry import NewStream
-from core.errors import CorruptState, Stale, StorageFailure, StorageFull, StreamExists, UnknownStream
+from core.cluster.registry import NewStream, common_form
+from core.errors import CorruptState, NameCollides, Stale, StorageFailure, StorageFull, StreamExists, UnknownStream
 from core.streams.state import REGISTRY_DECIDES, StreamState, decode_stream, new_stream
 
 FORMAT: Final = 1
@@ -186,6 +186,12 @@ class SqliteRegistry:
                 placement=wanted.placement,
             )
             value = state.encode()
+            found = self._connection.execute(
+                "SELECT name FROM streams WHERE replace(name, '.', '_') = ? AND name <> ? LIMIT 1",
+                (common_form(wanted.name), wanted.name),
+            ).fetchone()
+            if found is not None:
+                raise NameCollides(wanted.name, found[0])
             try:
                 self._connection.execute(
                     "INSERT INTO streams VALUES (?, ?, ?, ?)", (stream_id, wanted.name, value, change)

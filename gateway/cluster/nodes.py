@@ -37,12 +37,14 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node, as it tells of itself. `inner`: where other nodes reach it."""
+    """One node, as it tells of itself. `inner`: where other nodes reach it. `pulse`: where
+    they notice its end (`gateway.cluster.pulse`)."""
 
     id: int
     listeners: Mapping[str, tuple[str, int]]  # advertised host and port, by the listener's name
     containers: Mapping[int, int]  # leader epoch, by container
     inner: str = ""
+    pulse: tuple[str, int] | None = None
 
     def encode(self) -> dict[str, Any]:
         """The node as JSON's values."""
@@ -50,6 +52,7 @@ class Node:
             "listeners": {name: list(address) for name, address in self.listeners.items()},
             "containers": {str(container_id): epoch for container_id, epoch in self.containers.items()},
             "inner": self.inner,
+            "pulse": None if self.pulse is None else list(self.pulse),
         }
 
     @classmethod

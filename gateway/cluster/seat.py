@@ -24,6 +24,7 @@ from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.following import SharedRegistry
 from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
+from gateway.cluster.pulse import own_address
 from gateway.config.cluster import parse_cluster
 from gateway.config.loading import Config
 
@@ -53,6 +54,8 @@ class Seat:
     leave: Callable[[], Awaitable[None]]
     fence: Fence = Fence.BOTH
     rebalances: bool = True
+    address: str = ""
+    """From where this node reaches the coordinator; empty if that is not known."""
 
 
 async def take_seat(config: Config, cluster_id: str) -> Seat:
@@ -97,6 +100,7 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         leave=leave,
         fence=Fence(config.cluster_fence),
         rebalances=config.cluster_rebalance == "auto",
+        address=await own_address(place.endpoints),
     )
 
 

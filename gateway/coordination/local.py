@@ -16,6 +16,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from kio.schema.errors import ErrorCode
 
 from core.container.container import Container
+from core.errors import Deposed, StorageFailure
 from core.store import Store
 from gateway.coordination.homes import Homes
 from gateway.refusals import Refusal
@@ -117,7 +118,7 @@ class LocalCoordinators(Generic[C]):
         made = self._loading[container_id] = self._make(container)
         made.load()
         container.failed.add_done_callback(
-            lambda failed: None if failed.cancelled() else self._container_failed(container_id, made)
+            lambda failed: None if failed.cancelled() else self._container_failed(container_id, made, failed.result())
         )
 
     async def _start(self, container_id: int) -> None:
@@ -127,10 +128,14 @@ class LocalCoordinators(Generic[C]):
             self._serving[container_id] = self._loading.pop(container_id)
             self._expected.discard(container_id)
 
-    def _container_failed(self, container_id: int, coordinator: C) -> None:
+    def _container_failed(self, container_id: int, coordinator: C, failure: StorageFailure) -> None:
         if self.in_container(container_id) is not coordinator:
             return
-        _log.error("the storage of a coordinator failed: its names are not served", extra={"container": container_id})
+        told = {"coordinator": repr(coordinator), "container": container_id, "reason": str(failure)}
+        if isinstance(failure, Deposed):
+            _log.info("a coordinator ends: this node's claim of its container has ended", extra=told)
+        else:
+            _log.error("the storage of a coordinator failed: its names are not served", extra=told)
         ending = asyncio.create_task(self.release(container_id), name=f"end of {coordinator!r}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)

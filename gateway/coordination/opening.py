@@ -15,18 +15,20 @@ from gateway.coordination.local import LocalCoordinators
 
 class Openings:
     """`core.membership.Services` of a broker. `begun` is told of each container that is served, before its
-    coordinators; `changed` after each that came or went."""
+    coordinators; `moved` then, too, and when the coordinators of one that goes have ended; `changed` at last."""
 
     def __init__(
         self,
         store: Store,
         kinds: Sequence[LocalCoordinators[Any]],
         begun: Callable[[HostedContainer], None],
+        moved: Callable[[int], None],
         changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._kinds = kinds
         self._begun = begun
+        self._moved = moved
         self._changed = changed
 
     def __repr__(self) -> str:
@@ -40,6 +42,7 @@ class Openings:
     async def begin(self, container_id: int) -> None:
         """Load and serve what lies in it. Raises UnreadableRecord."""
         self._begun(self._store.containers[container_id])
+        self._moved(container_id)
         for kind in self._kinds:
             await kind.open(container_id)
         self._changed()
@@ -48,4 +51,5 @@ class Openings:
         """Answer all who wait."""
         for kind in reversed(self._kinds):
             await kind.release(container_id)
+        self._moved(container_id)
         self._changed()

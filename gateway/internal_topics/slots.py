@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from core.applied.tables import Table
-from core.errors import StoreClosed
+from core.errors import NotHosted, StoreClosed
 from core.streams.entries import ReadResult
 from core.streams.live import Owner, Slot, Stream
 from core.turns import Turn
@@ -56,7 +56,7 @@ class Source(Protocol):
 
 class InternalSlot(ViewedSlot):
     """One partition. `told_end`: no offset at or behind it was ever told. `first_offset` gives one behind all that were
-    told before this process began, durably."""
+    told before the container was opened, durably."""
 
     __slots__ = ("_building", "_first_offset", "_log", "_read_s", "_source")
 
@@ -104,7 +104,9 @@ class InternalSlot(ViewedSlot):
             self.durable(log.end, TOLD_BYTES)
 
     async def viewed(self) -> CompactedLog[Row]:
-        """The view, made now if there is none. Raises StoreError."""
+        """The view, made now if there is none. Raises NotHosted when the container has moved, StoreError."""
+        if self.has_moved:  # another object has the partition, if it is here at all
+            raise NotHosted(self.container_id)
         self._read_s = self._source.monotonic_s()
         if self._log is None or self._building is not None:
             if self._building is None:

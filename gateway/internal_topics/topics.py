@@ -10,7 +10,7 @@ know whether the others have any, and lists both. It shows its own containers' p
 show each partition once. A real topic of such a name, made by an earlier release, goes before.
 
 Table `internaltopics` of each container: b"next" -> u32 big-endian, the number of the next block of offsets of its
-partitions. Block n begins at n * 2^42: 4 * 10^12 changes of one partition, for two million processes that are read
+partitions. Block n begins at n * 2^42: 4 * 10^12 changes of one partition, for two million openings that are read
 from. Earlier releases had one number for all containers, in the registry: no block begins before that one.
 """
 
@@ -63,32 +63,32 @@ _SAME_USE: Final = {CONSUMER_OFFSETS: (CONSUMER_TABLE,)}
 
 
 class Offsets:
-    """The blocks of offsets of a container's partitions: one for each process, claimed when somebody reads.
+    """The blocks of offsets of a container's partitions: one for each opening, claimed when somebody reads.
 
     They lie in the container, so they go on where it goes.
     """
 
     def __init__(self, store: Store, container: Container) -> None:
-        self._container = container
+        self.container = container
         stored = (container.table(TABLE).get(NEXT_KEY), store.registry.settings(TABLE).get(NEXT_KEY))
         self.next: int = max(0 if value is None else _BLOCK.unpack(value)[0] for value in stored)
         self._claimed: asyncio.Task[None] | None = None
 
     @property
     def told_end(self) -> int:
-        """Behind all offsets of earlier processes."""
+        """Behind all offsets of earlier openings."""
         return self.next * BLOCK_OFFSETS
 
     async def first(self) -> int:
-        """The first offset of this process's block, which is durable. Raises StoreError."""
+        """The first offset of this opening's block, which is durable. Raises StoreError."""
         if self._claimed is None or (self._claimed.done() and self._claimed.exception() is not None):
             self._claimed = asyncio.create_task(self._claim(), name="internal-topics")
         await asyncio.shield(self._claimed)
         return self.told_end
 
     async def _claim(self) -> None:
-        await self._container.update(Put(TABLE, NEXT_KEY, _BLOCK.pack(self.next + 1)))
-        await self._container.synced()
+        await self.container.update(Put(TABLE, NEXT_KEY, _BLOCK.pack(self.next + 1)))
+        await self.container.synced()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class InternalTopic:
         self._store = store
         self._clock = clock
         self._offsets = offsets
-        self._followed: set[int] = set()  # containers of whose changes this hears
+        self._followed: dict[int, Container] = {}  # by id, those of whose changes this hears
         self._passing = asyncio.Lock()
         self._next_pass: asyncio.Task[None] | None = None  # not begun yet
         self._wanting: dict[int, Callable[[Row], None]] = {}  # of the next pass, by partition
@@ -143,11 +143,18 @@ class InternalTopic:
 
     def _slot(self, stream: Stream, number: int) -> Slot:
         container_id = self.partitions.container_of(number)
-        hosted = self._store.containers.get(container_id)
-        if hosted is None:
+        if not self._store.serves(container_id):
             return Slot(_Elsewhere(container_id, self._store.known_writers), stream, number)
-        offsets = self._offsets(hosted.container)
-        return InternalSlot(hosted.container, stream, number, self, offsets.first, offsets.told_end)
+        container = self._store.containers[container_id].container
+        offsets = self._offsets(container)
+        return InternalSlot(container, stream, number, self, offsets.first, offsets.told_end)
+
+    def moved(self, container_id: int) -> None:
+        """A container came, or goes: its partitions are made anew, and whoever waits for them looks again."""
+        if not self._store.serves(container_id):
+            self._followed.pop(container_id, None)
+        for slot in self.stream.forget_slots(container_id):
+            slot.changed()
 
     @property
     def is_in_use(self) -> bool:
@@ -211,8 +218,8 @@ class InternalTopic:
 
     def _follow(self, container: Container) -> None:
         """Hear of a container's changes from now on."""
-        if container.id not in self._followed:
-            self._followed.add(container.id)
+        if self._followed.get(container.id) is not container:
+            self._followed[container.id] = container
             for name in _TABLES[self.name]:
                 container.on_applied(name, self._listener(container, name))
 
@@ -263,9 +270,16 @@ class InternalTopics:
 
     def _offsets_of(self, container: Container) -> Offsets:
         found = self._offsets.get(container.id)
-        if found is None:
+        if found is None or found.container is not container:
             found = self._offsets[container.id] = Offsets(self._store, container)
         return found
+
+    def moved(self, container_id: int) -> None:
+        """A container was opened at runtime, and is to be read, or is about to be released."""
+        if not self._store.serves(container_id):
+            self._offsets.pop(container_id, None)
+        for topic in self._topics.values():
+            topic.moved(container_id)
 
     def find(self, topic: str | UUID | None) -> Stream | None:
         """The topic of that name or id, unless a real one has the name."""

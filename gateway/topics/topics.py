@@ -16,6 +16,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from core.cluster.registry import common_form
 from core.errors import StoreError, UnknownStream
 from core.store import Store
 from core.streams.live import Stream
@@ -187,7 +188,7 @@ class Topics:
         async for topic in in_turns(wanted):
             try:
                 plan = self.plan(topic)
-                other = alike.setdefault(_looks_like(plan.name), plan.name)
+                other = alike.setdefault(common_form(plan.name), plan.name)
                 if other != plan.name:
                     raise _collision(plan.name, other)
                 self._check_room(partitions + plan.partitions, topics + 1)
@@ -230,7 +231,7 @@ class Topics:
     def _check_free(self, name: str) -> None:
         if self.get(name) is not None or name in VIEWED:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
-        if alike := self._alike.get(_looks_like(name)):
+        if alike := self._alike.get(common_form(name)):
             raise _collision(name, alike[0])
 
     async def _create(self, plan: NewTopic) -> Stream:
@@ -403,11 +404,11 @@ class Topics:
         return stream
 
     def _note_name(self, name: str) -> None:
-        look = _looks_like(name)
+        look = common_form(name)
         self._alike[look] = (*self._alike.get(look, ()), name)
 
     def _forget_name(self, name: str) -> None:
-        look = _looks_like(name)
+        look = common_form(name)
         left = list(self._alike[look])
         left.remove(name)
         if left:
@@ -427,11 +428,6 @@ def unchangeable(name: str) -> Refusal:
     """The refusal of a change of a topic that is made from tables."""
     why = f"The internal topic {name} is a view of the store's tables: it can be read, and not changed."
     return Refusal(ErrorCode.invalid_topic_exception, why)
-
-
-def _looks_like(name: str) -> str:
-    """The common form of colliding names: those that differ only by `.` and `_` have the same metrics in Kafka."""
-    return name.replace(".", "_")
 
 
 def _log_each(what: str, streams: Sequence[Stream]) -> None:

@@ -20,6 +20,7 @@ from core.errors import (
     Deposed,
     ErrorKind,
     MissingChunk,
+    NameCollides,
     NotHosted,
     OutOfRange,
     SequenceGap,
@@ -41,6 +42,7 @@ from gateway.wire import error_codes
 
 ERRORS: Final[tuple[StoreError, ...]] = (
     StreamExists("t"),
+    NameCollides("a_b", "a.b"),
     UnknownStream("t"),
     Stale("t"),
     StreamSealed("t"),
@@ -75,6 +77,7 @@ UNKNOWN: Final = ErrorCode.unknown_topic_or_partition
 TABLE: Final[dict[type[StoreError], tuple[ErrorCode, ErrorCode, ErrorCode, ErrorCode, ErrorCode, ErrorCode]]] = {
     # error: of an append, a read, a partition, a topic, a coordinator, anything
     StreamExists: (STORAGE, STORAGE, STORAGE, ErrorCode.topic_already_exists, LOST, OTHER),
+    NameCollides: (STORAGE, STORAGE, STORAGE, ErrorCode.invalid_topic_exception, LOST, OTHER),
     UnknownStream: (STORAGE, STORAGE, UNKNOWN, UNKNOWN, LOST, OTHER),
     Stale: (STORAGE, STORAGE, STORAGE, STORAGE, AWAY, OTHER),
     StreamSealed: (ErrorCode.policy_violation, STORAGE, STORAGE, ErrorCode.policy_violation, LOST, OTHER),
@@ -128,6 +131,7 @@ def _fits(error: StoreError, meant: type[StoreError] | ErrorKind) -> bool:
     ("error", "message"),
     [
         (StreamExists("t"), "Topic 't' already exists."),
+        (NameCollides("a_b", "a.b"), "Topic 'a_b' collides with existing topic: a.b"),
         (UnknownStream("t"), "stream 't' does not exist"),
         (StreamSealed("t"), "stream 't' is sealed: it can be read, and takes no more entries"),
     ],

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
-from core.errors import CoordinatorAway
+from core.errors import CoordinatorAway, CoordinatorRefuses
 from core.log.objects.protocol import Link
 
 
@@ -80,6 +80,7 @@ class Seat(Coordination):
     def __init__(self, coordinator: Coordinator, node: int) -> None:
         self.coordinator = coordinator
         self.is_away = False
+        self.refuses = False
         self.is_asleep = False  # its lease has ended, and it has not noticed
         self._life = coordinator.begin(node)
         self._told: list[Callable[[], None]] = []
@@ -124,6 +125,8 @@ class Seat(Coordination):
     def _reach(self) -> None:
         if self.is_away:
             raise CoordinatorAway("the test has cut it off")
+        if self.refuses:
+            raise CoordinatorRefuses("its disk is full")
 
     async def claim(self, container: int) -> Claim | None:
         self._reach()

@@ -25,8 +25,9 @@ GOLDEN = {
     b"epoch": b"1",
     b"ids/stream": b"2",
     b"ids/writer": b"1000",
-    b"streams/n/orders": b"1",
-    b"streams/i/00000001": b'{"v":2,"id":1,"name":"orders","uuid":"12345678123456781234567812345678","slots":2,'
+    b"streams/n/or.ders": b"1",
+    b"streams/a/or_ders": b"or.ders",
+    b"streams/i/00000001": b'{"v":2,"id":1,"name":"or.ders","uuid":"12345678123456781234567812345678","slots":2,'
     b'"created_ms":1700000000000,"container":-1,"config":{"retention.ms":"1"},"rev":0,"epochs":[{"epoch":0,'
     b'"started_ms":1700000000000,"reason":"created","slots":2,"segments":[[0,0,2,3]]}]}',
     b"settings/acls/a/\xff": b"\x00\x01",
@@ -43,7 +44,7 @@ def test_the_keys(etcd: EtcdServer) -> None:
             assert await join(Session(client, prefix), prefix, Meta("c-1", 16)) == Meta("c-1", 16)
             await registry.create(
                 NewStream(
-                    name="orders",
+                    name="or.ders",
                     uuid=UUID("12345678-1234-5678-1234-567812345678"),
                     slots=2,
                     created_ms=1_700_000_000_000,
@@ -74,7 +75,7 @@ def test_golden_keys_are_read(etcd: EtcdServer) -> None:
             assert await join(Session(client, prefix), prefix, Meta("other", 4)) == Meta("c-1", 16)
             async with etcd_registry(etcd.settings(), prefix) as registry:
                 (state,) = registry.streams()
-                assert (state.id, state.name, state.slots, state.config) == (1, "orders", 2, {"retention.ms": "1"})
+                assert (state.id, state.name, state.slots, state.config) == (1, "or.ders", 2, {"retention.ms": "1"})
                 assert registry.was_given(1)
                 assert not registry.was_given(2)
                 assert registry.settings("acls") == {b"a/\xff": b"\0\1"}

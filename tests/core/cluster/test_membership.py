@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class Coordinators:
     def __init__(self) -> None:
         self.heard: list[tuple[str, int]] = []
         self.refuses: set[int] = set()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     def expect(self, container_id: int) -> None:
         self.heard.append(("expect", container_id))
@@ -50,6 +53,7 @@ class Coordinators:
         self.heard.append(("begin", container_id))
 
     async def end(self, container_id: int) -> None:
+        await self.may_end.wait()
         self.heard.append(("end", container_id))
 
 
@@ -204,6 +208,34 @@ def test_an_owner_that_lost_its_lease_acknowledges_nothing(tmp_path: Path) -> No
     run(scenario())
 
 
+def test_the_next_life_answers_no_reads_of_what_the_former_one_had(tmp_path: Path) -> None:
+    """Stepping down takes longer than coming back, and another node has appended meanwhile."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first = await cluster.join()
+            await cluster.at_rest(first)
+            slot = (await first.store.create_stream("s", slots=1)).slot(0)
+            second = await cluster.join()
+            first.services.may_end.clear()
+            first.seat.lose_lease()
+            first.seat.begin_anew()
+            assert first.seat.is_fresh()
+            assert not first.store.serves(slot.container_id), "its membership has not looked yet"
+            await cluster.at_rest(second)
+            (theirs,) = second.slots_here()
+            await append(theirs, text(0))
+            assert slot.container_id in first.store.containers, "it has not been closed yet"
+            assert first.seat.is_fresh()
+            assert not first.store.serves(slot.container_id)
+            with pytest.raises(NotHosted):
+                first.store.hosted(slot)
+            first.services.may_end.set()
+            await until(lambda: not first.store.containers)
+
+    run(scenario())
+
+
 class Careless(FilesystemStorage):
     """Ignores conditions, as some stores do."""
 
@@ -288,6 +320,32 @@ def test_streams_that_came_and_went_while_a_container_was_nobodys(tmp_path: Path
                 names = sorted(stream.name for stream in hosted.container.streams.values())
                 assert names == ["later", "s"]
             assert (await contents([second]))[0] == [text(0)]
+
+    run(scenario())
+
+
+def test_a_coordinator_that_has_refused_is_asked_again(tmp_path: Path) -> None:
+    """Its disk was full, or its rights were changed: neither claims nor what waits for the guard are given up."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first = await cluster.join()
+            await cluster.at_rest(first)
+            slot = (await first.store.create_stream("s", slots=1)).slot(0)
+            first.seat.refuses = True
+            _, waiting = begin_append(slot, text(0))
+            await asyncio.sleep(0.1)
+            assert not waiting.future.done()
+            first.seat.refuses = False
+            await waiting.future
+            second = await cluster.join()
+            second.seat.refuses = True
+            cluster.coordinator.end(first.seat.life)
+            await asyncio.sleep(0.1)
+            assert not second.membership.serving
+            second.seat.refuses = False
+            await cluster.at_rest(second)
+            assert await contents([second]) == {0: [text(0)]}
 
     run(scenario())
 

@@ -16,7 +16,7 @@ from core.cluster.etcd.session import Session
 from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.registry import NewStream
 from core.cluster.sqlite_registry import SqliteRegistry
-from core.errors import Stale, StreamExists, UnknownStream
+from core.errors import NameCollides, Stale, StreamExists, UnknownStream
 from core.streams.state import StreamState
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.cluster.etcd.support import new_prefix, run
@@ -73,6 +73,29 @@ def wanted(name: str, slots: int = 4) -> NewStream:
         segments=1,
         placement=(0, 1),
     )
+
+
+def test_of_two_names_that_are_alike_the_first_wins(scenario: Scenario) -> None:
+    """They differ by `.` and `_` alone, and are created in two processes at the same time."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        names = "a.b_c", "a_b.c"
+        racing = (one.create(wanted(names[0])), other.create(wanted(names[1])))
+        outcomes = await asyncio.gather(*racing, return_exceptions=True)
+        (made,) = [outcome for outcome in outcomes if isinstance(outcome, StreamState)]
+        (refused,) = [outcome for outcome in outcomes if isinstance(outcome, NameCollides)]
+        assert {made.name, refused.name} == set(names)
+        assert refused.other == made.name
+        for registry in (one, other):
+            await registry.look()
+            assert list(registry.streams()) == [made]
+        with pytest.raises(StreamExists):
+            await other.create(wanted(made.name))
+        await other.delete(made)
+        assert (await one.create(wanted(refused.name))).name == refused.name
+
+    scenario(test)
 
 
 def test_a_change_reaches_the_others(scenario: Scenario) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
 
 from core.cluster.sqlite_registry import SqliteRegistry
 from gateway.broker import Broker
 from gateway.cluster.seat import Seat
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
+from gateway.coordination.homes import Homes
 from gateway.data_directory import DataDirectory
 from gateway.disks import wanted_of
+from gateway.internal_topics.partitions import Partitions
 from gateway.network.binding import bind_all
+from gateway.topics.topics import CONSUMER_OFFSETS
 from gateway.wire.message import Message
 from tests.core.cluster.coordinator import Coordinator
 from tests.core.cluster.coordinator import Seat as Chair
@@ -23,6 +29,8 @@ from tests.core.support import run, until
 from tests.gateway.harness import SETTINGS, Client, batch, values
 
 CONTAINERS: Final = 4
+OFFSET_COMMIT: Final = 8
+GROUPS_PARTITION: Final = Partitions(Homes(range(CONTAINERS)), 50).of("g")
 METADATA, FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, DESCRIBE_QUORUM = 3, 10, 11, 12, 55
 NOT_LEADER, NOT_COORDINATOR = 6, 16
 
@@ -140,8 +148,12 @@ async def records(client: Client, partition: int) -> list[tuple[int, bytes | Non
             return found
 
 
-def test_a_node_that_lost_its_lease_answers_nothing_and_the_other_goes_on(tmp_path: Path) -> None:
-    """Waiting fetches and members of groups are told to look for the new owner; offsets and records are there."""
+def test_a_node_that_lost_its_lease_answers_nothing_and_the_other_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Waiting fetches and members of groups are told to look for the new owner; offsets and records are there. No
+    storage has failed, so nothing is logged that an operator should mend."""
+    caplog.set_level(logging.INFO)
 
     async def scenario() -> None:
         async with machines_in(tmp_path) as machines:
@@ -174,6 +186,9 @@ def test_a_node_that_lost_its_lease_answers_nothing_and_the_other_goes_on(tmp_pa
                 assert await records(other, partition) == [(0, b"a")]
 
     run(scenario())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    ended = [record for record in caplog.records if record.message.startswith("a coordinator ends")]
+    assert {"our claim, epoch" in record.reason for record in ended} == {True}  # type: ignore[attr-defined]
 
 
 async def joined(client: Client) -> tuple[str, int]:
@@ -201,6 +216,65 @@ async def joined(client: Client) -> tuple[str, int]:
 async def heartbeat(client: Client, member: tuple[str, int]) -> Message:
     asked = {"group_id": "g", "generation_id": member[1], "member_id": member[0]}
     return await client.ask(HEARTBEAT, 2, asked)
+
+
+def test_internal_topics_follow_a_container_that_goes_and_comes_again(tmp_path: Path) -> None:
+    """Each owner tells the newest offsets of the group, behind all that an earlier one has told, and each change."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([4])
+            client = await Client.connect(first)
+            await client.create("t", 1)
+            await committed(client, 1)
+            told = await internal(client)
+            second = await machines.join()
+            await machines.at_rest([2, 2])
+            other = await Client.connect(second)
+            for broker in (first, second):
+                broker._membership._ownership._rebalances = False  # type: ignore[union-attr]
+            here, there = (0, 1) if first.groups.is_here("g") else (1, 0)
+            assert (await fetched_internal((client, other)[there])).error_code == NOT_LEADER
+
+            for owner, left, newest in ((there, here, 2), (here, there, 3)):
+                asking = (client, other)[owner]
+                waiting = asyncio.create_task(fetched_internal((client, other)[left], told[-1][0] + 1, max_wait=20_000))
+                await asyncio.sleep(0.1)
+                machines.coordinator.end(machines.chairs[left].life)
+                assert (await waiting).error_code == NOT_LEADER
+                await until(lambda owner=owner: len(machines.brokers[owner].store.containers) == CONTAINERS)  # type: ignore[misc]
+                await until(lambda owner=owner: machines.brokers[owner].groups.is_here("g"))  # type: ignore[misc]
+                await committed(asking, newest)
+                again = await internal(asking)
+                assert again[0][0] > told[-1][0]
+                assert len(again) == 1
+                await committed(asking, newest + 10)
+                changes = await internal(asking, again[-1][0] + 1)
+                assert len(changes) == 1
+                told = again + changes
+                machines.chairs[left].begin_anew()
+
+    run(scenario())
+
+
+async def committed(client: Client, offset: int) -> None:
+    partitions = [{"partition_index": 0, "committed_offset": offset}]
+    topics = [{"name": "t", "partitions": partitions}]
+    asked = {"group_id": "g", "generation_id_or_member_epoch": -1, "member_id": "", "topics": topics}
+    assert (await client.ask(OFFSET_COMMIT, 5, asked)).topics[0].partitions[0].error_code == 0
+
+
+async def fetched_internal(client: Client, offset: int = 0, **options: Any) -> Message:
+    answer = await client.fetch((CONSUMER_OFFSETS, GROUPS_PARTITION, offset), **options)
+    return answer.responses[0].partitions[0]  # type: ignore[no-any-return]
+
+
+async def internal(client: Client, offset: int = 0) -> list[tuple[int, bytes | None]]:
+    """What is told from an offset on of the partition that has group g."""
+    answer = await fetched_internal(client, offset)
+    assert answer.error_code == 0
+    return values(answer.records)
 
 
 def test_a_node_that_stops_hands_its_containers_over(tmp_path: Path) -> None:

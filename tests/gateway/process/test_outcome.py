@@ -19,6 +19,7 @@ from core.errors import (
     CorruptState,
     Deposed,
     MissingChunk,
+    NameCollides,
     NotHosted,
     OutOfRange,
     SequenceGap,
@@ -100,6 +101,7 @@ ENDS: Final[tuple[tuple[Exception, ExitCode], ...]] = (
 DEFECTS: Final[tuple[Exception, ...]] = (
     ValueError("what nobody foresaw"),
     StreamExists("t"),
+    NameCollides("a_b", "a.b"),
     UnknownStream("t"),
     Stale("t"),
     StreamSealed("t"),

@@ -1,0 +1,175 @@
+"""A process that has ended is noticed by the other nodes; one that is slow, paused or out of reach is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from core.cluster.coordination import Life
+from gateway.cluster.pulse import Mourning, Pulse, own_address
+from tests.core.cluster.coordinator import Coordinator, Seat
+from tests.core.support import run, until
+
+HOST: Final = "127.0.0.1"
+WATCHED, WATCHING = 1, 2
+LONG_S: Final = 1.5
+"""Several times as long as a burial takes."""
+
+PROCESS: Final = f"""
+import asyncio, sys
+from gateway.cluster.pulse import Pulse
+from tests.core.cluster.coordinator import Coordinator, Seat
+
+async def main():
+    pulse = Pulse(Seat(Coordinator(()), {WATCHED}))
+    await pulse.start({HOST!r})
+    print(pulse.address[1], flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+class Two:
+    """Two nodes that live, of which the second watches the first."""
+
+    def __init__(self) -> None:
+        self.coordinator = Coordinator(())
+        self.watched = Seat(self.coordinator, WATCHED)
+        self.watching = Seat(self.coordinator, WATCHING)
+        self.mourning = Mourning(self.watching)
+
+    async def find(self, place: object) -> None:
+        """The first one tells where its pulse is."""
+        await self.watched.tell({"pulse": place})
+        self.mourning.start()
+
+    @property
+    def lives(self) -> bool:
+        return WATCHED in self.coordinator.lives
+
+
+@asynccontextmanager
+async def two() -> AsyncIterator[Two]:
+    made = Two()
+    try:
+        yield made
+    finally:
+        await made.mourning.close()
+
+
+async def met(pulse: Pulse) -> None:
+    await until(lambda: pulse._connections)
+    await asyncio.sleep(0.05)  # and the greeting has been read
+
+
+def test_a_killed_process_is_buried_and_a_paused_one_is_not() -> None:
+    async def scenario() -> None:
+        async with two() as nodes:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", PROCESS, stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                assert process.stdout is not None
+                port = int(await process.stdout.readline())
+                await nodes.find([HOST, port])
+                await asyncio.sleep(0.5)
+                process.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(LONG_S)
+                assert nodes.lives
+                process.send_signal(signal.SIGCONT)
+                killed_s = asyncio.get_running_loop().time()
+                process.kill()
+                await until(lambda: not nodes.lives)
+                assert asyncio.get_running_loop().time() - killed_s < LONG_S
+                assert list(nodes.coordinator.lives) == [WATCHING]
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+
+    run(scenario())
+
+
+def test_who_was_never_met_is_not_buried() -> None:
+    """The address may be that of another network: refusals there say nothing."""
+
+    async def scenario() -> None:
+        with socket.socket() as free:
+            free.bind((HOST, 0))
+            async with two() as nodes:
+                await nodes.find([HOST, free.getsockname()[1]])
+                await asyncio.sleep(LONG_S)
+                assert nodes.lives
+
+    run(scenario())
+
+
+def test_a_cut_connection_alone_buries_nobody() -> None:
+    """It is made anew; and when then nobody answers, or another life does, the lease is to decide."""
+
+    async def scenario() -> None:
+        async with two() as nodes:
+            pulse = Pulse(nodes.watched)
+            await pulse.start(HOST)
+            assert pulse.address is not None
+            await nodes.find(list(pulse.address))
+            await met(pulse)
+            (first,) = pulse._connections
+            first.transport.abort()  # type: ignore[attr-defined]
+            await until(lambda: pulse._connections and first not in pulse._connections)
+            await asyncio.sleep(0.05)
+            await pulse.close()
+            with socket.socket() as silent:  # accepts what its backlog takes, and says nothing, as a paused process
+                silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                silent.bind(pulse.address)
+                silent.listen()
+                await asyncio.sleep(LONG_S)
+                assert nodes.lives
+
+    run(scenario())
+
+
+def test_the_next_life_at_an_address_is_not_the_former_one() -> None:
+    """The coordinator's word of the former life's end is late: its address answers for the next one."""
+
+    async def scenario() -> None:
+        async with two() as nodes:
+            next_life = Seat(Coordinator(()), WATCHED)
+            next_life._life = Life(node=WATCHED, life="another")
+            pulse = Pulse(next_life)
+            await pulse.start(HOST)
+            assert pulse.address is not None
+            await nodes.find(list(pulse.address))
+            await asyncio.sleep(0.2)
+            await pulse.close()
+            await asyncio.sleep(LONG_S)
+            assert nodes.lives
+
+    run(scenario())
+
+
+def test_what_others_tell_is_checked() -> None:
+    """A node of another release tells of no pulse, or of something else."""
+
+    async def scenario() -> None:
+        for told in (None, [HOST], [HOST, "1"], [HOST, 0], [HOST, 65_536], "x", {"a": 1}):
+            async with two() as nodes:
+                await nodes.find(told)
+                assert not nodes.mourning._watching
+
+    run(scenario())
+
+
+def test_the_address_is_that_of_the_way_to_the_coordinator() -> None:
+    async def scenario() -> None:
+        assert await own_address([("127.0.0.1", 2379)]) == HOST
+        assert await own_address([("no.such.host.invalid", 2379), ("localhost", 2379)]) in (HOST, "::1")
+        assert await own_address([("no.such.host.invalid", 2379)]) == ""
+
+    run(scenario())
