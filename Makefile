@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak clean
+.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ run: install ## Start the gateway on localhost:9092, data under ./data
 
 demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes
 	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS))
+
+demo-cluster: ## Watch three nodes, one of which is killed and comes back, and what clients see of it, for a minute
+	@exec scripts/demo cluster
 
 test: ## Install what the tests need, then run every suite
 	@scripts/test

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy.demo.numbers import Numbers, Source
+from deploy.demo.playing import to_the_end
 from deploy.demo.servers import CannotStart, Gateway, Minio
 from deploy.demo.traffic import create_topic
 from deploy.demo.view import Clients, line, picture
@@ -50,22 +50,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     console = Console()
-    # Both signals act as Ctrl-C: the current work stops, and all that was started is ended.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = 0
-    with contextlib.ExitStack() as ends:
-        try:
-            play(console, ends, given.seconds, given.exit, given.workers)
-        except KeyboardInterrupt:
-            pass
-        except CannotStart as error:
-            console.print(str(error), style="red", soft_wrap=True)
-            code = 1
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C leaves no server behind
-    console.print("Everything that was started has ended.")
-    return code
+    return to_the_end(console, lambda ends: play(console, ends, given.seconds, given.exit, given.workers))
 
 
 def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bool, workers: int) -> None:

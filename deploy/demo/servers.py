@@ -1,4 +1,4 @@
-"""The two servers of the demo, as processes of their own.
+"""The servers of the demo, as processes of their own.
 
 Keeps: a server is in its own process group, so that Ctrl-C reaches the demo only; the demo ends its servers, by process
 id, newest first.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
+PENSTOCK: Final = str(Path(sys.executable).parent / "penstock")
 IMAGE: Final = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
 """The image that `deploy/compose/minio.yaml` names, too."""
 BUCKET: Final = "penstock-demo"
@@ -133,6 +134,22 @@ class Server:
         if self._process.poll() is not None:
             raise CannotStart(f"{self.name} ended with {self._process.returncode}:\n{self.last_words()}")
 
+    def await_ready_file(self, file: Path) -> dict[str, Any]:
+        """What a Penstock tells in its ready file, once clients are served. Raises CannotStart."""
+        deadline = time.monotonic() + READY_S_MAX
+        while not file.exists():
+            self.check()
+            if time.monotonic() > deadline:
+                raise CannotStart(f"{self.name} is not ready after {READY_S_MAX:.0f} s:\n{self.last_words()}")
+            time.sleep(POLL_S)
+        ready: dict[str, Any] = json.loads(file.read_text())
+        return ready
+
+    def kill(self) -> None:
+        """As a power failure would."""
+        self._process.kill()
+        self._process.wait()
+
     def last_words(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
 
@@ -197,10 +214,10 @@ class Gateway(Server):
     """Penstock, its long-term storage in MinIO. `kafka` has the address of each worker."""
 
     def __init__(self, ends: contextlib.ExitStack, directory: Path, minio: Minio, workers: int) -> None:
-        self._ready_file = directory / "ready.json"
-        command = [str(Path(sys.executable).parent / "penstock"), "serve"]
+        ready_file = directory / "ready.json"
+        command = [PENSTOCK, "serve"]
         command += ["--listen", f"127.0.0.1:{port_near(9092, workers)}", "--http", f"127.0.0.1:{port_near(9094)}"]
-        command += ["--data-dir", str(directory / "penstock"), "--ready-file", str(self._ready_file)]
+        command += ["--data-dir", str(directory / "penstock"), "--ready-file", str(ready_file)]
         command += ["--tier2", f"s3://{BUCKET}/{PREFIX}", "--tier2-endpoint", minio.endpoint]
         # Each worker has a log of its own: together they are as long as one.
         logs = {"workers": workers, "log.file.bytes": max(LOG_FILE_BYTES // workers, LOG_FILE_BYTES_MIN)}
@@ -208,17 +225,7 @@ class Gateway(Server):
             command += ["--set", f"{key}={value}"]
         environment = {"PENSTOCK_TIER2_ACCESS_KEY": minio.access_key, "PENSTOCK_TIER2_SECRET_KEY": minio.secret_key}
         super().__init__(ends, "Penstock", command, directory / "penstock.log", environment)
-        ready = self._await_ready()
+        ready = self.await_ready_file(ready_file)
         self.kafka: Sequence[str] = ready["kafka"]
         self.http: str = ready["http"]
         self.await_url(f"http://{self.http}/readyz")
-
-    def _await_ready(self) -> dict[str, Any]:
-        deadline = time.monotonic() + READY_S_MAX
-        while not self._ready_file.exists():
-            self.check()
-            if time.monotonic() > deadline:
-                raise CannotStart(f"Penstock is not ready after {READY_S_MAX:.0f} s:\n{self.last_words()}")
-            time.sleep(POLL_S)
-        ready: dict[str, Any] = json.loads(self._ready_file.read_text())
-        return ready

@@ -1,0 +1,84 @@
+"""`make demo-cluster`, in less than its minute: a node is killed and comes back, nothing is missed, nothing stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psutil
+import pytest
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+SECONDS: Final = 4
+END_S_MAX: Final = 120
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * END_S_MAX)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """The directory in which the demo makes its own; afterwards neither that nor a process of it is there."""
+    yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+    assert [
+        one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])
+    ] == []
+
+
+def start(place: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "deploy.demo.cluster", "--seconds", str(SECONDS)],
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(place)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def numbers(line: str) -> dict[str, int]:
+    return {name: int(value) for name, _, value in (word.partition("=") for word in line.split())}
+
+
+def test_to_the_end(place: Path) -> None:
+    """The killed node leads nothing, the others go on, it gets partitions again, and the consumer misses nothing."""
+    demo = start(place)
+    try:
+        printed, _ = demo.communicate(timeout=END_S_MAX)
+    finally:
+        demo.terminate()
+    assert demo.returncode == 0, printed
+
+    shown = [numbers(line) for line in printed.splitlines() if line.startswith("seconds=")]
+    names = ("node_1", "node_2", "node_3")
+    assert any(-1 in [look[name] for name in names] for look in shown)
+    last = shown[-1]
+    assert min(last[name] for name in names) > 0
+    assert last["missed"] == 0
+    assert last["read"] == last["acknowledged"] > 0
+    assert "was killed" in printed
+
+
+def test_interrupted(place: Path) -> None:
+    """Ctrl-C in the middle ends everything."""
+    demo = start(place)
+    assert demo.stdout is not None
+    printed = ""
+    for line in demo.stdout:
+        printed += line
+        if line.startswith("seconds="):
+            break
+    demo.send_signal(signal.SIGINT)
+    try:
+        rest, _ = demo.communicate(timeout=END_S_MAX)
+    finally:
+        demo.kill()
+
+    assert "seconds=" in printed, printed
+    assert demo.returncode == 0, printed + rest
