@@ -266,7 +266,10 @@ class EtcdCoordination(Coordination):
             found, counters = outcome.found
             if found:
                 owner = _owner(found[0])
-                return await self._claimed(container, life, owner.epoch) if owner and owner.life == life else None
+                if owner is None or owner.life != life:
+                    return None
+                await self._mirror.reached(found[0].revision)  # else whoever looks at the mirror believes it lost
+                return await self._claimed(container, life, owner.epoch)
             counter = counters[0] if counters else None
         raise CoordinatorAway(f"container {container} was not claimed: others raised the epoch {TRIES_MAX} times")
 

@@ -52,7 +52,7 @@ async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -
     slot = slot_of(stream, partition)
     if stream is None or slot is None:
         return -1, ErrorCode.unknown_topic_or_partition
-    if slot.is_elsewhere:
+    if not ctx.services.store.serves(slot.container_id):
         return -1, ErrorCode.not_leader_or_follower
     config = config_of(stream)
     if config.compact and not config.delete:

@@ -54,7 +54,7 @@ async def _partition(
 ) -> dict[str, Any]:
     if slot is None:
         return _failed(index, ErrorCode.unknown_topic_or_partition, why)
-    if slot.is_elsewhere:
+    if not ctx.services.store.serves(slot.container_id):
         return _failed(index, ErrorCode.not_leader_or_follower, NOT_HERE)
     if len(slot.writers or ()) > left:
         return _failed(index, ErrorCode.policy_violation, TOO_MANY)

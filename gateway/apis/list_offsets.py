@@ -110,13 +110,13 @@ def _answer(
     searches: asyncio.Semaphore,
 ) -> Found | Awaitable[Found]:
     """The answer at once, if memory has it."""
-    if code := epoch_error(slot, asked.current_leader_epoch):
+    store: Store = ctx.services.store
+    if code := epoch_error(store, slot, asked.current_leader_epoch):
         return Found(code=code)
     if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
         return Found(code=ErrorCode.invalid_request)
     if asked.timestamp < 0 and ctx.version < SINCE.get(asked.timestamp, ctx.version + 1):
         return Found(code=ErrorCode.unsupported_version)
-    store: Store = ctx.services.store
     try:
         hosted = store.hosted(slot)
     except NotHosted as elsewhere:

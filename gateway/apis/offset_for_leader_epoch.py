@@ -25,18 +25,18 @@ async def offset_for_leader_epoch(ctx: RequestContext, request: Message) -> Mapp
 async def _topic(ctx: RequestContext, topic: Message, is_broker: bool) -> dict[str, Any]:
     name = topic.topic
     if is_broker or ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, name):
-        answers = [_answer(ctx.services.readable(name), asked) async for asked in ctx.paced(topic.partitions)]
+        answers = [_answer(ctx, ctx.services.readable(name), asked) async for asked in ctx.paced(topic.partitions)]
     else:
         denied = ErrorCode.topic_authorization_failed
         answers = [_refused(asked, denied) async for asked in ctx.paced(topic.partitions)]
     return {"topic": name, "partitions": answers}
 
 
-def _answer(stream: Stream | None, asked: Message) -> dict[str, Any]:
+def _answer(ctx: RequestContext, stream: Stream | None, asked: Message) -> dict[str, Any]:
     slot = slot_of(stream, asked.partition)
     if slot is None:
         return _refused(asked, ErrorCode.unknown_topic_or_partition)
-    if code := epoch_error(slot, asked.current_leader_epoch):
+    if code := epoch_error(ctx.services.store, slot, asked.current_leader_epoch):
         return _refused(asked, code)
     epoch, end = slot.end_of_epoch(asked.leader_epoch)
     return {

@@ -6,11 +6,14 @@ addresses of the others for a listener of the same name.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from core.cluster.coordination import Coordination, Stage
+
+logger = logging.getLogger(__name__)
 
 NOBODY: int = -1
 """In place of a node's id: no node leads that."""
@@ -57,7 +60,7 @@ class Node:
 
     @classmethod
     def decode(cls, node_id: int, fields: Mapping[str, Any]) -> Node:
-        """Raises KeyError, ValueError, TypeError."""
+        """Raises KeyError, ValueError, TypeError, AttributeError."""
         return cls(
             id=node_id,
             listeners={name: (str(host), int(port)) for name, (host, port) in fields["listeners"].items()},
@@ -137,10 +140,24 @@ class Nodes:
         return Address(self.me, listener.advertised_host, listener.advertised_port)
 
 
+def _readable(told: Mapping[int, Mapping[str, Any]]) -> list[Node]:
+    """What can be read of what nodes tell: one of another release must not hide the others."""
+    nodes: list[Node] = []
+    for node_id, fields in told.items():
+        try:
+            if fields:
+                nodes.append(Node.decode(node_id, fields))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            logger.error(
+                "what a node tells of itself cannot be read", extra={"node": node_id, "reason": repr(error)[:99]}
+            )
+    return nodes
+
+
 def owners_of(told: Mapping[int, Mapping[str, Any]], coordination: Coordination) -> list[Node]:
     """The nodes that live, as they tell of themselves, with the containers that the coordinator lets them serve."""
     lives, served = coordination.lives(), coordination.owners()
-    nodes = [Node.decode(node_id, fields) for node_id, fields in told.items() if fields]
+    nodes = _readable(told)
     return [
         replace(
             node,

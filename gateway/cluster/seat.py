@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from pydantic import SecretStr
+
 from core.cluster import etcd_keys
 from core.cluster.coordination import Coordination
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
@@ -64,13 +66,9 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
     Raises CoordinatorAway, CoordinatorRefuses, CorruptState.
     """
     place = parse_cluster(config.cluster)
-    settings = EtcdSettings(
-        endpoints=tuple(Endpoint(host, port) for host, port in place.endpoints),
-        tls=place.tls,
-        ca_file=_text(config.etcd_ca_file),
-        cert_file=_text(config.etcd_cert_file),
-        key_file=_text(config.etcd_key_file),
-    )
+    settings = etcd_settings(config)
+    if settings.user and not settings.tls:
+        logger.warning("the password for etcd goes over the network in clear: use etcds://, with TLS")
     prefix = etcd_keys.prefix_of(place.name)
     async with contextlib.AsyncExitStack() as undo:
         client = EtcdClient(settings)
@@ -104,6 +102,21 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
     )
 
 
+def etcd_settings(config: Config) -> EtcdSettings:
+    """How the configuration says that etcd is reached."""
+    place = parse_cluster(config.cluster)
+    return EtcdSettings(
+        endpoints=tuple(Endpoint(host, port) for host, port in place.endpoints),
+        tls=place.tls,
+        ca_file=_text(config.etcd_ca_file),
+        cert_file=_text(config.etcd_cert_file),
+        key_file=_text(config.etcd_key_file),
+        key_password=_secret(config.etcd_key_password),
+        user=config.etcd_user,
+        password=_secret(config.etcd_password),
+    )
+
+
 def check_cluster(seat: Seat, cluster_id: str, data_dir: str) -> None:
     """Raise CoordinatorRefuses if a data directory is of another cluster than the one in etcd."""
     if cluster_id != seat.cluster_id:
@@ -111,6 +124,10 @@ def check_cluster(seat: Seat, cluster_id: str, data_dir: str) -> None:
             f"{data_dir} is of cluster {cluster_id}, and the cluster in etcd is {seat.cluster_id}: name an empty data "
             "directory, or the cluster that this one is of"
         )
+
+
+def _secret(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()
 
 
 def _text(path: object) -> str | None:

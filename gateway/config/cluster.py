@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 CLUSTER_CONTAINERS_MAX: Final = 256
 LEASE_MS_MIN: Final = 2_000
 ENDPOINTS_MAX: Final = 16
 ETCD_PORT: Final = 2379
+ETCD_USER_CHARS_MAX: Final = 200
 
 
 class EtcdPlace(NamedTuple):
@@ -75,6 +76,14 @@ class ClusterKeys(BaseModel):
     )
     etcd_cert_file: Path | None = Field(None, description="This node's certificate for etcd, PEM, with etcd.key.file.")
     etcd_key_file: Path | None = Field(None, description="The certificate's key, PEM.")
+    etcd_key_password: SecretStr | None = Field(None, description="Password of that key, if it is encrypted.")
+    etcd_user: str = Field(
+        "",
+        max_length=ETCD_USER_CHARS_MAX,
+        description="etcd's user that this node is, with etcd.password, where etcd has users. It reads and writes all "
+        "keys below penstock/NAME/, and leases.",
+    )
+    etcd_password: SecretStr | None = Field(None, description="That user's password.")
 
     @field_validator("cluster")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.config.addresses import UNNAMED, ListenAddress, check_dialable, host_port
+from gateway.config.cluster import parse_cluster
 from gateway.config.fields import allowed
 from gateway.config.groups import BOUNDED_GROUP_KEYS
 from gateway.config.listeners import IDLE_MS_MIN
@@ -68,8 +69,23 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
         yield from _log_in_objects(config, origins)
     elif config.cluster:
         yield f"{origins.said('cluster')}: {origins.said('log.store')}: allowed: log.store = object"
+    yield from _way_to_etcd(config, origins)
+
+
+def _way_to_etcd(config: Config, origins: Origins) -> Iterator[str]:
+    """Nothing that is meant to protect it is left out silently."""
     if (config.etcd_cert_file is None) != (config.etcd_key_file is None):
         yield f"{origins.said('etcd.cert.file')}, {origins.said('etcd.key.file')}: one needs the other"
+    if config.etcd_key_password is not None and config.etcd_key_file is None:
+        yield "etcd.key.password is set, and there is no key: allowed: with etcd.key.file"
+    if config.etcd_user and config.etcd_password is None:
+        yield f"{origins.said('etcd.user')}: it needs a password: set etcd.password.file"
+    if config.etcd_password is not None and not config.etcd_user:
+        yield "etcd.password is set, and there is no user: set etcd.user"
+    if config.cluster and not parse_cluster(config.cluster).tls:
+        for key in ("etcd.ca.file", "etcd.cert.file"):
+            if getattr(config, key.replace(".", "_")) is not None:
+                yield f"{origins.said(key)}: {origins.said('cluster')}: without TLS: allowed: etcds://"
 
 
 def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:

@@ -23,6 +23,8 @@ SECRET_KEYS: Final = (
     "ssl.key.password",
     "http.tls.key.password",
     "delegation.token.secret.key",
+    "etcd.password",
+    "etcd.key.password",
 )
 IN_FILES_OF_KAFKAS: Final = {
     "ssl.keystore.key": "ssl.keystore.location",
@@ -67,6 +69,12 @@ class SecretFileKeys(BaseModel):
         None,
         description="File that holds delegation.token.secret.key alone; a final line break is dropped. Read at the "
         "start.",
+    )
+    etcd_password_file: Path | None = Field(
+        None, description="File that holds etcd.password alone; a final line break is dropped. Read at the start."
+    )
+    etcd_key_password_file: Path | None = Field(
+        None, description="File that holds etcd.key.password alone; a final line break is dropped. Read at the start."
     )
 
 

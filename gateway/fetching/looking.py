@@ -113,7 +113,7 @@ class Findings:
         """Evaluate one partition from memory; returns the read that it needs, if it needs one."""
         self.forget(target)
         slot = target.slot
-        code = refusal_of(target)
+        code = refusal_of(self.store, target)
         if self.may_read is not None and self._is_denied(self.may_read, target):
             code = TOPIC_AUTHORIZATION_FAILED  # whether there is such a topic or not
         if self.version < ZSTD_TOPICS_SINCE and not code and slot is not None and config_of(slot.stream).codec == ZSTD:
@@ -193,15 +193,19 @@ def aborted_of(overlapping: Sequence[Aborted]) -> list[tuple[int, int]]:
     return [(transaction.writer_id, transaction.first) for transaction in sorted(overlapping, key=_first)]
 
 
-def refusal_of(target: Target) -> int:
-    """Kafka's error code for a partition that cannot be read from, else 0."""
+def refusal_of(store: Store, target: Target) -> int:
+    """Kafka's error code for a partition that cannot be read from, else 0.
+
+    Whoever is not its leader any more says so, and not that an offset is out of the range that it knew: a consumer
+    would begin anew.
+    """
     slot = target.slot
     if slot is None or slot.stream.deleted:
         return UNKNOWN_TOPIC_OR_PARTITION if isinstance(target.topic, str) else UNKNOWN_TOPIC_ID
     if target.leader_epoch >= 0 and target.leader_epoch != slot.leader_epoch:
-        if slot.is_elsewhere:
-            return NOT_LEADER_OR_FOLLOWER
-        return FENCED_LEADER_EPOCH if target.leader_epoch < slot.leader_epoch else UNKNOWN_LEADER_EPOCH
-    if not slot.start <= target.offset <= slot.end:
-        return NOT_LEADER_OR_FOLLOWER if slot.is_elsewhere else OFFSET_OUT_OF_RANGE
-    return 0
+        code = FENCED_LEADER_EPOCH if target.leader_epoch < slot.leader_epoch else UNKNOWN_LEADER_EPOCH
+    elif not slot.start <= target.offset <= slot.end:
+        code = OFFSET_OUT_OF_RANGE
+    else:
+        return 0
+    return code if store.serves(slot.container_id) else NOT_LEADER_OR_FOLLOWER

@@ -73,6 +73,7 @@ class EtcdSettings:
     ca_file: str | None = None  # vouches for etcd's certificates; None: the system's authorities
     cert_file: str | None = None  # of this client, with its key
     key_file: str | None = None
+    key_password: str = field(default="", repr=False)
     user: str = ""
     password: str = field(default="", repr=False)
 
@@ -285,8 +286,9 @@ def _tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
         if settings.cert_file is not None:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except OSError as error:  # ssl.SSLError is one
+            # Without a password OpenSSL would ask a person for it, on the terminal.
+            context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_password)
+    except (OSError, ValueError) as error:  # ssl.SSLError is the one, a password that is too long the other
         files = ", ".join(filter(None, (settings.ca_file, settings.cert_file, settings.key_file)))
         raise CoordinatorRefuses(f"the certificates for etcd cannot be used ({files}): {error}") from error
     return context

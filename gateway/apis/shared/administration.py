@@ -13,6 +13,7 @@ from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 
 if TYPE_CHECKING:
+    from core.store import Store
     from gateway.dispatch.context import RequestContext
 
 _T = TypeVar("_T", bound=Hashable)
@@ -66,10 +67,10 @@ def check_cluster(cluster_id: str, meant: str | None) -> None:
         raise Refusal(ErrorCode.inconsistent_cluster_id, why)
 
 
-def epoch_error(slot: Slot, current_leader_epoch: int) -> ErrorCode:
+def epoch_error(store: Store, slot: Slot, current_leader_epoch: int) -> ErrorCode:
     """The error for a client that knows another leader epoch (KIP-320); -1 means that it knows none. Another leader's
     partition is that leader's to answer for."""
-    if slot.is_elsewhere:
+    if not store.serves(slot.container_id):
         return ErrorCode.not_leader_or_follower
     if current_leader_epoch in (-1, slot.leader_epoch):
         return ErrorCode.none

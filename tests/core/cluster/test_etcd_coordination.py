@@ -13,7 +13,7 @@ from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import CALLS, Session
-from core.cluster.etcd.wire import Put, Range, end_of
+from core.cluster.etcd.wire import Put, Range, Watched, end_of
 from core.cluster.etcd_coordination import EtcdCoordination
 from core.cluster.etcd_keys import EPOCH
 from core.errors import CoordinatorAway, CoordinatorRefuses
@@ -218,6 +218,34 @@ def test_one_process_for_a_node_id(etcd: EtcdServer, monkeypatch: pytest.MonkeyP
                 assert alive.life != dead.life
                 assert not await dead.confirm(Claim(container=0, epoch=1, life=dead.life), ())
             await mirror.close()
+
+    run(test())
+
+
+def test_a_claim_that_went_through_unseen_is_in_the_mirror_when_it_is_told(etcd: EtcdServer) -> None:
+    """Else it would look lost at once, and be given up without a word to etcd, where it would stand for ever."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, connected(etcd.settings()) as other:
+            let_in, take = asyncio.Event(), one._mirror._take
+
+            async def late(message: Watched) -> None:
+                await let_in.wait()
+                await take(message)
+
+            one._mirror._take = late  # type: ignore[method-assign]
+            assert one._lease is not None
+            row = b'{"v":1,"node":1,"life":"%s","epoch":7,"stage":"opening"}' % one.life.encode()
+            await other.decide((), (Put(prefix + b"containers/0", row, one._lease.id),))
+            claiming = asyncio.create_task(claimed(one, 0))
+            await asyncio.wait((claiming,), timeout=0.3)
+            assert claiming.done() == (0 in one.owners())
+            let_in.set()
+            claim = await claiming
+            assert one.owners()[0].epoch == claim.epoch == 7
+            await one.give_up(claim)
+            assert not await one.read_epochs()
 
     run(test())
 

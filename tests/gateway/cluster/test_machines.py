@@ -218,6 +218,56 @@ async def heartbeat(client: Client, member: tuple[str, int]) -> Message:
     return await client.ask(HEARTBEAT, 2, asked)
 
 
+def test_a_node_that_does_not_know_that_it_was_replaced_says_nothing_of_offsets(tmp_path: Path) -> None:
+    """It slept, and has closed nothing yet. What it knew ends before what its successor has acknowledged: a consumer
+    that hears of an offset out of range, or of a log that was cut, would begin anew."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([4])
+            client = await Client.connect(first)
+            await client.create("t", 1)
+            await machines.join()
+            await machines.at_rest([2, 2])
+            leader = (await leaders(client, "t"))[0] - 1
+            sleeper, chair = machines.brokers[leader], machines.chairs[leader]
+            late, next_one = await Client.connect(sleeper), await Client.connect(machines.brokers[1 - leader])
+            membership = sleeper._membership
+            assert membership is not None
+            assert membership._looking is not None
+            membership._looking.cancel()
+            chair.is_asleep = True
+            machines.coordinator.end(chair.life)
+            await until(lambda: len(machines.brokers[1 - leader].store.containers) == CONTAINERS)
+            for _ in range(3):
+                assert (await next_one.produce("t", batch(b"a"))).error_code == 0
+
+            assert len(sleeper.store.containers) == CONTAINERS // 2
+            assert [await answered(late, *asked) for asked in ABOUT_OFFSETS] == [NOT_LEADER] * len(ABOUT_OFFSETS)
+            assert (await late.fetch(("t", 0, 3))).responses[0].partitions[0].error_code == NOT_LEADER
+            chair.is_asleep = False
+            membership._looking = asyncio.create_task(membership._look_for_ever())
+
+    run(scenario())
+
+
+ABOUT_OFFSETS: Final[list[tuple[int, int, dict[str, Any]]]] = [
+    (2, 4, {"name": "t", "partitions": [{"partition_index": 0, "current_leader_epoch": -1, "timestamp": -1}]}),
+    (21, 0, {"name": "t", "partitions": [{"partition_index": 0, "offset": 3}]}),
+    (23, 2, {"topic": "t", "partitions": [{"partition": 0, "current_leader_epoch": -1, "leader_epoch": 0}]}),
+    (61, 0, {"name": "t", "partition_indexes": [0]}),
+]
+"""ListOffsets, DeleteRecords, OffsetForLeaderEpoch, DescribeProducers: key, version, topic."""
+
+
+async def answered(client: Client, key: int, version: int, topic: dict[str, Any]) -> int:
+    """The error code that the partition gets."""
+    rest = {2: {"replica_id": -1, "isolation_level": 0}, 21: {"timeout": 1_000}}.get(key, {})
+    (found,) = (await client.ask(key, version, {"topics": [topic], **rest})).topics
+    return found.partitions[0].error_code  # type: ignore[no-any-return]
+
+
 def test_internal_topics_follow_a_container_that_goes_and_comes_again(tmp_path: Path) -> None:
     """Each owner tells the newest offsets of the group, behind all that an earlier one has told, and each change."""
 

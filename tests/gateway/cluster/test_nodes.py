@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gateway.cluster.nodes import NOBODY, Address, Node, Nodes
+from gateway.cluster.nodes import NOBODY, Address, Node, Nodes, owners_of
+from tests.core.cluster.coordinator import Coordinator, Seat
 
 
 @dataclass
@@ -89,3 +90,17 @@ def test_ended_before_it_told() -> None:
     alone.went(101)
     alone.replace([OTHER])
     assert alone.leader(1) == 101
+
+
+def test_a_node_that_cannot_be_read_hides_no_other() -> None:
+    """It lives, and leads what the coordinator says; this node does not know where."""
+    coordinator = Coordinator((0, 1))
+    seats = {node: Seat(coordinator, node) for node in (100, 101, 102)}
+    for node, container in ((101, 0), (102, 1)):
+        claim = coordinator.claim(node, seats[node].life, container)
+        assert claim is not None
+        coordinator.confirm(claim, ())
+    good = Node(id=101, listeners={"INSIDE": ("there", 9093)}, containers={}, pulse=("there", 1)).encode()
+    for wrong in ({"release": 9}, {**good, "listeners": 3}, {**good, "listeners": {"INSIDE": ["there"]}}):
+        (found,) = owners_of({101: good, 102: wrong}, seats[100])
+        assert (found.id, found.listeners, found.containers) == (101, {"INSIDE": ("there", 9093)}, {0: 1})
