@@ -126,8 +126,14 @@ class MinioServer:
         return self._process.pid
 
     def pause(self) -> None:
+        """Return once it stands still: a signal takes a moment to reach every thread."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any((task / "stat").read_text().rpartition(")")[2].split()[0] != "T" for task in tasks.iterdir()):
+            assert time.monotonic() < deadline, "MinIO does not stand still"
+            time.sleep(0.005)
 
     def resume(self) -> None:
         assert self._process is not None

@@ -22,6 +22,11 @@ from tests.gateway.security.certificates import make as make_certificates
 SECRET: Final = 'S3cr3t"\\value/+=x'
 PAIR: Final = {"tier2.access.key": "tier2.secret.key", "tier2.secret.key": "tier2.access.key"}
 """Keys that are given together."""
+BESIDE: Final = {
+    "etcd.password": {"etcd.user": "ann"},
+    "etcd.key.password": {"etcd.key.file": "a.key", "etcd.cert.file": "a.pem"},
+}
+"""Others that a secret makes no sense without."""
 
 
 def members(archive: Path) -> dict[str, bytes]:
@@ -65,6 +70,8 @@ def test_secrets(tmp_path: Path, key: str, way: str) -> None:
     """No value of a secret key is in any member, whichever way it was given."""
     keys = {one: f"{n}{SECRET}" for n, one in enumerate(filter(None, (key, PAIR.get(key))))}
     arguments: list[str] = ["--listen", "127.0.0.1:0", "--http", "off"]
+    for other, value in BESIDE.get(key, {}).items():
+        arguments += ["--set", f"{other}={value}"]
     environ: dict[str, str] = {}
     lines = []
     for n, (name, value) in enumerate(keys.items()):
