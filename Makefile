@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak clean
+.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,11 +69,17 @@ soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECOND
 	BATCHES=20000 scripts/check-native
 	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
 	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py
+	scripts/install-test-tools --ecosystem
+	SOAK=1 $(BIN)/pytest compat_tests/test_ecosystem.py
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py
+
+ecosystem: install-dev ## Run others' software against Penstock, some 15 minutes, and write docs/operating/compatibility.md
+	@scripts/install-test-tools --ecosystem
+	$(BIN)/python -m compat_tests.ecosystem $(ARGS)
 
 clean: ## Remove what was installed and built; data stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf .import_linter_cache compat_tests/node/node_modules compat_tests/java/target
+	rm -rf .import_linter_cache compat_tests/node/node_modules compat_tests/java/target compat_tests/ecosystem/*/target
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.lock pyproject.toml $(NATIVE) scripts/install

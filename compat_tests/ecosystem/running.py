@@ -1,0 +1,101 @@
+"""What runs beside each other: a Penstock, a JVM of somebody else's, and the records that both see.
+
+Keeps: whoever starts a process ends it, by its pid; every wait has a bound.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from compat_tests.harness.system import JVM_FLAGS, Penstock
+
+WITHIN_S: Final = 120.0
+QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+SAID_CHARS_MAX: Final = 4_000
+
+
+@contextmanager
+def penstock(directory: Path) -> Iterator[Penstock]:
+    directory.mkdir(parents=True)
+    server = Penstock(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Jvm:
+    """A JVM with its log in a directory."""
+
+    def __init__(
+        self, class_path: Sequence[Path], main: str, directory: Path, *arguments: str, flags: Sequence[str] = ()
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._log = directory / "jvm.log"
+        path = ":".join(map(str, class_path))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["java", *JVM_FLAGS, QUIET, "-Xmx512m", *flags, "-cp", path, main, *arguments], stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """As a machine that fails: without a warning."""
+        self._process.kill()
+        self._process.wait()
+
+    def assert_running(self) -> None:
+        assert self._process.poll() is None, self._log.read_text(errors="replace")[-SAID_CHARS_MAX:]
+
+
+def compiled(sources: Path, jars: Path, directory: Path) -> Path:
+    """The classes of a job that is written for the run."""
+    classes = directory / "classes"
+    files = map(str, (sources / "src").glob("*.java"))
+    subprocess.run(["javac", "-cp", str(jars / "*"), "-d", str(classes), *files], check=True, timeout=120)
+    return classes
+
+
+def make(server: Penstock, topic: str) -> None:
+    """One partition, so that there is one order."""
+    admin = AdminClient({"bootstrap.servers": server.address})
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+
+
+def produce(server: Penstock, topic: str, values: Sequence[str]) -> None:
+    """In order, and acknowledged."""
+    producer = Producer({"bootstrap.servers": server.address, "enable.idempotence": True})
+    for value in values:
+        producer.produce(topic, value)
+    assert producer.flush(60) == 0
+
+
+def read(server: Penstock, topic: str) -> list[str]:
+    """All committed values of a topic's partition 0; none while there is no such topic."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": server.address,
+            "group.id": "reader",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "allow.auto.create.topics": False,
+        }
+    )
+    values: list[str] = []
+    try:
+        if topic not in consumer.list_topics(timeout=30).topics:
+            return values
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        while (message := consumer.poll(10)) is not None and message.error() is None:
+            values.append((message.value() or b"").decode())
+    finally:
+        consumer.close()
+    return values

@@ -1,0 +1,19 @@
+"""Software of others beside Penstock: the short runs in CI, all of them in `make soak`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from compat_tests.ecosystem.__main__ import PAGE, TOOLS
+
+SHORT: Final = ("mirrormaker",)
+
+
+@pytest.mark.parametrize("tool", TOOLS if os.environ.get("SOAK") else SHORT)
+def test_runs_beside_penstock(tool: str, tmp_path: Path) -> None:
+    finding = TOOLS[tool](tmp_path)
+    assert f"| {finding.tool} | {finding.version} | {finding.what} |" in PAGE.read_text(), "make ecosystem writes it"
