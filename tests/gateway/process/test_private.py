@@ -21,6 +21,8 @@ from tests.gateway.http.calls import call, create_topic, get
 from tests.gateway.launching import run, serving
 
 SECRET = "s3cret-of-a-test"
+BESIDE = ("etcd.user=ann", "etcd.cert.file=a.pem", "etcd.key.file=a.key")
+"""What secrets make no sense without."""
 HTTP = ("--http", "127.0.0.1:0")
 
 
@@ -106,7 +108,7 @@ def test_secrets_from_files(tmp_path: Path, end: str) -> None:
     config = load(
         toml,
         environ={"PENSTOCK_TIER2_ACCESS_KEY_FILE": str(paths["tier2.access.key"])},
-        assignments=[f"{key}.file={paths[key]}" for key in SECRET_KEYS if key not in elsewhere],
+        assignments=[*BESIDE, *(f"{key}.file={paths[key]}" for key in SECRET_KEYS if key not in elsewhere)],
     )
 
     for key in SECRET_KEYS:
