@@ -190,9 +190,20 @@ async def is_given_away(slot: Slot) -> None:
         container.end_transactions([end_of(slot, 1, committed=True)], [])
 
 
+_others: set[threading.Thread] = set()
+"""Threads from before a test: of stores that other tests dropped as a crash would."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    _others.update(threading.enumerate())
+    yield
+    _others.clear()
+
+
 def threads_of(container_id: int) -> list[str]:
     """Threads by name that serve a container."""
-    names = [thread.name.split("_")[0] for thread in threading.enumerate()]
+    names = [thread.name.split("_")[0] for thread in threading.enumerate() if thread not in _others]
     marks = (f"log-{container_id}", f"metadata-{container_id}", f"catalog-{container_id}")
     return [name for name in names if name.startswith(marks)]
 
