@@ -20,7 +20,7 @@ OPENED: Final = ("--add-opens=java.base/java.util=ALL-UNNAMED", "--add-opens=jav
 
 
 def copy(directory: Path) -> Finding:
-    """Every record of a topic is in another one once, in order, for whoever reads committed records."""
+    """A reader of committed records finds each record of the first topic once in the second, in order."""
     checkpoints = directory / "checkpoints"
     with penstock(directory / "server") as server:
         for topic in ("from", "to"):

@@ -1,6 +1,6 @@
 """What runs beside each other: a Penstock, a JVM of somebody else's, and the records that both see.
 
-Keeps: whoever starts a process ends it, by its pid; every wait has a bound.
+Keeps: the starter of a process ends it, by its pid; every wait has a bound.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Coordination(Protocol):
         """The epoch of each container's claim now, read linearizably from the coordinator and not from the mirror."""
 
     async def give_up(self, claim: Claim) -> None:
-        """Let go of a container, if the claim is still its. Whoever has it then is not disturbed."""
+        """Release a container that this claim still holds. A later owner keeps it."""
 
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""

@@ -4,14 +4,14 @@ The keys are read once, page by page at one revision; then a watch goes on from 
 with the revision behind the last one that was taken over, at whichever member answers. If etcd has compacted that
 revision away, all is read again, and the difference is told as changes.
 
-A watch that says nothing may be one whose connection is dead. So a silent one is begun anew every `SILENT_S`, and at
+A silent watch may have a dead connection. So it is begun anew every `SILENT_S`, and at
 once if somebody knows of a revision that it should have brought (`reached`).
 
 **Invariants**
 
 - Those who are told hear of each change once, in the order of revisions, those of one revision together; after a
   compaction of the last state only.
-- When they are told, `values` has all changes up to `revision`, and no others.
+- At each call `values` has all changes up to `revision`, and no others.
 """
 
 from __future__ import annotations
