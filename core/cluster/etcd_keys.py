@@ -7,6 +7,7 @@ hex digits, so that they are in order. Format 1:
     key                         value
     ==========================  =====================================================================================
     ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many)
+    ``rebuild``                 there is no ``meta`` yet: these keys are being made anew (`core.rebuilding`)
     ``epoch``                   the last epoch that was given to an owner, or for anything else
     ``ids/stream``              the next id of a stream
     ``ids/writer``              the next id of a writer
@@ -51,6 +52,7 @@ CONTAINERS: Final = b"containers/"
 LINKS: Final = b"links/"
 ASSIGN: Final = b"assign/"
 LOADS: Final = b"loads/"
+REBUILD: Final = b"rebuild"
 
 NAME_BYTES_MAX: Final = 200
 
@@ -107,6 +109,10 @@ def number_of(counter: KeyValue | None, first: int) -> int:
 
 async def join(session: Session, prefix: bytes, wanted: Meta) -> Meta:
     """What the cluster is; the first node decides. Raises CoordinatorAway, CoordinatorRefuses, CorruptState."""
-    key = prefix + META
-    outcome = await session.change((absent(key),), (Put(key, wanted.encode()),), (Range(key),))
+    key, rebuild = prefix + META, prefix + REBUILD
+    outcome = await session.change((absent(key), absent(rebuild)), (Put(key, wanted.encode()),), (Range(key),))
+    if not outcome.succeeded and not outcome.found[0]:
+        raise CoordinatorRefuses(
+            "a rebuild of this cluster's keys in etcd has begun and not ended: run `penstock cluster rebuild` again"
+        )
     return wanted if outcome.succeeded else Meta.decode(outcome.found[0][0].value)

@@ -32,6 +32,7 @@ COMMANDS: Final = (
         "cluster health",
         "cluster status",
         "cluster rebalance",
+        "cluster rebuild",
     ),
     *("profile", "profile create"),
     *("doctor", "debug", "debug bundle"),
