@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from core.cluster.levels import FIRST
 from core.cluster.loads import Load
 from core.log.objects.protocol import Link
 
@@ -67,6 +68,7 @@ class Life:
     node: int
     life: str
     is_draining: bool = False  # it gives its containers away, and wants no others
+    level: int = field(default=FIRST, compare=False)  # the highest that it knows (`core.cluster.levels`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,10 @@ class Coordination(Protocol):
     """The coordinator, as one node sees it. All methods are for the event loop."""
 
     # The mirror
+
+    @property
+    def level(self) -> int:
+        """The level of the cluster, see `core.cluster.levels`."""
 
     @property
     def node(self) -> int:

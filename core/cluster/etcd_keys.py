@@ -6,7 +6,8 @@ hex digits, so that they are in order. Format 1:
     ==========================  =====================================================================================
     key                         value
     ==========================  =====================================================================================
-    ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many)
+    ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many),
+                                ``level`` (`core.cluster.levels`; 1 if it is left out)
     ``rebuild``                 there is no ``meta`` yet: these keys are being made anew (`core.rebuilding`)
     ``epoch``                   the last epoch that was given to an owner, or for anything else
     ``ids/stream``              the next id of a stream
@@ -34,6 +35,7 @@ from typing import Final
 
 from core.cluster.etcd.session import Session
 from core.cluster.etcd.wire import KeyValue, Put, Range, absent
+from core.cluster.levels import FIRST, NEWEST
 from core.cluster.registry import common_form
 from core.errors import CoordinatorRefuses, CorruptState
 
@@ -63,9 +65,12 @@ class Meta:
 
     cluster: str
     containers: int
+    level: int = NEWEST
 
     def encode(self) -> bytes:
         value = {"v": FORMAT, "cluster": self.cluster, "containers": self.containers}
+        if self.level > FIRST:
+            value["level"] = self.level
         return json.dumps(value, separators=(",", ":")).encode()
 
     @classmethod
@@ -73,8 +78,9 @@ class Meta:
         """Raises CorruptState, CoordinatorRefuses."""
         try:
             found = json.loads(value)
-            version, meta = found["v"], cls(str(found["cluster"]), int(found["containers"]))
-        except (ValueError, TypeError, KeyError) as error:
+            level = int(found.get("level", FIRST))
+            version, meta = found["v"], cls(str(found["cluster"]), int(found["containers"]), level)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptState("key meta in etcd is not a cluster's: restore etcd, or name another cluster") from error
         if version != FORMAT:
             raise CoordinatorRefuses(f"the cluster in etcd has format {version}, this release reads {FORMAT}")
@@ -108,11 +114,25 @@ def number_of(counter: KeyValue | None, first: int) -> int:
 
 
 async def join(session: Session, prefix: bytes, wanted: Meta) -> Meta:
-    """What the cluster is; the first node decides. Raises CoordinatorAway, CoordinatorRefuses, CorruptState."""
+    """What the cluster is; the first node decides.
+
+    Raises CoordinatorAway, CorruptState, CoordinatorRefuses: also if the cluster has a level that is unknown here.
+    """
     key, rebuild = prefix + META, prefix + REBUILD
     outcome = await session.change((absent(key), absent(rebuild)), (Put(key, wanted.encode()),), (Range(key),))
     if not outcome.succeeded and not outcome.found[0]:
         raise CoordinatorRefuses(
             "a rebuild of this cluster's keys in etcd has begun and not ended: run `penstock cluster rebuild` again"
         )
-    return wanted if outcome.succeeded else Meta.decode(outcome.found[0][0].value)
+    meta = wanted if outcome.succeeded else Meta.decode(outcome.found[0][0].value)
+    refuse_unknown(meta)
+    return meta
+
+
+def refuse_unknown(meta: Meta) -> None:
+    """Raise CoordinatorRefuses if this release does not know the cluster's level."""
+    if meta.level > NEWEST:
+        raise CoordinatorRefuses(
+            f"cluster {meta.cluster} is at level {meta.level} since its upgrade was finished, and this release knows "
+            f"levels up to {NEWEST}: start a release that knows level {meta.level}, as its other nodes do"
+        )

@@ -29,6 +29,14 @@ def rebalance(settings: Settings, yes: Yes = False, as_json: AsJson = False) -> 
     sys.exit(cluster_commands.run_rebalance(settings, yes=yes, as_json=as_json))
 
 
+@configured("cluster")
+def finalize(settings: Settings, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Finish an upgrade: let nodes use what the older release could not read. It cannot be taken back."""
+    from gateway.cli import cluster_commands
+
+    sys.exit(cluster_commands.run_finalize(settings, yes=yes, as_json=as_json))
+
+
 @configured("cluster", "tier2", "tier2_endpoint")
 def rebuild(
     settings: Settings,
@@ -50,5 +58,5 @@ def rebuild(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `penstock cluster`."""
-    for command in (status, rebalance, rebuild):
+    for command in (status, rebalance, finalize, rebuild):
         app.command()(command)

@@ -33,6 +33,7 @@ COMMANDS: Final = (
         "cluster status",
         "cluster rebalance",
         "cluster rebuild",
+        "cluster finalize",
     ),
     *("profile", "profile create"),
     *("doctor", "debug", "debug bundle"),
