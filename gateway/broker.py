@@ -29,10 +29,12 @@ from core.tiering.context import LongTermStorage
 from gateway import __version__
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.cluster.authority import NodeTls
 from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
 from gateway.cluster.pulse import Mourning, Pulse
 from gateway.cluster.seat import Seat, check_cluster, take_seat
+from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
@@ -77,7 +79,7 @@ from gateway.long_term.opening import is_private, open_storage, place_of, storag
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
 from gateway.metrics.tiers import offer_container
-from gateway.network.binding import BACKLOG, Binding, CannotListen
+from gateway.network.binding import BACKLOG, Binding, CannotListen, bind
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
@@ -163,6 +165,7 @@ class Broker:
     scram_users: ScramUsers
     delegation_tokens: DelegationTokens
     apis: Registry
+    _peers: Peers
 
     def __init__(
         self,
@@ -181,7 +184,8 @@ class Broker:
         self.node_id = config.node_id if part is None else part.node_id
         self._part = part
         self.nodes = Nodes(self.node_id, self._is_here)
-        self._peers = Peers(self.nodes)
+        self._inner = None if part is None else part.inner
+        self._node_tls: NodeTls | None = None
         self._registry: SqliteRegistry | None = None
         self._seat = seat
         self._membership: Membership | None = None
@@ -327,6 +331,7 @@ class Broker:
         homes = Homes(self.store.config.container_ids)
         own = partial(self.resource_configs.own, ResourceType.GROUP)
         settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
+        self._open_door()
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
             self.config,
@@ -365,10 +370,12 @@ class Broker:
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
         dispatcher = Dispatcher(self.services, self.apis, self.metrics)
-        self._server = Server(limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s)
+        self._server = Server(
+            limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s, self._node_tls
+        )
         self._offer_gauges(self._server)
         try:
-            inner = [] if part is None or part.inner is None else [part.inner]
+            inner = [] if self._inner is None else [self._inner]
             await self._server.start([*self._kafka, *inner])
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
@@ -415,7 +422,19 @@ class Broker:
         """How far groups are through with slots of one stream."""
         return await self.groups.consumed(slots[0].stream.name, [slot.number for slot in slots], group_ids)
 
-    # --- Other workers ------------------------------------------------------------------------
+    # --- Other nodes --------------------------------------------------------------------------
+
+    def _open_door(self) -> None:
+        """Bind the port for nodes of other machines, and prepare to ask them. Raises CannotListen."""
+        seat = self._seat
+        if seat is not None and seat.authority is not None:
+            address = self.config.cluster_listen or (ListenAddress(seat.address, 0) if seat.address else None)
+            if address is None:
+                logger.warning("other nodes cannot ask this one: set cluster.listen, as its way to etcd is not known")
+            else:
+                self._node_tls = seat.authority.node(self.node_id)
+                self._inner = bind(address, inner=True)
+        self._peers = Peers(self.nodes, self._node_tls)
 
     def _is_here(self, container_id: int) -> bool:
         return self.store.serves(container_id)
@@ -426,7 +445,7 @@ class Broker:
             id=self.node_id,
             listeners={one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
             containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
-            inner="" if self._part is None or self._part.inner is None else self._part.inner.host,
+            inner="" if self._inner is None else self._inner.place,
             pulse=None if self._pulse is None else self._pulse.address,
         )
 
@@ -435,6 +454,7 @@ class Broker:
             self.nodes.replace(owners_of(self._seat.coordination.nodes(), self._seat.coordination))
         elif self._registry is not None:
             self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
+        self._peers.follow()
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""

@@ -7,6 +7,7 @@ hex digits, so that they are in order. Format 1:
     key                         value
     ==========================  =====================================================================================
     ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many)
+    ``authority``               by which nodes know one another, a secret; the gateway's (`gateway.cluster.authority`)
     ``epoch``                   the last epoch that was given to an owner, or for anything else
     ``ids/stream``              the next id of a stream
     ``ids/writer``              the next id of a writer
@@ -37,6 +38,7 @@ from core.errors import CoordinatorRefuses, CorruptState
 FORMAT: Final = 1
 
 META: Final = b"meta"
+AUTHORITY: Final = b"authority"
 EPOCH: Final = b"epoch"
 NEXT_STREAM: Final = b"ids/stream"
 NEXT_WRITER: Final = b"ids/writer"
@@ -103,6 +105,10 @@ def number_of(counter: KeyValue | None, first: int) -> int:
 
 async def join(session: Session, prefix: bytes, wanted: Meta) -> Meta:
     """What the cluster is; the first node decides. Raises CoordinatorAway, CoordinatorRefuses, CorruptState."""
-    key = prefix + META
-    outcome = await session.change((absent(key),), (Put(key, wanted.encode()),), (Range(key),))
-    return wanted if outcome.succeeded else Meta.decode(outcome.found[0][0].value)
+    return Meta.decode(await agreed(session, prefix + META, wanted.encode()))
+
+
+async def agreed(session: Session, key: bytes, wanted: bytes) -> bytes:
+    """The value of a key that the first who wants one decides for ever. Raises CoordinatorAway, CoordinatorRefuses."""
+    outcome = await session.change((absent(key),), (Put(key, wanted),), (Range(key),))
+    return wanted if outcome.succeeded else outcome.found[0][0].value

@@ -24,7 +24,7 @@ from gateway.network.host import Host
 from gateway.network.outgoing import Outgoing
 from gateway.network.response_slot import Part
 from gateway.security.principal import Principal
-from gateway.security.tls import ListenerTls, NoPrincipal
+from gateway.security.tls import NoPrincipal
 
 RECORD_BYTES: Final = 16 * 1024
 """Content of the largest record. OpenSSL's buffers never shrink, so they are fed and drained in pieces of this size."""
@@ -68,6 +68,23 @@ class Upper(Protocol):
     def refuse(self, reason: str) -> None: ...
 
 
+class ServerTls(Protocol):
+    """How a listener encrypts, and learns from certificates who is there."""
+
+    @property
+    def listener(self) -> str: ...
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
+
+    @property
+    def asks_for_certificates(self) -> bool: ...
+
+    def principal_of(self, der: bytes | None) -> Principal:
+        """Raises NoPrincipal."""
+        ...
+
+
 class TlsWorkers:
     """Shared by all TLS connections of a server: threads, a buffer, and counters."""
 
@@ -90,7 +107,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """See the module. The protocol of the socket's transport, and the transport of a `Connection`."""
 
     def __init__(
-        self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
+        self, upper: Upper, tls: ServerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
     ) -> None:
         """`names_users`: a client is who its certificate says; else SASL says it."""
         super().__init__()

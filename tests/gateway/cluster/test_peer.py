@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cluster import peer as peers
-from gateway.cluster.peer import Peer, PeerAway
+from gateway.cluster.peer import Peer, PeerAway, by_socket_file
 from gateway.network.binding import bind_inner
 from gateway.network.server import Server
 from gateway.security.principal import ANONYMOUS, NODE
@@ -24,7 +24,7 @@ async def node(directory: Path, gate: Gate | None = None) -> AsyncIterator[tuple
     """A node that serves others, and another one's connection to it."""
     path = str(directory / "node.sock")
     async with serving(gate or Gate(), binding=bind_inner(path)) as (server, _):
-        peer = Peer(path)
+        peer = Peer(path, by_socket_file(path))
         yield server, peer
         await peer.close()
 
@@ -64,7 +64,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     """A node that does not listen: the request fails at once, not at its deadline, and the next one tries again."""
 
     async def test() -> None:
-        peer = Peer(str(tmp_path / "node.sock"))
+        peer = Peer("node.sock", by_socket_file(str(tmp_path / "node.sock")))
         for _ in range(2):
             with pytest.raises(PeerAway, match="does not answer"):
                 await peer.ask(HEARTBEAT, 4, heartbeat("a"), 600)
@@ -99,7 +99,7 @@ def test_bytes_that_are_no_answer(tmp_path: Path, sent: bytes) -> None:
             writer.write(sent)
 
         server = await asyncio.start_unix_server(talk, tmp_path / "node.sock")
-        peer = Peer(str(tmp_path / "node.sock"))
+        peer = Peer("node.sock", by_socket_file(str(tmp_path / "node.sock")))
         with pytest.raises(PeerAway, match="an answer of"):
             await peer.ask(HEARTBEAT, 4, heartbeat("a"), ANSWER_S)
         server.close()
