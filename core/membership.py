@@ -15,7 +15,7 @@ import asyncio
 import enum
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -77,13 +77,15 @@ class Membership:
         services: Services,
         fence: Fence = Fence.BOTH,
         *,
-        rebalances: bool = True,
+        weights: Callable[[], Mapping[int, float]] = dict,
     ) -> None:
+        """`weights`: how heavy containers are, see `core.cluster.loads`."""
         self._coordination = coordination
         self._store = store
         self._services = services
         self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
-        self._ownership = Ownership(coordination.containers, rebalances=rebalances)
+        self._ownership = Ownership(coordination.containers)
+        self._weights = weights
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[None]] = set()
@@ -145,7 +147,7 @@ class Membership:
 
     def _view(self) -> View:
         seen = self._coordination
-        return View(seen.node, seen.life, seen.owners(), seen.lives(), seen.is_fresh())
+        return View(seen.node, seen.life, seen.owners(), seen.lives(), seen.is_fresh(), seen.wishes(), self._weights())
 
     def _lost(self, container_id: int, _: StorageFailure) -> None:
         claim = self._claims.get(container_id)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from core.balance import Balance, totals_of
 from core.clock import Clock, SystemClock
 from core.cluster.following import Changed
 from core.cluster.sqlite_registry import SqliteRegistry
@@ -189,6 +190,7 @@ class Broker:
         self._registry: SqliteRegistry | None = None
         self._seat = seat
         self._membership: Membership | None = None
+        self._balance: Balance | None = None
         self._pulse: Pulse | None = None
         self._mourning: Mourning | None = None
         self.cluster_id = data.cluster_id
@@ -399,7 +401,9 @@ class Broker:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
         openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
-        self._membership = Membership(seat.coordination, self.store, openings, seat.fence, rebalances=seat.rebalances)
+        self._balance = Balance(seat.coordination, partial(totals_of, self.store), moves=seat.rebalances)
+        weights = self._balance.weights
+        self._membership = Membership(seat.coordination, self.store, openings, seat.fence, weights=weights)
         seat.coordination.on_changed(self._know_nodes)
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
         if seat.address:
@@ -408,6 +412,7 @@ class Broker:
         self._know_nodes()
         self._mourning.start()
         self._membership.start()
+        self._balance.start()
 
     def _attend(self, hosted: HostedContainer) -> None:
         """A container is open: what it reports to, and what reports of it."""
@@ -553,6 +558,8 @@ class Broker:
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
+        if self._balance is not None:
+            await self._balance.stop()
         if self._membership is not None:  # clients find the next owners while this node still answers
             await self._membership.drain(DRAIN_S)
             await self._membership.stop()

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from core.cluster.loads import Load
 from core.log.objects.protocol import Link
 
 LINKS_MAX: Final = 1_000
@@ -68,6 +69,22 @@ class Life:
     is_draining: bool = False  # it gives its containers away, and wants no others
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A container is to go to a node. It is for one owner, named by its epoch, and for one life of the other node: the
+    next claim fulfils it, whoever makes that, and the end of that life voids it."""
+
+    epoch: int
+    node: int
+    life: str
+
+    def stands(self, owner: Owner | None, lives: Mapping[int, Life]) -> bool:
+        """Whether it is still to be fulfilled. `owner`: of the container, if it has one."""
+        target = lives.get(self.node)
+        is_there = target is not None and target.life == self.life and not target.is_draining
+        return is_there and (owner is None or (owner.epoch == self.epoch and owner.life != self.life))
+
+
 class Coordination(Protocol):
     """The coordinator, as one node sees it. All methods are for the event loop."""
 
@@ -91,6 +108,12 @@ class Coordination(Protocol):
     def lives(self) -> Mapping[int, Life]:
         """All nodes that live, by their ids; this one, too, as long as its lease is there."""
 
+    def wishes(self) -> Mapping[int, Wish]:
+        """The containers that are to go to other nodes, as far as that still stands."""
+
+    def loads(self) -> Mapping[int, Mapping[int, Load]]:
+        """What nodes tell of how busy their containers are, the node first that has told so for longest: it decides."""
+
     def on_changed(self, told: Callable[[], None]) -> None:
         """Call `told` after each change of the mirror, and after this life was lost or another one began."""
 
@@ -103,8 +126,9 @@ class Coordination(Protocol):
     async def claim(self, container: int) -> Claim | None:
         """Take a container that is nobody's, for this life, in stage `opening`, with the next epoch of the cluster.
 
-        One transaction: container absent, own lease alive, counter raised. None if somebody else has it, or the lease
-        is gone. If an earlier call of this life went through unseen, its claim is returned.
+        One transaction: container absent, own lease alive, counter raised, a wish for the container gone. None if
+        somebody else has it, or the lease is gone. If an earlier call of this life went through unseen, its claim is
+        returned.
         """
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
@@ -120,6 +144,13 @@ class Coordination(Protocol):
 
     async def give_up(self, claim: Claim) -> None:
         """Release a container that this claim still holds. A later owner keeps it."""
+
+    async def ask(self, container: int, node: int) -> bool:
+        """Ask that a container goes from whoever serves it to this node. False if that is not as the mirror shows it:
+        the container is nobody's, or that node's, or was given away meanwhile, or the node does not live, or drains."""
+
+    async def tell_loads(self, loads: Mapping[int, Load]) -> None:
+        """Tell all how busy the containers of this node are, in this life."""
 
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""

@@ -7,6 +7,7 @@ Format 1 of the values, JSON each, without spaces:
     ===================  =========================================================================================
     ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object)
     ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
+    ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
     ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
     ===================  =========================================================================================
 
@@ -19,19 +20,23 @@ lease, and then the next one begins by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
-from core.cluster.coordination import LINKS_MAX, Claim, Coordination, Life, Owner, Stage
+from core.cluster.coordination import LINKS_MAX, Claim, Coordination, Life, Owner, Stage, Wish
 from core.cluster.etcd.client import CALL_S, EtcdClient
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
 from core.cluster.etcd.session import LeaseGone, Outcome, Session
 from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, end_of, same_life, unchanged
-from core.cluster.etcd_keys import CONTAINERS, EPOCH, FORMAT, LINKS, NODES, number_of
+from core.cluster.etcd_keys import ASSIGN, CONTAINERS, EPOCH, FORMAT, LINKS, LOADS, NODES, number_of
+from core.cluster.loads import Load
+from core.cluster.loads import decode as decode_loads
+from core.cluster.loads import encode as encode_loads
 from core.errors import CoordinatorAway, CoordinatorRefuses, CorruptState, StoreError
 from core.log.objects.protocol import Link
 
@@ -45,6 +50,7 @@ JOIN_S: Final = 30.0
 """How long a node waits for the end of its id's former life, and for etcd."""
 RETRY_S: Final = 0.5
 
+_KNOWN: Final = (NODES, CONTAINERS, ASSIGN, LOADS)
 _T = TypeVar("_T")
 
 
@@ -67,6 +73,8 @@ class EtcdCoordination(Coordination):
         self._is_draining = False
         self._owners: dict[int, Owner] = {}
         self._lives: dict[int, Life] = {}
+        self._wishes: dict[int, Wish] = {}
+        self._loads: dict[int, tuple[int, Mapping[int, Load]]] = {}  # with the revision that made the row
         self._told: list[Callable[[], None]] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -131,6 +139,12 @@ class EtcdCoordination(Coordination):
     def lives(self) -> Mapping[int, Life]:
         return self._lives
 
+    def wishes(self) -> Mapping[int, Wish]:
+        return {one: wish for one, wish in self._wishes.items() if wish.stands(self._owners.get(one), self._lives)}
+
+    def loads(self) -> Mapping[int, Mapping[int, Load]]:
+        return {node: loads for node, (_, loads) in sorted(self._loads.items(), key=lambda row: row[1][0])}
+
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
         """What each node that lives told of itself."""
         rows = ((_id_of(key), _decode(row)) for key, row in self._mirror.below(NODES))
@@ -143,9 +157,9 @@ class EtcdCoordination(Coordination):
         return self._lease is not None and self._lease.is_fresh()
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        rows = {change.key: change.now for change in changes if change.key.startswith((NODES, CONTAINERS))}
-        if rows:
-            self._know(rows)
+        rows = {change.key: change.now for change in changes if change.key.startswith(_KNOWN)}
+        self._know(rows)
+        if any(not key.startswith(LOADS) for key in rows):
             self._tell()
 
     def _know(self, rows: Mapping[bytes, KeyValue | None]) -> None:
@@ -153,6 +167,10 @@ class EtcdCoordination(Coordination):
             if key.startswith(CONTAINERS) and (container := _id_of(key[len(CONTAINERS) :])) is not None:
                 owner = None if row is None else _owner(row)
                 _put(self._owners, container, owner)
+            elif key.startswith(ASSIGN) and (container := _id_of(key[len(ASSIGN) :])) is not None:
+                _put(self._wishes, container, None if row is None else _wish(row))
+            elif key.startswith(LOADS) and (node := _id_of(key[len(LOADS) :])) is not None:
+                _put(self._loads, node, None if row is None else _told_loads(row))
             elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
                 _put(self._lives, node, None if row is None else _life(node, row))
                 if node == self._node and self._lease is not None and (row is None or row.lease != self._lease.id):
@@ -228,6 +246,14 @@ class EtcdCoordination(Coordination):
         except LeaseGone:
             return  # the next life tells it
 
+    async def tell_loads(self, loads: Mapping[int, Load]) -> None:
+        lease, key, value = self._lease, self._key(LOADS, self._node), encode_loads(loads)
+        row = self._mirror.values.get(b"%s%d" % (LOADS, self._node))
+        if lease is None or (row is not None and row.lease == lease.id and row.value == value):
+            return
+        with contextlib.suppress(LeaseGone):  # the next life tells it
+            await self._session.change((), (Put(key, value, lease.id),))
+
     async def bury(self, life: Life) -> None:
         row = self._mirror.values.get(b"%s%d" % (NODES, life.node))
         if row is None or not row.lease or self._lives.get(life.node, life).life != life.life:
@@ -256,6 +282,7 @@ class EtcdCoordination(Coordination):
                 (
                     Put(key, _owner_value(self._node, life, epoch, Stage.OPENING), lease.id),
                     Put(counter_key, b"%d" % epoch),
+                    Delete(self._key(ASSIGN, container)),
                 ),
                 (Range(key), Range(counter_key)),
             )
@@ -301,6 +328,18 @@ class EtcdCoordination(Coordination):
                 return outcome is not None
             row = next(iter(outcome.found[0]), None)
         raise CoordinatorAway(f"the claim of container {claim.container} was changed {TRIES_MAX} times meanwhile")
+
+    async def ask(self, container: int, node: int) -> bool:
+        owner, target = self._owners.get(container), self._lives.get(node)
+        row = self._mirror.values.get(b"%s%d" % (CONTAINERS, container))
+        if owner is None or target is None or row is None:
+            return False
+        wish = Wish(epoch=owner.epoch, node=node, life=target.life)
+        if owner.stage is not Stage.SERVING or not wish.stands(owner, self._lives):
+            return False
+        value = _encode({"epoch": wish.epoch, "node": wish.node, "life": wish.life})
+        outcome = await self._decide((unchanged(row, row.key),), (Put(self._key(ASSIGN, container), value),), ())
+        return outcome is not None and outcome.succeeded
 
     async def read_epochs(self) -> Mapping[int, int]:
         below = self._mirror.prefix + CONTAINERS
@@ -370,6 +409,22 @@ def _owner(row: KeyValue) -> Owner | None:
             node=int(value["node"]), life=str(value["life"]), epoch=int(value["epoch"]), stage=Stage(value["stage"])
         )
     except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _wish(row: KeyValue) -> Wish | None:
+    value = _decode(row)
+    try:
+        return Wish(epoch=int(value["epoch"]), node=int(value["node"]), life=str(value["life"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _told_loads(row: KeyValue) -> tuple[int, Mapping[int, Load]] | None:
+    try:
+        return row.created, decode_loads(row.value)
+    except ValueError as error:
+        logger.error("loads in etcd cannot be read", extra={"reason": str(error)})
         return None
 
 

@@ -14,26 +14,28 @@ No I/O and no clock: its owner carries out what `Ownership` asks for (`Action`) 
 - There is one action at a time for a container: the next comes when the outcome of the last one is told.
 - Nobody is asked who takes a container that is nobody's: all nodes that live compute it from what they see, and the
   coordinator lets one of them win. If that one does not take it, any other does, `PATIENCE_S` later.
+- A container is given away because its node drains, or because of a wish (`core.cluster.balancing` makes some), and
+  then to the node that the wish names.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from crc32c import crc32c
 
-from core.cluster.coordination import Claim, Life, Owner, Stage
+from core.cluster.coordination import Claim, Life, Owner, Wish
+from core.cluster.loads import IDLE
 from core.log.objects.protocol import Link
 
 PATIENCE_S: Final = 3.0
 """How long a container may be nobody's before any node takes it."""
 RETRY_S: Final = 5.0
 """How long a node leaves a container alone that it could not open: another one may be able to."""
-MOVES_APART_S: Final = 1.0
-"""The least time between two containers that a node gives away because it has more than its share."""
 
 
 class Phase(enum.Enum):
@@ -107,13 +109,16 @@ Action: TypeAlias = TakeClaim | Open | Confirm | Serve | StepDown | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the coordinator's mirror shows. `is_fresh`: our lease is certainly there."""
+    """What the coordinator's mirror shows. `is_fresh`: our lease is certainly there. `wishes`: those that stand;
+    `weights`: of containers that were measured."""
 
     node: int
     life: str
     owners: Mapping[int, Owner]
     lives: Mapping[int, Life]
     is_fresh: bool
+    wishes: Mapping[int, Wish] = field(default_factory=dict)
+    weights: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -141,12 +146,9 @@ class _Container:
 class Ownership:
     """See the module. Times are seconds that never go back."""
 
-    def __init__(self, containers: Iterable[int], *, rebalances: bool = True) -> None:
-        """`rebalances`: give containers away while another node has two less."""
-        self._rebalances = rebalances
+    def __init__(self, containers: Iterable[int]) -> None:
         self._containers = {container: _Container(container) for container in containers}
         self._is_draining = False
-        self._move_at_s = 0.0
 
     def __repr__(self) -> str:
         return f"<Ownership of {sorted(self.serving)} in {len(self._containers)} containers>"
@@ -175,9 +177,9 @@ class Ownership:
         for one in self._containers.values():
             if one.claim is not None and not _stands(one.claim, view):
                 one.is_lost = True
-            if one.phase is Phase.SERVING and (one.is_lost or self._is_draining):
+            if one.phase is Phase.SERVING and (one.is_lost or self._is_draining or one.id in view.wishes):
                 due.append(one.leave())
-        return due + self._takes(view, now_s) + self._moves(view, now_s)
+        return due + self._takes(view, now_s)
 
     def lost(self, claim: Claim, now_s: float) -> list[Action]:
         """The container's log is somebody else's, or its storage failed: it serves no more under this claim."""
@@ -259,7 +261,8 @@ class Ownership:
         for one in self._containers.values():
             if one.id in view.owners:
                 one.nobodys_since_s = None
-        takers = assigned([one.id for one in nobodys], view.owners, view.lives)
+        takers = assigned([one.id for one in nobodys], view.owners, view.lives, view.weights)
+        takers |= {one.id: view.wishes[one.id].node for one in nobodys if one.id in view.wishes}
         due: list[Action] = []
         for one in nobodys:
             if one.nobodys_since_s is None:
@@ -271,42 +274,27 @@ class Ownership:
                 due.append(TakeClaim(one.id))
         return due
 
-    def _moves(self, view: View, now_s: float) -> list[Action]:
-        """Give one container away, if a node has two less than this one, and all is at rest."""
-        settled = self._rebalances and all(
-            (owner := view.owners.get(container)) is not None and owner.stage is Stage.SERVING
-            for container in self._containers
-        )
-        serving = sorted(self.serving)
-        counts = _counts(view.owners, view.lives)
-        is_at_rest = settled and serving and counts and now_s >= self._move_at_s
-        if not is_at_rest or min(counts.values()) + 2 > len(serving) or counts.get(view.node) != max(counts.values()):
-            return []
-        self._move_at_s = now_s + MOVES_APART_S
-        return [self._containers[serving[-1]].leave()]
-
 
 def _stands(claim: Claim, view: View) -> bool:
     owner = view.owners.get(claim.container)
     return view.is_fresh and claim.life == view.life and owner is not None and owner.epoch == claim.epoch
 
 
-def _counts(owners: Mapping[int, Owner], lives: Mapping[int, Life]) -> dict[int, int]:
-    """How many containers each node has that takes some."""
-    counts = {life.node: 0 for life in lives.values() if not life.is_draining}
-    for owner in owners.values():
-        if owner.node in counts:
-            counts[owner.node] += 1
-    return counts
-
-
-def assigned(nobodys: Sequence[int], owners: Mapping[int, Owner], lives: Mapping[int, Life]) -> dict[int, int]:
-    """The node that takes each of these containers: the one with the fewest. Among several, a hash decides, so that
-    the containers of a dead node go to all that are left."""
-    counts = _counts(owners, lives)
+def assigned(
+    nobodys: Sequence[int],
+    owners: Mapping[int, Owner],
+    lives: Mapping[int, Life],
+    weights: Mapping[int, float] = MappingProxyType({}),
+) -> dict[int, int]:
+    """The node that takes each of these containers, the heaviest first: the one with the least load. Among several, a
+    hash decides, so that the containers of a dead node go to all that are left."""
+    loads = {life.node: 0.0 for life in lives.values() if not life.is_draining}
+    for container, owner in sorted(owners.items()):
+        if owner.node in loads:
+            loads[owner.node] += weights.get(container, IDLE.weight)
     takers: dict[int, int] = {}
-    for container in sorted(nobodys) if counts else ():
-        taker = min(counts, key=lambda node: (counts[node], crc32c(f"{container}/{node}".encode()), node))
-        counts[taker] += 1
+    for container in sorted(nobodys, key=lambda one: (-weights.get(one, IDLE.weight), one)) if loads else ():
+        taker = min(loads, key=lambda node: (round(loads[node], 6), crc32c(f"{container}/{node}".encode()), node))
+        loads[taker] += weights.get(container, IDLE.weight)
         takers[container] = taker
     return takers

@@ -91,7 +91,8 @@ class ClusterKeys(BaseModel):
     )
     cluster_rebalance: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: a node with more containers than others gives some away. off: only a node that stops does.",
+        description="auto: containers go from busy nodes to others, and to those that join. off: only a node that "
+        "stops gives some away.",
     )
     etcd_ca_file: Path | None = Field(
         None, description="Certificates that vouch for etcd's, PEM. Not set: the system's."

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
+from core.cluster.loads import Load
 from core.errors import CoordinatorAway, CoordinatorRefuses
 from core.log.objects.protocol import Link
 
@@ -21,6 +22,8 @@ class Coordinator:
         self.owners: dict[int, Owner] = {}
         self.links: dict[int, Sequence[Link]] = {}
         self.lives: dict[int, Life] = {}
+        self.wishes: dict[int, Wish] = {}
+        self.loads: dict[int, Mapping[int, Load]] = {}
         self.said: dict[int, Mapping[str, Any]] = {}  # by nodes of themselves
         self.seats: list[Seat] = []
         self._names = itertools.count(1)
@@ -47,6 +50,7 @@ class Coordinator:
             self.epoch += 1
             owner = Owner(node=node, life=life, epoch=self.epoch, stage=Stage.OPENING)
             self.owners = {**self.owners, container: owner}
+            self.wishes.pop(container, None)
             self.tell()
         return Claim(container=container, epoch=owner.epoch, life=life, links=self.links.get(container, ()))
 
@@ -64,6 +68,17 @@ class Coordinator:
         if owner is not None and owner.epoch == claim.epoch:
             self.owners = {one: owner for one, owner in self.owners.items() if one != claim.container}
             self.tell()
+
+    def ask(self, container: int, node: int) -> bool:
+        owner, target = self.owners.get(container), self.lives.get(node)
+        if owner is None or owner.stage is not Stage.SERVING or target is None:
+            return False
+        wish = Wish(epoch=owner.epoch, node=node, life=target.life)
+        if not wish.stands(owner, self.lives):
+            return False
+        self.wishes[container] = wish
+        self.tell()
+        return True
 
     def drain(self, node: int) -> None:
         self.lives = {**self.lives, node: replace(self.lives[node], is_draining=True)}
@@ -104,6 +119,13 @@ class Seat(Coordination):
     def lives(self) -> Mapping[int, Life]:
         return self.coordinator.lives
 
+    def wishes(self) -> Mapping[int, Wish]:
+        owners, lives = self.owners(), self.lives()
+        return {one: wish for one, wish in self.coordinator.wishes.items() if wish.stands(owners.get(one), lives)}
+
+    def loads(self) -> Mapping[int, Mapping[int, Load]]:
+        return {node: loads for node, loads in self.coordinator.loads.items() if node in self.lives()}
+
     def on_changed(self, told: Callable[[], None]) -> None:
         self._told.append(told)
 
@@ -143,6 +165,14 @@ class Seat(Coordination):
     async def give_up(self, claim: Claim) -> None:
         self._reach()
         self.coordinator.give_up(claim)
+
+    async def ask(self, container: int, node: int) -> bool:
+        self._reach()
+        return self.coordinator.ask(container, node)
+
+    async def tell_loads(self, loads: Mapping[int, Load]) -> None:
+        self._reach()
+        self.coordinator.loads[self.node] = loads
 
     async def drain(self) -> None:
         self._reach()

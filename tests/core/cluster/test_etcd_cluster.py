@@ -71,7 +71,7 @@ class Cluster:
             hosts=(),
         )
         push(store.close, clean=False)
-        membership = Membership(coordination, store, Coordinators(), rebalances=False)
+        membership = Membership(coordination, store, Coordinators())
         membership.start()
         push(membership.stop)
         return Node(proxy, coordination, store, membership)

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import CALLS, Session
 from core.cluster.etcd.wire import Put, Range, Watched, end_of
 from core.cluster.etcd_coordination import EtcdCoordination
 from core.cluster.etcd_keys import EPOCH
+from core.cluster.loads import Load
 from core.errors import CoordinatorAway, CoordinatorRefuses
 from core.log.objects.protocol import Link
 from tests.core.cluster.etcd.proxy import CuttingProxy
@@ -107,6 +108,37 @@ def test_one_owner(etcd: EtcdServer) -> None:
             assert epochs == sorted(set(epochs))
             claims = await asyncio.gather(*(node.claim(c) for c in range(CONTAINERS) for node in (one, two)))
             assert len({claim.epoch for claim in claims if claim}) == CONTAINERS
+
+    run(test())
+
+
+def test_wishes_and_loads(etcd: EtcdServer) -> None:
+    """A wish is for a container as it is served now, and gone with the next claim. Loads are told in the order in which
+    nodes began to tell them, and go with their node."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one:
+            async with joined(etcd.settings(), prefix, 2) as two:
+                claim = await claimed(one, 3)
+                assert not await two.ask(3, 2), "it is not served yet"
+                await one.confirm(claim, [])
+                await until(lambda: 3 in two.owners() and two.owners()[3].stage is Stage.SERVING)
+                assert not await two.ask(3, 1), "it is there"
+                assert not await two.ask(3, 9), "no such node"
+                assert await two.ask(3, 2)
+                assert two.wishes() == {3: Wish(epoch=claim.epoch, node=2, life=two.life)}
+                await until(one.wishes)
+                await one.give_up(claim)
+                assert two.wishes().keys() == {3}
+                await claimed(two, 3)
+                assert two.wishes() == {}
+                await two.tell_loads({3: Load(bytes_in_s=1_000)})
+                await until(one.loads)
+                await one.tell_loads({})
+                await two.tell_loads({3: Load(bytes_in_s=2_000)})
+                await until(lambda: list(one.loads().items()) == [(2, {3: Load(bytes_in_s=2_000)}), (1, {})])
+            await until(lambda: list(one.loads()) == [1])
 
     run(test())
 

@@ -99,7 +99,7 @@ class Cluster:
             hosts=(),
         )
         seat, services = Seat(self.coordinator, number), Coordinators()
-        node = Node(store, registry, seat, Membership(seat, store, services, fence, rebalances=False), services)
+        node = Node(store, registry, seat, Membership(seat, store, services, fence), services)
         self.nodes.append(node)
         node.membership.start()
         return node

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from core.cluster.coordination import Claim, Life, Owner, Stage
+from core.cluster.coordination import Claim, Life, Owner, Stage, Wish
 from core.cluster.ownership import (
-    MOVES_APART_S,
     PATIENCE_S,
     RETRY_S,
     Action,
@@ -126,21 +125,42 @@ def test_draining_gives_all_away_and_nothing_is_left() -> None:
     assert machine.look(view({}, life(1)), 10) == []
 
 
-def test_a_node_that_joins_is_filled_one_at_a_time() -> None:
-    """Until it has one less than the others; never while a container is on its way."""
+def test_a_container_goes_to_the_node_that_a_wish_names() -> None:
+    """Its owner lets go of it, and leaves it to that node; after a while it may go to anybody."""
     machine = serving()
     owners = {container: owner(1) for container in CONTAINERS}
-    now_s = 100.0
-    given: list[int] = []
-    while moved := machine.look(view(owners, life(1), life(2)), now_s):
-        ((container, is_lost),) = downs(moved)
-        assert not is_lost
-        assert machine.look(view(owners, life(1), life(2)), now_s) == []
-        machine.stepped_down(claim(container))
-        machine.gave_up(claim(container))
-        now_s += MOVES_APART_S
-        del owners[container]
-        assert not [one for one in machine.look(view(owners, life(1), life(2)), now_s) if isinstance(one, StepDown)]
-        owners[container] = owner(2, epoch=2)
-        given.append(container)
-    assert len(given) == 4
+    wishes = {5: Wish(epoch=1, node=2, life=life(2).life)}
+    lives = {one.node: one for one in (life(1), life(2), life(3))}
+    assert downs(machine.look(View(1, life(1).life, owners, lives, True, wishes), 1)) == [(5, False)]
+    machine.stepped_down(claim(5))
+    machine.gave_up(claim(5))
+    del owners[5]
+    for node, others in ((2, [1, 3]), (3, [1, 2])):
+        wished = View(1, life(1).life, owners, lives, True, {5: Wish(epoch=1, node=node, life=life(node).life)})
+        assert machine.look(wished, 1.5) == [], "it is node 2's to take, or node 3's"
+        for other in others:
+            seen = View(other, life(other).life, owners, lives, True, wished.wishes)
+            assert Ownership(CONTAINERS).look(seen, 1.5) == []
+        taker = View(node, life(node).life, owners, lives, True, wished.wishes)
+        assert Ownership(CONTAINERS).look(taker, 1.5) == [TakeClaim(5)]
+    assert machine.look(View(1, life(1).life, owners, lives, True, wishes), 1.5 + PATIENCE_S) == [TakeClaim(5)]
+
+
+def test_a_wish_stands_for_one_owner_and_one_life_of_the_other_node() -> None:
+    lives = {1: life(1), 2: life(2)}
+    wish = Wish(epoch=4, node=2, life=life(2).life)
+    assert wish.stands(owner(1, epoch=4), lives)
+    assert wish.stands(None, lives)
+    assert not wish.stands(owner(1, epoch=5), lives), "somebody has claimed it since"
+    assert not wish.stands(owner(2, epoch=4), lives), "it is there"
+    assert not wish.stands(owner(1, epoch=4), {1: life(1)})
+    assert not wish.stands(owner(1, epoch=4), lives | {2: life(2, is_draining=True)})
+    assert not wish.stands(owner(1, epoch=4), lives | {2: Life(node=2, life="the next one")})
+
+
+def test_heavy_containers_of_a_dead_node_go_to_those_that_do_little() -> None:
+    owners = {0: owner(1), 1: owner(2), 2: owner(3)}
+    weights = {0: 0.6, 1: 0.1, 2: 0.1, 3: 0.4, 4: 0.3, 5: 0.05}
+    takers = assigned([3, 4, 5], owners, {node: life(node) for node in (1, 2, 3)}, weights)
+    assert sorted((takers[3], takers[4])) == [2, 3]
+    assert takers[5] == takers[4]

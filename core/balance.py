@@ -1,0 +1,127 @@
+"""A node's part in spreading the load over its cluster: it tells how busy it is, and asks for moves if it decides.
+
+All nodes look, and one of them asks: the one that has told its loads for longest. While two believe that they are it,
+both may ask for a move; more cannot come of it.
+
+**Invariant**: what goes wrong here moves nothing, and keeps nothing else from its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from core.cluster.balancing import Balancer, Move, Scene
+from core.cluster.coordination import Life, Owner, Wish
+from core.cluster.loads import Load, Meter, Totals, weights_of
+from core.errors import StoreError
+from core.store import Store
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+TELL_S: Final = 10.0
+"""How often loads are measured and told."""
+
+
+class Moves(Protocol):
+    """Where a move is asked for. Whoever serves the container then gives it away."""
+
+    async def ask(self, container: int, node: int) -> bool:
+        """Ask that a container goes to a node. False if it cannot, or need not. Raises StoreError."""
+
+
+class Cluster(Moves, Protocol):
+    """What is needed of the coordinator, see `core.cluster.coordination`."""
+
+    @property
+    def node(self) -> int: ...
+
+    @property
+    def containers(self) -> Sequence[int]: ...
+
+    def owners(self) -> Mapping[int, Owner]: ...
+
+    def lives(self) -> Mapping[int, Life]: ...
+
+    def wishes(self) -> Mapping[int, Wish]: ...
+
+    def loads(self) -> Mapping[int, Mapping[int, Load]]: ...
+
+    async def tell_loads(self, loads: Mapping[int, Load]) -> None: ...
+
+
+class Balance:
+    """See the module. For the event loop; end it with `stop`."""
+
+    def __init__(self, cluster: Cluster, totals: Callable[[], Mapping[int, Totals]], *, moves: bool = True) -> None:
+        """`totals`: what the containers of this node have done; `moves`: whether moves are asked for by itself."""
+        self._cluster = cluster
+        self._totals = totals
+        self._moves = moves
+        self._meter = Meter()
+        self._balancer = Balancer()
+        self._tell_at_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Balance of node {self._cluster.node}: {self._balancer!r}>"
+
+    def weights(self) -> Mapping[int, float]:
+        """How heavy each container is, as far as anybody has told."""
+        return self._balancer.weights
+
+    def start(self) -> None:
+        """Measure, tell and look from now on."""
+        self._task = asyncio.create_task(self._go_on(), name="balance")
+
+    async def stop(self) -> None:
+        """End. A move that was asked for goes on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _go_on(self) -> None:
+        while True:
+            try:
+                await self._step(time.monotonic())
+            except StoreError as error:
+                logger.warning("the load of this node is not told", extra={"reason": str(error)})
+            except Exception:
+                logger.exception("the load of the cluster is not looked at")
+            await asyncio.sleep(LOOK_S)
+
+    async def _step(self, now_s: float) -> None:
+        if now_s >= self._tell_at_s:
+            self._tell_at_s = now_s + TELL_S
+            await self._cluster.tell_loads(self._meter.measure(self._totals(), time.thread_time(), now_s))
+        cluster = self._cluster
+        loads = cluster.loads()
+        weights = weights_of(loads.values())
+        scene = Scene(cluster.containers, cluster.owners(), cluster.lives(), cluster.wishes(), weights)
+        move = self._balancer.look(scene, now_s)
+        if move is not None and self._moves and next(iter(loads), None) == cluster.node:
+            await self._ask(move)
+
+    async def _ask(self, move: Move) -> None:
+        told = {"container": move.container, "from": move.source, "to": move.target, "reason": move.reason}
+        if await self._cluster.ask(move.container, move.target):
+            logger.info("a container is to move", extra=told)
+
+
+def totals_of(store: Store) -> dict[int, Totals]:
+    """What the containers of a store have done since they were opened."""
+    found: dict[int, Totals] = {}
+    for hosted in store.containers.values():
+        container, read = hosted.container, hosted.reader.counters
+        served = (read.memory, read.log, read.chunk)
+        found[hosted.id] = Totals(
+            bytes_in=container.appended_bytes,
+            bytes_out=sum(one.bytes for one in served),
+            calls=container.log.next_lsn + sum(one.reads for one in served),
+            log_bytes=container.log_bytes,
+        )
+    return found
