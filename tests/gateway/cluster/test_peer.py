@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cluster import peer as peers
+from gateway.cluster.nodes import Node, Nodes
 from gateway.cluster.peer import Peer, PeerAway, by_socket_file
+from gateway.cluster.peers import Peers
 from gateway.network.binding import bind_inner
 from gateway.network.server import Server
 from gateway.security.principal import ANONYMOUS, NODE
@@ -86,6 +88,31 @@ def test_a_node_that_ends(tmp_path: Path) -> None:
                 with pytest.raises(PeerAway):
                     await each
             assert (await peer.ask(HEARTBEAT, 4, heartbeat("again"), ANSWER_S)).error_code == 5
+
+    run(test())
+
+
+def test_a_node_whose_lease_ends(tmp_path: Path) -> None:
+    """It may only sleep, so its kernel holds the connection: what it was asked fails at once all the same."""
+
+    async def test() -> None:
+        gate, path = Gate(), str(tmp_path / "node.sock")
+        async with serving(gate, binding=bind_inner(path)):
+            nodes = Nodes(1, lambda container_id: False)
+            nodes.replace([Node(id=2, listeners={}, containers={0: 1}, inner=path)])
+            known = Peers(nodes)
+            peer = known.of_container(0)
+            assert peer is not None
+            asked = asyncio.create_task(peer.ask(HEARTBEAT, 4, heartbeat("wait"), 600))
+            await until(lambda: gate.begun == ["wait"], "begun")
+            known.follow()
+            assert known.of_container(0) is peer
+            nodes.replace([])
+            known.follow()
+            with pytest.raises(PeerAway):
+                await asked
+            assert known.of_container(0) is None
+            await known.close()
 
     run(test())
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.broker import Broker
+from gateway.cluster.authority import Authority
 from gateway.coordination.homes import Homes
 from gateway.records.record_batch import read_header
 from gateway.transactions.transaction import NOBODY, Identity
@@ -105,8 +106,23 @@ class Cluster:
             await until(lambda broker=broker: broker.topics.get(topic) is not None)  # type: ignore[misc]
         self.topic = topic
 
-    def end_lease(self, node: int) -> None:
+    def led_by(self, node: int) -> int:
+        """The first partition whose leader that node is."""
+        stream = self.machines.brokers[0].topics.get(self.topic)
+        assert stream is not None
+        containers = [stream.state.container_of_slot(partition) for partition in range(PARTITIONS)]
+        return next(
+            number
+            for number, container in enumerate(containers)
+            if container is not None and self.owner(container) == node
+        )
+
+    async def lose(self, node: int) -> None:
+        """Its lease ends; the other one has all its containers when this returns."""
         self.machines.coordinator.end(self.machines.chairs[node - 1].life)
+        other = self.brokers[3 - node]
+        await until(lambda: len(list(other.transactions.all())) == CONTAINERS)
+        await until(lambda: not other.transactions._loading)
 
 
 @asynccontextmanager
@@ -228,3 +244,77 @@ def test_it_ends_everywhere(tmp_path: Path) -> None:
                 await producer.end()
 
     run(scenario())
+
+
+def test_what_is_missing_is_tried_again(tmp_path: Path) -> None:
+    """The outcome is logged, and the other node cannot be asked for a while: the producer is answered, and the rest
+    follows as soon as it can, without another word of the client."""
+
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as cluster:
+            producer, group = Producer(cluster, cluster.named(1, "x"), NEWEST), cluster.named(2, "g")
+            await begun(producer, group)
+            with cut_off(cluster.brokers[1]):
+                await producer.end()
+                assert await cluster.committed(cluster.led_by(1)) == [b"a"]
+                assert await cluster.committed(cluster.led_by(2)) == []
+                assert (await cluster.offset(group))[0] == UNSTABLE_OFFSET_COMMIT
+            await cluster.until_read(*[[b"a"]] * PARTITIONS)
+            await cluster.until_offset(group, 7)
+
+    run(scenario())
+
+
+def test_the_coordinators_node_goes_behind_the_outcome(tmp_path: Path) -> None:
+    """Only the log knows that it was committed: whoever has the coordinator's container next tells the others."""
+
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as cluster:
+            producer, group = Producer(cluster, cluster.named(1, "x"), NEWEST), cluster.named(2, "g")
+            await begun(producer, group)
+            with cut_off(cluster.brokers[1]):
+                await producer.end()
+                assert await cluster.committed(cluster.led_by(2)) == []
+                await cluster.lose(1)
+            await cluster.until_read(*[[b"a"]] * PARTITIONS)
+            await cluster.until_offset(group, 7)
+            assert await producer.write(0, b"b") == 0
+
+    run(scenario())
+
+
+def test_a_node_goes_before_the_outcome(tmp_path: Path) -> None:
+    """The one that leads partitions and has the group: what lies in its logs stays open, and ends with the rest at the
+    next owner."""
+
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as cluster:
+            producer, group = Producer(cluster, cluster.named(1, "x"), OLDER), cluster.named(2, "g")
+            await begun(producer, group)
+            await cluster.lose(2)
+            await producer.end()
+            await cluster.until_read(*[[b"a"]] * PARTITIONS)
+            await cluster.until_offset(group, 7)
+
+    run(scenario())
+
+
+async def begun(producer: Producer, group: str) -> None:
+    """A transaction with a record in each partition, and an offset of a group."""
+    await producer.init()
+    for partition in range(PARTITIONS):
+        assert await producer.write(partition, b"a") == 0
+    await producer.commit_offset(group, 7)
+
+
+@contextmanager
+def cut_off(broker: Broker) -> Iterator[None]:
+    """It cannot ask others: no node knows the authority of its certificate."""
+    peers, known = broker._peers, broker._peers._tls
+    peers._tls = Authority.make().node(broker.node_id)
+    for peer in peers._peers.values():
+        peers._close(peer)
+    peers._peers.clear()
+    yield
+    peers._tls = known
+    peers._peers.clear()
