@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -13,7 +13,10 @@ import typer
 from gateway.exits import ExitCode
 
 if TYPE_CHECKING:
+    from gateway.config.conflicts import Origins
     from gateway.config.loading import Config
+
+    Check = Callable[[Config, Origins], Iterable[str]]
 
 ConfigFile = Annotated[
     Path | None,
@@ -149,8 +152,9 @@ class Settings:
             raise typer.Exit(ExitCode.CONFIGURATION)
         return replace(self, file=file)
 
-    def read(self) -> Config:
+    def read(self, check: Check | None = None) -> Config:
         """The configuration. Raises ConfigError with every problem."""
+        from gateway.config.conflicts import conflicts
         from gateway.config.layers import Given, trimmed
         from gateway.config.loading import left_out_of, load
 
@@ -161,14 +165,15 @@ class Settings:
         }
         if left_out := left_out_of(self.file):
             typer.echo(f"penstock: {self.file}: without effect here: {', '.join(left_out)[:2000]}", err=True)
-        return load(self.file, assignments=self.assignments, flags=given)
+        return load(self.file, assignments=self.assignments, flags=given, check=check or conflicts)
 
-    def load(self) -> Config:
-        """The configuration. A wrong one ends the command, with every problem on standard error."""
+    def load(self, check: Check | None = None) -> Config:
+        """The configuration. A wrong one ends the command, with every problem on standard error. `check`: what has to
+        go together, for a command that does not serve."""
         from gateway.config.layers import ConfigError
 
         try:
-            return self.read()
+            return self.read(check)
         except ConfigError as exc:
             for problem in exc.problems:
                 typer.echo(f"penstock: {problem}", err=True)

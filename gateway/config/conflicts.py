@@ -69,10 +69,10 @@ def conflicts(config: Config, origins: Origins) -> Iterator[str]:
         yield from _log_in_objects(config, origins)
     elif config.cluster:
         yield f"{origins.said('cluster')}: {origins.said('log.store')}: allowed: log.store = object"
-    yield from _way_to_etcd(config, origins)
+    yield from way_to_etcd(config, origins)
 
 
-def _way_to_etcd(config: Config, origins: Origins) -> Iterator[str]:
+def way_to_etcd(config: Config, origins: Origins) -> Iterator[str]:
     """Nothing that is meant to protect it is left out silently."""
     if (config.etcd_cert_file is None) != (config.etcd_key_file is None):
         yield f"{origins.said('etcd.cert.file')}, {origins.said('etcd.key.file')}: one needs the other"

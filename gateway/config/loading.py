@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,8 +82,12 @@ def load(
     environ: Mapping[str, str] | None = None,
     assignments: Sequence[str] = (),
     flags: Mapping[str, Given] | None = None,
+    check: Callable[[Config, Origins], Iterable[str]] = conflicts,
 ) -> Config:
-    """Merge the layers and check the result. Raises ConfigError with every problem found."""
+    """Merge the layers and check the result. Raises ConfigError with every problem found.
+
+    `check`: for a command that does not serve, what has to go together.
+    """
     layers: list[Layer] = [] if file is None else [layer_of(file)]
     layers.append(environment_layer(os.environ if environ is None else environ))
     layers.append(assignments_layer(assignments))
@@ -110,7 +114,7 @@ def load(
         key: f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
         for key, (name, field) in FIELDS.items()
     }
-    if problems := list(conflicts(config, Origins(config._sources, texts))):
+    if problems := list(check(config, Origins(config._sources, texts))):
         raise ConfigError(problems)
     return config
 

@@ -138,6 +138,11 @@ class EtcdClient:
         result = answer.get("result")
         return number(result, "TTL") if isinstance(result, Mapping) else 0
 
+    async def time_to_live(self, lease: int, within_s: float = CALL_S) -> tuple[int, int]:
+        """The time for which a lease was granted, and what is left of it, seconds; -1 if there is no such lease."""
+        answer = await self._call("lease/timetolive", {"ID": str(lease)}, within_s)
+        return number(answer, "grantedTTL"), number(answer, "TTL")
+
     async def revoke(self, lease: int, within_s: float = CALL_S) -> None:
         """End a lease, with all keys under it."""
         with suppress(EtcdError):  # it has ended

@@ -1,0 +1,88 @@
+"""A look at a cluster from outside: who lives, who has which container, how busy it is. For people and their tools.
+
+**Invariant**: whoever observes is no node: it has no life and claims nothing. It may ask for moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from core.cluster import etcd_keys
+from core.cluster.etcd.client import EtcdClient, EtcdSettings
+from core.cluster.etcd.mirror import Mirror
+from core.cluster.etcd.session import Session
+from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.loads import weights_of
+from core.errors import CoordinatorRefuses
+
+NOBODY: Final = -1
+"""In place of a node's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A lease: how long it lives without a renewal, and how long ago the last one was; whole seconds."""
+
+    ttl_s: int
+    age_s: int
+
+
+class Observer:
+    """See the module. Make it with `observed`."""
+
+    def __init__(self, meta: etcd_keys.Meta, client: EtcdClient, mirror: Mirror, session: Session) -> None:
+        self.meta = meta
+        self.coordination = EtcdCoordination(client, mirror, session, node=NOBODY, containers=meta.containers, ttl_s=0)
+        """What nodes know. No call that needs a life is for an observer."""
+        self._client = client
+        self._mirror = mirror
+
+    def __repr__(self) -> str:
+        return f"<Observer of {self.meta.cluster}>"
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that was given. Raises CorruptState."""
+        return etcd_keys.number_of(self._mirror.values.get(etcd_keys.EPOCH), 0)
+
+    def weights(self) -> Mapping[int, float]:
+        """How heavy containers are, as far as anybody tells."""
+        return weights_of(self.coordination.loads().values())
+
+    async def renewals(self) -> Mapping[int, Renewal]:
+        """The leases of the nodes that live. Raises CoordinatorAway, CoordinatorRefuses."""
+        leases = {
+            node: row.lease
+            for node in self.coordination.lives()
+            if (row := self._mirror.values.get(b"%s%d" % (etcd_keys.NODES, node))) is not None
+        }
+        times = await asyncio.gather(*map(self._client.time_to_live, leases.values()))
+        return {
+            node: Renewal(granted_s, max(0, granted_s - left_s))
+            for node, (granted_s, left_s) in zip(leases, times, strict=True)
+            if left_s >= 0
+        }
+
+
+@asynccontextmanager
+async def observed(settings: EtcdSettings, name: str) -> AsyncIterator[Observer]:
+    """Observe the cluster of this name. Raises CoordinatorAway, CoordinatorRefuses, CorruptState."""
+    prefix = etcd_keys.prefix_of(name)
+    async with AsyncExitStack() as undo:
+        client = EtcdClient(settings)
+        undo.push_async_callback(client.close)
+        mirror = await Mirror.open(client, prefix)
+        undo.push_async_callback(mirror.close)
+        row = mirror.values.get(etcd_keys.META)
+        if row is None:
+            raise CoordinatorRefuses(
+                f"etcd has no cluster of the name {name!r}: check the name in --cluster; the first node that starts "
+                "makes it. If etcd has lost its data, `penstock cluster rebuild` makes it anew"
+            )
+        session = Session(client, prefix)
+        undo.push_async_callback(session.close)
+        yield Observer(etcd_keys.Meta.decode(row.value), client, mirror, session)

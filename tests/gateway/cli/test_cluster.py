@@ -1,0 +1,189 @@
+"""`penstock cluster status|rebalance` over a real etcd: what they show, what they ask for, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from core.cluster import etcd_keys
+from core.cluster.coordination import Coordination, Wish
+from core.cluster.etcd.client import EtcdClient
+from core.cluster.etcd.mirror import Mirror
+from core.cluster.etcd.session import Session
+from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.loads import Load
+from core.cluster.observing import Observer, observed
+from core.errors import CoordinatorRefuses
+from gateway.cli import cluster_commands
+from gateway.cli.options import Settings
+from gateway.cli.output import Output
+from gateway.cli.refused import Refused
+from gateway.exits import ExitCode
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.core.cluster.etcd.support import new_prefix, run, until
+
+CONTAINERS = 4
+BUSY = Load(bytes_in_s=20_000_000, bytes_out_s=10_000_000, loop=0.2, log_bytes=5 << 20)
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+class Cluster:
+    """Nodes that only coordinate, and whoever observes them."""
+
+    def __init__(self, etcd: EtcdServer, prefix: bytes, undo: AsyncExitStack) -> None:
+        self.etcd = etcd
+        self.prefix = prefix
+        self.name = prefix.split(b"/")[1].decode()
+        self._undo = undo
+
+    async def join(self, node: int, **told: object) -> EtcdCoordination:
+        client = EtcdClient(self.etcd.settings())
+        self._undo.push_async_callback(client.close)
+        mirror = await Mirror.open(client, self.prefix)
+        self._undo.push_async_callback(mirror.close)
+        session = Session(client, self.prefix)
+        await etcd_keys.join(session, self.prefix, etcd_keys.Meta("an-id", CONTAINERS))
+        joined = await EtcdCoordination.join(
+            client, mirror, session, node=node, containers=CONTAINERS, ttl_s=30, told=told
+        )
+        self._undo.push_async_callback(joined.leave)
+        return joined
+
+    @asynccontextmanager
+    async def observed(self) -> AsyncIterator[Observer]:
+        async with observed(self.etcd.settings(), self.name) as seen:
+            yield seen
+
+
+def over(etcd: EtcdServer, test: Callable[[Cluster], Awaitable[None]]) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as undo:
+            await test(Cluster(etcd, new_prefix(), undo))
+
+    run(scenario())
+
+
+async def serve(node: Coordination, loads: Mapping[int, Load]) -> None:
+    for container in loads:
+        claim = await node.claim(container)
+        assert claim is not None
+        await node.confirm(claim, [])
+    await node.tell_loads(loads)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+
+def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.join(1, listeners={"PLAINTEXT": ["broker1", 9092]})
+        second = await cluster.join(2, listeners={"PLAINTEXT": ["broker2", 9092]})
+        await serve(first, {0: BUSY, 1: Load()})
+        assert await second.claim(3) is not None
+        await second.drain()
+        await until(lambda: len(first.owners()) == 3)
+        third = await cluster.join(3)
+        assert await third.ask(0, 3)
+        async with cluster.observed() as seen:
+            assert await cluster_commands._status(seen, Output(as_json=True)) == ExitCode.CLEAN
+            shown = told(capsys)
+            assert await cluster_commands._status(seen, Output(as_json=False)) == ExitCode.CLEAN
+        assert (shown["cluster"], shown["epoch"]) == ("an-id", 3)
+        assert [(n["id"], n["addresses"], n["draining"], n["containers"], n["load"]) for n in shown["nodes"]] == [
+            (1, {"PLAINTEXT": "broker1:9092"}, False, 2, 0.37),
+            (2, {"PLAINTEXT": "broker2:9092"}, True, 1, None),
+            (3, {}, False, 0, 0),
+        ]
+        assert all(node["lease_ttl_s"] == 30 and 0 <= node["lease_age_s"] < 10 for node in shown["nodes"])
+        assert [(c["id"], c["node"], c["epoch"], c["state"], c["moves_to"]) for c in shown["containers"]] == [
+            (0, 1, 1, "serving", 3),
+            (1, 1, 2, "serving", None),
+            (2, None, None, "nobody's", None),
+            (3, 2, 3, "opening", None),
+        ]
+        assert shown["containers"][0]["log_bytes"] == 5_200_000
+        assert shown["containers"][3]["log_bytes"] is None
+        text = capsys.readouterr().out
+        assert "serving, moves to node 3" in text
+        assert "PLAINTEXT=broker2:9092" in text
+        assert "draining" in text
+
+    over(etcd, test)
+
+
+def test_rebalance_shows_a_move_and_asks_for_it_with_a_yes(
+    etcd: EtcdServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.join(1), await cluster.join(2)
+        await serve(first, {0: BUSY, 1: BUSY, 2: Load()})
+        await serve(second, {3: Load()})
+        async with cluster.observed() as seen:
+            await until(lambda: len(seen.weights()) == CONTAINERS)
+            assert await cluster_commands._rebalance(seen, Output(as_json=False), yes=False) == ExitCode.CLEAN
+            assert "would move container 1 from node 1 to node 2" in capsys.readouterr().err
+            assert seen.coordination.wishes() == {}
+            assert await cluster_commands._rebalance(seen, Output(as_json=True), yes=True) == ExitCode.CLEAN
+            assert told(capsys) == {
+                "loads": {"1": 0.73, "2": 0.01},
+                "move": {"container": 1, "from": 1, "to": 2},
+                "asked": True,
+            }
+            wished = {1: Wish(epoch=first.owners()[1].epoch, node=2, life=second.life)}
+            await until(lambda: first.wishes() == wished)
+            await until(lambda: seen.coordination.wishes() == wished)
+            with pytest.raises(Refused, match="container 1 is on its way to node 2: wait"):
+                await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
+
+    over(etcd, test)
+
+
+def test_rebalance_refuses_where_nothing_can_be_said(etcd: EtcdServer, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.join(1)
+        await serve(first, {0: BUSY, 1: BUSY, 2: Load()})
+        async with cluster.observed() as seen:
+            with pytest.raises(Refused, match=r"1 containers are not served \(3\): wait"):
+                await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
+            await serve(first, {3: Load()})
+            await until(lambda: len(seen.coordination.owners()) == CONTAINERS)
+            with pytest.raises(Refused, match="start another one"):
+                await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
+            await first.tell_loads(dict.fromkeys(range(CONTAINERS), Load()))
+            second = await cluster.join(2)
+            for container in (2, 3):
+                claim = await first.claim(container)
+                assert claim is not None
+                await first.give_up(claim)
+                await serve(second, {container: Load()})
+            await until(lambda: all(owner.stage == "serving" for owner in seen.coordination.owners().values()))
+            await until(lambda: len(seen.coordination.owners()) == CONTAINERS)
+            assert await cluster_commands._rebalance(seen, Output(as_json=True), yes=True) == ExitCode.CLEAN
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["move"] is None
+        assert "nothing to move" in shown.err
+
+    over(etcd, test)
+
+
+def test_a_cluster_that_is_not_there(etcd: EtcdServer, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(cluster: Cluster) -> None:
+        with pytest.raises(CoordinatorRefuses, match=r"no cluster of the name .*check the name in --cluster"):
+            async with cluster.observed():
+                pass
+
+    over(etcd, test)
+    assert cluster_commands.run_status(Settings(None, (), {}), as_json=False) == ExitCode.CONFIGURATION
+    assert "name the cluster: --cluster etcd://" in capsys.readouterr().err
