@@ -248,8 +248,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Fill the connection's buffer: how many bytes, where the rest of the wire begins, and may there be more? The
         view of the buffer ends here, as a buffer in use cannot grow.
 
-        Records are read one by one, so each costs; what can be done once for many is. OpenSSL gets the next bytes while it
-        has a whole record: each time that it lacks some costs an exception."""
+        Records are read one by one, so each costs; what can be done once for many is. OpenSSL gets the next bytes while
+        it has a whole record: each time that it lacks some costs an exception."""
         session, arrived = cast(ssl.SSLObject, self._session), self._arrived
         read, end = session.read, len(wire)
         buffer = self._upper.get_buffer(-1)
